@@ -1,0 +1,70 @@
+"""Packaging of lossline. The tested pins stand in constraints.txt; here are only lower bounds."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+
+CORE = [
+    "absl-py>=2.1",
+    "flax>=0.12.8",
+    "gin-config>=0.5.0",
+    "jax>=0.10.2,<0.13",
+    "jinja2>=3.1",
+    "matplotlib>=3.9",
+    "numpy>=2.1",
+    "optax>=0.2.8",
+    "orbax-checkpoint>=0.12.8",
+    "pandas>=2.2",
+    "pyarrow>=17",
+    "safetensors>=0.4",
+    "scipy>=1.14",
+    "tensorboard>=2.20",
+    "tensorstore>=0.1.80",
+    "tokenizers>=0.21",
+    "tqdm>=4.66",
+]
+# Only `prepare` needs these: they bring TensorFlow along, and nothing else imports it.
+DATA = [
+    "sentencepiece>=0.2.0",
+    "seqio>=0.0.20",
+    "tensorflow>=2.21,<2.22",
+    "tensorflow-datasets>=4.9.10",
+    "tensorflow-text>=2.21,<2.22",
+    "tiktoken>=0.9",
+    "zstandard>=0.23",
+]
+DEV = [
+    "ipykernel>=6.29",
+    "mypy>=1.14",
+    "nbclient>=0.10",
+    "nbformat>=5.10",
+    "psutil>=6.0",
+    "pytest>=8.3",
+    "pytest-xdist>=3.6",
+    "ruff>=0.9",
+]
+
+setup(
+    name="lossline",
+    version="0.1.0",
+    description="Loss-to-loss studies of language models: train, evaluate, fit the lines, say what moved them.",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    python_requires=">=3.11,<3.14",
+    packages=find_packages(include=["lossline", "lossline.*"]),
+    package_data={"lossline": ["py.typed"], "lossline.reporting": ["templates/*"]},
+    install_requires=CORE,
+    extras_require={
+        "data": DATA,
+        "dev": DATA + DEV,
+        "gpu": ["jax[cuda13]"],
+        "tpu": ["jax[tpu]"],
+        "harness": ["lm-eval>=0.4.9"],
+        "peers": ["torch>=2.11", "transformers>=5.17", "mambapy>=1.2.0"],
+        "wandb": ["wandb>=0.19"],
+    },
+)

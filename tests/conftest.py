@@ -1,0 +1,26 @@
+"""Shared fixtures. JAX sees eight virtual CPU devices, so that every mesh split is tested on any machine."""
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    """Root of the source tree."""
+    return REPOSITORY
+
+
+@pytest.fixture(scope="session")
+def published_data() -> Path:
+    """Folder of published measurements, which are never part of the repository."""
+    folder = Path(os.environ.get("LOSSLINE_PUBLISHED_DATA", REPOSITORY.parent / "shared" / "data"))
+    if not (folder / "README.md").exists():
+        pytest.skip(f"published measurements absent: {folder} (set LOSSLINE_PUBLISHED_DATA)")
+    return folder
