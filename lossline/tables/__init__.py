@@ -1,0 +1,29 @@
+"""The loss table: the one thing that the training half and the fitting half of the project share.
+
+from lossline import tables
+table = tables.load("runs/")          # a file, a run directory, or a folder of run directories
+tables.write(table, "losses.parquet")
+"""
+
+from lossline.tables.checks import Problem, exclude_bad_rows, find_problems, validate
+from lossline.tables.frames import concat, derive, from_rows
+from lossline.tables.schema import COLUMN_NAMES, COLUMNS, SetKind, Status
+from lossline.tables.storage import load, read, read_unchecked, write
+
+__all__ = [
+    "COLUMNS",
+    "COLUMN_NAMES",
+    "Problem",
+    "SetKind",
+    "Status",
+    "concat",
+    "derive",
+    "exclude_bad_rows",
+    "find_problems",
+    "from_rows",
+    "load",
+    "read",
+    "read_unchecked",
+    "validate",
+    "write",
+]

@@ -1,0 +1,361 @@
+"""What a loss table must satisfy, and how a table that does not is told apart: one problem, one line.
+
+`find_problems` lists everything wrong; `validate` raises the first; `exclude_bad_rows` keeps the record of bad rows
+but takes them out of every fit.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from lossline.errors import UserError
+from lossline.tables.frames import nearest_name, row_number
+from lossline.tables.schema import (
+    COLUMN_NAMES,
+    COLUMNS,
+    COUNTS,
+    EXTRA_PREFIX,
+    FACTS,
+    KEY,
+    SetKind,
+    Status,
+)
+
+__all__ = ["Problem", "check_columns", "exclude_bad_rows", "find_problems", "validate"]
+
+# Sums are added in float64 from float32 losses; a stored mean may have been rounded to 6 digits.
+_RELATIVE_TOLERANCE = 1e-4
+# How near to ln 2 a ratio must be to be called "bits where nats are wanted".
+_BITS_TOLERANCE = 0.02
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    """Something wrong in one cell: which column, which row (0-based position), what, and how to mend it."""
+
+    column: str
+    position: int
+    what: str
+    mend: str
+    unplaceable: bool = False  # the row does not say what it measures, or carries no known word
+
+    def line(self, where: str) -> str:
+        return f"{where}: column {self.column!r}, {row_number(self.position)}: {self.what}; {self.mend}"
+
+
+def check_columns(frame: pd.DataFrame, *, where: str = "the table") -> None:
+    """Raises `UserError` when a column of the schema is missing, twice there, or one is unknown."""
+    names = [str(name) for name in frame.columns]
+    missing = [name for name in COLUMN_NAMES if name not in names]
+    unknown = [
+        name for name in names if name not in COLUMN_NAMES and not name.startswith(EXTRA_PREFIX)
+    ]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise UserError(f"{where}: column {twice[0]!r} is there twice; keep one of them")
+    if missing:
+        hint = nearest_name(missing[0], unknown)
+        others = (
+            f" (and {len(missing) - 1} more: {', '.join(missing[1:])})" if len(missing) > 1 else ""
+        )
+        raise UserError(
+            f"{where}: column {missing[0]!r} is missing{others}{hint}; found: {', '.join(names) or 'no columns'}; "
+            "a table with other columns becomes a loss table with `python -m lossline.import_sweep csv`"
+        )
+    if unknown:
+        hint = nearest_name(unknown[0], COLUMN_NAMES)
+        raise UserError(
+            f"{where}: column {unknown[0]!r} is not part of a loss table{hint}; "
+            f"rename it to {EXTRA_PREFIX + unknown[0]!r} to carry it along"
+        )
+
+
+def validate(frame: pd.DataFrame, *, where: str = "the table") -> None:
+    """Raises `UserError`, naming the column and the row, when the table is not a sound loss table.
+
+    Checked: the columns; cells that may not be empty; known kinds and statuses; finite, non-negative numbers; facts
+    that are constant within a run; one row per checkpoint × evaluation set; means that agree with their sums; nats and
+    bits that are not mixed up. Rows with status ``excluded`` are only checked for the cells that may not be empty.
+    """
+    check_columns(frame, where=where)
+    problems = list(find_problems(frame))
+    if problems:
+        others = f" [and {len(problems) - 1} more problems]" if len(problems) > 1 else ""
+        raise UserError(problems[0].line(where) + others)
+
+
+def find_problems(frame: pd.DataFrame) -> Iterator[Problem]:
+    """Everything wrong with the rows of a table whose columns are right, the gravest kind first."""
+    frame = frame.reset_index(drop=True)
+    yield from _empty_cells(frame)
+    yield from _unknown_words(frame)
+    used = (frame["status"] != str(Status.EXCLUDED)).to_numpy()
+    yield from _bad_numbers(frame, used)
+    yield from _bad_units(frame, used)
+    yield from _missing_measurements(frame, used)
+    yield from _duplicates(frame, used)
+    yield from _changing_facts(frame, used)
+    yield from _checkpoint_mismatch(frame, used)
+
+
+def exclude_bad_rows(frame: pd.DataFrame) -> tuple[pd.DataFrame, list[Problem]]:
+    """The table with every row that has a problem marked ``excluded`` (message: the problem), and the problems.
+
+    A row whose run, step or set is unknown, or whose kind or status is not a known word, cannot be kept for the record
+    and is dropped from the returned table.
+    """
+    problems = list(find_problems(frame))
+    frame = frame.reset_index(drop=True)
+    drop = {problem.position for problem in problems if problem.unplaceable}
+    for problem in reversed(problems):  # the gravest problem of a row has the last word
+        frame.loc[problem.position, "status"] = str(Status.EXCLUDED)
+        frame.loc[problem.position, "message"] = f"{problem.column}: {problem.what}"
+    kept = frame.drop(index=sorted(drop)).reset_index(drop=True)
+    return kept, problems
+
+
+def _where(mask: np.ndarray | pd.Series) -> list[int]:
+    return [int(position) for position in np.flatnonzero(np.asarray(mask, dtype=bool))]
+
+
+def _empty_cells(frame: pd.DataFrame) -> Iterator[Problem]:
+    for column in COLUMNS:
+        if column.required:
+            for position in _where(frame[column.name].isna()):
+                yield Problem(
+                    column=column.name,
+                    position=position,
+                    what="the cell is empty",
+                    mend=f"every row needs its {column.name} ({column.meaning})",
+                    unplaceable=True,
+                )
+
+
+def _unknown_words(frame: pd.DataFrame) -> Iterator[Problem]:
+    for name, words in (("kind", SetKind), ("status", Status)):
+        known = [str(word) for word in words]
+        for position in _where(frame[name].notna() & ~frame[name].isin(known)):
+            yield Problem(
+                column=name,
+                position=position,
+                what=f"{frame[name].iloc[position]!r} is not one of {', '.join(known)}",
+                mend="write one of these",
+                unplaceable=True,
+            )
+
+
+_POSITIVE = (
+    "context_length",
+    "params",
+    "params_non_embedding",
+    "target_tokens",
+    "target_bytes",
+    "questions",
+)
+_NUMBERS = (
+    "context_length",
+    "learning_rate",
+    "weight_decay",
+    "params",
+    "params_non_embedding",
+    "step",
+    "tokens",
+    "flops",
+    "nats",
+    "target_tokens",
+    "target_bytes",
+    "documents",
+    "correct",
+    "questions",
+    "truncated",
+    "loss",
+    "bits_per_byte",
+    "accuracy",
+)
+
+
+def _bad_numbers(frame: pd.DataFrame, used: np.ndarray) -> Iterator[Problem]:
+    for name in _NUMBERS:
+        values = frame[name].to_numpy(dtype="float64", na_value=np.nan)
+        for position in _where(used & np.isinf(values)):
+            yield Problem(
+                column=name,
+                position=position,
+                what="the value is infinite",
+                mend="a measurement that failed is a row with status 'failed' and no value",
+            )
+        for position in _where(used & (values < 0)):
+            shown = int(values[position]) if name in COUNTS else values[position]
+            yield Problem(
+                column=name,
+                position=position,
+                what=f"{shown:g} is negative",
+                mend=f"a {name} is never below 0",
+            )
+    for name in _POSITIVE:
+        values = frame[name].to_numpy(dtype="float64", na_value=np.nan)
+        for position in _where(used & (values == 0)):
+            yield Problem(
+                column=name,
+                position=position,
+                what="the value is 0",
+                mend="leave the cell empty if it is not known",
+            )
+    accuracy = frame["accuracy"].to_numpy(dtype="float64")
+    for position in _where(used & (accuracy > 1)):
+        yield Problem(
+            column="accuracy",
+            position=position,
+            what=f"{accuracy[position]:g} is above 1",
+            mend="accuracies are fractions, not percent",
+        )
+
+
+def _bad_units(frame: pd.DataFrame, used: np.ndarray) -> Iterator[Problem]:
+    yield from _means_against_sums(frame, used)
+    yield from _bytes_per_token(frame, used)
+
+
+def _means_against_sums(frame: pd.DataFrame, used: np.ndarray) -> Iterator[Problem]:
+    number = {name: frame[name].to_numpy(dtype="float64", na_value=np.nan) for name in _NUMBERS}
+    with np.errstate(divide="ignore", invalid="ignore"):
+        expected = {
+            "loss": number["nats"] / number["target_tokens"],
+            "bits_per_byte": number["nats"] / number["target_bytes"] / math.log(2.0),
+            "accuracy": number["correct"] / number["questions"],
+        }
+    for name, right in expected.items():
+        given = number[name]
+        comparable = used & np.isfinite(right) & np.isfinite(given)
+        off = comparable & (
+            np.abs(given - right) > _RELATIVE_TOLERANCE * np.maximum(np.abs(right), 1e-12)
+        )
+        for position in _where(off):
+            yield Problem(
+                column=name,
+                position=position,
+                what=f"{given[position]:.6g} does not agree with its sums, which give {right[position]:.6g}"
+                + _unit_guess(given[position], right[position], name),
+                mend="leave the cell empty and it is divided from the sums",
+            )
+
+
+def _unit_guess(given: float, right: float, name: str) -> str:
+    if right <= 0 or name == "accuracy":
+        return ""
+    ratio = given / right
+    if name == "loss" and abs(ratio * math.log(2.0) - 1) < _BITS_TOLERANCE:
+        return " (bits where nats are wanted)"
+    if name == "bits_per_byte" and abs(ratio / math.log(2.0) - 1) < _BITS_TOLERANCE:
+        return " (nats where bits are wanted)"
+    return ""
+
+
+def _bytes_per_token(frame: pd.DataFrame, used: np.ndarray) -> Iterator[Problem]:
+    """Bytes per token follow from loss and bits per byte, and belong to the text and its tokenizer.
+
+    A row whose value is off by ln 2 from the other rows' of that set and tokenizer mixes nats and bits.
+    """
+    loss = frame["loss"].to_numpy(dtype="float64")
+    bits = frame["bits_per_byte"].to_numpy(dtype="float64")
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio = loss / (bits * math.log(2.0))
+    usable = used & np.isfinite(ratio) & (ratio > 0)
+    groups = pd.Series(np.where(usable, ratio, np.nan)).groupby(
+        [frame[name].fillna("").to_numpy() for name in ("source", "tokenizer", "eval_set")]
+    )
+    usual = groups.transform("median").to_numpy()
+    for position in _where(usable & (groups.transform("count").to_numpy() >= 3)):
+        deviation = ratio[position] / usual[position]
+        if (
+            min(abs(deviation * math.log(2.0) - 1), abs(deviation / math.log(2.0) - 1))
+            < _BITS_TOLERANCE
+        ):
+            yield Problem(
+                column="loss",
+                position=position,
+                what=f"loss and bits per byte imply {ratio[position]:.3g} bytes per token where other rows of this set "
+                f"and tokenizer have {usual[position]:.3g}: nats are mixed with bits",
+                mend="loss is in nats per token, bits_per_byte in bits",
+            )
+
+
+def _missing_measurements(frame: pd.DataFrame, used: np.ndarray) -> Iterator[Problem]:
+    ok = used & (frame["status"] == str(Status.OK)).to_numpy()
+    loss_like = frame["loss"].notna() | frame["bits_per_byte"].notna()
+    task = (frame["kind"] == str(SetKind.TASK)).to_numpy()
+    nothing = ok & ~loss_like.to_numpy() & ~(task & frame["accuracy"].notna().to_numpy())
+    for position in _where(nothing):
+        yield Problem(
+            column="loss",
+            position=position,
+            what="the value is missing (NaN) although the status is ok",
+            mend="give the loss or the sums, or set status to 'failed' with a message",
+        )
+    failed = used & (frame["status"] == str(Status.FAILED)).to_numpy()
+    for name in ("loss", "bits_per_byte", "accuracy"):
+        for position in _where(failed & frame[name].notna().to_numpy()):
+            yield Problem(
+                column=name,
+                position=position,
+                what="a row that failed carries a value",
+                mend="empty the cell or set status to 'ok'",
+            )
+
+
+def _duplicates(frame: pd.DataFrame, used: np.ndarray) -> Iterator[Problem]:
+    rows = frame.loc[used, list(KEY)].dropna()
+    again = rows.duplicated(keep="first")
+    if not again.any():
+        return
+    first_seen = {
+        tuple(row): position for position, row in reversed(list(zip(rows.index, rows.to_numpy())))
+    }
+    for position in rows.index[again]:
+        run_id, step, eval_set = rows.loc[position]
+        before = first_seen[(run_id, step, eval_set)]
+        yield Problem(
+            column="eval_set",
+            position=int(position),
+            what=f"run {run_id!r} at step {step} on {eval_set!r} is already in {row_number(int(before))}",
+            mend="keep one row per checkpoint and evaluation set",
+        )
+
+
+def _changing_facts(frame: pd.DataFrame, used: np.ndarray) -> Iterator[Problem]:
+    yield from _changing(
+        frame.loc[used], ["run_id"], [name for name in FACTS if name != "run_id"], "run"
+    )
+
+
+def _checkpoint_mismatch(frame: pd.DataFrame, used: np.ndarray) -> Iterator[Problem]:
+    yield from _changing(frame.loc[used], ["run_id", "step"], ["tokens", "flops"], "checkpoint")
+
+
+def _changing(rows: pd.DataFrame, by: list[str], names: list[str], unit: str) -> Iterator[Problem]:
+    rows = rows.dropna(subset=by)
+    if rows.empty:
+        return
+    group = rows.groupby(by, sort=False)
+    for name in names:
+        counts = group[name].nunique(dropna=False)
+        for key in counts.index[counts > 1]:
+            members = group.get_group(key if isinstance(key, tuple) else (key,))[name]
+            first = members.iloc[0]
+            differs = members.ne(first) & ~(members.isna() & pd.isna(first)) | (
+                members.isna() != pd.isna(first)
+            )
+            position = int(members.index[differs.fillna(True).to_numpy(dtype=bool)][0])
+            other = rows[name].loc[position]
+            shown = " at step ".join(str(part) for part in key) if isinstance(key, tuple) else key
+            yield Problem(
+                column=name,
+                position=position,
+                what=f"{unit} {shown} has {other} here and {first} in {row_number(int(members.index[0]))}",
+                mend=f"a {unit} has one {name}; give different runs different run_ids",
+            )

@@ -1,0 +1,140 @@
+"""Loss tables in memory: the right types, the derived columns, several tables as one."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from lossline.errors import UserError
+from lossline.tables.schema import COLUMN_NAMES, COLUMNS, EXTRA_PREFIX, Column, Kind, Status
+
+__all__ = ["concat", "derive", "from_rows", "nearest_name", "row_number", "typed"]
+
+_TEXT = pd.StringDtype(na_value=np.nan)
+
+
+def row_number(position: int) -> str:
+    """How a message names a row: counted from 1, headers not counted."""
+    return f"row {position + 1}"
+
+
+def nearest_name(name: str, names: Iterable[str]) -> str:
+    """``"; did you mean 'x'?"`` for a name that is nearly one of `names`, else an empty string."""
+    close = difflib.get_close_matches(name, list(names), n=1, cutoff=0.6)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def from_rows(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """A typed table out of dictionaries; columns that a row leaves out are empty, a missing status is ``ok``.
+
+    The derived columns are filled from the sums. Nothing is validated: `write` and `validate` do that.
+    """
+    frame = pd.DataFrame.from_records(list(rows))
+    return derive(typed(complete(frame)))
+
+
+def complete(frame: pd.DataFrame) -> pd.DataFrame:
+    """Adds the columns that are not there, empty (`status`: ok), and puts all into the schema's order."""
+    frame = frame.copy()
+    for name in COLUMN_NAMES:
+        if name not in frame.columns:
+            frame[name] = str(Status.OK) if name == "status" else None
+    extras = sorted(name for name in frame.columns if name not in COLUMN_NAMES)
+    return frame[[*COLUMN_NAMES, *extras]]
+
+
+def typed(frame: pd.DataFrame, *, where: str = "the table") -> pd.DataFrame:
+    """The same table with the schema's dtypes; a cell that does not convert is a `UserError` naming it."""
+    converted = {
+        column.name: _typed_column(frame[column.name], column, where)
+        for column in COLUMNS
+        if column.name in frame.columns
+    }
+    rest = {name: frame[name] for name in frame.columns if name not in converted}
+    table = pd.DataFrame({**converted, **rest}).reset_index(drop=True)
+    return table[[str(name) for name in frame.columns]]
+
+
+def _typed_column(values: pd.Series, column: Column, where: str) -> pd.Series:
+    values = values.reset_index(drop=True)
+    if column.kind is Kind.TEXT:
+        return _as_text(values)
+    numbers = pd.to_numeric(values, errors="coerce").astype("float64")
+    unreadable = np.flatnonzero(numbers.isna().to_numpy() & values.notna().to_numpy())
+    if len(unreadable):
+        first = int(unreadable[0])
+        raise UserError(
+            f"{where}: column {column.name!r}, {row_number(first)}: {values.iloc[first]!r} is not a number; "
+            "write a number or leave the cell empty"
+        )
+    if column.kind is Kind.NUMBER:
+        return numbers
+    return _as_count(values, numbers, column, where)
+
+
+def _as_text(values: pd.Series) -> pd.Series:
+    missing = values.isna().to_numpy()
+    texts = values.map(str, na_action="ignore").astype(_TEXT)
+    # An empty string is an empty cell: CSV cannot tell the two apart.
+    return texts.mask(missing | (texts == "").to_numpy()).astype(_TEXT)
+
+
+def _as_count(values: pd.Series, numbers: pd.Series, column: Column, where: str) -> pd.Series:
+    if pd.api.types.is_integer_dtype(values.dtype):  # float64 would round counts beyond 2**53
+        return values.astype("Int64")
+    broken = np.flatnonzero(
+        (numbers.notna() & (numbers != np.round(numbers))).to_numpy() | np.isinf(numbers)
+    )
+    if len(broken):
+        first = int(broken[0])
+        raise UserError(
+            f"{where}: column {column.name!r}, {row_number(first)}: {values.iloc[first]!r} is not a whole number; "
+            f"this column counts ({column.meaning})"
+        )
+    return numbers.astype("Int64")
+
+
+def derive(frame: pd.DataFrame) -> pd.DataFrame:
+    """Fills `loss`, `bits_per_byte` and `accuracy` where they are empty and the sums to divide are there.
+
+    loss = nats / target_tokens; bits_per_byte = nats / (ln 2 · target_bytes); accuracy = correct / questions.
+    Values that are already there stay, so that a published mean is never replaced; `validate` compares the two.
+    """
+    frame = frame.copy()
+    ratios = {
+        "loss": _quotient(frame, "nats", "target_tokens"),
+        "bits_per_byte": _quotient(frame, "nats", "target_bytes") / math.log(2.0),
+        "accuracy": _quotient(frame, "correct", "questions"),
+    }
+    measured = (frame["status"] == str(Status.OK)).to_numpy()
+    for name, ratio in ratios.items():
+        given = frame[name].to_numpy(dtype="float64")
+        frame[name] = np.where(np.isnan(given) & measured, ratio, given)
+    return frame
+
+
+def _quotient(frame: pd.DataFrame, above: str, below: str) -> np.ndarray:
+    numerator = frame[above].to_numpy(dtype="float64", na_value=np.nan)
+    denominator = frame[below].to_numpy(dtype="float64", na_value=np.nan)
+    return np.divide(numerator, denominator, out=np.full(len(frame), np.nan), where=denominator > 0)
+
+
+def concat(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Several loss tables as one, row after row; columns starting with ``x_`` are united. Not validated."""
+    if not tables:
+        return typed(complete(pd.DataFrame()))
+    extras = sorted(
+        {name for table in tables for name in table.columns if name.startswith(EXTRA_PREFIX)}
+    )
+    columns = [*COLUMN_NAMES, *extras]
+    # Object columns keep pandas from guessing a type for a column that is empty in one of the tables.
+    parts = [table.reindex(columns=columns).astype(object) for table in tables]
+    joined = pd.concat(parts, ignore_index=True)
+    for name in extras:
+        joined[name] = joined[name].infer_objects()
+    return typed(joined)

@@ -1,0 +1,122 @@
+"""What a loss table is: one row = one checkpoint × one evaluation set, in long form.
+
+This file is the contract between the half of the project that trains and evaluates and the half that fits.
+It names the columns, their units and which of them may be empty; it imports nothing heavy.
+
+Columns beyond these are carried along untouched when their name starts with ``x_`` and refused otherwise, so
+that a misspelled column cannot pass for an empty one.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+__all__ = [
+    "CHECKPOINT",
+    "COLUMNS",
+    "COLUMN_NAMES",
+    "COUNTS",
+    "EXTRA_PREFIX",
+    "FACTS",
+    "KEY",
+    "Column",
+    "Kind",
+    "SetKind",
+    "Status",
+]
+
+EXTRA_PREFIX = "x_"
+
+
+class Kind(enum.Enum):
+    """How a column is held in memory (pandas) and on disk (Parquet)."""
+
+    TEXT = "text"  # pandas string with NaN for missing; Parquet string
+    COUNT = "count"  # pandas Int64 (nullable); Parquet int64
+    NUMBER = "number"  # float64 with NaN for missing; Parquet double
+
+
+class SetKind(enum.StrEnum):
+    """What an evaluation set measures: the loss of running text, or of a benchmark's gold answers."""
+
+    VALIDATION = "validation"
+    TASK = "task"
+
+
+class Status(enum.StrEnum):
+    """Whether a row is a measurement. `failed` carries no value; `excluded` is kept for the record, never fitted."""
+
+    OK = "ok"
+    FAILED = "failed"
+    EXCLUDED = "excluded"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Column:
+    """One column of the loss table: its name, how it is held, whether every row must fill it, and what it means."""
+
+    name: str
+    kind: Kind
+    meaning: str
+    required: bool = False
+
+
+def _text(name: str, meaning: str, *, required: bool = False) -> Column:
+    return Column(name=name, kind=Kind.TEXT, meaning=meaning, required=required)
+
+
+def _count(name: str, meaning: str, *, required: bool = False) -> Column:
+    return Column(name=name, kind=Kind.COUNT, meaning=meaning, required=required)
+
+
+def _number(name: str, meaning: str, *, required: bool = False) -> Column:
+    return Column(name=name, kind=Kind.NUMBER, meaning=meaning, required=required)
+
+
+_FACTS = (
+    _text("run_id", "the training run; unique within the table", required=True),
+    _text("architecture", "model family, e.g. llama, mamba"),
+    _text("pretraining_data", "what the run was trained on"),
+    _text("tokenizer", "vocabulary that cut the training text"),
+    _count("context_length", "training context, tokens"),
+    _text("optimizer", "optimizer and what sets it apart, e.g. adamw"),
+    _text("schedule", "learning-rate schedule, e.g. cosine, wsd, constant"),
+    _number("learning_rate", "peak learning rate"),
+    _number("weight_decay", "decoupled weight decay"),
+    _text("token_selection", "which tokens were trained on; empty = all"),
+    _number("params", "N, everything counted"),
+    _number("params_non_embedding", "N without both embedding matrices"),
+    _count("seed", "seed of initialization and data order"),
+    _text("source", "where the measurement comes from: this project, or a published sweep"),
+)
+_CHECKPOINT = (
+    _count("step", "optimizer steps at the checkpoint", required=True),
+    _number("tokens", "D, training tokens seen", required=True),
+    _number("flops", "C, training FLOPs spent"),
+)
+_SET = (
+    _text("eval_set", "name of the evaluation set", required=True),
+    _text("kind", "validation or task", required=True),
+)
+_MEASUREMENT = (
+    _number("nats", "sum of the negative log-likelihood over the scored targets, nats"),
+    _count("target_tokens", "scored targets"),
+    _count("target_bytes", "UTF-8 bytes of original text that the scored targets cover"),
+    _count("documents", "documents or questions' answers scored"),
+    _count("correct", "questions answered correctly"),
+    _count("questions", "questions asked"),
+    _count("truncated", "documents cut by the rule for long documents"),
+    _number("loss", "nats / target_tokens"),
+    _number("bits_per_byte", "nats / (ln 2 · target_bytes)"),
+    _number("accuracy", "correct / questions"),
+    _text("status", "ok, failed or excluded", required=True),
+    _text("message", "why a row failed or was excluded"),
+)
+
+COLUMNS: tuple[Column, ...] = _FACTS + _CHECKPOINT + _SET + _MEASUREMENT
+COLUMN_NAMES: tuple[str, ...] = tuple(column.name for column in COLUMNS)
+FACTS: tuple[str, ...] = tuple(column.name for column in _FACTS)
+CHECKPOINT: tuple[str, ...] = tuple(column.name for column in _CHECKPOINT)
+COUNTS: tuple[str, ...] = tuple(column.name for column in COLUMNS if column.kind is Kind.COUNT)
+KEY: tuple[str, ...] = ("run_id", "step", "eval_set")

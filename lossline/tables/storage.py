@@ -1,0 +1,138 @@
+"""Loss tables on disk: read with checks, written whole or not at all, found in run directories."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+import pandas as pd
+
+from lossline.errors import UserError
+from lossline.tables.checks import check_columns, validate
+from lossline.tables.frames import concat, derive, typed
+from lossline.tables.schema import COLUMN_NAMES
+
+__all__ = ["load", "read", "read_unchecked", "write"]
+
+_IN_RUN_DIRECTORY = ("losses.parquet", "losses.jsonl")
+
+
+def read(path: str | os.PathLike[str]) -> pd.DataFrame:
+    """A loss table from one Parquet, CSV or JSONL file, typed, derived and validated.
+
+    Raises `UserError` naming file, column and row for whatever is wrong.
+    """
+    frame = read_unchecked(path)
+    validate(frame, where=str(path))
+    return frame
+
+
+def read_unchecked(path: str | os.PathLike[str]) -> pd.DataFrame:
+    """Like `read`, but only the columns and their types are checked: for those who sort out bad rows themselves."""
+    frame = read_any(path)
+    check_columns(frame, where=str(path))
+    return derive(typed(frame, where=str(path)))
+
+
+def read_any(path: str | os.PathLike[str], **csv_options: object) -> pd.DataFrame:
+    """Any table of a file by its suffix: .parquet, .csv (.csv.gz, .tsv), .jsonl. No loss table is presumed."""
+    path = Path(path)
+    if not path.exists():
+        raise UserError(f"{path}: no such file; name an existing table")
+    if path.is_dir():
+        raise UserError(f"{path}: is a folder, not a table; name the file within it")
+    name = path.name.lower()
+    try:
+        if name.endswith(".parquet"):
+            return pd.read_parquet(path)
+        if name.endswith((".csv", ".csv.gz")):
+            return pd.read_csv(path, low_memory=False, **csv_options)  # type: ignore[call-overload]
+        if name.endswith(".tsv"):
+            return pd.read_csv(path, sep="\t", low_memory=False, **csv_options)  # type: ignore[call-overload]
+        if name.endswith(".jsonl"):
+            return pd.read_json(path, lines=True, precise_float=True)
+    except (ValueError, OSError, pd.errors.ParserError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(
+            f"{path}: cannot be read as {path.suffix[1:]}: {reason}; is the file whole?"
+        ) from error
+    raise UserError(f"{path}: unknown kind of table; use .parquet, .csv, .tsv or .jsonl")
+
+
+def write(frame: pd.DataFrame, path: str | os.PathLike[str]) -> Path:
+    """Validates a loss table and writes it to `path` (.parquet or .csv), atomically: whole or not at all.
+
+    An existing file is replaced: the caller decides whether that is allowed.
+    """
+    path = Path(path)
+    check_columns(frame, where=str(path))
+    extras = sorted(name for name in frame.columns if name not in COLUMN_NAMES)
+    frame = derive(typed(frame[[*COLUMN_NAMES, *extras]], where=str(path)))
+    validate(frame, where=str(path))
+    if path.suffix not in (".parquet", ".csv"):
+        raise UserError(
+            f"{path}: a loss table is written as .parquet or .csv; change the name's ending"
+        )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        if path.suffix == ".parquet":
+            frame.to_parquet(partial, index=False)
+        else:
+            frame.to_csv(partial, index=False)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return path
+
+
+def load(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> pd.DataFrame:
+    """One loss table out of files, run directories, or folders of run directories.
+
+    Raises `UserError` where a path holds no losses, or where two of them measure the same checkpoint and set.
+    """
+    given = [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
+    files = [file for path in given for file in find_tables(path)]
+    if not files:
+        raise UserError(
+            "no loss table was named; give a file, a run directory or a folder of run directories"
+        )
+    if len(files) == 1:
+        return read(files[0])
+    tables = [read(file) for file in files]
+    joined = concat(tables)
+    validate(
+        joined,
+        where=f"{len(files)} tables from {', '.join(str(path) for path in given)} put together",
+    )
+    return joined
+
+
+def find_tables(path: str | os.PathLike[str]) -> list[Path]:
+    """The table files that `path` stands for, sorted by name: itself, a run directory's, or its children's."""
+    path = Path(path)
+    if not path.exists():
+        raise UserError(
+            f"{path}: no such file or folder; name a loss table, a run directory or a folder of them"
+        )
+    if path.is_file():
+        return [path]
+    own = _table_of(path)
+    if own is not None:
+        return [own]
+    children = [_table_of(child) for child in sorted(path.iterdir()) if child.is_dir()]
+    found = [child for child in children if child is not None]
+    if not found:
+        raise UserError(
+            f"{path}: holds no losses.parquet and no run directory with one; "
+            "measure the runs first with `python -m lossline.evaluate`"
+        )
+    return found
+
+
+def _table_of(folder: Path) -> Path | None:
+    for name in _IN_RUN_DIRECTORY:
+        if (folder / name).is_file():
+            return folder / name
+    return None

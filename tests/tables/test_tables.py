@@ -1,0 +1,199 @@
+"""The loss table: types, derived values, every kind of bad row, storage that is whole or absent."""
+
+import math
+import os
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from lossline import tables
+from lossline.errors import UserError
+from lossline.tables import storage
+from lossline.tables.schema import COLUMN_NAMES
+
+
+def test_sums_become_loss_bits_per_byte_and_accuracy(table):
+    first = table[
+        (table.run_id == "llama") & (table.step == 2) & (table.eval_set == "arc_easy")
+    ].iloc[0]
+    assert first.loss == pytest.approx(2.0)
+    assert first.bits_per_byte == pytest.approx(2000 / 4000 / math.log(2))
+    assert first.accuracy == 0.5
+    assert table[table.kind == "validation"].accuracy.isna().all()
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".csv"])
+def test_round_trip_keeps_values_types_and_gaps(table, tmp_path, suffix):
+    table["x_rule"] = "slide"
+    table.loc[0, ["params", "seed", "architecture"]] = [np.nan, pd.NA, np.nan]
+    table.loc[1, ["params", "seed", "architecture"]] = [np.nan, pd.NA, np.nan]
+    table.loc[2:3, ["params", "seed", "architecture"]] = [np.nan, pd.NA, np.nan]
+    path = tables.write(table, tmp_path / f"losses{suffix}")
+    pd.testing.assert_frame_equal(tables.read(path), table)
+
+
+def test_counts_beyond_float_precision_survive(rows, tmp_path):
+    for row in rows:
+        row["seed"] = 2**53 + 1
+    assert (
+        tables.read(tables.write(tables.from_rows(rows), tmp_path / "t.parquet")).seed[0]
+        == 2**53 + 1
+    )
+
+
+def test_published_means_without_sums_are_a_sound_table():
+    rows = [
+        {
+            "run_id": "a",
+            "step": 1,
+            "tokens": 5.5,
+            "eval_set": "c4",
+            "kind": "validation",
+            "loss": 3.0,
+        }
+    ]
+    table = tables.from_rows(rows)
+    tables.validate(table)
+    assert np.isnan(table.bits_per_byte[0])
+    assert list(table.columns) == list(COLUMN_NAMES)
+
+
+def test_a_published_mean_is_not_replaced_by_the_sums(rows):
+    rows[0]["loss"] = 4.0001
+    assert tables.from_rows(rows).loss[0] == 4.0001
+
+
+@pytest.mark.parametrize(
+    ("column", "row", "value", "expected"),
+    [
+        ("loss", 2, np.nan, "column 'loss', row 3: the value is missing (NaN)"),
+        ("loss", 2, -1.0, "column 'loss', row 3: -1 is negative"),
+        ("loss", 2, np.inf, "column 'loss', row 3: the value is infinite"),
+        ("loss", 0, 4.0 / math.log(2), "bits where nats are wanted"),
+        ("bits_per_byte", 0, 1.0, "nats where bits are wanted"),
+        ("loss", 0, 3.9, "does not agree with its sums"),
+        ("accuracy", 1, 50.0, "above 1; accuracies are fractions, not percent"),
+        ("run_id", 4, None, "column 'run_id', row 5: the cell is empty"),
+        ("tokens", 4, np.nan, "column 'tokens', row 5: the cell is empty"),
+        ("kind", 0, "test", "'test' is not one of validation, task"),
+        ("status", 0, "fine", "'fine' is not one of ok, failed, excluded"),
+        ("status", 0, "failed", "a row that failed carries a value"),
+        ("params", 1, 0.0, "column 'params', row 2: the value is 0"),
+        ("target_tokens", 1, -4, "column 'target_tokens', row 2: -4 is negative"),
+        ("eval_set", 1, "wiki", "row 2: run 'llama' at step 1 on 'wiki' is already in row 1"),
+        ("architecture", 3, "rnn", "row 4: run llama has rnn here and llama in row 1"),
+        ("tokens", 3, 7.0, "row 4: checkpoint llama at step 2 has 7.0 here and 2000.0 in row 3"),
+    ],
+)
+def test_a_bad_cell_is_named_with_its_column_and_row(table, column, row, value, expected):
+    if column == "loss" and (value is np.nan or not 0 < value < np.inf):
+        table["bits_per_byte"] = np.nan
+        table[["nats", "target_tokens", "target_bytes"]] = np.nan
+    table.loc[row, column] = value
+    with pytest.raises(UserError, match="^losses: ") as caught:
+        tables.validate(table, where="losses")
+    assert expected in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_nats_mixed_with_bits_are_found_without_sums(table):
+    table[["nats", "target_tokens", "target_bytes"]] = np.nan
+    tables.validate(table)
+    table.loc[2, "loss"] /= math.log(2)
+    with pytest.raises(UserError, match=r"row 3: .* nats are mixed with bits"):
+        tables.validate(table)
+
+
+def test_excluded_rows_may_hold_anything_but_stay_named(table):
+    table.loc[0, ["status", "message", "loss"]] = ["excluded", "diverged", -1.0]
+    tables.validate(table)
+
+
+def test_bad_rows_can_be_set_aside_and_the_rest_is_sound(table):
+    table.loc[2, "loss"] = -1.0
+    table.loc[5, "run_id"] = None
+    kept, problems = tables.exclude_bad_rows(table)
+    tables.validate(kept)
+    assert len(kept) == len(table) - 1  # a row without a run cannot be kept for the record
+    assert {problem.position for problem in problems} == {2, 5}
+    excluded = kept[kept.status == "excluded"]
+    assert excluded.index.tolist() == [2] and "negative" in excluded.message.iloc[0]
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (lambda t: t.drop(columns="loss"), "column 'loss' is missing"),
+        (lambda t: t.rename(columns={"loss": "los"}), "did you mean 'los'?"),
+        (lambda t: t.assign(notes="hm"), "column 'notes' is not part of a loss table"),
+    ],
+)
+def test_wrong_columns_are_named(table, change, expected):
+    with pytest.raises(UserError) as caught:
+        tables.validate(change(table))
+    assert expected in str(caught.value)
+
+
+def test_text_where_a_number_belongs(tmp_path, table):
+    frame = table.astype(object)
+    frame.loc[3, "nats"] = "12,5"
+    frame.to_csv(tmp_path / "t.csv", index=False)
+    with pytest.raises(UserError, match=r"column 'nats', row 4: '12,5' is not a number"):
+        tables.read(tmp_path / "t.csv")
+
+
+def test_a_failed_write_leaves_the_old_table_and_no_debris(table, tmp_path, monkeypatch):
+    path = tables.write(table, tmp_path / "t.parquet")
+
+    def full_disk(self, partial, **_):
+        with open(partial, "wb") as file:
+            file.write(b"half")
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(pd.DataFrame, "to_parquet", full_disk)
+    with pytest.raises(OSError, match="no space"):
+        tables.write(table, path)
+    assert os.listdir(tmp_path) == ["t.parquet"]
+    pd.testing.assert_frame_equal(tables.read(path), table)
+
+
+def test_an_unsound_table_is_never_written(table, tmp_path):
+    with pytest.raises(UserError):
+        tables.write(table.assign(step=-1), tmp_path / "t.parquet")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_broken_file_and_a_missing_one_are_one_line(tmp_path):
+    (tmp_path / "t.parquet").write_bytes(b"PAR1 not really")
+    with pytest.raises(UserError, match="cannot be read as parquet"):
+        tables.read(tmp_path / "t.parquet")
+    with pytest.raises(UserError, match="no such file"):
+        tables.read(tmp_path / "u.parquet")
+
+
+def test_load_finds_run_directories(table, tmp_path):
+    for run in ("llama", "mamba"):
+        tables.write(
+            table[table.run_id == run], tmp_path / "runs" / f"{run}-1a2b" / "losses.parquet"
+        )
+    (tmp_path / "runs" / "unfinished").mkdir()
+    loaded = tables.load(tmp_path / "runs")
+    pd.testing.assert_frame_equal(loaded, table)
+    assert len(tables.load(tmp_path / "runs" / "llama-1a2b")) == 4
+    with pytest.raises(UserError, match="python -m lossline.evaluate"):
+        tables.load(tmp_path / "runs" / "unfinished")
+    with pytest.raises(UserError, match="put together: .*already in row"):
+        tables.load([tmp_path / "runs", tmp_path / "runs" / "llama-1a2b"])
+
+
+def test_concat_unites_extra_columns(table):
+    joined = tables.concat([table, table.assign(run_id=table.run_id + "2", x_rule="slide")])
+    tables.validate(joined)
+    assert joined.x_rule.isna().sum() == len(table)
+    assert joined.dtypes["context_length"] == table.dtypes["context_length"]
+
+
+def test_jsonl_is_read(table, tmp_path):
+    table.to_json(tmp_path / "losses.jsonl", orient="records", lines=True)
+    pd.testing.assert_frame_equal(storage.read(tmp_path / "losses.jsonl"), table)
