@@ -33,7 +33,6 @@ DATA = [
     "tensorflow-datasets>=4.9.10",
     "tensorflow-text>=2.21,<2.22",
     "tiktoken>=0.9",
-    "zstandard>=0.23",
 ]
 DEV = [
     "ipykernel>=6.29",
