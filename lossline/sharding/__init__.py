@@ -1,0 +1,29 @@
+"""Mesh, the one table of sharding rules, and the placement of state on the devices."""
+
+from lossline.sharding.launch import LaunchOptions, launch
+from lossline.sharding.mesh import BATCH_AXES, MESH_AXES, MeshOptions, make_mesh
+from lossline.sharding.placement import (
+    batch_sharding,
+    parameter_shardings,
+    parameter_table,
+    replicated,
+)
+from lossline.sharding.rules import LOGICAL_AXES, RULES, Rules, constrain, make_rules
+
+__all__ = [
+    "BATCH_AXES",
+    "LOGICAL_AXES",
+    "MESH_AXES",
+    "RULES",
+    "LaunchOptions",
+    "MeshOptions",
+    "Rules",
+    "batch_sharding",
+    "constrain",
+    "launch",
+    "make_mesh",
+    "make_rules",
+    "parameter_shardings",
+    "parameter_table",
+    "replicated",
+]

@@ -1,0 +1,65 @@
+"""Starting JAX: one process, or many that act as one (``jax.distributed``)."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+import jax
+
+from lossline.errors import UserError
+
+
+class Launch(enum.Enum):
+    """Who tells a process which one it is."""
+
+    SINGLE = "single"
+    AUTO = "auto"  # TPU pods, SLURM, Open MPI: JAX reads the environment
+    EXPLICIT = "explicit"  # coordinator, processes and process_id are bound
+
+
+@dataclass(frozen=True, kw_only=True)
+class LaunchOptions:
+    """How the processes of one training find each other.
+
+    Attributes:
+        how: "single", "auto" (the cluster's environment says) or "explicit".
+        coordinator: "host:port" of process 0 (explicit).
+        processes: number of processes (explicit).
+        process_id: this process, from 0 (explicit).
+        virtual_cpu_devices: split the CPU of every process into that many devices; for tests of a
+            mesh without the hardware.
+    """
+
+    how: Launch = Launch.SINGLE
+    coordinator: str | None = None
+    processes: int | None = None
+    process_id: int | None = None
+    virtual_cpu_devices: int | None = None
+
+
+def launch(options: LaunchOptions) -> None:
+    """Joins the other processes; to be called before anything touches a device.
+
+    Raises:
+        UserError: an explicit launch without its three facts, or with a process id out of range.
+    """
+    if options.virtual_cpu_devices is not None:
+        jax.config.update("jax_num_cpu_devices", options.virtual_cpu_devices)
+    if options.how is Launch.SINGLE or jax.distributed.is_initialized():
+        return
+    if options.how is Launch.AUTO:
+        jax.distributed.initialize()
+        return
+    if options.coordinator is None or options.processes is None or options.process_id is None:
+        raise UserError(
+            "launch.how = 'explicit' needs launch.coordinator, launch.processes and "
+            "launch.process_id"
+        )
+    if not 0 <= options.process_id < options.processes:
+        raise UserError(
+            f"launch.process_id = {options.process_id}: must be from 0 to {options.processes - 1} "
+            f"(launch.processes - 1)"
+        )
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    jax.distributed.initialize(options.coordinator, options.processes, options.process_id)

@@ -1,0 +1,128 @@
+"""The device mesh: three named axes, on one CPU as on a pod.
+
+``data`` splits the batch and nothing else, ``fsdp`` splits the batch and every large parameter
+(ZeRO-3), ``tensor`` splits heads, hidden units and the vocabulary (Megatron). A mesh of one device
+runs the same code with all three axes of size 1.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh
+
+from lossline.errors import UserError
+
+MESH_AXES = ("data", "fsdp", "tensor")
+BATCH_AXES = ("data", "fsdp")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeshOptions:
+    """How many devices stand along each mesh axis.
+
+    Attributes:
+        data, fsdp, tensor: devices along the axis; at most one of them may be -1, "all the devices
+            that are left".
+        rules: changes to the table of ``lossline.sharding.rules``, as "logical=mesh axis"
+            ("mlp=fsdp"), or "logical=" to replicate along that logical axis.
+    """
+
+    data: int = -1
+    fsdp: int = 1
+    tensor: int = 1
+    rules: tuple[str, ...] = ()
+
+
+def make_mesh(options: MeshOptions, *, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """The mesh over ``devices`` (default: all of all processes).
+
+    Raises:
+        UserError: the axes' sizes do not multiply to the number of devices.
+    """
+    devices = list(jax.devices() if devices is None else devices)
+    sizes = _sizes(options, len(devices))
+    if devices[0].platform == "cpu":
+        # Virtual devices have no topology; make_mesh would only complain about their missing
+        # coordinates.
+        return Mesh(
+            np.asarray(devices).reshape(sizes),
+            MESH_AXES,
+            axis_types=(AxisType.Auto,) * len(MESH_AXES),
+        )
+    return jax.make_mesh(
+        sizes, MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES), devices=devices
+    )
+
+
+def require_divisible(what: str, number: int, by: str, ways: int) -> None:
+    """Refuses ``number`` that ``ways`` does not divide, naming both and the nearest numbers that
+    work.
+
+    Raises:
+        UserError: ``number % ways != 0``.
+    """
+    if number % ways == 0:
+        return
+    below, above = number // ways * ways, -(-number // ways) * ways
+    near = f"{below} or {above}" if below else f"{above}"
+    divisors = nearest_divisors(number, ways)
+    raise UserError(
+        f"{what} {number} is not divisible by {by} = {ways}; nearest that work: {what} {near}, or "
+        f"{by} = {divisors}"
+    )
+
+
+def nearest_divisors(number: int, ways: int) -> str:
+    """The divisors of ``number`` next below and above ``ways``, for a message."""
+    divisors = [d for d in range(1, number + 1) if number % d == 0]
+    below = [d for d in divisors if d <= ways][-1:]
+    above = [d for d in divisors if d > ways][:1]
+    return " or ".join(str(d) for d in below + above)
+
+
+def _sizes(options: MeshOptions, count: int) -> tuple[int, ...]:
+    sizes = [getattr(options, axis) for axis in MESH_AXES]
+    shown = " × ".join(f"{axis}={size}" for axis, size in zip(MESH_AXES, sizes, strict=True))
+    for axis, size in zip(MESH_AXES, sizes, strict=True):
+        if size == 0 or size < -1:
+            raise UserError(
+                f"mesh {axis} = {size}: must be a positive number of devices, or -1 for all that "
+                f"are left"
+            )
+    if sizes.count(-1) > 1:
+        raise UserError(f"mesh {shown}: only one axis may be -1; give the others a number")
+    known = math.prod(size for size in sizes if size != -1)
+    if -1 in sizes:
+        if count % known:
+            raise UserError(
+                f"mesh {shown} needs a multiple of {known} devices, there are {count}; "
+                f"nearest that work: {nearest_divisors(count, known)} in place of {known}"
+            )
+        sizes[sizes.index(-1)] = count // known
+    elif known != count:
+        raise UserError(
+            f"mesh {shown} needs {known} devices, there are {count}; nearest that work: "
+            f"{_nearest_mesh(sizes, count)} (or set one axis to -1)"
+        )
+    return tuple(sizes)
+
+
+def _nearest_mesh(sizes: Sequence[int], count: int) -> str:
+    """The factorization of ``count`` closest to ``sizes`` in log scale."""
+    options = [
+        (data, fsdp, count // data // fsdp)
+        for data in range(1, count + 1)
+        if count % data == 0
+        for fsdp in range(1, count // data + 1)
+        if count // data % fsdp == 0
+    ]
+    best = min(
+        options,
+        key=lambda option: sum(abs(math.log(a / b)) for a, b in zip(option, sizes, strict=True)),
+    )
+    return " × ".join(f"{axis}={size}" for axis, size in zip(MESH_AXES, best, strict=True))
