@@ -1,0 +1,68 @@
+"""Every rule scores what it says, each token once, with the context it promises."""
+
+import numpy as np
+import pytest
+
+from lossline.errors import UserError
+from lossline.evaluation.windows import (
+    LongDocuments,
+    Window,
+    WindowRule,
+    answer_windows,
+    document_windows,
+)
+
+
+def rule(context=8, stride=3, long_documents=LongDocuments.SLIDE):
+    return WindowRule(context=context, stride=stride, long_documents=long_documents)
+
+
+def times_scored(windows, length):
+    counts = np.zeros(length, int)
+    for w in windows:
+        counts[w.scored : w.stop] += 1
+    return counts
+
+
+@pytest.mark.parametrize("stride", [1, 3, 7, 8])
+@pytest.mark.parametrize("length", [1, 2, 7, 8, 9, 11, 16, 17, 40, 41])
+def test_sliding_scores_each_token_once_with_enough_before_it(length, stride):
+    windows = document_windows(length, rule(stride=stride))
+    assert (times_scored(windows, length) == 1).all()
+    for w in windows:
+        assert w.start <= w.scored < w.stop and w.stop - w.start <= 8
+        # All but the first window have the whole context, of which at least context - stride
+        # precede what is scored.
+        if w.start:
+            assert w.stop - w.start == 8 and w.scored - w.start >= 8 - stride
+    assert windows[-1].stop == length
+
+
+def test_truncating_scores_the_beginning():
+    truncate = rule(long_documents=LongDocuments.TRUNCATE)
+    assert document_windows(20, truncate) == [Window(0, 8, 0)]
+    assert document_windows(5, truncate) == [Window(0, 5, 0)]
+
+
+@pytest.mark.parametrize("length", [1, 6, 8, 9, 14, 30])
+@pytest.mark.parametrize("answer", [1, 2, 5, 8, 9, 20])
+@pytest.mark.parametrize("long_documents", LongDocuments)
+def test_answers_are_scored_whole(length, answer, long_documents):
+    if answer > length:
+        pytest.skip("an answer is a part of its text")
+    scored = length - answer
+    windows = answer_windows(length, scored, rule(long_documents=long_documents))
+    expected = np.arange(length) >= scored
+    np.testing.assert_array_equal(times_scored(windows, length), expected)
+    assert all(w.stop - w.start <= 8 for w in windows)
+    if answer <= 8:
+        assert windows == [Window(max(0, length - 8), length, scored)]
+
+
+def test_rules_are_recorded_and_checked():
+    assert str(rule()) == "slide 8 by 3"
+    assert str(rule(long_documents=LongDocuments.TRUNCATE)) == "truncate 8"
+    with pytest.raises(UserError, match="stride 9"):
+        rule(stride=9)
+    with pytest.raises(UserError, match="at least 1 token"):
+        rule(context=0, stride=0)
