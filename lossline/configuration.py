@@ -1,7 +1,8 @@
 """The edge: command lines and gin files become one tree of frozen option dataclasses.
 
-Nothing inside the rooms knows gin. An entry point names its options class, the components that a gin file may build, and the
-function to call; everything a person can get wrong on the way is one line and exit status 2.
+Nothing inside the rooms knows gin. An entry point names its options class, the components that a
+gin file may build, and the function to call; everything a person can get wrong on the way is one
+line and exit status 2.
 """
 
 from __future__ import annotations
@@ -34,9 +35,11 @@ class Verb:
     """What an entry point does once its imports are done.
 
     Attributes:
-        options: frozen keyword-only dataclass; bound in gin under the verb's name (``train.steps = 100``).
+        options: frozen keyword-only dataclass; bound in gin under the verb's name
+            (``train.steps = 100``).
         run: called with the built options.
-        components: gin name -> dataclass (or keyword-only function) that option fields may hold (``@llama()``).
+        components: gin name -> dataclass (or keyword-only function) that option fields may hold
+            (``@llama()``).
     """
 
     options: type
@@ -48,7 +51,8 @@ class Verb:
 class Flag:
     """A command-line flag that stands for one gin binding.
 
-    ``kind``: "value" (``--name=x``), "values" (``--name a b``), "switch" (``--name``), "positional" (``x``).
+    ``kind`` is "value" (``--name=x``), "values" (``--name a b``), "switch" (``--name``) or
+    "positional" (``x``).
     """
 
     binding: str
@@ -64,7 +68,7 @@ def run_verb(
     flags: Mapping[str, Flag | tuple[str, str]] | None = None,
     argv: Sequence[str] | None = None,
 ) -> None:
-    """Parses the command line, builds the options and runs the verb; exits with status 2 on a person's mistake.
+    """Parses the command line, builds the options, runs the verb; a person's mistake is status 2.
 
     Args:
         name: the verb, which is also the gin name of its options.
@@ -73,16 +77,20 @@ def run_verb(
         flags: flag name -> ``Flag`` or ``(binding, help)``.
         argv: arguments after the program's name; default ``sys.argv[1:]``.
     """
-    flags = {key: flag if isinstance(flag, Flag) else Flag(*flag) for key, flag in (flags or {}).items()}
+    flags = {
+        key: flag if isinstance(flag, Flag) else Flag(*flag) for key, flag in (flags or {}).items()
+    }
     try:
         gin_files, bindings = _parse_command_line(name, description, flags, argv)
         verb = load()
         verb.run(build_options(name, verb, gin_files=gin_files, bindings=bindings))
     except UserError as error:
-        print(f"lossline {name}: error: {str(error).splitlines()[0]}", file=sys.stderr)
+        print(f"lossline {name}: error: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        print(f"lossline {name}: interrupted; the same command goes on where it was", file=sys.stderr)
+        print(
+            f"lossline {name}: interrupted; the same command goes on where it was", file=sys.stderr
+        )
         sys.exit(130)
 
 
@@ -117,6 +125,8 @@ def build_options(
     _refuse_unset_macros()
     try:
         options = factory()
+    except UserError as error:
+        raise UserError(str(error).splitlines()[0]) from error  # gin appends where it was called
     except (RuntimeError, ValueError) as error:
         if "Required bindings" in str(error) or "No configurable matching" in str(error):
             raise UserError(_gin_message(error)) from error
@@ -126,7 +136,9 @@ def build_options(
 
 
 def resolved_gin() -> str:
-    """The bindings in effect, defaults included, as gin text; empty where no verb has been configured."""
+    """The bindings in effect, defaults included, as gin text; empty where no verb has been
+    configured.
+    """
     if "gin" not in sys.modules:
         return ""
     import gin
@@ -137,7 +149,8 @@ def resolved_gin() -> str:
 def identity(options: Any) -> Any:
     """The JSON-able tree that makes two option trees the same experiment.
 
-    Dataclasses become dictionaries with ``__class__``; fields declared with ``field(metadata={"identity": False})`` (where
+    Dataclasses become dictionaries with ``__class__``. Fields declared with
+    ``field(metadata={"identity": False})`` (where
     outputs go, how often progress is shown) are left out.
     """
     if dataclasses.is_dataclass(options) and not isinstance(options, type):
@@ -166,13 +179,15 @@ def fingerprint(options: Any) -> str:
 
 
 def binding(key: str, value: object) -> str:
-    """One gin binding line out of a Python value: ``binding("train.steps", 3)`` is ``"train.steps = 3"``."""
+    """One gin binding line out of a Python value: ``binding("train.steps", 3)`` is ``"train.steps =
+    3"``.
+    """
     if isinstance(value, str) and value[:1] in ("@", "%"):
         return f"{key} = {value}"
     return f"{key} = {value!r}"
 
 
-# --- command line ---------------------------------------------------------------------------------------------------------
+# --- command line --------------------------------------------------------------------------------
 
 
 def _parse_command_line(
@@ -182,11 +197,15 @@ def _parse_command_line(
         prog=f"python -m lossline.{name}",
         description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="--gin.NAME=VALUE binds one option on the command line, after the files: --gin.train.steps=100",
+        epilog="--gin.NAME=VALUE binds one option, after the files: --gin.train.steps=100",
         allow_abbrev=False,
     )
     parser.add_argument(
-        "--gin_file", action="append", default=[], metavar="FILE", help="gin file; may be given more than once"
+        "--gin_file",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="gin file; may be given more than once",
     )
     for key, flag in flags.items():
         text = f"{flag.help} (binds {flag.binding})"
@@ -207,13 +226,17 @@ def _parse_command_line(
 
 
 def _gin_bindings(arguments: Sequence[str]) -> list[str]:
-    """``--gin.NAME=VALUE`` or ``--gin.NAME VALUE`` to binding lines; a bare word counts as a string."""
+    """``--gin.NAME=VALUE`` or ``--gin.NAME VALUE`` to binding lines; a bare word counts as a
+    string.
+    """
     bindings = []
     rest = list(arguments)
     while rest:
         argument = rest.pop(0)
         if not argument.startswith("--gin."):
-            raise UserError(f"unknown argument {argument}; options are bound as --gin.NAME=VALUE, see --help")
+            raise UserError(
+                f"unknown argument {argument}; options are bound as --gin.NAME=VALUE, see --help"
+            )
         key, equals, value = argument.removeprefix("--gin.").partition("=")
         if not equals:
             if not rest:
@@ -234,7 +257,9 @@ def _gin_value(text: str) -> str:
 
 
 def _search_path(gin_files: Sequence[str | Path]) -> list[str]:
-    """Folders against which ``include`` lines are resolved: the file's own, the working folder's, the checkout's."""
+    """Folders against which ``include`` lines are resolved: the file's own, the working folder's,
+    the checkout's.
+    """
     folders = [str(Path(path).resolve().parent) for path in gin_files]
     folders += ["gin_configs", str(Path(__file__).resolve().parents[1] / "gin_configs")]
     return list(dict.fromkeys(folders))
@@ -245,16 +270,20 @@ def _nearest_file(path: Path) -> str:
     if not folder.is_dir():
         return f" (there is no folder {folder} either)"
     near = difflib.get_close_matches(path.name, [item.name for item in folder.iterdir()], n=1)
-    return f"; did you mean {folder / near[0]}?" if near else f"; {folder} holds no file of that name"
+    return (
+        f"; did you mean {folder / near[0]}?" if near else f"; {folder} holds no file of that name"
+    )
 
 
-# --- gin ------------------------------------------------------------------------------------------------------------------
+# --- gin -----------------------------------------------------------------------------------------
 
 _REGISTERED: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {}
 
 
 def _register(name: str, component: Callable[..., Any]) -> Callable[..., Any]:
-    """Makes ``component`` known to gin under ``name``, behind a check of names and types; returns the gin version."""
+    """Makes ``component`` known to gin under ``name``, behind a check of names and types; returns
+    the gin version.
+    """
     import gin
 
     if name in _REGISTERED:
@@ -264,7 +293,9 @@ def _register(name: str, component: Callable[..., Any]) -> Callable[..., Any]:
         return factory
 
     signature = inspect.signature(component)
-    hints = typing.get_type_hints(component if inspect.isfunction(component) else component.__init__)
+    hints = typing.get_type_hints(
+        component if inspect.isfunction(component) else component.__init__
+    )
 
     def build(**given: Any) -> Any:
         return component(**_checked(name, signature, hints, given))
@@ -299,17 +330,25 @@ def _checked(
 ) -> dict[str, Any]:
     import gin
 
-    required = [key for key, item in signature.parameters.items() if item.default is inspect.Parameter.empty]
+    required = [
+        key for key, item in signature.parameters.items() if item.default is inspect.Parameter.empty
+    ]
     missing = [key for key in required if key not in given]
     missing += [key for key, value in given.items() if value is gin.REQUIRED]
     if missing:
         wanted = ", ".join(f"{name}.{key}" for key in missing)
-        raise UserError(f"missing binding: {wanted}; bind it in the gin file or with --gin.{name}.{missing[0]}=…")
-    return {key: _coerce(f"{name}.{key}", value, hints.get(key, Any)) for key, value in given.items()}
+        raise UserError(
+            f"missing binding: {wanted}; bind it in the gin file or with "
+            f"--gin.{name}.{missing[0]}=…"
+        )
+    return {
+        key: _coerce(f"{name}.{key}", value, hints.get(key, Any)) for key, value in given.items()
+    }
 
 
 def _coerce(where: str, value: Any, hint: Any) -> Any:
-    """``value`` as the annotated type: lists to tuples, strings to enum members or paths, whole numbers to floats.
+    """``value`` as the annotated type: lists to tuples, strings to enum members or paths, whole
+    numbers to floats.
 
     Raises:
         UserError: naming the binding, what it holds and what it should hold.
@@ -328,7 +367,9 @@ def _coerce(where: str, value: Any, hint: Any) -> Any:
     if inspect.isclass(origin) and issubclass(origin, Mapping):
         if not isinstance(value, Mapping):
             raise UserError(f"{where} = {value!r}: must be a dictionary")
-        return {key: _coerce(f"{where}[{key!r}]", item, arguments[1]) for key, item in value.items()}
+        return {
+            key: _coerce(f"{where}[{key!r}]", item, arguments[1]) for key, item in value.items()
+        }
     if origin is not None or not inspect.isclass(hint):
         return value  # callables and other generics: the component itself judges
     return _coerce_plain(where, value, hint)
@@ -355,7 +396,10 @@ def _coerce_sequence(where: str, value: Any, arguments: Sequence[Any], hint: Any
     if fixed and len(arguments) != len(value):
         raise UserError(f"{where} = {value!r}: must have {len(arguments)} items, has {len(value)}")
     inner = arguments if fixed else [arguments[0] if arguments else Any] * len(value)
-    return tuple(_coerce(f"{where}[{i}]", item, kind) for i, (item, kind) in enumerate(zip(value, inner, strict=True)))
+    return tuple(
+        _coerce(f"{where}[{i}]", item, kind)
+        for i, (item, kind) in enumerate(zip(value, inner, strict=True))
+    )
 
 
 def _coerce_plain(where: str, value: Any, hint: type) -> Any:
@@ -374,13 +418,21 @@ def _coerce_plain(where: str, value: Any, hint: type) -> Any:
         raise UserError(f"{where} = {value!r}: must be a whole number, not a truth value")
     if getattr(hint, "_is_protocol", False) or isinstance(value, hint):
         return value
-    shown = value if isinstance(value, (int, float, str, bool, list, tuple, dict)) else type(value).__name__
+    shown = (
+        value
+        if isinstance(value, (int, float, str, bool, list, tuple, dict))
+        else type(value).__name__
+    )
     names = {int: "a whole number", float: "a number", str: "a string", bool: "True or False"}
-    raise UserError(f"{where} = {shown!r}: must be {names.get(hint, f'a {hint.__name__} (as @name())')}")
+    raise UserError(
+        f"{where} = {shown!r}: must be {names.get(hint, f'a {hint.__name__} (as @name())')}"
+    )
 
 
 def _refuse_unused() -> None:
-    """Every binding must have had an effect: one that had none is a typing mistake or a forgotten reference."""
+    """Every binding must have had an effect: one that had none is a typing mistake or a forgotten
+    reference.
+    """
     from gin import config as gin_config
 
     used = gin_config._OPERATIVE_CONFIG  # gin offers no public reader of what was used
@@ -389,11 +441,17 @@ def _refuse_unused() -> None:
         if any(s == scope or scope == "" or s.startswith(f"{scope}/") for s in scopes):
             continue
         if selector == "gin.macro":
-            raise UserError(f"unused binding: {scope} = … is set but %{scope} is used nowhere; remove it or refer to it")
+            raise UserError(
+                f"unused binding: {scope} = … is set but %{scope} is used nowhere; "
+                "remove it or refer to it"
+            )
         component = selector.removeprefix("lossline.")
         name = f"{scope}/{component}" if scope else component
         key = next(iter(parameters), "")
-        raise UserError(f"unused binding: {name}.{key} is set but @{name}() is used nowhere; remove it or refer to it")
+        raise UserError(
+            f"unused binding: {name}.{key} is set but @{name}() is used nowhere; "
+            "remove it or refer to it"
+        )
 
 
 def _refuse_unset_macros() -> None:
@@ -402,34 +460,47 @@ def _refuse_unset_macros() -> None:
 
     known = {scope for scope, selector in gin_config._CONFIG if selector == "gin.macro"}
     for (_, selector), parameters in gin_config._CONFIG.items():
-        for reference in gin_config.iterate_references(parameters, to=gin_config.get_configurable("gin.macro")):
+        for reference in gin_config.iterate_references(
+            parameters, to=gin_config.get_configurable("gin.macro")
+        ):
             name = "/".join(reference.scopes)
             if name not in known:
                 where = f"{selector.removeprefix('lossline.')} refers to %{name}"
-                raise UserError(f"missing binding: {where}, which is set nowhere; add a line {name} = …")
+                raise UserError(
+                    f"missing binding: {where}, which is set nowhere; add a line {name} = …"
+                )
 
 
 def _gin_message(error: Exception) -> str:
     """gin's message in one line, the place first."""
     text = str(error)
-    place = re.search(r"[Ii]n (?:file|bindings string) \"?([^\"\n]+?)\"?, line (\d+)", text) or re.search(
-        r"[Ii]n bindings string[^\n]*line (\d+)", text
-    )
+    place = re.search(
+        r"[Ii]n (?:file|bindings string) \"?([^\"\n]+?)\"?, line (\d+)", text
+    ) or re.search(r"[Ii]n bindings string[^\n]*line (\d+)", text)
     first = text.splitlines()[0].strip() if text.strip() else type(error).__name__
-    missing = re.search(r"Required bindings for `?([\w./]+)`? not provided in config: (\[.*?\])", text)
+    missing = re.search(
+        r"Required bindings for `?([\w./]+)`? not provided in config: (\[.*?\])", text
+    )
     if missing:
         keys = ", ".join(f"{missing[1]}.{key}" for key in ast.literal_eval(missing[2]))
-        return f"missing binding: {keys}; bind it in the gin file or with --gin.{keys.split(', ')[0]}=…"
+        first = keys.split(", ")[0]
+        return f"missing binding: {keys}; bind it in the gin file or with --gin.{first}=…"
     unknown = re.search(r"No configurable matching (?:reference )?'@?%?([\w./]+)", text)
     if unknown:
         near = difflib.get_close_matches(unknown[1].rsplit("/", 1)[-1], list(_REGISTERED), n=1)
-        hint = f"; did you mean {near[0]}?" if near else f"; known here: {', '.join(sorted(_REGISTERED))}"
+        hint = (
+            f"; did you mean {near[0]}?"
+            if near
+            else f"; known here: {', '.join(sorted(_REGISTERED))}"
+        )
         first = f"unknown binding: nothing here is called {unknown[1]!r}{hint}"
     parameter = re.search(r"Configurable '([\w./]+)' doesn't have a parameter named '(\w+)'", text)
     if parameter and parameter[1] in _REGISTERED:
         names = list(inspect.signature(_REGISTERED[parameter[1]][0]).parameters)
         near = difflib.get_close_matches(parameter[2], names, n=1)
-        hint = f"; did you mean {parameter[1]}.{near[0]}?" if near else f"; it has {', '.join(names)}"
+        hint = (
+            f"; did you mean {parameter[1]}.{near[0]}?" if near else f"; it has {', '.join(names)}"
+        )
         first = f"unknown binding: {parameter[1]} has no option {parameter[2]!r}{hint}"
     if place and place.lastindex == 2:
         return f"{place[1]}, line {place[2]}: {first}"

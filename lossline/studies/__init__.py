@@ -1,0 +1,1 @@
+"""Studies: a grid of runs as data, and the steps that turn text into a report."""

@@ -1,0 +1,215 @@
+"""A study from text to report: gather, prepare, train the grid, evaluate, fit.
+
+Every step is one of our verbs in its own process and resumes by itself; what has been done is noted
+in ``study.json``, keyed by everything that the step depends on, so that a finished step is not even
+started again.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lossline.configuration import binding, identity
+from lossline.studies.grid import Grid, Point, unique
+from lossline.studies.planned_run import PlannedRun, plan_run
+from lossline.studies.processes import Job, run, run_many
+from lossline.studies.progress import LogProgress, TrainingProgress, announce
+from lossline.studies.record import Record, content_key, single
+from lossline.tables import load, write
+
+
+@dataclass(frozen=True, kw_only=True)
+class Command:
+    """One verb of a study with its gin file and bindings.
+
+    Attributes:
+        verb: ``gather``, ``prepare``, ….
+        title: what it does, in a few words, for the person who watches.
+        gin_file: the verb's gin file.
+        flags: extra command-line flags, as ``--train_vocabulary``.
+        bindings: gin key -> value. ``{study}`` in a text stands for the study's folder.
+    """
+
+    verb: str
+    title: str
+    gin_file: str
+    flags: Sequence[str] = ()
+    bindings: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyOptions:
+    """A study.
+
+    Attributes:
+        name: the study's folder under ``root``.
+        root: where studies live.
+        before: commands before training (gathering, vocabularies, stores), in order.
+        run_gin_file: base gin file of every run; the grid's points refine it.
+        grid: the runs.
+        evaluate: command that measures every checkpoint; the study binds its ``evaluate.runs``.
+        fit: command that fits the lines and writes the report; the study binds its table and
+            folder.
+        processes: trainings at a time; 0 = one per core (8 at most) on a CPU, one on an
+            accelerator.
+        dry_run: print what would run, and stop.
+    """
+
+    name: str
+    root: str = "runs"
+    before: Sequence[Command] = ()
+    run_gin_file: str
+    grid: Grid
+    evaluate: Command
+    fit: Command
+    processes: int = 0
+    dry_run: bool = False
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.root) / self.name
+
+
+def run_study(options: StudyOptions) -> None:
+    """Runs what is not done yet, printing each step's name, its progress and, at the end, the
+    verdict and the report's path.
+
+    Raises:
+        UserError: a binding of the study or of any of its runs is wrong (checked before anything
+            starts), another process works on the study, or a step refused its input.
+        ChildFailed: a step broke; what it had done is kept.
+    """
+    folder = options.folder
+    runs = [_planned(options, point) for point in unique(options.grid.points())]
+    steps = len(options.before) + 3
+    if options.dry_run:
+        _print_plan(options, runs)
+        return
+    with single(folder):
+        record = Record(folder / "study.json")
+        for number, command in enumerate(options.before, start=1):
+            announce(number, steps, command.title)
+            _once(record, f"{number}-{command.verb}", command, _job(options, command))
+        announce(steps - 2, steps, f"train {len(runs)} runs")
+        _train(options, runs)
+        announce(steps - 1, steps, options.evaluate.title)
+        _evaluate(options, runs, record)
+        announce(steps, steps, options.fit.title)
+        _fit(options, runs, record)
+
+
+def _planned(options: StudyOptions, point: Point) -> PlannedRun:
+    bindings = {"train.name": point.name, "train.root": "{study}/runs", **point.bindings}
+    gin_files = (options.run_gin_file, *point.gin_files)
+    return plan_run(
+        point.name,
+        gin_files,
+        [binding(key, value) for key, value in _filled(options, bindings).items()],
+    )
+
+
+def _filled(options: StudyOptions, bindings: Mapping[str, Any]) -> dict[str, Any]:
+    """``{study}`` replaced in every text, however deep."""
+
+    def fill(value: Any) -> Any:
+        if isinstance(value, str):
+            return value.replace("{study}", str(options.folder))
+        if isinstance(value, Mapping):
+            return {key: fill(item) for key, item in value.items()}
+        if isinstance(value, (list, tuple)):
+            return [fill(item) for item in value]
+        return value
+
+    return {key: fill(value) for key, value in bindings.items()}
+
+
+def _job(
+    options: StudyOptions, command: Command, more: Mapping[str, Any] | None = None, name: str = ""
+) -> Job:
+    bindings = {**_filled(options, command.bindings), **(more or {})}
+    arguments = [f"--gin_file={command.gin_file}", *command.flags]
+    arguments += [f"--gin.{key}={value!r}" for key, value in bindings.items()]
+    return Job(name=name or command.verb, verb=command.verb, arguments=arguments)
+
+
+def _once(record: Record, name: str, command: Command, job: Job) -> None:
+    """Runs a job unless it is noted as done with the same command line and gin file."""
+    key = content_key([list(job.arguments)], [command.gin_file])
+    if record.holds(name, key):
+        print("  done before: nothing to do", flush=True)
+        return
+    run(job)
+    record.note(name, key)
+
+
+def _train(options: StudyOptions, runs: Sequence[PlannedRun]) -> None:
+    todo = [item for item in runs if not item.finished()]
+    if not todo:
+        print(f"  done before: all {len(runs)} runs are finished", flush=True)
+        return
+    progress = TrainingProgress(runs)
+    longest_first = sorted(todo, key=lambda item: item.flops, reverse=True)
+    jobs = [Job(name=item.name, verb="train", arguments=item.arguments) for item in longest_first]
+    run_many(jobs, logs=options.folder / "logs", at_once=_at_once(options), tick=progress.show)
+
+
+def _evaluate(options: StudyOptions, runs: Sequence[PlannedRun], record: Record) -> None:
+    """Splits the runs over as many evaluators as trainings ran at a time, each on its own cores."""
+    key = content_key(
+        [identity(options.evaluate), [item.fingerprint for item in runs]],
+        [options.evaluate.gin_file],
+    )
+    if record.holds("evaluate", key) and all(item.measured() for item in runs):
+        print(f"  done before: all {len(runs)} runs are measured", flush=True)
+        return
+    shares = min(_at_once(options), len(runs))
+    jobs = [
+        _job(
+            options,
+            options.evaluate,
+            {"evaluate.runs": [str(item.folder) for item in runs[slot::shares]]},
+            f"evaluate-{slot + 1}",
+        )
+        for slot in range(shares)
+    ]
+    logs = options.folder / "logs"
+    run_many(jobs, logs=logs, at_once=shares, tick=LogProgress(logs).show)
+    record.note("evaluate", key)
+
+
+def _fit(options: StudyOptions, runs: Sequence[PlannedRun], record: Record) -> None:
+    table = options.folder / "losses.parquet"
+    write(load([item.folder for item in runs]), table)
+    out = options.folder / "report"
+    job = _job(options, options.fit, {"fit.table": str(table), "fit.out": str(out)})
+    key = content_key([list(job.arguments)], [options.fit.gin_file, table])
+    if record.holds("fit", key) and (out / "report.html").exists():
+        print("  done before: nothing has changed since", flush=True)
+        print((out / "verdict.txt").read_text(encoding="utf-8").rstrip())
+    else:
+        run(job)
+        record.note("fit", key)
+    print(f"Loss table: {table}\nReport:     {out / 'report.html'}", flush=True)
+
+
+def _at_once(options: StudyOptions) -> int:
+    if options.processes:
+        return options.processes
+    import jax
+
+    if jax.default_backend() != "cpu":
+        return 1
+    return max(1, min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1, 8))
+
+
+def _print_plan(options: StudyOptions, runs: Sequence[PlannedRun]) -> None:
+    for command in options.before:
+        print(f"{command.verb:10s} {command.title}  ({command.gin_file})")
+    for item in runs:
+        print(f"{'train':10s} {item.folder.name}  {'finished' if item.finished() else 'to do'}")
+    print(f"{'evaluate':10s} {options.evaluate.title}  ({options.evaluate.gin_file})")
+    print(f"{'fit':10s} {options.fit.title}  ({options.fit.gin_file})")

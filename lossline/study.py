@@ -1,0 +1,52 @@
+"""Runs a study from text to report: gather, prepare, train the grid, evaluate every checkpoint, fit
+the lines.
+
+    python -m lossline.study --gin_file=gin_configs/studies/quickstart.gin
+
+Interrupted and started again, it goes on where it was; finished, it says so. --dry_run prints what
+would run.
+"""
+
+import os
+import sys
+
+from lossline.configuration import Flag, Verb, run_verb
+
+
+def load() -> Verb:
+    from lossline.studies.grid import Axis, Chain, Product, Zip
+    from lossline.studies.study import Command, StudyOptions
+
+    return Verb(
+        options=StudyOptions,
+        run=_run,
+        components={
+            "axis": Axis,
+            "product": Product,
+            "zip": Zip,
+            "chain": Chain,
+            "command": Command,
+        },
+    )
+
+
+def _run(options: object) -> None:
+    from lossline.studies.processes import ChildFailed, die_with_parent
+    from lossline.studies.study import run_study
+
+    if os.environ.get("LOSSLINE_DIE_WITH_PARENT"):
+        die_with_parent()
+    try:
+        run_study(options)  # type: ignore[arg-type]
+    except ChildFailed as error:
+        print(f"lossline study: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    run_verb(
+        "study",
+        __doc__,
+        load,
+        flags={"dry_run": Flag("study.dry_run", "print what would run, and stop", "switch")},
+    )

@@ -1,0 +1,168 @@
+"""The edge: what a person may get wrong is one line and exit status 2."""
+
+from __future__ import annotations
+
+import enum
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from lossline.configuration import Verb, binding, build_options, fingerprint, identity, run_verb
+from lossline.errors import UserError
+
+VERBS = ["gather", "prepare", "train", "evaluate", "fit", "import_sweep", "report", "study"]
+
+
+class Rule(enum.Enum):
+    SLIDE = "slide"
+    TRUNCATE = "truncate"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    width: int
+    rate: float = 0.1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Other:
+    width: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    model: Model
+    steps: int = 5
+    rule: Rule = Rule.SLIDE
+    sizes: tuple[int, ...] = (1, 2)
+    limits: dict[str, float] = field(default_factory=dict)
+    out: str = field(default="here", metadata={"identity": False})
+
+
+VERB = Verb(options=Options, run=print, components={"demo_model": Model, "demo_other": Other})
+BASE = ["demo.model = @demo_model()", "demo_model.width = 8"]
+
+
+def options_of(*bindings: str) -> Options:
+    return build_options("demo", VERB, bindings=[*BASE, *bindings])
+
+
+def test_values_take_their_annotated_types() -> None:
+    options = options_of(
+        "demo.rule = 'truncate'",
+        "demo.sizes = [3, 4]",
+        "demo.limits = {'a': 1}",
+        "demo_model.rate = 2",
+    )
+    assert options.rule is Rule.TRUNCATE
+    assert options.sizes == (3, 4)
+    assert options.limits == {"a": 1.0} and isinstance(options.limits["a"], float)
+    assert isinstance(options.model.rate, float)
+
+
+@pytest.mark.parametrize(
+    ("bindings", "message"),
+    [
+        (["demo.stps = 3"], "did you mean demo.steps"),
+        (["dmo.steps = 3"], "did you mean demo"),
+        (["demo.steps = 'many'"], "demo.steps = 'many': must be a whole number"),
+        (["demo.steps = True"], "not a truth value"),
+        (["demo.steps = 2.5"], "demo.steps = 2.5: must be a whole number"),
+        (["demo.rule = 'skip'"], "must be one of 'slide', 'truncate'"),
+        (["demo.sizes = 3"], "must be a list"),
+        (["demo.sizes = [1, 'x']"], "demo.sizes[1] = 'x'"),
+        (["demo.model = 3"], "must be a Model"),
+        (["demo.model = @demo_other()"], "must be a Model"),
+        (["demo.model = @nothing()"], "nothing here is called 'nothing'"),
+        (["demo_other.width = 3"], "unused binding: demo_other.width"),
+        (["WIDTH = 3"], "unused binding: WIDTH"),
+        (["demo_model.width = %WIDTH"], "refers to %WIDTH"),
+        (["demo_model.width = %gin.REQUIRED"], "missing binding: demo_model.width"),
+    ],
+)
+def test_each_wrong_binding_is_named(bindings: list[str], message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        options_of(*bindings)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_binding_is_named() -> None:
+    with pytest.raises(UserError, match=r"missing binding: demo\.model"):
+        build_options("demo", VERB)
+
+
+def test_scoped_bindings_count_as_used() -> None:
+    options = build_options(
+        "demo",
+        VERB,
+        bindings=[
+            "demo.model = @small/demo_model()",
+            "small/demo_model.width = 2",
+            "demo_model.rate = 1.0",
+        ],
+    )
+    assert options.model == Model(width=2, rate=1.0)
+
+
+def test_missing_file_names_the_nearest(tmp_path: Path) -> None:
+    (tmp_path / "run.gin").write_text("")
+    with pytest.raises(UserError, match=r"did you mean .*run\.gin"):
+        build_options("demo", VERB, gin_files=[tmp_path / "runn.gin"])
+
+
+def test_mistake_in_a_file_names_file_and_line(tmp_path: Path) -> None:
+    path = tmp_path / "run.gin"
+    path.write_text("# comment\ndemo.stps = 3\n")
+    with pytest.raises(UserError, match=r"run\.gin, line 2: .*demo\.steps"):
+        build_options("demo", VERB, gin_files=[path])
+
+
+def test_identity_leaves_out_what_does_not_change_the_experiment() -> None:
+    one, two = options_of("demo.out = 'a'"), options_of("demo.out = 'b'")
+    assert fingerprint(one) == fingerprint(two)
+    assert fingerprint(one) != fingerprint(options_of("demo.steps = 6"))
+    assert identity(one)["model"] == {"__class__": "Model", "width": 8, "rate": 0.1}
+
+
+def test_binding_writes_gin() -> None:
+    assert binding("a.b", "x") == "a.b = 'x'"
+    assert binding("a.b", "@c()") == "a.b = @c()"
+
+
+def test_command_line(capsys: pytest.CaptureFixture[str]) -> None:
+    run_verb(
+        "demo",
+        "d",
+        lambda: VERB,
+        argv=[
+            "--gin.demo.model=@demo_model()",
+            "--gin.demo_model.width",
+            "3",
+            "--gin.demo.out=/a b",
+        ],
+    )
+    assert "width=3" in capsys.readouterr().out
+    with pytest.raises(SystemExit) as exit_:
+        run_verb("demo", "d", lambda: VERB, argv=["--nonsense"])
+    assert exit_.value.code == 2
+    assert "lossline demo: error: unknown argument --nonsense" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_is_instant_and_imports_nothing_heavy(verb: str) -> None:
+    code = (
+        "import sys, runpy; sys.argv = ['x', '--help']\n"
+        f"try: runpy.run_module('lossline.{verb}', run_name='__main__')\n"
+        "except SystemExit: pass\n"
+        "heavy = {'jax', 'numpy', 'tensorflow', 'pandas', 'gin', 'matplotlib'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    assert "--gin_file" in result.stdout
