@@ -150,8 +150,8 @@ def identity(options: Any) -> Any:
     """The JSON-able tree that makes two option trees the same experiment.
 
     Dataclasses become dictionaries with ``__class__``. Fields declared with
-    ``field(metadata={"identity": False})`` (where
-    outputs go, how often progress is shown) are left out.
+    ``field(metadata={"identity": False})`` (where outputs go, how often progress is shown) are
+    left out.
     """
     if dataclasses.is_dataclass(options) and not isinstance(options, type):
         tree = {"__class__": type(options).__name__}
