@@ -1,0 +1,188 @@
+"""Figures of several panels: the overview, validation and task grids, and losses over compute."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from lossline.reporting import panels
+from lossline.reporting.appearance import RC, Appearance, label
+from lossline.reporting.lines import Curve, curves_for
+from lossline.reporting.points import Unit, paired, wide
+
+PAGE_WIDTH = 6.9  # inches: the text width of a two-column page
+LEGEND_WIDTH = 1.25
+PANELS_PER_FIGURE = 12
+
+
+@contextmanager
+def publication_style() -> Iterator[None]:
+    """The rcParams of every figure, restored afterwards."""
+    with mpl.rc_context(RC):
+        yield
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """A figure of this size in inches, apart from pyplot's global state."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    figure.get_layout_engine().set(w_pad=0.04, h_pad=0.04, wspace=0.03, hspace=0.03)  # type: ignore[union-attr]
+    return figure
+
+
+def save(figure: Figure, path: Path) -> Path:
+    """Write a PNG (and an SVG beside it); the same figure gives the same bytes."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with publication_style():
+        figure.savefig(path, metadata={"Software": None})
+        figure.savefig(path.with_suffix(".svg"), metadata={"Date": None, "Creator": None})
+    return path
+
+
+def draw_panel(
+    ax: Axes,
+    table: pd.DataFrame,
+    curves: Sequence[Curve],
+    appearance: Appearance,
+    *,
+    x: str,
+    y: str,
+    unit: Unit,
+) -> pd.DataFrame:
+    """Points and lines of one pair of sets; returns the points drawn."""
+    frame = paired(table, x, y, unit=unit)
+    panels.draw_points(ax, frame, appearance)
+    panels.fit_limits(ax, frame["x"], frame["y"])
+    for curve in curves:
+        panels.draw_line(ax, curve, appearance)
+    panels.loss_ticks(ax)
+    return frame
+
+
+def loss_grid(
+    table: pd.DataFrame,
+    lines: Sequence[Curve],
+    appearance: Appearance,
+    *,
+    x: str,
+    ys: Sequence[str],
+    unit: Unit,
+) -> Figure:
+    """One panel per set of `ys`, all over the same x."""
+    columns = _columns(len(ys))
+    rows = math.ceil(len(ys) / columns)
+    with publication_style():
+        figure = new_figure(*_grid_size(rows, columns))
+        axes = figure.subplots(rows, columns, squeeze=False, sharex=True)
+        frames = []
+        for ax, y in zip(axes.flat, ys, strict=False):
+            frames.append(
+                draw_panel(
+                    ax, table, curves_for(lines, x=x, y=y, unit=unit), appearance,
+                    x=x, y=y, unit=unit,
+                )
+            )  # fmt: skip
+            ax.set_title(label(y, 34), loc="left")
+        _hide_unused(axes, len(ys))
+        points = pd.concat(frames)
+        for ax in axes.flat:
+            panels.fit_limits(ax, points["x"], ())
+        figure.supxlabel(f"loss on {label(x, 60)} ({unit.value})", fontsize=RC["axes.labelsize"])
+        figure.supylabel(f"loss ({unit.value})", fontsize=RC["axes.labelsize"])
+        panels.figure_legend(figure, panels.legend_handles(appearance, points))
+    return figure
+
+
+def _columns(count: int) -> int:
+    return {1: 1, 2: 2, 4: 2}.get(count, 3 if count <= 9 else 4)
+
+
+def _grid_size(rows: int, columns: int) -> tuple[float, float]:
+    """Width and height in inches; wide panels are flatter, so that a pair fits a column."""
+    if columns == 1:
+        return 4.6, 2.9
+    cell = (PAGE_WIDTH - LEGEND_WIDTH) / columns
+    return PAGE_WIDTH, 0.35 + rows * cell * (0.8 if columns < 3 else 0.92)
+
+
+def _hide_unused(axes: np.ndarray, used: int) -> None:
+    """Hide the panels beyond `used`; the lowest panel of each column keeps its tick labels."""
+    columns = axes.shape[1]
+    for index, ax in enumerate(axes.flat):
+        ax.set_visible(index < used)
+        ax.tick_params(labelbottom=index + columns >= used)
+
+
+def overview(
+    table: pd.DataFrame,
+    lines: Sequence[Curve],
+    appearance: Appearance,
+    *,
+    x: str,
+    y: str,
+    units: Sequence[Unit],
+) -> Figure:
+    """The study in one picture: one validation loss against one other, in each unit."""
+    width = PAGE_WIDTH if len(units) > 1 else 4.6
+    with publication_style():
+        figure = new_figure(width, 2.75)
+        axes = figure.subplots(1, len(units), squeeze=False)[0]
+        for ax, unit in zip(axes, units, strict=True):
+            frame = draw_panel(
+                ax, table, curves_for(lines, x=x, y=y, unit=unit), appearance, x=x, y=y, unit=unit
+            )
+            panels.label_axes(ax, x, y, unit)
+        panels.figure_legend(figure, panels.legend_handles(appearance, frame))
+    return figure
+
+
+def loss_over_compute(
+    table: pd.DataFrame, appearance: Appearance, *, sets: Sequence[str], unit: Unit
+) -> Figure:
+    """Every run's losses as it trains, over training FLOPs (tokens where FLOPs are not known)."""
+    columns = _columns(len(sets))
+    rows = math.ceil(len(sets) / columns)
+    frame = wide(table, sets, unit=unit)
+    compute = "flops" if "flops" in frame and frame["flops"].notna().any() else "tokens"
+    with publication_style():
+        figure = new_figure(*_grid_size(rows, columns))
+        axes = figure.subplots(rows, columns, squeeze=False, sharex=True)
+        for ax, name in zip(axes.flat, sets, strict=False):
+            _trajectories(ax, frame, name, compute, appearance)
+            ax.set_title(label(name, 34), loc="left")
+        _hide_unused(axes, len(sets))
+        axis = "training FLOPs" if compute == "flops" else "training tokens"
+        figure.supxlabel(axis, fontsize=RC["axes.labelsize"])
+        figure.supylabel(f"loss ({unit.value})", fontsize=RC["axes.labelsize"])
+        panels.figure_legend(figure, panels.legend_handles(appearance, frame))
+    return figure
+
+
+def _trajectories(
+    ax: Axes, frame: pd.DataFrame, name: str, compute: str, appearance: Appearance
+) -> None:
+    rows = frame[frame[name].notna() & (frame[compute] > 0)]
+    points = rows.assign(x=rows[compute].astype(float), y=rows[name].astype(float))
+    for run_id, run in points.groupby("run_id", sort=True):
+        first = run.iloc[0]
+        ax.plot(
+            run["x"].to_numpy(),
+            run["y"].to_numpy(),
+            color=appearance.color(first["pretraining_data"]),
+            linestyle=appearance.dash(first["architecture"]),
+            linewidth=0.6,
+            alpha=0.6,
+            zorder=2,
+            gid=f"run/{run_id}",
+        )
+    panels.compute_ticks(ax)
+    panels.draw_points(ax, points[points["final"]], appearance)

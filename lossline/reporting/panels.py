@@ -1,0 +1,200 @@
+"""One pair of axes: points of a loss-to-loss plot, fitted lines, the legend that explains both."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.offsetbox import DrawingArea, HPacker
+from matplotlib.patches import Patch
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
+
+from lossline.reporting.appearance import Appearance, label
+from lossline.reporting.lines import Curve
+from lossline.reporting.points import Unit
+
+CURVE_POINTS = 120
+BAND_LEVEL = 0.9
+
+
+def loss_ticks(ax: Axes, *, count: int = 5) -> None:
+    """Few round ticks on both axes."""
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_major_locator(MaxNLocator(count, steps=[1, 2, 2.5, 5, 10], min_n_ticks=3))
+
+
+def compute_ticks(ax: Axes) -> None:
+    """A logarithmic x axis with one tick per decade."""
+    ax.set_xscale("log")
+    ax.xaxis.set_major_locator(LogLocator(numticks=7))
+    ax.xaxis.set_major_formatter(_power_of_ten)
+    ax.xaxis.set_minor_formatter(NullFormatter())
+
+
+def _power_of_ten(value: float, _position: int | None = None) -> str:
+    """10¹⁸ in plain characters: figures read no mathematics in text."""
+    exponent = round(math.log10(value))
+    return f"10{str(exponent).translate(str.maketrans('-0123456789', '⁻⁰¹²³⁴⁵⁶⁷⁸⁹'))}"
+
+
+def draw_points(ax: Axes, frame: pd.DataFrame, appearance: Appearance) -> None:
+    """Draw columns x and y of `frame` (see `points.paired`), the last checkpoint of a run larger.
+
+    One artist per look, so that thousands of checkpoints stay cheap; earlier checkpoints are
+    translucent so that a crowd of them reads as density.
+    """
+    kinds = frame["run_id"].map(
+        lambda run: appearance.interventions[run].name if run in appearance.interventions else ""
+    )
+    fillings = {kind.name: kind.fillstyle for kind in appearance.shown_interventions()}
+    small, large = _sizes(len(frame), int(frame["final"].sum()))
+    looks = frame.assign(_kind=kinds).groupby(
+        ["final", "_kind", "pretraining_data", "architecture"], sort=True, observed=True
+    )
+    for (final, kind, data, architecture), rows in looks:
+        color = appearance.color(data)
+        open_marker = kind != ""
+        ax.plot(
+            rows["x"].to_numpy(float),
+            rows["y"].to_numpy(float),
+            linestyle="none",
+            marker=appearance.marker(architecture),
+            markersize=large if final else small,
+            color=color,
+            fillstyle="full" if not open_marker or fillings[kind] == "none" else fillings[kind],
+            markerfacecolor="white" if open_marker and fillings[kind] == "none" else color,
+            markerfacecoloralt="white",
+            markeredgecolor=color if open_marker else ("white" if final else color),
+            markeredgewidth=(0.8 if final else 0.5) if open_marker else (0.35 if final else 0.0),
+            alpha=1.0 if final else (0.7 if open_marker else 0.45),
+            # Interventions lie on top: they are few and are what the reader looks for.
+            zorder=3.0 + 0.5 * bool(final) + 0.2 * open_marker,
+            gid=f"points/{data}/{architecture}/{kind or 'usual'}/{'final' if final else 'earlier'}",
+        )
+
+
+def _sizes(points: int, finals: int) -> tuple[float, float]:
+    crowding = max(0.0, math.log10(max(points, 1) / 100))
+    final_crowding = max(0.0, math.log10(max(finals, 1) / 30))
+    return max(1.1, 2.2 - 0.5 * crowding), max(2.0, 3.9 - 1.0 * final_crowding)
+
+
+def draw_line(
+    ax: Axes,
+    curve: Curve,
+    appearance: Appearance,
+    *,
+    extended: tuple[float, float] | None = None,
+    level: float = BAND_LEVEL,
+) -> None:
+    """Draw a line over its points' range with its band, and fainter beyond, up to `extended`.
+
+    A line of an unusual tokenizer is hollow, like the markers of its points.
+    """
+    facts, line = curve.facts, curve.line
+    color = appearance.color(facts.get("pretraining_data"))
+    dash = appearance.dash(facts.get("architecture"))
+    x = np.linspace(*curve.domain, CURVE_POINTS)
+    low, high = line.band(x, level)
+    ax.fill_between(
+        x, low, high, color=color, alpha=0.16, linewidth=0, zorder=1.5, gid=f"band/{curve.name}"
+    )
+    y = np.asarray(line.predict(x))
+    ax.plot(x, y, color=color, linestyle=dash, linewidth=1.1, zorder=2.6, gid=f"line/{curve.name}")
+    if "tokenizer" in facts and not appearance.is_usual("tokenizer", facts["tokenizer"]):
+        ax.plot(x, y, color="white", linewidth=0.5, zorder=2.7, gid=f"core/{curve.name}")
+    for start, stop in _beyond(curve.domain, extended):
+        outside = np.linspace(start, stop, CURVE_POINTS // 3)
+        ax.plot(
+            outside, line.predict(outside), color=color, linestyle=dash, linewidth=0.6, alpha=0.55,
+            zorder=2.4, gid=f"beyond/{curve.name}",
+        )  # fmt: skip
+
+
+def _beyond(
+    domain: tuple[float, float], extended: tuple[float, float] | None
+) -> list[tuple[float, float]]:
+    if extended is None:
+        return []
+    sides = [(extended[0], domain[0]), (domain[1], extended[1])]
+    return [(start, stop) for start, stop in sides if stop > start]
+
+
+def fit_limits(ax: Axes, x: Sequence[float], y: Sequence[float], *, pad: float = 0.05) -> None:
+    """Limits from the points alone: a band that opens far out must not shrink the data."""
+    for values, setter in ((x, ax.set_xlim), (y, ax.set_ylim)):
+        finite = np.asarray(values, float)
+        finite = finite[np.isfinite(finite)]
+        if finite.size:
+            low, high = float(finite.min()), float(finite.max())
+            margin = pad * (high - low) or 0.05 * abs(high) or 1.0
+            setter(low - margin, high + margin)
+
+
+def label_axes(ax: Axes, x: str, y: str, unit: Unit) -> None:
+    """Name both sets and the unit."""
+    ax.set_xlabel(f"{label(x, 40)} ({unit.value})")
+    ax.set_ylabel(f"{label(y, 34)} ({unit.value})")
+
+
+def legend_handles(
+    appearance: Appearance, frame: pd.DataFrame, *, lines: bool = True
+) -> list[tuple[str, list[Any]]]:
+    """Titled groups of legend handles for what occurs in `frame`."""
+    grey = "#555555"
+    data = [
+        Patch(facecolor=color, label=label(name))
+        for name, color in appearance.colors.items()
+        if name in set(frame["pretraining_data"])
+    ]
+    architecture = [
+        Line2D([], [], color=grey, marker=marker, markersize=4.2, markeredgecolor="white",
+               markeredgewidth=0.3, linewidth=1.1, label=label(name),
+               linestyle=appearance.dash(name) if lines else "none")
+        for name, marker in appearance.markers.items()
+        if name in set(frame["architecture"])
+    ]  # fmt: skip
+    runs = set(frame["run_id"]) if "run_id" in frame else set()
+    present = {kind.name for run, kind in appearance.interventions.items() if run in runs}
+    other = [
+        Line2D([], [], color=grey, marker="o", markersize=4.4, linestyle="none",
+               markeredgewidth=0.8,
+               fillstyle="full" if kind.fillstyle == "none" else kind.fillstyle,
+               markerfacecolor="white" if kind.fillstyle == "none" else grey,
+               markerfacecoloralt="white", markeredgecolor=grey, label=f"other {kind.name}")
+        for kind in appearance.shown_interventions()
+        if kind.name in present
+    ]  # fmt: skip
+    groups = [("pretraining data", data), ("architecture", architecture), ("intervention", other)]
+    return [(title, handles) for title, handles in groups if handles]
+
+
+def figure_legend(figure: Figure, groups: Sequence[tuple[str, list[Any]]]) -> None:
+    """A legend beside all panels, one titled block per group, so that it can cover no point."""
+    entries: list[Any] = []
+    titles: list[int] = []
+    for title, handles in groups:
+        if entries:
+            entries.append(Line2D([], [], linestyle="none", label=" "))
+        titles.append(len(entries))
+        entries += [Line2D([], [], linestyle="none", label=title), *handles]
+    if not entries:
+        return
+    per_column = max(8, int(figure.get_figheight() / 0.15))
+    legend = figure.legend(
+        handles=entries, loc="outside right upper", ncols=-(-len(entries) // per_column),
+        borderaxespad=0.2, handlelength=1.9,
+    )  # fmt: skip
+    packs = legend.findobj(HPacker)
+    rows = [row for row in packs if isinstance(row.get_children()[0], DrawingArea)]
+    for index in titles:
+        legend.get_texts()[index].set_fontweight("bold")
+        # A title has no handle: its text starts where the handles below it start.
+        rows[index].get_children()[0].width = 0
+        rows[index].sep = 0

@@ -1,0 +1,87 @@
+"""Points of a figure: two evaluation sets of one loss table, joined by checkpoint."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterable
+
+import pandas as pd
+
+from lossline.errors import UserError
+from lossline.reporting.appearance import text
+
+_CHECKPOINT = ["run_id", "step"]
+_FACTS = (
+    "architecture",
+    "pretraining_data",
+    "tokenizer",
+    "params",
+    "params_non_embedding",
+    "tokens",
+    "flops",
+)
+
+
+class Unit(enum.Enum):
+    """The unit of a loss axis, and the column of the loss table that holds it."""
+
+    NATS = "nats per token"
+    BITS = "bits per byte"
+
+    @property
+    def column(self) -> str:
+        """Column of the loss table."""
+        return "loss" if self is Unit.NATS else "bits_per_byte"
+
+
+def usable(table: pd.DataFrame) -> pd.DataFrame:
+    """Rows that were measured and not excluded."""
+    return table[table["status"] == "ok"] if "status" in table else table
+
+
+def eval_sets(table: pd.DataFrame, *, kind: str, unit: Unit = Unit.NATS) -> list[str]:
+    """Names of the sets of one kind that have at least one value in `unit`, alphabetically."""
+    rows = usable(table)
+    if unit.column not in rows:
+        return []
+    rows = rows[(rows["kind"] == kind) & rows[unit.column].notna()]
+    return sorted(rows["eval_set"].unique())
+
+
+def wide(table: pd.DataFrame, sets: Iterable[str], *, unit: Unit) -> pd.DataFrame:
+    """One row per checkpoint, its facts, one column per set (NaN where not measured), and `final`.
+
+    `final` marks the last checkpoint of each run. Rows are sorted by run and step.
+    """
+    sets = list(sets)
+    rows = usable(table)
+    rows = rows[rows["eval_set"].isin(sets)]
+    if rows.empty or unit.column not in rows:
+        return pd.DataFrame(columns=[*_CHECKPOINT, *_FACTS, *sets, "final"])
+    values = rows.pivot_table(
+        index=_CHECKPOINT, columns="eval_set", values=unit.column, aggfunc="first", observed=True
+    ).reindex(columns=sets)
+    facts = [fact for fact in _FACTS if fact in rows]
+    checkpoints = rows.drop_duplicates(_CHECKPOINT).set_index(_CHECKPOINT)[facts]
+    frame = checkpoints.join(values.astype(float), how="inner").sort_index().reset_index()
+    frame["final"] = frame["step"] == frame.groupby("run_id")["step"].transform("max")
+    for fact in ("architecture", "pretraining_data", "tokenizer"):
+        frame[fact] = frame[fact].astype(object).map(text) if fact in frame else text(None)
+    return frame
+
+
+def paired(table: pd.DataFrame, x: str, y: str, *, unit: Unit = Unit.NATS) -> pd.DataFrame:
+    """Checkpoints at which both sets were measured, as `wide` with columns `x` and `y`.
+
+    Raises:
+      UserError: a set is not in the table.
+    """
+    known = set(table["eval_set"].unique())
+    for name in (x, y):
+        if name not in known:
+            raise UserError(
+                f"no evaluation set {name!r} in the loss table; it has {', '.join(sorted(known))}"
+            )
+    frame = wide(table, dict.fromkeys((x, y)), unit=unit)
+    frame = frame.assign(x=frame[x].astype(float), y=frame[y].astype(float))
+    return frame[frame["x"].notna() & frame["y"].notna()].reset_index(drop=True)

@@ -1,0 +1,61 @@
+import pandas as pd
+
+from lossline import tables
+from lossline.reporting.appearance import COLORS, NOT_STATED, Appearance
+from tests.reporting import planted
+
+
+def test_colors_are_by_data_and_do_not_depend_on_row_order():
+    table = planted.table()
+    shuffled = table.sample(frac=1.0, random_state=3)
+    assert Appearance.of(table) == Appearance.of(shuffled)
+    assert list(Appearance.of(table).colors) == ["legal", "pubmed", "wiki"]
+
+
+def test_only_the_unusual_runs_are_interventions_and_of_the_right_kind():
+    table = planted.table()
+    appearance = Appearance.of(table)
+    facts = table.drop_duplicates("run_id").set_index("run_id")
+    for run_id, row in facts.iterrows():
+        kind = appearance.interventions.get(run_id)
+        if row["tokenizer"] == "unigram-4096":
+            assert kind.name == "tokenizer"
+        elif row["learning_rate"] == 1e-3:
+            assert kind.name == "optimization"
+        else:
+            assert kind is None
+
+
+def test_a_learning_rate_that_follows_the_size_is_no_intervention():
+    rows = [
+        {"run_id": f"{size}-{seed}", "params": size, "learning_rate": 1.0 / size, "seed": seed,
+         "eval_set": "a", "kind": "validation", "step": 1, "tokens": 1.0, "loss": 2.0}
+        for size in (10, 100, 1000)
+        for seed in (0, 1)
+    ]  # fmt: skip
+    assert not Appearance.of(tables.from_rows(rows)).interventions
+
+
+def test_missing_facts_are_drawn_and_named():
+    rows = [
+        {
+            "run_id": "a",
+            "eval_set": "v",
+            "kind": "validation",
+            "step": 1,
+            "tokens": 1.0,
+            "loss": 2.0,
+        }
+    ]
+    appearance = Appearance.of(tables.from_rows(rows))
+    assert list(appearance.colors) == [NOT_STATED]
+    assert appearance.color(None) == appearance.color(pd.NA) == COLORS[0]
+
+
+def test_more_sets_than_colors_still_draws():
+    rows = [
+        {"run_id": f"r{i}", "pretraining_data": f"set{i:02d}", "architecture": f"a{i}",
+         "eval_set": "v", "kind": "validation", "step": 1, "tokens": 1.0, "loss": 2.0}
+        for i in range(30)
+    ]  # fmt: skip
+    assert len(Appearance.of(tables.from_rows(rows)).colors) == 30
