@@ -1,0 +1,166 @@
+"""``tokenizer.json`` files of the Hugging Face tokenizers library as vocabularies."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lossline.data.vocabularies import (
+    METASPACE,
+    HuggingFace,
+    Normalization,
+    Vocabulary,
+    default_name,
+)
+from lossline.errors import UserError
+
+EOS_TOKENS = ("<|endoftext|>", "</s>", "<eos>", "<|end_of_text|>", "<|end▁of▁sentence|>", "[EOS]")
+PAD_TOKENS = ("<|padding|>", "<pad>", "[PAD]", "<|pad|>", "<|finetune_right_pad_id|>")
+_BYTE_PIECE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
+_TEXT_CHANGING = {
+    "NFC", "NFD", "NFKC", "NFKD", "Nmt", "Lowercase", "Strip", "StripAccents", "Prepend", "Precompiled", "BertNormalizer",
+}  # fmt: skip
+
+
+class HuggingFaceVocabulary(Vocabulary):
+    """A ``tokenizer.json``: byte-level (GPT-2, NeoX, Llama 3, Qwen) or with spaces as U+2581 and byte fallback (Llama 2)."""
+
+    def __init__(self, spec: HuggingFace) -> None:
+        description = _read(spec.path)
+        if spec.normalization is Normalization.DROP:
+            description["normalizer"] = _without_text_changes(description.get("normalizer"))
+        # Post-processors add special tokens, truncation and padding change lengths: none of it is part of the text.
+        description.update(post_processor=None, truncation=None, padding=None)
+        self._tokenizer = _build(description, spec.path)
+        self._metaspace = not _is_byte_level(description)
+        pieces = _pieces(self._tokenizer, description, byte_level=not self._metaspace)
+        byte_ids = {piece: i for i, piece in enumerate(pieces) if len(piece) == 1}
+        self._metaspace_ids = [byte_ids.get(bytes([b])) for b in METASPACE.encode()]
+        name = spec.name or default_name(spec.path)
+        vocabulary = self._tokenizer.get_vocab(with_added_tokens=True)
+        eos = _find(vocabulary, spec.eos_token, EOS_TOKENS)
+        if eos is None:
+            raise UserError(
+                f"vocabulary {name}: {spec.path} has no eos token {spec.eos_token or 'known by name'}; set huggingface.eos_token"
+            )
+        pad = _find(vocabulary, spec.pad_token, PAD_TOKENS)
+        if pad is None and spec.pad_token:
+            raise UserError(
+                f"vocabulary {name}: {spec.path} has no token {spec.pad_token!r}; set huggingface.pad_token"
+            )
+        pad = eos if pad is None else pad
+        pieces[eos] = pieces[pad] = b""
+        canonical = json.dumps(description, sort_keys=True, ensure_ascii=False).encode()
+        super().__init__(
+            name=name,
+            kind="huggingface",
+            pieces=pieces,
+            eos_id=eos,
+            pad_id=pad,
+            content=hashlib.sha256(canonical).hexdigest(),
+        )
+
+    def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
+        if self._metaspace and any(METASPACE in text for text in texts):
+            return [self._encode_around_metaspace(text) for text in texts]
+        encodings = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+        return [np.array(encoding.ids, np.int32) for encoding in encodings]
+
+    def _encode_around_metaspace(self, text: str) -> np.ndarray:
+        parts = [
+            encoding.ids
+            for encoding in self._tokenizer.encode_batch_fast(
+                text.split(METASPACE), add_special_tokens=False
+            )
+        ]
+        ids = list(parts[0])
+        for part in parts[1:]:
+            ids += [i for i in self._metaspace_ids if i is not None] + part
+        return np.array(ids, np.int32)
+
+
+def _read(path: str) -> dict[str, Any]:
+    try:
+        description = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise UserError(f"vocabulary: {path} is no JSON; give a tokenizer.json") from error
+    if not isinstance(description, dict) or "model" not in description:
+        raise UserError(
+            f"vocabulary: {path} has no 'model'; give a tokenizer.json of the tokenizers library"
+        )
+    return description
+
+
+def _build(description: dict[str, Any], path: str) -> Any:
+    from tokenizers import Tokenizer
+
+    try:
+        tokenizer = Tokenizer.from_str(json.dumps(description))
+    except (
+        Exception
+    ) as error:  # the library raises bare Exception for whatever is wrong with the file
+        raise UserError(
+            f"vocabulary: {path} cannot be read by the tokenizers library: {error}"
+        ) from error
+    tokenizer.encode_special_tokens = (
+        True  # "<|endoftext|>" inside a document is fourteen characters of text
+    )
+    return tokenizer
+
+
+def _without_text_changes(normalizer: dict[str, Any] | None) -> dict[str, Any] | None:
+    if normalizer is None or normalizer["type"] in _TEXT_CHANGING:
+        return None
+    if normalizer["type"] == "Sequence":
+        kept = [_without_text_changes(item) for item in normalizer["normalizers"]]
+        return {"type": "Sequence", "normalizers": [item for item in kept if item is not None]}
+    return normalizer
+
+
+def _is_byte_level(description: dict[str, Any]) -> bool:
+    def mentions(step: Any) -> bool:
+        if isinstance(step, dict):
+            return step.get("type") == "ByteLevel" or any(map(mentions, step.values()))
+        return isinstance(step, list) and any(map(mentions, step))
+
+    return any(mentions(description.get(key)) for key in ("pre_tokenizer", "decoder", "normalizer"))
+
+
+def _pieces(tokenizer: Any, description: dict[str, Any], *, byte_level: bool) -> list[bytes]:
+    vocabulary = tokenizer.get_vocab(with_added_tokens=True)
+    pieces = [b""] * (max(vocabulary.values()) + 1)
+    characters = byte_characters()
+    unknown = description["model"].get("unk_token")
+    for token, token_id in vocabulary.items():
+        byte = _BYTE_PIECE.fullmatch(token)
+        if token == unknown:
+            continue
+        if byte_level:
+            pieces[token_id] = bytes(characters[c] for c in token if c in characters)
+        elif byte:
+            pieces[token_id] = bytes.fromhex(byte.group(1))
+        else:
+            pieces[token_id] = token.replace(METASPACE, " ").encode()
+    for added in description.get("added_tokens") or []:
+        pieces[added["id"]] = b"" if added["special"] else added["content"].encode()
+    return pieces
+
+
+def _find(vocabulary: dict[str, int], wanted: str, known: Sequence[str]) -> int | None:
+    candidates = [wanted] if wanted else known
+    return next((vocabulary[token] for token in candidates if token in vocabulary), None)
+
+
+def byte_characters() -> dict[str, int]:
+    """GPT-2's table of printable stand-ins for the 256 bytes: character -> byte (openai/gpt-2, encoder.py)."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [byte for byte in range(256) if byte not in printable]
+    table = {chr(byte): byte for byte in printable}
+    table.update({chr(256 + i): byte for i, byte in enumerate(others)})
+    return table
