@@ -1,0 +1,425 @@
+"""Laws of one variable, and what every law is: a small frozen object that predicts, differentiates and brackets itself.
+
+A law maps inputs (``x``; or ``N``, ``D`` in `compute_laws`) to a loss, an error or an accuracy. Its parameters are searched in
+*internal coordinates*: the logarithm where `Parameter.log` says so, else the value itself. Internal vectors are called theta;
+what a person sees is always natural. Shapes: R rows (starts x resamples x problems), P parameters, L linear ones, M points.
+
+Where the prediction is linear in a parameter, the others given, the parameter is marked ``linear``: the solver computes its
+start from `Law.basis` by (weighted) least squares rather than searching for it (variable projection, Golub & Pereyra 1973).
+"""
+
+import abc
+import dataclasses
+from collections.abc import Mapping
+from typing import ClassVar
+
+import numpy as np
+
+from lossline.errors import UserError
+
+Array = np.ndarray
+Columns = tuple[np.ndarray, ...]
+
+# A shift E_x never comes nearer to the smallest x than this share of the range of x: at x = E_x the slope of the law in E_x is
+# infinite for kappa < 1, and the power law degenerates into a vertical line through the lowest point.
+_SHIFT_MARGIN = 1e-3
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Parameter:
+    """One parameter of a law: its name, natural bounds and how it is searched.
+
+    ``ceiling`` names a column of the data ("x" or "y") whose smallest value bounds the parameter from above.
+    """
+
+    name: str
+    low: float = -np.inf
+    high: float = np.inf
+    log: bool = False
+    linear: bool = False
+    ceiling: str | None = None
+
+    def internal(self, value: float) -> float:
+        """The natural value in internal coordinates; the log of 0 is -inf."""
+        if not self.log:
+            return float(value)
+        return float(np.log(value)) if value > 0 else -np.inf
+
+
+class Law(abc.ABC):
+    """Base of all laws. Subclasses are frozen dataclasses; their docstring holds the equation."""
+
+    name: ClassVar[str]
+    equation: ClassVar[str]
+    inputs: ClassVar[tuple[str, ...]]
+    parameters: ClassVar[tuple[Parameter, ...]]
+
+    @abc.abstractmethod
+    def columns(self, inputs: Mapping[str, Array]) -> Columns:
+        """The transformed inputs that the formulas below work on, each of the inputs' shape."""
+
+    @abc.abstractmethod
+    def value_and_jacobian(self, theta_RxP: Array, columns: Columns) -> tuple[Array, Array]:
+        """Prediction (R, M) and its derivative by the internal coordinates (R, P, M); columns broadcast against (R, M)."""
+
+    @abc.abstractmethod
+    def value(self, theta_RxP: Array, columns: Columns) -> Array:
+        """Prediction (R, M)."""
+
+    @abc.abstractmethod
+    def basis(self, theta_GxP: Array, columns: Columns) -> tuple[Array, Array]:
+        """Offset (G, M) and basis (G, L, M): prediction = offset + sum_l (natural linear parameter l) * basis_l.
+
+        Reads the nonlinear entries of theta only."""
+
+    @abc.abstractmethod
+    def grid(self, columns: Columns, target_M: Array) -> Array:
+        """Nodes (G, P) over the nonlinear parameters, for starts; the linear entries are left at 0 and then solved for."""
+
+    def centering(self, columns: Columns) -> Array:
+        """Matrix T (P, P) to coordinates phi = T theta in which coefficients refer to the middle of the data.
+
+        Trust regions are spheres in phi: a coefficient at x = 1 and its exponent are correlated to 0.999 otherwise."""
+        return np.eye(len(self.parameters))
+
+    def missing_inputs(self, inputs: Mapping[str, Array]) -> list[str]:
+        return [name for name in self.inputs if name not in inputs]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(p.name for p in self.parameters)
+
+    def index(self, name: str) -> int:
+        """Position of a parameter; UserError naming the law's parameters where there is none of that name."""
+        if name not in self.names:
+            raise UserError(
+                f"the law {self.name!r} has no parameter {name!r}; it has {', '.join(self.names)}"
+            )
+        return self.names.index(name)
+
+    @property
+    def linear_indices(self) -> list[int]:
+        return [i for i, p in enumerate(self.parameters) if p.linear]
+
+    def to_internal(self, natural_RxP: Array) -> Array:
+        theta = np.array(natural_RxP, float)
+        for i, p in enumerate(self.parameters):
+            if p.log:
+                with np.errstate(divide="ignore", invalid="ignore"):
+                    theta[..., i] = np.log(theta[..., i])
+        return theta
+
+    def to_natural(self, theta_RxP: Array) -> Array:
+        natural = np.array(theta_RxP, float)
+        for i, p in enumerate(self.parameters):
+            if p.log:
+                with np.errstate(over="ignore"):
+                    natural[..., i] = np.exp(natural[..., i])
+        return natural
+
+    def bounds(self, columns: Columns, target_M: Array) -> tuple[Array, Array]:
+        """Internal bounds (P,), (P,), with those that depend on the data filled in."""
+        low = np.array([p.internal(p.low) if p.low > -np.inf else -np.inf for p in self.parameters])
+        high = np.array(
+            [p.internal(p.high) if p.high < np.inf else np.inf for p in self.parameters]
+        )
+        for i, p in enumerate(self.parameters):
+            if p.ceiling == "y":
+                high[i] = min(high[i], p.internal(float(np.min(target_M))))
+            elif p.ceiling == "x":
+                x = columns[0]
+                spread = float(np.max(x) - np.min(x))
+                high[i] = min(high[i], p.internal(float(np.min(x)) - _SHIFT_MARGIN * spread))
+        return low, np.maximum(low, high)
+
+    def predict(self, parameters: Mapping[str, float], inputs: Mapping[str, Array]) -> Array:
+        """Prediction at the inputs (any one shape) for natural parameters."""
+        arrays = {k: np.asarray(v, float) for k, v in inputs.items()}
+        columns = tuple(np.atleast_1d(c) for c in self.columns(arrays))
+        shape = np.shape(self.columns(arrays)[0])
+        theta = self.to_internal(np.array([[parameters[n] for n in self.names]]))
+        with np.errstate(all="ignore"):
+            flat = self.value(theta, tuple(c.reshape(1, -1) for c in columns))
+        return flat.reshape(shape)
+
+
+def linspace_grid(*axes: Array) -> Array:
+    """All combinations of the axes, one per row."""
+    return np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, len(axes))
+
+
+class PowerSum(Law):
+    """Shared by all laws of the shape  y = [E +] sum_k A_k exp(-alpha_k z_k),  z_k a logarithm of the inputs.
+
+    Subclasses say by ``term_exponents`` which exponent each term uses, as positions in ``parameters``; the coefficients stand
+    after E (if any) in the order of the terms."""
+
+    floor: ClassVar[bool]
+    term_exponents: ClassVar[tuple[int, ...]]
+    exponent_grid: ClassVar[Array] = np.array(
+        [0.05, 0.1, 0.15, 0.2, 0.27, 0.35, 0.43, 0.5, 0.6, 0.75, 1.0, 1.5]
+    )
+
+    def _terms(self, theta: Array, columns: Columns) -> list[Array]:
+        first = int(self.floor)
+        return [
+            np.exp(theta[:, first + k, None] - theta[:, e, None] * columns[k])
+            for k, e in enumerate(self.term_exponents)
+        ]
+
+    def value(self, theta_RxP: Array, columns: Columns) -> Array:
+        terms = self._terms(theta_RxP, columns)
+        total = sum(terms[1:], start=terms[0])
+        return total + theta_RxP[:, :1] if self.floor else total
+
+    def value_and_jacobian(self, theta_RxP: Array, columns: Columns) -> tuple[Array, Array]:
+        terms = self._terms(theta_RxP, columns)
+        total = sum(terms[1:], start=terms[0])
+        jacobian = np.zeros((theta_RxP.shape[0], theta_RxP.shape[1], total.shape[1]))
+        first = int(self.floor)
+        if self.floor:
+            total = total + theta_RxP[:, :1]
+            jacobian[:, 0] = 1.0
+        for k, e in enumerate(self.term_exponents):
+            jacobian[:, first + k] = terms[k]
+            jacobian[:, e] -= terms[k] * columns[k]
+        return total, jacobian
+
+    def basis(self, theta_GxP: Array, columns: Columns) -> tuple[Array, Array]:
+        terms = [
+            np.exp(-theta_GxP[:, e, None] * columns[k]) for k, e in enumerate(self.term_exponents)
+        ]
+        ones = [np.ones_like(terms[0])] if self.floor else []
+        return np.zeros_like(terms[0]), np.stack(ones + terms, axis=1)
+
+    def grid(self, columns: Columns, target_M: Array) -> Array:
+        exponents = sorted(set(self.term_exponents))
+        nodes = linspace_grid(*[self.exponent_grid] * len(exponents))
+        theta = np.zeros((len(nodes), len(self.parameters)))
+        theta[:, exponents] = nodes
+        return theta
+
+    def centering(self, columns: Columns) -> Array:
+        matrix = np.eye(len(self.parameters))
+        for k, e in enumerate(self.term_exponents):
+            matrix[int(self.floor) + k, e] = -float(np.mean(columns[k]))
+        return matrix
+
+
+@dataclasses.dataclass(frozen=True)
+class PowerLaw(PowerSum):
+    """y = A x^(-alpha), a straight line in logs (FLP's L(C) = (C/C_N)^alpha_N, arXiv 2410.08527 eq. 1)."""
+
+    name = "power"
+    equation = "y = A x^(-alpha)"
+    inputs = ("x",)
+    parameters = (Parameter(name="A", low=0, log=True, linear=True), Parameter(name="alpha"))
+    floor = False
+    term_exponents = (1,)
+    exponent_grid = np.concatenate([-PowerSum.exponent_grid[::-1], [0.0], PowerSum.exponent_grid])
+
+    def columns(self, inputs: Mapping[str, Array]) -> Columns:
+        return (np.log(inputs["x"]),)
+
+
+@dataclasses.dataclass(frozen=True)
+class OffsetPowerLaw(PowerSum):
+    """y = E + A x^(-alpha), with the irreducible E >= 0 and alpha >= 0."""
+
+    name = "offset_power"
+    equation = "y = E + A x^(-alpha)"
+    inputs = ("x",)
+    parameters = (
+        Parameter(name="E", low=0, linear=True, ceiling="y"),
+        Parameter(name="A", low=0, log=True, linear=True),
+        Parameter(name="alpha", low=0),
+    )
+    floor = True
+    term_exponents = (2,)
+
+    def columns(self, inputs: Mapping[str, Array]) -> Columns:
+        return (np.log(inputs["x"]),)
+
+
+@dataclasses.dataclass(frozen=True)
+class StraightLine(Law):
+    """y = intercept + slope x."""
+
+    name = "straight"
+    equation = "y = intercept + slope x"
+    inputs = ("x",)
+    parameters = (Parameter(name="intercept", linear=True), Parameter(name="slope", linear=True))
+
+    def columns(self, inputs: Mapping[str, Array]) -> Columns:
+        return (np.asarray(inputs["x"], float),)
+
+    def value(self, theta_RxP: Array, columns: Columns) -> Array:
+        return theta_RxP[:, 0, None] + theta_RxP[:, 1, None] * columns[0]
+
+    def value_and_jacobian(self, theta_RxP: Array, columns: Columns) -> tuple[Array, Array]:
+        value = self.value(theta_RxP, columns)
+        ones = np.ones_like(value)
+        return value, np.stack([ones, ones * columns[0]], axis=1)
+
+    def basis(self, theta_GxP: Array, columns: Columns) -> tuple[Array, Array]:
+        x = np.broadcast_to(columns[0], (len(theta_GxP), columns[0].shape[-1]))
+        return np.zeros(x.shape), np.stack([np.ones(x.shape), x], axis=1)
+
+    def grid(self, columns: Columns, target_M: Array) -> Array:
+        return np.zeros((1, 2))
+
+    def centering(self, columns: Columns) -> Array:
+        return np.array([[1.0, float(np.mean(columns[0]))], [0.0, 1.0]])
+
+
+@dataclasses.dataclass(frozen=True)
+class ShiftedPowerLaw(Law):
+    """y = K (x - E_x)^kappa + E_y, the loss-to-loss line (arXiv 2411.12925 section 3; arXiv 2502.12120 section 3).
+
+    x and y are losses, E_x and E_y their irreducible parts: 0 <= E_x < min x, 0 <= E_y <= min y, K > 0, kappa >= 0.
+    Below E_x, where the law says nothing, the prediction is its limit E_y."""
+
+    name = "shifted_power"
+    equation = "y = K (x - E_x)^kappa + E_y"
+    inputs = ("x",)
+    parameters = (
+        Parameter(name="K", low=0, log=True, linear=True),
+        Parameter(name="kappa", low=0),
+        Parameter(name="E_x", low=0, ceiling="x"),
+        Parameter(name="E_y", low=0, linear=True, ceiling="y"),
+    )
+
+    def columns(self, inputs: Mapping[str, Array]) -> Columns:
+        return (np.asarray(inputs["x"], float),)
+
+    def _power(self, theta: Array, x: Array) -> tuple[Array, Array, Array]:
+        gap = x - theta[:, 2, None]
+        log_gap = np.log(np.maximum(gap, 1e-300))
+        return gap, log_gap, np.exp(theta[:, 0, None] + theta[:, 1, None] * log_gap)
+
+    def value(self, theta_RxP: Array, columns: Columns) -> Array:
+        return self._power(theta_RxP, columns[0])[2] + theta_RxP[:, 3, None]
+
+    def value_and_jacobian(self, theta_RxP: Array, columns: Columns) -> tuple[Array, Array]:
+        gap, log_gap, power = self._power(theta_RxP, columns[0])
+        jacobian = np.empty((len(theta_RxP), 4, power.shape[1]))
+        jacobian[:, 0] = power
+        jacobian[:, 1] = power * log_gap
+        jacobian[:, 2] = -theta_RxP[:, 1, None] * power / np.maximum(gap, 1e-300)
+        jacobian[:, 3] = 1.0
+        return power + theta_RxP[:, 3, None], jacobian
+
+    def basis(self, theta_GxP: Array, columns: Columns) -> tuple[Array, Array]:
+        gap = np.maximum(columns[0] - theta_GxP[:, 2, None], 1e-300)
+        power = np.exp(theta_GxP[:, 1, None] * np.log(gap))
+        return np.zeros_like(power), np.stack([power, np.ones_like(power)], axis=1)
+
+    def grid(self, columns: Columns, target_M: Array) -> Array:
+        x = columns[0]
+        low, high = self.bounds(columns, target_M)
+        # Shares of the smallest x, then distances to it as shares of the range: E_x may be anywhere from 0 to just below min x.
+        near = float(np.min(x)) - np.geomspace(0.02, 1.0, 5) * float(np.max(x) - np.min(x))
+        shifts = np.concatenate([np.linspace(0, 0.95, 8) * float(np.min(x)), near])
+        shifts = np.unique(np.clip(shifts, low[2], high[2]))
+        kappas = np.array([0.2, 0.35, 0.5, 0.65, 0.8, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0, 3.0])
+        nodes = linspace_grid(kappas, shifts)
+        theta = np.zeros((len(nodes), 4))
+        theta[:, 1:3] = nodes
+        return theta
+
+    def centering(self, columns: Columns) -> Array:
+        x = columns[0]
+        matrix = np.eye(4)
+        # The gap of a middling point for a middling E_x: only the order of magnitude matters.
+        matrix[0, 1] = float(np.log(max(np.median(x) - 0.5 * np.min(x), 1e-3)))
+        return matrix
+
+
+@dataclasses.dataclass(frozen=True)
+class ErrorLaw(Law):
+    """err = epsilon - k exp(-gamma x), x a loss in nats (Gadre et al., arXiv 2403.08540 eq. 5); k >= 0, gamma >= 0."""
+
+    name = "error"
+    equation = "err = epsilon - k exp(-gamma x)"
+    inputs = ("x",)
+    parameters = (
+        Parameter(name="epsilon", low=0, linear=True),
+        Parameter(name="k", low=0, log=True, linear=True),
+        Parameter(name="gamma", low=0),
+    )
+
+    def columns(self, inputs: Mapping[str, Array]) -> Columns:
+        return (np.asarray(inputs["x"], float),)
+
+    def value(self, theta_RxP: Array, columns: Columns) -> Array:
+        return theta_RxP[:, 0, None] - np.exp(
+            theta_RxP[:, 1, None] - theta_RxP[:, 2, None] * columns[0]
+        )
+
+    def value_and_jacobian(self, theta_RxP: Array, columns: Columns) -> tuple[Array, Array]:
+        decay = np.exp(theta_RxP[:, 1, None] - theta_RxP[:, 2, None] * columns[0])
+        jacobian = np.stack([np.ones_like(decay), -decay, decay * columns[0]], axis=1)
+        return theta_RxP[:, 0, None] - decay, jacobian
+
+    def basis(self, theta_GxP: Array, columns: Columns) -> tuple[Array, Array]:
+        decay = np.exp(-theta_GxP[:, 2, None] * columns[0])
+        return np.zeros_like(decay), np.stack([np.ones_like(decay), -decay], axis=1)
+
+    def grid(self, columns: Columns, target_M: Array) -> Array:
+        theta = np.zeros((16, 3))
+        theta[:, 2] = np.geomspace(0.02, 20.0, 16)
+        return theta
+
+    def centering(self, columns: Columns) -> Array:
+        matrix = np.eye(3)
+        matrix[1, 2] = -float(np.mean(columns[0]))
+        return matrix
+
+
+@dataclasses.dataclass(frozen=True)
+class Sigmoid(Law):
+    """y = low + (high - low) / (1 + exp(steepness (x - middle))): accuracy falling from high to low as the loss x rises.
+
+    low is the chance level (fix it where it is known), high the ceiling; both in [0, 1]; steepness >= 0."""
+
+    name = "sigmoid"
+    equation = "y = low + (high - low) / (1 + exp(steepness (x - middle)))"
+    inputs = ("x",)
+    parameters = (
+        Parameter(name="low", low=0, high=1, linear=True),
+        Parameter(name="high", low=0, high=1, linear=True),
+        Parameter(name="middle"),
+        Parameter(name="steepness", low=0),
+    )
+
+    def columns(self, inputs: Mapping[str, Array]) -> Columns:
+        return (np.asarray(inputs["x"], float),)
+
+    @staticmethod
+    def _share(theta: Array, x: Array) -> Array:
+        # tanh does not overflow where exp does.
+        return 0.5 - 0.5 * np.tanh(0.5 * theta[:, 3, None] * (x - theta[:, 2, None]))
+
+    def value(self, theta_RxP: Array, columns: Columns) -> Array:
+        share = self._share(theta_RxP, columns[0])
+        return theta_RxP[:, 0, None] * (1 - share) + theta_RxP[:, 1, None] * share
+
+    def value_and_jacobian(self, theta_RxP: Array, columns: Columns) -> tuple[Array, Array]:
+        share = self._share(theta_RxP, columns[0])
+        slope = (theta_RxP[:, 1] - theta_RxP[:, 0])[:, None] * share * (1 - share)
+        steepness, distance = theta_RxP[:, 3, None], columns[0] - theta_RxP[:, 2, None]
+        jacobian = np.stack([1 - share, share, slope * steepness, -slope * distance], axis=1)
+        return theta_RxP[:, 0, None] * (1 - share) + theta_RxP[:, 1, None] * share, jacobian
+
+    def basis(self, theta_GxP: Array, columns: Columns) -> tuple[Array, Array]:
+        share = self._share(theta_GxP, columns[0])
+        return np.zeros_like(share), np.stack([1 - share, share], axis=1)
+
+    def grid(self, columns: Columns, target_M: Array) -> Array:
+        x = columns[0]
+        spread = max(float(np.max(x) - np.min(x)), 1e-9)
+        middles = np.linspace(float(np.min(x)) - spread, float(np.max(x)) + spread, 13)
+        nodes = linspace_grid(middles, np.geomspace(0.5, 50, 10) / spread)
+        theta = np.zeros((len(nodes), 4))
+        theta[:, 2:] = nodes
+        return theta
