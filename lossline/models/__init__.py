@@ -1,0 +1,108 @@
+"""Model families: small frozen configurations, Flax NNX modules, exact counts.
+
+Build a module once, split it into graph definition and state, and jit pure functions of the state::
+
+    config = LlamaConfig(
+        vocab_size=4096, width=128, layers=4, heads=4, mlp_width=384, context_length=256
+    )
+    graph, state = nnx.split(build(config, key=jax.random.key(0)))
+
+    @jax.jit
+    def logits(state, tokens_BxL):
+        return nnx.merge(graph, state)(tokens_BxL)
+
+Nothing here knows of data, gin or files. Axis letters: see ``lossline.ops``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+from flax import nnx
+
+from lossline.errors import UserError
+from lossline.models.config import FlopCounts, ModelConfig, ParamCounts
+from lossline.models.language_model import LanguageModel
+from lossline.models.layers import MeshAxes
+from lossline.models.llama import LlamaConfig
+from lossline.models.mamba import MambaConfig
+
+__all__ = [
+    "CONFIGS",
+    "FlopCounts",
+    "LanguageModel",
+    "LlamaConfig",
+    "MambaConfig",
+    "ModelConfig",
+    "ParamCounts",
+    "abstract_state",
+    "build",
+    "config_from_dict",
+    "logical_axes",
+]
+
+CONFIGS: dict[str, type[ModelConfig]] = {
+    config.__name__: config for config in (LlamaConfig, MambaConfig)
+}
+
+
+def build(
+    config: ModelConfig, *, key: jax.Array, mesh_axes: MeshAxes | None = None
+) -> LanguageModel:
+    """A model with fresh parameters, the same for the same key on any backend and mesh.
+
+    Args:
+        config: of any family.
+        key: JAX random key.
+        mesh_axes: mesh axis (or axes, or None) of the logical activation axes "batch" and
+            "length"; activations are then constrained to it, under ``jax.set_mesh``. None: no
+            constraints.
+    """
+    return LanguageModel(config, key=key, mesh_axes=mesh_axes)
+
+
+def abstract_state(
+    config: ModelConfig, *, mesh_axes: MeshAxes | None = None
+) -> tuple[nnx.GraphDef, nnx.State]:
+    """Graph definition and a state of shapes and dtypes, without computing or allocating
+    parameters.
+    """
+    return nnx.split(
+        nnx.eval_shape(lambda: build(config, key=jax.random.key(0), mesh_axes=mesh_axes))
+    )
+
+
+def logical_axes(state: nnx.State) -> nnx.State:
+    """The same tree with each parameter replaced by the tuple of its axes' logical names.
+
+    The tree's leaves are tuples: pass ``is_leaf=lambda x: isinstance(x, tuple)`` to ``jax.tree``
+    functions.
+    """
+    axes = [
+        (path, variable.get_metadata("logical_axes")) for path, variable in nnx.to_flat_state(state)
+    ]
+    return nnx.from_flat_state(axes)
+
+
+def config_from_dict(tree: Mapping[str, Any]) -> ModelConfig:
+    """Rebuilds a configuration from ``ModelConfig.to_dict``'s form; missing options take their
+    defaults.
+
+    Raises:
+        UserError: the class or an option is unknown.
+    """
+    name = tree.get("__class__")
+    if name not in CONFIGS:
+        raise UserError(
+            f"model configuration of class {name!r} is unknown: one of {', '.join(CONFIGS)}"
+        )
+    options = {key: value for key, value in tree.items() if key != "__class__"}
+    known = {field.name for field in dataclasses.fields(CONFIGS[name])}
+    if unknown := sorted(set(options) - known):
+        raise UserError(
+            f"{name} has no option {', '.join(unknown)}; it has {', '.join(sorted(known))}"
+        )
+    return CONFIGS[name](**options)

@@ -1,0 +1,107 @@
+"""The shell around every family: tokens in, hidden states or logits out."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from lossline.models.config import ModelConfig
+from lossline.models.layers import (
+    MeshAxes,
+    Rows,
+    parameter,
+    pin,
+    run_stack,
+    stacked,
+    truncated_normal,
+)
+from lossline.ops import segments
+from lossline.ops.linear import linear
+
+
+class LanguageModel(nnx.Module):
+    """A causal language model. Build it with ``lossline.models.build``."""
+
+    def __init__(
+        self, config: ModelConfig, *, key: jax.Array, mesh_axes: MeshAxes | None = None
+    ) -> None:
+        embedding_key, stack_key, unembedding_key = jax.random.split(key, 3)
+        V, D = config.padded_vocab_size, config.width
+        self.config = config
+        self.mesh_axes = None if mesh_axes is None else tuple(sorted(mesh_axes.items()))
+        self.embedding = parameter(
+            truncated_normal(embedding_key, (V, D), config.embedding_std(), config.param_dtype),
+            "vocab",
+            "embed",
+        )
+        self.blocks = stacked(config.make_block, stack_key, config.blocks)
+        self.final_norm = config.make_final_norm()
+        if not config.tie_embeddings:
+            weights = truncated_normal(unembedding_key, (D, V), D**-0.5, config.param_dtype)
+            self.unembed = parameter(weights, "embed", "vocab")
+
+    def __call__(
+        self,
+        tokens_BxL: jax.Array,
+        segment_ids_BxL: jax.Array | None = None,
+        positions_BxL: jax.Array | None = None,
+    ) -> jax.Array:
+        """Next-token logits [B, L, vocab_size] in float32; arguments as ``hidden``."""
+        x_BxLxD = self.hidden(tokens_BxL, segment_ids_BxL, positions_BxL)
+        return linear(x_BxLxD, self.unembedding()).astype(jnp.float32)
+
+    def hidden(
+        self,
+        tokens_BxL: jax.Array,
+        segment_ids_BxL: jax.Array | None = None,
+        positions_BxL: jax.Array | None = None,
+    ) -> jax.Array:
+        """Normed hidden states [B, L, D] in the activation dtype, ready for the unembedding.
+
+        Args:
+            tokens_BxL: int32 ids below ``vocab_size``.
+            segment_ids_BxL: documents packed into the row; nothing passes from one to the next, in
+                any layer.
+            positions_BxL: overrides the positions, which count from each document's beginning.
+        """
+        config = self.config
+        pins = None if self.mesh_axes is None else dict(self.mesh_axes)
+        rows = self._rows(tokens_BxL.shape, segment_ids_BxL, positions_BxL)
+        x_BxLxD = self.embedding[...].at[tokens_BxL].get(mode="clip").astype(config.dtype)
+        x_BxLxD = pin(x_BxLxD, pins, "batch", "length", None)
+        x_BxLxD = run_stack(self.blocks, x_BxLxD, rows, scan=config.scan_layers, remat=config.remat)
+        return pin(self.final_norm(x_BxLxD), pins, "batch", "length", None)
+
+    def unembedding(self, *, padded: bool = False) -> jax.Array:
+        """Unembedding matrix [D, V] in the parameter dtype.
+
+        ``padded`` keeps the columns that ``vocab_multiple`` added, which a sharded loss wants;
+        such a loss must then be told the true ``vocab_size``.
+        """
+        w_DxV = self.embedding[...].T if self.config.tie_embeddings else self.unembed[...]
+        return w_DxV if padded else w_DxV[:, : self.config.vocab_size]
+
+    def _rows(
+        self,
+        shape: tuple[int, int],
+        segment_ids_BxL: jax.Array | None,
+        positions_BxL: jax.Array | None,
+    ) -> Rows:
+        rows = Rows(positions_BxL=positions_BxL)
+        if segment_ids_BxL is not None:
+            if positions_BxL is None:
+                positions_BxL = segments.positions(segment_ids_BxL)
+            begins_BxL = segments.starts(segment_ids_BxL)
+            rows = Rows(
+                positions_BxL=positions_BxL,
+                runs_BxL=segments.runs(segment_ids_BxL),
+                keep_BxL=1.0 - begins_BxL.astype(jnp.float32),
+            )
+        rotary = getattr(self.config, "rotary", None)
+        if rotary is None:
+            return rows
+        positions = jnp.arange(shape[1])[None] if rows.positions_BxL is None else rows.positions_BxL
+        return replace(rows, rotary=rotary(positions))

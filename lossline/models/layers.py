@@ -1,0 +1,165 @@
+"""Pieces that several families share: initialisers, norms, rotary positions, the stack of
+blocks.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TypeVar
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
+from jax.sharding import PartitionSpec
+
+Axes = tuple[str | None, ...]
+MeshAxes = Mapping[str, str | tuple[str, ...] | None]
+ModuleType = TypeVar("ModuleType", bound=nnx.Module)
+
+PRODUCT = "product"  # checkpoint_name of every matrix product that remat "dots" keeps
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rows:
+    """What a block may know about the rows of a batch, besides the activations.
+
+    Attributes:
+        positions_BxL: of each token within its document; None: 0 … L-1.
+        runs_BxL: index of the document at each position; None: every row is one document.
+        keep_BxL: 0 where a document begins, else 1, float32; None as runs_BxL.
+        rotary: cosines and sines, [B or 1, L, 1, K/2] each; None where no layer rotates.
+    """
+
+    positions_BxL: jax.Array | None = None
+    runs_BxL: jax.Array | None = None
+    keep_BxL: jax.Array | None = None
+    rotary: tuple[jax.Array, jax.Array] | None = None
+
+
+def parameter(value: jax.Array, *axes: str) -> nnx.Param:
+    """A parameter with the logical names of its axes."""
+    if len(axes) != value.ndim:
+        raise ValueError(f"{len(axes)} axis names {axes} for an array of shape {value.shape}")
+    return nnx.Param(value, logical_axes=axes)
+
+
+def truncated_normal(key: jax.Array, shape: tuple[int, ...], std: float, dtype: str) -> jax.Array:
+    """Normal values cut at 3 ``std``, as Llama's and OLMo's initialisers."""
+    return (std * jax.random.truncated_normal(key, -3.0, 3.0, shape, jnp.float32)).astype(dtype)
+
+
+class RMSNorm(nnx.Module):
+    """``x / sqrt(mean(x²) + eps) · scale`` over the last axis, in float32 (Zhang & Sennrich,
+    1910.07467).
+    """
+
+    def __init__(self, width: int, *, eps: float, dtype: str, axis: str = "norm") -> None:
+        self.scale = parameter(jnp.ones(width, dtype), axis)
+        self.eps = eps
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x32 = x.astype(jnp.float32)
+        mean_square = jnp.mean(x32 * x32, axis=-1, keepdims=True)
+        normed = x32 * jax.lax.rsqrt(mean_square + self.eps)
+        return (normed * self.scale[...].astype(jnp.float32)).astype(x.dtype)
+
+
+def rotary_tables(positions_BxL: jax.Array, frequencies: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Cosines and sines [B, L, 1, K/2] in float32 for angular frequencies [K/2] (radians per
+    position).
+    """
+    angles = positions_BxL[:, :, None, None].astype(jnp.float32) * frequencies
+    return jnp.cos(angles), jnp.sin(angles)
+
+
+def rotate(x_BxLxHxK: jax.Array, tables: tuple[jax.Array, jax.Array]) -> jax.Array:
+    """Rotary position embedding (Su et al., 2104.09864) on halves: element i turns with element i
+    + K/2.
+    """
+    cos, sin = tables
+    first, second = jnp.split(x_BxLxHxK.astype(jnp.float32), 2, axis=-1)
+    turned = (first * cos - second * sin, second * cos + first * sin)
+    return jnp.concatenate(turned, axis=-1).astype(x_BxLxHxK.dtype)
+
+
+def product(x: jax.Array) -> jax.Array:
+    """Marks the result of a matrix product as worth keeping for the backward."""
+    return checkpoint_name(x, PRODUCT)
+
+
+def pin(x: jax.Array, mesh_axes: MeshAxes | None, *axes: str | None) -> jax.Array:
+    """Constrains an activation's sharding by its logical axes; the identity without
+    ``mesh_axes``.
+    """
+    if mesh_axes is None:
+        return x
+    spec = PartitionSpec(*(None if axis is None else mesh_axes[axis] for axis in axes))
+    return jax.lax.with_sharding_constraint(x, spec)
+
+
+def stacked(make: Callable[[jax.Array], ModuleType], key: jax.Array, times: int) -> ModuleType:
+    """``times`` modules of fresh parameters as one module whose parameters have a leading axis
+    "layers".
+    """
+    graph, _ = nnx.split(nnx.eval_shape(lambda: make(key)))
+    state = jax.vmap(lambda key: nnx.state(make(key)))(jax.random.split(key, times))
+    module = nnx.merge(graph, state)
+    for _, variable in nnx.to_flat_state(nnx.state(module)):
+        axes = ("layers", *variable.get_metadata("logical_axes"))
+        variable.set_metadata("logical_axes", axes)
+    return module
+
+
+def run_stack(
+    stack: nnx.Module, x_BxLxD: jax.Array, rows: Rows, *, scan: bool, remat: str
+) -> jax.Array:
+    """Applies the stacked blocks one after the other, looped or unrolled."""
+    graph, state = nnx.split(stack)
+
+    def apply(x: jax.Array, block_state: nnx.State, rows: Rows) -> jax.Array:
+        return nnx.merge(graph, block_state)(x, rows)
+
+    if remat != "none":
+        apply = jax.checkpoint(apply, policy=_remat_policy(remat), prevent_cse=not scan)
+    if scan:
+        x_BxLxD, _ = jax.lax.scan(
+            lambda x, block_state: (apply(x, block_state, rows), None), x_BxLxD, state
+        )
+        return x_BxLxD
+    for block_state in _unstack(state):
+        x_BxLxD = apply(x_BxLxD, block_state, rows)
+    return x_BxLxD
+
+
+def _unstack(state: nnx.State) -> list[nnx.State]:
+    leaves, tree = jax.tree.flatten(state)
+    blocks = leaves[0].shape[0]
+    # lax.split, because its gradient is one concatenation; the gradient of indexing is a padded
+    # sum per block
+    parts = [jax.lax.split(leaf, (1,) * blocks) for leaf in leaves]
+    return [
+        jax.tree.unflatten(tree, [part[i].reshape(part[i].shape[1:]) for part in parts])
+        for i in range(blocks)
+    ]
+
+
+def _remat_policy(remat: str) -> Callable | None:
+    policies = jax.checkpoint_policies
+    if remat == "dots":
+        return policies.save_only_these_names(PRODUCT)
+    if remat == "offload":
+        return policies.save_and_offload_only_these_names(
+            names_which_can_be_saved=[],
+            names_which_can_be_offloaded=[PRODUCT],
+            offload_src="device",
+            offload_dst="pinned_host",
+        )
+    return None
+
+
+jax.tree_util.register_dataclass(
+    Rows, data_fields=[f.name for f in dataclasses.fields(Rows)], meta_fields=[]
+)

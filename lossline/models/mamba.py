@@ -1,0 +1,171 @@
+"""Mamba (Gu & Dao, 2312.00752): a stack of gated selective state-space layers, no attention, no
+MLP.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from lossline.models.config import FlopCounts, ModelConfig
+from lossline.models.layers import RMSNorm, Rows, parameter, product, truncated_normal
+from lossline.ops.convolution import causal_convolution
+from lossline.ops.linear import linear, linear_many
+from lossline.ops.selective_scan import CHUNK, selective_scan
+
+
+@dataclass(frozen=True, kw_only=True)
+class MambaConfig(ModelConfig):
+    """Options of a Mamba (Mamba-1) model.
+
+    Attributes:
+        expand: inner width as a multiple of the width.
+        state: state size N of each inner channel.
+        conv: taps of the causal convolution.
+        dt_rank: rank of the step-size projection; None: width / 16, rounded up.
+        dt_min, dt_max: fresh step sizes are log-uniform between them.
+        scan_implementation: one of ``ops.selective_scan.IMPLEMENTATIONS``.
+        scan_chunk: positions per chunk of the scan.
+    """
+
+    expand: int = 2
+    state: int = 16
+    conv: int = 4
+    dt_rank: int | None = None
+    dt_min: float = 1e-3
+    dt_max: float = 1e-1
+    scan_implementation: str = "chunked"
+    scan_chunk: int = CHUNK
+
+    family: ClassVar[str] = "mamba"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("expand", "state", "conv", "scan_chunk"):
+            self.require_positive(name)
+        if self.dt_rank is not None:
+            self.require_positive("dt_rank")
+
+    @property
+    def inner(self) -> int:
+        """Channels of the state-space layer."""
+        return self.expand * self.width
+
+    @property
+    def step_rank(self) -> int:
+        """Rank of the step-size projection."""
+        return math.ceil(self.width / 16) if self.dt_rank is None else self.dt_rank
+
+    def make_block(self, key: jax.Array) -> nnx.Module:
+        """One layer."""
+        return MambaBlock(self, key)
+
+    def make_final_norm(self) -> nnx.Module:
+        """RMSNorm."""
+        return RMSNorm(self.width, eps=self.norm_eps, dtype=self.param_dtype)
+
+    def layer_matrix_params(self) -> int:
+        """Elements of one layer's weight matrices (those of matrix products)."""
+        D, E, N, R = self.width, self.inner, self.state, self.step_rank
+        return 2 * D * E + E * (R + 2 * N) + R * E + E * D
+
+    def layer_params(self) -> int:
+        """Matrices, convolution and its bias, step bias, A, skip, norm."""
+        E = self.inner
+        vectors = self.conv * E + E + E + self.state * E + E + self.width
+        return self.layer_matrix_params() + vectors
+
+    def stack_params(self) -> int:
+        """All layers and the final norm."""
+        return self.layers * self.layer_params() + self.width
+
+    def stack_flops(self, context_length: int) -> FlopCounts:
+        """Products of matrices, and per state element 7 operations of the recurrence: dt·A, exp,
+        ·h, ·B, +, ·C, Σ.
+        """
+        scan = self.inner * (7 * self.state + 2 * self.conv + 2)
+        return FlopCounts(matmul=2 * self.layer_matrix_params(), scan=scan) * self.layers
+
+
+class MambaBlock(nnx.Module):
+    """Norm, then the mixer, added to the residual stream."""
+
+    def __init__(self, config: MambaConfig, key: jax.Array) -> None:
+        self.norm = config.make_final_norm()
+        self.mixer = MambaMixer(config, key)
+
+    def __call__(self, x_BxLxD: jax.Array, rows: Rows) -> jax.Array:
+        return x_BxLxD + self.mixer(self.norm(x_BxLxD), rows)
+
+
+class MambaMixer(nnx.Module):
+    """Figure 3 of the paper: convolution, selective scan and gate between two projections."""
+
+    def __init__(self, config: MambaConfig, key: jax.Array) -> None:
+        D, E, N, R = config.width, config.inner, config.state, config.step_rank
+        dtype = config.param_dtype
+        keys = iter(jax.random.split(key, 9))
+
+        def fresh(*shape: int, std: float) -> jax.Array:
+            return truncated_normal(next(keys), shape, std, dtype)
+
+        self.config = config
+        self.in_x = parameter(fresh(D, E, std=D**-0.5), "embed", "inner")
+        self.in_gate = parameter(fresh(D, E, std=D**-0.5), "embed", "inner")
+        self.conv = parameter(fresh(config.conv, E, std=config.conv**-0.5), "conv", "inner")
+        self.conv_bias = parameter(jnp.zeros(E, dtype), "inner")
+        self.step_down = parameter(fresh(E, R, std=E**-0.5), "inner", "dt_rank")
+        self.input_map = parameter(fresh(E, N, std=E**-0.5), "inner", "state")
+        self.output_map = parameter(fresh(E, N, std=E**-0.5), "inner", "state")
+        self.step_up = parameter(fresh(R, E, std=R**-0.5), "dt_rank", "inner")
+        self.step_bias = parameter(_fresh_step_bias(next(keys), config).astype(dtype), "inner")
+        rates = jnp.log(jnp.arange(1.0, N + 1))[:, None]  # S4D-real: A[n] = -n
+        self.log_decay = parameter(jnp.broadcast_to(rates, (N, E)).astype(dtype), "state", "inner")
+        self.skip = parameter(jnp.ones(E, dtype), "inner")
+        out_std = (2 * config.layers * E) ** -0.5
+        self.out = parameter(fresh(E, D, std=out_std), "inner", "embed")
+
+    def __call__(self, x_BxLxD: jax.Array, rows: Rows) -> jax.Array:
+        inner_BxLxE, gate_BxLxE = (
+            product(x) for x in linear_many(x_BxLxD, [self.in_x[...], self.in_gate[...]])
+        )
+        u_BxLxE = jax.nn.silu(
+            causal_convolution(
+                inner_BxLxE, self.conv[...], self.conv_bias[...], runs_BxL=rows.runs_BxL
+            )
+        )
+        y_BxLxE = self.state_space(u_BxLxE, rows)
+        return product(linear(y_BxLxE * jax.nn.silu(gate_BxLxE), self.out[...]))
+
+    def state_space(self, u_BxLxE: jax.Array, rows: Rows) -> jax.Array:
+        """The selective scan with its input-dependent step sizes and maps, plus the skip; in u's
+        dtype.
+        """
+        maps = [self.step_down[...], self.input_map[...], self.output_map[...]]
+        step_BxLxR, b_BxLxN, c_BxLxN = (product(x) for x in linear_many(u_BxLxE, maps))
+        dt_BxLxE = product(linear(step_BxLxR, self.step_up[...])).astype(jnp.float32)
+        dt_BxLxE = jax.nn.softplus(dt_BxLxE + self.step_bias[...].astype(jnp.float32))
+        y_BxLxE = selective_scan(
+            u_BxLxE,
+            dt_BxLxE,
+            -jnp.exp(self.log_decay[...].astype(jnp.float32)),
+            b_BxLxN,
+            c_BxLxN,
+            keep_BxL=rows.keep_BxL,
+            implementation=self.config.scan_implementation,
+            chunk=self.config.scan_chunk,
+        )
+        skip_E = self.skip[...].astype(jnp.float32)
+        return (y_BxLxE + skip_E * u_BxLxE.astype(jnp.float32)).astype(u_BxLxE.dtype)
+
+
+def _fresh_step_bias(key: jax.Array, config: MambaConfig) -> jax.Array:
+    """Inverse softplus of log-uniform step sizes."""
+    low, high = math.log(config.dt_min), math.log(config.dt_max)
+    dt = jnp.exp(jax.random.uniform(key, (config.inner,), minval=low, maxval=high))
+    return dt + jnp.log(-jnp.expm1(-dt))

@@ -1,0 +1,276 @@
+"""Cross-entropy of a large vocabulary, straight from hidden states and the unembedding matrix.
+
+The float32 logits [T, V] are the largest tensor of a language model's step; the "chunked"
+implementation never holds more than one chunk of them. Differentiating ``total`` costs no extra
+product of matrices: its gradients are formed in the forward, where each chunk's softmax is at
+    hand, and only scaled in the backward. ``nats_T`` and ``logsumexp_T`` are differentiable too,
+    at the price
+of recomputing the logits.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.custom_derivatives import SymbolicZero
+
+from lossline.ops import cpu_matmul
+from lossline.ops.backend import BACKENDS, choose, target_backend
+
+IMPLEMENTATIONS = {"reference": BACKENDS, "chunked": BACKENDS}
+CPU_CHUNK = 512  # tokens; 128 to 2048 are within 10 % of each other
+ACCELERATOR_CHUNK = 4096  # tokens per device
+
+
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=("total", "nats_T", "correct_T", "logsumexp_T"),
+    meta_fields=(),
+)
+@dataclass(frozen=True, kw_only=True)
+class CrossEntropy:
+    """What a batch of targets costs. Per-token fields have the shape of the targets, [T] or [B,
+    L], and are not weighted.
+
+    Attributes:
+        total: Σ weights · (nats + z_loss · logsumexp²), a float32 scalar: the quantity to
+            differentiate.
+        nats_T: negative log-probability of each target, float32.
+        correct_T: whether the target is the most probable token (the first of equals, as argmax
+            has it), bool.
+        logsumexp_T: log of the softmax's denominator, float32.
+    """
+
+    total: jax.Array
+    nats_T: jax.Array
+    correct_T: jax.Array
+    logsumexp_T: jax.Array
+
+
+def linear_cross_entropy(
+    x_TxD: jax.Array,
+    w_DxV: jax.Array,
+    targets_T: jax.Array,
+    *,
+    weights_T: jax.Array | None = None,
+    z_loss: float = 0.0,
+    vocab_size: int | None = None,
+    implementation: str = "chunked",
+    chunk: int | None = None,
+) -> CrossEntropy:
+    """Softmax cross-entropy of the logits ``x @ w`` in float32.
+
+    Args:
+        x_TxD: hidden states [T, D] or [B, L, D] in the activation dtype. Prefer [B, L, D] when the
+            batch is sharded: chunks run along the length, so every device works on every chunk.
+        w_DxV: unembedding matrix; cast to x's dtype for the product, its gradient is accumulated
+            in float32.
+        targets_T: token ids [T] or [B, L]; where the weight is 0 any valid id may stand.
+        weights_T: weight of each target in ``total`` (0 for padding); default all 1.
+        z_loss: coefficient of logsumexp² (PaLM, 2204.02311, section 5).
+        vocab_size: columns of w from this on are padding and get probability 0; default V.
+        implementation: "chunked" or "reference".
+        chunk: tokens per chunk over the whole batch; default 512 on CPU, 4096 per device elsewhere.
+
+    Returns:
+        ``CrossEntropy``.
+    """
+    choose("cross-entropy", implementation, IMPLEMENTATIONS)
+    x, targets = x_TxD, targets_T
+    weights = jnp.ones(targets.shape) if weights_T is None else weights_T
+    weights = weights.astype(jnp.float32)
+    vocab_size = w_DxV.shape[1] if vocab_size is None else vocab_size
+    if implementation == "reference":
+        return _reference(x, w_DxV, targets, weights, z_loss, vocab_size)
+    flat = x.ndim == 2
+    if flat:
+        x, targets, weights = x[None], targets[None], weights[None]
+    chunks = _number_of_chunks(*targets.shape, chunk)
+    total, nats, correct, logsumexp = _chunked(
+        x, w_DxV, targets, weights, z_loss, vocab_size, chunks
+    )
+    if flat:
+        nats, correct, logsumexp = nats[0], correct[0], logsumexp[0]
+    return CrossEntropy(total=total, nats_T=nats, correct_T=correct, logsumexp_T=logsumexp)
+
+
+def _reference(x, w_DxV, targets, weights, z_loss: float, vocab_size: int) -> CrossEntropy:
+    """The definition, with whole float32 logits and autodiff gradients."""
+    logits = jnp.einsum("...d,dv->...v", x.astype(jnp.float32), w_DxV.astype(jnp.float32))
+    logits = logits[..., :vocab_size]
+    logsumexp = jax.nn.logsumexp(logits, axis=-1)
+    nats = logsumexp - jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
+    total = jnp.sum(weights * (nats + z_loss * logsumexp**2))
+    correct = jnp.argmax(logits, axis=-1) == targets
+    return CrossEntropy(total=total, nats_T=nats, correct_T=correct, logsumexp_T=logsumexp)
+
+
+def _number_of_chunks(batch: int, length: int, chunk: int | None) -> int:
+    if chunk is None and target_backend() == "cpu":
+        chunk = CPU_CHUNK
+    elif chunk is None:
+        chunk = ACCELERATOR_CHUNK * max(1, jax.sharding.get_abstract_mesh().size)
+    return min(length, math.ceil(batch * length / chunk))
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6))
+def _chunked(x, w_DxV, targets, weights, z_loss: float, vocab_size: int, chunks: int):
+    """(total, nats, correct, logsumexp) without gradients; x [B, L, D], targets and weights [B,
+    L].
+    """
+    w = w_DxV.astype(x.dtype)
+
+    def step(total, inputs):
+        x, targets, weights = inputs
+        logits = _logits(x, w, vocab_size)
+        nats, correct, logsumexp = _measure(logits, targets)
+        return total + _weigh(nats, logsumexp, weights, z_loss), (nats, correct, logsumexp)
+
+    inputs = _split((x, targets, weights), chunks)
+    total, measured = _scan(step, jnp.zeros((), jnp.float32), inputs)
+    return total, *_join(measured, targets.shape[1])
+
+
+def _forward(x, w_DxV, targets, weights, z_loss: float, vocab_size: int, chunks: int):
+    """As ``_chunked``, and the gradients of ``total`` by x and w while the softmax is at hand."""
+    x, w_DxV, targets, weights = (p.value for p in (x, w_DxV, targets, weights))
+    w = w_DxV.astype(x.dtype)
+
+    def step(carry, inputs):
+        total, dw = carry
+        x, targets, weights = inputs
+        logits = _logits(x, w, vocab_size)
+        nats, correct, logsumexp = _measure(logits, targets)
+        slope = weights * (1 + 2 * z_loss * logsumexp)
+        dx, dw_chunk = _gradients(x, w, logits, logsumexp, targets, slope, weights)
+        total = total + _weigh(nats, logsumexp, weights, z_loss)
+        return (total, dw + dw_chunk), (nats, correct, logsumexp, dx)
+
+    inputs = _split((x, targets, weights), chunks)
+    zero = (jnp.zeros((), jnp.float32), jnp.zeros(w.shape, jnp.float32))
+    (total, dw), measured = _scan(step, zero, inputs)
+    nats, correct, logsumexp, dx = _join(measured, targets.shape[1])
+    residuals = (x, w_DxV, targets, nats, logsumexp, dx, dw)
+    return (total, nats, correct, logsumexp), residuals
+
+
+def _backward(z_loss: float, vocab_size: int, chunks: int, residuals, cotangents):
+    x, w_DxV, targets, nats, logsumexp, dx, dw = residuals
+    g_total, g_nats, _, g_logsumexp = cotangents
+    dweights = jnp.zeros_like(nats)
+    if _is_zero(g_total):
+        dx, dw = jnp.zeros_like(dx), jnp.zeros_like(dw)
+    else:
+        dx, dw = (dx * g_total).astype(x.dtype), dw * g_total
+        dweights = g_total * (nats + z_loss * logsumexp**2)
+    if not (_is_zero(g_nats) and _is_zero(g_logsumexp)):
+        g_nats, g_logsumexp = (
+            jnp.zeros_like(nats) if _is_zero(g) else g for g in (g_nats, g_logsumexp)
+        )
+        more_dx, more_dw = _recomputed(
+            x, w_DxV, targets, logsumexp, g_nats, g_logsumexp, vocab_size, chunks
+        )
+        dx, dw = dx + more_dx, dw + more_dw
+    return dx, dw.astype(w_DxV.dtype), None, dweights
+
+
+_chunked.defvjp(_forward, _backward, symbolic_zeros=True)
+
+
+def _recomputed(x, w_DxV, targets, logsumexp, g_nats, g_logsumexp, vocab_size: int, chunks: int):
+    """Gradients by x and w for arbitrary cotangents of the per-token outputs."""
+    w = w_DxV.astype(x.dtype)
+
+    def step(dw, inputs):
+        x, targets, logsumexp, g_nats, g_logsumexp = inputs
+        logits = _logits(x, w, vocab_size)
+        dx, dw_chunk = _gradients(x, w, logits, logsumexp, targets, g_nats + g_logsumexp, g_nats)
+        return dw + dw_chunk, dx
+
+    inputs = _split((x, targets, logsumexp, g_nats, g_logsumexp), chunks)
+    dw, dx = _scan(step, jnp.zeros(w.shape, jnp.float32), inputs)
+    return _join((dx,), x.shape[1])[0], dw
+
+
+def _logits(x, w_DxV, vocab_size: int) -> jax.Array:
+    logits = lax.dot_general(
+        x, w_DxV, (((x.ndim - 1,), (0,)), ((), ())), preferred_element_type=jnp.float32
+    )
+    if vocab_size == w_DxV.shape[1]:
+        return logits
+    return jnp.where(jnp.arange(w_DxV.shape[1]) < vocab_size, logits, -jnp.inf)
+
+
+def _measure(logits, targets) -> tuple[jax.Array, jax.Array, jax.Array]:
+    V = logits.shape[-1]
+    top = jnp.max(logits, axis=-1, keepdims=True)
+    logsumexp = jnp.log(jnp.sum(jnp.exp(logits - top), axis=-1)) + top[..., 0]
+    target_logit = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
+    # argmax as a plain minimum: XLA CPU does not vectorise the two-operand reduction of jnp.argmax
+    index = lax.broadcasted_iota(jnp.int32, logits.shape, logits.ndim - 1)
+    best = jnp.min(jnp.where(logits == top, index, V), axis=-1)
+    return logsumexp - target_logit, best == targets, logsumexp
+
+
+def _weigh(nats, logsumexp, weights, z_loss: float) -> jax.Array:
+    return jnp.sum(weights * (nats + z_loss * logsumexp**2))
+
+
+def _gradients(x, w_DxV, logits, logsumexp, targets, softmax_slope, target_slope):
+    """Gradients by x and w of Σ softmax_slope · logsumexp − target_slope · target logit (slopes
+    per token).
+    """
+    index = lax.broadcasted_iota(jnp.int32, logits.shape, logits.ndim - 1)
+    softmax = jnp.exp(logits - logsumexp[..., None]) * softmax_slope[..., None]
+    dlogits = softmax - jnp.where(index == targets[..., None], target_slope[..., None], 0)
+    dlogits = dlogits.astype(x.dtype)
+    dx = lax.dot_general(
+        dlogits,
+        w_DxV,
+        (((dlogits.ndim - 1,), (1,)), ((), ())),
+        preferred_element_type=jnp.float32,
+    ).astype(x.dtype)
+    x_TxD, g_TxV = x.reshape(-1, x.shape[-1]), dlogits.reshape(-1, dlogits.shape[-1])
+    if target_backend() == "cpu":
+        return dx, cpu_matmul.weight_gradient(x_TxD, g_TxV)
+    contract_tokens = (((0,), (0,)), ((), ()))
+    return dx, lax.dot_general(x_TxD, g_TxV, contract_tokens, preferred_element_type=jnp.float32)
+
+
+def _split(arrays, chunks: int):
+    """[B, L, …] -> [C, B, Q, …], the length padded with zeros to whole chunks."""
+
+    def split(x: jax.Array) -> jax.Array:
+        B, L = x.shape[:2]
+        positions = math.ceil(L / chunks)
+        x = jnp.pad(x, ((0, 0), (0, positions * chunks - L)) + ((0, 0),) * (x.ndim - 2))
+        return x.reshape(B, chunks, positions, *x.shape[2:]).swapaxes(0, 1)
+
+    return jax.tree.map(split, arrays)
+
+
+def _join(arrays, length: int):
+    """[C, B, Q, …] -> [B, L, …]."""
+
+    def join(x: jax.Array) -> jax.Array:
+        C, B, Q = x.shape[:3]
+        return x.swapaxes(0, 1).reshape(B, C * Q, *x.shape[3:])[:, :length]
+
+    return jax.tree.map(join, arrays)
+
+
+def _scan(step, carry, inputs):
+    """``lax.scan``, without its loop for a single chunk."""
+    if jax.tree.leaves(inputs)[0].shape[0] > 1:
+        return lax.scan(step, carry, inputs)
+    carry, outputs = step(carry, jax.tree.map(lambda x: x[0], inputs))
+    return carry, jax.tree.map(lambda x: x[None], outputs)
+
+
+def _is_zero(cotangent) -> bool:
+    return isinstance(cotangent, SymbolicZero)

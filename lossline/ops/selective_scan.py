@@ -1,0 +1,151 @@
+"""Selective scan of Mamba-1 (Gu & Dao, 2312.00752, equation 2 with the zero-order-hold/Euler
+discretisation of section 3.2).
+
+    h[t] = exp(dt[t] A) h[t-1] + dt[t] B[t] u[t]     per channel e, state n; 0 before a document
+    y[t] = Σ_n C[t, n] h[t, n]
+
+``implementation``:
+    "sequential"  the definition as one ``lax.scan`` over positions, autodiff gradients (keeps
+                  several [L, B, N, E] tensors).
+    "chunked"     the same recurrence in chunks; the forward keeps one state per chunk, the
+                  backward recomputes the states of one chunk at a time and runs the adjoint
+                  recurrence: memory O(L/Q + Q) states instead of O(L).
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from lossline.ops.backend import BACKENDS, choose
+
+IMPLEMENTATIONS = {"sequential": BACKENDS, "chunked": BACKENDS}
+CHUNK = 16
+
+
+def selective_scan(
+    u_BxLxE: jax.Array,
+    dt_BxLxE: jax.Array,
+    a_NxE: jax.Array,
+    b_BxLxN: jax.Array,
+    c_BxLxN: jax.Array,
+    *,
+    keep_BxL: jax.Array | None = None,
+    implementation: str = "chunked",
+    chunk: int = CHUNK,
+) -> jax.Array:
+    """Runs the recurrence above in float32 whatever the inputs' dtypes.
+
+    Args:
+        u_BxLxE: inputs.
+        dt_BxLxE: step sizes, positive.
+        a_NxE: negative decay rates.
+        b_BxLxN, c_BxLxN: input and output maps, shared by the channels.
+        keep_BxL: 0 (or False) where the state before is forgotten (a document begins), else 1.
+        implementation: "chunked" or "sequential".
+        chunk: positions per chunk of "chunked"; any length works.
+
+    Returns:
+        y [B, L, E] in float32.
+    """
+    choose("selective scan", implementation, IMPLEMENTATIONS)
+    u, dt, a, b, c = (x.astype(jnp.float32) for x in (u_BxLxE, dt_BxLxE, a_NxE, b_BxLxN, c_BxLxN))
+    if keep_BxL is None:
+        keep_BxL = jnp.ones(u.shape[:2], jnp.float32)
+    keep = keep_BxL.astype(jnp.float32)
+    if implementation == "sequential":
+        return sequential(u, dt, a, b, c, keep)
+    return _chunked(u, dt, a, b, c, keep, chunk)
+
+
+def sequential(
+    u: jax.Array, dt: jax.Array, a: jax.Array, b: jax.Array, c: jax.Array, keep: jax.Array
+) -> jax.Array:
+    """The definition, one position after the other, in the inputs' dtype (float64 inputs stay
+    float64).
+    """
+
+    def step(h_BxNxE: jax.Array, inputs: tuple[jax.Array, ...]) -> tuple[jax.Array, jax.Array]:
+        u_BxE, dt_BxE, b_BxN, c_BxN, keep_B = inputs
+        decay = jnp.exp(dt_BxE[:, None] * a) * keep_B[:, None, None]
+        h_BxNxE = decay * h_BxNxE + (dt_BxE * u_BxE)[:, None] * b_BxN[:, :, None]
+        return h_BxNxE, jnp.sum(h_BxNxE * c_BxN[:, :, None], axis=1)
+
+    h0 = jnp.zeros((u.shape[0], *a.shape), u.dtype)
+    _, y_LxBxE = lax.scan(step, h0, tuple(x.swapaxes(0, 1) for x in (u, dt, b, c, keep)))
+    return y_LxBxE.swapaxes(0, 1)
+
+
+def _chunked(u, dt, a, b, c, keep, chunk: int) -> jax.Array:
+    """Pads the length to whole chunks and puts time first: [C, Q, B, …] for each input."""
+    B, L, E = u.shape
+    chunk = min(chunk, L)
+    padding = -L % chunk
+
+    def by_chunk(x: jax.Array) -> jax.Array:
+        # a padded position has dt = 0: decay 1, no input, so the state passes through unchanged
+        x = jnp.pad(x, ((0, 0), (0, padding)) + ((0, 0),) * (x.ndim - 2))
+        return x.swapaxes(0, 1).reshape((L + padding) // chunk, chunk, B, *x.shape[2:])
+
+    y = _scan_chunks(*(by_chunk(x) for x in (u, dt)), a, *(by_chunk(x) for x in (b, c, keep)))
+    return y.reshape(L + padding, B, E)[:L].swapaxes(0, 1)
+
+
+@jax.custom_vjp
+def _scan_chunks(u, dt, a, b, c, keep) -> jax.Array:
+    return _forward(u, dt, a, b, c, keep)[0]
+
+
+def _states(h_BxNxE, u, dt, a, b, keep) -> list[jax.Array]:
+    """States after each position of one chunk; inputs [Q, B, …]."""
+    states = []
+    for q in range(u.shape[0]):
+        decay = jnp.exp(dt[q][:, None] * a) * keep[q][:, None, None]
+        h_BxNxE = decay * h_BxNxE + (dt[q] * u[q])[:, None] * b[q][:, :, None]
+        states.append(h_BxNxE)
+    return states
+
+
+def _forward(u, dt, a, b, c, keep):
+    def step(h_BxNxE, inputs):
+        u, dt, b, c, keep = inputs
+        states = _states(h_BxNxE, u, dt, a, b, keep)
+        y = jnp.stack([jnp.sum(h * c[q][:, :, None], axis=1) for q, h in enumerate(states)])
+        return states[-1], (y, h_BxNxE)
+
+    h0 = jnp.zeros((u.shape[2], *a.shape), u.dtype)
+    _, (y_CxQxBxE, first_CxBxNxE) = lax.scan(step, h0, (u, dt, b, c, keep))
+    return y_CxQxBxE, (u, dt, a, b, c, keep, first_CxBxNxE)
+
+
+def _backward(residuals, g_CxQxBxE):
+    """The adjoint dh[t] = C[t] g[t] + decay[t+1] dh[t+1], backwards over chunks and positions."""
+    u, dt, a, b, c, keep, first = residuals
+
+    def step(carry, inputs):
+        dh, da = carry
+        u, dt, b, c, keep, h_before, g = inputs
+        states = [h_before, *_states(h_before, u, dt, a, b, keep)]
+        du, ddt, db, dc = [], [], [], []
+        for q in reversed(range(u.shape[0])):
+            dc.append(jnp.sum(states[q + 1] * g[q][:, None], axis=2))
+            dh = dh + c[q][:, :, None] * g[q][:, None]
+            step_input = jnp.sum(dh * b[q][:, :, None], axis=1)  # gradient of dt·u
+            db.append(jnp.sum(dh * (dt[q] * u[q])[:, None], axis=2))
+            decay = jnp.exp(dt[q][:, None] * a) * keep[q][:, None, None]
+            dh = dh * decay
+            dlog = dh * states[q]  # gradient of the exponent dt·A
+            du.append(step_input * dt[q])
+            ddt.append(step_input * u[q] + jnp.sum(dlog * a, axis=1))
+            da = da + dlog * dt[q][:, None]
+        return (dh, da), tuple(jnp.stack(x[::-1]) for x in (du, ddt, db, dc))
+
+    zero = jnp.zeros_like(first[0])
+    (_, da), (du, ddt, db, dc) = lax.scan(
+        step, (zero, zero), (u, dt, b, c, keep, first, g_CxQxBxE), reverse=True
+    )
+    return du, ddt, jnp.sum(da, axis=0), db, dc, None
+
+
+_scan_chunks.defvjp(_forward, _backward)
