@@ -1,8 +1,10 @@
 """Training batches as a pure function of (fingerprint, seed, k).
 
-The documents stand one after the other, each ended by eos, and are cut into windows of ``context_length`` targets. Every window's
-input is its targets shifted by one, so it begins with the token before them (the first one with eos): each token of the set is
-a target exactly once per epoch, but for the last ``num_tokens % context_length``. Each epoch has its own shuffle of the windows.
+The documents stand one after the other, each ended by eos, and are cut into windows of
+``context_length`` targets. Every window's input is its targets shifted by one, so it begins with
+the token before them (the first one with eos): each token of the set is a target exactly once per
+epoch, but for the last ``num_tokens % context_length``. Each epoch has its own shuffle of the
+windows.
 
 Nothing here has a state: the step number says which batch comes next, on one host or on a thousand.
 """
@@ -31,8 +33,9 @@ class Batch:
         inputs: int32 token ids.
         targets: int32 token ids, ``inputs`` shifted by one.
         weights: float32, 1 where the target counts.
-        segment_ids: int32, from 1 within each row: the document of the TARGET. The eos before a document is its first input,
-            as in evaluation, so with attention kept within segments every document starts from eos alone.
+        segment_ids: int32, from 1 within each row: the document of the TARGET. The eos before a
+            document is its first input, as in evaluation, so with attention kept within segments
+            every document starts from eos alone.
     """
 
     inputs: np.ndarray
@@ -120,8 +123,8 @@ class BatchPlan:
 class MixturePlan:
     """Batches drawn from several stores by weight, each in its own shuffled order.
 
-    Within every block of 65,536 rows each source has exactly its share (weights rounded to that), at shuffled places; so the
-    mixture, too, is a pure function of the batch's number.
+    Within every block of 65,536 rows each source has exactly its share (weights rounded to that),
+    at shuffled places; so the mixture, too, is a pure function of the batch's number.
 
     Args:
         stores: open token stores of one vocabulary.
@@ -131,7 +134,8 @@ class MixturePlan:
         seed: chooses the shuffles.
 
     Raises:
-        UserError: unequal numbers, a weight that is not positive, stores of two vocabularies, a context longer than a set.
+        UserError: unequal numbers, a weight that is not positive, stores of two vocabularies, a
+            context longer than a set.
     """
 
     def __init__(

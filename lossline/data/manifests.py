@@ -1,7 +1,7 @@
 """``manifest.json``: what a store holds, written last, with a hash of itself.
 
-A folder without a manifest is no store; a manifest that was edited no longer matches its own hash; a file of another length
-than it says is a truncated store. Each is one line to the person.
+A folder without a manifest is no store; a manifest that was edited no longer matches its own hash;
+a file of another length than it says is a truncated store. Each is one line to the person.
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ class Manifest:
         tokens: tokens in all; for a text one eos per document included.
         bytes: UTF-8 bytes of the text in all.
         dtype: of the token ids.
-        job: hash of the request (source's content, vocabulary, subset): the same request finds the store ready.
+        job: hash of the request (source's content, vocabulary, subset): the same request finds the
+            store ready.
     """
 
     kind: str

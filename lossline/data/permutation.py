@@ -1,6 +1,7 @@
 """Pseudo-random permutations of range(n) that need no memory: a Feistel network with cycle walking.
 
-Source: Black & Rogaway, "Ciphers with arbitrary finite domains", CT-RSA 2002, methods 2 and 3; Luby & Rackoff, SIAM J. Comput.
+Source: Black & Rogaway, "Ciphers with arbitrary finite domains", CT-RSA 2002, methods 2 and 3; Luby
+    & Rackoff, SIAM J. Comput.
 17(2), 1988. This is a shuffle, not a cipher.
 """
 
@@ -14,7 +15,8 @@ _ROUNDS = 6
 
 
 class Permutation:
-    """A bijection of ``range(size)`` chosen by ``key``: the same on every machine, O(1) per element.
+    """A bijection of ``range(size)`` chosen by ``key``: the same on every machine, O(1) per
+    element.
 
     Args:
         size: number of elements, at least 1.

@@ -23,10 +23,11 @@ _BYTE_PIECE = re.compile(r"<0x([0-9A-F]{2})>")
 
 
 class SentencePieceVocabulary(Vocabulary):
-    """A SentencePiece model (unigram or BPE) whose pieces are the text: identity normalization, byte fallback.
+    """A SentencePiece model (unigram or BPE) whose pieces are the text: identity normalization,
+    byte fallback.
 
-    SentencePiece writes a space as U+2581, so a text that holds U+2581 itself would come back with spaces; here that
-    character goes through its three byte pieces instead.
+    SentencePiece writes a space as U+2581, so a text that holds U+2581 itself would come back with
+    spaces; here that character goes through its three byte pieces instead.
     """
 
     def __init__(self, spec: SentencePiece) -> None:

@@ -1,7 +1,8 @@
 """Writes token stores: resumable, atomic, never over another one.
 
-A store is built in ``<path>.partial`` and renamed when it is whole. The text is tokenized in chunks, each kept as a part with the
-hashes of its text and of its tokens: after a kill, parts that are whole and of the same text are used again.
+A store is built in ``<path>.partial`` and renamed when it is whole. The text is tokenized in
+chunks, each kept as a part with the hashes of its text and of its tokens: after a kill, parts that
+are whole and of the same text are used again.
 """
 
 from __future__ import annotations
@@ -62,13 +63,15 @@ def write_store(
         path: folder to make.
         documents: texts (``bytes`` must be UTF-8), in order.
         vocabulary: a vocabulary, or its specification, which worker processes need.
-        name: the set's name; with ``split``, ``source_task``, ``license`` and ``job`` recorded in the manifest.
+        name: the set's name; with ``split``, ``source_task``, ``license`` and ``job`` recorded in
+            the manifest.
         processes: tokenizing processes.
         shard: tokens per file.
         report: progress.
 
     Raises:
-        UserError: another store is there, no documents, text that is no UTF-8, another process at work on the same path.
+        UserError: another store is there, no documents, text that is no UTF-8, another process at
+            work on the same path.
     """
     path = Path(path)
     description = Description(
@@ -84,7 +87,8 @@ def write_store(
 
 @contextmanager
 def building(path: Path) -> Iterator[Path]:
-    """The folder ``<path>.partial``, for one writer at a time; what an earlier writer left there stays.
+    """The folder ``<path>.partial``, for one writer at a time; what an earlier writer left there
+    stays.
 
     Raises:
         UserError: another process is at work there.
@@ -105,7 +109,8 @@ def building(path: Path) -> Iterator[Path]:
 
 
 def publish(partial: Path, path: Path, manifest: Manifest) -> None:
-    """Makes the finished ``partial`` the store at ``path``, or drops it where the same store is there already.
+    """Makes the finished ``partial`` the store at ``path``, or drops it where the same store is
+    there already.
 
     Raises:
         UserError: ``path`` holds something else.

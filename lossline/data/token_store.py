@@ -19,7 +19,8 @@ ARRAYS = ("tokens", "offsets", "document_bytes", "token_bytes")
 class TokenStore:
     """The tokens of a set of documents: each document's text tokens, then one eos.
 
-    Open with ``TokenStore.open``; write with ``lossline.data.store_writer.write_store`` or ``python -m lossline.prepare``.
+    Open with ``TokenStore.open``; write with ``lossline.data.store_writer.write_store`` or ``python
+    -m lossline.prepare``.
     """
 
     def __init__(self, location: str, manifest: Manifest) -> None:
@@ -33,7 +34,8 @@ class TokenStore:
     ) -> TokenStore:
         """Opens a store at a folder or a URL (``gs://…``).
 
-        Always checked: the manifest's own hash, every file's length, types and sizes, and the contents of the small arrays.
+        Always checked: the manifest's own hash, every file's length, types and sizes, and the
+            contents of the small arrays.
 
         Args:
             path: folder or URL.

@@ -1,8 +1,9 @@
 """Vocabularies: text to token ids and back, exactly.
 
-A vocabulary here cuts a text into pieces whose bytes, put one after the other, ARE the text. That makes bits per byte the same
-quantity for every vocabulary: the bytes of a scored token are known, and their sum is the document. A tokenizer that changes
-the text first (Unicode normal forms, lower-casing, a leading space) is refused, or loaded without that step if one asks for it.
+A vocabulary here cuts a text into pieces whose bytes, put one after the other, ARE the text. That
+makes bits per byte the same quantity for every vocabulary: the bytes of a scored token are known,
+and their sum is the document. A tokenizer that changes the text first (Unicode normal forms,
+lower-casing, a leading space) is refused, or loaded without that step if one asks for it.
 """
 
 from __future__ import annotations
@@ -223,7 +224,8 @@ class Tiktoken:
 
     Attributes:
         path: the file.
-        pattern: "gpt2", "cl100k", "o200k", or the regular expression itself, which cuts text before merging.
+        pattern: "gpt2", "cl100k", "o200k", or the regular expression itself, which cuts text before
+            merging.
         name: default: the file's stem.
         eos_token: special token that ends a document; gets the id after the last rank.
     """
@@ -238,7 +240,8 @@ VocabularySpec = Bytes | SentencePiece | HuggingFace | Tiktoken
 
 
 def spec_for(path_or_name: str) -> VocabularySpec:
-    """The specification that a short string stands for: "bytes", a ``.model`` file, or a ``tokenizer.json``.
+    """The specification that a short string stands for: "bytes", a ``.model`` file, or a
+    ``tokenizer.json``.
 
     Raises:
         UserError: the string is none of these.
