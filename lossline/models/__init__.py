@@ -26,7 +26,6 @@ from flax import nnx
 from lossline.errors import UserError
 from lossline.models.config import FlopCounts, ModelConfig, ParamCounts
 from lossline.models.language_model import LanguageModel
-from lossline.models.layers import MeshAxes
 from lossline.models.llama import LlamaConfig
 from lossline.models.mamba import MambaConfig
 
@@ -49,30 +48,14 @@ CONFIGS: dict[str, type[ModelConfig]] = {
 }
 
 
-def build(
-    config: ModelConfig, *, key: jax.Array, mesh_axes: MeshAxes | None = None
-) -> LanguageModel:
-    """A model with fresh parameters, the same for the same key on any backend and mesh.
-
-    Args:
-        config: of any family.
-        key: JAX random key.
-        mesh_axes: mesh axis (or axes, or None) of the logical activation axes "batch" and
-            "length"; activations are then constrained to it, under ``jax.set_mesh``. None: no
-            constraints.
-    """
-    return LanguageModel(config, key=key, mesh_axes=mesh_axes)
+def build(config: ModelConfig, *, key: jax.Array) -> LanguageModel:
+    """A model with fresh parameters, the same for the same key on any backend and mesh."""
+    return LanguageModel(config, key=key)
 
 
-def abstract_state(
-    config: ModelConfig, *, mesh_axes: MeshAxes | None = None
-) -> tuple[nnx.GraphDef, nnx.State]:
-    """Graph definition and a state of shapes and dtypes, without computing or allocating
-    parameters.
-    """
-    return nnx.split(
-        nnx.eval_shape(lambda: build(config, key=jax.random.key(0), mesh_axes=mesh_axes))
-    )
+def abstract_state(config: ModelConfig) -> tuple[nnx.GraphDef, nnx.State]:
+    """Graph definition and a state of shapes and dtypes; no parameter is computed or allocated."""
+    return nnx.split(nnx.eval_shape(lambda: build(config, key=jax.random.key(0))))
 
 
 def logical_axes(state: nnx.State) -> nnx.State:

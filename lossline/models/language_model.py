@@ -10,28 +10,24 @@ from flax import nnx
 
 from lossline.models.config import ModelConfig
 from lossline.models.layers import (
-    MeshAxes,
     Rows,
     parameter,
-    pin,
     run_stack,
     stacked,
     truncated_normal,
 )
 from lossline.ops import segments
 from lossline.ops.linear import linear
+from lossline.sharding.rules import constrain
 
 
 class LanguageModel(nnx.Module):
     """A causal language model. Build it with ``lossline.models.build``."""
 
-    def __init__(
-        self, config: ModelConfig, *, key: jax.Array, mesh_axes: MeshAxes | None = None
-    ) -> None:
+    def __init__(self, config: ModelConfig, *, key: jax.Array) -> None:
         embedding_key, stack_key, unembedding_key = jax.random.split(key, 3)
         V, D = config.padded_vocab_size, config.width
         self.config = config
-        self.mesh_axes = None if mesh_axes is None else tuple(sorted(mesh_axes.items()))
         self.embedding = parameter(
             truncated_normal(embedding_key, (V, D), config.embedding_std(), config.param_dtype),
             "vocab",
@@ -68,12 +64,11 @@ class LanguageModel(nnx.Module):
             positions_BxL: overrides the positions, which count from each document's beginning.
         """
         config = self.config
-        pins = None if self.mesh_axes is None else dict(self.mesh_axes)
         rows = self._rows(tokens_BxL.shape, segment_ids_BxL, positions_BxL)
         x_BxLxD = self.embedding[...].at[tokens_BxL].get(mode="clip").astype(config.dtype)
-        x_BxLxD = pin(x_BxLxD, pins, "batch", "length", None)
+        x_BxLxD = constrain(x_BxLxD, "batch", "length", None)
         x_BxLxD = run_stack(self.blocks, x_BxLxD, rows, scan=config.scan_layers, remat=config.remat)
-        return pin(self.final_norm(x_BxLxD), pins, "batch", "length", None)
+        return constrain(self.final_norm(x_BxLxD), "batch", "length", None)
 
     def unembedding(self, *, padded: bool = False) -> jax.Array:
         """Unembedding matrix [D, V] in the parameter dtype.

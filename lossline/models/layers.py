@@ -5,7 +5,7 @@ blocks.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -13,10 +13,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
-from jax.sharding import PartitionSpec
 
-Axes = tuple[str | None, ...]
-MeshAxes = Mapping[str, str | tuple[str, ...] | None]
 ModuleType = TypeVar("ModuleType", bound=nnx.Module)
 
 PRODUCT = "product"  # checkpoint_name of every matrix product that remat "dots" keeps
@@ -88,16 +85,6 @@ def rotate(x_BxLxHxK: jax.Array, tables: tuple[jax.Array, jax.Array]) -> jax.Arr
 def product(x: jax.Array) -> jax.Array:
     """Marks the result of a matrix product as worth keeping for the backward."""
     return checkpoint_name(x, PRODUCT)
-
-
-def pin(x: jax.Array, mesh_axes: MeshAxes | None, *axes: str | None) -> jax.Array:
-    """Constrains an activation's sharding by its logical axes; the identity without
-    ``mesh_axes``.
-    """
-    if mesh_axes is None:
-        return x
-    spec = PartitionSpec(*(None if axis is None else mesh_axes[axis] for axis in axes))
-    return jax.lax.with_sharding_constraint(x, spec)
 
 
 def stacked(make: Callable[[jax.Array], ModuleType], key: jax.Array, times: int) -> ModuleType:
