@@ -43,10 +43,7 @@ def _run(options: object) -> None:
         sys.exit(1)
 
 
+FLAGS = {"dry_run": Flag("study.dry_run", "print what would run, and stop", "switch")}
+
 if __name__ == "__main__":
-    run_verb(
-        "study",
-        __doc__,
-        load,
-        flags={"dry_run": Flag("study.dry_run", "print what would run, and stop", "switch")},
-    )
+    run_verb("study", __doc__, load, flags=FLAGS)
