@@ -1,0 +1,69 @@
+"""What is known of a run before its first step: the facts of the loss table, and what a reader
+needs to trust them."""
+
+from __future__ import annotations
+
+import platform
+from importlib import metadata
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+import lossline
+from lossline.data.token_store import TokenStore
+from lossline.training.options import TrainOptions
+
+_PACKAGES = ("flax", "jax", "jaxlib", "numpy", "optax", "orbax-checkpoint")
+
+
+def run_facts(
+    options: TrainOptions, *, run_id: str, store: TokenStore, fingerprint: str, mesh: Mesh
+) -> dict[str, Any]:
+    """Facts named like the columns of the loss table, then those beyond it.
+
+    Args:
+        options: of the run.
+        run_id: name of the run directory.
+        store: of the training text.
+        fingerprint: of the data that the batches are drawn from.
+        mesh: the devices in use.
+    """
+    counts = options.model.num_params()
+    vocabulary = store.manifest.vocabulary
+    device = mesh.devices.flat[0]
+    return {
+        "run_id": run_id,
+        "architecture": options.model.family,
+        "pretraining_data": store.manifest.name,
+        "tokenizer": vocabulary.name,
+        "context_length": options.length,
+        "optimizer": options.optimizer.family,
+        "schedule": options.schedule.family,
+        "learning_rate": options.optimizer.learning_rate,
+        "weight_decay": options.optimizer.weight_decay,
+        "token_selection": options.token_selection,
+        "params": counts.total,
+        "params_non_embedding": counts.non_embedding,
+        "seed": options.seed,
+        "source": "lossline",
+        "steps": options.total_steps,
+        "tokens": options.total_tokens,
+        "tokens_per_step": options.tokens_per_step,
+        "flops_per_token": options.flops_per_token,
+        "epochs": options.total_tokens / store.num_tokens,
+        "store": options.store,
+        "store_fingerprint": fingerprint,
+        "vocabulary_hash": vocabulary.hash,
+        "vocab_size": vocabulary.vocab_size,
+        "mesh": dict(mesh.shape),
+        "devices": mesh.size,
+        "processes": jax.process_count(),
+        "device_kind": device.device_kind,
+        "platform": device.platform,
+        "versions": {
+            "lossline": lossline.__version__,
+            "python": platform.python_version(),
+            **{name: metadata.version(name) for name in _PACKAGES},
+        },
+    }

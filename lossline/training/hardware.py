@@ -1,0 +1,36 @@
+"""Peak rates of the accelerators, for MFU."""
+
+from __future__ import annotations
+
+import jax
+
+# Dense bfloat16 FLOP/s per JAX device, from the vendors' data sheets (without sparsity). Longest
+# match first.
+_PEAKS = (
+    ("TPU v6 lite", 918e12),
+    ("TPU v6e", 918e12),
+    ("TPU v5 lite", 197e12),
+    ("TPU v5e", 197e12),
+    ("TPU v5p", 459e12),
+    ("TPU v5", 459e12),
+    ("TPU v4", 275e12),
+    ("TPU v3", 61.5e12),  # per core, two cores per chip
+    ("TPU v2", 22.5e12),
+    ("B200", 2250e12),
+    ("H200", 989.4e12),
+    ("H100 PCIe", 756e12),
+    ("H100", 989.4e12),
+    ("A100", 312e12),
+    ("L40S", 362e12),
+    ("L4", 121e12),
+    ("V100", 125e12),
+)
+
+
+def peak_flops(device: jax.Device) -> float | None:
+    """Peak dense bfloat16 FLOP/s of one device; None where it is not known (any CPU)."""
+    kind = device.device_kind.lower()
+    for name, peak in _PEAKS:
+        if name.lower() in kind:
+            return peak
+    return None

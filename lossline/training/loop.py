@@ -1,0 +1,463 @@
+"""The training loop: prepare, restore or begin, step, look at the step before, save, finish."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import signal
+import threading
+import time
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from types import FrameType
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
+
+from lossline.configuration import identity, resolved_gin
+from lossline.data.batches import BatchPlan
+from lossline.data.token_store import TokenStore
+from lossline.errors import UserError
+from lossline.sharding import (
+    batch_sharding,
+    launch,
+    make_mesh,
+    make_rules,
+    parameter_table,
+)
+from lossline.sharding.mesh import require_divisible
+from lossline.training import checkpoints
+from lossline.training.facts import run_facts
+from lossline.training.hardware import peak_flops
+from lossline.training.metrics import MetricsWriter
+from lossline.training.objective import Objective
+from lossline.training.options import Documents, TrainOptions
+from lossline.training.prefetch import place_batch, prefetched
+from lossline.training.progress import Progress, duration
+from lossline.training.run_directory import (
+    RunDirectory,
+    RunState,
+    RunStatus,
+    claim,
+    write_json,
+    write_text,
+)
+from lossline.training.step import METRICS, State, Trainer
+
+# With several processes, the first one's clock decides about checkpoints by time; asking it costs a
+# collective, so it is asked only every so many steps.
+CLOCK_EVERY = 32
+
+
+class TrainingFailed(Exception):
+    """The run cannot go on: its loss is no number. One line; the last good checkpoint is named in
+    it."""
+
+
+def train(options: TrainOptions) -> RunDirectory:
+    """Trains to the last step, going on where an earlier start stopped.
+
+    Raises:
+        UserError: options, data, mesh and run directory do not fit each other; nothing has been
+            written then.
+        TrainingFailed: the loss became NaN or infinite.
+        KeyboardInterrupt: SIGINT or SIGTERM came; a checkpoint has been saved.
+    """
+    launch(options.launch)
+    _use_compilation_cache(options)
+    say = Progress(
+        steps=options.total_steps, seconds=options.log.seconds, quiet=jax.process_index() > 0
+    )
+    config = identity(options)
+    run, _ = claim(options.folder, config)
+    if run.status.state is RunState.FINISHED:
+        say.say(f"{run.path} is finished ({run.status.step} steps); nothing to do")
+        return run
+    job = _prepare(options, run, say)
+    run.path.mkdir(parents=True, exist_ok=True)
+    with _writing(run):
+        _, started = claim(options.folder, config)
+        if started:
+            _mend(job)
+        try:
+            _run(job, config)
+        except TrainingFailed as failure:
+            job.note(RunState.FAILED, str(failure))
+            raise
+        except (UserError, KeyboardInterrupt):
+            raise
+        except Exception as error:
+            job.note(RunState.FAILED, f"{type(error).__name__}: {error}".splitlines()[0])
+            raise
+    return run
+
+
+@dataclass
+class _Job:
+    """What the parts of one training share."""
+
+    options: TrainOptions
+    run: RunDirectory
+    progress: Progress
+    store: TokenStore
+    plan: BatchPlan
+    mesh: Mesh
+    trainer: Trainer
+    first: bool  # this process writes
+    step: int = 0  # updates done
+    stop: threading.Event = field(default_factory=threading.Event)
+
+    def note(self, state: RunState, message: str = "") -> None:
+        """Writes the run's status."""
+        if self.first:
+            self.run.write_status(RunStatus(state=state, step=self.step, message=message))
+
+    def rates(self, step: int) -> np.ndarray:
+        """[learning rate, weight decay] of update number ``step`` (from 1)."""
+        factor = self.options.schedule.factor(step - 1, self.options.total_steps)
+        optimizer = self.options.optimizer
+        return np.asarray([factor * optimizer.learning_rate, optimizer.weight_decay], np.float32)
+
+
+# --- before the first step ----------------------------------------------------------------------
+
+
+def _prepare(options: TrainOptions, run: RunDirectory, progress: Progress) -> _Job:
+    """Everything that can refuse, before anything is written."""
+    store = TokenStore.open(options.store)
+    vocabulary = store.manifest.vocabulary
+    if vocabulary.vocab_size > options.model.vocab_size:
+        raise UserError(
+            f"model vocab_size {options.model.vocab_size} is smaller than the "
+            f"{vocabulary.vocab_size} of {options.store} "
+            f"(vocabulary {vocabulary.name}); set it to {vocabulary.vocab_size}, or train on a "
+            f"store of that vocabulary"
+        )
+    plan = BatchPlan(
+        store,
+        context_length=options.length,
+        batch_size=options.batch_size,
+        seed=options.seed if options.data_seed is None else options.data_seed,
+    )
+    mesh = make_mesh(options.mesh)
+    ways = mesh.shape["data"] * mesh.shape["fsdp"] * options.microbatches
+    parts = "data × fsdp × microbatches"
+    require_divisible("train.batch_size", options.batch_size, parts, ways)
+    trainer = Trainer(
+        model=options.model,
+        objective=Objective(
+            vocab_size=options.model.vocab_size,
+            z_loss=options.z_loss,
+            implementation=options.cross_entropy,
+        ),
+        optimizer=options.optimizer,
+        mesh=mesh,
+        rules=make_rules(options.mesh.rules),
+        microbatches=options.microbatches,
+    )
+    trainer.shardings
+    first = jax.process_index() == 0
+    return _Job(options, run, progress, store, plan, mesh, trainer, first)
+
+
+def _mend(job: _Job) -> None:
+    """Clears away what a killed writer left."""
+    if job.first:
+        checkpoints.clear_unsealed(job.run)
+
+
+@contextlib.contextmanager
+def _writing(run: RunDirectory) -> Iterator[None]:
+    """The lock is the first process's business; the others act on its behalf."""
+    if jax.process_index() > 0:
+        yield
+        return
+    with run.lock():
+        yield
+
+
+def _describe(job: _Job, config: dict[str, Any]) -> None:
+    """Writes down what the run is; ``config.json`` last, since it makes the folder a run
+    directory."""
+    facts = run_facts(
+        job.options,
+        run_id=job.run.name,
+        store=job.store,
+        fingerprint=job.plan.fingerprint,
+        mesh=job.mesh,
+    )
+    trainer, folder = job.trainer, job.run.path
+    table = parameter_table(
+        trainer.shapes["params"], trainer.logical_axes, trainer.shardings["params"]
+    )
+    write_text(folder / "model.txt", table)
+    write_text(folder / "config.gin", resolved_gin())
+    write_json(folder / "facts.json", facts)
+    write_json(folder / "config.json", config)
+
+
+def _begin(job: _Job) -> State:
+    """The newest intact checkpoint's state, or a fresh one."""
+    found = checkpoints.newest_intact(job.run, say=job.progress.say) if job.first else None
+    if jax.process_count() > 1:
+        found = int(multihost_utils.broadcast_one_to_all(np.int32(-1 if found is None else found)))
+        found = None if found < 0 else found
+    if found is None:
+        return job.trainer.init(jax.random.key(job.options.seed))
+    job.step = found
+    job.progress.say(f"going on from checkpoint {found} of {job.run.path}")
+    abstract = job.trainer.abstract_state
+    return checkpoints.restore_state(job.run, found, abstract, data=job.plan.fingerprint)
+
+
+def _use_compilation_cache(options: TrainOptions) -> None:
+    folder = options.cache_folder
+    if folder is None:
+        return
+    jax.config.update("jax_compilation_cache_dir", str(folder.resolve()))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+# --- the steps ----------------------------------------------------------------------------------
+
+
+def _run(job: _Job, config: dict[str, Any]) -> None:
+    options = job.options
+    state = _begin(job)
+    if job.first:
+        _describe(job, config)
+    job.note(RunState.RUNNING)
+    counts = options.model.num_params()
+    job.progress.say(
+        f"training {job.run.path}: {counts.total / 1e6:.2f}M parameters, "
+        f"{options.total_tokens / 1e6:.2f}M tokens in "
+        f"{options.total_steps} steps, mesh "
+        f"{' × '.join(f'{k}={v}' for k, v in job.mesh.shape.items())}"
+    )
+    writer = checkpoints.CheckpointWriter(
+        job.run, data=job.plan.fingerprint, optimizer_states=options.checkpoints.optimizer_states
+    )
+    try:
+        with _signals(job.stop), jax.set_mesh(job.mesh), _Reporter(job) as reporter:
+            _steps(job, state, writer, reporter)
+    finally:
+        writer.close()
+    job.note(RunState.FINISHED)
+
+
+def _steps(
+    job: _Job, state: State, writer: checkpoints.CheckpointWriter, reporter: _Reporter
+) -> None:
+    """All updates that are left. Step t is dispatched before the metrics of step t - 1 are read."""
+    options, total = job.options, job.options.total_steps
+    keep = frozenset(options.checkpoints.kept_steps(total))
+    names: tuple[str, ...] = ("inputs", "targets", "weights")
+    names += ("segment_ids",) if options.documents is Documents.SEPARATE else ()
+    place = partial(
+        place_batch,
+        job.plan,
+        batch_size=options.batch_size,
+        sharding=batch_sharding(job.mesh),
+        names=names,
+    )
+    clock = _CheckpointClock(options.checkpoints.minutes * 60)
+    profile = _Profile(job)
+    with contextlib.closing(prefetched(place, start=job.step, stop=total)) as batches:
+        for step, batch in enumerate(batches, start=job.step + 1):
+            profile.before(step)
+            state, metrics = trainer_step(job, state, batch, step)
+            reporter.saw(step, metrics)
+            profile.after(step, state)
+            stopping = job.stop.is_set()
+            if step in keep or stopping or clock.due(step):
+                reporter.flush()  # a state whose metrics are not finite must not be saved
+                writer.save(step, state, kept=step in keep)
+                clock.reset()
+                job.step = step
+                job.note(RunState.RUNNING)
+            if stopping and step < total:
+                writer.wait()
+                job.progress.say(
+                    f"stopped by a signal at step {step}; the same command goes on from there"
+                )
+                raise KeyboardInterrupt
+    reporter.flush()
+    writer.wait()
+    job.step = total
+
+
+def trainer_step(
+    job: _Job, state: State, batch: dict[str, jax.Array], step: int
+) -> tuple[State, jax.Array]:
+    """Dispatches one update; does not wait for it."""
+    with warnings.catch_warnings():
+        # Integer batches cannot be reused for anything; JAX says so once per compilation.
+        warnings.filterwarnings("ignore", message="Some donated buffers were not usable")
+        return job.trainer.step(state, batch, job.rates(step))
+
+
+class _Reporter:
+    """Reads metrics one step late, writes and shows them, and stops the run where they are no
+    numbers."""
+
+    def __init__(self, job: _Job) -> None:
+        self._job = job
+        self._waiting: tuple[int, jax.Array] | None = None
+        self._writer = (
+            MetricsWriter(job.run.path, step=job.step, tensorboard=job.options.log.tensorboard)
+            if job.first
+            else None
+        )
+        peak = peak_flops(job.mesh.devices.flat[0])
+        self._peak = None if peak is None else peak * job.mesh.size
+        self._mark: tuple[float, int] | None = None  # time and step from which the rate is taken
+        self._rate: float | None = None
+
+    def __enter__(self) -> _Reporter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._writer is not None:
+            self._writer.close()
+
+    def saw(self, step: int, metrics: jax.Array) -> None:
+        """Takes the metrics of ``step``, which may not be computed yet, and reports those of the
+        step before."""
+        metrics.copy_to_host_async()
+        before, self._waiting = self._waiting, (step, metrics)
+        if before is not None:
+            self._report(*before)
+
+    def flush(self) -> None:
+        """Reports what is waiting; afterwards every step that was dispatched is known to be
+        finite."""
+        before, self._waiting = self._waiting, None
+        if before is not None:
+            self._report(*before)
+
+    def _report(self, step: int, metrics: jax.Array) -> None:
+        values = dict(zip(METRICS, np.asarray(metrics).tolist(), strict=True))
+        if not all(math.isfinite(value) for value in values.values()):
+            raise TrainingFailed(self._diagnosis(step, values))
+        self._measure_rate(step)
+        options = self._job.options
+        total = options.total_steps
+        if self._writer is not None and (step % options.log.every == 0 or step in (1, total)):
+            self._writer.write(self._row(step, values))
+        left = None if self._rate is None else (total - step) * options.tokens_per_step / self._rate
+        self._job.progress.show(
+            step, loss=values["loss"], tokens_per_second=self._rate, seconds_left=left
+        )
+
+    def _row(self, step: int, values: dict[str, float]) -> dict[str, float | int | None]:
+        options = self._job.options
+        tokens = step * options.tokens_per_step
+        flops_rate = None if self._rate is None else self._rate * options.flops_per_token
+        return {
+            "step": step,
+            "tokens": tokens,
+            "flops": tokens * options.flops_per_token,
+            **values,
+            "learning_rate": float(self._job.rates(step)[0]),
+            "tokens_per_second": self._rate,
+            "flops_per_second": flops_rate,
+            "mfu": flops_rate / self._peak if flops_rate and self._peak else None,
+        }
+
+    def _measure_rate(self, step: int) -> None:
+        """Tokens per second over the last while; the first step, which compiles, does not count."""
+        now = time.monotonic()
+        if self._mark is None:
+            self._mark = (now, step)
+        elif now - self._mark[0] >= 1.0 or step == self._job.options.total_steps:
+            done = (step - self._mark[1]) * self._job.options.tokens_per_step
+            self._rate = done / max(now - self._mark[0], 1e-9)
+            self._mark = (now, step)
+
+    def _diagnosis(self, step: int, values: dict[str, float]) -> str:
+        shown = ", ".join(f"{name} {value}" for name, value in values.items())
+        steps = self._job.run.checkpoint_steps()
+        last = f"the last good checkpoint is {steps[-1]}" if steps else "there is no checkpoint yet"
+        return (
+            f"{self._job.run.path}: step {step} gave {shown}; {last}; lower the learning rate, "
+            f"lengthen the warmup, or "
+            "look at the data of that step"
+        )
+
+
+class _CheckpointClock:
+    """When the next replaceable checkpoint is due; the same answer in every process."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self.reset()
+
+    def reset(self) -> None:
+        """Counts from now."""
+        self._since = time.monotonic()
+
+    def due(self, step: int) -> bool:
+        """Whether ``seconds`` have passed."""
+        if not self._seconds:
+            return False
+        due = time.monotonic() - self._since >= self._seconds
+        if jax.process_count() == 1:
+            return due
+        if step % CLOCK_EVERY:
+            return False
+        return bool(multihost_utils.broadcast_one_to_all(np.bool_(due)))
+
+
+class _Profile:
+    """A profiler trace of the steps that ``profile_steps`` names, into ``profile/``."""
+
+    def __init__(self, job: _Job) -> None:
+        self._span = job.options.profiled_steps
+        self._folder = job.run.path / "profile"
+        self._say = job.progress.say
+
+    def before(self, step: int) -> None:
+        """Starts the trace at its first step."""
+        if self._span and step == self._span[0]:
+            jax.profiler.start_trace(str(self._folder))
+
+    def after(self, step: int, state: State) -> None:
+        """Ends the trace when its last step has really ended."""
+        if self._span and step == self._span[1]:
+            jax.block_until_ready(state)
+            jax.profiler.stop_trace()
+            self._say(f"profile of steps {self._span[0]} to {self._span[1]} in {self._folder}")
+
+
+@contextlib.contextmanager
+def _signals(stop: threading.Event) -> Iterator[None]:
+    """SIGINT and SIGTERM ask for a checkpoint and an orderly end; a second one ends at once.
+
+    With several processes a signal may reach one of them only, so there the default stays.
+    """
+    if threading.current_thread() is not threading.main_thread() or jax.process_count() > 1:
+        yield
+        return
+    before: dict[int, Any] = {}
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        stop.set()
+        for each, handler in before.items():
+            signal.signal(each, handler)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        before[number] = signal.signal(number, ask)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+__all__ = ["TrainingFailed", "duration", "train"]

@@ -1,0 +1,206 @@
+"""The options of a training: one frozen tree, from gin or from Python."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from lossline.configuration import fingerprint
+from lossline.errors import UserError
+from lossline.sharding import LaunchOptions, MeshOptions
+from lossline.training.checkpoint_schedule import CheckpointOptions
+from lossline.training.optimizer import AdamW, Optimizer
+from lossline.training.schedule import CosineSchedule, Schedule
+
+
+class Documents(enum.Enum):
+    """Whether the documents that share a training window see each other."""
+
+    JOINED = "joined"  # plain language modeling over the stream
+    SEPARATE = "separate"  # attention and state end with the document
+
+
+class ModelConfig(Protocol):
+    """What training needs of a model's config (``lossline.models``)."""
+
+    @property
+    def family(self) -> str: ...
+    @property
+    def vocab_size(self) -> int: ...
+    @property
+    def context_length(self) -> int: ...
+    def num_params(self) -> Any: ...
+    def flops_per_token(self, context_length: int) -> float: ...
+
+
+def _elsewhere(default: Any = None, **kwargs: Any) -> Any:
+    """A field that does not make the run another run."""
+    return field(default=default, metadata={"identity": False}, **kwargs)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogOptions:
+    """What a training says while it runs.
+
+    Attributes:
+        every: steps between rows of metrics.jsonl and TensorBoard.
+        tensorboard: write TensorBoard events.
+        seconds: between progress lines where the output is no terminal.
+    """
+
+    every: int = 10
+    tensorboard: bool = True
+    seconds: float = 20.0
+
+    def __post_init__(self) -> None:
+        if self.every < 1:
+            raise UserError(f"log.every = {self.every}: must be at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions:
+    """A training run. What makes it another run enters its name's hash; where it is written, on
+    which mesh, and how often it talks does not.
+
+    Attributes:
+        name: readable part of the run directory's name.
+        model: model config, such as ``@llama()``.
+        store: folder (or URL) of the token store.
+        batch_size: sequences per step, over all devices.
+        steps: updates; or
+        tokens: target tokens to see, rounded up to whole steps. Exactly one of the two.
+        context_length: tokens per sequence; default the model's.
+        documents: "joined" or "separate".
+        seed: of the parameters, and of the data's order unless ``data_seed`` is given.
+        data_seed: of the data's order.
+        microbatches: parts that the batch is split into inside the step, to save memory.
+        optimizer: ``@adamw()``, ``@adam()``, ``@sgd()``.
+        schedule: ``@cosine()``, ``@wsd()``, ``@constant()``.
+        z_loss: coefficient of logsumexp².
+        token_selection: name of the rule that chose the target weights; "all" counts every token.
+        checkpoints: when they are taken.
+        root: folder of run directories.
+        directory: the run directory itself, in place of ``root``/``name``-hash.
+        mesh: devices along each axis.
+        launch: how several processes find each other.
+        cross_entropy: implementation in ``lossline.ops.cross_entropy``.
+        log: metrics and progress.
+        profile_steps: "first:last", both included: a profiler trace of these steps in ``profile/``.
+        compilation_cache: folder of compiled programs; default ``root``/.compilation_cache; "off"
+            for none.
+    """
+
+    name: str = _elsewhere("run")
+    model: ModelConfig
+    store: str
+    batch_size: int
+    steps: int | None = None
+    tokens: int | None = None
+    context_length: int | None = None
+    documents: Documents = Documents.JOINED
+    seed: int = 0
+    data_seed: int | None = None
+    microbatches: int = 1
+    optimizer: Optimizer = field(default_factory=AdamW)
+    schedule: Schedule = field(default_factory=CosineSchedule)
+    z_loss: float = 0.0
+    token_selection: str = "all"
+    checkpoints: CheckpointOptions = field(default_factory=CheckpointOptions)
+    root: str = _elsewhere("runs")
+    directory: str | None = _elsewhere()
+    mesh: MeshOptions = field(default_factory=MeshOptions, metadata={"identity": False})
+    launch: LaunchOptions = field(default_factory=LaunchOptions, metadata={"identity": False})
+    cross_entropy: str = "chunked"
+    log: LogOptions = field(default_factory=LogOptions, metadata={"identity": False})
+    profile_steps: str | None = _elsewhere()
+    compilation_cache: str | None = _elsewhere()
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "microbatches", "steps", "tokens", "context_length"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UserError(f"train.{name} = {value}: must be at least 1")
+        if (self.steps is None) == (self.tokens is None):
+            raise UserError(
+                "bind exactly one of train.steps and train.tokens (the other one to None): how "
+                "long the run is"
+            )
+        if not self.name or "/" in self.name:
+            raise UserError(f"train.name = {self.name!r}: must be a folder's name, without '/'")
+        if self.length > self.model.context_length:
+            raise UserError(
+                f"train.context_length {self.length} is more than the model's context_length "
+                f"{self.model.context_length}; "
+                "raise the model's or lower train's"
+            )
+        self.checkpoints.kept_steps(self.total_steps)
+        self.profiled_steps
+
+    @property
+    def length(self) -> int:
+        """Tokens per sequence."""
+        return self.model.context_length if self.context_length is None else self.context_length
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Target tokens of one update."""
+        return self.batch_size * self.length
+
+    @property
+    def total_steps(self) -> int:
+        """Updates of the whole run."""
+        if self.steps is not None:
+            return self.steps
+        assert self.tokens is not None
+        return -(-self.tokens // self.tokens_per_step)
+
+    @property
+    def total_tokens(self) -> int:
+        """Target tokens of the whole run."""
+        return self.total_steps * self.tokens_per_step
+
+    @property
+    def flops_per_token(self) -> float:
+        """Training FLOPs (forward and backward, exact matrix products) per token at this context
+        length."""
+        return float(self.model.flops_per_token(self.length))
+
+    @property
+    def folder(self) -> Path:
+        """The run directory."""
+        if self.directory is not None:
+            return Path(self.directory)
+        return Path(self.root) / f"{self.name}-{fingerprint(self)[:8]}"
+
+    @property
+    def cache_folder(self) -> Path | None:
+        """Where compiled programs are kept."""
+        if self.compilation_cache == "off":
+            return None
+        if self.compilation_cache is not None:
+            return Path(self.compilation_cache)
+        root = Path(self.root) if self.directory is None else Path(self.directory).parent
+        return root / ".compilation_cache"
+
+    @property
+    def profiled_steps(self) -> tuple[int, int] | None:
+        """First and last profiled step, counted from 1.
+
+        Raises:
+            UserError: ``profile_steps`` is no range.
+        """
+        if self.profile_steps is None:
+            return None
+        first, colon, last = self.profile_steps.partition(":")
+        if not (first.isdigit() and (last or first).isdigit() and bool(colon) == bool(last)):
+            raise UserError(
+                f"train.profile_steps = {self.profile_steps!r}: write first:last, such as 10:12"
+            )
+        span = int(first), int(last or first)
+        if not 1 <= span[0] <= span[1]:
+            raise UserError(
+                f"train.profile_steps = {self.profile_steps!r}: must run forward from 1 or later"
+            )
+        return span

@@ -1,0 +1,86 @@
+"""The next batches, made and placed by a thread while the device works."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+from jax.sharding import NamedSharding
+
+
+class Plan(Protocol):
+    """What the loop needs of ``lossline.data.batches.BatchPlan``: a pure function of the step
+    number."""
+
+    def batch(self, k: int, rows: slice = ...) -> Any: ...
+
+
+def place_batch(
+    plan: Plan, k: int, *, batch_size: int, sharding: NamedSharding, names: tuple[str, ...]
+) -> dict[str, jax.Array]:
+    """Batch ``k`` as global arrays; each process reads only the rows that its devices hold.
+
+    Args:
+        batch_size: rows of the whole batch.
+        sharding: splits the rows over the mesh.
+        names: fields of the batch to place.
+    """
+    probe = sharding.addressable_devices_indices_map((batch_size, 1))
+    spans = [index[0].indices(batch_size)[:2] for index in probe.values()]
+    first, last = min(start for start, _ in spans), max(stop for _, stop in spans)
+    local = plan.batch(k, rows=slice(first, last))
+
+    def place(array: np.ndarray) -> jax.Array:
+        shape = (batch_size, *array.shape[1:])
+        if sharding.mesh.size == 1:
+            return jax.device_put(array, sharding)
+
+        def read(index: tuple[slice, ...]) -> np.ndarray:
+            start, stop, _ = index[0].indices(batch_size)
+            return array[start - first : stop - first]
+
+        return jax.make_array_from_callback(shape, sharding, read)
+
+    return {name: place(np.asarray(getattr(local, name))) for name in names}
+
+
+def prefetched(
+    make: Any, *, start: int, stop: int, depth: int = 2
+) -> Iterator[dict[str, jax.Array]]:
+    """``make(start), …, make(stop - 1)``, up to ``depth`` of them ahead of the consumer; errors
+    arrive at the consumer."""
+    ready: queue.Queue[Any] = queue.Queue(maxsize=depth)
+    ended = threading.Event()
+
+    def offer(item: Any) -> None:
+        while not ended.is_set():
+            try:
+                ready.put(item, timeout=0.1)
+                return
+            except queue.Full:
+                continue
+
+    def work() -> None:
+        try:
+            for k in range(start, stop):
+                offer((make(k), None))
+                if ended.is_set():
+                    return
+        except Exception as error:  # handed over: the consumer raises it
+            offer((None, error))
+
+    thread = threading.Thread(target=work, name="batches", daemon=True)
+    thread.start()
+    try:
+        for _ in range(start, stop):
+            batch, error = ready.get()
+            if error is not None:
+                raise error
+            yield batch
+    finally:
+        ended.set()
+        thread.join()

@@ -1,0 +1,222 @@
+"""The folder that a training leaves behind, and the rules about who may write in it.
+
+Light on purpose (no JAX): the evaluator's watcher, the loss table and the study read run
+directories too.
+
+``config.json`` (what makes the run itself), ``config.gin`` (the bindings in effect), ``facts.json``
+(the run's columns of the loss table, versions, mesh), ``model.txt`` (every parameter),
+``metrics.jsonl``, ``tensorboard/``, ``checkpoints/<step>/``, ``status.json``, ``lock``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from lossline.errors import UserError
+
+MANIFEST = "manifest.json"
+
+
+class RunState(enum.Enum):
+    """What a run directory says about itself; a killed run still says "running", see
+    ``RunDirectory.is_locked``."""
+
+    RUNNING = "running"
+    FINISHED = "finished"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunStatus:
+    """Content of ``status.json``: the state, the last step known to it, and why it is so."""
+
+    state: RunState
+    step: int
+    message: str = ""
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """A run directory that exists. Reads nothing until asked."""
+
+    path: Path
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> RunDirectory:
+        """The run directory at ``path``.
+
+        Raises:
+            UserError: there is none.
+        """
+        path = Path(path)
+        if not (path / "config.json").is_file():
+            what = "is no run directory (no config.json)" if path.exists() else "does not exist"
+            raise UserError(
+                f"run directory {path} {what}; name a folder that lossline train has written"
+            )
+        return cls(path)
+
+    @property
+    def name(self) -> str:
+        """The folder's name: the run_id of the loss table."""
+        return self.path.resolve().name
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """``lossline.configuration.identity`` of the options that made the run."""
+        return read_json(self.path / "config.json")
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """The run's facts, named like the columns of the loss table, and what else was known at the
+        start."""
+        return read_json(self.path / "facts.json")
+
+    @property
+    def status(self) -> RunStatus:
+        """What the run says about itself; step 0 and "running" before it has said anything."""
+        path = self.path / "status.json"
+        if not path.is_file():
+            return RunStatus(state=RunState.RUNNING, step=0, message="not started")
+        content = read_json(path)
+        return RunStatus(**{**content, "state": RunState(content["state"])})
+
+    def write_status(self, status: RunStatus) -> None:
+        """Replaces ``status.json`` in one move."""
+        write_json(self.path / "status.json", {**asdict(status), "state": status.state.value})
+
+    def checkpoint_steps(self) -> list[int]:
+        """Steps of the complete checkpoints, ascending. One that is still being written is not
+        among them."""
+        folder = self.path / "checkpoints"
+        if not folder.is_dir():
+            return []
+        steps = [int(item.name) for item in folder.iterdir() if item.name.isdigit()]
+        return sorted(step for step in steps if (folder / str(step) / MANIFEST).is_file())
+
+    def kept_checkpoint_steps(self) -> list[int]:
+        """Steps of the checkpoints that the schedule asked for: the points of the loss table.
+
+        Leaves out the replaceable ones, which exist only so that an interrupted run loses little.
+        """
+        folder = self.path / "checkpoints"
+        return [s for s in self.checkpoint_steps() if read_json(folder / str(s) / MANIFEST)["kept"]]
+
+    def is_locked(self) -> bool:
+        """Whether a living process is writing here."""
+        try:
+            with _flock(self.path / "lock"):
+                return False
+        except BlockingIOError:
+            return True
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Holds the right to write. The kernel releases it with the process, however that ends: no
+        stale locks.
+
+        Raises:
+            UserError: another process holds it.
+        """
+        path = self.path / "lock"
+        try:
+            with _flock(path) as descriptor:
+                os.ftruncate(descriptor, 0)
+                os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+                yield
+        except BlockingIOError:
+            writer = path.read_text(encoding="utf-8").strip() or "unknown"
+            raise UserError(
+                f"run directory {self.path} is being written by process {writer}; wait for it, or "
+                f"end it"
+            ) from None
+
+
+@contextlib.contextmanager
+def _flock(path: Path) -> Iterator[int]:
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def claim(path: Path, config: dict[str, Any]) -> tuple[RunDirectory, bool]:
+    """The run directory at ``path`` for the run that ``config`` describes; and whether it had been
+    started before.
+
+    Writes nothing but the folder itself: ``config.json`` follows once the run is known to be able
+        to start.
+
+    Raises:
+        UserError: the folder belongs to another config (the differing options are named), or is
+            something else.
+    """
+    if (path / "config.json").is_file():
+        there = read_json(path / "config.json")
+        differing = differences(there, config)
+        if differing:
+            raise UserError(
+                f"run directory {path} belongs to another config: {'; '.join(differing[:3])}; "
+                "use another directory or name, or the bindings it was made with"
+            )
+        return RunDirectory(path), True
+    if path.exists() and not path.is_dir():
+        raise UserError(f"run directory {path} is a file; use another directory or name")
+    if path.is_dir() and any(item.name != "lock" for item in path.iterdir()):
+        raise UserError(
+            f"run directory {path} is no run directory (no config.json) and not empty; use another "
+            f"directory or name"
+        )
+    path.mkdir(parents=True, exist_ok=True)
+    return RunDirectory(path), False
+
+
+def differences(there: Any, here: Any, where: str = "") -> list[str]:
+    """The leaves in which two JSON trees differ, as "model.width is 64 there, 128 here"."""
+    if isinstance(there, dict) and isinstance(here, dict):
+        keys = list(dict.fromkeys([*there, *here]))
+        inner = (
+            differences(there.get(key), here.get(key), f"{where}.{key}" if where else key)
+            for key in keys
+        )
+        return [item for items in inner for item in items]
+    return [] if there == here else [f"{where} is {there!r} there, {here!r} here"]
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a temporary sibling and moves it into place, so that no reader ever sees half a
+    file."""
+    partial = path.with_name(f"{path.name}.partial")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """``write_text`` of readable JSON; NaN is refused (it is not JSON)."""
+    write_text(path, json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file of a run directory.
+
+    Raises:
+        UserError: absent, or no JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(
+            f"{path} is missing; the run directory is damaged, restore the file or train again"
+        ) from None
+    except ValueError as error:
+        raise UserError(f"{path} is no JSON ({error}); restore the file or train again") from None

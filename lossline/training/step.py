@@ -1,0 +1,184 @@
+"""The compiled training step: one ``jax.jit``, its state placed on the mesh and donated.
+
+State is a plain dictionary {"params", "optimizer"}; the step number lives on the host. Learning
+rate, weight decay and seed are arguments, so that one compilation serves a whole grid of runs of
+one shape.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from jax.sharding import Mesh
+
+from lossline import models
+from lossline.sharding import Rules, batch_sharding, parameter_shardings, replicated
+from lossline.training import optimizer as optimizers
+from lossline.training.objective import BatchArrays, Objective
+
+State = dict[str, Any]
+METRICS = ("loss", "gradient_norm", "parameter_norm")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trainer:
+    """Model, objective and optimizer bound to a mesh.
+
+    Attributes:
+        model: model config (``lossline.models``).
+        objective: the loss.
+        optimizer: options of the optimizer.
+        mesh: devices.
+        rules: logical axis -> mesh axis.
+        microbatches: the batch is split into that many parts, one after the other inside the step;
+            their gradients are summed in float32, which equals the whole batch up to rounding.
+    """
+
+    model: Any
+    objective: Objective
+    optimizer: optimizers.Optimizer
+    mesh: Mesh
+    rules: Rules
+    microbatches: int = 1
+
+    @cached_property
+    def _abstract(self) -> tuple[nnx.GraphDef, nnx.State]:
+        return models.abstract_state(self.model)
+
+    @cached_property
+    def logical_axes(self) -> Any:
+        """Tuples of logical axis names, in the structure of the parameters."""
+        return nnx.to_pure_dict(models.logical_axes(self._abstract[1]))
+
+    @cached_property
+    def shapes(self) -> State:
+        """``ShapeDtypeStruct`` of every leaf of the state."""
+        params = nnx.to_pure_dict(self._abstract[1])
+        params = jax.tree.map(lambda p: jax.ShapeDtypeStruct(p.shape, p.dtype), params)
+        return {"params": params, "optimizer": jax.eval_shape(self._transform.init, params)}
+
+    @cached_property
+    def shardings(self) -> State:
+        """``NamedSharding`` of every leaf of the state: moments lie where their parameter lies.
+
+        Raises:
+            UserError: the mesh and the model do not fit.
+        """
+        params = parameter_shardings(
+            self.shapes["params"], self.logical_axes, self.mesh, self.rules
+        )
+        optimizer = optax.tree_map_params(
+            self._transform,
+            lambda _, sharding: sharding,
+            self.shapes["optimizer"],
+            params,
+            transform_non_params=lambda _: replicated(self.mesh),
+        )
+        return {"params": params, "optimizer": optimizer}
+
+    @cached_property
+    def abstract_state(self) -> State:
+        """Shapes with shardings: what a checkpoint is restored into."""
+        return jax.tree.map(
+            lambda shape, sharding: jax.ShapeDtypeStruct(
+                shape.shape, shape.dtype, sharding=sharding
+            ),
+            self.shapes,
+            self.shardings,
+        )
+
+    @cached_property
+    def _transform(self) -> optax.GradientTransformation:
+        return self.optimizer.direction()
+
+    @cached_property
+    def _mask(self) -> Any:
+        return optimizers.decay_mask(self.logical_axes)
+
+    def init(self, key: jax.Array) -> State:
+        """Fresh state, every leaf created where it will live; the same numbers on every mesh."""
+
+        def make(key: jax.Array) -> State:
+            params = nnx.to_pure_dict(nnx.state(models.build(self.model, key=key)))
+            return {"params": params, "optimizer": self._transform.init(params)}
+
+        with jax.set_mesh(self.mesh):
+            return jax.jit(make, out_shardings=self.shardings)(key)
+
+    def merge(self, params: Any) -> nnx.Module:
+        """The module with ``params``; cheap, for use inside a traced function."""
+        graph, abstract = self._abstract
+        state = jax.tree.map(lambda leaf: leaf, abstract)
+        nnx.replace_by_pure_dict(state, params)
+        return nnx.merge(graph, state)
+
+    def gradients(self, params: Any, batch: BatchArrays) -> tuple[Any, jax.Array]:
+        """(gradients, nats per target token) of the whole batch; traced inside ``step``."""
+        total_weight = jnp.maximum(jnp.sum(batch["weights"]), 1e-9)
+
+        def loss(params: Any, batch: BatchArrays) -> tuple[jax.Array, jax.Array]:
+            return self.objective(self.merge(params), batch, total_weight)
+
+        differentiate = jax.grad(loss, has_aux=True)
+        if self.microbatches == 1:
+            return differentiate(params, batch)
+
+        def accumulate(carry: tuple[Any, jax.Array], microbatch: BatchArrays) -> tuple[Any, None]:
+            gradients, nats = differentiate(params, microbatch)
+            wide = jax.tree.map(lambda total, g: total + g.astype(jnp.float32), carry[0], gradients)
+            return (wide, carry[1] + nats), None
+
+        zeros = jax.tree.map(lambda p: jnp.zeros(p.shape, jnp.float32), params)
+        parts = {name: self._split(array) for name, array in batch.items()}
+        (gradients, nats), _ = jax.lax.scan(accumulate, (zeros, jnp.zeros((), jnp.float32)), parts)
+        return gradients, nats
+
+    def _split(self, array: jax.Array) -> jax.Array:
+        """[B, L] -> [microbatches, B/microbatches, L] without moving a row to another device."""
+        rows = array.shape[0] // self.microbatches
+        split = array.reshape(rows, self.microbatches, *array.shape[1:]).swapaxes(0, 1)
+        sharding = batch_sharding(self.mesh, microbatches=self.microbatches)
+        return jax.lax.with_sharding_constraint(split, sharding)
+
+    @cached_property
+    def step(
+        self,
+    ) -> Callable[[State, BatchArrays, jax.Array | np.ndarray], tuple[State, jax.Array]]:
+        """(state, batch, [learning rate, weight decay]) -> (state, metrics); the state given is
+        donated.
+
+        The metrics are one float32 vector in the order of ``METRICS``. ``loss`` and
+        ``gradient_norm`` (before clipping) belong to the parameters before the update,
+        ``parameter_norm`` to those after it: if all three are finite, so is the state.
+        """
+
+        def run(state: State, batch: BatchArrays, rates: jax.Array) -> tuple[State, jax.Array]:
+            gradients, nats = self.gradients(state["params"], batch)
+            gradients = jax.lax.with_sharding_constraint(gradients, self.shardings["params"])
+            norm = optimizers.global_norm(gradients)
+            gradients = optimizers.clip(gradients, norm, self.optimizer.clip_norm)
+            direction, optimizer = self._transform.update(
+                gradients, state["optimizer"], state["params"]
+            )
+            params = optimizers.apply(
+                state["params"], direction, lr=rates[0], weight_decay=rates[1], mask=self._mask
+            )
+            metrics = jnp.stack([nats, norm, optimizers.global_norm(params)])
+            return {"params": params, "optimizer": optimizer}, metrics
+
+        whole = replicated(self.mesh)
+        jitted = jax.jit(
+            run,
+            donate_argnums=0,
+            in_shardings=(self.shardings, batch_sharding(self.mesh), whole),
+            out_shardings=(self.shardings, whole),
+        )
+        return jitted
