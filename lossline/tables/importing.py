@@ -1,0 +1,55 @@
+"""What `python -m lossline.import_sweep` does: import, say what was set aside, write the loss table once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from lossline.errors import UserError
+from lossline.tables.schema import Status
+from lossline.tables.storage import read, write
+from lossline.tables.sweeps import Source, import_sweep
+
+__all__ = ["ImportOptions", "import_to_file"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImportOptions:
+    """Options of `import_sweep`: the source, its files, the loss table to write and, for csv, the mapping file."""
+
+    source: Source
+    path: tuple[str, ...]
+    out: str
+    mapping: str | None = None
+
+
+def import_to_file(options: ImportOptions) -> Path:
+    """Imports and writes; an existing file is never overwritten, but the same table again is no mistake."""
+    out = Path(options.out)
+    imported = import_sweep(options.source, options.path, mapping=options.mapping)
+    for note in imported.notes:
+        print(note)
+    table = imported.table
+    if out.exists():
+        if not _same(out, table):
+            raise UserError(
+                f"{out}: is there already and holds something else; remove it or choose another --out"
+            )
+        print(f"{out} is up to date")
+        return out
+    write(table, out)
+    used = table[table["status"] == str(Status.OK)]
+    print(
+        f"{out}: {len(used)} measurements of {used['run_id'].nunique()} runs on "
+        f"{used['eval_set'].nunique()} sets; {len(table) - len(used)} rows set aside"
+    )
+    return out
+
+
+def _same(out: Path, table: pd.DataFrame) -> bool:
+    try:
+        return read(out).equals(table)
+    except UserError:
+        return False

@@ -1,0 +1,65 @@
+"""Importers: published sweeps and anyone's tables as loss tables.
+
+from lossline.tables import sweeps
+table = sweeps.import_sweep("kempner", "sweep.csv").table
+"""
+
+from __future__ import annotations
+
+import enum
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from lossline.errors import UserError
+from lossline.tables.sweeps import published
+from lossline.tables.sweeps.mapped import by_mapping
+from lossline.tables.sweeps.wide import Imported
+
+__all__ = ["Imported", "Source", "import_sweep"]
+
+
+class Source(enum.StrEnum):
+    """The sources with an importer of their own, and `csv` for any other table."""
+
+    KEMPNER = "kempner"
+    LLM_LINE = "llm_line"
+    GADRE = "gadre"
+    CHINCHILLA = "chinchilla"
+    OLMO_LADDER = "olmo_ladder"
+    CSV = "csv"
+
+
+def import_sweep(
+    source: Source | str,
+    paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
+    *,
+    mapping: str | os.PathLike[str] | None = None,
+) -> Imported:
+    """The loss table of a sweep, and a line for everything in it that was left out or set aside.
+
+    Args:
+      source: where the table comes from.
+      paths: its file, files, or a folder of them.
+      mapping: for ``csv``, the TOML file that says which column is what.
+
+    Raises `UserError` for an unknown source, a missing file, and missing columns (which, and which were found).
+    """
+    names = [str(item) for item in Source]
+    if str(source) not in names:
+        raise UserError(f"unknown source {str(source)!r}; known: {', '.join(names)}")
+    given = [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
+    files = [Path(path) for path in given]
+    if not files:
+        raise UserError("no path to import; name the file that the source publishes")
+    if source == Source.CSV:
+        if mapping is None:
+            raise UserError(
+                "the source 'csv' needs a mapping file; give one with --mapping=FILE.toml"
+            )
+        return by_mapping(files, Path(mapping))
+    if mapping is not None:
+        raise UserError(
+            f"the source {str(source)!r} needs no mapping; use the source 'csv' with it"
+        )
+    return getattr(published, str(source))(files)

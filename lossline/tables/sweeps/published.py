@@ -1,0 +1,360 @@
+"""Importers of published sweeps. Each takes the source's own file; extra rows and columns do no harm.
+
+Where each comes from, and under which licence, stands in the docstrings: nothing of them is part of this project.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from lossline.errors import UserError
+from lossline.tables.schema import SetKind
+from lossline.tables.sweeps.wide import (
+    Imported,
+    Measure,
+    find_column,
+    long_table,
+    numbers,
+    read_all,
+    read_wide,
+    require,
+    together,
+)
+
+__all__ = ["chinchilla", "gadre", "kempner", "llm_line", "olmo_ladder"]
+
+OWN_VALIDATION = "own"
+
+
+def _each(paths: Sequence[Path], importer) -> Imported:
+    return together([importer(*read_wide(path)) for path in read_all(paths)])
+
+
+def _unique_ids(names: pd.Series) -> pd.Series:
+    """Names as run ids; a name that comes again gets a number, because each row is a run of its own."""
+    texts = names.map(str)
+    again = texts.groupby(texts).cumcount()
+    return texts.where(again == 0, texts + "#" + (again + 1).astype(str))
+
+
+# --- Brandfonbrener et al. (arXiv 2411.12925) -----------------------------------------------------------------
+
+_KEMPNER_VALIDATION = re.compile(r"^eval/(.+)_val/CrossEntropyLoss$")
+_KEMPNER_TASK = re.compile(r"^eval/downstream_ce_loss/(.+)_test_ce_loss$")
+
+
+def kempner(paths: Sequence[Path]) -> Imported:
+    """KempnerInstitute/loss-to-loss-notebooks, ``data/sweep.csv`` (no licence stated).
+
+    One row is one trained model. `params` counts both embeddings, D = `tokens`, C = `iso_flop` (6 N D where that
+    column is missing). The loss on the run's own validation set is also the evaluation set ``own``, for lines from
+    training set to training set.
+    """
+    return _each(paths, _kempner)
+
+
+def _kempner(frame: pd.DataFrame, where: str) -> Imported:
+    require(frame, ("data", "params", "tokens", "val_loss"), where)
+    params, tokens = numbers(frame, "params", where), numbers(frame, "tokens", where)
+    names = frame["id"] if "id" in frame else frame["data"] + "-" + params.map("{:.0f}".format)
+    facts = pd.DataFrame(
+        {
+            "run_id": _unique_ids(names),
+            "architecture": "olmo",
+            "pretraining_data": frame["data"],
+            "tokenizer": "llama2",
+            "context_length": 512,
+            "optimizer": "adamw",
+            "schedule": "cosine",
+            "learning_rate": 1e-3,
+            "weight_decay": 0.0,
+            "params": params,
+            "source": "kempner",
+            "step": _steps(frame, tokens, 512 * 1024, where),
+            "tokens": tokens,
+            "flops": numbers(frame, "iso_flop", where)
+            if "iso_flop" in frame
+            else 6 * params * tokens,
+        }
+    )
+    measures = [Measure(eval_set=OWN_VALIDATION, kind=SetKind.VALIDATION, loss="val_loss")]
+    for column in frame.columns:
+        if found := _KEMPNER_VALIDATION.match(column):
+            measures.append(Measure(eval_set=found[1], kind=SetKind.VALIDATION, loss=column))
+        elif found := _KEMPNER_TASK.match(column):
+            accuracy = _first(
+                frame, [f"eval/downstream/{found[1]}_test_{name}" for name in ("len_norm", "acc")]
+            )
+            measures.append(
+                Measure(eval_set=found[1], kind=SetKind.TASK, loss=column, accuracy=accuracy)
+            )
+    return long_table(frame, facts, measures, where)
+
+
+def _steps(frame: pd.DataFrame, tokens: pd.Series, batch_tokens: int, where: str) -> pd.Series:
+    if "steps" in frame:
+        return numbers(frame, "steps", where)
+    return (tokens / batch_tokens).round()
+
+
+def _first(frame: pd.DataFrame, names: Sequence[str]) -> str | None:
+    return next((name for name in names if name in frame.columns), None)
+
+
+# --- Mayilvahanan et al. (arXiv 2502.12120) -------------------------------------------------------------------
+
+_LINE_REQUIRED = ("Name", "Architecture", "Pretraining Data", "Tokenizer", "Size", "Tokens")
+_LINE_FACTS = {
+    "Context Length": "context_length",
+    "Optimizer": "optimizer",
+    "Scheduler": "schedule",
+    "Learning Rate": "learning_rate",
+    "Weight Decay": "weight_decay",
+    "FLOPs": "flops",
+}
+
+
+def llm_line(paths: Sequence[Path]) -> Imported:
+    """brendel-group/llm-line, ``data/latest_pm_hf.csv`` (MIT), whose second line is a second header.
+
+    One row is one checkpoint of a public model. The losses were measured in 50-token windows and the published bits
+    per byte divide them by one constant per tokenizer and set: they are carried along as published. Models without a
+    step count have one checkpoint and get step 1. Rows without a token count cannot be placed and are left out.
+    """
+    return together([_llm_line(path) for path in read_all(paths)])
+
+
+def _llm_line(path: Path) -> Imported:
+    frame, where = read_wide(path)
+    frame = _single_header(frame, path)
+    require(frame, _LINE_REQUIRED, where)
+    known = frame["Tokens"].notna() & frame["Name"].notna()
+    notes = [
+        f"{where}: row {position + 1}: {frame['Name'].iloc[position]} has no Name or no Tokens; left out"
+        for position in np.flatnonzero(~known)
+    ]
+    frame = frame[known].reset_index(drop=True)
+    facts = pd.DataFrame(
+        {
+            "run_id": frame["Name"].map(str),
+            "architecture": frame["Architecture"],
+            "pretraining_data": frame["Pretraining Data"],
+            "tokenizer": frame["Tokenizer"],
+            "params": numbers(frame, "Size", where),
+            "source": "llm-line",
+            "tokens": numbers(frame, "Tokens", where),
+        }
+    )
+    for column, fact in _LINE_FACTS.items():
+        if column in frame:
+            facts[fact] = frame[column]
+    steps = (
+        numbers(frame, "Steps", where) if "Steps" in frame else pd.Series(np.nan, index=frame.index)
+    )
+    in_order = facts.groupby("run_id")["tokens"].rank(method="first")
+    whole = steps.notna().groupby(facts["run_id"]).transform("all")
+    facts["step"] = steps.where(whole, in_order)
+    imported = long_table(frame, facts, _line_measures(frame), where)
+    return Imported(table=imported.table, notes=(*notes, *imported.notes))
+
+
+def _single_header(frame: pd.DataFrame, path: Path) -> pd.DataFrame:
+    """Undoes a second header line: drops it, takes it, or joins it with the first, whichever names most columns."""
+    first = ["" if pd.isna(cell) else str(cell) for cell in frame.iloc[0]]
+    if pd.to_numeric(pd.Series(first), errors="coerce").notna().any():  # a header holds no numbers
+        return frame
+    upper = ["" if str(name).startswith("Unnamed") else str(name) for name in frame.columns]
+    joined = [f"{a} {b}".strip() for a, b in zip(upper, first, strict=True)]
+    names = max((upper, first, joined), key=_known_columns)
+    body = frame.iloc[1:].reset_index(drop=True).set_axis(names, axis="columns")
+    if body.empty:
+        raise UserError(f"{path}: the table has headers but no rows")
+    return body.apply(_plain)
+
+
+def _known_columns(names: Sequence[str]) -> int:
+    endings = (" Loss", " BPB", " Accuracy")
+    return sum(name in _LINE_REQUIRED or name.endswith(endings) for name in names)
+
+
+def _plain(column: pd.Series) -> pd.Series:
+    """A column that a text header had turned to text, as numbers again where all its cells are."""
+    converted = pd.to_numeric(column, errors="coerce")
+    return converted if (converted.notna() == column.notna()).all() else column
+
+
+def _line_measures(frame: pd.DataFrame) -> list[Measure]:
+    measures = []
+    for column in frame.columns:
+        if column.endswith(" Validation Loss"):
+            name, kind, accuracy = column.removesuffix(" Validation Loss"), SetKind.VALIDATION, None
+        elif column.endswith(" Loss") and column not in ("Train Loss", "Test Loss"):
+            name, kind = column.removesuffix(" Loss"), SetKind.TASK
+            accuracy = _first(frame, [f"{name} Accuracy"])
+        elif (
+            column.endswith(" Accuracy") and f"{column.removesuffix(' Accuracy')} Loss" not in frame
+        ):
+            name, kind = column.removesuffix(" Accuracy"), SetKind.TASK
+            measures.append(Measure(eval_set=name, kind=kind, accuracy=column))
+            continue
+        else:
+            continue
+        bits = _first(frame, [column.removesuffix("Loss") + "BPB"])
+        measures.append(
+            Measure(eval_set=name, kind=kind, loss=column, bits_per_byte=bits, accuracy=accuracy)
+        )
+    return measures
+
+
+# --- Gadre et al. (arXiv 2403.08540) --------------------------------------------------------------------------
+
+
+def gadre(paths: Sequence[Path]) -> Imported:
+    """mlfoundations/scaling (MIT), its models in one table (columns ``loss/<set>`` and ``accuracy/<task>``).
+
+    C = 6 N D as in the paper. The JSON folders of ``exp_data/`` have a layout that this importer does not know.
+    """
+    return _each(paths, _gadre)
+
+
+def _gadre(frame: pd.DataFrame, where: str) -> Imported:
+    require(frame, ("name", "pretraining_data", "params", "tokens"), where)
+    params, tokens = numbers(frame, "params", where), numbers(frame, "tokens", where)
+    facts = pd.DataFrame(
+        {
+            "run_id": _unique_ids(frame["name"]),
+            "architecture": "openlm",
+            "pretraining_data": frame["pretraining_data"],
+            "tokenizer": "gpt-neox",
+            "context_length": 2048,
+            "optimizer": "adamw",
+            "params": params,
+            "source": "gadre",
+            "tokens": tokens,
+            "flops": 6 * params * tokens,
+            "step": _gadre_steps(frame, tokens, where),
+        }
+    )
+    for column, fact in (
+        ("params_non_embedding",) * 2,
+        ("lr", "learning_rate"),
+        ("weight_decay",) * 2,
+    ):
+        if column in frame:
+            facts[fact] = numbers(frame, column, where)
+    measures = [
+        Measure(eval_set=column.removeprefix("loss/"), kind=SetKind.VALIDATION, loss=column)
+        for column in frame.columns
+        if column.startswith("loss/")
+    ]
+    measures += [
+        Measure(eval_set=column.removeprefix("accuracy/"), kind=SetKind.TASK, accuracy=column)
+        for column in frame.columns
+        if column.startswith("accuracy/")
+    ]
+    if not measures:
+        require(frame, ("loss/c4_val",), where)
+    return long_table(frame, facts, measures, where)
+
+
+def _gadre_steps(frame: pd.DataFrame, tokens: pd.Series, where: str) -> pd.Series:
+    if "batch_sequences" not in frame:
+        return pd.Series(1, index=frame.index)
+    return (tokens / (numbers(frame, "batch_sequences", where) * 2048)).round()
+
+
+# --- Hoffmann et al. (arXiv 2203.15556), as read off figure 4 by Besiroglu et al. (2404.10102) ------------------
+
+
+def chinchilla(paths: Sequence[Path]) -> Imported:
+    """epoch-research/analyzing-chinchilla (no licence stated): 245 models of figure 4, D = C / 6N.
+
+    Columns ``params, flops, loss``, or ``Model Size, Training FLOP, loss`` as in the authors' file.
+    """
+    return _each(paths, _chinchilla)
+
+
+def _chinchilla(frame: pd.DataFrame, where: str) -> Imported:
+    params = numbers(frame, find_column(frame, ("params", "Model Size"), where), where)
+    flops = numbers(
+        frame, find_column(frame, ("flops", "Training FLOP", "Training FLOPs"), where), where
+    )
+    loss = find_column(frame, ("loss", "Loss"), where)
+    facts = pd.DataFrame(
+        {
+            "run_id": [f"chinchilla-{position + 1:03d}" for position in range(len(frame))],
+            "architecture": "chinchilla",
+            "pretraining_data": "massivetext",
+            "params": params,
+            "source": "chinchilla",
+            "step": 1,
+            "tokens": flops / (6 * params),
+            "flops": flops,
+        }
+    )
+    return long_table(
+        frame, facts, [Measure(eval_set=OWN_VALIDATION, kind=SetKind.VALIDATION, loss=loss)], where
+    )
+
+
+# --- OLMo ladder ----------------------------------------------------------------------------------------------
+
+_OLMO_VALIDATION = re.compile(r"^eval/(.+)-validation/CrossEntropyLoss$")
+_OLMO_TASK = re.compile(r"^eval/downstream_bpb/(.+)_bpb(?:_bpb)?$")
+
+
+def olmo_ladder(paths: Sequence[Path]) -> Imported:
+    """allenai/OLMo-ladder, ``src/scripts/paper/data/ladder-runs`` (Apache-2.0): one file, or a folder of one per run.
+
+    Tasks are published in bits per byte of the gold answer (no nats), with accuracies beside them.
+    """
+    return _each(paths, _olmo_ladder)
+
+
+def _olmo_ladder(frame: pd.DataFrame, where: str) -> Imported:
+    step = numbers(frame, find_column(frame, ("step", "_step"), where), where)
+    tokens = numbers(frame, find_column(frame, ("tokens", "throughput/total_tokens"), where), where)
+    runs = (
+        frame["run"].map(str) if "run" in frame else pd.Series(Path(where).stem, index=frame.index)
+    )
+    facts = pd.DataFrame(
+        {
+            "run_id": runs,
+            "architecture": "olmo",
+            "source": "olmo_ladder",
+            "step": step,
+            "tokens": tokens,
+        }
+    )
+    if "params" in frame:
+        facts["params"] = numbers(frame, "params", where)
+    if "flops_per_token" in frame:
+        facts["flops"] = numbers(frame, "flops_per_token", where) * tokens
+    elif "throughput/total_training_Gflops" in frame:
+        facts["flops"] = 1e9 * numbers(frame, "throughput/total_training_Gflops", where)
+    measures = _olmo_measures(frame)
+    if not measures:
+        require(frame, ("eval/c4_en-validation/CrossEntropyLoss",), where)
+    return long_table(frame, facts, measures, where)
+
+
+def _olmo_measures(frame: pd.DataFrame) -> list[Measure]:
+    measures = []
+    for column in frame.columns:
+        if found := _OLMO_VALIDATION.match(column):
+            measures.append(Measure(eval_set=found[1], kind=SetKind.VALIDATION, loss=column))
+        elif found := _OLMO_TASK.match(column):
+            accuracy = _first(
+                frame, [f"eval/downstream/{found[1]}_{name}" for name in ("len_norm", "acc")]
+            )
+            measures.append(
+                Measure(
+                    eval_set=found[1], kind=SetKind.TASK, bits_per_byte=column, accuracy=accuracy
+                )
+            )
+    return measures

@@ -1,0 +1,254 @@
+"""Importers: the published tables, hand-made originals in the sources' own layouts, mappings with mistakes."""
+
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from lossline import tables
+from lossline.errors import UserError
+from lossline.tables.sweeps import import_sweep
+from lossline.tables.sweeps.mapped import read_mapping
+
+PUBLISHED = {
+    "kempner": "kempner_sweep.csv",
+    "llm_line": "llm_line_hf.csv",
+    "gadre": "gadre_models.csv",
+    "chinchilla": "chinchilla_points.csv",
+    "olmo_ladder": "olmo_ladder.csv",
+}
+
+
+@pytest.mark.parametrize("source", PUBLISHED)
+def test_published_tables_become_sound_loss_tables(published_data, source, tmp_path):
+    path = published_data / PUBLISHED[source]
+    table = import_sweep(source, path).table
+    tables.validate(table)
+    wide = pd.read_csv(path)
+    per_set = table.groupby("eval_set").size()
+    assert (per_set == len(wide)).all()
+    again = tables.read(tables.write(table, tmp_path / "t.parquet"))
+    pd.testing.assert_frame_equal(again, table)
+
+
+def test_values_land_where_they_belong(published_data):
+    wide = pd.read_csv(published_data / PUBLISHED["kempner"]).set_index("id")
+    table = import_sweep("kempner", published_data / PUBLISHED["kempner"]).table
+    row = wide.loc["xrncg2uq"]
+    run = table[table.run_id == "xrncg2uq"].set_index("eval_set")
+    assert run.loc["c4", "loss"] == row["eval/c4_val/CrossEntropyLoss"]
+    assert run.loc["own", "loss"] == row["val_loss"]
+    assert run.loc["arc_easy", "loss"] == row["eval/downstream_ce_loss/arc_easy_test_ce_loss"]
+    assert run.loc["arc_easy", "accuracy"] == row["eval/downstream/arc_easy_test_acc"]
+    assert run.loc["arc_easy", "kind"] == "task"
+    assert run.loc["c4", "flops"] == pytest.approx(6 * row["params"] * row["tokens"])
+
+
+@pytest.mark.parametrize("source", ["kempner", "llm_line", "gadre", "olmo_ladder"])
+def test_rows_and_columns_beyond_those_here_do_no_harm(published_data, tmp_path, source):
+    wide = pd.read_csv(published_data / PUBLISHED[source]).head(30)
+    key = {"kempner": "id", "llm_line": "Name", "gadre": "name", "olmo_ladder": "run"}[source]
+    more = wide.assign(**{key: wide[key].map("{}-again".format), "notes": "x"})
+    pd.concat([wide, more]).to_csv(tmp_path / "more.csv", index=False)
+    assert import_sweep(source, tmp_path / "more.csv").table.run_id.nunique() == 2 * wide[key].nunique()
+
+
+def test_missing_columns_are_named_with_those_found(tmp_path):
+    pd.DataFrame({"data": ["c4"], "param": [1], "tokens": [2], "val_loss": [3.0]}).to_csv(tmp_path / "s.csv")
+    with pytest.raises(UserError, match=r"s\.csv: missing column 'params'; did you mean 'param'\?; found: "):
+        import_sweep("kempner", tmp_path / "s.csv")
+
+
+def _kempner_original(**changes) -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "_step": [9, 9],
+            "data": ["a", "b"],
+            "params": [1e8, 2e8],
+            "tokens": [1e9, 2e9],
+            "val_loss": [3.0, 2.9],
+            "eval/c4_val/CrossEntropyLoss": [3.5, 3.4],
+            "train/Perplexity": [20.0, 18.0],
+        }
+        | changes
+    )
+
+
+def test_kempner_without_compute_columns(tmp_path):
+    _kempner_original().to_csv(tmp_path / "sweep.csv", index=False)
+    table = import_sweep("kempner", tmp_path / "sweep.csv").table
+    assert sorted(table.eval_set.unique()) == ["c4", "own"]
+    assert table.flops.tolist() == [6e17, 2.4e18] * 2
+
+
+def test_bad_cells_are_named_and_the_rest_stays(tmp_path):
+    wide = _kempner_original(**{"eval/c4_val/CrossEntropyLoss": [np.nan, -3.4]})
+    wide.to_csv(tmp_path / "sweep.csv", index=False)
+    imported = import_sweep("kempner", tmp_path / "sweep.csv")
+    c4 = imported.table[imported.table.eval_set == "c4"]
+    assert c4.status.tolist() == ["failed", "excluded"]
+    assert (imported.table[imported.table.eval_set == "own"].status == "ok").all()
+    assert any("row 1: no value (NaN)" in note for note in imported.notes)
+    assert any("row 2: loss: -3.4 is negative" in note for note in imported.notes)
+
+
+LINE_HEADER = "Name,Architecture,Size,Pretraining Data,Tokenizer,Steps,Tokens,C4 Validation Loss,C4 Validation BPB"
+LINE_ROWS = "m,Llama,1e9,C4,gpt2,100,1e9,3.5,0.9\nm,Llama,1e9,C4,gpt2,200,2e9,3.2,0.82\n"
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        f"{LINE_HEADER}\nName,Arch,Size (params),Data,Tok,Steps,Tokens,nats,bits\n",
+        f"{','.join('abcdefghi')}\n{LINE_HEADER}\n",
+        "Name,Architecture,Size,Pretraining,Tokenizer,Steps,Tokens,C4,C4 Validation\n"
+        ",,,Data,,,,Validation Loss,BPB\n",
+        f"{LINE_HEADER}\n",
+    ],
+)
+def test_second_header_of_the_llm_line_file(tmp_path, header):
+    (tmp_path / "latest_pm_hf.csv").write_text(header + LINE_ROWS)
+    table = import_sweep("llm_line", tmp_path / "latest_pm_hf.csv").table
+    assert table.loss.tolist() == [3.5, 3.2]
+    assert table.bits_per_byte.tolist() == [0.9, 0.82]
+    assert table.step.tolist() == [100, 200]
+
+
+def test_llm_line_model_without_tokens_is_named(tmp_path):
+    (tmp_path / "l.csv").write_text(LINE_HEADER + "\n" + LINE_ROWS + "olmo,OLMo,,Dolma,neox,,,3.1,0.8\n")
+    imported = import_sweep("llm_line", tmp_path / "l.csv")
+    assert imported.table.run_id.unique().tolist() == ["m"]
+    assert any("row 3: olmo" in note for note in imported.notes)
+
+
+def test_chinchilla_by_the_authors_column_names(tmp_path):
+    (tmp_path / "svg.csv").write_text("Model Size,Training FLOP,loss\n1e9,6e19,2.5\n")
+    table = import_sweep("chinchilla", tmp_path / "svg.csv").table
+    assert table.tokens.tolist() == [1e10]
+
+
+def test_olmo_ladder_folder_of_one_file_per_run(tmp_path):
+    for run in ("190M-1xC", "370M-1xC"):
+        (tmp_path / f"{run}.csv").write_text(
+            "_step,throughput/total_tokens,eval/c4_en-validation/CrossEntropyLoss\n10,1e6,4.0\n20,2e6,3.9\n"
+        )
+    table = import_sweep("olmo_ladder", tmp_path).table
+    assert table.run_id.unique().tolist() == ["190M-1xC", "370M-1xC"]
+
+
+def test_a_folder_of_json_says_plainly_that_it_is_not_known(tmp_path):
+    (tmp_path / "model.json").write_text("{}")
+    with pytest.raises(UserError, match="JSON files, whose layout no importer knows"):
+        import_sweep("gadre", tmp_path)
+
+
+MAPPING = """
+source = "mine"
+[columns]
+run_id = "Name"
+tokens = "toks"
+pretraining_data = "data"
+[constants]
+tokenizer = "gpt2"
+[sets.c4]
+loss = "c4 bits"
+unit = "bits"
+[sets.arc]
+kind = "task"
+accuracy = "arc acc"
+"""
+
+
+@pytest.fixture
+def export(tmp_path: Path) -> Path:
+    frame = pd.DataFrame(
+        {
+            "Name": ["a", "a", "b"],
+            "toks": [2e6, 1e6, 1e6],
+            "data": ["wiki", "wiki", "code"],
+            "c4 bits": [4.0, 5.0, 6.0],
+            "arc acc": [0.5, 0.4, 0.3],
+        }
+    )
+    frame.to_csv(tmp_path / "export.csv", index=False)
+    return tmp_path / "export.csv"
+
+
+def test_any_table_by_a_mapping(tmp_path, export):
+    (tmp_path / "m.toml").write_text(MAPPING)
+    table = import_sweep("csv", export, mapping=tmp_path / "m.toml").table
+    c4 = table[table.eval_set == "c4"]
+    np.testing.assert_allclose(c4.loss, np.array([4, 5, 6]) * math.log(2))
+    assert c4.step.tolist() == [2, 1, 1]
+    assert c4.tokenizer.tolist() == ["gpt2"] * 3
+    assert table[table.eval_set == "arc"].accuracy.tolist() == [0.5, 0.4, 0.3]
+
+
+def test_a_long_table_by_a_mapping(tmp_path):
+    pd.DataFrame({"r": ["a", "a"], "s": [1, 1], "t": [5, 5], "on": ["x", "y"], "l": [3.0, None]}).to_parquet(
+        tmp_path / "long.parquet"
+    )
+    columns = 'run_id = "r"\nstep = "s"\ntokens = "t"\neval_set = "on"\nloss = "l"\n'
+    (tmp_path / "m.toml").write_text("[columns]\n" + columns)
+    table = import_sweep("csv", tmp_path / "long.parquet", mapping=tmp_path / "m.toml").table
+    assert table.status.tolist() == ["ok", "failed"]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "right", "expected"),
+    [
+        ("[constant]", "[constants]", "unknown section 'constant'; did you mean 'constants'?"),
+        ("run_ids =", "run_id =", "unknown [columns] name 'run_ids'; did you mean 'run_id'?"),
+        ("los = ", "loss = ", "unknown key of [sets.c4] 'los'; did you mean 'loss'?"),
+        ('"tok"', '"toks"', "column 'tok' is not in export.csv; did you mean 'toks'?"),
+        ('unit = "bit"', 'unit = "bits"', "unit = 'bit': must be nats or bits"),
+        ('kind = "test"', 'kind = "task"', "kind = 'test': must be one of validation, task"),
+        ('"Name', '"Name"', "not valid TOML"),
+        ("", 'run_id = "Name"\n', "[columns] lacks run_id"),
+        ("", MAPPING[MAPPING.index("[sets.c4]") :], "no evaluation set"),
+    ],
+)
+def test_mistakes_in_a_mapping_are_named(tmp_path, export, wrong, right, expected):
+    (tmp_path / "m.toml").write_text(MAPPING.replace(right, wrong, 1))
+    with pytest.raises(UserError) as caught:
+        import_sweep("csv", export, mapping=tmp_path / "m.toml")
+    assert expected in str(caught.value)
+
+
+def test_the_documented_mapping_is_valid(tmp_path):
+    from lossline.tables.sweeps import mapped
+
+    text = mapped.__doc__.split("\n\n", 1)[1].split("A file that is already long")[0]
+    (tmp_path / "m.toml").write_text("\n".join(line.removeprefix("    ") for line in text.splitlines()))
+    assert {measure.eval_set for measure in read_mapping(tmp_path / "m.toml").sets} == {"c4", "hellaswag"}
+
+
+def _command(*arguments: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "lossline.import_sweep", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_command_writes_once_and_is_idempotent(tmp_path):
+    _kempner_original().to_csv(tmp_path / "sweep.csv", index=False)
+    arguments = ("kempner", "--path", str(tmp_path / "sweep.csv"), "--out", str(tmp_path / "t.parquet"))
+    first = _command(*arguments)
+    assert first.returncode == 0, first.stderr
+    assert "4 measurements of 2 runs on 2 sets" in first.stdout
+    assert "up to date" in _command(*arguments).stdout
+    _kempner_original(val_loss=[3.0, 2.8]).to_csv(tmp_path / "sweep.csv", index=False)
+    other = _command(*arguments)
+    assert other.returncode == 2
+    assert "is there already and holds something else" in other.stderr
+    assert len(other.stderr.splitlines()) == 1
+
+
+def test_command_names_a_missing_column_and_writes_nothing(tmp_path):
+    _kempner_original().drop(columns="tokens").to_csv(tmp_path / "sweep.csv", index=False)
+    done = _command("kempner", "--path", str(tmp_path / "sweep.csv"), "--out", str(tmp_path / "t.parquet"))
+    assert done.returncode == 2
+    assert done.stderr.startswith("lossline import_sweep: error: sweep.csv: missing column 'tokens'")
+    assert not (tmp_path / "t.parquet").exists()
