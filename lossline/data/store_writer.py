@@ -7,20 +7,19 @@ are whole and of the same text are used again.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import io
 import json
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from lossline.data import arrays, manifests
+from lossline.data.building import building
 from lossline.data.manifests import Manifest
 from lossline.data.token_store import TokenStore
 from lossline.data.tokenization import Tokenizer, Tokens, chunked, text_sha256
@@ -83,29 +82,6 @@ def write_store(
         manifest = _assemble(partial, parts, tokenizer.vocabulary, description, shard=shard)
         publish(partial, path, manifest)
     return TokenStore.open(path)
-
-
-@contextmanager
-def building(path: Path) -> Iterator[Path]:
-    """The folder ``<path>.partial``, for one writer at a time; what an earlier writer left there
-    stays.
-
-    Raises:
-        UserError: another process is at work there.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    lock = path.with_name(f".{path.name}.lock")
-    with lock.open("w") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise UserError(
-                f"{path}: another process is preparing it; wait for it or choose another folder"
-            ) from error
-        partial.mkdir(exist_ok=True)
-        yield partial
-        lock.unlink(missing_ok=True)
 
 
 def publish(partial: Path, path: Path, manifest: Manifest) -> None:

