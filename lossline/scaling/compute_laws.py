@@ -1,8 +1,8 @@
 """Laws from scale to loss: what a model of N parameters, trained on D tokens, will reach.
 
-Inputs are ``N`` (parameters; say in your study which count), ``D`` (training tokens), ``C`` (FLOPs, here always 6 N D) and ``M``
-(tokens per parameter, D/N). Any two that determine the others are enough: `complete_inputs`.
-"""
+Inputs are ``N`` (parameters; say in your study which count), ``D`` (training tokens), ``C`` (FLOPs,
+here always 6 N D) and ``M`` (tokens per parameter, D/N). Any two that determine the others are
+enough: `complete_inputs`."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -16,7 +16,8 @@ _FLOOR = Parameter(name="E", low=0, linear=True, ceiling="y")
 
 
 def complete_inputs(inputs: Mapping[str, Array]) -> dict[str, Array]:
-    """Adds those of N, D, C = 6 N D and M = D / N that follow from the ones given; leaves given ones as they are."""
+    """Adds those of N, D, C = 6 N D and M = D / N that follow from the ones given; leaves given
+    ones as they are."""
     full = {name: np.asarray(value, float) for name, value in inputs.items()}
     rules = {
         "N": [(("C", "D"), lambda c, d: c / (6 * d)), (("D", "M"), lambda d, m: d / m),
@@ -38,7 +39,8 @@ def _logs(inputs: Mapping[str, Array], *names: str) -> list[Array]:
     missing = [n for n in names if n not in full]
     if missing:
         raise UserError(
-            f"inputs {', '.join(missing)} are missing and do not follow from {', '.join(inputs) or 'nothing'}"
+            f"inputs {', '.join(missing)} are missing and do not follow from "
+            f"{', '.join(inputs) or 'nothing'}"
         )
     return [np.log(full[n]) for n in names]
 
@@ -53,7 +55,8 @@ class ComputeLaw(Law):
 
 @dataclasses.dataclass(frozen=True)
 class Chinchilla(ComputeLaw, PowerSum):
-    """L(N, D) = E + A N^(-alpha) + B D^(-beta)  (Hoffmann et al., arXiv 2203.15556 eq. 2; approach 3)."""
+    """L(N, D) = E + A N^(-alpha) + B D^(-beta)  (Hoffmann et al., arXiv 2203.15556 eq. 2; approach
+    3)."""
 
     name = "chinchilla"
     equation = "L = E + A N^(-alpha) + B D^(-beta)"
@@ -62,8 +65,8 @@ class Chinchilla(ComputeLaw, PowerSum):
         _FLOOR,
         Parameter(name="A", low=0, log=True, linear=True),
         Parameter(name="B", low=0, log=True, linear=True),
-        Parameter(name="alpha", low=0),
-        Parameter(name="beta", low=0),
+        Parameter(name="alpha", low=0, max_step=0.5),
+        Parameter(name="beta", low=0, max_step=0.5),
     )
     floor = True
     term_exponents = (3, 4)
@@ -73,7 +76,8 @@ class Chinchilla(ComputeLaw, PowerSum):
 
     @staticmethod
     def optimum(parameters: Mapping[str, float], compute: Array) -> tuple[Array, Array]:
-        """N and D of least loss at C = 6 N D FLOPs: N = G (C/6)^(beta/(alpha+beta)), G = (alpha A / (beta B))^(1/(alpha+beta))."""
+        """N and D of least loss at C = 6 N D FLOPs: N = G (C/6)^(beta/(alpha+beta)), G = (alpha A /
+        (beta B))^(1/(alpha+beta))."""
         alpha, beta = parameters["alpha"], parameters["beta"]
         factor = (alpha * parameters["A"] / (beta * parameters["B"])) ** (1 / (alpha + beta))
         product = np.asarray(compute, float) / 6
@@ -85,7 +89,8 @@ class Chinchilla(ComputeLaw, PowerSum):
 def hoffmann_starts() -> Array:
     """The 4,500 starts of Hoffmann et al. (approach 3), natural, columns E, A, B, alpha, beta.
 
-    alpha, beta in {0, .5, 1, 1.5, 2}; log E in {-1, -.5, 0, .5, 1}; log A, log B in {0, 5, ..., 25}."""
+    alpha, beta in {0, .5, 1, 1.5, 2}; log E in {-1, -.5, 0, .5, 1}; log A, log B in {0, 5, ...,
+    25}."""
     exponents = np.linspace(0, 2, 5)
     logs = np.arange(0, 26, 5.0)
     starts = linspace_grid(np.linspace(-1, 1, 5), logs, logs, exponents, exponents)
@@ -95,7 +100,8 @@ def hoffmann_starts() -> Array:
 
 @dataclasses.dataclass(frozen=True)
 class Kaplan(ComputeLaw):
-    """L(N, D) = E + ((A/N)^(alpha/beta) + B/D)^beta  (Kaplan et al. 2020 eq. 1.5 with an irreducible E; arXiv 2411.12925).
+    """L(N, D) = E + ((A/N)^(alpha/beta) + B/D)^beta  (Kaplan et al. 2020 eq. 1.5 with an
+    irreducible E; arXiv 2411.12925).
 
     A and B are the N and D at which their terms are 1. Searched as log A, log B, alpha, beta, E."""
 
@@ -106,8 +112,8 @@ class Kaplan(ComputeLaw):
         _FLOOR,
         Parameter(name="A", low=0, log=True),
         Parameter(name="B", low=0, log=True),
-        Parameter(name="alpha", low=0),
-        Parameter(name="beta", low=1e-3),
+        Parameter(name="alpha", low=0, max_step=0.5),
+        Parameter(name="beta", low=1e-3, max_step=0.5),
     )
 
     def columns(self, inputs: Mapping[str, Array]) -> Columns:
@@ -141,8 +147,8 @@ class Kaplan(ComputeLaw):
         return reducible, np.ones((len(theta_GxP), 1, reducible.shape[1]))
 
     def grid(self, columns: Columns, target_M: Array) -> Array:
-        # At a middling (N, D) the size and data terms have a ratio of e^rho, and the reducible loss is a share of the target:
-        # this ties log A and log B to the data, whatever its scale.
+        # At a middling (N, D) the size and data terms have a ratio of e^rho, and the reducible loss
+        # is a share of the target: this ties log A and log B to the data, whatever its scale.
         exponents = np.array([0.15, 0.25, 0.35, 0.45, 0.6, 0.8])
         nodes = linspace_grid(
             exponents, exponents, np.array([-1.5, 0.0, 1.5]), np.array([0.2, 0.5, 0.9])
@@ -159,7 +165,8 @@ class Kaplan(ComputeLaw):
 
     @staticmethod
     def optimum(parameters: Mapping[str, float], compute: Array) -> tuple[Array, Array]:
-        """N and D of least loss at C = 6 N D: N = (G C/6)^(beta/(alpha+beta)), G = alpha A^(alpha/beta) / (beta B)."""
+        """N and D of least loss at C = 6 N D: N = (G C/6)^(beta/(alpha+beta)), G = alpha
+        A^(alpha/beta) / (beta B)."""
         alpha, beta = parameters["alpha"], parameters["beta"]
         log_factor = (
             np.log(alpha / beta) + alpha / beta * np.log(parameters["A"]) - np.log(parameters["B"])
@@ -171,7 +178,8 @@ class Kaplan(ComputeLaw):
 
 @dataclasses.dataclass(frozen=True)
 class OverTraining(ComputeLaw, PowerSum):
-    """L(C, M) = E + (a M^eta + b M^(-eta)) C^(-eta)  (Gadre et al., arXiv 2403.08540 eq. 4), M = D/N, C = 6 N D.
+    """L(C, M) = E + (a M^eta + b M^(-eta)) C^(-eta)  (Gadre et al., arXiv 2403.08540 eq. 4), M =
+    D/N, C = 6 N D.
 
     Chinchilla with alpha = beta = 2 eta, a = A 6^eta, b = B 6^eta."""
 
@@ -182,7 +190,7 @@ class OverTraining(ComputeLaw, PowerSum):
         _FLOOR,
         Parameter(name="a", low=0, log=True, linear=True),
         Parameter(name="b", low=0, log=True, linear=True),
-        Parameter(name="eta", low=0),
+        Parameter(name="eta", low=0, max_step=0.5),
     )
     floor = True
     term_exponents = (3, 3)
@@ -195,9 +203,11 @@ class OverTraining(ComputeLaw, PowerSum):
 
 @dataclasses.dataclass(frozen=True)
 class OverTrainingByParams(ComputeLaw, PowerSum):
-    """L(N, M) = E + alpha N^exponent + beta 6^(exponent/2) (M N)^exponent: the same law as released code writes it, M = D/N.
+    """L(N, M) = E + alpha N^exponent + beta 6^(exponent/2) (M N)^exponent: the same law as released
+    code writes it, M = D/N.
 
-    The exponent (b in that code, about -0.25) is kept negative as published; ``decay`` = -exponent >= 0 is what is searched."""
+    The exponent (b in that code, about -0.25) is kept negative as published; ``decay`` = -exponent
+    >= 0 is what is searched."""
 
     name = "over_training_by_params"
     equation = "L = E + alpha N^(-decay) + beta 6^(-decay/2) (M N)^(-decay)"
@@ -206,7 +216,7 @@ class OverTrainingByParams(ComputeLaw, PowerSum):
         _FLOOR,
         Parameter(name="alpha", low=0, log=True, linear=True),
         Parameter(name="beta", low=0, log=True, linear=True),
-        Parameter(name="decay", low=0),
+        Parameter(name="decay", low=0, max_step=0.5),
     )
     floor = True
     term_exponents = (3, 3)

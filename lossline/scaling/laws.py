@@ -1,12 +1,14 @@
-"""Laws of one variable, and what every law is: a small frozen object that predicts, differentiates and brackets itself.
+"""Laws of one variable, and what every law is: a small frozen object that predicts, differentiates
+and brackets itself.
 
-A law maps inputs (``x``; or ``N``, ``D`` in `compute_laws`) to a loss, an error or an accuracy. Its parameters are searched in
-*internal coordinates*: the logarithm where `Parameter.log` says so, else the value itself. Internal vectors are called theta;
-what a person sees is always natural. Shapes: R rows (starts x resamples x problems), P parameters, L linear ones, M points.
+A law maps inputs (``x``; or ``N``, ``D`` in `compute_laws`) to a loss, an error or an accuracy. Its
+parameters are searched in *internal coordinates*: the logarithm where `Parameter.log` says so, else
+the value itself. Internal vectors are called theta; what a person sees is always natural. Shapes: R
+rows (starts x resamples x problems), P parameters, L linear ones, M points.
 
-Where the prediction is linear in a parameter, the others given, the parameter is marked ``linear``: the solver computes its
-start from `Law.basis` by (weighted) least squares rather than searching for it (variable projection, Golub & Pereyra 1973).
-"""
+Where the prediction is linear in a parameter, the others given, the parameter is marked ``linear``:
+the solver computes its start from `Law.basis` by (weighted) least squares rather than searching for
+it (variable projection, Golub & Pereyra 1973)."""
 
 import abc
 import dataclasses
@@ -20,8 +22,9 @@ from lossline.errors import UserError
 Array = np.ndarray
 Columns = tuple[np.ndarray, ...]
 
-# A shift E_x never comes nearer to the smallest x than this share of the range of x: at x = E_x the slope of the law in E_x is
-# infinite for kappa < 1, and the power law degenerates into a vertical line through the lowest point.
+# A shift E_x never comes nearer to the smallest x than this share of the range of x: at x = E_x the
+# slope of the law in E_x is infinite for kappa < 1, and the power law degenerates into a vertical
+# line through the lowest point.
 _SHIFT_MARGIN = 1e-3
 
 
@@ -29,8 +32,9 @@ _SHIFT_MARGIN = 1e-3
 class Parameter:
     """One parameter of a law: its name, natural bounds and how it is searched.
 
-    ``ceiling`` names a column of the data ("x" or "y") whose smallest value bounds the parameter from above.
-    """
+    ``ceiling`` names a column of the data ("x" or "y") whose smallest value bounds the parameter
+    from above. ``max_step`` caps one iteration's change of an exponent: a longer step from far away
+    lands where its term is 0 for all points, and has no slope to come back by."""
 
     name: str
     low: float = -np.inf
@@ -38,6 +42,7 @@ class Parameter:
     log: bool = False
     linear: bool = False
     ceiling: str | None = None
+    max_step: float = np.inf
 
     def internal(self, value: float) -> float:
         """The natural value in internal coordinates; the log of 0 is -inf."""
@@ -60,7 +65,8 @@ class Law(abc.ABC):
 
     @abc.abstractmethod
     def value_and_jacobian(self, theta_RxP: Array, columns: Columns) -> tuple[Array, Array]:
-        """Prediction (R, M) and its derivative by the internal coordinates (R, P, M); columns broadcast against (R, M)."""
+        """Prediction (R, M) and its derivative by the internal coordinates (R, P, M); columns
+        broadcast against (R, M)."""
 
     @abc.abstractmethod
     def value(self, theta_RxP: Array, columns: Columns) -> Array:
@@ -68,18 +74,22 @@ class Law(abc.ABC):
 
     @abc.abstractmethod
     def basis(self, theta_GxP: Array, columns: Columns) -> tuple[Array, Array]:
-        """Offset (G, M) and basis (G, L, M): prediction = offset + sum_l (natural linear parameter l) * basis_l.
+        """Offset (G, M) and basis (G, L, M): prediction = offset + sum_l (natural linear parameter
+        l) * basis_l.
 
         Reads the nonlinear entries of theta only."""
 
     @abc.abstractmethod
     def grid(self, columns: Columns, target_M: Array) -> Array:
-        """Nodes (G, P) over the nonlinear parameters, for starts; the linear entries are left at 0 and then solved for."""
+        """Nodes (G, P) over the nonlinear parameters, for starts; the linear entries are left at 0
+        and then solved for."""
 
     def centering(self, columns: Columns) -> Array:
-        """Matrix T (P, P) to coordinates phi = T theta in which coefficients refer to the middle of the data.
+        """Matrix T (P, P) to coordinates phi = T theta in which coefficients refer to the middle of
+        the data.
 
-        Trust regions are spheres in phi: a coefficient at x = 1 and its exponent are correlated to 0.999 otherwise."""
+        Trust regions are spheres in phi: a coefficient at x = 1 and its exponent are correlated to
+        0.999 otherwise."""
         return np.eye(len(self.parameters))
 
     def missing_inputs(self, inputs: Mapping[str, Array]) -> list[str]:
@@ -90,7 +100,8 @@ class Law(abc.ABC):
         return tuple(p.name for p in self.parameters)
 
     def index(self, name: str) -> int:
-        """Position of a parameter; UserError naming the law's parameters where there is none of that name."""
+        """Position of a parameter; UserError naming the law's parameters where there is none of
+        that name."""
         if name not in self.names:
             raise UserError(
                 f"the law {self.name!r} has no parameter {name!r}; it has {', '.join(self.names)}"
@@ -149,10 +160,11 @@ def linspace_grid(*axes: Array) -> Array:
 
 
 class PowerSum(Law):
-    """Shared by all laws of the shape  y = [E +] sum_k A_k exp(-alpha_k z_k),  z_k a logarithm of the inputs.
+    """Shared by all laws of the shape  y = [E +] sum_k A_k exp(-alpha_k z_k),  z_k a logarithm of
+    the inputs.
 
-    Subclasses say by ``term_exponents`` which exponent each term uses, as positions in ``parameters``; the coefficients stand
-    after E (if any) in the order of the terms."""
+    Subclasses say by ``term_exponents`` which exponent each term uses, as positions in
+    ``parameters``; the coefficients stand after E (if any) in the order of the terms."""
 
     floor: ClassVar[bool]
     term_exponents: ClassVar[tuple[int, ...]]
@@ -175,14 +187,17 @@ class PowerSum(Law):
     def value_and_jacobian(self, theta_RxP: Array, columns: Columns) -> tuple[Array, Array]:
         terms = self._terms(theta_RxP, columns)
         total = sum(terms[1:], start=terms[0])
-        jacobian = np.zeros((theta_RxP.shape[0], theta_RxP.shape[1], total.shape[1]))
+        jacobian = np.empty((*theta_RxP.shape, total.shape[1]))
         first = int(self.floor)
         if self.floor:
             total = total + theta_RxP[:, :1]
             jacobian[:, 0] = 1.0
         for k, e in enumerate(self.term_exponents):
             jacobian[:, first + k] = terms[k]
-            jacobian[:, e] -= terms[k] * columns[k]
+            if e in self.term_exponents[:k]:
+                jacobian[:, e] -= terms[k] * columns[k]
+            else:
+                np.multiply(terms[k], -columns[k], out=jacobian[:, e])
         return total, jacobian
 
     def basis(self, theta_GxP: Array, columns: Columns) -> tuple[Array, Array]:
@@ -208,12 +223,16 @@ class PowerSum(Law):
 
 @dataclasses.dataclass(frozen=True)
 class PowerLaw(PowerSum):
-    """y = A x^(-alpha), a straight line in logs (FLP's L(C) = (C/C_N)^alpha_N, arXiv 2410.08527 eq. 1)."""
+    """y = A x^(-alpha), a straight line in logs (FLP's L(C) = (C/C_N)^alpha_N, arXiv 2410.08527 eq.
+    1)."""
 
     name = "power"
     equation = "y = A x^(-alpha)"
     inputs = ("x",)
-    parameters = (Parameter(name="A", low=0, log=True, linear=True), Parameter(name="alpha"))
+    parameters = (
+        Parameter(name="A", low=0, log=True, linear=True),
+        Parameter(name="alpha", max_step=0.5),
+    )
     floor = False
     term_exponents = (1,)
     exponent_grid = np.concatenate([-PowerSum.exponent_grid[::-1], [0.0], PowerSum.exponent_grid])
@@ -232,7 +251,7 @@ class OffsetPowerLaw(PowerSum):
     parameters = (
         Parameter(name="E", low=0, linear=True, ceiling="y"),
         Parameter(name="A", low=0, log=True, linear=True),
-        Parameter(name="alpha", low=0),
+        Parameter(name="alpha", low=0, max_step=0.5),
     )
     floor = True
     term_exponents = (2,)
@@ -274,17 +293,18 @@ class StraightLine(Law):
 
 @dataclasses.dataclass(frozen=True)
 class ShiftedPowerLaw(Law):
-    """y = K (x - E_x)^kappa + E_y, the loss-to-loss line (arXiv 2411.12925 section 3; arXiv 2502.12120 section 3).
+    """y = K (x - E_x)^kappa + E_y, the loss-to-loss line (arXiv 2411.12925 section 3; arXiv
+    2502.12120 section 3).
 
-    x and y are losses, E_x and E_y their irreducible parts: 0 <= E_x < min x, 0 <= E_y <= min y, K > 0, kappa >= 0.
-    Below E_x, where the law says nothing, the prediction is its limit E_y."""
+    x and y are losses, E_x and E_y their irreducible parts: 0 <= E_x < min x, 0 <= E_y <= min y, K
+    > 0, kappa >= 0. Below E_x, where the law says nothing, the prediction is its limit E_y."""
 
     name = "shifted_power"
     equation = "y = K (x - E_x)^kappa + E_y"
     inputs = ("x",)
     parameters = (
         Parameter(name="K", low=0, log=True, linear=True),
-        Parameter(name="kappa", low=0),
+        Parameter(name="kappa", low=0, max_step=0.5),
         Parameter(name="E_x", low=0, ceiling="x"),
         Parameter(name="E_y", low=0, linear=True, ceiling="y"),
     )
@@ -317,7 +337,8 @@ class ShiftedPowerLaw(Law):
     def grid(self, columns: Columns, target_M: Array) -> Array:
         x = columns[0]
         low, high = self.bounds(columns, target_M)
-        # Shares of the smallest x, then distances to it as shares of the range: E_x may be anywhere from 0 to just below min x.
+        # Shares of the smallest x, then distances to it as shares of the range: E_x may be anywhere
+        # from 0 to just below min x.
         near = float(np.min(x)) - np.geomspace(0.02, 1.0, 5) * float(np.max(x) - np.min(x))
         shifts = np.concatenate([np.linspace(0, 0.95, 8) * float(np.min(x)), near])
         shifts = np.unique(np.clip(shifts, low[2], high[2]))
@@ -337,7 +358,8 @@ class ShiftedPowerLaw(Law):
 
 @dataclasses.dataclass(frozen=True)
 class ErrorLaw(Law):
-    """err = epsilon - k exp(-gamma x), x a loss in nats (Gadre et al., arXiv 2403.08540 eq. 5); k >= 0, gamma >= 0."""
+    """err = epsilon - k exp(-gamma x), x a loss in nats (Gadre et al., arXiv 2403.08540 eq. 5); k
+    >= 0, gamma >= 0."""
 
     name = "error"
     equation = "err = epsilon - k exp(-gamma x)"
@@ -378,9 +400,11 @@ class ErrorLaw(Law):
 
 @dataclasses.dataclass(frozen=True)
 class Sigmoid(Law):
-    """y = low + (high - low) / (1 + exp(steepness (x - middle))): accuracy falling from high to low as the loss x rises.
+    """y = low + (high - low) / (1 + exp(steepness (x - middle))): accuracy falling from high to low
+    as the loss x rises.
 
-    low is the chance level (fix it where it is known), high the ceiling; both in [0, 1]; steepness >= 0."""
+    low is the chance level (fix it where it is known), high the ceiling; both in [0, 1]; steepness
+    >= 0."""
 
     name = "sigmoid"
     equation = "y = low + (high - low) / (1 + exp(steepness (x - middle)))"

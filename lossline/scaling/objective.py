@@ -1,9 +1,8 @@
 """What a fit minimizes: the SUM over points of weight x rho(residual), plus Gaussian penalties.
 
-The sum, not the mean: quasi-Newton stopping rules are absolute, and with the mean of Huber terms they stop at A = 842 instead
-of 478 on the Chinchilla points. The solver here scales its rules itself; the sum is kept so that objectives compare with
-published ones.
-"""
+The sum, not the mean: quasi-Newton stopping rules are absolute, and with the mean of Huber terms
+they stop at A = 842 instead of 478 on the Chinchilla points. The solver here scales its rules
+itself; the sum is kept so that objectives compare with published ones."""
 
 import dataclasses
 import enum
@@ -33,14 +32,16 @@ class Loss(enum.Enum):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Objective:
-    """Sum of weight x rho(residual). The default is approach 3 of Hoffmann et al.: Huber, delta 1e-3, on logs."""
+    """Sum of weight x rho(residual). The default is approach 3 of Hoffmann et al.: Huber, delta
+    1e-3, on logs."""
 
     residual: Residual = Residual.LOG
     loss: Loss = Loss.HUBER
     delta: float = 1e-3
 
     def __post_init__(self) -> None:
-        # Strings are accepted, so that an objective can be written down in a notebook or a gin file.
+        # Strings are accepted, so that an objective can be written down in a notebook or a gin
+        # file.
         object.__setattr__(self, "residual", Residual(self.residual))
         object.__setattr__(self, "loss", Loss(self.loss))
         if not self.delta > 0:
@@ -90,10 +91,12 @@ HUBER_ON_LOGS = Objective()
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Penalty:
-    """A Gaussian penalty (strength / 2) ((g(parameter) - center) / scale)^2, g = log if ``log`` else the natural value.
+    """A Gaussian penalty (strength / 2) ((g(parameter) - center) / scale)^2, g = log if ``log``
+    else the natural value.
 
-    With least squares of noise variance s^2, strength = s^2 makes the fit the posterior mode under a prior N(center, scale^2).
-    Penalties toward kappa = 1, and toward a group's mean in partial pooling, are written with this."""
+    With least squares of noise variance s^2, strength = s^2 makes the fit the posterior mode under
+    a prior N(center, scale^2). Penalties toward kappa = 1, and toward a group's mean in partial
+    pooling, are written with this."""
 
     parameter: str
     center: float

@@ -1,7 +1,8 @@
-"""A fit's data: checking it, dropping what cannot be used with the reason, and stacking many problems into one batch.
+"""A fit's data: checking it, dropping what cannot be used with the reason, and stacking many
+problems into one batch.
 
-Points are put into a canonical order (by inputs, target, weight), so that a fit gives the same bits whatever order they came in.
-Ragged problems are stacked by repeating a valid point with weight 0.
+Points are put into a canonical order (by inputs, target, weight), so that a fit gives the same bits
+whatever order they came in. Ragged problems are stacked by repeating a valid point with weight 0.
 """
 
 import dataclasses
@@ -18,7 +19,8 @@ Array = np.ndarray
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Problem:
-    """One fit: inputs and target of equal length M; bounds, fixed values and penalties by parameter name, in natural units."""
+    """One fit: inputs and target of equal length M; bounds, fixed values and penalties by parameter
+    name, in natural units."""
 
     inputs: Mapping[str, Array]
     target: Array
@@ -42,7 +44,8 @@ class Dropped:
 
 @dataclasses.dataclass(frozen=True)
 class Prepared:
-    """The usable points of a problem in canonical order; `order` gives their positions in the given arrays."""
+    """The usable points of a problem in canonical order; `order` gives their positions in the given
+    arrays."""
 
     columns: Columns  # each (M,)
     target: Array
@@ -69,7 +72,8 @@ def _vector(value: object, what: str, label: str) -> Array:
 
 
 def prepare(law: Law, problem: Problem, objective: Objective) -> Prepared:
-    """Checks a problem and drops unusable points. UserError for arguments that no data could mend."""
+    """Checks a problem and drops unusable points. UserError for arguments that no data could
+    mend."""
     label = f"{problem.label}: " if problem.label else ""
     missing = law.missing_inputs(problem.inputs)
     if missing:
@@ -120,7 +124,8 @@ def _reasons(columns: Columns, target: Array, weights: Array, objective: Objecti
 
 
 def internal_bounds(law: Law, problem: Problem, data: Prepared) -> tuple[Array, Array]:
-    """Internal bounds (P,), (P,): the law's, those of the data, the person's; a fixed parameter has both equal."""
+    """Internal bounds (P,), (P,): the law's, those of the data, the person's; a fixed parameter has
+    both equal."""
     low, high = law.bounds(data.columns, data.target)
     for name, (lower, upper) in problem.bounds.items():
         i = law.index(name)

@@ -26,12 +26,13 @@ class Status(enum.Enum):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FitResult:
-    """One fitted law. Where nothing could be fitted, `parameters` is empty and `objective` is nan; `status` says why.
+    """One fitted law. Where nothing could be fitted, `parameters` is empty and `objective` is nan;
+    `status` says why.
 
-    ``residuals`` (M,) are those of the objective (log f - log y by default), nan at dropped points, in the order given.
-    ``conditioning`` is the ratio of the largest to the smallest singular value of the Jacobian with columns scaled to
-    length 1, over the free parameters, coefficients referred to the middle of the data.
-    ``starts_reached`` of ``starts`` ended at the returned optimum."""
+    ``residuals`` (M,) are those of the objective (log f - log y by default), nan at dropped points,
+    in the order given. ``conditioning`` is the ratio of the largest to the smallest singular value
+    of the Jacobian with columns scaled to length 1, over the free parameters, coefficients referred
+    to the middle of the data. ``starts_reached`` of ``starts`` ended at the returned optimum."""
 
     law: Law
     parameters: Mapping[str, float]
@@ -56,12 +57,14 @@ class FitResult:
 
     @property
     def scatter(self) -> float:
-        """Standard deviation of the residuals, n - p degrees of freedom; nan where there are none left."""
+        """Standard deviation of the residuals, n - p degrees of freedom; nan where there are none
+        left."""
         left = self.n_points - len(self.parameters)
         return float(np.sqrt(np.nansum(self.residuals**2) / left)) if left > 0 else float("nan")
 
     def predict(self, **inputs: Any) -> Array:
-        """The law at the inputs, e.g. ``predict(x=3.0)`` or ``predict(N=1e9, D=2e10)``; UserError without parameters."""
+        """The law at the inputs, e.g. ``predict(x=3.0)`` or ``predict(N=1e9, D=2e10)``; UserError
+        without parameters."""
         if not self.parameters:
             raise UserError(
                 f"{self.label or self.law.name}: nothing to predict with: {self.message}"
@@ -89,4 +92,5 @@ class FitResult:
 
     def __str__(self) -> str:
         values = ", ".join(f"{k} = {v:.6g}" for k, v in self.parameters.items())
-        return f"{self.law.equation}: {values or 'no parameters'} [{self.status.value}] {self.message}".rstrip()
+        text = f"{self.law.equation}: {values or 'no parameters'} [{self.status.value}]"
+        return f"{text} {self.message}".rstrip()

@@ -1,9 +1,9 @@
 """Fits of one law to one set of points (`fit`) or to many at once (`fit_many`), float64.
 
-Starts come from a projected grid (see `starts`), descend together (`levenberg.descend`), and the best few are polished by
-Newton's method; the result says how it ended. A study's bad problems come back as results with a status; only arguments that
-no data could mend (unknown parameter, unequal lengths, missing input) raise UserError.
-"""
+Starts come from a projected grid (see `starts`), descend together (`levenberg.descend`), and the
+best few are polished by Newton's method; the result says how it ended. A study's bad problems come
+back as results with a status; only arguments that no data could mend (unknown parameter, unequal
+lengths, missing input) raise UserError."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -11,13 +11,14 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from lossline.errors import UserError
+from lossline.scaling.batch import Batch, Penalties
 from lossline.scaling.laws import Law
-from lossline.scaling.levenberg import Batch, Descent, Penalties, descend, polish
+from lossline.scaling.levenberg import Descent, descend
+from lossline.scaling.newton import polish
 from lossline.scaling.objective import HUBER_ON_LOGS, Objective, Penalty
 from lossline.scaling.problems import (
     Prepared,
     Problem,
-    Stack,
     internal_bounds,
     prepare,
     stack,
@@ -27,16 +28,19 @@ from lossline.scaling.starts import nodes, project
 
 Array = np.ndarray
 
-# Relative Newton decrement below which a point counts as stationary: the objective could fall by no more than this share.
+# Relative Newton decrement below which a point counts as stationary: the objective could fall by no
+# more than this share.
 _STATIONARY = 1e-8
-# Optima whose objectives agree to this share are the same one, for counting the starts that reached it.
+# Optima whose objectives agree to this share are the same one, for counting the starts that reached
+# it.
 _SAME_OBJECTIVE = 1e-4
 _FINALISTS = 3
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FitOptions:
-    """How to fit. ``starts``: nodes of the projected grid to descend from, where a problem brings none of its own."""
+    """How to fit. ``starts``: nodes of the projected grid to descend from, where a problem brings
+    none of its own."""
 
     objective: Objective = HUBER_ON_LOGS
     starts: int = 4
@@ -57,7 +61,8 @@ def fit(
     starts: Array | None = None,
     options: FitOptions | None = None,
 ) -> FitResult:
-    """Fits one law to M points: inputs by name (M,), target (M,); everything natural. See `Problem` and `FitOptions`."""
+    """Fits one law to M points: inputs by name (M,), target (M,); everything natural. See `Problem`
+    and `FitOptions`."""
     problem = Problem(
         inputs=inputs,
         target=target,
@@ -137,7 +142,8 @@ def _empty(law: Law, problem: Problem, data: Prepared, status: Status, message: 
 
 
 def penalty_rows(law: Law, penalties: Sequence[Sequence[Penalty]], row_fit: Array) -> Penalties:
-    """The penalties of each fit, repeated for its rows. Fits without a given penalty have precision 0 there."""
+    """The penalties of each fit, repeated for its rows. Fits without a given penalty have precision
+    0 there."""
     slots = sorted(
         {(law.index(p.parameter), p.log) for fit_penalties in penalties for p in fit_penalties}
     )
@@ -176,7 +182,8 @@ def _starts(
         given = np.atleast_2d(np.asarray(problem.starts, float))
         if given.shape[1] != len(law.parameters):
             raise UserError(
-                f"starts have {given.shape[1]} columns, the law {law.name!r} has the parameters {', '.join(law.names)}"
+                f"starts have {given.shape[1]} columns, the law {law.name!r} has the parameters "
+                f"{', '.join(law.names)}"
             )
         found = law.to_internal(given)
     found = np.clip(found, low, high)
@@ -218,7 +225,8 @@ def _fit_group(
 
 @dataclasses.dataclass(frozen=True)
 class Best:
-    """The best polished row of each of F fits: its row in the batch (-1 if none), theta, objective, relative decrement."""
+    """The best polished row of each of F fits: its row in the batch (-1 if none), theta, objective,
+    relative decrement."""
 
     row: Array
     theta: Array
@@ -260,33 +268,35 @@ def finish(batch: Batch, descent: Descent, fits: int) -> Best:
     return best
 
 
-def conditioning(batch: Batch, rows: Array, theta: Array) -> Array:
-    """Condition number (R,) of the column-scaled Jacobian in centered coordinates, over the parameters not at a bound."""
-    out = np.empty(len(rows))
-    inverse = np.linalg.inv(batch.stack.center)
-    position = 0
+def conditioning(
+    law: Law,
+    data: Prepared,
+    penalties: Sequence[Penalty],
+    objective: Objective,
+    theta: Array,
+    free: Array,
+) -> float:
+    """Condition number of the column-scaled Jacobian of residuals (and penalties) in centered
+    coordinates, over the free parameters."""
     with np.errstate(all="ignore"):
-        for chunk in batch.chunks(rows):
-            here = theta[position : position + len(chunk)]
-            _, _, normal = batch.derivatives(here, chunk, robust=False)
-            back = batch.matrix(inverse, chunk)
-            normal = back.transpose(0, 2, 1) @ normal @ back
-            stuck = (here <= batch.low[chunk]) | (here >= batch.high[chunk])
-            for k in range(len(chunk)):
-                out[position + k] = _condition(normal[k][np.ix_(~stuck[k], ~stuck[k])])
-            position += len(chunk)
-    return out
-
-
-def _condition(normal: Array) -> float:
-    if not normal.size:
-        return 1.0
-    length = np.sqrt(np.diag(normal))
-    if not np.all(np.isfinite(normal)) or np.any(length == 0):
-        return float("inf")
-    values = np.linalg.eigvalsh(normal / np.outer(length, length))
-    # Below 1e-14 an eigenvalue is rounding error of the squared matrix.
-    return float(np.sqrt(values[-1] / max(values[0], 1e-14 * values[-1])))
+        f, jacobian = law.value_and_jacobian(theta[None], tuple(c[None] for c in data.columns))
+        slope = objective.slope(f[0], objective.target(data.target))
+        root = np.sqrt(data.weights) * (1.0 if slope is None else slope)
+        rows = (jacobian[0] * root).T
+        for p in penalties:
+            i = law.index(p.parameter)
+            unit = np.zeros(len(theta))
+            natural = law.to_natural(theta)[i]
+            unit[i] = 1.0 if law.parameters[i].log == p.log else (1 / natural if p.log else natural)
+            rows = np.vstack([rows, np.sqrt(p.strength) / p.scale * unit])
+        rows = (rows @ np.linalg.inv(law.centering(data.columns)))[:, free]
+        if not rows.size:
+            return 1.0
+        length = np.linalg.norm(rows, axis=0)
+        if not np.all(np.isfinite(rows)) or np.any(length == 0):
+            return float("inf")
+        values = np.linalg.svd(rows / length, compute_uv=False)
+        return float(values[0] / values[-1]) if values[-1] > 0 else float("inf")
 
 
 def _result(
@@ -321,7 +331,8 @@ def _result(
         )
         if low < high and (value <= low or value >= high)
     )
-    condition = float(conditioning(batch, np.array([row]), theta[None])[0])
+    free = (batch.low[row] < theta) & (theta < batch.high[row])
+    condition = conditioning(law, data, problem.penalties, options.objective, theta, free)
     status, message = _status(
         float(best.decrement[i]), bool(descent.settled[row]), at_bound, condition, options
     )

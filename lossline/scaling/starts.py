@@ -1,8 +1,8 @@
-"""Starts by variable projection: a grid over the nonlinear parameters, the linear ones solved for at each node.
+"""Starts by variable projection: a grid over the nonlinear parameters, the linear ones solved for
+at each node.
 
-The Gram matrices of all nodes and all weight vectors (resamples) are one matrix product, so that a start for each of a
-thousand resamples costs about as much as one iteration of the solver.
-"""
+The Gram matrices of all nodes and all weight vectors (resamples) are one matrix product, so that a
+start for each of a thousand resamples costs about as much as one iteration of the solver."""
 
 import dataclasses
 
@@ -16,7 +16,8 @@ Array = np.ndarray
 
 @dataclasses.dataclass(frozen=True)
 class Nodes:
-    """Grid nodes of one problem: theta (G, P) with open linear entries, offset (G, M) and basis (G, L, M)."""
+    """Grid nodes of one problem: theta (G, P) with open linear entries, offset (G, M) and basis (G,
+    L, M)."""
 
     theta: Array
     offset: Array
@@ -24,7 +25,8 @@ class Nodes:
 
 
 def nodes(law: Law, columns: Columns, target: Array, low: Array, high: Array) -> Nodes:
-    """The law's grid within the bounds; fixed linear parameters (low = high) are moved into the offset."""
+    """The law's grid within the bounds; fixed linear parameters (low = high) are moved into the
+    offset."""
     theta = law.grid(columns, target)
     nonlinear = [i for i in range(len(law.parameters)) if i not in law.linear_indices]
     theta[:, nonlinear] = np.clip(theta[:, nonlinear], low[nonlinear], high[nonlinear])
@@ -37,7 +39,8 @@ def nodes(law: Law, columns: Columns, target: Array, low: Array, high: Array) ->
 
 
 def _solve_linear(gram: Array, moment: Array, low: Array, high: Array) -> Array:
-    """Least squares (..., L) within natural bounds: what leaves them is put on the bound and the rest solved again."""
+    """Least squares (..., L) within natural bounds: what leaves them is put on the bound and the
+    rest solved again."""
     size = moment.shape[-1]
     held = np.broadcast_to(low == high, moment.shape).copy()
     value = np.where(held, low, 0.0)
@@ -69,9 +72,11 @@ def project(
     *,
     keep: int,
 ) -> Array:
-    """The ``keep`` best nodes for each weight vector, linear parameters solved: theta (V, keep, P), best first.
+    """The ``keep`` best nodes for each weight vector, linear parameters solved: theta (V, keep, P),
+    best first.
 
-    Solved by least squares (of relative residuals where the objective is in logs), then ranked by the objective itself."""
+    Solved by least squares (of relative residuals where the objective is in logs), then ranked by
+    the objective itself."""
     linear = law.linear_indices
     columns_low = np.array([law.parameters[i].log for i in linear])
     with np.errstate(over="ignore"):
@@ -98,7 +103,8 @@ def project(
 
 
 def _searchable(value: Array, is_log: Array, basis: Array, target: Array) -> Array:
-    """Internal linear parameters; a coefficient solved as 0 gets a small contribution, since its log could not move."""
+    """Internal linear parameters; a coefficient solved as 0 gets a small contribution, since its
+    log could not move."""
     typical = np.maximum(np.median(np.abs(basis), axis=2).mean(axis=0), 1e-300)
     least = 1e-4 * np.median(np.abs(target)) / typical
     with np.errstate(divide="ignore", invalid="ignore"):
