@@ -1,0 +1,49 @@
+"""Groups of runs that share facts, the unit to which one line belongs."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import pandas as pd
+
+from lossline.errors import UserError
+
+__all__ = ["GROUP_BY", "Group", "split"]
+
+# What the paper's lines are grouped by (arXiv 2502.12120): everything else should leave the line where it is.
+GROUP_BY: tuple[str, ...] = ("architecture", "pretraining_data", "tokenizer")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Group:
+    """Rows of the runs that share `facts`; a fact that is not recorded is None."""
+
+    facts: Mapping[str, str | float | None]
+    table: pd.DataFrame
+
+    @property
+    def name(self) -> str:
+        """In words, e.g. ``llama, wiki, bpe-4096``."""
+        return ", ".join(str(v) for v in self.facts.values() if v is not None) or "all runs"
+
+
+def split(table: pd.DataFrame, group_by: Sequence[str] = GROUP_BY) -> list[Group]:
+    """One group per combination of facts that occurs, in the order of the facts' text."""
+    for name in group_by:
+        if name not in table.columns:
+            raise UserError(
+                f"cannot group by {name!r}: the table has no such column; it has {', '.join(map(str, table.columns))}"
+            )
+    if not group_by:
+        return [Group(facts={}, table=table)]
+    keys = table[list(group_by)].astype(object)
+    keys = keys.where(keys.notna(), None)
+    labels = [tuple(row) for row in keys.itertuples(index=False)]
+    members: dict[tuple, list[int]] = {}
+    for position, label in enumerate(labels):
+        members.setdefault(label, []).append(position)
+    return [
+        Group(facts=dict(zip(group_by, key, strict=True)), table=table.iloc[members[key]])
+        for key in sorted(members, key=lambda k: tuple(map(str, k)))
+    ]

@@ -1,0 +1,138 @@
+"""Lines recover planted truth, do not depend on order, and say so where the data cannot determine them."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from lossline import tables
+from lossline.errors import UserError
+from lossline.scaling.lines import Irreducible, LineOptions, fit_line, fit_lines
+from lossline.scaling.pairing import Pairing, Pairs
+from lossline.scaling.results import Status
+
+TRUTH = {"K": 0.9, "kappa": 0.85, "E_x": 1.6, "E_y": 1.9}
+
+
+def planted(runs=8, per_run=6, noise=0.002, seed=0, x=None) -> Pairs:
+    random = np.random.default_rng(seed)
+    x = np.sort(random.uniform(2.4, 4.4, runs * per_run))[::-1] if x is None else np.asarray(x)
+    y = TRUTH["K"] * (x - TRUTH["E_x"]) ** TRUTH["kappa"] + TRUTH["E_y"]
+    y = y * np.exp(random.normal(0, noise, len(x)))
+    names = np.array([f"run{i % runs}" for i in range(len(x))])
+    tokens = np.geomspace(1e8, 1e10, len(x))
+    params = np.full(len(x), 1e8)
+    return Pairs(
+        x=x,
+        y=y,
+        runs=names,
+        params=params,
+        tokens=tokens,
+        flops=6 * params * tokens,
+        how=Pairing.CHECKPOINT,
+    )
+
+
+def truth(x):
+    return TRUTH["K"] * (np.asarray(x) - TRUTH["E_x"]) ** TRUTH["kappa"] + TRUTH["E_y"]
+
+
+def test_planted_line_is_recovered_beyond_the_points():
+    line = fit_line(planted())
+    assert line.status is Status.CONVERGED
+    np.testing.assert_allclose(line.predict([2.4, 3.0, 4.4]), truth([2.4, 3.0, 4.4]), rtol=2e-3)
+    np.testing.assert_allclose(line.predict([2.1, 2.2]), truth([2.1, 2.2]), rtol=1e-2)
+    assert line.r2 > 0.999
+    assert line.n_runs == 8
+
+
+def test_given_irreducible_losses_give_the_planted_exponent():
+    options = LineOptions(irreducible=Irreducible.GIVEN)
+    line = fit_line(planted(noise=1e-4), E_x=TRUTH["E_x"], E_y=TRUTH["E_y"], options=options)
+    assert line.parameters["kappa"] == pytest.approx(TRUTH["kappa"], abs=0.02)
+    assert line.parameters["K"] == pytest.approx(TRUTH["K"], rel=0.02)
+
+
+def test_order_of_points_does_not_matter():
+    pairs = planted()
+    order = np.random.default_rng(3).permutation(len(pairs))
+    one, other = fit_line(pairs), fit_line(pairs[order])
+    for name, value in one.parameters.items():
+        assert other.parameters[name] == pytest.approx(value, rel=1e-9)
+
+
+def test_bands_hold_the_truth_and_widen_with_distance():
+    inside = []
+    for seed in range(30):
+        line = fit_line(planted(noise=0.004, seed=seed))
+        low, high = line.band([2.2, 3.0, 4.0], 0.9)
+        inside.append((low <= truth([2.2, 3.0, 4.0])) & (truth([2.2, 3.0, 4.0]) <= high))
+    assert 0.8 <= np.mean(inside) <= 1.0
+    low, high = line.band([1.9, 2.4, 3.2], 0.9)
+    width = high - low
+    assert width[0] > width[1] > 0
+    narrow = line.band([2.2], 0.5)
+    assert line.band([2.2], 0.9)[1] - line.band([2.2], 0.9)[0] > narrow[1] - narrow[0]
+
+
+@pytest.mark.parametrize(
+    ("pairs", "words"),
+    [
+        (planted(runs=1), "1 run"),
+        (planted(x=[3.0] * 12), "same x"),
+        (planted()[np.zeros(48, bool)], "no checkpoint"),
+        (planted(runs=3, per_run=1), "3 points"),
+    ],
+)
+def test_what_cannot_be_fitted_says_why(pairs, words):
+    line = fit_line(pairs)
+    assert line.status is Status.UNDERDETERMINED
+    assert not line.drawable
+    assert words in line.message
+    assert "\n" not in line.message
+    with pytest.raises(UserError, match="nothing to predict with"):
+        line.predict(3.0)
+
+
+def test_noise_without_a_line_is_not_drawn():
+    random = np.random.default_rng(0)
+    pairs = planted()
+    shuffled = Pairs(**{**pairs.__dict__, "y": random.permutation(pairs.y)})
+    assert not fit_line(shuffled).drawable
+
+
+def table_of(pairs_of: dict[str, Pairs]) -> pd.DataFrame:
+    rows = []
+    for data, pairs in pairs_of.items():
+        for i in range(len(pairs)):
+            facts = dict(run_id=f"{data}-{pairs.runs[i]}", architecture="llama", tokenizer="bpe",
+                         pretraining_data=data, params=1e8, step=i, tokens=float(pairs.tokens[i]),
+                         flops=float(pairs.flops[i]))  # fmt: skip
+            rows.append({**facts, "eval_set": "x", "kind": "validation", "loss": pairs.x[i]})
+            rows.append({**facts, "eval_set": "y", "kind": "task", "loss": pairs.y[i]})
+    return tables.from_rows(rows)
+
+
+def test_a_bad_group_leaves_the_others_alone():
+    table = table_of({"good": planted(), "lonely": planted(runs=1), "flat": planted(x=[3.0] * 12)})
+    torn = table[(table.pretraining_data == "good")].assign(pretraining_data="torn")
+    torn["run_id"] = torn["run_id"].str.replace("good", "torn")
+    twice = torn.iloc[:1].assign(loss=99.0)
+    lines = fit_lines(pd.concat([table, torn, twice]), x_sets=["x"], y_sets=["y"])
+    by_data = {line.group["pretraining_data"]: line for line in lines}
+    assert by_data["good"].drawable
+    assert "1 run" in by_data["lonely"].message
+    assert "same x" in by_data["flat"].message
+    assert "twice" in by_data["torn"].message
+    alone = fit_lines(table_of({"good": planted()}), x_sets=["x"], y_sets=["y"])[0]
+    assert by_data["good"].parameters == alone.parameters
+    assert json.loads(json.dumps(by_data["lonely"].to_dict()))["r2"] is None
+
+
+def test_unknown_set_and_column_are_named():
+    table = table_of({"good": planted()})
+    with pytest.raises(UserError, match="'z' is not in the table; it has x, y"):
+        fit_lines(table, x_sets=["z"])
+    with pytest.raises(UserError, match="cannot group by 'dataset'"):
+        fit_lines(table, group_by=["dataset"])
