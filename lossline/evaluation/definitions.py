@@ -27,7 +27,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 
@@ -54,9 +55,8 @@ class Sums:
     document_losses: float = 0.0
 
     def __add__(self, other: Sums) -> Sums:
-        return Sums(
-            **{f.name: _add(getattr(self, f.name), getattr(other, f.name)) for f in fields(self)}
-        )
+        added = {f.name: _add(getattr(self, f.name), getattr(other, f.name)) for f in fields(self)}
+        return replace(self, **added)
 
     @property
     def loss(self) -> float:
@@ -102,6 +102,6 @@ def _positive(count: float, name: str) -> float:
     return count
 
 
-def _add(a: float | None, b: float | None) -> float | None:
+def _add(a: Any, b: Any) -> Any:
     """None (not measured) plus anything is None: part of a sum would pass for the whole."""
     return None if a is None or b is None else a + b

@@ -5,8 +5,8 @@ Several short windows share a row; segment ids keep them apart (attention, recur
 convolutions do not cross), and positions restart in each. The layout depends on the texts, the rule
 and the row length alone, never on the batch size.
 
-Letters: R rows of the whole set, B rows of a batch, L row length, K scored tokens of a batch
-(padded to a fixed number).
+Letters: B rows of a batch, L row length, G groups of rows, K scored tokens of a group (padded to a
+fixed number).
 """
 
 from __future__ import annotations
@@ -32,19 +32,20 @@ class RowLayout(enum.Enum):
 class Batch:
     """One call of the model.
 
-    inputs_BxL, segment_ids_BxL (1, 2, … within a row, 0 for padding), positions_BxL (from 0 in each
-    window): int32.
-    index_K: flat positions (row * L + column) of the scored tokens; targets_K their ids; texts_K
-    the text each belongs to. The first ``scored`` entries of the K are real, the rest is padding.
+    inputs_BxL, segment_ids_BxL (1, 2, … within a row, 0 for padding), positions_BxL (from 0 in
+    each window): int32. The B rows fall into G equal groups, one for each device that holds rows:
+    index_GxK are the positions (row * L + column, within the group's rows) of the scored tokens,
+    targets_GxK their ids, texts_GxK the text each belongs to, and scored_GxK whether the entry is
+    real (True) or padding.
     """
 
     inputs_BxL: np.ndarray
     segment_ids_BxL: np.ndarray
     positions_BxL: np.ndarray
-    index_K: np.ndarray
-    targets_K: np.ndarray
-    texts_K: np.ndarray
-    scored: int
+    index_GxK: np.ndarray
+    targets_GxK: np.ndarray
+    texts_GxK: np.ndarray
+    scored_GxK: np.ndarray
 
 
 class PackedTexts:
@@ -56,6 +57,7 @@ class PackedTexts:
         opening_id: the id in front of each text (the vocabulary's end-of-document id).
         row_length: L; no window may be longer.
         batch_size: B.
+        groups: G; must divide B.
         layout: packed or padded.
     """
 
@@ -67,6 +69,7 @@ class PackedTexts:
         opening_id: int,
         row_length: int,
         batch_size: int,
+        groups: int = 1,
         layout: RowLayout = RowLayout.PACKED,
     ) -> None:
         # The texts lie end to end with the opening id before each: position i of text t reads
@@ -96,6 +99,7 @@ class PackedTexts:
         self.num_rows = int(self._row[-1]) + 1 if len(table) else 0
         self.row_length = row_length
         self.batch_size = batch_size
+        self.groups = groups
         self.capacity = self._scored_capacity()
 
     @property
@@ -118,31 +122,38 @@ class PackedTexts:
             self._row, [index * self.batch_size, (index + 1) * self.batch_size]
         )
         length, source = self._length[lo:hi], self._source[lo:hi]
-        cell = (self._row[lo:hi] - index * self.batch_size) * self.row_length + self._column[lo:hi]
+        row = self._row[lo:hi] - index * self.batch_size
         window, offset = _spread(length)
-        at = cell[window] + offset
-        shape = (self.batch_size, self.row_length)
+        at = (row * self.row_length + self._column[lo:hi])[window] + offset
+        read = source[window] + offset
         keep = offset >= self._skip[lo:hi][window]
-        index_K, targets_K, texts_K = (
-            _padded(values[keep], self.capacity)
-            for values in (at, self._ids[source[window] + offset + 1], self._text[lo:hi][window])
-        )
+        slots = self._slots(at[keep])
+        cells = (self.batch_size, self.row_length)
+        entries = (self.groups, self.capacity)
+        in_group = at[keep] % (self.batch_size // self.groups * self.row_length)
         return Batch(
-            inputs_BxL=_scatter(at, self._ids[source[window] + offset], shape),
-            segment_ids_BxL=_scatter(at, self._segment[lo:hi][window], shape),
-            positions_BxL=_scatter(at, offset, shape),
-            index_K=index_K,
-            targets_K=targets_K,
-            texts_K=texts_K,
-            scored=int(keep.sum()),
+            inputs_BxL=_scatter(at, self._ids[read], cells),
+            segment_ids_BxL=_scatter(at, self._segment[lo:hi][window], cells),
+            positions_BxL=_scatter(at, offset, cells),
+            index_GxK=_scatter(slots, in_group, entries),
+            targets_GxK=_scatter(slots, self._ids[read[keep] + 1], entries),
+            texts_GxK=_scatter(slots, self._text[lo:hi][window][keep], entries),
+            scored_GxK=_scatter(slots, 1, entries).astype(bool),
         )
 
+    def _slots(self, at: np.ndarray) -> np.ndarray:
+        """Where each scored token stands in the flat GxK entries: in turn within its group."""
+        group = at // (self.batch_size // self.groups * self.row_length)
+        count = np.bincount(group, minlength=self.groups)
+        turn = np.empty(len(at), np.int64)
+        turn[np.argsort(group, kind="stable")] = _spread(count)[1]
+        return group * self.capacity + turn
+
     def _scored_capacity(self) -> int:
-        """K: the fullest batch, rounded up to an eighth of all cells so that few shapes exist."""
-        counts = np.bincount(
-            self._row // self.batch_size, weights=self._length - self._skip, minlength=1
-        )
-        eighth = -(-self.batch_size * self.row_length // 8)
+        """K: the fullest group, rounded up to an eighth of its cells so that few shapes exist."""
+        rows = self.batch_size // self.groups
+        counts = np.bincount(self._row // rows, weights=self._length - self._skip, minlength=1)
+        eighth = -(-rows * self.row_length // 8)
         return max(1, int(-(-counts.max() // eighth))) * eighth
 
 
@@ -189,13 +200,7 @@ def _spread(length: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return window, np.arange(len(window)) - np.repeat(np.cumsum(length) - length, length)
 
 
-def _scatter(at: np.ndarray, values: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+def _scatter(at: np.ndarray, values: np.ndarray | int, shape: tuple[int, int]) -> np.ndarray:
     out = np.zeros(shape[0] * shape[1], np.int32)
     out[at] = values
     return out.reshape(shape)
-
-
-def _padded(values: np.ndarray, size: int) -> np.ndarray:
-    out = np.zeros(size, np.int32)
-    out[: len(values)] = values
-    return out

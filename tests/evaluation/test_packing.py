@@ -9,7 +9,16 @@ from lossline.evaluation.windows import WindowRule, document_windows
 EOS = 1
 
 
-def packed(lengths, *, row_length=16, batch_size=3, layout=RowLayout.PACKED, context=None, seed=0):
+def packed(
+    lengths,
+    *,
+    row_length=16,
+    batch_size=4,
+    groups=1,
+    layout=RowLayout.PACKED,
+    context=None,
+    seed=0,
+):
     rng = np.random.default_rng(seed)
     texts = [rng.integers(2, 99, n).astype(np.int32) for n in lengths]
     rule = WindowRule(context=context or row_length, stride=max(1, (context or row_length) // 2))
@@ -20,6 +29,7 @@ def packed(lengths, *, row_length=16, batch_size=3, layout=RowLayout.PACKED, con
         opening_id=EOS,
         row_length=row_length,
         batch_size=batch_size,
+        groups=groups,
         layout=layout,
     )
 
@@ -38,15 +48,15 @@ LENGTHS = [1, 5, 16, 17, 40, 3, 3, 9, 2, 33, 15, 1]
 
 
 @pytest.mark.parametrize("layout", RowLayout)
-def test_every_token_is_a_target_once_and_sees_its_own_text(layout):
-    texts, plan = packed(LENGTHS, layout=layout)
+@pytest.mark.parametrize("groups", [1, 2, 4])
+def test_every_token_is_a_target_once_and_sees_its_own_text(layout, groups):
+    texts, plan = packed(LENGTHS, layout=layout, groups=groups)
     found = [[] for _ in texts]
     for batch in plan.batches():
-        inputs = batch.inputs_BxL.reshape(-1)
-        for at, target, text in list(
-            zip(batch.index_K, batch.targets_K, batch.texts_K, strict=True)
-        )[: batch.scored]:
-            found[text].append((int(inputs[at]), int(target)))
+        grouped = batch.inputs_BxL.reshape(groups, -1)
+        for group, k in np.argwhere(batch.scored_GxK):
+            token = grouped[group, batch.index_GxK[group, k]]
+            found[batch.texts_GxK[group, k]].append((token, batch.targets_GxK[group, k]))
     for text, pairs in zip(texts, found, strict=True):
         shifted = [EOS, *text[:-1]]
         assert sorted(pairs) == sorted(zip(shifted, text, strict=True))
@@ -82,10 +92,10 @@ def test_packing_wastes_little():
 def test_shapes_are_fixed_and_padding_is_marked():
     _, plan = packed(LENGTHS, batch_size=4)
     shapes = {
-        (b.inputs_BxL.shape, b.index_K.shape, b.targets_K.shape, b.texts_K.shape)
+        (b.inputs_BxL.shape, b.index_GxK.shape, b.targets_GxK.shape, b.texts_GxK.shape)
         for b in plan.batches()
     }
-    assert shapes == {((4, 16), (plan.capacity,), (plan.capacity,), (plan.capacity,))}
+    assert shapes == {((4, 16), *[(1, plan.capacity)] * 3)}
     last = list(plan.batches())[-1]
     used = plan.num_rows - 4 * (plan.num_batches - 1)
     assert (last.segment_ids_BxL[used:] == 0).all()

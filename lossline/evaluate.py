@@ -1,0 +1,32 @@
+"""Measures every checkpoint of every run on every evaluation set, once, into <run>/losses.parquet.
+
+    python -m lossline.evaluate --gin_file=gin_configs/evaluation/default.gin --runs runs/
+
+Run again, it measures what is new. With --watch it follows trainings until they have ended.
+"""
+
+from lossline.configuration import Flag, Verb, run_verb
+
+
+def load() -> Verb:
+    from lossline.evaluation.evaluator import EvaluateOptions, evaluate
+    from lossline.evaluation.sets import EvaluationSet
+    from lossline.sharding.mesh import MeshOptions
+
+    return Verb(
+        options=EvaluateOptions,
+        run=evaluate,
+        components={"EvaluationSet": EvaluationSet, "mesh": MeshOptions},
+    )
+
+
+if __name__ == "__main__":
+    run_verb(
+        "evaluate",
+        __doc__,
+        load,
+        flags={
+            "runs": Flag("evaluate.runs", "run directories, or folders of them", "values"),
+            "watch": Flag("evaluate.watch", "follow trainings until they have ended", "switch"),
+        },
+    )

@@ -1,0 +1,296 @@
+"""Every checkpoint of every run on every set, each measured once, into the runs' loss tables."""
+
+from __future__ import annotations
+
+import enum
+import json
+import math
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from lossline import tables
+from lossline.errors import UserError
+from lossline.evaluation.losses import MeasurementKey, RunLosses, failed_row, measured_row
+from lossline.evaluation.measures import Layout, Measure
+from lossline.evaluation.packing import RowLayout
+from lossline.evaluation.progress import Progress
+from lossline.evaluation.restoring import CheckpointUnreadable, RunModel
+from lossline.evaluation.scoring import Scorer
+from lossline.evaluation.sets import EvaluationSet, SetLibrary
+from lossline.evaluation.windows import LongDocuments, WindowRule
+from lossline.sharding import BATCH_AXES, MeshOptions, make_mesh, make_rules
+from lossline.sharding.mesh import require_divisible
+from lossline.tables.schema import FACTS, SetKind
+from lossline.training.run_directory import RunDirectory, RunState
+
+
+class AccuracyAt(enum.Enum):
+    """Which checkpoints have a benchmark's wrong answers scored as well: the last of a run that has
+    ended, all, or none.
+    """
+
+    LAST = "last"
+    ALL = "all"
+    NONE = "none"
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateOptions:
+    """What ``lossline evaluate`` is told.
+
+    Attributes:
+        runs: run directories, or folders of run directories.
+        sets: what to measure.
+        context: tokens of a window; None: the context that the run was trained with.
+        stride: tokens by which windows move on in a longer document; None: half the context.
+        long_documents: rule for documents longer than the context.
+        batch_size: rows per call of the model; no result depends on it.
+        rows: several texts in a row, or one.
+        accuracy: which checkpoints get an accuracy besides the gold answers' loss.
+        activations: dtype the model computes in, whatever it was trained in; float32 makes the sums
+            independent of the batch's shape to the last rounding. "" keeps the model's own.
+        steps: only these checkpoints; empty: all that the run's schedule kept.
+        watch: stay, and measure checkpoints as they appear, until all runs have ended.
+        poll_seconds: how often to look for them.
+        mesh: devices; rows are spread over ``data`` and ``fsdp``.
+    """
+
+    runs: tuple[str, ...]
+    sets: tuple[EvaluationSet, ...]
+    context: int | None = None
+    stride: int | None = None
+    long_documents: LongDocuments = LongDocuments.SLIDE
+    batch_size: int = 16
+    rows: RowLayout = RowLayout.PACKED
+    accuracy: AccuracyAt = AccuracyAt.LAST
+    activations: str = "float32"
+    steps: tuple[int, ...] = ()
+    watch: bool = False
+    poll_seconds: float = 10.0
+    mesh: MeshOptions = field(default_factory=MeshOptions)
+
+
+@dataclass(frozen=True)
+class _Measurement:
+    """One row to be: a set, at a checkpoint that others may share."""
+
+    set: EvaluationSet
+    key: MeasurementKey
+    measure: Measure
+
+
+def evaluate(options: EvaluateOptions) -> None:
+    """Measures what is not measured yet; says what it did.
+
+    Raises:
+        UserError: no run or set there; a set that is empty or made for another vocabulary (before
+        anything is measured).
+    """
+    Evaluator(options).run()
+
+
+class Evaluator:
+    """The runs and sets of one call of ``lossline evaluate``."""
+
+    def __init__(self, options: EvaluateOptions, *, progress: Progress | None = None) -> None:
+        _check(options)
+        self._options = options
+        self._mesh = make_mesh(options.mesh)
+        self._rules = make_rules(options.mesh.rules)
+        groups = math.prod(self._mesh.shape[axis] for axis in BATCH_AXES)
+        require_divisible(
+            "evaluate.batch_size", options.batch_size, "devices along data × fsdp", groups
+        )
+        layout = Layout(batch_size=options.batch_size, groups=groups, rows=options.rows)
+        self._library = SetLibrary(layout)
+        self._progress = progress or Progress()
+        self._measured = 0
+        self._failures: list[str] = []
+
+    def run(self) -> None:
+        """Measures until nothing is left to measure (or, watching, to wait for)."""
+        runs = find_runs(self._options.runs)
+        with ExitStack() as stack:
+            losses = {run.path: stack.enter_context(RunLosses(run.path)) for run in runs}
+            while True:
+                # Asked before the checkpoints are listed: a run that ends in between is looked at
+                # once more.
+                waiting = self._options.watch and any(not has_ended(run) for run in runs)
+                self._round(runs, losses)
+                if not waiting:
+                    break
+                time.sleep(self._options.poll_seconds)
+        self._report(runs)
+
+    def _round(self, runs: Sequence[RunDirectory], losses: Mapping[Path, RunLosses]) -> None:
+        """Measures all that is there now and not measured."""
+        work = [(run, steps) for run in runs if (steps := self._pending(run, losses[run.path]))]
+        for _, steps in work:
+            self._progress.expect(
+                sum(m.measure.texts.num_tokens for ms in steps.values() for m in ms)
+            )
+        for run, steps in sorted(work, key=lambda item: shape_key(item[0])):
+            self._measure_run(run, steps, losses[run.path])
+
+    def _pending(self, run: RunDirectory, losses: RunLosses) -> dict[int, list[_Measurement]]:
+        """What is not measured yet, by checkpoint. Opens every set first: a mistake in one stops us
+        before any work.
+        """
+        steps = run.kept_checkpoint_steps()
+        if not steps:
+            return {}
+        facts = run.facts
+        last = steps[-1] if has_ended(run) else None
+        wanted = [step for step in steps if not self._options.steps or step in self._options.steps]
+        measurements = {
+            step: [self._measurement(s, facts, step, last=step == last) for s in self._options.sets]
+            for step in wanted
+        }
+        pending = {
+            step: [m for m in some if not losses.holds(m.key)]
+            for step, some in measurements.items()
+        }
+        return {step: some for step, some in pending.items() if some}
+
+    def _measurement(
+        self, evaluation_set: EvaluationSet, facts: Mapping[str, Any], step: int, *, last: bool
+    ) -> _Measurement:
+        options = self._options
+        with_accuracy = evaluation_set.kind is SetKind.TASK and (
+            options.accuracy is AccuracyAt.ALL or (last and options.accuracy is AccuracyAt.LAST)
+        )
+        context = options.context or int(facts["context_length"])
+        rule = WindowRule(
+            context=context,
+            stride=options.stride or max(1, context // 2),
+            long_documents=evaluation_set.long_documents or options.long_documents,
+        )
+        measure = self._library.measure(evaluation_set, facts, rule, with_accuracy=with_accuracy)
+        limit = f" of {evaluation_set.max_documents}" if evaluation_set.max_documents else ""
+        key = MeasurementKey(
+            step=step,
+            eval_set=evaluation_set.name,
+            store=self._library.store(evaluation_set, facts).manifest.fingerprint,
+            rule=f"{rule}{limit}",
+            activations=options.activations or "model",
+            with_accuracy=with_accuracy,
+        )
+        return _Measurement(set=evaluation_set, key=key, measure=measure)
+
+    def _measure_run(
+        self, run: RunDirectory, steps: Mapping[int, Sequence[_Measurement]], losses: RunLosses
+    ) -> None:
+        facts = run.facts
+        model = RunModel(
+            run, activations=self._options.activations, mesh=self._mesh, rules=self._rules
+        )
+        for step, state in model.states(list(steps)):
+            self._progress.start()
+            checkpoint = checkpoint_columns(facts, step)
+            rows = []
+            for measurement in steps[step]:
+                rows.append(self._row(checkpoint, measurement, model.scorer, state))
+                self._progress.advance(
+                    measurement.measure.texts.num_tokens, f"{run.name} step {step}"
+                )
+            losses.put(rows)
+
+    def _row(
+        self,
+        checkpoint: Mapping[str, Any],
+        measurement: _Measurement,
+        scorer: Scorer,
+        state: Any,
+    ) -> dict[str, Any]:
+        """A row of the loss table: measured, or failed with the reason; the other rows do not
+        suffer.
+        """
+        key, kind = measurement.key, measurement.set.kind
+        if isinstance(state, CheckpointUnreadable):
+            row = failed_row(checkpoint, key, kind, str(state))
+        else:
+            try:
+                nats = scorer.nats_per_text(state, measurement.measure.texts)
+                row = measured_row(checkpoint, key, kind, measurement.measure.sums(nats))
+            except jax.errors.JaxRuntimeError as error:  # out of memory, a lost device
+                row = failed_row(checkpoint, key, kind, f"{type(error).__name__}: {error}")
+        if row["status"] == tables.Status.FAILED:
+            where = f"{checkpoint['run_id']} step {key.step} on {key.eval_set}"
+            self._failures.append(where)
+            self._progress.say(f"evaluate: {where} failed: {row['message']}")
+        else:
+            self._measured += 1
+        return row
+
+    def _report(self, runs: Sequence[RunDirectory]) -> None:
+        empty = [run.name for run in runs if not run.kept_checkpoint_steps()]
+        if empty:
+            self._progress.say(f"evaluate: no checkpoint yet in {', '.join(empty)}")
+        failed = f"; {len(self._failures)} failed, see column message" if self._failures else ""
+        what = f"{self._measured} measured" if self._measured else "nothing left to measure"
+        self._progress.say(f"evaluate: {len(runs)} runs: {what}{failed}")
+
+
+def find_runs(paths: Sequence[str]) -> list[RunDirectory]:
+    """The run directories among ``paths``, and directly below those that are none.
+
+    Raises:
+        UserError: a path is absent, or neither a run directory nor a folder of them.
+    """
+    found: dict[Path, RunDirectory] = {}
+    for name in paths:
+        path = Path(name)
+        inside = sorted(path.glob("*/config.json")) if path.is_dir() else []
+        if (path / "config.json").is_file() or not inside:
+            candidates = [path]  # RunDirectory.open says what is wrong with it
+        else:
+            candidates = [config.parent for config in inside]
+        for candidate in candidates:
+            found.setdefault(candidate.resolve(), RunDirectory.open(candidate))
+    return list(found.values())
+
+
+def has_ended(run: RunDirectory) -> bool:
+    """Whether no more checkpoints will come: it says so, or says it runs but no process does
+    (killed).
+    """
+    return run.status.state is not RunState.RUNNING or not run.is_locked()
+
+
+def checkpoint_columns(facts: Mapping[str, Any], step: int) -> dict[str, Any]:
+    """The columns of the loss table that are known before measuring: the run's facts, and the
+    checkpoint's.
+    """
+    tokens = step * facts["tokens_per_step"]
+    return {name: facts.get(name) for name in FACTS} | {
+        "step": step,
+        "tokens": tokens,
+        "flops": tokens * facts["flops_per_token"],
+    }
+
+
+def shape_key(run: RunDirectory) -> str:
+    """Runs with equal keys share a compilation, and so are measured one after the other."""
+    return json.dumps([run.config["model"], run.facts["vocabulary_hash"]], sort_keys=True)
+
+
+def _check(options: EvaluateOptions) -> None:
+    if not options.runs:
+        raise UserError("evaluate.runs is empty: name a run directory, or a folder of them")
+    if not options.sets:
+        raise UserError("evaluate.sets is empty: name at least one evaluation set")
+    names = [s.name for s in options.sets]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise UserError(
+            f"evaluate.sets: two sets are named {twice[0]!r}; the loss table tells sets apart by "
+            "name"
+        )
+    if options.batch_size < 1:
+        raise UserError(f"evaluate.batch_size is {options.batch_size}: it must be at least 1")

@@ -1,0 +1,71 @@
+"""A run's model, and its checkpoints one after the other, the next being read while one is
+measured.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import jax
+from flax import nnx
+from jax.sharding import Mesh
+
+from lossline import models
+from lossline.errors import UserError
+from lossline.evaluation.scoring import Scorer
+from lossline.sharding import Rules, parameter_shardings
+from lossline.training.checkpoints import restore_arrays
+from lossline.training.run_directory import RunDirectory
+
+
+class CheckpointUnreadable(Exception):
+    """A checkpoint that is damaged; the message says how."""
+
+
+class RunModel:
+    """The model of a run directory.
+
+    Args:
+        activations: dtype to compute in; "" for the dtype that the run was trained in.
+        mesh: where parameters and rows live.
+        rules: logical axis -> mesh axis.
+    """
+
+    def __init__(self, run: RunDirectory, *, activations: str, mesh: Mesh, rules: Rules) -> None:
+        config = models.config_from_dict(run.config["model"])
+        if activations:
+            config = dataclasses.replace(config, activation_dtype=activations)
+        graphdef, self._state = models.abstract_state(config)
+        self.scorer = Scorer(graphdef, mesh=mesh)
+        self._run = run
+        shapes = nnx.to_pure_dict(self._state)
+        axes = nnx.to_pure_dict(models.logical_axes(self._state))
+        self._abstract = jax.tree.map(
+            lambda array, sharding: jax.ShapeDtypeStruct(
+                array.shape, array.dtype, sharding=sharding
+            ),
+            shapes,
+            parameter_shardings(shapes, axes, mesh, rules),
+        )
+
+    def states(self, steps: Sequence[int]) -> Iterator[tuple[int, Any]]:
+        """(step, parameters) of each checkpoint, or a ``CheckpointUnreadable`` for parameters."""
+        with ThreadPoolExecutor(max_workers=1) as reader:
+            pending = [reader.submit(self._read, step) for step in steps[:1]]
+            for number, step in enumerate(steps):
+                state = pending.pop().result()
+                if number + 1 < len(steps):
+                    pending.append(reader.submit(self._read, steps[number + 1]))
+                yield step, state
+
+    def _read(self, step: int) -> Any:
+        try:
+            params = restore_arrays(self._run, step, self._abstract)
+        except UserError as error:
+            return CheckpointUnreadable(str(error))
+        state = jax.tree.map(lambda leaf: leaf, self._state)
+        nnx.replace_by_pure_dict(state, params)
+        return state

@@ -1,0 +1,102 @@
+"""Nats of every scored token under one model, and their float64 sums per text.
+
+The model runs on the mesh in rows of a fixed shape; its parameters are an argument, so that all
+checkpoints of one shape (and all runs that share it) are served by one compilation. Only the scored
+positions reach the unembedding.
+
+Letters: B rows, L row length, G groups of rows, K scored tokens of a group, D width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections import deque
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.sharding import Mesh
+
+from lossline.evaluation.packing import Batch, PackedTexts
+from lossline.ops.cross_entropy import linear_cross_entropy
+from lossline.sharding import BATCH_AXES, batch_sharding
+
+# Batches that may wait on the device for their turn: enough to hide the host's work, few enough to
+# bound memory.
+_IN_FLIGHT = 4
+
+
+class Scorer:
+    """Scores packed texts with a model that has ``hidden(tokens, segment_ids, positions)`` and
+    ``unembedding()``.
+
+    Args:
+        graphdef: the model's definition, ``nnx.split(model)[0]``.
+        mesh: where rows are spread (axes ``data`` and ``fsdp``); None: one device.
+    """
+
+    def __init__(self, graphdef: Any, *, mesh: Mesh | None = None) -> None:
+        self._graphdef = graphdef
+        self._mesh = mesh
+        self.groups = 1 if mesh is None else int(np.prod([mesh.shape[axis] for axis in BATCH_AXES]))
+
+    def nats_per_text(self, state: Any, texts: PackedTexts) -> np.ndarray:
+        """Sum of the scored tokens' nats for each text, float64 [texts].
+
+        Args:
+            state: the parameters, ``nnx.split(model)[1]``, placed on the mesh.
+            texts: packed with ``groups`` equal to this scorer's.
+        """
+        total = np.zeros(texts.num_texts)
+        waiting: deque[tuple[Batch, jax.Array]] = deque()
+        for batch in texts.batches():
+            waiting.append((batch, self._dispatch(state, batch)))
+            if len(waiting) > _IN_FLIGHT:
+                _add(total, *waiting.popleft())
+        for batch, nats_GxK in waiting:
+            _add(total, batch, nats_GxK)
+        return total
+
+    def _dispatch(self, state: Any, batch: Batch) -> jax.Array:
+        arrays = (
+            batch.inputs_BxL,
+            batch.segment_ids_BxL,
+            batch.positions_BxL,
+            batch.index_GxK,
+            batch.targets_GxK,
+        )
+        if self._mesh is None:
+            return _nats(self._graphdef, state, *arrays)
+        with jax.set_mesh(self._mesh):  # the model pins its activations to it
+            return _nats(self._graphdef, state, *jax.device_put(arrays, batch_sharding(self._mesh)))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _nats(
+    graphdef: Any,
+    state: Any,
+    inputs_BxL: jax.Array,
+    segment_ids_BxL: jax.Array,
+    positions_BxL: jax.Array,
+    index_GxK: jax.Array,
+    targets_GxK: jax.Array,
+) -> jax.Array:
+    """Nats [G, K] float32 of the targets at the indexed positions (padding entries are scored too,
+    and ignored).
+    """
+    model = nnx.merge(graphdef, state)
+    x_BxLxD = model.hidden(inputs_BxL, segment_ids_BxL, positions_BxL)
+    x_GxNxD = x_BxLxD.reshape(index_GxK.shape[0], -1, x_BxLxD.shape[-1])
+    x_GxKxD = jnp.take_along_axis(x_GxNxD, index_GxK[..., None], axis=1)
+    scored = linear_cross_entropy(
+        x_GxKxD, model.unembedding(), targets_GxK, vocab_size=model.config.vocab_size
+    )
+    return scored.nats_T
+
+
+def _add(total: np.ndarray, batch: Batch, nats_GxK: jax.Array) -> None:
+    """Adds a batch's nats to the texts' totals, in float64."""
+    values = np.asarray(nats_GxK, np.float64)[batch.scored_GxK]
+    total += np.bincount(batch.texts_GxK[batch.scored_GxK], values, minlength=len(total))
