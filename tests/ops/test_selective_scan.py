@@ -1,0 +1,106 @@
+"""Selective scan: chunked against sequential with all gradients, resets, drift, memory."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lossline.ops.convolution import causal_convolution
+from lossline.ops.selective_scan import selective_scan, sequential
+
+
+def make_inputs(B=2, L=37, E=6, N=4, seed=0):
+    rng = np.random.default_rng(seed)
+    u, dt = rng.normal(size=(B, L, E)), rng.uniform(0.01, 0.5, size=(B, L, E))
+    a = -rng.uniform(0.5, 4, size=(N, E))
+    b, c = rng.normal(size=(2, B, L, N))
+    return tuple(jnp.asarray(x, jnp.float32) for x in (u, dt, a, b, c))
+
+
+def gradients(inputs, **options):
+    def total(*inputs):
+        return jnp.sum(jnp.sin(selective_scan(*inputs, **options)))
+
+    return jax.grad(total, argnums=(0, 1, 2, 3, 4))(*inputs)
+
+
+@pytest.mark.parametrize("length, chunk", [(37, 8), (5, 16), (32, 1)])
+@pytest.mark.parametrize("resets", [False, True])
+def test_chunked_equals_sequential_with_gradients(length, chunk, resets):
+    inputs = make_inputs(L=length)
+    keep = None
+    if resets:
+        keep = jnp.asarray(np.random.default_rng(1).random((2, length)) > 0.2, jnp.float32)
+    expected = selective_scan(*inputs, keep_BxL=keep, implementation="sequential")
+    got = selective_scan(*inputs, keep_BxL=keep, chunk=chunk)
+    np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5)
+    wanted = gradients(inputs, keep_BxL=keep, implementation="sequential")
+    for got, want in zip(gradients(inputs, keep_BxL=keep, chunk=chunk), wanted, strict=True):
+        assert jnp.max(jnp.abs(got - want)) < 1e-5 * jnp.max(jnp.abs(want))
+
+
+def test_matches_the_recurrence_written_in_numpy():
+    u, dt, a, b, c = (np.asarray(x, np.float64) for x in make_inputs(B=1, L=9))
+    h = np.zeros(a.shape)
+    for t in range(9):
+        h = np.exp(dt[0, t] * a) * h + np.outer(b[0, t], dt[0, t] * u[0, t])
+        got = selective_scan(*make_inputs(B=1, L=9))[0, t]
+        np.testing.assert_allclose(got, c[0, t] @ h, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("implementation", ["sequential", "chunked"])
+def test_reset_forgets_everything_before(implementation):
+    inputs = make_inputs(B=1, L=20)
+    keep = jnp.ones((1, 20)).at[0, 12].set(0)
+    whole = selective_scan(*inputs, keep_BxL=keep, implementation=implementation, chunk=8)
+    u, dt, a, b, c = inputs
+    tail = selective_scan(
+        u[:, 12:], dt[:, 12:], a, b[:, 12:], c[:, 12:], implementation=implementation
+    )
+    np.testing.assert_allclose(whole[:, 12:], tail, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("implementation", ["sequential", "chunked"])
+def test_drift_from_float64_over_32768_positions(implementation):
+    inputs = make_inputs(B=1, L=32768, E=4, N=4)
+    # slow decay: the state remembers hundreds of positions
+    u, dt, a, b, c = inputs
+    inputs = (u, dt * 0.02, a, b, c)
+    with jax.enable_x64():
+        exact = sequential(
+            *(jnp.asarray(np.asarray(x), jnp.float64) for x in inputs), jnp.ones((1, 32768))
+        )
+        exact = np.asarray(exact)
+    got = np.asarray(selective_scan(*inputs, implementation=implementation))
+    drift = np.max(np.abs(got - exact), axis=(0, 2)) / np.max(np.abs(exact))
+    assert drift.max() < 1e-5
+    assert (
+        drift[-4096:].max() < 5 * drift[:4096].max() + 1e-7
+    )  # it does not grow along the sequence
+
+
+def test_no_tensor_of_all_states_is_kept():
+    B, L, E, N = 2, 512, 8, 16
+    inputs = make_inputs(B=B, L=L, E=E, N=N)
+
+    def peak_temporaries(**options):
+        compiled = jax.jit(lambda *x: gradients(x, **options)).lower(*inputs).compile()
+        return compiled.memory_analysis().temp_size_in_bytes
+
+    all_states = 4 * B * L * E * N
+    assert peak_temporaries(chunk=8) < all_states
+    assert peak_temporaries(implementation="sequential") > 2 * all_states
+
+
+def test_convolution_is_causal_and_stays_in_its_document():
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 12, 3)), jnp.float32)
+    w = jnp.asarray(np.random.default_rng(1).normal(size=(4, 3)), jnp.float32)
+    got = causal_convolution(x, w, jnp.ones(3))
+    for channel in range(3):
+        expected = np.convolve(x[0, :, channel], w[::-1, channel])[:12] + 1
+        np.testing.assert_allclose(got[0, :, channel], expected, rtol=1e-5, atol=1e-5)
+    runs = jnp.array([[0] * 5 + [1] * 7, [0] * 12])
+    packed = causal_convolution(x, w, runs_BxL=runs)
+    np.testing.assert_allclose(packed[0, 5:], causal_convolution(x[:1, 5:], w)[0], rtol=1e-6)
+    np.testing.assert_allclose(packed[0, :5], causal_convolution(x[:1, :5], w)[0], rtol=1e-6)
+    np.testing.assert_allclose(packed[1], causal_convolution(x, w)[1], rtol=1e-6)
