@@ -3,103 +3,134 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
 from lossline.reporting import panels
 from lossline.reporting.appearance import MARKERS, Appearance, label
 from lossline.reporting.figures import PAGE_WIDTH, new_figure, publication_style
 from lossline.reporting.points import Unit
+from lossline.scaling.attribution_results import Attribution, Effect, FactorAttribution, Verdict
 
 MOVED = "#D55E00"
 SAME = "#5B6770"
+_NOT_VARIED = (Verdict.CONSTANT, Verdict.MISSING)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Effect:
-    """How far one factor moves the line, in one unit, with its interval; NaN where not tested."""
+def attribution_chart(attribution: Attribution, *, units: Sequence[Unit]) -> Figure:
+    """One row per factor that varies, one panel per unit: how far the line moves, and its interval.
 
-    factor: str
-    unit: Unit
-    effect: float = float("nan")
-    low: float = float("nan")
-    high: float = float("nan")
-    p_value: float = float("nan")
-    moved: bool = False
-    message: str = ""
-
-    @property
-    def tested(self) -> bool:
-        """Whether there is a number to draw."""
-        return bool(np.isfinite(self.effect))
-
-
-def attribution_chart(effects: Sequence[Effect], *, level: float = 0.9) -> Figure:
-    """One row per factor, one panel per unit: the shift of the line and its interval.
-
-    Factors stand in the order of their first appearance; an untested one keeps its row and says so.
+    The large dot is the evaluation set on which the line moves most clearly; the small ones are the
+    other sets. A factor that could not be tested keeps its row and says why.
     """
-    factors = list(dict.fromkeys(effect.factor for effect in effects))
-    units = [unit for unit in Unit if any(effect.unit is unit for effect in effects)]
+    factors = [factor for factor in attribution.factors if factor.verdict not in _NOT_VARIED]
     with publication_style():
-        figure = new_figure(PAGE_WIDTH, 0.85 + 0.3 * len(factors))
+        figure = new_figure(PAGE_WIDTH, 0.8 + 0.36 * len(factors))
         axes = figure.subplots(1, len(units), squeeze=False, sharey=True)[0]
         for ax, unit in zip(axes, units, strict=True):
-            rows = {effect.factor: effect for effect in effects if effect.unit is unit}
-            _effects(ax, [rows.get(factor) for factor in factors])
-            ax.set_xlabel(f"shift of the line ({unit.value})")
-        axes[0].set_yticks(range(len(factors)), [label(factor) for factor in factors])
-        axes[0].set_ylim(len(factors) - 0.5, -0.5)
-        _effect_legend(figure, level)
+            _factor_rows(ax, factors, unit, attribution.alpha)
+            ax.set_xlabel(f"move of the line ({unit.words})")
+        axes[0].set_yticks(range(len(factors)), [label(factor.label) for factor in factors])
+        axes[0].set_ylim(len(factors) - 0.4, -0.6)
+        _effect_legend(figure)
     return figure
 
 
-def _effects(ax: Axes, rows: Sequence[Effect | None]) -> None:
+def _factor_rows(ax: Axes, factors: Sequence[FactorAttribution], unit: Unit, alpha: float) -> None:
     ax.axvline(0.0, color="#9AA3AB", linewidth=0.8, zorder=1)
     ax.grid(axis="y", visible=False)
     ax.tick_params(axis="y", length=0)
-    for position, row in enumerate(rows):
-        if row is None or not row.tested:
-            reason = "not measured" if row is None else (row.message or "not tested")
-            ax.annotate(
-                _short(reason), (0.0, position), xycoords=("axes fraction", "data"), va="center",
-                xytext=(4, 0), textcoords="offset points", color="#8A949E", fontsize=6.2,
-                fontstyle="italic", gid=f"untested/{position}",
-            )  # fmt: skip
+    ends = [0.0]
+    for position, factor in enumerate(factors):
+        effect = factor.nats if unit is Unit.NATS else factor.bits_per_byte
+        if effect is None:
+            _reason(ax, position, factor.message or str(factor.verdict))
             continue
-        color = MOVED if row.moved else SAME
+        others = [e.move.value for e in factor.effects if e.unit == unit.value and e != effect]
+        _effect(ax, position, effect, moved=bool(effect.p_corrected < alpha))
         ax.plot(
-            [row.low, row.high], [position, position], color=color, linewidth=2.0, alpha=0.55,
-            solid_capstyle="round", zorder=2, gid=f"interval/{row.factor}",
-        )  # fmt: skip
-        ax.plot(
-            [row.effect], [position], marker="o", markersize=5, color=color, linestyle="none",
-            markeredgecolor="white", markeredgewidth=0.5, zorder=3, gid=f"effect/{row.factor}",
-        )  # fmt: skip
-        if np.isfinite(row.p_value):
-            ax.annotate(
-                p_text(row.p_value), (1.0, position), xycoords=("axes fraction", "data"),
-                xytext=(3, 0), textcoords="offset points", va="center", fontsize=6.2, color=color,
-                annotation_clip=False,
-            )  # fmt: skip
-    tested = [row for row in rows if row is not None and row.tested]
-    if tested:
-        low = min(min(row.low, row.effect, 0.0) for row in tested)
-        high = max(max(row.high, row.effect, 0.0) for row in tested)
-        margin = 0.08 * (high - low) or 0.01
-        ax.set_xlim(low - margin, high + margin)
-    else:
-        ax.set_xlim(-1, 1)
-        ax.set_xticks([0.0])
+            others,
+            [position] * len(others),
+            linestyle="none",
+            marker="o",
+            markersize=2.2,
+            color=SAME,
+            alpha=0.55,
+            markeredgewidth=0,
+            zorder=2.5,
+            gid=f"others/{factor.factor}",
+        )
+        ends += [effect.move.value, effect.move.low, effect.move.high, *others]
+    finite = np.asarray(ends)[np.isfinite(ends)]
+    margin = 0.08 * float(np.ptp(finite)) or 0.01
+    ax.set_xlim(finite.min() - margin, finite.max() + margin)
+    ax.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
 
 
-def _short(reason: str, limit: int = 52) -> str:
-    return reason if len(reason) <= limit else reason[: limit - 1].rsplit(" ", 1)[0] + " …"
+def _effect(ax: Axes, position: int, effect: Effect, *, moved: bool) -> None:
+    color = MOVED if moved else SAME
+    ax.plot(
+        [effect.move.low, effect.move.high],
+        [position, position],
+        color=color,
+        linewidth=2.0,
+        alpha=0.5,
+        solid_capstyle="round",
+        zorder=2,
+        gid=f"interval/{effect.factor}",
+    )
+    ax.plot(
+        [effect.move.value],
+        [position],
+        marker="o",
+        markersize=5,
+        color=color,
+        linestyle="none",
+        markeredgecolor="white",
+        markeredgewidth=0.5,
+        zorder=3,
+        gid=f"effect/{effect.factor}",
+    )
+    levels = f"{label(effect.low_level, 16)} → {label(effect.high_level, 16)}"
+    ax.annotate(
+        f"{levels} · {label(effect.y_set, 18)}",
+        (0.01, position + 0.36),
+        xycoords=("axes fraction", "data"),
+        va="center",
+        color="#7A858F",
+        fontsize=5.6,
+    )
+    if np.isfinite(effect.p_corrected):
+        ax.annotate(
+            p_text(effect.p_corrected),
+            (1.0, position),
+            xycoords=("axes fraction", "data"),
+            xytext=(3, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=6.2,
+            color=color,
+            annotation_clip=False,
+        )
+
+
+def _reason(ax: Axes, position: int, message: str, limit: int = 60) -> None:
+    short = message if len(message) <= limit else message[: limit - 1].rsplit(" ", 1)[0] + " …"
+    ax.annotate(
+        short,
+        (0.01, position),
+        xycoords=("axes fraction", "data"),
+        va="center",
+        color="#7A858F",
+        fontsize=6.0,
+        fontstyle="italic",
+        gid=f"untested/{position}",
+    )
 
 
 def p_text(p_value: float) -> str:
@@ -107,13 +138,13 @@ def p_text(p_value: float) -> str:
     return "p < 0.001" if p_value < 0.001 else f"p = {p_value:.2g}"
 
 
-def _effect_legend(figure: Figure, level: float) -> None:
+def _effect_legend(figure: Figure) -> None:
     def handle(color: str, words: str) -> Line2D:
         return Line2D([], [], color=color, marker="o", markersize=4.5, linewidth=2.0, label=words)
 
     figure.legend(
         handles=[
-            handle(MOVED, f"another line (estimate, {level:.0%} interval)"),
+            handle(MOVED, "another line (estimate and interval)"),
             handle(SAME, "not told apart from the same line"),
         ],
         loc="outside upper left", ncols=2, columnspacing=1.6, handlelength=2.0,
@@ -135,8 +166,8 @@ def held_out_chart(
         figure = new_figure(PAGE_WIDTH, 2.9)
         left, right = figure.subplots(1, 2, width_ratios=[1.0, 1.15])
         _predicted_against_measured(left, ours, appearance)
-        left.set_xlabel(f"measured loss ({unit.value})")
-        left.set_ylabel(f"predicted loss ({unit.value})")
+        left.set_xlabel(f"measured loss ({unit.words})")
+        left.set_ylabel(f"predicted loss ({unit.words})")
         _errors_by_method(right, scores, methods)
         groups = panels.legend_handles(appearance, ours, lines=False)
         figure.legend(

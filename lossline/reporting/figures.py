@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, cast
 
 import matplotlib as mpl
 import numpy as np
@@ -13,29 +14,33 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from lossline.reporting import panels
-from lossline.reporting.appearance import RC, Appearance, label
+from lossline.reporting.appearance import RC, Appearance, label, text
 from lossline.reporting.lines import Curve, curves_for
 from lossline.reporting.points import Unit, paired, wide
+from lossline.scaling.compute_laws import Chinchilla, Kaplan
+from lossline.scaling.study_results import ComputeLawFit
 
 PAGE_WIDTH = 6.9  # inches: the text width of a two-column page
 LEGEND_WIDTH = 1.25
 PANELS_PER_FIGURE = 12
+_LAWS = {law.name: law for law in (Chinchilla(), Kaplan())}
 
 
 @contextmanager
 def publication_style() -> Iterator[None]:
     """The rcParams of every figure, restored afterwards."""
-    with mpl.rc_context(RC):
+    with mpl.rc_context(cast("Any", RC)):
         yield
 
 
 def new_figure(width: float, height: float) -> Figure:
     """A figure of this size in inches, apart from pyplot's global state."""
-    figure = Figure(figsize=(width, height), layout="constrained")
+    layout = ConstrainedLayoutEngine(w_pad=0.04, h_pad=0.04, wspace=0.03, hspace=0.03)
+    figure = Figure(figsize=(width, height), layout=layout)
     FigureCanvasAgg(figure)
-    figure.get_layout_engine().set(w_pad=0.04, h_pad=0.04, wspace=0.03, hspace=0.03)  # type: ignore[union-attr]
     return figure
 
 
@@ -44,6 +49,8 @@ def save(figure: Figure, path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     with publication_style():
         figure.savefig(path, metadata={"Software": None})
+        # The layout is settled now; computing it anew would take as long as the drawing.
+        figure.set_layout_engine("none")
         figure.savefig(path.with_suffix(".svg"), metadata={"Date": None, "Creator": None})
     return path
 
@@ -96,8 +103,8 @@ def loss_grid(
         points = pd.concat(frames)
         for ax in axes.flat:
             panels.fit_limits(ax, points["x"], ())
-        figure.supxlabel(f"loss on {label(x, 60)} ({unit.value})", fontsize=RC["axes.labelsize"])
-        figure.supylabel(f"loss ({unit.value})", fontsize=RC["axes.labelsize"])
+        figure.supxlabel(f"loss on {label(x, 60)} ({unit.words})", fontsize=RC["axes.labelsize"])
+        figure.supylabel(f"loss ({unit.words})", fontsize=RC["axes.labelsize"])
         panels.figure_legend(figure, panels.legend_handles(appearance, points))
     return figure
 
@@ -146,9 +153,18 @@ def overview(
 
 
 def loss_over_compute(
-    table: pd.DataFrame, appearance: Appearance, *, sets: Sequence[str], unit: Unit
+    table: pd.DataFrame,
+    laws: Sequence[ComputeLawFit],
+    appearance: Appearance,
+    *,
+    sets: Sequence[str],
+    unit: Unit,
 ) -> Figure:
-    """Every run's losses as it trains, over training FLOPs (tokens where FLOPs are not known)."""
+    """Every run's losses as it trains, over training FLOPs (tokens where FLOPs are not known).
+
+    Fitted laws from scale to loss are drawn as what they predict for the best of the sizes that
+    the group has, at each compute.
+    """
     columns = _columns(len(sets))
     rows = math.ceil(len(sets) / columns)
     frame = wide(table, sets, unit=unit)
@@ -158,11 +174,15 @@ def loss_over_compute(
         axes = figure.subplots(rows, columns, squeeze=False, sharex=True)
         for ax, name in zip(axes.flat, sets, strict=False):
             _trajectories(ax, frame, name, compute, appearance)
+            if compute == "flops":
+                for law in laws:
+                    if law.eval_set == name and law.unit == unit.value:
+                        _frontier(ax, frame[frame[name].notna()], law, appearance)
             ax.set_title(label(name, 34), loc="left")
         _hide_unused(axes, len(sets))
         axis = "training FLOPs" if compute == "flops" else "training tokens"
         figure.supxlabel(axis, fontsize=RC["axes.labelsize"])
-        figure.supylabel(f"loss ({unit.value})", fontsize=RC["axes.labelsize"])
+        figure.supylabel(f"loss ({unit.words})", fontsize=RC["axes.labelsize"])
         panels.figure_legend(figure, panels.legend_handles(appearance, frame))
     return figure
 
@@ -186,3 +206,33 @@ def _trajectories(
         )
     panels.compute_ticks(ax)
     panels.draw_points(ax, points[points["final"]], appearance)
+
+
+def _frontier(ax: Axes, frame: pd.DataFrame, fit: ComputeLawFit, appearance: Appearance) -> None:
+    """What the law says of the best size at each compute, within the sizes and compute measured."""
+    if fit.law not in _LAWS or not fit.parameters:
+        return
+    rows = frame[frame["flops"].notna() & frame["params"].notna()]
+    for fact, value in fit.group.items():
+        if fact in rows:
+            rows = rows[rows[fact] == text(value)]
+    if rows.empty:
+        return
+    sizes, tokens, flops = (rows[name].to_numpy(float) for name in ("params", "tokens", "flops"))
+    # FLOPs per parameter and token: 6 where the table says C = 6 N D, more where it is exact.
+    per_token = float(np.median(flops / (sizes * tokens)))
+    compute = np.geomspace(flops.min(), flops.max(), 80)
+    size = np.geomspace(sizes.min(), sizes.max(), 60)[:, None]
+    inputs = {"N": size + 0.0 * compute, "D": compute / (per_token * size)}
+    loss = _LAWS[fit.law].predict(
+        fit.parameters, {name: values.ravel() for name, values in inputs.items()}
+    )
+    ax.plot(
+        compute,
+        np.asarray(loss).reshape(len(size), len(compute)).min(axis=0),
+        color=appearance.color(fit.group.get("pretraining_data")),
+        linestyle=(0, (1, 1)),
+        linewidth=1.4,
+        zorder=2.8,
+        gid=f"law/{'/'.join(text(value) for value in fit.group.values())}",
+    )

@@ -1,4 +1,4 @@
-"""Fitted lines as figures see them: facts of the group, unit, and the range their points span."""
+"""Fitted lines as figures and tables see them."""
 
 from __future__ import annotations
 
@@ -6,14 +6,23 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
+from lossline.reporting.appearance import text
+from lossline.reporting.grids import group_columns, number, status_cell, with_interval
+from lossline.reporting.page import Cell, Column, Grid
 from lossline.reporting.points import Unit
+from lossline.scaling.lines import Line
+
+PARAMETERS = ("K", "kappa", "E_x", "E_y")
+_SIGNS = {"kappa": "κ"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Curve:
     """A line to draw: `line.predict(x)` and `line.band(x, level)` over `domain`, in `unit`."""
 
-    line: Any
+    line: Line
     facts: Mapping[str, Any]
     unit: Unit
     domain: tuple[float, float]
@@ -21,7 +30,7 @@ class Curve:
     @property
     def name(self) -> str:
         """The group in words, e.g. ``wiki, llama, bpe-4096``."""
-        return ", ".join(str(value) for value in self.facts.values())
+        return ", ".join(text(value) for value in self.facts.values())
 
 
 def curves_for(curves: Iterable[Curve], *, x: str, y: str, unit: Unit) -> list[Curve]:
@@ -34,10 +43,52 @@ def curves_for(curves: Iterable[Curve], *, x: str, y: str, unit: Unit) -> list[C
     return sorted(found, key=lambda curve: curve.name)
 
 
-def drawable(lines: Iterable[Any]) -> Sequence[Curve]:
-    """Those of the lines that the data determined, as curves."""
+def drawable(lines: Iterable[Line]) -> list[Curve]:
+    """Those lines that the data determined and that join losses of one checkpoint, as curves."""
     return [
         Curve(line=line, facts=line.group, unit=Unit(line.unit), domain=line.x_range)
         for line in lines
-        if line.drawable
+        if line.drawable and not line.y_group
     ]
+
+
+def line_grid(lines: Sequence[Line], unit: Unit) -> Grid:
+    """One row per fitted line, the failed ones too."""
+    facts = group_columns(line.group for line in lines)
+    columns = [
+        *[Column(fact.replace("_", " ")) for fact in facts],
+        Column("x"), Column("y"),
+        *[Column(_SIGNS.get(name, name), number=True) for name in PARAMETERS],
+        Column("R²", number=True), Column("straight line's R²", number=True),
+        Column("runs", number=True), Column("points", number=True),
+        Column("status", keep=True), Column("remark", wide=True),
+    ]  # fmt: skip
+    rows = [
+        [
+            *[Cell(text(line.group.get(fact))) for fact in facts],
+            Cell(line.x_set),
+            Cell(line.y_set),
+            *[Cell(_parameter(line, position)) for position in range(len(PARAMETERS))],
+            Cell(number(line.r2, 5)),
+            Cell(number(line.r2_linear, 5)),
+            Cell(str(line.n_runs)),
+            Cell(str(line.n_points)),
+            status_cell(line.status),
+            Cell(line.message),
+        ]
+        for line in lines
+    ]
+    return Grid(
+        title=f"Lines in {unit.words}", columns=columns, rows=rows,
+        caption="In brackets: 90% intervals by a bootstrap over runs, where runs were enough.",
+        empty=f"No line was fitted in {unit.words}.",
+    )  # fmt: skip
+
+
+def _parameter(line: Line, position: int) -> str:
+    """Estimate and 90% interval; the columns of `Line.draws` stand in the order of PARAMETERS."""
+    value = line.parameters.get(PARAMETERS[position])
+    if value is None or not len(line.draws):
+        return number(value)
+    low, high = np.quantile(line.draws[:, position], [0.05, 0.95])
+    return with_interval(value, low, high)

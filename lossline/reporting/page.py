@@ -18,7 +18,7 @@ import jinja2
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell of a table; `tone` is '', 'good', 'warn' or 'bad'."""
+    """One cell of a table; `tone` is a class of the style sheet: good, warn, bad, moved, same."""
 
     text: str
     tone: str = ""
@@ -26,11 +26,17 @@ class Cell:
 
 @dataclass(frozen=True)
 class Column:
-    """One column's title; numbers are set flush right, `keep` forbids line breaks."""
+    """One column: numbers are set flush right, `keep` forbids line breaks, `wide` is for prose."""
 
     title: str
     number: bool = False
     keep: bool = False
+    wide: bool = False
+
+    @property
+    def css(self) -> str:
+        """Class of its cells."""
+        return "number" if self.number else "keep" if self.keep else "wide" if self.wide else ""
 
 
 @dataclass(frozen=True, kw_only=True)

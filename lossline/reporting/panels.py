@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -14,8 +14,9 @@ from matplotlib.lines import Line2D
 from matplotlib.offsetbox import DrawingArea, HPacker
 from matplotlib.patches import Patch
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
+from numpy.typing import ArrayLike
 
-from lossline.reporting.appearance import Appearance, label
+from lossline.reporting.appearance import Appearance, Intervention, label
 from lossline.reporting.lines import Curve
 from lossline.reporting.points import Unit
 
@@ -37,7 +38,7 @@ def compute_ticks(ax: Axes) -> None:
     ax.xaxis.set_minor_formatter(NullFormatter())
 
 
-def _power_of_ten(value: float, _position: int | None = None) -> str:
+def _power_of_ten(value: float, _position: float) -> str:
     """10¹⁸ in plain characters: figures read no mathematics in text."""
     exponent = round(math.log10(value))
     return f"10{str(exponent).translate(str.maketrans('-0123456789', '⁻⁰¹²³⁴⁵⁶⁷⁸⁹'))}"
@@ -52,7 +53,7 @@ def draw_points(ax: Axes, frame: pd.DataFrame, appearance: Appearance) -> None:
     kinds = frame["run_id"].map(
         lambda run: appearance.interventions[run].name if run in appearance.interventions else ""
     )
-    fillings = {kind.name: kind.fillstyle for kind in appearance.shown_interventions()}
+    shown = {kind.name: kind for kind in appearance.shown_interventions()}
     small, large = _sizes(len(frame), int(frame["final"].sum()))
     looks = frame.assign(_kind=kinds).groupby(
         ["final", "_kind", "pretraining_data", "architecture"], sort=True, observed=True
@@ -67,9 +68,7 @@ def draw_points(ax: Axes, frame: pd.DataFrame, appearance: Appearance) -> None:
             marker=appearance.marker(architecture),
             markersize=large if final else small,
             color=color,
-            fillstyle="full" if not open_marker or fillings[kind] == "none" else fillings[kind],
-            markerfacecolor="white" if open_marker and fillings[kind] == "none" else color,
-            markerfacecoloralt="white",
+            **_filling(shown.get(str(kind)), color),
             markeredgecolor=color if open_marker else ("white" if final else color),
             markeredgewidth=(0.8 if final else 0.5) if open_marker else (0.35 if final else 0.0),
             alpha=1.0 if final else (0.7 if open_marker else 0.45),
@@ -77,6 +76,14 @@ def draw_points(ax: Axes, frame: pd.DataFrame, appearance: Appearance) -> None:
             zorder=3.0 + 0.5 * bool(final) + 0.2 * open_marker,
             gid=f"points/{data}/{architecture}/{kind or 'usual'}/{'final' if final else 'earlier'}",
         )
+
+
+def _filling(kind: Intervention | None, color: str) -> dict[str, Any]:
+    """Marker properties: full where usual, open or half full where a run shows an intervention."""
+    if kind is not None and kind.fillstyle == "none":
+        return {"fillstyle": "full", "markerfacecolor": "white"}
+    half = "full" if kind is None else kind.fillstyle
+    return {"fillstyle": half, "markerfacecolor": color, "markerfacecoloralt": "white"}
 
 
 def _sizes(points: int, finals: int) -> tuple[float, float]:
@@ -126,7 +133,7 @@ def _beyond(
     return [(start, stop) for start, stop in sides if stop > start]
 
 
-def fit_limits(ax: Axes, x: Sequence[float], y: Sequence[float], *, pad: float = 0.05) -> None:
+def fit_limits(ax: Axes, x: ArrayLike, y: ArrayLike, *, pad: float = 0.05) -> None:
     """Limits from the points alone: a band that opens far out must not shrink the data."""
     for values, setter in ((x, ax.set_xlim), (y, ax.set_ylim)):
         finite = np.asarray(values, float)
@@ -139,8 +146,8 @@ def fit_limits(ax: Axes, x: Sequence[float], y: Sequence[float], *, pad: float =
 
 def label_axes(ax: Axes, x: str, y: str, unit: Unit) -> None:
     """Name both sets and the unit."""
-    ax.set_xlabel(f"{label(x, 40)} ({unit.value})")
-    ax.set_ylabel(f"{label(y, 34)} ({unit.value})")
+    ax.set_xlabel(f"{label(x, 40)} ({unit.words})")
+    ax.set_ylabel(f"{label(y, 34)} ({unit.words})")
 
 
 def legend_handles(
@@ -164,13 +171,12 @@ def legend_handles(
     present = {kind.name for run, kind in appearance.interventions.items() if run in runs}
     other = [
         Line2D([], [], color=grey, marker="o", markersize=4.4, linestyle="none",
-               markeredgewidth=0.8,
-               fillstyle="full" if kind.fillstyle == "none" else kind.fillstyle,
-               markerfacecolor="white" if kind.fillstyle == "none" else grey,
-               markerfacecoloralt="white", markeredgecolor=grey, label=f"other {kind.name}")
+               markeredgewidth=0.8, markeredgecolor=grey, label=f"other {kind.name}",
+               **_filling(kind, grey))
         for kind in appearance.shown_interventions()
         if kind.name in present
     ]  # fmt: skip
+    groups: list[tuple[str, list[Any]]]
     groups = [("pretraining data", data), ("architecture", architecture), ("intervention", other)]
     return [(title, handles) for title, handles in groups if handles]
 
@@ -196,5 +202,5 @@ def figure_legend(figure: Figure, groups: Sequence[tuple[str, list[Any]]]) -> No
     for index in titles:
         legend.get_texts()[index].set_fontweight("bold")
         # A title has no handle: its text starts where the handles below it start.
-        rows[index].get_children()[0].width = 0
+        cast("DrawingArea", rows[index].get_children()[0]).width = 0
         rows[index].sep = 0

@@ -23,15 +23,15 @@ _FACTS = (
 
 
 class Unit(enum.Enum):
-    """The unit of a loss axis, and the column of the loss table that holds it."""
+    """The unit of a loss axis; the value is the column of the loss table that holds it."""
 
-    NATS = "nats per token"
-    BITS = "bits per byte"
+    NATS = "loss"
+    BITS = "bits_per_byte"
 
     @property
-    def column(self) -> str:
-        """Column of the loss table."""
-        return "loss" if self is Unit.NATS else "bits_per_byte"
+    def words(self) -> str:
+        """How an axis names it."""
+        return "nats per token" if self is Unit.NATS else "bits per byte"
 
 
 def usable(table: pd.DataFrame) -> pd.DataFrame:
@@ -42,9 +42,9 @@ def usable(table: pd.DataFrame) -> pd.DataFrame:
 def eval_sets(table: pd.DataFrame, *, kind: str, unit: Unit = Unit.NATS) -> list[str]:
     """Names of the sets of one kind that have at least one value in `unit`, alphabetically."""
     rows = usable(table)
-    if unit.column not in rows:
+    if unit.value not in rows:
         return []
-    rows = rows[(rows["kind"] == kind) & rows[unit.column].notna()]
+    rows = rows[(rows["kind"] == kind) & rows[unit.value].notna()]
     return sorted(rows["eval_set"].unique())
 
 
@@ -56,10 +56,10 @@ def wide(table: pd.DataFrame, sets: Iterable[str], *, unit: Unit) -> pd.DataFram
     sets = list(sets)
     rows = usable(table)
     rows = rows[rows["eval_set"].isin(sets)]
-    if rows.empty or unit.column not in rows:
+    if rows.empty or unit.value not in rows:
         return pd.DataFrame(columns=[*_CHECKPOINT, *_FACTS, *sets, "final"])
     values = rows.pivot_table(
-        index=_CHECKPOINT, columns="eval_set", values=unit.column, aggfunc="first", observed=True
+        index=_CHECKPOINT, columns="eval_set", values=unit.value, aggfunc="first", observed=True
     ).reindex(columns=sets)
     facts = [fact for fact in _FACTS if fact in rows]
     checkpoints = rows.drop_duplicates(_CHECKPOINT).set_index(_CHECKPOINT)[facts]

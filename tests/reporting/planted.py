@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 
 from lossline import tables
-from lossline.reporting.lines import Curve
-from lossline.reporting.points import Unit
+from lossline.reporting.lines import Curve, drawable
+from lossline.scaling.attribution_results import (
+    Attribution,
+    Effect,
+    FactorAttribution,
+    Interval,
+    Verdict,
+)
+from lossline.scaling.lines import Line
+from lossline.scaling.results import Status
+from lossline.scaling.study_results import ComputeLawFit, StudyResults
 
 DATA = ("legal", "pubmed", "wiki")
 VALIDATION = ("legal", "pubmed", "wiki", "python")
@@ -44,28 +53,6 @@ class Recipe:
     seed: int = 0
 
 
-@dataclass(frozen=True)
-class PlantedLine:
-    """Stands in for a fitted line: the planted law with a band that widens away from the middle."""
-
-    x_set: str
-    y_set: str
-    group: dict
-    K: float
-    kappa: float
-    E_y: float
-    scale: float = 1.0
-    parameters: dict = field(default_factory=dict)
-
-    def predict(self, x):
-        x = np.asarray(x, float) / self.scale
-        return self.scale * (self.K * np.maximum(x - E_X, 1e-10) ** self.kappa + self.E_y)
-
-    def band(self, x, level=0.9):
-        half = self.scale * (0.02 + 0.03 * np.abs(np.asarray(x, float) / self.scale - 4.0)) * level
-        return self.predict(x) - half, self.predict(x) + half
-
-
 def table(recipe: Recipe = Recipe()) -> pd.DataFrame:
     """A loss table in the schema's form."""
     random = np.random.default_rng(recipe.seed)
@@ -79,7 +66,8 @@ def table(recipe: Recipe = Recipe()) -> pd.DataFrame:
     if recipe.interventions:
         for size in recipe.sizes[-2:]:
             base = dict(architecture=recipe.architectures[0], params=size,
-                        pretraining_data=recipe.data[-1], tokenizer="bpe-4096", optimizer="adamw", learning_rate=3e-3)  # fmt: skip
+                        pretraining_data=recipe.data[-1], tokenizer="bpe-4096",
+                        optimizer="adamw", learning_rate=3e-3)  # fmt: skip
             runs += [{**base, "tokenizer": "unigram-4096"}, {**base, "learning_rate": 1e-3}]
     rows = []
     for number, facts in enumerate(runs):
@@ -122,15 +110,142 @@ def bits_scale(tokenizer: str) -> float:
     return 1.0 / (BYTES_PER_TOKEN[tokenizer] * math.log(2.0))
 
 
-def curves() -> list[Curve]:
-    """The planted lines of the usual tokenizer, per data and architecture, in both units."""
+def lines() -> tuple[Line, ...]:
+    """The planted lines of the usual tokenizer, per data and architecture, in both units.
+
+    The last one was not fitted: its group has one run.
+    """
     made = []
-    for (data, y), (K, kappa, E_y) in PLANTED.items():
+    for data in DATA:
         for architecture in ("llama", "mamba"):
-            for unit, scale in ((Unit.NATS, 1.0), (Unit.BITS, bits_scale("bpe-4096"))):
-                facts = dict(architecture=architecture, pretraining_data=data, tokenizer="bpe-4096")
-                line = PlantedLine("wiki", y, facts, K, kappa, E_y, scale)
-                made.append(
-                    Curve(line=line, facts=facts, unit=unit, domain=(2.2 * scale, 4.6 * scale))
-                )
-    return made
+            group = dict(pretraining_data=data, architecture=architecture, tokenizer="bpe-4096")
+            for y in (name for name in (*VALIDATION, *TASKS) if (data, name) in PLANTED):
+                made += [line(group, y, unit) for unit in ("loss", "bits_per_byte")]
+    alone = dict(pretraining_data="wiki", architecture="llama", tokenizer="unigram-4096")
+    lack = "1 run, at least 2 are needed; train another size"
+    failed = Line(x_set="wiki", y_set="hellaswag", group=alone, n_runs=1, n_points=12, message=lack)
+    return (*made, failed)
+
+
+def line(group: dict, y: str, unit: str) -> Line:
+    """The planted law as a fitted line, with draws of its parameters around the truth."""
+    K, kappa, E_y = PLANTED[group["pretraining_data"], y]
+    scale = 1.0 if unit == "loss" else bits_scale(group["tokenizer"])
+    truth = np.array([K * scale ** (1 - kappa), kappa, E_X * scale, E_y * scale, 0.0])
+    noise = np.random.default_rng(0).standard_normal((200, 5)) * [0.02, 0.02, 0.01, 0.005, 0.0]
+    return Line(
+        x_set="wiki", y_set=y, group=group, unit=unit, status=Status.CONVERGED, r2=0.9987,
+        parameters=dict(zip(("K", "kappa", "E_x", "E_y"), map(float, truth), strict=False)),
+        r2_linear=0.9901, n_runs=3, n_points=36, x_range=(2.2 * scale, 4.6 * scale),
+        draws=truth * (1 + noise), scatter=0.006,
+    )  # fmt: skip
+
+
+def curves() -> list[Curve]:
+    """The planted lines as curves."""
+    return drawable(lines())
+
+
+def results(recipe: Recipe = Recipe()) -> StudyResults:
+    """Everything a report shows, planted."""
+    losses = table(recipe)
+    failed = (
+        (losses["run_id"] == "run-004") & (losses["step"] == 300) & (losses["eval_set"] == "wiki")
+    )
+    losses.loc[failed, ["status", "message"]] = ["failed", "NaN logits in document 17"]
+    losses.loc[failed, ["nats", "loss", "bits_per_byte"]] = math.nan
+    return StudyResults(
+        table=losses,
+        lines=lines(),
+        compute_laws=laws(),
+        attribution=_attribution(),
+        heldout=_held_out(),
+        excluded=pd.DataFrame(
+            [{"what": "checkpoints before 5% of training", "rows": 96, "reason": "warm-up"}]
+        ),
+        settings={"fit": {"bootstrap": 1000, "seed": 0, "cut": 0.05}, "x_sets": ("wiki",)},
+        provenance={
+            "command": "python -m lossline.fit --gin_file=planted.gin",
+            "table": "planted",
+            "versions": {"lossline": "0.1.0", "numpy": "2.4.6"},
+        },
+    )
+
+
+def laws() -> tuple[ComputeLawFit, ...]:
+    """The planted law of wiki's loss for the Llamas."""
+    truth = {"E": E_X, "A": 1.3 * 4e4**0.35, "B": 1.3 * 3.5e6**0.42, "alpha": 0.35, "beta": 0.42}
+    return tuple(
+        ComputeLawFit(
+            group={"pretraining_data": data, "architecture": "llama", "tokenizer": "bpe-4096"},
+            eval_set="wiki", unit="loss", law="chinchilla", equation="L = E + A/N^α + B/D^β",
+            status="converged", parameters=truth, E_low=1.42, E_high=1.57, r2=0.9991, n_runs=3,
+            n_points=36,
+        )
+        for data in DATA
+    )  # fmt: skip
+
+
+def effect(factor: str, unit: str, value: float, p: float, **changes) -> Effect:
+    """An effect with an interval of ±15% of the value or more."""
+    half = max(0.15 * abs(value), 0.02)
+    fields = dict(
+        factor=factor, x_set="wiki", y_set="hellaswag", unit=unit, low_level="wiki",
+        high_level="pubmed", move=Interval(value=value, low=value - half, high=value + half),
+        p_value=p / 3, p_corrected=p, p_resampled=p / 2, share=0.4, partial_r2=0.5, degrees=9.0,
+        noise=0.01, noise_from="own", runs=12, groups=6, x_low=2.2, x_high=4.6,
+    )  # fmt: skip
+    return Effect(**{**fields, **changes})
+
+
+def _attribution() -> Attribution:
+    def factor(name, levels, verdict, sentence, nats=None, bits=None, message=""):
+        effects = ()
+        if nats is not None:
+            nats, bits = effect(name, "loss", *nats), effect(name, "bits_per_byte", *bits)
+            half = Interval(value=0.5 * nats.move.value, low=-1.0, high=1.0)
+            effects = (nats, replace(nats, y_set="arc_easy", move=half), bits)
+        return FactorAttribution(
+            factor=name, label=name.replace("_", " "), levels=levels, verdict=verdict,
+            sentence=sentence, message=message, nats=nats, bits_per_byte=bits, effects=effects,
+        )  # fmt: skip
+
+    sizes = ("400000", "1000000", "2500000")
+    return Attribution(
+        x_set="wiki",
+        factors=(
+            factor("pretraining_data", DATA, Verdict.MOVES,
+                   "Pretraining data moves the line: at equal loss on wiki, hellaswag differs by "
+                   "0.45 nats.", (0.45, 0.0004), (0.16, 0.0004)),
+            factor("tokenizer", ("bpe-4096", "unigram-4096"), Verdict.MOVES,
+                   "The tokenizer moves the line per token, and not per byte.",
+                   (-0.11, 0.01), (0.004, 0.8)),
+            factor("architecture", ("llama", "mamba"), Verdict.NO_MOVE,
+                   "Architecture does not move the line.", (0.004, 0.7), (0.001, 0.6)),
+            factor("learning_rate", ("0.003", "0.001"), Verdict.UNRESOLVED,
+                   "Whether the learning rate moves the line cannot be told.",
+                   (0.03, 0.2), (0.01, 0.2)),
+            factor("params", sizes, Verdict.CONFOUNDED, "Size was never changed alone.",
+                   message="size never changes alone: every pair of sizes differs in tokens"),
+            factor("context_length", ("256",), Verdict.CONSTANT, "One context length only."),
+        ),
+    )  # fmt: skip
+
+
+def _held_out() -> pd.DataFrame:
+    random = np.random.default_rng(1)
+    rows = []
+    for method, spread in (("line", 0.006), ("straight line", 0.02), ("compute law", 0.04)):
+        for unit, scale in (("loss", 1.0), ("bits_per_byte", bits_scale("bpe-4096"))):
+            for data in DATA:
+                for y in TASKS:
+                    measured = scale * random.uniform(2.4, 3.4)
+                    error = spread * random.standard_normal()
+                    rows.append({
+                        "run_id": f"big-{data}", "pretraining_data": data, "architecture": "llama",
+                        "tokenizer": "bpe-4096", "x_set": "wiki", "y_set": y, "unit": unit,
+                        "method": method, "measured": measured, "predicted": measured * (1 + error),
+                        "low": measured * (1 + error - 2 * spread),
+                        "high": measured * (1 + error + 2 * spread), "relative_error": error,
+                    })  # fmt: skip
+    return pd.DataFrame(rows)

@@ -1,5 +1,6 @@
 import io
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ from lossline.errors import UserError
 from lossline.reporting import figures
 from lossline.reporting.appearance import Appearance
 from lossline.reporting.points import Unit, eval_sets, paired
+from lossline.scaling.lines import Line
 from tests.reporting import planted
 
 
@@ -80,19 +82,11 @@ def test_lines_and_bands_are_what_the_fit_predicts(table, appearance, curves, un
 
 
 def test_limits_come_from_the_points_not_from_an_open_band(table, appearance, curves):
-    class Open(planted.PlantedLine):
-        def band(self, x, level=0.9):
+    class Open(Line):
+        def band(self, x, level=0.9, **_):
             return self.predict(x) - 1e6, self.predict(x) + 1e6
 
-    from dataclasses import replace
-
-    wild = [
-        replace(
-            c, line=Open("wiki", c.line.y_set, c.line.group, c.line.K, c.line.kappa, c.line.E_y)
-        )
-        for c in curves
-        if c.unit is Unit.NATS
-    ]
+    wild = [replace(c, line=Open(**vars(c.line))) for c in curves if c.unit is Unit.NATS]
     figure = figures.loss_grid(table, wild, appearance, x="wiki", ys=["legal"], unit=Unit.NATS)
     low, high = figure.axes[0].get_ylim()
     assert 0 < low < high < 8
@@ -100,10 +94,25 @@ def test_limits_come_from_the_points_not_from_an_open_band(table, appearance, cu
 
 def test_every_run_has_its_trajectory_over_compute(table, appearance):
     sets = eval_sets(table, kind="validation")
-    figure = figures.loss_over_compute(table, appearance, sets=sets, unit=Unit.NATS)
+    figure = figures.loss_over_compute(table, planted.laws(), appearance, sets=sets, unit=Unit.NATS)
     for ax in figure.axes:
         assert len(artists(ax, "run/")) == table["run_id"].nunique()
         assert ax.get_xscale() == "log"
+
+
+def test_a_law_is_drawn_as_the_lower_edge_of_what_it_says_of_the_measured_sizes(table, appearance):
+    figure = figures.loss_over_compute(
+        table, planted.laws(), appearance, sets=["legal", "wiki"], unit=Unit.NATS
+    )
+    legal, wiki = figure.axes
+    assert not artists(legal, "law/")
+    drawn = artists(wiki, "law/")
+    assert len(drawn) == len(planted.DATA)
+    compute, loss = drawn["law/legal/llama/bpe-4096"].get_data()
+    size = np.geomspace(4e5, 2.5e6, 2001)[:, None]
+    tokens = compute / (6 * size)
+    truth = planted.E_X + 1.3 * ((4e4 / size) ** 0.35 + (3.5e6 / tokens) ** 0.42)
+    np.testing.assert_allclose(loss, truth.min(axis=0), rtol=1e-3)
 
 
 def test_the_same_table_gives_the_same_bytes(table, curves, tmp_path):

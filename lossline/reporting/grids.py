@@ -1,0 +1,326 @@
+"""The tables of a report: fits, compute laws, effects, held-out scores, exclusions, runs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from lossline.reporting.appearance import text
+from lossline.reporting.page import Cell, Column, Grid
+from lossline.reporting.points import Unit, usable
+from lossline.scaling.attribution_results import Attribution, Effect, Interval, Verdict
+from lossline.scaling.study_results import ComputeLawFit, StudyResults
+
+RUN_ROWS = 300
+_TONES = {
+    "converged": "good",
+    "bound_hit": "warn",
+    "iteration_limit": "warn",
+    "underdetermined": "warn",
+    "abnormal": "bad",
+}
+
+
+def number(value: Any, digits: int = 4) -> str:
+    """A number with so many significant digits; an en dash where there is none."""
+    try:
+        value = float(value)
+    except (TypeError, ValueError):
+        return "–"
+    if not math.isfinite(value):
+        return "–"
+    if value and not 1e-4 <= abs(value) < 1e6:
+        return f"{value:.{max(digits - 2, 1)}e}"
+    return f"{value:.{digits}g}"
+
+
+def interval(low: Any, high: Any, digits: int = 3) -> str:
+    """An interval in brackets; nothing where a bound is missing."""
+    bounds = number(low, digits), number(high, digits)
+    return "" if "–" in bounds else f"[{bounds[0]}, {bounds[1]}]"
+
+
+def with_interval(value: Any, low: Any, high: Any) -> str:
+    """``1.23 [1.10, 1.31]``."""
+    return f"{number(value)} {interval(low, high)}".strip()
+
+
+def percent(value: Any) -> str:
+    """A share or a relative error in percent."""
+    shown = number(100 * float(value), 3) if pd.notna(value) else "–"
+    return shown if shown == "–" else f"{shown}%"
+
+
+def status_cell(status: Any) -> Cell:
+    """A status with the tone of how far it can be trusted."""
+    word = str(getattr(status, "value", status))
+    return Cell(word.replace("_", " "), _TONES.get(word, ""))
+
+
+def group_columns(groups: Iterable[Mapping[str, Any]]) -> list[str]:
+    """The facts that any of the groups names, in the order of their first appearance."""
+    return list(dict.fromkeys(fact for group in groups for fact in group))
+
+
+def _titles(names: Sequence[str]) -> list[Column]:
+    return [Column(name.replace("_", " ")) for name in names]
+
+
+def compute_law_grid(laws: Sequence[ComputeLawFit]) -> Grid:
+    """One row per law from scale to loss."""
+    facts = group_columns(law.group for law in laws)
+    names = list(dict.fromkeys(name for law in laws for name in law.parameters if name != "E"))
+    columns = [
+        *_titles(facts), Column("set"), Column("unit", keep=True), Column("law"),
+        Column("E [90% interval]", number=True), *[Column(name, number=True) for name in names],
+        Column("R²", number=True), Column("runs", number=True), Column("points", number=True),
+        Column("status", keep=True), Column("remark", wide=True),
+    ]  # fmt: skip
+    rows = [
+        [
+            *[Cell(text(law.group.get(fact))) for fact in facts],
+            Cell(law.eval_set),
+            Cell(Unit(law.unit).words),
+            Cell(law.law),
+            Cell(with_interval(law.parameters.get("E"), law.E_low, law.E_high)),
+            *[Cell(number(law.parameters.get(name))) for name in names],
+            Cell(number(law.r2, 5)),
+            Cell(str(law.n_runs)),
+            Cell(str(law.n_points)),
+            status_cell(law.status),
+            Cell(law.message),
+        ]
+        for law in laws
+    ]
+    equations = "; ".join(dict.fromkeys(f"{law.law}: {law.equation}" for law in laws))
+    return Grid(
+        title="Laws from scale to loss", columns=columns, rows=rows, caption=equations,
+        empty="No law from scale to loss was fitted.",
+    )  # fmt: skip
+
+
+def factor_grid(attribution: Attribution) -> Grid:
+    """One row per factor: verdict and the clearest effect in both units."""
+    columns = [
+        Column("factor", keep=True), Column("levels"), Column("verdict", keep=True),
+        *[
+            Column(title, number=True)
+            for unit in Unit
+            for title in (f"move, {unit.words}", "p (corrected)")
+        ],
+        Column("share of spread", number=True), Column("most clearly on"),
+        Column("runs", number=True),        Column("remark", wide=True),
+    ]  # fmt: skip
+    tones = {Verdict.MOVES: "moved", Verdict.NO_MOVE: "same", Verdict.UNRESOLVED: "warn"}
+    rows = []
+    for factor in attribution.factors:
+        headline = factor.nats or factor.bits_per_byte
+        rows.append(
+            [
+                Cell(factor.label),
+                Cell(", ".join(factor.levels)),
+                Cell(str(factor.verdict), tones.get(factor.verdict, "")),
+                *_moves(factor.nats),
+                *_moves(factor.bits_per_byte),
+                Cell(percent(headline.share) if headline else "–"),
+                Cell(headline.y_set if headline else "–"),
+                Cell(str(headline.runs) if headline else "–"),
+                Cell(factor.message),
+            ]
+        )
+    return Grid(
+        title="Verdicts", columns=columns, rows=rows,
+        empty=attribution.message or "No factor was examined.",
+    )  # fmt: skip
+
+
+def _moves(effect: Effect | None) -> list[Cell]:
+    if effect is None:
+        return [Cell("–"), Cell("–")]
+    return [_move(effect.move), Cell(number(effect.p_corrected, 2))]
+
+
+def _move(move: Interval) -> Cell:
+    return Cell(with_interval(move.value, move.low, move.high))
+
+
+def effect_grid(attribution: Attribution) -> Grid:
+    """One row per factor, evaluation set and unit: everything behind the verdicts."""
+    columns = [
+        Column("factor", keep=True), Column("x", keep=True), Column("y", keep=True),
+        Column("unit", keep=True), Column("levels", keep=True),
+        Column("move [interval]", number=True), Column("p", number=True),
+        Column("p corrected", number=True), Column("p resampled", number=True),
+        Column("share", number=True), Column("partial R²", number=True),
+        Column("runs", number=True), Column("groups", number=True), Column("over x", number=True),
+    ]  # fmt: skip
+    rows = [
+        [
+            Cell(factor.label),
+            Cell(effect.x_set),
+            Cell(effect.y_set),
+            Cell(Unit(effect.unit).words),
+            Cell(f"{effect.low_level} → {effect.high_level}"),
+            _move(effect.move),
+            Cell(number(effect.p_value, 2)),
+            Cell(number(effect.p_corrected, 2)),
+            Cell(number(effect.p_resampled, 2)),
+            Cell(percent(effect.share)),
+            Cell(number(effect.partial_r2, 3)),
+            Cell(str(effect.runs)),
+            Cell(str(effect.groups)),
+            Cell(f"{number(effect.x_low, 3)}–{number(effect.x_high, 3)}"),
+        ]
+        for factor in attribution.factors
+        for effect in factor.effects
+    ]
+    return Grid(
+        title="Every comparison", columns=columns, rows=rows, empty="Nothing could be compared."
+    )
+
+
+def held_out_grid(heldout: pd.DataFrame) -> Grid:
+    """One row per method and unit: how far off the held-out losses were predicted."""
+    columns = [
+        Column("method"), Column("unit", keep=True), Column("predictions", number=True),
+        Column("runs", number=True), Column("median error", number=True),
+        Column("mean error", number=True), Column("worst error", number=True),
+        Column("bias", number=True), Column("inside the interval", number=True),
+    ]  # fmt: skip
+    rows = []
+    if not heldout.empty:
+        for (unit, method), part in heldout.groupby(["unit", "method"], sort=False, observed=True):
+            error = part["relative_error"].to_numpy(float)
+            error = error[np.isfinite(error)]
+            if not error.size:
+                continue
+            rows.append(
+                [
+                    Cell(str(method)),
+                    Cell(Unit(unit).words),
+                    Cell(str(len(error))),
+                    Cell(str(part["run_id"].nunique())),
+                    Cell(percent(np.median(np.abs(error)))),
+                    Cell(percent(np.mean(np.abs(error)))),
+                    Cell(percent(np.max(np.abs(error)))),
+                    Cell(percent(np.mean(error))),
+                    Cell(_coverage(part)),
+                ]
+            )
+    return Grid(
+        title="Scores", columns=columns, rows=rows,
+        caption="Errors are predicted / measured − 1; median, mean and worst of their size.",
+        empty="No run was held out.",
+    )  # fmt: skip
+
+
+def _coverage(part: pd.DataFrame) -> str:
+    known = part.dropna(subset=["low", "high", "measured"])
+    if known.empty:
+        return "–"
+    inside = (known["measured"] >= known["low"]) & (known["measured"] <= known["high"])
+    return f"{inside.mean():.0%} of {len(known)}"
+
+
+def exclusion_grids(results: StudyResults) -> list[Grid]:
+    """What no fit has seen, as the fit says it, and the rows that hold no measurement."""
+    excluded = results.excluded
+    columns = [Column("what"), Column("rows", number=True), Column("reason", wide=True)]
+    said = [
+        [Cell(text(row.get("what"))), Cell(text(row.get("rows"))), Cell(text(row.get("reason")))]
+        for row in excluded.to_dict("records")
+    ]
+    table = results.table
+    bad = table[table["status"] != "ok"] if "status" in table else table.iloc[:0]
+    groups = bad.assign(message=bad["message"].fillna("no reason given")) if len(bad) else bad
+    counted: list[list[Cell]] = []
+    if len(bad):
+        for (status, message), part in groups.groupby(["status", "message"], observed=True):
+            runs = sorted(part["run_id"].astype(str).unique())
+            shown = ", ".join(runs[:4]) + (f" and {len(runs) - 4} more" if len(runs) > 4 else "")
+            counted.append(
+                [
+                    Cell(str(status), "bad" if status == "failed" else "warn"),
+                    Cell(str(len(part))),
+                    Cell(shown),
+                    Cell(str(message)),
+                ]
+            )
+    return [
+        Grid(
+            title="Left out of the fits", columns=columns, rows=said,
+            empty="Nothing was left out of the fits.",
+        ),
+        Grid(
+            title="Rows of the loss table without a measurement",
+            columns=[
+                Column("status"), Column("rows", number=True), Column("runs"),
+                Column("reason", wide=True),
+            ],
+            rows=counted,
+            empty="Every row of the loss table is a measurement.",
+        ),
+    ]  # fmt: skip
+
+
+def run_grid(table: pd.DataFrame) -> Grid:
+    """One row per run with the facts that the study varies, and where it ended."""
+    rows = usable(table).sort_values(["run_id", "step"])
+    last = rows.drop_duplicates("run_id", keep="last")
+    facts = [
+        fact
+        for fact in (
+            "pretraining_data", "architecture", "tokenizer", "params", "params_non_embedding",
+            "context_length", "optimizer", "schedule", "learning_rate", "weight_decay",
+            "token_selection", "seed", "source",
+        )
+        if fact in last and last[fact].notna().any()
+    ]  # fmt: skip
+    checkpoints = rows.groupby("run_id")["step"].nunique()
+    columns = [
+        Column("run"),
+        *[Column(fact.replace("_", " "), number=_numeric(last[fact])) for fact in facts],
+        Column("checkpoints", number=True),
+        Column("tokens", number=True),
+        Column("FLOPs", number=True),
+    ]
+    shown = last.head(RUN_ROWS)
+    body = [
+        [
+            Cell(text(row["run_id"])),
+            *[
+                Cell(number(row[fact]) if _numeric(last[fact]) else text(row[fact]))
+                for fact in facts
+            ],
+            Cell(str(checkpoints.get(row["run_id"], 0))),
+            Cell(number(row["tokens"])),
+            Cell(number(row.get("flops"))),
+        ]
+        for row in shown.to_dict("records")
+    ]
+    more = f"The first {RUN_ROWS} of {len(last)} runs." if len(last) > RUN_ROWS else ""
+    return Grid(columns=columns, rows=body, caption=more, empty="The loss table has no runs.")
+
+
+def _numeric(values: pd.Series) -> bool:
+    return pd.api.types.is_numeric_dtype(values)
+
+
+def mapping_grid(title: str, mapping: Mapping[str, Any]) -> Grid:
+    """Names and values; nested mappings are flattened with dots."""
+    rows = [[Cell(name), Cell(value)] for name, value in _flat(mapping)]
+    return Grid(title=title, columns=[Column("name", keep=True), Column("value")], rows=rows)
+
+
+def _flat(mapping: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, str]]:
+    for name, value in mapping.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}.")
+        elif isinstance(value, (list, tuple)):
+            yield f"{prefix}{name}", ", ".join(text(item) for item in value) or "none"
+        else:
+            yield f"{prefix}{name}", text(value)

@@ -1,0 +1,336 @@
+"""From the results of a study to one HTML file and its figures."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from lossline.errors import UserError
+from lossline.reporting import charts, figures, grids
+from lossline.reporting.appearance import Appearance
+from lossline.reporting.lines import Curve, curves_for, drawable, line_grid
+from lossline.reporting.page import Block, Listing, Page, Paragraph, Picture, Section, render
+from lossline.reporting.points import Unit, eval_sets, usable
+from lossline.scaling.attribution_results import Verdict
+from lossline.scaling.study_results import StudyResults
+
+GENERATOR = '<meta name="generator" content="lossline">'
+_UNTOLD = (Verdict.CONSTANT, Verdict.MISSING)
+
+
+def write_report(
+    results: StudyResults, out: str | os.PathLike[str], *, title: str = "Loss-to-loss report"
+) -> Path:
+    """Write ``<out>/report.html`` (self-contained) and ``<out>/figures/*.png`` and ``*.svg``.
+
+    A report that lossline wrote before is replaced; the page appears only when it is whole.
+
+    Returns:
+      The path of the page.
+
+    Raises:
+      UserError: ``report.html`` exists and is not one of ours, or the table has no rows.
+    """
+    folder = Path(out)
+    page = folder / "report.html"
+    if page.exists() and GENERATOR not in page.read_text("utf-8", errors="replace")[:4000]:
+        raise UserError(f"{page} exists and was not written by lossline; choose another folder")
+    if usable(results.table).empty:
+        raise UserError("the loss table has no measured rows, so there is nothing to report")
+    folder.mkdir(parents=True, exist_ok=True)
+    html = render(_Report.of(results, folder / "figures").page(title))
+    partial = page.with_name(f".{page.name}.partial")
+    partial.write_text(html, encoding="utf-8")
+    os.replace(partial, page)
+    return page
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Report:
+    """The study with what all sections share."""
+
+    results: StudyResults
+    folder: Path
+    appearance: Appearance
+    curves: Sequence[Curve]
+    units: Sequence[Unit]
+    x: str
+    counter: Iterator[int]
+
+    @classmethod
+    def of(cls, results: StudyResults, folder: Path) -> _Report:
+        table = results.table
+        units = [
+            unit
+            for unit in Unit
+            if any(eval_sets(table, kind=kind, unit=unit) for kind in ("validation", "task"))
+        ]
+        return cls(
+            results=results,
+            folder=folder,
+            appearance=Appearance.of(usable(table)),
+            curves=drawable(results.lines),
+            units=units,
+            x=_main_x(results),
+            counter=iter(range(1, 10_000)),
+        )
+
+    def page(self, title: str) -> Page:
+        sections = [
+            self._lines(), self._factors(), self._compute(), self._fits(), self._held_out(),
+            self._exclusions(), self._making(),
+        ]  # fmt: skip
+        table = usable(self.results.table)
+        checkpoints = len(table.drop_duplicates(["run_id", "step"]))
+        subtitle = (
+            f"{table['run_id'].nunique():,} runs, {checkpoints:,} checkpoints, "
+            f"{table['eval_set'].nunique():,} evaluation sets; pretraining data: "
+            f"{', '.join(self.appearance.colors)}; architectures: "
+            f"{', '.join(self.appearance.markers)}."
+        )
+        return Page(
+            title=title,
+            subtitle=subtitle,
+            verdicts=verdicts(self.results),
+            sections=sections,
+            no_verdict=self.results.attribution.message
+            or "No factor was examined, so nothing can be attributed.",
+        )
+
+    def picture(self, name: str, figure: Figure, title: str, caption: str) -> Picture:
+        path = figures.save(figure, self.folder / f"{name}.png")
+        width = round(figure.get_figwidth() * 145)
+        return Picture(
+            title=title, caption=caption, png=path, number=next(self.counter), width=width
+        )
+
+    def _lines(self) -> Section:
+        table = self.results.table
+        blocks: list[Block] = [Paragraph(text=self._reading())]
+        tasks = _sets(table, "task", self.units)
+        validation = [name for name in _sets(table, "validation", self.units) if name != self.x]
+        y = _main_y(tasks, validation)
+        if y:
+            figure = figures.overview(
+                table, self.curves, self.appearance, x=self.x, y=y, units=self.units
+            )
+            blocks.append(
+                self.picture(
+                    "overview",
+                    figure,
+                    f"Loss on {y} against loss on {self.x}",
+                    self._caption([y], self.units),
+                )
+            )
+        for kind, names in (("validation", validation), ("task", tasks)):
+            blocks += self._grids(kind, names)
+        return Section(
+            title="Loss-to-loss lines",
+            anchor="lines",
+            intro="One point is one checkpoint of one run. Where two groups lie on one line, the "
+            "loss on one set tells the loss on the other, whatever else differs between them.",
+            blocks=blocks
+            if len(blocks) > 1
+            else [Paragraph(text="Only one evaluation set was measured, so there are no lines.")],
+        )
+
+    def _grids(self, kind: str, names: Sequence[str]) -> list[Block]:
+        blocks: list[Block] = []
+        for unit in self.units:
+            known = [n for n in names if n in eval_sets(self.results.table, kind=kind, unit=unit)]
+            if self.x not in _sets(self.results.table, None, [unit]):
+                continue
+            step = figures.PANELS_PER_FIGURE
+            for part, start in enumerate(range(0, len(known), step), start=1):
+                ys = known[start : start + step]
+                figure = figures.loss_grid(
+                    self.results.table, self.curves, self.appearance, x=self.x, ys=ys, unit=unit
+                )
+                what = "Validation losses" if kind == "validation" else "Task losses"
+                suffix = f"-{part}" if len(known) > step else ""
+                short = "nats" if unit is Unit.NATS else "bits"
+                blocks.append(
+                    self.picture(
+                        f"{kind}-{short}{suffix}",
+                        figure,
+                        f"{what} against loss on {self.x}, {unit.words}",
+                        self._caption(ys, [unit]),
+                    )
+                )
+        return blocks
+
+    def _caption(self, ys: Sequence[str], units: Sequence[Unit]) -> str:
+        drawn = [
+            curve
+            for y in ys
+            for unit in units
+            for curve in curves_for(self.curves, x=self.x, y=y, unit=unit)
+        ]
+        words = "Both axes are losses of the same checkpoint."
+        if drawn:
+            words += f" {len(drawn)} fitted lines with their 90% bands."
+        return words
+
+    def _reading(self) -> str:
+        words = (
+            "How to read the figures. Color: pretraining data. Marker: architecture. Open and "
+            "half-filled markers: runs that differ from the usual in what the legend names. Large "
+            "markers are the last checkpoints of runs, small ones earlier checkpoints."
+        )
+        if self.curves:
+            words += (
+                " Lines: y = K (x − Eₓ)^κ + E_y, fitted to each group over the range shown; "
+                "shaded: 90% band of the line by a bootstrap over runs. Dashes tell architectures "
+                "apart; a hollow line belongs to an unusual tokenizer. What the data do not "
+                "determine is not drawn; the table of fits names it."
+            )
+        return words
+
+    def _factors(self) -> Section:
+        attribution = self.results.attribution
+        blocks: list[Block] = []
+        if any(factor.verdict not in _UNTOLD for factor in attribution.factors):
+            figure = charts.attribution_chart(attribution, units=self.units or [Unit.NATS])
+            blocks.append(
+                self.picture(
+                    "attribution",
+                    figure,
+                    "How far the line moves when one factor alone changes",
+                    "Large dot: the evaluation set on which the line moves most clearly, with the "
+                    "simultaneous interval over all pairs of levels; beneath it the two levels and "
+                    "the set. Small dots: the other sets. p: of one line for all levels, runs as "
+                    "the unit, Holm-corrected over all comparisons of the unit; a line counts as "
+                    f"moved below {attribution.alpha:g}.",
+                )
+            )
+        blocks += [grids.factor_grid(attribution), grids.effect_grid(attribution)]
+        return Section(
+            title="What moves the line",
+            anchor="factors",
+            intro="Groups are compared only with groups that match them in everything else.",
+            blocks=blocks,
+        )
+
+    def _compute(self) -> Section:
+        blocks: list[Block] = []
+        unit = self.units[0]
+        for kind, name in (("validation", "compute-validation"), ("task", "compute-task")):
+            sets = eval_sets(self.results.table, kind=kind, unit=unit)[: figures.PANELS_PER_FIGURE]
+            if sets:
+                figure = figures.loss_over_compute(
+                    self.results.table,
+                    self.results.compute_laws,
+                    self.appearance,
+                    sets=sets,
+                    unit=unit,
+                )
+                blocks.append(
+                    self.picture(
+                        name,
+                        figure,
+                        f"Losses as training goes on ({kind} sets)",
+                        "One curve per run, its last checkpoint marked. Measured losses, not "
+                        "smoothed; compute as recorded in the loss table. Dotted: what the law "
+                        "from scale to loss says of the best of the group's sizes.",
+                    )
+                )
+        blocks.append(grids.compute_law_grid(self.results.compute_laws))
+        return Section(title="Losses over compute", anchor="compute", blocks=blocks)
+
+    def _fits(self) -> Section:
+        lines = self.results.lines
+        blocks = [
+            line_grid([line for line in lines if Unit(line.unit) is unit], unit)
+            for unit in Unit
+            if unit is Unit.NATS or any(Unit(line.unit) is unit for line in lines)
+        ]
+        return Section(
+            title="Table of fits",
+            anchor="fits",
+            intro="y = K (x − E_x)^κ + E_y. R² is in loss space; the straight line's R² stands "
+            "beside it, so that a curve that explains no more than a line is seen.",
+            blocks=blocks,
+        )
+
+    def _held_out(self) -> Section:
+        heldout = self.results.heldout
+        blocks: list[Block] = []
+        for unit in self.units:
+            part = heldout[heldout["unit"] == unit.value] if len(heldout) else heldout
+            if part.empty:
+                continue
+            methods = list(dict.fromkeys(part["method"]))
+            figure = charts.held_out_chart(part, self.appearance, unit=unit, methods=methods)
+            short = "nats" if unit is Unit.NATS else "bits"
+            blocks.append(
+                self.picture(
+                    f"held-out-{short}",
+                    figure,
+                    f"Held-out runs: predicted and measured, {unit.words}",
+                    f"Left: predictions by “{methods[0]}” of runs that no fit has seen, with their "
+                    "90% intervals where given. Right: the size of every error, by method; bar and "
+                    "number: median.",
+                )
+            )
+        blocks.append(grids.held_out_grid(heldout))
+        return Section(title="Held-out predictions", anchor="held-out", blocks=blocks)
+
+    def _exclusions(self) -> Section:
+        return Section(
+            title="What was left out, and why",
+            anchor="excluded",
+            blocks=grids.exclusion_grids(self.results),
+        )
+
+    def _making(self) -> Section:
+        provenance = dict(self.results.provenance)
+        command = provenance.pop("command", "")
+        blocks: list[Block] = []
+        if command:
+            blocks.append(Listing(title="Command", text=str(command)))
+        blocks += [
+            grids.mapping_grid("Where the numbers come from", provenance),
+            grids.mapping_grid("Settings", self.results.settings),
+            grids.run_grid(self.results.table),
+        ]
+        return Section(title="How this was made", anchor="making", blocks=blocks)
+
+
+def verdicts(results: StudyResults) -> list[str]:
+    """One sentence per factor that varies, and one that names those that do not."""
+    factors = results.attribution.factors
+    sentences = [factor.sentence for factor in factors if factor.verdict not in _UNTOLD]
+    untold = [
+        f"{factor.label} ({factor.verdict})" for factor in factors if factor.verdict in _UNTOLD
+    ]
+    if sentences and untold:
+        sentences.append(f"Not varied, so nothing can be said: {', '.join(untold)}.")
+    return sentences
+
+
+def _sets(table: pd.DataFrame, kind: str | None, units: Sequence[Unit]) -> list[str]:
+    """Sets of a kind (None: of any) that were measured in at least one of the units."""
+    kinds = ("validation", "task") if kind is None else (kind,)
+    found = {name for k in kinds for unit in units for name in eval_sets(table, kind=k, unit=unit)}
+    return sorted(found)
+
+
+def _main_x(results: StudyResults) -> str:
+    """The set on the x axis: the attribution's, else that of most lines, else the first."""
+    sets = _sets(results.table, None, list(Unit))
+    counts = Counter(line.x_set for line in results.lines)
+    candidates = [results.attribution.x_set, *sorted(counts, key=lambda s: (-counts[s], s))]
+    validation = _sets(results.table, "validation", list(Unit))
+    return next(name for name in [*candidates, *validation, *sets] if name in sets)
+
+
+def _main_y(tasks: Sequence[str], validation: Sequence[str]) -> str | None:
+    """HellaSwag where it was measured (the paper's first figure), else the first other set."""
+    famous = [name for name in tasks if "hellaswag" in name.lower()]
+    return next(iter([*famous, *tasks, *validation]), None)

@@ -1,0 +1,225 @@
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import pandas as pd
+import pytest
+
+from lossline import tables
+from lossline.errors import UserError
+from lossline.reporting.report import verdicts, write_report
+from lossline.scaling.attribution_results import Attribution
+from lossline.scaling.study_results import StudyResults
+from tests.reporting import planted
+
+EVIL = "<script>alert('x')</script>\"'&{{ 7*7 }}"
+
+
+class Page(HTMLParser):
+    """Collects tags, links, the cells of every table and the text."""
+
+    def __init__(self, source: str):
+        super().__init__()
+        self.tags, self.attributes, self.text = [], [], []
+        self.rows, self._cell = [], None
+        self.feed(source)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += [(tag, name, value) for name, value in attrs]
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("td", "th"):
+            self._cell = []
+
+    def handle_endtag(self, tag):
+        if tag in ("td", "th"):
+            self.rows[-1].append("".join(self._cell))
+            self._cell = None
+
+    def handle_data(self, data):
+        self.text.append(data)
+        if self._cell is not None:
+            self._cell.append(data)
+
+
+@pytest.fixture(scope="module")
+def results() -> StudyResults:
+    return planted.results()
+
+
+@pytest.fixture(scope="module")
+def small() -> StudyResults:
+    """Few runs and no interventions, for what does not depend on the size of the study."""
+    recipe = planted.Recipe(sizes=(4e5, 1e6), architectures=("llama",), interventions=False)
+    return planted.results(recipe)
+
+
+@pytest.fixture(scope="module")
+def written(results, tmp_path_factory):
+    return write_report(results, tmp_path_factory.mktemp("report"))
+
+
+@pytest.fixture(scope="module")
+def page(written) -> Page:
+    return Page(written.read_text("utf-8"))
+
+
+def test_every_line_is_in_the_table_of_fits_with_its_numbers_and_status(page, results):
+    rows = [
+        row
+        for row in page.rows
+        if len(row) > 8 and row[3:4] == ["wiki"] and "chinchilla" not in row
+    ]
+    assert len(rows) == len(results.lines)
+    for line in results.lines:
+        facts = [line.group[name] for name in ("pretraining_data", "architecture", "tokenizer")]
+        matching = [row for row in rows if row[:5] == [*facts, line.x_set, line.y_set]]
+        assert any(line.status.value in row for row in matching)
+        if line.drawable:
+            K = f"{line.parameters['K']:.4g} ["
+            assert any(row[5].startswith(K) and "0.9987" in row for row in matching)
+        else:
+            assert any(line.message in row and row[5] == "–" for row in matching)
+
+
+def test_verdicts_come_first_one_sentence_per_factor(written, results):
+    source = written.read_text("utf-8")
+    for factor in results.attribution.factors[:5]:
+        assert source.index(factor.sentence) < source.index('id="lines"')
+    assert "Not varied" in verdicts(results)[-1]
+    assert "context length" in verdicts(results)[-1]
+
+
+def test_exclusions_scores_settings_and_provenance_are_shown(page):
+    text = " ".join(page.text)
+    for words in (
+        "checkpoints before 5% of training", "warm-up", "NaN logits in document 17",
+        "straight line", "fit.bootstrap", "versions.numpy", "python -m lossline.fit",
+        "chinchilla", "does not move", "cannot be told",
+    ):  # fmt: skip
+        assert words in text
+
+
+def test_page_is_one_file_without_scripts_or_anything_from_elsewhere(page):
+    assert "script" not in page.tags
+    assert "link" not in page.tags
+    for tag, name, value in page.attributes:
+        if name in ("src", "href", "data", "action", "srcset"):
+            assert value.startswith(("data:image/png;base64,", "#")), (tag, name, value[:80])
+        assert not name.startswith("on")
+    images = [value for tag, name, value in page.attributes if (tag, name) == ("img", "src")]
+    assert len(images) == sum(tag == "figcaption" for tag in page.tags) >= 9
+
+
+def test_style_fetches_nothing(written):
+    assert not re.search(
+        r"url\(|@import|https?://", written.read_text("utf-8").split("</style>")[0]
+    )
+
+
+def test_pictures_lie_beside_the_page(written):
+    names = {path.name for path in (written.parent / "figures").iterdir()}
+    assert {"overview.png", "overview.svg", "attribution.png", "held-out-nats.png"} <= names
+
+
+def test_hostile_names_are_shown_as_text_everywhere(small, tmp_path):
+    table = small.table.copy()
+    for column in (
+        "run_id",
+        "pretraining_data",
+        "architecture",
+        "tokenizer",
+        "eval_set",
+        "message",
+    ):
+        table[column] = table[column].where(table[column].isna(), table[column] + EVIL)
+    lines = tuple(
+        replace(
+            line,
+            x_set=line.x_set + EVIL,
+            y_set=line.y_set + EVIL,
+            group={key: value + EVIL for key, value in line.group.items()},
+            message=EVIL,
+        )
+        for line in small.lines
+    )
+    hostile = replace(
+        small, table=table, lines=lines, provenance={"command": EVIL, EVIL: EVIL},
+        settings={EVIL: EVIL}, excluded=pd.DataFrame([{"what": EVIL, "rows": 1, "reason": EVIL}]),
+        attribution=replace(
+            small.attribution,
+            x_set="",
+            factors=tuple(
+                replace(f, sentence=f.sentence + EVIL, label=EVIL, message=EVIL)
+                for f in small.attribution.factors
+            ),
+        ),
+    )  # fmt: skip
+    source = write_report(hostile, tmp_path, title=EVIL).read_text("utf-8")
+    page = Page(source)
+    assert "script" not in page.tags
+    assert EVIL in "".join(page.text)
+    assert "49" not in verdicts(hostile)[0]
+    allowed = {
+        "html", "head", "meta", "title", "style", "body", "header", "h1", "h2", "h3", "p", "nav",
+        "a", "section", "ul", "li", "figure", "img", "figcaption", "b", "div", "table", "caption",
+        "thead", "tbody", "tr", "th", "td", "span", "pre",
+    }  # fmt: skip
+    assert set(page.tags) <= allowed
+
+
+def test_nothing_fitted_still_reports_what_was_measured(small, tmp_path):
+    bare = StudyResults(table=small.table)
+    text = " ".join(Page(write_report(bare, tmp_path).read_text("utf-8")).text)
+    for words in ("No line was fitted", "No run was held out", "No law from scale to loss"):
+        assert words in text
+
+
+def test_all_fits_failed(small, tmp_path):
+    failed = tuple(line for line in small.lines if not line.drawable)
+    message = "every group has one run"
+    sad = StudyResults(table=small.table, lines=failed, attribution=Attribution(message=message))
+    text = " ".join(Page(write_report(sad, tmp_path).read_text("utf-8")).text)
+    assert message in text
+    assert "underdetermined" in text
+
+
+def test_one_group_one_set_one_checkpoint(tmp_path):
+    table = tables.from_rows(
+        [
+            {
+                "run_id": "a",
+                "eval_set": "v",
+                "kind": "validation",
+                "step": 1,
+                "tokens": 1.0,
+                "loss": 2.0,
+            }
+        ]
+    )
+    text = " ".join(Page(write_report(StudyResults(table=table), tmp_path).read_text("utf-8")).text)
+    assert "Only one evaluation set" in text
+
+
+def test_only_bits_per_byte(small, tmp_path):
+    table = small.table.copy()
+    table[["loss", "nats", "target_tokens"]] = None
+    page = write_report(StudyResults(table=tables.derive(table)), tmp_path)
+    names = {path.name for path in (page.parent / "figures").iterdir()}
+    assert "validation-bits.png" in names
+    assert "validation-nats.png" not in names
+
+
+def test_empty_table_and_somebody_elses_page_are_refused(small, tmp_path):
+    with pytest.raises(UserError, match="no measured rows"):
+        write_report(StudyResults(table=small.table.iloc[:0]), tmp_path / "empty")
+    (tmp_path / "report.html").write_text("<html>mine</html>")
+    with pytest.raises(UserError, match="not written by lossline"):
+        write_report(small, tmp_path)
+    assert (tmp_path / "report.html").read_text() == "<html>mine</html>"
+
+
+def test_the_same_results_give_the_same_page_and_our_own_page_is_replaced(small, tmp_path):
+    first = write_report(small, tmp_path).read_bytes()
+    assert write_report(small, tmp_path).read_bytes() == first
