@@ -118,7 +118,7 @@ def build_options(
         gin.parse_config_files_and_bindings(
             [str(path) for path in gin_files], list(bindings), finalize_config=False
         )
-    except (ValueError, TypeError, SyntaxError, OSError) as error:
+    except (ValueError, TypeError, SyntaxError, KeyError, OSError) as error:
         raise UserError(_gin_message(error)) from error
     finally:
         logging.disable(logging.NOTSET)
@@ -292,6 +292,8 @@ def _register(name: str, component: Callable[..., Any]) -> Callable[..., Any]:
             raise ValueError(f"two components registered as {name}: {known} and {component}")
         return factory
 
+    if name in ("constant", "macro", "singleton"):
+        raise ValueError(f"gin itself has a {name}: a reference to ours would be ambiguous")
     signature = inspect.signature(component)
     hints = typing.get_type_hints(
         component if inspect.isfunction(component) else component.__init__

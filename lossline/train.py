@@ -39,7 +39,7 @@ def load() -> Verb:
             "sgd": optimizer.SGD,
             "cosine": schedule.CosineSchedule,
             "wsd": schedule.WSDSchedule,
-            "constant": schedule.ConstantSchedule,
+            "constant_rate": schedule.ConstantSchedule,
             "checkpoints": CheckpointOptions,
             "mesh": MeshOptions,
             "launch": LaunchOptions,

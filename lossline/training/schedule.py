@@ -116,7 +116,7 @@ class ConstantSchedule:
     warmup: float = 0.0
 
     def __post_init__(self) -> None:
-        _require_share("constant.warmup", self.warmup)
+        _require_share("constant_rate.warmup", self.warmup)
 
     def factor(self, k: int, steps: int) -> float:
         """Factor of update ``k`` (from 0) of ``steps``."""
