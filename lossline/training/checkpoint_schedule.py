@@ -66,6 +66,11 @@ class CheckpointOptions:
             raise UserError(
                 f"checkpoints.count = {self.count} is more than the {steps} steps of the run"
             )
+        if self.first is not None and not 1 <= self.first <= steps - self.count + 1:
+            raise UserError(
+                f"checkpoints.first = {self.first}: must leave room for {self.count} checkpoints "
+                f"among {steps} steps"
+            )
         chosen = {steps, *self.steps}
         if self.every is not None:
             chosen.update(range(self.every, steps + 1, self.every))

@@ -38,7 +38,7 @@ from lossline.training.metrics import MetricsWriter
 from lossline.training.objective import Objective
 from lossline.training.options import Documents, TrainOptions
 from lossline.training.prefetch import place_batch, prefetched
-from lossline.training.progress import Progress, duration
+from lossline.training.progress import Progress
 from lossline.training.run_directory import (
     RunDirectory,
     RunState,
@@ -160,7 +160,7 @@ def _prepare(options: TrainOptions, run: RunDirectory, progress: Progress) -> _J
         rules=make_rules(options.mesh.rules),
         microbatches=options.microbatches,
     )
-    trainer.shardings
+    _ = trainer.shardings  # refuses a mesh that does not fit the model
     first = jax.process_index() == 0
     return _Job(options, run, progress, store, plan, mesh, trainer, first)
 
@@ -444,20 +444,17 @@ def _signals(stop: threading.Event) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread() or jax.process_count() > 1:
         yield
         return
-    before: dict[int, Any] = {}
+    before: dict[signal.Signals, Any] = {}
 
     def ask(number: int, frame: FrameType | None) -> None:
         stop.set()
-        for each, handler in before.items():
-            signal.signal(each, handler)
+        for name, handler in before.items():
+            signal.signal(name, handler)
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        before[number] = signal.signal(number, ask)
+    for each in (signal.SIGINT, signal.SIGTERM):
+        before[each] = signal.signal(each, ask)
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-__all__ = ["TrainingFailed", "duration", "train"]
+        for each, handler in before.items():
+            signal.signal(each, handler)

@@ -100,18 +100,16 @@ class SGD:
         return optax.trace(self.momentum) if self.momentum else optax.identity()
 
 
-def _check(options: Any) -> None:
-    for name in ("learning_rate", "weight_decay", "clip_norm", "eps"):
+def _check(options: AdamW | SGD) -> None:
+    for name in ("learning_rate", "eps", "clip_norm", "weight_decay"):
         value = getattr(options, name, None)
-        if value is None:
+        if value is None or 0 < value < math.inf or (name == "weight_decay" and value == 0):
             continue
-        lowest = 0 if name == "weight_decay" else math.ulp(0.0)
-        if not (lowest <= value < math.inf):
-            raise UserError(f"{options.family}.{name} = {value}: must be a finite number above 0")
+        raise UserError(f"{options.family}.{name} = {value}: must be a finite number above 0")
     for name in ("b1", "b2", "momentum"):
-        value = getattr(options, name, 0.0)
-        if not 0 <= value < 1:
-            raise UserError(f"{options.family}.{name} = {value}: must be from 0 to below 1")
+        share = getattr(options, name, 0.0)
+        if not 0 <= share < 1:
+            raise UserError(f"{options.family}.{name} = {share}: must be from 0 to below 1")
 
 
 def decay_mask(axes: Any) -> Any:

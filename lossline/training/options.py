@@ -136,7 +136,7 @@ class TrainOptions:
                 "raise the model's or lower train's"
             )
         self.checkpoints.kept_steps(self.total_steps)
-        self.profiled_steps
+        _ = self.profiled_steps  # refuses a malformed range now, not at that step
 
     @property
     def length(self) -> int:

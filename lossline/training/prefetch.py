@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Generator
 from typing import Any, Protocol
 
 import jax
@@ -29,28 +29,33 @@ def place_batch(
         sharding: splits the rows over the mesh.
         names: fields of the batch to place.
     """
-    probe = sharding.addressable_devices_indices_map((batch_size, 1))
-    spans = [index[0].indices(batch_size)[:2] for index in probe.values()]
+    held = sharding.addressable_devices_indices_map((batch_size,)).values()
+    spans = [_rows(index, batch_size) for index in held]
     first, last = min(start for start, _ in spans), max(stop for _, stop in spans)
     local = plan.batch(k, rows=slice(first, last))
 
     def place(array: np.ndarray) -> jax.Array:
-        shape = (batch_size, *array.shape[1:])
         if sharding.mesh.size == 1:
             return jax.device_put(array, sharding)
 
-        def read(index: tuple[slice, ...]) -> np.ndarray:
-            start, stop, _ = index[0].indices(batch_size)
+        def read(index: tuple[slice, ...] | None) -> np.ndarray:
+            start, stop = _rows(index, batch_size)
             return array[start - first : stop - first]
 
-        return jax.make_array_from_callback(shape, sharding, read)
+        return jax.make_array_from_callback((batch_size, *array.shape[1:]), sharding, read)
 
     return {name: place(np.asarray(getattr(local, name))) for name in names}
 
 
+def _rows(index: tuple[slice, ...] | None, batch_size: int) -> tuple[int, int]:
+    """First row and end of a device's share."""
+    start, stop, _ = (index[0] if index else slice(None)).indices(batch_size)
+    return start, stop
+
+
 def prefetched(
-    make: Any, *, start: int, stop: int, depth: int = 2
-) -> Iterator[dict[str, jax.Array]]:
+    make: Callable[[int], dict[str, jax.Array]], *, start: int, stop: int, depth: int = 2
+) -> Generator[dict[str, jax.Array], None, None]:
     """``make(start), …, make(stop - 1)``, up to ``depth`` of them ahead of the consumer; errors
     arrive at the consumer."""
     ready: queue.Queue[Any] = queue.Queue(maxsize=depth)

@@ -112,6 +112,8 @@ class RunDirectory:
 
     def is_locked(self) -> bool:
         """Whether a living process is writing here."""
+        if not (self.path / "lock").exists():
+            return False
         try:
             with _flock(self.path / "lock"):
                 return False
@@ -154,8 +156,7 @@ def claim(path: Path, config: dict[str, Any]) -> tuple[RunDirectory, bool]:
     """The run directory at ``path`` for the run that ``config`` describes; and whether it had been
     started before.
 
-    Writes nothing but the folder itself: ``config.json`` follows once the run is known to be able
-        to start.
+    Writes nothing: a run that cannot start leaves no trace.
 
     Raises:
         UserError: the folder belongs to another config (the differing options are named), or is
@@ -177,7 +178,6 @@ def claim(path: Path, config: dict[str, Any]) -> tuple[RunDirectory, bool]:
             f"run directory {path} is no run directory (no config.json) and not empty; use another "
             f"directory or name"
         )
-    path.mkdir(parents=True, exist_ok=True)
     return RunDirectory(path), False
 
 
