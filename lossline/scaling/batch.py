@@ -114,6 +114,12 @@ class Batch:
             normal[:, i, i] += precision * dg * dg
         return total, gradient, normal
 
+    def inside(self, theta: Array, rows: Array) -> Array:
+        """theta (R, P) within the bounds; what rounding keeps off a bound is put on it."""
+        low, high = self.low[rows], self.high[rows]
+        theta = np.where(theta - low < 1e-12 * (1 + np.abs(low)), low, theta)
+        return np.where(high - theta < 1e-12 * (1 + np.abs(high)), high, theta)
+
     def held(self, theta: Array, gradient: Array, rows: Array) -> Array:
         """Mask (R, P) of parameters at a bound that the descent direction would leave through, or
         fixed."""

@@ -96,7 +96,7 @@ def _advance(batch: Batch, front: _Front, rows: Array, inverse: Array, tolerance
     here, before, gradient = front.theta[rows], front.objective[rows], front.gradient[rows]
     damped = _damp(batch, front.normal[rows], front.damping[rows], inverse, rows)
     step = _bounded_step(batch, here, gradient, damped, rows)
-    trial = np.clip(here + step, batch.low[rows], batch.high[rows])
+    trial = batch.inside(here + step, rows)
     after, slope, normal = batch.derivatives(trial, rows)
     better = (after < before) & np.isfinite(normal).all(axis=(1, 2))
     moved = rows[better]

@@ -234,7 +234,14 @@ class Best:
     decrement: Array
 
 
-def finish(batch: Batch, descent: Descent, fits: int) -> Best:
+def finish(
+    batch: Batch,
+    descent: Descent,
+    fits: int,
+    *,
+    finalists: int = _FINALISTS,
+    iterations: int = 12,
+) -> Best:
     """Polishes each fit's best few distinct ends and keeps the best."""
     rows = np.flatnonzero(
         (descent.leader == np.arange(len(descent.leader))) & np.isfinite(descent.objective)
@@ -248,10 +255,10 @@ def finish(batch: Batch, descent: Descent, fits: int) -> Best:
     near = (
         descent.objective[order] <= lowest[fit_of] * 1.02 + batch.stack.tiny[batch.problem[order]]
     )
-    finalists = order[(place < _FINALISTS) & near]
-    theta, objective, decrement = polish(batch, finalists, descent.theta[finalists])
-    chosen = np.lexsort([decrement, objective, batch.fit[finalists]])
-    has, first = np.unique(batch.fit[finalists][chosen], return_index=True)
+    rows = order[(place < finalists) & near]
+    theta, objective, decrement = polish(batch, rows, descent.theta[rows], iterations=iterations)
+    chosen = np.lexsort([decrement, objective, batch.fit[rows]])
+    has, first = np.unique(batch.fit[rows][chosen], return_index=True)
     pick = chosen[first]
     best = Best(
         row=np.full(fits, -1),
@@ -259,7 +266,7 @@ def finish(batch: Batch, descent: Descent, fits: int) -> Best:
         objective=np.full(fits, np.nan),
         decrement=np.full(fits, np.inf),
     )
-    best.row[has] = finalists[pick]
+    best.row[has] = rows[pick]
     best.theta[has], best.objective[has], best.decrement[has] = (
         theta[pick],
         objective[pick],

@@ -1,0 +1,343 @@
+"""Uncertainty of a fit: a seeded bootstrap whose unit is the training run, and bands for the law
+and for new measurements.
+
+Checkpoints of one run err together, so that whole runs are drawn with replacement (the cluster
+bootstrap). All resamples are fitted in one batch: they share the data and differ by integer
+weights. Resamples that cannot be fitted are counted, not hidden.
+
+With few runs the plain percentile interval is too narrow, twice over: the residuals of a fit are
+smaller than the errors, and their spread is itself uncertain. Deviations from the fit are therefore
+scaled by sqrt(G/(G-1) (n-1)/(n-p)) for G runs, n points and p free parameters, and by the root of
+nu over a chi-squared variable of nu = min(G - 1, n - p) degrees of freedom, which turns normal
+deviations into Student's t (Cameron, Gelbach & Miller 2008, section II, for the two corrections).
+"""
+
+import collections
+import dataclasses
+import enum
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from scipy import special
+
+from lossline.errors import UserError
+from lossline.scaling.batch import Batch
+from lossline.scaling.laws import Law
+from lossline.scaling.levenberg import descend
+from lossline.scaling.objective import Penalty, Residual
+from lossline.scaling.problems import Prepared, Problem, internal_bounds, prepare, stack
+from lossline.scaling.results import FitResult
+from lossline.scaling.solver import FitOptions, finish, fit_many, penalty_rows
+from lossline.scaling.starts import Nodes, nodes, project
+
+Array = np.ndarray
+
+_NODES = 24  # of the projected grid, the best on all the data, tried for each resample
+_STARTS = 2  # of them descended from, beside the fit to all the data
+_STATIONARY = 1e-5  # relative Newton decrement: far below what resampling moves the objective
+_DETERMINED = 0.8  # share of resamples that must give a fit
+_NOISE_DRAWS = 8  # of measurement noise per resample, for prediction bands
+
+
+class Band(enum.Enum):
+    """What a band should hold with its probability."""
+
+    CONFIDENCE = "confidence"  # the law itself
+    PREDICTION = "prediction"  # one more measurement
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Bootstrap:
+    """A fit with resamples of its runs.
+
+    ``samples`` (B, P) are natural parameters of the resamples that could be fitted; ``failures``
+    counts the others by reason; ``resamples`` is both together. ``message`` says why nothing may be
+    drawn where `determined` is False."""
+
+    fit: FitResult
+    samples: Array
+    resamples: int
+    failures: Mapping[str, int]
+    n_runs: int
+    n_points: int
+    n_free: int
+    residual: Residual
+    scatter: float
+    low: Array  # natural bounds (P,)
+    high: Array
+    seed: int
+    message: str
+
+    @property
+    def determined(self) -> bool:
+        """Whether the data determine the law, so that bands mean something."""
+        return not self.message
+
+    @property
+    def degrees(self) -> int:
+        """Degrees of freedom of the scatter: the fewer, the heavier the tails."""
+        return max(1, min(self.n_runs - 1, self.n_points - self.n_free))
+
+    @property
+    def inflation(self) -> float:
+        """What deviations of resamples are multiplied by: fits follow their own data."""
+        runs = self.n_runs / (self.n_runs - 1)
+        return float(np.sqrt(runs * (self.n_points - 1) / max(1, self.n_points - self.n_free)))
+
+    def interval(self, name: str, level: float = 0.9) -> tuple[float, float]:
+        """Interval of one parameter, natural; nan where not `determined`."""
+        index = self.fit.law.index(name)
+        _check_level(level)
+        if not self.determined:
+            return float("nan"), float("nan")
+        log = self.fit.law.parameters[index].log
+        center = self.fit.parameters[name]
+        draws = self._spread(center, self.samples[:, index], log=log)
+        low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
+        return (
+            float(np.clip(low, self.low[index], self.high[index])),
+            float(np.clip(high, self.low[index], self.high[index])),
+        )
+
+    def band(
+        self, level: float = 0.9, kind: Band = Band.CONFIDENCE, **inputs: Any
+    ) -> tuple[Array, Array]:
+        """Lower and upper band at the inputs (any shape), e.g. ``band(0.9, x=3.1)``, ``band(N=1e9,
+        D=2e10)``.
+
+        Arrays of nan where the data do not determine the law: there is nothing to draw."""
+        _check_level(level)
+        arrays = {k: np.asarray(v, float) for k, v in inputs.items()}
+        shape = np.broadcast_shapes(*(a.shape for a in arrays.values()))
+        if not self.determined:
+            return np.full(shape, np.nan), np.full(shape, np.nan)
+        columns = self.fit.law.columns(
+            {k: np.broadcast_to(a, shape).ravel() for k, a in arrays.items()}
+        )
+        flat = tuple(c[None] for c in columns)
+        with np.errstate(all="ignore"):
+            theta = self.fit.law.to_internal(self.samples)
+            draws = self.fit.law.value(theta, flat)
+            here = self.fit.law.to_internal(np.array([list(self.fit.parameters.values())]))
+            center = self.fit.law.value(here, flat)[0]
+        spread = self._spread(center, draws, log=self.residual is Residual.LOG, kind=Band(kind))
+        low, high = np.quantile(spread, [(1 - level) / 2, (1 + level) / 2], axis=0)
+        # An interval holds the law it belongs to, also where resamples lie to one side of it (at a
+        # bound).
+        return np.minimum(low, center).reshape(shape), np.maximum(high, center).reshape(shape)
+
+    def _spread(
+        self, center: Any, draws: Array, *, log: bool, kind: Band = Band.CONFIDENCE
+    ) -> Array:
+        """Draws (B, ...) with deviations from the center corrected for the number of runs; with
+        noise if asked."""
+        repeat = _NOISE_DRAWS if kind is Band.PREDICTION else 1
+        rng = np.random.default_rng(self.seed)
+        count = len(draws) * repeat
+        shape = (count,) + (1,) * (draws.ndim - 1)
+        heavy = np.sqrt(
+            self.degrees / _stratified(special.chdtri, rng, count, self.degrees)
+        ).reshape(shape)
+        with np.errstate(all="ignore"):
+            middle = np.log(center) if log else center
+            values = np.log(draws) if log else draws
+            deviation = self.inflation * np.repeat(values - middle, repeat, axis=0)
+            if kind is Band.PREDICTION:
+                noise = self.scatter * _stratified(special.ndtri, rng, count).reshape(shape)
+                deviation = deviation + noise * (
+                    center if self.residual is Residual.RELATIVE else 1.0
+                )
+            result = middle + heavy * deviation
+            return np.exp(result) if log else result
+
+
+def _check_level(level: float) -> None:
+    if not 0 < level < 1:
+        raise UserError(f"level must lie between 0 and 1, not {level}")
+
+
+def _stratified(quantile: Any, rng: np.random.Generator, count: int, *shape: float) -> Array:
+    """``count`` draws that are evenly spread over the distribution, in random order."""
+    share = (rng.permutation(count) + 0.5) / count
+    return quantile(*shape, share)
+
+
+def bootstrap(
+    law: Law,
+    inputs: Mapping[str, Array],
+    target: Array,
+    *,
+    runs: Sequence[Any] | Array | None = None,
+    weights: Array | None = None,
+    bounds: Mapping[str, tuple[float, float]] | None = None,
+    fixed: Mapping[str, float] | None = None,
+    penalties: Sequence[Penalty] = (),
+    starts: Array | None = None,
+    options: FitOptions | None = None,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> Bootstrap:
+    """Fits a law and resamples its runs. ``runs`` (M,) names each point's run; None: every point is
+    a run of its own."""
+    problem = Problem(
+        inputs=inputs,
+        target=target,
+        weights=weights,
+        bounds=bounds or {},
+        fixed=fixed or {},
+        penalties=penalties,
+        starts=starts,
+    )
+    return bootstrap_problem(
+        law, problem, runs=runs, options=options, resamples=resamples, seed=seed
+    )
+
+
+def bootstrap_problem(
+    law: Law,
+    problem: Problem,
+    *,
+    runs: Sequence[Any] | Array | None = None,
+    options: FitOptions | None = None,
+    resamples: int = 1000,
+    seed: int = 0,
+    fit: FitResult | None = None,
+) -> Bootstrap:
+    """As `bootstrap`, for a `Problem`; ``fit`` saves fitting it again."""
+    options = options or FitOptions()
+    if resamples < 2:
+        raise UserError(f"resamples must be at least 2, not {resamples}")
+    fit = fit or fit_many(law, [problem], options=options)[0]
+    data = prepare(law, problem, options.objective)
+    run = _run_numbers(runs, data)
+    count = int(run.max()) + 1 if len(run) else 0
+    failures: collections.Counter[str] = collections.Counter()
+    samples = np.zeros((0, len(law.parameters)))
+    low = high = np.full(len(law.parameters), np.nan)
+    message = "" if fit.ok else fit.message
+    if not message and count < 2:
+        message = "one run only: nothing to resample"
+    if not message:
+        low, high = internal_bounds(law, problem, data)
+        weights = _resample(run, count, resamples, seed) * data.weights
+        usable = _enough_points(data, weights, int(np.sum(low < high)))
+        failures["too few distinct points in the resample"] = int(np.sum(~usable))
+        samples, reasons = _fit_resamples(
+            law, problem, data, weights[usable], low, high, fit, options
+        )
+        failures.update(reasons)
+        if len(samples) < _DETERMINED * resamples:
+            message = f"only {len(samples)} of {resamples} resamples of the runs could be fitted"
+    free = int(np.sum(low < high)) if fit.ok else len(law.parameters)
+    return Bootstrap(
+        fit=fit,
+        samples=samples,
+        resamples=resamples,
+        failures={reason: n for reason, n in failures.items() if n},
+        n_runs=count,
+        n_points=data.n,
+        n_free=free,
+        residual=options.objective.residual,
+        scatter=fit.scatter if data.n > free else float("nan"),
+        low=law.to_natural(low),
+        high=law.to_natural(high),
+        seed=seed,
+        message=message,
+    )
+
+
+def _run_numbers(runs: Sequence[Any] | Array | None, data: Prepared) -> Array:
+    """Run of each usable point, numbered by sorted name, so that the order of points cannot
+    matter."""
+    if runs is None:
+        return np.arange(data.n)
+    names = np.asarray(runs)
+    if names.shape != (data.given,):
+        raise UserError(
+            f"runs must name the run of each of the {data.given} points, one name per point"
+        )
+    return np.unique(names[data.order].astype(str), return_inverse=True)[1].ravel()
+
+
+def _resample(run: Array, count: int, resamples: int, seed: int) -> Array:
+    """How often each point is drawn (B, M): runs with replacement."""
+    rng = np.random.default_rng(seed)
+    drawn = rng.multinomial(count, np.full(count, 1 / count), size=resamples)
+    return drawn[:, run].astype(float)
+
+
+def _enough_points(data: Prepared, weights_BxM: Array, free: int) -> Array:
+    """Which resamples have at least as many distinct inputs as free parameters."""
+    _, which = np.unique(np.column_stack(data.columns), axis=0, return_inverse=True)
+    which = which.ravel()
+    if which.max() + 1 == data.n:
+        return (weights_BxM > 0).sum(axis=1) >= free
+    seen = np.zeros((len(weights_BxM), which.max() + 1))
+    np.add.at(seen.T, which, weights_BxM.T)
+    return (seen > 0).sum(axis=1) >= free
+
+
+def _fit_resamples(
+    law: Law,
+    problem: Problem,
+    data: Prepared,
+    weights_BxM: Array,
+    low: Array,
+    high: Array,
+    fit: FitResult,
+    options: FitOptions,
+) -> tuple[Array, dict[str, int]]:
+    """Natural parameters of the resamples that converged, and how many did not."""
+    count = len(weights_BxM)
+    if not count:
+        return np.zeros((0, len(law.parameters))), {}
+    starts = _resample_starts(law, data, weights_BxM, low, high, fit, options)
+    each = starts.shape[1]
+    row_fit = np.repeat(np.arange(count), each)
+    stacked = stack(law, options.objective, [data])
+    batch = Batch(
+        stack=stacked,
+        problem=np.zeros(len(row_fit), int),
+        weights=weights_BxM,
+        weight=row_fit,
+        fit=row_fit,
+        low=np.broadcast_to(low, (len(row_fit), len(low))),
+        high=np.broadcast_to(high, (len(row_fit), len(high))),
+        penalties=penalty_rows(law, [problem.penalties], np.zeros(len(row_fit), int)),
+    )
+    descent = descend(
+        batch,
+        starts.reshape(len(row_fit), -1),
+        iterations=options.iterations,
+        tolerance=options.tolerance,
+    )
+    best = finish(batch, descent, count, finalists=1, iterations=4)
+    good = (best.row >= 0) & (best.decrement < _STATIONARY)
+    return law.to_natural(best.theta[good]), {"no optimum reached": int(np.sum(~good))}
+
+
+def _resample_starts(
+    law: Law,
+    data: Prepared,
+    weights_BxM: Array,
+    low: Array,
+    high: Array,
+    fit: FitResult,
+    options: FitOptions,
+) -> Array:
+    """The fit to all the data and the resample's best projected nodes, (B, S, P)."""
+    grid = nodes(law, data.columns, data.target, low, high)
+    objective = options.objective
+    order = project(law, objective, grid, data.target, data.weights[None], low, high, keep=_NODES)[
+        0
+    ]
+    nonlinear = [i for i in range(len(law.parameters)) if i not in law.linear_indices]
+    keep = np.flatnonzero(
+        (grid.theta[:, None, nonlinear] == order[None, :, nonlinear]).all(axis=2).any(axis=1)
+    )
+    few = Nodes(grid.theta[keep], grid.offset[keep], grid.basis[keep])
+    projected = project(law, objective, few, data.target, weights_BxM, low, high, keep=_STARTS)
+    here = law.to_internal(np.array([fit.parameters[n] for n in law.names]))
+    here = np.broadcast_to(here, (len(weights_BxM), 1, len(here)))
+    return np.clip(np.concatenate([here, projected], axis=1), low, high)
