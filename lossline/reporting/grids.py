@@ -44,9 +44,9 @@ def interval(low: Any, high: Any, digits: int = 3) -> str:
     return "" if "–" in bounds else f"[{bounds[0]}, {bounds[1]}]"
 
 
-def with_interval(value: Any, low: Any, high: Any) -> str:
-    """``1.23 [1.10, 1.31]``."""
-    return f"{number(value)} {interval(low, high)}".strip()
+def with_interval(value: Any, low: Any, high: Any) -> Cell:
+    """An estimate, its interval beneath it."""
+    return Cell(number(value), note=interval(low, high))
 
 
 def percent(value: Any) -> str:
@@ -55,10 +55,10 @@ def percent(value: Any) -> str:
     return shown if shown == "–" else f"{shown}%"
 
 
-def status_cell(status: Any) -> Cell:
-    """A status with the tone of how far it can be trusted."""
+def status_cell(status: Any, message: str = "") -> Cell:
+    """A status with the tone of how far it can be trusted, and what is to be said of it."""
     word = str(getattr(status, "value", status))
-    return Cell(word.replace("_", " "), _TONES.get(word, ""))
+    return Cell(word.replace("_", " "), _TONES.get(word, ""), message)
 
 
 def group_columns(groups: Iterable[Mapping[str, Any]]) -> list[str]:
@@ -66,8 +66,9 @@ def group_columns(groups: Iterable[Mapping[str, Any]]) -> list[str]:
     return list(dict.fromkeys(fact for group in groups for fact in group))
 
 
-def _titles(names: Sequence[str]) -> list[Column]:
-    return [Column(name.replace("_", " ")) for name in names]
+def fact_columns(names: Sequence[str]) -> list[Column]:
+    """Columns for the facts of groups."""
+    return [Column(name.replace("_", " "), keep=True) for name in names]
 
 
 def compute_law_grid(laws: Sequence[ComputeLawFit]) -> Grid:
@@ -75,10 +76,11 @@ def compute_law_grid(laws: Sequence[ComputeLawFit]) -> Grid:
     facts = group_columns(law.group for law in laws)
     names = list(dict.fromkeys(name for law in laws for name in law.parameters if name != "E"))
     columns = [
-        *_titles(facts), Column("set"), Column("unit", keep=True), Column("law"),
-        Column("E [90% interval]", number=True), *[Column(name, number=True) for name in names],
+        *fact_columns(facts), Column("set", keep=True),
+        Column("unit", keep=True), Column("law", keep=True),
+        Column("E", number=True), *[Column(name, number=True) for name in names],
         Column("R²", number=True), Column("runs", number=True), Column("points", number=True),
-        Column("status", keep=True), Column("remark", wide=True),
+        Column("status", keep=True),
     ]  # fmt: skip
     rows = [
         [
@@ -86,13 +88,12 @@ def compute_law_grid(laws: Sequence[ComputeLawFit]) -> Grid:
             Cell(law.eval_set),
             Cell(Unit(law.unit).words),
             Cell(law.law),
-            Cell(with_interval(law.parameters.get("E"), law.E_low, law.E_high)),
+            with_interval(law.parameters.get("E"), law.E_low, law.E_high),
             *[Cell(number(law.parameters.get(name))) for name in names],
             Cell(number(law.r2, 5)),
             Cell(str(law.n_runs)),
             Cell(str(law.n_points)),
-            status_cell(law.status),
-            Cell(law.message),
+            status_cell(law.status, law.message),
         ]
         for law in laws
     ]
@@ -113,7 +114,7 @@ def factor_grid(attribution: Attribution) -> Grid:
             for title in (f"move, {unit.words}", "p (corrected)")
         ],
         Column("share of spread", number=True), Column("most clearly on"),
-        Column("runs", number=True),        Column("remark", wide=True),
+        Column("runs", number=True),
     ]  # fmt: skip
     tones = {Verdict.MOVES: "moved", Verdict.NO_MOVE: "same", Verdict.UNRESOLVED: "warn"}
     rows = []
@@ -123,13 +124,12 @@ def factor_grid(attribution: Attribution) -> Grid:
             [
                 Cell(factor.label),
                 Cell(", ".join(factor.levels)),
-                Cell(str(factor.verdict), tones.get(factor.verdict, "")),
+                Cell(str(factor.verdict), tones.get(factor.verdict, ""), factor.message),
                 *_moves(factor.nats),
                 *_moves(factor.bits_per_byte),
                 Cell(percent(headline.share) if headline else "–"),
                 Cell(headline.y_set if headline else "–"),
                 Cell(str(headline.runs) if headline else "–"),
-                Cell(factor.message),
             ]
         )
     return Grid(
@@ -145,7 +145,7 @@ def _moves(effect: Effect | None) -> list[Cell]:
 
 
 def _move(move: Interval) -> Cell:
-    return Cell(with_interval(move.value, move.low, move.high))
+    return with_interval(move.value, move.low, move.high)
 
 
 def effect_grid(attribution: Attribution) -> Grid:
@@ -267,43 +267,64 @@ def exclusion_grids(results: StudyResults) -> list[Grid]:
     ]  # fmt: skip
 
 
+_RUN_FACTS = (
+    "pretraining_data", "architecture", "tokenizer", "params", "params_non_embedding",
+    "context_length", "optimizer", "schedule", "learning_rate", "weight_decay", "token_selection",
+    "seed", "source",
+)  # fmt: skip
+_COUNTED = frozenset({"params", "params_non_embedding", "tokens"})
+
+
 def run_grid(table: pd.DataFrame) -> Grid:
-    """One row per run with the facts that the study varies, and where it ended."""
+    """One row per run with the facts that differ between runs; the others are the caption."""
     rows = usable(table).sort_values(["run_id", "step"])
     last = rows.drop_duplicates("run_id", keep="last")
-    facts = [
-        fact
-        for fact in (
-            "pretraining_data", "architecture", "tokenizer", "params", "params_non_embedding",
-            "context_length", "optimizer", "schedule", "learning_rate", "weight_decay",
-            "token_selection", "seed", "source",
-        )
-        if fact in last and last[fact].notna().any()
-    ]  # fmt: skip
+    recorded = [fact for fact in _RUN_FACTS if fact in last and last[fact].notna().any()]
+    varied = [fact for fact in recorded if last[fact].nunique(dropna=False) > 1]
+    same = [
+        f"{fact.replace('_', ' ')}: {_fact(fact, last[fact].iloc[0])}"
+        for fact in recorded
+        if fact not in varied
+    ]
+    caption = f"All runs: {', '.join(same)}. " if same and len(last) > 1 else ""
+    if len(last) > RUN_ROWS:
+        caption += f"The first {RUN_ROWS} of {len(last)} runs."
     checkpoints = rows.groupby("run_id")["step"].nunique()
     columns = [
-        Column("run"),
-        *[Column(fact.replace("_", " "), number=_numeric(last[fact])) for fact in facts],
+        Column("run", keep=True),
+        *[Column(fact.replace("_", " "), number=_numeric(last[fact])) for fact in varied],
         Column("checkpoints", number=True),
         Column("tokens", number=True),
         Column("FLOPs", number=True),
     ]
-    shown = last.head(RUN_ROWS)
     body = [
         [
             Cell(text(row["run_id"])),
-            *[
-                Cell(number(row[fact]) if _numeric(last[fact]) else text(row[fact]))
-                for fact in facts
-            ],
+            *[Cell(_fact(fact, row[fact])) for fact in varied],
             Cell(str(checkpoints.get(row["run_id"], 0))),
-            Cell(number(row["tokens"])),
-            Cell(number(row.get("flops"))),
+            Cell(_fact("tokens", row["tokens"])),
+            Cell(number(row.get("flops"), 3)),
         ]
-        for row in shown.to_dict("records")
+        for row in last.head(RUN_ROWS).to_dict("records")
     ]
-    more = f"The first {RUN_ROWS} of {len(last)} runs." if len(last) > RUN_ROWS else ""
-    return Grid(columns=columns, rows=body, caption=more, empty="The loss table has no runs.")
+    return Grid(
+        title="Runs", columns=columns, rows=body, caption=caption,
+        empty="The loss table has no runs.",
+    )  # fmt: skip
+
+
+def _fact(name: str, value: Any) -> str:
+    return count(value) if name in _COUNTED else text(value)
+
+
+def count(value: Any) -> str:
+    """A large count in words of thousands: 417M, 1.24B; a dash where there is none."""
+    if value is None or pd.isna(value):
+        return "–"
+    for size, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if value >= size:
+            return f"{value / size:.3g}{letter}"
+    return f"{value:g}"
 
 
 def _numeric(values: pd.Series) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from lossline.reporting.appearance import text
-from lossline.reporting.grids import group_columns, number, status_cell, with_interval
+from lossline.reporting.grids import fact_columns, group_columns, number, status_cell, with_interval
 from lossline.reporting.page import Cell, Column, Grid
 from lossline.reporting.points import Unit
 from lossline.scaling.lines import Line
@@ -56,39 +56,38 @@ def line_grid(lines: Sequence[Line], unit: Unit) -> Grid:
     """One row per fitted line, the failed ones too."""
     facts = group_columns(line.group for line in lines)
     columns = [
-        *[Column(fact.replace("_", " ")) for fact in facts],
-        Column("x"), Column("y"),
+        *fact_columns(facts),
+        Column("x", keep=True), Column("y", keep=True),
         *[Column(_SIGNS.get(name, name), number=True) for name in PARAMETERS],
-        Column("R²", number=True), Column("straight line's R²", number=True),
+        Column("R²", number=True), Column("straight R²", number=True),
         Column("runs", number=True), Column("points", number=True),
-        Column("status", keep=True), Column("remark", wide=True),
+        Column("status", keep=True),
     ]  # fmt: skip
     rows = [
         [
             *[Cell(text(line.group.get(fact))) for fact in facts],
             Cell(line.x_set),
             Cell(line.y_set),
-            *[Cell(_parameter(line, position)) for position in range(len(PARAMETERS))],
+            *[_parameter(line, position) for position in range(len(PARAMETERS))],
             Cell(number(line.r2, 5)),
             Cell(number(line.r2_linear, 5)),
             Cell(str(line.n_runs)),
             Cell(str(line.n_points)),
-            status_cell(line.status),
-            Cell(line.message),
+            status_cell(line.status, line.message),
         ]
         for line in lines
     ]
     return Grid(
         title=f"Lines in {unit.words}", columns=columns, rows=rows,
-        caption="In brackets: 90% intervals by a bootstrap over runs, where runs were enough.",
+        caption="In brackets: 90% intervals by a bootstrap over runs.",
         empty=f"No line was fitted in {unit.words}.",
     )  # fmt: skip
 
 
-def _parameter(line: Line, position: int) -> str:
+def _parameter(line: Line, position: int) -> Cell:
     """Estimate and 90% interval; the columns of `Line.draws` stand in the order of PARAMETERS."""
     value = line.parameters.get(PARAMETERS[position])
     if value is None or not len(line.draws):
-        return number(value)
+        return Cell(number(value))
     low, high = np.quantile(line.draws[:, position], [0.05, 0.95])
     return with_interval(value, low, high)

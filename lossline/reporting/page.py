@@ -18,10 +18,14 @@ import jinja2
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell of a table; `tone` is a class of the style sheet: good, warn, bad, moved, same."""
+    """One cell of a table; `tone` is a class of the style sheet: good, warn, bad, moved, same.
+
+    `note` stands small beneath the text: an interval, a reason.
+    """
 
     text: str
     tone: str = ""
+    note: str = ""
 
 
 @dataclass(frozen=True)
