@@ -10,7 +10,7 @@ import gzip
 import json
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -104,14 +104,15 @@ def read_items(benchmark: Benchmark, archive: Path) -> Iterator[Item]:
     if not benchmark.member.endswith(".gz"):
         import pyarrow
 
-        for record in pyarrow.ipc.open_stream(data).read_all().to_pylist():
-            yield benchmark.item(record)
+        for row, record in enumerate(pyarrow.ipc.open_stream(data).read_all().to_pylist()):
+            item = benchmark.item(record)
+            yield item if item.id else replace(item, id=str(row))
         return
     seen = set()  # one request per choice, and again without context: each question once
     for line in gzip.decompress(data).splitlines():
         request = json.loads(line)
-        if request["doc_id"] not in seen:
-            seen.add(request["doc_id"])
+        if request["native_id"] not in seen:
+            seen.add(request["native_id"])
             yield benchmark.item(request["doc"])
 
 
@@ -136,7 +137,7 @@ def _hellaswag_text(text: str) -> str:
 def _hellaswag(record: dict[str, Any]) -> Item:
     context = f"{record['ctx_a']} {record['ctx_b'].capitalize()}"
     return Item(
-        id=str(record["ind"]),
+        id="",  # "ind" is not unique
         context=_hellaswag_text(f"{record['activity_label']}: {context}").rstrip(),
         choices=_spaced([_hellaswag_text(ending) for ending in record["endings"]]),
         gold=int(record["label"]),
@@ -161,7 +162,7 @@ def _openbookqa(record: dict[str, Any]) -> Item:
 
 def _piqa(record: dict[str, Any]) -> Item:
     return Item(
-        id=str(record["goal"])[:80],
+        id="",
         context=f"Question: {record['goal']}\nAnswer:",
         choices=_spaced([record["sol1"], record["sol2"]]),
         gold=int(record["label"]),
@@ -171,7 +172,7 @@ def _piqa(record: dict[str, Any]) -> Item:
 def _sciq(record: dict[str, Any]) -> Item:
     names = ("distractor1", "distractor2", "distractor3", "correct_answer")
     return Item(
-        id=record["question"][:80],
+        id="",
         context=f"{record['support'].lstrip()}\nQuestion: {record['question']}\nAnswer:".lstrip(),
         choices=_spaced([record[name] for name in names]),
         gold=3,
@@ -189,7 +190,7 @@ def _commonsense_qa(record: dict[str, Any]) -> Item:
 
 def _social_iqa(record: dict[str, Any]) -> Item:
     return Item(
-        id=f"{record['context']} {record['question']}"[:80],
+        id="",
         context=f"Q: {record['context']} {record['question']}\nA:",
         choices=_spaced([record["answerA"], record["answerB"], record["answerC"]]),
         gold=int(record["label"]) - 1,

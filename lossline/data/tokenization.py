@@ -6,8 +6,9 @@ import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from multiprocessing import get_context
+from typing import Any
 
 import numpy as np
 
@@ -78,7 +79,7 @@ class Tokenizer:
     """Tokenizes chunks of documents in order, on ``processes`` processes (1: in this one)."""
 
     def __init__(self, spec: VocabularySpec | Vocabulary, *, processes: int = 1) -> None:
-        self._spec = spec
+        self._spec: Any = spec
         self.vocabulary = spec if isinstance(spec, Vocabulary) else vocabularies.load(spec)
         self._processes = 1 if isinstance(spec, Vocabulary) else processes
 
@@ -86,8 +87,11 @@ class Tokenizer:
         self, chunks: Iterable[tuple[int, list[str]]]
     ) -> Iterator[tuple[int, list[str], Tokens]]:
         """Yields ``(number, texts, tokens)`` for ``(number, texts)``, in order."""
-        if self._processes <= 1:
-            for number, texts in chunks:
+        source = iter(chunks)
+        first = list(islice(source, 2))
+        # Starting workers costs a second: not for a single chunk.
+        if self._processes <= 1 or len(first) < 2:
+            for number, texts in chain(first, source):
                 yield number, texts, tokenize(texts, self.vocabulary)
             return
         # Spawned, not forked: the parent may hold TensorFlow's threads, which do not survive a fork.
@@ -97,7 +101,7 @@ class Tokenizer:
             initializer=_start_worker,
             initargs=(self._spec,),
         ) as pool:
-            yield from self._pipeline(pool, iter(chunks))
+            yield from self._pipeline(pool, chain(first, source))
 
     def _pipeline(
         self, pool: ProcessPoolExecutor, chunks: Iterator[tuple[int, list[str]]]

@@ -1,0 +1,254 @@
+"""Where text comes from: gathered corpora, one's own files, TFDS, seqio Tasks. Light; no TensorFlow.
+
+Every source is turned into a seqio Task by ``seqio_tasks``; those that are files can also be read
+directly here, which training a vocabulary does.
+"""
+
+from __future__ import annotations
+
+import glob
+import heapq
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from lossline.data.deduplication import content_hash
+from lossline.data.gathering import file_sha256, job_hash, read_provenance, text_folder
+from lossline.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class JsonLines:
+    """Gin component: files with one JSON object per line.
+
+    Attributes:
+        name: of the set.
+        train: paths or globs of the training split.
+        validation: paths or globs of the validation split.
+        field: key of the text.
+        license: of the text.
+    """
+
+    name: str
+    train: tuple[str, ...] = ()
+    validation: tuple[str, ...] = ()
+    field: str = "text"
+    license: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parquet:
+    """Gin component: Parquet files; attributes as ``JsonLines``, ``column`` holds the text."""
+
+    name: str
+    train: tuple[str, ...] = ()
+    validation: tuple[str, ...] = ()
+    column: str = "text"
+    license: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlainFiles:
+    """Gin component: text files, each one document; attributes as ``JsonLines``."""
+
+    name: str
+    train: tuple[str, ...] = ()
+    validation: tuple[str, ...] = ()
+    license: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tfds:
+    """Gin component: a TensorFlow dataset.
+
+    Attributes:
+        name: of the set.
+        dataset: TFDS name with version, such as ``lm1b:1.1.0``.
+        feature: feature that holds the text.
+        train: TFDS split or slice that is the training split.
+        validation: the same for the validation split.
+        data_dir: where TFDS keeps its files; default: its own.
+        license: of the text.
+    """
+
+    name: str
+    dataset: str
+    feature: str = "text"
+    train: str = "train"
+    validation: str = "validation"
+    data_dir: str = ""
+    license: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SeqioTask:
+    """Gin component: a registered seqio Task or Mixture.
+
+    Attributes:
+        name: of the set; default: the Task's.
+        task: registered name.
+        modules: modules to import first, which register it.
+        feature: feature with the text, or with ids of a ``SeqioVocabulary``.
+        license: of the text.
+    """
+
+    task: str
+    name: str = ""
+    modules: tuple[str, ...] = ()
+    feature: str = "text"
+    license: str = ""
+
+
+FileSource = JsonLines | Parquet | PlainFiles
+Source = JsonLines | Parquet | PlainFiles | Tfds | SeqioTask
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subset:
+    """Part of a set, the same for every vocabulary; 0 means no limit.
+
+    Attributes:
+        max_documents: that many documents of smallest content hash.
+        max_megabytes: of those as many as fit into 10^6 bytes of text, at least one.
+        max_document_kilobytes: every document is cut to its first 10^3 bytes, at a character.
+    """
+
+    max_documents: int = 0
+    max_megabytes: float = 0.0
+    max_document_kilobytes: float = 0.0
+
+    def apply(self, texts: Iterable[str]) -> Iterable[str]:
+        """The subset; in its given order where nothing is left out, else by content hash."""
+        if self.max_document_kilobytes:
+            limit = int(self.max_document_kilobytes * 1000)
+            texts = (text.encode()[:limit].decode(errors="ignore") for text in texts)
+        if not self.max_documents and not self.max_megabytes:
+            return texts
+        return self._smallest(texts)
+
+    def describe(self) -> str:
+        """In words, empty for everything."""
+        parts = []
+        if self.max_documents:
+            parts.append(f"at most {self.max_documents} documents")
+        if self.max_megabytes:
+            parts.append(f"at most {self.max_megabytes:g} MB")
+        if self.max_document_kilobytes:
+            parts.append(f"documents cut to {self.max_document_kilobytes:g} kB")
+        return ", ".join(parts)
+
+    def _smallest(self, texts: Iterable[str]) -> list[str]:
+        room = int(self.max_megabytes * 1e6) if self.max_megabytes else float("inf")
+        count = self.max_documents or float("inf")
+        # A heap with the largest hash on top holds what may still be kept: memory is the subset's.
+        heap: list[tuple[int, int, str]] = []
+        total = 0
+        for number, text in enumerate(texts):
+            heapq.heappush(heap, (-int(content_hash(text), 16), -number, text))
+            total += len(text.encode())
+            while len(heap) > 1 and (len(heap) > count or total > room):
+                total -= len(heapq.heappop(heap)[2].encode())
+        return [text for _, _, text in sorted(heap, reverse=True)]
+
+
+def gathered(root: Path, name: str) -> JsonLines:
+    """The source of a gathered corpus.
+
+    Raises:
+        UserError: it was not gathered.
+    """
+    folder = text_folder(root, name)
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such set; gather {name!r} first (python -m lossline.gather)")
+    return JsonLines(
+        name=name,
+        train=(str(folder / "train.jsonl"),),
+        validation=(str(folder / "validation.jsonl"),),
+        license=read_provenance(folder)["content_license"],
+    )
+
+
+def paths(source: FileSource, split: str) -> list[Path]:
+    """Files of a split, sorted.
+
+    Raises:
+        UserError: no such split, or a pattern that matches nothing.
+    """
+    patterns = {"train": source.train, "validation": source.validation}.get(split, ())
+    if not patterns:
+        raise UserError(f"set {source.name}: has no split {split!r}; bind its files")
+    found: list[Path] = []
+    for pattern in patterns:
+        matches = sorted(glob.glob(pattern, recursive=True))
+        if not matches:
+            raise UserError(f"set {source.name}, {split}: no file {pattern}; correct the path")
+        found += map(Path, matches)
+    return found
+
+
+def documents(source: FileSource, split: str) -> Iterator[str]:
+    """Texts of a split of files, in order.
+
+    Raises:
+        UserError: a line, column or file that holds no text.
+    """
+    for path in paths(source, split):
+        if isinstance(source, JsonLines):
+            yield from _json_lines(path, source.field)
+        elif isinstance(source, Parquet):
+            yield from _parquet(path, source.column)
+        else:
+            yield _plain(path)
+
+
+def identity(source: Source, split: str) -> str:
+    """Hash of what a source's split holds: of the files' contents, or of the names where there are none."""
+    if isinstance(source, JsonLines | Parquet | PlainFiles):
+        contents = [file_sha256(path) for path in paths(source, split)]
+        column = getattr(source, "field", getattr(source, "column", ""))
+        return job_hash(type(source).__name__, column, contents)
+    return job_hash(type(source).__name__, repr(source), split)
+
+
+def _json_lines(path: Path, field: str) -> Iterator[str]:
+    with path.open(encoding="utf-8") as file:
+        try:
+            for number, line in enumerate(file, 1):
+                record = json.loads(line)
+                text = record.get(field) if isinstance(record, dict) else None
+                if not isinstance(text, str):
+                    raise UserError(
+                        f"{path}, line {number}: no text under {field!r}; correct field"
+                    )
+                yield text
+        except ValueError as error:
+            raise UserError(f"{path}: no lines of JSON in UTF-8 ({error})") from error
+
+
+def _parquet(path: Path, column: str) -> Iterator[str]:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        file = pyarrow.parquet.ParquetFile(path)
+    except pyarrow.ArrowInvalid as error:
+        raise UserError(f"{path}: no Parquet file ({error})") from error
+    if column not in file.schema_arrow.names:
+        raise UserError(
+            f"{path}: no column {column!r}; it has {', '.join(file.schema_arrow.names[:8])}"
+        )
+    row = 0
+    for batch in file.iter_batches(columns=[column]):
+        for value in batch.column(0).to_pylist():
+            if not isinstance(value, str):
+                raise UserError(f"{path}, row {row}: {column!r} holds no text")
+            yield value
+            row += 1
+
+
+def _plain(path: Path) -> str:
+    try:
+        return path.read_bytes().decode()
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: no UTF-8 ({error}); convert it or leave it out") from error

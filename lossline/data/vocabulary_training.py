@@ -1,0 +1,184 @@
+"""Trains vocabularies that keep every text exactly, on the training splits of sets."""
+
+from __future__ import annotations
+
+import enum
+import io
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from lossline.data import sources, vocabularies
+from lossline.data.building import building
+from lossline.data.gathering import (
+    PROVENANCE,
+    file_sha256,
+    job_hash,
+    read_provenance,
+    write_json,
+)
+from lossline.data.sources import FileSource, JsonLines, Parquet, PlainFiles, Subset
+from lossline.errors import UserError
+
+EOS, PAD = "<|endoftext|>", "<|padding|>"
+RECIPE = 1  # raised whenever the same text gives another vocabulary
+
+
+class Algorithm(enum.Enum):
+    """How a vocabulary is learned."""
+
+    BPE = "bpe"  # byte-level, by the tokenizers library -> tokenizer.json
+    UNIGRAM = "unigram"  # SentencePiece with byte fallback -> spiece.model
+    SENTENCEPIECE_BPE = "sentencepiece_bpe"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainVocabulary:
+    """Gin component: a vocabulary to train.
+
+    Attributes:
+        name: of the vocabulary and its folder.
+        algorithm: "bpe", "unigram" or "sentencepiece_bpe".
+        vocab_size: ids in all, specials and bytes included.
+        sets: gathered corpora, or files (``@jsonl()``, ``@parquet()``, ``@files()``).
+        max_megabytes: text taken of each set at most, by content hash.
+    """
+
+    name: str
+    algorithm: Algorithm
+    vocab_size: int
+    sets: tuple[str | JsonLines | Parquet | PlainFiles, ...]
+    max_megabytes: float = 10.0
+
+
+def train_vocabulary(spec: TrainVocabulary, root: Path) -> tuple[Path, dict[str, Any], bool]:
+    """Trains ``<root>/vocabularies/<name>/{tokenizer.json,spiece.model}`` unless it is there.
+
+    Returns:
+        The file, its provenance, and whether it was trained now.
+
+    Raises:
+        UserError: another vocabulary is there; a set is missing; too little text for the size.
+    """
+    if not spec.sets:
+        raise UserError(f"vocabulary {spec.name}: trained on no set; bind vocabulary.sets")
+    if spec.vocab_size < 256 + 3:
+        raise UserError(
+            f"vocabulary {spec.name}: vocab_size {spec.vocab_size} holds not all bytes; give 259+"
+        )
+    chosen = [sources.gathered(root, s) if isinstance(s, str) else s for s in spec.sets]
+    texts_hash = [[source.name, sources.identity(source, "train")] for source in chosen]
+    algorithm = spec.algorithm.value
+    job = job_hash("vocabulary", RECIPE, algorithm, spec.vocab_size, spec.max_megabytes, texts_hash)
+    folder = root / "vocabularies" / spec.name
+    file = "tokenizer.json" if spec.algorithm is Algorithm.BPE else "spiece.model"
+    if folder.exists():
+        return folder / file, _present(folder, file, job), False
+    with building(folder) as partial:
+        subset = Subset(max_megabytes=spec.max_megabytes)
+        texts = chain.from_iterable(subset.apply(_train_split(source)) for source in chosen)
+        train = train_bpe if spec.algorithm is Algorithm.BPE else train_sentencepiece
+        (partial / file).write_bytes(train(texts, spec))
+        facts = vocabularies.load(str(partial / file)).facts
+        provenance = {
+            "job": job,
+            "name": spec.name,
+            "algorithm": algorithm,
+            "trained_on": [source.name for source in chosen],
+            "max_megabytes_of_each": spec.max_megabytes,
+            "vocab_size": facts.vocab_size,
+            "hash": facts.hash,
+            "sha256": file_sha256(partial / file),
+        }
+        write_json(partial / PROVENANCE, provenance)
+        partial.replace(folder)
+    return folder / file, provenance, True
+
+
+def train_bpe(texts: Iterable[str], spec: TrainVocabulary) -> bytes:
+    """Byte-level BPE with GPT-2's cut into words, as a ``tokenizer.json``.
+
+    Source: Sennrich et al., ACL 2016; Radford et al., 2019 (bytes as the alphabet).
+    """
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=spec.vocab_size,
+        special_tokens=[EOS, PAD],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer=trainer)
+    return tokenizer.to_str(pretty=False).encode()
+
+
+def train_sentencepiece(texts: Iterable[str], spec: TrainVocabulary) -> bytes:
+    """A SentencePiece model that leaves text as it is: no normalization, no added space, bytes for the rest.
+
+    Source: Kudo, ACL 2018 (unigram); Kudo & Richardson, EMNLP 2018.
+    """
+    try:
+        import sentencepiece
+    except ImportError as error:
+        raise UserError("SentencePiece vocabularies need `pip install lossline[data]`") from error
+    model = io.BytesIO()
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=_lines(texts),
+            model_writer=model,
+            vocab_size=spec.vocab_size,
+            model_type="unigram" if spec.algorithm is Algorithm.UNIGRAM else "bpe",
+            byte_fallback=True,
+            normalization_rule_name="identity",
+            add_dummy_prefix=False,
+            remove_extra_whitespaces=False,
+            allow_whitespace_only_pieces=True,
+            split_digits=False,
+            character_coverage=0.9999,
+            # U+0009 and U+000A stay pieces of their own: training text comes line by line.
+            user_defined_symbols=["\n", "\t"],
+            pad_id=0,
+            eos_id=1,
+            unk_id=2,
+            bos_id=-1,
+            pad_piece=PAD,
+            eos_piece=EOS,
+            num_threads=1,  # the pieces' scores are sums over threads: one thread, one result
+            minloglevel=2,
+        )
+    except (RuntimeError, OSError) as error:
+        reason = str(error).split("] ")[-1][:160]
+        raise UserError(
+            f"vocabulary {spec.name}: SentencePiece refuses ({reason}); change vocab_size or give more text"
+        ) from error
+    return model.getvalue()
+
+
+def _train_split(source: FileSource) -> Iterator[str]:
+    return sources.documents(source, "train")
+
+
+def _lines(texts: Iterable[str]) -> Iterator[str]:
+    """Lines of at most 4,000 characters: SentencePiece skips longer "sentences" (4,192 bytes)."""
+    for text in texts:
+        for line in text.split("\n"):
+            for start in range(0, len(line), 1000):
+                piece = line[start : start + 1000]
+                if piece.strip():
+                    yield piece
+
+
+def _present(folder: Path, file: str, job: str) -> dict[str, Any]:
+    provenance = read_provenance(folder)
+    path = folder / file
+    whole = path.is_file() and file_sha256(path) == provenance.get("sha256")
+    if provenance.get("job") != job or not whole:
+        raise UserError(
+            f"{folder}: holds another vocabulary (other text, size or algorithm); choose another name or delete it"
+        )
+    return provenance
