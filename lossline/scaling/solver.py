@@ -39,12 +39,17 @@ _FINALISTS = 3
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FitOptions:
-    """How to fit. ``starts``: nodes of the projected grid to descend from, where a problem brings
-    none of its own."""
+    """How to fit.
+
+    ``starts``: nodes of the projected grid to descend from, where a problem brings none of its own.
+    ``iterations`` and ``polish`` limit the descent and the Newton steps after it, ``tolerance`` is
+    the relative decrease that ends a descent. Beyond ``condition_limit`` a fit is
+    underdetermined."""
 
     objective: Objective = HUBER_ON_LOGS
     starts: int = 4
     iterations: int = 150
+    polish: int = 12
     tolerance: float = 1e-7
     condition_limit: float = 1e7
 
@@ -216,7 +221,7 @@ def _fit_group(
     descent = descend(
         batch, np.concatenate(starts), iterations=options.iterations, tolerance=options.tolerance
     )
-    best = finish(batch, descent, len(problems))
+    best = finish(batch, descent, len(problems), iterations=options.polish)
     return [
         _result(law, problems[i], data[i], batch, descent, best, i, options)
         for i in range(len(problems))
