@@ -37,6 +37,9 @@ class HuggingFaceVocabulary(Vocabulary):
             description["normalizer"] = _without_text_changes(description.get("normalizer"))
         # Post-processors add special tokens, truncation and padding change lengths: none of it is part of the text.
         description.update(post_processor=None, truncation=None, padding=None)
+        specials = {spec.eos_token, spec.pad_token, *EOS_TOKENS, *PAD_TOKENS}
+        for added in description.get("added_tokens") or []:
+            added["special"] = added["special"] or added["content"] in specials
         self._tokenizer = _build(description, spec.path)
         self._metaspace = not _is_byte_level(description)
         pieces = _pieces(self._tokenizer, description, byte_level=not self._metaspace)
@@ -55,7 +58,6 @@ class HuggingFaceVocabulary(Vocabulary):
                 f"vocabulary {name}: {spec.path} has no token {spec.pad_token!r}; set huggingface.pad_token"
             )
         pad = eos if pad is None else pad
-        pieces[eos] = pieces[pad] = b""
         canonical = json.dumps(description, sort_keys=True, ensure_ascii=False).encode()
         super().__init__(
             name=name,

@@ -13,6 +13,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from lossline.data import arrays, manifests
 from lossline.data.building import building
 from lossline.data.manifests import Manifest
 from lossline.data.token_store import TokenStore
-from lossline.data.tokenization import Tokenizer, Tokens, chunked, text_sha256
+from lossline.data.tokenization import CHUNK_BYTES, Tokenizer, Tokens, chunked, text_sha256
 from lossline.data.vocabularies import Vocabulary, VocabularySpec
 from lossline.errors import UserError
 
@@ -52,6 +53,7 @@ def write_store(
     job: str = "",
     processes: int = 1,
     shard: int = arrays.SHARD,
+    chunk: int = CHUNK_BYTES,
     report: Report = lambda done: None,
 ) -> TokenStore:
     """Tokenizes documents into a token store and opens it.
@@ -66,6 +68,7 @@ def write_store(
             the manifest.
         processes: tokenizing processes.
         shard: tokens per file.
+        chunk: characters tokenized at once, and done again at most after a kill.
         report: progress.
 
     Raises:
@@ -77,8 +80,9 @@ def write_store(
         name=name, split=split, source_task=source_task, license=license, job=job
     )
     tokenizer = Tokenizer(vocabulary, processes=processes)
-    with building(path) as partial:
-        parts = _tokenize_parts(partial, _texts(documents), tokenizer, report)
+    with building(path) as partial, _no_trace_of_mistakes(partial):
+        chunks = chunked(_texts(documents), chunk)
+        parts = _tokenize_parts(partial, chunks, tokenizer, report)
         manifest = _assemble(partial, parts, tokenizer.vocabulary, description, shard=shard)
         publish(partial, path, manifest)
     return TokenStore.open(path)
@@ -102,6 +106,17 @@ def publish(partial: Path, path: Path, manifest: Manifest) -> None:
         return
     manifests.write(partial, manifest)
     os.replace(partial, path)
+
+
+@contextmanager
+def _no_trace_of_mistakes(partial: Path) -> Iterator[None]:
+    """Removes ``partial`` where a person's mistake came before any finished part."""
+    try:
+        yield
+    except UserError:
+        if not any((partial / "parts").glob("*")):
+            shutil.rmtree(partial, ignore_errors=True)
+        raise
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,7 +143,7 @@ def _texts(documents: Iterable[str | bytes]) -> Iterator[str]:
 
 
 def _tokenize_parts(
-    partial: Path, texts: Iterable[str], tokenizer: Tokenizer, report: Report
+    partial: Path, chunks: Iterable[list[str]], tokenizer: Tokenizer, report: Report
 ) -> list[_Part]:
     folder = partial / "parts"
     folder.mkdir(exist_ok=True)
@@ -137,7 +152,7 @@ def _tokenize_parts(
 
     def missing() -> Iterator[tuple[int, list[str]]]:
         nonlocal count
-        for number, chunk in enumerate(chunked(texts)):
+        for number, chunk in enumerate(chunks):
             count = number + 1
             part = _kept_part(folder, number, chunk, tokenizer.vocabulary)
             if part is None:
@@ -207,7 +222,6 @@ def _assemble(
 ) -> Manifest:
     documents = sum(part.documents for part in parts)
     if not documents:
-        shutil.rmtree(partial)
         raise UserError(
             f"{description.name}/{description.split}: no documents, so no store; check the source"
         )

@@ -51,7 +51,7 @@ def tokenize(texts: Sequence[str], vocabulary: Vocabulary) -> Tokens:
     return Tokens(ids=flat, lengths=lengths, bytes=sizes)
 
 
-def chunked(documents: Iterable[str], limit: int = CHUNK_BYTES) -> Iterator[list[str]]:
+def chunked(documents: Iterable[str], limit: int) -> Iterator[list[str]]:
     """Consecutive documents in lists of about ``limit`` characters; the cut depends on nothing but the documents."""
     chunk: list[str] = []
     size = 0
