@@ -9,6 +9,7 @@ from typing import Any, cast
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.offsetbox import DrawingArea, HPacker
@@ -92,20 +93,26 @@ def _sizes(points: int, finals: int) -> tuple[float, float]:
     return max(1.1, 2.2 - 0.5 * crowding), max(2.0, 3.9 - 1.0 * final_crowding)
 
 
+def darker(color: str, amount: float = 0.3) -> tuple[float, float, float]:
+    """A shade that stands out on points of its own color, so that a line on a crowd is seen."""
+    red, green, blue = to_rgb(color)
+    return (red * (1 - amount), green * (1 - amount), blue * (1 - amount))
+
+
 def draw_line(
     ax: Axes,
     curve: Curve,
     appearance: Appearance,
     *,
-    extended: tuple[float, float] | None = None,
     level: float = BAND_LEVEL,
 ) -> None:
-    """Draw a line over its points' range with its band, and fainter beyond, up to `extended`.
+    """Draw a fitted line with its band over the range of its points, and not beyond.
 
     A line of an unusual tokenizer is hollow, like the markers of its points.
     """
     facts, line = curve.facts, curve.line
     color = appearance.color(facts.get("pretraining_data"))
+    ink = darker(color)
     dash = appearance.dash(facts.get("architecture"))
     x = np.linspace(*curve.domain, CURVE_POINTS)
     low, high = line.band(x, level)
@@ -113,24 +120,9 @@ def draw_line(
         x, low, high, color=color, alpha=0.16, linewidth=0, zorder=1.5, gid=f"band/{curve.name}"
     )
     y = np.asarray(line.predict(x))
-    ax.plot(x, y, color=color, linestyle=dash, linewidth=1.1, zorder=2.6, gid=f"line/{curve.name}")
+    ax.plot(x, y, color=ink, linestyle=dash, linewidth=1.0, zorder=4.6, gid=f"line/{curve.name}")
     if "tokenizer" in facts and not appearance.is_usual("tokenizer", facts["tokenizer"]):
-        ax.plot(x, y, color="white", linewidth=0.5, zorder=2.7, gid=f"core/{curve.name}")
-    for start, stop in _beyond(curve.domain, extended):
-        outside = np.linspace(start, stop, CURVE_POINTS // 3)
-        ax.plot(
-            outside, line.predict(outside), color=color, linestyle=dash, linewidth=0.6, alpha=0.55,
-            zorder=2.4, gid=f"beyond/{curve.name}",
-        )  # fmt: skip
-
-
-def _beyond(
-    domain: tuple[float, float], extended: tuple[float, float] | None
-) -> list[tuple[float, float]]:
-    if extended is None:
-        return []
-    sides = [(extended[0], domain[0]), (domain[1], extended[1])]
-    return [(start, stop) for start, stop in sides if stop > start]
+        ax.plot(x, y, color="white", linewidth=0.4, zorder=4.7, gid=f"core/{curve.name}")
 
 
 def fit_limits(ax: Axes, x: ArrayLike, y: ArrayLike, *, pad: float = 0.05) -> None:

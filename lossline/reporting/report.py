@@ -16,7 +16,7 @@ from lossline.reporting import charts, figures, grids
 from lossline.reporting.appearance import Appearance
 from lossline.reporting.lines import Curve, curves_for, drawable, line_grid
 from lossline.reporting.page import Block, Listing, Page, Paragraph, Picture, Section, render
-from lossline.reporting.points import Unit, eval_sets, usable
+from lossline.reporting.points import Unit, eval_sets, paired, usable
 from lossline.scaling.attribution_results import Verdict
 from lossline.scaling.study_results import StudyResults
 
@@ -115,17 +115,17 @@ class _Report:
         blocks: list[Block] = [Paragraph(text=self._reading())]
         tasks = _sets(table, "task", self.units)
         validation = [name for name in _sets(table, "validation", self.units) if name != self.x]
-        y = _main_y(tasks, validation)
-        if y:
+        y, units = self._main_y(tasks, validation)
+        if units:
             figure = figures.overview(
-                table, self.curves, self.appearance, x=self.x, y=y, units=self.units
+                table, self.curves, self.appearance, x=self.x, y=y, units=units
             )
             blocks.append(
                 self.picture(
                     "overview",
                     figure,
                     f"Loss on {y} against loss on {self.x}",
-                    self._caption([y], self.units),
+                    self._caption([y], units),
                 )
             )
         for kind, names in (("validation", validation), ("task", tasks)):
@@ -140,12 +140,22 @@ class _Report:
             else [Paragraph(text="Only one evaluation set was measured, so there are no lines.")],
         )
 
+    def _main_y(
+        self, tasks: Sequence[str], validation: Sequence[str]
+    ) -> tuple[str, Sequence[Unit]]:
+        """HellaSwag if measured (the paper's first figure), else the first set that has pairs."""
+        famous = [name for name in tasks if "hellaswag" in name.lower()]
+        for y in (*famous, *tasks, *validation):
+            table = self.results.table
+            units = [u for u in self.units if not paired(table, self.x, y, unit=u).empty]
+            if units:
+                return y, units
+        return "", ()
+
     def _grids(self, kind: str, names: Sequence[str]) -> list[Block]:
         blocks: list[Block] = []
         for unit in self.units:
-            known = [n for n in names if n in eval_sets(self.results.table, kind=kind, unit=unit)]
-            if self.x not in _sets(self.results.table, None, [unit]):
-                continue
+            known = [n for n in names if not paired(self.results.table, self.x, n, unit=unit).empty]
             step = figures.PANELS_PER_FIGURE
             for part, start in enumerate(range(0, len(known), step), start=1):
                 ys = known[start : start + step]
@@ -328,9 +338,3 @@ def _main_x(results: StudyResults) -> str:
     candidates = [results.attribution.x_set, *sorted(counts, key=lambda s: (-counts[s], s))]
     validation = _sets(results.table, "validation", list(Unit))
     return next(name for name in [*candidates, *validation, *sets] if name in sets)
-
-
-def _main_y(tasks: Sequence[str], validation: Sequence[str]) -> str | None:
-    """HellaSwag where it was measured (the paper's first figure), else the first other set."""
-    famous = [name for name in tasks if "hellaswag" in name.lower()]
-    return next(iter([*famous, *tasks, *validation]), None)

@@ -1,0 +1,178 @@
+"""Plots for a notebook, one call each.
+
+table = tables.load("runs/")
+lines = fit_lines(table)
+plot_lines(lines, table, x="wiki", y="hellaswag")
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+
+from lossline.errors import UserError
+from lossline.reporting import figures, panels
+from lossline.reporting.appearance import COLORS, Appearance, label
+from lossline.reporting.lines import curves_for, drawable
+from lossline.reporting.points import Unit
+from lossline.scaling.lines import Line
+from lossline.scaling.pairing import Pairs
+from lossline.scaling.study_results import StudyResults
+
+__all__ = ["plot_against", "plot_lines", "plot_pairs"]
+
+
+def plot_lines(
+    lines: StudyResults | Sequence[Line],
+    table: pd.DataFrame | None = None,
+    *,
+    x: str,
+    y: str,
+    unit: str = "loss",
+    ax: Axes | None = None,
+    appearance: Appearance | None = None,
+) -> Axes:
+    """Losses on `y` against losses on `x` of the same checkpoints, with fitted lines and bands.
+
+    Args:
+      lines: results of a study, or fitted lines; those of other sets and units are left aside.
+      table: the loss table; not needed with results.
+      unit: "loss" (nats per token) or "bits_per_byte".
+      ax: where to draw; a new figure if None.
+      appearance: colors shared with other plots; made from the table if None.
+
+    Raises:
+      UserError: lines without a table, or a set that the table does not have.
+    """
+    if isinstance(lines, StudyResults):
+        table, lines = lines.table, lines.lines
+    if table is None:
+        raise UserError("plot_lines needs the loss table as its second argument, for the points")
+    look = appearance or Appearance.of(table)
+    with figures.publication_style():
+        ax = _axes() if ax is None else ax
+        curves = curves_for(drawable(lines), x=x, y=y, unit=Unit(unit))
+        frame = figures.draw_panel(ax, table, curves, look, x=x, y=y, unit=Unit(unit))
+        panels.label_axes(ax, x, y, Unit(unit))
+        handles = [h for _, group in panels.legend_handles(look, frame) for h in group]
+        _legend(ax, handles)
+    return ax
+
+
+def plot_pairs(
+    fits: Sequence[tuple[Line, Pairs]], *, names: Sequence[str], ax: Axes | None = None
+) -> Axes:
+    """Paired losses of several groups, one color per name, each with its line and band.
+
+    For lines between two groups of runs (train to train, test to test), whose points stand in no
+    row of the loss table; see `lossline.scaling.pairing.pair_groups`.
+    """
+    with figures.publication_style():
+        ax = _axes() if ax is None else ax
+        handles = []
+        for position, ((line, pairs), name) in enumerate(zip(fits, names, strict=True)):
+            color = COLORS[position % len(COLORS)]
+            _scatter(ax, pairs.x, pairs.y, color, name)
+            if line.drawable:
+                x = np.linspace(*line.x_range, panels.CURVE_POINTS)
+                low, high = line.band(x, panels.BAND_LEVEL)
+                ax.fill_between(x, low, high, color=color, alpha=0.16, linewidth=0, zorder=1.5)
+                ax.plot(x, line.predict(x), color=color, linewidth=1.1, gid=f"line/{name}")
+            handles.append(_handle(color, f"{label(name)}  R² {line.r2:.4f}"))
+        panels.loss_ticks(ax)
+        first = fits[0][0]
+        words = Unit(first.unit).words
+        ax.set_xlabel(f"{label(first.x_set, 40)} of x ({words})")
+        ax.set_ylabel(f"{label(first.y_set, 40)} of y ({words})")
+        _legend(ax, handles)
+    return ax
+
+
+def plot_against(
+    table: pd.DataFrame,
+    *,
+    x: str,
+    y: str,
+    by: str,
+    curve: pd.DataFrame | None = None,
+    held_out: str | None = None,
+    log_x: bool = False,
+    ax: Axes | None = None,
+) -> Axes:
+    """Two columns of a table against each other, one color per value of `by`.
+
+    Args:
+      curve: predictions to draw as lines: columns `x`, `y` and `by` again.
+      held_out: a column of booleans; rows where it is true are drawn as stars.
+      log_x: a logarithmic x axis, for compute.
+    """
+    with figures.publication_style():
+        ax = _axes() if ax is None else ax
+        handles = []
+        for position, (name, rows) in enumerate(table.groupby(by, sort=True, observed=True)):
+            color = COLORS[position % len(COLORS)]
+            away = rows[held_out].to_numpy(bool) if held_out else np.zeros(len(rows), bool)
+            seen = rows[~away]
+            _scatter(ax, seen[x], seen[y], color, str(name))
+            _scatter(
+                ax, rows[x][away], rows[y][away], color, f"{name}, held out", marker="*", size=9
+            )
+            if curve is not None:
+                part = curve[curve[by] == name].sort_values(x)
+                ax.plot(
+                    part[x].to_numpy(float),
+                    part[y].to_numpy(float),
+                    color=color,
+                    linewidth=1.1,
+                    zorder=2,
+                    gid=f"line/{name}",
+                )
+            handles.append(_handle(color, label(str(name))))
+        if held_out:
+            handles.append(_handle("#555555", "held out", marker="*", size=8))
+        if log_x:
+            panels.compute_ticks(ax)
+        else:
+            panels.loss_ticks(ax)
+        ax.set_xlabel(x)
+        ax.set_ylabel(y)
+        _legend(ax, handles)
+    return ax
+
+
+def _axes() -> Axes:
+    # pyplot, so that a notebook shows the figure at the end of the cell.
+    import matplotlib.pyplot as plt
+
+    return plt.subplots(figsize=(5.6, 3.3), layout="constrained", dpi=160)[1]
+
+
+def _scatter(
+    ax: Axes, x: object, y: object, color: str, name: str, *, marker: str = "o", size: float = 3.0
+) -> None:
+    ax.plot(
+        np.asarray(x, float),
+        np.asarray(y, float),
+        linestyle="none",
+        marker=marker,
+        markersize=size,
+        color=color,
+        markeredgecolor="white",
+        markeredgewidth=0.25,
+        alpha=0.9,
+        zorder=3,
+        gid=f"points/{name}",
+    )
+
+
+def _handle(color: str, words: str, *, marker: str = "o", size: float = 4.2) -> Line2D:
+    return Line2D([], [], color=color, marker=marker, markersize=size, linewidth=1.1, label=words)
+
+
+def _legend(ax: Axes, handles: Sequence[Line2D]) -> None:
+    """Beside the axes, where it covers no point."""
+    ax.legend(handles=list(handles), loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0)
