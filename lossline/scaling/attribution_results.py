@@ -17,7 +17,12 @@ class Verdict(enum.StrEnum):
     """What the data say about a factor."""
 
     MOVES = "moves"  # at least one line moves, after correction for all comparisons
-    NO_MOVE = "does not move"  # none does, and a move that matters would have been seen
+    PER_TOKEN = (
+        "moves per token"  # a tokenizer that moves lines in nats per token but not in bits per byte
+    )
+    NO_MOVE = (
+        "does not move"  # none does by an amount that counts, and such a move would have been seen
+    )
     UNRESOLVED = "cannot be told"  # none does, but the intervals leave room for a move that matters
     CONFOUNDED = "confounded"  # several levels, but never changed alone
     CONSTANT = "constant"  # one level only
@@ -41,13 +46,14 @@ class Effect:
       factor: column of the loss table.
       x_set, y_set: evaluation sets of the line.
       unit: "loss" (nats per token) or "bits_per_byte"; both axes are in this unit.
-      low_level, high_level: the two levels between which the line moves furthest.
+      low_level, high_level: the two levels that are told apart most clearly (smallest p-value).
       move: y at `high_level` minus y at `low_level`; simultaneous interval over all pairs of levels.
       p_value: of "one line for all levels", F test with the run as the unit; NaN if there is no noise estimate.
       p_corrected: Holm over all factors and y sets of this unit.
       p_resampled: the same F by permuting the runs' deviations (Freedman-Lane); NaN if not computed.
       share: share of the runs' spread about one line for all that this factor alone explains.
       partial_r2: share of what the other factors leave unexplained.
+      spread: root mean square distance of all runs from one line for all, in the unit of `move`.
       degrees: residual degrees of freedom behind the noise estimate; noise: its standard deviation per run.
       noise_from: "own" groups, or "pooled" over the other factors' groups where this factor's are too few.
       runs, groups: matched runs, and matched groups that they form.
@@ -66,6 +72,7 @@ class Effect:
     p_resampled: float
     share: float
     partial_r2: float
+    spread: float
     degrees: float
     noise: float
     noise_from: str
@@ -100,7 +107,8 @@ class FactorAttribution:
 
     @property
     def tested(self) -> bool:
-        return self.verdict in (Verdict.MOVES, Verdict.NO_MOVE, Verdict.UNRESOLVED)
+        """Whether any line could be compared."""
+        return bool(self.effects)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

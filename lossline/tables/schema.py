@@ -20,6 +20,7 @@ __all__ = [
     "EXTRA_PREFIX",
     "FACTS",
     "KEY",
+    "OWN_SET",
     "Column",
     "Kind",
     "SetKind",
@@ -27,6 +28,8 @@ __all__ = [
 ]
 
 EXTRA_PREFIX = "x_"
+# The validation set of each run's own pretraining data: another text for every set, so never compared at equal x.
+OWN_SET = "own"
 
 
 class Kind(enum.Enum):

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from lossline.errors import UserError
-from lossline.tables.schema import SetKind
+from lossline.tables.schema import OWN_SET, SetKind
 from lossline.tables.sweeps.wide import (
     Imported,
     Measure,
@@ -28,7 +28,6 @@ from lossline.tables.sweeps.wide import (
 
 __all__ = ["chinchilla", "gadre", "kempner", "llm_line", "olmo_ladder"]
 
-OWN_VALIDATION = "own"
 
 
 def _each(paths: Sequence[Path], importer) -> Imported:
@@ -82,7 +81,7 @@ def _kempner(frame: pd.DataFrame, where: str) -> Imported:
             else 6 * params * tokens,
         }
     )
-    measures = [Measure(eval_set=OWN_VALIDATION, kind=SetKind.VALIDATION, loss="val_loss")]
+    measures = [Measure(eval_set=OWN_SET, kind=SetKind.VALIDATION, loss="val_loss")]
     for column in frame.columns:
         if found := _KEMPNER_VALIDATION.match(column):
             measures.append(Measure(eval_set=found[1], kind=SetKind.VALIDATION, loss=column))
@@ -298,7 +297,7 @@ def _chinchilla(frame: pd.DataFrame, where: str) -> Imported:
         }
     )
     return long_table(
-        frame, facts, [Measure(eval_set=OWN_VALIDATION, kind=SetKind.VALIDATION, loss=loss)], where
+        frame, facts, [Measure(eval_set=OWN_SET, kind=SetKind.VALIDATION, loss=loss)], where
     )
 
 

@@ -1,0 +1,42 @@
+"""Fits the lines of a loss table and says what moved them: a table in, a folder out.
+
+    python -m lossline.fit --table runs/ --out runs/fits
+    python -m lossline.fit --gin_file=gin_configs/fits/default.gin --table losses.parquet --out fits
+
+--table takes loss tables, run directories, or folders of run directories. The folder gets the fits as Parquet and JSON
+(lines, compute laws, attribution, hold-out), the verdict, figures and report.html. The same inputs again: up to date.
+"""
+
+from lossline.configuration import Flag, Verb, run_verb
+
+
+def load() -> Verb:
+    """The verb, with its imports."""
+    from lossline.scaling.fit_command import FitCommand, fit_to_folder
+    from lossline.scaling.attribution import AttributionOptions
+    from lossline.scaling.estimators import Prior
+    from lossline.scaling.lines import LineOptions
+
+    components = {
+        "lines": LineOptions,
+        "prior": Prior,
+        "attribution": AttributionOptions,
+    }
+    return Verb(options=FitCommand, run=fit_to_folder, components=components)
+
+
+if __name__ == "__main__":
+    run_verb(
+        "fit",
+        __doc__,
+        load,
+        flags={
+            "table": Flag(
+                "fit.table", "loss tables, run directories, or folders of these", "values"
+            ),
+            "out": Flag(
+                "fit.out", "folder for the results; must be new, empty or an earlier result"
+            ),
+            "replace": Flag("fit.replace", "replace an earlier result of other inputs", "switch"),
+        },
+    )

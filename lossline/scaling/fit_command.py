@@ -1,0 +1,189 @@
+"""What `python -m lossline.fit` does: read, fit, write a folder, print the verdict."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import hashlib
+import json
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pandas as pd
+
+import lossline
+from lossline import tables
+from lossline.configuration import identity
+from lossline.errors import UserError
+from lossline.scaling.attribution_results import Attribution, Verdict
+from lossline.scaling.fitting import StudyFitOptions, fit_study
+from lossline.scaling.study_files import (
+    FolderState,
+    finish_folder,
+    folder_state,
+    save_results,
+    start_folder,
+)
+from lossline.scaling.study_results import StudyResults
+from lossline.tables.frames import concat
+from lossline.tables.storage import find_tables
+
+__all__ = ["BadRows", "FitCommand", "fit_to_folder", "verdict"]
+
+
+class BadRows(enum.Enum):
+    """What to do with a table whose rows have problems."""
+
+    REFUSE = "refuse"
+    EXCLUDE = "exclude"
+
+
+def _not_identity(default: object = dataclasses.MISSING):
+    return dataclasses.field(default=default, metadata={"identity": False})
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FitCommand(StudyFitOptions):
+    """Options of `lossline.fit`: those of the fit, and
+
+    Attributes:
+      table: loss tables, run directories or folders of run directories; out: folder for the results.
+      replace: an earlier fit of other inputs at `out` gives way; anything else never does.
+      bad_rows: refuse a table with unsound rows (the default), or exclude them, one line each, and fit the rest.
+      report: whether figures and report.html are made.
+    """
+
+    table: str | tuple[str, ...] = _not_identity()
+    out: str = _not_identity()
+    replace: bool = _not_identity(False)
+    bad_rows: BadRows = BadRows.REFUSE
+    report: bool = True
+
+
+def fit_to_folder(options: FitCommand) -> StudyResults | None:
+    """Fits and writes; returns the results, or None where the folder was up to date."""
+    out = Path(options.out)
+    table = _read(options)
+    fingerprint = fit_fingerprint(table, options)
+    state = folder_state(out, fingerprint)
+    if state is FolderState.SAME:
+        print((out / "verdict.txt").read_text(encoding="utf-8").rstrip())
+        print(f"{out} is up to date")
+        return None
+    if state is FolderState.FOREIGN:
+        raise UserError(
+            f"{out}: is not empty and holds no results of lossline.fit; choose another --out"
+        )
+    if state is FolderState.OTHER and not options.replace:
+        raise UserError(
+            f"{out}: holds the results of other inputs; choose another --out, or give --replace"
+        )
+    started = time.monotonic()
+    results = fit_study(table, options, say=lambda text: _say(started, text))
+    results = dataclasses.replace(results, provenance=_provenance(options, fingerprint))
+    with _folder(out, fingerprint) as partial:
+        save_results(results, partial)
+        text = verdict(results)
+        (partial / "verdict.txt").write_text(text + "\n", encoding="utf-8")
+        if options.report:
+            from lossline.reporting import write_report
+
+            _say(started, "figures and report")
+            write_report(results, partial)
+    print(text)
+    print(f"Results: {out / 'report.html' if options.report else out}", flush=True)
+    return results
+
+
+def _say(started: float, text: str) -> None:
+    print(f"[{time.monotonic() - started:5.1f} s] {text}", flush=True)
+
+
+def _read(options: FitCommand) -> pd.DataFrame:
+    paths = [options.table] if isinstance(options.table, str) else list(options.table)
+    if options.bad_rows is BadRows.REFUSE:
+        return tables.load(paths)
+    parts = [tables.read_unchecked(file) for path in paths for file in find_tables(path)]
+    table, problems = tables.exclude_bad_rows(parts[0] if len(parts) == 1 else concat(parts))
+    for problem in problems:
+        print(f"excluded: {problem.line(' + '.join(paths))}")
+    return table
+
+
+def fit_fingerprint(table: pd.DataFrame, options: FitCommand) -> str:
+    """SHA-256 of everything that the results follow from: the table's rows, the options, the version."""
+    rows = pd.util.hash_pandas_object(table, index=False).to_numpy()
+    digest = hashlib.sha256(rows.tobytes())
+    digest.update(
+        json.dumps([list(table.columns), identity(options), lossline.__version__]).encode()
+    )
+    return digest.hexdigest()
+
+
+@contextmanager
+def _folder(out: Path, fingerprint: str) -> Iterator[Path]:
+    """A folder that becomes `out` when all went well, and is gone when not."""
+    partial = start_folder(out)
+    try:
+        yield partial
+        finish_folder(partial, out, fingerprint)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _provenance(options: FitCommand, fingerprint: str) -> dict[str, object]:
+    from importlib.metadata import version
+
+    names = ("numpy", "scipy", "pandas", "matplotlib")
+    versions = {"lossline": lossline.__version__, "python": sys.version.split()[0]}
+    return {
+        "table": options.table if isinstance(options.table, str) else ", ".join(options.table),
+        "versions": versions | {name: version(name) for name in names},
+        "command": f"python -m lossline.fit {' '.join(sys.argv[1:])}".strip(),
+        "fingerprint": fingerprint,
+    }
+
+
+def verdict(results: StudyResults) -> str:
+    """The answer in text: one sentence per factor that the study varies, then what could be fitted at all."""
+    lines = [*_sentences(results.attribution), "", _counts(results)]
+    worst = _heldout(results.heldout)
+    return "\n".join([*lines, worst] if worst else lines)
+
+
+def _sentences(attribution: Attribution) -> list[str]:
+    if attribution.message:
+        return [f"No attribution: {attribution.message}."]
+    silent = (Verdict.CONSTANT, Verdict.MISSING)
+    said = [
+        f"- {factor.sentence}" for factor in attribution.factors if factor.verdict not in silent
+    ]
+    return said or [
+        "Nothing but the amount of training varies in these runs: there is nothing to attribute."
+    ]
+
+
+def _counts(results: StudyResults) -> str:
+    drawn = [line for line in results.lines if line.drawable]
+    text = f"{len(drawn)} of {len(results.lines)} lines determined by the data"
+    if drawn:
+        r2 = sorted(line.r2 for line in drawn)
+        text += f", median R² {r2[len(r2) // 2]:.4f}"
+    used = int((results.table["status"] == "ok").sum())
+    return f"{text}; {used} measurements used, {len(results.table) - used} left out."
+
+
+def _heldout(heldout: pd.DataFrame) -> str:
+    if heldout.empty:
+        return ""
+    errors = (
+        heldout.assign(error=heldout["relative_error"].abs()).groupby("method")["error"].median()
+    )
+    shown = ", ".join(
+        f"{method} {100 * error:.2f}%" for method, error in errors.sort_values().items()
+    )
+    return f"Largest runs predicted from the smaller ones, median error: {shown}."

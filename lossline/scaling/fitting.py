@@ -1,0 +1,238 @@
+"""From a loss table to everything that a report shows: lines, laws, hold-out scores, attribution.
+
+results = fit_study(tables.load("losses.parquet"))
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from lossline.errors import UserError
+from lossline.scaling.attribution import AttributionOptions, attribute, neutral_set
+from lossline.scaling.bootstrap import bootstrap
+from lossline.scaling.compute_laws import Kaplan
+from lossline.scaling.groups import GROUP_BY, Group, split
+from lossline.scaling.heldout import hold_out
+from lossline.scaling.lines import Line, LineOptions, fit_lines
+from lossline.scaling.pairing import one_set
+from lossline.scaling.results import Status
+from lossline.scaling.study_results import ComputeLawFit, StudyResults
+from lossline.tables.schema import OWN_SET, SetKind
+from lossline.tables.schema import Status as RowStatus
+
+__all__ = ["StudyFitOptions", "fit_study"]
+
+UNITS = ("loss", "bits_per_byte")
+Say = Callable[[str], None]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StudyFitOptions:
+    """What is fitted, and how.
+
+    Attributes:
+      group_by: facts that the runs of one line share.
+      x_sets: validation sets for the x axis; all by default. y_sets: sets for the y axis; all by default.
+      units: "loss" (nats per token) and "bits_per_byte".
+      lines, attribution: how lines are fitted, and how factors are tested.
+      law_resamples: bootstrap resamples for the interval of E of the compute-to-loss laws; 0 for none.
+    """
+
+    group_by: tuple[str, ...] = GROUP_BY
+    x_sets: tuple[str, ...] = ()
+    y_sets: tuple[str, ...] = ()
+    units: tuple[str, ...] = UNITS
+    lines: LineOptions = dataclasses.field(default_factory=LineOptions)
+    attribution: AttributionOptions = dataclasses.field(default_factory=AttributionOptions)
+    law_resamples: int = 100
+
+    def __post_init__(self) -> None:
+        for unit in self.units:
+            if unit not in UNITS:
+                raise UserError(f"fit.units: {unit!r} is unknown; choose of {', '.join(UNITS)}")
+
+
+def fit_study(
+    table: pd.DataFrame, options: StudyFitOptions | None = None, *, say: Say = lambda text: None
+) -> StudyResults:
+    """Fits everything that a validated loss table allows.
+
+    A group or a set that cannot be fitted is in the results with a status and a message; the rest is fitted all the
+    same. Raises `UserError` for options that name what the table does not have, or a table without measurements.
+    """
+    options = options or StudyFitOptions()
+    rows = table[table["status"] == str(RowStatus.OK)]
+    if rows.empty:
+        raise UserError("the loss table has no row with status ok: there is nothing to fit")
+    x_sets, y_sets = _sets(rows, options)
+    units = [unit for unit in options.units if rows[unit].notna().any()]
+    if not units:
+        raise UserError(
+            f"the loss table has no value in {' or '.join(options.units)}: there is nothing to fit"
+        )
+    say(f"compute-to-loss laws of {len(split(rows, options.group_by))} groups of runs")
+    laws = [law for unit in units for law in _compute_laws(rows, unit, options)]
+    say(f"lines: {len(x_sets)} x sets, {len(y_sets)} y sets")
+    lines = [
+        line
+        for unit in units
+        for line in fit_lines(
+            _in_unit(rows, unit),
+            x_sets=_measured(rows, x_sets, unit),
+            y_sets=_measured(rows, y_sets, unit),
+            group_by=options.group_by,
+            unit=unit,
+            options=options.lines,
+        )
+    ]
+    say("runs of largest compute, predicted from the others")
+    main = options.attribution.x_set or neutral_set(rows)
+    heldout, lines = _held_out(rows, main, y_sets, units, lines, options)
+    say("attribution: what moves the lines")
+    attribution = attribute(table, options.attribution)
+    return StudyResults(
+        table=table,
+        lines=tuple(lines),
+        compute_laws=tuple(laws),
+        attribution=attribution,
+        heldout=heldout,
+        excluded=exclusions(table),
+        settings=dataclasses.asdict(options),
+    )
+
+
+def _sets(rows: pd.DataFrame, options: StudyFitOptions) -> tuple[list[str], list[str]]:
+    kinds = dict(zip(rows["eval_set"], rows["kind"], strict=True))
+    for name in (*options.x_sets, *options.y_sets):
+        if name not in kinds:
+            raise UserError(
+                f"fit: no evaluation set {name!r} in the table; it has {', '.join(sorted(kinds))}"
+            )
+    # A task's loss on the x axis is unusual but allowed where a person names it.
+    x_sets = list(options.x_sets) or [
+        name for name, kind in sorted(kinds.items()) if kind == SetKind.VALIDATION
+    ]
+    return x_sets, list(options.y_sets) or sorted(kinds)
+
+
+def _measured(rows: pd.DataFrame, names: Sequence[str], unit: str) -> list[str]:
+    known = set(rows.loc[rows[unit].notna(), "eval_set"])
+    return [name for name in names if name in known]
+
+
+def _in_unit(rows: pd.DataFrame, unit: str) -> pd.DataFrame:
+    return rows[rows[unit].notna()]
+
+
+# --- compute-to-loss laws ---------------------------------------------------------------------------------------------
+
+
+def _compute_laws(
+    rows: pd.DataFrame, unit: str, options: StudyFitOptions
+) -> Iterator[ComputeLawFit]:
+    for group in split(rows, options.group_by):
+        for eval_set in sorted(group.table.loc[group.table[unit].notna(), "eval_set"].unique()):
+            yield compute_law(group, eval_set, unit, resamples=options.law_resamples)
+
+
+def compute_law(group: Group, eval_set: str, unit: str, *, resamples: int = 100) -> ComputeLawFit:
+    """The Kaplan-style law of one group on one set, with E's 90% interval by a bootstrap over runs."""
+    law = Kaplan()
+    points = one_set(group.table, eval_set, unit)
+    known = points[points["params"].notna() & points["tokens"].notna()]
+    base = ComputeLawFit(
+        group=dict(group.facts),
+        eval_set=eval_set,
+        unit=unit,
+        law=law.name,
+        equation=law.equation,
+        status=Status.UNDERDETERMINED.value,
+        n_runs=known["run_id"].nunique(),
+        n_points=len(known),
+    )
+    sizes = known["params"].nunique()
+    if sizes < 2:
+        return dataclasses.replace(
+            base, message=f"{sizes} model size: a law in N and D needs two at least"
+        )
+    inputs = {"N": known["params"].to_numpy(float), "D": known["tokens"].to_numpy(float)}
+    found = bootstrap(
+        law,
+        inputs,
+        known["value"].to_numpy(float),
+        runs=known["run_id"].to_numpy(str),
+        resamples=max(resamples, 2),
+    )
+    low, high = found.interval("E", 0.9) if resamples and found.determined else (np.nan, np.nan)
+    return dataclasses.replace(
+        base,
+        status=found.fit.status.value,
+        message=found.fit.message or found.message,
+        parameters={name: float(value) for name, value in found.fit.parameters.items()},
+        E_low=float(low),
+        E_high=float(high),
+        r2=found.fit.r2,
+    )
+
+
+# --- hold-out ---------------------------------------------------------------------------------------------------------
+
+
+def _held_out(
+    rows: pd.DataFrame,
+    x_set: str | None,
+    y_sets: Sequence[str],
+    units: Sequence[str],
+    lines: Sequence[Line],
+    options: StudyFitOptions,
+) -> tuple[pd.DataFrame, list[Line]]:
+    """Scores of predicting each group's largest runs along lines from `x_set`; the lines with their mean error."""
+    if x_set is None:
+        return pd.DataFrame(), list(lines)
+    wanted = [name for name in y_sets if name not in (x_set, OWN_SET)]
+    parts = [
+        hold_out(group, x_set, y_set, unit, options.lines)
+        for unit in units
+        for group in split(rows, options.group_by)
+        for y_set in _measured(rows, wanted, unit)
+    ]
+    parts = [part for part in parts if len(part)]
+    if not parts:
+        return pd.DataFrame(), list(lines)
+    scores = pd.concat(parts, ignore_index=True)
+    return scores, [_scored(line, scores) for line in lines]
+
+
+def _scored(line: Line, scores: pd.DataFrame) -> Line:
+    own = (scores["method"] == "line") & (scores["unit"] == line.unit)
+    own &= (scores["x_set"] == line.x_set) & (scores["y_set"] == line.y_set)
+    for name, value in line.group.items():
+        own &= scores[name].isna() if value is None else scores[name] == value
+    errors = scores.loc[own, "relative_error"].abs()
+    return dataclasses.replace(line, heldout_error=float(errors.mean())) if len(errors) else line
+
+
+# --- what was left out ------------------------------------------------------------------------------------------------
+
+
+def exclusions(table: pd.DataFrame) -> pd.DataFrame:
+    """Rows that no fit has seen: columns what, rows, reason; one line per set and reason."""
+    unused = table[table["status"] != str(RowStatus.OK)]
+    columns = ["what", "rows", "reason"]
+    if unused.empty:
+        return pd.DataFrame(columns=columns)
+    reason = unused["message"].astype(object).where(unused["message"].notna(), "no reason given")
+    grouped = unused.assign(reason=reason).groupby(["eval_set", "status", "reason"], sort=True)
+    lines: list[dict[str, Any]] = []
+    for (eval_set, status, why), rows in grouped:
+        runs = rows["run_id"].unique()
+        named = ", ".join(map(str, runs[:3])) + (f", … ({len(runs)} runs)" if len(runs) > 3 else "")
+        lines.append(
+            {"what": f"{eval_set}: {named}", "rows": len(rows), "reason": f"{status}: {why}"}
+        )
+    return pd.DataFrame(lines, columns=columns)

@@ -1,0 +1,310 @@
+"""One line or two? The vertical distance of lines at equal x, with the training run as the unit of chance.
+
+Model of the points of matched runs, point j of run i in group g:
+
+    y_ij = c_g0 + c_g1 u_ij + c_g2 u_ij² + delta d_i + eta d_i u_ij + b_i + e_ij,    u = x - middle of the common range
+
+d tells the levels apart (0 or 1, or a number), delta is the move at the middle of the common range, eta a tilt, b_i the
+deviation of a run from its line (variance v) and e_ij that of a checkpoint from its run. Checkpoints of one run are far
+from independent, so that nothing is learned about v from their number: the fit is split into the runs' means and the
+deviations within runs (between and within rows), as in a split-plot analysis, and v comes from the between rows with
+df = (number of runs) - (what the model spends between runs) degrees of freedom. t = delta / SE then has a t
+distribution with df degrees of freedom; groups too small to yield a df borrow v from the other comparisons.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+from scipy import stats
+
+__all__ = ["Comparison", "Noise", "Points", "compare", "line_scatter", "pooled_noise", "t_test"]
+
+Array = np.ndarray
+
+# Working ratio of v to the variance within runs. Estimates are unbiased for any value; large is right for smooth curves.
+_RATIO = 25.0
+# The common range is widened by this share at each end: interpolation may look at the next point outside.
+_MARGIN = 0.1
+_NARROW = 0.3  # a common range below this share of the whole is widened to about it
+_QUADRATIC_FROM = 8  # points of a group
+_TILT_FROM = 3  # points of a level
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Points:
+    """Points of one matched group: losses x, y (M,), the run of each (M,), and d (M,), the level as a number."""
+
+    x: Array
+    y: Array
+    run: Array
+    d: Array
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Noise:
+    """Standard deviation of a run's height about its line, and the degrees of freedom that it rests on."""
+
+    deviation: float
+    degrees: float
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """Two lines (or a trend over many), compared.
+
+    Attributes:
+      move: delta, in the unit of y, per unit of d.
+      squares, degrees: sum of squared deviations of runs from their lines, and its degrees of freedom.
+      between, within: parts of the variance of `move`: per unit of v, and from within the runs.
+      runs, groups: matched runs and groups that took part; x_low, x_high: hull of the common ranges.
+      y_range: range of y within them.
+      p_resampled: by permutation of the runs' deviations; NaN where the own degrees are below 4.
+    """
+
+    move: float
+    squares: float
+    degrees: float
+    between: float
+    within: float
+    runs: int
+    groups: int
+    x_low: float
+    x_high: float
+    y_range: float
+    p_resampled: float = float("nan")
+
+    def error(self, noise: Noise) -> float:
+        """Standard error of `move`."""
+        return float(np.sqrt(self.between * noise.deviation**2 + self.within))
+
+
+def t_test(comparison: Comparison, noise: Noise, alpha: float) -> tuple[float, float, float]:
+    """p-value of "no move", and the interval of level 1 - alpha; NaN without degrees of freedom."""
+    if not noise.degrees > 0:
+        return float("nan"), float("nan"), float("nan")
+    error = comparison.error(noise)
+    if error == 0.0:
+        return (1.0 if comparison.move == 0.0 else 0.0), comparison.move, comparison.move
+    p_value = 2.0 * float(stats.t.sf(abs(comparison.move) / error, noise.degrees))
+    reach = float(stats.t.isf(alpha / 2.0, noise.degrees)) * error
+    return p_value, comparison.move - reach, comparison.move + reach
+
+
+def pooled_noise(comparisons: list[Comparison], share: float = 1.0) -> Noise:
+    """Noise over comparisons; `share` of the summed degrees counts (comparisons that share runs are no new evidence)."""
+    degrees = sum(item.degrees for item in comparisons)
+    if degrees <= 0:
+        return Noise(deviation=float("nan"), degrees=0.0)
+    variance = sum(item.squares for item in comparisons) / degrees
+    return Noise(deviation=float(np.sqrt(variance)), degrees=share * degrees)
+
+
+def comparable(points: Points) -> Points | None:
+    """The points at x that more than one level covers, so that every comparison is an interpolation.
+
+    Two levels: the intersection of their ranges, with a margin. Many levels (a trend): what another level's range covers.
+    None if that leaves no comparison.
+    """
+    levels = np.unique(points.d)
+    spans = [
+        (points.x[points.d == level].min(), points.x[points.d == level].max()) for level in levels
+    ]
+    if len(levels) == 2:
+        window = _common_range(spans)
+        if window is None:
+            return None
+        keep = (points.x >= window[0]) & (points.x <= window[1])
+    else:
+        keep = np.zeros(len(points.x), bool)
+        for level, (low, high) in zip(levels, spans, strict=True):
+            if high > low:
+                keep |= (points.d != level) & (points.x >= low) & (points.x <= high)
+    kept = Points(x=points.x[keep], y=points.y[keep], run=points.run[keep], d=points.d[keep])
+    enough = len(kept.x) >= 4 and len(np.unique(kept.d)) >= 2
+    return kept if enough and np.ptp(kept.x) > 0 else None
+
+
+def _common_range(spans: list[tuple[float, float]]) -> tuple[float, float] | None:
+    low, high = max(span[0] for span in spans), min(span[1] for span in spans)
+    if low > high:
+        return None
+    hull = max(span[1] for span in spans) - min(span[0] for span in spans)
+    # A single model on the line of others has a range of no width: look at its neighbours on that line.
+    margin = _MARGIN * (high - low) if high - low > _NARROW * hull else _NARROW / 2.0 * hull
+    return low - margin, high + margin
+
+
+def compare(groups: list[Points], *, resamples: int = 0, seed: int = 0) -> Comparison | None:
+    """Compares the levels within each group and pools the move over groups; None if no group has a common range."""
+    inside = [points for points in map(comparable, groups) if points is not None]
+    if not inside:
+        return None
+    rows = _Rows.of(inside)
+    solved = _solve(rows)
+    if solved is None:
+        return None
+    comparison = Comparison(
+        **solved,
+        runs=len(rows.weight),
+        groups=len(inside),
+        x_low=min(float(points.x.min()) for points in inside),
+        x_high=max(float(points.x.max()) for points in inside),
+        y_range=max(float(np.ptp(points.y)) for points in inside),
+    )
+    if resamples and comparison.degrees >= 4:
+        p_value = _permuted(rows, resamples, np.random.default_rng(seed))
+        comparison = dataclasses.replace(comparison, p_resampled=p_value)
+    return comparison
+
+
+def line_scatter(groups: list[Points]) -> Noise:
+    """How far runs of one group stray from the group's own line, pooled; `d` of the points is not looked at."""
+    squares = degrees = 0.0
+    for points in groups:
+        _, number = np.unique(points.run, return_inverse=True)
+        alone = np.bincount(number).max() == 1  # every run is one point of the line
+        together = (
+            points if alone else comparable(dataclasses.replace(points, d=number.astype(float)))
+        )
+        if together is None or len(np.unique(together.run)) < 2 or len(together.x) < 3:
+            continue
+        rows = _Rows.of([dataclasses.replace(together, d=np.zeros(len(together.x)))])
+        scatter = _scatter(rows, *rows.stacked())
+        squares, degrees = squares + scatter[0], degrees + scatter[1]
+    if degrees <= 0:
+        return Noise(deviation=float("nan"), degrees=0.0)
+    return Noise(deviation=float(np.sqrt(squares / degrees)), degrees=degrees)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Rows:
+    """The regression, split: means of runs (weighted) and deviations from them. Column 0 is d."""
+
+    mean_RxP: Array  # rows of run means times sqrt(weight)
+    mean_y_R: Array
+    deviation_MxP: Array
+    deviation_y_M: Array
+    weight: Array  # (R,)
+    run: Array  # (M,) index of the run
+    x: Array
+    shared: int  # columns of the levels (d, perhaps d u); the rest is the one line of each group
+
+    @classmethod
+    def of(cls, groups: list[Points]) -> _Rows:
+        design, y, shared = _design(groups)
+        names = [(g, run) for g, points in enumerate(groups) for run in points.run]
+        _, run = np.unique([f"{g}\t{name}" for g, name in names], return_inverse=True)
+        count = np.bincount(run)
+        mean = np.stack([np.bincount(run, weights=column) / count for column in design.T], axis=1)
+        mean_y = np.bincount(run, weights=y) / count
+        weight = count / (1.0 + count * _RATIO)
+        root = np.sqrt(weight)
+        return cls(
+            mean_RxP=mean * root[:, None],
+            mean_y_R=mean_y * root,
+            deviation_MxP=design - mean[run],
+            deviation_y_M=y - mean_y[run],
+            weight=weight,
+            run=run,
+            shared=shared,
+            x=np.concatenate([points.x for points in groups]),
+        )
+
+    def stacked(self) -> tuple[Array, Array]:
+        return np.vstack([self.mean_RxP, self.deviation_MxP]), np.concatenate(
+            [self.mean_y_R, self.deviation_y_M]
+        )
+
+
+def _design(groups: list[Points]) -> tuple[Array, Array, int]:
+    """Columns: d, d u (if every level can bear it), then each group's own polynomial."""
+    tilt = all(
+        np.unique(points.x[points.d == level]).size >= _TILT_FROM
+        for points in groups
+        for level in np.unique(points.d)
+    )
+    blocks = []
+    for index, points in enumerate(groups):
+        levels = np.unique(points.d)
+        middle = float(np.mean([points.x[points.d == level].mean() for level in levels]))
+        u = (points.x - middle) / max(float(np.ptp(points.x)), 1e-300)
+        degree = 2 if len(u) >= _QUADRATIC_FROM and np.unique(u).size > 4 else 1
+        own = np.zeros((len(u), 3 * len(groups)))
+        own[:, 3 * index : 3 * index + degree + 1] = u[:, None] ** np.arange(degree + 1)
+        shared = [points.d, points.d * u * np.ptp(points.x)] if tilt else [points.d]
+        blocks.append(np.column_stack([*shared, own]))
+    design = np.vstack(blocks)
+    used = np.flatnonzero(np.abs(design).sum(axis=0) > 0)
+    shared = int(np.sum(used < (2 if tilt else 1)))
+    return design[:, used], np.concatenate([points.y for points in groups]), shared
+
+
+def _solve(rows: _Rows) -> dict[str, float] | None:
+    stacked, y = rows.stacked()
+    inverse = np.linalg.pinv(stacked, rcond=1e-10)
+    if abs(float(inverse[0] @ stacked[:, 0]) - 1.0) > 1e-6:
+        return None  # the levels cannot be told from the position on the line
+    count, gain = len(rows.weight), inverse[0]
+    squares, degrees = _scatter(rows, stacked, y)
+    residual = (y - stacked @ (inverse @ y))[count:]
+    leverage = np.einsum("ij,ji->i", stacked[count:], inverse[:, count:])
+    return {
+        "move": float(gain @ y),
+        "squares": squares,
+        "degrees": degrees,
+        "between": float(np.sum(gain[:count] ** 2 * rows.weight)),
+        "within": float(np.sum(gain[count:] ** 2)) * _within_variance(rows, residual, leverage),
+    }
+
+
+def _scatter(rows: _Rows, stacked: Array, y: Array) -> tuple[float, float]:
+    """Sum of squared heights of runs about their lines, and its degrees of freedom: E(sum) = v times degrees.
+
+    A between row has variance weight * v, and its residual the share 1 - leverage of that.
+    """
+    count = len(rows.weight)
+    inverse = np.linalg.pinv(stacked, rcond=1e-10)
+    residual = y[:count] - stacked[:count] @ (inverse @ y)
+    leverage = np.einsum("ij,ji->i", stacked[:count], inverse[:, :count])
+    degrees = float(np.clip(1.0 - leverage, 0.0, 1.0).sum())
+    if degrees < 0.5:
+        return 0.0, 0.0
+    return float(np.sum(residual**2 / rows.weight)), degrees
+
+
+def _within_variance(rows: _Rows, residual: Array, leverage: Array) -> float:
+    """Variance within runs, raised for neighbouring checkpoints being alike (lag-1 correlation, AR(1))."""
+    left = len(residual) - len(rows.weight) - float(leverage.sum())
+    if left < 1:
+        return 0.0
+    order = np.lexsort((rows.x, rows.run))
+    ordered, same = residual[order], np.diff(rows.run[order]) == 0
+    power = float(np.sum(ordered**2))
+    if power == 0.0:
+        return 0.0
+    correlation = float(np.sum((ordered[1:] * ordered[:-1])[same])) / power
+    correlation = min(max(correlation, 0.0), 0.9)
+    return power / left * (1.0 + correlation) / (1.0 - correlation)
+
+
+def _permuted(rows: _Rows, resamples: int, generator: np.random.Generator) -> float:
+    """Freedman and Lane (1983): permute the runs' deviations under the one-line model, refit, compare t."""
+    stacked, y = rows.stacked()
+    count = len(rows.weight)
+    null = stacked[:, rows.shared :]
+    fitted = null @ (np.linalg.pinv(null, rcond=1e-10) @ y)
+    residual = y - fitted
+    heights = residual[:count] / np.sqrt(rows.weight)
+    order = np.argsort(generator.random((resamples, count)), axis=1)
+    drawn = np.tile(residual[:, None], (1, resamples + 1))
+    drawn[:count, 1:] = (heights[order] * np.sqrt(rows.weight)).T
+    samples = fitted[:, None] + drawn
+    inverse = np.linalg.pinv(stacked, rcond=1e-10)
+    coefficients = inverse @ samples
+    left = (samples - stacked @ coefficients)[:count] / np.sqrt(rows.weight)[:, None]
+    spread = np.sqrt(np.sum(left**2, axis=0))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        t = np.abs(coefficients[0]) / spread
+    return float((1 + np.sum(t[1:] >= t[0] * (1 - 1e-12))) / (resamples + 1))
