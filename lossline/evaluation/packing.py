@@ -150,11 +150,11 @@ class PackedTexts:
         return group * self.capacity + turn
 
     def _scored_capacity(self) -> int:
-        """K: the fullest group, rounded up to an eighth of its cells so that few shapes exist."""
+        """K: the fullest group, rounded up to a quarter of its cells so that few shapes exist."""
         rows = self.batch_size // self.groups
         counts = np.bincount(self._row // rows, weights=self._length - self._skip, minlength=1)
-        eighth = -(-rows * self.row_length // 8)
-        return max(1, int(-(-counts.max() // eighth))) * eighth
+        quarter = -(-rows * self.row_length // 4)
+        return max(1, int(-(-counts.max() // quarter))) * quarter
 
 
 def _place(

@@ -3,6 +3,8 @@
 import json
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from lossline import models
@@ -25,8 +27,10 @@ ITEMS = [
 
 
 def params_at(config, step):
-    """Parameters of the checkpoint of a step."""
-    return nnx.to_pure_dict(nnx.state(models.build(config, key=jax.random.key(step))))
+    """Parameters of the checkpoint of a step: random, without compiling an initialization."""
+    rng = np.random.default_rng(step)
+    shapes = nnx.to_pure_dict(models.abstract_state(config)[1])
+    return jax.tree.map(lambda p: jnp.asarray(rng.normal(0, 0.5, p.shape), p.dtype), shapes)
 
 
 def make_run(path, config, *, steps=(2, 4, 6), vocabulary=None, state=RunState.FINISHED):

@@ -56,9 +56,7 @@ def reference_model(family, step):
     float32.
     """
     config = {"llama": LLAMA, "mamba": MAMBA}[family]
-    graph, state = nnx.split(
-        models.build(dataclasses.replace(config, activation_dtype="float32"), key=jax.random.key(0))
-    )
+    graph, state = models.abstract_state(dataclasses.replace(config, activation_dtype="float32"))
     nnx.replace_by_pure_dict(state, params_at(config, step))
     return jax.jit(lambda tokens: nnx.merge(graph, state)(tokens))
 
