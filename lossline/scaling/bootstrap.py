@@ -34,7 +34,7 @@ from lossline.scaling.starts import Nodes, nodes, project
 Array = np.ndarray
 
 _NODES = 24  # of the projected grid, the best on all the data, tried for each resample
-_STARTS = 2  # of them descended from, beside the fit to all the data
+_STARTS = 1  # of them descended from, beside the fit to all the data
 _STATIONARY = 1e-5  # relative Newton decrement: far below what resampling moves the objective
 _DETERMINED = 0.8  # share of resamples that must give a fit
 _NOISE_DRAWS = 8  # of measurement noise per resample, for prediction bands
@@ -99,6 +99,16 @@ class Bootstrap:
             float(np.clip(low, self.low[index], self.high[index])),
             float(np.clip(high, self.low[index], self.high[index])),
         )
+
+    def percentiles(self, name: str, level: float = 0.9) -> tuple[float, float]:
+        """Plain percentile interval of one parameter, as published studies report it; `interval` is
+        corrected for few runs."""
+        _check_level(level)
+        if not self.determined:
+            return float("nan"), float("nan")
+        draws = self.samples[:, self.fit.law.index(name)]
+        low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
+        return float(low), float(high)
 
     def band(
         self, level: float = 0.9, kind: Band = Band.CONFIDENCE, **inputs: Any
