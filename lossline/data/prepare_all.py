@@ -114,6 +114,7 @@ class _Step:
     path: Path
     kind: str
     job: str
+    text_bytes: int
     make: Callable[[int, Progress], str]
 
     def is_ready(self) -> bool:
@@ -132,7 +133,7 @@ class _Step:
         return True
 
     def run(self, processes: int) -> None:
-        progress = Progress(f"prepare {self.path}")
+        progress = Progress(f"prepare {self.path}", total=self.text_bytes)
         progress.finish(self.make(processes, progress))
 
 
@@ -210,7 +211,8 @@ def _text_step(
             f"({facts.bytes / facts.tokens:.2f} bytes each)"
         )
 
-    return _Step(path=path, kind="text", job=job, make=make)
+    size = sources.text_bytes(source, split, subset)
+    return _Step(path=path, kind="text", job=job, text_bytes=size, make=make)
 
 
 def _import_seqio_tasks() -> Any:
@@ -260,13 +262,13 @@ def _task_step(name: str, vocabulary: Vocabulary, root: Path, out: Path) -> _Ste
             vocabulary,
             benchmark=name,
             split=provenance["split"],
-            source_task=f"seqio-free JSONL of {provenance['packages'][0]['requirement']}",
+            source_task=f"items of {provenance['packages'][0]['requirement']}",
             license=provenance["content_license"],
             job=job,
         )
         return f"{store.num_questions:,} questions, {store.manifest.tokens:,} tokens"
 
-    return _Step(path=path, kind="task", job=job, make=make)
+    return _Step(path=path, kind="task", job=job, text_bytes=0, make=make)
 
 
 def _items(path: Path) -> Iterator[Item]:

@@ -68,10 +68,8 @@ def texts(source: Source, split: str) -> Iterator[str]:
         )
     feature = source.feature if isinstance(source, SeqioTask) else "text"
     decode = _decoder(task, feature)
-    options: dict[str, Any] = {"shuffle": False, "num_epochs": 1}
-    if isinstance(task, seqio.Mixture):
-        options["seed"] = 0  # how a Mixture interleaves its Tasks is drawn
-    dataset = task.get_dataset(sequence_length=None, split=split, **options)
+    tf.random.set_seed(0)  # how a Mixture interleaves its Tasks is drawn
+    dataset = task.get_dataset(sequence_length=None, split=split, shuffle=False, num_epochs=1)
     for example in dataset.as_numpy_iterator():
         yield decode(example[feature])
 

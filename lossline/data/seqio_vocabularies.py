@@ -53,8 +53,9 @@ class SeqioVocabulary(seqio.Vocabulary):
         return self.exact.decode(ids)
 
     def _encode_tf(self, s: tf.Tensor) -> tf.Tensor:
-        def encode(text: bytes) -> np.ndarray:
-            return self.exact.encode(text.decode())
+        def encode(text: bytes | np.ndarray) -> np.ndarray:
+            data = text if isinstance(text, bytes) else text.item()  # eager tensors come as arrays
+            return self.exact.encode(data.decode())
 
         ids = tf.numpy_function(encode, [s], tf.int32, stateful=False)
         ids.set_shape([None])

@@ -83,7 +83,7 @@ class Tfds:
 
 @dataclass(frozen=True, kw_only=True)
 class SeqioTask:
-    """Gin component: a registered seqio Task or Mixture.
+    """Gin component: a registered seqio Task or Mixture (once through; a Mixture ends with its first Task).
 
     Attributes:
         name: of the set; default: the Task's.
@@ -185,6 +185,14 @@ def paths(source: FileSource, split: str) -> list[Path]:
             raise UserError(f"set {source.name}, {split}: no file {pattern}; correct the path")
         found += map(Path, matches)
     return found
+
+
+def text_bytes(source: Source, split: str, subset: Subset) -> int:
+    """Bytes of text to come, about: the files' sizes; 0 where not known. For the time left."""
+    if not isinstance(source, JsonLines | Parquet | PlainFiles) or subset.max_documents:
+        return 0
+    size = sum(path.stat().st_size for path in paths(source, split))
+    return min(size, int(subset.max_megabytes * 1e6) or size)
 
 
 def documents(source: FileSource, split: str) -> Iterator[str]:
