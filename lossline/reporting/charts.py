@@ -35,7 +35,9 @@ def attribution_chart(attribution: Attribution, *, units: Sequence[Unit]) -> Fig
         for ax, unit in zip(axes, units, strict=True):
             _factor_rows(ax, factors, unit, attribution.alpha)
             ax.set_xlabel(f"move of the line ({unit.words})")
-        axes[0].set_yticks(range(len(factors)), [label(factor.label) for factor in factors])
+        axes[0].set_yticks(
+            range(len(factors)), [label(factor.label.removeprefix("the ")) for factor in factors]
+        )
         axes[0].set_ylim(len(factors) - 0.4, -0.6)
         _effect_legend(figure)
     return figure
@@ -46,6 +48,7 @@ def _factor_rows(ax: Axes, factors: Sequence[FactorAttribution], unit: Unit, alp
     ax.grid(axis="y", visible=False)
     ax.tick_params(axis="y", length=0)
     ends = [0.0]
+    drawn: list[tuple[int, list[float]]] = []
     for position, factor in enumerate(factors):
         effect = factor.nats if unit is Unit.NATS else factor.bits_per_byte
         if effect is None:
@@ -53,23 +56,36 @@ def _factor_rows(ax: Axes, factors: Sequence[FactorAttribution], unit: Unit, alp
             continue
         others = [e.move.value for e in factor.effects if e.unit == unit.value and e != effect]
         _effect(ax, position, effect, moved=bool(effect.p_corrected < alpha))
+        drawn.append((position, others))
+        ends += [effect.move.value, effect.move.low, effect.move.high]
+    finite = np.asarray(ends)[np.isfinite(ends)]
+    margin = 0.12 * float(np.ptp(finite)) or 0.01
+    limits = (float(finite.min()) - margin, float(finite.max()) + margin)
+    for position, others in drawn:
+        _other_sets(ax, position, np.asarray(others, float), limits)
+    ax.set_xlim(*limits)
+    ax.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
+
+
+def _other_sets(ax: Axes, row: int, moves: np.ndarray, limits: tuple[float, float]) -> None:
+    """Moves on the other sets; one beyond the limits is an arrowhead at the edge."""
+    edges = ((moves < limits[0], "<", limits[0]), (moves > limits[1], ">", limits[1]))
+    inside = moves[(moves >= limits[0]) & (moves <= limits[1])]
+    parts = [("o", inside), *((marker, moves[out] * 0 + edge) for out, marker, edge in edges)]
+    for marker, values in parts:
         ax.plot(
-            others,
-            [position] * len(others),
+            values,
+            np.full(len(values), row),
             linestyle="none",
-            marker="o",
-            markersize=2.2,
+            marker=marker,
+            markersize=2.4 if marker == "o" else 3.4,
             color=SAME,
-            alpha=0.55,
+            alpha=0.6,
             markeredgewidth=0,
             zorder=2.5,
-            gid=f"others/{factor.factor}",
+            clip_on=False,
+            gid=f"others/{row}/{marker}",
         )
-        ends += [effect.move.value, effect.move.low, effect.move.high, *others]
-    finite = np.asarray(ends)[np.isfinite(ends)]
-    margin = 0.08 * float(np.ptp(finite)) or 0.01
-    ax.set_xlim(finite.min() - margin, finite.max() + margin)
-    ax.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
 
 
 def _effect(ax: Axes, position: int, effect: Effect, *, moved: bool) -> None:

@@ -116,15 +116,14 @@ def factor_grid(attribution: Attribution) -> Grid:
         Column("share of spread", number=True), Column("most clearly on"),
         Column("runs", number=True),
     ]  # fmt: skip
-    tones = {Verdict.MOVES: "moved", Verdict.NO_MOVE: "same", Verdict.UNRESOLVED: "warn"}
     rows = []
     for factor in attribution.factors:
         headline = factor.nats or factor.bits_per_byte
         rows.append(
             [
-                Cell(factor.label),
+                Cell(factor.label.removeprefix("the ")),
                 Cell(", ".join(factor.levels)),
-                Cell(str(factor.verdict), tones.get(factor.verdict, ""), factor.message),
+                Cell(str(factor.verdict), _verdict_tone(factor.verdict), factor.message),
                 *_moves(factor.nats),
                 *_moves(factor.bits_per_byte),
                 Cell(percent(headline.share) if headline else "–"),
@@ -136,6 +135,12 @@ def factor_grid(attribution: Attribution) -> Grid:
         title="Verdicts", columns=columns, rows=rows,
         empty=attribution.message or "No factor was examined.",
     )  # fmt: skip
+
+
+def _verdict_tone(verdict: Verdict) -> str:
+    if str(verdict).startswith("moves"):
+        return "moved"
+    return {Verdict.NO_MOVE: "same", Verdict.UNRESOLVED: "warn"}.get(verdict, "")
 
 
 def _moves(effect: Effect | None) -> list[Cell]:
@@ -160,7 +165,7 @@ def effect_grid(attribution: Attribution) -> Grid:
     ]  # fmt: skip
     rows = [
         [
-            Cell(factor.label),
+            Cell(factor.label.removeprefix("the ")),
             Cell(effect.x_set),
             Cell(effect.y_set),
             Cell(Unit(effect.unit).words),

@@ -214,9 +214,9 @@ class _Report:
                     "How far the line moves when one factor alone changes",
                     "Large dot: the evaluation set on which the line moves most clearly, with the "
                     "simultaneous interval over all pairs of levels; beneath it the two levels and "
-                    "the set. Small dots: the other sets. p: of one line for all levels, runs as "
-                    "the unit, Holm-corrected over all comparisons of the unit; a line counts as "
-                    f"moved below {attribution.alpha:g}.",
+                    "the set. Small dots: the other sets (arrowheads: beyond the axis). p: of one "
+                    "line for all levels, runs as the unit, Holm-corrected over all comparisons of "
+                    f"the unit; a line counts as moved below {attribution.alpha:g}.",
                 )
             )
         blocks += [grids.factor_grid(attribution), grids.effect_grid(attribution)]
@@ -275,7 +275,8 @@ class _Report:
             part = heldout[heldout["unit"] == unit.value] if len(heldout) else heldout
             if part.empty:
                 continue
-            methods = list(dict.fromkeys(part["method"]))
+            # The line itself first, then the baselines as the fit lists them.
+            methods = sorted(dict.fromkeys(part["method"]), key=lambda name: name != "line")
             figure = charts.held_out_chart(part, self.appearance, unit=unit, methods=methods)
             short = "nats" if unit is Unit.NATS else "bits"
             blocks.append(
@@ -317,7 +318,9 @@ def verdicts(results: StudyResults) -> list[str]:
     factors = results.attribution.factors
     sentences = [factor.sentence for factor in factors if factor.verdict not in _UNTOLD]
     untold = [
-        f"{factor.label} ({factor.verdict})" for factor in factors if factor.verdict in _UNTOLD
+        f"{factor.label.removeprefix('the ')} ({factor.verdict})"
+        for factor in factors
+        if factor.verdict in _UNTOLD
     ]
     if sentences and untold:
         sentences.append(f"Not varied, so nothing can be said: {', '.join(untold)}.")
