@@ -1,6 +1,6 @@
 """Measures every checkpoint of every run on every evaluation set, once, into <run>/losses.parquet.
 
-    python -m lossline.evaluate --gin_file=gin_configs/evaluation/default.gin --runs runs/
+    python -m lossline.evaluate --gin_file=gin_configs/evaluation/quickstart.gin --runs runs/
 
 Run again, it measures what is new. With --watch it follows trainings until they have ended.
 """
@@ -16,7 +16,7 @@ def load() -> Verb:
     return Verb(
         options=EvaluateOptions,
         run=evaluate,
-        components={"EvaluationSet": EvaluationSet, "mesh": MeshOptions},
+        components={"evaluation_set": EvaluationSet, "mesh": MeshOptions},
     )
 
 

@@ -59,6 +59,8 @@ class EvaluateOptions:
         watch: stay, and measure checkpoints as they appear, until all runs have ended.
         poll_seconds: how often to look for them.
         mesh: devices; rows are spread over ``data`` and ``fsdp``.
+        compilation_cache: folder of compiled programs; default .compilation_cache beside the first
+            run; "off" for none.
     """
 
     runs: tuple[str, ...]
@@ -74,6 +76,7 @@ class EvaluateOptions:
     watch: bool = False
     poll_seconds: float = 10.0
     mesh: MeshOptions = field(default_factory=MeshOptions)
+    compilation_cache: str | None = None
 
 
 @dataclass(frozen=True)
@@ -116,6 +119,7 @@ class Evaluator:
     def run(self) -> None:
         """Measures until nothing is left to measure (or, watching, to wait for)."""
         runs = find_runs(self._options.runs)
+        self._use_compilation_cache(runs[0])
         with ExitStack() as stack:
             losses = {run.path: stack.enter_context(RunLosses(run.path)) for run in runs}
             while True:
@@ -227,6 +231,13 @@ class Evaluator:
         else:
             self._measured += 1
         return row
+
+    def _use_compilation_cache(self, run: RunDirectory) -> None:
+        """Before anything is compiled: JAX looks at its cache's folder once."""
+        folder = self._options.compilation_cache or str(run.path.parent / ".compilation_cache")
+        if folder != "off":
+            jax.config.update("jax_compilation_cache_dir", str(Path(folder).resolve()))
+            jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
     def _report(self, runs: Sequence[RunDirectory]) -> None:
         empty = [run.name for run in runs if not run.kept_checkpoint_steps()]

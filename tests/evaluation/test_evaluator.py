@@ -12,8 +12,10 @@ import pytest
 from flax import nnx
 
 from lossline import models, tables
+from lossline.configuration import build_options
 from lossline.data.vocabularies import ByteVocabulary
 from lossline.errors import UserError
+from lossline.evaluate import load
 from lossline.evaluation import evaluator as evaluator_module
 from lossline.evaluation.evaluator import AccuracyAt, EvaluateOptions, Evaluator, evaluate
 from lossline.evaluation.losses import RunLosses
@@ -46,7 +48,7 @@ def options(runs, stores, **changes):
         EvaluationSet(name="wiki", path=f"{stores}/{{tokenizer}}/{{name}}-validation"),
         EvaluationSet(name="sky", path=f"{stores}/{{tokenizer}}/{{name}}", kind=SetKind.TASK),
     )
-    defaults = {"sets": sets, "batch_size": 8, "poll_seconds": 0.01}
+    defaults = {"sets": sets, "batch_size": 8, "poll_seconds": 0.01, "compilation_cache": "off"}
     return EvaluateOptions(runs=(str(runs),), **(defaults | changes))
 
 
@@ -345,3 +347,14 @@ def test_two_evaluations_of_one_run_are_refused(tmp_path, stores):
     run = make_run(tmp_path / "run", LLAMA, steps=(2,))
     with RunLosses(run.path), pytest.raises(UserError, match="another process"):
         evaluate(options(run.path, stores))
+
+
+def test_the_shipped_configuration_resolves(repository):
+    built = build_options(
+        "evaluate",
+        load(),
+        gin_files=[repository / "gin_configs" / "evaluation" / "quickstart.gin"],
+        bindings=["evaluate.runs = ['runs/quickstart']"],
+    )
+    assert [s.name for s in built.sets if s.kind is SetKind.TASK] == ["hellaswag", "arc_easy"]
+    assert built.sets[0].path_for({"tokenizer": "bpe"}).parts[-3:] == ("bpe", "wiki", "validation")
