@@ -27,6 +27,7 @@ CORE = [
 ]
 # Only `prepare` needs these: they bring TensorFlow along, and nothing else imports it.
 DATA = [
+    "importlib_resources>=6.0",  # tensorflow-datasets imports it without saying so
     "sentencepiece>=0.2.0",
     "seqio>=0.0.20",
     "tensorflow>=2.21,<2.22",
