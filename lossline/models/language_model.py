@@ -65,7 +65,10 @@ class LanguageModel(nnx.Module):
         """
         config = self.config
         rows = self._rows(tokens_BxL.shape, segment_ids_BxL, positions_BxL)
-        x_BxLxD = self.embedding[...].at[tokens_BxL].get(mode="clip").astype(config.dtype)
+        # Gathered along the width before the lookup: the partitioner cannot turn a split of the width
+        # into one of the batch, and would replicate the lookup's result.
+        table_VxD = constrain(self.embedding[...], "vocab", None)
+        x_BxLxD = table_VxD.at[tokens_BxL].get(mode="clip").astype(config.dtype)
         x_BxLxD = constrain(x_BxLxD, "batch", "length", None)
         x_BxLxD = run_stack(self.blocks, x_BxLxD, rows, scan=config.scan_layers, remat=config.remat)
         return constrain(self.final_norm(x_BxLxD), "batch", "length", None)
@@ -77,6 +80,7 @@ class LanguageModel(nnx.Module):
         such a loss must then be told the true ``vocab_size``.
         """
         w_DxV = self.embedding[...].T if self.config.tie_embeddings else self.unembed[...]
+        w_DxV = constrain(w_DxV, None, "vocab")  # gathered once, not in every chunk of the loss
         return w_DxV if padded else w_DxV[:, : self.config.vocab_size]
 
     def _rows(
