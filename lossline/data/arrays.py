@@ -1,4 +1,6 @@
-"""One-dimensional zarr3 arrays on disk, written once, sharded, with a checksum on every chunk (TensorStore)."""
+"""One-dimensional zarr3 arrays on disk, written once, sharded, with a checksum on every chunk
+(TensorStore).
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,7 @@ CACHE_BYTES = 1 << 28
 
 @dataclass(frozen=True, kw_only=True)
 class ArrayFacts:
-    """What a manifest records of an array: enough to notice that a file of it is missing, short or changed."""
+    """What a manifest records of an array, so that a missing, short or changed file is noticed."""
 
     dtype: str
     size: int
@@ -65,7 +67,8 @@ def open_array(location: str, facts: ArrayFacts, *, cache_bytes: int = CACHE_BYT
     found = (array.dtype.numpy_dtype.name, tuple(array.shape))
     if found != (facts.dtype, (facts.size,)):
         raise UserError(
-            f"{location}: holds {found}, the manifest says {facts.dtype} of {facts.size}; prepare it again"
+            f"{location}: holds {found}, the manifest says {facts.dtype} of {facts.size}; prepare "
+            "it again"
         )
     return array
 
@@ -78,7 +81,8 @@ def check_files(folder: Path, facts: ArrayFacts) -> None:
             raise UserError(f"{path}: missing; the store is incomplete, prepare it again")
         if path.stat().st_size != size:
             raise UserError(
-                f"{path}: {path.stat().st_size} bytes, the manifest says {size}; truncated, prepare it again"
+                f"{path}: {path.stat().st_size} bytes, the manifest says {size}; truncated, "
+                "prepare it again"
             )
 
 

@@ -52,8 +52,8 @@ class Windows:
             raise UserError(f"context_length {context_length}: give a length of at least 1")
         if store.num_tokens < context_length:
             raise UserError(
-                f"{store.location}: {store.num_tokens} tokens are fewer than context_length {context_length}; "
-                "shorten the context or prepare a larger set"
+                f"{store.location}: {store.num_tokens} tokens are fewer than context_length "
+                f"{context_length}; shorten the context or prepare a larger set"
             )
         self.store = store
         self.length = context_length
@@ -183,7 +183,7 @@ class MixturePlan:
         return Batch(**columns)
 
     def assign(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """For each row of the training: which source it comes from, and the how-manieth of that source it is."""
+        """For each row of the training, its source and its number among that source's rows."""
         places = np.empty_like(numbers)
         blocks = numbers // MIXTURE_BLOCK
         for block in np.unique(blocks):

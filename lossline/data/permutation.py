@@ -15,8 +15,7 @@ _ROUNDS = 6
 
 
 class Permutation:
-    """A bijection of ``range(size)`` chosen by ``key``: the same on every machine, O(1) per
-    element.
+    """A bijection of ``range(size)`` chosen by ``key``: the same everywhere, O(1) per element.
 
     Args:
         size: number of elements, at least 1.
@@ -39,7 +38,8 @@ class Permutation:
         if flat.size and (flat.min() < 0 or flat.max() >= self.size):
             raise IndexError(f"index outside range({self.size})")
         value = self._once(flat.astype(np.uint64))
-        # The network permutes a power of two < 4 · size; walking its cycles until inside range(size) permutes range(size).
+        # The network permutes a power of two < 4 · size; walking its cycles until inside
+        # range(size) permutes range(size).
         outside = value >= self.size
         while outside.any():
             value[outside] = self._once(value[outside])

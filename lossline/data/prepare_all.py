@@ -38,9 +38,10 @@ class StoreJob:
     """Gin component ``store``: every set x split, and every task, with one vocabulary.
 
     Attributes:
-        vocabulary: "bytes", a ``.model`` or ``.json`` file, a name below ``<root>/vocabularies``, or
-            ``@bytes()``, ``@sentencepiece()``, ``@huggingface()``, ``@tiktoken()``.
-        sets: gathered corpora, or ``@jsonl()``, ``@parquet()``, ``@files()``, ``@tfds()``, ``@seqio_task()``.
+        vocabulary: "bytes", a ``.model`` or ``.json`` file, a name below ``<root>/vocabularies``,
+            or ``@bytes()``, ``@sentencepiece()``, ``@huggingface()``, ``@tiktoken()``.
+        sets: gathered corpora, or ``@jsonl()``, ``@parquet()``, ``@files()``, ``@tfds()``,
+            ``@seqio_task()``.
         splits: of the sets.
         tasks: gathered benchmarks.
         max_documents: subset of each set and split, see ``Subset``; 0: all.
@@ -94,17 +95,12 @@ def prepare(options: PrepareOptions) -> None:
         )
     out = Path(options.out) if options.out else root / "stores"
     processes = options.processes or os.cpu_count() or 1
-    made = [
+    steps = [step for job in options.stores for step in _steps(job, root, out)]
+    missing = [step for step in steps if not step.is_ready()]
+    for step in missing:
         step.run(processes)
-        for job in options.stores
-        for step in _steps(job, root, out)
-        if not step.is_ready()
-    ]
-    total = sum(len(job.sets) * len(job.splits) + len(job.tasks) for job in options.stores)
-    print(
-        f"prepare: {len(made)} stores made, {total - len(made)} already prepared, in {out}",
-        flush=True,
-    )
+    ready = len(steps) - len(missing)
+    print(f"prepare: {len(missing)} stores made, {ready} already prepared, in {out}", flush=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,8 +120,8 @@ class _Step:
         present = manifests.read(str(self.path), kind=self.kind)
         if present.job != self.job:
             raise UserError(
-                f"{self.path}: holds another store (vocabulary {present.vocabulary.name}, {present.source_task}); "
-                "choose another prepare.out or delete it"
+                f"{self.path}: holds another store (vocabulary {present.vocabulary.name}, "
+                f"{present.source_task}); choose another prepare.out or delete it"
             )
         if self.kind == "text":
             TokenStore.open(self.path)
@@ -172,7 +168,8 @@ def vocabulary_spec(named: str | VocabularySpec, root: Path) -> VocabularySpec:
             return HuggingFace(path=path, name=named, normalization=drop)
     if named != "bytes" and not Path(named).suffix:
         raise UserError(
-            f"vocabulary {named!r}: not below {folder.parent}; train it (prepare --train_vocabulary) or gather it"
+            f"vocabulary {named!r}: not below {folder.parent}; train it (prepare "
+            "--train_vocabulary) or gather it"
         )
     return vocabularies.spec_for(named)
 
@@ -216,7 +213,7 @@ def _text_step(
 
 
 def _import_seqio_tasks() -> Any:
-    """Imports TensorFlow, which takes seconds and talks: only where there is work, and told to be quiet."""
+    """Imports TensorFlow, which takes seconds and talks: only where there is work, and quietly."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
     os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")

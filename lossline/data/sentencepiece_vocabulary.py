@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,12 +18,9 @@ from lossline.data.vocabularies import (
 )
 from lossline.errors import UserError
 
-_BYTE_PIECE = re.compile(r"<0x([0-9A-F]{2})>")
-
 
 class SentencePieceVocabulary(Vocabulary):
-    """A SentencePiece model (unigram or BPE) whose pieces are the text: identity normalization,
-    byte fallback.
+    """A SentencePiece model whose pieces are the text: identity normalization, byte fallback.
 
     SentencePiece writes a space as U+2581, so a text that holds U+2581 itself would come back with
     spaces; here that character goes through its three byte pieces instead.
@@ -45,7 +41,8 @@ class SentencePieceVocabulary(Vocabulary):
         eos = processor.piece_to_id(spec.eos_token) if spec.eos_token else processor.eos_id()
         if eos < 0 or (spec.eos_token and eos == processor.unk_id()):
             raise UserError(
-                f"vocabulary {name}: {spec.path} has no eos piece {spec.eos_token!r}; set sentencepiece.eos_token"
+                f"vocabulary {name}: {spec.path} has no eos piece {spec.eos_token!r}; set "
+                "sentencepiece.eos_token"
             )
         super().__init__(
             name=name,
@@ -97,7 +94,7 @@ def _piece_bytes(processor: Any, token_id: int) -> bytes:
         return b""
     piece = processor.id_to_piece(token_id)
     if processor.is_byte(token_id):
-        return bytes.fromhex(_BYTE_PIECE.fullmatch(piece).group(1))
+        return bytes.fromhex(piece[3:5])  # <0x41>
     return piece.replace(METASPACE, " ").encode()
 
 
@@ -105,7 +102,7 @@ def _without_normalization(model: bytes, path: str) -> bytes:
     from google.protobuf.message import DecodeError
     from sentencepiece import sentencepiece_model_pb2
 
-    proto = sentencepiece_model_pb2.ModelProto()
+    proto: Any = vars(sentencepiece_model_pb2)["ModelProto"]()
     try:
         proto.ParseFromString(model)
     except DecodeError as error:

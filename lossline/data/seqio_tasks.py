@@ -1,4 +1,4 @@
-"""Sources as seqio Tasks, and the texts of a Task. Imports TensorFlow; used by ``prepare`` alone."""
+"""Sources as seqio Tasks, and a Task's texts. Imports TensorFlow; only ``prepare`` uses it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ TEXT = {
 
 
 def task_for(source: Source) -> Any:
-    """The seqio Task (or Mixture) of a source; registered as ``lossline.<name>`` unless it is one already.
+    """The seqio Task or Mixture of a source; registered as ``lossline.<name>`` if it is none yet.
 
     Raises:
         UserError: no Task of that name, or a module that does not exist.
@@ -62,6 +62,8 @@ def texts(source: Source, split: str) -> Iterator[str]:
         UserError: the Task has no such split or feature, or yields ids that cannot be text again.
     """
     task = task_for(source)
+    if isinstance(source, Tfds):
+        _check_tfds(source, split)
     if split not in task.splits:
         raise UserError(
             f"{task.name}: no split {split!r}; it has {', '.join(map(str, task.splits))}"
@@ -70,8 +72,13 @@ def texts(source: Source, split: str) -> Iterator[str]:
     decode = _decoder(task, feature)
     tf.random.set_seed(0)  # how a Mixture interleaves its Tasks is drawn
     dataset = task.get_dataset(sequence_length=None, split=split, shuffle=False, num_epochs=1)
-    for example in dataset.as_numpy_iterator():
-        yield decode(example[feature])
+    try:
+        for example in dataset.as_numpy_iterator():
+            yield decode(example[feature])
+    except tf.errors.OpError as error:
+        if _mistakes:
+            raise _mistakes.pop() from error
+        raise
 
 
 def _registered(source: SeqioTask) -> Any:
@@ -84,19 +91,57 @@ def _registered(source: SeqioTask) -> Any:
         return seqio.get_mixture_or_task(source.task)
     except ValueError as error:
         raise UserError(
-            f"seqio_task.task: no Task or Mixture {source.task!r}; name the modules that register it"
+            f"seqio_task.task: no Task or Mixture {source.task!r}; name the modules that register "
+            "it"
         ) from error
 
 
+def _check_tfds(source: Tfds, split: str) -> None:
+    """Nothing is downloaded here: TFDS datasets must have been built."""
+    import tensorflow_datasets as tfds
+
+    try:
+        builder = tfds.builder(source.dataset, data_dir=source.data_dir or None)
+    except (tfds.core.DatasetNotFoundError, ValueError, AssertionError) as error:
+        reason = str(error).strip().splitlines()[0][:160]
+        raise UserError(
+            f"tfds.dataset {source.dataset!r}: {reason}; correct name or version"
+        ) from error
+    if not builder.info.splits:
+        raise UserError(
+            f"tfds.dataset {source.dataset!r}: not built in {builder.data_dir}; run `tfds build` "
+            "first"
+        )
+    if source.feature not in (builder.info.features or {}):
+        raise UserError(f"tfds.dataset {source.dataset!r}: no feature {source.feature!r}")
+    try:
+        builder.info.splits[getattr(source, split, split)]  # knows slices such as "train[:10%]"
+    except (ValueError, KeyError, AssertionError) as error:
+        raise UserError(
+            f"tfds.dataset {source.dataset!r}: no split {getattr(source, split, split)!r}; it has "
+            f"{', '.join(builder.info.splits)}"
+        ) from error
+
+
+_mistakes: list[UserError] = []  # TensorFlow passes on no exception of a generator, only its text
+
+
 def _read_files(source: FileSource, split: str) -> Any:
+    def examples() -> Iterator[dict[str, str]]:
+        try:
+            for text in sources.documents(source, split):
+                yield {"text": text}
+        except UserError as error:
+            _mistakes.append(error)
+            raise
+
     return tf.data.Dataset.from_generator(
-        lambda: ({"text": text} for text in sources.documents(source, split)),
-        output_signature={"text": tf.TensorSpec([], tf.string)},
+        examples, output_signature={"text": tf.TensorSpec([], tf.string)}
     )
 
 
 def _decoder(task: Any, feature: str) -> Any:
-    """How to get text out of a feature: it is text, or ids of a vocabulary that keeps text exactly."""
+    """How a feature becomes text: it is text, or ids of a vocabulary that keeps text exactly."""
     if feature not in task.output_features:
         raise UserError(
             f"{task.name}: no feature {feature!r}; it has {', '.join(task.output_features)}"
@@ -107,6 +152,6 @@ def _decoder(task: Any, feature: str) -> Any:
     if isinstance(described.vocabulary, SeqioVocabulary):
         return described.vocabulary.exact.decode
     raise UserError(
-        f"{task.name}: {feature!r} holds ids of {type(described.vocabulary).__name__}, which need not be "
-        "the text exactly; name a feature that holds text"
+        f"{task.name}: {feature!r} holds ids of {type(described.vocabulary).__name__}, which need "
+        "not be the text exactly; name a feature that holds text"
     )

@@ -1,4 +1,5 @@
-"""Where text comes from: gathered corpora, one's own files, TFDS, seqio Tasks. Light; no TensorFlow.
+"""Where text comes from: gathered corpora, one's own files, TFDS, seqio Tasks. Light; no
+TensorFlow.
 
 Every source is turned into a seqio Task by ``seqio_tasks``; those that are files can also be read
 directly here, which training a vocabulary does.
@@ -83,7 +84,7 @@ class Tfds:
 
 @dataclass(frozen=True, kw_only=True)
 class SeqioTask:
-    """Gin component: a registered seqio Task or Mixture (once through; a Mixture ends with its first Task).
+    """Gin component: a registered seqio Task, or a Mixture (which ends with its first Task).
 
     Attributes:
         name: of the set; default: the Task's.
@@ -211,7 +212,7 @@ def documents(source: FileSource, split: str) -> Iterator[str]:
 
 
 def identity(source: Source, split: str) -> str:
-    """Hash of what a source's split holds: of the files' contents, or of the names where there are none."""
+    """Hash of what a source's split holds: of the files' contents, or of names where none are."""
     if isinstance(source, JsonLines | Parquet | PlainFiles):
         contents = [file_sha256(path) for path in paths(source, split)]
         column = getattr(source, "field", getattr(source, "column", ""))

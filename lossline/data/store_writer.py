@@ -89,8 +89,7 @@ def write_store(
 
 
 def publish(partial: Path, path: Path, manifest: Manifest) -> None:
-    """Makes the finished ``partial`` the store at ``path``, or drops it where the same store is
-    there already.
+    """Makes ``partial`` the store at ``path``, or drops it where the same store is already.
 
     Raises:
         UserError: ``path`` holds something else.
@@ -99,8 +98,9 @@ def publish(partial: Path, path: Path, manifest: Manifest) -> None:
         present = manifests.read(str(path), kind=manifest.kind)
         if present.fingerprint != manifest.fingerprint:
             raise UserError(
-                f"{path}: holds another store ({present.name}, {present.documents} documents, vocabulary "
-                f"{present.vocabulary.name}); choose another folder or delete it yourself"
+                f"{path}: holds another store ({present.name}, {present.documents} documents, "
+                f"vocabulary {present.vocabulary.name}); choose another folder or delete it "
+                "yourself"
             )
         shutil.rmtree(partial)
         return
@@ -198,7 +198,7 @@ def _write_part(
 
 
 def _kept_part(folder: Path, number: int, chunk: list[str], vocabulary: Vocabulary) -> _Part | None:
-    """The part that an earlier, interrupted writer made of the same text with the same vocabulary, if it is whole."""
+    """The part that a killed writer made of the same text and vocabulary, if it is whole."""
     data_path, facts_path = _part_paths(folder, number)
     if not (data_path.is_file() and facts_path.is_file()):
         return None

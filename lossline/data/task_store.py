@@ -1,4 +1,5 @@
-"""Multiple-choice benchmarks, tokenized with one vocabulary. Read-only but for ``write``; no TensorFlow.
+"""Multiple-choice benchmarks, tokenized with one vocabulary. Read-only but for ``write``; no
+TensorFlow.
 
 A question is a context and its choices; a choice continues the context as it stands (it begins with
 its own space). Context and choices are tokenized apart, so the bytes of a choice are exactly its
@@ -123,7 +124,8 @@ class TaskStore:
             arrays.open_array(f"{self.location.rstrip('/')}/{name}", facts), 0, facts.size
         )
 
-    # A benchmark is small (HellaSwag: 10,042 questions, 4 MB), so it is read whole at its first use.
+    # A benchmark is small (HellaSwag: 10,042 questions, 4 MB), so it is read whole at its first
+    # use.
     @cached_property
     def _tokens(self) -> np.ndarray:
         return self._read("tokens").astype(np.int32)

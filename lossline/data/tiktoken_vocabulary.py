@@ -49,7 +49,8 @@ class TiktokenVocabulary(Vocabulary):
         name = spec.name or default_name(spec.path)
         if pattern.isidentifier():
             raise UserError(
-                f"tiktoken.pattern: no pattern {pattern!r}; use {', '.join(PATTERNS)} or a regular expression"
+                f"tiktoken.pattern: no pattern {pattern!r}; use {', '.join(PATTERNS)} or a regular "
+                "expression"
             )
         self._encoding = tiktoken.Encoding(
             name, pat_str=pattern, mergeable_ranks=ranks, special_tokens={spec.eos_token: eos}

@@ -1,4 +1,6 @@
-"""Token store: one flat array of token ids, the documents' offsets and bytes, and a manifest. Read-only; no TensorFlow."""
+"""Token store: one flat array of token ids, the documents' offsets and bytes, and a manifest.
+Read-only; no TensorFlow.
+"""
 
 from __future__ import annotations
 
@@ -65,7 +67,7 @@ class TokenStore:
 
     @cached_property
     def offsets(self) -> np.ndarray:
-        """int64 [documents + 1]: document i is ``tokens[offsets[i]:offsets[i + 1]]``, its eos included."""
+        """int64 [documents + 1]: where documents begin; the last one is ``num_tokens``."""
         return self._read_whole("offsets")
 
     @cached_property
@@ -85,7 +87,7 @@ class TokenStore:
         return arrays.read(self._tokens, start, stop).astype(np.int32)
 
     def read_many(self, starts: Sequence[int] | np.ndarray, length: int) -> np.ndarray:
-        """Tokens ``[start, start + length)`` for every start, as int32 [len(starts), length]; read concurrently."""
+        """``length`` tokens from every start, as int32 [len(starts), length]; read at once."""
         pending = [self._tokens[int(start) : int(start) + length].read() for start in starts]
         rows = np.empty((len(pending), length), np.int32)
         for row, future in zip(rows, pending, strict=True):
@@ -137,7 +139,7 @@ class TokenStore:
 
 
 def check_arrays(location: str, manifest: Manifest, names: Sequence[str]) -> None:
-    """Raises ``UserError`` where the manifest lacks an array, contradicts itself, or a file is short (local stores)."""
+    """Raises ``UserError`` where a manifest lacks an array or lies, or a local file is short."""
     missing = [name for name in names if name not in manifest.arrays]
     if (
         missing

@@ -23,7 +23,7 @@ CHUNK_BYTES = (
 
 @dataclass(frozen=True, kw_only=True)
 class Tokens:
-    """Tokenized documents: ``ids`` of all of them, each ended by eos, with ``lengths`` (eos included) and text ``bytes`` each."""
+    """Documents: all ``ids``, with ``lengths`` (eos included) and text ``bytes`` of each."""
 
     ids: np.ndarray
     lengths: np.ndarray
@@ -41,8 +41,9 @@ def tokenize(texts: Sequence[str], vocabulary: Vocabulary) -> Tokens:
     for text, ids, size in zip(texts, encoded, sizes, strict=True):
         if int(vocabulary.token_bytes[ids].sum()) != size:
             raise UserError(
-                f"vocabulary {vocabulary.name} does not keep the text {text[:60]!r}: its tokens stand for "
-                f"{int(vocabulary.token_bytes[ids].sum())} bytes of {size}; use another vocabulary"
+                f"vocabulary {vocabulary.name} does not keep the text {text[:60]!r}: its tokens "
+                f"stand for {int(vocabulary.token_bytes[ids].sum())} bytes of {size}; use another "
+                "vocabulary"
             )
     lengths = np.array([len(ids) + 1 for ids in encoded], np.int64)
     flat = np.full(int(lengths.sum()), vocabulary.eos_id, np.int32)
@@ -52,7 +53,7 @@ def tokenize(texts: Sequence[str], vocabulary: Vocabulary) -> Tokens:
 
 
 def chunked(documents: Iterable[str], limit: int) -> Iterator[list[str]]:
-    """Consecutive documents in lists of about ``limit`` characters; the cut depends on nothing but the documents."""
+    """Consecutive documents in lists of about ``limit`` characters; depends on them alone."""
     chunk: list[str] = []
     size = 0
     for document in documents:
@@ -94,7 +95,8 @@ class Tokenizer:
             for number, texts in chain(first, source):
                 yield number, texts, tokenize(texts, self.vocabulary)
             return
-        # Spawned, not forked: the parent may hold TensorFlow's threads, which do not survive a fork.
+        # Spawned, not forked: the parent may hold TensorFlow's threads, which do not survive a
+        # fork.
         with ProcessPoolExecutor(
             self._processes,
             mp_context=get_context("spawn"),

@@ -26,7 +26,7 @@ METASPACE = "\u2581"  # how SentencePiece writes a space inside a piece
 
 
 class Normalization(enum.Enum):
-    """What to do with a tokenizer's own changes to the text (Unicode normal forms, a leading space)."""
+    """What to do with a tokenizer's own changes to the text (normal forms, a leading space)."""
 
     KEEP = "keep"
     DROP = "drop"
@@ -34,7 +34,7 @@ class Normalization(enum.Enum):
 
 @dataclass(frozen=True, kw_only=True)
 class VocabularyFacts:
-    """What a store remembers of its vocabulary. ``hash`` is of the content: the same on every machine."""
+    """What a store remembers of its vocabulary. ``hash`` is of the content alone."""
 
     name: str
     kind: str
@@ -121,7 +121,7 @@ class Vocabulary(abc.ABC):
 
     @abc.abstractmethod
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """Token ids (int32) of each text, without eos. The strings of special tokens are ordinary text."""
+        """Token ids (int32) of each text, without eos. Names of special tokens are plain text."""
 
     def encode(self, text: str) -> np.ndarray:
         """Token ids (int32) of one text, without eos."""
@@ -139,13 +139,13 @@ class Vocabulary(abc.ABC):
         for role, token_id in (("eos", self.eos_id), ("pad", self.pad_id)):
             if not 0 <= token_id < self.vocab_size:
                 raise UserError(
-                    f"vocabulary {self.name}: {role} id {token_id} is outside its {self.vocab_size} ids; "
-                    f"name another {role} token"
+                    f"vocabulary {self.name}: {role} id {token_id} is outside its "
+                    f"{self.vocab_size} ids; name another {role} token"
                 )
             if self.pieces[token_id]:
                 raise UserError(
-                    f"vocabulary {self.name}: the {role} token {self.pieces[token_id]!r} is ordinary text; "
-                    f"name a special token as {role}"
+                    f"vocabulary {self.name}: the {role} token {self.pieces[token_id]!r} is "
+                    f"ordinary text; name a special token as {role}"
                 )
 
     def _check_round_trip(self) -> None:
@@ -153,14 +153,15 @@ class Vocabulary(abc.ABC):
         for text, ids in zip(probes, self.encode_batch(probes), strict=True):
             if self.decode_bytes(ids) != text.encode():
                 raise UserError(
-                    f"vocabulary {self.name} ({self.facts.kind}) gives back {self.decode(ids)[:40]!r} for {text[:40]!r}: "
-                    "it changes text; set normalization = 'drop' if it normalizes, else choose one that "
-                    "covers every UTF-8 text (byte-level BPE, byte_fallback)"
+                    f"vocabulary {self.name} ({self.facts.kind}) gives back "
+                    f"{self.decode(ids)[:40]!r} for {text[:40]!r}: it changes text; set "
+                    "normalization = 'drop' if it normalizes, else choose one that covers every "
+                    "UTF-8 text (byte-level BPE, byte_fallback)"
                 )
 
 
 class ByteVocabulary(Vocabulary):
-    """UTF-8 bytes, numbered as in ByT5: pad 0, eos 1, unknown 2 (never used), then the 256 bytes."""
+    """UTF-8 bytes as ByT5 numbers them: pad 0, eos 1, unknown 2 (never used), then 256 bytes."""
 
     SPECIALS = 3
 
@@ -253,8 +254,8 @@ def spec_for(path_or_name: str) -> VocabularySpec:
     if path_or_name.endswith(".json"):
         return HuggingFace(path=path_or_name)
     raise UserError(
-        f"vocabulary {path_or_name!r}: name 'bytes', a .model (SentencePiece) or .json (Hugging Face) file, "
-        "or bind @tiktoken() for a file of ranks"
+        f"vocabulary {path_or_name!r}: name 'bytes', a .model (SentencePiece) or .json (Hugging "
+        "Face) file, or bind @tiktoken() for a file of ranks"
     )
 
 
@@ -286,7 +287,7 @@ def load(spec: VocabularySpec | str) -> Vocabulary:
 
 
 def default_name(path: str) -> str:
-    """A readable name for a vocabulary file: its stem, or its folder where every such file is called the same."""
+    """A readable name for a vocabulary file: its stem, or its folder where that says nothing."""
     stem = Path(path).stem
     generic = {"tokenizer", "spiece", "model", "sentencepiece", "vocabulary", "vocab"}
     return Path(path).resolve().parent.name if stem in generic else stem
@@ -297,10 +298,11 @@ def round_trip_probes() -> list[str]:
     fixed = [
         "",
         " ",
-        " lead", "trail ", "two  spaces   three", "\t\ttabs\t", "line\n\n\nlines\r\nreturn\r", "\u00a0\u3000\u2003",
+        " lead", "trail ", "two  spaces   three", "\t\ttabs\t", "line\n\n\nlines\r\nreturn\r",
+        "\u00a0\u3000\u2003",
         "def f(x):\n    return x\n\n\tif y:  # why\n",
         "MiXed CaSe ÀÉÎ straße İI",
-        "\u00e9 e\u0301 \u1e69 s\u0323\u0307 \u212b \u2126",  # composed, decomposed, singletons (NFC)
+        "\u00e9 e\u0301 \u1e69 s\u0323\u0307 \u212b \u2126",  # composed, decomposed, singletons
         "\ufb01 \u2460 \u00bd \uff21 \u3392 x\u00b2 \u2026",  # compatibility characters (NFKC)
         "\uac00 \u1100\u1161 한국어 日本語 中文 हिन्दी العربية עברית ไทย",
         "\u200b\u200d\u2060\ufeff\u00ad\u202e",

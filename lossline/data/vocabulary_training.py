@@ -118,7 +118,7 @@ def train_bpe(texts: Iterable[str], spec: TrainVocabulary) -> bytes:
 
 
 def train_sentencepiece(texts: Iterable[str], spec: TrainVocabulary) -> bytes:
-    """A SentencePiece model that leaves text as it is: no normalization, no added space, bytes for the rest.
+    """A SentencePiece model that leaves text as it is; characters it lacks become bytes.
 
     Source: Kudo, ACL 2018 (unigram); Kudo & Richardson, EMNLP 2018.
     """
@@ -154,7 +154,8 @@ def train_sentencepiece(texts: Iterable[str], spec: TrainVocabulary) -> bytes:
     except (RuntimeError, OSError) as error:
         reason = str(error).split("] ")[-1][:160]
         raise UserError(
-            f"vocabulary {spec.name}: SentencePiece refuses ({reason}); change vocab_size or give more text"
+            f"vocabulary {spec.name}: SentencePiece refuses ({reason}); change vocab_size or give "
+            "more text"
         ) from error
     return model.getvalue()
 
@@ -179,6 +180,7 @@ def _present(folder: Path, file: str, job: str) -> dict[str, Any]:
     whole = path.is_file() and file_sha256(path) == provenance.get("sha256")
     if provenance.get("job") != job or not whole:
         raise UserError(
-            f"{folder}: holds another vocabulary (other text, size or algorithm); choose another name or delete it"
+            f"{folder}: holds another vocabulary (other text, size or algorithm); choose another "
+            "name or delete it"
         )
     return provenance

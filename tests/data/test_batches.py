@@ -1,4 +1,6 @@
-"""Batches: each token a target once per epoch, whoever reads which rows, and the same ones tomorrow."""
+"""Batches: each token a target once per epoch, whoever reads which rows, and the same ones
+tomorrow.
+"""
 
 from pathlib import Path
 
@@ -35,7 +37,9 @@ def test_permutations_shuffle_and_differ_by_key() -> None:
 
 
 def test_permutation_is_the_same_everywhere_and_always() -> None:
-    """A golden value: it may change only together with every fingerprint, since it would change the data of old runs."""
+    """A golden value: it may change only together with every fingerprint, since it would change the
+    data of old runs.
+    """
     assert Permutation(1000, "fingerprint", 0, 0)(np.arange(5)).tolist() == GOLDEN
 
 

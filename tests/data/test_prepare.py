@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from lossline.configuration import build_options
 from lossline.data import prepare_all, vocabularies
 from lossline.data.deduplication import content_hash
 from lossline.data.prepare_all import PrepareOptions, StoreJob, prepare
-from lossline.data.sources import JsonLines, Parquet, PlainFiles, SeqioTask, Subset
+from lossline.data.sources import JsonLines, Parquet, PlainFiles, SeqioTask, Subset, Tfds
 from lossline.data.store_writer import write_store
 from lossline.data.task_store import TaskStore
 from lossline.data.token_store import TokenStore
@@ -221,7 +222,8 @@ def read(split, shuffle_files):
 
 source = seqio.FunctionDataSource(read, splits=["train"])
 seqio.TaskRegistry.add("own_text", source=source, output_features=TEXT)
-for name, vocabulary in (("own_ids", SeqioVocabulary("bytes")), ("own_lossy", seqio.ByteVocabulary())):
+kinds = {"own_ids": SeqioVocabulary("bytes"), "own_lossy": seqio.ByteVocabulary()}
+for name, vocabulary in kinds.items():
     seqio.TaskRegistry.add(
         name,
         source=source,
@@ -235,6 +237,44 @@ for name, vocabulary in (("own_ids", SeqioVocabulary("bytes")), ("own_lossy", se
 seqio.TaskRegistry.add("own_more", source=source, output_features=TEXT)
 seqio.MixtureRegistry.add("own_mixture", ["own_text", "own_more"], default_rate=1)
 """
+
+
+def test_tensorflow_datasets(root: Path, tmp_path: Path) -> None:
+    pytest.importorskip(
+        "importlib_resources", reason="tensorflow-datasets builds nothing without it"
+    )
+    import tensorflow as tf
+    import tensorflow_datasets as tfds
+
+    folder = str(tmp_path / "tfds")
+    splits = {"train": ["a é", "b"], "test": ["c"]}
+    tfds.dataset_builders.store_as_tfds_dataset(
+        name="tiny",
+        version="1.0.0",
+        data_dir=folder,
+        split_datasets={
+            name: tf.data.Dataset.from_tensor_slices({"body": texts})
+            for name, texts in splits.items()
+        },
+        features=tfds.features.FeaturesDict({"body": tfds.features.Text()}),
+        disable_shuffling=True,
+    )
+    source = Tfds(
+        name="t", dataset="tiny:1.0.0", data_dir=folder, feature="body", validation="test"
+    )
+    prepare(options(root, StoreJob(vocabulary="bytes", sets=(source,))))
+    store = TokenStore.open(root / "stores/bytes/t/train")
+    assert [vocabularies.load("bytes").decode(store.document(i)) for i in range(2)] == ["a é", "b"]
+    assert TokenStore.open(root / "stores/bytes/t/validation").num_documents == 1
+    for wrong, message in (
+        ({"dataset": "nope:1.0.0"}, "Dataset nope not found"),
+        ({"dataset": "lm1b:1.1.0"}, "run `tfds build` first"),
+        ({"feature": "text"}, "no feature 'text'"),
+        ({"train": "nope"}, "no split"),
+    ):
+        job = StoreJob(vocabulary="bytes", sets=(replace(source, name="x", **wrong),))
+        with pytest.raises(UserError, match=message):
+            prepare(options(root, job))
 
 
 def test_seqio_sees_the_same_tokens() -> None:

@@ -1,4 +1,4 @@
-"""Vocabularies keep every text, know the bytes of every token, and are the same on every machine."""
+"""Vocabularies keep every text, know the bytes of every token, and are the same everywhere."""
 
 import base64
 import json
@@ -103,7 +103,7 @@ def test_same_text_has_the_same_bytes_in_every_vocabulary(all_kinds: dict[str, V
 
 
 def test_two_libraries_cut_alike(all_kinds: dict[str, Vocabulary]) -> None:
-    """The ranks of tiktoken's file are the merges of the tokenizers library's, in the same order."""
+    """The ranks of tiktoken's file are the merges of the tokenizers library's, in that order."""
     bpe, ranks = all_kinds["bpe"], all_kinds["ranks"]
     for text in [*TEXT, *round_trip_probes()]:
         cut = [[v.pieces[i] for i in v.encode(text)] for v in (bpe, ranks)]
@@ -154,7 +154,7 @@ def test_a_tokenizer_that_changes_text_is_refused_or_stripped(
     description["normalizer"] = {"type": "Sequence", "normalizers": [normalizer]}
     path.write_text(json.dumps(description))
     with pytest.raises(
-        UserError, match="gives back .* it changes text; set normalization = 'drop'"
+        UserError, match=r"gives back .* it changes text; set normalization = 'drop'"
     ):
         vocabularies.load(str(path))
     kept = vocabularies.load(HuggingFace(path=str(path), normalization=Normalization.DROP))
@@ -228,7 +228,9 @@ def test_training_and_evaluation_need_no_tensorflow() -> None:
     import subprocess
     import sys
 
-    modules = "vocabularies, token_store, task_store, batches, store_writer, sources, prepare_all, gather_all"
+    modules = (
+        "vocabularies, token_store, task_store, batches, store_writer, prepare_all, gather_all"
+    )
     code = f"import sys; from lossline.data import {modules}; print('tensorflow' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
