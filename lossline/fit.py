@@ -25,18 +25,11 @@ def load() -> Verb:
     return Verb(options=FitCommand, run=fit_to_folder, components=components)
 
 
+FLAGS = {
+    "table": Flag("fit.table", "loss tables, run directories, or folders of these", "values"),
+    "out": Flag("fit.out", "folder for the results; must be new, empty or an earlier result"),
+    "replace": Flag("fit.replace", "replace an earlier result of other inputs", "switch"),
+}
+
 if __name__ == "__main__":
-    run_verb(
-        "fit",
-        __doc__,
-        load,
-        flags={
-            "table": Flag(
-                "fit.table", "loss tables, run directories, or folders of these", "values"
-            ),
-            "out": Flag(
-                "fit.out", "folder for the results; must be new, empty or an earlier result"
-            ),
-            "replace": Flag("fit.replace", "replace an earlier result of other inputs", "switch"),
-        },
-    )
+    run_verb("fit", __doc__, load, flags=FLAGS)

@@ -28,6 +28,7 @@ from lossline.scaling.attribution_results import (
 )
 from lossline.scaling.attribution_sentences import judge
 from lossline.scaling.line_test import (
+    NO_NOISE,
     Comparison,
     Noise,
     Points,
@@ -58,6 +59,8 @@ class AttributionOptions:
       alpha: family-wise level of the tests.
       negligible: a move that is significant does not count all the same if it explains less than this share of the runs'
         spread about one line for all, and is less than half as large as that spread.
+      margin: "does not move" is said where no interval reaches beyond this share of y, half the spread between runs or
+        twice the noise of a run, whichever is largest; else "cannot be told".
       resamples: permutations for the resampled p-values; 0 for none. seed: of these permutations.
     """
 
@@ -65,6 +68,7 @@ class AttributionOptions:
     y_sets: tuple[str, ...] = ()
     alpha: float = 0.05
     negligible: float = 0.01
+    margin: float = 0.02
     resamples: int = 499
     seed: int = 0
 
@@ -83,7 +87,7 @@ class _Tested:
     comparison: Comparison
     by_group: dict[str, float]
     pooled_sizes: bool
-    noise: Noise = Noise(deviation=float("nan"), degrees=0.0)
+    noise: Noise = NO_NOISE
     noise_from: str = ""
     p_value: float = float("nan")
     p_corrected: float = float("nan")
@@ -106,7 +110,9 @@ def attribute(table: pd.DataFrame, options: AttributionOptions | None = None) ->
     if x_set is None:
         return Attribution(message="the table holds no validation loss", alpha=options.alpha)
     y_sets = _y_sets(rows, x_set, options)
-    factors = [name for name in FACTORS if len(plan.recorded_levels(name)) > 1]
+    factors = [
+        name for name in FACTORS if len(plan.recorded_levels(name)) > 1 and plan.stands_for(name) == name
+    ]
     matched = [_Matched.of(plan, factor) for factor in factors]
     lines = plan.lines()
     tested: list[_Tested] = []
@@ -278,7 +284,7 @@ def _noise(factor: str, by_factor: dict[str, list[_Tested]], scatter: Noise) -> 
     others = [_pooled(items) for name, items in by_factor.items() if name != factor]
     candidates = [(own, "own"), (scatter, "pooled"), *((noise, "pooled") for noise in others)]
     noise, source = max(candidates, key=lambda item: item[0].degrees)
-    return (noise, source) if noise.degrees >= 1.0 else (Noise(deviation=math.nan, degrees=0.0), "")
+    return (noise, source) if noise.degrees >= 1.0 else (NO_NOISE, "")
 
 
 def _pooled(items: Sequence[_Tested]) -> Noise:
@@ -418,6 +424,7 @@ def _effects(
             groups=clear.comparison.groups,
             x_low=clear.comparison.x_low,
             x_high=clear.comparison.x_high,
+            y_middle=clear.comparison.y_middle,
         )
 
 

@@ -57,7 +57,7 @@ class Effect:
       degrees: residual degrees of freedom behind the noise estimate; noise: its standard deviation per run.
       noise_from: "own" groups, or "pooled" over the other factors' groups where this factor's are too few.
       runs, groups: matched runs, and matched groups that they form.
-      x_low, x_high: the range of x over which the lines are compared.
+      x_low, x_high: the range of x over which the lines are compared; y_middle: mean of y there.
     """
 
     factor: str
@@ -80,6 +80,7 @@ class Effect:
     groups: int
     x_low: float
     x_high: float
+    y_middle: float
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lossline.scaling.attribution_results import Effect, FactorAttribution, Verdict
-from lossline.scaling.matching import FACTORS, Design
+from lossline.scaling.matching import FACTORS, SIZE, Design
 
 if TYPE_CHECKING:
     from lossline.scaling.attribution import AttributionOptions
@@ -40,8 +40,8 @@ def judge(
     in_nats = [effect for effect in effects if effect.unit == "loss"]
     in_bits = [effect for effect in effects if effect.unit == "bits_per_byte"]
     verdict = _verdict(factor, in_nats, in_bits, options)
-    with_size = plan.followers() if factor == "params" else ()
-    name = label + "".join(f" (and with it {FACTORS[fact]})" for fact in with_size)
+    along = plan.followers() if factor == SIZE else plan.companions(factor)
+    name = label + (f" (and with it {_and([FACTORS[fact] for fact in along])})" if along else "")
     return FactorAttribution(
         factor=factor,
         label=label,
@@ -76,12 +76,19 @@ def _untested(
 def _confounded(
     plan: Design, factor: str, label: str, levels: tuple[str, ...]
 ) -> FactorAttribution:
+    lead = plan.stands_for(factor)
+    if lead != factor:
+        text = (
+            f"Whether {label} alone moves the line cannot be told: it only changes together with "
+            f"{FACTORS[lead]}, where both are tested."
+        )
+        return _untested(factor, label, levels, Verdict.CONFOUNDED, text, f"changes with {lead}")
     along = plan.changes_along(factor)
     if along:
         names = _and([FACTORS.get(name, "the source of the measurements") for name in along])
         text = (
             f"Whether {label} moves the line cannot be told: it never changes alone; "
-            f"in the runs that are most alike, {names} changes with it."
+            f"in the runs that are most alike, {names} {'change' if len(along) > 1 else 'changes'} with it."
         )
         return _untested(
             factor, label, levels, Verdict.CONFOUNDED, text, f"changes with {', '.join(along)}"
@@ -105,12 +112,13 @@ def _verdict(
     main = nats or bits
     if all(math.isnan(effect.p_value) for effect in main):
         return Verdict.UNRESOLVED
-    reaches = [
-        max(abs(effect.move.low), abs(effect.move.high))
-        / max(effect.spread / 2.0, 2.0 * effect.noise)
-        for effect in main
-    ]
+    reaches = [max(abs(effect.move.low), abs(effect.move.high)) / _matters(effect, options) for effect in main]
     return Verdict.NO_MOVE if np.nanmedian(reaches) <= 1.0 else Verdict.UNRESOLVED
+
+
+def _matters(effect: Effect, options: AttributionOptions) -> float:
+    """The least move that would matter."""
+    return max(effect.spread / 2.0, 2.0 * effect.noise, options.margin * effect.y_middle)
 
 
 def _significant(effects: Sequence[Effect], options: AttributionOptions) -> list[Effect]:

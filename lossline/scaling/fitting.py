@@ -6,10 +6,10 @@ results = fit_study(tables.load("losses.parquet"))
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from lossline.errors import UserError
@@ -21,6 +21,7 @@ from lossline.scaling.heldout import hold_out
 from lossline.scaling.lines import Line, LineOptions, fit_lines
 from lossline.scaling.pairing import one_set
 from lossline.scaling.results import Status
+from lossline.scaling.solver import fit
 from lossline.scaling.study_results import ComputeLawFit, StudyResults
 from lossline.tables.schema import OWN_SET, SetKind
 from lossline.tables.schema import Status as RowStatus
@@ -161,22 +162,23 @@ def compute_law(group: Group, eval_set: str, unit: str, *, resamples: int = 100)
             base, message=f"{sizes} model size: a law in N and D needs two at least"
         )
     inputs = {"N": known["params"].to_numpy(float), "D": known["tokens"].to_numpy(float)}
-    found = bootstrap(
-        law,
-        inputs,
-        known["value"].to_numpy(float),
-        runs=known["run_id"].to_numpy(str),
-        resamples=max(resamples, 2),
-    )
-    low, high = found.interval("E", 0.9) if resamples and found.determined else (np.nan, np.nan)
+    values, runs = known["value"].to_numpy(float), known["run_id"].to_numpy(str)
+    low = high = math.nan
+    if resamples:
+        resampled = bootstrap(law, inputs, values, runs=runs, resamples=resamples)
+        found, message = resampled.fit, resampled.message
+        if resampled.determined:
+            low, high = resampled.interval("E", 0.9)
+    else:
+        found, message = fit(law, inputs, values), ""
     return dataclasses.replace(
         base,
-        status=found.fit.status.value,
-        message=found.fit.message or found.message,
-        parameters={name: float(value) for name, value in found.fit.parameters.items()},
+        status=found.status.value,
+        message=found.message or message,
+        parameters={name: float(value) for name, value in found.parameters.items()},
         E_low=float(low),
         E_high=float(high),
-        r2=found.fit.r2,
+        r2=found.r2,
     )
 
 

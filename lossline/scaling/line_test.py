@@ -19,7 +19,7 @@ import dataclasses
 import numpy as np
 from scipy import stats
 
-__all__ = ["Comparison", "Noise", "Points", "compare", "line_scatter", "pooled_noise", "t_test"]
+__all__ = ["NO_NOISE", "Comparison", "Noise", "Points", "compare", "line_scatter", "pooled_noise", "t_test"]
 
 Array = np.ndarray
 
@@ -28,6 +28,7 @@ _RATIO = 25.0
 # The common range is widened by this share at each end: interpolation may look at the next point outside.
 _MARGIN = 0.1
 _NARROW = 0.3  # a common range below this share of the whole is widened to about it
+_NEIGHBOURS = 6  # points wanted in such a range
 _QUADRATIC_FROM = 8  # points of a group
 _TILT_FROM = 3  # points of a level
 
@@ -50,6 +51,9 @@ class Noise:
     degrees: float
 
 
+NO_NOISE = Noise(deviation=float("nan"), degrees=0.0)
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Comparison:
     """Two lines (or a trend over many), compared.
@@ -59,7 +63,7 @@ class Comparison:
       squares, degrees: sum of squared deviations of runs from their lines, and its degrees of freedom.
       between, within: parts of the variance of `move`: per unit of v, and from within the runs.
       runs, groups: matched runs and groups that took part; x_low, x_high: hull of the common ranges.
-      y_range: range of y within them.
+      y_middle: mean of y within them.
       p_resampled: by permutation of the runs' deviations; NaN where the own degrees are below 4.
     """
 
@@ -72,7 +76,7 @@ class Comparison:
     groups: int
     x_low: float
     x_high: float
-    y_range: float
+    y_middle: float
     p_resampled: float = float("nan")
 
     def error(self, noise: Noise) -> float:
@@ -96,7 +100,7 @@ def pooled_noise(comparisons: list[Comparison], share: float = 1.0) -> Noise:
     """Noise over comparisons; `share` of the summed degrees counts (comparisons that share runs are no new evidence)."""
     degrees = sum(item.degrees for item in comparisons)
     if degrees <= 0:
-        return Noise(deviation=float("nan"), degrees=0.0)
+        return NO_NOISE
     variance = sum(item.squares for item in comparisons) / degrees
     return Noise(deviation=float(np.sqrt(variance)), degrees=share * degrees)
 
@@ -112,7 +116,7 @@ def comparable(points: Points) -> Points | None:
         (points.x[points.d == level].min(), points.x[points.d == level].max()) for level in levels
     ]
     if len(levels) == 2:
-        window = _common_range(spans)
+        window = _common_range(points.x, spans)
         if window is None:
             return None
         keep = (points.x >= window[0]) & (points.x <= window[1])
@@ -126,13 +130,16 @@ def comparable(points: Points) -> Points | None:
     return kept if enough and np.ptp(kept.x) > 0 else None
 
 
-def _common_range(spans: list[tuple[float, float]]) -> tuple[float, float] | None:
+def _common_range(x: Array, spans: list[tuple[float, float]]) -> tuple[float, float] | None:
     low, high = max(span[0] for span in spans), min(span[1] for span in spans)
     if low > high:
         return None
     hull = max(span[1] for span in spans) - min(span[0] for span in spans)
-    # A single model on the line of others has a range of no width: look at its neighbours on that line.
-    margin = _MARGIN * (high - low) if high - low > _NARROW * hull else _NARROW / 2.0 * hull
+    if high - low > _NARROW * hull:
+        margin = _MARGIN * (high - low)
+    else:  # a single model on the line of others has a range of no width: look at its neighbours on that line
+        distance = np.sort(np.maximum(np.maximum(low - x, x - high), 0.0))
+        margin = max(_NARROW / 2.0 * hull, float(distance[min(_NEIGHBOURS, len(x) - 1)]))
     return low - margin, high + margin
 
 
@@ -151,7 +158,7 @@ def compare(groups: list[Points], *, resamples: int = 0, seed: int = 0) -> Compa
         groups=len(inside),
         x_low=min(float(points.x.min()) for points in inside),
         x_high=max(float(points.x.max()) for points in inside),
-        y_range=max(float(np.ptp(points.y)) for points in inside),
+        y_middle=float(np.mean([points.y.mean() for points in inside])),
     )
     if resamples and comparison.degrees >= 4:
         p_value = _permuted(rows, resamples, np.random.default_rng(seed))
@@ -174,7 +181,7 @@ def line_scatter(groups: list[Points]) -> Noise:
         scatter = _scatter(rows, *rows.stacked())
         squares, degrees = squares + scatter[0], degrees + scatter[1]
     if degrees <= 0:
-        return Noise(deviation=float("nan"), degrees=0.0)
+        return NO_NOISE
     return Noise(deviation=float(np.sqrt(squares / degrees)), degrees=degrees)
 
 
@@ -187,7 +194,7 @@ class _Rows:
     deviation_MxP: Array
     deviation_y_M: Array
     weight: Array  # (R,)
-    run: Array  # (M,) index of the run
+    run: Array  # (M,) index of the run of each deviation
     x: Array
     shared: int  # columns of the levels (d, perhaps d u); the rest is the one line of each group
 
@@ -201,15 +208,16 @@ class _Rows:
         mean_y = np.bincount(run, weights=y) / count
         weight = count / (1.0 + count * _RATIO)
         root = np.sqrt(weight)
+        many = count[run] > 1  # a run of one checkpoint has no deviation from its mean
         return cls(
             mean_RxP=mean * root[:, None],
             mean_y_R=mean_y * root,
-            deviation_MxP=design - mean[run],
-            deviation_y_M=y - mean_y[run],
+            deviation_MxP=(design - mean[run])[many],
+            deviation_y_M=(y - mean_y[run])[many],
             weight=weight,
-            run=run,
+            run=run[many],
             shared=shared,
-            x=np.concatenate([points.x for points in groups]),
+            x=np.concatenate([points.x for points in groups])[many],
         )
 
     def stacked(self) -> tuple[Array, Array]:
@@ -276,7 +284,7 @@ def _scatter(rows: _Rows, stacked: Array, y: Array) -> tuple[float, float]:
 
 def _within_variance(rows: _Rows, residual: Array, leverage: Array) -> float:
     """Variance within runs, raised for neighbouring checkpoints being alike (lag-1 correlation, AR(1))."""
-    left = len(residual) - len(rows.weight) - float(leverage.sum())
+    left = len(residual) - len(np.unique(rows.run)) - float(leverage.sum())
     if left < 1:
         return 0.0
     order = np.lexsort((rows.x, rows.run))
@@ -295,15 +303,15 @@ def _permuted(rows: _Rows, resamples: int, generator: np.random.Generator) -> fl
     count = len(rows.weight)
     null = stacked[:, rows.shared :]
     fitted = null @ (np.linalg.pinv(null, rcond=1e-10) @ y)
-    residual = y - fitted
-    heights = residual[:count] / np.sqrt(rows.weight)
+    heights = (y - fitted)[:count] / np.sqrt(rows.weight)
     order = np.argsort(generator.random((resamples, count)), axis=1)
-    drawn = np.tile(residual[:, None], (1, resamples + 1))
-    drawn[:count, 1:] = (heights[order] * np.sqrt(rows.weight)).T
-    samples = fitted[:, None] + drawn
+    drawn = np.concatenate([heights[None], heights[order]]).T * np.sqrt(rows.weight)[:, None]
     inverse = np.linalg.pinv(stacked, rcond=1e-10)
-    coefficients = inverse @ samples
-    left = (samples - stacked @ coefficients)[:count] / np.sqrt(rows.weight)[:, None]
+    # Only the rows of run means differ between resamples.
+    still = inverse[:, count:] @ y[count:]
+    samples = fitted[:count, None] + drawn
+    coefficients = inverse[:, :count] @ samples + still[:, None]
+    left = (samples - stacked[:count] @ coefficients) / np.sqrt(rows.weight)[:, None]
     spread = np.sqrt(np.sum(left**2, axis=0))
     with np.errstate(divide="ignore", invalid="ignore"):
         t = np.abs(coefficients[0]) / spread

@@ -33,6 +33,7 @@ FACTORS: dict[str, str] = {
 # Numbers: more than three levels of them are compared by a trend in their logarithm instead of pair by pair.
 NUMERIC = (SIZE, "context_length", "learning_rate", "weight_decay")
 # Settings that people choose by size; where they only ever change with it, they are part of changing the size.
+SETTINGS = ("optimizer", "learning_rate", "weight_decay", "schedule")
 _FOLLOW_SIZE = ("context_length", "learning_rate", "weight_decay", "schedule")
 # Two runs whose parameter counts differ by less are of one size: architectures never agree to the last parameter.
 SAME_SIZE = 1.2
@@ -91,7 +92,8 @@ class Design:
 
     def followers(self) -> tuple[str, ...]:
         """Settings that change with the size and never without it."""
-        alone = {next(iter(change)) for change in self.changes if len(change) == 1}
+        settings = {*SETTINGS, *_FOLLOW_SIZE}
+        alone = {fact for change in self.changes if change <= settings for fact in change}
         candidates = {fact for fact in _FOLLOW_SIZE if fact not in alone}
         found: set[str] = set()
         for change in self.changes:
@@ -99,12 +101,29 @@ class Design:
                 found |= change - {SIZE}
         return tuple(fact for fact in _FOLLOW_SIZE if fact in found)
 
+    def companions(self, factor: str) -> tuple[str, ...]:
+        """Other settings of the optimizer that change with `factor`, where it never changes without them."""
+        if factor not in SETTINGS or frozenset({factor}) in self.changes:
+            return ()
+        together = [change for change in self.changes if factor in change and change <= set(SETTINGS)]
+        if not together:
+            return ()
+        fewest = min(together, key=lambda change: (len(change), sorted(change)))
+        return tuple(name for name in SETTINGS if name in fewest and name != factor)
+
+    def stands_for(self, factor: str) -> str:
+        """The factor under which settings that only change together are tested: the size, or the first of them."""
+        if factor in self.followers():
+            return SIZE
+        companions = self.companions(factor)
+        return next((name for name in SETTINGS if name == factor or name in companions), factor)
+
     def groups(self, factor: str, *, pool_sizes: bool = False) -> list[MatchedGroup]:
         """Groups with at least two levels of `factor`, all else equal.
 
         With `pool_sizes`, runs of all sizes make up a level's line, as where each model is a single point of it.
         """
-        free = {factor}
+        free = {factor, *self.companions(factor)}
         if pool_sizes or factor == SIZE:
             free |= {SIZE, *self.followers()}
         others = [name for name in self.runs.columns if name not in free]
