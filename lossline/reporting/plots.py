@@ -118,9 +118,9 @@ def plot_against(
             away = rows[held_out].to_numpy(bool) if held_out else np.zeros(len(rows), bool)
             seen = rows[~away]
             _scatter(ax, seen[x], seen[y], color, str(name))
-            _scatter(
-                ax, rows[x][away], rows[y][away], color, f"{name}, held out", marker="*", size=9
-            )
+            if away.any():
+                words = f"{name}, held out"
+                _scatter(ax, rows[x][away], rows[y][away], color, words, marker="*", size=9)
             if curve is not None:
                 part = curve[curve[by] == name].sort_values(x)
                 ax.plot(

@@ -1,0 +1,97 @@
+"""The notebooks run from top to bottom, on what is present."""
+
+import os
+from pathlib import Path
+
+import nbclient
+import nbformat
+import pytest
+
+from lossline import tables
+from tests.reporting import planted
+
+
+def execute(path: Path, folder: Path, **environment: str) -> nbformat.NotebookNode:
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    settings = {
+        "MPLBACKEND": "module://matplotlib_inline.backend_inline",
+        "PYTHONPATH": str(path.parents[1]),
+        **environment,
+    }
+    before = {name: os.environ.get(name) for name in settings}
+    os.environ.update(settings)
+    try:
+        nbclient.NotebookClient(
+            notebook,
+            timeout=240,
+            kernel_name="python3",
+            resources={"metadata": {"path": str(folder)}},
+        ).execute()
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name)
+            else:
+                os.environ[name] = value
+    return notebook
+
+
+def pictures(notebook) -> int:
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    return sum("image/png" in output.get("data", {}) for output in outputs)
+
+
+def printed(notebook) -> str:
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    return "".join(output.get("text", "") for output in outputs)
+
+
+@pytest.mark.parametrize("name", ["quickstart", "published_sweeps"])
+def test_notebooks_are_committed_without_outputs_and_install_themselves(repository, name):
+    path = repository / "notebooks" / f"{name}.ipynb"
+    notebook = nbformat.read(path, as_version=4)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert all(not cell.outputs and cell.execution_count is None for cell in code)
+    assert "find_spec" in code[0].source
+    assert "://" not in path.read_text("utf-8")
+
+
+@pytest.mark.slow
+def test_quickstart_on_a_run_s_table(repository, tmp_path):
+    recipe = planted.Recipe(sizes=(4e5, 2.5e6), architectures=("llama",), checkpoints=5)
+    tables.write(planted.table(recipe), tmp_path / "losses.parquet")
+    notebook = execute(
+        repository / "notebooks" / "quickstart.ipynb",
+        tmp_path,
+        LOSSLINE_RUNS=str(tmp_path / "losses.parquet"),
+    )
+    assert pictures(notebook) == 1
+    text = printed(notebook)
+    assert "converged" in text
+    assert "pretraining data moves the line" in text
+    assert (tmp_path / "report" / "report.html").exists()
+
+
+@pytest.mark.slow
+def test_published_sweeps_on_what_is_present(repository, published_data, tmp_path):
+    notebook = execute(
+        repository / "notebooks" / "published_sweeps.ipynb",
+        tmp_path,
+        LOSSLINE_PUBLISHED_DATA=str(published_data.resolve()),
+    )
+    files = ("kempner_sweep.csv", "llm_line_hf.csv", "gadre_models.csv")
+    present = sum((published_data / name).exists() for name in files)
+    assert pictures(notebook) >= present
+
+
+@pytest.mark.slow
+def test_published_sweeps_without_any_file_says_what_is_missing(repository, tmp_path):
+    notebook = execute(
+        repository / "notebooks" / "published_sweeps.ipynb",
+        tmp_path,
+        LOSSLINE_PUBLISHED_DATA=str(tmp_path),
+    )
+    assert pictures(notebook) == 0
+    for name in ("kempner_sweep.csv", "llm_line_hf.csv", "gadre_models.csv"):
+        assert name in printed(notebook)
