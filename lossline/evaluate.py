@@ -20,13 +20,10 @@ def load() -> Verb:
     )
 
 
+FLAGS = {
+    "runs": Flag("evaluate.runs", "run directories, or folders of them", "values"),
+    "watch": Flag("evaluate.watch", "follow trainings until they have ended", "switch"),
+}
+
 if __name__ == "__main__":
-    run_verb(
-        "evaluate",
-        __doc__,
-        load,
-        flags={
-            "runs": Flag("evaluate.runs", "run directories, or folders of them", "values"),
-            "watch": Flag("evaluate.watch", "follow trainings until they have ended", "switch"),
-        },
-    )
+    run_verb("evaluate", __doc__, load, flags=FLAGS)

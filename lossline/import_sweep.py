@@ -32,15 +32,12 @@ def load() -> Verb:
     return Verb(options=ImportOptions, run=import_to_file)
 
 
+FLAGS = {
+    "source": Flag("import_sweep.source", "where the table comes from", "positional"),
+    "path": Flag("import_sweep.path", "files, or a folder of them", "values"),
+    "out": Flag("import_sweep.out", "loss table to write, .parquet or .csv"),
+    "mapping": Flag("import_sweep.mapping", "for csv: TOML file of columns"),
+}
+
 if __name__ == "__main__":
-    run_verb(
-        "import_sweep",
-        __doc__,
-        load,
-        flags={
-            "source": Flag("import_sweep.source", "where the table comes from", "positional"),
-            "path": Flag("import_sweep.path", "files, or a folder of them", "values"),
-            "out": Flag("import_sweep.out", "loss table to write, .parquet or .csv"),
-            "mapping": Flag("import_sweep.mapping", "for csv: TOML file of columns"),
-        },
-    )
+    run_verb("import_sweep", __doc__, load, flags=FLAGS)

@@ -17,14 +17,11 @@ def load() -> Verb:
     return Verb(options=ReportOptions, run=report)
 
 
+FLAGS = {
+    "results": Flag("report.results", "folder of a fit", "positional"),
+    "out": Flag("report.out", "where the page goes"),
+    "title": Flag("report.title", "headline of the page"),
+}
+
 if __name__ == "__main__":
-    run_verb(
-        "report",
-        __doc__,
-        load,
-        flags={
-            "results": Flag("report.results", "folder of a fit", "positional"),
-            "out": Flag("report.out", "where the page goes"),
-            "title": Flag("report.title", "headline of the page"),
-        },
-    )
+    run_verb("report", __doc__, load, flags=FLAGS)
