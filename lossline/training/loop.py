@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -69,7 +70,8 @@ def train(options: TrainOptions) -> RunDirectory:
         KeyboardInterrupt: SIGINT or SIGTERM came; a checkpoint has been saved.
     """
     launch(options.launch)
-    _use_compilation_cache(options)
+    if options.cache_folder is not None:
+        use_compilation_cache(options.cache_folder)
     say = Progress(
         steps=options.total_steps, seconds=options.log.seconds, quiet=jax.process_index() > 0
     )
@@ -215,10 +217,8 @@ def _begin(job: _Job) -> State:
     return checkpoints.restore_state(job.run, found, abstract, data=job.plan.fingerprint)
 
 
-def _use_compilation_cache(options: TrainOptions) -> None:
-    folder = options.cache_folder
-    if folder is None:
-        return
+def use_compilation_cache(folder: Path) -> None:
+    """Keeps every compiled program in ``folder``: the second run of a shape compiles nothing."""
     jax.config.update("jax_compilation_cache_dir", str(folder.resolve()))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)

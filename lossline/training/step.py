@@ -111,7 +111,17 @@ class Trainer:
             return {"params": params, "optimizer": self._transform.init(params)}
 
         with jax.set_mesh(self.mesh):
-            return jax.jit(make, out_shardings=self.shardings)(key)
+            jitted = jax.jit(
+                make, out_shardings=self.shardings, compiler_options=self._init_compiler_options()
+            )
+            return jitted(key)
+
+    def _init_compiler_options(self) -> dict[str, int] | None:
+        """Random numbers for a small model take XLA's CPU backend longer to optimize than to
+        run."""
+        on_cpu = self.mesh.devices.flat[0].platform == "cpu"
+        small = sum(leaf.size for leaf in jax.tree.leaves(self.shapes["params"])) < 50_000_000
+        return {"xla_backend_optimization_level": 0} if on_cpu and small else None
 
     def merge(self, params: Any) -> nnx.Module:
         """The module with ``params``; cheap, for use inside a traced function."""

@@ -13,6 +13,7 @@ from lossline.data.vocabularies import ByteVocabulary
 from lossline.models import LlamaConfig, MambaConfig
 from lossline.sharding import MeshOptions
 from lossline.training.checkpoint_schedule import CheckpointOptions
+from lossline.training.loop import use_compilation_cache
 from lossline.training.options import LogOptions, TrainOptions
 
 LLAMA = LlamaConfig(
@@ -26,7 +27,13 @@ LLAMA = LlamaConfig(
     activation_dtype="float32",
 )
 MAMBA = MambaConfig(
-    vocab_size=264, width=32, layers=2, state=8, context_length=32, activation_dtype="float32"
+    vocab_size=264,
+    width=32,
+    layers=2,
+    state=8,
+    context_length=32,
+    activation_dtype="float32",
+    scan_chunk=4,  # the smaller the chunk, the quicker it compiles
 )
 
 
@@ -47,10 +54,12 @@ def store(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> TokenSt
     )
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="session", autouse=True)
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One compilation cache for all tests: the same tiny step is compiled once."""
-    return tmp_path_factory.mktemp("cache")
+    folder = tmp_path_factory.mktemp("cache")
+    use_compilation_cache(folder)
+    return folder
 
 
 @pytest.fixture

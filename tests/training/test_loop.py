@@ -1,0 +1,365 @@
+"""Whole trainings: resumed ones are bitwise those never stopped, however they were stopped."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+
+import jax
+import numpy as np
+import pytest
+
+from lossline.configuration import identity
+from lossline.data.batches import BatchPlan
+from lossline.data.store_writer import write_store
+from lossline.data.vocabularies import ByteVocabulary
+from lossline.errors import UserError
+from lossline.models import LlamaConfig, config_from_dict
+from lossline.sharding import MeshOptions, make_mesh, make_rules
+from lossline.training.checkpoint_schedule import CheckpointOptions
+from lossline.training.checkpoints import restore_state
+from lossline.training.loop import TrainingFailed, train
+from lossline.training.metrics import read_metrics
+from lossline.training.objective import Objective
+from lossline.training.optimizer import SGD, AdamW
+from lossline.training.options import Documents
+from lossline.training.run_directory import RunState
+from lossline.training.schedule import ConstantSchedule
+from lossline.training.step import Trainer
+
+
+class Killed(Exception):
+    """Stands for whatever may stop a run."""
+
+
+@pytest.fixture
+def stopped_at(monkeypatch):
+    """``stopped_at(k, how)`` makes reading batch k do something else than read."""
+    batch = BatchPlan.batch
+
+    def arrange(k, act):
+        def read(self, number, rows=None):
+            if number == k:
+                act()
+            return batch(self, number, rows)
+
+        monkeypatch.setattr(BatchPlan, "batch", read)
+
+    yield arrange
+
+
+def fail():
+    raise Killed("here")
+
+
+def state_of(run, options, step):
+    """The whole training state of a checkpoint, as NumPy arrays."""
+    trainer = Trainer(
+        model=options.model,
+        objective=Objective(vocab_size=options.model.vocab_size),
+        optimizer=options.optimizer,
+        mesh=make_mesh(options.mesh),
+        rules=make_rules(),
+    )
+    data = json.loads((run.path / "facts.json").read_text())["store_fingerprint"]
+    return jax.tree.map(np.asarray, restore_state(run, step, trainer.abstract_state, data=data))
+
+
+def losses(run):
+    return [
+        (row["step"], row["loss"], row["gradient_norm"])
+        for row in read_metrics(run.path / "metrics.jsonl")
+    ]
+
+
+def assert_same_run(run, reference, options):
+    assert losses(run) == losses(reference)
+    assert run.kept_checkpoint_steps() == reference.kept_checkpoint_steps()
+    last = options.total_steps
+    states = (state_of(each, options, last) for each in (run, reference))
+    jax.tree.map(np.testing.assert_array_equal, *states)
+
+
+@pytest.fixture
+def reference(options, tmp_path):
+    """The run that nothing stopped."""
+    return train(options(root=str(tmp_path / "reference")))
+
+
+def test_a_run_and_what_it_leaves(options, store, monkeypatch):
+    chosen = options(model=replace(options().model, vocab_size=260), steps=40)
+    run = train(replace(chosen, mesh=MeshOptions(data=4, tensor=2)))
+    assert run.path == chosen.folder
+    assert run.status.state is RunState.FINISHED and run.status.step == 40
+    assert run.kept_checkpoint_steps() == [13, 27, 40]
+    rows = read_metrics(run.path / "metrics.jsonl")
+    assert [row["step"] for row in rows] == list(range(1, 41))
+    assert rows[-1]["loss"] < rows[0]["loss"] - 0.5
+    assert rows[-1]["tokens"] == 40 * 8 * 32
+    assert rows[-1]["flops"] == rows[-1]["tokens"] * chosen.model.flops_per_token(32)
+    facts = run.facts
+    assert facts["architecture"] == "llama" and facts["pretraining_data"] == "source"
+    assert facts["tokenizer"] == "bytes" and facts["mesh"] == {"data": 4, "fsdp": 1, "tensor": 2}
+    assert facts["params"] == chosen.model.num_params().total
+    assert run.config == identity(chosen)
+    assert config_from_dict(run.config["model"]) == chosen.model
+    assert "blocks/mlp/gate" in (run.path / "model.txt").read_text()
+
+
+def test_finished_says_so_and_does_nothing(options, reference, capsys, monkeypatch):
+    monkeypatch.setattr("lossline.training.loop._prepare", fail)
+    before = {f: f.stat().st_mtime_ns for f in reference.path.rglob("*")}
+    train(options(root=str(reference.path.parent)))
+    assert "is finished (12 steps); nothing to do" in capsys.readouterr().out
+    assert before == {f: f.stat().st_mtime_ns for f in reference.path.rglob("*")}
+
+
+@pytest.mark.parametrize("k", [0, 3, 6, 11])
+def test_resumed_after_a_crash_is_bitwise_the_same(options, reference, stopped_at, monkeypatch, k):
+    stopped_at(k, fail)
+    with pytest.raises(Killed):
+        train(options())
+    monkeypatch.undo()
+    run = train(options())
+    assert_same_run(run, reference, options())
+
+
+def test_a_signal_saves_and_stops(options, reference, stopped_at, monkeypatch, capsys):
+    stopped_at(6, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(KeyboardInterrupt):
+        train(options())
+    monkeypatch.undo()
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    said = capsys.readouterr().out
+    assert "stopped by a signal at step" in said
+    run = train(options())
+    assert "going on from checkpoint" in capsys.readouterr().out
+    assert_same_run(run, reference, options())
+
+
+def test_resumed_on_another_mesh(options, reference, stopped_at, monkeypatch):
+    stopped_at(6, fail)
+    with pytest.raises(Killed):
+        train(options())
+    monkeypatch.undo()
+    run = train(options(mesh=MeshOptions(data=2, fsdp=2, tensor=2)))
+    np.testing.assert_allclose(losses(run), losses(reference), rtol=1e-4)
+
+
+def test_a_corrupt_newest_checkpoint_falls_back(
+    options, reference, stopped_at, monkeypatch, capsys
+):
+    stopped_at(11, fail)
+    with pytest.raises(Killed):
+        train(options())
+    monkeypatch.undo()
+    folder = options().folder / "checkpoints" / "8"
+    victim = max(folder.rglob("d/*"), key=lambda f: f.stat().st_size)
+    content = bytearray(victim.read_bytes())
+    content[-9] ^= 64
+    victim.write_bytes(content)
+    run = train(options())
+    said = capsys.readouterr().out
+    assert "checkpoints/8 is corrupt" in said and "going on from checkpoint 4" in said
+    assert_same_run(run, reference, options())
+
+
+# --- kill -9 ------------------------------------------------------------------------------------
+
+KILL = """
+import os, pickle, signal, sys, time
+from lossline.training import checkpoints
+from lossline.training.loop import train
+
+def die(*_, **__):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+where = sys.argv[1]
+if where == "while Orbax writes":
+    finish = checkpoints.CheckpointWriter._finish
+    def _finish(self, step, kept):
+        if step == 8:
+            die()
+        finish(self, step, kept)
+    checkpoints.CheckpointWriter._finish = _finish
+elif where == "before the manifest":
+    write = checkpoints.write_manifest
+    checkpoints.write_manifest = lambda f, **k: die() if k["step"] == 8 else write(f, **k)
+elif where == "while dropping an old optimizer":
+    checkpoints.shutil.rmtree = die
+train(pickle.load(sys.stdin.buffer))
+"""
+
+
+@pytest.mark.parametrize(
+    "where", ["while Orbax writes", "before the manifest", "while dropping an old optimizer"]
+)
+def test_kill_9_in_the_middle_of_a_save(options, reference, where):
+    import pickle
+
+    chosen = options()
+    killed = subprocess.run(
+        [sys.executable, "-c", KILL, where],
+        input=pickle.dumps(chosen),
+        check=False,
+        capture_output=True,
+    )
+    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
+    run = train(chosen)
+    assert_same_run(run, reference, chosen)
+    leftovers = [f.name for f in (run.path / "checkpoints").iterdir() if not f.name.isdigit()]
+    assert not leftovers
+
+
+# --- what goes wrong ----------------------------------------------------------------------------
+
+
+def test_nan_stops_and_keeps_the_last_good_checkpoint(options, capsys):
+    chosen = options(
+        optimizer=SGD(learning_rate=1e30, clip_norm=None, momentum=0.0),
+        schedule=ConstantSchedule(),
+        checkpoints=CheckpointOptions(count=0, every=1),
+    )
+    with pytest.raises(TrainingFailed, match=r"step 1 gave .*lower the learning rate"):
+        train(chosen)
+    status = chosen_status(chosen)
+    assert status["state"] == "failed" and "step 1 gave" in status["message"]
+    assert not (chosen.folder / "checkpoints" / "1").exists()
+
+
+def test_nan_later_keeps_the_checkpoint_before(options, stopped_at, monkeypatch):
+    class Exploding(ConstantSchedule):
+        def factor(self, k, steps):
+            return 1.0 if k < 7 else 1e38
+
+    monkeypatch.setattr(ConstantSchedule, "factor", Exploding.factor)
+    chosen = options(schedule=ConstantSchedule(), optimizer=AdamW(learning_rate=1e-3))
+    with pytest.raises(TrainingFailed, match="the last good checkpoint is 4;"):
+        train(chosen)
+    for step in (4,):
+        state = state_of(type("Run", (), {"path": chosen.folder})(), chosen, step)
+        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state))
+    assert [p.name for p in (chosen.folder / "checkpoints").iterdir()] == ["4"]
+
+
+def chosen_status(chosen):
+    return json.loads((chosen.folder / "status.json").read_text())
+
+
+def test_other_data_under_a_run_is_refused(options, stopped_at, monkeypatch, tmp_path):
+    store = tmp_path / "store"
+    write_store(store, ["one text, " * 400], ByteVocabulary(), name="one")
+    stopped_at(6, fail)
+    with pytest.raises(Killed):
+        train(options(store=str(store)))
+    monkeypatch.undo()
+    store.rename(tmp_path / "old")
+    write_store(store, ["another text, " * 400], ByteVocabulary(), name="one")
+    with pytest.raises(UserError, match="trained on data with fingerprint"):
+        train(options(store=str(store)))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"batch_size": 12},
+            r"train.batch_size 12 .* = 8; nearest that work: .* 8 or 16, or .* 6 or 12",
+        ),
+        ({"mesh": MeshOptions(data=3)}, "needs 3 devices, there are 8"),
+        ({"mesh": MeshOptions(data=1, tensor=8)}, "'heads' of size 4 is not divisible by .* = 8"),
+        (
+            {
+                "model": LlamaConfig(
+                    vocab_size=100, width=8, layers=1, heads=1, mlp_width=8, context_length=32
+                )
+            },
+            "vocab_size 100 is smaller than the 259",
+        ),
+        ({"store": "nowhere"}, "nowhere: no such store"),
+    ],
+)
+def test_mistakes_leave_no_trace(options, changes, message):
+    chosen = options(**changes)
+    with pytest.raises(UserError, match=message):
+        train(chosen)
+    assert not chosen.folder.exists()
+
+
+def test_context_longer_than_the_set(options, tmp_path):
+    write_store(tmp_path / "short", ["short"], ByteVocabulary(), name="short")
+    with pytest.raises(UserError, match="fewer than context_length 32"):
+        train(options(store=str(tmp_path / "short")))
+
+
+def test_a_directory_of_another_config(options, reference):
+    with pytest.raises(UserError, match="another config: seed is 0 there, 1 here"):
+        train(options(seed=1, directory=str(reference.path)))
+
+
+def test_two_writers(options):
+    chosen = options()
+    chosen.folder.mkdir(parents=True)
+    code = (
+        "import fcntl, sys, time; f = open(sys.argv[1], 'w'); fcntl.flock(f, fcntl.LOCK_EX); "
+        "print('held', flush=True); time.sleep(60)"
+    )
+    holder = subprocess.Popen(
+        [sys.executable, "-c", code, str(chosen.folder / "lock")], stdout=subprocess.PIPE
+    )
+    try:
+        holder.stdout.readline()
+        with pytest.raises(UserError, match="is being written by process"):
+            train(chosen)
+    finally:
+        holder.kill()
+        holder.wait()
+        holder.stdout.close()
+
+
+def test_options_that_refuse(options):
+    for changes, message in (
+        ({"tokens": 100}, "exactly one of train.steps and train.tokens"),
+        ({"steps": None}, "exactly one of train.steps and train.tokens"),
+        ({"context_length": 64}, "more than the model's context_length 32"),
+        ({"name": "a/b"}, "train.name"),
+        ({"batch_size": 0}, "train.batch_size = 0"),
+        ({"profile_steps": "3"}, None),
+        ({"profile_steps": "5:3"}, "must run forward"),
+        ({"profile_steps": "x:y"}, "write first:last"),
+    ):
+        if message is None:
+            assert options(**changes).profiled_steps == (3, 3)
+            continue
+        with pytest.raises(UserError, match=message):
+            options(**changes)
+
+
+def test_what_is_another_run_and_what_is_not(options):
+    base = options().folder
+    for same in (
+        {"mesh": MeshOptions(fsdp=8, data=1)},
+        {"compilation_cache": "off"},
+        {"profile_steps": "1:2"},
+        {"checkpoints": CheckpointOptions(count=3, minutes=1, optimizer_states=1)},
+    ):
+        assert options(**same).folder == base
+    for other in ({"seed": 1}, {"steps": 13}, {"documents": Documents.SEPARATE}, {"z_loss": 0.1}):
+        assert options(**other).folder.name != base.name
+    assert options(name="other").folder.name == "other-" + base.name.split("-")[1]
+    assert options(steps=None, tokens=12 * 8 * 32 - 5).total_steps == 12
+
+
+def test_separate_documents_and_data_seed_change_the_losses(options, reference):
+    first = losses(reference)[0]
+    assert losses(train(options(documents=Documents.SEPARATE, steps=3)))[0] != first
+    other = losses(train(options(data_seed=5, steps=3)))[0]
+    assert other != first
+
+
+def test_profile(options, capsys):
+    run = train(options(profile_steps="2:3", steps=4, mesh=MeshOptions(data=8)))
+    assert list((run.path / "profile").rglob("*.xplane.pb"))
+    assert "profile of steps 2 to 3" in capsys.readouterr().out
