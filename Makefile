@@ -12,8 +12,10 @@ BIN := $(VENV)/bin
 .PHONY: study test lint clean-venv
 .DEFAULT_GOAL := study
 
+# Without a shell between make and the study, killing make kills the study, and that kills its trainings.
+study: export LOSSLINE_DIE_WITH_PARENT = 1
 study: $(VENV)/.installed-data
-	@LOSSLINE_DIE_WITH_PARENT=1 $(BIN)/python -m lossline.study --gin_file=$(STUDY) $(ARGS)
+	@$(BIN)/python -m lossline.study --gin_file=$(STUDY) $(ARGS)
 
 test: $(VENV)/.installed-dev
 	@echo "[tests] the whole suite, slow ones included"
