@@ -31,11 +31,12 @@ def load() -> Verb:
 
 
 def _run(options: object) -> None:
-    from lossline.studies.processes import ChildFailed, die_with_parent
+    from lossline.studies.child import die_with_parent
+    from lossline.studies.processes import ChildFailed
     from lossline.studies.study import run_study
 
     if os.environ.get("LOSSLINE_DIE_WITH_PARENT"):
-        die_with_parent()
+        die_with_parent(os.getppid())
     try:
         run_study(options)  # type: ignore[arg-type]
     except ChildFailed as error:

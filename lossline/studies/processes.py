@@ -8,7 +8,6 @@ leaves no second writer behind.
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import subprocess
@@ -19,8 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lossline.errors import UserError
-
-_PR_SET_PDEATHSIG = 1
+from lossline.studies import child
 
 
 class ChildFailed(Exception):
@@ -46,14 +44,6 @@ class Job:
         return [sys.executable, "-m", f"lossline.{self.verb}", *self.arguments]
 
 
-def die_with_parent() -> None:
-    """Asks the kernel to kill this process when its parent dies; where there is no such call, does
-    nothing.
-    """
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
 def run(job: Job) -> None:
     """Runs one verb in the foreground, its output going where ours goes.
 
@@ -61,7 +51,7 @@ def run(job: Job) -> None:
         UserError: it ended with status 2 (it has said why).
         ChildFailed: it ended otherwise.
     """
-    code = subprocess.run(job.command, preexec_fn=die_with_parent, check=False).returncode
+    code = subprocess.run(_as_child(job, None), check=False).returncode
     if code == 2:
         raise UserError(
             f"the step {job.name} refused its input (see the line above); mend it and start again"
@@ -120,21 +110,18 @@ def run_many(
 
 
 def _start(job: Job, logs: Path, cores: set[int] | None) -> subprocess.Popen[bytes]:
-    def prepare() -> None:
-        die_with_parent()
-        if cores:
-            os.sched_setaffinity(0, cores)
-
     with (logs / f"{job.name}.log").open("ab") as log:
         log.write(f"$ {' '.join(job.command)}\n".encode())
         log.flush()
         return subprocess.Popen(
-            job.command,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            preexec_fn=prepare,
+            _as_child(job, cores), stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
         )
+
+
+def _as_child(job: Job, cores: set[int] | None) -> list[str]:
+    """The job's command behind the program that ties it to this process and to its cores."""
+    share = ",".join(map(str, sorted(cores))) if cores else "-"
+    return [sys.executable, child.__file__, str(os.getpid()), share, *job.command]
 
 
 def _core_shares(at_once: int) -> list[set[int] | None]:

@@ -8,6 +8,8 @@ started again.
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -95,9 +97,10 @@ def run_study(options: StudyOptions) -> None:
             announce(number, steps, command.title)
             _once(record, f"{number}-{command.verb}", command, _job(options, command))
         announce(steps - 2, steps, f"train {len(runs)} runs")
-        _train(options, runs)
+        at_once = _at_once(options)
+        _train(options, runs, at_once)
         announce(steps - 1, steps, options.evaluate.title)
-        _evaluate(options, runs, record)
+        _evaluate(options, runs, record, at_once)
         announce(steps, steps, options.fit.title)
         _fit(options, runs, record)
 
@@ -146,7 +149,7 @@ def _once(record: Record, name: str, command: Command, job: Job) -> None:
     record.note(name, key)
 
 
-def _train(options: StudyOptions, runs: Sequence[PlannedRun]) -> None:
+def _train(options: StudyOptions, runs: Sequence[PlannedRun], at_once: int) -> None:
     todo = [item for item in runs if not item.finished()]
     if not todo:
         print(f"  done before: all {len(runs)} runs are finished", flush=True)
@@ -154,10 +157,12 @@ def _train(options: StudyOptions, runs: Sequence[PlannedRun]) -> None:
     progress = TrainingProgress(runs)
     longest_first = sorted(todo, key=lambda item: item.flops, reverse=True)
     jobs = [Job(name=item.name, verb="train", arguments=item.arguments) for item in longest_first]
-    run_many(jobs, logs=options.folder / "logs", at_once=_at_once(options), tick=progress.show)
+    run_many(jobs, logs=options.folder / "logs", at_once=at_once, tick=progress.show)
 
 
-def _evaluate(options: StudyOptions, runs: Sequence[PlannedRun], record: Record) -> None:
+def _evaluate(
+    options: StudyOptions, runs: Sequence[PlannedRun], record: Record, at_once: int
+) -> None:
     """Splits the runs over as many evaluators as trainings ran at a time, each on its own cores."""
     key = content_key(
         [identity(options.evaluate), [item.fingerprint for item in runs]],
@@ -166,7 +171,7 @@ def _evaluate(options: StudyOptions, runs: Sequence[PlannedRun], record: Record)
     if record.holds("evaluate", key) and all(item.measured() for item in runs):
         print(f"  done before: all {len(runs)} runs are measured", flush=True)
         return
-    shares = min(_at_once(options), len(runs))
+    shares = min(at_once, len(runs))
     jobs = [
         _job(
             options,
@@ -197,13 +202,22 @@ def _fit(options: StudyOptions, runs: Sequence[PlannedRun], record: Record) -> N
 
 
 def _at_once(options: StudyOptions) -> int:
+    """Trainings side by side. JAX is asked in a process of its own: here it would take the
+    device."""
     if options.processes:
         return options.processes
-    import jax
-
-    if jax.default_backend() != "cpu":
+    question = "import jax; print(jax.default_backend())"
+    answer = subprocess.run(
+        [sys.executable, "-c", question], capture_output=True, text=True, check=True
+    )
+    if answer.stdout.strip() != "cpu":
         return 1
-    return max(1, min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1, 8))
+    return min(
+        os.process_cpu_count()
+        if hasattr(os, "process_cpu_count")
+        else len(os.sched_getaffinity(0)),
+        8,
+    )
 
 
 def _print_plan(options: StudyOptions, runs: Sequence[PlannedRun]) -> None:
