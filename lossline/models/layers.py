@@ -82,6 +82,18 @@ def rotate(x_BxLxHxK: jax.Array, tables: tuple[jax.Array, jax.Array]) -> jax.Arr
     return jnp.concatenate(turned, axis=-1).astype(x_BxLxHxK.dtype)
 
 
+def silu(x: jax.Array) -> jax.Array:
+    """``x · sigmoid(x)`` in float32 (see ``ops.convolution`` for what bfloat16 costs on CPU)."""
+    x32 = x.astype(jnp.float32)
+    return (x32 * jax.nn.sigmoid(x32)).astype(x.dtype)
+
+
+def gated(x: jax.Array, gate: jax.Array) -> jax.Array:
+    """``x · silu(gate)``, in float32, rounded once."""
+    gate32 = gate.astype(jnp.float32)
+    return (x.astype(jnp.float32) * gate32 * jax.nn.sigmoid(gate32)).astype(x.dtype)
+
+
 def product(x: jax.Array) -> jax.Array:
     """Marks the result of a matrix product as worth keeping for the backward."""
     return checkpoint_name(x, PRODUCT)

@@ -15,6 +15,7 @@ from lossline.models.config import FlopCounts, ModelConfig
 from lossline.models.layers import (
     RMSNorm,
     Rows,
+    gated,
     parameter,
     product,
     rotary_tables,
@@ -155,5 +156,5 @@ class SwiGLU(nnx.Module):
 
     def __call__(self, x_BxLxD: jax.Array) -> jax.Array:
         gate_BxLxF, up_BxLxF = linear_many(x_BxLxD, [self.gate[...], self.up[...]])
-        hidden_BxLxF = jax.nn.silu(product(gate_BxLxF)) * product(up_BxLxF)
+        hidden_BxLxF = gated(product(up_BxLxF), product(gate_BxLxF))
         return product(linear(hidden_BxLxF, self.down[...]))

@@ -13,7 +13,15 @@ import jax.numpy as jnp
 from flax import nnx
 
 from lossline.models.config import FlopCounts, ModelConfig
-from lossline.models.layers import RMSNorm, Rows, parameter, product, truncated_normal
+from lossline.models.layers import (
+    RMSNorm,
+    Rows,
+    gated,
+    parameter,
+    product,
+    silu,
+    truncated_normal,
+)
 from lossline.ops.convolution import causal_convolution
 from lossline.ops.linear import linear, linear_many
 from lossline.ops.selective_scan import CHUNK, selective_scan
@@ -134,13 +142,13 @@ class MambaMixer(nnx.Module):
         inner_BxLxE, gate_BxLxE = (
             product(x) for x in linear_many(x_BxLxD, [self.in_x[...], self.in_gate[...]])
         )
-        u_BxLxE = jax.nn.silu(
+        u_BxLxE = silu(
             causal_convolution(
                 inner_BxLxE, self.conv[...], self.conv_bias[...], runs_BxL=rows.runs_BxL
             )
         )
         y_BxLxE = self.state_space(u_BxLxE, rows)
-        return product(linear(y_BxLxE * jax.nn.silu(gate_BxLxE), self.out[...]))
+        return product(linear(gated(y_BxLxE, gate_BxLxE), self.out[...]))
 
     def state_space(self, u_BxLxE: jax.Array, rows: Rows) -> jax.Array:
         """The selective scan with its input-dependent step sizes and maps, plus the skip; in u's

@@ -16,23 +16,24 @@ def causal_convolution(
     """``y[t] = bias + Σ_j w[j] x[t - (W-1) + j]``: the last tap reads the present.
 
     Args:
-        x_BxLxE: any float dtype; w_WxE and bias_E are cast to it.
+        x_BxLxE: any float dtype; taps, bias and sums are float32.
         runs_BxL: index of the document at each position; taps that would reach into another
             document read 0.
 
     Returns:
         [B, L, E] in x's dtype.
     """
-    W = w_WxE.shape[0]
-    w_WxE = w_WxE.astype(x_BxLxE.dtype)
+    dtype = x_BxLxE.dtype
+    W, L = w_WxE.shape[0], x_BxLxE.shape[1]
+    # float32 inside: XLA CPU rounds every bfloat16 elementwise result, at ten times the cost
+    x_BxLxE, w_WxE = x_BxLxE.astype(jnp.float32), w_WxE.astype(jnp.float32)
     y_BxLxE = x_BxLxE * w_WxE[W - 1]
     for lag in range(1, W):
-        past = jnp.pad(x_BxLxE, ((0, 0), (lag, 0), (0, 0)))[:, : x_BxLxE.shape[1]]
+        past_BxLxE = jnp.pad(x_BxLxE, ((0, 0), (lag, 0), (0, 0)))[:, :L]
         if runs_BxL is not None:
-            same = (
-                runs_BxL
-                == jnp.pad(runs_BxL, ((0, 0), (lag, 0)), constant_values=-1)[:, : runs_BxL.shape[1]]
-            )
-            past = jnp.where(same[:, :, None], past, 0)
-        y_BxLxE = y_BxLxE + past * w_WxE[W - 1 - lag]
-    return y_BxLxE if bias_E is None else y_BxLxE + bias_E.astype(x_BxLxE.dtype)
+            past_runs = jnp.pad(runs_BxL, ((0, 0), (lag, 0)), constant_values=-1)[:, :L]
+            past_BxLxE = jnp.where((runs_BxL == past_runs)[:, :, None], past_BxLxE, 0)
+        y_BxLxE = y_BxLxE + past_BxLxE * w_WxE[W - 1 - lag]
+    if bias_E is not None:
+        y_BxLxE = y_BxLxE + bias_E.astype(jnp.float32)
+    return y_BxLxE.astype(dtype)

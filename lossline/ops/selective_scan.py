@@ -21,7 +21,7 @@ from jax import lax
 from lossline.ops.backend import BACKENDS, choose
 
 IMPLEMENTATIONS = {"sequential": BACKENDS, "chunked": BACKENDS}
-CHUNK = 16
+CHUNK = 8  # steps are as fast as with 16, and compile in a third of the time
 
 
 def selective_scan(
@@ -97,12 +97,19 @@ def _scan_chunks(u, dt, a, b, c, keep) -> jax.Array:
     return _forward(u, dt, a, b, c, keep)[0]
 
 
+def _decay(dt_BxE, a_NxE, keep_B) -> jax.Array:
+    return jnp.exp(dt_BxE[:, None] * a_NxE) * keep_B[:, None, None]
+
+
 def _states(h_BxNxE, u, dt, a, b, keep) -> list[jax.Array]:
-    """States after each position of one chunk; inputs [Q, B, …]."""
+    """States after each position of one chunk; inputs [Q, B, …].
+
+    Unrolled in Python, so that XLA fuses decay, input and output of a position into few kernels.
+    """
     states = []
     for q in range(u.shape[0]):
-        decay = jnp.exp(dt[q][:, None] * a) * keep[q][:, None, None]
-        h_BxNxE = decay * h_BxNxE + (dt[q] * u[q])[:, None] * b[q][:, :, None]
+        step_input = (dt[q] * u[q])[:, None] * b[q][:, :, None]
+        h_BxNxE = _decay(dt[q], a, keep[q]) * h_BxNxE + step_input
         states.append(h_BxNxE)
     return states
 
@@ -129,16 +136,15 @@ def _backward(residuals, g_CxQxBxE):
         states = [h_before, *_states(h_before, u, dt, a, b, keep)]
         du, ddt, db, dc = [], [], [], []
         for q in reversed(range(u.shape[0])):
-            dc.append(jnp.sum(states[q + 1] * g[q][:, None], axis=2))
+            dc.append(_sum_channels(states[q + 1], g[q]))
             dh = dh + c[q][:, :, None] * g[q][:, None]
+            db.append(_sum_channels(dh, dt[q] * u[q]))
             step_input = jnp.sum(dh * b[q][:, :, None], axis=1)  # gradient of dt·u
-            db.append(jnp.sum(dh * (dt[q] * u[q])[:, None], axis=2))
-            decay = jnp.exp(dt[q][:, None] * a) * keep[q][:, None, None]
-            dh = dh * decay
-            dlog = dh * states[q]  # gradient of the exponent dt·A
+            dh = dh * _decay(dt[q], a, keep[q])
+            exponent = dh * states[q]  # gradient of dt·A
             du.append(step_input * dt[q])
-            ddt.append(step_input * u[q] + jnp.sum(dlog * a, axis=1))
-            da = da + dlog * dt[q][:, None]
+            ddt.append(step_input * u[q] + jnp.sum(exponent * a, axis=1))
+            da = da + exponent * dt[q][:, None]
         return (dh, da), tuple(jnp.stack(x[::-1]) for x in (du, ddt, db, dc))
 
     zero = jnp.zeros_like(first[0])
@@ -146,6 +152,15 @@ def _backward(residuals, g_CxQxBxE):
         step, (zero, zero), (u, dt, b, c, keep, first, g_CxQxBxE), reverse=True
     )
     return du, ddt, jnp.sum(da, axis=0), db, dc, None
+
+
+def _sum_channels(h_BxNxE, x_BxE) -> jax.Array:
+    """Σ_e h[b, n, e] x[b, e], as a product of matrices: XLA CPU does not vectorise a float sum over
+    the innermost axis.
+    """
+    return lax.dot_general(
+        h_BxNxE, x_BxE, (((2,), (1,)), ((0,), (0,))), precision=lax.Precision.HIGHEST
+    )
 
 
 _scan_chunks.defvjp(_forward, _backward)
