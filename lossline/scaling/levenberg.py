@@ -19,7 +19,7 @@ _MAX_LOG_STEP = 3.0  # per iteration, for parameters searched as logs: further, 
 _GATHER_EVERY = 4
 _CROWD = 8
 # A start among many that is in no known basin after so many iterations crawls along a plateau.
-_PATIENCE = 40
+_PATIENCE = 28
 _OPTIMUM = 1e-10  # relative Newton decrement of a point to gather at
 _LINE = (0.25, 0.5, 0.75)
 

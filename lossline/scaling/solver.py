@@ -92,7 +92,7 @@ def fit_many(
     results: list[FitResult | None] = [None] * len(problems)
     groups: dict[int, list[int]] = {}
     for i, (p, d, limit) in enumerate(zip(problems, data, limits, strict=True)):
-        lack = _too_little(law, d, limit)
+        lack = _too_little(d, limit, len(p.penalties))
         if lack:
             results[i] = _empty(law, p, d, Status.UNDERDETERMINED, lack)
         else:
@@ -111,17 +111,18 @@ def fit_many(
     return [r for r in results if r is not None]
 
 
-def _too_little(law: Law, data: Prepared, limits: tuple[Array, Array] | None) -> str:
-    """Why nothing can be fitted at all, or an empty string."""
+def _too_little(data: Prepared, limits: tuple[Array, Array] | None, penalties: int) -> str:
+    """Why nothing can be fitted at all, or an empty string. A penalty counts as a point."""
     if limits is None:
         return f"none of {data.given} points can be used"
     free = int(np.sum(limits[0] < limits[1]))
+    needed = free - penalties
     distinct = len(np.unique(np.column_stack(data.columns), axis=0))
-    if data.n < free:
+    if data.n < needed:
         return f"{data.n} usable points for {free} free parameters"
-    if distinct < 2 and free > 1:
+    if distinct < 2 and needed > 1:
         return f"all {data.n} points have the same inputs"
-    if distinct < free:
+    if distinct < needed:
         return f"{distinct} distinct inputs for {free} free parameters"
     return ""
 

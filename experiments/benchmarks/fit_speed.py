@@ -1,0 +1,321 @@
+"""How fast laws are fitted, beside SciPy doing the same work: same objective, same starts, same
+Jacobian.
+
+    python experiments/benchmarks/fit_speed.py --data ../shared/data
+
+Three jobs: Chinchilla's law from the 4,500 published starts; all law fits of the Kempner sweep;
+1,000 bootstraps of one line. Peers are `scipy.optimize.curve_fit` (bounded, `loss="huber"` where
+the job has it) and L-BFGS-B, one fit at a time, as their users call them. They get an even sample
+of the job and their time is scaled up (`--sample 1` gives them all of it: half an hour). Rounds are
+interleaved and the best of each is kept. Prints a table; writes fit_speed.json beside this file.
+"""
+
+import argparse
+import dataclasses
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import scipy
+from scipy.optimize import curve_fit, minimize
+
+from lossline.scaling.bootstrap import bootstrap
+from lossline.scaling.compute_laws import Chinchilla, Kaplan, hoffmann_starts
+from lossline.scaling.laws import Law, ShiftedPowerLaw
+from lossline.scaling.objective import HUBER_ON_LOGS, LEAST_SQUARES, Loss, Objective, Residual
+from lossline.scaling.problems import Problem
+from lossline.scaling.solver import FitOptions, fit, fit_many
+
+Array = np.ndarray
+
+
+@dataclasses.dataclass
+class Peer:
+    """SciPy on one problem: internal coordinates, analytic derivatives, bounds as ours."""
+
+    law: Law
+    objective: Objective
+    inputs: Mapping[str, Array]
+    target: Array
+    weights: Array | None = None
+
+    def __post_init__(self) -> None:
+        self.columns = tuple(c[None] for c in self.law.columns(self.inputs))
+        self.bounds = self.law.bounds(tuple(c[0] for c in self.columns), self.target)
+        self.goal = self.objective.target(self.target)
+        self.mass = np.ones(len(self.target)) if self.weights is None else self.weights
+
+    def curve_fit(self, start: Array) -> float:
+        """Objective reached by trust-region least squares from one start; inf where it fails."""
+        log = self.objective.residual is Residual.LOG
+
+        def value(_: Array, *theta: float) -> Array:
+            with np.errstate(all="ignore"):
+                f = self.law.value(np.array([theta]), self.columns)[0]
+                return np.log(f) if log else f
+
+        def jacobian(_: Array, *theta: float) -> Array:
+            with np.errstate(all="ignore"):
+                f, slopes = self.law.value_and_jacobian(np.array([theta]), self.columns)
+                return (slopes[0] / f[0] if log else slopes[0]).T
+
+        loss = {"loss": "huber", "f_scale": self.objective.delta}
+        with np.errstate(divide="ignore"):
+            sigma = None if self.weights is None else 1 / np.sqrt(np.maximum(self.weights, 1e-12))
+        try:
+            theta, _ = curve_fit(
+                value, np.zeros(len(self.goal)), self.goal, p0=self.inside(start), sigma=sigma,
+                bounds=self.bounds, jac=jacobian, method="trf", max_nfev=1000,
+                **(loss if self.objective.loss is Loss.HUBER else {}),
+            )  # fmt: skip
+        except (RuntimeError, ValueError):
+            return float("inf")
+        return self.value_and_gradient(theta)[0]
+
+    def value_and_gradient(self, theta: Array) -> tuple[float, Array]:
+        f, jacobian = self.law.value_and_jacobian(theta[None], self.columns)
+        r = self.objective.residuals(f, self.goal)
+        weight = self.objective.robust_weight(r)
+        pull = r * self.mass if weight is None else weight * r * self.mass
+        slope = self.objective.slope(f, self.goal)
+        if slope is not None:
+            pull = pull * slope
+        return float((self.objective.rho(r) * self.mass).sum()), (jacobian[0] @ pull[0])
+
+    def lbfgs(self, start: Array) -> float:
+        """Objective reached by L-BFGS-B from one start. Its rules are absolute: the objective is
+        scaled to be about 1, without which it stops at once."""
+
+        def scaled(theta: Array) -> tuple[float, Array]:
+            with np.errstate(all="ignore"):
+                value, gradient = self.value_and_gradient(theta)
+            return 1e3 * value, 1e3 * gradient
+
+        found = minimize(
+            scaled, self.inside(start), jac=True, method="L-BFGS-B",
+            bounds=list(zip(*self.bounds, strict=True)),
+            options={"maxiter": 1000, "maxfun": 2000, "ftol": 1e-11, "gtol": 1e-8},
+        )  # fmt: skip
+        return float(found.fun) / 1e3
+
+    def inside(self, start: Array) -> Array:
+        """The start strictly within the bounds, as trust-region methods want it."""
+        low, high = self.bounds
+        room = np.minimum(1e-6, 0.25 * (high - low))
+        return np.clip(start, low + room, high - room)
+
+
+@dataclasses.dataclass
+class Job:
+    """One piece of work: ours as a whole, the peers one item at a time."""
+
+    name: str
+    target: str
+    ours: Callable[[], list[float]]  # objectives, one per fit
+    items: int  # peers' calls for the whole job
+    peers: dict[str, Callable[[int], float]]  # item -> objective
+    fit_of: Callable[[int], int]  # item -> fit
+
+
+def chinchilla_job(data: Path) -> Job:
+    """Hoffmann et al.'s approach 3 on the 240 points of the Epoch replication."""
+    points = pd.read_csv(data / "chinchilla_points.csv").sort_values("loss").iloc[:-5]
+    size = points["params"].to_numpy()
+    inputs = {"N": size, "D": points["flops"].to_numpy() / (6 * size)}
+    loss = points["loss"].to_numpy()
+    law, starts = Chinchilla(), hoffmann_starts()
+    peer = Peer(law, HUBER_ON_LOGS, inputs, loss)
+    theta = law.to_internal(starts)
+    return Job(
+        name="Chinchilla, 240 points, 4,500 starts",
+        target="1 s",
+        ours=lambda: [fit(law, inputs, loss, starts=starts).objective],
+        items=len(starts),
+        peers={
+            "curve_fit": lambda i: peer.curve_fit(theta[i]),
+            "L-BFGS-B": lambda i: peer.lbfgs(theta[i]),
+        },
+        fit_of=lambda i: 0,
+    )
+
+
+def kempner_job(data: Path) -> Job:
+    """Both law forms on every pretraining set and loss; peers start from the published 16
+    points."""
+    table = pd.read_csv(data / "kempner_sweep.csv")
+    losses = [
+        c
+        for c in table.columns
+        if c == "val_loss" or "CrossEntropyLoss" in c or c.endswith("ce_loss")
+    ]
+    problems = []
+    for _, group in table.groupby("data"):
+        inputs = {"N": group["params"].to_numpy(), "D": group["tokens"].to_numpy()}
+        for loss in losses:
+            # fit_many drops what is missing; the peers need it dropped for them.
+            y = group[loss].to_numpy()
+            keep = np.isfinite(y) & (y > 0)
+            if keep.sum() > 5:
+                problems.append(
+                    Problem(inputs={k: v[keep] for k, v in inputs.items()}, target=y[keep])
+                )
+    logs = np.array([5.0, 10.0, 15.0, 20.0])
+    starts = np.array([[np.exp(0.5), a, b, 0.4, 0.4] for a in logs for b in logs])
+    laws = (Chinchilla(), Kaplan())
+    peers = [Peer(law, HUBER_ON_LOGS, p.inputs, p.target) for law in laws for p in problems]
+    return Job(
+        name=f"Kempner sweep, {len(peers)} law fits (2 forms)",
+        target=f"5 s for 276, {5 * len(peers) / 276:.1f} s for these",
+        ours=lambda: [r.objective for law in laws for r in fit_many(law, problems)],
+        items=16 * len(peers),
+        peers={
+            "curve_fit": lambda i: peers[i // 16].curve_fit(starts[i % 16]),
+            "L-BFGS-B": lambda i: peers[i // 16].lbfgs(starts[i % 16]),
+        },
+        fit_of=lambda i: i // 16,
+    )
+
+
+def bootstrap_job(data: Path) -> Job:
+    """1,000 resamples of the runs of one train-to-test line; peers start from the fit to all
+    runs."""
+    table = pd.read_csv(data / "kempner_sweep.csv")
+    group = table[table["data"] == "fineweb-edu-100b"]
+    x = group["val_loss"].to_numpy()
+    y = group["eval/downstream_ce_loss/hellaswag_test_ce_loss"].to_numpy()
+    law, count = ShiftedPowerLaw(), 1000
+    options = FitOptions(objective=LEAST_SQUARES)
+    start = law.to_internal(
+        np.array(list(fit(law, {"x": x}, y, options=options).parameters.values()))
+    )
+    drawn = np.random.default_rng(0).multinomial(len(x), np.full(len(x), 1 / len(x)), size=count)
+
+    def peer(i: int) -> Peer:
+        return Peer(law, LEAST_SQUARES, {"x": x}, y, weights=drawn[i].astype(float))
+
+    def ours() -> list[float]:
+        result = bootstrap(law, {"x": x}, y, resamples=count, options=options)
+        return [float("nan")] * len(result.samples)
+
+    return Job(
+        name=f"bootstrap of one line, {len(x)} runs, 1,000 resamples",
+        target="0.5 s",
+        ours=ours,
+        items=count,
+        peers={
+            "curve_fit": lambda i: peer(i).curve_fit(start),
+            "L-BFGS-B": lambda i: peer(i).lbfgs(start),
+        },
+        fit_of=lambda i: i,
+    )
+
+
+def measure(job: Job, *, rounds: int, share: float) -> dict[str, object]:
+    """Best of the interleaved rounds; peers' sampled time divided by the share sampled."""
+    # Whole fits are sampled, so that "best of its starts" is the same work for both.
+    block = max(1, next((i for i in range(job.items) if job.fit_of(i) != job.fit_of(0)), 1))
+    blocks = job.items // block
+    chosen = np.unique(np.linspace(0, blocks - 1, max(2, round(share * blocks))).astype(int))
+    items = [int(b * block + k) for b in chosen for k in range(block)]
+    job.ours()  # first call: imports and caches, as for the peers below
+    for call in job.peers.values():
+        call(items[0])
+    best: dict[str, float] = {}
+    busy: dict[str, float] = {}
+    reached: dict[str, dict[int, float]] = {name: {} for name in job.peers}
+    objectives: list[float] = []
+    for _ in range(rounds):
+        begin, cpu = time.perf_counter(), time.process_time()
+        objectives = job.ours()
+        best["ours"] = min(best.get("ours", np.inf), time.perf_counter() - begin)
+        busy["ours"] = min(busy.get("ours", np.inf), time.process_time() - cpu)
+        for name, call in job.peers.items():
+            begin, cpu = time.perf_counter(), time.process_time()
+            found = [call(i) for i in items]
+            whole = job.items / len(items)
+            best[name] = min(best.get(name, np.inf), (time.perf_counter() - begin) * whole)
+            busy[name] = min(busy.get(name, np.inf), (time.process_time() - cpu) * whole)
+            for i, value in zip(items, found, strict=True):
+                f = job.fit_of(i)
+                reached[name][f] = min(reached[name].get(f, np.inf), value)
+    row: dict[str, object] = {
+        "job": job.name,
+        "target": job.target,
+        "sampled": len(items) / job.items,
+    }
+    row["seconds"] = {name: round(value, 3) for name, value in best.items()}
+    row["cpu_seconds"] = {name: round(value, 3) for name, value in busy.items()}
+    row["times_faster"] = {n: round(best[n] / best["ours"], 1) for n in job.peers}
+    row["times_faster_cpu"] = {n: round(busy[n] / busy["ours"], 1) for n in job.peers}
+    row["objective_over_ours"] = {
+        name: _ratios([value / objectives[f] for f, value in per_fit.items()])
+        for name, per_fit in reached.items()
+    }
+    return row
+
+
+def _ratios(values: list[float]) -> dict[str, float] | None:
+    """Peer's objective over ours; None where the resamples are not the same ones."""
+    finite = [v for v in values if np.isfinite(v)]
+    if not finite:
+        return None
+    return {"median": float(np.median(finite)), "least": min(finite), "most": max(finite)}
+
+
+def environment() -> dict[str, object]:
+    model = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        names = [line for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
+        model = names[0].split(":", 1)[1].strip() if names else model
+    return {
+        "cpu": model,
+        "cores": os.cpu_count(),
+        "load_at_start": round(os.getloadavg()[0], 2),
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "scipy": scipy.__version__,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    here = Path(__file__).resolve()
+    parser.add_argument("--data", type=Path, default=here.parents[3] / "shared" / "data")
+    parser.add_argument("--out", type=Path, default=here.with_suffix(".json"))
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--sample", type=float, default=0.03, help="share of a job that peers get")
+    options = parser.parse_args()
+    if not options.data.is_dir():
+        sys.exit(f"fit_speed: error: no folder {options.data}; pass --data")
+    report: dict[str, object] = {
+        "command": "python experiments/benchmarks/fit_speed.py "
+        f"--rounds {options.rounds} --sample {options.sample}",
+        "environment": environment(),
+    }
+    rows = []
+    for make in (chinchilla_job, kempner_job, bootstrap_job):
+        row = measure(make(options.data), rounds=options.rounds, share=options.sample)
+        rows.append(row)
+        print(f"{row['job']} (target {row['target']})")
+        for name, seconds in row["seconds"].items():  # type: ignore[attr-defined]
+            ratio = row["times_faster"].get(name, 1.0)  # type: ignore[attr-defined]
+            cpu = row["cpu_seconds"][name]  # type: ignore[index]
+            print(f"  {name:10s} {seconds:9.3f} s (CPU {cpu:.3f})  {ratio:8.1f} x   ", end="")
+            print(row["objective_over_ours"].get(name) or "")  # type: ignore[attr-defined]
+    report["results"] = rows
+    partial = options.out.with_suffix(".partial")
+    partial.write_text(json.dumps(report, indent=2) + "\n")
+    partial.replace(options.out)
+
+
+if __name__ == "__main__":
+    main()
