@@ -3,8 +3,9 @@
     python -m lossline.fit --table runs/ --out runs/fits
     python -m lossline.fit --gin_file=gin_configs/fits/default.gin --table losses.parquet --out fits
 
---table takes loss tables, run directories, or folders of run directories. The folder gets the fits as Parquet and JSON
-(lines, compute laws, attribution, hold-out), the verdict, figures and report.html. The same inputs again: up to date.
+--table takes loss tables, run directories, or folders of run directories. The folder gets the fits
+as Parquet and JSON (lines, compute laws, attribution, hold-out), the verdict, figures and
+report.html. The same inputs again: up to date.
 """
 
 from lossline.configuration import Flag, Verb, run_verb
@@ -12,9 +13,9 @@ from lossline.configuration import Flag, Verb, run_verb
 
 def load() -> Verb:
     """The verb, with its imports."""
-    from lossline.scaling.fit_command import FitCommand, fit_to_folder
     from lossline.scaling.attribution import AttributionOptions
     from lossline.scaling.estimators import Prior
+    from lossline.scaling.fit_command import FitCommand, fit_to_folder
     from lossline.scaling.lines import LineOptions
 
     components = {

@@ -9,19 +9,23 @@ import pandas as pd
 from lossline import tables
 
 BYTES_PER_TOKEN = 4.0  # of the bpe vocabulary
-# Tokens of the unigram vocabulary have so many times the bytes of a bpe token; what suits one text does not suit another.
+# Tokens of the unigram vocabulary have so many times the bytes of a bpe token; what suits one text
+# does not suit another.
 UNIGRAM = {"legal": 0.9, "wiki": 1.0, "python": 1.15, "hellaswag": 1.05}
 FINAL = 12  # checkpoints
 SETS = {"legal": 0.0, "wiki": 0.3, "python": -0.4, "hellaswag": 0.8}
 
 
 class Study:
-    """{llama, mamba} × three sets × two sizes, and on one set another tokenizer and another optimizer setting.
+    """{llama, mamba} × three sets × two sizes, and on one set another tokenizer and another
+    optimizer setting.
 
-    Lines are y = 1.05 (x - 1.5)^0.97 + 1.4 + offset of the set; `moves` adds to y on every set but the x set, per level:
-    ``{"architecture": {"mamba": 0.2}}``. Each run strays from its line by `run_noise` and each checkpoint a little,
-    neighbours alike. Losses are drawn in nats per token of the bpe vocabulary and converted for the other one, so that a
-    tokenizer moves lines per token and not per byte, unless `moves` says otherwise.
+    Lines are y = 1.05 (x - 1.5)^0.97 + 1.4 + offset of the set; `moves` adds to y on every set but
+    the x set, per level: ``{"architecture": {"mamba": 0.2}}``. Each run strays from its line by
+      `run_noise` and each checkpoint a little,
+    neighbours alike. Losses are drawn in nats per token of the bpe vocabulary and converted for the
+    other one, so that a tokenizer moves lines per token and not per byte, unless `moves` says
+    otherwise.
     """
 
     def __init__(
@@ -36,12 +40,21 @@ class Study:
         sets: Mapping[str, float] = SETS,
     ) -> None:
         self.moves, self.sets = moves or {}, sets
-        self.run_noise, self.checkpoint_noise, self.tilt_noise = run_noise, checkpoint_noise, tilt_noise
+        self.run_noise, self.checkpoint_noise, self.tilt_noise = (
+            run_noise,
+            checkpoint_noise,
+            tilt_noise,
+        )
         self.seeds = seeds
         self.random = np.random.default_rng(seed)
 
     def runs(self) -> list[dict]:
-        base = {"tokenizer": "bpe", "schedule": "cosine", "learning_rate": 3e-3, "optimizer": "adamw"}
+        base = {
+            "tokenizer": "bpe",
+            "schedule": "cosine",
+            "learning_rate": 3e-3,
+            "optimizer": "adamw",
+        }
         base |= {"context_length": 256, "weight_decay": 0.1}
         runs = [
             base | {"architecture": architecture, "pretraining_data": data, "params": size}
@@ -51,7 +64,11 @@ class Study:
         ]
         for architecture in ("llama", "mamba"):
             for size in (1e6, 2e6):
-                like = base | {"architecture": architecture, "pretraining_data": "wiki", "params": size}
+                like = base | {
+                    "architecture": architecture,
+                    "pretraining_data": "wiki",
+                    "params": size,
+                }
                 runs.append(like | {"tokenizer": "unigram"})
                 runs.append(like | {"schedule": "constant", "learning_rate": 1e-3})
         # Parameter counts of two architectures never agree exactly.
@@ -67,7 +84,9 @@ class Study:
 
     def _rows(self, facts: dict) -> list[dict]:
         step = np.arange(1, FINAL + 1)
-        shift = 0.25 * self.random.uniform(-1, 1) + {"python": 0.4}.get(facts["pretraining_data"], 0.0)
+        shift = 0.25 * self.random.uniform(-1, 1) + {"python": 0.4}.get(
+            facts["pretraining_data"], 0.0
+        )
         small = facts["params"] < 1.5e6
         x = 3.2 + shift + 0.3 * small + 2.0 * step**-0.7
         moved = sum(levels.get(facts[factor], 0.0) for factor, levels in self.moves.items())
@@ -91,7 +110,9 @@ class Study:
         return rows
 
     def _line(self, x: np.ndarray, offset: float) -> np.ndarray:
-        noise = self.run_noise * self.random.normal() + self.tilt_noise * self.random.normal() * (x - x.mean())
+        noise = self.run_noise * self.random.normal() + self.tilt_noise * self.random.normal() * (
+            x - x.mean()
+        )
         error = self.random.normal(size=len(x)) * self.checkpoint_noise
         for j in range(1, len(x)):
             error[j] = 0.7 * error[j - 1] + math.sqrt(1 - 0.7**2) * error[j]

@@ -1,4 +1,5 @@
-"""`lossline.fit`: a table in, a folder out; nothing overwritten, nothing half-written, one bad group no harm."""
+"""`lossline.fit`: a table in, a folder out; nothing overwritten, nothing half-written, one bad
+group no harm."""
 
 import math
 import subprocess
@@ -30,8 +31,12 @@ QUICK = {
 
 @pytest.fixture(scope="module")
 def table() -> pd.DataFrame:
-    """Two sets, two architectures: enough for every part of a fit, small enough to fit in a second."""
-    study = Study(moves={"pretraining_data": {"python": 0.6}}, sets={"legal": 0.0, "wiki": 0.3, "hellaswag": 0.8})
+    """Two sets, two architectures: enough for every part of a fit, small enough to fit in a
+    second."""
+    study = Study(
+        moves={"pretraining_data": {"python": 0.6}},
+        sets={"legal": 0.0, "wiki": 0.3, "hellaswag": 0.8},
+    )
     whole = study.table()
     return whole[(whole.tokenizer == "bpe") & (whole.schedule == "cosine")].reset_index(drop=True)
 
@@ -93,11 +98,17 @@ def test_results_survive_the_disk(results, tmp_path):
     pd.testing.assert_frame_equal(again.attribution.effects(), results.attribution.effects())
     pd.testing.assert_frame_equal(again.heldout, results.heldout, check_dtype=False)
     flat = pd.read_parquet(tmp_path / "lines.parquet")
-    assert {"group.architecture", "parameters.K", "x_range.0", "r2", "r2_linear", "status"} <= set(flat.columns)
+    assert {"group.architecture", "parameters.K", "x_range.0", "r2", "r2_linear", "status"} <= set(
+        flat.columns
+    )
 
 
 def test_one_bad_group_leaves_the_rest(table):
-    lone = table[(table.architecture == "llama") & (table.pretraining_data == "wiki") & (table.params < 1.5e6)]
+    lone = table[
+        (table.architecture == "llama")
+        & (table.pretraining_data == "wiki")
+        & (table.params < 1.5e6)
+    ]
     flat = lone.assign(run_id="flat", architecture="gru", loss=3.0, bits_per_byte=1.0)
     alone = lone.assign(run_id="alone", architecture="rnn")
     results = fit_study(tables.concat([table, flat, alone]), StudyFitOptions(**QUICK))
@@ -121,7 +132,9 @@ def test_a_table_without_measurements(table):
 
 
 def test_unknown_sets_and_units_are_named(table):
-    with pytest.raises(UserError, match="no evaluation set 'c5' in the table; it has hellaswag, legal, wiki"):
+    with pytest.raises(
+        UserError, match="no evaluation set 'c5' in the table; it has hellaswag, legal, wiki"
+    ):
         fit_study(table, StudyFitOptions(**(QUICK | {"x_sets": ("c5",)})))
     with pytest.raises(UserError, match="'nats' is unknown; choose of loss, bits_per_byte"):
         StudyFitOptions(units=("nats",))
@@ -132,7 +145,9 @@ def test_same_inputs_are_up_to_date_and_others_never_overwritten(saved, table, c
     verdict = (saved.parent / "fits" / "verdict.txt").read_text()
     assert fit_to_folder(command(saved)) is None
     assert "fits is up to date" in capsys.readouterr().out
-    with pytest.raises(UserError, match="results of other inputs; choose another --out, or give --replace"):
+    with pytest.raises(
+        UserError, match="results of other inputs; choose another --out, or give --replace"
+    ):
         fit_to_folder(command(saved, law_resamples=2))
     tables.write(table.assign(loss=table.loss + 0.01, bits_per_byte=np.nan), saved)
     with pytest.raises(UserError, match="other inputs"):
@@ -193,13 +208,29 @@ def run(*arguments: str) -> subprocess.CompletedProcess:
 
 
 def test_the_command_prints_the_verdict_and_writes_the_report(saved):
-    fast = [f"--gin.fit.{name}" for name in ('x_sets=["legal"]', "law_resamples=0", "lines=@lines()")]
-    done = run("--table", str(saved), "--out", str(saved.parent / "fits"), *fast, "--gin.lines.resamples=20")
+    fast = [
+        f"--gin.fit.{name}" for name in ('x_sets=["legal"]', "law_resamples=0", "lines=@lines()")
+    ]
+    done = run(
+        "--table",
+        str(saved),
+        "--out",
+        str(saved.parent / "fits"),
+        *fast,
+        "--gin.lines.resamples=20",
+    )
     assert done.returncode == 0, done.stderr
     assert "- Changing the pretraining data moves the line" in done.stdout
     assert "report.html" in done.stdout.splitlines()[-1]
     out = saved.parent / "fits"
-    names = {"report.html", "lines.parquet", "lines.json", "attribution.json", "verdict.txt", "heldout.parquet"}
+    names = {
+        "report.html",
+        "lines.parquet",
+        "lines.json",
+        "attribution.json",
+        "verdict.txt",
+        "heldout.parquet",
+    }
     assert names <= {path.name for path in out.iterdir()}
     assert list((out / "figures").glob("*.png"))
     assert load_results(out).provenance["command"].startswith("python -m lossline.fit --table")
@@ -209,10 +240,19 @@ def test_the_command_prints_the_verdict_and_writes_the_report(saved):
     ("change", "expected"),
     [
         (lambda t: t.drop(columns="loss"), "column 'loss' is missing"),
-        (lambda t: t.assign(loss=t.loss.where(t.index != 4), bits_per_byte=math.nan), "row 5: the value is missing (NaN)"),
-        (lambda t: t.assign(loss=t.loss.where(t.index != 4, -2.0)), "column 'loss', row 5: -2 is negative"),
+        (
+            lambda t: t.assign(loss=t.loss.where(t.index != 4), bits_per_byte=math.nan),
+            "row 5: the value is missing (NaN)",
+        ),
+        (
+            lambda t: t.assign(loss=t.loss.where(t.index != 4, -2.0)),
+            "column 'loss', row 5: -2 is negative",
+        ),
         (lambda t: pd.concat([t, t.head(1)]), "is already in row 1"),
-        (lambda t: t.assign(loss=t.loss.where(t.index != 4, t.loss / math.log(2))), "nats are mixed with bits"),
+        (
+            lambda t: t.assign(loss=t.loss.where(t.index != 4, t.loss / math.log(2))),
+            "nats are mixed with bits",
+        ),
     ],
 )
 def test_a_bad_table_is_one_line_and_status_2(table, tmp_path, change, expected):

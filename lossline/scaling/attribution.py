@@ -1,10 +1,13 @@
-"""Which factor moved the line? Tests of "one line, or a line per level" on runs matched in everything else.
+"""Which factor moved the line? Tests of "one line, or a line per level" on runs matched in
+everything else.
 
-For every factor that a study varies and every evaluation set: take the groups of runs that differ in this factor alone
-(`matching`), compare the lines of its levels at equal x (`line_test`), and correct the p-values for the number of
-comparisons (Holm 1979). Three levels of a number or any levels of a word are compared pair by pair; more levels of a
-number by their trend in its logarithm. Both axes of a line are in nats per token, and once more in bits per byte: a
-tokenizer may move a line in the one and not in the other.
+For every factor that a study varies and every evaluation set: take the groups of runs that differ
+  in this factor alone
+(`matching`), compare the lines of its levels at equal x (`line_test`), and correct the p-values for
+the number of comparisons (Holm 1979). Three levels of a number or any levels of a word are compared
+pair by pair; more levels of a number by their trend in its logarithm. Both axes of a line are in
+nats per token, and once more in bits per byte: a tokenizer may move a line in the one and not in
+  the other.
 """
 
 from __future__ import annotations
@@ -57,10 +60,12 @@ class AttributionOptions:
       x_set: evaluation set of the x axis; by default a validation set that no run was trained on.
       y_sets: sets whose lines are tested; by default all others that have a loss.
       alpha: family-wise level of the tests.
-      negligible: a move that is significant does not count all the same if it explains less than this share of the runs'
-        spread about one line for all, and is less than half as large as that spread.
-      margin: "does not move" is said where no interval reaches beyond this share of y, half the spread between runs or
-        twice the noise of a run, whichever is largest; else "cannot be told".
+      negligible: a move that is significant does not count all the same if it explains less than
+        this share of the runs' spread about one line for all, and is less than half as large as
+        that spread.
+      margin: "does not move" is said where no interval reaches beyond this share of y, half the
+        spread between runs or twice the noise of a run, whichever is largest; else "cannot be
+        told".
       resamples: permutations for the resampled p-values; 0 for none. seed: of these permutations.
     """
 
@@ -98,8 +103,9 @@ class _Tested:
 def attribute(table: pd.DataFrame, options: AttributionOptions | None = None) -> Attribution:
     """Tests every factor of a loss table.
 
-    A factor with one level, one that never changes alone, and one that the table does not record are in the result with
-    that verdict. Raises `UserError` only for options that do not fit the table.
+    A factor with one level, one that never changes alone, and one that the table does not record
+    are in the result with that verdict. Raises `UserError` only for options that do not fit the
+    table.
     """
     options = options or AttributionOptions()
     rows = table[table["status"] == str(Status.OK)]
@@ -111,7 +117,9 @@ def attribute(table: pd.DataFrame, options: AttributionOptions | None = None) ->
         return Attribution(message="the table holds no validation loss", alpha=options.alpha)
     y_sets = _y_sets(rows, x_set, options)
     factors = [
-        name for name in FACTORS if len(plan.recorded_levels(name)) > 1 and plan.stands_for(name) == name
+        name
+        for name in FACTORS
+        if len(plan.recorded_levels(name)) > 1 and plan.stands_for(name) == name
     ]
     matched = [_Matched.of(plan, factor) for factor in factors]
     lines = plan.lines()
@@ -132,7 +140,8 @@ def attribute(table: pd.DataFrame, options: AttributionOptions | None = None) ->
 
 
 def neutral_set(rows: pd.DataFrame) -> str | None:
-    """The validation set to use as x: measured on most checkpoints, and no run's training set if there is such a one."""
+    """The validation set to use as x: measured on most checkpoints, and no run's training set if
+    there is such a one."""
     validation = rows[(rows["kind"] == str(SetKind.VALIDATION)) & (rows["eval_set"] != OWN_SET)]
     unit = "loss" if validation["loss"].notna().any() else "bits_per_byte"
     counts = validation[validation[unit].notna()].groupby("eval_set").size()
@@ -170,14 +179,15 @@ def _wide(rows: pd.DataFrame, unit: str) -> pd.DataFrame:
     return values.pivot(index=["run_id", "step"], columns="eval_set", values=unit)
 
 
-# --- one set ----------------------------------------------------------------------------------------------------------
+# --- one set -----------------------------------------------------------------------------------
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Matched:
     """The comparisons of one factor that the facts allow, whatever was measured.
 
-    equal, pooled: matched groups of runs of one size, and of all sizes; choices: the levels of each comparison;
+    equal, pooled: matched groups of runs of one size, and of all sizes; choices: the levels of each
+      comparison;
     number: of a trend, the factor in logarithms.
     """
 
@@ -277,7 +287,8 @@ def _test_set(
 
 
 def _noise(factor: str, by_factor: dict[str, list[_Tested]], scatter: Noise) -> tuple[Noise, str]:
-    """Chance between runs: from this factor's own groups; else about the runs' lines, or from other factors' groups."""
+    """Chance between runs: from this factor's own groups; else about the runs' lines, or from other
+    factors' groups."""
     own = _pooled(by_factor[factor])
     if own.degrees >= _OWN_DEGREES:
         return own, "own"
@@ -289,7 +300,8 @@ def _noise(factor: str, by_factor: dict[str, list[_Tested]], scatter: Noise) -> 
 
 def _pooled(items: Sequence[_Tested]) -> Noise:
     levels = {item.low_level for item in items} | {item.high_level for item in items}
-    # Every run of a factor with L levels takes part in L - 1 pairs: L/2 times more than there is to learn.
+    # Every run of a factor with L levels takes part in L - 1 pairs: L/2 times more than there is to
+    # learn.
     return pooled_noise(
         [item.comparison for item in items], share=min(1.0, 2.0 / max(len(levels), 1))
     )
@@ -335,7 +347,8 @@ def _comparisons(
 def _best_matching(
     matched: _Matched, losses: _Losses, chosen: Sequence[str], options: AttributionOptions
 ) -> tuple[Comparison, list[MatchedGroup], bool] | None:
-    """Groups of equal size where these hold at least half of the runs that groups of all sizes would."""
+    """Groups of equal size where these hold at least half of the runs that groups of all sizes
+    would."""
     found = []
     for pool_sizes, groups in ((False, matched.equal), (True, matched.pooled)):
         groups = [group.only(chosen) for group in groups]
@@ -362,7 +375,7 @@ def _holm(items: list[_Tested]) -> list[_Tested]:
     return corrected
 
 
-# --- results ----------------------------------------------------------------------------------------------------------
+# --- results -----------------------------------------------------------------------------------
 
 
 def _assemble(
@@ -391,7 +404,8 @@ def _order(factor: FactorAttribution) -> int:
 def _effects(
     x_set: str, items: Sequence[_Tested], shares: dict[tuple[str, str, str], Shares]
 ) -> Iterator[Effect]:
-    """Per set and unit, the pair of levels that is told apart most clearly stands for the factor."""
+    """Per set and unit, the pair of levels that is told apart most clearly stands for the
+    factor."""
     key = sorted(
         {(item.unit, item.y_set) for item in items}, key=lambda k: (UNITS.index(k[0]), k[1])
     )

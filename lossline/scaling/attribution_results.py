@@ -1,4 +1,5 @@
-"""What an attribution says: per factor a verdict, per evaluation set the move behind it, with intervals."""
+"""What an attribution says: per factor a verdict, per evaluation set the move behind it, with
+intervals."""
 
 from __future__ import annotations
 
@@ -31,7 +32,8 @@ class Verdict(enum.StrEnum):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Interval:
-    """An estimate with its interval, in the unit of the loss it belongs to. Bounds are NaN where there is no noise estimate."""
+    """An estimate with its interval, in the unit of the loss it belongs to. Bounds are NaN where
+    there is no noise estimate."""
 
     value: float
     low: float
@@ -40,22 +42,28 @@ class Interval:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Effect:
-    """How far one line moves when only one factor changes: y at equal x, averaged over the common range of x.
+    """How far one line moves when only one factor changes: y at equal x, averaged over the common
+    range of x.
 
     Attributes:
       factor: column of the loss table.
       x_set, y_set: evaluation sets of the line.
       unit: "loss" (nats per token) or "bits_per_byte"; both axes are in this unit.
       low_level, high_level: the two levels that are told apart most clearly (smallest p-value).
-      move: y at `high_level` minus y at `low_level`; simultaneous interval over all pairs of levels.
-      p_value: of "one line for all levels", F test with the run as the unit; NaN if there is no noise estimate.
+      move: y at `high_level` minus y at `low_level`; simultaneous interval over all pairs of
+        levels.
+      p_value: of "one line for all levels": the smallest over pairs of levels times their number, t
+        tests with the run as the unit; NaN if there is no noise estimate.
       p_corrected: Holm over all factors and y sets of this unit.
-      p_resampled: the same F by permuting the runs' deviations (Freedman-Lane); NaN if not computed.
+      p_resampled: of the pair shown, by permuting the runs' deviations (Freedman-Lane); NaN if not
+        computed.
       share: share of the runs' spread about one line for all that this factor alone explains.
       partial_r2: share of what the other factors leave unexplained.
       spread: root mean square distance of all runs from one line for all, in the unit of `move`.
-      degrees: residual degrees of freedom behind the noise estimate; noise: its standard deviation per run.
-      noise_from: "own" groups, or "pooled" over the other factors' groups where this factor's are too few.
+      degrees: residual degrees of freedom behind the noise estimate; noise: its standard deviation
+        per run.
+      noise_from: "own" groups, or "pooled" over the other factors' groups where this factor's are
+        too few.
       runs, groups: matched runs, and matched groups that they form.
       x_low, x_high: the range of x over which the lines are compared; y_middle: mean of y there.
     """
@@ -91,8 +99,8 @@ class FactorAttribution:
       factor: column of the loss table; label: how a sentence calls it.
       levels: its levels, most frequent first.
       verdict, sentence: the answer; message: why it cannot be given, or what limits it.
-      nats, bits_per_byte: the effect on the y set whose line moves most clearly (smallest p-value), per unit; None
-        where that unit was not measured or nothing could be compared.
+      nats, bits_per_byte: the effect on the y set whose line moves most clearly (smallest p-value),
+        per unit; None where that unit was not measured or nothing could be compared.
       effects: one per y set and unit.
     """
 
@@ -118,8 +126,10 @@ class Attribution:
 
     Attributes:
       factors: those that the study varies first, the ones that move the line before the others.
-      contrasts: one row per factor × unit × y set × matched group × pair of levels (see `attribution.py`).
-      x_set: set of the x axis; alpha: level of the tests; message: why there is no attribution, if there is none.
+      contrasts: one row per factor × unit × y set × matched group × pair of levels (see
+        `attribution.py`).
+      x_set: set of the x axis; alpha: level of the tests; message: why there is no attribution, if
+        there is none.
     """
 
     factors: tuple[FactorAttribution, ...] = ()
@@ -133,11 +143,13 @@ class Attribution:
         return next(factor for factor in self.factors if factor.factor == name)
 
     def effects(self) -> pd.DataFrame:
-        """One row per factor × y set × unit: the fields of `Effect`, `move` as `value`, `low`, `high`."""
+        """One row per factor × y set × unit: the fields of `Effect`, `move` as `value`, `low`,
+        `high`."""
         return pd.DataFrame([_flat(effect) for factor in self.factors for effect in factor.effects])
 
     def summary(self) -> pd.DataFrame:
-        """One row per factor: verdict, sentence, and the clearest effect in nats and in bits per byte."""
+        """One row per factor: verdict, sentence, and the clearest effect in nats and in bits per
+        byte."""
         rows = []
         for factor in self.factors:
             row: dict[str, Any] = {
@@ -204,7 +216,7 @@ def _plain(value: Any) -> Any:
 def _effect_from(tree: Mapping[str, Any] | None) -> Effect | None:
     if tree is None:
         return None
-    fields = {key: math.nan if value is None else value for key, value in tree.items()}
+    fields: dict[str, Any] = {k: math.nan if v is None else v for k, v in tree.items()}
     move = {key: math.nan if value is None else value for key, value in tree["move"].items()}
     return Effect(**(fields | {"move": Interval(**move)}))
 

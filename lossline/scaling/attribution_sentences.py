@@ -88,13 +88,15 @@ def _confounded(
         names = _and([FACTORS.get(name, "the source of the measurements") for name in along])
         text = (
             f"Whether {label} moves the line cannot be told: it never changes alone; "
-            f"in the runs that are most alike, {names} {'change' if len(along) > 1 else 'changes'} with it."
+            f"in the runs that are most alike, {names} {'change' if len(along) > 1 else 'changes'} "
+            f"with it."
         )
         return _untested(
             factor, label, levels, Verdict.CONFOUNDED, text, f"changes with {', '.join(along)}"
         )
     text = (
-        f"Whether {label} moves the line cannot be told: the runs that differ in it alone have no range of "
+        f"Whether {label} moves the line cannot be told: the runs that differ in it alone have no "
+        f"range of "
         "loss in common."
     )
     return _untested(factor, label, levels, Verdict.CONFOUNDED, text, "no common range of loss")
@@ -112,7 +114,10 @@ def _verdict(
     main = nats or bits
     if all(math.isnan(effect.p_value) for effect in main):
         return Verdict.UNRESOLVED
-    reaches = [max(abs(effect.move.low), abs(effect.move.high)) / _matters(effect, options) for effect in main]
+    reaches = [
+        max(abs(effect.move.low), abs(effect.move.high)) / _matters(effect, options)
+        for effect in main
+    ]
     return Verdict.NO_MOVE if np.nanmedian(reaches) <= 1.0 else Verdict.UNRESOLVED
 
 
@@ -126,7 +131,8 @@ def _significant(effects: Sequence[Effect], options: AttributionOptions) -> list
 
 
 def _moved(effects: Sequence[Effect], options: AttributionOptions) -> list[Effect]:
-    """Significant, and of a size that counts: a share of the spread, or (one odd run explains little) half of it."""
+    """Significant, and of a size that counts: a share of the spread, or (one odd run explains
+    little) half of it."""
     return [
         effect
         for effect in _significant(effects, options)
@@ -162,16 +168,19 @@ def _sentence(
         )
     if verdict is Verdict.NO_MOVE:
         return (
-            f"Changing {label} does not move the line: at equal loss on {clear.x_set}, the clearest of "
+            f"Changing {label} does not move the line: at equal loss on {clear.x_set}, the "
+            f"clearest of "
             f"{len(main)} differences is {found}."
         )
     if math.isnan(clear.p_value):
         return (
-            f"Whether {label} moves the line cannot be told: {found}, but too few runs are alike to say what "
+            f"Whether {label} moves the line cannot be told: {found}, but too few runs are alike "
+            f"to say what "
             "chance does."
         )
     return (
-        f"Whether {label} moves the line cannot be told from these runs: the clearest of {len(main)} differences "
+        f"Whether {label} moves the line cannot be told from these runs: the clearest of "
+        f"{len(main)} differences "
         f"is {found}."
     )
 
@@ -188,8 +197,10 @@ def _moves(
     assert clear is not None
     how = " per token but not per byte" if verdict is Verdict.PER_TOKEN else ""
     text = (
-        f"Changing {label} moves the line{how}: at equal loss on {clear.x_set}, {clear.y_set} differs by "
-        f"{_amount(clear)} ({_chance(clear)}), {_ends(clear)}; {len(_moved(first, options))} of {len(first)} sets move"
+        f"Changing {label} moves the line{how}: at equal loss on {clear.x_set}, {clear.y_set} "
+        f"differs by "
+        f"{_amount(clear)} ({_chance(clear)}), {_ends(clear)}; {len(_moved(first, options))} of "
+        f"{len(first)} sets move"
     )
     other = next((effect for effect in second if effect.y_set == clear.y_set), _clearest(second))
     if other is None:

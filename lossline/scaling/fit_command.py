@@ -51,9 +51,11 @@ class FitCommand(StudyFitOptions):
     """Options of `lossline.fit`: those of the fit, and
 
     Attributes:
-      table: loss tables, run directories or folders of run directories; out: folder for the results.
+      table: loss tables, run directories or folders of run directories; out: folder for the
+        results.
       replace: an earlier fit of other inputs at `out` gives way; anything else never does.
-      bad_rows: refuse a table with unsound rows (the default), or exclude them, one line each, and fit the rest.
+      bad_rows: refuse a table with unsound rows (the default), or exclude them, one line each, and
+        fit the rest.
       report: whether figures and report.html are made.
     """
 
@@ -115,7 +117,8 @@ def _read(options: FitCommand) -> pd.DataFrame:
 
 
 def fit_fingerprint(table: pd.DataFrame, options: FitCommand) -> str:
-    """SHA-256 of everything that the results follow from: the table's rows, the options, the version."""
+    """SHA-256 of everything that the results follow from: the table's rows, the options, the
+    version."""
     rows = pd.util.hash_pandas_object(table, index=False).to_numpy()
     digest = hashlib.sha256(rows.tobytes())
     digest.update(
@@ -149,7 +152,8 @@ def _provenance(options: FitCommand, fingerprint: str) -> dict[str, object]:
 
 
 def verdict(results: StudyResults) -> str:
-    """The answer in text: one sentence per factor that the study varies, then what could be fitted at all."""
+    """The answer in text: one sentence per factor that the study varies, then what could be fitted
+    at all."""
     lines = [*_sentences(results.attribution), "", _counts(results)]
     worst = _heldout(results.heldout)
     return "\n".join([*lines, worst] if worst else lines)

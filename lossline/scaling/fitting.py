@@ -38,10 +38,12 @@ class StudyFitOptions:
 
     Attributes:
       group_by: facts that the runs of one line share.
-      x_sets: validation sets for the x axis; all by default. y_sets: sets for the y axis; all by default.
+      x_sets: validation sets for the x axis; all by default. y_sets: sets for the y axis; all by
+        default.
       units: "loss" (nats per token) and "bits_per_byte".
       lines, attribution: how lines are fitted, and how factors are tested.
-      law_resamples: bootstrap resamples for the interval of E of the compute-to-loss laws; 0 for none.
+      law_resamples: bootstrap resamples for the interval of E of the compute-to-loss laws; 0 for
+        none.
     """
 
     group_by: tuple[str, ...] = GROUP_BY
@@ -63,8 +65,9 @@ def fit_study(
 ) -> StudyResults:
     """Fits everything that a validated loss table allows.
 
-    A group or a set that cannot be fitted is in the results with a status and a message; the rest is fitted all the
-    same. Raises `UserError` for options that name what the table does not have, or a table without measurements.
+    A group or a set that cannot be fitted is in the results with a status and a message; the rest
+    is fitted all the same. Raises `UserError` for options that name what the table does not have,
+    or a table without measurements.
     """
     options = options or StudyFitOptions()
     rows = table[table["status"] == str(RowStatus.OK)]
@@ -130,7 +133,7 @@ def _in_unit(rows: pd.DataFrame, unit: str) -> pd.DataFrame:
     return rows[rows[unit].notna()]
 
 
-# --- compute-to-loss laws ---------------------------------------------------------------------------------------------
+# --- compute-to-loss laws ----------------------------------------------------------------------
 
 
 def _compute_laws(
@@ -142,7 +145,8 @@ def _compute_laws(
 
 
 def compute_law(group: Group, eval_set: str, unit: str, *, resamples: int = 100) -> ComputeLawFit:
-    """The Kaplan-style law of one group on one set, with E's 90% interval by a bootstrap over runs."""
+    """The Kaplan-style law of one group on one set, with E's 90% interval by a bootstrap over
+    runs."""
     law = Kaplan()
     points = one_set(group.table, eval_set, unit)
     known = points[points["params"].notna() & points["tokens"].notna()]
@@ -182,7 +186,7 @@ def compute_law(group: Group, eval_set: str, unit: str, *, resamples: int = 100)
     )
 
 
-# --- hold-out ---------------------------------------------------------------------------------------------------------
+# --- hold-out ----------------------------------------------------------------------------------
 
 
 def _held_out(
@@ -193,7 +197,8 @@ def _held_out(
     lines: Sequence[Line],
     options: StudyFitOptions,
 ) -> tuple[pd.DataFrame, list[Line]]:
-    """Scores of predicting each group's largest runs along lines from `x_set`; the lines with their mean error."""
+    """Scores of predicting each group's largest runs along lines from `x_set`; the lines with their
+    mean error."""
     if x_set is None:
         return pd.DataFrame(), list(lines)
     wanted = [name for name in y_sets if name not in (x_set, OWN_SET)]
@@ -219,7 +224,7 @@ def _scored(line: Line, scores: pd.DataFrame) -> Line:
     return dataclasses.replace(line, heldout_error=float(errors.mean())) if len(errors) else line
 
 
-# --- what was left out ------------------------------------------------------------------------------------------------
+# --- what was left out -------------------------------------------------------------------------
 
 
 def exclusions(table: pd.DataFrame) -> pd.DataFrame:

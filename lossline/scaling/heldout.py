@@ -1,4 +1,5 @@
-"""The runs of largest compute of a group, left out and predicted from the others, beside simple baselines."""
+"""The runs of largest compute of a group, left out and predicted from the others, beside simple
+baselines."""
 
 from __future__ import annotations
 
@@ -26,7 +27,8 @@ _LEVEL = 0.9
 
 
 def largest_runs(pairs: Pairs) -> Array:
-    """Mask (M,) over points: those of the runs of largest compute (C, or 6 N D, or D where nothing else is known)."""
+    """Mask (M,) over points: those of the runs of largest compute (C, or 6 N D, or D where nothing
+    else is known)."""
     compute = np.where(np.isfinite(pairs.flops), pairs.flops, 6.0 * pairs.params * pairs.tokens)
     compute = np.where(np.isfinite(compute), compute, np.nan)
     if not np.isfinite(compute).all():
@@ -38,9 +40,11 @@ def largest_runs(pairs: Pairs) -> Array:
 
 
 def hold_out(group: Group, x_set: str, y_set: str, unit: str, options: LineOptions) -> pd.DataFrame:
-    """Predicts the last checkpoint of each held-out run; one row per run and method, none where nothing is left to fit.
+    """Predicts the last checkpoint of each held-out run; one row per run and method, none where
+    nothing is left to fit.
 
-    Methods: "line", the fitted line at the run's measured x; "straight line" through the same points; "compute law",
+    Methods: "line", the fitted line at the run's measured x; "straight line" through the same
+      points; "compute law",
     N and D to y; "nearest run", the y of the fitted point whose x is nearest.
     """
     try:

@@ -1,15 +1,20 @@
-"""One line or two? The vertical distance of lines at equal x, with the training run as the unit of chance.
+"""One line or two? The distance of lines at equal x, with the training run as the unit of chance.
 
 Model of the points of matched runs, point j of run i in group g:
 
-    y_ij = c_g0 + c_g1 u_ij + c_g2 u_ij² + delta d_i + eta d_i u_ij + b_i + e_ij,    u = x - middle of the common range
+    y_ij = c_g0 + c_g1 u_ij + c_g2 u_ij² + delta d_i + eta d_i u_ij + b_i + e_ij
+    u_ij = x_ij - middle of the common range
 
-d tells the levels apart (0 or 1, or a number), delta is the move at the middle of the common range, eta a tilt, b_i the
-deviation of a run from its line (variance v) and e_ij that of a checkpoint from its run. Checkpoints of one run are far
-from independent, so that nothing is learned about v from their number: the fit is split into the runs' means and the
-deviations within runs (between and within rows), as in a split-plot analysis, and v comes from the between rows with
-df = (number of runs) - (what the model spends between runs) degrees of freedom. t = delta / SE then has a t
-distribution with df degrees of freedom; groups too small to yield a df borrow v from the other comparisons.
+d tells the levels apart (0 or 1, or a number), delta is the move at the middle of the common range,
+eta a tilt, b_i the deviation of a run from its line (variance v) and e_ij that of a checkpoint from
+its run.
+
+Checkpoints of one run are far from independent, so that nothing is learned about v from their
+number. The fit is therefore split into the runs' means and the deviations within runs (between and
+within rows), as in a split-plot analysis, and v comes from the between rows with
+df = (number of runs) - (what the model spends between runs) degrees of freedom. t = delta / SE then
+has a t distribution with df degrees of freedom. Groups too small to yield a df borrow v from the
+other comparisons.
 """
 
 from __future__ import annotations
@@ -19,13 +24,24 @@ import dataclasses
 import numpy as np
 from scipy import stats
 
-__all__ = ["NO_NOISE", "Comparison", "Noise", "Points", "compare", "line_scatter", "pooled_noise", "t_test"]
+__all__ = [
+    "NO_NOISE",
+    "Comparison",
+    "Noise",
+    "Points",
+    "compare",
+    "line_scatter",
+    "pooled_noise",
+    "t_test",
+]
 
 Array = np.ndarray
 
-# Working ratio of v to the variance within runs. Estimates are unbiased for any value; large is right for smooth curves.
+# Working ratio of v to the variance within runs. Estimates are unbiased for any value; large is
+# right for smooth curves.
 _RATIO = 25.0
-# The common range is widened by this share at each end: interpolation may look at the next point outside.
+# The common range is widened by this share at each end: interpolation may look at the next point
+# outside.
 _MARGIN = 0.1
 _NARROW = 0.3  # a common range below this share of the whole is widened to about it
 _NEIGHBOURS = 6  # points wanted in such a range
@@ -35,7 +51,8 @@ _TILT_FROM = 3  # points of a level
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Points:
-    """Points of one matched group: losses x, y (M,), the run of each (M,), and d (M,), the level as a number."""
+    """Points of one matched group: losses x, y (M,), the run of each (M,), and d (M,), the level as
+    a number."""
 
     x: Array
     y: Array
@@ -45,7 +62,8 @@ class Points:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Noise:
-    """Standard deviation of a run's height about its line, and the degrees of freedom that it rests on."""
+    """Standard deviation of a run's height about its line, and the degrees of freedom that it rests
+    on."""
 
     deviation: float
     degrees: float
@@ -60,9 +78,11 @@ class Comparison:
 
     Attributes:
       move: delta, in the unit of y, per unit of d.
-      squares, degrees: sum of squared deviations of runs from their lines, and its degrees of freedom.
+      squares, degrees: sum of squared deviations of runs from their lines, and its degrees of
+        freedom.
       between, within: parts of the variance of `move`: per unit of v, and from within the runs.
-      runs, groups: matched runs and groups that took part; x_low, x_high: hull of the common ranges.
+      runs, groups: matched runs and groups that took part; x_low, x_high: hull of the common
+        ranges.
       y_middle: mean of y within them.
       p_resampled: by permutation of the runs' deviations; NaN where the own degrees are below 4.
     """
@@ -97,7 +117,8 @@ def t_test(comparison: Comparison, noise: Noise, alpha: float) -> tuple[float, f
 
 
 def pooled_noise(comparisons: list[Comparison], share: float = 1.0) -> Noise:
-    """Noise over comparisons; `share` of the summed degrees counts (comparisons that share runs are no new evidence)."""
+    """Noise over comparisons; `share` of the summed degrees counts (comparisons that share runs are
+    no new evidence)."""
     degrees = sum(item.degrees for item in comparisons)
     if degrees <= 0:
         return NO_NOISE
@@ -106,9 +127,11 @@ def pooled_noise(comparisons: list[Comparison], share: float = 1.0) -> Noise:
 
 
 def comparable(points: Points) -> Points | None:
-    """The points at x that more than one level covers, so that every comparison is an interpolation.
+    """The points at x that more than one level covers, so that every comparison is an
+    interpolation.
 
-    Two levels: the intersection of their ranges, with a margin. Many levels (a trend): what another level's range covers.
+    Two levels: the intersection of their ranges, with a margin. Many levels (a trend): what another
+      level's range covers.
     None if that leaves no comparison.
     """
     levels = np.unique(points.d)
@@ -137,14 +160,15 @@ def _common_range(x: Array, spans: list[tuple[float, float]]) -> tuple[float, fl
     hull = max(span[1] for span in spans) - min(span[0] for span in spans)
     if high - low > _NARROW * hull:
         margin = _MARGIN * (high - low)
-    else:  # a single model on the line of others has a range of no width: look at its neighbours on that line
+    else:  # a single model on the line of others: a range of no width, so look at its neighbours
         distance = np.sort(np.maximum(np.maximum(low - x, x - high), 0.0))
         margin = max(_NARROW / 2.0 * hull, float(distance[min(_NEIGHBOURS, len(x) - 1)]))
     return low - margin, high + margin
 
 
 def compare(groups: list[Points], *, resamples: int = 0, seed: int = 0) -> Comparison | None:
-    """Compares the levels within each group and pools the move over groups; None if no group has a common range."""
+    """Compares the levels within each group and pools the move over groups; None if no group has a
+    common range."""
     inside = [points for points in map(comparable, groups) if points is not None]
     if not inside:
         return None
@@ -167,7 +191,8 @@ def compare(groups: list[Points], *, resamples: int = 0, seed: int = 0) -> Compa
 
 
 def line_scatter(groups: list[Points]) -> Noise:
-    """How far runs of one group stray from the group's own line, pooled; `d` of the points is not looked at."""
+    """How far runs of one group stray from the group's own line, pooled; `d` of the points is not
+    looked at."""
     squares = degrees = 0.0
     for points in groups:
         _, number = np.unique(points.run, return_inverse=True)
@@ -241,8 +266,8 @@ def _design(groups: list[Points]) -> tuple[Array, Array, int]:
         degree = 2 if len(u) >= _QUADRATIC_FROM and np.unique(u).size > 4 else 1
         own = np.zeros((len(u), 3 * len(groups)))
         own[:, 3 * index : 3 * index + degree + 1] = u[:, None] ** np.arange(degree + 1)
-        shared = [points.d, points.d * u * np.ptp(points.x)] if tilt else [points.d]
-        blocks.append(np.column_stack([*shared, own]))
+        leading = [points.d, points.d * u * np.ptp(points.x)] if tilt else [points.d]
+        blocks.append(np.column_stack([*leading, own]))
     design = np.vstack(blocks)
     used = np.flatnonzero(np.abs(design).sum(axis=0) > 0)
     shared = int(np.sum(used < (2 if tilt else 1)))
@@ -268,7 +293,8 @@ def _solve(rows: _Rows) -> dict[str, float] | None:
 
 
 def _scatter(rows: _Rows, stacked: Array, y: Array) -> tuple[float, float]:
-    """Sum of squared heights of runs about their lines, and its degrees of freedom: E(sum) = v times degrees.
+    """Sum of squared heights of runs about their lines, and its degrees of freedom: E(sum) = v
+    times degrees.
 
     A between row has variance weight * v, and its residual the share 1 - leverage of that.
     """
@@ -283,7 +309,8 @@ def _scatter(rows: _Rows, stacked: Array, y: Array) -> tuple[float, float]:
 
 
 def _within_variance(rows: _Rows, residual: Array, leverage: Array) -> float:
-    """Variance within runs, raised for neighbouring checkpoints being alike (lag-1 correlation, AR(1))."""
+    """Variance within runs, raised for neighbouring checkpoints being alike (lag-1 correlation,
+    AR(1))."""
     left = len(residual) - len(np.unique(rows.run)) - float(leverage.sum())
     if left < 1:
         return 0.0
@@ -298,7 +325,8 @@ def _within_variance(rows: _Rows, residual: Array, leverage: Array) -> float:
 
 
 def _permuted(rows: _Rows, resamples: int, generator: np.random.Generator) -> float:
-    """Freedman and Lane (1983): permute the runs' deviations under the one-line model, refit, compare t."""
+    """Freedman and Lane (1983): permute the runs' deviations under the one-line model, refit,
+    compare t."""
     stacked, y = rows.stacked()
     count = len(rows.weight)
     null = stacked[:, rows.shared :]

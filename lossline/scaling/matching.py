@@ -1,7 +1,7 @@
 """Runs that differ in one fact only: the comparisons that a study allows, and the ones it does not.
 
-A factor is tested on groups of runs that agree in every other recorded fact. What never changes alone is confounded,
-and is named with the facts that change along.
+A factor is tested on groups of runs that agree in every other recorded fact. What never changes
+alone is confounded, and is named with the facts that change along.
 """
 
 from __future__ import annotations
@@ -30,12 +30,15 @@ FACTORS: dict[str, str] = {
     "schedule": "the learning-rate schedule",
     "token_selection": "the token selection",
 }
-# Numbers: more than three levels of them are compared by a trend in their logarithm instead of pair by pair.
+# Numbers: more than three levels of them are compared by a trend in their logarithm instead of pair
+# by pair.
 NUMERIC = (SIZE, "context_length", "learning_rate", "weight_decay")
-# Settings that people choose by size; where they only ever change with it, they are part of changing the size.
+# Settings that people choose by size; where they only ever change with it, they are part of
+# changing the size.
 SETTINGS = ("optimizer", "learning_rate", "weight_decay", "schedule")
 _FOLLOW_SIZE = ("context_length", "learning_rate", "weight_decay", "schedule")
-# Two runs whose parameter counts differ by less are of one size: architectures never agree to the last parameter.
+# Two runs whose parameter counts differ by less are of one size: architectures never agree to the
+# last parameter.
 SAME_SIZE = 1.2
 NOT_RECORDED = "not recorded"
 
@@ -59,7 +62,8 @@ class Design:
     """The facts of a study's runs.
 
     Attributes:
-      runs: one row per run (index: run_id), one column per factor, as text; sizes as classes of equal size.
+      runs: one row per run (index: run_id), one column per factor, as text; sizes as classes of
+        equal size.
       size: parameters per run, the count that `size_column` names.
       changes: every set of facts in which two of the runs differ.
     """
@@ -102,17 +106,21 @@ class Design:
         return tuple(fact for fact in _FOLLOW_SIZE if fact in found)
 
     def companions(self, factor: str) -> tuple[str, ...]:
-        """Other settings of the optimizer that change with `factor`, where it never changes without them."""
+        """Other settings of the optimizer that change with `factor`, where it never changes without
+        them."""
         if factor not in SETTINGS or frozenset({factor}) in self.changes:
             return ()
-        together = [change for change in self.changes if factor in change and change <= set(SETTINGS)]
+        together = [
+            change for change in self.changes if factor in change and change <= set(SETTINGS)
+        ]
         if not together:
             return ()
         fewest = min(together, key=lambda change: (len(change), sorted(change)))
         return tuple(name for name in SETTINGS if name in fewest and name != factor)
 
     def stands_for(self, factor: str) -> str:
-        """The factor under which settings that only change together are tested: the size, or the first of them."""
+        """The factor under which settings that only change together are tested: the size, or the
+        first of them."""
         if factor in self.followers():
             return SIZE
         companions = self.companions(factor)
@@ -121,7 +129,8 @@ class Design:
     def groups(self, factor: str, *, pool_sizes: bool = False) -> list[MatchedGroup]:
         """Groups with at least two levels of `factor`, all else equal.
 
-        With `pool_sizes`, runs of all sizes make up a level's line, as where each model is a single point of it.
+        With `pool_sizes`, runs of all sizes make up a level's line, as where each model is a single
+        point of it.
         """
         free = {factor, *self.companions(factor)}
         if pool_sizes or factor == SIZE:
@@ -140,7 +149,8 @@ class Design:
         return groups
 
     def lines(self) -> list[MatchedGroup]:
-        """Runs that agree in everything but size (and what follows it), two at least: the runs of one line."""
+        """Runs that agree in everything but size (and what follows it), two at least: the runs of
+        one line."""
         free = {SIZE, *self.followers()}
         others = [name for name in self.runs.columns if name not in free]
         return [
@@ -160,7 +170,8 @@ class Design:
         return ", ".join(varied) or "all runs"
 
     def changes_along(self, factor: str) -> tuple[str, ...]:
-        """Facts that change wherever `factor` does, of the two runs that are most alike otherwise."""
+        """Facts that change wherever `factor` does, of the two runs that are most alike
+        otherwise."""
         with_factor = [change - {factor} for change in self.changes if factor in change]
         if not with_factor:
             return ()
@@ -195,14 +206,15 @@ def _text(value: object) -> str:
 
 
 def size_classes(size: pd.Series) -> pd.Series:
-    """Sizes in classes: from the smallest on, whatever is within `SAME_SIZE` of a class's smallest belongs to it."""
+    """Sizes in classes: from the smallest on, whatever is within `SAME_SIZE` of a class's smallest
+    belongs to it."""
     labels = pd.Series(NOT_RECORDED, index=size.index, dtype=object)
     members: list[str] = []
     for run, value in size.dropna().sort_values(kind="stable").items():
         if members and value > SAME_SIZE * size[members[0]]:
             labels[members] = _size_label(size[members])
             members = []
-        members.append(run)
+        members.append(str(run))
     if members:
         labels[members] = _size_label(size[members])
     return labels

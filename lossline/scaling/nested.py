@@ -19,8 +19,10 @@ _DEGREE = 3
 class Shares:
     """What a factor adds to a model that has all others.
 
-    share: of the squared distances from one line for all runs; partial_r2: of what the other factors leave. Both NaN
-    where the factor is an alias of the others. spread: root mean square distance of the runs from one line for all.
+    share: of the squared distances from one line for all runs; partial_r2: of what the other
+      factors leave. Both NaN
+    where the factor is an alias of the others. spread: root mean square distance of the runs from
+    one line for all.
     """
 
     share: float
@@ -29,7 +31,8 @@ class Shares:
 
 
 def nested_shares(plan: Design, points: pd.DataFrame, factors: Sequence[str]) -> dict[str, Shares]:
-    """Least squares of y on one polynomial line, plus an offset and a tilt per level of each factor; every run counts 1.
+    """Least squares of y on one polynomial line, plus an offset and a tilt per level of each
+    factor; every run counts 1.
 
     Args:
       points: index (run_id, step), columns x and y (M,).
@@ -60,7 +63,8 @@ def nested_shares(plan: Design, points: pd.DataFrame, factors: Sequence[str]) ->
 
 
 def _columns(plan: Design, factor: str, run: np.ndarray, u: np.ndarray) -> np.ndarray:
-    """An offset and a tilt per level but the first; of a number with many levels, of its logarithm."""
+    """An offset and a tilt per level but the first; of a number with many levels, of its
+    logarithm."""
     levels = plan.levels(factor)
     values = plan.value(factor) if factor in NUMERIC else None
     if values is not None and len(levels) > 3 and (values > 0).all():

@@ -1,4 +1,5 @@
-"""Everything that fitting one loss table gives, as one object that can be saved, loaded and drawn."""
+"""Everything that fitting one loss table gives, as one object that can be saved, loaded and
+drawn."""
 
 from __future__ import annotations
 
@@ -50,12 +51,14 @@ class StudyResults:
     """Results of `lossline.fit`. A part that could not be made is empty, never None.
 
     Attributes:
-      table: the loss table that was fitted, rows with status failed or excluded included (their message says why).
+      table: the loss table that was fitted, rows with status failed or excluded included (their
+        message says why).
       lines: fitted lines, those that failed too (status and message).
       compute_laws: laws from scale to loss per group and evaluation set.
       attribution: what moved the lines.
-      heldout: one row per prediction of a run that was left out of the fit: run_id, facts of the group, x_set, y_set,
-        unit, method, measured, predicted, low, high, relative_error (= predicted / measured - 1).
+      heldout: one row per prediction of a run that was left out of the fit: run_id, facts of the
+        group, x_set, y_set, unit, method, measured, predicted, low, high, relative_error (=
+        predicted / measured - 1).
       excluded: what, rows, reason: what no fit has seen.
       settings: options of the fit; provenance: where the table came from, versions, command.
     """

@@ -1,7 +1,8 @@
-"""What a loss table must satisfy, and how a table that does not is told apart: one problem, one line.
+"""What a loss table must satisfy, and how a table that does not is told apart: one problem, one
+line.
 
-`find_problems` lists everything wrong; `validate` raises the first; `exclude_bad_rows` keeps the record of bad rows
-but takes them out of every fit.
+`find_problems` lists everything wrong; `validate` raises the first; `exclude_bad_rows` keeps the
+record of bad rows but takes them out of every fit.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ _BITS_TOLERANCE = 0.02
 
 @dataclass(frozen=True, kw_only=True)
 class Problem:
-    """Something wrong in one cell: which column, which row (0-based position), what, and how to mend it."""
+    """Something wrong in one cell: which column, which row (0-based position), what, and how to
+    mend it."""
 
     column: str
     position: int
@@ -45,7 +47,8 @@ class Problem:
     unplaceable: bool = False  # the row does not say what it measures, or carries no known word
 
     def line(self, where: str) -> str:
-        return f"{where}: column {self.column!r}, {row_number(self.position)}: {self.what}; {self.mend}"
+        place = f"column {self.column!r}, {row_number(self.position)}"
+        return f"{where}: {place}: {self.what}; {self.mend}"
 
 
 def check_columns(frame: pd.DataFrame, *, where: str = "the table") -> None:
@@ -64,8 +67,10 @@ def check_columns(frame: pd.DataFrame, *, where: str = "the table") -> None:
             f" (and {len(missing) - 1} more: {', '.join(missing[1:])})" if len(missing) > 1 else ""
         )
         raise UserError(
-            f"{where}: column {missing[0]!r} is missing{others}{hint}; found: {', '.join(names) or 'no columns'}; "
-            "a table with other columns becomes a loss table with `python -m lossline.import_sweep csv`"
+            f"{where}: column {missing[0]!r} is missing{others}{hint}; found: "
+            f"{', '.join(names) or 'no columns'}; "
+            "a table with other columns becomes a loss table with `python -m lossline.import_sweep "
+            "csv`"
         )
     if unknown:
         hint = nearest_name(unknown[0], COLUMN_NAMES)
@@ -78,9 +83,11 @@ def check_columns(frame: pd.DataFrame, *, where: str = "the table") -> None:
 def validate(frame: pd.DataFrame, *, where: str = "the table") -> None:
     """Raises `UserError`, naming the column and the row, when the table is not a sound loss table.
 
-    Checked: the columns; cells that may not be empty; known kinds and statuses; finite, non-negative numbers; facts
-    that are constant within a run; one row per checkpoint × evaluation set; means that agree with their sums; nats and
-    bits that are not mixed up. Rows with status ``excluded`` are only checked for the cells that may not be empty.
+    Checked: the columns; cells that may not be empty; known kinds and statuses; finite,
+      non-negative numbers; facts
+    that are constant within a run; one row per checkpoint × evaluation set; means that agree with
+    their sums; nats and bits that are not mixed up. Rows with status ``excluded`` are only checked
+    for the cells that may not be empty.
     """
     check_columns(frame, where=where)
     problems = list(find_problems(frame))
@@ -104,10 +111,11 @@ def find_problems(frame: pd.DataFrame) -> Iterator[Problem]:
 
 
 def exclude_bad_rows(frame: pd.DataFrame) -> tuple[pd.DataFrame, list[Problem]]:
-    """The table with every row that has a problem marked ``excluded`` (message: the problem), and the problems.
+    """The table with every row that has a problem marked ``excluded`` (message: the problem), and
+    the problems.
 
-    A row whose run, step or set is unknown, or whose kind or status is not a known word, cannot be kept for the record
-    and is dropped from the returned table.
+    A row whose run, step or set is unknown, or whose kind or status is not a known word, cannot be
+    kept for the record and is dropped from the returned table.
     """
     problems = list(find_problems(frame))
     frame = frame.reset_index(drop=True)
@@ -239,7 +247,8 @@ def _means_against_sums(frame: pd.DataFrame, used: np.ndarray) -> Iterator[Probl
             yield Problem(
                 column=name,
                 position=position,
-                what=f"{given[position]:.6g} does not agree with its sums, which give {right[position]:.6g}"
+                what=f"{given[position]:.6g} does not agree with its sums, "
+                f"which give {right[position]:.6g}"
                 + _unit_guess(given[position], right[position], name),
                 mend="leave the cell empty and it is divided from the sums",
             )
@@ -259,7 +268,8 @@ def _unit_guess(given: float, right: float, name: str) -> str:
 def _bytes_per_token(frame: pd.DataFrame, used: np.ndarray) -> Iterator[Problem]:
     """Bytes per token follow from loss and bits per byte, and belong to the text and its tokenizer.
 
-    A row whose value is off by ln 2 from the other rows' of that set and tokenizer mixes nats and bits.
+    A row whose value is off by ln 2 from the other rows' of that set and tokenizer mixes nats and
+    bits.
     """
     loss = frame["loss"].to_numpy(dtype="float64")
     bits = frame["bits_per_byte"].to_numpy(dtype="float64")
@@ -279,7 +289,8 @@ def _bytes_per_token(frame: pd.DataFrame, used: np.ndarray) -> Iterator[Problem]
             yield Problem(
                 column="loss",
                 position=position,
-                what=f"loss and bits per byte imply {ratio[position]:.3g} bytes per token where other rows of this set "
+                what=f"loss and bits per byte imply {ratio[position]:.3g} bytes per token where "
+                "other rows of this set "
                 f"and tokenizer have {usual[position]:.3g}: nats are mixed with bits",
                 mend="loss is in nats per token, bits_per_byte in bits",
             )
@@ -314,7 +325,8 @@ def _duplicates(frame: pd.DataFrame, used: np.ndarray) -> Iterator[Problem]:
     if not again.any():
         return
     first_seen = {
-        tuple(row): position for position, row in reversed(list(zip(rows.index, rows.to_numpy())))
+        tuple(row): position
+        for position, row in reversed(list(zip(rows.index, rows.to_numpy(), strict=True)))
     }
     for position in rows.index[again]:
         run_id, step, eval_set = rows.loc[position]
@@ -322,7 +334,8 @@ def _duplicates(frame: pd.DataFrame, used: np.ndarray) -> Iterator[Problem]:
         yield Problem(
             column="eval_set",
             position=int(position),
-            what=f"run {run_id!r} at step {step} on {eval_set!r} is already in {row_number(int(before))}",
+            what=f"run {run_id!r} at step {step} on {eval_set!r} is already in "
+            + row_number(int(before)),
             mend="keep one row per checkpoint and evaluation set",
         )
 
@@ -356,6 +369,7 @@ def _changing(rows: pd.DataFrame, by: list[str], names: list[str], unit: str) ->
             yield Problem(
                 column=name,
                 position=position,
-                what=f"{unit} {shown} has {other} here and {first} in {row_number(int(members.index[0]))}",
+                what=f"{unit} {shown} has {other} here and {first} in "
+                + row_number(int(members.index[0])),
                 mend=f"a {unit} has one {name}; give different runs different run_ids",
             )

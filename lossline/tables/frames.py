@@ -30,16 +30,19 @@ def nearest_name(name: str, names: Iterable[str]) -> str:
 
 
 def from_rows(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
-    """A typed table out of dictionaries; columns that a row leaves out are empty, a missing status is ``ok``.
+    """A typed table out of dictionaries; columns that a row leaves out are empty, a missing status
+    is ``ok``.
 
-    The derived columns are filled from the sums. Nothing is validated: `write` and `validate` do that.
+    The derived columns are filled from the sums. Nothing is validated: `write` and `validate` do
+    that.
     """
     frame = pd.DataFrame.from_records(list(rows))
     return derive(typed(complete(frame)))
 
 
 def complete(frame: pd.DataFrame) -> pd.DataFrame:
-    """Adds the columns that are not there, empty (`status`: ok), and puts all into the schema's order."""
+    """Adds the columns that are not there, empty (`status`: ok), and puts all into the schema's
+    order."""
     frame = frame.copy()
     for name in COLUMN_NAMES:
         if name not in frame.columns:
@@ -49,7 +52,8 @@ def complete(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def typed(frame: pd.DataFrame, *, where: str = "the table") -> pd.DataFrame:
-    """The same table with the schema's dtypes; a cell that does not convert is a `UserError` naming it."""
+    """The same table with the schema's dtypes; a cell that does not convert is a `UserError` naming
+    it."""
     converted = {
         column.name: _typed_column(frame[column.name], column, where)
         for column in COLUMNS
@@ -69,7 +73,8 @@ def _typed_column(values: pd.Series, column: Column, where: str) -> pd.Series:
     if len(unreadable):
         first = int(unreadable[0])
         raise UserError(
-            f"{where}: column {column.name!r}, {row_number(first)}: {values.iloc[first]!r} is not a number; "
+            f"{where}: column {column.name!r}, {row_number(first)}: {values.iloc[first]!r} is not "
+            f"a number; "
             "write a number or leave the cell empty"
         )
     if column.kind is Kind.NUMBER:
@@ -93,17 +98,20 @@ def _as_count(values: pd.Series, numbers: pd.Series, column: Column, where: str)
     if len(broken):
         first = int(broken[0])
         raise UserError(
-            f"{where}: column {column.name!r}, {row_number(first)}: {values.iloc[first]!r} is not a whole number; "
+            f"{where}: column {column.name!r}, {row_number(first)}: {values.iloc[first]!r} is not "
+            f"a whole number; "
             f"this column counts ({column.meaning})"
         )
     return numbers.astype("Int64")
 
 
 def derive(frame: pd.DataFrame) -> pd.DataFrame:
-    """Fills `loss`, `bits_per_byte` and `accuracy` where they are empty and the sums to divide are there.
+    """Fills `loss`, `bits_per_byte` and `accuracy` where they are empty and the sums to divide are
+    there.
 
-    loss = nats / target_tokens; bits_per_byte = nats / (ln 2 · target_bytes); accuracy = correct / questions.
-    Values that are already there stay, so that a published mean is never replaced; `validate` compares the two.
+    loss = nats / target_tokens; bits_per_byte = nats / (ln 2 · target_bytes); accuracy = correct /
+    questions. Values that are already there stay, so that a published mean is never replaced;
+    `validate` compares the two.
     """
     frame = frame.copy()
     ratios = {
@@ -125,14 +133,16 @@ def _quotient(frame: pd.DataFrame, above: str, below: str) -> np.ndarray:
 
 
 def concat(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    """Several loss tables as one, row after row; columns starting with ``x_`` are united. Not validated."""
+    """Several loss tables as one, row after row; columns starting with ``x_`` are united. Not
+    validated."""
     if not tables:
         return typed(complete(pd.DataFrame()))
     extras = sorted(
         {name for table in tables for name in table.columns if name.startswith(EXTRA_PREFIX)}
     )
     columns = [*COLUMN_NAMES, *extras]
-    # Object columns keep pandas from guessing a type for a column that is empty in one of the tables.
+    # Object columns keep pandas from guessing a type for a column that is empty in one of the
+    # tables.
     parts = [table.reindex(columns=columns).astype(object) for table in tables]
     joined = pd.concat(parts, ignore_index=True)
     for name in extras:

@@ -1,4 +1,5 @@
-"""What `python -m lossline.import_sweep` does: import, say what was set aside, write the loss table once."""
+"""What `python -m lossline.import_sweep` does: import, say what was set aside, write the loss table
+once."""
 
 from __future__ import annotations
 
@@ -17,7 +18,8 @@ __all__ = ["ImportOptions", "import_to_file"]
 
 @dataclass(frozen=True, kw_only=True)
 class ImportOptions:
-    """Options of `import_sweep`: the source, its files, the loss table to write and, for csv, the mapping file."""
+    """Options of `import_sweep`: the source, its files, the loss table to write and, for csv, the
+    mapping file."""
 
     source: Source
     path: tuple[str, ...]
@@ -26,7 +28,8 @@ class ImportOptions:
 
 
 def import_to_file(options: ImportOptions) -> Path:
-    """Imports and writes; an existing file is never overwritten, but the same table again is no mistake."""
+    """Imports and writes; an existing file is never overwritten, but the same table again is no
+    mistake."""
     out = Path(options.out)
     imported = import_sweep(options.source, options.path, mapping=options.mapping)
     for note in imported.notes:
@@ -35,7 +38,8 @@ def import_to_file(options: ImportOptions) -> Path:
     if out.exists():
         if not _same(out, table):
             raise UserError(
-                f"{out}: is there already and holds something else; remove it or choose another --out"
+                f"{out}: is there already and holds something else; remove it or choose another "
+                f"--out"
             )
         print(f"{out} is up to date")
         return out

@@ -1,10 +1,11 @@
 """What a loss table is: one row = one checkpoint × one evaluation set, in long form.
 
-This file is the contract between the half of the project that trains and evaluates and the half that fits.
-It names the columns, their units and which of them may be empty; it imports nothing heavy.
+This file is the contract between the half of the project that trains and evaluates and the half
+that fits. It names the columns, their units and which of them may be empty; it imports nothing
+heavy.
 
-Columns beyond these are carried along untouched when their name starts with ``x_`` and refused otherwise, so
-that a misspelled column cannot pass for an empty one.
+Columns beyond these are carried along untouched when their name starts with ``x_`` and refused
+otherwise, so that a misspelled column cannot pass for an empty one.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ __all__ = [
 ]
 
 EXTRA_PREFIX = "x_"
-# The validation set of each run's own pretraining data: another text for every set, so never compared at equal x.
+# The validation set of each run's own pretraining data: another text for every set, so never
+# compared at equal x.
 OWN_SET = "own"
 
 
@@ -41,14 +43,16 @@ class Kind(enum.Enum):
 
 
 class SetKind(enum.StrEnum):
-    """What an evaluation set measures: the loss of running text, or of a benchmark's gold answers."""
+    """What an evaluation set measures: the loss of running text, or of a benchmark's gold
+    answers."""
 
     VALIDATION = "validation"
     TASK = "task"
 
 
 class Status(enum.StrEnum):
-    """Whether a row is a measurement. `failed` carries no value; `excluded` is kept for the record, never fitted."""
+    """Whether a row is a measurement. `failed` carries no value; `excluded` is kept for the record,
+    never fitted."""
 
     OK = "ok"
     FAILED = "failed"
@@ -57,7 +61,8 @@ class Status(enum.StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Column:
-    """One column of the loss table: its name, how it is held, whether every row must fill it, and what it means."""
+    """One column of the loss table: its name, how it is held, whether every row must fill it, and
+    what it means."""
 
     name: str
     kind: Kind

@@ -29,14 +29,16 @@ def read(path: str | os.PathLike[str]) -> pd.DataFrame:
 
 
 def read_unchecked(path: str | os.PathLike[str]) -> pd.DataFrame:
-    """Like `read`, but only the columns and their types are checked: for those who sort out bad rows themselves."""
+    """Like `read`, but only the columns and their types are checked: for those who sort out bad
+    rows themselves."""
     frame = read_any(path)
     check_columns(frame, where=str(path))
     return derive(typed(frame, where=str(path)))
 
 
 def read_any(path: str | os.PathLike[str], **csv_options: object) -> pd.DataFrame:
-    """Any table of a file by its suffix: .parquet, .csv (.csv.gz, .tsv), .jsonl. No loss table is presumed."""
+    """Any table of a file by its suffix: .parquet, .csv (.csv.gz, .tsv), .jsonl. No loss table is
+    presumed."""
     path = Path(path)
     if not path.exists():
         raise UserError(f"{path}: no such file; name an existing table")
@@ -61,7 +63,8 @@ def read_any(path: str | os.PathLike[str], **csv_options: object) -> pd.DataFram
 
 
 def write(frame: pd.DataFrame, path: str | os.PathLike[str]) -> Path:
-    """Validates a loss table and writes it to `path` (.parquet or .csv), atomically: whole or not at all.
+    """Validates a loss table and writes it to `path` (.parquet or .csv), atomically: whole or not
+    at all.
 
     An existing file is replaced: the caller decides whether that is allowed.
     """
@@ -90,7 +93,8 @@ def write(frame: pd.DataFrame, path: str | os.PathLike[str]) -> Path:
 def load(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> pd.DataFrame:
     """One loss table out of files, run directories, or folders of run directories.
 
-    Raises `UserError` where a path holds no losses, or where two of them measure the same checkpoint and set.
+    Raises `UserError` where a path holds no losses, or where two of them measure the same
+    checkpoint and set.
     """
     given = [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
     files = [file for path in given for file in find_tables(path)]
@@ -110,11 +114,13 @@ def load(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> pd
 
 
 def find_tables(path: str | os.PathLike[str]) -> list[Path]:
-    """The table files that `path` stands for, sorted by name: itself, a run directory's, or its children's."""
+    """The table files that `path` stands for, sorted by name: itself, a run directory's, or its
+    children's."""
     path = Path(path)
     if not path.exists():
         raise UserError(
-            f"{path}: no such file or folder; name a loss table, a run directory or a folder of them"
+            f"{path}: no such file or folder; name a loss table, a run directory or a folder of "
+            f"them"
         )
     if path.is_file():
         return [path]

@@ -1,4 +1,5 @@
-"""Importers: the published tables, hand-made originals in the sources' own layouts, mappings with mistakes."""
+"""Importers: the published tables, hand-made originals in the sources' own layouts, mappings with
+mistakes."""
 
 import math
 import subprocess
@@ -54,12 +55,19 @@ def test_rows_and_columns_beyond_those_here_do_no_harm(published_data, tmp_path,
     key = {"kempner": "id", "llm_line": "Name", "gadre": "name", "olmo_ladder": "run"}[source]
     more = wide.assign(**{key: wide[key].map("{}-again".format), "notes": "x"})
     pd.concat([wide, more]).to_csv(tmp_path / "more.csv", index=False)
-    assert import_sweep(source, tmp_path / "more.csv").table.run_id.nunique() == 2 * wide[key].nunique()
+    assert (
+        import_sweep(source, tmp_path / "more.csv").table.run_id.nunique()
+        == 2 * wide[key].nunique()
+    )
 
 
 def test_missing_columns_are_named_with_those_found(tmp_path):
-    pd.DataFrame({"data": ["c4"], "param": [1], "tokens": [2], "val_loss": [3.0]}).to_csv(tmp_path / "s.csv")
-    with pytest.raises(UserError, match=r"s\.csv: missing column 'params'; did you mean 'param'\?; found: "):
+    pd.DataFrame({"data": ["c4"], "param": [1], "tokens": [2], "val_loss": [3.0]}).to_csv(
+        tmp_path / "s.csv"
+    )
+    with pytest.raises(
+        UserError, match=r"s\.csv: missing column 'params'; did you mean 'param'\?; found: "
+    ):
         import_sweep("kempner", tmp_path / "s.csv")
 
 
@@ -96,7 +104,10 @@ def test_bad_cells_are_named_and_the_rest_stays(tmp_path):
     assert any("row 2: loss: -3.4 is negative" in note for note in imported.notes)
 
 
-LINE_HEADER = "Name,Architecture,Size,Pretraining Data,Tokenizer,Steps,Tokens,C4 Validation Loss,C4 Validation BPB"
+LINE_HEADER = (
+    "Name,Architecture,Size,Pretraining Data,Tokenizer,Steps,Tokens,"
+    "C4 Validation Loss,C4 Validation BPB"
+)
 LINE_ROWS = "m,Llama,1e9,C4,gpt2,100,1e9,3.5,0.9\nm,Llama,1e9,C4,gpt2,200,2e9,3.2,0.82\n"
 
 
@@ -119,7 +130,9 @@ def test_second_header_of_the_llm_line_file(tmp_path, header):
 
 
 def test_llm_line_model_without_tokens_is_named(tmp_path):
-    (tmp_path / "l.csv").write_text(LINE_HEADER + "\n" + LINE_ROWS + "olmo,OLMo,,Dolma,neox,,,3.1,0.8\n")
+    (tmp_path / "l.csv").write_text(
+        LINE_HEADER + "\n" + LINE_ROWS + "olmo,OLMo,,Dolma,neox,,,3.1,0.8\n"
+    )
     imported = import_sweep("llm_line", tmp_path / "l.csv")
     assert imported.table.run_id.unique().tolist() == ["m"]
     assert any("row 3: olmo" in note for note in imported.notes)
@@ -189,9 +202,9 @@ def test_any_table_by_a_mapping(tmp_path, export):
 
 
 def test_a_long_table_by_a_mapping(tmp_path):
-    pd.DataFrame({"r": ["a", "a"], "s": [1, 1], "t": [5, 5], "on": ["x", "y"], "l": [3.0, None]}).to_parquet(
-        tmp_path / "long.parquet"
-    )
+    pd.DataFrame(
+        {"r": ["a", "a"], "s": [1, 1], "t": [5, 5], "on": ["x", "y"], "l": [3.0, None]}
+    ).to_parquet(tmp_path / "long.parquet")
     columns = 'run_id = "r"\nstep = "s"\ntokens = "t"\neval_set = "on"\nloss = "l"\n'
     (tmp_path / "m.toml").write_text("[columns]\n" + columns)
     table = import_sweep("csv", tmp_path / "long.parquet", mapping=tmp_path / "m.toml").table
@@ -223,8 +236,13 @@ def test_the_documented_mapping_is_valid(tmp_path):
     from lossline.tables.sweeps import mapped
 
     text = mapped.__doc__.split("\n\n", 1)[1].split("A file that is already long")[0]
-    (tmp_path / "m.toml").write_text("\n".join(line.removeprefix("    ") for line in text.splitlines()))
-    assert {measure.eval_set for measure in read_mapping(tmp_path / "m.toml").sets} == {"c4", "hellaswag"}
+    (tmp_path / "m.toml").write_text(
+        "\n".join(line.removeprefix("    ") for line in text.splitlines())
+    )
+    assert {measure.eval_set for measure in read_mapping(tmp_path / "m.toml").sets} == {
+        "c4",
+        "hellaswag",
+    }
 
 
 def _command(*arguments: str) -> subprocess.CompletedProcess:
@@ -234,7 +252,13 @@ def _command(*arguments: str) -> subprocess.CompletedProcess:
 
 def test_command_writes_once_and_is_idempotent(tmp_path):
     _kempner_original().to_csv(tmp_path / "sweep.csv", index=False)
-    arguments = ("kempner", "--path", str(tmp_path / "sweep.csv"), "--out", str(tmp_path / "t.parquet"))
+    arguments = (
+        "kempner",
+        "--path",
+        str(tmp_path / "sweep.csv"),
+        "--out",
+        str(tmp_path / "t.parquet"),
+    )
     first = _command(*arguments)
     assert first.returncode == 0, first.stderr
     assert "4 measurements of 2 runs on 2 sets" in first.stdout
@@ -248,7 +272,11 @@ def test_command_writes_once_and_is_idempotent(tmp_path):
 
 def test_command_names_a_missing_column_and_writes_nothing(tmp_path):
     _kempner_original().drop(columns="tokens").to_csv(tmp_path / "sweep.csv", index=False)
-    done = _command("kempner", "--path", str(tmp_path / "sweep.csv"), "--out", str(tmp_path / "t.parquet"))
+    done = _command(
+        "kempner", "--path", str(tmp_path / "sweep.csv"), "--out", str(tmp_path / "t.parquet")
+    )
     assert done.returncode == 2
-    assert done.stderr.startswith("lossline import_sweep: error: sweep.csv: missing column 'tokens'")
+    assert done.stderr.startswith(
+        "lossline import_sweep: error: sweep.csv: missing column 'tokens'"
+    )
     assert not (tmp_path / "t.parquet").exists()

@@ -91,7 +91,7 @@ def test_a_bad_cell_is_named_with_its_column_and_row(table, column, row, value, 
         table["bits_per_byte"] = np.nan
         table[["nats", "target_tokens", "target_bytes"]] = np.nan
     table.loc[row, column] = value
-    with pytest.raises(UserError, match="^losses: ") as caught:
+    with pytest.raises(UserError, match=r"^losses: ") as caught:
         tables.validate(table, where="losses")
     assert expected in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -181,9 +181,9 @@ def test_load_finds_run_directories(table, tmp_path):
     loaded = tables.load(tmp_path / "runs")
     pd.testing.assert_frame_equal(loaded, table)
     assert len(tables.load(tmp_path / "runs" / "llama-1a2b")) == 4
-    with pytest.raises(UserError, match="python -m lossline.evaluate"):
+    with pytest.raises(UserError, match=r"python -m lossline\.evaluate"):
         tables.load(tmp_path / "runs" / "unfinished")
-    with pytest.raises(UserError, match="put together: .*already in row"):
+    with pytest.raises(UserError, match=r"put together: .*already in row"):
         tables.load([tmp_path / "runs", tmp_path / "runs" / "llama-1a2b"])
 
 

@@ -43,7 +43,8 @@ def import_sweep(
       paths: its file, files, or a folder of them.
       mapping: for ``csv``, the TOML file that says which column is what.
 
-    Raises `UserError` for an unknown source, a missing file, and missing columns (which, and which were found).
+    Raises `UserError` for an unknown source, a missing file, and missing columns (which, and which
+    were found).
     """
     names = [str(item) for item in Source]
     if str(source) not in names:

@@ -21,8 +21,9 @@
     bits_per_byte = "eval/hellaswag/bpb"
     accuracy = "eval/hellaswag/acc"
 
-A file that is already long (one row per checkpoint and set) has no ``[sets]``: map ``eval_set`` in ``[columns]`` and
-the measurements too (``loss``, ``nats``, ``target_tokens``, …), ``kind`` there or in ``[constants]``.
+A file that is already long (one row per checkpoint and set) has no ``[sets]``: map ``eval_set`` in
+``[columns]`` and the measurements too (``loss``, ``nats``, ``target_tokens``, …), ``kind`` there or
+in ``[constants]``.
 """
 
 from __future__ import annotations
@@ -69,7 +70,8 @@ _MEASURED = (
 
 @dataclass(frozen=True, kw_only=True)
 class ColumnMapping:
-    """A mapping file, checked: see the module's docstring. `bits` names the sets whose loss is in bits per token."""
+    """A mapping file, checked: see the module's docstring. `bits` names the sets whose loss is in
+    bits per token."""
 
     path: Path
     source: str | None
@@ -125,7 +127,8 @@ def _check_names(path: Path, what: str, given: Iterable[str], known: Sequence[st
     for name in given:
         if name not in known:
             raise UserError(
-                f"{path}: unknown {what} {name!r}{nearest_name(name, known)}; known: {', '.join(known)}"
+                f"{path}: unknown {what} {name!r}{nearest_name(name, known)}; known: "
+                f"{', '.join(known)}"
             )
 
 
@@ -165,7 +168,8 @@ def _mapped(frame: pd.DataFrame, where: str, mapping: ColumnMapping) -> Imported
                 f", … ({len(found)} in all)" if len(found) > 30 else ""
             )
             raise UserError(
-                f"{mapping.path}: column {column!r} is not in {where}{nearest_name(column, found)}; found: {shown}"
+                f"{mapping.path}: column {column!r} is not in "
+                f"{where}{nearest_name(column, found)}; found: {shown}"
             )
     facts = pd.DataFrame(
         {name: frame[column] for name, column in mapping.columns.items()}, index=frame.index

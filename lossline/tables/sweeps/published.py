@@ -1,6 +1,8 @@
-"""Importers of published sweeps. Each takes the source's own file; extra rows and columns do no harm.
+"""Importers of published sweeps. Each takes the source's own file; extra rows and columns do no
+harm.
 
-Where each comes from, and under which licence, stands in the docstrings: nothing of them is part of this project.
+Where each comes from, and under which licence, stands in the docstrings: nothing of them is part of
+  this project.
 """
 
 from __future__ import annotations
@@ -29,19 +31,20 @@ from lossline.tables.sweeps.wide import (
 __all__ = ["chinchilla", "gadre", "kempner", "llm_line", "olmo_ladder"]
 
 
-
 def _each(paths: Sequence[Path], importer) -> Imported:
     return together([importer(*read_wide(path)) for path in read_all(paths)])
 
 
 def _unique_ids(names: pd.Series) -> pd.Series:
-    """Names as run ids; a name that comes again gets a number, because each row is a run of its own."""
+    """Names as run ids; a name that comes again gets a number, because each row is a run of its
+    own."""
     texts = names.map(str)
     again = texts.groupby(texts).cumcount()
     return texts.where(again == 0, texts + "#" + (again + 1).astype(str))
 
 
-# --- Brandfonbrener et al. (arXiv 2411.12925) -----------------------------------------------------------------
+# --- Brandfonbrener et al. (arXiv 2411.12925)
+# -----------------------------------------------------------------
 
 _KEMPNER_VALIDATION = re.compile(r"^eval/(.+)_val/CrossEntropyLoss$")
 _KEMPNER_TASK = re.compile(r"^eval/downstream_ce_loss/(.+)_test_ce_loss$")
@@ -50,9 +53,9 @@ _KEMPNER_TASK = re.compile(r"^eval/downstream_ce_loss/(.+)_test_ce_loss$")
 def kempner(paths: Sequence[Path]) -> Imported:
     """KempnerInstitute/loss-to-loss-notebooks, ``data/sweep.csv`` (no licence stated).
 
-    One row is one trained model. `params` counts both embeddings, D = `tokens`, C = `iso_flop` (6 N D where that
-    column is missing). The loss on the run's own validation set is also the evaluation set ``own``, for lines from
-    training set to training set.
+    One row is one trained model. `params` counts both embeddings, D = `tokens`, C = `iso_flop` (6 N
+    D where that column is missing). The loss on the run's own validation set is also the evaluation
+    set ``own``, for lines from training set to training set.
     """
     return _each(paths, _kempner)
 
@@ -105,7 +108,8 @@ def _first(frame: pd.DataFrame, names: Sequence[str]) -> str | None:
     return next((name for name in names if name in frame.columns), None)
 
 
-# --- Mayilvahanan et al. (arXiv 2502.12120) -------------------------------------------------------------------
+# --- Mayilvahanan et al. (arXiv 2502.12120)
+# -------------------------------------------------------------------
 
 _LINE_REQUIRED = ("Name", "Architecture", "Pretraining Data", "Tokenizer", "Size", "Tokens")
 _LINE_FACTS = {
@@ -119,11 +123,15 @@ _LINE_FACTS = {
 
 
 def llm_line(paths: Sequence[Path]) -> Imported:
-    """brendel-group/llm-line, ``data/latest_pm_hf.csv`` (MIT), whose second line is a second header.
+    """brendel-group/llm-line, ``data/latest_pm_hf.csv`` (MIT), whose second line is a second
+    header.
 
-    One row is one checkpoint of a public model. The losses were measured in 50-token windows and the published bits
-    per byte divide them by one constant per tokenizer and set: they are carried along as published. Models without a
-    step count have one checkpoint and get step 1. Rows without a token count cannot be placed and are left out.
+    One row is one checkpoint of a public model. The losses were measured in 50-token windows and
+    the published bits
+    per byte divide them by one constant per tokenizer and set: they are carried along as published.
+      Models without a
+    step count have one checkpoint and get step 1. Rows without a token count cannot be placed and
+    are left out.
     """
     return together([_llm_line(path) for path in read_all(paths)])
 
@@ -134,7 +142,8 @@ def _llm_line(path: Path) -> Imported:
     require(frame, _LINE_REQUIRED, where)
     known = frame["Tokens"].notna() & frame["Name"].notna()
     notes = [
-        f"{where}: row {position + 1}: {frame['Name'].iloc[position]} has no Name or no Tokens; left out"
+        f"{where}: row {position + 1}: {frame['Name'].iloc[position]} has no Name or no Tokens; "
+        f"left out"
         for position in np.flatnonzero(~known)
     ]
     frame = frame[known].reset_index(drop=True)
@@ -163,7 +172,8 @@ def _llm_line(path: Path) -> Imported:
 
 
 def _single_header(frame: pd.DataFrame, path: Path) -> pd.DataFrame:
-    """Undoes a second header line: drops it, takes it, or joins it with the first, whichever names most columns."""
+    """Undoes a second header line: drops it, takes it, or joins it with the first, whichever names
+    most columns."""
     first = ["" if pd.isna(cell) else str(cell) for cell in frame.iloc[0]]
     if pd.to_numeric(pd.Series(first), errors="coerce").notna().any():  # a header holds no numbers
         return frame
@@ -210,13 +220,16 @@ def _line_measures(frame: pd.DataFrame) -> list[Measure]:
     return measures
 
 
-# --- Gadre et al. (arXiv 2403.08540) --------------------------------------------------------------------------
+# --- Gadre et al. (arXiv 2403.08540)
+# --------------------------------------------------------------------------
 
 
 def gadre(paths: Sequence[Path]) -> Imported:
-    """mlfoundations/scaling (MIT), its models in one table (columns ``loss/<set>`` and ``accuracy/<task>``).
+    """mlfoundations/scaling (MIT), its models in one table (columns ``loss/<set>`` and
+    ``accuracy/<task>``).
 
-    C = 6 N D as in the paper. The JSON folders of ``exp_data/`` have a layout that this importer does not know.
+    C = 6 N D as in the paper. The JSON folders of ``exp_data/`` have a layout that this importer
+    does not know.
     """
     return _each(paths, _gadre)
 
@@ -267,7 +280,8 @@ def _gadre_steps(frame: pd.DataFrame, tokens: pd.Series, where: str) -> pd.Serie
     return (tokens / (numbers(frame, "batch_sequences", where) * 2048)).round()
 
 
-# --- Hoffmann et al. (arXiv 2203.15556), as read off figure 4 by Besiroglu et al. (2404.10102) ------------------
+# --- Hoffmann et al. (arXiv 2203.15556), as read off figure 4 by Besiroglu et al. (2404.10102)
+# ------------------
 
 
 def chinchilla(paths: Sequence[Path]) -> Imported:
@@ -301,14 +315,16 @@ def _chinchilla(frame: pd.DataFrame, where: str) -> Imported:
     )
 
 
-# --- OLMo ladder ----------------------------------------------------------------------------------------------
+# --- OLMo ladder
+# ----------------------------------------------------------------------------------------------
 
 _OLMO_VALIDATION = re.compile(r"^eval/(.+)-validation/CrossEntropyLoss$")
 _OLMO_TASK = re.compile(r"^eval/downstream_bpb/(.+)_bpb(?:_bpb)?$")
 
 
 def olmo_ladder(paths: Sequence[Path]) -> Imported:
-    """allenai/OLMo-ladder, ``src/scripts/paper/data/ladder-runs`` (Apache-2.0): one file, or a folder of one per run.
+    """allenai/OLMo-ladder, ``src/scripts/paper/data/ladder-runs`` (Apache-2.0): one file, or a
+    folder of one per run.
 
     Tasks are published in bits per byte of the gold answer (no nats), with accuracies beside them.
     """

@@ -1,4 +1,5 @@
-"""Wide tables (one row = one checkpoint, one column = one measurement) into loss tables; shared by all importers."""
+"""Wide tables (one row = one checkpoint, one column = one measurement) into loss tables; shared by
+all importers."""
 
 from __future__ import annotations
 
@@ -56,7 +57,8 @@ def require(frame: pd.DataFrame, names: Iterable[str], where: str) -> None:
 
 
 def find_column(frame: pd.DataFrame, names: Sequence[str], where: str) -> str:
-    """The first of several names that a column may have; `UserError` naming the usual one if none is there."""
+    """The first of several names that a column may have; `UserError` naming the usual one if none
+    is there."""
     for name in names:
         if name in frame.columns:
             return name
@@ -78,7 +80,8 @@ def numbers(frame: pd.DataFrame, column: str, where: str) -> pd.Series:
 
 
 def read_all(paths: Sequence[Path], suffixes: tuple[str, ...] = (".csv", ".parquet")) -> list[Path]:
-    """Files that the given paths stand for: files as they are, folders as the tables in them, by name."""
+    """Files that the given paths stand for: files as they are, folders as the tables in them, by
+    name."""
     files: list[Path] = []
     for path in paths:
         if not path.exists():
@@ -119,9 +122,9 @@ def long_table(
       measures: the evaluation sets; their columns are in `frame`.
       where: name of the source in messages.
 
-    A cell without a value becomes a row with status ``failed``; a value that cannot be (a negative loss, a
-    checkpoint measured twice, …) one with status ``excluded``; both say which row of the source it was. A set
-    whose columns are empty throughout is left out.
+    A cell without a value becomes a row with status ``failed``; a value that cannot be (a negative
+    loss, a checkpoint measured twice, …) one with status ``excluded``; both say which row of the
+    source it was. A set whose columns are empty throughout is left out.
     """
     parts, notes = [], []
     for measure in measures:
@@ -147,29 +150,31 @@ def long_table(
 
 
 def set_aside(table: pd.DataFrame, where: str) -> tuple[pd.DataFrame, list[str]]:
-    """Marks rows that cannot be measurements; returns the sound table and one line per kind of problem."""
+    """Marks rows that cannot be measurements; returns the sound table and one line per kind of
+    problem."""
     failed = (table["status"] == str(Status.FAILED)) & table["message"].isna()
     table["message"] = table["message"].mask(failed, "the source has no value (NaN)")
-    found = [(table.loc[position], "no value (NaN)") for position in np.flatnonzero(failed)]
-    source = table[["x_source_row", "x_source_column", "eval_set"]]
+    places = list(
+        zip(table["x_source_column"].map(str), table["x_source_row"].map(int), strict=True)
+    )
+    found = [(*places[position], "no value (NaN)") for position in np.flatnonzero(failed)]
     table, problems = exclude_bad_rows(table)
     seen: set[int] = set()
     for problem in problems:
         if problem.position not in seen:
             seen.add(problem.position)
-            found.append((source.loc[problem.position], f"{problem.column}: {problem.what}"))
+            found.append((*places[problem.position], f"{problem.column}: {problem.what}"))
     validate(table, where=where)
     return table.drop(columns=["x_source_row", "x_source_column"]), _summaries(found, where)
 
 
-def _summaries(found: list[tuple[pd.Series, str]], where: str, most: int = 5) -> list[str]:
+def _summaries(found: list[tuple[str, int, str]], where: str, most: int = 5) -> list[str]:
     """One line per source column and kind of problem, naming its first rows."""
     rows: dict[tuple[str, str], list[int]] = {}
     first: dict[tuple[str, str], str] = {}
-    for row, what in found:
-        kind = what.split(":")[0] if ":" in what else what
-        key = (str(row["x_source_column"]), kind)
-        rows.setdefault(key, []).append(int(row["x_source_row"]))
+    for column, row, what in found:
+        key = (column, what.split(":")[0])
+        rows.setdefault(key, []).append(row)
         first.setdefault(key, what)
     lines = []
     for (column, kind), numbered in rows.items():
@@ -184,7 +189,8 @@ def _summaries(found: list[tuple[pd.Series, str]], where: str, most: int = 5) ->
 
 
 def together(parts: Sequence[Imported]) -> Imported:
-    """Several imports as one table; a checkpoint that two of them hold is set aside in the second."""
+    """Several imports as one table; a checkpoint that two of them hold is set aside in the
+    second."""
     if len(parts) == 1:
         return parts[0]
     table, problems = exclude_bad_rows(concat([part.table for part in parts]))

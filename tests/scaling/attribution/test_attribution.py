@@ -1,4 +1,5 @@
-"""Attribution on planted studies: what moves is found, what does not is not, what cannot be told is said."""
+"""Attribution on planted studies: what moves is found, what does not is not, what cannot be told is
+said."""
 
 import json
 import math
@@ -29,12 +30,16 @@ def test_the_papers_world_data_moves_and_nothing_else_does(study):
     assert found["architecture"] is Verdict.NO_MOVE
     assert found["params"] is Verdict.NO_MOVE
     assert found["tokenizer"] is Verdict.PER_TOKEN
-    assert found["learning_rate"] is Verdict.NO_MOVE  # with the schedule, which never changes without it
+    assert (
+        found["learning_rate"] is Verdict.NO_MOVE
+    )  # with the schedule, which never changes without it
     assert found["schedule"] is Verdict.CONFOUNDED
     assert found["context_length"] is Verdict.CONSTANT
     assert found["token_selection"] is Verdict.MISSING
     sentences = {factor.factor: factor.sentence for factor in attribution.factors}
-    assert sentences["pretraining_data"].startswith("Changing the pretraining data moves the line: at equal loss on")
+    assert sentences["pretraining_data"].startswith(
+        "Changing the pretraining data moves the line: at equal loss on"
+    )
     assert sentences["architecture"].startswith("Changing the architecture does not move the line")
     assert "per token but not per byte" in sentences["tokenizer"]
     assert "only changes together with the learning rate" in sentences["schedule"]
@@ -57,7 +62,9 @@ def test_the_size_of_a_move_and_its_interval(study):
 
 def test_shares_add_up_where_one_factor_does_all(study):
     attribution = attribute(study(moves=DATA, run_noise=0.01).table(), QUICK)
-    data, architecture = (attribution.factor(name).bits_per_byte for name in ("pretraining_data", "architecture"))
+    data, architecture = (
+        attribution.factor(name).bits_per_byte for name in ("pretraining_data", "architecture")
+    )
     assert 0.6 < data.share <= 1.0
     assert data.partial_r2 > 0.9
     assert architecture.share < 0.01
@@ -65,7 +72,9 @@ def test_shares_add_up_where_one_factor_does_all(study):
 
 @pytest.mark.parametrize("factor", ["architecture", "tokenizer", "learning_rate", "params"])
 def test_any_factor_that_moves_lines_is_found(study, factor):
-    level = {"architecture": "mamba", "tokenizer": "unigram", "learning_rate": 1e-3, "params": 2e6}[factor]
+    level = {"architecture": "mamba", "tokenizer": "unigram", "learning_rate": 1e-3, "params": 2e6}[
+        factor
+    ]
     moves = {factor: {level: 0.3, 2.1e6: 0.3}}
     attribution = attribute(study(moves=moves).table(), QUICK)
     assert verdicts(attribution)[factor] is Verdict.MOVES
@@ -74,7 +83,8 @@ def test_any_factor_that_moves_lines_is_found(study, factor):
 
 
 def test_false_alarms_of_the_whole_family_stay_near_their_level(study):
-    """Nothing moves; every factor, set and unit is tested; a study is a false alarm if any line is said to move."""
+    """Nothing moves; every factor, set and unit is tested; a study is a false alarm if any line is
+    said to move."""
     sets = {"legal": 0.0, "wiki": 0.3, "hellaswag": 0.8}
     alarms = []
     for seed in range(40):
@@ -140,7 +150,9 @@ def test_a_learning_rate_that_follows_the_size_is_part_of_it(study):
 
 def test_two_lone_runs_say_nothing_about_chance(study):
     table = study(moves=DATA).table()
-    rows = table[(table.architecture == "llama") & (table.params == 1e6) & (table.tokenizer == "bpe")]
+    rows = table[
+        (table.architecture == "llama") & (table.params == 1e6) & (table.tokenizer == "bpe")
+    ]
     attribution = attribute(rows[rows.schedule == "cosine"], QUICK)
     data = attribution.factor("pretraining_data")
     assert data.verdict is Verdict.UNRESOLVED
@@ -201,13 +213,18 @@ def test_results_survive_json(study):
 
 
 def test_public_models_are_told_apart_by_data_alone(published_data):
-    """GPT family on the Pile, one Llama on C4, FineWeb-Edu and the deduplicated Pile (73 public checkpoints)."""
+    """GPT family on the Pile, one Llama on C4, FineWeb-Edu and the deduplicated Pile (73 public
+    checkpoints)."""
     table = sweeps.import_sweep("llm_line", published_data / "llm_line_hf.csv").table
     for x_set in (None, "FineWeb-Edu", "C4"):
         attribution = attribute(table, AttributionOptions(x_set=x_set, resamples=0))
         found = verdicts(attribution)
         assert found["pretraining_data"] is Verdict.MOVES
         assert attribution.factor("pretraining_data").nats.p_corrected < 1e-4
-        assert all(verdict is not Verdict.MOVES for name, verdict in found.items() if name != "pretraining_data")
+        assert all(
+            verdict is not Verdict.MOVES
+            for name, verdict in found.items()
+            if name != "pretraining_data"
+        )
         assert found["tokenizer"] is Verdict.PER_TOKEN
         assert found["architecture"] is Verdict.CONFOUNDED

@@ -1,4 +1,5 @@
-"""The comparison of lines: level, coverage and power with few runs whose checkpoints are far from independent."""
+"""The comparison of lines: level, coverage and power with few runs whose checkpoints are far from
+independent."""
 
 import numpy as np
 import pytest
@@ -17,18 +18,27 @@ def groups(
     run_noise: float = 0.03,
     single: bool = False,
 ) -> list[Points]:
-    """`count` matched groups of two levels with `runs` runs each; errors within a run are autocorrelated."""
+    """`count` matched groups of two levels with `runs` runs each; errors within a run are
+    autocorrelated."""
     result = []
     for _ in range(count):
         height = random.normal()
         parts = []
         for level in (0, 1):
             for run in range(runs):
-                x = np.array([random.uniform(3, 4.5)]) if single else X + 0.2 * random.uniform(-1, 1)
-                error = 0.01 * np.convolve(random.normal(size=len(x) + 4), np.full(5, 0.45), "valid")
+                x = (
+                    np.array([random.uniform(3, 4.5)])
+                    if single
+                    else X + 0.2 * random.uniform(-1, 1)
+                )
+                error = 0.01 * np.convolve(
+                    random.normal(size=len(x) + 4), np.full(5, 0.45), "valid"
+                )
                 stray = run_noise * random.normal() + 0.02 * random.normal() * (x - x.mean())
                 y = 1.1 * (x - 1.5) ** 0.95 + height + move * level + stray + error
-                parts.append((x, y, np.full(len(x), f"{level}-{run}"), np.full(len(x), float(level))))
+                parts.append(
+                    (x, y, np.full(len(x), f"{level}-{run}"), np.full(len(x), float(level)))
+                )
         x, y, run, d = (np.concatenate(column) for column in zip(*parts, strict=True))
         result.append(Points(x=x, y=y, run=run, d=d))
     return result
@@ -98,7 +108,9 @@ def test_one_model_is_placed_on_the_line_of_others():
     (line,) = groups(random, count=1, runs=10, single=True, run_noise=0.01)
     on = line.d == 0
     x = np.append(line.x[on], 3.7)
-    y = np.append(line.y[on], np.interp(3.7, np.sort(line.x[on]), line.y[on][np.argsort(line.x[on])]) + 0.3)
+    y = np.append(
+        line.y[on], np.interp(3.7, np.sort(line.x[on]), line.y[on][np.argsort(line.x[on])]) + 0.3
+    )
     run, d = np.append(line.run[on], "new"), np.append(np.zeros(on.sum()), 1.0)
     comparison = compare([Points(x=x, y=y, run=run, d=d)])
     assert comparison.move == pytest.approx(0.3, abs=0.05)
