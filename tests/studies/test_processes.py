@@ -1,0 +1,100 @@
+"""Children of a study: their status is heard, their logs are kept, and they never outlive it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from lossline.errors import UserError
+from lossline.studies.processes import ChildFailed, Job, run, run_many
+
+
+def job(name: str, code: str) -> Job:
+    """A job that runs Python code in place of a verb."""
+
+    class Code(Job):
+        @property
+        def command(self) -> list[str]:
+            return [sys.executable, "-c", code]
+
+    return Code(name=name, verb="code")
+
+
+def test_all_jobs_run_and_are_counted(tmp_path: Path) -> None:
+    seen: list[tuple[list[str], int]] = []
+    jobs = [job(f"j{i}", f"print({i})") for i in range(4)]
+    run_many(
+        jobs,
+        logs=tmp_path,
+        at_once=2,
+        tick=lambda running, done: seen.append((running, done)),
+        seconds=0.02,
+    )
+    assert seen[-1] == ([], 4)
+    assert max(len(running) for running, _ in seen) == 2
+    assert [(tmp_path / f"j{i}.log").read_text().splitlines()[-1] for i in range(4)] == list("0123")
+
+
+def test_a_failure_shows_the_log_and_stops_the_others(tmp_path: Path) -> None:
+    marker = tmp_path / "late"
+    slow = job(
+        "slow", f"import time, pathlib; time.sleep(20); pathlib.Path({str(marker)!r}).touch()"
+    )
+    broken = job("broken", "print('the reason'); raise SystemExit(3)")
+    with pytest.raises(ChildFailed, match=r"broken ended with status 3(.|\n)*the reason"):
+        run_many([slow, broken], logs=tmp_path, at_once=2, tick=lambda *_: None, seconds=0.02)
+    assert not marker.exists()
+
+
+def test_a_refused_input_is_a_mistake_of_the_person() -> None:
+    with pytest.raises(UserError, match="the step store refused its input"):
+        run(job("store", "raise SystemExit(2)"))
+    with pytest.raises(ChildFailed, match="SIGKILL"):
+        run(job("store", "import os; os.kill(os.getpid(), 9)"))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells children of a parent's death")
+def test_children_die_with_a_killed_parent(tmp_path: Path) -> None:
+    pid_file = tmp_path / "pid"
+    child_code = (
+        f"import os, time, pathlib; pathlib.Path({str(pid_file)!r}).write_text(str(os.getpid()));"
+        "time.sleep(60)"
+    )
+    parent_code = (
+        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+        "import test_processes as t\n"
+        "from pathlib import Path\n"
+        f"t.run_many([t.job('x', {child_code!r})], logs=Path({str(tmp_path)!r}), at_once=1, tick=lambda *_: None)"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", parent_code])
+    child = int(wait_for(pid_file))
+    parent.send_signal(signal.SIGKILL)
+    parent.wait()
+    for _ in range(500):
+        if not alive(child):
+            return
+        time.sleep(0.01)
+    os.kill(child, signal.SIGKILL)
+    pytest.fail("the child outlived its parent")
+
+
+def wait_for(path: Path) -> str:
+    for _ in range(1000):
+        if path.exists() and path.read_text():
+            return path.read_text()
+        time.sleep(0.01)
+    raise TimeoutError(path)
+
+
+def alive(pid: int) -> bool:
+    """Whether a process runs; a zombie that nobody has waited for does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
