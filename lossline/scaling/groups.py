@@ -11,7 +11,7 @@ from lossline.errors import UserError
 
 __all__ = ["GROUP_BY", "Group", "split"]
 
-# What the paper's lines are grouped by (arXiv 2502.12120): everything else should leave the line where it is.
+# What lines are grouped by in arXiv 2502.12120: all else should leave the line where it is.
 GROUP_BY: tuple[str, ...] = ("architecture", "pretraining_data", "tokenizer")
 
 
@@ -33,7 +33,8 @@ def split(table: pd.DataFrame, group_by: Sequence[str] = GROUP_BY) -> list[Group
     for name in group_by:
         if name not in table.columns:
             raise UserError(
-                f"cannot group by {name!r}: the table has no such column; it has {', '.join(map(str, table.columns))}"
+                f"cannot group by {name!r}: the table has no such column; it has "
+                f"{', '.join(map(str, table.columns))}"
             )
     if not group_by:
         return [Group(facts={}, table=table)]

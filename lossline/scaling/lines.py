@@ -2,8 +2,9 @@
 
     lines = fit_lines(table, x_sets=["wiki"], y_sets=["hellaswag", "pubmed"])
     lines[0].predict(3.2), lines[0].band([3.0, 3.2], level=0.9)
+    across = fit_lines_between(table, vary=["pretraining_data"])  # train-to-train, all pairs
 
-Forms: arXiv 2502.12120 section 3 and arXiv 2411.12925 sections 3-5 (train-to-train, train-to-test, test-to-test).
+Forms: arXiv 2502.12120 section 3; arXiv 2411.12925 sections 3 to 5.
 """
 
 from __future__ import annotations
@@ -17,16 +18,35 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.special import ndtri
 
 from lossline.errors import UserError
 from lossline.scaling.compute_laws import Kaplan
-from lossline.scaling.estimators import REFERENCE_TOKENS_PER_PARAM, Points, Prior, curve, estimate
-from lossline.scaling.groups import GROUP_BY, split
-from lossline.scaling.pairing import Pairing, Pairs, pair_checkpoints
+from lossline.scaling.estimators import (
+    PARAMETERS,
+    TASK_PRIOR,
+    TEXT_PRIOR,
+    Points,
+    Prior,
+    curve,
+    estimate,
+)
+from lossline.scaling.groups import GROUP_BY
+from lossline.scaling.pairing import Pairing, Pairs
 from lossline.scaling.results import Status
 from lossline.scaling.solver import fit
+from lossline.scaling.specimens import LineKind, Specimen, between_groups, within_groups
 
-__all__ = ["Irreducible", "Line", "LineKind", "LineOptions", "fit_line", "fit_lines"]
+__all__ = [
+    "Irreducible",
+    "Line",
+    "LineKind",
+    "LineOptions",
+    "fit_line",
+    "fit_lines",
+    "fit_lines_between",
+    "fit_specimen",
+]
 
 Array = np.ndarray
 
@@ -39,30 +59,21 @@ class Irreducible(enum.StrEnum):
     GIVEN = "given"
 
 
-class LineKind(enum.StrEnum):
-    """What the axes are."""
-
-    TRAIN_TO_TRAIN = "train-to-train"
-    TRAIN_TO_TEST = "train-to-test"
-    TEST_TO_TEST = "test-to-test"
-    VALIDATION_TO_VALIDATION = "validation-to-validation"
-    VALIDATION_TO_TASK = "validation-to-task"
-    OTHER = "other"
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LineOptions:
     """How lines are fitted.
 
     Attributes:
-      irreducible: where E_x and E_y come from; prior: what is believed of a line beforehand.
+      irreducible: where E_x and E_y come from.
+      prior, task_prior: what is believed beforehand of lines to text and to benchmarks.
       min_runs: a group of fewer runs gets no line; min_points: nor does one of fewer pairs.
       max_x: pairs with x above it are left out (early checkpoints that no line describes).
       resamples, seed: of the runs, for bands; 0 resamples gives no bands.
     """
 
     irreducible: Irreducible = Irreducible.JOINT
-    prior: Prior = Prior()
+    prior: Prior = TEXT_PRIOR
+    task_prior: Prior = TASK_PRIOR
     min_runs: int = 2
     min_points: int = 4
     max_x: float | None = None
@@ -82,16 +93,20 @@ class Line:
     """One fitted line, or the reason why there is none (`status`, `message`).
 
     Attributes:
-      x_set, y_set: names of the axes; kind; unit: "loss" (nats per token) or "bits_per_byte", both axes.
-      group: facts that the runs share (of x, where the axes belong to two groups); y_group: those of y, else empty.
-      parameters: K, kappa, E_x, E_y of y = K (x - E_x)^kappa + E_y, gamma if there is an allocation term; or empty.
-      status: CONVERGED; UNDERDETERMINED: the data cannot say where the line runs, nothing to draw.
+      x_set, y_set: names of the axes; kind; unit: "loss" (nats per token) or "bits_per_byte".
+      group: facts that the runs share (of x, where the axes belong to two groups); y_group: those
+        of y, else empty.
+      parameters: K, kappa, E_x, E_y of y = K (x - E_x)^kappa + E_y, and gamma, tilt where D/N has
+        a term (`estimators.curve`); or empty.
+      tokens_per_param: D/N at which the line is drawn, the median of the runs; NaN without a term.
+      status: CONVERGED; UNDERDETERMINED: the data cannot say where the line runs.
       r2: of the line in loss space; r2_linear: of a straight line through the same points.
-      n_runs, n_points, left_out: runs and pairs fitted, checkpoints without partner; pairing: how x met y.
-      x_range, y_range: spans of the fitted points; scatter: relative standard deviation of y about the line.
-      draws: (S, 5) K, kappa, E_x, E_y, gamma over reweightings of the runs; bands are their quantiles.
-      irreducible: where E_x and E_y come from.
-      heldout_error: mean |relative error| on the runs of largest compute when they are left out; NaN if not scored.
+      n_runs, n_points, left_out: runs and pairs fitted, checkpoints without partner.
+      pairing: how x met y; irreducible: where E_x and E_y come from.
+      x_range, y_range: spans of the fitted points.
+      scatter: relative standard deviation of y about the line.
+      draws: (S, 6) parameters over reweightings of the runs; bands are quantiles over them.
+      heldout_error: mean |relative error| on the runs of largest compute when they are left out.
     """
 
     x_set: str
@@ -101,6 +116,7 @@ class Line:
     kind: LineKind = LineKind.OTHER
     y_group: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     parameters: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    tokens_per_param: float = math.nan
     status: Status = Status.UNDERDETERMINED
     message: str = ""
     r2: float = math.nan
@@ -112,7 +128,9 @@ class Line:
     x_range: tuple[float, float] = (math.nan, math.nan)
     y_range: tuple[float, float] = (math.nan, math.nan)
     scatter: float = math.nan
-    draws: Array = dataclasses.field(default_factory=lambda: np.empty((0, 5)), repr=False)
+    draws: Array = dataclasses.field(
+        default_factory=lambda: np.empty((0, len(PARAMETERS))), repr=False
+    )
     irreducible: Irreducible = Irreducible.JOINT
     heldout_error: float = math.nan
 
@@ -124,30 +142,31 @@ class Line:
     @property
     def name(self) -> str:
         """In words, e.g. ``llama, wiki: wiki -> hellaswag``."""
-        facts = ", ".join(str(v) for v in self.group.values() if v is not None) or "all runs"
-        return f"{facts}: {self.x_set} -> {self.y_set}"
+        x, y = _words(self.group), _words(self.y_group)
+        return f"{x or 'all runs'}: {self.x_set} -> {f'{y}: ' if y else ''}{self.y_set}"
 
     def predict(self, x: Any, *, tokens_per_param: Any = None) -> Array:
         """y at x (any shape), in `unit`; at and below E_x the limit E_y.
 
-        A line with an allocation term is read at D/N = 16, or at `tokens_per_param`. UserError without parameters.
+        `tokens_per_param`: D/N of the run at x, for lines with such a term. UserError without
+        parameters.
         """
         if not self.parameters:
             raise UserError(f"{self.name}: nothing to predict with: {self.message}")
         x = np.asarray(x, float)
-        vector = [self.parameters.get(k, 0.0) for k in ("K", "kappa", "E_x", "E_y", "gamma")]
-        return curve(np.array([vector]), x.ravel(), _off(tokens_per_param, x))[0].reshape(x.shape)
+        vector = np.array([[self.parameters.get(name, 0.0) for name in PARAMETERS]])
+        return curve(vector, x.ravel(), self._off(tokens_per_param, x))[0].reshape(x.shape)
 
     def band(
         self, x: Any, level: float = 0.9, *, tokens_per_param: Any = None
     ) -> tuple[Array, Array]:
-        """Interval of the line itself at x (any shape): quantiles over reweightings of the runs. NaN without draws."""
+        """Interval of the line itself at x (any shape); NaN where there are no draws."""
         return self._interval(x, level, tokens_per_param, noise=False)
 
     def interval(
         self, x: Any, level: float = 0.9, *, tokens_per_param: Any = None
     ) -> tuple[Array, Array]:
-        """Interval for the y of one more run at x: the band, widened by the runs' scatter about the line."""
+        """Interval for the y of one more run at x: the band and the runs' scatter together."""
         return self._interval(x, level, tokens_per_param, noise=True)
 
     def _interval(
@@ -159,37 +178,33 @@ class Line:
         x = np.asarray(x, float)
         if not len(self.draws):
             return np.full(x.shape, math.nan), np.full(x.shape, math.nan)
-        y_SxM = curve(self.draws, x.ravel(), _off(tokens_per_param, x))
+        y_SxM = curve(self.draws, x.ravel(), self._off(tokens_per_param, x))
         if noise:
             y_SxM = y_SxM + self.scatter * center.ravel() * _normal_sample(len(self.draws))[:, None]
-        # An interval holds the line that it belongs to, also where reweighting moves it to one side.
         low, high = np.quantile(y_SxM, [(1 - level) / 2, (1 + level) / 2], axis=0)
-        return (
-            np.minimum(low.reshape(x.shape), center),
-            np.maximum(high.reshape(x.shape), center),
-        )
+        # An interval holds the line it belongs to, also where reweighting moves it to one side.
+        low = np.minimum(low.reshape(x.shape), center)
+        return low, np.maximum(high.reshape(x.shape), center)
+
+    def _off(self, tokens_per_param: Any, x: Array) -> Array | float:
+        if tokens_per_param is None or not math.isfinite(self.tokens_per_param):
+            return 0.0
+        off = np.log(np.asarray(tokens_per_param, float) / self.tokens_per_param)
+        return np.broadcast_to(np.where(np.isfinite(off), off, 0.0), x.shape).ravel()
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able, without the draws; NaN becomes None."""
-        fields = {
-            f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "draws"
-        }
-        fields["status"] = self.status.value
-        return {key: _plain(value) for key, value in fields.items()}
+        names = [f.name for f in dataclasses.fields(self) if f.name != "draws"]
+        return {name: _plain(getattr(self, name)) for name in names}
 
 
-def _off(tokens_per_param: Any, x: Array) -> Array | float:
-    if tokens_per_param is None:
-        return 0.0
-    off = np.log(np.asarray(tokens_per_param, float) / REFERENCE_TOKENS_PER_PARAM)
-    return np.broadcast_to(off, x.shape).ravel()
+def _words(facts: Mapping[str, Any]) -> str:
+    return ", ".join(str(value) for value in facts.values() if value is not None)
 
 
 @functools.lru_cache(maxsize=8)
 def _normal_sample(count: int) -> Array:
     """Normal quantiles in a fixed shuffled order: noise without luck, the same for every line."""
-    from scipy.special import ndtri
-
     quantiles = ndtri((np.arange(count) + 0.5) / count)
     return np.random.default_rng(count).permutation(quantiles)
 
@@ -207,47 +222,43 @@ def _plain(value: Any) -> Any:
 
 
 def fit_lines(
-    table: pd.DataFrame, *, x_sets: Sequence[str] | None = None, y_sets: Sequence[str] | None = None,
-    group_by: Sequence[str] = GROUP_BY, unit: str = "loss", options: LineOptions | None = None,
+    table: pd.DataFrame, *, x_sets: Sequence[str] | None = None,
+    y_sets: Sequence[str] | None = None, group_by: Sequence[str] = GROUP_BY, unit: str = "loss",
+    options: LineOptions | None = None,
 ) -> list[Line]:  # fmt: skip
     """One line per group and (x set, y set), x != y, both losses of the same checkpoint.
 
-    `x_sets` defaults to all validation sets, `y_sets` to all sets. Order: groups, then x sets, then y sets as given.
-    A group that cannot be fitted comes back as a line with a status and a message; the others are fitted all the same.
+    `x_sets` defaults to all validation sets, `y_sets` to all sets. Order: groups, then x sets, then
+    y sets as given. A group that cannot be fitted comes back as a line with a status and a message;
+    the others are fitted all the same.
     """
-    options = options or LineOptions()
-    kinds = dict(zip(table["eval_set"], table["kind"], strict=True))
-    x_sets = sorted(s for s, k in kinds.items() if k == "validation") if x_sets is None else x_sets
-    y_sets = sorted(kinds) if y_sets is None else y_sets
-    for name in (*x_sets, *y_sets):
-        if name not in kinds:
-            raise UserError(
-                f"eval_set {name!r} is not in the table; it has {', '.join(sorted(map(str, kinds)))}"
-            )
-    return [
-        _fit_group(group.table, x_set, y_set, group.facts, unit, kinds[y_set], options)
-        for group in split(table, group_by)
-        for x_set in x_sets
-        for y_set in y_sets
-        if x_set != y_set
-    ]
+    found = within_groups(table, x_sets=x_sets, y_sets=y_sets, group_by=group_by, unit=unit)
+    return [fit_specimen(specimen, options=options) for specimen in found]
 
 
-def _fit_group(
-    table: pd.DataFrame, x_set: str, y_set: str, facts: Mapping[str, Any], unit: str, y_kind: str,
-    options: LineOptions,
-) -> Line:  # fmt: skip
-    task = y_kind == "task"
-    kind = LineKind.VALIDATION_TO_TASK if task else LineKind.VALIDATION_TO_VALIDATION
-    try:
-        pairs = pair_checkpoints(table, x_set, y_set, unit=unit)
-    except UserError as mistake:
-        return Line(
-            x_set=x_set, y_set=y_set, group=facts, unit=unit, kind=kind, message=str(mistake)
-        )
-    return fit_line(
-        pairs, x_set=x_set, y_set=y_set, group=facts, unit=unit, kind=kind, options=options
-    )
+def fit_lines_between(
+    table: pd.DataFrame, *, vary: Sequence[str], x_set: str | None = None,
+    y_set: str | None = None, group_by: Sequence[str] = GROUP_BY, unit: str = "loss",
+    options: LineOptions | None = None,
+) -> list[Line]:  # fmt: skip
+    """One line per ordered pair of groups that differ in a fact of `vary` and in no other.
+
+    Without sets: each group's loss on its own validation set (train-to-train). One named set for
+    both: test-to-test. Runs are paired by equal (N, D), or interpolated in compute: `Line.pairing`.
+    """
+    found = between_groups(table, vary=vary, x_set=x_set, y_set=y_set, group_by=group_by, unit=unit)
+    return [fit_specimen(specimen, options=options) for specimen in found]
+
+
+def fit_specimen(specimen: Specimen, *, options: LineOptions | None = None) -> Line:
+    """The line of one specimen; one that could not be paired comes back with its message."""
+    facts = {
+        "x_set": specimen.x_set, "y_set": specimen.y_set, "group": specimen.group,
+        "y_group": specimen.y_group, "unit": specimen.unit, "kind": specimen.kind,
+    }  # fmt: skip
+    if specimen.pairs is None:
+        return Line(**facts, message=specimen.message)
+    return fit_line(specimen.pairs, **facts, options=options)
 
 
 def fit_line(
@@ -255,9 +266,10 @@ def fit_line(
     y_group: Mapping[str, Any] | None = None, unit: str = "loss", kind: LineKind = LineKind.OTHER,
     E_x: float | None = None, E_y: float | None = None, options: LineOptions | None = None,
 ) -> Line:  # fmt: skip
-    """Fits one line to pairs of losses; E_x and E_y are needed where `options.irreducible` is GIVEN.
+    """Fits one line to pairs of losses; E_x and E_y where `options.irreducible` is GIVEN.
 
-    Never raises for what the data are like: a line without parameters says in `message` what is wrong with them.
+    Never raises for what the data are like: a line without parameters says in `message` what is
+    wrong with them.
     """
     options = options or LineOptions()
     if options.max_x is not None:
@@ -319,19 +331,20 @@ def _given(
         raise UserError("irreducible losses are to be given: pass both E_x and E_y")
     if not (0 <= E_x < pairs.x.min() and 0 <= E_y <= pairs.y.min()):
         raise UserError(
-            f"E_x = {E_x:.4g} and E_y = {E_y:.4g} must not be negative nor above the smallest losses "
-            f"{pairs.x.min():.4g} and {pairs.y.min():.4g}"
+            f"E_x = {E_x:.4g} and E_y = {E_y:.4g} must not be negative nor above the smallest "
+            f"losses {pairs.x.min():.4g} and {pairs.y.min():.4g}"
         )
     return E_x, E_y
 
 
 def irreducible_by_law(pairs: Pairs, loss: Array, axis: str) -> float:
-    """E of the Kaplan-style law (arXiv 2411.12925 eq. 1) on N, D -> loss."""
+    """E of the Kaplan-style law (arXiv 2411.12925 eq. 1) of N and D; UserError where it has none
+    below the losses."""
     result = fit(Kaplan(), {"N": pairs.params, "D": pairs.tokens}, loss)
     if "E" not in result.parameters:
         raise UserError(f"E of the {axis} axis: {result.message}")
     E = result.parameters["E"]
-    if not E < loss.min():
+    if loss.min() <= E:
         raise UserError(f"E of the {axis} axis by a law, {E:.4g}, is not below the smallest loss")
     return E
 
@@ -340,36 +353,40 @@ def _fitted(
     base: Line, pairs: Pairs, options: LineOptions, E_x: float | None, E_y: float | None
 ) -> Line:
     _, run = np.unique(pairs.runs, return_inverse=True)
-    allocation = pairs.allocation - np.log(REFERENCE_TOKENS_PER_PARAM)
-    prior = options.prior
-    if prior.allocation > 0 and not np.all(np.isfinite(allocation)):
-        prior = dataclasses.replace(prior, allocation=0.0)
-    known = allocation if prior.allocation > 0 else np.zeros_like(pairs.x)
-    points = Points(x=pairs.x, y=pairs.y, run=run, allocation=known)
+    reference = float(np.exp(np.median(pairs.allocation)))
+    points = Points(x=pairs.x, y=pairs.y, run=run, allocation=pairs.allocation - np.log(reference))
+    task = base.kind is LineKind.VALIDATION_TO_TASK or base.kind is LineKind.TRAIN_TO_TASK
     found = estimate(
-        points, prior, resamples=options.resamples, seed=options.seed, E_x=E_x, E_y=E_y
+        points,
+        options.task_prior if task else options.prior,
+        resamples=options.resamples,
+        seed=options.seed,
+        E_x=E_x,
+        E_y=E_y,
     )
-    names = ("K", "kappa", "E_x", "E_y") + (("gamma",) if prior.allocation > 0 else ())
-    parameters = {n: float(v) for n, v in zip(names, found.parameters, strict=False)}
-    predicted = curve(found.parameters[None], pairs.x, known)[0]
+    names = PARAMETERS if np.any(found.parameters[4:]) else PARAMETERS[:4]
+    parameters = {name: float(value) for name, value in zip(names, found.parameters, strict=False)}
     line = dataclasses.replace(
-        base, draws=found.draws, scatter=found.scatter, r2=r_squared(pairs.y, predicted)
+        base,
+        parameters=parameters,
+        tokens_per_param=reference if len(names) > 4 else math.nan,
+        draws=found.draws,
+        scatter=found.scatter,
     )
-    doubt = _doubt(line, parameters, found.parameters)
-    if doubt:
-        return dataclasses.replace(line, message=doubt, parameters=parameters)
-    return dataclasses.replace(line, status=Status.CONVERGED, parameters=parameters)
+    predicted = line.predict(pairs.x, tokens_per_param=pairs.tokens / pairs.params)
+    doubt = _doubt(line)
+    status = Status.UNDERDETERMINED if doubt else Status.CONVERGED
+    return dataclasses.replace(line, r2=r_squared(pairs.y, predicted), status=status, message=doubt)
 
 
-def _doubt(line: Line, parameters: Mapping[str, float], vector: Array) -> str:
+def _doubt(line: Line) -> str:
     """Why the points do not determine the line that was fitted to them, or an empty string."""
-    if parameters["K"] <= 0:
+    if line.parameters["K"] <= 0:
         return "y does not rise with x: no shifted power law describes these points"
     if len(line.draws):
         ends = np.array(line.x_range)
         rise = np.diff(curve(line.draws, ends), axis=1)[:, 0]
         wide = np.ptp(np.quantile(rise, [0.05, 0.95]))
-        middle = float(np.diff(curve(vector[None], ends), axis=1)[0, 0])
-        if np.mean(rise <= 0) > 0.05 or wide > 2 * middle:
+        if np.mean(rise <= 0) > 0.05 or wide > 2 * float(np.diff(line.predict(ends))[0]):
             return "the runs do not determine the slope: reweighting them can undo it"
     return ""

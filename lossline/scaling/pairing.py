@@ -1,8 +1,9 @@
-"""Pairs of losses (x, y) out of a loss table: of one checkpoint on two sets, or of two runs that match in scale.
+"""Pairs of losses (x, y) out of a loss table: of one checkpoint on two sets, or of two runs of
+equal scale.
 
-Train-to-test and validation lines pair one checkpoint with itself. Train-to-train and test-to-test lines pair
-checkpoints of two groups; where none has the same N and D as another, the second group is interpolated in compute.
-`Pairs.how` says which.
+Train-to-test and validation lines pair one checkpoint with itself. Train-to-train and test-to-test
+lines pair checkpoints of two groups; where these share no N and D, the second group is interpolated
+in compute. `Pairs.how` says which.
 """
 
 from __future__ import annotations
@@ -15,12 +16,12 @@ import pandas as pd
 
 from lossline.errors import UserError
 
-__all__ = ["Pairing", "Pairs", "UNITS", "pair_checkpoints", "pair_groups"]
+__all__ = ["UNITS", "Pairing", "Pairs", "one_set", "pair_checkpoints", "pair_groups"]
 
 Array = np.ndarray
 
 UNITS = ("loss", "bits_per_byte")
-# Sources print N and D with few digits: two checkpoints have equal N and D if both agree to this share.
+# Sources print N and D with few digits: they count as equal if they agree to this share.
 _SAME_SCALE = 1e-3
 _CHECKPOINT = ["run_id", "step"]
 
@@ -76,7 +77,7 @@ class Pairs:
 def one_set(table: pd.DataFrame, eval_set: str, unit: str) -> pd.DataFrame:
     """Measured rows of one set, with columns run_id, step, params, tokens, flops, value.
 
-    A checkpoint that is there twice counts once: its mean, if the copies agree to 1e-6, else `UserError`.
+    A checkpoint that is there twice counts once if its copies agree to 1e-6; else `UserError`.
     """
     if unit not in UNITS:
         raise UserError(f"unit {unit!r} is unknown; choose one of {', '.join(UNITS)}")
@@ -127,9 +128,9 @@ def pair_groups(
 ) -> Pairs:
     """Losses of two groups of runs, x of the first on `x_set`, y of the second on `y_set`.
 
-    Checkpoints of equal N and D are paired one to one. If fewer than three are, y is interpolated: for each run of
-    the first group, along the frontier of the second (its lowest loss up to each compute), linear in ln C and ln y,
-    never beyond the frontier's ends.
+    Checkpoints of equal N and D are paired one to one. If fewer than three are, frontier meets
+    frontier: the runs of the first group that have the lowest loss up to their compute are paired
+    with that of the second, interpolated linearly in ln C and ln y, never beyond its ends.
     """
     x = _scale(one_set(x_table, x_set, unit)).rename(columns={"value": "x"})
     y = _scale(one_set(y_table, y_set, unit)).rename(columns={"value": "y"})
@@ -141,7 +142,7 @@ def pair_groups(
 
 
 def _equal_scale(x: pd.DataFrame, y: pd.DataFrame) -> pd.DataFrame:
-    """One-to-one partners by N and D: exact first, then what rounding has moved by less than `_SAME_SCALE`."""
+    """One-to-one partners by N and D."""
     x, y = (
         f.sort_values(["params", "tokens", "run_id", "step"]).reset_index(drop=True) for f in (x, y)
     )

@@ -18,6 +18,7 @@ import pandas as pd
 from lossline import tables
 from lossline.errors import UserError
 from lossline.scaling.attribution_results import Attribution
+from lossline.scaling.estimators import PARAMETERS
 from lossline.scaling.lines import Irreducible, Line, LineKind
 from lossline.scaling.pairing import Pairing
 from lossline.scaling.results import Status
@@ -32,9 +33,10 @@ __all__ = [
     "start_folder",
 ]
 
-MARK = "fit.json"  # present in every folder that a fit has written; holds the fingerprint of its inputs
+# Present in every folder that a fit has written; holds the fingerprint of its inputs.
+MARK = "fit.json"
 _FRAMES = ("heldout", "excluded")
-_DRAWS = ("K", "kappa", "E_x", "E_y", "gamma")
+_DRAWS = PARAMETERS
 
 
 class FolderState(enum.Enum):
@@ -61,7 +63,8 @@ def folder_state(out: Path, fingerprint: str) -> FolderState:
 
 
 def start_folder(out: Path) -> Path:
-    """An empty folder beside `out` to write into; what an interrupted fit has left there is removed."""
+    """An empty folder beside `out` to write into; what an interrupted fit has left there is
+    removed."""
     out.parent.mkdir(parents=True, exist_ok=True)
     for left in out.parent.glob(f".{out.name}.partial-*"):
         if not _alive(int(left.name.rsplit("-", 1)[1])):
@@ -126,7 +129,7 @@ def load_results(path: str | os.PathLike[str]) -> StudyResults:
         )
     draws = pd.read_parquet(folder / "line_draws.parquet")
     by_line = {
-        int(index): rows[list(_DRAWS)].to_numpy(float) for index, rows in draws.groupby("line")
+        int(str(index)): rows[list(_DRAWS)].to_numpy(float) for index, rows in draws.groupby("line")
     }
     lines = [
         _line(tree, by_line.get(index, np.empty((0, len(_DRAWS)))))
@@ -146,7 +149,7 @@ def load_results(path: str | os.PathLike[str]) -> StudyResults:
 
 
 def _line(tree: Mapping[str, Any], draws: np.ndarray) -> Line:
-    fields = {key: math.nan if value is None else value for key, value in tree.items()}
+    fields: dict[str, Any] = {k: math.nan if v is None else v for k, v in tree.items()}
     fields["group"], fields["y_group"] = tree["group"], tree["y_group"]
     for name in ("x_range", "y_range"):
         fields[name] = tuple(math.nan if value is None else value for value in tree[name])

@@ -1,4 +1,4 @@
-"""Lines recover planted truth, do not depend on order, and say so where the data cannot determine them."""
+"""Lines recover planted truth, do not depend on order, and say what the data cannot determine."""
 
 import json
 
