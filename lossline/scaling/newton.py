@@ -11,7 +11,8 @@ from lossline.scaling.batch import Batch
 Array = np.ndarray
 
 _WIDTH = 1e-5  # of the differences, relative to the parameter
-_DAMPINGS = (0.0, 1e-4, 1e-2, 1.0, 30.0)
+_DAMPINGS = (0.0, 1e-3, 1e-2, 0.1, 1.0, 30.0)
+_SHARES = (1.0, 0.3, 0.1, 0.02)
 
 
 def polish(
@@ -43,31 +44,49 @@ def polish(
 def _improve(
     batch: Batch, rows: Array, theta: Array, objective: Array, part: Array
 ) -> tuple[Array, Array]:
-    """One step of a chunk, in place, with the least damping that does not raise the objective
-    beyond rounding. Returns what the model of that step promised, and who moved.
+    """One step of a chunk, in place. Returns what the model of that step promised, and who moved.
 
-    The Hessian of Huber's loss knows only the points within delta: where these are too few it is
-    singular, and the damping adds the matrix of reweighted least squares, which knows them all."""
+    Newton's step is taken where it does not raise the objective beyond rounding. Elsewhere the best
+    of several damped and shortened steps is: the Hessian of Huber's loss knows only the points
+    within delta, which change along the step; the damping adds the matrix of reweighted least
+    squares, which knows them all."""
     here = theta[part]
     _, gradient, normal = batch.derivatives(here, rows)
     hessian = _hessian(batch, rows, here, normal)
-    moved = np.zeros(len(part), bool)
-    promise = np.zeros(len(part))
-    for damping in _DAMPINGS:
-        left = np.flatnonzero(~moved)
-        if not len(left):
-            break
-        model = hessian[left] + damping * normal[left]
-        step, promise[left] = _bounded_step(
-            batch, rows[left], here[left], model, gradient[left], normal[left]
+    step, promise = _bounded_step(batch, rows, here, hessian, gradient, normal)
+    trial = batch.inside(here + step, rows)
+    value = batch.objective(trial, rows)
+    moved = value <= objective[part] * (1 + 4e-15)
+    theta[part[moved]], objective[part[moved]] = trial[moved], value[moved]
+    left = np.flatnonzero(~moved)
+    if len(left):
+        moved[left] = _damped(
+            batch, rows, theta, objective, part, left, (hessian, gradient, normal)
         )
-        trial = batch.inside(here[left] + step, rows[left])
-        value = batch.objective(trial, rows[left])
-        good = value <= objective[part[left]] * (1 + 4e-15)
-        chosen = part[left[good]]
-        theta[chosen], objective[chosen] = trial[good], value[good]
-        moved[left[good]] = True
     return promise, moved
+
+
+def _damped(
+    batch: Batch,
+    rows: Array,
+    theta: Array,
+    objective: Array,
+    part: Array,
+    left: Array,
+    model: tuple[Array, Array, Array],
+) -> Array:
+    """Takes the best of the damped and shortened steps of the rows `left`, in place; who moved."""
+    rows, part = rows[left], part[left]
+    hessian, gradient, normal = (m[left] for m in model)
+    here, start = theta[part], objective[part].copy()
+    for damping in _DAMPINGS:
+        step, _ = _bounded_step(batch, rows, here, hessian + damping * normal, gradient, normal)
+        for share in _SHARES:
+            trial = batch.inside(here + share * step, rows)
+            value = batch.objective(trial, rows)
+            better = value < objective[part]
+            theta[part[better]], objective[part[better]] = trial[better], value[better]
+    return objective[part] < start
 
 
 def _bounded_step(

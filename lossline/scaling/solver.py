@@ -49,7 +49,7 @@ class FitOptions:
     objective: Objective = HUBER_ON_LOGS
     starts: int = 4
     iterations: int = 150
-    polish: int = 12
+    polish: int = 40
     tolerance: float = 1e-7
     condition_limit: float = 1e7
 
