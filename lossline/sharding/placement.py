@@ -8,7 +8,8 @@ from typing import Any
 import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from lossline.sharding.mesh import BATCH_AXES, require_divisible
+from lossline.errors import UserError
+from lossline.sharding.mesh import BATCH_AXES, nearest_divisors, require_divisible
 from lossline.sharding.rules import Rules
 
 
@@ -48,9 +49,15 @@ def parameter_shardings(shapes: Any, axes: Any, mesh: Mesh, rules: Rules) -> Any
         for size, name, part in zip(array.shape, names, spec, strict=True):
             parts = (part,) if isinstance(part, str) else part or ()
             ways = math.prod(mesh.shape[axis] for axis in parts)
-            require_divisible(
-                f"{where} axis {name!r} of size", size, f"mesh {'×'.join(parts)}", ways
-            )
+            by = f"mesh {'×'.join(parts)}"
+            if name == "vocab" and size % ways:
+                raise UserError(
+                    f"{where}: a vocabulary of {size} is not divisible by {by} = {ways}; pad it "
+                    f"with the model's "
+                    f"vocab_multiple = {ways} (to {-(-size // ways) * ways}), or set {by} = "
+                    f"{nearest_divisors(size, ways)}"
+                )
+            require_divisible(f"{where} axis {name!r} of size", size, by, ways)
         return NamedSharding(mesh, spec)
 
     placed = jax.tree_util.tree_map_with_path(place, shapes, axes)

@@ -89,8 +89,13 @@ def train(options: TrainOptions) -> RunDirectory:
         try:
             _run(job, config)
         except TrainingFailed as failure:
-            job.note(RunState.FAILED, str(failure))
-            raise
+            # Only now is the last save known to have ended.
+            steps = run.checkpoint_steps()
+            kept = (
+                f"the last good checkpoint is {steps[-1]}" if steps else "no checkpoint was due yet"
+            )
+            job.note(RunState.FAILED, f"{failure}; {kept}")
+            raise TrainingFailed(f"{failure}; {kept}") from None
         except (UserError, KeyboardInterrupt):
             raise
         except Exception as error:
@@ -382,12 +387,10 @@ class _Reporter:
 
     def _diagnosis(self, step: int, values: dict[str, float]) -> str:
         shown = ", ".join(f"{name} {value}" for name, value in values.items())
-        steps = self._job.run.checkpoint_steps()
-        last = f"the last good checkpoint is {steps[-1]}" if steps else "there is no checkpoint yet"
         return (
-            f"{self._job.run.path}: step {step} gave {shown}; {last}; lower the learning rate, "
-            f"lengthen the warmup, or "
-            "look at the data of that step"
+            f"{self._job.run.path}: step {step} gave {shown}; lower the learning rate, lengthen "
+            f"the warmup, "
+            "or look at the data of that step"
         )
 
 

@@ -2,7 +2,10 @@
 
 import json
 import os
+import pickle
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 from dataclasses import replace
@@ -17,7 +20,8 @@ from lossline.data.store_writer import write_store
 from lossline.data.vocabularies import ByteVocabulary
 from lossline.errors import UserError
 from lossline.models import LlamaConfig, config_from_dict
-from lossline.sharding import MeshOptions, make_mesh, make_rules
+from lossline.sharding import LaunchOptions, MeshOptions, make_mesh, make_rules
+from lossline.sharding.launch import Launch
 from lossline.training.checkpoint_schedule import CheckpointOptions
 from lossline.training.checkpoints import restore_state
 from lossline.training.loop import TrainingFailed, train
@@ -25,7 +29,7 @@ from lossline.training.metrics import read_metrics
 from lossline.training.objective import Objective
 from lossline.training.optimizer import SGD, AdamW
 from lossline.training.options import Documents
-from lossline.training.run_directory import RunState
+from lossline.training.run_directory import RunDirectory, RunState, RunStatus
 from lossline.training.schedule import ConstantSchedule
 from lossline.training.step import Trainer
 
@@ -197,8 +201,6 @@ train(pickle.load(sys.stdin.buffer))
     "where", ["while Orbax writes", "before the manifest", "while dropping an old optimizer"]
 )
 def test_kill_9_in_the_middle_of_a_save(options, reference, where):
-    import pickle
-
     chosen = options()
     killed = subprocess.run(
         [sys.executable, "-c", KILL, where],
@@ -229,18 +231,13 @@ def test_nan_stops_and_keeps_the_last_good_checkpoint(options, capsys):
     assert not (chosen.folder / "checkpoints" / "1").exists()
 
 
-def test_nan_later_keeps_the_checkpoint_before(options, stopped_at, monkeypatch):
-    class Exploding(ConstantSchedule):
-        def factor(self, k, steps):
-            return 1.0 if k < 7 else 1e38
-
-    monkeypatch.setattr(ConstantSchedule, "factor", Exploding.factor)
+def test_nan_later_keeps_the_checkpoint_before(options, monkeypatch):
+    monkeypatch.setattr(ConstantSchedule, "factor", lambda self, k, steps: 1.0 if k < 7 else 1e38)
     chosen = options(schedule=ConstantSchedule(), optimizer=AdamW(learning_rate=1e-3))
-    with pytest.raises(TrainingFailed, match="the last good checkpoint is 4;"):
+    with pytest.raises(TrainingFailed, match="the last good checkpoint is 4"):
         train(chosen)
-    for step in (4,):
-        state = state_of(type("Run", (), {"path": chosen.folder})(), chosen, step)
-        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state))
+    state = state_of(RunDirectory(chosen.folder), chosen, 4)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state))
     assert [p.name for p in (chosen.folder / "checkpoints").iterdir()] == ["4"]
 
 
@@ -269,7 +266,7 @@ def test_other_data_under_a_run_is_refused(options, stopped_at, monkeypatch, tmp
             r"train.batch_size 12 .* = 8; nearest that work: .* 8 or 16, or .* 6 or 12",
         ),
         ({"mesh": MeshOptions(data=3)}, "needs 3 devices, there are 8"),
-        ({"mesh": MeshOptions(data=1, tensor=8)}, "'heads' of size 4 is not divisible by .* = 8"),
+        ({"mesh": MeshOptions(data=1, tensor=8)}, "heads' of size 4 is not divisible by .* = 8"),
         (
             {
                 "model": LlamaConfig(
@@ -352,14 +349,77 @@ def test_what_is_another_run_and_what_is_not(options):
     assert options(steps=None, tokens=12 * 8 * 32 - 5).total_steps == 12
 
 
-def test_separate_documents_and_data_seed_change_the_losses(options, reference):
-    first = losses(reference)[0]
-    assert losses(train(options(documents=Documents.SEPARATE, steps=3)))[0] != first
-    other = losses(train(options(data_seed=5, steps=3)))[0]
-    assert other != first
+def test_separate_documents_and_data_seed_change_the_losses(options, tmp_path):
+    texts = ["a text. ", "another one! "] * 100
+    store = str(write_store(tmp_path / "store", texts, ByteVocabulary(), name="short").location)
+    chosen = {"store": store, "steps": 1, "checkpoints": CheckpointOptions(count=0)}
+    first, separate, other = (
+        losses(train(options(**chosen, **changes)))[0]
+        for changes in ({}, {"documents": Documents.SEPARATE}, {"data_seed": 5})
+    )
+    assert len({first, separate, other}) == 3
 
 
 def test_profile(options, capsys):
     run = train(options(profile_steps="2:3", steps=4, mesh=MeshOptions(data=8)))
     assert list((run.path / "profile").rglob("*.xplane.pb"))
     assert "profile of steps 2 to 3" in capsys.readouterr().out
+
+
+# --- several processes --------------------------------------------------------------------------
+
+JOIN = """
+import os, pickle, sys
+from dataclasses import replace
+options = pickle.load(sys.stdin.buffer)
+from lossline.training.loop import train
+launch = replace(options.launch, process_id=int(sys.argv[1]))
+train(replace(options, launch=launch))
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_train_like_one(options, tmp_path):
+    """Over loopback, with data and parameters split between them; then resumed by one process
+    alone."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    chosen = options(
+        mesh=MeshOptions(data=2, fsdp=2),
+        launch=LaunchOptions(
+            how=Launch.EXPLICIT,
+            coordinator=f"127.0.0.1:{port}",
+            processes=2,
+            process_id=0,
+            virtual_cpu_devices=2,
+        ),
+    )
+    environment = {**os.environ, "XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", JOIN, str(number)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env=environment,
+        )
+        for number in range(2)
+    ]
+    for process in processes:
+        process.stdin.write(pickle.dumps(chosen))
+        process.stdin.close()
+    outputs = [process.stdout.read().decode() for process in processes]
+    assert [process.wait() for process in processes] == [0, 0], "\n".join(outputs)
+    assert "step 12/12" in outputs[0] and "step" not in outputs[1]
+    together = RunDirectory(chosen.folder)
+    assert together.facts["processes"] == 2 and together.kept_checkpoint_steps() == [4, 8, 12]
+    alone = options(root=str(tmp_path / "alone"), mesh=MeshOptions(data=2, fsdp=2, tensor=2))
+    np.testing.assert_allclose(losses(together), losses(train(alone)), rtol=1e-4)
+    # The last checkpoint again, by one process on another mesh, from the one before it.
+    expected = losses(together)
+    shutil.rmtree(together.path / "checkpoints" / "12")
+    together.write_status(RunStatus(state=RunState.RUNNING, step=8))
+    again = train(replace(alone, root=chosen.root))
+    np.testing.assert_allclose(losses(again), expected, rtol=1e-4)
+    assert again.facts["processes"] == 1 and again.kept_checkpoint_steps() == [4, 8, 12]

@@ -1,0 +1,131 @@
+"""``python -m lossline.train``: from gin to a finished run, and mistakes in one line with status
+2."""
+
+import subprocess
+import sys
+
+import pytest
+
+import lossline.train as verb
+from lossline.configuration import run_verb
+from lossline.training.run_directory import RunDirectory, RunState
+
+MODEL = """
+train.model = @llama()
+llama.vocab_size = 264
+llama.width = 16
+llama.layers = 1
+llama.heads = 2
+llama.mlp_width = 32
+llama.context_length = 32
+llama.activation_dtype = "float32"
+"""
+
+
+@pytest.fixture
+def call(tmp_path, store, cache, repository):
+    """``call(*arguments)`` runs the verb in this process on the shipped quickstart file."""
+    model = tmp_path / "model.gin"
+    model.write_text(MODEL)
+    arguments = [
+        f"--gin_file={repository / 'gin_configs/runs/quickstart.gin'}",
+        f"--gin_file={model}",
+        f"--gin.train.store={store.location}",
+        "--gin.train.tokens=10000",
+        f"--gin.train.root={tmp_path / 'runs'}",
+        f"--gin.train.compilation_cache={cache}",
+    ]
+    return lambda *more: run_verb(
+        "train", verb.__doc__, verb.load, flags=verb.FLAGS, argv=[*arguments, *more]
+    )
+
+
+def test_the_shipped_run_file_trains(call, tmp_path, capsys):
+    call("--gin.checkpoints.count=3", "--gin.train.mesh=@mesh()", "--gin.mesh.data=8")
+    (folder,) = (tmp_path / "runs").iterdir()
+    run = RunDirectory.open(folder)
+    assert run.name.startswith("quickstart-") and run.status.state is RunState.FINISHED
+    assert len(run.kept_checkpoint_steps()) == 3
+    assert "adamw.learning_rate = 0.003" in (folder / "config.gin").read_text()
+    said = capsys.readouterr().out
+    assert (
+        f"training {folder}" in said and f"step {run.status.step}/{run.status.step}  loss" in said
+    )
+    assert any((folder / "tensorboard").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--gin_file=nowhere.gin"], "no file nowhere.gin"),
+        (["--gin.train.stepz=3"], "train has no option 'stepz'; did you mean train.steps?"),
+        (["--gin.train.batch_size=many"], "train.batch_size = 'many': must be a whole number"),
+        (["--gin.mamba.width=3"], "unused binding: mamba.width"),
+        (["--gin.train.optimizer=@adamm()"], "adamm"),
+        (["--gin.train.schedule=@wsd()", "--gin.wsd.shape=round"], "'linear', 'sqrt', 'cosine'"),
+        (["--gin.train.store=nowhere"], "nowhere: no such store"),
+        (["--gin.train.steps=3"], "exactly one of train.steps and train.tokens"),
+        (["--profile_steps=later"], "write first:last"),
+        (["--gin.llama.heads=3"], "does not divide"),
+    ],
+)
+def test_mistakes(call, tmp_path, capsys, arguments, message):
+    with pytest.raises(SystemExit) as stop:
+        call(*arguments)
+    assert stop.value.code == 2
+    said = capsys.readouterr().err
+    assert said.startswith("lossline train: error: ") and said.count("\n") == 1
+    assert message in said
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_missing_binding_names_it(capsys, repository):
+    with pytest.raises(SystemExit) as stop:
+        run_verb(
+            "train",
+            verb.__doc__,
+            verb.load,
+            argv=[f"--gin_file={repository / 'gin_configs/runs/quickstart.gin'}"],
+        )
+    assert stop.value.code == 2
+    said = capsys.readouterr().err
+    assert "missing binding" in said and "train.model" in said and "train.store" in said
+
+
+def test_a_run_that_diverges_ends_with_status_1(call):
+    with pytest.raises(SystemExit) as stop:
+        call(
+            "--gin.train.optimizer=@adamw()",
+            "--gin.adamw.learning_rate=1e38",
+            "--gin.checkpoints.count=1",
+            "--gin.train.mesh=@mesh()",
+            "--gin.mesh.data=8",
+        )
+    assert str(stop.value.code).startswith("lossline train: failed: ")
+    assert "\n" not in stop.value.code
+
+
+def test_help_imports_nothing_heavy():
+    code = (
+        "import runpy, sys; sys.argv = ['train', '--help']\n"
+        "try: runpy.run_module('lossline.train', run_name='__main__')\n"
+        "except SystemExit: sys.exit('jax' in sys.modules or 'numpy' in sys.modules)"
+    )
+    assert (
+        subprocess.run([sys.executable, "-c", code], check=False, capture_output=True).returncode
+        == 0
+    )
+
+
+@pytest.mark.parametrize("name", ["adamw_cosine", "adamw_wsd", "adam_constant", "sgd_cosine"])
+def test_the_shipped_optimizer_files_resolve(name, tmp_path, repository, store):
+    from lossline.configuration import build_options
+
+    (tmp_path / "model.gin").write_text(MODEL)
+    options = build_options(
+        "train",
+        verb.load(),
+        gin_files=[tmp_path / "model.gin", repository / f"gin_configs/optimizers/{name}.gin"],
+        bindings=[f"train.store = '{store.location}'", "train.batch_size = 8", "train.steps = 10"],
+    )
+    assert (options.optimizer.family, options.schedule.family) == tuple(name.split("_"))
