@@ -1,0 +1,31 @@
+"""Reads a Hugging Face folder into a run directory, or writes a run directory as such a folder.
+
+    python -m lossline.convert pythia-160m runs/pythia-160m --pretraining_data=pile \\
+        --gin.convert.tokens=299892736000 --gin.convert.step=143000
+    python -m lossline.convert runs/wiki-llama-1a2b3c4d wiki-llama-hf --tokenizer=tokenizer.json
+
+Only safetensors are read: no pickle is loaded, and no code of the folder is run.
+"""
+
+from lossline.configuration import Flag, Verb, run_verb
+
+
+def load() -> Verb:
+    """The verb, with its imports."""
+    from lossline.conversion import ConvertOptions, convert
+    from lossline.data.vocabularies import HuggingFace, SentencePiece, Tiktoken
+
+    components = {"huggingface": HuggingFace, "sentencepiece": SentencePiece, "tiktoken": Tiktoken}
+    return Verb(options=ConvertOptions, run=convert, components=components)
+
+
+FLAGS = {
+    "source": Flag("convert.source", "Hugging Face folder, or run directory", "positional"),
+    "target": Flag("convert.target", "run directory, or new folder", "positional"),
+    "pretraining_data": Flag("convert.pretraining_data", "what a foreign model was trained on"),
+    "vocabulary": Flag("convert.vocabulary", "a foreign model's tokenizer; default: its folder's"),
+    "tokenizer": Flag("convert.tokenizer", "tokenizer.json to put beside the tensors written"),
+}
+
+if __name__ == "__main__":
+    run_verb("convert", __doc__, load, flags=FLAGS)

@@ -1,0 +1,315 @@
+"""Reading and writing the folder itself: config.json and one or several safetensors files.
+
+Shard by shard, tensor by tensor: reading a model takes its own size and one tensor of memory,
+writing it its own size and one shard.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import safetensors
+from flax import nnx
+from safetensors.numpy import save_file
+
+from lossline import models
+from lossline.errors import UserError
+from lossline.models.config import ModelConfig
+from lossline.models.hf.families import FAMILIES, Family, config_from_hf, family_of, is_ignored
+from lossline.models.hf.layout import Tensor
+
+INDEX = "model.safetensors.index.json"
+SINGLE = "model.safetensors"
+_DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
+_MAX_LISTED = 5
+
+
+def read_config(folder: str | Path, *, param_dtype: str = "float32") -> ModelConfig:
+    """Our configuration of the model in a folder.
+
+    Raises:
+        UserError: no such folder, no config.json, or a model that we do not have.
+    """
+    path = Path(folder) / "config.json"
+    return config_from_hf(_read_json(path), where=str(path), param_dtype=param_dtype)
+
+
+def read_model(
+    folder: str | Path, *, param_dtype: str | None = None
+) -> tuple[ModelConfig, dict[str, Any]]:
+    """Configuration and parameters (nested dictionaries of NumPy arrays) of the model in a folder.
+
+    Args:
+        folder: with config.json and safetensors.
+        param_dtype: "float32" or "bfloat16"; None: as stored (float16 becomes float32, exactly).
+
+    Raises:
+        UserError: a folder, configuration or set of tensors that is not one of ours; a file that is
+            no safetensors.
+    """
+    folder = Path(folder)
+    tree = _read_json(folder / "config.json")
+    with ExitStack() as stack:
+        files = _open(folder, stack)
+        stored = _stored_dtype(files, folder)
+        dtype = param_dtype or ("bfloat16" if stored == "bfloat16" else "float32")
+        where = str(folder / "config.json")
+        config = config_from_hf(tree, where=where, param_dtype=dtype)
+        family = FAMILIES[tree["model_type"]]
+        params = _empty(config)
+        _check_names(folder, family, config, files)
+        for name, tensor, layer in _names(family, config):
+            _fill(params, tensor, layer, files[name].get_tensor(name), f"{folder}: {name}")
+    return config, params
+
+
+def write_model(
+    folder: str | Path,
+    config: ModelConfig,
+    params: Mapping[str, Any],
+    *,
+    dtype: str | None = None,
+    shard_bytes: int = 5 * 10**9,
+    also: Mapping[str, Path] | None = None,
+) -> None:
+    """Writes a new folder that transformers and ``read_model`` open; whole or not at all.
+
+    Args:
+        folder: must not exist.
+        config, params: as from ``read_model``, or a checkpoint's.
+        dtype: "float32", "bfloat16" or "float16"; None: as the parameters are.
+        shard_bytes: size of a file beyond which another one begins.
+        also: file name -> file to copy beside it (a tokenizer).
+
+    Raises:
+        UserError: the folder exists, or the family has no Hugging Face form.
+    """
+    folder, family = Path(folder), family_of(config)
+    if folder.exists():
+        raise UserError(f"{folder} exists; name a folder that does not, or remove it")
+    partial = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    dtype = dtype or config.param_dtype
+    _write_shards(partial, family, config, params, np.dtype(dtype), shard_bytes)
+    common = {
+        "architectures": [family.architecture],
+        "model_type": family.model_type,
+        "vocab_size": config.vocab_size,
+        "tie_word_embeddings": config.tie_embeddings,
+        "torch_dtype": dtype,
+    }
+    _write_json(partial / "config.json", common | family.to_hf(config))
+    for name, source in (also or {}).items():
+        shutil.copyfile(source, partial / name)
+    os.replace(partial, folder)
+
+
+# --- reading -------------------------------------------------------------------------------------
+
+
+def _open(folder: Path, stack: ExitStack) -> dict[str, Any]:
+    """Tensor name -> open file that holds it."""
+    index = folder / INDEX
+    if index.is_file():
+        files = sorted(set(_read_json(index)["weight_map"].values()))
+    elif (folder / SINGLE).is_file():
+        files = [SINGLE]
+    else:
+        pickles = sorted(p.name for p in folder.glob("*.bin")) + sorted(
+            p.name for p in folder.glob("*.pt*")
+        )
+        raise UserError(
+            f"{folder} has no {SINGLE}"
+            + (
+                f", only {', '.join(pickles[:_MAX_LISTED])}, which may be pickles and are never "
+                "loaded; convert them to safetensors where you trust their source"
+                if pickles
+                else "; is it the folder of a model?"
+            )
+        )
+    found: dict[str, Any] = {}
+    for name in files:
+        if Path(name).name != name or not (folder / name).is_file():
+            raise UserError(f"{folder}: {name}, which {INDEX} names, is missing; fetch it again")
+        try:
+            file = stack.enter_context(safetensors.safe_open(folder / name, framework="np"))
+        except safetensors.SafetensorError as error:
+            raise UserError(
+                f"{folder / name} is no whole safetensors file ({error}); fetch it again"
+            ) from None
+        found.update(dict.fromkeys(file.keys(), file))
+    return found
+
+
+def _stored_dtype(files: Mapping[str, Any], folder: Path) -> str:
+    """The dtype of the tensors; of several, the one that holds all their values."""
+    kinds = {file.get_slice(name).get_dtype() for name, file in files.items()}
+    unknown = sorted(kinds - set(_DTYPES))
+    if unknown:
+        raise UserError(
+            f"{folder}: tensors of dtype {', '.join(unknown)}; only "
+            f"{', '.join(_DTYPES)} are supported (no quantized models)"
+        )
+    return _DTYPES[kinds.pop()] if len(kinds) == 1 else "float32"
+
+
+def _check_names(
+    folder: Path, family: Family, config: ModelConfig, files: Mapping[str, Any]
+) -> None:
+    expected = {name for name, _, _ in _names(family, config)}
+    there = {name for name in files if not is_ignored(family, config, name)}
+    problems = [
+        f"{what} {len(names)} tensors: {', '.join(names[:_MAX_LISTED])}"
+        + (", …" if len(names) > _MAX_LISTED else "")
+        for what, names in (
+            ("lacks", sorted(expected - set(files))),
+            ("has no place for", sorted(there - expected)),
+        )
+        if names
+    ]
+    if problems:
+        raise UserError(
+            f"{folder} {'; '.join(problems)}; its config.json does not describe its weights"
+        )
+
+
+def _names(family: Family, config: ModelConfig) -> Iterator[tuple[str, Tensor, int | None]]:
+    """Every tensor of theirs with its layer."""
+    for tensor in family.tensors(config):
+        if not tensor.is_layered:
+            yield tensor.name, tensor, None
+            continue
+        for layer in range(config.layers):
+            yield tensor.name.format(layer=layer), tensor, layer
+
+
+def _empty(config: ModelConfig) -> dict[str, Any]:
+    _, state = models.abstract_state(config)
+    return jax.tree.map(lambda p: np.zeros(p.shape, p.dtype), nnx.to_pure_dict(state))
+
+
+def _fill(
+    params: dict[str, Any], tensor: Tensor, layer: int | None, theirs: np.ndarray, where: str
+) -> None:
+    """Puts one of their tensors into our parameters, in place."""
+    targets = [_slot(params, path, layer) for path, _ in tensor.parts]
+    shapes = [
+        layout.their_shape(target.shape)
+        for target, (_, layout) in zip(targets, tensor.parts, strict=True)
+    ]
+    whole = (sum(shape[0] for shape in shapes), *shapes[0][1:])
+    if theirs.shape != whole:
+        raise UserError(
+            f"{where} has shape {theirs.shape}, its config.json asks for {whole}; "
+            "the two do not belong together"
+        )
+    start = 0
+    for target, shape, (_, layout) in zip(targets, shapes, tensor.parts, strict=True):
+        part = theirs[start : start + shape[0]]
+        target[...] = layout.to_ours(part, target.shape).astype(target.dtype)
+        start += shape[0]
+
+
+def _slot(params: Mapping[str, Any], path: str, layer: int | None) -> np.ndarray:
+    """A parameter of ours, or its slice for one layer (a view)."""
+    leaf: Any = params
+    for name in path.split("/"):
+        leaf = leaf[name]
+    return leaf if layer is None else leaf[layer]
+
+
+# --- writing -------------------------------------------------------------------------------------
+
+
+def _write_shards(
+    folder: Path,
+    family: Family,
+    config: ModelConfig,
+    params: Mapping[str, Any],
+    dtype: np.dtype,
+    shard_bytes: int,
+) -> None:
+    shards = _plan(family, config, params, dtype, shard_bytes)
+    where: dict[str, str] = {}
+    total = 0
+    for number, names in enumerate(shards, start=1):
+        file = (
+            SINGLE if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+        )
+        arrays = {
+            name: _theirs(config, params, tensor, layer, dtype) for name, tensor, layer in names
+        }
+        save_file(arrays, folder / file, metadata={"format": "pt"})
+        where.update(dict.fromkeys(arrays, file))
+        total += sum(array.nbytes for array in arrays.values())
+    if len(shards) > 1:
+        _write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": where})
+
+
+def _plan(
+    family: Family,
+    config: ModelConfig,
+    params: Mapping[str, Any],
+    dtype: np.dtype,
+    shard_bytes: int,
+) -> list[list[tuple[str, Tensor, int | None]]]:
+    """Which tensors each file holds."""
+    shards: list[list[tuple[str, Tensor, int | None]]] = [[]]
+    filled = 0
+    for name, tensor, layer in _names(family, config):
+        parts = (_slot(params, path, layer) for path, _ in tensor.parts)
+        size = sum(part.size for part in parts) * dtype.itemsize
+        if shards[-1] and filled + size > shard_bytes:
+            shards.append([])
+            filled = 0
+        shards[-1].append((name, tensor, layer))
+        filled += size
+    return shards
+
+
+def _theirs(
+    config: ModelConfig,
+    params: Mapping[str, Any],
+    tensor: Tensor,
+    layer: int | None,
+    dtype: np.dtype,
+) -> np.ndarray:
+    """One of their tensors out of our parameters, without the padding of the vocabulary."""
+    parts = []
+    for path, layout in tensor.parts:
+        ours = np.asarray(_slot(params, path, layer))
+        if path == "embedding":
+            ours = ours[: config.vocab_size]
+        elif path == "unembed":
+            ours = ours[:, : config.vocab_size]
+        parts.append(layout.to_theirs(ours))
+    joined = parts[0] if len(parts) == 1 else np.concatenate(parts)
+    return np.ascontiguousarray(joined.astype(dtype, copy=False))
+
+
+def _read_json(path: Path) -> Any:
+    if not path.parent.is_dir():
+        raise UserError(
+            f"{path.parent} does not exist; name a folder with config.json and safetensors"
+        )
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(
+            f"{path} is missing; name a folder with config.json and safetensors"
+        ) from None
+    except ValueError as error:
+        raise UserError(f"{path} is no JSON ({error}); fetch it again") from None
+
+
+def _write_json(path: Path, tree: Any) -> None:
+    path.write_text(json.dumps(tree, indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,183 @@
+"""Hugging Face folders: the same function as their tensors define, the same bytes back, one line
+for what is wrong.
+"""
+
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import pytest
+from flax import nnx
+from safetensors.numpy import load_file, save_file
+
+from lossline import models
+from lossline.errors import UserError
+from lossline.models.hf import read_config, read_model, write_model
+from lossline.models.hf.layout import Layout
+
+from .numpy_models import MODELS
+
+
+def tensors_of(name, config, *, dtype=np.float32, seed=0):
+    rng = np.random.default_rng(seed)
+    shapes = MODELS[name][1](config)
+    return {
+        key: (rng.normal(0, 0.4, shape) + (len(shape) == 1)).astype(dtype)
+        for key, shape in shapes.items()
+    }
+
+
+def make_folder(path, name, *, dtype=np.float32, shards=1, **changes):
+    config = MODELS[name][0] | changes
+    tensors = tensors_of(name, config, dtype=dtype)
+    path.mkdir()
+    (path / "config.json").write_text(json.dumps(config))
+    if shards == 1:
+        save_file(tensors, path / "model.safetensors")
+    else:
+        where = {}
+        for i in range(shards):
+            part = dict(list(tensors.items())[i::shards])
+            save_file(part, path / f"part-{i}.safetensors")
+            where |= dict.fromkeys(part, f"part-{i}.safetensors")
+        index = {"metadata": {}, "weight_map": where}
+        (path / "model.safetensors.index.json").write_text(json.dumps(index))
+    return tensors, config
+
+
+def logits_of(config, params, tokens):
+    graph, state = models.abstract_state(dataclasses.replace(config, activation_dtype="float32"))
+    nnx.replace_by_pure_dict(state, jax.tree.map(jnp.asarray, params))
+    return np.asarray(nnx.merge(graph, state)(jnp.asarray(tokens)[None])[0])
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_folder_becomes_the_function_that_its_tensors_define(tmp_path, name, tied):
+    tensors, tree = make_folder(tmp_path / "hf", name, shards=2, tie_word_embeddings=tied)
+    config, params = read_model(tmp_path / "hf")
+    assert config == read_config(tmp_path / "hf")
+    assert config.num_params().total == sum(a.size for a in tensors.values())
+    tokens = np.random.default_rng(1).integers(0, 30, 19)
+    expected = MODELS[name][2](tensors, tree, tokens)
+    np.testing.assert_allclose(logits_of(config, params, tokens), expected, rtol=2e-4, atol=2e-4)
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16, np.float16])
+def test_round_trip_gives_the_same_bytes(tmp_path, name, dtype):
+    tensors, tree = make_folder(tmp_path / "hf", name, dtype=dtype)
+    config, params = read_model(tmp_path / "hf")
+    write_model(tmp_path / "back", config, params, dtype=np.dtype(dtype).name)
+    back = load_file(tmp_path / "back" / "model.safetensors")
+    assert set(back) == set(tensors)
+    for key, array in tensors.items():
+        assert back[key].dtype == array.dtype and back[key].tobytes() == array.tobytes(), key
+    written = json.loads((tmp_path / "back" / "config.json").read_text())
+    assert {key: written[key] for key in tree if key in written} == {
+        key: tree[key] for key in tree if key in written
+    }
+    again, params_again = read_model(tmp_path / "back")
+    assert again == config
+    jax.tree.map(np.testing.assert_array_equal, params_again, params)
+
+
+def test_written_in_shards_it_is_read_the_same(tmp_path):
+    tensors, _ = make_folder(tmp_path / "hf", "llama")
+    config, params = read_model(tmp_path / "hf")
+    write_model(tmp_path / "back", config, params, shard_bytes=3000)
+    index = json.loads((tmp_path / "back" / "model.safetensors.index.json").read_text())
+    files = sorted(set(index["weight_map"].values()))
+    assert len(files) > 3 and files[0].endswith(f"-of-{len(files):05d}.safetensors")
+    assert index["metadata"]["total_size"] == sum(a.nbytes for a in tensors.values())
+    assert all((tmp_path / "back" / file).stat().st_size < 6000 for file in files)
+    jax.tree.map(np.testing.assert_array_equal, read_model(tmp_path / "back")[1], params)
+
+
+def test_padding_of_the_vocabulary_is_not_written(tmp_path):
+    make_folder(tmp_path / "hf", "llama")
+    config, _ = read_model(tmp_path / "hf")
+    padded = dataclasses.replace(config, vocab_multiple=64)
+    shapes = nnx.to_pure_dict(models.abstract_state(padded)[1])
+    params = jax.tree.map(lambda p: np.random.default_rng(0).normal(size=p.shape), shapes)
+    write_model(tmp_path / "back", padded, params, dtype="float32")
+    back = load_file(tmp_path / "back" / "model.safetensors")
+    assert back["model.embed_tokens.weight"].shape == back["lm_head.weight"].shape == (30, 16)
+    _, cut = read_model(tmp_path / "back")
+    np.testing.assert_array_equal(cut["unembed"], params["unembed"].astype("float32")[:, :30])
+
+
+def test_buffers_and_the_tied_head_are_passed_over(tmp_path):
+    tensors, _ = make_folder(tmp_path / "hf", "llama", tie_word_embeddings=True)
+    extra = {
+        "lm_head.weight": tensors["model.embed_tokens.weight"],
+        "model.layers.0.self_attn.rotary_emb.inv_freq": np.ones(2, np.float32),
+    }
+    save_file(tensors | extra, tmp_path / "hf" / "model.safetensors")
+    read_model(tmp_path / "hf")
+
+
+def test_layouts_go_both_ways():
+    layout = Layout("D H K -> (H K) D")
+    ours = np.arange(24).reshape(2, 3, 4)
+    theirs = layout.to_theirs(ours)
+    assert theirs.shape == layout.their_shape(ours.shape) == (12, 2)
+    assert theirs[4 * 2 + 1, 1] == ours[1, 2, 1]
+    np.testing.assert_array_equal(layout.to_ours(theirs, ours.shape), ours)
+    with pytest.raises(ValueError, match="names other axes"):
+        Layout("A B -> A C").to_theirs(np.ones((1, 2)))
+
+
+def test_mistakes_are_named(tmp_path):
+    def refused(match, change, *, name="llama", **changes):
+        folder = tmp_path / f"case{len(list(tmp_path.iterdir()))}"
+        tensors, _ = make_folder(folder, name, **changes)
+        change(folder, tensors)
+        with pytest.raises(UserError, match=match):
+            read_model(folder)
+
+    def saved(tensors):
+        return lambda folder, all_: save_file(
+            {k: v for k, v in (all_ | tensors).items() if v is not None},
+            folder / "model.safetensors",
+        )
+
+    def leave(folder, tensors):
+        pass
+
+    def pickled(folder, tensors):
+        (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+
+    refused("lacks 1 tensors: model.norm.weight", saved({"model.norm.weight": None}))
+    refused("has no place for 1 tensors: odd", saved({"odd": np.ones(2, np.float32)}))
+    wrong = np.ones((3, 16), np.float32)
+    refused(
+        r"q_proj.weight has shape \(3, 16\)",
+        saved({"model.layers.0.self_attn.q_proj.weight": wrong}),
+    )
+    refused("only pytorch_model.bin, which may be pickles", pickled)
+    refused("tensors of dtype I8", saved({"model.norm.weight": np.ones(16, np.int8)}))
+    refused(
+        "no whole safetensors file",
+        lambda folder, _: (folder / "model.safetensors").write_bytes(b"\x10\0\0\0\0\0\0\0half"),
+    )
+    refused("config.json is no JSON", lambda f, _: (f / "config.json").write_text("{"))
+    refused("config.json is missing", lambda f, _: (f / "config.json").unlink())
+    refused("part-1.safetensors, which", lambda f, _: (f / "part-1.safetensors").unlink(), shards=3)
+    refused("model_type 't5' is not supported; these are: llama, mamba", leave, model_type="t5")
+    refused("rope scaling", leave, rope_scaling={"type": "linear", "factor": 2.0})
+    refused("attention_bias = True is not supported", leave, attention_bias=True)
+    refused("use_bias = True", leave, name="mamba", use_bias=True)
+    refused(
+        "has no entry 'hidden_size'",
+        lambda f, _: (f / "config.json").write_text('{"model_type": "llama"}'),
+    )
+    with pytest.raises(UserError, match="does not exist"):
+        read_model(tmp_path / "nowhere")
+    make_folder(tmp_path / "good", "llama")
+    config, params = read_model(tmp_path / "good")
+    with pytest.raises(UserError, match="exists"):
+        write_model(tmp_path / "good", config, params)
