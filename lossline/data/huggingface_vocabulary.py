@@ -108,15 +108,12 @@ def _build(description: dict[str, Any], path: str) -> Any:
 
     try:
         tokenizer = Tokenizer.from_str(json.dumps(description))
-    except (
-        Exception
-    ) as error:  # the library raises bare Exception for whatever is wrong with the file
+    except Exception as error:  # the library raises nothing narrower
         raise UserError(
             f"vocabulary: {path} cannot be read by the tokenizers library: {error}"
         ) from error
-    tokenizer.encode_special_tokens = (
-        True  # "<|endoftext|>" inside a document is fourteen characters of text
-    )
+    # "<|endoftext|>" inside a document is thirteen characters of text.
+    tokenizer.encode_special_tokens = True
     return tokenizer
 
 

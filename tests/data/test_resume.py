@@ -86,6 +86,13 @@ def test_damaged_and_foreign_parts_are_made_again(killed: Path, tmp_path: Path) 
     assert resumed.manifest.fingerprint == whole.manifest.fingerprint
 
 
+def test_parts_of_a_text_that_changed_are_made_again(killed: Path, tmp_path: Path) -> None:
+    changed = ["another beginning " * 20, *documents()[1:]]
+    resumed = write_store(killed, changed, ByteVocabulary(), chunk=2000)
+    whole = write_store(tmp_path / "whole", changed, ByteVocabulary(), chunk=2000)
+    assert resumed.manifest.fingerprint == whole.manifest.fingerprint
+
+
 def test_worker_processes_give_the_same_store(tmp_path: Path) -> None:
     one = write_store(tmp_path / "one", documents(), Bytes(), chunk=2000)
     two = write_store(tmp_path / "two", documents(), Bytes(), chunk=2000, processes=2)
