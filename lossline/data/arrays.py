@@ -1,6 +1,4 @@
-"""One-dimensional zarr3 arrays on disk, written once, sharded, with a checksum on every chunk
-(TensorStore).
-"""
+"""One-dimensional zarr3 arrays (TensorStore): written once, sharded, a checksum per chunk."""
 
 from __future__ import annotations
 

@@ -16,9 +16,8 @@ from lossline.data import vocabularies
 from lossline.data.vocabularies import Vocabulary, VocabularySpec
 from lossline.errors import UserError
 
-CHUNK_BYTES = (
-    1 << 21
-)  # text handed to a worker at once; also what a killed `prepare` may have to do again
+# Characters handed to a worker at once; also what a killed `prepare` may have to do again.
+CHUNK_BYTES = 1 << 21
 
 
 @dataclass(frozen=True, kw_only=True)
