@@ -104,7 +104,8 @@ class Line:
       n_runs, n_points, left_out: runs and pairs fitted, checkpoints without partner.
       pairing: how x met y; irreducible: where E_x and E_y come from.
       x_range, y_range: spans of the fitted points.
-      scatter: relative standard deviation of y about the line.
+      scatter: relative standard deviation of y about the line; form: of the part that a prediction
+        beyond the fitted points adds (`Prior.form`).
       draws: (S, 6) parameters over reweightings of the runs; bands are quantiles over them.
       heldout_error: mean |relative error| on the runs of largest compute when they are left out.
     """
@@ -128,6 +129,7 @@ class Line:
     x_range: tuple[float, float] = (math.nan, math.nan)
     y_range: tuple[float, float] = (math.nan, math.nan)
     scatter: float = math.nan
+    form: float = 0.0
     draws: Array = dataclasses.field(
         default_factory=lambda: np.empty((0, len(PARAMETERS))), repr=False
     )
@@ -166,7 +168,8 @@ class Line:
     def interval(
         self, x: Any, level: float = 0.9, *, tokens_per_param: Any = None
     ) -> tuple[Array, Array]:
-        """Interval for the y of one more run at x: the band and the runs' scatter together."""
+        """Interval for the y of one more run at x: the band, the runs' scatter about it and, beyond
+        the fitted points, the doubt about the form of the law."""
         return self._interval(x, level, tokens_per_param, noise=True)
 
     def _interval(
@@ -180,7 +183,11 @@ class Line:
             return np.full(x.shape, math.nan), np.full(x.shape, math.nan)
         y_SxM = curve(self.draws, x.ravel(), self._off(tokens_per_param, x))
         if noise:
-            y_SxM = y_SxM + self.scatter * center.ravel() * _normal_sample(len(self.draws))[:, None]
+            noise_S, form_S = _normal_samples(len(self.draws))
+            inside = np.clip(x.ravel(), *self.x_range)
+            beyond = self.predict(x.ravel()) - self.predict(inside)
+            y_SxM = y_SxM + noise_S[:, None] * self.scatter * center.ravel()
+            y_SxM = y_SxM + form_S[:, None] * self.form * beyond
         low, high = np.quantile(y_SxM, [(1 - level) / 2, (1 + level) / 2], axis=0)
         # An interval holds the line it belongs to, also where reweighting moves it to one side.
         low = np.minimum(low.reshape(x.shape), center)
@@ -203,10 +210,11 @@ def _words(facts: Mapping[str, Any]) -> str:
 
 
 @functools.lru_cache(maxsize=8)
-def _normal_sample(count: int) -> Array:
-    """Normal quantiles in a fixed shuffled order: noise without luck, the same for every line."""
+def _normal_samples(count: int) -> tuple[Array, Array]:
+    """Normal quantiles in two fixed shuffled orders: noise without luck, the same for all lines."""
     quantiles = ndtri((np.arange(count) + 0.5) / count)
-    return np.random.default_rng(count).permutation(quantiles)
+    random = np.random.default_rng(count)
+    return random.permutation(quantiles), random.permutation(quantiles)
 
 
 def _plain(value: Any) -> Any:
@@ -356,9 +364,10 @@ def _fitted(
     reference = float(np.exp(np.median(pairs.allocation)))
     points = Points(x=pairs.x, y=pairs.y, run=run, allocation=pairs.allocation - np.log(reference))
     task = base.kind is LineKind.VALIDATION_TO_TASK or base.kind is LineKind.TRAIN_TO_TASK
+    prior = options.task_prior if task else options.prior
     found = estimate(
         points,
-        options.task_prior if task else options.prior,
+        prior,
         resamples=options.resamples,
         seed=options.seed,
         E_x=E_x,
@@ -372,6 +381,7 @@ def _fitted(
         tokens_per_param=reference if len(names) > 4 else math.nan,
         draws=found.draws,
         scatter=found.scatter,
+        form=prior.form,
     )
     predicted = line.predict(pairs.x, tokens_per_param=pairs.tokens / pairs.params)
     doubt = _doubt(line)
