@@ -205,7 +205,7 @@ def _moves(
     other = next((effect for effect in second if effect.y_set == clear.y_set), _clearest(second))
     if other is None:
         return text + "."
-    return f"{text}; {other.y_set} in {_UNITS[other.unit]}: {_amount(other)} ({_chance(other)})."
+    return f"{text}. On {other.y_set} that is {_amount(other)} ({_chance(other)})."
 
 
 def _amount(effect: Effect) -> str:
