@@ -23,6 +23,11 @@ from scipy import special
 
 from lossline.errors import UserError
 from lossline.scaling.batch import Batch
+from lossline.scaling.conditioning import (
+    condition_numbers,
+    penalty_jacobian,
+    residual_jacobian,
+)
 from lossline.scaling.laws import Law
 from lossline.scaling.levenberg import descend
 from lossline.scaling.objective import Penalty, Residual
@@ -231,8 +236,8 @@ def bootstrap_problem(
     if not message:
         low, high = internal_bounds(law, problem, data)
         weights = _resample(run, count, resamples, seed) * data.weights
-        usable = _enough_points(data, weights, int(np.sum(low < high)))
-        failures["too few distinct points in the resample"] = int(np.sum(~usable))
+        usable = _determined(law, problem, data, weights, low, high, fit, options)
+        failures["the runs drawn do not determine the law"] = int(np.sum(~usable))
         samples, reasons = _fit_resamples(
             law, problem, data, weights[usable], low, high, fit, options
         )
@@ -277,15 +282,28 @@ def _resample(run: Array, count: int, resamples: int, seed: int) -> Array:
     return drawn[:, run].astype(float)
 
 
-def _enough_points(data: Prepared, weights_BxM: Array, free: int) -> Array:
-    """Which resamples have at least as many distinct inputs as free parameters."""
-    _, which = np.unique(np.column_stack(data.columns), axis=0, return_inverse=True)
-    which = which.ravel()
-    if which.max() + 1 == data.n:
-        return (weights_BxM > 0).sum(axis=1) >= free
-    seen = np.zeros((len(weights_BxM), which.max() + 1))
-    np.add.at(seen.T, which, weights_BxM.T)
-    return (seen > 0).sum(axis=1) >= free
+def _determined(
+    law: Law,
+    problem: Problem,
+    data: Prepared,
+    weights_BxM: Array,
+    low: Array,
+    high: Array,
+    fit: FitResult,
+    options: FitOptions,
+) -> Array:
+    """Which resamples (B,) would determine all parameters, were the fit to all the data the
+    truth."""
+    theta = law.to_internal(np.array([fit.parameters[n] for n in law.names]))
+    return (
+        condition_numbers(
+            residual_jacobian(law, data, options.objective, theta),
+            penalty_jacobian(law, data, problem.penalties, theta),
+            weights_BxM,
+            (low < theta) & (theta < high),
+        )
+        <= options.condition_limit
+    )
 
 
 def _fit_resamples(

@@ -132,7 +132,7 @@ def _held_fits(
 
 def _near(grid: Array, fits: Mapping[float, FitResult], limit: float) -> Array:
     """A finer grid where the objective is below the limit, one coarse step wider on both sides."""
-    low = np.flatnonzero([fits[v].parameters and fits[v].objective <= limit for v in grid])
+    low = np.flatnonzero([bool(fits[v].parameters) and fits[v].objective <= limit for v in grid])
     first, last = max(low[0] - 1, 0), min(low[-1] + 1, len(grid) - 1)
     return np.linspace(grid[first], grid[last], 25)
 

@@ -12,6 +12,11 @@ import numpy as np
 
 from lossline.errors import UserError
 from lossline.scaling.batch import Batch, Penalties
+from lossline.scaling.conditioning import (
+    condition_number,
+    penalty_jacobian,
+    residual_jacobian,
+)
 from lossline.scaling.laws import Law
 from lossline.scaling.levenberg import Descent, descend
 from lossline.scaling.newton import polish
@@ -281,37 +286,6 @@ def finish(
     return best
 
 
-def conditioning(
-    law: Law,
-    data: Prepared,
-    penalties: Sequence[Penalty],
-    objective: Objective,
-    theta: Array,
-    free: Array,
-) -> float:
-    """Condition number of the column-scaled Jacobian of residuals (and penalties) in centered
-    coordinates, over the free parameters."""
-    with np.errstate(all="ignore"):
-        f, jacobian = law.value_and_jacobian(theta[None], tuple(c[None] for c in data.columns))
-        slope = objective.slope(f[0], objective.target(data.target))
-        root = np.sqrt(data.weights) * (1.0 if slope is None else slope)
-        rows = (jacobian[0] * root).T
-        for p in penalties:
-            i = law.index(p.parameter)
-            unit = np.zeros(len(theta))
-            natural = law.to_natural(theta)[i]
-            unit[i] = 1.0 if law.parameters[i].log == p.log else (1 / natural if p.log else natural)
-            rows = np.vstack([rows, np.sqrt(p.strength) / p.scale * unit])
-        rows = (rows @ np.linalg.inv(law.centering(data.columns)))[:, free]
-        if not rows.size:
-            return 1.0
-        length = np.linalg.norm(rows, axis=0)
-        if not np.all(np.isfinite(rows)) or np.any(length == 0):
-            return float("inf")
-        values = np.linalg.svd(rows / length, compute_uv=False)
-        return float(values[0] / values[-1]) if values[-1] > 0 else float("inf")
-
-
 def _result(
     law: Law,
     problem: Problem,
@@ -345,7 +319,13 @@ def _result(
         if low < high and (value <= low or value >= high)
     )
     free = (batch.low[row] < theta) & (theta < batch.high[row])
-    condition = conditioning(law, data, problem.penalties, options.objective, theta, free)
+    rows = np.concatenate(
+        [
+            residual_jacobian(law, data, options.objective, theta) * np.sqrt(data.weights)[:, None],
+            penalty_jacobian(law, data, problem.penalties, theta),
+        ]
+    )
+    condition = condition_number(rows, free)
     status, message = _status(
         float(best.decrement[i]), bool(descent.settled[row]), at_bound, condition, options
     )
