@@ -1,0 +1,174 @@
+"""Held-out extrapolation: fit below a compute cut, predict above it, beside simple ways to do so.
+
+    found = extrapolate(specimen, cut=2.1e18)
+    found.predictions                       # one row per held-out run and method
+    score([found, ...])                     # errors and coverage per kind of line and method
+
+The methods beside the line: the compute-to-loss law of y, the ratio y / x of the largest fitted
+runs, a straight line, and the fitted run whose x is nearest.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterable, Mapping
+
+import numpy as np
+import pandas as pd
+
+from lossline.errors import UserError
+from lossline.scaling.compute_laws import Kaplan
+from lossline.scaling.lines import Line, LineOptions, fit_line
+from lossline.scaling.pairing import Pairs
+from lossline.scaling.solver import fit
+from lossline.scaling.specimens import Specimen
+
+__all__ = ["BASELINES", "LINE", "Extrapolation", "extrapolate", "score", "split_at"]
+
+Array = np.ndarray
+Baseline = Callable[[Pairs, Pairs], Array]
+
+LINE = "line"
+# A budget is met if compute agrees to this share: sources print it with few digits.
+_SAME_COMPUTE = 0.01
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Extrapolation:
+    """A line fitted below a cut, and how it and the baselines predict the runs above.
+
+    `predictions`: run, x, y, flops, method, predicted (NaN: the method has no answer), low, high
+    (only of the line), relative_error = predicted / y - 1. `message`: why there are none.
+    """
+
+    specimen: Specimen
+    cut: float
+    line: Line | None = None
+    predictions: pd.DataFrame = dataclasses.field(default_factory=pd.DataFrame)
+    message: str = ""
+
+
+def compute_law(fitted: Pairs, held: Pairs) -> Array:
+    """y by the Kaplan-style law of N and D fitted to the same runs (arXiv 2411.12925 eq. 1)."""
+    result = fit(Kaplan(), {"N": fitted.params, "D": fitted.tokens}, fitted.y)
+    if not result.parameters:
+        return np.full(len(held), math.nan)
+    return result.predict(N=held.params, D=held.tokens)
+
+
+def constant_ratio(fitted: Pairs, held: Pairs) -> Array:
+    """x times the mean y / x of the runs of the largest compute fitted."""
+    largest = fitted.flops >= fitted.flops.max() * (1 - _SAME_COMPUTE)
+    return held.x * np.mean(fitted.y[largest] / fitted.x[largest])
+
+
+def straight_line(fitted: Pairs, held: Pairs) -> Array:
+    """Least squares of y on x."""
+    if not np.ptp(fitted.x) > 0:
+        return np.full(len(held), math.nan)
+    return np.polyval(np.polyfit(fitted.x, fitted.y, 1), held.x)
+
+
+def nearest_run(fitted: Pairs, held: Pairs) -> Array:
+    """The y of the fitted run whose x is nearest."""
+    return fitted.y[np.argmin(np.abs(fitted.x[:, None] - held.x), axis=0)]
+
+
+BASELINES: Mapping[str, Baseline] = {
+    "compute law": compute_law,
+    "constant ratio": constant_ratio,
+    "straight line": straight_line,
+    "nearest run": nearest_run,
+}
+
+
+def split_at(pairs: Pairs, cut: float, target: float | None = None) -> tuple[Pairs, Pairs]:
+    """Pairs with compute up to `cut`, and those above it, or those of the budget `target` only."""
+    if not cut > 0:
+        raise UserError(f"the compute cut must be positive, not {cut}")
+    below = pairs.flops <= cut * (1 + _SAME_COMPUTE)
+    above = pairs.flops > cut * (1 + _SAME_COMPUTE)
+    if target is not None:
+        above &= np.abs(np.log(pairs.flops / target)) < _SAME_COMPUTE
+    return pairs[below], pairs[above]
+
+
+def extrapolate(
+    specimen: Specimen, *, cut: float, target: float | None = None, level: float = 0.9,
+    options: LineOptions | None = None, baselines: Mapping[str, Baseline] = BASELINES,
+) -> Extrapolation:  # fmt: skip
+    """Fits below `cut` FLOPs and predicts the runs above, or only those of the budget `target`."""
+    empty = Extrapolation(specimen=specimen, cut=cut)
+    if specimen.pairs is None:
+        return dataclasses.replace(empty, message=specimen.message)
+    if not np.all(np.isfinite(specimen.pairs.flops)):
+        return dataclasses.replace(empty, message="runs without compute: give flops, or N and D")
+    fitted, held = split_at(specimen.pairs, cut, target)
+    if not len(held):
+        return dataclasses.replace(empty, message=f"no run above {cut:.3g} FLOPs to predict")
+    line = fit_line(
+        fitted, x_set=specimen.x_set, y_set=specimen.y_set, group=specimen.group,
+        y_group=specimen.y_group, unit=specimen.unit, kind=specimen.kind, options=options,
+    )  # fmt: skip
+    if not line.parameters:
+        return dataclasses.replace(empty, line=line, message=line.message)
+    parts = [_by_line(line, held, level)]
+    parts += [_rows(held, name, baseline(fitted, held)) for name, baseline in baselines.items()]
+    return dataclasses.replace(
+        empty,
+        line=line,
+        predictions=pd.concat(parts, ignore_index=True),
+        message="" if line.drawable else line.message,
+    )
+
+
+def _by_line(line: Line, held: Pairs, level: float) -> pd.DataFrame:
+    per_param = held.tokens / held.params
+    low, high = line.interval(held.x, level, tokens_per_param=per_param)
+    predicted = line.predict(held.x, tokens_per_param=per_param)
+    return _rows(held, LINE, predicted).assign(low=low, high=high)
+
+
+def _rows(held: Pairs, method: str, predicted: Array) -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "run": held.runs,
+            "x": held.x,
+            "y": held.y,
+            "flops": held.flops,
+            "method": method,
+            "predicted": predicted,
+            "low": math.nan,
+            "high": math.nan,
+            "relative_error": predicted / held.y - 1,
+        }
+    )
+
+
+def score(found: Iterable[Extrapolation]) -> pd.DataFrame:
+    """Per kind of line and method: points, median, mean, 90th percentile and worst |relative
+    error|, points without an answer, and the share of points that the intervals hold."""
+    parts = [
+        one.predictions.assign(kind=str(one.specimen.kind)) for one in found if len(one.predictions)
+    ]
+    if not parts:
+        return pd.DataFrame()
+    rows = pd.concat(parts, ignore_index=True)
+    rows["error"] = rows["relative_error"].abs()
+    rows["inside"] = (rows["low"] <= rows["y"]) & (rows["y"] <= rows["high"])
+    scores = [
+        {
+            "kind": kind,
+            "method": method,
+            "points": len(part),
+            "undefined": int(part["error"].isna().sum()),
+            "median": part["error"].median(),
+            "mean": part["error"].mean(),
+            "p90": part["error"].quantile(0.9),
+            "worst": part["error"].max(),
+            "coverage": part["inside"].mean() if part["low"].notna().any() else math.nan,
+        }
+        for (kind, method), part in rows.groupby(["kind", "method"], sort=False)
+    ]
+    return pd.DataFrame(scores)

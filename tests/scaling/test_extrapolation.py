@@ -1,0 +1,143 @@
+"""Held-out extrapolation: what is fitted, what is predicted, and by how much it beats the ways
+beside it, on planted and on published losses."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from lossline.errors import UserError
+from lossline.scaling.compute_laws import Kaplan
+from lossline.scaling.extrapolation import LINE, extrapolate, score, split_at
+from lossline.scaling.lines import LineOptions
+from lossline.scaling.pairing import Pairing, Pairs, one_set
+from lossline.scaling.published_line import published_line
+from lossline.scaling.solver import fit
+from lossline.scaling.specimens import LineKind, Specimen, between_groups, within_groups
+from lossline.tables.sweeps import import_sweep
+
+CUT, TARGET = 2.1e18, 4.84e19
+
+
+def sweep(noise=0.002, seed=0) -> Pairs:
+    """Iso-FLOP budgets of two planted laws; y differs from the line by what D/N does."""
+    random = np.random.default_rng(seed)
+    flops = np.repeat(np.geomspace(2e17, 5e19, 8), 9)
+    ratio = np.tile(np.geomspace(3, 120, 9), 8)
+    params = np.sqrt(flops / 6 / ratio)
+    tokens = params * ratio
+    x = 1.7 + 400 * params**-0.34 + 1200 * tokens**-0.36
+    y = 1.2 + 300 * params**-0.36 + 1400 * tokens**-0.38
+    x, y = (v * np.exp(random.normal(0, noise, len(v))) for v in (x, y))
+    runs = np.array([f"run{i}" for i in range(len(x))])
+    return Pairs(
+        x=x, y=y, runs=runs, params=params, tokens=tokens, flops=flops, how=Pairing.CHECKPOINT
+    )
+
+
+def specimen(pairs: Pairs | None, **facts) -> Specimen:
+    kind = LineKind.TRAIN_TO_TRAIN
+    return Specimen(x_set="x", y_set="y", group={}, kind=kind, unit="loss", pairs=pairs, **facts)
+
+
+def test_nothing_above_the_cut_is_seen():
+    pairs = sweep()
+    above = pairs.flops > CUT * 1.01
+    spoiled = dataclasses.replace(pairs, y=np.where(above, 9.0, pairs.y))
+    one, other = extrapolate(specimen(pairs), cut=CUT), extrapolate(specimen(spoiled), cut=CUT)
+    assert one.line is not None and other.line is not None
+    assert one.line.parameters == other.line.parameters
+    np.testing.assert_array_equal(one.predictions.predicted, other.predictions.predicted)
+
+
+def test_planted_extrapolation_beats_the_baselines():
+    scores = score([extrapolate(specimen(sweep(seed=s)), cut=CUT) for s in range(3)])
+    by_method = scores.set_index("method")
+    assert by_method.loc[LINE, "median"] < 0.006
+    for method in ("constant ratio", "straight line", "nearest run"):
+        assert by_method.loc[LINE, "median"] < 0.7 * by_method.loc[method, "median"]
+    assert by_method.loc[LINE, "coverage"] > 0.8
+
+
+def test_one_budget_can_be_asked_for():
+    fitted, held = split_at(sweep(), CUT, target=5e19)
+    assert fitted.flops.max() <= CUT * 1.01
+    assert len(held) == 9
+    assert np.allclose(held.flops, 5e19)
+
+
+def test_what_cannot_be_extrapolated_says_why():
+    assert "no run above" in extrapolate(specimen(sweep()), cut=1e21).message
+    assert "1 points" in extrapolate(specimen(sweep()), cut=1e17).message or (
+        "no checkpoint" in extrapolate(specimen(sweep()), cut=1e17).message
+    )
+    unknown = dataclasses.replace(sweep(), flops=np.full(72, np.nan))
+    assert "without compute" in extrapolate(specimen(unknown), cut=CUT).message
+    assert extrapolate(specimen(None, message="torn"), cut=CUT).message == "torn"
+    with pytest.raises(UserError, match="must be positive"):
+        split_at(sweep(), 0.0)
+
+
+def test_published_procedure_recovers_a_line_whose_floors_are_given():
+    x = np.linspace(2.2, 4.0, 30)
+    pairs = dataclasses.replace(sweep(), x=x, y=0.9 * (x - 1.6) ** 0.85 + 1.9)
+    line = published_line(pairs, 1.6, 1.9)
+    assert (line.K, line.kappa) == pytest.approx((0.9, 0.85))
+    assert line.predict(np.array([1.5]))[0] == pytest.approx(1.9)
+    with pytest.raises(UserError, match="0 points above"):
+        published_line(pairs, 9.0, 1.9)
+
+
+@pytest.fixture(scope="module")
+def kempner(published_data):
+    path = published_data / "kempner_sweep.csv"
+    if not path.exists():
+        pytest.skip(f"published measurements absent: {path}")
+    return import_sweep("kempner", path).table
+
+
+def published_errors(table, specimens) -> np.ndarray:
+    """|Relative error| of the published procedure on the held-out budget."""
+    E, errors = {}, []
+    for s in specimens:
+        for facts, name in ((s.group, s.x_set), (s.y_group or s.group, s.y_set)):
+            key = (facts["pretraining_data"], name)
+            if key not in E:
+                rows = one_set(table[table.pretraining_data == key[0]], name, "loss")
+                rows = rows[rows.flops <= CUT * 1.01]
+                scale = {"N": rows.params.to_numpy(), "D": rows.tokens.to_numpy()}
+                E[key] = fit(Kaplan(), scale, rows.value.to_numpy()).parameters["E"]
+        fitted, held = split_at(s.pairs, CUT, TARGET)
+        keys = [(f["pretraining_data"], n) for f, n in
+                ((s.group, s.x_set), (s.y_group or s.group, s.y_set))]  # fmt: skip
+        line = published_line(fitted, E[keys[0]], E[keys[1]])
+        errors.append(np.abs(line.predict(held.x) / held.y - 1))
+    return np.concatenate(errors)
+
+
+def test_held_out_budget_of_the_published_sweep(kempner):
+    vary = ["pretraining_data"]
+    across = between_groups(kempner, vary=vary)
+    within = within_groups(
+        kempner, x_sets=["own"], y_sets=["c4", "slimpajama", "smollm", "hellaswag", "piqa"]
+    )
+    for specimens, limit in ((across, 0.3), (within, 0.5)):
+        found = [extrapolate(s, cut=CUT, target=TARGET, baselines={}) for s in specimens]
+        ours = score(found)
+        rows = np.concatenate([one.predictions.relative_error.abs() for one in found])
+        published = published_errors(kempner, specimens)
+        assert np.median(rows) <= limit * np.median(published)
+        assert rows.max() <= published.max()
+        weighted = np.average(ours.coverage, weights=ours.points)
+        assert 0.85 <= weighted <= 1.0
+
+
+def test_every_train_to_train_pair_of_the_published_sweep_is_a_line(kempner):
+    from lossline.scaling.lines import fit_lines_between
+
+    options = LineOptions(resamples=0)
+    lines = fit_lines_between(kempner, vary=["pretraining_data"], options=options)
+    assert len(lines) == 12
+    assert min(line.r2 for line in lines) >= 0.997
+    assert {line.pairing for line in lines} == {Pairing.EQUAL_SCALE}
+    assert all(line.r2 > line.r2_linear for line in lines)
