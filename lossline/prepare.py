@@ -1,11 +1,12 @@
 """Tokenizes text into token stores, or trains a vocabulary.
 
-  python -m lossline.prepare --train_vocabulary --gin_file=gin_configs/data/quickstart_vocabularies.gin
+  python -m lossline.prepare --gin_file=gin_configs/data/quickstart_vocabularies.gin \\
+      --train_vocabulary
   python -m lossline.prepare --gin_file=gin_configs/data/quickstart_stores.gin
 
 Made: <root>/vocabularies/<name>/{tokenizer.json,spiece.model}; <out>/<vocabulary>/<set>/<split> and
-<out>/<vocabulary>/tasks/<benchmark> (out: <root>/stores). A killed run goes on where it was; what is ready is
-left alone; a store of other text or another vocabulary is never overwritten.
+<out>/<vocabulary>/tasks/<benchmark> (out: <root>/stores). A killed run goes on where it was; what
+is ready is left alone; a store of other text or another vocabulary is never overwritten.
 """
 
 from lossline.configuration import Flag, Verb, run_verb
@@ -35,14 +36,11 @@ def load() -> Verb:
     )
 
 
-if __name__ == "__main__":
-    run_verb(
-        "prepare",
-        __doc__,
-        load,
-        flags={
-            "train_vocabulary": Flag(
-                "prepare.train_vocabulary", "train prepare.vocabularies and stop", kind="switch"
-            )
-        },
+FLAGS = {
+    "train_vocabulary": Flag(
+        "prepare.train_vocabulary", "train prepare.vocabularies and stop", kind="switch"
     )
+}
+
+if __name__ == "__main__":
+    run_verb("prepare", __doc__, load, flags=FLAGS)
