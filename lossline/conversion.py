@@ -5,11 +5,13 @@ a run of ours used elsewhere.
 from __future__ import annotations
 
 import math
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jax
+import orbax.checkpoint as ocp
 from flax import nnx
 
 import lossline
@@ -18,7 +20,7 @@ from lossline.data.vocabularies import Vocabulary, VocabularySpec, load
 from lossline.errors import UserError
 from lossline.models.config import ModelConfig
 from lossline.models.hf import read_model, write_model
-from lossline.training.checkpoints import CheckpointWriter, restore_arrays
+from lossline.training.checkpoints import restore_arrays, write_manifest
 from lossline.training.run_directory import (
     RunDirectory,
     RunState,
@@ -29,6 +31,7 @@ from lossline.training.run_directory import (
 )
 
 TOKENIZER = "tokenizer.json"
+_SAVED_AT_ONCE_GB = 1  # bounds the buffers of a save, whatever the model's size
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,11 +133,7 @@ def _write_run(
                 "one, or name another target"
             )
         _keep_facts(run, facts, config)
-        writer = CheckpointWriter(run, data=f"imported {Path(options.source).resolve().name}")
-        try:
-            writer.save(step, {"params": params, "optimizer": {}}, kept=True)
-        finally:
-            writer.close()
+        _save(run, step, params, data=f"imported {Path(options.source).resolve().name}")
         write_json(target / "config.json", identity)
         last = max(run.checkpoint_steps())
         run.write_status(RunStatus(state=RunState.FINISHED, step=last))
@@ -177,6 +176,27 @@ def _on_host(config: ModelConfig) -> Any:
     return jax.tree.map(
         lambda p: jax.ShapeDtypeStruct(p.shape, p.dtype, sharding=where), nnx.to_pure_dict(state)
     )
+
+
+def _save(run: RunDirectory, step: int, params: dict[str, Any], *, data: str) -> None:
+    """A sealed checkpoint of parameters alone; ``params`` is taken apart on the way."""
+    folder = (run.path / "checkpoints" / str(step)).resolve()
+    shutil.rmtree(folder, ignore_errors=True)  # without a manifest, so the rest of a killed import
+    handler = ocp.StandardCheckpointHandler(save_concurrent_gb=_SAVED_AT_ONCE_GB)
+    with ocp.Checkpointer(ocp.CompositeCheckpointHandler(params=handler)) as orbax:
+        tree = ocp.args.StandardSave(_taken(params))
+        orbax.save(folder, args=ocp.args.Composite(params=tree))
+    write_manifest(folder, step=step, kept=True, data=data)
+
+
+def _taken(params: dict[str, Any]) -> dict[str, Any]:
+    """The tree as JAX arrays on the CPU, emptying ``params`` leaf by leaf: a model is held once."""
+    cpu = jax.local_devices(backend="cpu")[0]
+    taken = {}
+    for name in list(params):
+        value = params.pop(name)
+        taken[name] = _taken(value) if isinstance(value, dict) else jax.device_put(value, cpu)
+    return taken
 
 
 def _vocabulary(source: Path, options: ConvertOptions) -> Vocabulary:

@@ -10,7 +10,6 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,7 @@ from lossline.models.hf.layout import Tensor
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
-_DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
+_DTYPES = ("F32", "BF16", "F16")
 _MAX_LISTED = 5
 
 
@@ -57,17 +56,18 @@ def read_model(
     """
     folder = Path(folder)
     tree = _read_json(folder / "config.json")
-    with ExitStack() as stack:
-        files = _open(folder, stack)
-        stored = _stored_dtype(files, folder)
-        dtype = param_dtype or ("bfloat16" if stored == "bfloat16" else "float32")
-        where = str(folder / "config.json")
-        config = config_from_hf(tree, where=where, param_dtype=dtype)
-        family = FAMILIES[tree["model_type"]]
-        params = _empty(config)
-        _check_names(folder, family, config, files)
-        for name, tensor, layer in _names(family, config):
-            _fill(params, tensor, layer, files[name].get_tensor(name), f"{folder}: {name}")
+    files = _files(folder)
+    dtype = param_dtype or _param_dtype(folder, files)
+    config = config_from_hf(tree, where=str(folder / "config.json"), param_dtype=dtype)
+    family = FAMILIES[tree["model_type"]]
+    places = {name: (tensor, layer) for name, tensor, layer in _names(family, config)}
+    _check_names(folder, family, config, places, files)
+    params = _empty(config)
+    for path, names in files.items():
+        with safetensors.safe_open(path, framework="np") as file:  # mapped; gone when closed
+            for name in names:
+                if name in places:
+                    _fill(params, *places[name], file.get_tensor(name), f"{folder}: {name}")
     return config, params
 
 
@@ -116,64 +116,63 @@ def write_model(
 # --- reading -------------------------------------------------------------------------------------
 
 
-def _open(folder: Path, stack: ExitStack) -> dict[str, Any]:
-    """Tensor name -> open file that holds it."""
+def _files(folder: Path) -> dict[Path, dict[str, str]]:
+    """The safetensors files, and the dtype of every tensor in each."""
     index = folder / INDEX
     if index.is_file():
-        files = sorted(set(_read_json(index)["weight_map"].values()))
+        names = sorted(set(_read_json(index)["weight_map"].values()))
     elif (folder / SINGLE).is_file():
-        files = [SINGLE]
+        names = [SINGLE]
     else:
-        pickles = sorted(p.name for p in folder.glob("*.bin")) + sorted(
-            p.name for p in folder.glob("*.pt*")
-        )
-        raise UserError(
-            f"{folder} has no {SINGLE}"
-            + (
-                f", only {', '.join(pickles[:_MAX_LISTED])}, which may be pickles and are never "
-                "loaded; convert them to safetensors where you trust their source"
-                if pickles
-                else "; is it the folder of a model?"
-            )
-        )
-    found: dict[str, Any] = {}
-    for name in files:
+        raise UserError(f"{folder} has no {SINGLE}{_what_else(folder)}")
+    for name in names:
         if Path(name).name != name or not (folder / name).is_file():
             raise UserError(f"{folder}: {name}, which {INDEX} names, is missing; fetch it again")
-        try:
-            file = stack.enter_context(safetensors.safe_open(folder / name, framework="np"))
-        except safetensors.SafetensorError as error:
-            raise UserError(
-                f"{folder / name} is no whole safetensors file ({error}); fetch it again"
-            ) from None
-        found.update(dict.fromkeys(file.keys(), file))
-    return found
+    return {folder / name: _dtypes(folder / name) for name in names}
 
 
-def _stored_dtype(files: Mapping[str, Any], folder: Path) -> str:
-    """The dtype of the tensors; of several, the one that holds all their values."""
-    kinds = {file.get_slice(name).get_dtype() for name, file in files.items()}
-    unknown = sorted(kinds - set(_DTYPES))
-    if unknown:
+def _dtypes(path: Path) -> dict[str, str]:
+    try:
+        with safetensors.safe_open(path, framework="np") as file:
+            return {name: file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118
+    except safetensors.SafetensorError as error:
+        raise UserError(f"{path} is no whole safetensors file ({error}); fetch it again") from None
+
+
+def _what_else(folder: Path) -> str:
+    pickles = sorted(path.name for pattern in ("*.bin", "*.pt*") for path in folder.glob(pattern))
+    if not pickles:
+        return "; is it the folder of a model?"
+    return (
+        f", only {', '.join(pickles[:_MAX_LISTED])}, which may be pickles and are never loaded; "
+        "convert them to safetensors where you trust their source"
+    )
+
+
+def _param_dtype(folder: Path, files: Mapping[Path, Mapping[str, str]]) -> str:
+    """Ours for the stored tensors: the smallest of ours that holds all their values."""
+    kinds = {dtype for dtypes in files.values() for dtype in dtypes.values()}
+    if unknown := sorted(kinds - set(_DTYPES)):
         raise UserError(
-            f"{folder}: tensors of dtype {', '.join(unknown)}; only "
-            f"{', '.join(_DTYPES)} are supported (no quantized models)"
+            f"{folder}: tensors of dtype {', '.join(unknown)}; only {', '.join(_DTYPES)} are "
+            "supported (no quantized models)"
         )
-    return _DTYPES[kinds.pop()] if len(kinds) == 1 else "float32"
+    return "bfloat16" if kinds == {"BF16"} else "float32"
 
 
 def _check_names(
-    folder: Path, family: Family, config: ModelConfig, files: Mapping[str, Any]
+    folder: Path,
+    family: Family,
+    config: ModelConfig,
+    places: Mapping[str, Any],
+    files: Mapping[Path, Mapping[str, str]],
 ) -> None:
-    expected = {name for name, _, _ in _names(family, config)}
-    there = {name for name in files if not is_ignored(family, config, name)}
+    there = {name for names in files.values() for name in names}
+    extra = {name for name in there - set(places) if not is_ignored(family, config, name)}
     problems = [
-        f"{what} {len(names)} tensors: {', '.join(names[:_MAX_LISTED])}"
+        f"{what} {len(names)} tensors: {', '.join(sorted(names)[:_MAX_LISTED])}"
         + (", …" if len(names) > _MAX_LISTED else "")
-        for what, names in (
-            ("lacks", sorted(expected - set(files))),
-            ("has no place for", sorted(there - expected)),
-        )
+        for what, names in (("lacks", set(places) - there), ("has no place for", extra))
         if names
     ]
     if problems:
