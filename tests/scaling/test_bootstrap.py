@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from lossline.errors import UserError
-from lossline.scaling.bootstrap import Band, bootstrap
+from lossline.scaling.bootstrap import Band, Resampling, bootstrap
 from lossline.scaling.compute_laws import Chinchilla
 from lossline.scaling.laws import OffsetPowerLaw, ShiftedPowerLaw
 from lossline.scaling.objective import LEAST_SQUARES, Objective
@@ -80,7 +80,7 @@ def test_resamples_are_fits_of_the_resampled_runs():
     )
     assert len(result.samples) == 6
     order = np.lexsort([target, inputs["x"]])
-    weights = _resample(run[order], 9, 6, 0)
+    weights = _resample(run[order], 9, 6, Resampling.DRAW, 0)
     for sample, weight in zip(result.samples, weights, strict=True):
         # Bounds are those of all the data, whatever was drawn.
         alone = fit(
@@ -168,12 +168,35 @@ def test_what_the_data_do_not_determine_is_not_drawn():
     assert np.isnan(single.band(0.9, x=np.array([2.0, 3.0]))).all()
     assert np.isnan(single.interval("kappa")).all()
     points = {"x": np.array([1e7, 1e8, 1e9, 1e10])}
-    four = bootstrap(OffsetPowerLaw(), points, np.array([4.0, 3.2, 2.8, 2.6]), resamples=50)
+    four = bootstrap(
+        OffsetPowerLaw(),
+        points,
+        np.array([4.0, 3.2, 2.8, 2.6]),
+        resamples=50,
+        resampling=Resampling.DRAW,
+    )
     assert not four.determined
     assert "resamples of the runs could be fitted" in four.message
     assert four.failures["the runs drawn do not determine the law"] > 10
     same = bootstrap(ShiftedPowerLaw(), {"x": np.full(9, 3.0)}, np.linspace(2, 3, 9))
     assert "same inputs" in same.message
+
+
+def test_few_runs_are_reweighted_where_drawing_them_loses_the_law():
+    # Four sizes, three of which the law needs: a third of the draws has two or one.
+    inputs = {"x": np.repeat([1e7, 1e8, 1e9, 1e10], 5)}
+    rng = np.random.default_rng(0)
+    run = np.repeat(np.arange(4), 5)
+    y = OffsetPowerLaw().predict({"E": 2.0, "A": 40.0, "alpha": 0.2}, inputs)
+    y *= np.exp(2e-3 * rng.standard_normal(4)[run] + 1e-3 * rng.standard_normal(20))
+    result = bootstrap(OffsetPowerLaw(), inputs, y, runs=run, resamples=100)
+    assert result.determined
+    assert result.resampling is Resampling.REWEIGHT
+    low, high = result.interval("E")
+    assert low < result.fit.parameters["E"] < high
+    enough, target, runs = planted_line(0)
+    drawn = bootstrap(ShiftedPowerLaw(), enough, target, runs=runs, resamples=20)
+    assert drawn.resampling is Resampling.DRAW
 
 
 def test_bad_arguments_are_refused():
