@@ -7,7 +7,6 @@ import math
 import signal
 import threading
 import time
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -276,7 +275,7 @@ def _steps(
     with contextlib.closing(prefetched(place, start=job.step, stop=total)) as batches:
         for step, batch in enumerate(batches, start=job.step + 1):
             profile.before(step)
-            state, metrics = trainer_step(job, state, batch, step)
+            state, metrics = job.trainer.step(state, batch, job.rates(step))
             reporter.saw(step, metrics)
             profile.after(step, state)
             stopping = job.stop.is_set()
@@ -295,16 +294,6 @@ def _steps(
     reporter.flush()
     writer.wait()
     job.step = total
-
-
-def trainer_step(
-    job: _Job, state: State, batch: dict[str, jax.Array], step: int
-) -> tuple[State, jax.Array]:
-    """Dispatches one update; does not wait for it."""
-    with warnings.catch_warnings():
-        # Integer batches cannot be reused for anything; JAX says so once per compilation.
-        warnings.filterwarnings("ignore", message="Some donated buffers were not usable")
-        return job.trainer.step(state, batch, job.rates(step))
 
 
 class _Reporter:

@@ -23,7 +23,7 @@ from lossline.models import LlamaConfig, config_from_dict
 from lossline.sharding import LaunchOptions, MeshOptions, make_mesh, make_rules
 from lossline.sharding.launch import Launch
 from lossline.training.checkpoint_schedule import CheckpointOptions
-from lossline.training.checkpoints import restore_state
+from lossline.training.checkpoints import CheckpointWriter, restore_state
 from lossline.training.loop import TrainingFailed, train
 from lossline.training.metrics import read_metrics
 from lossline.training.objective import Objective
@@ -171,6 +171,12 @@ def test_a_corrupt_newest_checkpoint_falls_back(
 
 
 # --- kill -9 ------------------------------------------------------------------------------------
+
+TRAIN_PICKLED = """
+import pickle
+from lossline.training.loop import train
+train(pickle.load(sys.stdin.buffer))
+"""
 
 KILL = """
 import os, pickle, signal, sys, time
@@ -364,6 +370,40 @@ def test_profile(options, capsys):
     run = train(options(profile_steps="2:3", steps=4, mesh=MeshOptions(data=8)))
     assert list((run.path / "profile").rglob("*.xplane.pb"))
     assert "profile of steps 2 to 3" in capsys.readouterr().out
+
+
+def test_checkpoints_by_time_are_replaced(options, monkeypatch):
+    seen = []
+    retire = CheckpointWriter._retire
+
+    def watch(self, newest):
+        retire(self, newest)
+        seen.append(self._run.checkpoint_steps())
+
+    monkeypatch.setattr(CheckpointWriter, "_retire", watch)
+    run = train(options(checkpoints=CheckpointOptions(count=3, minutes=1e-9)))
+    assert seen[:6] == [[1], [2], [3], [4], [4, 5], [4, 6]]
+    assert run.checkpoint_steps() == run.kept_checkpoint_steps() == [4, 8, 12]
+
+
+@pytest.mark.slow
+def test_a_torn_compilation_cache_is_only_slow(options, tmp_path):
+    """A process that is killed while it writes an entry must not spoil the runs after it."""
+    folder = tmp_path / "torn"
+    code = f"import sys{TRAIN_PICKLED}"
+    chosen = options(compilation_cache=str(folder), steps=3)
+    for root in ("first", "second"):
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            input=pickle.dumps(replace(chosen, root=str(tmp_path / root))),
+            check=False,
+            capture_output=True,
+        )
+        assert done.returncode == 0, done.stderr.decode()
+        entries = list(folder.glob("*-cache"))
+        assert entries
+        for entry in entries:
+            entry.write_bytes(entry.read_bytes()[: entry.stat().st_size // 2])
 
 
 # --- several processes --------------------------------------------------------------------------

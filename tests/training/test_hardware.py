@@ -1,0 +1,24 @@
+"""Peaks by the names that JAX gives devices."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from lossline.training.hardware import peak_flops
+
+
+@pytest.mark.parametrize(
+    ("kind", "peak"),
+    [
+        ("TPU v4", 275e12),
+        ("TPU v5 lite", 197e12),
+        ("TPU v5p", 459e12),
+        ("TPU v6 lite", 918e12),
+        ("NVIDIA H200", 989.4e12),
+        ("NVIDIA H100 80GB HBM3", 989.4e12),
+        ("NVIDIA A100-SXM4-80GB", 312e12),
+        ("cpu", None),
+    ],
+)
+def test_peak(kind, peak):
+    assert peak_flops(SimpleNamespace(device_kind=kind)) == peak
