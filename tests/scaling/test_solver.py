@@ -8,7 +8,7 @@ import pytest
 import scipy.optimize
 
 from lossline.errors import UserError
-from lossline.scaling.compute_laws import Chinchilla, Kaplan, hoffmann_starts
+from lossline.scaling.compute_laws import Chinchilla, Kaplan, OverTrainingByParams, hoffmann_starts
 from lossline.scaling.laws import ErrorLaw, OffsetPowerLaw, ShiftedPowerLaw, StraightLine
 from lossline.scaling.objective import LEAST_SQUARES, Loss, Objective, Penalty, Residual
 from lossline.scaling.problems import Problem
@@ -71,6 +71,28 @@ def test_published_chinchilla_optimum_from_projected_starts(chinchilla_points):
     result = fit(Chinchilla(), inputs, loss)
     check_published_optimum(result)
     assert result.starts_reached == result.starts
+
+
+@pytest.mark.parametrize(
+    ("data", "published"),
+    [("rpj", (1.8366, 166.2, 366.7, 0.2729)), ("c4_original", (1.5083, 113.7, 189.5, 0.2425))],
+)
+def test_published_over_training_laws(published_data, data, published):
+    # Gadre et al. fit four parameters to five models: M = 20 below 1B parameters, 11M at M = 320.
+    table = pd.read_csv(published_data / "gadre_models.csv")
+    ratio = table["tokens"] / table["params"]
+    chosen = table[
+        (table["pretraining_data"] == data)
+        & (
+            (np.isclose(ratio, 20, rtol=0.05) & (table["params"] < 5e8))
+            | (np.isclose(ratio, 320, rtol=0.05) & (table["params"] < 2e7))
+        )
+    ]
+    assert len(chosen) == 5
+    inputs = {"N": chosen["params"].to_numpy(), "D": chosen["tokens"].to_numpy()}
+    result = fit(OverTrainingByParams(), inputs, chosen["loss/c4_val"].to_numpy(), options=LEAST)
+    assert result.ok
+    assert tuple(result.parameters.values()) == pytest.approx(published, rel=4e-4)
 
 
 def test_the_order_of_points_and_starts_cannot_matter(chinchilla_points):
