@@ -129,6 +129,8 @@ class _Step:
         return True
 
     def run(self, processes: int) -> None:
+        if self.kind == "text":
+            _import_seqio_tasks()  # before the clock starts
         progress = Progress(f"prepare {self.path}", total=self.text_bytes)
         progress.finish(self.make(processes, progress))
 
@@ -214,6 +216,8 @@ def _text_step(
 
 def _import_seqio_tasks() -> Any:
     """Imports TensorFlow, which takes seconds and talks: only where there is work, and quietly."""
+    if "tensorflow" not in sys.modules:
+        print("prepare: importing TensorFlow", file=sys.stderr, flush=True)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
     os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
