@@ -1,0 +1,243 @@
+"""Compiling one training step ahead of time, and what the compiled program says about it."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from lossline.compilation import hlo
+from lossline.compilation.flops import matmul_flops
+from lossline.compilation.targets import Target, fits
+from lossline.ops.backend import compiling_for
+from lossline.sharding import batch_sharding, make_mesh, make_rules, replicated
+from lossline.sharding.mesh import require_divisible
+from lossline.training.objective import Objective
+from lossline.training.options import Documents, TrainOptions
+from lossline.training.step import Trainer
+
+
+@dataclass(frozen=True, kw_only=True)
+class Memory:
+    """Bytes per device. Peak = arguments + temporaries + results that reuse no argument + code."""
+
+    arguments: float
+    temporaries: float
+    results: float
+    reused: float
+    code: float
+
+    @property
+    def peak(self) -> float:
+        """Bytes that must fit."""
+        return self.arguments + self.temporaries + self.results - self.reused + self.code
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepReport:
+    """One compiled step, per device unless said otherwise.
+
+    Attributes:
+      mesh: axis -> devices; microbatches, remat, batch_size: as compiled.
+      fits: whether the peak fits the chip; memory: None where the compiler gave up for lack of it;
+        needed: bytes it said it needs.
+      executed_flops: of matrix products, recomputation included; model_flops: without.
+      memory_bytes: moved to and from HBM; collectives: by kind and mesh axes.
+      compute_seconds, memory_seconds, wire_seconds: lower bounds of the step by each; None where
+        the chip's data sheet is not known.
+      unknown_loops: loops whose length the program does not tell, counted once.
+    """
+
+    topology: str
+    chip: str
+    devices: int
+    mesh: dict[str, int]
+    microbatches: int
+    remat: str
+    batch_size: int
+    context_length: int
+    total_steps: int
+    compile_seconds: float
+    fits: bool
+    memory_limit: float | None
+    needed: float
+    memory: Memory | None = None
+    model_flops: float = 0.0
+    executed_flops: float = 0.0
+    memory_bytes: float = 0.0
+    collectives: tuple[hlo.Collective, ...] = ()
+    compute_seconds: float | None = None
+    memory_seconds: float | None = None
+    wire_seconds: float | None = None
+    unknown_loops: int = 0
+    peak_flops: float | None = None
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Target tokens of one update, all devices."""
+        return self.batch_size * self.context_length
+
+    @property
+    def step_seconds(self) -> float | None:
+        """Roofline: the slowest of compute, memory and wires, everything overlapped perfectly."""
+        bounds = (self.compute_seconds, self.memory_seconds, self.wire_seconds)
+        known = [bound for bound in bounds if bound is not None]
+        return max(known) if known else None
+
+    @property
+    def mfu_bound(self) -> float | None:
+        """Model FLOPs over what the chip could do in `step_seconds`: no step can beat it."""
+        if self.step_seconds is None or self.peak_flops is None:
+            return None
+        return self.model_flops / (self.peak_flops * self.step_seconds)
+
+    @property
+    def tokens_per_second(self) -> float | None:
+        """All devices, at the roofline."""
+        return self.tokens_per_step / self.step_seconds if self.step_seconds else None
+
+
+def trainer_for(options: TrainOptions, target: Target) -> Trainer:
+    """The trainer that `lossline.train` would make, on the target's devices.
+
+    Raises:
+      UserError: the mesh fits neither the devices, nor the batch, nor the model.
+    """
+    mesh = make_mesh(options.mesh, devices=target.devices)  # type: ignore[arg-type]
+    ways = mesh.shape["data"] * mesh.shape["fsdp"] * options.microbatches
+    parts = "data × fsdp × microbatches"
+    require_divisible("train.batch_size", options.batch_size, parts, ways)
+    trainer = Trainer(
+        model=options.model,
+        objective=Objective(
+            vocab_size=options.model.vocab_size,
+            z_loss=options.z_loss,
+            implementation=options.cross_entropy,
+        ),
+        optimizer=options.optimizer,
+        mesh=mesh,
+        rules=make_rules(options.mesh.rules),
+        microbatches=options.microbatches,
+    )
+    # Made before the mesh is entered: optax builds small arrays, which only real devices hold.
+    _ = trainer.shardings, trainer.step
+    return trainer
+
+
+def abstract_batch(options: TrainOptions, mesh: jax.sharding.Mesh) -> dict[str, Any]:
+    """Shapes of one training batch."""
+    shape = (options.batch_size, options.length)
+    dtypes = {"inputs": jnp.int32, "targets": jnp.int32, "weights": jnp.float32}
+    if options.documents is Documents.SEPARATE:
+        dtypes["segment_ids"] = jnp.int32
+    sharding = batch_sharding(mesh)
+    return {
+        name: jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
+        for name, dtype in dtypes.items()
+    }
+
+
+def analyze(options: TrainOptions, target: Target) -> StepReport:
+    """Compile the whole training step with its real shardings, and read the compiled program.
+
+    A step that does not fit is a report with ``fits`` false, not an error.
+
+    Raises:
+      UserError: the options do not fit the target's devices or the model.
+    """
+    trainer = trainer_for(options, target)
+    rates = jax.ShapeDtypeStruct((2,), jnp.float32, sharding=replicated(trainer.mesh))
+    batch = abstract_batch(options, trainer.mesh)
+    started = time.monotonic()
+    with compiling_for(target.backend), jax.set_mesh(trainer.mesh):
+        traced = trainer.step.trace(trainer.abstract_state, batch, rates)  # type: ignore[attr-defined]
+        lowered = traced.lower()
+        try:
+            compiled = lowered.compile()
+        except jax.errors.JaxRuntimeError as error:
+            needed = out_of_memory(str(error))
+            if needed is None:
+                raise
+            return _report(options, target, trainer, time.monotonic() - started, needed)
+    seconds = time.monotonic() - started
+    return _analyzed(options, target, trainer, seconds, compiled, matmul_flops(traced.jaxpr))
+
+
+def out_of_memory(message: str) -> float | None:
+    """Bytes that the compiler says it needs, if the message is that they are not there."""
+    if "RESOURCE_EXHAUSTED" not in message and "Ran out of memory" not in message:
+        return None
+    found = re.search(r"Used ([\d.]+)([KMGT])i?B? of ([\d.]+)([KMGT])i?B?", message)
+    if not found:
+        return float("nan")
+    return float(found.group(1)) * 1024.0 ** (1 + "KMGT".index(found.group(2)))
+
+
+def _report(
+    options: TrainOptions, target: Target, trainer: Trainer, seconds: float, needed: float,
+    **measured: Any,
+) -> StepReport:  # fmt: skip
+    return StepReport(
+        topology=target.name,
+        chip=target.chip.name,
+        devices=len(target.devices),
+        mesh=dict(trainer.mesh.shape),
+        microbatches=options.microbatches,
+        remat=str(getattr(options.model, "remat", "none")),
+        batch_size=options.batch_size,
+        context_length=options.length,
+        total_steps=options.total_steps,
+        compile_seconds=seconds,
+        fits=bool(measured) and fits(target.chip, needed),
+        memory_limit=target.chip.memory,
+        needed=needed,
+        peak_flops=target.chip.flops,
+        **measured,
+    )
+
+
+def _analyzed(
+    options: TrainOptions, target: Target, trainer: Trainer, seconds: float, compiled: Any,
+    executed: float,
+) -> StepReport:  # fmt: skip
+    stats = compiled.memory_analysis()
+    memory = Memory(
+        arguments=float(stats.argument_size_in_bytes),
+        temporaries=float(stats.temp_size_in_bytes),
+        results=float(stats.output_size_in_bytes),
+        reused=float(stats.alias_size_in_bytes),
+        code=float(stats.generated_code_size_in_bytes),
+    )
+    program = hlo.Program.parse(compiled.as_text())
+    shape = tuple(trainer.mesh.shape.values())
+    wires = tuple(hlo.collectives(program, shape, tuple(trainer.mesh.shape)))
+    traffic = hlo.memory_traffic(program)
+    devices = len(target.devices)
+    tokens = options.batch_size * options.length
+    chip = target.chip
+    return _report(
+        options,
+        target,
+        trainer,
+        seconds,
+        memory.peak,
+        memory=memory,
+        model_flops=options.flops_per_token * tokens / devices,
+        executed_flops=executed / devices,
+        memory_bytes=traffic,
+        collectives=wires,
+        compute_seconds=executed / devices / chip.flops if chip.flops else None,
+        memory_seconds=traffic / chip.bandwidth if chip.bandwidth else None,
+        wire_seconds=_wire_seconds(wires, chip.link),
+        unknown_loops=program.unknown_loops,
+    )
+
+
+def _wire_seconds(wires: Sequence[hlo.Collective], link: float | None) -> float | None:
+    """Collectives over different axes mostly wait for each other: their times add up."""
+    return None if link is None else sum(row.wire_bytes for row in wires) / link

@@ -1,0 +1,180 @@
+"""What `python -m lossline.compile` does: compile, report, search, write."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lossline.compilation.analysis import StepReport, analyze
+from lossline.compilation.search import best, search, settings, what_would_fit
+from lossline.compilation.targets import Target, find_target
+from lossline.errors import UserError
+from lossline.training.options import TrainOptions
+
+GIB = 2.0**30
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompileOptions:
+    """Options of `lossline.compile`.
+
+    Attributes:
+      train: the training whose step is compiled; its store is not read.
+      topology: "v4:4x4x8" and the like, "cpu", "cpu:8", "gpu", or "here".
+      search: try meshes, remat policies and microbatches, and print the best that fits.
+      max_trials: compilations of a search.
+      out: JSON file for the report.
+    """
+
+    train: TrainOptions
+    topology: str = "here"
+    search: bool = False
+    max_trials: int = 24
+    out: str | None = None
+
+
+def compile_step(options: CompileOptions) -> StepReport:
+    """Compile and print the report; returns it.
+
+    Raises:
+      UserError: an unknown topology, options that do not fit the devices, a step that does not fit
+        their memory, or an `out` that exists.
+    """
+    out = None if options.out is None else Path(options.out)
+    if out is not None and out.exists():
+        raise UserError(f"{out} exists; remove it or choose another --out")
+    target = find_target(options.topology)
+    train, report = _searched(options, target) if options.search else _single(options, target)
+    print(render(train, report, target))
+    if out is not None:
+        _write(out, report)
+        print(f"written to {out}")
+    return report
+
+
+def _single(options: CompileOptions, target: Target) -> tuple[TrainOptions, StepReport]:
+    report = analyze(options.train, target)
+    if report.fits:
+        return options.train, report
+    limit = report.memory_limit or 0.0
+    excess = report.needed - limit
+    by = (
+        f"needs {report.needed / GIB:.2f} GiB of {limit / GIB:.2f} GiB, {excess / GIB:.2f} too much"
+    )
+    if report.needed != report.needed:
+        by = f"needs more than the {limit / GIB:.2f} GiB there are"
+    print(f"does not fit one {report.chip} ({by}); trying what would:", flush=True)
+    mend = what_would_fit(options.train, target, say=_say)
+    raise UserError(f"the step does not fit one {report.chip} of {report.topology}: {by}; {mend}")
+
+
+def _searched(options: CompileOptions, target: Target) -> tuple[TrainOptions, StepReport]:
+    print(f"searching on {len(target.devices)} × {target.chip.name}:", flush=True)
+    trials = search(options.train, target, max_trials=options.max_trials, say=_say)
+    found = best(trials)
+    if found is None:
+        raise UserError(
+            f"none of {len(trials)} settings fits {options.topology}; take more devices, or a "
+            f"smaller model or batch"
+        )
+    train, report = found
+    assert isinstance(report, StepReport)
+    print(f"best that fits: {settings(train)}", flush=True)
+    return train, report
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)
+
+
+def render(train: TrainOptions, report: StepReport, target: Target) -> str:
+    """The report as text."""
+    counts = train.model.num_params()
+    mesh = " × ".join(f"{axis}={size}" for axis, size in report.mesh.items())
+    lines = [
+        f"{train.model.family}, {_large(counts.total)} parameters "
+        f"({_large(counts.non_embedding)} without embeddings), batch {report.batch_size} × "
+        f"{report.context_length} tokens, {report.microbatches} microbatches, remat {report.remat}",
+        f"{report.topology}: {report.devices} × {report.chip}, mesh {mesh}; compiled in "
+        f"{report.compile_seconds:.0f} s",
+        "",
+        "per device",
+        *_memory_lines(report),
+        f"  FLOPs       {report.executed_flops:.3e} of matrix products per step "
+        f"({report.executed_flops / report.model_flops:.2f} × the model's)",
+        f"  HBM         {report.memory_bytes / 1e9:.2f} GB moved per step",
+        *[
+            f"  {row.kind:<19} over {row.axes:<18} {row.count:>6.0f} per step, "
+            f"{row.wire_bytes / 1e9:.4f} GB sent"
+            for row in report.collectives
+        ],
+    ]
+    if report.unknown_loops:
+        lines.append(f"  {report.unknown_loops} loops of unknown length are counted as one trip")
+    return "\n".join([*lines, "", *_pace_lines(report)])
+
+
+def _large(count: float) -> str:
+    """1.30B, 417M."""
+    for size, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M")):
+        if count >= size:
+            return f"{count / size:.3g}{letter}"
+    return f"{count:,.0f}"
+
+
+def _memory_lines(report: StepReport) -> list[str]:
+    memory = report.memory
+    assert memory is not None
+    limit = report.memory_limit
+    share = "" if limit is None else f" of {limit / GIB:.2f} ({100 * memory.peak / limit:.0f}%)"
+    return [
+        f"  memory      {memory.peak / GIB:.2f} GiB at peak{share}: arguments "
+        f"{memory.arguments / GIB:.2f}, temporaries {memory.temporaries / GIB:.2f}, code "
+        f"{memory.code / GIB:.2f}",
+    ]
+
+
+def _pace_lines(report: StepReport) -> list[str]:
+    if report.step_seconds is None or report.mfu_bound is None or not report.tokens_per_second:
+        return [f"no roofline: the data sheet of {report.chip!r} is not known"]
+    bounds = {
+        "compute": report.compute_seconds,
+        "HBM": report.memory_seconds,
+        "wires": report.wire_seconds,
+    }
+    shown = ", ".join(
+        f"{name} {value:.4f} s" for name, value in bounds.items() if value is not None
+    )
+    days = report.total_steps * report.step_seconds / 86_400
+    tokens = report.total_steps * report.tokens_per_step
+    return [
+        "roofline (a bound: perfect overlap, peak rates)",
+        f"  step        ≥ {report.step_seconds:.4f} s ({shown})",
+        f"  MFU         ≤ {100 * report.mfu_bound:.1f}%",
+        f"  tokens/s    ≤ {report.tokens_per_second:,.0f}, "
+        f"{report.tokens_per_second / report.devices:,.0f} per device",
+        f"  whole run   {_large(tokens)} tokens in {report.total_steps:,} steps: ≥ {days:.2f} d, "
+        f"{days * 24 * report.devices:,.0f} chip-hours",
+    ]
+
+
+def to_json(report: StepReport) -> dict[str, Any]:
+    """All fields and bounds; what is not a number is null."""
+    tree = dataclasses.asdict(report)
+    tree["collectives"] = [dataclasses.asdict(row) for row in report.collectives]
+    for name in ("step_seconds", "mfu_bound", "tokens_per_second", "tokens_per_step"):
+        tree[name] = getattr(report, name)
+    if report.memory is not None:
+        tree["memory"]["peak"] = report.memory.peak
+    return tree
+
+
+def _write(path: Path, report: StepReport) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(json.dumps(to_json(report), indent=1) + "\n", encoding="utf-8")
+    os.replace(partial, path)

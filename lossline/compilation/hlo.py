@@ -1,0 +1,414 @@
+"""Reading a compiled program: how often each instruction runs, what it moves over memory and wires.
+
+XLA's own cost analysis counts the body of a loop once, whatever its trip count, so that a model of
+scanned layers looks like a model of one layer. This file reads the optimized HLO text instead and
+multiplies by the trip counts. It knows the text of the CPU, GPU and TPU compilers of jaxlib 0.10.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+_BITS = {
+    "pred": 8, "s2": 2, "u2": 2, "s4": 4, "u4": 4, "s8": 8, "u8": 8, "s16": 16, "u16": 16,
+    "s32": 32, "u32": 32, "s64": 64, "u64": 64, "f16": 16, "bf16": 16, "f32": 32, "f64": 64,
+    "c64": 64, "c128": 128, "token": 0,
+}  # fmt: skip
+_ARRAY = re.compile(r"\b([a-z][a-z0-9]*)\[([\d,]*)\](?:\{([^}]*)\})?")
+_HEADER = re.compile(r"^(ENTRY )?%?([\w.\-]+) (?:\(.*)?.*\{\s*$")
+_NAME = re.compile(r"^\s*(ROOT )?%?([\w.\-]+) = ")
+_OPERAND = re.compile(r"%([\w.\-]+)")
+_COMMENT = re.compile(r"/\*.*?\*/")
+COLLECTIVES = (
+    "all-gather", "all-reduce", "reduce-scatter", "all-to-all", "ragged-all-to-all",
+    "collective-permute", "collective-broadcast",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Array:
+    """One array of a shape: its bytes, and whether it lies in the device's main memory (HBM)."""
+
+    bytes: float
+    main_memory: bool
+
+
+@dataclass(frozen=True)
+class Instruction:
+    """One line of HLO."""
+
+    name: str
+    opcode: str
+    arrays: tuple[Array, ...]
+    operands: tuple[str, ...]
+    rest: str
+    root: bool
+
+    @property
+    def bytes(self) -> float:
+        """Bytes of the result."""
+        return sum(array.bytes for array in self.arrays)
+
+    def called(self, attribute: str) -> str | None:
+        """Name of a called computation, such as ``body``."""
+        found = re.search(rf"\b{attribute}=%?([\w.\-]+)", self.rest)
+        return found.group(1) if found else None
+
+
+@dataclass
+class Computation:
+    """Instructions by name, in the order of the text."""
+
+    name: str
+    instructions: dict[str, Instruction] = field(default_factory=dict)
+
+    @property
+    def root(self) -> Instruction:
+        """The result."""
+        values = list(self.instructions.values())
+        return next((item for item in values if item.root), values[-1])
+
+    def parameter(self, index: int) -> Instruction | None:
+        """The instruction that stands for an argument."""
+        for item in self.instructions.values():
+            if item.opcode == "parameter" and item.rest.startswith(f"{index})"):
+                return item
+        return None
+
+
+@dataclass(frozen=True)
+class Program:
+    """A compiled program.
+
+    Attributes:
+      computations: by name; entry: the one that runs.
+      runs: computation -> how often it runs; unknown_loops: loops whose trip count the text does
+        not tell, counted as one trip.
+    """
+
+    computations: dict[str, Computation]
+    entry: str
+    runs: dict[str, float]
+    fused: frozenset[str]
+    unknown_loops: int
+
+    @classmethod
+    def parse(cls, text: str) -> Program:
+        """Reads the text of ``compiled.as_text()``."""
+        computations, entry = _computations(text)
+        runs: dict[str, float] = {}
+        fused: set[str] = set()
+        unknown = _count_runs(computations, entry, 1.0, runs, fused)
+        return cls(computations, entry, runs, frozenset(fused), unknown)
+
+    def executed(self, *, fused: bool) -> Iterator[tuple[Instruction, Computation, float]]:
+        """(instruction, its computation, how often it runs), of fused computations or the rest."""
+        for name, times in self.runs.items():
+            if (name in self.fused) == fused:
+                for item in self.computations[name].instructions.values():
+                    yield item, self.computations[name], times
+
+
+def _computations(text: str) -> tuple[dict[str, Computation], str]:
+    computations: dict[str, Computation] = {}
+    current: Computation | None = None
+    entry = ""
+    for line in text.splitlines():
+        if current is None:
+            header = _HEADER.match(line) if line[:1] not in (" ", "}", "") else None
+            if header and not line.startswith("HloModule"):
+                current = Computation(header.group(2))
+                computations[current.name] = current
+                entry = current.name if header.group(1) else entry
+            continue
+        if line.startswith("}"):
+            current = None
+            continue
+        item = _instruction(line)
+        if item is not None:
+            current.instructions[item.name] = item
+    return computations, entry
+
+
+def _instruction(line: str) -> Instruction | None:
+    found = _NAME.match(line)
+    if not found:
+        return None
+    text = _COMMENT.sub("", line[found.end() :])
+    end = _balanced(text, 0) if text.startswith("(") else text.find(" ")
+    opcode, parenthesis, arguments = text[end:].lstrip().partition("(")
+    if end < 0 or not parenthesis:
+        return None
+    close = _balanced("(" + arguments, 0) - 2
+    return Instruction(
+        name=found.group(2),
+        opcode=opcode.strip(),
+        arrays=tuple(_arrays(text[:end])),
+        operands=tuple(_OPERAND.findall(arguments[:close])),
+        rest=arguments,
+        root=bool(found.group(1)),
+    )
+
+
+def _balanced(text: str, start: int) -> int:
+    """Position after the parenthesis that closes the one at `start`."""
+    depth = 0
+    for position in range(start, len(text)):
+        depth += {"(": 1, ")": -1}.get(text[position], 0)
+        if depth == 0:
+            return position + 1
+    return len(text)
+
+
+def _arrays(shape: str) -> Iterator[Array]:
+    for dtype, sizes, layout in _ARRAY.findall(shape):
+        bits = _BITS.get(dtype, 8 if dtype.startswith("f8") else 32)
+        count = math.prod(int(size) for size in sizes.split(",") if size)
+        # "S(n)" in a layout is a memory space other than HBM: a scratchpad, or the host.
+        yield Array(bytes=count * bits / 8, main_memory="S(" not in (layout or ""))
+
+
+def _count_runs(
+    computations: dict[str, Computation],
+    name: str,
+    times: float,
+    runs: dict[str, float],
+    fused: set[str],
+) -> int:
+    """Adds `times` to a computation and, by trip counts, to all that it calls."""
+    runs[name] = runs.get(name, 0.0) + times
+    unknown = 0
+    for item in computations[name].instructions.values():
+        for callee, factor, inside in _calls(item, computations):
+            if callee not in computations:
+                continue
+            if factor is None:
+                unknown += 1
+            if inside or name in fused:
+                fused.add(callee)
+            unknown += _count_runs(computations, callee, times * (factor or 1.0), runs, fused)
+    return unknown
+
+
+def _calls(
+    item: Instruction, computations: dict[str, Computation]
+) -> Iterator[tuple[str, float | None, bool]]:
+    """(computation, how often per run of the instruction or None if unknown, whether fused)."""
+    if item.opcode == "while":
+        body, condition = item.called("body"), item.called("condition")
+        if body:
+            yield body, _trips(item, computations.get(condition or "")), False
+        return
+    if item.opcode == "conditional":
+        branches = re.search(r"branch_computations=\{([^}]*)\}", item.rest)
+        names = _OPERAND.findall(branches.group(1)) if branches else []
+        names += [n for n in (item.called("true_computation"),) if n]
+        if names:  # the first branch stands for all
+            yield names[0], 1.0, False
+        return
+    if item.opcode in ("fusion", "call", "async-start") or "calls=" in item.rest:
+        callee = item.called("calls") or (item.opcode == "call" and item.called("to_apply"))
+        if callee:
+            yield callee, 1.0, item.opcode == "fusion"
+
+
+def _trips(loop: Instruction, condition: Computation | None) -> float | None:
+    known = re.search(r'known_trip_count"?:\s*\{\s*"?n"?:\s*"?(\d+)', loop.rest)
+    if known:
+        return float(known.group(1))
+    if condition is None:
+        return None
+    constants = [
+        int(item.rest.split(")")[0])
+        for item in condition.instructions.values()
+        if item.opcode == "constant" and re.match(r"-?\d+\)", item.rest)
+    ]
+    # Loops of jax.lax.scan run from 0 in steps of 1 up to the one constant of their condition.
+    return float(constants[0]) if len(constants) == 1 else None
+
+
+# --- memory traffic ------------------------------------------------------------------------------
+
+_FREE = frozenset({
+    "parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "conditional",
+    "call", "after-all", "partition-id", "replica-id", "opt-barrier", "add-dependency", "domain",
+    "custom-call-done", "async-update",
+})  # fmt: skip
+_NO_TRAFFIC_CALLS = ("AllocateBuffer", "ConcatBitcast", "Sharding", "AssumeGatherIndicesInBound")
+
+
+def memory_traffic(program: Program) -> float:
+    """Bytes that one run of the program reads from and writes to the device's main memory.
+
+    Of an array that is only sliced, the slice counts; of one that is updated in place, the update.
+    """
+    return sum(
+        times * _traffic(item, computation, program)
+        for item, computation, times in program.executed(fused=False)
+    )
+
+
+def _traffic(item: Instruction, computation: Computation, program: Program) -> float:
+    opcode = item.opcode
+    if opcode in _FREE or opcode.endswith("-done"):
+        return 0.0
+    if opcode == "custom-call" and any(name in item.rest for name in _NO_TRAFFIC_CALLS):
+        return 0.0
+    if opcode in ("copy-start", "slice-start"):
+        two = sorted(item.arrays[:2], key=lambda array: array.bytes)
+        return two[0].bytes * sum(array.main_memory for array in two) if two else 0.0
+    if opcode in ("dynamic-slice", "slice", "gather"):
+        return 2.0 * _main(item)
+    if opcode == "dynamic-update-slice":
+        update = computation.instructions.get(item.operands[1])
+        return 2.0 * _main(update) if update else 0.0
+    inner = program.computations.get(item.called("calls") or "") if opcode == "fusion" else None
+    reads = sum(
+        _read(index, operand, computation, inner) for index, operand in enumerate(item.operands)
+    )
+    return reads + _written(item, inner)
+
+
+def _main(item: Instruction) -> float:
+    return sum(array.bytes for array in item.arrays if array.main_memory)
+
+
+def _read(index: int, operand: str, computation: Computation, inner: Computation | None) -> float:
+    source = computation.instructions.get(operand)
+    if source is None or not any(array.main_memory for array in source.arrays):
+        return 0.0
+    parameter = inner.parameter(index) if inner else None
+    if inner is None or parameter is None:
+        return _main(source)
+    users = [u for u in inner.instructions.values() if parameter.name in u.operands]
+    slicing = ("dynamic-slice", "slice", "gather")
+    if users and all(u.opcode in slicing and u.operands[0] == parameter.name for u in users):
+        return sum(user.bytes for user in users)
+    if users and all(
+        u.opcode == "dynamic-update-slice" and u.operands[0] == parameter.name for u in users
+    ):
+        return 0.0  # updated in place
+    return _main(source)
+
+
+def _written(item: Instruction, inner: Computation | None) -> float:
+    if inner is not None and inner.root.opcode == "dynamic-update-slice":
+        update = inner.instructions.get(inner.root.operands[1])
+        return update.bytes if update and _main(item) else 0.0
+    return _main(item)
+
+
+# --- collectives ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Collective:
+    """Collectives of one kind over the same mesh axes.
+
+    Attributes:
+      kind: all-gather, …; axes: names of the mesh axes within a group, joined by "+".
+      count: how many run per step; wire_bytes: bytes that each device sends for them.
+    """
+
+    kind: str
+    axes: str
+    count: float
+    wire_bytes: float
+
+
+def collectives(
+    program: Program, mesh_shape: Sequence[int], axis_names: Sequence[str]
+) -> list[Collective]:
+    """All collectives of one run, summed by kind and mesh axes, largest first.
+
+    Wire bytes are those of ring algorithms: (g-1)/g of the gathered or scattered array among g
+    devices, twice that for an all-reduce.
+    """
+    found: dict[tuple[str, str], list[float]] = {}
+    for inside in (False, True):
+        for item, computation, times in program.executed(fused=inside):
+            kind = item.opcode.removesuffix("-start")
+            if kind not in COLLECTIVES:
+                continue
+            # TPU fuses the slicing of what was reduced, and names the fusion for it.
+            if kind == "all-reduce" and "all-reduce-scatter" in computation.name:
+                kind = "reduce-scatter"
+            groups = replica_groups(item.rest, math.prod(mesh_shape))
+            axes = _axes_of(groups, mesh_shape, axis_names)
+            size = max((len(group) for group in groups), default=math.prod(mesh_shape))
+            entry = found.setdefault((kind, axes), [0.0, 0.0])
+            entry[0] += times
+            entry[1] += times * _wire_bytes(kind, item, computation, size)
+    rows = [Collective(kind, axes, count, wire) for (kind, axes), (count, wire) in found.items()]
+    return sorted(rows, key=lambda row: (-row.wire_bytes, row.kind, row.axes))
+
+
+def _wire_bytes(kind: str, item: Instruction, computation: Computation, size: int) -> float:
+    given = sum(
+        computation.instructions[name].bytes
+        for name in item.operands
+        if name in computation.instructions
+    )
+    # An asynchronous start returns its operands along with its result.
+    result = item.bytes - (given if item.opcode.endswith("-start") else 0.0)
+    share = (size - 1) / size if size else 0.0
+    if kind == "all-gather":
+        return share * max(result, given)
+    if kind == "all-reduce":
+        return 2.0 * share * given
+    if kind == "collective-permute":
+        return given
+    return share * given
+
+
+def replica_groups(text: str, devices: int) -> list[list[int]]:
+    """The groups of a collective, in any of HLO's spellings; pairs for a permutation."""
+    pairs = re.search(r"source_target_pairs=\{((?:\{\d+,\d+\},?)*)\}", text)
+    explicit = re.search(r"replica_groups=\{((?:\{[\d,]*\},?)*)\}", text)
+    for found in (pairs, explicit):
+        if found and found.group(1):
+            lists = re.findall(r"\{([\d,]*)\}", found.group(1))
+            return [[int(n) for n in part.split(",") if n] for part in lists]
+    iota = re.search(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", text)
+    if iota:
+        shape, source = _integers(iota.group(1)), _integers(iota.group(2))
+        ids = np.arange(math.prod(source)).reshape(source)
+        if iota.group(3):
+            ids = ids.transpose(_integers(iota.group(3)))
+        return ids.reshape(shape).tolist()
+    named = re.search(r"replica_groups=mesh\[([^\]]*)\]\s*\{([^}]*)\}", text)
+    if named:
+        return _named_groups(named.group(1), named.group(2))
+    return [list(range(devices))]
+
+
+def _named_groups(mesh: str, chosen: str) -> list[list[int]]:
+    axes = re.findall(r"'([^']+)'=(\d+)", mesh)
+    wanted = set(re.findall(r"'([^']+)'", chosen))
+    shape = [int(size) for _, size in axes]
+    inside = [i for i, (name, _) in enumerate(axes) if name in wanted]
+    outside = [i for i in range(len(axes)) if i not in inside]
+    ids = np.arange(math.prod(shape)).reshape(shape).transpose(outside + inside)
+    return ids.reshape(-1, math.prod(shape[i] for i in inside)).tolist()
+
+
+def _integers(text: str) -> list[int]:
+    return [int(part) for part in text.split(",")]
+
+
+def _axes_of(
+    groups: Sequence[Sequence[int]], mesh_shape: Sequence[int], axis_names: Sequence[str]
+) -> str:
+    """Mesh axes along which the devices of a group differ; device ids count the mesh row by row."""
+    different: set[str] = set()
+    for group in groups:
+        places = np.array(np.unravel_index(group, tuple(mesh_shape)))
+        different |= {
+            name for name, row in zip(axis_names, places, strict=True) if len(set(row.tolist())) > 1
+        }
+    return "+".join(name for name in axis_names if name in different) or "none"

@@ -1,0 +1,153 @@
+"""Trying meshes, remat policies and microbatches until the best that fits is known."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from lossline.compilation.analysis import StepReport, analyze
+from lossline.compilation.targets import Target
+from lossline.errors import UserError
+from lossline.sharding import MeshOptions
+from lossline.training.options import TrainOptions
+
+REMAT = ("none", "dots", "full")
+MICROBATCHES = (1, 2, 4, 8, 16)
+TENSOR = (1, 2, 4, 8)
+
+Trial = tuple[TrainOptions, StepReport | str]
+Say = Callable[[str], None]
+
+
+def variants(options: TrainOptions, devices: int) -> Iterator[list[list[TrainOptions]]]:
+    """Per mesh, per remat policy: the same training with more and more microbatches.
+
+    All parameters are sharded over all devices that do not split tensors (``fsdp``), as they must
+    be where memory is what limits; where one device holds the state, ``data`` comes first.
+    """
+    for tensor in TENSOR:
+        if devices % tensor:
+            continue
+        rest = devices // tensor
+        shapes = [(1, rest)] if rest == 1 else [(1, rest), (rest, 1)]
+        for data, fsdp in shapes:
+            mesh = MeshOptions(data=data, fsdp=fsdp, tensor=tensor, rules=options.mesh.rules)
+            yield [_microbatched(options, mesh, remat) for remat in _policies(options.model)]
+
+
+def _policies(model: Any) -> tuple[str, ...]:
+    return REMAT if hasattr(model, "remat") else ("",)
+
+
+def _microbatched(options: TrainOptions, mesh: MeshOptions, remat: str) -> list[TrainOptions]:
+    model = _with_remat(options.model, remat) if remat else options.model
+    ways = mesh.data * mesh.fsdp
+    return [
+        dataclasses.replace(options, mesh=mesh, model=model, microbatches=parts)
+        for parts in MICROBATCHES
+        if options.batch_size % (ways * parts) == 0
+    ]
+
+
+def _with_remat(model: Any, remat: str) -> Any:
+    """The model with another policy; as it is, if it has none."""
+    return dataclasses.replace(model, remat=remat) if hasattr(model, "remat") else model
+
+
+def search(
+    options: TrainOptions, target: Target, *, max_trials: int, say: Say = print
+) -> list[Trial]:
+    """Compile variants and report each; for a mesh and a policy, the fewest microbatches that fit.
+
+    A variant that the model or the mesh refuses is reported with the reason. Once a policy fits
+    without microbatches, those that recompute more on the same mesh are not tried: they move more
+    and compute more.
+    """
+    trials: list[Trial] = []
+    compiled = 0
+    for policies in variants(options, len(target.devices)):
+        for choices in policies:
+            outcome = "none"
+            for choice in choices:
+                if compiled == max_trials:
+                    say(f"stopped after {max_trials} compilations (compile.max_trials)")
+                    return trials
+                result = attempt(choice, target)
+                trials.append((choice, result))
+                say(describe(choice, result))
+                if isinstance(result, str):
+                    outcome = "refused"
+                    break
+                compiled += 1
+                if result.fits:
+                    outcome = "whole" if choice.microbatches == 1 else "parts"
+                    break
+            if outcome in ("whole", "refused"):
+                break
+    return trials
+
+
+def attempt(options: TrainOptions, target: Target) -> StepReport | str:
+    """The report, or in one line why these options cannot be."""
+    try:
+        return analyze(options, target)
+    except UserError as error:
+        return str(error)
+
+
+def best(trials: list[Trial]) -> Trial | None:
+    """The trial that fits with the smallest bound on the step's time."""
+    fitting = [
+        (choice, report)
+        for choice, report in trials
+        if isinstance(report, StepReport) and report.fits
+    ]
+    key = [report.step_seconds or report.executed_flops for _, report in fitting]
+    return fitting[key.index(min(key))] if fitting else None
+
+
+def what_would_fit(options: TrainOptions, target: Target, *, say: Say = print) -> str:
+    """What to bind so that the step fits, found by trying; or that nothing tried does."""
+    tried = []
+    devices = len(target.devices)
+    whole = MeshOptions(data=1, fsdp=-1, tensor=options.mesh.tensor, rules=options.mesh.rules)
+    for mesh in (options.mesh, whole):
+        ways = devices // max(mesh.tensor, 1)
+        for parts in (options.microbatches, 4 * options.microbatches, 16 * options.microbatches):
+            if options.batch_size % (ways * parts):
+                continue
+            model = _with_remat(options.model, "full")
+            choice = dataclasses.replace(options, mesh=mesh, model=model, microbatches=parts)
+            if choice == options or choice in tried:
+                continue
+            tried.append(choice)
+            result = attempt(choice, target)
+            say(describe(choice, result))
+            if isinstance(result, StepReport) and result.fits:
+                return f"it fits with {settings(choice)}"
+    return f"none of {len(tried)} cheaper settings fits either: more devices, or a smaller model"
+
+
+def settings(options: TrainOptions) -> str:
+    """What a search varies, as one would bind it."""
+    mesh = options.mesh
+    parts = [f"mesh data={mesh.data} fsdp={mesh.fsdp} tensor={mesh.tensor}"]
+    if hasattr(options.model, "remat"):
+        parts.append(f"remat={options.model.remat}")
+    return ", ".join([*parts, f"microbatches={options.microbatches}"])
+
+
+def describe(options: TrainOptions, result: StepReport | str) -> str:
+    """One line per trial."""
+    if isinstance(result, str):
+        return f"  {settings(options)}: {result}"
+    memory = f"{result.needed / 2**30:.2f} GiB" if result.needed == result.needed else "too much"
+    verdict = "fits" if result.fits else "does not fit"
+    pace = ""
+    if result.fits and result.step_seconds:
+        pace = f", step ≥ {result.step_seconds:.3f} s, MFU ≤ {100 * (result.mfu_bound or 0):.1f}%"
+    return (
+        f"  {settings(options)}: {memory}, {verdict}{pace} (compiled in "
+        f"{result.compile_seconds:.0f} s)"
+    )

@@ -1,0 +1,38 @@
+"""Compiles a training step for a machine that need not be here, and says what it would need.
+
+    python -m lossline.compile --gin_file=gin_configs/runs/big.gin --topology=v4:4x4x8
+    python -m lossline.compile --gin_file=gin_configs/runs/big.gin --topology=v4:4x4x8 --search
+
+Reports per device: memory against the chip's, FLOPs, bytes over HBM, collective bytes per mesh
+axis; a roofline of step time and MFU; tokens per second, days and chip-hours of the run. TPU slices
+(v4, v5e, v5p, v6e) need only the libtpu wheel, no TPU; also cpu, cpu:8, gpu, here. The gin file is
+that of `lossline.train`; its token store is not read.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from lossline.configuration import Flag, Verb, run_verb
+
+
+def load() -> Verb:
+    """The verb of `lossline.train` around which this one stands, with its components."""
+    from lossline import train
+    from lossline.compilation.command import CompileOptions, compile_step
+    from lossline.training.options import TrainOptions
+
+    components = {"train": TrainOptions, **train.load().components}
+    return Verb(options=CompileOptions, run=compile_step, components=components)
+
+
+FLAGS = {
+    "topology": Flag("compile.topology", "v4:4x4x8, v5e:4x8, cpu, cpu:8, gpu, here, …"),
+    "search": Flag("compile.search", "try meshes, remat and microbatches", "switch"),
+    "out": Flag("compile.out", "JSON file for the report"),
+}
+# What a person would bind for `lossline.train` and need not here; their own bindings come later.
+DEFAULTS = ("--gin.compile.train=@train()", "--gin.train.store=unread")
+
+if __name__ == "__main__":
+    run_verb("compile", __doc__, load, flags=FLAGS, argv=[*DEFAULTS, *sys.argv[1:]])

@@ -1,0 +1,236 @@
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+
+import jax
+import pytest
+
+from lossline.compilation import search as searching
+from lossline.compilation import targets
+from lossline.compilation.analysis import StepReport, analyze, out_of_memory
+from lossline.compilation.command import CompileOptions, compile_step, render
+from lossline.errors import UserError
+from lossline.models import LlamaConfig
+from lossline.sharding import MeshOptions
+from lossline.training.options import TrainOptions
+
+TINY = LlamaConfig(
+    vocab_size=256, width=64, layers=3, heads=4, mlp_width=128, context_length=64, remat="none"
+)
+
+
+def training(**changes) -> TrainOptions:
+    options = {"model": TINY, "store": "unread", "batch_size": 16, "steps": 100, **changes}
+    return TrainOptions(**options)
+
+
+def here(**changes) -> targets.Target:
+    chip = targets.Chip(name="test chip", flops=1e12, memory=1e9, bandwidth=1e11, link=1e10)
+    return targets.Target(
+        name="cpu", backend="cpu", chip=replace(chip, **changes), devices=jax.devices("cpu")
+    )
+
+
+@pytest.fixture(scope="module")
+def report() -> StepReport:
+    return analyze(training(mesh=MeshOptions(data=2, fsdp=2, tensor=2)), here())
+
+
+def test_the_whole_step_is_compiled_with_its_real_shardings(report):
+    assert report.fits
+    assert report.mesh == {"data": 2, "fsdp": 2, "tensor": 2}
+    params = TINY.num_params().total
+    # Parameters and two moments in float32; the embeddings are split 4 ways, most others too.
+    state = 3 * 4 * params
+    assert state / 8 < report.memory.arguments < state / 2
+    assert report.memory.reused > 0.9 * report.memory.results  # the state is donated
+    assert report.memory.peak >= report.memory.arguments
+    assert report.unknown_loops == 0
+
+
+def test_flops_are_the_model_s_and_remat_costs_a_forward_more():
+    """On the CPU attention is blocked: causal blocks only, so a little less than the formula."""
+    options = training()
+    plain = analyze(options, here())
+    assert plain.model_flops == options.flops_per_token * 16 * 64 / 8
+    assert plain.executed_flops == pytest.approx(plain.model_flops, rel=0.15)
+    again = analyze(training(model=replace(TINY, remat="full")), here())
+    assert 1.15 < again.executed_flops / plain.executed_flops < 1.40
+
+
+def test_collectives_follow_the_mesh(report):
+    axes = {(row.kind, row.axes) for row in report.collectives}
+    assert any("tensor" in over for _, over in axes)
+    assert any("fsdp" in over for _, over in axes)
+    data = analyze(training(mesh=MeshOptions(data=8)), here())
+    assert {row.axes for row in data.collectives} == {"data"}
+    reduced = sum(row.wire_bytes for row in data.collectives if row.kind == "all-reduce")
+    # A ring all-reduce of all gradients: twice 7/8 of them, the unembedding's once per chunk.
+    assert 1.0 < reduced / (2 * 7 / 8 * 4 * TINY.num_params().total) < 1.3
+
+
+def test_roofline_is_the_slowest_of_three(report):
+    bounds = (report.compute_seconds, report.memory_seconds, report.wire_seconds)
+    assert report.step_seconds == max(bounds)
+    assert report.compute_seconds == report.executed_flops / 1e12
+    assert report.mfu_bound == report.model_flops / (1e12 * report.step_seconds)
+    assert report.tokens_per_second == 16 * 64 / report.step_seconds
+    text = render(training(), report, here())
+    for words in ("memory", "HBM", "roofline", "MFU", "tokens/s", "chip-hours", "over fsdp"):
+        assert words in text
+
+
+def test_a_step_that_does_not_fit_says_by_how_much_and_what_would(monkeypatch, capsys):
+    needed = {"none": 3e9, "full": 0.5e9}
+
+    def pretend(options, target):
+        size = needed[options.model.remat] / options.microbatches
+        return StepReport(
+            topology="cpu", chip="test chip", devices=8, mesh={"data": 8}, remat="none",
+            microbatches=options.microbatches, batch_size=16, context_length=64, total_steps=100,
+            compile_seconds=1.0, fits=size <= 1e9, memory_limit=1e9, needed=size,
+        )  # fmt: skip
+
+    monkeypatch.setattr("lossline.compilation.command.analyze", pretend)
+    monkeypatch.setattr("lossline.compilation.search.analyze", pretend)
+    monkeypatch.setattr("lossline.compilation.command.find_target", lambda name: here())
+    with pytest.raises(UserError) as mistake:
+        compile_step(CompileOptions(train=training(), topology="cpu"))
+    message = str(mistake.value)
+    assert "needs 2.79 GiB of 0.93 GiB, 1.86 too much" in message
+    assert "it fits with" in message
+    assert "remat=full" in message
+    assert "\n" not in message
+    assert "trying what would" in capsys.readouterr().out
+
+
+def test_the_compiler_s_own_words_for_too_little_memory():
+    text = (
+        "RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory in memory space "
+        "hbm. Used 61.95G of 30.75G hbm. Exceeded hbm capacity by 31.20G."
+    )
+    assert out_of_memory(text) == pytest.approx(61.95 * 2**30)
+    assert out_of_memory("INTERNAL: something else") is None
+
+
+def pretend_search(monkeypatch, fits, refused=lambda options: False):
+    compiled = []
+
+    def analyze_one(options, target):
+        if refused(options):
+            raise UserError("the mesh does not divide the heads")
+        compiled.append(options)
+        slow = {"none": 1.0, "dots": 1.1, "full": 1.33}[options.model.remat]
+        seconds = slow * options.mesh.tensor * (1 + 0.01 * options.microbatches)
+        return StepReport(
+            topology="cpu", chip="c", devices=8, mesh={}, remat=options.model.remat, batch_size=16,
+            microbatches=options.microbatches, context_length=64, total_steps=1,
+            compile_seconds=0.0, fits=fits(options), memory_limit=1e9, needed=1e8,
+            compute_seconds=seconds, peak_flops=1e12, model_flops=1e9,
+        )  # fmt: skip
+
+    monkeypatch.setattr("lossline.compilation.search.analyze", analyze_one)
+    return compiled
+
+
+def test_search_takes_the_fastest_that_fits(monkeypatch):
+    compiled = pretend_search(monkeypatch, lambda o: o.model.remat != "none" or o.mesh.tensor > 2)
+    trials = searching.search(training(), here(), max_trials=50, say=lambda text: None)
+    choice, report = searching.best(trials)
+    assert (choice.model.remat, choice.mesh.tensor, choice.microbatches) == ("dots", 1, 1)
+    assert report.fits
+    # What fits whole without recomputation is not tried with it.
+    assert not any(o.mesh.tensor == 4 and o.model.remat != "none" for o in compiled)
+
+
+def test_search_stops_at_its_limit_and_passes_over_what_is_refused(monkeypatch):
+    said = []
+    compiled = pretend_search(monkeypatch, lambda o: False, refused=lambda o: o.mesh.tensor == 1)
+    trials = searching.search(training(), here(), max_trials=3, say=said.append)
+    assert len(compiled) == 3
+    assert searching.best(trials) is None
+    assert any("does not divide the heads" in line for line in said)
+    assert "stopped after 3" in said[-1]
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("v7:2x2", "no topology 'v7:2x2'; there are TPU slices"),
+        ("v4", "no topology 'v4'"),
+        ("v4:4x4", "v4 slices have 3 dimensions, such as v4:2x2x1"),
+        ("gpu", "no gpu here"),
+        ("cpu:99", "there are 8 cpu devices here"),
+    ],
+)
+def test_topologies_that_are_not(name, words):
+    with pytest.raises(UserError) as mistake:
+        targets.find_target(name)
+    assert words in str(mistake.value)
+
+
+def test_without_libtpu_the_mend_is_named(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match="pip install libtpu"):
+        targets.find_target("v4:2x2x1")
+
+
+def test_an_existing_file_is_not_overwritten(tmp_path):
+    path = tmp_path / "step.json"
+    path.write_text("mine")
+    with pytest.raises(UserError, match="exists"):
+        compile_step(CompileOptions(train=training(), topology="cpu", out=str(path)))
+    assert path.read_text() == "mine"
+
+
+def test_a_mesh_that_does_not_divide_the_batch_names_both():
+    with pytest.raises(UserError, match="12 is not divisible"):
+        analyze(training(batch_size=12), here())
+
+
+def run_verb(*arguments, **environment):
+    return subprocess.run(
+        [sys.executable, "-m", "lossline.compile", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=280,
+        env={**os.environ, **environment},
+    )
+
+
+@pytest.fixture
+def gin_file(tmp_path):
+    path = tmp_path / "tiny.gin"
+    path.write_text(
+        "train.model = @llama()\ntrain.batch_size = 16\ntrain.steps = 100\n"
+        "llama.vocab_size = 256\nllama.width = 64\nllama.layers = 2\nllama.heads = 4\n"
+        "llama.mlp_width = 128\nllama.context_length = 64\n"
+    )
+    return path
+
+
+@pytest.mark.slow
+def test_the_verb_reads_a_training_s_gin_file(gin_file, tmp_path):
+    out = tmp_path / "report.json"
+    done = run_verb(f"--gin_file={gin_file}", "--topology=cpu:4", f"--out={out}", XLA_FLAGS="")
+    assert done.returncode == 0, done.stderr
+    assert "4 × cpu, mesh data=4" in done.stdout
+    tree = json.loads(out.read_text())
+    assert tree["devices"] == 4
+    assert tree["step_seconds"] is None
+    assert tree["memory"]["peak"] > 0
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed ([tpu] extra)"
+)
+def test_a_tpu_slice_without_a_tpu(gin_file):
+    done = run_verb(f"--gin_file={gin_file}", "--topology=v4:2x2x1", XLA_FLAGS="")
+    assert done.returncode == 0, done.stderr
+    assert "4 × TPU v4" in done.stdout
+    assert "MFU" in done.stdout
+    assert "could not determine" not in done.stderr

@@ -1,0 +1,158 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+
+from lossline.compilation import hlo
+from lossline.compilation.flops import matmul_flops
+from lossline.sharding import MeshOptions, make_mesh
+
+TPU_TEXT = """\
+HloModule jit_run, is_scheduled=true
+
+%cond.1 (p.1: (s32[], bf16[12,8,64])) -> pred[] {
+  %constant.9 = s32[]{:T(128)} constant(12)
+  %p.1 = (s32[]{:T(128)}, bf16[12,8,64]{2,1,0:T(8,128)(2,1)}) parameter(0)
+  %gte.1 = s32[]{:T(128)} get-tuple-element(%p.1), index=0
+  ROOT %lt.1 = pred[]{:T(512)} compare(%gte.1, %constant.9), direction=LT
+}
+
+%slicing.1 (q.0: bf16[12,8,64], q.1: s32[]) -> bf16[8,64] {
+  %q.0 = bf16[12,8,64]{2,1,0:T(8,128)(2,1)} parameter(0)
+  %q.1 = s32[]{:T(128)} parameter(1)
+  %zero.1 = s32[]{:T(128)} constant(0)
+  %ds.1 = bf16[1,8,64]{2,1,0:T(8,128)(2,1)} dynamic-slice(%q.0, %q.1, %zero.1, %zero.1), dynamic_slice_sizes={1,8,64}
+  ROOT %bc.1 = bf16[8,64]{1,0:T(8,128)(2,1)} bitcast(%ds.1)
+}
+
+%all-reduce-scatter.1 (r.0: bf16[8,64]) -> bf16[4,64] {
+  %r.0 = bf16[8,64]{1,0:T(8,128)(2,1)} parameter(0)
+  %ar.1 = bf16[8,64]{1,0:T(8,128)(2,1)} all-reduce(%r.0), channel_id=3, replica_groups=[4,2]<=[4,2]T(1,0), to_apply=%add
+  %zero.2 = s32[]{:T(128)} constant(0)
+  ROOT %ds.2 = bf16[4,64]{1,0:T(8,128)(2,1)} dynamic-slice(%ar.1, %zero.2, %zero.2), dynamic_slice_sizes={4,64}
+}
+
+%body.1 (p.2: (s32[], bf16[12,8,64])) -> (s32[], bf16[12,8,64]) {
+  %p.2 = (s32[]{:T(128)}, /*index=1*/bf16[12,8,64]{2,1,0:T(8,128)(2,1)}) parameter(0)
+  %i.1 = s32[]{:T(128)} get-tuple-element(%p.2), index=0
+  %stack.1 = bf16[12,8,64]{2,1,0:T(8,128)(2,1)} get-tuple-element(%p.2), index=1
+  %one.1 = bf16[8,64]{1,0:T(8,128)(2,1)S(3)} fusion(%stack.1, %i.1), kind=kLoop, calls=%slicing.1
+  %ag.1 = bf16[8,128]{1,0:T(8,128)(2,1)S(3)} all-gather(%one.1), channel_id=1, replica_groups=mesh['a'=4,'b'=1,'c'=2] {'c'}, dimensions={1}, use_global_device_ids=true
+  %rs.1 = bf16[4,64]{1,0:T(8,128)(2,1)} fusion(%one.1), kind=kCustom, calls=%all-reduce-scatter.1
+  ROOT %t.1 = (s32[]{:T(128)}, bf16[12,8,64]{2,1,0:T(8,128)(2,1)}) tuple(%i.1, %stack.1)
+}
+
+ENTRY %main.1 (a.0: bf16[12,8,64]) -> bf16[12,8,64] {
+  %a.0 = bf16[12,8,64]{2,1,0:T(8,128)(2,1)} parameter(0)
+  %c.0 = s32[]{:T(128)} constant(0)
+  %t.0 = (s32[]{:T(128)}, bf16[12,8,64]{2,1,0:T(8,128)(2,1)}) tuple(%c.0, %a.0)
+  %w.0 = (s32[]{:T(128)}, bf16[12,8,64]{2,1,0:T(8,128)(2,1)}) while(%t.0), condition=%cond.1, body=%body.1
+  ROOT %out.0 = bf16[12,8,64]{2,1,0:T(8,128)(2,1)} get-tuple-element(%w.0), index=1
+}
+"""  # noqa: E501
+
+
+def test_loops_run_as_often_as_their_condition_says():
+    program = hlo.Program.parse(TPU_TEXT)
+    assert program.entry == "main.1"
+    assert program.runs["body.1"] == 12
+    assert program.unknown_loops == 0
+
+
+def test_traffic_counts_the_slice_and_not_the_stack_and_skips_scratchpads():
+    program = hlo.Program.parse(TPU_TEXT)
+    slice_bytes = 8 * 64 * 2  # read from HBM, written to the scratchpad S(3)
+    scattered = 4 * 64 * 2  # written to HBM; its operand lies in the scratchpad
+    index = 4
+    assert hlo.memory_traffic(program) == 12 * (slice_bytes + index + scattered)
+
+
+def test_collectives_are_counted_per_trip_and_named_by_their_mesh_axes():
+    program = hlo.Program.parse(TPU_TEXT)
+    rows = hlo.collectives(program, (2, 2, 2), ("data", "fsdp", "tensor"))
+    found = {(row.kind, row.axes): row for row in rows}
+    gathered = found["all-gather", "tensor"]
+    assert (gathered.count, gathered.wire_bytes) == (12, 12 * (8 * 128 * 2) / 2)
+    # The transposed iota groups devices 0 2 4 6 in pairs: along fsdp.
+    scattered = found["reduce-scatter", "fsdp"]
+    assert (scattered.count, scattered.wire_bytes) == (12, 12 * (8 * 64 * 2) / 2)
+    assert len(rows) == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "groups"),
+    [
+        ("replica_groups={{0,2},{1,3}}, to_apply=%a", [[0, 2], [1, 3]]),
+        ("replica_groups=[2,2]<=[4]", [[0, 1], [2, 3]]),
+        ("replica_groups=[2,2]<=[2,2]T(1,0)", [[0, 2], [1, 3]]),
+        ("replica_groups=mesh['x'=2,'y'=2] {'x'}, foo", [[0, 2], [1, 3]]),
+        ("source_target_pairs={{0,1},{1,0}}", [[0, 1], [1, 0]]),
+        ("replica_groups={}", [[0, 1, 2, 3]]),
+    ],
+)
+def test_replica_groups_in_every_spelling(text, groups):
+    assert hlo.replica_groups(text, 4) == groups
+
+
+def compiled_scan(mesh):
+    def step(x, w):
+        def layer(x, w):
+            return jnp.tanh(x @ w), None
+
+        return jnp.sum(jax.lax.scan(layer, x, w)[0])
+
+    x = jax.ShapeDtypeStruct(
+        (16, 64), jnp.float32, sharding=NamedSharding(mesh, PartitionSpec("data"))
+    )
+    w = jax.ShapeDtypeStruct(
+        (6, 64, 64), jnp.float32, sharding=NamedSharding(mesh, PartitionSpec(None, None, "fsdp"))
+    )
+    whole = NamedSharding(mesh, PartitionSpec(None, None, "fsdp"))
+    return jax.jit(jax.grad(step, argnums=1), out_shardings=whole).trace(x, w)
+
+
+def test_a_compiled_scan_tells_its_trips_flops_and_collectives():
+    mesh = make_mesh(MeshOptions(data=2, fsdp=4))
+    traced = compiled_scan(mesh)
+    # Forward, and two products backward, of 6 layers; the first layer's input needs no gradient,
+    # but the loop computes it all the same.
+    assert matmul_flops(traced.jaxpr) == 3 * 6 * 2 * 16 * 64 * 64
+    program = hlo.Program.parse(traced.lower().compile().as_text())
+    assert program.unknown_loops == 0
+    assert 6.0 in program.runs.values()
+    rows = hlo.collectives(program, tuple(mesh.shape.values()), tuple(mesh.shape))
+    assert rows
+    assert {row.axes for row in rows} <= {"data", "fsdp", "data+fsdp"}
+    assert max(row.count for row in rows) >= 6
+    # The weights are read in both passes at least.
+    assert hlo.memory_traffic(program) >= 2 * 6 * 64 * 64 * 4 / 4
+
+
+def test_flops_see_through_remat_cond_and_shard_map():
+    w = jnp.ones((8, 8))
+    product = 2 * 8 * 8 * 8
+
+    def twice(x):
+        return jax.checkpoint(lambda y: jnp.sin(y @ w) @ w)(x).sum()
+
+    plain = matmul_flops(jax.make_jaxpr(jax.grad(lambda x: (jnp.sin(x @ w) @ w).sum()))(w))
+    assert matmul_flops(jax.make_jaxpr(jax.grad(twice))(w)) >= plain
+    branches = jax.make_jaxpr(lambda p, x: jax.lax.cond(p, lambda y: y @ y @ y, lambda y: y @ y, x))
+    assert matmul_flops(branches(True, w)) == 2 * product
+    mesh = make_mesh(MeshOptions(data=8))
+    sharded = jax.shard_map(
+        lambda x: x @ w,
+        mesh=mesh,
+        in_specs=PartitionSpec("data"),
+        out_specs=PartitionSpec("data"),
+        check_vma=False,
+    )
+    rows = np.ones((64, 8), np.float32)
+    assert matmul_flops(jax.make_jaxpr(sharded)(rows)) == 2 * 64 * 8 * 8
+    convolution = jax.make_jaxpr(
+        lambda x, k: jax.lax.conv_general_dilated(
+            x, k, (1,), "VALID", dimension_numbers=("NWC", "WIO", "NWC")
+        )
+    )
+    assert matmul_flops(convolution(jnp.ones((1, 10, 3)), jnp.ones((4, 3, 5)))) == 2 * 7 * 5 * 12
