@@ -29,6 +29,7 @@ from lossline.training.metrics import read_metrics
 from lossline.training.objective import Objective
 from lossline.training.optimizer import SGD, AdamW
 from lossline.training.options import Documents
+from lossline.training.restoring import load_model
 from lossline.training.run_directory import RunDirectory, RunState, RunStatus
 from lossline.training.schedule import ConstantSchedule
 from lossline.training.step import Trainer
@@ -110,6 +111,15 @@ def test_a_run_and_what_it_leaves(options, store, monkeypatch):
     assert run.config == identity(chosen)
     assert config_from_dict(run.config["model"]) == chosen.model
     assert "blocks/mlp/gate" in (run.path / "model.txt").read_text()
+
+
+def test_a_loaded_model_has_the_loss_that_the_next_step_saw(options, reference, store):
+    model = load_model(reference, 4)
+    batch = BatchPlan(store, context_length=32, batch_size=8, seed=0).batch(4)
+    log_probs = jax.nn.log_softmax(jax.jit(model)(batch.inputs))
+    nats = -np.take_along_axis(np.asarray(log_probs), batch.targets[..., None], axis=-1)
+    step, loss, _ = losses(reference)[4]
+    assert step == 5 and nats.mean() == pytest.approx(loss, rel=1e-5)
 
 
 def test_finished_says_so_and_does_nothing(options, reference, capsys, monkeypatch):
