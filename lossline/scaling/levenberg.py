@@ -16,10 +16,10 @@ Array = np.ndarray
 
 _MAX_LOG_STEP = 3.0  # per iteration, for parameters searched as logs: further, exp() loses the data
 # Every so many iterations the rows of a fit with at least so many active ones are gathered.
-_GATHER_EVERY = 4
+_GATHER_EVERY = 2
 _CROWD = 8
 # A start among many that is in no known basin after so many iterations crawls along a plateau.
-_PATIENCE = 28
+_PATIENCE = 24
 _OPTIMUM = 1e-10  # relative Newton decrement of a point to gather at
 _LINE = (0.25, 0.5, 0.75)
 
@@ -55,6 +55,7 @@ def descend(batch: Batch, theta_RxP: Array, *, iterations: int, tolerance: float
         front = _begin(batch, theta_RxP)
         inverse = np.linalg.inv(batch.stack.center)
         leader = np.arange(len(theta_RxP))
+        crowded = np.bincount(batch.fit).max() >= _CROWD
         active = np.flatnonzero(~front.settled)
         done = 0
         while len(active) and done < iterations:
@@ -62,7 +63,7 @@ def descend(batch: Batch, theta_RxP: Array, *, iterations: int, tolerance: float
             for rows in batch.chunks(active):
                 _advance(batch, front, rows, inverse, tolerance)
             active = active[~front.settled[active]]
-            if done % _GATHER_EVERY == 0:
+            if crowded and done % _GATHER_EVERY == 0:
                 active = _gather(batch, front, active, leader, last=done >= _PATIENCE)
     while not np.array_equal(leader, leader[leader]):
         leader = leader[leader]
