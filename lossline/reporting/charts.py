@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -72,7 +73,7 @@ def _other_sets(ax: Axes, row: int, moves: np.ndarray, limits: tuple[float, floa
     edges = ((moves < limits[0], "<", limits[0]), (moves > limits[1], ">", limits[1]))
     inside = moves[(moves >= limits[0]) & (moves <= limits[1])]
     parts = [("o", inside), *((marker, moves[out] * 0 + edge) for out, marker, edge in edges)]
-    for marker, values in parts:
+    for marker, values in ((marker, values) for marker, values in parts if len(values)):
         ax.plot(
             values,
             np.full(len(values), row),
@@ -113,14 +114,7 @@ def _effect(ax: Axes, position: int, effect: Effect, *, moved: bool) -> None:
         gid=f"effect/{effect.factor}",
     )
     levels = f"{label(effect.low_level, 16)} → {label(effect.high_level, 16)}"
-    ax.annotate(
-        f"{levels} · {label(effect.y_set, 18)}",
-        (0.01, position + 0.36),
-        xycoords=("axes fraction", "data"),
-        va="center",
-        color="#7A858F",
-        fontsize=5.6,
-    )
+    _inside(ax, f"{levels} · {label(effect.y_set, 18)}", position + 0.36)
     if np.isfinite(effect.p_corrected):
         ax.annotate(
             p_text(effect.p_corrected),
@@ -137,16 +131,21 @@ def _effect(ax: Axes, position: int, effect: Effect, *, moved: bool) -> None:
 
 def _reason(ax: Axes, position: int, message: str, limit: int = 60) -> None:
     short = message if len(message) <= limit else message[: limit - 1].rsplit(" ", 1)[0] + " …"
-    ax.annotate(
-        short,
-        (0.01, position),
+    _inside(ax, short, position, fontstyle="italic", gid=f"untested/{position}")
+
+
+def _inside(ax: Axes, words: str, height: float, **style: Any) -> None:
+    """Small quiet text at the left end of a row, which the layout is not to make room for."""
+    note = ax.annotate(
+        words,
+        (0.01, height),
         xycoords=("axes fraction", "data"),
         va="center",
         color="#7A858F",
-        fontsize=6.0,
-        fontstyle="italic",
-        gid=f"untested/{position}",
+        fontsize=5.7,
+        **style,
     )
+    note.set_in_layout(False)
 
 
 def p_text(p_value: float) -> str:

@@ -12,10 +12,10 @@ from lossline.reporting.appearance import text
 from lossline.reporting.grids import fact_columns, group_columns, number, status_cell, with_interval
 from lossline.reporting.page import Cell, Column, Grid
 from lossline.reporting.points import Unit
+from lossline.scaling.estimators import PARAMETERS
 from lossline.scaling.lines import Line
 
-PARAMETERS = ("K", "kappa", "E_x", "E_y")
-_SIGNS = {"kappa": "κ"}
+_SIGNS = {"kappa": "κ", "gamma": "γ"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,10 +55,14 @@ def drawable(lines: Iterable[Line]) -> list[Curve]:
 def line_grid(lines: Sequence[Line], unit: Unit) -> Grid:
     """One row per fitted line, the failed ones too."""
     facts = group_columns(line.group for line in lines)
+    used = {name for line in lines for name in line.parameters}
+    parameters = [
+        name for name in PARAMETERS if name in ("K", "kappa", "E_x", "E_y") or name in used
+    ]
     columns = [
         *fact_columns(facts),
         Column("x", keep=True), Column("y", keep=True),
-        *[Column(_SIGNS.get(name, name), number=True) for name in PARAMETERS],
+        *[Column(_SIGNS.get(name, name), number=True) for name in parameters],
         Column("R²", number=True), Column("straight R²", number=True),
         Column("runs", number=True), Column("points", number=True),
         Column("status", keep=True),
@@ -68,7 +72,7 @@ def line_grid(lines: Sequence[Line], unit: Unit) -> Grid:
             *[Cell(text(line.group.get(fact))) for fact in facts],
             Cell(line.x_set),
             Cell(line.y_set),
-            *[_parameter(line, position) for position in range(len(PARAMETERS))],
+            *[_parameter(line, name) for name in parameters],
             Cell(number(line.r2, 5)),
             Cell(number(line.r2_linear, 5)),
             Cell(str(line.n_runs)),
@@ -84,10 +88,10 @@ def line_grid(lines: Sequence[Line], unit: Unit) -> Grid:
     )  # fmt: skip
 
 
-def _parameter(line: Line, position: int) -> Cell:
+def _parameter(line: Line, name: str) -> Cell:
     """Estimate and 90% interval; the columns of `Line.draws` stand in the order of PARAMETERS."""
-    value = line.parameters.get(PARAMETERS[position])
+    value = line.parameters.get(name)
     if value is None or not len(line.draws):
         return Cell(number(value))
-    low, high = np.quantile(line.draws[:, position], [0.05, 0.95])
+    low, high = np.quantile(line.draws[:, PARAMETERS.index(name)], [0.05, 0.95])
     return with_interval(value, low, high)

@@ -19,12 +19,11 @@ from matplotlib.figure import Figure
 from lossline.errors import UserError
 from lossline.reporting import figures, panels, plots
 from lossline.reporting.points import Unit, paired
-from lossline.scaling.compute_laws import Kaplan, OverTrainingByParams
 from lossline.scaling.groups import GROUP_BY, split
-from lossline.scaling.laws import ErrorLaw
-from lossline.scaling.lines import Line, LineOptions, fit_line, fit_lines, r_squared
+from lossline.scaling.lines import Line, LineOptions, fit_line, fit_lines
 from lossline.scaling.pairing import Pairs, one_set, pair_checkpoints, pair_groups
-from lossline.scaling.solver import fit
+from lossline.scaling.prediction import ErrorPrediction, loss_and_error, predict_error
+from lossline.scaling.translation import near_optimal, score_translations, translate
 from lossline.tables.schema import OWN_SET
 from lossline.tables.sweeps import import_sweep
 
@@ -43,8 +42,6 @@ GADRE_TASKS = (
     "hellaswag", "boolq", "arc_easy", "coqa", "lambada_openai", "winograd", "commonsense_qa",
     "copa", "squad", "piqa",
 )  # fmt: skip
-# Tokens per parameter of the runs that a translation may see (arXiv 2411.12925 section 5).
-_FEW = (16.0, 23.0)
 
 
 def load_sweep(source: str, folder: str | os.PathLike[str], name: str) -> pd.DataFrame | None:
@@ -108,58 +105,37 @@ def _titles(ax: Axes, title: str, x: str, y: str) -> None:
 
 
 def translation(table: pd.DataFrame, *, base: str) -> tuple[Figure, pd.DataFrame]:
-    """Section 5 of arXiv 2411.12925: the law of `base`, carried to other data by a few runs there.
+    """Section 6 of arXiv 2411.12925: the law of `base`, carried to other data by a few runs there.
 
-    A law from scale to loss is fitted to all runs on `base`; a train-to-train line to the runs on
-    the other data with 16 to 23 tokens per parameter; their composition predicts every run there.
+    The few are those with 16 to 23 tokens per parameter; every run of a target is predicted.
 
     Returns:
-      The figure, and a table with R² over all target runs: of the translated law, and of a law
-      fitted to the same few runs.
+      The figure, and R² over all runs of each target (see `scaling.translation`): translated, of a
+      law fitted to the few (baseline) and of a law fitted to all (skyline).
     """
     groups = _by_data(table)
-    source = _law(one_set(groups[base], OWN_SET, "loss"))
-    rows, points = [], []
+    choose = near_optimal()
+    points = []
     for name in (name for name in groups if name != base):
         every = one_set(groups[name], OWN_SET, "loss")
-        per_parameter = every["tokens"] / every["params"]
-        few = every[(per_parameter > _FEW[0]) & (per_parameter < _FEW[1])]
-        seen = groups[name][groups[name]["run_id"].isin(few["run_id"])]
-        line = fit_line(pair_groups(groups[base], seen, OWN_SET, OWN_SET))
-        loss = every["value"].to_numpy(float)
-        if not line.drawable:
-            rows.append({"target": name, "runs seen": len(few), "remark": line.message})
+        try:
+            found = translate(groups[base], groups[name][choose(groups[name])])
+        except UserError as mistake:
+            print(f"{base} to {name}: {mistake}")
             continue
-        predicted = line.predict(_predict(source, every))
-        alone = _law(few)
-        rows.append(
-            {
-                "target": name,
-                "runs seen": len(few),
-                "translated R²": r_squared(loss, predicted),
-                "law on the few R²": r_squared(loss, _predict(alone, every)),
-            }
-        )
-        points.append(pd.DataFrame({"target": name, "measured": loss, "predicted": predicted}))
+        predicted = found.predict(N=every["params"], D=every["tokens"])
+        points.append(every.assign(target=name, predicted=predicted))
+    drawn = pd.concat(points)
     with figures.publication_style():
         figure = figures.new_figure(4.6, 2.9)
         ax = figure.subplots()
-        drawn = pd.concat(points)
-        plots.plot_against(drawn, x="measured", y="predicted", by="target", ax=ax)
+        plots.plot_against(drawn, x="value", y="predicted", by="target", ax=ax)
         _legend_inside(ax)
-        ends = [drawn["measured"].min(), drawn["measured"].max()]
+        ends = [drawn["value"].min(), drawn["value"].max()]
         ax.plot(ends, ends, color="#9AA3AB", linewidth=0.8, zorder=1)
         _titles(ax, f"translated from {base}, nats per token", "measured", "predicted")
-    return figure, pd.DataFrame(rows)
-
-
-def _law(rows: pd.DataFrame):
-    scale = {"N": rows["params"].to_numpy(float), "D": rows["tokens"].to_numpy(float)}
-    return fit(Kaplan(), scale, rows["value"].to_numpy(float))
-
-
-def _predict(law, rows: pd.DataFrame) -> np.ndarray:
-    return law.predict(N=rows["params"].to_numpy(float), D=rows["tokens"].to_numpy(float))
+    scores = score_translations(table, group_by=["pretraining_data"])
+    return figure, scores[scores["source"] == base].reset_index(drop=True)
 
 
 def matched_interventions(
@@ -235,54 +211,43 @@ def over_training(table: pd.DataFrame, *, eval_set: str, largest_fitted: float =
     Both laws are fitted to the models up to `largest_fitted` parameters; larger ones (stars) are
     predicted. The error is averaged over the paper's 17 tasks.
     """
-    losses = one_set(table, eval_set, "loss").merge(
+    runs = loss_and_error(table, eval_set, GADRE_TASKS).merge(
         table[["run_id", "pretraining_data"]].drop_duplicates(), on="run_id"
     )
-    losses = losses.assign(held_out=losses["params"] > largest_fitted, C=losses["flops"])
-    losses = losses.merge(_average_error(table), on="run_id", how="left")
-    compute_curves, error_curves = [], []
-    for name, rows in losses.groupby("pretraining_data", sort=True):
-        seen = rows[~rows["held_out"]]
-        compute_curves.append(_over_training_curve(seen, rows, str(name)))
-        error_curves.append(_error_curve(seen.dropna(subset=["error"]), rows, str(name)))
+    runs = runs.assign(held_out=runs["params"] > largest_fitted)
+    laws = {
+        name: predict_error(rows[~rows["held_out"]])
+        for name, rows in runs.groupby("pretraining_data", sort=True)
+    }
+    over_compute = [_at_20_tokens(law, runs["flops"], str(name)) for name, law in laws.items()]
+    over_loss = [_over_loss(law, runs["loss"], str(name)) for name, law in laws.items()]
     with figures.publication_style():
         figure = figures.new_figure(figures.PAGE_WIDTH, 2.7)
         left, right = figure.subplots(1, 2)
         plots.plot_against(
-            losses, x="C", y="value", by="pretraining_data", curve=pd.concat(compute_curves),
+            runs, x="flops", y="loss", by="pretraining_data", curve=pd.concat(over_compute),
             held_out="held_out", log_x=True, ax=left,
         )  # fmt: skip
         _legend_inside(left, corner="upper right")
         title = "loss against compute (line: 20 tokens per parameter)"
         _titles(left, title, "training FLOPs", f"loss on {eval_set}")
         plots.plot_against(
-            losses.dropna(subset=["error"]), x="value", y="error", by="pretraining_data",
-            curve=pd.concat(error_curves), held_out="held_out", ax=right,
+            runs.dropna(subset=["error"]), x="loss", y="error", by="pretraining_data",
+            curve=pd.concat(over_loss), held_out="held_out", ax=right,
         )  # fmt: skip
         _legend_inside(right, corner="lower right")
-        _titles(right, "error against loss", f"loss on {eval_set}", "average top-1 error, 17 tasks")
+        _titles(right, "error against loss", f"loss on {eval_set}", "top-1 error, mean of 17 tasks")
     return figure
 
 
-def _average_error(table: pd.DataFrame) -> pd.DataFrame:
-    tasks = table[table["eval_set"].isin(GADRE_TASKS) & table["accuracy"].notna()]
-    wide = tasks.pivot_table(index="run_id", columns="eval_set", values="accuracy")
-    complete = wide.dropna()
-    return (1.0 - complete.mean(axis=1)).rename("error").reset_index()
+def _at_20_tokens(law: ErrorPrediction, compute: pd.Series, name: str) -> pd.DataFrame:
+    flops = np.geomspace(compute.min(), compute.max(), 60)
+    params = np.sqrt(flops / (6.0 * 20.0))
+    loss = law.loss(N=params, D=20.0 * params)
+    return pd.DataFrame({"flops": flops, "loss": loss, "pretraining_data": name})
 
 
-def _over_training_curve(seen: pd.DataFrame, rows: pd.DataFrame, name: str) -> pd.DataFrame:
-    params, tokens = seen["params"].to_numpy(float), seen["tokens"].to_numpy(float)
-    law = fit(
-        OverTrainingByParams(), {"N": params, "M": tokens / params}, seen["value"].to_numpy(float)
-    )
-    compute = np.geomspace(rows["C"].min(), rows["C"].max(), 60)
-    size = np.sqrt(compute / (6.0 * 20.0))
-    loss = law.predict(N=size, M=np.full(len(size), 20.0))
-    return pd.DataFrame({"C": compute, "value": loss, "pretraining_data": name})
-
-
-def _error_curve(seen: pd.DataFrame, rows: pd.DataFrame, name: str) -> pd.DataFrame:
-    law = fit(ErrorLaw(), {"x": seen["value"].to_numpy(float)}, seen["error"].to_numpy(float))
-    loss = np.linspace(rows["value"].min(), rows["value"].max(), 60)
-    return pd.DataFrame({"value": loss, "error": law.predict(x=loss), "pretraining_data": name})
+def _over_loss(law: ErrorPrediction, losses: pd.Series, name: str) -> pd.DataFrame:
+    loss = np.linspace(losses.min(), losses.max(), 60)
+    error = law.error_law.predict(x=loss)
+    return pd.DataFrame({"loss": loss, "error": error, "pretraining_data": name})

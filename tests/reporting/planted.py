@@ -17,6 +17,7 @@ from lossline.scaling.attribution_results import (
     Interval,
     Verdict,
 )
+from lossline.scaling.estimators import PARAMETERS
 from lossline.scaling.lines import Line
 from lossline.scaling.results import Status
 from lossline.scaling.study_results import ComputeLawFit, StudyResults
@@ -131,8 +132,10 @@ def line(group: dict, y: str, unit: str) -> Line:
     """The planted law as a fitted line, with draws of its parameters around the truth."""
     K, kappa, E_y = PLANTED[group["pretraining_data"], y]
     scale = 1.0 if unit == "loss" else bits_scale(group["tokenizer"])
-    truth = np.array([K * scale ** (1 - kappa), kappa, E_X * scale, E_y * scale, 0.0])
-    noise = np.random.default_rng(0).standard_normal((200, 5)) * [0.02, 0.02, 0.01, 0.005, 0.0]
+    truth = np.zeros(len(PARAMETERS))  # K, kappa, E_x, E_y, and terms that are not planted
+    truth[:4] = K * scale ** (1 - kappa), kappa, E_X * scale, E_y * scale
+    noise = np.random.default_rng(0).standard_normal((200, len(PARAMETERS)))
+    noise[:, :4] *= [0.02, 0.02, 0.01, 0.005]
     return Line(
         x_set="wiki", y_set=y, group=group, unit=unit, status=Status.CONVERGED, r2=0.9987,
         parameters=dict(zip(("K", "kappa", "E_x", "E_y"), map(float, truth), strict=False)),

@@ -1,0 +1,106 @@
+import io
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from lossline.reporting import charts, figures
+from lossline.reporting.points import Unit
+from lossline.scaling.attribution_results import Interval, Verdict
+from tests.reporting import planted
+
+
+@pytest.fixture(scope="module")
+def results():
+    return planted.results()
+
+
+def drawn(ax, prefix):
+    found = ax.findobj(lambda artist: str(artist.get_gid() or "").startswith(prefix))
+    return {artist.get_gid(): artist for artist in found}
+
+
+def lay_out(figure):
+    with figures.publication_style():
+        figure.savefig(io.BytesIO(), format="png")
+
+
+def test_each_tested_factor_has_its_move_and_interval_in_both_units(results):
+    figure = charts.attribution_chart(results.attribution, units=list(Unit))
+    for ax, unit in zip(figure.axes, ("nats", "bits_per_byte"), strict=True):
+        for factor in results.attribution.factors:
+            effect = getattr(factor, unit)
+            if effect is None:
+                assert f"effect/{factor.factor}" not in drawn(ax, "effect/")
+                continue
+            x = drawn(ax, "effect/")[f"effect/{factor.factor}"].get_xdata()
+            assert list(x) == [effect.move.value]
+            ends = drawn(ax, "interval/")[f"interval/{factor.factor}"].get_xdata()
+            assert list(ends) == [effect.move.low, effect.move.high]
+    labels = [text.get_text() for text in figure.axes[0].get_yticklabels()]
+    assert "context length" not in labels  # it does not vary
+    assert len(drawn(figure.axes[0], "untested/")) == 1  # params are confounded, and it says so
+
+
+def test_color_tells_what_moves(results):
+    ax = charts.attribution_chart(results.attribution, units=[Unit.NATS]).axes[0]
+    effects = drawn(ax, "effect/")
+    assert effects["effect/pretraining_data"].get_color() == charts.MOVED
+    assert effects["effect/architecture"].get_color() == charts.SAME
+
+
+def test_panels_keep_their_room_whatever_the_names_and_messages(results):
+    factors = tuple(
+        replace(factor, label="a very long name of a factor " * 3, message="why " * 90)
+        for factor in results.attribution.factors
+    )
+    attribution = replace(results.attribution, factors=factors)
+    figure = charts.attribution_chart(attribution, units=list(Unit))
+    lay_out(figure)
+    assert all(ax.get_position().width > 0.22 for ax in figure.axes)
+
+
+def test_sets_far_beyond_the_axis_become_arrowheads(results):
+    factor = results.attribution.factor("pretraining_data")
+    far = replace(factor.nats, y_set="far", move=Interval(value=50.0, low=49.0, high=51.0))
+    attribution = replace(
+        results.attribution, factors=(replace(factor, effects=(*factor.effects, far)),)
+    )
+    ax = charts.attribution_chart(attribution, units=[Unit.NATS]).axes[0]
+    assert ax.get_xlim()[1] < 1.0
+    arrows = drawn(ax, "others/0/>")["others/0/>"]
+    assert list(arrows.get_xdata()) == [ax.get_xlim()[1]]
+
+
+def test_a_verdict_without_numbers_is_drawn(results):
+    factor = results.attribution.factor("params")
+    attribution = replace(
+        results.attribution, factors=(replace(factor, verdict=Verdict.UNRESOLVED),)
+    )
+    lay_out(charts.attribution_chart(attribution, units=list(Unit)))
+
+
+def test_held_out_chart_puts_every_prediction_in_place(results, appearance):
+    scores = results.heldout[results.heldout["unit"] == "loss"]
+    methods = ["line", "straight line", "compute law"]
+    figure = charts.held_out_chart(scores, appearance, unit=Unit.NATS, methods=methods)
+    left, right = figure.axes
+    ours = scores[scores["method"] == "line"]
+    points = [
+        pair
+        for artist in drawn(left, "held_out/").values()
+        for pair in zip(*artist.get_data(), strict=True)
+    ]
+    expected = set(zip(ours["measured"], ours["predicted"], strict=True))
+    assert set(points) == expected
+    for method in methods:
+        part = scores[scores["method"] == method]
+        error = 100 * np.abs(part["predicted"] / part["measured"] - 1)
+        bar = drawn(right, f"median/{method}")[f"median/{method}"].get_xdata()
+        assert bar[0] == pytest.approx(np.median(error))
+    lay_out(figure)
+
+
+def test_p_values_in_words():
+    assert charts.p_text(0.0002) == "p < 0.001"
+    assert charts.p_text(0.034) == "p = 0.034"
