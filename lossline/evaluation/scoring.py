@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -49,17 +50,35 @@ class Scorer:
             state: the parameters, ``nnx.split(model)[1]``, placed on the mesh.
             texts: packed with ``groups`` equal to this scorer's.
         """
+        return self._sums(state, texts, self._nats)
+
+    def misses_per_text(self, state: Any, texts: PackedTexts) -> np.ndarray:
+        """Number of scored tokens that are not the most probable one, for each text: 0 where greedy
+        decoding says the text.
+        """
+        return self._sums(state, texts, self._misses)
+
+    def _sums(
+        self, state: Any, texts: PackedTexts, dispatch: Callable[[Any, Batch], jax.Array]
+    ) -> np.ndarray:
+        """Adds up per text what ``dispatch`` gives for every scored token, in float64."""
         total = np.zeros(texts.num_texts)
         waiting: deque[tuple[Batch, jax.Array]] = deque()
         for batch in texts.batches():
-            waiting.append((batch, self._dispatch(state, batch)))
+            waiting.append((batch, dispatch(state, batch)))
             if len(waiting) > _IN_FLIGHT:
                 _add(total, *waiting.popleft())
-        for batch, nats_GxK in waiting:
-            _add(total, batch, nats_GxK)
+        for batch, values_GxK in waiting:
+            _add(total, batch, values_GxK)
         return total
 
-    def _dispatch(self, state: Any, batch: Batch) -> jax.Array:
+    def _nats(self, state: Any, batch: Batch) -> jax.Array:
+        return self._cross_entropy(state, batch, "nats_T")
+
+    def _misses(self, state: Any, batch: Batch) -> jax.Array:
+        return 1.0 - self._cross_entropy(state, batch, "correct_T")
+
+    def _cross_entropy(self, state: Any, batch: Batch, field: str) -> jax.Array:
         arrays = (
             batch.inputs_BxL,
             batch.segment_ids_BxL,
@@ -68,14 +87,16 @@ class Scorer:
             batch.targets_GxK,
         )
         if self._mesh is None:
-            return _nats(self._graphdef, state, *arrays)
+            return _score(self._graphdef, field, state, *arrays)
         with jax.set_mesh(self._mesh):  # the model pins its activations to it
-            return _nats(self._graphdef, state, *jax.device_put(arrays, batch_sharding(self._mesh)))
+            placed = jax.device_put(arrays, batch_sharding(self._mesh))
+            return _score(self._graphdef, field, state, *placed)
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _nats(
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _score(
     graphdef: Any,
+    field: str,
     state: Any,
     inputs_BxL: jax.Array,
     segment_ids_BxL: jax.Array,
@@ -83,8 +104,8 @@ def _nats(
     index_GxK: jax.Array,
     targets_GxK: jax.Array,
 ) -> jax.Array:
-    """Nats [G, K] float32 of the targets at the indexed positions (padding entries are scored too,
-    and ignored).
+    """A field of ``CrossEntropy`` [G, K] in float32, of the targets at the indexed positions. What
+    padding entries get means nothing.
     """
     model = nnx.merge(graphdef, state)
     x_BxLxD = model.hidden(inputs_BxL, segment_ids_BxL, positions_BxL)
@@ -93,10 +114,10 @@ def _nats(
     scored = linear_cross_entropy(
         x_GxKxD, model.unembedding(), targets_GxK, vocab_size=model.config.vocab_size
     )
-    return scored.nats_T
+    return getattr(scored, field).astype(jnp.float32)
 
 
-def _add(total: np.ndarray, batch: Batch, nats_GxK: jax.Array) -> None:
-    """Adds a batch's nats to the texts' totals, in float64."""
-    values = np.asarray(nats_GxK, np.float64)[batch.scored_GxK]
+def _add(total: np.ndarray, batch: Batch, values_GxK: jax.Array) -> None:
+    """Adds a batch's values to the texts' totals, in float64."""
+    values = np.asarray(values_GxK, np.float64)[batch.scored_GxK]
     total += np.bincount(batch.texts_GxK[batch.scored_GxK], values, minlength=len(total))

@@ -44,12 +44,12 @@ def test_truncating_scores_the_beginning():
     assert document_windows(5, truncate) == [Window(0, 5, 0)]
 
 
-@pytest.mark.parametrize("length", [1, 6, 8, 9, 14, 30])
-@pytest.mark.parametrize("answer", [1, 2, 5, 8, 9, 20])
+@pytest.mark.parametrize(
+    ("length", "answer"),
+    [(n, m) for n in (1, 6, 8, 9, 14, 30) for m in (1, 2, 5, 8, 9, 20) if m <= n],
+)
 @pytest.mark.parametrize("long_documents", LongDocuments)
 def test_answers_are_scored_whole(length, answer, long_documents):
-    if answer > length:
-        pytest.skip("an answer is a part of its text")
     scored = length - answer
     windows = answer_windows(length, scored, rule(long_documents=long_documents))
     expected = np.arange(length) >= scored
