@@ -13,7 +13,6 @@ nu over a chi-squared variable of nu = min(G - 1, n - p) degrees of freedom, whi
 deviations into Student's t (Cameron, Gelbach & Miller 2008, section II, for the two corrections).
 """
 
-import collections
 import dataclasses
 import enum
 from collections.abc import Mapping, Sequence
@@ -76,11 +75,8 @@ class Bootstrap:
     resamples: int
     failures: Mapping[str, int]
     n_runs: int
-    n_points: int
-    n_free: int
     residual: Residual
     resampling: Resampling
-    scatter: float
     low: Array  # natural bounds (P,)
     high: Array
     seed: int
@@ -94,7 +90,7 @@ class Bootstrap:
     @property
     def degrees(self) -> int:
         """Degrees of freedom of the scatter: the fewer, the heavier the tails."""
-        return max(1, min(self.n_runs - 1, self.n_points - self.n_free))
+        return max(1, min(self.n_runs - 1, self.fit.n_points - self.fit.n_free))
 
     @property
     def inflation(self) -> float:
@@ -102,7 +98,9 @@ class Bootstrap:
         # Variance of a run's weight: (G - 1) / G when drawn, (G - 1) / (G + 1) when reweighted.
         more = int(self.resampling is Resampling.REWEIGHT)
         runs = (self.n_runs + more) / (self.n_runs - 1)
-        return float(np.sqrt(runs * (self.n_points - 1) / max(1, self.n_points - self.n_free)))
+        return float(
+            np.sqrt(runs * (self.fit.n_points - 1) / max(1, self.fit.n_points - self.fit.n_free))
+        )
 
     def interval(self, name: str, level: float = 0.9) -> tuple[float, float]:
         """Interval of one parameter, natural; nan where not `determined`."""
@@ -173,7 +171,7 @@ class Bootstrap:
             values = np.log(draws) if log else draws
             deviation = self.inflation * np.repeat(values - middle, repeat, axis=0)
             if kind is Band.PREDICTION:
-                noise = self.scatter * _stratified(special.ndtri, rng, count).reshape(shape)
+                noise = self.fit.scatter * _stratified(special.ndtri, rng, count).reshape(shape)
                 deviation = deviation + noise * (
                     center if self.residual is Residual.RELATIVE else 1.0
                 )
@@ -251,46 +249,67 @@ def bootstrap_problem(
     fit = fit or fit_many(law, [problem], options=options)[0]
     data = prepare(law, problem, options.objective)
     run = _run_numbers(runs, data)
+    low, high = internal_bounds(law, problem, data) if fit.ok else (_nothing(law), _nothing(law))
+    base = _Base(law, problem, data, options, fit, low, high)
     count = int(run.max()) + 1 if len(run) else 0
     how = Resampling.DRAW if resampling is None else Resampling(resampling)
-    failures: collections.Counter[str] = collections.Counter()
-    samples = np.zeros((0, len(law.parameters)))
-    low = high = np.full(len(law.parameters), np.nan)
+    samples, failures = np.zeros((0, len(law.parameters))), dict[str, int]()
     message = "" if fit.ok else fit.message
     if not message and count < 2:
         message = "one run only: nothing to resample"
     if not message:
-        low, high = internal_bounds(law, problem, data)
         weights = _resample(run, count, resamples, how, seed) * data.weights
-        usable = _determined(law, problem, data, weights, low, high, fit, options)
-        if resampling is None and np.mean(usable) < _DRAWABLE:
+        if resampling is None and np.mean(base.determined_by(weights)) < _DRAWABLE:
             how = Resampling.REWEIGHT
             weights = _resample(run, count, resamples, how, seed) * data.weights
-            usable = _determined(law, problem, data, weights, low, high, fit, options)
-        failures["the runs drawn do not determine the law"] = int(np.sum(~usable))
-        samples, reasons = _fit_resamples(
-            law, problem, data, weights[usable], low, high, fit, options
-        )
-        failures.update(reasons)
+        samples, failures = _fit_resamples(base, weights)
         if len(samples) < _DETERMINED * resamples:
             message = f"only {len(samples)} of {resamples} resamples of the runs could be fitted"
-    free = int(np.sum(low < high)) if fit.ok else len(law.parameters)
     return Bootstrap(
         fit=fit,
         samples=samples,
         resamples=resamples,
-        failures={reason: n for reason, n in failures.items() if n},
+        failures=failures,
         n_runs=count,
-        n_points=data.n,
-        n_free=free,
         residual=options.objective.residual,
         resampling=how,
-        scatter=fit.scatter if data.n > free else float("nan"),
         low=law.to_natural(low),
         high=law.to_natural(high),
         seed=seed,
         message=message,
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Base:
+    """The fit whose runs are resampled; bounds are internal (P,)."""
+
+    law: Law
+    problem: Problem
+    data: Prepared
+    options: FitOptions
+    fit: FitResult
+    low: Array
+    high: Array
+
+    @property
+    def theta(self) -> Array:
+        return self.law.to_internal(np.array([self.fit.parameters[n] for n in self.law.names]))
+
+    def determined_by(self, weights_BxM: Array) -> Array:
+        """Which weightings (B,) would determine all parameters, were this fit the truth."""
+        theta, objective = self.theta, self.options.objective
+        numbers = condition_numbers(
+            residual_jacobian(self.law, self.data, objective, theta),
+            penalty_jacobian(self.law, self.data, self.problem.penalties, theta),
+            weights_BxM,
+            (self.low < theta) & (theta < self.high),
+        )
+        return numbers <= self.options.condition_limit
+
+
+def _nothing(law: Law) -> Array:
+    return np.full(len(law.parameters), np.nan)
 
 
 def _run_numbers(runs: Sequence[Any] | Array | None, data: Prepared) -> Array:
@@ -316,90 +335,51 @@ def _resample(run: Array, count: int, resamples: int, resampling: Resampling, se
     return drawn[:, run]
 
 
-def _determined(
-    law: Law,
-    problem: Problem,
-    data: Prepared,
-    weights_BxM: Array,
-    low: Array,
-    high: Array,
-    fit: FitResult,
-    options: FitOptions,
-) -> Array:
-    """Which resamples (B,) would determine all parameters, were the fit to all the data the
-    truth."""
-    theta = law.to_internal(np.array([fit.parameters[n] for n in law.names]))
-    return (
-        condition_numbers(
-            residual_jacobian(law, data, options.objective, theta),
-            penalty_jacobian(law, data, problem.penalties, theta),
-            weights_BxM,
-            (low < theta) & (theta < high),
-        )
-        <= options.condition_limit
-    )
-
-
-def _fit_resamples(
-    law: Law,
-    problem: Problem,
-    data: Prepared,
-    weights_BxM: Array,
-    low: Array,
-    high: Array,
-    fit: FitResult,
-    options: FitOptions,
-) -> tuple[Array, dict[str, int]]:
-    """Natural parameters of the resamples that converged, and how many did not."""
+def _fit_resamples(base: _Base, weights_BxM: Array) -> tuple[Array, dict[str, int]]:
+    """Natural parameters of the resamples that could be fitted, and how many could not, by
+    reason."""
+    law, usable = base.law, base.determined_by(weights_BxM)
+    failures = {"the runs drawn do not determine the law": int(np.sum(~usable))}
+    weights_BxM = weights_BxM[usable]
     count = len(weights_BxM)
     if not count:
-        return np.zeros((0, len(law.parameters))), {}
-    starts = _resample_starts(law, data, weights_BxM, low, high, fit, options)
-    each = starts.shape[1]
-    row_fit = np.repeat(np.arange(count), each)
-    stacked = stack(law, options.objective, [data])
+        return np.zeros((0, len(law.parameters))), failures
+    starts = _resample_starts(base, weights_BxM)
+    row_fit = np.repeat(np.arange(count), starts.shape[1])
+    shape = (len(row_fit), len(law.parameters))
     batch = Batch(
-        stack=stacked,
+        stack=stack(law, base.options.objective, [base.data]),
         problem=np.zeros(len(row_fit), int),
         weights=weights_BxM,
         weight=row_fit,
         fit=row_fit,
-        low=np.broadcast_to(low, (len(row_fit), len(low))),
-        high=np.broadcast_to(high, (len(row_fit), len(high))),
-        penalties=penalty_rows(law, [problem.penalties], np.zeros(len(row_fit), int)),
+        low=np.broadcast_to(base.low, shape),
+        high=np.broadcast_to(base.high, shape),
+        penalties=penalty_rows(law, [base.problem.penalties], np.zeros(len(row_fit), int)),
     )
     descent = descend(
         batch,
-        starts.reshape(len(row_fit), -1),
-        iterations=options.iterations,
-        tolerance=options.tolerance,
+        starts.reshape(shape),
+        iterations=base.options.iterations,
+        tolerance=base.options.tolerance,
     )
     best = finish(batch, descent, count, finalists=1, iterations=4)
     good = (best.row >= 0) & (best.decrement < _STATIONARY)
-    return law.to_natural(best.theta[good]), {"no optimum reached": int(np.sum(~good))}
+    failures["no optimum reached"] = int(np.sum(~good))
+    return law.to_natural(best.theta[good]), {why: n for why, n in failures.items() if n}
 
 
-def _resample_starts(
-    law: Law,
-    data: Prepared,
-    weights_BxM: Array,
-    low: Array,
-    high: Array,
-    fit: FitResult,
-    options: FitOptions,
-) -> Array:
+def _resample_starts(base: _Base, weights_BxM: Array) -> Array:
     """The fit to all the data and the resample's best projected nodes, (B, S, P)."""
+    law, data, objective = base.law, base.data, base.options.objective
+    low, high = base.low, base.high
     grid = nodes(law, data.columns, data.target, low, high)
-    objective = options.objective
-    order = project(law, objective, grid, data.target, data.weights[None], low, high, keep=_NODES)[
-        0
-    ]
+    once = data.weights[None]
+    best = project(law, objective, grid, data.target, once, low, high, keep=_NODES)[0]
     nonlinear = [i for i in range(len(law.parameters)) if i not in law.linear_indices]
-    keep = np.flatnonzero(
-        (grid.theta[:, None, nonlinear] == order[None, :, nonlinear]).all(axis=2).any(axis=1)
-    )
+    same = grid.theta[:, None, nonlinear] == best[None, :, nonlinear]
+    keep = np.flatnonzero(same.all(axis=2).any(axis=1))
     few = Nodes(grid.theta[keep], grid.offset[keep], grid.basis[keep])
     projected = project(law, objective, few, data.target, weights_BxM, low, high, keep=_STARTS)
-    here = law.to_internal(np.array([fit.parameters[n] for n in law.names]))
-    here = np.broadcast_to(here, (len(weights_BxM), 1, len(here)))
+    here = np.broadcast_to(base.theta, (len(weights_BxM), 1, len(low)))
     return np.clip(np.concatenate([here, projected], axis=1), low, high)

@@ -44,6 +44,8 @@ class FitResult:
     dropped: tuple[Dropped, ...]
     at_bound: tuple[str, ...]
     n_points: int
+    n_free: int
+    scatter: float
     starts: int
     starts_reached: int
     iterations: int
@@ -54,13 +56,6 @@ class FitResult:
     def ok(self) -> bool:
         """Whether the parameters are a stationary point that the data determine."""
         return self.status in (Status.CONVERGED, Status.BOUND_HIT)
-
-    @property
-    def scatter(self) -> float:
-        """Standard deviation of the residuals, n - p degrees of freedom; nan where there are none
-        left."""
-        left = self.n_points - len(self.parameters)
-        return float(np.sqrt(np.nansum(self.residuals**2) / left)) if left > 0 else float("nan")
 
     def predict(self, **inputs: Any) -> Array:
         """The law at the inputs, e.g. ``predict(x=3.0)`` or ``predict(N=1e9, D=2e10)``; UserError
@@ -84,6 +79,8 @@ class FitResult:
             "conditioning": None if not np.isfinite(self.conditioning) else self.conditioning,
             "at_bound": list(self.at_bound),
             "n_points": self.n_points,
+            "n_free": self.n_free,
+            "scatter": None if np.isnan(self.scatter) else self.scatter,
             "dropped": [dataclasses.asdict(d) for d in self.dropped],
             "starts": self.starts,
             "starts_reached": self.starts_reached,

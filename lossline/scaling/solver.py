@@ -7,6 +7,7 @@ lengths, missing input) raise UserError."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -144,6 +145,8 @@ def _empty(law: Law, problem: Problem, data: Prepared, status: Status, message: 
         dropped=data.dropped,
         at_bound=(),
         n_points=data.n,
+        n_free=0,
+        scatter=float("nan"),
         starts=0,
         starts_reached=0,
         iterations=0,
@@ -298,57 +301,62 @@ def _result(
 ) -> FitResult:
     if best.row[i] < 0:
         return _empty(law, problem, data, Status.ABNORMAL, "no start had a finite objective")
-    row = int(best.row[i])
-    theta = best.theta[i]
+    row, theta = int(best.row[i]), best.theta[i]
+    low, high = batch.low[row], batch.high[row]
     mine = np.flatnonzero(batch.fit == i)
-    floor = batch.stack.tiny[i]
-    reached = descent.objective[mine] <= best.objective[i] * (1 + _SAME_OBJECTIVE) + floor
-    with np.errstate(all="ignore"):
-        f = law.value(theta[None], tuple(c[None] for c in data.columns))[0]
-        kept = options.objective.residuals(f, options.objective.target(data.target))
-    residuals = np.full(data.given, np.nan)
-    residuals[data.order] = kept
-    spread = np.sum(
-        data.weights * (data.target - np.average(data.target, weights=data.weights)) ** 2
-    )
-    at_bound = tuple(
-        p.name
-        for p, value, low, high in zip(
-            law.parameters, theta, batch.low[row], batch.high[row], strict=True
-        )
-        if low < high and (value <= low or value >= high)
-    )
-    free = (batch.low[row] < theta) & (theta < batch.high[row])
-    rows = np.concatenate(
-        [
-            residual_jacobian(law, data, options.objective, theta) * np.sqrt(data.weights)[:, None],
-            penalty_jacobian(law, data, problem.penalties, theta),
-        ]
-    )
-    condition = condition_number(rows, free)
+    same = best.objective[i] * (1 + _SAME_OBJECTIVE) + batch.stack.tiny[i]
+    stuck = (low < high) & ((theta <= low) | (theta >= high))
+    at_bound = tuple(name for name, held in zip(law.names, stuck, strict=True) if held)
+    condition = _condition(law, problem, data, theta, (low < theta) & (theta < high), options)
     status, message = _status(
         float(best.decrement[i]), bool(descent.settled[row]), at_bound, condition, options
     )
-    natural = law.to_natural(theta)
     return FitResult(
         law=law,
-        parameters={name: float(v) for name, v in zip(law.names, natural, strict=True)},
+        parameters=dict(zip(law.names, law.to_natural(theta).tolist(), strict=True)),
         objective=float(best.objective[i]),
         status=status,
         message=message,
         conditioning=condition,
-        residuals=residuals,
         dropped=data.dropped,
         at_bound=at_bound,
         n_points=data.n,
+        n_free=int(np.sum(low < high)),
         starts=len(mine),
-        starts_reached=int(reached.sum()),
+        starts_reached=int(np.sum(descent.objective[mine] <= same)),
         iterations=descent.iterations,
-        r2=float(1 - np.sum(data.weights * (data.target - f) ** 2) / spread)
-        if spread > 0
-        else float("nan"),
         label=problem.label,
+        **_goodness(law, data, theta, int(np.sum(low < high)), options.objective),
     )
+
+
+def _condition(
+    law: Law, problem: Problem, data: Prepared, theta: Array, free: Array, options: FitOptions
+) -> float:
+    root = np.sqrt(data.weights)[:, None]
+    rows = residual_jacobian(law, data, options.objective, theta) * root
+    prior = penalty_jacobian(law, data, problem.penalties, theta)
+    return condition_number(np.concatenate([rows, prior]), free)
+
+
+def _goodness(
+    law: Law, data: Prepared, theta: Array, free: int, objective: Objective
+) -> dict[str, Any]:
+    """Residuals in the order given, their scatter, and R^2 in the target's own space."""
+    with np.errstate(all="ignore"):
+        f = law.value(theta[None], tuple(c[None] for c in data.columns))[0]
+        kept = objective.residuals(f, objective.target(data.target))
+    residuals = np.full(data.given, np.nan)
+    residuals[data.order] = kept
+    share = data.weights / data.weights.sum()
+    spread = float(np.sum(share * (data.target - np.sum(share * data.target)) ** 2))
+    missed = float(np.sum(share * (data.target - f) ** 2))
+    left = data.n - free
+    return {
+        "residuals": residuals,
+        "scatter": float(np.sqrt(np.sum(share * kept**2) * data.n / left)) if left > 0 else np.nan,
+        "r2": 1 - missed / spread if spread > 0 else np.nan,
+    }
 
 
 def _status(
