@@ -49,7 +49,7 @@ DEV = [
 setup(
     name="lossline",
     version="0.1.0",
-    description="Loss-to-loss studies of language models: train, evaluate, fit the lines, say what moved them.",
+    description="Loss-to-loss studies of language models: train, evaluate, fit, attribute.",
     long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",

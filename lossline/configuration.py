@@ -295,7 +295,7 @@ def _register(name: str, component: Callable[..., Any]) -> Callable[..., Any]:
     if name in ("constant", "macro", "singleton"):
         raise ValueError(f"gin itself has a {name}: a reference to ours would be ambiguous")
     signature = inspect.signature(component)
-    # A dataclass's own hints resolve in the module of each of its bases; those of its __init__ would not.
+    # A dataclass's own hints resolve in the module of each of its bases; its __init__'s would not.
     named = inspect.isfunction(component) or dataclasses.is_dataclass(component)
     hints = typing.get_type_hints(component if named else component.__init__)
 

@@ -4,8 +4,8 @@
 class UserError(Exception):
     """A person's mistake: what is wrong, where, and the mend, in one line.
 
-    Entry points print it as ``lossline <verb>: error: <message>`` and exit with status 2. A bug is any other exception, and
-    keeps its traceback.
+    Entry points print it as ``lossline <verb>: error: <message>`` and exit with status 2. A bug is
+    any other exception, and keeps its traceback.
     """
 
     def __init__(self, message: str) -> None:

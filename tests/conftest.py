@@ -1,4 +1,4 @@
-"""Shared fixtures. JAX sees eight virtual CPU devices, so that every mesh split is tested on any machine."""
+"""Shared fixtures. JAX sees eight virtual CPU devices: every mesh split is tested on any machine."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Every shipped gin file opens with the command that uses it, and that command's options resolve."""
+"""Every shipped gin file opens with the command that uses it, and that command resolves."""
 
 from __future__ import annotations
 

@@ -70,7 +70,8 @@ def test_children_die_with_a_killed_parent(tmp_path: Path) -> None:
         f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
         "import test_processes as t\n"
         "from pathlib import Path\n"
-        f"t.run_many([t.job('x', {child_code!r})], logs=Path({str(tmp_path)!r}), at_once=1, tick=lambda *_: None)"
+        f"t.run_many([t.job('x', {child_code!r})], logs=Path({str(tmp_path)!r}), at_once=1,"
+        "tick=lambda *_: None)"
     )
     parent = subprocess.Popen([sys.executable, "-c", parent_code])
     child = int(wait_for(pid_file))
