@@ -50,6 +50,8 @@ _ENOUGH_NODES = 12.0
 # no more than this share of ln(D/N). Along one run it explains all.
 _RUNS_FOR_ALLOCATION = 8
 _EXPLAINED_ALLOCATION = 0.5
+# Weights toward low loss leave a sample of at least this many points' worth, if it has them.
+_POINTS_TO_KEEP = 20.0
 PARAMETERS = ("K", "kappa", "E_x", "E_y", "gamma", "tilt")
 
 
@@ -61,7 +63,7 @@ class Prior:
     Attributes:
       kappa: center of kappa; log_kappa: standard deviation of ln kappa about ln of it.
       share: (a, b) of a Beta distribution of E_x / min x.
-      nearness: points weigh (x / min x)^-nearness.
+      nearness: points weigh (x / min x)^-nearness, or less steeply where these are few.
       allocation: standard deviation of the relative move of y per e-fold of D/N at equal x; its
         change with x has three times that per doubling of x. 0 leaves both out.
       form: relative uncertainty of the part of y that is extrapolated, for not being exactly such a
@@ -189,6 +191,20 @@ def _independence(residual: Array, run: Array) -> float:
     return float(max(1 / (1 + (size - 1) * rho), len(count) / n))
 
 
+def _worth(weight: Array) -> float:
+    """Equal weights that say as much as these (Kish 1965)."""
+    return float(np.sum(weight) ** 2 / np.sum(weight**2))
+
+
+def _nearness(x: Array, power: float) -> Array:
+    """(x / min x)^-power, with a smaller power where few points would be left to speak; mean 1."""
+    for share in np.linspace(1.0, 0.0, 25):
+        weight = (x / x.min()) ** (-power * share)
+        if _worth(weight) >= min(_POINTS_TO_KEEP, 0.99 * len(x)):
+            break
+    return weight / weight.mean()
+
+
 def _size_of_y(x: Array, y: Array, weight: Array) -> Array:
     """A smooth y (M,) to which errors are relative: relative to the measured one, low outliers
     would weigh most."""
@@ -227,10 +243,9 @@ class _Grid:
         used = prior.allocation > 0 and _tells_allocation(points)
         self.allocation = points.allocation if used else np.zeros_like(points.x)
         self.used = used
-        nearness = (self.x / self.low) ** -prior.nearness
-        self.weight = nearness / nearness.mean()
+        self.weight = _nearness(self.x, prior.nearness)
         self.relative = self.weight / _size_of_y(self.x, self.y, self.weight) ** 2
-        self.worth = float(np.sum(self.weight) ** 2 / np.sum(self.weight**2))
+        self.worth = _worth(self.weight)
         self.degrees = 2 + int(E_x is None) + int(E_y is None) + 2 * int(used) - 1
         self._set_nodes(_SHARES if E_x is None else np.array([E_x / self.low]), _LOG_KAPPA)
         self._refine()

@@ -1,0 +1,98 @@
+"""Published loss-to-loss results, re-run: the published number, the published procedure, and ours.
+
+    python experiments/published/reproduce.py --data ../shared/data --out runs/published
+
+Reads those of kempner_sweep.csv, kempner_extrapolation.csv, gadre_models.csv, chinchilla_points.csv
+and llm_line_hf.csv that lie in the folder (README.md says where each comes from). Models beyond
+the sweeps' own largest budget (4.84e19 FLOPs; Gadre's above 2B parameters) are never fitted, only
+predicted; where there are none, the largest budgets present are held out instead. Prints one table
+per sweep and writes results.csv, with every single prediction beside it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+# One BLAS thread: the matrices are small, and threads that wait for each other cost more than help.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+import others
+import pandas as pd
+import sweep
+from records import Section
+
+from lossline.errors import UserError
+
+SOURCES: dict[str, Callable[[Path], list[Section]]] = {
+    "kempner_sweep.csv": sweep.sections,
+    "gadre_models.csv": others.gadre,
+    "chinchilla_points.csv": others.chinchilla,
+    "llm_line_hf.csv": others.llm_line,
+}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", type=Path, required=True, help="folder of the published files")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the CSV files")
+    options = parser.parse_args()
+    try:
+        run(options.data, options.out)
+    except UserError as mistake:
+        print(f"reproduce: error: {mistake}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def run(data: Path, out: Path) -> None:
+    present = [name for name in SOURCES if (data / name).is_file()]
+    if not present:
+        raise UserError(f"{data} has none of {', '.join(SOURCES)}; README.md says where they are")
+    out.mkdir(parents=True, exist_ok=True)
+    records = []
+    for name in present:
+        started = time.monotonic()
+        try:
+            sections = SOURCES[name](data)
+        except UserError as mistake:
+            print(f"\n{name}: left out: {mistake}")
+            continue
+        for section in sections:
+            show(section)
+            records += [{"section": section.title, **vars(row)} for row in section.rows]
+            for table, frame in section.tables.items():
+                write(frame, out / f"{table}.csv")
+        print(f"\n[{name}: {time.monotonic() - started:.1f} s]", flush=True)
+    write(pd.DataFrame(records), out / "results.csv")
+    print(f"\nwritten to {out}: results.csv and the tables behind it")
+
+
+def show(section: Section) -> None:
+    print(f"\n== {section.title}")
+    if section.rows:
+        header = ("", "published", "procedure re-run", "ours")
+        lines = [header] + [(r.what, r.published, r.rerun, r.ours) for r in section.rows]
+        widths = [max(len(line[i]) for line in lines) for i in range(4)]
+        for line in lines:
+            print("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)))
+    for note in section.notes:
+        print(note)
+
+
+def write(frame: pd.DataFrame, path: Path) -> None:
+    """Whole or not at all."""
+    partial = path.with_suffix(".partial")
+    frame.to_csv(partial, index=False, float_format="%.6g")
+    os.replace(partial, path)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
