@@ -25,6 +25,7 @@ from flax import nnx
 
 from lossline.errors import UserError
 from lossline.models.config import FlopCounts, ModelConfig, ParamCounts
+from lossline.models.gpt import GPTConfig
 from lossline.models.language_model import LanguageModel
 from lossline.models.llama import LlamaConfig
 from lossline.models.mamba import MambaConfig
@@ -32,6 +33,7 @@ from lossline.models.mamba import MambaConfig
 __all__ = [
     "CONFIGS",
     "FlopCounts",
+    "GPTConfig",
     "LanguageModel",
     "LlamaConfig",
     "MambaConfig",
@@ -44,7 +46,7 @@ __all__ = [
 ]
 
 CONFIGS: dict[str, type[ModelConfig]] = {
-    config.__name__: config for config in (LlamaConfig, MambaConfig)
+    config.__name__: config for config in (LlamaConfig, GPTConfig, MambaConfig)
 }
 
 

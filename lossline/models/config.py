@@ -14,7 +14,9 @@ import jax.numpy as jnp
 from flax import nnx
 
 from lossline.errors import UserError
+from lossline.models.layers import LayerNorm, RMSNorm, parameter, truncated_normal
 
+NORMS = ("rms", "layer")
 ACTIVATION_DTYPES = ("bfloat16", "float32")
 PARAM_DTYPES = ("float32", "bfloat16")
 REMAT_POLICIES = ("none", "full", "dots", "offload")
@@ -66,7 +68,11 @@ class ModelConfig(ABC):
         layers: depth.
         context_length: positions the model is meant for.
         tie_embeddings: the unembedding is the transposed token embedding.
+        norm: "rms" or "layer".
+        norm_bias: of layer norms.
         norm_eps: added to the mean square (or variance) under the root.
+        init_std: standard deviation of fresh matrices and embeddings; None: 1 / sqrt(fan in).
+            Output projections of layers are divided by sqrt(2 layers) (GPT-2).
         vocab_multiple: the embedding matrices are padded to a multiple of this, so that they shard
             evenly; ids of the padding get probability 0.
         activation_dtype: of activations and products; norms, softmax, scan states and logits are
@@ -84,7 +90,10 @@ class ModelConfig(ABC):
     layers: int
     context_length: int
     tie_embeddings: bool = False
+    norm: str = "rms"
+    norm_bias: bool = False
     norm_eps: float = 1e-5
+    init_std: float | None = None
     vocab_multiple: int = 1
     activation_dtype: str = "bfloat16"
     param_dtype: str = "float32"
@@ -96,6 +105,7 @@ class ModelConfig(ABC):
     def __post_init__(self) -> None:
         for name in ("vocab_size", "width", "layers", "context_length", "vocab_multiple"):
             self.require_positive(name)
+        self.require_choice("norm", NORMS)
         self.require_choice("activation_dtype", ACTIVATION_DTYPES)
         self.require_choice("param_dtype", PARAM_DTYPES)
         self.require_choice("remat", REMAT_POLICIES)
@@ -112,10 +122,6 @@ class ModelConfig(ABC):
         """One block with fresh parameters: called as ``block(x_BxLxD, rows)``."""
 
     @abstractmethod
-    def make_final_norm(self) -> nnx.Module:
-        """The norm before the unembedding."""
-
-    @abstractmethod
     def stack_params(self) -> int:
         """Parameters of all layers and the final norm."""
 
@@ -123,9 +129,38 @@ class ModelConfig(ABC):
     def stack_flops(self, context_length: int) -> FlopCounts:
         """Forward operations per token of all layers."""
 
-    def embedding_std(self) -> float:
-        """Standard deviation of fresh token embeddings."""
-        return self.width**-0.5
+    # --- what blocks are made of ---
+
+    def std(self, fan_in: int, *, output: bool = False) -> float:
+        """Standard deviation of a fresh matrix."""
+        std = fan_in**-0.5 if self.init_std is None else self.init_std
+        return std * (2 * self.layers) ** -0.5 if output else std
+
+    def matrix(
+        self,
+        key: jax.Array,
+        shape: tuple[int, ...],
+        *axes: str,
+        fan_in: int | None = None,
+        output: bool = False,
+    ) -> nnx.Param:
+        """Fresh weights; ``fan_in`` is the first axis unless given, ``output`` as in ``std``."""
+        std = self.std(shape[0] if fan_in is None else fan_in, output=output)
+        return parameter(truncated_normal(key, shape, std, self.param_dtype), *axes)
+
+    def vector(self, length: int, axis: str) -> nnx.Param:
+        """A fresh bias."""
+        return parameter(jnp.zeros(length, self.param_dtype), axis)
+
+    def make_norm(self, width: int) -> nnx.Module:
+        """A norm of the configured kind."""
+        if self.norm == "rms":
+            return RMSNorm(width, eps=self.norm_eps, dtype=self.param_dtype)
+        return LayerNorm(width, eps=self.norm_eps, dtype=self.param_dtype, bias=self.norm_bias)
+
+    def norm_params(self, width: int) -> int:
+        """Parameters of a norm of that width."""
+        return 2 * width if self.norm == "layer" and self.norm_bias else width
 
     # --- what follows from it ---
 

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from lossline.errors import UserError
 from lossline.models.config import ModelConfig
 from lossline.models.layers import (
     Rows,
@@ -25,19 +26,23 @@ class LanguageModel(nnx.Module):
     """A causal language model. Build it with ``lossline.models.build``."""
 
     def __init__(self, config: ModelConfig, *, key: jax.Array) -> None:
-        embedding_key, stack_key, unembedding_key = jax.random.split(key, 3)
+        embedding_key, stack_key, unembedding_key, position_key = jax.random.split(key, 4)
         V, D = config.padded_vocab_size, config.width
         self.config = config
         self.embedding = parameter(
-            truncated_normal(embedding_key, (V, D), config.embedding_std(), config.param_dtype),
+            truncated_normal(embedding_key, (V, D), config.std(D), config.param_dtype),
             "vocab",
             "embed",
         )
+        if config.position_params():
+            shape = (config.context_length, D)
+            self.position_embedding = config.matrix(
+                position_key, shape, "positions", "embed", fan_in=D
+            )
         self.blocks = stacked(config.make_block, stack_key, config.blocks)
-        self.final_norm = config.make_final_norm()
+        self.final_norm = config.make_norm(D)
         if not config.tie_embeddings:
-            weights = truncated_normal(unembedding_key, (D, V), D**-0.5, config.param_dtype)
-            self.unembed = parameter(weights, "embed", "vocab")
+            self.unembed = config.matrix(unembedding_key, (D, V), "embed", "vocab")
 
     def __call__(
         self,
@@ -65,10 +70,12 @@ class LanguageModel(nnx.Module):
         """
         config = self.config
         rows = self._rows(tokens_BxL.shape, segment_ids_BxL, positions_BxL)
-        # Gathered along the width before the lookup: the partitioner cannot turn a split of the width
-        # into one of the batch, and would replicate the lookup's result.
+        # Gathered along the width before the lookup: the partitioner cannot turn a split of the
+        # width into one of the batch, and would replicate the lookup's result.
         table_VxD = constrain(self.embedding[...], "vocab", None)
         x_BxLxD = table_VxD.at[tokens_BxL].get(mode="clip").astype(config.dtype)
+        if config.position_params():
+            x_BxLxD = x_BxLxD + self._positions(tokens_BxL.shape[1], rows)
         x_BxLxD = constrain(x_BxLxD, "batch", "length", None)
         x_BxLxD = run_stack(self.blocks, x_BxLxD, rows, scan=config.scan_layers, remat=config.remat)
         return constrain(self.final_norm(x_BxLxD), "batch", "length", None)
@@ -82,6 +89,17 @@ class LanguageModel(nnx.Module):
         w_DxV = self.embedding[...].T if self.config.tie_embeddings else self.unembed[...]
         w_DxV = constrain(w_DxV, None, "vocab")  # gathered once, not in every chunk of the loss
         return w_DxV if padded else w_DxV[:, : self.config.vocab_size]
+
+    def _positions(self, length: int, rows: Rows) -> jax.Array:
+        """Learned position embeddings, [B or 1, L, D] in the activation dtype."""
+        config = self.config
+        if length > config.context_length:
+            raise UserError(
+                f"a row of {length} tokens, but this {config.family} model has learned"
+                f" {config.context_length} positions ({config.family}.context_length)"
+            )
+        table = self.position_embedding[...].astype(config.dtype)
+        return table[None, :length] if rows.positions_BxL is None else table[rows.positions_BxL]
 
     def _rows(
         self,

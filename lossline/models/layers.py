@@ -53,8 +53,8 @@ class RMSNorm(nnx.Module):
     1910.07467).
     """
 
-    def __init__(self, width: int, *, eps: float, dtype: str, axis: str = "norm") -> None:
-        self.scale = parameter(jnp.ones(width, dtype), axis)
+    def __init__(self, width: int, *, eps: float, dtype: str) -> None:
+        self.scale = parameter(jnp.ones(width, dtype), "norm")
         self.eps = eps
 
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -62,6 +62,27 @@ class RMSNorm(nnx.Module):
         mean_square = jnp.mean(x32 * x32, axis=-1, keepdims=True)
         normed = x32 * jax.lax.rsqrt(mean_square + self.eps)
         return (normed * self.scale[...].astype(jnp.float32)).astype(x.dtype)
+
+
+class LayerNorm(nnx.Module):
+    """``(x - mean) / sqrt(variance + eps) · scale + bias`` over the last axis, in float32 (Ba et
+    al., 1607.06450).
+    """
+
+    def __init__(self, width: int, *, eps: float, dtype: str, bias: bool) -> None:
+        self.scale = parameter(jnp.ones(width, dtype), "norm")
+        self.bias = parameter(jnp.zeros(width, dtype), "norm") if bias else None
+        self.eps = eps
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x32 = x.astype(jnp.float32)
+        centered = x32 - jnp.mean(x32, axis=-1, keepdims=True)
+        variance = jnp.mean(centered * centered, axis=-1, keepdims=True)
+        normed = centered * jax.lax.rsqrt(variance + self.eps)
+        normed = normed * self.scale[...].astype(jnp.float32)
+        if self.bias is not None:
+            normed = normed + self.bias[...].astype(jnp.float32)
+        return normed.astype(x.dtype)
 
 
 def rotary_tables(positions_BxL: jax.Array, frequencies: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -73,12 +94,16 @@ def rotary_tables(positions_BxL: jax.Array, frequencies: jax.Array) -> tuple[jax
 
 
 def rotate(x_BxLxHxK: jax.Array, tables: tuple[jax.Array, jax.Array]) -> jax.Array:
-    """Rotary position embedding (Su et al., 2104.09864) on halves: element i turns with element i
-    + K/2.
+    """Rotary position embedding (Su et al., 2104.09864) on halves: of the first R channels, for
+    which the tables hold R/2 angles, channel i turns with channel i + R/2.
     """
     cos, sin = tables
-    first, second = jnp.split(x_BxLxHxK.astype(jnp.float32), 2, axis=-1)
-    turned = (first * cos - second * sin, second * cos + first * sin)
+    half = cos.shape[-1]
+    x32 = x_BxLxHxK.astype(jnp.float32)
+    first, second = x32[..., :half], x32[..., half : 2 * half]
+    turned = [first * cos - second * sin, second * cos + first * sin]
+    if 2 * half < x32.shape[-1]:
+        turned.append(x32[..., 2 * half :])
     return jnp.concatenate(turned, axis=-1).astype(x_BxLxHxK.dtype)
 
 

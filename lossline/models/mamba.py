@@ -14,13 +14,11 @@ from flax import nnx
 
 from lossline.models.config import FlopCounts, ModelConfig
 from lossline.models.layers import (
-    RMSNorm,
     Rows,
     gated,
     parameter,
     product,
     silu,
-    truncated_normal,
 )
 from lossline.ops.convolution import causal_convolution
 from lossline.ops.linear import linear, linear_many
@@ -73,10 +71,6 @@ class MambaConfig(ModelConfig):
         """One layer."""
         return MambaBlock(self, key)
 
-    def make_final_norm(self) -> nnx.Module:
-        """RMSNorm."""
-        return RMSNorm(self.width, eps=self.norm_eps, dtype=self.param_dtype)
-
     def layer_matrix_params(self) -> int:
         """Elements of one layer's weight matrices (those of matrix products)."""
         D, E, N, R = self.width, self.inner, self.state, self.step_rank
@@ -85,12 +79,12 @@ class MambaConfig(ModelConfig):
     def layer_params(self) -> int:
         """Matrices, convolution and its bias, step bias, A, skip, norm."""
         E = self.inner
-        vectors = self.conv * E + E + E + self.state * E + E + self.width
-        return self.layer_matrix_params() + vectors
+        vectors = self.conv * E + E + E + self.state * E + E
+        return self.layer_matrix_params() + vectors + self.norm_params(self.width)
 
     def stack_params(self) -> int:
         """All layers and the final norm."""
-        return self.layers * self.layer_params() + self.width
+        return self.layers * self.layer_params() + self.norm_params(self.width)
 
     def stack_flops(self, context_length: int) -> FlopCounts:
         """Products of matrices, and per state element 7 operations of the recurrence: dt·A, exp,
@@ -104,7 +98,7 @@ class MambaBlock(nnx.Module):
     """Norm, then the mixer, added to the residual stream."""
 
     def __init__(self, config: MambaConfig, key: jax.Array) -> None:
-        self.norm = config.make_final_norm()
+        self.norm = config.make_norm(config.width)
         self.mixer = MambaMixer(config, key)
 
     def __call__(self, x_BxLxD: jax.Array, rows: Rows) -> jax.Array:
@@ -116,27 +110,23 @@ class MambaMixer(nnx.Module):
 
     def __init__(self, config: MambaConfig, key: jax.Array) -> None:
         D, E, N, R = config.width, config.inner, config.state, config.step_rank
-        dtype = config.param_dtype
         keys = iter(jax.random.split(key, 9))
-
-        def fresh(*shape: int, std: float) -> jax.Array:
-            return truncated_normal(next(keys), shape, std, dtype)
-
         self.config = config
-        self.in_x = parameter(fresh(D, E, std=D**-0.5), "embed", "inner")
-        self.in_gate = parameter(fresh(D, E, std=D**-0.5), "embed", "inner")
-        self.conv = parameter(fresh(config.conv, E, std=config.conv**-0.5), "conv", "inner")
-        self.conv_bias = parameter(jnp.zeros(E, dtype), "inner")
-        self.step_down = parameter(fresh(E, R, std=E**-0.5), "inner", "dt_rank")
-        self.input_map = parameter(fresh(E, N, std=E**-0.5), "inner", "state")
-        self.output_map = parameter(fresh(E, N, std=E**-0.5), "inner", "state")
-        self.step_up = parameter(fresh(R, E, std=R**-0.5), "dt_rank", "inner")
-        self.step_bias = parameter(_fresh_step_bias(next(keys), config).astype(dtype), "inner")
+        self.in_x = config.matrix(next(keys), (D, E), "embed", "inner")
+        self.in_gate = config.matrix(next(keys), (D, E), "embed", "inner")
+        self.conv = config.matrix(next(keys), (config.conv, E), "conv", "inner")
+        self.conv_bias = config.vector(E, "inner")
+        self.step_down = config.matrix(next(keys), (E, R), "inner", "dt_rank")
+        self.input_map = config.matrix(next(keys), (E, N), "inner", "state")
+        self.output_map = config.matrix(next(keys), (E, N), "inner", "state")
+        self.step_up = config.matrix(next(keys), (R, E), "dt_rank", "inner")
+        step_bias = _fresh_step_bias(next(keys), config)
+        self.step_bias = parameter(step_bias.astype(config.param_dtype), "inner")
         rates = jnp.log(jnp.arange(1.0, N + 1))[:, None]  # S4D-real: A[n] = -n
-        self.log_decay = parameter(jnp.broadcast_to(rates, (N, E)).astype(dtype), "state", "inner")
-        self.skip = parameter(jnp.ones(E, dtype), "inner")
-        out_std = (2 * config.layers * E) ** -0.5
-        self.out = parameter(fresh(E, D, std=out_std), "inner", "embed")
+        log_decay = jnp.broadcast_to(rates, (N, E)).astype(config.param_dtype)
+        self.log_decay = parameter(log_decay, "state", "inner")
+        self.skip = parameter(jnp.ones(E, config.param_dtype), "inner")
+        self.out = config.matrix(next(keys), (E, D), "inner", "embed", output=True)
 
     def __call__(self, x_BxLxD: jax.Array, rows: Rows) -> jax.Array:
         inner_BxLxE, gate_BxLxE = (

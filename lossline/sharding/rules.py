@@ -31,6 +31,7 @@ RULES: Mapping[str, MeshAxes] = {
     "state": None,
     "dt_rank": None,
     "conv": None,
+    "positions": None,
     "layers": None,
     "norm": None,
 }

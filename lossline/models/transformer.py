@@ -1,0 +1,286 @@
+"""Pre-norm decoder layers of attention and MLP; the families built of them set the options.
+
+Llama is these layers with RMSNorm, rotary positions and SwiGLU (``models.llama``); GPT with
+LayerNorm, learned positions and GELU (``models.gpt``).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from lossline.errors import UserError
+from lossline.models.config import FlopCounts, ModelConfig
+from lossline.models.layers import (
+    Rows,
+    gated,
+    product,
+    rotary_tables,
+    rotate,
+)
+from lossline.ops.attention import attention
+from lossline.ops.linear import linear, linear_many
+
+MLPS = ("swiglu", "gelu", "gelu_tanh")
+POSITIONS = ("rotary", "learned")
+QK_NORMS = ("none", "head", "width")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransformerConfig(ModelConfig):
+    """Options of attention and MLP layers.
+
+    Attributes:
+        heads: query heads; they divide the width.
+        kv_heads: key/value heads, which divide the query heads; None: as many.
+        mlp_width: hidden width of the MLP.
+        mlp: "swiglu" (gated, three matrices), "gelu" (exact) or "gelu_tanh" (GPT-2's
+            approximation).
+        biases: of all matrices but the unembedding.
+        parallel: attention and MLP both read the layer's input (GPT-NeoX), rather than one after
+            the other.
+        qk_norm: queries and keys normed before the rotation: "none"; "head" over each head with
+            one scale for all; "width" over all heads at once (OLMo, OpenLM).
+        positions: "rotary" or "learned".
+        rope_theta: base of the rotary frequencies.
+        rope_fraction: share of each head's channels that rotate (GPT-NeoX: 0.25).
+        rope_scaling: Llama 3's stretching of the low frequencies for long contexts, by this
+            factor; 1: none.
+        rope_low, rope_high: wavelengths longer than rope_original / rope_low are stretched,
+            shorter than rope_original / rope_high are left, between them is a smooth passage.
+        rope_original: context length before stretching.
+        attention_implementation: one of ``ops.attention.IMPLEMENTATIONS`` or "auto".
+    """
+
+    heads: int
+    kv_heads: int | None = None
+    mlp_width: int
+    mlp: str = "swiglu"
+    biases: bool = False
+    parallel: bool = False
+    qk_norm: str = "none"
+    positions: str = "rotary"
+    rope_theta: float = 1e4
+    rope_fraction: float = 1.0
+    rope_scaling: float = 1.0
+    rope_low: float = 1.0
+    rope_high: float = 4.0
+    rope_original: int = 8192
+    attention_implementation: str = "auto"
+
+    family: ClassVar[str] = "transformer"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.require_positive("heads")
+        self.require_positive("mlp_width")
+        self.require_divides("heads", "width")
+        if self.kv_heads is not None:
+            self.require_positive("kv_heads")
+            self.require_divides("kv_heads", "heads")
+        self.require_choice("mlp", MLPS)
+        self.require_choice("qk_norm", QK_NORMS)
+        self.require_choice("positions", POSITIONS)
+        self._require_rotation()
+
+    def _require_rotation(self) -> None:
+        if self.positions != "rotary":
+            return
+        if self.rotary_dim % 2 or not 0 < self.rotary_dim <= self.head_dim:
+            raise UserError(
+                f"{self.family}: rotary positions turn pairs of channels, but {self.rotary_dim} of"
+                f" the {self.head_dim} channels of a head would turn (width {self.width}, heads"
+                f" {self.heads}, rope_fraction {self.rope_fraction}); make that even and positive"
+            )
+
+    @property
+    def head_dim(self) -> int:
+        """Width of a head."""
+        return self.width // self.heads
+
+    @property
+    def groups(self) -> int:
+        """Key/value heads."""
+        return self.heads if self.kv_heads is None else self.kv_heads
+
+    @property
+    def rotary_dim(self) -> int:
+        """Channels of a head that rotate."""
+        return int(self.head_dim * self.rope_fraction)
+
+    def rotary_frequencies(self) -> jax.Array:
+        """Radians per position, [rotary_dim / 2], float32."""
+        exponents = jnp.arange(0, self.rotary_dim, 2, dtype=jnp.float32) / self.rotary_dim
+        frequencies = self.rope_theta**-exponents
+        if self.rope_scaling == 1.0:
+            return frequencies
+        # 0 where the wavelength exceeds rope_original / rope_low, 1 where it is below
+        # rope_original / rope_high
+        turns = self.rope_original * frequencies / (2 * math.pi)
+        kept = jnp.clip((turns - self.rope_low) / (self.rope_high - self.rope_low), 0, 1)
+        return frequencies * (kept + (1 - kept) / self.rope_scaling)
+
+    def rotary(self, positions_BxL: jax.Array) -> tuple[jax.Array, jax.Array] | None:
+        """Cosines and sines for the given positions; None where positions are learned."""
+        if self.positions != "rotary":
+            return None
+        return rotary_tables(positions_BxL, self.rotary_frequencies())
+
+    def make_block(self, key: jax.Array) -> nnx.Module:
+        """One layer."""
+        return TransformerBlock(self, key)
+
+    def position_params(self) -> int:
+        """Parameters of learned positions."""
+        return self.context_length * self.width if self.positions == "learned" else 0
+
+    def layer_matrix_params(self) -> int:
+        """Elements of one layer's weight matrices."""
+        D, H, G, K, F = self.width, self.heads, self.groups, self.head_dim, self.mlp_width
+        return D * K * (2 * H + 2 * G) + (3 if self.mlp == "swiglu" else 2) * D * F
+
+    def layer_params(self) -> int:
+        """Matrices, biases and norms of one layer."""
+        D, H, G, K, F = self.width, self.heads, self.groups, self.head_dim, self.mlp_width
+        hidden = 2 * F if self.mlp == "swiglu" else F
+        biases = (H + 2 * G) * K + D + hidden + D if self.biases else 0
+        normed = {"none": 0, "head": 2 * K, "width": (H + G) * K}[self.qk_norm]
+        return self.layer_matrix_params() + biases + self.norm_params(normed + 2 * D)
+
+    def stack_params(self) -> int:
+        """All layers and the final norm."""
+        return self.layers * self.layer_params() + self.norm_params(self.width)
+
+    def stack_flops(self, context_length: int) -> FlopCounts:
+        """Products of matrices of all layers, the full square of scores included."""
+        scores = 2 * 2 * context_length * self.heads * self.head_dim
+        return FlopCounts(matmul=2 * self.layer_matrix_params() + scores) * self.layers
+
+
+class TransformerBlock(nnx.Module):
+    """Attention, then MLP, each added to the residual stream."""
+
+    def __init__(self, config: TransformerConfig, key: jax.Array) -> None:
+        attention_key, mlp_key = jax.random.split(key)
+        self.parallel = config.parallel
+        self.attention_norm = config.make_norm(config.width)
+        self.attention = SelfAttention(config, attention_key)
+        self.mlp_norm = config.make_norm(config.width)
+        self.mlp = SwiGLU(config, mlp_key) if config.mlp == "swiglu" else GELU(config, mlp_key)
+
+    def __call__(self, x_BxLxD: jax.Array, rows: Rows) -> jax.Array:
+        attended_BxLxD = self.attention(self.attention_norm(x_BxLxD), rows)
+        if self.parallel:
+            return x_BxLxD + attended_BxLxD + self.mlp(self.mlp_norm(x_BxLxD))
+        x_BxLxD = x_BxLxD + attended_BxLxD
+        return x_BxLxD + self.mlp(self.mlp_norm(x_BxLxD))
+
+
+class SelfAttention(nnx.Module):
+    """Grouped-query causal attention (Ainslie et al., 2305.13245)."""
+
+    def __init__(self, config: TransformerConfig, key: jax.Array) -> None:
+        D, H, G, K = config.width, config.heads, config.groups, config.head_dim
+        keys = jax.random.split(key, 4)
+        self.config = config
+        self.query = config.matrix(keys[0], (D, H, K), "embed", "heads", "head_dim")
+        self.key = config.matrix(keys[1], (D, G, K), "embed", "kv_heads", "head_dim")
+        self.value = config.matrix(keys[2], (D, G, K), "embed", "kv_heads", "head_dim")
+        self.out = config.matrix(
+            keys[3], (H, K, D), "heads", "head_dim", "embed", fan_in=H * K, output=True
+        )
+        if config.biases:
+            self.query_bias = config.vector(H * K, "heads")
+            self.key_bias = config.vector(G * K, "kv_heads")
+            self.value_bias = config.vector(G * K, "kv_heads")
+            self.out_bias = config.vector(D, "norm")
+        if config.qk_norm != "none":
+            whole = config.qk_norm == "width"
+            self.query_norm = config.make_norm(H * K if whole else K)
+            self.key_norm = config.make_norm(G * K if whole else K)
+
+    def __call__(self, x_BxLxD: jax.Array, rows: Rows) -> jax.Array:
+        config, (B, L, D) = self.config, x_BxLxD.shape
+        weights = [w[...].reshape(D, -1) for w in (self.query, self.key, self.value)]
+        q, k, v = (
+            product(x).reshape(B, L, -1, config.head_dim) for x in linear_many(x_BxLxD, weights)
+        )
+        if config.biases:
+            q = q + _like(self.query_bias, q)
+            k = k + _like(self.key_bias, k)
+            v = v + _like(self.value_bias, v)
+        if config.qk_norm != "none":
+            q, k = self._normed(q, self.query_norm), self._normed(k, self.key_norm)
+        if rows.rotary is not None:
+            q, k = rotate(q, rows.rotary), rotate(k, rows.rotary)
+        out_BxLxHxK = attention(
+            q, k, v, runs_BxL=rows.runs_BxL, implementation=config.attention_implementation
+        )
+        out_BxLxD = product(linear(out_BxLxHxK.reshape(B, L, -1), self.out[...].reshape(-1, D)))
+        return out_BxLxD + _like(self.out_bias, out_BxLxD) if config.biases else out_BxLxD
+
+    def _normed(self, x_BxLxHxK: jax.Array, norm: nnx.Module) -> jax.Array:
+        if self.config.qk_norm == "head":
+            return norm(x_BxLxHxK)
+        B, L = x_BxLxHxK.shape[:2]
+        return norm(x_BxLxHxK.reshape(B, L, -1)).reshape(x_BxLxHxK.shape)
+
+
+class SwiGLU(nnx.Module):
+    """``(silu(x gate) · (x up)) down`` (Shazeer, 2002.05202)."""
+
+    def __init__(self, config: TransformerConfig, key: jax.Array) -> None:
+        D, F = config.width, config.mlp_width
+        keys = jax.random.split(key, 3)
+        self.biases = config.biases
+        self.gate = config.matrix(keys[0], (D, F), "embed", "mlp")
+        self.up = config.matrix(keys[1], (D, F), "embed", "mlp")
+        self.down = config.matrix(keys[2], (F, D), "mlp", "embed", output=True)
+        if config.biases:
+            self.gate_bias = config.vector(F, "mlp")
+            self.up_bias = config.vector(F, "mlp")
+            self.down_bias = config.vector(D, "norm")
+
+    def __call__(self, x_BxLxD: jax.Array) -> jax.Array:
+        gate_BxLxF, up_BxLxF = (
+            product(x) for x in linear_many(x_BxLxD, [self.gate[...], self.up[...]])
+        )
+        if self.biases:
+            gate_BxLxF = gate_BxLxF + _like(self.gate_bias, gate_BxLxF)
+            up_BxLxF = up_BxLxF + _like(self.up_bias, up_BxLxF)
+        out_BxLxD = product(linear(gated(up_BxLxF, gate_BxLxF), self.down[...]))
+        return out_BxLxD + _like(self.down_bias, out_BxLxD) if self.biases else out_BxLxD
+
+
+class GELU(nnx.Module):
+    """``gelu(x up) down`` (Hendrycks & Gimpel, 1606.08415), the activation in float32."""
+
+    def __init__(self, config: TransformerConfig, key: jax.Array) -> None:
+        D, F = config.width, config.mlp_width
+        keys = jax.random.split(key, 2)
+        self.biases = config.biases
+        self.approximate = config.mlp == "gelu_tanh"
+        self.up = config.matrix(keys[0], (D, F), "embed", "mlp")
+        self.down = config.matrix(keys[1], (F, D), "mlp", "embed", output=True)
+        if config.biases:
+            self.up_bias = config.vector(F, "mlp")
+            self.down_bias = config.vector(D, "norm")
+
+    def __call__(self, x_BxLxD: jax.Array) -> jax.Array:
+        hidden_BxLxF = product(linear(x_BxLxD, self.up[...])).astype(jnp.float32)
+        if self.biases:
+            hidden_BxLxF = hidden_BxLxF + _like(self.up_bias, hidden_BxLxF)
+        hidden_BxLxF = jax.nn.gelu(hidden_BxLxF, approximate=self.approximate)
+        out_BxLxD = product(linear(hidden_BxLxF.astype(x_BxLxD.dtype), self.down[...]))
+        return out_BxLxD + _like(self.down_bias, out_BxLxD) if self.biases else out_BxLxD
+
+
+def _like(bias: nnx.Param, x: jax.Array) -> jax.Array:
+    """The bias in x's dtype, broadcast over x's last axis or last two."""
+    last = x.shape[-2:] if x.ndim == 4 else x.shape[-1:]
+    return bias[...].astype(x.dtype).reshape(last)
