@@ -182,6 +182,9 @@ class Line:
         if not len(self.draws):
             return np.full(x.shape, math.nan), np.full(x.shape, math.nan)
         y_SxM = curve(self.draws, x.ravel(), self._off(tokens_per_param, x))
+        # Residuals of few runs are smaller than their errors: the usual cluster correction.
+        widen = math.sqrt(self.n_runs / (self.n_runs - 1))
+        y_SxM = center.ravel() + widen * (y_SxM - center.ravel())
         if noise:
             noise_S, form_S = _normal_samples(len(self.draws))
             inside = np.clip(x.ravel(), *self.x_range)
@@ -260,7 +263,7 @@ def fit_lines_between(
 
 def fit_specimen(specimen: Specimen, *, options: LineOptions | None = None) -> Line:
     """The line of one specimen; one that could not be paired comes back with its message."""
-    facts = {
+    facts: dict[str, Any] = {
         "x_set": specimen.x_set, "y_set": specimen.y_set, "group": specimen.group,
         "y_group": specimen.y_group, "unit": specimen.unit, "kind": specimen.kind,
     }  # fmt: skip
