@@ -1,0 +1,21 @@
+"""Small configurations of every family, for tests that hold for all."""
+
+from lossline.models import GPTConfig, LlamaConfig, MambaConfig
+
+SHAPE = dict(vocab_size=61, width=16, layers=3, context_length=24, activation_dtype="float32")
+HEADS = dict(heads=4, mlp_width=24)
+
+CONFIGS = {
+    "llama": LlamaConfig(**SHAPE, **HEADS, kv_heads=2),
+    "llama-variants": LlamaConfig(
+        **SHAPE, **HEADS, qk_norm="head", tie_embeddings=True, rope_scaling=8.0, rope_original=64
+    ),
+    "gpt": GPTConfig(**SHAPE, **HEADS, biases=True, mlp="gelu_tanh", tie_embeddings=True),
+    "gpt-neox": GPTConfig(
+        **SHAPE, **HEADS, biases=True, positions="rotary", rope_fraction=0.5, parallel=True
+    ),
+    "gpt-ladder": GPTConfig(
+        **SHAPE, **HEADS, positions="rotary", qk_norm="width", norm_bias=False, vocab_multiple=16
+    ),
+    "mamba": MambaConfig(**SHAPE, state=4, scan_chunk=4),
+}

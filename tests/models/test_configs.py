@@ -1,0 +1,118 @@
+"""Mistakes in a model's options, and published sizes."""
+
+import pytest
+
+from lossline.errors import UserError
+from lossline.models import GPTConfig, LlamaConfig, MambaConfig, config_from_dict
+
+SHAPE = dict(vocab_size=61, width=96, layers=2, context_length=32)
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (
+            dict(heads=5),
+            r"llama.heads = 5 does not divide llama.width = 96: set heads to 4 or 6, or width to",
+        ),
+        (
+            dict(heads=8, kv_heads=3),
+            r"llama.kv_heads = 3 .* llama.heads = 8: set kv_heads to 2 or 4",
+        ),
+        (dict(heads=0), "llama.heads is 0: it must be at least 1"),
+        (dict(heads=4, layers=0), "llama.layers is 0"),
+        (dict(heads=4, remat="some"), "llama.remat is 'some': choose one of none, full, dots"),
+        (dict(heads=4, activation_dtype="int8"), "choose one of bfloat16, float32"),
+        (dict(heads=32), "3 of the 3 channels of a head would turn"),
+        (dict(heads=4, qk_norm="all"), "llama.qk_norm is 'all': choose one of none, head, width"),
+    ],
+)
+def test_mistakes_are_named_with_the_mend(options, message):
+    with pytest.raises(UserError, match=message):
+        LlamaConfig(**{**SHAPE, "mlp_width": 64, **options})
+
+
+def test_unknown_class_and_option():
+    with pytest.raises(UserError, match="class 'RWKVConfig' is unknown: one of LlamaConfig"):
+        config_from_dict({"__class__": "RWKVConfig"})
+    with pytest.raises(UserError, match="MambaConfig has no option heads; it has"):
+        config_from_dict({"__class__": "MambaConfig", **SHAPE, "heads": 3})
+
+
+def llama(width, layers, heads, mlp_width, vocab_size, **options):
+    return LlamaConfig(
+        width=width,
+        layers=layers,
+        heads=heads,
+        mlp_width=mlp_width,
+        vocab_size=vocab_size,
+        context_length=2048,
+        **options,
+    )
+
+
+@pytest.mark.parametrize(
+    "config, total",
+    [
+        # Touvron et al. 2302.13971 (the released weights' size) and TinyLlama 2401.02385
+        (llama(4096, 32, 32, 11008, 32000), 6_738_415_616),
+        (llama(2048, 22, 32, 5632, 32000, kv_heads=4), 1_100_048_384),
+        # LLMs on the Line's grid, vocabulary of 128,256
+        (llama(256, 4, 8, 768, 128256), 69.08e6),
+        (llama(512, 8, 8, 1536, 128256), 158.61e6),
+        (llama(1024, 12, 8, 2816, 128256), 416.83e6),
+        # GPT-2 small (HF gpt2) and Pythia-160M
+        (
+            GPTConfig(
+                width=768,
+                layers=12,
+                heads=12,
+                mlp_width=3072,
+                vocab_size=50257,
+                context_length=1024,
+                biases=True,
+                tie_embeddings=True,
+            ),
+            124_439_808,
+        ),
+        (
+            GPTConfig(
+                width=768,
+                layers=12,
+                heads=12,
+                mlp_width=3072,
+                vocab_size=50304,
+                context_length=2048,
+                biases=True,
+                positions="rotary",
+                rope_fraction=0.25,
+                parallel=True,
+            ),
+            162_322_944,
+        ),
+        # state-spaces/mamba-130m: tied, vocabulary padded to 50,280
+        (
+            MambaConfig(
+                width=768, layers=24, vocab_size=50280, context_length=2048, tie_embeddings=True
+            ),
+            129_135_360,
+        ),
+    ],
+)
+def test_published_sizes(config, total):
+    exact = isinstance(total, int)
+    assert config.num_params().total == pytest.approx(total, abs=0 if exact else 5e3)
+
+
+def test_pythia_160m_without_embeddings():
+    config = GPTConfig(
+        width=768,
+        layers=12,
+        heads=12,
+        mlp_width=3072,
+        vocab_size=50304,
+        context_length=2048,
+        biases=True,
+        positions="rotary",
+    )
+    assert config.num_params().non_embedding == 85_056_000
