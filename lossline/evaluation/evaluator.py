@@ -204,6 +204,7 @@ class Evaluator:
                     measurement.measure.texts.num_tokens, f"{run.name} step {step}"
                 )
             losses.put(rows)
+        losses.flush()
 
     def _row(
         self,

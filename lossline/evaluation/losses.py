@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import math
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,6 +21,8 @@ from lossline.evaluation.definitions import Sums
 
 LOSSES = "losses.parquet"
 _LOCK = "losses.lock"
+# Writing a table takes a tenth of measuring a small checkpoint; a kill loses so many seconds at most.
+_SECONDS_BETWEEN_WRITES = 3.0
 # Columns of this measurement that the loss table carries along without giving them a meaning.
 _SUMS_BEYOND_THE_TABLE = ("correct_per_token", "correct_per_byte", "document_losses")
 
@@ -55,6 +58,8 @@ class RunLosses:
     def __init__(self, run: Path) -> None:
         self._path = run / LOSSES
         self._lock: IO[str] = _locked(run / _LOCK)
+        self._unwritten = False
+        self._written_at = -math.inf
         try:
             self._rows = {(row["step"], row["eval_set"]): row for row in _rows_of(self._path)}
         except BaseException:
@@ -65,7 +70,10 @@ class RunLosses:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._lock.close()
+        try:
+            self.flush()
+        finally:
+            self._lock.close()
 
     def holds(self, key: MeasurementKey) -> bool:
         """Whether this is measured. A failed measurement is not: it is tried again."""
@@ -80,14 +88,22 @@ class RunLosses:
         )
 
     def put(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Adds rows, each in the place of an older one for the same checkpoint and set, and writes
-        the table.
+        """Adds rows, each in the place of an older one for the same checkpoint and set; writes the
+        table unless it has just been written.
         """
         for row in rows:
             self._rows[row["step"], row["eval_set"]] = dict(row)
-        ordered = [self._rows[key] for key in sorted(self._rows)]
-        if ordered:
+            self._unwritten = True
+        if time.monotonic() - self._written_at >= _SECONDS_BETWEEN_WRITES:
+            self.flush()
+
+    def flush(self) -> None:
+        """Writes what has been put since the last write."""
+        if self._unwritten:
+            ordered = [self._rows[key] for key in sorted(self._rows)]
             tables.write(tables.from_rows(ordered), self._path)
+            self._unwritten = False
+            self._written_at = time.monotonic()
 
 
 def measured_row(

@@ -60,7 +60,11 @@ def read_model(
     dtype = param_dtype or _param_dtype(folder, files)
     config = config_from_hf(tree, where=str(folder / "config.json"), param_dtype=dtype)
     family = FAMILIES[tree["model_type"]]
-    places = {name: (tensor, layer) for name, tensor, layer in _names(family, config)}
+    bare = not any(name.startswith(family.prefix) for names in files.values() for name in names)
+    places = {
+        name.removeprefix(family.prefix) if bare else name: (tensor, layer)
+        for name, tensor, layer in _names(family, config)
+    }
     _check_names(folder, family, config, places, files)
     params = _empty(config)
     for path, names in files.items():
@@ -201,21 +205,14 @@ def _fill(
 ) -> None:
     """Puts one of their tensors into our parameters, in place."""
     targets = [_slot(params, path, layer) for path, _ in tensor.parts]
-    shapes = [
-        layout.their_shape(target.shape)
-        for target, (_, layout) in zip(targets, tensor.parts, strict=True)
-    ]
-    whole = (sum(shape[0] for shape in shapes), *shapes[0][1:])
-    if theirs.shape != whole:
+    shapes = [target.shape for target in targets]
+    if theirs.shape != tensor.shape(shapes):
         raise UserError(
-            f"{where} has shape {theirs.shape}, its config.json asks for {whole}; "
+            f"{where} has shape {theirs.shape}, its config.json asks for {tensor.shape(shapes)}; "
             "the two do not belong together"
         )
-    start = 0
-    for target, shape, (_, layout) in zip(targets, shapes, tensor.parts, strict=True):
-        part = theirs[start : start + shape[0]]
-        target[...] = layout.to_ours(part, target.shape).astype(target.dtype)
-        start += shape[0]
+    for target, ours in zip(targets, tensor.to_ours(theirs, shapes), strict=True):
+        target[...] = ours.astype(target.dtype)
 
 
 def _slot(params: Mapping[str, Any], path: str, layer: int | None) -> np.ndarray:
@@ -284,15 +281,14 @@ def _theirs(
 ) -> np.ndarray:
     """One of their tensors out of our parameters, without the padding of the vocabulary."""
     parts = []
-    for path, layout in tensor.parts:
+    for path, _ in tensor.parts:
         ours = np.asarray(_slot(params, path, layer))
         if path == "embedding":
             ours = ours[: config.vocab_size]
         elif path == "unembed":
             ours = ours[:, : config.vocab_size]
-        parts.append(layout.to_theirs(ours))
-    joined = parts[0] if len(parts) == 1 else np.concatenate(parts)
-    return np.ascontiguousarray(joined.astype(dtype, copy=False))
+        parts.append(ours)
+    return np.ascontiguousarray(tensor.to_theirs(parts).astype(dtype, copy=False))
 
 
 def _read_json(path: Path) -> Any:

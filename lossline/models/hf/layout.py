@@ -55,25 +55,66 @@ class Layout:
         return moved.transpose(np.argsort(self._order))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Tensor:
     """One of their tensors, and which of our parameters it holds.
 
     Attributes:
         name: theirs; ``{layer}`` stands for the layer's number.
-        parts: ours ("blocks/mlp/gate") with their layouts; several lie one after the other along
-            their first axis.
+        parts: ours ("blocks/mlp/gate") with their layouts. Several are joined along ``axis``.
+        axis: along which they are joined.
+        heads: they are joined head by head along the first axis, as GPT-NeoX has its queries, keys
+            and values; 1: one whole after the other.
     """
 
     name: str
     parts: tuple[tuple[str, Layout], ...]
+    axis: int = 0
+    heads: int = 1
 
     @property
     def is_layered(self) -> bool:
         """Whether there is one for each layer, each a slice of our stacked parameter."""
         return "{layer}" in self.name
 
+    def shape(self, ours: Sequence[Sequence[int]]) -> tuple[int, ...]:
+        """Shape of theirs for the shapes of our parts."""
+        theirs = self._shapes(ours)
+        joined = list(theirs[0])
+        joined[self.axis] = sum(shape[self.axis] for shape in theirs)
+        return tuple(joined)
 
-def tensor(name: str, *parts: tuple[str, str]) -> Tensor:
+    def to_theirs(self, ours: Sequence[np.ndarray]) -> np.ndarray:
+        """Our parts as one tensor of theirs."""
+        parts = [layout.to_theirs(part) for part, (_, layout) in zip(ours, self.parts, strict=True)]
+        if len(parts) == 1:
+            return parts[0]
+        if self.heads == 1:
+            return np.concatenate(parts, self.axis)
+        by_head = [part.reshape(self.heads, -1, *part.shape[1:]) for part in parts]
+        return np.concatenate(by_head, 1).reshape(-1, *parts[0].shape[1:])
+
+    def to_ours(self, theirs: np.ndarray, ours: Sequence[Sequence[int]]) -> list[np.ndarray]:
+        """Their tensor as our parts, which have those shapes."""
+        shapes = self._shapes(ours)
+        axis = self.axis
+        if self.heads > 1:
+            theirs, axis = theirs.reshape(self.heads, -1, *theirs.shape[1:]), 1
+        ends = np.cumsum([shape[self.axis] // self.heads for shape in shapes])
+        return [
+            layout.to_ours(part.reshape(their_shape), shape)
+            for part, their_shape, shape, (_, layout) in zip(
+                np.split(theirs, ends[:-1], axis), shapes, ours, self.parts, strict=True
+            )
+        ]
+
+    def _shapes(self, ours: Sequence[Sequence[int]]) -> list[tuple[int, ...]]:
+        return [
+            layout.their_shape(shape) for shape, (_, layout) in zip(ours, self.parts, strict=True)
+        ]
+
+
+def tensor(name: str, *parts: tuple[str, str], axis: int = 0, heads: int = 1) -> Tensor:
     """``Tensor`` from pairs of our name and a pattern."""
-    return Tensor(name, tuple((ours, Layout(pattern)) for ours, pattern in parts))
+    layouts = tuple((ours, Layout(pattern)) for ours, pattern in parts)
+    return Tensor(name=name, parts=layouts, axis=axis, heads=heads)

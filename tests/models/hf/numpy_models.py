@@ -1,8 +1,7 @@
-"""Llama and Mamba written from the papers in NumPy float64, straight on tensors named as Hugging
-Face names them.
-"""
+"""The model types from their papers in NumPy float64, on tensors named as Hugging Face does."""
 
 import numpy as np
+from scipy.special import erf
 
 
 def rms_norm(x, scale, eps):
@@ -79,6 +78,71 @@ def mamba(tensors, config, tokens):
     return rms_norm(x, w["backbone.norm_f.weight"], eps) @ head.T
 
 
+def layer_norm(x, w, name, eps):
+    x = x - x.mean(-1, keepdims=True)
+    scaled = x / np.sqrt((x**2).mean(-1, keepdims=True) + eps)
+    return scaled * w[name + ".weight"] + w[name + ".bias"]
+
+
+def attend(q, k, v):
+    """Causal attention; q, k, v [L, H, K] -> [L, H * K]."""
+    mask = np.where(np.tril(np.ones((len(q), len(q)))), 0, -np.inf)
+    scores = np.einsum("qhk,lhk->hql", q, k) / np.sqrt(q.shape[-1]) + mask
+    weights = np.exp(scores - scores.max(-1, keepdims=True))
+    weights /= weights.sum(-1, keepdims=True)
+    return np.einsum("hql,lhk->qhk", weights, v).reshape(len(q), -1)
+
+
+def gpt2(tensors, config, tokens):
+    """Logits [L, V] of one sequence."""
+    w = {name: np.asarray(array, np.float64) for name, array in tensors.items()}
+    length, heads, eps = len(tokens), config["n_head"], config["layer_norm_epsilon"]
+    x = w["transformer.wte.weight"][tokens] + w["transformer.wpe.weight"][:length]
+    for i in range(config["n_layer"]):
+        p = f"transformer.h.{i}."
+        h = layer_norm(x, w, p + "ln_1", eps) @ w[p + "attn.c_attn.weight"]
+        h = h + w[p + "attn.c_attn.bias"]
+        mixed = attend(*(a.reshape(length, heads, -1) for a in np.split(h, 3, -1)))
+        x = x + mixed @ w[p + "attn.c_proj.weight"] + w[p + "attn.c_proj.bias"]
+        h = layer_norm(x, w, p + "ln_2", eps) @ w[p + "mlp.c_fc.weight"] + w[p + "mlp.c_fc.bias"]
+        h = 0.5 * h * (1 + np.tanh(np.sqrt(2 / np.pi) * (h + 0.044715 * h**3)))
+        x = x + h @ w[p + "mlp.c_proj.weight"] + w[p + "mlp.c_proj.bias"]
+    head = w.get("lm_head.weight", w["transformer.wte.weight"])
+    return layer_norm(x, w, "transformer.ln_f", eps) @ head.T
+
+
+def gpt_neox(tensors, config, tokens):
+    """Logits [L, V] of one sequence."""
+    w = {name: np.asarray(array, np.float64) for name, array in tensors.items()}
+    length, heads, eps = len(tokens), config["num_attention_heads"], config["layer_norm_eps"]
+    size = config["hidden_size"] // heads
+    turning = int(size * config["rotary_pct"])
+    x = w["gpt_neox.embed_in.weight"][tokens]
+
+    def linear(h, name):
+        return h @ w[name + ".weight"].T + w[name + ".bias"]
+
+    for i in range(config["num_hidden_layers"]):
+        p = f"gpt_neox.layers.{i}."
+        h = linear(layer_norm(x, w, p + "input_layernorm", eps), p + "attention.query_key_value")
+        q, k, v = np.moveaxis(h.reshape(length, heads, 3, size), 2, 0)
+        q, k = (
+            np.concatenate(
+                [rotate(a[..., :turning], config["rotary_emb_base"]), a[..., turning:]], -1
+            )
+            for a in (q, k)
+        )
+        attended = linear(attend(q, k, v), p + "attention.dense")
+        before = x if config["use_parallel_residual"] else x + attended
+        h = linear(
+            layer_norm(before, w, p + "post_attention_layernorm", eps), p + "mlp.dense_h_to_4h"
+        )
+        h = h * 0.5 * (1 + erf(h / np.sqrt(2)))
+        x = x + attended + linear(h, p + "mlp.dense_4h_to_h")
+    head = w.get("embed_out.weight", w["gpt_neox.embed_in.weight"])
+    return layer_norm(x, w, "gpt_neox.final_layer_norm", eps) @ head.T
+
+
 LLAMA = {
     "model_type": "llama",
     "vocab_size": 30,
@@ -151,4 +215,77 @@ def mamba_shapes(c):
     return shapes | ({} if c["tie_word_embeddings"] else {"lm_head.weight": (v, d)})
 
 
-MODELS = {"llama": (LLAMA, llama_shapes, llama), "mamba": (MAMBA, mamba_shapes, mamba)}
+GPT2 = {
+    "model_type": "gpt2",
+    "vocab_size": 30,
+    "n_embd": 16,
+    "n_layer": 3,
+    "n_head": 4,
+    "n_inner": 24,
+    "n_positions": 24,
+    "layer_norm_epsilon": 1e-4,
+    "tie_word_embeddings": False,
+}
+GPT_NEOX = {
+    "model_type": "gpt_neox",
+    "vocab_size": 30,
+    "hidden_size": 32,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "intermediate_size": 24,
+    "max_position_embeddings": 24,
+    "layer_norm_eps": 1e-4,
+    "rotary_emb_base": 500.0,
+    "rotary_pct": 0.5,
+    "use_parallel_residual": True,
+    "tie_word_embeddings": False,
+}
+
+
+def normed(name, width):
+    """Names and shapes of a LayerNorm."""
+    return {name + ".weight": (width,), name + ".bias": (width,)}
+
+
+def gpt2_shapes(c):
+    """Names and shapes of a GPT-2's tensors, as transformers has them."""
+    d, f, v = c["n_embd"], c["n_inner"], c["vocab_size"]
+    shapes = {"transformer.wte.weight": (v, d), "transformer.wpe.weight": (c["n_positions"], d)}
+    for i in range(c["n_layer"]):
+        p = f"transformer.h.{i}."
+        shapes |= normed(p + "ln_1", d) | normed(p + "ln_2", d)
+        for name, rows, columns in (
+            ("attn.c_attn", d, 3 * d),
+            ("attn.c_proj", d, d),
+            ("mlp.c_fc", d, f),
+            ("mlp.c_proj", f, d),
+        ):
+            shapes |= {f"{p}{name}.weight": (rows, columns), f"{p}{name}.bias": (columns,)}
+    shapes |= normed("transformer.ln_f", d)
+    return shapes | ({} if c["tie_word_embeddings"] else {"lm_head.weight": (v, d)})
+
+
+def gpt_neox_shapes(c):
+    """Names and shapes of a GPT-NeoX's tensors, as transformers has them."""
+    d, f, v = c["hidden_size"], c["intermediate_size"], c["vocab_size"]
+    shapes = {"gpt_neox.embed_in.weight": (v, d)}
+    for i in range(c["num_hidden_layers"]):
+        p = f"gpt_neox.layers.{i}."
+        shapes |= normed(p + "input_layernorm", d) | normed(p + "post_attention_layernorm", d)
+        for name, rows, columns in (
+            ("attention.query_key_value", 3 * d, d),
+            ("attention.dense", d, d),
+            ("mlp.dense_h_to_4h", f, d),
+            ("mlp.dense_4h_to_h", d, f),
+        ):
+            shapes |= {f"{p}{name}.weight": (rows, columns), f"{p}{name}.bias": (rows,)}
+    shapes |= normed("gpt_neox.final_layer_norm", d)
+    return shapes | ({} if c["tie_word_embeddings"] else {"embed_out.weight": (v, d)})
+
+
+MODELS = {
+    "llama": (LLAMA, llama_shapes, llama),
+    "gpt2": (GPT2, gpt2_shapes, gpt2),
+    "gpt_neox": (GPT_NEOX, gpt_neox_shapes, gpt_neox),
+    "mamba": (MAMBA, mamba_shapes, mamba),
+}

@@ -120,6 +120,58 @@ def test_buffers_and_the_tied_head_are_passed_over(tmp_path):
     read_model(tmp_path / "hf")
 
 
+def test_a_sequential_gpt_neox(tmp_path):
+    tensors, tree = make_folder(tmp_path / "hf", "gpt_neox", use_parallel_residual=False)
+    config, params = read_model(tmp_path / "hf")
+    tokens = np.random.default_rng(1).integers(0, 30, 19)
+    expected = MODELS["gpt_neox"][2](tensors, tree, tokens)
+    np.testing.assert_allclose(logits_of(config, params, tokens), expected, rtol=2e-4, atol=2e-4)
+
+
+def test_scaled_rotary_positions_are_read_and_written(tmp_path):
+    scaling = {
+        "rope_type": "llama3",
+        "factor": 8.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 12,
+    }
+    make_folder(tmp_path / "hf", "llama", rope_scaling=scaling)
+    config, params = read_model(tmp_path / "hf")
+    assert (config.rope_scaling, config.rope_high, config.rope_original) == (8.0, 4.0, 12)
+    write_model(tmp_path / "back", config, params)
+    assert json.loads((tmp_path / "back" / "config.json").read_text())["rope_scaling"] == scaling
+
+
+def test_tensors_without_the_prefix_are_found(tmp_path):
+    # as GPT-2 was first published, with buffers that follow from its shape
+    tensors, _ = make_folder(tmp_path / "hf", "gpt2", tie_word_embeddings=True)
+    expected = read_model(tmp_path / "hf")[1]
+    bare = {name.removeprefix("transformer."): array for name, array in tensors.items()}
+    buffers = {
+        f"h.{i}.attn.{n}": np.ones(2, np.float32) for i in range(3) for n in ("bias", "masked_bias")
+    }
+    save_file(bare | buffers, tmp_path / "hf" / "model.safetensors")
+    jax.tree.map(np.testing.assert_array_equal, read_model(tmp_path / "hf")[1], expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("llama", {"qk_norm": "head"}),
+        ("gpt2", {"mlp": "gelu"}),
+        ("gpt2", {"biases": False}),
+        ("gpt_neox", {"qk_norm": "width"}),
+    ],
+)
+def test_what_has_no_hugging_face_form_is_not_written(tmp_path, name, change):
+    make_folder(tmp_path / "hf", name)
+    config = dataclasses.replace(read_config(tmp_path / "hf"), **change)
+    with pytest.raises(UserError, match="has no Hugging Face form"):
+        write_model(tmp_path / "back", config, {})
+    assert not (tmp_path / "back").exists()
+
+
 def test_layouts_go_both_ways():
     layout = Layout("D H K -> (H K) D")
     ours = np.arange(24).reshape(2, 3, 4)
@@ -167,7 +219,7 @@ def test_mistakes_are_named(tmp_path):
     refused("config.json is no JSON", lambda f, _: (f / "config.json").write_text("{"))
     refused("config.json is missing", lambda f, _: (f / "config.json").unlink())
     refused("part-1.safetensors, which", lambda f, _: (f / "part-1.safetensors").unlink(), shards=3)
-    refused("model_type 't5' is not supported; these are: llama, mamba", leave, model_type="t5")
+    refused("model_type 't5' is not supported; these are: llama, gpt2", leave, model_type="t5")
     refused("rope scaling", leave, rope_scaling={"type": "linear", "factor": 2.0})
     refused("attention_bias = True is not supported", leave, attention_bias=True)
     refused("use_bias = True", leave, name="mamba", use_bias=True)

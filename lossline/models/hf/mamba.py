@@ -1,0 +1,100 @@
+"""Mamba-1, as state-spaces/mamba-*-hf is stored."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lossline.errors import UserError
+from lossline.models.hf.family import Entries, Family
+from lossline.models.hf.layout import Tensor, tensor
+from lossline.models.mamba import MambaConfig
+
+
+def _from_hf(tree: Entries) -> dict[str, Any]:
+    tree.require("hidden_act", "silu")
+    tree.require("use_bias", False)
+    tree.require("use_conv_bias", True)
+    width = tree["hidden_size"]
+    inner = tree.get("intermediate_size") or tree.get("expand", 2) * width
+    if inner % width:
+        raise UserError(
+            f"{tree.where}: intermediate_size {inner} is no multiple of hidden_size {width}; "
+            "only whole multiples are supported"
+        )
+    rank = tree.get("time_step_rank", "auto")
+    return {
+        "vocab_size": tree["vocab_size"],
+        "width": width,
+        "layers": tree["num_hidden_layers"],
+        "expand": inner // width,
+        "state": tree.get("state_size", 16),
+        "conv": tree.get("conv_kernel", 4),
+        "dt_rank": None if rank == "auto" else rank,
+        "norm_eps": tree.get("layer_norm_epsilon", 1e-5),
+        # A recurrent model has no longest context; this is the one that the public ones were
+        # trained with.
+        "context_length": tree.get("max_position_embeddings", 2048),
+        "tie_embeddings": tree.get("tie_word_embeddings", True),
+    }
+
+
+def _to_hf(config: MambaConfig) -> dict[str, Any]:
+    return {
+        "hidden_size": config.width,
+        "intermediate_size": config.inner,
+        "expand": config.expand,
+        "num_hidden_layers": config.layers,
+        "state_size": config.state,
+        "conv_kernel": config.conv,
+        "time_step_rank": config.step_rank,
+        "time_step_min": config.dt_min,
+        "time_step_max": config.dt_max,
+        "layer_norm_epsilon": config.norm_eps,
+        "hidden_act": "silu",
+        "use_bias": False,
+        "use_conv_bias": True,
+        "residual_in_fp32": True,
+        "max_position_embeddings": config.context_length,
+    }
+
+
+def _tensors(config: MambaConfig) -> list[Tensor]:
+    layer = "backbone.layers.{layer}."
+    mixer, ours = layer + "mixer.", "blocks/mixer/"
+    tensors = [
+        tensor("backbone.embeddings.weight", ("embedding", "V D -> V D")),
+        tensor(layer + "norm.weight", ("blocks/norm/scale", "D -> D")),
+        tensor(
+            mixer + "in_proj.weight",
+            (ours + "in_x", "D E -> E D"),
+            (ours + "in_gate", "D E -> E D"),
+        ),
+        tensor(mixer + "conv1d.weight", (ours + "conv", "C E -> E 1 C")),
+        tensor(mixer + "conv1d.bias", (ours + "conv_bias", "E -> E")),
+        tensor(
+            mixer + "x_proj.weight",
+            (ours + "step_down", "E R -> R E"),
+            (ours + "input_map", "E N -> N E"),
+            (ours + "output_map", "E N -> N E"),
+        ),
+        tensor(mixer + "dt_proj.weight", (ours + "step_up", "R E -> E R")),
+        tensor(mixer + "dt_proj.bias", (ours + "step_bias", "E -> E")),
+        tensor(mixer + "A_log", (ours + "log_decay", "N E -> E N")),
+        tensor(mixer + "D", (ours + "skip", "E -> E")),
+        tensor(mixer + "out_proj.weight", (ours + "out", "E D -> D E")),
+        tensor("backbone.norm_f.weight", ("final_norm/scale", "D -> D")),
+    ]
+    if not config.tie_embeddings:
+        tensors.append(tensor("lm_head.weight", ("unembed", "D V -> V D")))
+    return tensors
+
+
+MAMBA = Family(
+    model_type="mamba",
+    architecture="MambaForCausalLM",
+    config=MambaConfig,
+    from_hf=_from_hf,
+    to_hf=_to_hf,
+    tensors=_tensors,
+    prefix="backbone.",
+)
