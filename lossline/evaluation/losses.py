@@ -21,7 +21,7 @@ from lossline.evaluation.definitions import Sums
 
 LOSSES = "losses.parquet"
 _LOCK = "losses.lock"
-# Writing a table takes a tenth of measuring a small checkpoint; a kill loses so many seconds at most.
+# Writing takes a tenth of measuring a small checkpoint; a kill loses at most so many seconds.
 _SECONDS_BETWEEN_WRITES = 3.0
 # Columns of this measurement that the loss table carries along without giving them a meaning.
 _SUMS_BEYOND_THE_TABLE = ("correct_per_token", "correct_per_byte", "document_losses")
