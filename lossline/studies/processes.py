@@ -20,7 +20,6 @@ from pathlib import Path
 from lossline.errors import UserError
 from lossline.studies import child
 
-
 # glibc gives a step's buffers back to the system and faults them in again at every step: on a CPU
 # that is a fifth of the time. It reads these before Python starts, so only a parent can set them.
 ALLOCATOR = {
