@@ -27,7 +27,7 @@ from lossline.training.checkpoints import CheckpointWriter, restore_state
 from lossline.training.loop import TrainingFailed, train
 from lossline.training.metrics import read_metrics
 from lossline.training.objective import Objective
-from lossline.training.optimizer import SGD, AdamW
+from lossline.training.optimizer import AdamW
 from lossline.training.options import Documents
 from lossline.training.restoring import load_model
 from lossline.training.run_directory import RunDirectory, RunState, RunStatus
@@ -94,8 +94,8 @@ def reference(options, tmp_path):
 
 
 def test_a_run_and_what_it_leaves(options, store, monkeypatch):
-    chosen = options(model=replace(options().model, vocab_size=260), steps=40)
-    run = train(replace(chosen, mesh=MeshOptions(data=4, tensor=2)))
+    chosen = options(steps=40, mesh=MeshOptions(data=2, fsdp=2, tensor=2))
+    run = train(chosen)
     assert run.path == chosen.folder
     assert run.status.state is RunState.FINISHED and run.status.step == 40
     assert run.kept_checkpoint_steps() == [13, 27, 40]
@@ -106,7 +106,7 @@ def test_a_run_and_what_it_leaves(options, store, monkeypatch):
     assert rows[-1]["flops"] == rows[-1]["tokens"] * chosen.model.flops_per_token(32)
     facts = run.facts
     assert facts["architecture"] == "llama" and facts["pretraining_data"] == "source"
-    assert facts["tokenizer"] == "bytes" and facts["mesh"] == {"data": 4, "fsdp": 1, "tensor": 2}
+    assert facts["tokenizer"] == "bytes" and facts["mesh"] == {"data": 2, "fsdp": 2, "tensor": 2}
     assert facts["params"] == chosen.model.num_params().total
     assert run.config == identity(chosen)
     assert config_from_dict(run.config["model"]) == chosen.model
@@ -236,7 +236,7 @@ def test_kill_9_in_the_middle_of_a_save(options, reference, where):
 
 def test_nan_stops_and_keeps_the_last_good_checkpoint(options, capsys):
     chosen = options(
-        optimizer=SGD(learning_rate=1e30, clip_norm=None, momentum=0.0),
+        optimizer=AdamW(learning_rate=1e38),
         schedule=ConstantSchedule(),
         checkpoints=CheckpointOptions(count=0, every=1),
     )

@@ -59,7 +59,7 @@ def test_every_length_of_run_has_factors_in_range(schedule, steps):
         (lambda: CosineSchedule(warmup=2), "cosine.warmup = 2: must be a share"),
         (lambda: CosineSchedule(final=-0.1), "cosine.final"),
         (lambda: WSDSchedule(warmup=0.5, decay=0.6), "more than the whole run"),
-        (lambda: ConstantSchedule(warmup=-1), "constant.warmup"),
+        (lambda: ConstantSchedule(warmup=-1), "constant_rate.warmup"),
     ],
 )
 def test_mistakes(make, message):

@@ -85,7 +85,7 @@ def assert_close(found, expected):
         assert np.linalg.norm(a - b) <= 1e-3 * RATES[0] * 2 * np.sqrt(a.size) + 1e-6
 
 
-FAST = {("llama", "all"), ("llama", "fsdp-tensor"), ("mamba", "all")}
+FAST = {("llama", "all"), ("mamba", "all")}
 
 
 @pytest.mark.parametrize(
