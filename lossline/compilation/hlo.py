@@ -381,20 +381,44 @@ def replica_groups(text: str, devices: int) -> list[list[int]]:
         if iota.group(3):
             ids = ids.transpose(_integers(iota.group(3)))
         return ids.reshape(shape).tolist()
-    named = re.search(r"replica_groups=mesh\[([^\]]*)\]\s*\{([^}]*)\}", text)
+    named = re.search(
+        r"replica_groups=mesh\[([^\]]*)\](?:,\s*device_ids=\(([^{]*)\))?\s*\{([^}]*)\}", text
+    )
     if named:
-        return _named_groups(named.group(1), named.group(2))
+        return _named_groups(*named.groups())
     return [list(range(devices))]
 
 
-def _named_groups(mesh: str, chosen: str) -> list[list[int]]:
-    axes = re.findall(r"'([^']+)'=(\d+)", mesh)
-    wanted = set(re.findall(r"'([^']+)'", chosen))
-    shape = [int(size) for _, size in axes]
-    inside = [i for i, (name, _) in enumerate(axes) if name in wanted]
-    outside = [i for i in range(len(axes)) if i not in inside]
-    ids = np.arange(math.prod(shape)).reshape(shape).transpose(outside + inside)
-    return ids.reshape(-1, math.prod(shape[i] for i in inside)).tolist()
+def _named_groups(mesh: str, order: str | None, chosen: str) -> list[list[int]]:
+    """``mesh['a'=4,'b'=2], device_ids=([2,4]T(1,0)) {'b'}``; ``'a':(2)2`` is a part of an axis."""
+    shape: list[int] = []
+    inside: list[int] = []
+    parts = {
+        name: (int(before or 1), int(size or 0))
+        for name, before, size in re.findall(r"'([^']+)'(?::\((\d+)\)(\d+))?", chosen)
+    }
+    for name, text in re.findall(r"'([^']+)'=(\d+)", mesh):
+        size = int(text)
+        before, taken = parts.get(name, (1, 1))
+        taken = taken or size // before
+        if name in parts:
+            inside.append(len(shape) + 1)
+        shape += [before, taken, size // (before * taken)]
+    ids = _ordered_ids(order, math.prod(shape)).reshape(shape)
+    outside = [i for i in range(len(shape)) if i not in inside]
+    inner = math.prod(shape[i] for i in inside)
+    return ids.transpose(outside + inside).reshape(-1, inner).tolist()
+
+
+def _ordered_ids(order: str | None, count: int) -> np.ndarray:
+    """Device ids in the order of a mesh: counted up, transposed, or listed."""
+    if not order:
+        return np.arange(count)
+    transposed = re.match(r"\[([\d,]+)\](?:T\(([\d,]+)\))?", order)
+    if transposed is None:
+        return np.array(_integers(order))
+    ids = np.arange(count).reshape(_integers(transposed.group(1)))
+    return (ids.transpose(_integers(transposed.group(2))) if transposed.group(2) else ids).ravel()
 
 
 def _integers(text: str) -> list[int]:

@@ -15,6 +15,7 @@ from lossline.training.options import TrainOptions
 REMAT = ("none", "dots", "full")
 MICROBATCHES = (1, 2, 4, 8, 16)
 TENSOR = (1, 2, 4, 8)
+FSDP = (32, 16, 8)
 
 Trial = tuple[TrainOptions, StepReport | str]
 Say = Callable[[str], None]
@@ -23,15 +24,16 @@ Say = Callable[[str], None]
 def variants(options: TrainOptions, devices: int) -> Iterator[list[list[TrainOptions]]]:
     """Per mesh, per remat policy: the same training with more and more microbatches.
 
-    All parameters are sharded over all devices that do not split tensors (``fsdp``), as they must
-    be where memory is what limits; where one device holds the state, ``data`` comes first.
+    The state is sharded over as many devices as there are, then over fewer: shards of less than a
+    tile (128 lanes) make a TPU gather by all-reduce, at twice the bytes.
     """
     for tensor in TENSOR:
         if devices % tensor:
             continue
         rest = devices // tensor
-        shapes = [(1, rest)] if rest == 1 else [(1, rest), (rest, 1)]
-        for data, fsdp in shapes:
+        sharded = [rest, *(ways for ways in FSDP if ways < rest and rest % ways == 0)]
+        for fsdp in dict.fromkeys([*sharded, 1]):
+            data = rest // fsdp
             mesh = MeshOptions(data=data, fsdp=fsdp, tensor=tensor, rules=options.mesh.rules)
             yield [_microbatched(options, mesh, remat) for remat in _policies(options.model)]
 

@@ -150,7 +150,10 @@ def _described(name: str, family: Family) -> Target:
 
 
 def _quiet_libtpu() -> None:
-    """Keeps libtpu from asking the network which TPU host this is."""
+    """Keeps libtpu from asking the network which TPU host this is, and from locking the TPU that
+    it only describes.
+    """
+    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
     os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v4-8")
     os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")

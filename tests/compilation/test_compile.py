@@ -10,8 +10,15 @@ import pytest
 
 from lossline.compilation import search as searching
 from lossline.compilation import targets
-from lossline.compilation.analysis import StepReport, analyze, out_of_memory
+from lossline.compilation.analysis import (
+    StepReport,
+    abstract_batch,
+    analyze,
+    out_of_memory,
+    trainer_for,
+)
 from lossline.compilation.command import CompileOptions, compile_step, render
+from lossline.compilation.flops import matmul_flops
 from lossline.errors import UserError
 from lossline.models import LlamaConfig
 from lossline.sharding import MeshOptions
@@ -51,14 +58,17 @@ def test_the_whole_step_is_compiled_with_its_real_shardings(report):
     assert report.unknown_loops == 0
 
 
-def test_flops_are_the_model_s_and_remat_costs_a_forward_more():
+def test_flops_are_the_model_s_and_remat_costs_a_forward_more(report):
     """On the CPU attention is blocked: causal blocks only, so a little less than the formula."""
-    options = training()
-    plain = analyze(options, here())
-    assert plain.model_flops == options.flops_per_token * 16 * 64 / 8
-    assert plain.executed_flops == pytest.approx(plain.model_flops, rel=0.15)
-    again = analyze(training(model=replace(TINY, remat="full")), here())
-    assert 1.15 < again.executed_flops / plain.executed_flops < 1.40
+    options = training(model=replace(TINY, remat="full"))
+    assert report.model_flops == options.flops_per_token * 16 * 64 / 8
+    assert report.executed_flops == pytest.approx(report.model_flops, rel=0.15)
+    trainer = trainer_for(options, here())
+    batch = abstract_batch(options, trainer.mesh)
+    with jax.set_mesh(trainer.mesh):
+        traced = trainer.step.trace(trainer.abstract_state, batch, jax.numpy.zeros(2))
+    again = matmul_flops(traced.jaxpr) / 8
+    assert 1.15 < again / report.executed_flops < 1.40
 
 
 def test_collectives_follow_the_mesh(report):
