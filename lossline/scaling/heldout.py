@@ -15,6 +15,7 @@ from lossline.scaling.groups import Group
 from lossline.scaling.lines import LineOptions, fit_line
 from lossline.scaling.pairing import Pairs, pair_checkpoints
 from lossline.scaling.solver import fit
+from lossline.scaling.specimens import LineKind, kind_of
 
 __all__ = ["hold_out", "largest_runs"]
 
@@ -58,8 +59,10 @@ def hold_out(group: Group, x_set: str, y_set: str, unit: str, options: LineOptio
     if len(fitted) < options.min_points or len(np.unique(fitted.x)) < 3:
         return pd.DataFrame()
     rows = []
+    y_kind = group.table.loc[group.table["eval_set"] == y_set, "kind"].iloc[0]
+    kind = kind_of(x_set, y_set, y_kind)
     for method, index, (predicted, low, high) in _predictions(
-        fitted, rest, _last(rest), unit, options
+        fitted, rest, _last(rest), unit, kind, options
     ):
         measured = float(rest.y[index])
         rows.append(
@@ -88,10 +91,10 @@ def _last(pairs: Pairs) -> Array:
 
 
 def _predictions(
-    fitted: Pairs, rest: Pairs, last: Array, unit: str, options: LineOptions
+    fitted: Pairs, rest: Pairs, last: Array, unit: str, kind: LineKind, options: LineOptions
 ) -> Iterator[tuple[str, int, Prediction]]:
     nan = float("nan")
-    line = fit_line(fitted, unit=unit, options=dataclasses.replace(options, min_runs=1))
+    line = fit_line(fitted, unit=unit, kind=kind, options=dataclasses.replace(options, min_runs=1))
     straight = np.polyfit(fitted.x, fitted.y, 1)
     law = _law(fitted)
     for index in map(int, last):

@@ -56,7 +56,8 @@ def _kinds(table: pd.DataFrame, *names: str) -> dict[str, str]:
     return kinds
 
 
-def _kind(x_set: str, y_set: str, y_kind: str) -> LineKind:
+def kind_of(x_set: str, y_set: str, y_kind: str) -> LineKind:
+    """Which kind of line leads from one set to another of the same runs."""
     task = y_kind == SetKind.TASK
     if x_set == OWN_SET:
         return LineKind.TRAIN_TO_TASK if task else LineKind.TRAIN_TO_TEST
@@ -81,7 +82,7 @@ def within_groups(
         for x_set in x_sets:
             for y_set in y_sets:
                 if x_set != y_set:
-                    kind = _kind(x_set, y_set, kinds[y_set])
+                    kind = kind_of(x_set, y_set, kinds[y_set])
                     found.append(_within(group, x_set, y_set, kind, unit))
     return found
 
@@ -115,7 +116,7 @@ def between_groups(
         )
     kind = LineKind.TEST_TO_TEST
     if x_set == OWN_SET:
-        kind = LineKind.TRAIN_TO_TRAIN if y_set == OWN_SET else _kind(x_set, y_set, kinds[y_set])
+        kind = LineKind.TRAIN_TO_TRAIN if y_set == OWN_SET else kind_of(x_set, y_set, kinds[y_set])
     fixed = [name for name in group_by if name not in vary]
     groups = split(table, group_by)
     return [

@@ -171,19 +171,27 @@ def _evaluate(
     if record.holds("evaluate", key) and all(item.measured() for item in runs):
         print(f"  done before: all {len(runs)} runs are measured", flush=True)
         return
-    shares = min(at_once, len(runs))
+    shares = _shares(runs, at_once)
     jobs = [
         _job(
             options,
             options.evaluate,
-            {"evaluate.runs": [str(item.folder) for item in runs[slot::shares]]},
-            f"evaluate-{slot + 1}",
+            {"evaluate.runs": [str(item.folder) for item in share]},
+            f"evaluate-{number}",
         )
-        for slot in range(shares)
+        for number, share in enumerate(shares, start=1)
     ]
     logs = options.folder / "logs"
-    run_many(jobs, logs=logs, at_once=shares, tick=LogProgress(logs).show)
+    run_many(jobs, logs=logs, at_once=len(shares), tick=LogProgress(logs).show)
     record.note("evaluate", key)
+
+
+def _shares(runs: Sequence[PlannedRun], count: int) -> list[list[PlannedRun]]:
+    """The runs in shares of about equal work: the most expensive first, to the least laden."""
+    shares: list[list[PlannedRun]] = [[] for _ in range(min(count, len(runs)))]
+    for item in sorted(runs, key=lambda item: item.flops, reverse=True):
+        min(shares, key=lambda share: sum(other.flops for other in share)).append(item)
+    return shares
 
 
 def _fit(options: StudyOptions, runs: Sequence[PlannedRun], record: Record) -> None:
