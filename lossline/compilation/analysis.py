@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import time
 from collections.abc import Sequence
@@ -20,6 +21,12 @@ from lossline.sharding.mesh import require_divisible
 from lossline.training.objective import Objective
 from lossline.training.options import Documents, TrainOptions
 from lossline.training.step import Trainer
+
+# How XLA says what it would need when that is more than there is.
+_WORDINGS = (
+    r"Used ([\d.]+)([KMGT])i?B? of [\d.]+[KMGT]",
+    r"required for HLO temporaries \(([\d.]+)([KMGT])i?B?\)",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,9 +179,9 @@ def out_of_memory(message: str) -> float | None:
     """Bytes that the compiler says it needs, if the message is that they are not there."""
     if "RESOURCE_EXHAUSTED" not in message and "Ran out of memory" not in message:
         return None
-    found = re.search(r"Used ([\d.]+)([KMGT])i?B? of ([\d.]+)([KMGT])i?B?", message)
-    if not found:
-        return float("nan")
+    found = next((found for wording in _WORDINGS if (found := re.search(wording, message))), None)
+    if found is None:
+        return math.nan
     return float(found.group(1)) * 1024.0 ** (1 + "KMGT".index(found.group(2)))
 
 

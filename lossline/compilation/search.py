@@ -13,7 +13,7 @@ from lossline.sharding import MeshOptions
 from lossline.training.options import TrainOptions
 
 REMAT = ("none", "dots", "full")
-MICROBATCHES = (1, 2, 4, 8, 16)
+MICROBATCHES = (1, 2, 4, 8, 16, 32, 64)
 TENSOR = (1, 2, 4, 8)
 FSDP = (32, 16, 8)
 
@@ -116,7 +116,8 @@ def what_would_fit(options: TrainOptions, target: Target, *, say: Say = print) -
     whole = MeshOptions(data=1, fsdp=-1, tensor=options.mesh.tensor, rules=options.mesh.rules)
     for mesh in (options.mesh, whole):
         ways = devices // max(mesh.tensor, 1)
-        for parts in (options.microbatches, 4 * options.microbatches, 16 * options.microbatches):
+        for factor in (1, 4, 16, 64):
+            parts = factor * options.microbatches
             if options.batch_size % (ways * parts):
                 continue
             model = _with_remat(options.model, "full")

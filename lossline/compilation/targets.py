@@ -22,7 +22,7 @@ class Chip:
     Attributes:
       name: as people say it.
       flops: dense bfloat16 FLOP/s.
-      memory: bytes of HBM that a program may use.
+      memory: bytes of HBM that a program may use; for v4, what its compiler allows.
       bandwidth: bytes per second from and to HBM.
       link: bytes per second that one device sends along one mesh axis: both directions of one ring
         of links. A mesh axis that spans more dimensions of the torus has more; this is the floor.
@@ -55,7 +55,7 @@ class Family:
 # (one-way bytes per second per link, times two directions).
 TPU_FAMILIES = {
     "v4": Family(
-        chip=Chip(name="TPU v4", flops=275e12, memory=31.75 * GIB, bandwidth=1.2e12, link=9e10),
+        chip=Chip(name="TPU v4", flops=275e12, memory=30.75 * GIB, bandwidth=1.2e12, link=9e10),
         dimensions=3,
         sizes="2x2x1, 2x2x2, 2x2x4, 2x4x4, 4x4x4, 4x4x8, 4x8x8, 8x8x8, 8x8x16",
         chip_config="megacore",

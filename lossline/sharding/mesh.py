@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh
 
 from lossline.errors import UserError
@@ -54,9 +55,9 @@ def make_mesh(options: MeshOptions, *, devices: Sequence[jax.Device] | None = No
             MESH_AXES,
             axis_types=(AxisType.Auto,) * len(MESH_AXES),
         )
-    return jax.make_mesh(
-        sizes, MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES), devices=devices
-    )
+    # An axis may take a part of a dimension of the torus: 32 of 8 × 8 × 8.
+    grid = mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
+    return Mesh(grid, MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES))
 
 
 def require_divisible(what: str, number: int, by: str, ways: int) -> None:

@@ -1,5 +1,6 @@
 import importlib.util
 import json
+import math
 import os
 import subprocess
 import sys
@@ -21,7 +22,7 @@ from lossline.compilation.command import CompileOptions, compile_step, render
 from lossline.compilation.flops import matmul_flops
 from lossline.errors import UserError
 from lossline.models import LlamaConfig
-from lossline.sharding import MeshOptions
+from lossline.sharding import MeshOptions, make_mesh
 from lossline.training.options import TrainOptions
 
 TINY = LlamaConfig(
@@ -123,6 +124,12 @@ def test_the_compiler_s_own_words_for_too_little_memory():
         "hbm. Used 61.95G of 30.75G hbm. Exceeded hbm capacity by 31.20G."
     )
     assert out_of_memory(text) == pytest.approx(61.95 * 2**30)
+    text = (
+        "RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO "
+        "temporaries (52.22G) exceeds available HBM (30.75G)."
+    )
+    assert out_of_memory(text) == pytest.approx(52.22 * 2**30)
+    assert math.isnan(out_of_memory("RESOURCE_EXHAUSTED: in words of tomorrow"))
     assert out_of_memory("INTERNAL: something else") is None
 
 
@@ -234,10 +241,26 @@ def test_the_verb_reads_a_training_s_gin_file(gin_file, tmp_path):
     assert tree["memory"]["peak"] > 0
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(
+needs_libtpu = pytest.mark.skipif(
     importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed ([tpu] extra)"
 )
+
+
+@needs_libtpu
+def test_a_mesh_axis_may_take_a_part_of_a_dimension_of_the_torus():
+    target = targets.find_target("v4:8x8x8")
+    mesh = make_mesh(MeshOptions(data=16, fsdp=32), devices=target.devices)
+    assert dict(mesh.shape) == {"data": 16, "fsdp": 32, "tensor": 1}
+
+
+@needs_libtpu
+def test_a_shape_that_libtpu_refuses_is_answered_with_the_usual_ones():
+    with pytest.raises(UserError, match="libtpu refuses topology 'v4:3x3x3'.*2x2x1, 2x2x2"):
+        targets.find_target("v4:3x3x3")
+
+
+@pytest.mark.slow
+@needs_libtpu
 def test_a_tpu_slice_without_a_tpu(gin_file):
     done = run_verb(f"--gin_file={gin_file}", "--topology=v4:2x2x1", XLA_FLAGS="")
     assert done.returncode == 0, done.stderr
