@@ -255,7 +255,7 @@ def test_a_mesh_axis_may_take_a_part_of_a_dimension_of_the_torus():
 
 @needs_libtpu
 def test_a_shape_that_libtpu_refuses_is_answered_with_the_usual_ones():
-    with pytest.raises(UserError, match="libtpu refuses topology 'v4:3x3x3'.*2x2x1, 2x2x2"):
+    with pytest.raises(UserError, match=r"libtpu refuses topology 'v4:3x3x3'.*2x2x1, 2x2x2"):
         targets.find_target("v4:3x3x3")
 
 
