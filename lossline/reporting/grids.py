@@ -219,7 +219,7 @@ def held_out_grid(heldout: pd.DataFrame) -> Grid:
     return Grid(
         title="Scores", columns=columns, rows=rows,
         caption="Errors are predicted / measured − 1; median, mean and worst of their size.",
-        empty="No run was held out.",
+        empty="No run was held out: a group must still determine a line without its largest runs.",
     )  # fmt: skip
 
 

@@ -195,7 +195,7 @@ class _Report:
         )
         if self.curves:
             words += (
-                " Lines: y = K (x − Eₓ)^κ + E_y, fitted to each group over the range shown; "
+                " Lines: y = K (x − E_x)^κ + E_y, fitted to each group over the range shown; "
                 "shaded: 90% band of the line by a bootstrap over runs. Dashes tell architectures "
                 "apart; a hollow line belongs to an unusual tokenizer. What the data do not "
                 "determine is not drawn; the table of fits names it."
