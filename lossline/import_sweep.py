@@ -3,8 +3,8 @@
     python -m lossline.import_sweep kempner --path sweep.csv --out kempner.parquet
     python -m lossline.import_sweep csv --path export.csv --mapping columns.toml --out mine.parquet
 
-SOURCE is kempner, llm_line, gadre, chinchilla, olmo_ladder, or csv: any CSV or Parquet file with a mapping file
-(TOML) that says which column is what:
+SOURCE is kempner, llm_line, gadre, chinchilla, olmo_ladder, or csv: any CSV or Parquet file with a
+mapping file (TOML) that says which column is what:
 
     [columns]                     # loss table column = your column
     run_id = "Name"
@@ -19,7 +19,8 @@ SOURCE is kempner, llm_line, gadre, chinchilla, olmo_ladder, or csv: any CSV or 
     loss = "eval/hellaswag/loss"
     accuracy = "eval/hellaswag/acc"
 
---path takes several files, or a folder of them. Rows that cannot be measurements are set aside, one line each.
+--path takes several files, or a folder of them. Rows that cannot be measurements are set aside, one
+line each.
 """
 
 from lossline.configuration import Flag, Verb, run_verb

@@ -31,7 +31,7 @@ def load() -> Verb:
 
 
 def _run(options: object) -> None:
-    from lossline.studies.child import die_with_parent
+    from lossline.child_process import die_with_parent
     from lossline.studies.processes import ChildFailed
     from lossline.studies.study import run_study
 

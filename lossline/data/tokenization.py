@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from lossline.child_process import die_with_pool
 from lossline.data import vocabularies
 from lossline.data.vocabularies import Vocabulary, VocabularySpec
 from lossline.errors import UserError
@@ -131,6 +132,7 @@ _worker_vocabulary: Vocabulary | None = None
 def _start_worker(spec: VocabularySpec) -> None:
     import os
 
+    die_with_pool()
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # one process per core already
     global _worker_vocabulary
     _worker_vocabulary = vocabularies.load(spec)

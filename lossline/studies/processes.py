@@ -17,8 +17,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from lossline import child_process
 from lossline.errors import UserError
-from lossline.studies import child
 
 # glibc gives a step's buffers back to the system and faults them in again at every step: on a CPU
 # that is a fifth of the time. It reads these before Python starts, so only a parent can set them.
@@ -133,7 +133,7 @@ def _start(job: Job, logs: Path, cores: set[int] | None) -> subprocess.Popen[byt
 def _as_child(job: Job, cores: set[int] | None) -> list[str]:
     """The job's command behind the program that ties it to this process and to its cores."""
     share = ",".join(map(str, sorted(cores))) if cores else "-"
-    return [sys.executable, child.__file__, str(os.getpid()), share, *job.command]
+    return [sys.executable, child_process.__file__, str(os.getpid()), share, *job.command]
 
 
 def _core_shares(at_once: int) -> list[set[int] | None]:

@@ -1,6 +1,9 @@
-"""Becomes another command after asking to die with the parent and moving to given cores.
+"""Children that never outlive their parent: a killed command leaves no second writer behind.
 
-    python -m lossline.studies.child PARENT_PID CORES COMMAND ...
+Run as a program, it becomes another command after asking to die with the parent and moving to
+given cores:
+
+    python lossline/child_process.py PARENT_PID CORES COMMAND ...
 
 A program of its own, because Python code between fork and exec is not safe in a process that has
 threads. Both settings survive the exec. CORES is a comma-separated list, or "-" for all.
@@ -9,6 +12,7 @@ threads. Both settings survive the exec. CORES is a comma-separated list, or "-"
 from __future__ import annotations
 
 import ctypes
+import multiprocessing
 import os
 import signal
 import sys
@@ -27,6 +31,13 @@ def die_with_parent(parent: int) -> None:
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         sys.exit("the parent has ended")
+
+
+def die_with_pool() -> None:
+    """Initializer of a process pool's workers: ``die_with_parent`` of the process that has it."""
+    parent = multiprocessing.parent_process()
+    if parent is not None and parent.pid is not None:
+        die_with_parent(parent.pid)
 
 
 def main() -> None:
