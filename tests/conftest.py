@@ -1,4 +1,4 @@
-"""Shared fixtures. JAX sees eight virtual CPU devices: every mesh split is tested on any machine."""
+"""Shared fixtures. JAX sees eight virtual CPU devices, so every mesh split is tested anywhere."""
 
 import os
 from pathlib import Path
