@@ -77,11 +77,11 @@ def run_verb(
         flags: flag name -> ``Flag`` or ``(binding, help)``.
         argv: arguments after the program's name; default ``sys.argv[1:]``.
     """
-    flags = {
+    known = {
         key: flag if isinstance(flag, Flag) else Flag(*flag) for key, flag in (flags or {}).items()
     }
     try:
-        gin_files, bindings = _parse_command_line(name, description, flags, argv)
+        gin_files, bindings = _parse_command_line(name, description, known, argv)
         verb = load()
         verb.run(build_options(name, verb, gin_files=gin_files, bindings=bindings))
     except UserError as error:
@@ -425,9 +425,9 @@ def _coerce_plain(where: str, value: Any, hint: type) -> Any:
         if isinstance(value, (int, float, str, bool, list, tuple, dict))
         else type(value).__name__
     )
-    names = {int: "a whole number", float: "a number", str: "a string", bool: "True or False"}
+    kinds = {int: "a whole number", float: "a number", str: "a string", bool: "True or False"}
     raise UserError(
-        f"{where} = {shown!r}: must be {names.get(hint, f'a {hint.__name__} (as @name())')}"
+        f"{where} = {shown!r}: must be {kinds.get(hint, f'a {hint.__name__} (as @name())')}"
     )
 
 

@@ -103,7 +103,7 @@ class LanguageModel(nnx.Module):
 
     def _rows(
         self,
-        shape: tuple[int, int],
+        shape: tuple[int, ...],
         segment_ids_BxL: jax.Array | None,
         positions_BxL: jax.Array | None,
     ) -> Rows:

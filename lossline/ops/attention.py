@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -61,8 +62,9 @@ def attention(
             " or set attention_implementation to 'xla'"
         )
     mask = None if runs_BxL is None else _same_run(runs_BxL)[:, None]
+    library: Literal["cudnn", "xla"] = "cudnn" if implementation == "cudnn" else "xla"
     return jax.nn.dot_product_attention(
-        q_BxLxHxK, k_BxLxGxK, v_BxLxGxK, mask=mask, is_causal=True, implementation=implementation
+        q_BxLxHxK, k_BxLxGxK, v_BxLxGxK, mask=mask, is_causal=True, implementation=library
     )
 
 

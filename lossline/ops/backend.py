@@ -4,7 +4,7 @@ of an operation.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 
@@ -39,7 +39,7 @@ def compiling_for(backend: str) -> Iterator[None]:
         _target.reset(token)
 
 
-def choose(operation: str, implementation: str, available: dict[str, tuple[str, ...]]) -> str:
+def choose(operation: str, implementation: str, available: Mapping[str, tuple[str, ...]]) -> str:
     """Checks that ``implementation`` exists and that the target backend has it; returns it.
 
     Args:

@@ -90,7 +90,8 @@ def linear_cross_entropy(
     flat = x.ndim == 2
     if flat:
         x, targets, weights = x[None], targets[None], weights[None]
-    chunks = _number_of_chunks(*targets.shape, chunk)
+    batch, length = targets.shape
+    chunks = _number_of_chunks(batch, length, chunk)
     total, nats, correct, logsumexp = _chunked(
         x, w_DxV, targets, weights, z_loss, vocab_size, chunks
     )

@@ -32,4 +32,4 @@ def linear_many(x: jax.Array, weights: Sequence[jax.Array]) -> list[jax.Array]:
         return [linear(x, w) for w in weights]
     widths = [w.shape[1] for w in weights]
     joined = linear(x, jnp.concatenate([w.astype(x.dtype) for w in weights], axis=1))
-    return lax.split(joined, widths, axis=x.ndim - 1)
+    return list(lax.split(joined, widths, axis=x.ndim - 1))
