@@ -12,6 +12,7 @@ from records import Comparison, Section
 from lossline.errors import UserError
 from lossline.reporting.published import GADRE_TASKS
 from lossline.scaling.attribution import attribute
+from lossline.scaling.attribution_results import Attribution, Verdict
 from lossline.scaling.compute_laws import Chinchilla, OverTrainingByParams, hoffmann_starts
 from lossline.scaling.laws import ErrorLaw
 from lossline.scaling.lines import LineKind, LineOptions, fit_line, r_squared
@@ -153,6 +154,8 @@ PILE = {
     "ARC-Easy": 0.913, "ARC-Challenge": 0.929, "COPA": 0.807,
 }  # fmt: skip
 X_SET = "FineWeb-Edu"
+WHAT_MOVES = "LLMs on the Line: what the lines of the public models are told apart by"
+LEVEL = 0.05  # of corrected p-values
 
 
 def llm_line(folder: Path) -> list[Section]:
@@ -174,16 +177,50 @@ def llm_line(folder: Path) -> list[Section]:
         rows.append(
             Comparison(what=what, published=f"{published:.3f}", rerun=rerun, ours=f"{line.r2:.3f}")
         )
-    found = attribute(table)
-    notes = [factor.sentence for factor in found.factors if factor.sentence] or [found.message]
-    return [
-        Section(
-            title="LLMs on the Line: public models on the Pile (straight line); what moves lines",
-            rows=rows,
-            notes=notes,
-            tables={"llm_line_attribution": found.summary()} if found.factors else {},
+    title = "LLMs on the Line: public models on the Pile (published and re-run: straight line)"
+    return [Section(title=title, rows=rows), told_apart(attribute(table))]
+
+
+def told_apart(found: Attribution) -> Section:
+    """What the lines of the public models differ by: per factor and unit, the smallest p-value of
+    "one line for all levels" over the y sets, corrected for all comparisons of that unit."""
+    if not found.factors:
+        return Section(title=WHAT_MOVES, notes=[found.message])
+    rows = []
+    for factor in found.factors:
+        for unit, name in (("loss", "nats per token"), ("bits_per_byte", "bits per byte")):
+            effects = [effect for effect in factor.effects if effect.unit == unit]
+            p_values = [e.p_corrected for e in effects if np.isfinite(e.p_corrected)]
+            if p_values:
+                significant = sum(p < LEVEL for p in p_values)
+                ours = f"p = {min(p_values):.2g}; {significant} of {len(p_values)} sets"
+                rows.append(Comparison(what=f"{factor.label}, {name}", ours=ours))
+    tables = {"llm_line_attribution": found.summary()}
+    effects = found.effects()
+    if len(effects):
+        tables["llm_line_p_values"] = effects
+    notes = [_conclusion(found), *(factor.sentence for factor in found.factors if factor.sentence)]
+    return Section(title=WHAT_MOVES, rows=rows, notes=notes, tables=tables)
+
+
+def _conclusion(found: Attribution) -> str:
+    """One sentence from the verdicts, whatever they are."""
+
+    def labels(*verdicts: Verdict) -> str:
+        return ", ".join(f.label for f in found.factors if f.verdict in verdicts)
+
+    moves = labels(Verdict.MOVES) or "nothing"
+    parts = [f"told apart by {moves}"]
+    if labels(Verdict.PER_TOKEN):
+        parts.append(
+            f"by {labels(Verdict.PER_TOKEN)} per token only "
+            "(per byte: not by an amount that counts)"
         )
-    ]
+    tested = labels(Verdict.NO_MOVE, Verdict.UNRESOLVED)
+    parts.append(f"tested and not told apart: {tested or 'nothing else can be tested'}")
+    if labels(Verdict.CONFOUNDED):
+        parts.append(f"cannot be tested, never changes alone: {labels(Verdict.CONFOUNDED)}")
+    return "Lines are " + "; ".join(parts) + "."
 
 
 def _named(names: list[str], wanted: str) -> str:

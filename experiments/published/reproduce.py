@@ -22,6 +22,7 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
+import ladder
 import others
 import pandas as pd
 import sweep
@@ -34,6 +35,7 @@ SOURCES: dict[str, Callable[[Path], list[Section]]] = {
     "gadre_models.csv": others.gadre,
     "chinchilla_points.csv": others.chinchilla,
     "llm_line_hf.csv": others.llm_line,
+    "olmo_ladder.csv": ladder.sections,
 }
 
 

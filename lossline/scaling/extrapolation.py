@@ -24,7 +24,15 @@ from lossline.scaling.pairing import Pairs
 from lossline.scaling.solver import fit
 from lossline.scaling.specimens import Specimen
 
-__all__ = ["BASELINES", "LINE", "Extrapolation", "extrapolate", "score", "split_at"]
+__all__ = [
+    "BASELINES",
+    "LINE",
+    "Extrapolation",
+    "extrapolate",
+    "predict_held_out",
+    "score",
+    "split_at",
+]
 
 Array = np.ndarray
 Baseline = Callable[[Pairs, Pairs], Array]
@@ -107,20 +115,28 @@ def extrapolate(
     fitted, held = split_at(specimen.pairs, cut, target)
     if not len(held):
         return dataclasses.replace(empty, message=f"no run above {cut:.3g} FLOPs to predict")
+    line, predictions = predict_held_out(
+        specimen, fitted, held, level=level, options=options, baselines=baselines
+    )
+    message = "" if line.drawable else line.message
+    return dataclasses.replace(empty, line=line, predictions=predictions, message=message)
+
+
+def predict_held_out(
+    specimen: Specimen, fitted: Pairs, held: Pairs, *, level: float = 0.9,
+    options: LineOptions | None = None, baselines: Mapping[str, Baseline] = BASELINES,
+) -> tuple[Line, pd.DataFrame]:  # fmt: skip
+    """The line of a specimen fitted to some of its pairs, and the others as predicted by it and the
+    baselines (`Extrapolation.predictions`; empty if the line has no parameters)."""
     line = fit_line(
         fitted, x_set=specimen.x_set, y_set=specimen.y_set, group=specimen.group,
         y_group=specimen.y_group, unit=specimen.unit, kind=specimen.kind, options=options,
     )  # fmt: skip
     if not line.parameters:
-        return dataclasses.replace(empty, line=line, message=line.message)
+        return line, pd.DataFrame()
     parts = [_by_line(line, held, level)]
     parts += [_rows(held, name, baseline(fitted, held)) for name, baseline in baselines.items()]
-    return dataclasses.replace(
-        empty,
-        line=line,
-        predictions=pd.concat(parts, ignore_index=True),
-        message="" if line.drawable else line.message,
-    )
+    return line, pd.concat(parts, ignore_index=True)
 
 
 def _by_line(line: Line, held: Pairs, level: float) -> pd.DataFrame:

@@ -54,3 +54,48 @@ def test_larger_models_are_predicted_and_never_fitted(repository, published_data
     assert held.sum() == 1
     ratio = (1 + one["ours_loss"][held]) / (1 + two["ours_loss"][held])
     assert ratio.iloc[0] == pytest.approx(1.1, rel=1e-4)
+
+
+def test_public_models_are_told_apart_by_data(repository, published_data, tmp_path):
+    """Whatever else is significant is a tokenizer, in nats per token and not in bits per byte."""
+    (tmp_path / "data").mkdir()
+    shutil.copy(published_data / "llm_line_hf.csv", tmp_path / "data")
+    done = reproduce(repository, tmp_path / "data", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    assert "Lines are told apart by the pretraining data;" in done.stdout
+    verdicts = pd.read_csv(tmp_path / "out" / "llm_line_attribution.csv").set_index("factor")
+    assert list(verdicts.index[verdicts["verdict"] == "moves"]) == ["pretraining_data"]
+    effects = pd.read_csv(tmp_path / "out" / "llm_line_p_values.csv")
+    by_data = effects[effects["factor"] == "pretraining_data"]
+    assert by_data.groupby("unit")["p_corrected"].min().max() < 1e-6
+    other = effects[(effects["factor"] != "pretraining_data") & (effects["p_corrected"] < 0.05)]
+    assert set(other["factor"]) <= {"tokenizer"}
+    assert (other.loc[other["unit"] == "bits_per_byte", "value"].abs() < 0.01).all()
+
+
+def test_the_largest_of_the_ladder_is_predicted_and_never_fitted(
+    repository, published_data, tmp_path
+):
+    """Twice the loss of the largest models at their end moves the measured y, and no prediction
+    of it; a run that is in the file twice counts once."""
+    frame = pd.read_csv(published_data / "olmo_ladder.csv")
+    frame = frame[frame["step"] == frame.groupby("run")["step"].transform("max")]
+    sets = ["c4_en", "pile", "wikitext_103"]
+    losses = [f"eval/{name}-validation/CrossEntropyLoss" for name in sets]
+    keep = [c for c in frame.columns if not c.startswith("eval/") or c in losses]
+    frame = frame[[*keep, *[c for c in frame.columns if "downstream_bpb/piqa" in c]]]
+    large = frame["params"] == frame["params"].max()
+    changed = frame.copy()
+    changed.loc[large, losses[1]] *= 2
+    for folder, rows in (("one", frame), ("two", pd.concat([changed, changed.iloc[:3]]))):
+        (tmp_path / folder).mkdir()
+        rows.assign(remark="x").to_csv(tmp_path / folder / "olmo_ladder.csv", index=False)
+        done = reproduce(repository, tmp_path / folder, tmp_path / folder / "out")
+        assert done.returncode == 0, done.stderr
+        assert "OLMo ladder: final checkpoints" in done.stdout, done.stdout
+    one, two = (pd.read_csv(tmp_path / f / "out" / "olmo_ladder.csv") for f in ("one", "two"))
+    assert len(one) == len(two) and set(one["kind"]) >= {"validation-to-validation"}
+    pile = one["eval_set"] == "pile"
+    assert pile.any()
+    assert (two.loc[pile, "y"] / one.loc[pile, "y"]).to_numpy() == pytest.approx(2, rel=1e-4)
+    assert two["predicted"].to_numpy() == pytest.approx(one["predicted"].to_numpy(), rel=1e-4)

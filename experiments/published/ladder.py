@@ -1,0 +1,113 @@
+"""The OLMo ladder (allenai/OLMo-ladder): its largest size, predicted from the smaller ones."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from records import Comparison, Section
+
+from lossline.errors import UserError
+from lossline.scaling.compute_laws import Chinchilla, Kaplan
+from lossline.scaling.extrapolation import BASELINES, LINE, predict_held_out
+from lossline.scaling.pairing import Pairs
+from lossline.scaling.published_line import published_line
+from lossline.scaling.solver import fit
+from lossline.scaling.specimens import LineKind, Specimen, within_groups
+from lossline.tables.schema import SetKind
+from lossline.tables.sweeps import import_sweep
+
+__all__ = ["sections"]
+
+Array = np.ndarray
+
+X_SET = "c4_en"
+PUBLISHED = "published procedure"
+# Sizes within this share of the largest are the largest.
+_LARGEST = 0.9
+KINDS = (LineKind.VALIDATION_TO_VALIDATION, LineKind.VALIDATION_TO_TASK)
+
+
+def sections(folder: Path) -> list[Section]:
+    table = final_checkpoints(import_sweep("olmo_ladder", folder / "olmo_ladder.csv").table)
+    largest = table["params"] > _LARGEST * table["params"].max()
+    if largest.all():
+        raise UserError("olmo_ladder.csv has models of one size only: nothing to predict it from")
+    if X_SET not in set(table["eval_set"]):
+        raise UserError(f"olmo_ladder.csv has no losses on {X_SET}, the x axis of the lines")
+    cut = float(table.loc[~largest, "params"].max())
+    found = [s for s in within_groups(table, x_sets=[X_SET], group_by=()) if s.pairs is not None]
+    parts = [_one(specimen, cut) for specimen in found if specimen.kind in KINDS]
+    points = pd.concat([part for part in parts if len(part)], ignore_index=True)
+    return [_section(points, cut, float(table["params"].max()))]
+
+
+def final_checkpoints(table: pd.DataFrame) -> pd.DataFrame:
+    """The last checkpoint of each run: earlier ones have not had their learning rate annealed.
+
+    Benchmarks are in bits per byte there and validation losses in nats per token; a line does not
+    mind, so both go into `loss`.
+    """
+    last = table[table["step"] == table.groupby("run_id")["step"].transform("max")]
+    task = last["kind"] == SetKind.TASK
+    return last.assign(loss=last["loss"].where(~task, last["bits_per_byte"]))
+
+
+def _one(specimen: Specimen, cut: float) -> pd.DataFrame:
+    """Predictions of all methods of the runs above `cut` parameters."""
+    small = specimen.pairs.params <= cut
+    fitted, held = specimen.pairs[small], specimen.pairs[~small]
+    if not len(held):
+        return pd.DataFrame()
+    methods = {**BASELINES, "Chinchilla law": chinchilla_law, PUBLISHED: published}
+    line, points = predict_held_out(specimen, fitted, held, baselines=methods)
+    facts = {"kind": str(specimen.kind), "x_set": specimen.x_set, "eval_set": specimen.y_set}
+    return points.assign(**facts) if line.drawable else pd.DataFrame()
+
+
+def chinchilla_law(fitted: Pairs, held: Pairs) -> Array:
+    """y from N and D by Chinchilla's form: the ladder's own first step (arXiv 2412.04403)."""
+    law = fit(Chinchilla(), {"N": fitted.params, "D": fitted.tokens}, fitted.y)
+    if not law.parameters:
+        return np.full(len(held), np.nan)
+    return law.predict(N=held.params, D=held.tokens)
+
+
+def published(fitted: Pairs, held: Pairs) -> Array:
+    """The line of arXiv 2411.12925: both E's from Kaplan-style laws fitted to the same runs."""
+    scale = {"N": fitted.params, "D": fitted.tokens}
+    laws = [fit(Kaplan(), scale, values) for values in (fitted.x, fitted.y)]
+    try:
+        E_x, E_y = (law.parameters["E"] for law in laws)
+        return published_line(fitted, E_x, E_y).predict(held.x)
+    except (UserError, KeyError):
+        return np.full(len(held), np.nan)
+
+
+def _section(points: pd.DataFrame, cut: float, largest: float) -> Section:
+    points = points.assign(error=points["relative_error"].abs())
+    rows, notes = [], []
+    for kind, part in points.groupby("kind", sort=False):
+        error = {method: rows["error"] for method, rows in part.groupby("method", sort=False)}
+        for name, pick in (("median", pd.Series.median), ("worst", pd.Series.max)):
+            rerun, ours = (f"{100 * pick(error[m]):.2f}%" for m in (PUBLISHED, LINE))
+            rows.append(Comparison(what=f"{kind}: {name} error", rerun=rerun, ours=ours))
+        line = part[part["method"] == LINE]
+        inside = (line["low"] <= line["y"]) & (line["y"] <= line["high"])
+        held = f"{100 * inside.mean():.1f}%"
+        rows.append(Comparison(what=f"{kind}: 90% intervals hold", ours=held))
+        others = ", ".join(
+            f"{m} {100 * e.median():.2f}%" for m, e in error.items() if m not in (LINE, PUBLISHED)
+        )
+        notes.append(
+            f"{kind}, {len(line)} points on {line['eval_set'].nunique()} sets; published procedure "
+            f"without answer at {error[PUBLISHED].isna().sum()}; medians of other ways: {others}"
+        )
+    return Section(
+        title=f"OLMo ladder: final checkpoints, lines from {X_SET} fitted up to {cut / 1e6:.0f}M "
+        f"parameters, predicted at {largest / 1e6:.0f}M (relative error)",
+        rows=rows,
+        notes=notes,
+        tables={"olmo_ladder": points.drop(columns=["error"])},
+    )
