@@ -176,7 +176,7 @@ def seeded_weights(shapes: Mapping[str, tuple[int, ...]], seed: int) -> dict[str
 
 def record(case: Case, seed: int) -> Record:
     """Runs the peer: needs torch, transformers and safetensors."""
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # else it looks for faster kernels, for a minute
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
     import torch
     from safetensors.numpy import load_file, save_file
     from transformers import AutoConfig, AutoModelForCausalLM

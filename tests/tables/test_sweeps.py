@@ -280,3 +280,12 @@ def test_command_names_a_missing_column_and_writes_nothing(tmp_path):
         "lossline import_sweep: error: sweep.csv: missing column 'tokens'"
     )
     assert not (tmp_path / "t.parquet").exists()
+
+
+def test_a_row_copied_twice_is_not_two_runs(tmp_path: Path) -> None:
+    rows = pd.DataFrame({"params": [1e8, 2e8], "flops": [6e18, 2.4e19], "loss": [3.0, 2.8]})
+    path = tmp_path / "points.csv"
+    pd.concat([rows, rows.iloc[:1]]).to_csv(path, index=False)
+    imported = import_sweep("chinchilla", path)
+    assert imported.table["run_id"].nunique() == 2
+    assert imported.notes[0].startswith("points.csv: 1 rows repeat another in every column")

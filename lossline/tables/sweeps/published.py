@@ -7,6 +7,7 @@ Where each comes from, and under which licence, stands in the docstrings: nothin
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,7 +33,19 @@ __all__ = ["chinchilla", "gadre", "kempner", "llm_line", "olmo_ladder"]
 
 
 def _each(paths: Sequence[Path], importer) -> Imported:
-    return together([importer(*read_wide(path)) for path in read_all(paths)])
+    return together([_distinct(path, importer) for path in read_all(paths)])
+
+
+def _distinct(path: Path, importer) -> Imported:
+    """One file's import, without the rows that repeat another in every column: a row copied twice
+    is not two runs."""
+    frame, where = read_wide(path)
+    repeated = int(frame.duplicated().sum())
+    imported = importer(frame.drop_duplicates(ignore_index=True), where)
+    if not repeated:
+        return imported
+    note = f"{where}: {repeated} rows repeat another in every column; left out"
+    return dataclasses.replace(imported, notes=(note, *imported.notes))
 
 
 def _unique_ids(names: pd.Series) -> pd.Series:
