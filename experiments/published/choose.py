@@ -5,7 +5,8 @@
 Every variant is fitted up to one iso-FLOP budget and predicts a later one, for all train-to-train,
 train-to-validation and train-to-task lines. The *inner* pairs of budgets end below the largest one
 and are what was chosen by; the *outer* ones predict the largest (README: how far they were seen).
-Prints geometric means over the pairs of budgets of median, 90th percentile and worst |relative error|.
+Prints geometric means over the pairs of budgets of the median, 90th percentile and worst
+|relative error|.
 """
 
 from __future__ import annotations
