@@ -16,9 +16,8 @@ from lossline.compilation import hlo
 from lossline.compilation.flops import matmul_flops
 from lossline.compilation.targets import Target, fits
 from lossline.ops.backend import compiling_for
-from lossline.sharding import batch_sharding, make_mesh, make_rules, replicated
-from lossline.sharding.mesh import require_divisible
-from lossline.training.objective import Objective
+from lossline.sharding import batch_sharding, replicated
+from lossline.training.make_trainer import make_trainer
 from lossline.training.options import Documents, TrainOptions
 from lossline.training.step import Trainer
 
@@ -115,24 +114,9 @@ def trainer_for(options: TrainOptions, target: Target) -> Trainer:
     Raises:
       UserError: the mesh fits neither the devices, nor the batch, nor the model.
     """
-    mesh = make_mesh(options.mesh, devices=target.devices)  # type: ignore[arg-type]
-    ways = mesh.shape["data"] * mesh.shape["fsdp"] * options.microbatches
-    parts = "data × fsdp × microbatches"
-    require_divisible("train.batch_size", options.batch_size, parts, ways)
-    trainer = Trainer(
-        model=options.model,
-        objective=Objective(
-            vocab_size=options.model.vocab_size,
-            z_loss=options.z_loss,
-            implementation=options.cross_entropy,
-        ),
-        optimizer=options.optimizer,
-        mesh=mesh,
-        rules=make_rules(options.mesh.rules),
-        microbatches=options.microbatches,
-    )
+    trainer = make_trainer(options, devices=target.devices)  # type: ignore[arg-type]
     # Made before the mesh is entered: optax builds small arrays, which only real devices hold.
-    _ = trainer.shardings, trainer.step
+    _ = trainer.step
     return trainer
 
 

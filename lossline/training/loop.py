@@ -26,16 +26,13 @@ from lossline.errors import UserError
 from lossline.sharding import (
     batch_sharding,
     launch,
-    make_mesh,
-    make_rules,
     parameter_table,
 )
-from lossline.sharding.mesh import require_divisible
 from lossline.training import checkpoints
 from lossline.training.facts import run_facts
 from lossline.training.hardware import peak_flops
+from lossline.training.make_trainer import make_trainer
 from lossline.training.metrics import MetricsWriter
-from lossline.training.objective import Objective
 from lossline.training.options import Documents, TrainOptions
 from lossline.training.prefetch import place_batch, prefetched
 from lossline.training.progress import Progress
@@ -150,25 +147,9 @@ def _prepare(options: TrainOptions, run: RunDirectory, progress: Progress) -> _J
         batch_size=options.batch_size,
         seed=options.seed if options.data_seed is None else options.data_seed,
     )
-    mesh = make_mesh(options.mesh)
-    ways = mesh.shape["data"] * mesh.shape["fsdp"] * options.microbatches
-    parts = "data × fsdp × microbatches"
-    require_divisible("train.batch_size", options.batch_size, parts, ways)
-    trainer = Trainer(
-        model=options.model,
-        objective=Objective(
-            vocab_size=options.model.vocab_size,
-            z_loss=options.z_loss,
-            implementation=options.cross_entropy,
-        ),
-        optimizer=options.optimizer,
-        mesh=mesh,
-        rules=make_rules(options.mesh.rules),
-        microbatches=options.microbatches,
-    )
-    _ = trainer.shardings  # refuses a mesh that does not fit the model
+    trainer = make_trainer(options)
     first = jax.process_index() == 0
-    return _Job(options, run, progress, store, plan, mesh, trainer, first)
+    return _Job(options, run, progress, store, plan, trainer.mesh, trainer, first)
 
 
 def _mend(job: _Job) -> None:
