@@ -21,6 +21,8 @@ from jax.custom_derivatives import SymbolicZero
 
 from lossline.ops import cpu_matmul
 from lossline.ops.backend import BACKENDS, choose, target_backend
+from lossline.sharding.mesh import BATCH_AXES
+from lossline.sharding.rules import constrain
 
 IMPLEMENTATIONS = {"reference": BACKENDS, "chunked": BACKENDS}
 CPU_CHUNK = 512  # tokens; 128 to 2048 are within 10 % of each other
@@ -141,6 +143,7 @@ def _forward(x, w_DxV, targets, weights, z_loss: float, vocab_size: int, chunks:
     """As ``_chunked``, and the gradients of ``total`` by x and w while the softmax is at hand."""
     x, w_DxV, targets, weights = (p.value for p in (x, w_DxV, targets, weights))
     w = w_DxV.astype(x.dtype)
+    shards = _batch_shards(targets.shape[0])
 
     def step(carry, inputs):
         total, dw = carry
@@ -148,13 +151,15 @@ def _forward(x, w_DxV, targets, weights, z_loss: float, vocab_size: int, chunks:
         logits = _logits(x, w, vocab_size)
         nats, correct, logsumexp = _measure(logits, targets)
         slope = weights * (1 + 2 * z_loss * logsumexp)
-        dx, dw_chunk = _gradients(x, w, logits, logsumexp, targets, slope, weights)
+        dx, dw_chunk = _gradients(x, w, logits, logsumexp, targets, slope, weights, shards)
         total = total + _weigh(nats, logsumexp, weights, z_loss)
         return (total, dw + dw_chunk), (nats, correct, logsumexp, dx)
 
     inputs = _split((x, targets, weights), chunks)
-    zero = (jnp.zeros((), jnp.float32), jnp.zeros(w.shape, jnp.float32))
-    (total, dw), measured = _scan(step, zero, inputs)
+    (total, dw), measured = _scan(
+        step, (jnp.zeros((), jnp.float32), _no_gradient(w, shards)), inputs
+    )
+    dw = jnp.sum(dw, axis=0)
     nats, correct, logsumexp, dx = _join(measured, targets.shape[1])
     residuals = (x, w_DxV, targets, nats, logsumexp, dx, dw)
     return (total, nats, correct, logsumexp), residuals
@@ -186,16 +191,34 @@ _chunked.defvjp(_forward, _backward, symbolic_zeros=True)
 def _recomputed(x, w_DxV, targets, logsumexp, g_nats, g_logsumexp, vocab_size: int, chunks: int):
     """Gradients by x and w for arbitrary cotangents of the per-token outputs."""
     w = w_DxV.astype(x.dtype)
+    shards = _batch_shards(targets.shape[0])
 
     def step(dw, inputs):
         x, targets, logsumexp, g_nats, g_logsumexp = inputs
         logits = _logits(x, w, vocab_size)
-        dx, dw_chunk = _gradients(x, w, logits, logsumexp, targets, g_nats + g_logsumexp, g_nats)
+        slope = g_nats + g_logsumexp
+        dx, dw_chunk = _gradients(x, w, logits, logsumexp, targets, slope, g_nats, shards)
         return dw + dw_chunk, dx
 
     inputs = _split((x, targets, logsumexp, g_nats, g_logsumexp), chunks)
-    dw, dx = _scan(step, jnp.zeros(w.shape, jnp.float32), inputs)
-    return _join((dx,), x.shape[1])[0], dw
+    dw, dx = _scan(step, _no_gradient(w, shards), inputs)
+    return _join((dx,), x.shape[1])[0], jnp.sum(dw, axis=0)
+
+
+def _batch_shards(batch: int) -> int:
+    """Devices that the rows of a batch are split over.
+
+    Each sums the unembedding's gradient over its own rows: one array [shards, D, V], which stays
+    split along its first axis, so that it is reduced over the wires once and not once per chunk.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    shards = 1 if mesh.empty else math.prod(mesh.shape.get(axis, 1) for axis in BATCH_AXES)
+    return shards if batch % shards == 0 else 1
+
+
+def _no_gradient(w_DxV, shards: int) -> jax.Array:
+    zeros = jnp.zeros((shards, *w_DxV.shape), jnp.float32)
+    return constrain(zeros, "batch" if shards > 1 else None, None, "vocab")
 
 
 def _logits(x, w_DxV, vocab_size: int) -> jax.Array:
@@ -222,9 +245,9 @@ def _weigh(nats, logsumexp, weights, z_loss: float) -> jax.Array:
     return jnp.sum(weights * (nats + z_loss * logsumexp**2))
 
 
-def _gradients(x, w_DxV, logits, logsumexp, targets, softmax_slope, target_slope):
+def _gradients(x, w_DxV, logits, logsumexp, targets, softmax_slope, target_slope, shards: int):
     """Gradients by x and w of Σ softmax_slope · logsumexp − target_slope · target logit (slopes
-    per token).
+    per token); that by w for each of ``shards`` parts of the batch, [shards, D, V].
     """
     index = lax.broadcasted_iota(jnp.int32, logits.shape, logits.ndim - 1)
     softmax = jnp.exp(logits - logsumexp[..., None]) * softmax_slope[..., None]
@@ -236,11 +259,14 @@ def _gradients(x, w_DxV, logits, logsumexp, targets, softmax_slope, target_slope
         (((dlogits.ndim - 1,), (1,)), ((), ())),
         preferred_element_type=jnp.float32,
     ).astype(x.dtype)
-    x_TxD, g_TxV = x.reshape(-1, x.shape[-1]), dlogits.reshape(-1, dlogits.shape[-1])
-    if target_backend() == "cpu":
-        return dx, cpu_matmul.weight_gradient(x_TxD, g_TxV)
-    contract_tokens = (((0,), (0,)), ((), ()))
-    return dx, lax.dot_general(x_TxD, g_TxV, contract_tokens, preferred_element_type=jnp.float32)
+    if shards == 1 and target_backend() == "cpu":
+        x_TxD, g_TxV = x.reshape(-1, x.shape[-1]), dlogits.reshape(-1, dlogits.shape[-1])
+        return dx, cpu_matmul.weight_gradient(x_TxD, g_TxV)[None]
+    x_SxTxD, g_SxTxV = (array.reshape(shards, -1, array.shape[-1]) for array in (x, dlogits))
+    contract_tokens = (((1,), (1,)), ((0,), (0,)))
+    return dx, lax.dot_general(
+        x_SxTxD, g_SxTxV, contract_tokens, preferred_element_type=jnp.float32
+    )
 
 
 def _split(arrays, chunks: int):

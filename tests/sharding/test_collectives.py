@@ -1,0 +1,72 @@
+"""What the loss sends over the wires, read from its compiled program."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+
+from lossline.compilation import hlo
+from lossline.ops.backend import compiling_for
+from lossline.ops.cross_entropy import linear_cross_entropy
+from lossline.sharding import BATCH_AXES, MeshOptions, make_mesh
+
+B, L, D, V = 8, 16, 32, 64
+QUICK = {"xla_backend_optimization_level": 0}
+MESHES = {
+    "data": MeshOptions(data=8),
+    "data-fsdp": MeshOptions(data=2, fsdp=4),
+    "all": MeshOptions(data=2, fsdp=2, tensor=2),
+}
+
+
+def place(mesh):
+    """Hidden states by rows, the unembedding by its vocabulary, as the trainer has them."""
+    rng = np.random.default_rng(0)
+    rows = NamedSharding(mesh, PartitionSpec(BATCH_AXES))
+    columns = NamedSharding(mesh, PartitionSpec(None, "tensor"))
+    x = rng.normal(size=(B, L, D)).astype(np.float32)
+    targets = rng.integers(0, V - 3, (B, L))
+    w = rng.normal(size=(D, V)).astype(np.float32)
+    return jax.device_put(x, rows), jax.device_put(w, columns), jax.device_put(targets, rows)
+
+
+def loss(x, w, targets, implementation="chunked"):
+    result = linear_cross_entropy(
+        x, w, targets, z_loss=1e-3, vocab_size=V - 3, chunk=16, implementation=implementation
+    )
+    return result.total + 0.1 * jnp.sum(jnp.sin(result.nats_T))
+
+
+@pytest.mark.parametrize("mesh", MESHES)
+def test_the_unembedding_s_gradient_is_reduced_once_and_not_once_per_chunk(mesh):
+    mesh = make_mesh(MESHES[mesh])
+
+    def total(x, w, targets):
+        return linear_cross_entropy(x, w, targets, chunk=16).total
+
+    with jax.set_mesh(mesh), compiling_for("tpu"):
+        step = jax.jit(jax.grad(total, argnums=(0, 1)))
+        compiled = step.lower(*place(mesh)).compile(compiler_options=QUICK)
+    program = hlo.Program.parse(compiled.as_text())
+    assert max(program.runs.values()) == 8  # the chunks are a loop
+    rows = hlo.collectives(program, tuple(mesh.shape.values()), mesh.axis_names)
+    shards = mesh.shape["data"] * mesh.shape["fsdp"]
+    once = 2 * (shards - 1) / shards * 4 * D * V / mesh.shape["tensor"]
+    over_batch = [row for row in rows if "data" in row.axes]
+    assert sum(row.wire_bytes for row in over_batch) <= once + 64  # and the total, a scalar
+    # Nothing of the size of the logits moves along the vocabulary: per token a maximum, a sum …
+    along = sum(row.wire_bytes for row in rows if "data" not in row.axes)
+    assert along < 4 * B * L / shards * (D + 16)
+
+
+@pytest.mark.parametrize("mesh", MESHES)
+def test_sharded_loss_and_gradients_equal_the_definition(mesh):
+    mesh = make_mesh(MESHES[mesh])
+    with jax.set_mesh(mesh):
+        found = jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))(*place(mesh))
+    whole = [np.asarray(array) for array in place(mesh)]
+    definition = lambda *arrays: loss(*arrays, implementation="reference")  # noqa: E731
+    expected = jax.value_and_grad(definition, argnums=(0, 1))(*whole)
+    for got, want in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(got, want, rtol=2e-5, atol=2e-5 * np.abs(want).max())
