@@ -14,6 +14,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
+from lossline.ops.tpu_attention import RESIDUALS
+
 ModuleType = TypeVar("ModuleType", bound=nnx.Module)
 
 PRODUCT = "product"  # checkpoint_name of every matrix product that remat "dots" keeps
@@ -173,11 +175,11 @@ def _unstack(state: nnx.State) -> list[nnx.State]:
 def _remat_policy(remat: str) -> Callable | None:
     policies = jax.checkpoint_policies
     if remat == "dots":
-        return policies.save_only_these_names(PRODUCT)
+        return policies.save_only_these_names(PRODUCT, RESIDUALS)
     if remat == "offload":
         return policies.save_and_offload_only_these_names(
             names_which_can_be_saved=[],
-            names_which_can_be_offloaded=[PRODUCT],
+            names_which_can_be_offloaded=[PRODUCT, RESIDUALS],
             offload_src="device",
             offload_dst="pinned_host",
         )

@@ -5,6 +5,7 @@
     "xla"        ``jax.nn.dot_product_attention`` compiled by XLA (scores held; any backend).
     "blocked"    CPU: blocks of query rows against the keys before them, recomputed in the backward.
     "cudnn"      NVIDIA GPU: flash attention through cuDNN; half precision, no document masks.
+    "splash"     TPU: the Pallas flash kernel of ``ops.tpu_attention``, mapped over the mesh.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from lossline.errors import UserError
-from lossline.ops import cpu_attention
+from lossline.ops import cpu_attention, tpu_attention
 from lossline.ops.backend import BACKENDS, choose, target_backend
 
 IMPLEMENTATIONS = {
@@ -24,7 +25,11 @@ IMPLEMENTATIONS = {
     "xla": BACKENDS,
     "blocked": ("cpu",),
     "cudnn": ("gpu",),
+    "splash": ("tpu",),
 }
+CUDNN_HEAD_MULTIPLE = 8
+CUDNN_HEAD_DIM = 128  # 256 on Hopper, which a program compiled elsewhere cannot know
+CUDNN_ELEMENTS = 2**31  # of the queries on one device: beyond, cuDNN 9.27 returns wrong gradients
 
 
 def attention(
@@ -47,20 +52,26 @@ def attention(
         [B, L, H, K] in q's dtype; scores and softmax in float32.
 
     Raises:
-        UserError: the backend lacks the implementation, or the implementation lacks document masks.
+        UserError: the backend lacks the implementation, or the implementation cannot take these
+            shapes, this dtype or document masks.
     """
+    masked = runs_BxL is not None
     if implementation == "auto":
-        implementation = preferred(q_BxLxHxK.dtype, masked=runs_BxL is not None)
+        implementation = preferred(q_BxLxHxK.shape, q_BxLxHxK.dtype, masked=masked)
     implementation = choose("attention", implementation, IMPLEMENTATIONS)
+    if (
+        reason := obstacle(implementation, q_BxLxHxK.shape, q_BxLxHxK.dtype, masked=masked)
+    ) is not None:
+        raise UserError(
+            f"attention: implementation {implementation!r} {reason}; or set"
+            f" attention_implementation to 'xla'"
+        )
     if implementation == "reference":
         return reference(q_BxLxHxK, k_BxLxGxK, v_BxLxGxK, runs_BxL=runs_BxL)
     if implementation == "blocked":
         return cpu_attention.blocked_attention(q_BxLxHxK, k_BxLxGxK, v_BxLxGxK, runs_BxL)
-    if implementation == "cudnn" and runs_BxL is not None:
-        raise UserError(
-            "attention: implementation 'cudnn' has no document masks; train without segment ids"
-            " or set attention_implementation to 'xla'"
-        )
+    if implementation == "splash":
+        return tpu_attention.splash_attention(q_BxLxHxK, k_BxLxGxK, v_BxLxGxK, runs_BxL)
     mask = None if runs_BxL is None else _same_run(runs_BxL)[:, None]
     library: Literal["cudnn", "xla"] = "cudnn" if implementation == "cudnn" else "xla"
     return jax.nn.dot_product_attention(
@@ -68,15 +79,42 @@ def attention(
     )
 
 
-def preferred(dtype: jnp.dtype, *, masked: bool) -> str:
-    """The implementation that "auto" stands for: "blocked" on CPU, "cudnn" on GPU where it can,
-    else "xla".
+def preferred(q_shape: tuple[int, ...], dtype: jnp.dtype, *, masked: bool) -> str:
+    """The implementation that "auto" stands for: "blocked" on CPU; "cudnn" on GPU and "splash" on
+    TPU unless there is an ``obstacle``, then "xla".
     """
-    backend = target_backend()
-    if backend == "cpu":
-        return "blocked"
-    half = dtype in (jnp.bfloat16, jnp.float16)
-    return "cudnn" if backend == "gpu" and half and not masked else "xla"
+    flash = {"cpu": "blocked", "gpu": "cudnn", "tpu": "splash"}[target_backend()]
+    return "xla" if obstacle(flash, q_shape, dtype, masked=masked) else flash
+
+
+def obstacle(
+    implementation: str, q_shape: tuple[int, ...], dtype: jnp.dtype, *, masked: bool
+) -> str | None:
+    """Why an implementation cannot take queries [B, L, H, K] of this dtype, and the nearest that it
+    can; None if it can.
+    """
+    if implementation == "splash":
+        return tpu_attention.obstacle(q_shape, dtype)
+    if implementation != "cudnn":
+        return None
+    if masked:  # a mask would be an additive [B, 1, L, L] array, which flash attention is to avoid
+        return "has no document masks; train without segment ids"
+    if dtype not in (jnp.bfloat16, jnp.float16):
+        return f"takes bfloat16 or float16, not {dtype}; set activation_dtype to 'bfloat16'"
+    head_dim = q_shape[3]
+    if head_dim % CUDNN_HEAD_MULTIPLE or head_dim > CUDNN_HEAD_DIM:
+        near = min(CUDNN_HEAD_DIM, -(-head_dim // CUDNN_HEAD_MULTIPLE) * CUDNN_HEAD_MULTIPLE)
+        return (
+            f"takes heads whose width is a multiple of {CUDNN_HEAD_MULTIPLE} up to"
+            f" {CUDNN_HEAD_DIM}, not {head_dim}; nearest: {near}"
+        )
+    if q_shape[1] % 2:
+        return f"takes even lengths, not {q_shape[1]}; nearest: {q_shape[1] + 1}"
+    if math.prod(q_shape) // max(1, jax.sharding.get_abstract_mesh().size) > CUDNN_ELEMENTS:
+        return (
+            f"is wrong beyond {CUDNN_ELEMENTS:,} elements of queries per device; use microbatches"
+        )
+    return None
 
 
 def reference(

@@ -1,5 +1,7 @@
 """Attention: every implementation against the definition, masks, and causality by gradient."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +9,7 @@ import pytest
 
 from lossline.errors import UserError
 from lossline.ops import cpu_attention, segments
-from lossline.ops.attention import attention
+from lossline.ops.attention import attention, preferred
 from lossline.ops.backend import compiling_for
 
 BOUNDS = {"float32": 2e-5, "bfloat16": 3e-2}
@@ -61,13 +63,57 @@ def test_reads_only_the_past_of_its_document(implementation, monkeypatch):
 
 
 def test_refusals_name_what_exists():
-    q, k, v, runs = make_inputs()
+    q, k, v, _ = make_inputs()
     with pytest.raises(UserError, match=r"'flash'.*on cpu choose one of reference, xla, blocked"):
         attention(q, k, v, implementation="flash")
     with pytest.raises(UserError, match="'cudnn' needs gpu, this is cpu"):
         attention(q, k, v, implementation="cudnn")
-    with compiling_for("gpu"), pytest.raises(UserError, match="no document masks"):
-        attention(q, k, v, runs_BxL=runs, implementation="cudnn")
+    with pytest.raises(UserError, match="'splash' needs tpu, this is cpu"):
+        attention(q, k, v, implementation="splash")
+
+
+@pytest.mark.parametrize(
+    ("backend", "shape", "dtype", "masked", "words"),
+    [
+        ("gpu", (2, 40, 4, 8), "bfloat16", True, "no document masks; train without"),
+        ("gpu", (2, 40, 4, 8), "float32", False, "takes bfloat16 or float16, not float32"),
+        ("gpu", (2, 40, 4, 12), "bfloat16", False, "multiple of 8 up to 128, not 12; nearest: 16"),
+        ("gpu", (2, 40, 4, 160), "bfloat16", False, "up to 128, not 160; nearest: 128"),
+        ("gpu", (2, 41, 4, 8), "bfloat16", False, "even lengths, not 41; nearest: 42"),
+        (
+            "tpu",
+            (2, 300, 4, 64),
+            "bfloat16",
+            True,
+            "multiples of 128, not 300; nearest: 256 or 384",
+        ),
+        ("tpu", (2, 40, 4, 64), "bfloat16", True, "not 40; nearest: 128"),
+        ("tpu", (2, 256, 4, 20), "float32", False, "multiple of 8, not 20; nearest: 16 or 24"),
+        ("tpu", (2, 256, 4, 64), "float16", False, "bfloat16 or float32, not float16"),
+    ],
+)
+def test_what_a_flash_kernel_cannot_take_is_refused_by_name_and_avoided_by_auto(
+    backend, shape, dtype, masked, words
+):
+    flash = {"gpu": "cudnn", "tpu": "splash"}[backend]
+    x = jnp.zeros(shape, dtype)
+    runs = jnp.zeros(shape[:2], jnp.int32) if masked else None
+    with compiling_for(backend):
+        with pytest.raises(UserError, match=re.escape(words)) as mistake:
+            attention(x, x, x, runs_BxL=runs, implementation=flash)
+        assert "set attention_implementation to 'xla'" in str(mistake.value)
+        assert "\n" not in str(mistake.value)
+        assert preferred(shape, x.dtype, masked=masked) == "xla"
+
+
+def test_flash_kernels_are_the_default_where_they_can():
+    shape, dtype = (2, 256, 4, 64), jnp.dtype("bfloat16")
+    for backend, masked, expected in (
+        ("cpu", True, "blocked"), ("gpu", False, "cudnn"), ("tpu", False, "splash"),
+        ("tpu", True, "splash"),
+    ):  # fmt: skip
+        with compiling_for(backend):
+            assert preferred(shape, dtype, masked=masked) == expected
 
 
 def test_segments():
