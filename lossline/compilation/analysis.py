@@ -13,7 +13,8 @@ import jax
 import jax.numpy as jnp
 
 from lossline.compilation import hlo
-from lossline.compilation.flops import matmul_flops
+from lossline.compilation.flops import Jaxpr, matmul_flops
+from lossline.compilation.kernels import kernel_bytes
 from lossline.compilation.targets import Target, fits
 from lossline.ops.backend import compiling_for
 from lossline.sharding import batch_sharding, replicated
@@ -156,7 +157,7 @@ def analyze(options: TrainOptions, target: Target) -> StepReport:
                 raise
             return _report(options, target, trainer, time.monotonic() - started, needed)
     seconds = time.monotonic() - started
-    return _analyzed(options, target, trainer, seconds, compiled, matmul_flops(traced.jaxpr))
+    return _analyzed(options, target, trainer, seconds, compiled, traced.jaxpr)
 
 
 def out_of_memory(message: str) -> float | None:
@@ -194,7 +195,7 @@ def _report(
 
 def _analyzed(
     options: TrainOptions, target: Target, trainer: Trainer, seconds: float, compiled: Any,
-    executed: float,
+    jaxpr: Jaxpr,
 ) -> StepReport:  # fmt: skip
     stats = compiled.memory_analysis()
     memory = Memory(
@@ -207,8 +208,9 @@ def _analyzed(
     program = hlo.Program.parse(compiled.as_text())
     shape = tuple(trainer.mesh.shape.values())
     wires = tuple(hlo.collectives(program, shape, tuple(trainer.mesh.shape)))
-    traffic = hlo.memory_traffic(program)
     devices = len(target.devices)
+    executed = matmul_flops(jaxpr)
+    traffic = hlo.memory_traffic(program) + kernel_bytes(jaxpr) / devices
     tokens = options.batch_size * options.length
     chip = target.chip
     return _report(

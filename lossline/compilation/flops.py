@@ -3,40 +3,61 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from jax.extend import core
 
+from lossline.ops.tpu_attention import share_of_blocks
 
-def matmul_flops(jaxpr: core.ClosedJaxpr | core.Jaxpr) -> float:
+Jaxpr = core.ClosedJaxpr | core.Jaxpr
+
+
+def matmul_flops(jaxpr: Jaxpr) -> float:
     """Floating-point operations of all products and convolutions, 2 per multiply-add, all devices.
 
     What remat computes again is counted again: it is executed. A ``while_loop`` of unknown length
-    counts once, a ``cond`` by its most expensive branch.
+    counts once, a ``cond`` by its most expensive branch; a Pallas kernel by its grid, without the
+    blocks that causal attention skips.
+    """
+    return total(jaxpr, _flops)
+
+
+def total(jaxpr: Jaxpr, count: Callable[[Any], float | None]) -> float:
+    """Sum over all equations as often as they run, on all devices.
+
+    Args:
+        count: what one equation adds; None to add what the functions that it calls do.
     """
     inner = jaxpr.jaxpr if isinstance(jaxpr, core.ClosedJaxpr) else jaxpr
-    return sum(_equation_flops(equation) for equation in inner.eqns)
+    return sum(_counted(equation, count) for equation in inner.eqns)
 
 
-def _equation_flops(equation: Any) -> float:
-    name = equation.primitive.name
-    if name == "dot_general":
-        return _dot_flops(equation)
-    if name == "conv_general_dilated":
-        return _convolution_flops(equation)
+def _counted(equation: Any, count: Callable[[Any], float | None]) -> float:
+    own = count(equation)
+    if own is not None:
+        return own
+    name, params = equation.primitive.name, equation.params
     if name == "cond":
-        return max((matmul_flops(branch) for branch in equation.params["branches"]), default=0.0)
-    inner = sum(matmul_flops(sub) for sub in _sub_jaxprs(equation.params))
+        return max((total(branch, count) for branch in params["branches"]), default=0.0)
+    inner = sum(total(sub, count) for sub in _sub_jaxprs(params))
     if name == "scan":
-        return equation.params["length"] * inner
+        return params["length"] * inner
     if name == "pallas_call":
-        return math.prod(equation.params["grid_mapping"].grid) * inner
+        grid = params["grid_mapping"].grid
+        return math.prod(grid) * share_of_blocks(str(params["name"]), grid) * inner
     if name == "shard_map":  # shapes inside are those of one shard
-        mesh, manual = equation.params["mesh"], equation.params.get("manual_axes")
-        sizes = [mesh.shape[axis] for axis in (manual or mesh.axis_names)]
-        return math.prod(sizes) * inner
+        mesh, manual = params["mesh"], params.get("manual_axes")
+        return math.prod(mesh.shape[axis] for axis in (manual or mesh.axis_names)) * inner
     return inner
+
+
+def _flops(equation: Any) -> float | None:
+    if equation.primitive.name == "dot_general":
+        return _dot_flops(equation)
+    if equation.primitive.name == "conv_general_dilated":
+        return _convolution_flops(equation)
+    return None
 
 
 def _dot_flops(equation: Any) -> float:
@@ -52,7 +73,7 @@ def _convolution_flops(equation: Any) -> float:
     return 2.0 * math.prod(equation.outvars[0].aval.shape) * per_output
 
 
-def _sub_jaxprs(params: Any) -> Iterator[core.ClosedJaxpr | core.Jaxpr]:
+def _sub_jaxprs(params: Any) -> Iterator[Jaxpr]:
     for value in params.values():
         for item in value if isinstance(value, (tuple, list)) else (value,):
             if isinstance(item, (core.ClosedJaxpr, core.Jaxpr)):

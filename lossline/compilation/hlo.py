@@ -240,12 +240,14 @@ _FREE = frozenset({
     "custom-call-done", "async-update",
 })  # fmt: skip
 _NO_TRAFFIC_CALLS = ("AllocateBuffer", "ConcatBitcast", "Sharding", "AssumeGatherIndicesInBound")
+_PALLAS = 'custom_call_target="tpu_custom_call"'
 
 
 def memory_traffic(program: Program) -> float:
     """Bytes that one run of the program reads from and writes to the device's main memory.
 
     Of an array that is only sliced, the slice counts; of one that is updated in place, the update.
+    Pallas kernels are left out: what they move is not in the text, see ``kernels.kernel_bytes``.
     """
     return sum(
         times * _traffic(item, computation, program)
@@ -257,7 +259,7 @@ def _traffic(item: Instruction, computation: Computation, program: Program) -> f
     opcode = item.opcode
     if opcode in _FREE or opcode.endswith("-done"):
         return 0.0
-    if opcode == "custom-call" and any(name in item.rest for name in _NO_TRAFFIC_CALLS):
+    if opcode == "custom-call" and any(name in item.rest for name in (*_NO_TRAFFIC_CALLS, _PALLAS)):
         return 0.0
     if opcode in ("copy-start", "slice-start"):
         two = sorted(item.arrays[:2], key=lambda array: array.bytes)

@@ -16,6 +16,7 @@ REMAT = ("none", "dots", "full")
 MICROBATCHES = (1, 2, 4, 8, 16, 32, 64)
 TENSOR = (1, 2, 4, 8)
 FSDP = (32, 16, 8)
+SLACK = 1.5  # temporaries shrink a little faster than the microbatches, as what is not tiled fits
 
 Trial = tuple[TrainOptions, StepReport | str]
 Say = Callable[[str], None]
@@ -64,14 +65,17 @@ def search(
 
     A variant that the model or the mesh refuses is reported with the reason. Once a policy fits
     without microbatches, those that recompute more on the same mesh are not tried: they move more
-    and compute more.
+    and compute more. Of a setting that needs n times the memory there is, the next tried has at
+    least n / ``SLACK`` times the microbatches.
     """
     trials: list[Trial] = []
     compiled = 0
     for policies in variants(options, len(target.devices)):
         for choices in policies:
-            outcome = "none"
+            outcome, least = "none", 1.0
             for choice in choices:
+                if choice.microbatches < least:
+                    continue
                 if compiled == max_trials:
                     say(f"stopped after {max_trials} compilations (compile.max_trials)")
                     return trials
@@ -85,6 +89,9 @@ def search(
                 if result.fits:
                     outcome = "whole" if choice.microbatches == 1 else "parts"
                     break
+                if result.memory_limit and result.needed == result.needed:
+                    excess = result.needed / result.memory_limit
+                    least = choice.microbatches * excess / SLACK
             if outcome in ("whole", "refused"):
                 break
     return trials

@@ -133,7 +133,7 @@ def test_the_compiler_s_own_words_for_too_little_memory():
     assert out_of_memory("INTERNAL: something else") is None
 
 
-def pretend_search(monkeypatch, fits, refused=lambda options: False):
+def pretend_search(monkeypatch, fits, refused=lambda options: False, needed=1e8):
     compiled = []
 
     def analyze_one(options, target):
@@ -145,7 +145,7 @@ def pretend_search(monkeypatch, fits, refused=lambda options: False):
         return StepReport(
             topology="cpu", chip="c", devices=8, mesh={}, remat=options.model.remat, batch_size=16,
             microbatches=options.microbatches, context_length=64, total_steps=1,
-            compile_seconds=0.0, fits=fits(options), memory_limit=1e9, needed=1e8,
+            compile_seconds=0.0, fits=fits(options), memory_limit=1e9, needed=needed,
             compute_seconds=seconds, peak_flops=1e12, model_flops=1e9,
         )  # fmt: skip
 
@@ -161,6 +161,16 @@ def test_search_takes_the_fastest_that_fits(monkeypatch):
     assert report.fits
     # What fits whole without recomputation is not tried with it.
     assert not any(o.mesh.tensor == 4 and o.model.remat != "none" for o in compiled)
+
+
+def test_search_passes_over_microbatches_that_cannot_be_enough(monkeypatch):
+    def fits(options):
+        return options.microbatches >= 8
+
+    compiled = pretend_search(monkeypatch, fits, needed=12e9)  # 12 times what there is
+    options = training(batch_size=128)
+    searching.search(options, here(), max_trials=2, say=lambda text: None)
+    assert [choice.microbatches for choice in compiled] == [1, 8]
 
 
 def test_search_stops_at_its_limit_and_passes_over_what_is_refused(monkeypatch):
