@@ -15,7 +15,7 @@ from lossline.configuration import Flag, Verb, run_verb
 
 def load() -> Verb:
     """Imports what training needs and names the components that a gin file may build."""
-    from lossline.models import GPTConfig, LlamaConfig, MambaConfig
+    from lossline import models
     from lossline.sharding import LaunchOptions, MeshOptions
     from lossline.training import optimizer, schedule
     from lossline.training.checkpoint_schedule import CheckpointOptions
@@ -32,9 +32,7 @@ def load() -> Verb:
         options=TrainOptions,
         run=run,
         components={
-            "gpt": GPTConfig,
-            "llama": LlamaConfig,
-            "mamba": MambaConfig,
+            **{config.family: config for config in models.CONFIGS.values()},
             "adamw": optimizer.AdamW,
             "adam": optimizer.Adam,
             "sgd": optimizer.SGD,

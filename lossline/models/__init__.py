@@ -26,16 +26,20 @@ from flax import nnx
 from lossline.errors import UserError
 from lossline.models.config import FlopCounts, ModelConfig, ParamCounts
 from lossline.models.gpt import GPTConfig
+from lossline.models.hybrid import HybridConfig
 from lossline.models.language_model import LanguageModel
 from lossline.models.llama import LlamaConfig
 from lossline.models.mamba import MambaConfig
+from lossline.models.mamba2 import Mamba2Config
 
 __all__ = [
     "CONFIGS",
     "FlopCounts",
     "GPTConfig",
+    "HybridConfig",
     "LanguageModel",
     "LlamaConfig",
+    "Mamba2Config",
     "MambaConfig",
     "ModelConfig",
     "ParamCounts",
@@ -46,7 +50,8 @@ __all__ = [
 ]
 
 CONFIGS: dict[str, type[ModelConfig]] = {
-    config.__name__: config for config in (LlamaConfig, GPTConfig, MambaConfig)
+    config.__name__: config
+    for config in (LlamaConfig, GPTConfig, MambaConfig, Mamba2Config, HybridConfig)
 }
 
 

@@ -87,6 +87,13 @@ class LayerNorm(nnx.Module):
         return normed.astype(x.dtype)
 
 
+def grouped_rms(x: jax.Array, scale: jax.Array, *, groups: int, eps: float) -> jax.Array:
+    """RMSNorm of each of ``groups`` equal parts of the last axis, in float32."""
+    x32 = x.astype(jnp.float32).reshape(*x.shape[:-1], groups, -1)
+    normed = x32 * jax.lax.rsqrt(jnp.mean(x32 * x32, axis=-1, keepdims=True) + eps)
+    return normed.reshape(x.shape) * scale.astype(jnp.float32)
+
+
 def rotary_tables(positions_BxL: jax.Array, frequencies: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Cosines and sines [B, L, 1, K/2] in float32 for angular frequencies [K/2] (radians per
     position).

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from lossline.models.config import FlopCounts, ModelConfig
+from lossline.models.config import FlopCounts
 from lossline.models.layers import (
     Rows,
     gated,
@@ -20,56 +20,38 @@ from lossline.models.layers import (
     product,
     silu,
 )
+from lossline.models.state_space import StateSpaceConfig, fresh_step_bias
 from lossline.ops.convolution import causal_convolution
 from lossline.ops.linear import linear, linear_many
-from lossline.ops.selective_scan import CHUNK, selective_scan
+from lossline.ops.selective_scan import selective_scan
 
 
 @dataclass(frozen=True, kw_only=True)
-class MambaConfig(ModelConfig):
-    """Options of a Mamba (Mamba-1) model.
+class MambaConfig(StateSpaceConfig):
+    """Options of a Mamba (Mamba-1) model: ``StateSpaceConfig``'s, and
 
     Attributes:
-        expand: inner width as a multiple of the width.
-        state: state size N of each inner channel.
-        conv: taps of the causal convolution.
         dt_rank: rank of the step-size projection; None: width / 16, rounded up.
-        dt_min, dt_max: fresh step sizes are log-uniform between them.
-        scan_implementation: one of ``ops.selective_scan.IMPLEMENTATIONS``.
-        scan_chunk: positions per chunk of the scan.
     """
 
-    expand: int = 2
     state: int = 16
-    conv: int = 4
     dt_rank: int | None = None
-    dt_min: float = 1e-3
-    dt_max: float = 1e-1
-    scan_implementation: str = "chunked"
-    scan_chunk: int = CHUNK
 
     family: ClassVar[str] = "mamba"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("expand", "state", "conv", "scan_chunk"):
-            self.require_positive(name)
         if self.dt_rank is not None:
             self.require_positive("dt_rank")
-
-    @property
-    def inner(self) -> int:
-        """Channels of the state-space layer."""
-        return self.expand * self.width
 
     @property
     def step_rank(self) -> int:
         """Rank of the step-size projection."""
         return math.ceil(self.width / 16) if self.dt_rank is None else self.dt_rank
 
-    def make_block(self, key: jax.Array) -> nnx.Module:
-        """One layer."""
-        return MambaBlock(self, key)
+    def make_mixer(self, key: jax.Array) -> nnx.Module:
+        """A Mamba-1 mixer."""
+        return MambaMixer(self, key)
 
     def layer_matrix_params(self) -> int:
         """Elements of one layer's weight matrices (those of matrix products)."""
@@ -80,29 +62,14 @@ class MambaConfig(ModelConfig):
         """Matrices, convolution and its bias, step bias, A, skip, norm."""
         E = self.inner
         vectors = self.conv * E + E + E + self.state * E + E
-        return self.layer_matrix_params() + vectors + self.norm_params(self.width)
+        return MambaConfig.layer_matrix_params(self) + vectors + self.norm_params(self.width)
 
-    def stack_params(self) -> int:
-        """All layers and the final norm."""
-        return self.layers * self.layer_params() + self.norm_params(self.width)
-
-    def stack_flops(self, context_length: int) -> FlopCounts:
+    def layer_flops(self, context_length: int) -> FlopCounts:
         """Products of matrices, and per state element 7 operations of the recurrence: dt·A, exp,
         ·h, ·B, +, ·C, Σ.
         """
         scan = self.inner * (7 * self.state + 2 * self.conv + 2)
-        return FlopCounts(matmul=2 * self.layer_matrix_params(), scan=scan) * self.layers
-
-
-class MambaBlock(nnx.Module):
-    """Norm, then the mixer, added to the residual stream."""
-
-    def __init__(self, config: MambaConfig, key: jax.Array) -> None:
-        self.norm = config.make_norm(config.width)
-        self.mixer = MambaMixer(config, key)
-
-    def __call__(self, x_BxLxD: jax.Array, rows: Rows) -> jax.Array:
-        return x_BxLxD + self.mixer(self.norm(x_BxLxD), rows)
+        return FlopCounts(matmul=2 * MambaConfig.layer_matrix_params(self), scan=scan)
 
 
 class MambaMixer(nnx.Module):
@@ -120,7 +87,7 @@ class MambaMixer(nnx.Module):
         self.input_map = config.matrix(next(keys), (E, N), "inner", "state")
         self.output_map = config.matrix(next(keys), (E, N), "inner", "state")
         self.step_up = config.matrix(next(keys), (R, E), "dt_rank", "inner")
-        step_bias = _fresh_step_bias(next(keys), config)
+        step_bias = fresh_step_bias(next(keys), config, E)
         self.step_bias = parameter(step_bias.astype(config.param_dtype), "inner")
         rates = jnp.log(jnp.arange(1.0, N + 1))[:, None]  # S4D-real: A[n] = -n
         log_decay = jnp.broadcast_to(rates, (N, E)).astype(config.param_dtype)
@@ -160,10 +127,3 @@ class MambaMixer(nnx.Module):
         )
         skip_E = self.skip[...].astype(jnp.float32)
         return (y_BxLxE + skip_E * u_BxLxE.astype(jnp.float32)).astype(u_BxLxE.dtype)
-
-
-def _fresh_step_bias(key: jax.Array, config: MambaConfig) -> jax.Array:
-    """Inverse softplus of log-uniform step sizes."""
-    low, high = math.log(config.dt_min), math.log(config.dt_max)
-    dt = jnp.exp(jax.random.uniform(key, (config.inner,), minval=low, maxval=high))
-    return dt + jnp.log(-jnp.expm1(-dt))

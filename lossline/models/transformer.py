@@ -156,10 +156,14 @@ class TransformerConfig(ModelConfig):
         """All layers and the final norm."""
         return self.layers * self.layer_params() + self.norm_params(self.width)
 
-    def stack_flops(self, context_length: int) -> FlopCounts:
-        """Products of matrices of all layers, the full square of scores included."""
+    def layer_flops(self, context_length: int) -> FlopCounts:
+        """Products of matrices of one layer, the full square of scores included."""
         scores = 2 * 2 * context_length * self.heads * self.head_dim
-        return FlopCounts(matmul=2 * self.layer_matrix_params() + scores) * self.layers
+        return FlopCounts(matmul=2 * self.layer_matrix_params() + scores)
+
+    def stack_flops(self, context_length: int) -> FlopCounts:
+        """Of all layers."""
+        return self.layer_flops(context_length) * self.layers
 
 
 class TransformerBlock(nnx.Module):

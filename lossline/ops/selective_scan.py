@@ -33,7 +33,7 @@ def selective_scan(
     *,
     keep_BxL: jax.Array | None = None,
     implementation: str = "chunked",
-    chunk: int = CHUNK,
+    chunk: int | None = None,
 ) -> jax.Array:
     """Runs the recurrence above in float32 whatever the inputs' dtypes.
 
@@ -44,7 +44,7 @@ def selective_scan(
         b_BxLxN, c_BxLxN: input and output maps, shared by the channels.
         keep_BxL: 0 (or False) where the state before is forgotten (a document begins), else 1.
         implementation: "chunked" or "sequential".
-        chunk: positions per chunk of "chunked"; any length works.
+        chunk: positions per chunk of "chunked", any length works; None: 8.
 
     Returns:
         y [B, L, E] in float32.
@@ -56,7 +56,7 @@ def selective_scan(
     keep = keep_BxL.astype(jnp.float32)
     if implementation == "sequential":
         return sequential(u, dt, a, b, c, keep)
-    return _chunked(u, dt, a, b, c, keep, chunk)
+    return _chunked(u, dt, a, b, c, keep, CHUNK if chunk is None else chunk)
 
 
 def sequential(

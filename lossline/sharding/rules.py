@@ -28,6 +28,7 @@ RULES: Mapping[str, MeshAxes] = {
     "head_dim": None,
     "mlp": "tensor",
     "inner": "tensor",
+    "inner_heads": "tensor",
     "state": None,
     "dt_rank": None,
     "conv": None,

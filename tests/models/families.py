@@ -1,6 +1,6 @@
 """Small configurations of every family, for tests that hold for all."""
 
-from lossline.models import GPTConfig, LlamaConfig, MambaConfig
+from lossline.models import GPTConfig, HybridConfig, LlamaConfig, Mamba2Config, MambaConfig
 
 SHAPE = dict(vocab_size=61, width=16, layers=3, context_length=24, activation_dtype="float32")
 HEADS = dict(heads=4, mlp_width=24)
@@ -18,4 +18,11 @@ CONFIGS = {
         **SHAPE, **HEADS, positions="rotary", qk_norm="width", norm_bias=False, vocab_multiple=16
     ),
     "mamba": MambaConfig(**SHAPE, state=4, scan_chunk=4),
+    "mamba2": Mamba2Config(**SHAPE, state=4, head_channels=8, map_groups=2, scan_chunk=8),
+    "hybrid": HybridConfig(
+        **{**SHAPE, "layers": 4}, **HEADS, attention_every=2, state=4, head_channels=8, scan_chunk=8
+    ),
+    "hybrid-mamba1": HybridConfig(
+        **SHAPE, **HEADS, attention_every=3, state_space="mamba", state=4, scan_chunk=4
+    ),
 }

@@ -79,6 +79,11 @@ def _gpt2(vocab: int, width: int, layers: int, heads: int, **options: Any) -> di
     return {"vocab_size": vocab, "n_embd": width, "n_layer": layers, "n_head": heads, **options}
 
 
+def _mamba2(vocab: int, width: int, layers: int, heads: int, **options: Any) -> dict[str, Any]:
+    shape = {"hidden_size": width, "num_hidden_layers": layers, "num_heads": heads}
+    return {"vocab_size": vocab, **shape, "head_dim": 2 * width // heads, **options}
+
+
 def _mamba(vocab: int, width: int, layers: int, **options: Any) -> dict[str, Any]:
     return {"vocab_size": vocab, "hidden_size": width, "num_hidden_layers": layers, **options}
 
@@ -147,6 +152,26 @@ CASES = {
             tie_word_embeddings=False,
         ),
     ),
+    "mamba2": Case(
+        model_type="mamba2",
+        length=21,
+        options=_mamba2(31, 12, 2, 3, state_size=5, n_groups=1, chunk_size=8),
+    ),
+    "mamba2-groups": Case(
+        model_type="mamba2",
+        length=77,
+        options=_mamba2(
+            19,
+            16,
+            1,
+            4,
+            state_size=6,
+            n_groups=2,
+            conv_kernel=3,
+            chunk_size=16,
+            tie_word_embeddings=True,
+        ),
+    ),
 }
 
 
@@ -160,7 +185,7 @@ def seeded_weights(shapes: Mapping[str, tuple[int, ...]], seed: int) -> dict[str
     for name in sorted(shapes):
         shape = shapes[name]
         uniform = random.uniform(-1, 1, shape)
-        if name.endswith("dt_proj.bias"):
+        if name.endswith(("dt_proj.bias", "dt_bias")):
             weight = 1.5 * uniform - 2  # step sizes of 0.03 to 0.5: the state remembers
         elif name.endswith("A_log"):
             weight = 1.5 * uniform

@@ -1,7 +1,8 @@
 """The papers' models (gin_configs/models) against the sizes and FLOPs that the papers print.
 
 Where a paper's size is known to the last parameter it is compared so; elsewhere to the printed
-digits. Not here: the Mamba grid of LLMs on the Line, whose layers are of Mamba-2's kind.
+digits. Not here: the Mambas of LLMs on the Line with GPT-2's tokenizer, which are named after the
+models that they are compared with, not after their own size.
 """
 
 from __future__ import annotations
@@ -125,6 +126,27 @@ def test_llamas_of_the_line(name, layers, total, non_embedding):
 def test_llamas_of_the_line_with_gpt2s_tokenizer(layers, total):
     config = model_of("llm_line/llama_gpt2_tokens", llama__layers=layers)
     assert_printed(config.num_params().total, total, 1e6)
+
+
+@pytest.mark.parametrize(
+    "width, layers, named",
+    [
+        (256, 8, 69),
+        (256, 16, 73),
+        (256, 24, 76),
+        (512, 8, 145),
+        (512, 16, 158),
+        (512, 24, 172),
+        (1024, 8, 315),
+        (1024, 16, 367),
+        (1024, 24, 420),
+    ],
+)
+def test_mambas_of_the_line(width, layers, named):
+    # the names truncate, as that of the Llama "416M" (416.83M) does
+    config = model_of(f"llm_line/mamba_d{width}", mamba2__layers=layers)
+    assert (config.inner_heads, config.state, config.conv) == (16, 128, 2)
+    assert config.num_params().total // 10**6 == named
 
 
 @pytest.mark.parametrize("name, total", [("gpt_d512", "174"), ("gpt_d1024", "424")])

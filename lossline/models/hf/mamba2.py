@@ -1,0 +1,105 @@
+"""Mamba-2, as transformers stores it (state-spaces/mamba2-* converted, Mamba-Codestral)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lossline.errors import UserError
+from lossline.models.hf.family import Entries, Family
+from lossline.models.hf.layout import Tensor, tensor
+from lossline.models.mamba2 import Mamba2Config
+
+# of the step sizes; the last as transformers 5 writes an infinite number
+_NO_LIMITS = (None, [0.0, float("inf")], [0.0, {"__float__": "Infinity"}])
+
+
+def _from_hf(tree: Entries) -> dict[str, Any]:
+    tree.require("hidden_act", "silu")
+    tree.require("use_bias", False)
+    tree.require("use_conv_bias", True)
+    tree.require("time_step_limit", *_NO_LIMITS)
+    width, expand = tree["hidden_size"], tree.get("expand", 2)
+    heads, channels = tree["num_heads"], tree["head_dim"]
+    if expand != int(expand) or heads * channels != expand * width:
+        raise UserError(
+            f"{tree.where}: num_heads {heads} times head_dim {channels} is not expand {expand} times"
+            f" hidden_size {width}, expand a whole number; only that is supported"
+        )
+    return {
+        "vocab_size": tree["vocab_size"],
+        "width": width,
+        "layers": tree["num_hidden_layers"],
+        "expand": int(expand),
+        "state": tree["state_size"],
+        "conv": tree.get("conv_kernel", 4),
+        "head_channels": channels,
+        "map_groups": tree["n_groups"],
+        "norm_eps": tree.get("layer_norm_epsilon", 1e-5),
+        # A recurrent model has no longest context; this is the one that the public ones were
+        # trained with.
+        "context_length": tree.get("max_position_embeddings", 2048),
+        "tie_embeddings": tree.get("tie_word_embeddings", False),
+    }
+
+
+def _to_hf(config: Mamba2Config) -> dict[str, Any]:
+    return {
+        "hidden_size": config.width,
+        "expand": config.expand,
+        "num_hidden_layers": config.layers,
+        "num_heads": config.inner_heads,
+        "head_dim": config.head_channels,
+        "state_size": config.state,
+        "n_groups": config.map_groups,
+        "conv_kernel": config.conv,
+        "time_step_min": config.dt_min,
+        "time_step_max": config.dt_max,
+        "layer_norm_epsilon": config.norm_eps,
+        "hidden_act": "silu",
+        "use_bias": False,
+        "use_conv_bias": True,
+        "residual_in_fp32": True,
+        "max_position_embeddings": config.context_length,
+    }
+
+
+def _tensors(config: Mamba2Config) -> list[Tensor]:
+    layer = "backbone.layers.{layer}."
+    mixer, ours = layer + "mixer.", "blocks/mixer/"
+    parts = ("x", "input_map", "output_map")
+    tensors = [
+        tensor("backbone.embeddings.weight", ("embedding", "V D -> V D")),
+        tensor(layer + "norm.weight", ("blocks/norm/scale", "D -> D")),
+        tensor(
+            mixer + "in_proj.weight",
+            *((ours + f"in_{part}", "D E -> E D") for part in ("gate", *parts, "step")),
+        ),
+        tensor(
+            mixer + "conv1d.weight",
+            *((ours + f"conv_{part}", "C E -> E 1 C") for part in parts),
+        ),
+        tensor(
+            mixer + "conv1d.bias",
+            *((ours + f"conv_{part}_bias", "E -> E") for part in parts),
+        ),
+        tensor(mixer + "dt_bias", (ours + "step_bias", "H -> H")),
+        tensor(mixer + "A_log", (ours + "log_decay", "H -> H")),
+        tensor(mixer + "D", (ours + "skip", "H -> H")),
+        tensor(mixer + "norm.weight", (ours + "norm", "E -> E")),
+        tensor(mixer + "out_proj.weight", (ours + "out", "E D -> D E")),
+        tensor("backbone.norm_f.weight", ("final_norm/scale", "D -> D")),
+    ]
+    if not config.tie_embeddings:
+        tensors.append(tensor("lm_head.weight", ("unembed", "D V -> V D")))
+    return tensors
+
+
+MAMBA2 = Family(
+    model_type="mamba2",
+    architecture="Mamba2ForCausalLM",
+    config=Mamba2Config,
+    from_hf=_from_hf,
+    to_hf=_to_hf,
+    tensors=_tensors,
+    prefix="backbone.",
+)

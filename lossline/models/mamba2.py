@@ -1,0 +1,157 @@
+"""Mamba-2 (Dao & Gu, 2405.21060): heads with one decay each, so that the scan becomes products of
+matrices.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from lossline.models.config import FlopCounts
+from lossline.models.layers import Rows, grouped_rms, parameter, product, silu
+from lossline.models.state_space import StateSpaceConfig, fresh_step_bias
+from lossline.ops.convolution import causal_convolution
+from lossline.ops.linear import linear, linear_many
+from lossline.ops.state_space_duality import state_space_duality
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mamba2Config(StateSpaceConfig):
+    """Options of a Mamba-2 model: ``StateSpaceConfig``'s, and
+
+    Attributes:
+        head_channels: inner channels of a head; they divide the inner width.
+        map_groups: groups of heads that share input and output maps (B and C); they divide the
+            heads.
+        decay_min, decay_max: fresh decay rates -A are uniform between them.
+    """
+
+    state: int = 128
+    head_channels: int = 64
+    map_groups: int = 1
+    decay_min: float = 1.0
+    decay_max: float = 16.0
+
+    family: ClassVar[str] = "mamba2"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.has_duality_layers:
+            for name in ("head_channels", "map_groups"):
+                self.require_positive(name)
+            self.require_divides("head_channels", "inner")
+            self.require_divides("map_groups", "inner_heads")
+
+    @property
+    def has_duality_layers(self) -> bool:
+        """Whether the options of this class matter (a hybrid may have layers of Mamba-1)."""
+        return True
+
+    @property
+    def inner_heads(self) -> int:
+        """Heads of the state-space layer."""
+        return self.inner // self.head_channels
+
+    @property
+    def map_width(self) -> int:
+        """Channels of the input maps of all groups, and of the output maps."""
+        return self.map_groups * self.state
+
+    def make_mixer(self, key: jax.Array) -> nnx.Module:
+        """A Mamba-2 mixer."""
+        return Mamba2Mixer(self, key)
+
+    def layer_matrix_params(self) -> int:
+        """Elements of one layer's weight matrices (those of matrix products)."""
+        D, E = self.width, self.inner
+        return D * (2 * E + 2 * self.map_width + self.inner_heads) + E * D
+
+    def layer_params(self) -> int:
+        """Matrices, convolutions and their biases, step bias, A and skip per head, both norms."""
+        E = self.inner
+        vectors = (self.conv + 1) * (E + 2 * self.map_width) + 3 * self.inner_heads + E
+        return Mamba2Config.layer_matrix_params(self) + vectors + self.norm_params(self.width)
+
+    def layer_flops(self, context_length: int) -> FlopCounts:
+        """Products of matrices, and per state element the recurrence's 2 multiply-adds and the
+        decay: what the layer needs, not what chunks of one size or another add.
+        """
+        scan = self.inner * (5 * self.state + 2) + 2 * self.conv * (self.inner + 2 * self.map_width)
+        return FlopCounts(matmul=2 * Mamba2Config.layer_matrix_params(self), scan=scan)
+
+
+class Mamba2Mixer(nnx.Module):
+    """Figure 6 of the paper (right): all inputs of the state-space layer in one projection, a
+    gated norm before the output.
+    """
+
+    def __init__(self, config: Mamba2Config, key: jax.Array) -> None:
+        D, E, H, GN = config.width, config.inner, config.inner_heads, config.map_width
+        keys = iter(jax.random.split(key, 11))
+        self.config = config
+        self.in_x = config.matrix(next(keys), (D, E), "embed", "inner")
+        self.in_gate = config.matrix(next(keys), (D, E), "embed", "inner")
+        self.in_input_map = config.matrix(next(keys), (D, GN), "embed", "state")
+        self.in_output_map = config.matrix(next(keys), (D, GN), "embed", "state")
+        self.in_step = config.matrix(next(keys), (D, H), "embed", "inner_heads")
+        for name, width, axis in (
+            ("x", E, "inner"),
+            ("input_map", GN, "state"),
+            ("output_map", GN, "state"),
+        ):
+            taps = config.matrix(next(keys), (config.conv, width), "conv", axis)
+            setattr(self, f"conv_{name}", taps)
+            setattr(self, f"conv_{name}_bias", config.vector(width, axis))
+        step_bias = fresh_step_bias(next(keys), config, H)
+        self.step_bias = parameter(step_bias.astype(config.param_dtype), "inner_heads")
+        rates = jax.random.uniform(
+            next(keys), (H,), minval=config.decay_min, maxval=config.decay_max
+        )
+        self.log_decay = parameter(jnp.log(rates).astype(config.param_dtype), "inner_heads")
+        self.skip = parameter(jnp.ones(H, config.param_dtype), "inner_heads")
+        self.norm = parameter(jnp.ones(E, config.param_dtype), "inner")
+        self.out = config.matrix(next(keys), (E, D), "inner", "embed", output=True)
+
+    def __call__(self, x_BxLxD: jax.Array, rows: Rows) -> jax.Array:
+        weights = [self.in_x, self.in_gate, self.in_input_map, self.in_output_map, self.in_step]
+        x, gate_BxLxE, b, c, step_BxLxH = (
+            product(y) for y in linear_many(x_BxLxD, [w[...] for w in weights])
+        )
+        x = self._convolved("x", x, rows)
+        b, c = self._convolved("input_map", b, rows), self._convolved("output_map", c, rows)
+        y_BxLxE = self.state_space(x, step_BxLxH, b, c, rows)
+        gate = gate_BxLxE.astype(jnp.float32)
+        normed_BxLxE = grouped_rms(
+            y_BxLxE * gate * jax.nn.sigmoid(gate),
+            self.norm[...],
+            groups=self.config.map_groups,
+            eps=self.config.norm_eps,
+        )
+        return product(linear(normed_BxLxE.astype(x_BxLxD.dtype), self.out[...]))
+
+    def _convolved(self, name: str, x: jax.Array, rows: Rows) -> jax.Array:
+        taps, bias = getattr(self, f"conv_{name}"), getattr(self, f"conv_{name}_bias")
+        return silu(causal_convolution(x, taps[...], bias[...], runs_BxL=rows.runs_BxL))
+
+    def state_space(
+        self, x_BxLxE: jax.Array, step_BxLxH: jax.Array, b: jax.Array, c: jax.Array, rows: Rows
+    ) -> jax.Array:
+        """The recurrence and the skip, [B, L, E] in float32; b and c are [B, L, G·N]."""
+        config, (B, L, _) = self.config, x_BxLxE.shape
+        x_BxLxHxP = x_BxLxE.reshape(B, L, config.inner_heads, config.head_channels)
+        step_bias = self.step_bias[...].astype(jnp.float32)
+        y_BxLxHxP = state_space_duality(
+            x_BxLxHxP,
+            jax.nn.softplus(step_BxLxH.astype(jnp.float32) + step_bias),
+            -jnp.exp(self.log_decay[...].astype(jnp.float32)),
+            *(m.reshape(B, L, config.map_groups, config.state) for m in (b, c)),
+            keep_BxL=rows.keep_BxL,
+            implementation=config.scan_implementation,
+            chunk=config.scan_chunk,
+        )
+        skip_Hx1 = self.skip[...].astype(jnp.float32)[:, None]
+        return (y_BxLxHxP + skip_Hx1 * x_BxLxHxP.astype(jnp.float32)).reshape(B, L, -1)
