@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-from records import Comparison, Section
+from records import Comparison, Section, named
 from scipy.optimize import curve_fit
 
 from lossline.errors import UserError
@@ -26,13 +26,14 @@ __all__ = ["published_translation", "sections"]
 
 Laws = dict[tuple[str, str], FitResult]
 
-LARGEST = 4.84e19
-# Where the sweep has nothing beyond its largest budget: fitted up to the first, predicted at the
-# second (FLOPs). 23 times the compute, as 1e21 is 21 times the largest.
-CUT, TARGET = 2.1e18, LARGEST
+# Where the sweep has nothing beyond its largest budget, that one is predicted from budgets of at
+# most 1 / 20 of it: with all budgets 2.1e18 and 4.84e19 FLOPs, and 1e21 is 21 times the largest.
+HORIZON = 20.0
+SAME_BUDGET = 1.01
 EDU = "fineweb-edu-100b"
 TWENTY_LAYERS = 475_239_680
 PUBLISHED = "published procedure"
+TITLE = "Kempner"
 KINDS = {
     LineKind.TRAIN_TO_TRAIN: "train-to-train",
     LineKind.TRAIN_TO_TEST: "train-to-validation",
@@ -47,15 +48,61 @@ DOWNSTREAM = {
 
 
 def sections(
-    table: pd.DataFrame, specimens: Sequence[Specimen], *, has_beyond: bool
+    table: pd.DataFrame, specimens: Sequence[Specimen], largest: float, *, has_beyond: bool
 ) -> list[Section]:
-    cut, target = (LARGEST, None) if has_beyond else (CUT, TARGET)
-    laws = published_laws(table[table["flops"] <= cut * 1.01])
-    points = pd.concat([_one(s, cut, target, laws) for s in specimens], ignore_index=True)
-    found = [_errors(points, cut, target)]
+    """`table`: all rows; those above `largest` FLOPs, where there are any, are never fitted."""
+    cut, target = (largest, None) if has_beyond else own_hold_out(table)
+    if cut is None:
+        title = f"{TITLE}: the runs of largest compute"
+        return [Section(title=title, notes=["one budget only: nothing to predict it from"])]
+    laws = published_laws(table[table["flops"] <= cut * SAME_BUDGET])
+    found, notes = [], []
+    for specimen in specimens:
+        rows, why = _one(specimen, cut, target, laws)
+        found.append(rows)
+        if why:
+            notes.append(why)
+    where = f"at {target:.3g}" if target else "beyond"
+    title = f"{TITLE}: fitted up to {cut:.3g} FLOPs, predicted {where} (relative error)"
+    if not sum(map(len, found)):
+        return [Section(title=title, notes=["nothing could be predicted", *_counted(notes)])]
+    points = pd.concat(found, ignore_index=True)
+    parts = [_errors(title, points, _held_runs(table, cut, target), _counted(notes))]
     if has_beyond:
-        found += [_law_errors(table, laws), _downstream(table, laws)]
-    return found
+        parts += [_law_errors(table, laws, cut), _downstream(table, laws, cut)]
+    return parts
+
+
+def own_hold_out(table: pd.DataFrame) -> tuple[float | None, float | None]:
+    """Cut and target (FLOPs) within a sweep: its largest budget, and the largest of those at most
+    1 / 20 of it, or else the next smaller one."""
+    budgets = np.sort(table["flops"].dropna().unique())
+    smaller = budgets[budgets * SAME_BUDGET < budgets[-1]]
+    if not len(smaller):
+        return None, None
+    far = smaller[smaller <= budgets[-1] / HORIZON]
+    return float(far[-1] if len(far) else smaller[-1]), float(budgets[-1])
+
+
+def _held_runs(table: pd.DataFrame, cut: float, target: float | None) -> str:
+    """How many runs of which pretraining set are held out, in words."""
+    held = table[table["flops"] > cut * SAME_BUDGET]
+    if target is not None:
+        held = held[np.abs(held["flops"] / target - 1) < SAME_BUDGET - 1]
+    runs = held.groupby("pretraining_data")["run_id"].nunique()
+    return ", ".join(f"{data} {count}" for data, count in runs.items())
+
+
+def _counted(notes: Sequence[str]) -> list[str]:
+    """Each reason once, with how many lines it concerns and the first of them."""
+    by_reason: dict[str, list[str]] = {}
+    for note in notes:
+        line, _, reason = note.partition(": left out: ")
+        by_reason.setdefault(reason, []).append(line)
+    return [
+        f"{len(lines)} lines left out ({named(lines)}): {reason}"
+        for reason, lines in by_reason.items()
+    ]
 
 
 def published_laws(table: pd.DataFrame) -> Laws:
@@ -73,14 +120,18 @@ def published_laws(table: pd.DataFrame) -> Laws:
     return dict(zip(keys, fit_many(Kaplan(), problems), strict=True))
 
 
-def _one(specimen: Specimen, cut: float, target: float | None, laws: Laws) -> pd.DataFrame:
+def _one(
+    specimen: Specimen, cut: float, target: float | None, laws: Laws
+) -> tuple[pd.DataFrame, str]:
+    """Predictions of one line, and why there are none."""
+    x_data = specimen.group["pretraining_data"]
+    y_data = (specimen.y_group or specimen.group)["pretraining_data"]
     found: Extrapolation = extrapolate(specimen, cut=cut, target=target)
     rows = found.predictions
     if rows.empty:
-        return rows
+        across = f"{x_data} -> {y_data}" if specimen.y_group else x_data
+        return rows, f"{across}, {specimen.x_set} -> {specimen.y_set}: left out: {found.message}"
     fitted, held = split_at(specimen.pairs, cut, target)
-    x_data = specimen.group["pretraining_data"]
-    y_data = (specimen.y_group or specimen.group)["pretraining_data"]
     extra = rows[rows["method"] == LINE].copy()
     extra[["low", "high", "predicted", "relative_error"]] = np.nan
     extra["method"] = PUBLISHED
@@ -98,15 +149,15 @@ def _one(specimen: Specimen, cut: float, target: float | None, laws: Laws) -> pd
         extra["undefined"] = held.x <= line.E_x
     both = pd.concat([rows, extra], ignore_index=True)
     facts = {"kind": KINDS[specimen.kind], "x_data": x_data, "y_data": y_data}
-    return both.assign(**facts, eval_set=specimen.y_set)
+    return both.assign(**facts, eval_set=specimen.y_set), ""
 
 
-def _errors(points: pd.DataFrame, cut: float, target: float | None) -> Section:
+def _errors(title: str, points: pd.DataFrame, runs: str, left_out: Sequence[str]) -> Section:
     points = points.assign(
         error=points["relative_error"].abs(),
         inside=(points["low"] <= points["y"]) & (points["y"] <= points["high"]),
     )
-    rows, notes = [], []
+    rows, notes = [], [f"runs held out: {runs}"]
     for kind, part in points.groupby("kind", sort=False):
         error = {m: v["error"] for m, v in part.groupby("method")}
         for name, pick in (("median", pd.Series.median), ("worst", pd.Series.max)):
@@ -124,27 +175,28 @@ def _errors(points: pd.DataFrame, cut: float, target: float | None) -> Section:
     rows.append(Comparison(what="all: 90% intervals hold", ours=f"{100 * held:.1f}%"))
     published = points[points["method"] == PUBLISHED]
     if "undefined" in published:
-        share = published["undefined"].fillna(True).astype(bool).mean()
+        share = published["undefined"].astype(object).fillna(True).astype(bool).mean()
         notes.append(
             f"the published procedure is undefined (x below E_x) at {100 * share:.0f}% of the "
             "points; its limit E_y is taken there"
         )
-    where = f"at {target:.3g}" if target else "beyond"
     return Section(
-        title=f"Kempner: fitted up to {cut:.3g} FLOPs, predicted {where} (relative error)",
+        title=title,
         rows=rows,
-        notes=notes,
+        notes=[*notes, *left_out],
         tables={"heldout": points.drop(columns=["error"])},
     )
 
 
-def _law_errors(table: pd.DataFrame, laws: Laws) -> Section:
+def _law_errors(table: pd.DataFrame, laws: Laws, cut: float) -> Section:
     """Direct compute laws at the held-out runs, own validation loss."""
     errors: dict[str, list[float]] = {"kaplan": [], "chinchilla": []}
     for data, rows in table.groupby("pretraining_data"):
         points = one_set(rows, OWN_SET, "loss")
-        above = points["flops"] > LARGEST * 1.01
+        above = points["flops"] > cut * SAME_BUDGET
         below, held = points[~above], points[above]
+        if (str(data), OWN_SET) not in laws or held.empty:
+            continue
         scale = {n: below[c].to_numpy(float) for n, c in (("N", "params"), ("D", "tokens"))}
         problem = Problem(inputs=scale, target=below["value"].to_numpy(float))
         fits = {
@@ -152,18 +204,20 @@ def _law_errors(table: pd.DataFrame, laws: Laws) -> Section:
             "chinchilla": fit_many(Chinchilla(), [problem])[0],
         }
         for name, law in fits.items():
-            predicted = law.predict(N=held["params"].to_numpy(), D=held["tokens"].to_numpy())
-            errors[name] += list(np.abs(predicted / held["value"].to_numpy() - 1))
+            if law.parameters:
+                predicted = law.predict(N=held["params"].to_numpy(), D=held["tokens"].to_numpy())
+                errors[name] += list(np.abs(predicted / held["value"].to_numpy() - 1))
     rows = [
         Comparison(
             what=f"{name}: mean error", published=published, rerun=f"{100 * np.mean(e):.2f}%"
         )
         for (name, e), published in zip(errors.items(), ("4.05%", "4.64%"), strict=True)
+        if e
     ]
     return Section(title="Kempner: direct compute laws beyond the sweep", rows=rows)
 
 
-def _downstream(table: pd.DataFrame, laws: Laws) -> Section:
+def _downstream(table: pd.DataFrame, laws: Laws, cut: float) -> Section:
     """Task losses beyond the sweep, from a full sweep on FineWeb-Edu and 6-8 runs on the target."""
     choose = near_optimal(leave_out=[TWENTY_LAYERS])
     rows, points = [], []
@@ -171,7 +225,7 @@ def _downstream(table: pd.DataFrame, laws: Laws) -> Section:
         for mode, x_set, number in zip(
             ("train-to-test", "test-to-test"), (OWN_SET, task), published, strict=True
         ):
-            found = _downstream_errors(table, laws, choose, x_set, task)
+            found = _downstream_errors(table, laws, choose, x_set, task, cut)
             if found.empty:
                 continue
             points.append(found.assign(mode=mode))
@@ -188,7 +242,7 @@ def _downstream(table: pd.DataFrame, laws: Laws) -> Section:
 
 
 def _downstream_errors(
-    table: pd.DataFrame, laws: Laws, choose, x_set: str, task: str
+    table: pd.DataFrame, laws: Laws, choose, x_set: str, task: str, cut: float
 ) -> pd.DataFrame:
     source = table[table["pretraining_data"] == EDU]
     rows = []
@@ -196,12 +250,14 @@ def _downstream_errors(
         if data == EDU or (EDU, x_set) not in laws or task not in set(target["eval_set"]):
             continue
         pairs = pair_groups(source, target, x_set, task)
-        above = pairs.flops > LARGEST * 1.01
+        above = pairs.flops > cut * SAME_BUDGET
         frame = pd.DataFrame({"params": pairs.params, "tokens": pairs.tokens})
         few, held = pairs[choose(frame) & ~above], pairs[above]
         if len(few) < 4 or not len(held):
             continue
         line = fit_line(few, kind=LineKind.TRAIN_TO_TASK, options=LineOptions(resamples=0))
+        if not line.parameters:
+            continue
         old = _free_floor(few, laws[EDU, x_set].parameters["E"], held.x)
         new = line.predict(held.x, tokens_per_param=held.tokens / held.params)
         rows += [
@@ -233,6 +289,8 @@ def published_translation(
     rows = table[names == target]
     pairs = pair_groups(table[names == source], rows[choose(rows)], OWN_SET, OWN_SET)
     grid = one_set(rows, OWN_SET, "loss")
+    if (source, OWN_SET) not in laws or len(pairs) < 4:
+        return float("nan")
     law = laws[source, OWN_SET]
     x = law.predict(N=grid["params"].to_numpy(), D=grid["tokens"].to_numpy())
     predicted = _free_floor(pairs, law.parameters["E"], x)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from records import Comparison, Section
+from records import Comparison, Section, named
 
 from lossline.errors import UserError
 from lossline.scaling.compute_laws import Chinchilla, Kaplan
@@ -24,23 +25,40 @@ Array = np.ndarray
 
 X_SET = "c4_en"
 PUBLISHED = "published procedure"
-# Sizes within this share of the largest are the largest.
+# The ladder's own largest model has 1.3B parameters; its targets, 7B and 13B, are only predicted.
+FITTED_UP_TO = 1.5e9
+# Where there is nothing beyond: sizes within this share of the largest are the largest.
 _LARGEST = 0.9
 KINDS = (LineKind.VALIDATION_TO_VALIDATION, LineKind.VALIDATION_TO_TASK)
 
 
 def sections(folder: Path) -> list[Section]:
-    table = final_checkpoints(import_sweep("olmo_ladder", folder / "olmo_ladder.csv").table)
-    largest = table["params"] > _LARGEST * table["params"].max()
-    if largest.all():
+    imported = import_sweep("olmo_ladder", folder / "olmo_ladder.csv")
+    table, notes = final_checkpoints(imported.table), list(imported.notes)
+    unknown = table["params"].isna()
+    if unknown.any():
+        runs = table.loc[unknown, "run_id"]
+        notes.append(f"{runs.nunique()} runs without params ({named(runs)}); left out")
+        table = table[~unknown]
+    held = table["params"] > FITTED_UP_TO
+    if not held.any():
+        held = table["params"] > _LARGEST * table["params"].max()
+    if held.all():
         raise UserError("olmo_ladder.csv has models of one size only: nothing to predict it from")
     if X_SET not in set(table["eval_set"]):
         raise UserError(f"olmo_ladder.csv has no losses on {X_SET}, the x axis of the lines")
-    cut = float(table.loc[~largest, "params"].max())
-    found = [s for s in within_groups(table, x_sets=[X_SET], group_by=()) if s.pairs is not None]
-    parts = [_one(specimen, cut) for specimen in found if specimen.kind in KINDS]
-    points = pd.concat([part for part in parts if len(part)], ignore_index=True)
-    return [_section(points, cut, float(table["params"].max()))]
+    cut = float(table.loc[~held, "params"].max())
+    found = [s for s in within_groups(table, x_sets=[X_SET], group_by=()) if s.kind in KINDS]
+    parts = []
+    for specimen in found:
+        points, why = _one(specimen, cut)
+        parts.append(points)
+        if why:
+            notes.append(f"{specimen.y_set}: left out: {why}")
+    if not sum(map(len, parts)):
+        raise UserError("; ".join(notes))
+    sizes = sorted(table.loc[held, "params"].unique())
+    return [_section(pd.concat(parts, ignore_index=True), cut, sizes, notes)]
 
 
 def final_checkpoints(table: pd.DataFrame) -> pd.DataFrame:
@@ -54,16 +72,20 @@ def final_checkpoints(table: pd.DataFrame) -> pd.DataFrame:
     return last.assign(loss=last["loss"].where(~task, last["bits_per_byte"]))
 
 
-def _one(specimen: Specimen, cut: float) -> pd.DataFrame:
-    """Predictions of all methods of the runs above `cut` parameters."""
+def _one(specimen: Specimen, cut: float) -> tuple[pd.DataFrame, str]:
+    """Predictions of all methods of the runs above `cut` parameters, and why there are none."""
+    if specimen.pairs is None:
+        return pd.DataFrame(), specimen.message
     small = specimen.pairs.params <= cut
     fitted, held = specimen.pairs[small], specimen.pairs[~small]
     if not len(held):
-        return pd.DataFrame()
+        return pd.DataFrame(), "not measured on the models to predict"
     methods = {**BASELINES, "Chinchilla law": chinchilla_law, PUBLISHED: published}
     line, points = predict_held_out(specimen, fitted, held, baselines=methods)
     facts = {"kind": str(specimen.kind), "x_set": specimen.x_set, "eval_set": specimen.y_set}
-    return points.assign(**facts) if line.drawable else pd.DataFrame()
+    if not line.drawable:
+        return pd.DataFrame(), line.message
+    return points.assign(**facts), ""
 
 
 def chinchilla_law(fitted: Pairs, held: Pairs) -> Array:
@@ -85,7 +107,9 @@ def published(fitted: Pairs, held: Pairs) -> Array:
         return np.full(len(held), np.nan)
 
 
-def _section(points: pd.DataFrame, cut: float, largest: float) -> Section:
+def _section(
+    points: pd.DataFrame, cut: float, sizes: Sequence[float], left_out: Sequence[str]
+) -> Section:
     points = points.assign(error=points["relative_error"].abs())
     rows, notes = [], []
     for kind, part in points.groupby("kind", sort=False):
@@ -106,8 +130,8 @@ def _section(points: pd.DataFrame, cut: float, largest: float) -> Section:
         )
     return Section(
         title=f"OLMo ladder: final checkpoints, lines from {X_SET} fitted up to {cut / 1e6:.0f}M "
-        f"parameters, predicted at {largest / 1e6:.0f}M (relative error)",
+        f"parameters, predicted at {', '.join(f'{n / 1e6:.0f}M' for n in sizes)} (relative error)",
         rows=rows,
-        notes=notes,
+        notes=[*notes, *left_out],
         tables={"olmo_ladder": points.drop(columns=["error"])},
     )

@@ -37,15 +37,21 @@ OVER_TRAINED = (0.0071, 0.0364)  # RedPajama, 1.4B at M = 640
 
 
 def gadre(folder: Path) -> list[Section]:
-    table = import_sweep("gadre", folder / "gadre_models.csv").table
+    imported = import_sweep("gadre", folder / "gadre_models.csv")
+    table, notes = imported.table, list(imported.notes)
     rows: list[Comparison] = []
     points = []
     for data, part in table.groupby("pretraining_data"):
-        runs = loss_and_error(part, C4_EVAL, GADRE_TASKS)
-        runs["M"] = runs["tokens"] / runs["params"]
-        large = runs["params"] > FITTED_UP_TO
-        step = large if large.any() else runs["params"] > 0.9 * runs["params"].max()
-        points.append(_gadre_errors(str(data), runs[~step], runs[step]))
+        try:
+            runs = loss_and_error(part, C4_EVAL, GADRE_TASKS)
+            runs["M"] = runs["tokens"] / runs["params"]
+            large = runs["params"] > FITTED_UP_TO
+            step = large if large.any() else runs["params"] > 0.9 * runs["params"].max()
+            points.append(_gadre_errors(str(data), runs[~step], runs[step]))
+        except UserError as mistake:
+            notes.append(f"{data}: left out: {mistake}")
+    if not points:
+        raise UserError("; ".join(notes) or "gadre_models.csv names no pretraining set")
     frame = pd.concat(points, ignore_index=True)
     for row in frame.itertuples():
         for what in ("loss", "error"):
@@ -62,7 +68,7 @@ def gadre(folder: Path) -> list[Section]:
         rerun, ours = (frame[f"{who}_{what}"].abs().mean() for who in ("published", "ours"))
         rows.append(Comparison(what=f"mean |{what}|", rerun=_percent(rerun), ours=_percent(ours)))
     title = "Gadre: models beyond those fitted, loss on C4 and 17-task error (relative error)"
-    return [Section(title=title, rows=rows, tables={"gadre": frame})]
+    return [Section(title=title, rows=rows, notes=notes, tables={"gadre": frame})]
 
 
 def _percent(share: float) -> str:
@@ -107,7 +113,7 @@ def _published_laws(fitted: pd.DataFrame) -> tuple[FitResult, FitResult]:
     five = (at(20) & small) | (at(320) & (fitted["params"] < 2e7))
     six = five | (at(20) & ~small)
     if five.sum() < 5:
-        raise UserError(f"gadre: {five.sum()} of the five runs of the published loss law found")
+        raise UserError(f"{five.sum()} of the five runs of the published loss law found")
     scale = {n: fitted.loc[five, c].to_numpy() for n, c in (("N", "params"), ("M", "M"))}
     loss_law = fit(
         OverTrainingByParams(), scale, fitted.loc[five, "loss"].to_numpy(), options=PLAIN
@@ -124,12 +130,12 @@ OBJECTIVE = 1.018274e-3
 
 
 def chinchilla(folder: Path) -> list[Section]:
-    frame = pd.read_csv(folder / "chinchilla_points.csv")
+    imported = import_sweep("chinchilla", folder / "chinchilla_points.csv")
+    frame = imported.table[imported.table["status"] == "ok"]
     if len(frame) < 10:
-        raise UserError(f"chinchilla_points.csv has {len(frame)} rows, too few for a law")
+        raise UserError(f"chinchilla_points.csv has {len(frame)} points, too few for a law")
     frame = frame.sort_values("loss").iloc[:-5]  # as published: without the 5 highest losses
-    N = frame["params"].to_numpy(float)
-    inputs = {"N": N, "D": frame["flops"].to_numpy(float) / (6 * N)}
+    inputs = {n: frame[c].to_numpy(float) for n, c in (("N", "params"), ("D", "tokens"))}
     loss = frame["loss"].to_numpy(float)
     rerun = fit(Chinchilla(), inputs, loss, starts=hoffmann_starts())
     ours = fit(Chinchilla(), inputs, loss)
@@ -143,7 +149,8 @@ def chinchilla(folder: Path) -> list[Section]:
                    ours=f"{ours.objective:.6e}")
     )  # fmt: skip
     note = f"re-run: {rerun.starts:,} published starts; ours: {ours.starts} projected starts"
-    return [Section(title=f"Chinchilla: {len(loss)} points of figure 4", rows=rows, notes=[note])]
+    title = f"Chinchilla: {len(loss)} points of figure 4"
+    return [Section(title=title, rows=rows, notes=[note, *imported.notes])]
 
 
 # --- Mayilvahanan et al. --------------------------------------------------------------------------
@@ -159,7 +166,8 @@ LEVEL = 0.05  # of corrected p-values
 
 
 def llm_line(folder: Path) -> list[Section]:
-    table = import_sweep("llm_line", folder / "llm_line_hf.csv").table
+    imported = import_sweep("llm_line", folder / "llm_line_hf.csv")
+    table, notes = imported.table, list(imported.notes)
     names = sorted(table["eval_set"].unique())
     x_set = _named(names, X_SET)
     pile = table[table["pretraining_data"] == "The Pile"]
@@ -168,6 +176,7 @@ def llm_line(folder: Path) -> list[Section]:
         y_set = _named(names, name)
         pairs = pair_checkpoints(pile, x_set, y_set)
         if len(pairs) < 4:
+            notes.append(f"{x_set} -> {y_set} on the Pile: {len(pairs)} models; left out")
             continue
         straight = np.polyval(np.polyfit(pairs.x, pairs.y, 1), pairs.x)
         kind = LineKind.VALIDATION_TO_TASK if name != "C4" else LineKind.OTHER
@@ -178,7 +187,7 @@ def llm_line(folder: Path) -> list[Section]:
             Comparison(what=what, published=f"{published:.3f}", rerun=rerun, ours=f"{line.r2:.3f}")
         )
     title = "LLMs on the Line: public models on the Pile (published and re-run: straight line)"
-    return [Section(title=title, rows=rows), told_apart(attribute(table))]
+    return [Section(title=title, rows=rows, notes=notes), told_apart(attribute(table))]
 
 
 def told_apart(found: Attribution) -> Section:

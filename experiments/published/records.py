@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import pandas as pd
 
-__all__ = ["Comparison", "Section", "spread"]
+__all__ = ["Comparison", "Section", "named", "spread"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -37,3 +37,9 @@ def spread(values: Sequence[float], digits: int = 3) -> str:
     if not known:
         return ""
     return known[0] if known[0] == known[-1] else f"{known[0]} - {known[-1]}"
+
+
+def named(values: Iterable[object], most: int = 3) -> str:
+    """The first few distinct values, sorted, and an ellipsis for the others."""
+    known = sorted({str(value) for value in values})
+    return ", ".join(known[:most]) + (", …" if len(known) > most else "")

@@ -2,11 +2,13 @@
 
     python experiments/published/reproduce.py --data ../shared/data --out runs/published
 
-Reads those of kempner_sweep.csv, kempner_extrapolation.csv, gadre_models.csv, chinchilla_points.csv
-and llm_line_hf.csv that lie in the folder (README.md says where each comes from). Models beyond
-the sweeps' own largest budget (4.84e19 FLOPs; Gadre's above 2B parameters) are never fitted, only
-predicted; where there are none, the largest budgets present are held out instead. Prints one table
-per sweep and writes results.csv, with every single prediction beside it.
+Reads those of kempner_sweep.csv, kempner_extrapolation.csv, gadre_models.csv,
+chinchilla_points.csv, llm_line_hf.csv and olmo_ladder.csv that lie in the folder (README.md says
+where each comes from).
+Models beyond a sweep's own largest budget (Kempner's of kempner_sweep.csv, at most 4.84e19 FLOPs;
+Gadre's 2B parameters, the ladder's 1.5B) are never fitted, only predicted; where there are none,
+the largest ones present are held out instead. Prints one table per sweep, names what is set aside,
+and writes results.csv, with every single prediction beside it.
 """
 
 from __future__ import annotations
@@ -15,7 +17,8 @@ import argparse
 import os
 import sys
 import time
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 # One BLAS thread: the matrices are small, and threads that wait for each other cost more than help.
@@ -30,13 +33,15 @@ from records import Section
 
 from lossline.errors import UserError
 
-SOURCES: dict[str, Callable[[Path], list[Section]]] = {
+SOURCES: dict[str, Callable[[Path], Iterable[Section]]] = {
     "kempner_sweep.csv": sweep.sections,
     "gadre_models.csv": others.gadre,
     "chinchilla_points.csv": others.chinchilla,
     "llm_line_hf.csv": others.llm_line,
     "olmo_ladder.csv": ladder.sections,
 }
+
+COLUMNS = ["section", "what", "published", "rerun", "ours"]
 
 
 def main() -> int:
@@ -47,34 +52,40 @@ def main() -> int:
     parser.add_argument("--out", type=Path, required=True, help="folder for the CSV files")
     options = parser.parse_args()
     try:
-        run(options.data, options.out)
+        broken = run(options.data, options.out)
     except UserError as mistake:
         print(f"reproduce: error: {mistake}", file=sys.stderr)
         return 2
-    return 0
+    if broken:
+        print(f"reproduce: error: not finished: {', '.join(broken)}", file=sys.stderr)
+    return 1 if broken else 0
 
 
-def run(data: Path, out: Path) -> None:
+def run(data: Path, out: Path) -> list[str]:
+    """Runs what is there; returns the files on which this program, not the file, was at fault."""
     present = [name for name in SOURCES if (data / name).is_file()]
     if not present:
         raise UserError(f"{data} has none of {', '.join(SOURCES)}; README.md says where they are")
     out.mkdir(parents=True, exist_ok=True)
-    records = []
+    records: list[dict[str, object]] = []
+    broken = []
     for name in present:
         started = time.monotonic()
         try:
-            sections = SOURCES[name](data)
+            for section in SOURCES[name](data):
+                show(section)
+                records += [{"section": section.title, **vars(row)} for row in section.rows]
+                for table, frame in section.tables.items():
+                    write(frame, out / f"{table}.csv")
         except UserError as mistake:
             print(f"\n{name}: left out: {mistake}")
-            continue
-        for section in sections:
-            show(section)
-            records += [{"section": section.title, **vars(row)} for row in section.rows]
-            for table, frame in section.tables.items():
-                write(frame, out / f"{table}.csv")
+        except Exception:  # the other files are still of use
+            traceback.print_exc()
+            broken.append(name)
         print(f"\n[{name}: {time.monotonic() - started:.1f} s]", flush=True)
-    write(pd.DataFrame(records), out / "results.csv")
+    write(pd.DataFrame(records, columns=COLUMNS), out / "results.csv")
     print(f"\nwritten to {out}: results.csv and the tables behind it")
+    return broken
 
 
 def show(section: Section) -> None:

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import heldout
 import numpy as np
 import pandas as pd
-from records import Comparison, Section, spread
+from records import Comparison, Section, named, spread
 
+from lossline.errors import UserError
 from lossline.scaling.compute_laws import Chinchilla, Kaplan
 from lossline.scaling.lines import Line, LineOptions, fit_specimen, r_squared
 from lossline.scaling.pairing import one_set
 from lossline.scaling.problems import Problem
-from lossline.scaling.published_line import published_line
+from lossline.scaling.published_line import PublishedLine, published_line
 from lossline.scaling.results import FitResult
 from lossline.scaling.solver import fit_many
 from lossline.scaling.specimens import LineKind, Specimen, between_groups, within_groups
@@ -27,6 +28,7 @@ __all__ = ["sections"]
 
 VARY = ("pretraining_data",)
 LARGEST = 4.84e19  # FLOPs, the sweep's own largest budget
+SAME_BUDGET = 1.01  # budgets are printed with few digits
 EDU = "fineweb-edu-100b"
 # The 20-layer models, which the published translation leaves out.
 TWENTY_LAYERS = 475_239_680
@@ -54,35 +56,109 @@ TRANSLATION = {  # skyline, published translation, baseline
 }  # fmt: skip
 
 
+SWEEP, EXTRA = "kempner_sweep.csv", "kempner_extrapolation.csv"
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Sweep:
-    """The runs to fit and, if any, those beyond; laws of every (pretraining set, eval set)."""
+    """The runs to fit and, if any, those beyond the largest budget among them; laws of every
+    (pretraining set, eval set)."""
 
     table: pd.DataFrame
     beyond: pd.DataFrame
     laws: dict[tuple[str, str], FitResult]
 
+    @property
+    def largest(self) -> float:
+        """Largest compute that is fitted, FLOPs."""
+        return float(self.table["flops"].max())
 
-def sections(folder: Path) -> list[Section]:
-    paths = [folder / "kempner_sweep.csv"]
-    extra = folder / "kempner_extrapolation.csv"
-    table = import_sweep("kempner", paths).table
-    if extra.is_file():
-        more = import_sweep("kempner", extra).table
-        new = more[~more["run_id"].isin(table["run_id"])]
-        table = pd.concat([table, new], ignore_index=True)
-    above = table["flops"] > LARGEST * 1.01
-    rows = table[~above]
-    sweep = Sweep(table=rows, beyond=table[above], laws=kaplan_laws(rows))
-    whole = dataclasses.replace(sweep, table=table)
-    return [
-        law_section(sweep),
-        train_to_train(sweep),
-        train_to_test(sweep),
-        test_to_test(sweep),
-        *heldout.sections(whole.table, specimens(whole.table), has_beyond=bool(above.any())),
-        translation(sweep),
-    ]
+
+def sections(folder: Path) -> Iterator[Section]:
+    """One after the other, so that what cannot be computed costs only its own section."""
+    table, beyond, notes = read(folder)
+    if notes:
+        yield Section(title="Kempner: rows set aside, and what becomes of them", notes=notes)
+    sweep = Sweep(table=table, beyond=beyond, laws=kaplan_laws(table))
+    parts: list[Callable[[Sweep], Section]] = [
+        law_section, train_to_train, train_to_test, test_to_test,
+    ]  # fmt: skip
+    for part in parts:
+        yield _attempt(part, sweep)
+    whole = pd.concat([table, beyond], ignore_index=True) if len(beyond) else table
+    yield from heldout.sections(whole, specimens(whole), sweep.largest, has_beyond=len(beyond) > 0)
+    yield _attempt(translation, sweep)
+
+
+def _attempt(part: Callable[[Sweep], Section], sweep: Sweep) -> Section:
+    try:
+        return part(sweep)
+    except UserError as mistake:
+        title = part.__name__.replace("_", "-").removesuffix("-section")
+        return Section(title=f"Kempner: {title}: left out", notes=[str(mistake)])
+
+
+def read(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame, list[str]]:
+    """Rows to fit, rows beyond the sweep's own largest budget, and a line for all that is in
+    neither.
+
+    The sweep's own largest budget is that of kempner_sweep.csv, at most 4.84e19 FLOPs. Nothing of
+    kempner_extrapolation.csv is ever fitted.
+    """
+    own = import_sweep("kempner", folder / SWEEP)
+    notes = list(own.notes)
+    table = own.table[own.table["flops"] <= LARGEST * SAME_BUDGET]
+    if table.empty:
+        raise UserError(f"{SWEEP} has no run of at most {LARGEST:.3g} FLOPs: nothing to fit")
+    beyond = own.table[own.table["flops"] > LARGEST * SAME_BUDGET]
+    if (folder / EXTRA).is_file():
+        more = import_sweep("kempner", folder / EXTRA)
+        new, left = _beyond(more.table, own.table, float(table["flops"].max()))
+        beyond = pd.concat([beyond, new], ignore_index=True) if len(beyond) else new
+        notes += [*more.notes, *left]
+    nameless = table["pretraining_data"].isna(), beyond["pretraining_data"].isna()
+    for rows, name, mask in zip(
+        (table, beyond), (SWEEP, "beyond the sweep"), nameless, strict=True
+    ):
+        if mask.any():
+            notes.append(f"{name}: {_runs(rows[mask])} without a pretraining set; left out")
+    table, beyond = table[~nameless[0]], beyond[~nameless[1]]
+    alone = sorted(set(beyond["pretraining_data"]) - set(table["pretraining_data"]))
+    for data in alone:
+        runs = _runs(beyond[beyond["pretraining_data"] == data])
+        notes.append(f"{data}: {runs} beyond the sweep, none within: nothing to predict from")
+    beyond = beyond[~beyond["pretraining_data"].isin(alone)]
+    return table.reset_index(drop=True), beyond.reset_index(drop=True), notes
+
+
+def _beyond(
+    extra: pd.DataFrame, own: pd.DataFrame, largest: float
+) -> tuple[pd.DataFrame, list[str]]:
+    """The rows of an extrapolation file beyond the largest budget of the sweep, and why the others
+    are left out. A run is known by its id and its compute: an id that comes again at other compute
+    is another run."""
+    notes = []
+    budget = own.groupby("run_id")["flops"].max().reindex(extra["run_id"]).to_numpy()
+    repeated = pd.Series(np.abs(extra["flops"] / budget - 1) < SAME_BUDGET - 1, index=extra.index)
+    if repeated.any():
+        notes.append(f"{EXTRA}: {_runs(extra[repeated])} that {SWEEP} has too; counted once")
+    within = ~repeated & ~(extra["flops"] > largest * SAME_BUDGET)
+    if within.any():
+        notes.append(
+            f"{EXTRA}: {_runs(extra[within])} not beyond the sweep's own {largest:.3g} FLOPs; "
+            "neither fitted nor predicted"
+        )
+    new = extra[~repeated & ~within].copy()
+    again = new["run_id"].isin(own["run_id"])
+    if again.any():
+        notes.append(f"{EXTRA}: {_runs(new[again])} with an id of the sweep at other compute; kept")
+        new.loc[again, "run_id"] += new.loc[again, "flops"].map("@{:.3g}".format)
+    return new, notes
+
+
+def _runs(rows: pd.DataFrame) -> str:
+    count = rows["run_id"].nunique()
+    return f"{count} run{'s' if count != 1 else ''} ({named(rows['run_id'])})"
 
 
 def kaplan_laws(table: pd.DataFrame) -> dict[tuple[str, str], FitResult]:
@@ -117,26 +193,39 @@ def specimens(table: pd.DataFrame) -> list[Specimen]:
 
 
 def in_sample(specimen: Specimen, laws: dict[tuple[str, str], FitResult]) -> float:
-    """R2 of the published procedure on the points it was fitted to."""
+    """R2 of the published procedure on the points it was fitted to; NaN where it has no answer."""
+    old = _published(specimen, laws)
+    if old is None:
+        return float("nan")
+    return r_squared(specimen.pairs.y, old.predict(specimen.pairs.x))
+
+
+def _published(specimen: Specimen, laws: dict[tuple[str, str], FitResult]) -> PublishedLine | None:
     x_data = specimen.group["pretraining_data"]
     y_data = (specimen.y_group or specimen.group)["pretraining_data"]
-    E_x = laws[x_data, specimen.x_set].parameters["E"]
-    E_y = laws[y_data, specimen.y_set].parameters["E"]
-    line = published_line(specimen.pairs, E_x, E_y)
-    return r_squared(specimen.pairs.y, line.predict(specimen.pairs.x))
+    try:
+        E_x = laws[x_data, specimen.x_set].parameters["E"]
+        E_y = laws[y_data, specimen.y_set].parameters["E"]
+        return published_line(specimen.pairs, E_x, E_y)
+    except (KeyError, UserError):
+        return None
 
 
 def law_section(sweep: Sweep) -> Section:
     chinchilla = laws_of(sweep.table, Chinchilla(), [OWN_SET])
     rows = []
-    for data, published in KAPLAN_E.items():
-        if (data, OWN_SET) in sweep.laws:
-            E = sweep.laws[data, OWN_SET].parameters["E"]
-            ours = chinchilla[data, OWN_SET].parameters["E"]
-            rows.append(_row(f"E of {data}", f"{published:.2f}", f"{E:.2f}", f"{ours:.2f}"))
+    for data, name in sweep.laws:
+        if name != OWN_SET:
+            continue
+        E, ours = (
+            laws[data, OWN_SET].parameters.get("E", np.nan) for laws in (sweep.laws, chinchilla)
+        )
+        published = f"{KAPLAN_E[data]:.2f}" if data in KAPLAN_E else ""
+        rows.append(_row(f"E of {data}", published, f"{E:.2f}", f"{ours:.2f}"))
     kaplan = [law.r2 for key, law in sweep.laws.items() if key[1] == OWN_SET]
-    ours = np.mean([law.r2 for law in chinchilla.values()])
-    rows.append(_row("mean R2", "0.9905", f"{np.mean(kaplan):.4f}", f"{ours:.4f}"))
+    if kaplan:
+        ours = np.mean([law.r2 for law in chinchilla.values()])
+        rows.append(_row("mean R2", "0.9905", f"{np.mean(kaplan):.4f}", f"{ours:.4f}"))
     return Section(
         title="Kempner: laws of the own validation loss (published: Kaplan form; ours: Chinchilla)",
         rows=rows,
@@ -145,12 +234,14 @@ def law_section(sweep: Sweep) -> Section:
 
 def train_to_train(sweep: Sweep) -> Section:
     found = between_groups(sweep.table, vary=VARY, group_by=VARY)
-    rows, table = [], []
+    rows, table, notes = [], [], []
     for specimen in found:
         source, target = (g["pretraining_data"] for g in (specimen.group, specimen.y_group))
-        E_x, E_y = (sweep.laws[data, OWN_SET].parameters["E"] for data in (source, target))
-        old = published_line(specimen.pairs, E_x, E_y)
-        line = fit_specimen(specimen, options=FAST)
+        line, old = fit_specimen(specimen, options=FAST), _published(specimen, sweep.laws)
+        if not line.parameters or old is None:
+            why = line.message or "the published procedure has no answer"
+            notes.append(f"{source} -> {target}: left out: {why}")
+            continue
         table.append(
             {
                 "source": source, "target": target, "runs": line.n_runs,
@@ -164,6 +255,8 @@ def train_to_train(sweep: Sweep) -> Section:
             what = f"kappa, K of {EDU} -> {target}"
             ours = f"{line.parameters['kappa']:.2f}, {line.parameters['K']:.2f}"
             rows.append(_row(what, f"{kappa:.2f}, {K:.2f}", f"{old.kappa:.2f}, {old.K:.2f}", ours))
+    if not table:
+        raise UserError("; ".join(notes) or "one pretraining set: no pair of them")
     frame = pd.DataFrame(table)
     for what, value, pick in (("mean", "0.9990", np.mean), ("min", "0.9971", np.min)):
         old, new = pick(frame["published_r2"]), pick(frame["r2"])
@@ -172,7 +265,8 @@ def train_to_train(sweep: Sweep) -> Section:
         title="Kempner: train-to-train",
         rows=rows,
         notes=[
-            "published numbers are over 30 pairs; ours is fitted with E's, so kappa and K differ"
+            "published numbers are over 30 pairs; ours is fitted with E's, so kappa and K differ",
+            *notes,
         ],
         tables={"train_to_train": frame},
     )
@@ -191,6 +285,8 @@ def train_to_test(sweep: Sweep) -> Section:
     rows = []
     for name, published in TRAIN_TO_TEST.items():
         part = table[table["eval_set"].str.startswith(name)]
+        if part.empty:
+            continue
         rerun, ours = spread(part["published_r2"].tolist()), spread(part["r2"].tolist())
         rows.append(_row(f"R2 {name}", spread(published), rerun, ours))
     return Section(
@@ -207,9 +303,12 @@ def test_to_test(sweep: Sweep) -> Section:
         if name not in set(sweep.table["eval_set"]):
             continue
         found = between_groups(sweep.table, vary=VARY, group_by=VARY, x_set=name)
+        found = [s for s in found if s.pairs is not None and len(s.pairs) > 8]
+        if not found:
+            continue
         lines: list[Line] = [fit_specimen(s, options=FAST) for s in found]
         old = [in_sample(s, sweep.laws) for s in found]
-        rerun, ours = np.median(old), np.median([line.r2 for line in lines])
+        rerun, ours = np.nanmedian(old), np.nanmedian([line.r2 for line in lines])
         rows.append(_row(f"median R2 {name}", f"{published}", f"{rerun:.3f}", f"{ours:.3f}"))
         table += [
             {"eval_set": name, "line": line.name, "published_r2": r2, "r2": line.r2}
@@ -223,6 +322,8 @@ def test_to_test(sweep: Sweep) -> Section:
 def translation(sweep: Sweep) -> Section:
     choose = near_optimal(leave_out=[TWENTY_LAYERS])
     scores = score_translations(sweep.table, choose=choose, group_by=VARY)
+    if scores.empty:
+        raise UserError("one pretraining set: nothing to translate to")
     scores = scores.assign(
         published_procedure=[
             heldout.published_translation(sweep.table, row.source, row.target, choose, sweep.laws)
@@ -232,7 +333,8 @@ def translation(sweep: Sweep) -> Section:
     kaplan = {d: _ends(sweep.table, d, choose) for d in scores["target"].unique()}
     rows = []
     for target, part in scores.groupby("target"):
-        sky, mid, base = (f"{v:.3f}" for v in TRANSLATION.get(str(target), (np.nan,) * 3))
+        published = TRANSLATION.get(str(target), (None,) * 3)
+        sky, mid, base = ("" if v is None else f"{v:.3f}" for v in published)
         low, high = kaplan[target]
         first = part.iloc[0]
         rows += [
@@ -246,6 +348,11 @@ def translation(sweep: Sweep) -> Section:
     return Section(
         title="Kempner: translation from a full sweep and 6-8 runs, R2 on the whole target grid",
         rows=rows,
+        notes=[
+            f"{row.source} -> {row.target}: left out: {row.message}"
+            for row in scores.itertuples()
+            if row.message
+        ],
         tables={"translation": scores},
     )
 
@@ -255,6 +362,9 @@ def _ends(table: pd.DataFrame, data: str, choose) -> tuple[float, float]:
     scores = []
     for rows in (grid[choose(grid)], grid):
         law = fit_law(rows, Kaplan())
+        if not law.parameters:
+            scores.append(float("nan"))
+            continue
         predicted = law.predict(N=grid["params"].to_numpy(), D=grid["tokens"].to_numpy())
         scores.append(r_squared(grid["value"].to_numpy(), predicted))
     return scores[0], scores[1]

@@ -67,7 +67,7 @@ def kempner(paths: Sequence[Path]) -> Imported:
     """KempnerInstitute/loss-to-loss-notebooks, ``data/sweep.csv`` (no licence stated).
 
     One row is one trained model. `params` counts both embeddings, D = `tokens`, C = `iso_flop` (6 N
-    D where that column is missing). The loss on the run's own validation set is also the evaluation
+    D where that is missing). The loss on the run's own validation set is also the evaluation
     set ``own``, for lines from training set to training set.
     """
     return _each(paths, _kempner)
@@ -76,7 +76,8 @@ def kempner(paths: Sequence[Path]) -> Imported:
 def _kempner(frame: pd.DataFrame, where: str) -> Imported:
     require(frame, ("data", "params", "tokens", "val_loss"), where)
     params, tokens = numbers(frame, "params", where), numbers(frame, "tokens", where)
-    names = frame["id"] if "id" in frame else frame["data"] + "-" + params.map("{:.0f}".format)
+    named = frame["data"].map(str) + "-" + params.map("{:.0f}".format)
+    names = frame["id"].where(frame["id"].notna(), named) if "id" in frame else named
     facts = pd.DataFrame(
         {
             "run_id": _unique_ids(names),
@@ -92,9 +93,7 @@ def _kempner(frame: pd.DataFrame, where: str) -> Imported:
             "source": "kempner",
             "step": _steps(frame, tokens, 512 * 1024, where),
             "tokens": tokens,
-            "flops": numbers(frame, "iso_flop", where)
-            if "iso_flop" in frame
-            else 6 * params * tokens,
+            "flops": _iso_flop(frame, where).fillna(6 * params * tokens),
         }
     )
     measures = [Measure(eval_set=OWN_SET, kind=SetKind.VALIDATION, loss="val_loss")]
@@ -111,10 +110,15 @@ def _kempner(frame: pd.DataFrame, where: str) -> Imported:
     return long_table(frame, facts, measures, where)
 
 
+def _iso_flop(frame: pd.DataFrame, where: str) -> pd.Series:
+    if "iso_flop" in frame:
+        return numbers(frame, "iso_flop", where)
+    return pd.Series(np.nan, index=frame.index)
+
+
 def _steps(frame: pd.DataFrame, tokens: pd.Series, batch_tokens: int, where: str) -> pd.Series:
-    if "steps" in frame:
-        return numbers(frame, "steps", where)
-    return (tokens / batch_tokens).round()
+    counted = (tokens / batch_tokens).round()
+    return numbers(frame, "steps", where).fillna(counted) if "steps" in frame else counted
 
 
 def _first(frame: pd.DataFrame, names: Sequence[str]) -> str | None:

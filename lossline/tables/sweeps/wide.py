@@ -163,7 +163,10 @@ def set_aside(table: pd.DataFrame, where: str) -> tuple[pd.DataFrame, list[str]]
     for problem in problems:
         if problem.position not in seen:
             seen.add(problem.position)
-            found.append((*places[problem.position], f"{problem.column}: {problem.what}"))
+            column, row = places[problem.position]
+            # A fact stands once in the source, however many sets its row measures.
+            name = column if problem.column in QUANTITIES else problem.column
+            found.append((name, row, f"{problem.column}: {problem.what}"))
     validate(table, where=where)
     return table.drop(columns=["x_source_row", "x_source_column"]), _summaries(found, where)
 
@@ -172,7 +175,7 @@ def _summaries(found: list[tuple[str, int, str]], where: str, most: int = 5) -> 
     """One line per source column and kind of problem, naming its first rows."""
     rows: dict[tuple[str, str], list[int]] = {}
     first: dict[tuple[str, str], str] = {}
-    for column, row, what in found:
+    for column, row, what in dict.fromkeys(found):
         key = (column, what.split(":")[0])
         rows.setdefault(key, []).append(row)
         first.setdefault(key, what)
