@@ -10,6 +10,8 @@ discretisation of section 3.2).
     "chunked"     the same recurrence in chunks; the forward keeps one state per chunk, the
                   backward recomputes the states of one chunk at a time and runs the adjoint
                   recurrence: memory O(L/Q + Q) states instead of O(L).
+    "pallas"      TPU: the same in a kernel that keeps the state in vector memory
+                  (``ops.tpu_selective_scan``). A GPU has "chunked".
 """
 
 from __future__ import annotations
@@ -18,9 +20,11 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from lossline.ops.backend import BACKENDS, choose
+from lossline.errors import UserError
+from lossline.ops import tpu_selective_scan
+from lossline.ops.backend import BACKENDS, choose, target_backend
 
-IMPLEMENTATIONS = {"sequential": BACKENDS, "chunked": BACKENDS}
+IMPLEMENTATIONS = {"sequential": BACKENDS, "chunked": BACKENDS, "pallas": ("tpu",)}
 CHUNK = 8  # steps are as fast as with 16, and compile in a third of the time
 
 
@@ -32,7 +36,7 @@ def selective_scan(
     c_BxLxN: jax.Array,
     *,
     keep_BxL: jax.Array | None = None,
-    implementation: str = "chunked",
+    implementation: str = "auto",
     chunk: int | None = None,
 ) -> jax.Array:
     """Runs the recurrence above in float32 whatever the inputs' dtypes.
@@ -43,19 +47,34 @@ def selective_scan(
         a_NxE: negative decay rates.
         b_BxLxN, c_BxLxN: input and output maps, shared by the channels.
         keep_BxL: 0 (or False) where the state before is forgotten (a document begins), else 1.
-        implementation: "chunked" or "sequential".
+        implementation: one of ``IMPLEMENTATIONS``, or "auto": "pallas" on TPU where its shapes
+            allow, else "chunked".
         chunk: positions per chunk of "chunked", any length works; None: 8.
 
     Returns:
         y [B, L, E] in float32.
+
+    Raises:
+        UserError: the backend lacks the implementation, or the kernel cannot take these shapes.
     """
+    reason = tpu_selective_scan.obstacle(u_BxLxE.shape[2], a_NxE.shape[0])
+    if implementation == "auto":
+        pallas = target_backend() == "tpu" and reason is None
+        implementation = "pallas" if pallas else "chunked"
     choose("selective scan", implementation, IMPLEMENTATIONS)
+    if implementation == "pallas" and reason is not None:
+        raise UserError(
+            f"selective scan: implementation 'pallas' {reason}; or set scan_implementation to"
+            f" 'chunked'"
+        )
     u, dt, a, b, c = (x.astype(jnp.float32) for x in (u_BxLxE, dt_BxLxE, a_NxE, b_BxLxN, c_BxLxN))
     if keep_BxL is None:
         keep_BxL = jnp.ones(u.shape[:2], jnp.float32)
     keep = keep_BxL.astype(jnp.float32)
     if implementation == "sequential":
         return sequential(u, dt, a, b, c, keep)
+    if implementation == "pallas":
+        return tpu_selective_scan.selective_scan(u_BxLxE, dt, a, b, c, keep)
     return _chunked(u, dt, a, b, c, keep, CHUNK if chunk is None else chunk)
 
 
@@ -129,6 +148,7 @@ def _forward(u, dt, a, b, c, keep):
 def _backward(residuals, g_CxQxBxE):
     """The adjoint dh[t] = C[t] g[t] + decay[t+1] dh[t+1], backwards over chunks and positions."""
     u, dt, a, b, c, keep, first = residuals
+    shards = _channel_shards(u.shape[-1])
 
     def step(carry, inputs):
         dh, da = carry
@@ -136,9 +156,9 @@ def _backward(residuals, g_CxQxBxE):
         states = [h_before, *_states(h_before, u, dt, a, b, keep)]
         du, ddt, db, dc = [], [], [], []
         for q in reversed(range(u.shape[0])):
-            dc.append(_sum_channels(states[q + 1], g[q]))
+            dc.append(_sum_channels(states[q + 1], g[q], shards))
             dh = dh + c[q][:, :, None] * g[q][:, None]
-            db.append(_sum_channels(dh, dt[q] * u[q]))
+            db.append(_sum_channels(dh, dt[q] * u[q], shards))
             step_input = jnp.sum(dh * b[q][:, :, None], axis=1)  # gradient of dt·u
             dh = dh * _decay(dt[q], a, keep[q])
             exponent = dh * states[q]  # gradient of dt·A
@@ -151,16 +171,27 @@ def _backward(residuals, g_CxQxBxE):
     (_, da), (du, ddt, db, dc) = lax.scan(
         step, (zero, zero), (u, dt, b, c, keep, first, g_CxQxBxE), reverse=True
     )
+    # over the wires here, once, and not in every chunk
+    db, dc = (jnp.sum(x, axis=-2) for x in (db, dc))
     return du, ddt, jnp.sum(da, axis=0), db, dc, None
 
 
-def _sum_channels(h_BxNxE, x_BxE) -> jax.Array:
-    """Σ_e h[b, n, e] x[b, e], as a product of matrices: XLA CPU does not vectorise a float sum over
-    the innermost axis.
+def _channel_shards(channels: int) -> int:
+    """Devices that the channels are split over."""
+    mesh = jax.sharding.get_abstract_mesh()
+    shards = 1 if mesh.empty else mesh.shape.get("tensor", 1)
+    return shards if channels % shards == 0 else 1
+
+
+def _sum_channels(h_BxNxE, x_BxE, shards: int) -> jax.Array:
+    """Σ_e h[b, n, e] x[b, e] of each device's channels, [B, shards, N].
+
+    A product of matrices, because XLA CPU does not vectorise a float sum over the innermost axis.
     """
-    return lax.dot_general(
-        h_BxNxE, x_BxE, (((2,), (1,)), ((0,), (0,))), precision=lax.Precision.HIGHEST
-    )
+    B, N, E = h_BxNxE.shape
+    h = h_BxNxE.reshape(B, N, shards, E // shards)
+    x = x_BxE.reshape(B, shards, E // shards)
+    return lax.dot_general(h, x, (((3,), (2,)), ((0, 2), (0, 1))), precision=lax.Precision.HIGHEST)
 
 
 _scan_chunks.defvjp(_forward, _backward)

@@ -5,6 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from lossline.errors import UserError
+from lossline.ops.backend import compiling_for
 from lossline.ops.convolution import causal_convolution
 from lossline.ops.selective_scan import selective_scan, sequential
 
@@ -77,6 +79,22 @@ def test_drift_from_float64_over_32768_positions(implementation):
     assert (
         drift[-4096:].max() < 5 * drift[:4096].max() + 1e-7
     )  # it does not grow along the sequence
+
+
+def test_on_a_tpu_auto_is_the_kernel_unless_its_shapes_forbid_it(monkeypatch):
+    def kernel(*inputs):
+        raise InterruptedError
+
+    monkeypatch.setattr("lossline.ops.tpu_selective_scan.selective_scan", kernel)
+    with compiling_for("tpu"):
+        with pytest.raises(InterruptedError):
+            selective_scan(*make_inputs(E=128, N=8))
+        assert selective_scan(*make_inputs()).shape == (2, 37, 6)
+        with pytest.raises(UserError, match="'pallas' takes a multiple of 128 channels, not 6"):
+            selective_scan(*make_inputs(), implementation="pallas")
+    words = "'pallas' needs tpu, this is gpu; choose one of sequential, chunked"
+    with compiling_for("gpu"), pytest.raises(UserError, match=words):
+        selective_scan(*make_inputs(E=128, N=8), implementation="pallas")
 
 
 def test_no_tensor_of_all_states_is_kept():

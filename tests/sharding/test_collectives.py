@@ -1,4 +1,4 @@
-"""What the loss sends over the wires, read from its compiled program."""
+"""What the loss and the scans send over the wires, read from their compiled programs."""
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +9,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from lossline.compilation import hlo
 from lossline.ops.backend import compiling_for
 from lossline.ops.cross_entropy import linear_cross_entropy
+from lossline.ops.selective_scan import selective_scan
 from lossline.sharding import BATCH_AXES, MeshOptions, make_mesh
 
 B, L, D, V = 8, 16, 32, 64
@@ -70,3 +71,28 @@ def test_sharded_loss_and_gradients_equal_the_definition(mesh):
     expected = jax.value_and_grad(definition, argnums=(0, 1))(*whole)
     for got, want in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(got, want, rtol=2e-5, atol=2e-5 * np.abs(want).max())
+
+
+def test_the_scan_s_loop_sends_nothing():
+    """Gradients of the maps B and C are sums over channels, which ``tensor`` splits."""
+    mesh = make_mesh(MeshOptions(data=2, tensor=4))
+    N, E = 4, 16
+    channels = NamedSharding(mesh, PartitionSpec(BATCH_AXES, None, "tensor"))
+    whole = NamedSharding(mesh, PartitionSpec(BATCH_AXES))
+    shapes = {"u": ((B, L, E), channels), "dt": ((B, L, E), channels)}
+    shapes["a"] = ((N, E), NamedSharding(mesh, PartitionSpec(None, "tensor")))
+    shapes |= {"b": ((B, L, N), whole), "c": ((B, L, N), whole)}
+    arguments = [jax.ShapeDtypeStruct(s, jnp.float32, sharding=p) for s, p in shapes.values()]
+
+    def total(*inputs):
+        return jnp.sum(jnp.sin(selective_scan(*inputs, implementation="chunked", chunk=4)))
+
+    with jax.set_mesh(mesh):
+        step = jax.jit(jax.grad(total, argnums=(0, 1, 2, 3, 4)))
+        compiled = step.lower(*arguments).compile(compiler_options=QUICK)
+    program = hlo.Program.parse(compiled.as_text())
+    assert max(program.runs.values()) == 4  # the chunks are a loop
+    rows = hlo.collectives(program, tuple(mesh.shape.values()), mesh.axis_names)
+    over_tensor = [row for row in rows if "tensor" in row.axes]
+    assert sum(row.wire_bytes for row in over_tensor) <= 2 * 2 * 3 / 4 * 4 * B / 2 * L * N
+    assert {row.count for row in rows} <= {1, 2}

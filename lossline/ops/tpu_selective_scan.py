@@ -1,0 +1,335 @@
+"""Selective scan on TPU: a Pallas kernel that keeps the state in vector memory, over the mesh in
+effect.
+
+XLA's loop writes each position's state to HBM: N times what goes in and out. Here a grid walks
+(row, block of channels, chunk of positions), chunks innermost; the state [N, channels] stays in a
+scratchpad from chunk to chunk, and only inputs, output and one state per chunk touch HBM. The
+backward walks the chunks from the last to the first, recomputes one chunk's states in the
+scratchpad and runs the adjoint recurrence (as ``ops.selective_scan``'s "chunked").
+
+Sums over channels (gradients of B and C) leave the kernel as one partial sum per block of channels,
+those over rows (of A) as one per row: they are added up outside, so that each is reduced over the
+wires once, not in every chunk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.sharding import PartitionSpec
+
+LANES = 128
+SUBLANES = 8
+CHUNK = 128  # positions per grid step: the maps B and C lie along the lanes
+BLOCKS = (512, 256, 128)  # channels per grid step: the largest that divides
+UNROLL = 8
+
+
+def obstacle(channels: int, states: int) -> str | None:
+    """Why the kernel cannot take E channels of N states, and the nearest it can; None if it can."""
+    mesh = jax.sharding.get_abstract_mesh()
+    tensor = 1 if mesh.empty else mesh.shape.get("tensor", 1)
+    unit = LANES * tensor
+    if channels % unit:
+        below = f"{channels // unit * unit} or " if channels > unit else ""
+        by = "" if tensor == 1 else f" ({LANES} × mesh tensor = {tensor})"
+        return (
+            f"takes a multiple of {unit}{by} channels, not {channels}; nearest: {below}"
+            f"{-(-channels // unit) * unit}"
+        )
+    if states % SUBLANES:
+        below = f"{states // SUBLANES * SUBLANES} or " if states > SUBLANES else ""
+        return (
+            f"takes a state size that is a multiple of {SUBLANES}, not {states}; nearest: {below}"
+            f"{-(-states // SUBLANES) * SUBLANES}"
+        )
+    return None
+
+
+def selective_scan(
+    u_BxLxE: jax.Array,
+    dt_BxLxE: jax.Array,
+    a_NxE: jax.Array,
+    b_BxLxN: jax.Array,
+    c_BxLxN: jax.Array,
+    keep_BxL: jax.Array,
+    *,
+    interpret: bool = False,
+) -> jax.Array:
+    """The recurrence of ``ops.selective_scan``; u in any dtype, the rest float32; y in float32.
+
+    Args:
+        interpret: run the kernels' programs step by step on any backend, for tests.
+    """
+    L = u_BxLxE.shape[1]
+    padding = ((0, 0), (0, -L % CHUNK), (0, 0))
+    # a padded position has dt = 0: decay 1, no input, so the state passes through unchanged
+    u, dt = jnp.pad(u_BxLxE, padding), jnp.pad(dt_BxLxE, padding)
+    keep = jnp.broadcast_to(keep_BxL[..., None], (*keep_BxL.shape, SUBLANES))
+    maps_BxLxR = jnp.concatenate([b_BxLxN, c_BxLxN, keep], axis=-1)
+    maps_BxRxL = jnp.pad(maps_BxLxR, padding).swapaxes(1, 2)
+    return _scan(u, dt, a_NxE, maps_BxRxL, interpret)[:, :L]
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(4,))
+def _scan(u, dt, a_NxE, maps_BxRxL, interpret: bool) -> jax.Array:
+    return _forward(u, dt, a_NxE, maps_BxRxL, interpret)[0]
+
+
+# Partition of u, dt, y and their gradients; of A; of the maps; of states; of partial sums.
+_AXES = {
+    "positions": ("batch", None, "tensor"),
+    "rates": (None, "tensor"),
+    "maps": ("batch", None, None),
+    "states": ("batch", None, None, "tensor"),
+    "rates_by_row": ("batch", None, "tensor"),
+    "maps_by_block": ("batch", "tensor", None, None),
+}
+
+
+def _forward(u, dt, a_NxE, maps_BxRxL, interpret: bool):
+    call = _mapped(
+        partial(_forward_call, interpret=interpret),
+        ("positions", "positions", "rates", "maps"),
+        ("positions", "states"),
+    )
+    y, first = call(u, dt, a_NxE, maps_BxRxL)
+    return y, (u, dt, a_NxE, maps_BxRxL, first)
+
+
+def _backward(interpret: bool, residuals, g):
+    u, dt, a_NxE, maps_BxRxL, first = residuals
+    call = _mapped(
+        partial(_backward_call, interpret=interpret),
+        ("positions", "positions", "rates", "maps", "states", "positions"),
+        ("positions", "positions", "rates_by_row", "maps_by_block"),
+    )
+    du, ddt, da, dmaps = call(u, dt, a_NxE, maps_BxRxL, first, g)
+    dmaps = jnp.sum(dmaps, axis=1)
+    dmaps = jnp.pad(dmaps, ((0, 0), (0, SUBLANES), (0, 0)))  # of keep, which is data
+    return du, ddt, jnp.sum(da, axis=0), dmaps
+
+
+_scan.defvjp(_forward, _backward)
+
+
+def _mapped(call: Callable, inputs: tuple[str, ...], outputs: tuple[str, ...]) -> Callable:
+    """The call on each device's share: XLA cannot partition a Pallas kernel."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.size == 1:
+        return call
+    batch = tuple(axis for axis in ("data", "fsdp") if axis in mesh.shape)
+
+    def spec(name: str) -> PartitionSpec:
+        return PartitionSpec(*(batch if axis == "batch" else axis for axis in _AXES[name]))
+
+    return jax.shard_map(
+        call,
+        mesh=mesh,
+        in_specs=tuple(spec(name) for name in inputs),
+        out_specs=tuple(spec(name) for name in outputs),
+        check_vma=False,
+    )
+
+
+# --- one device ----------------------------------------------------------------------------------
+
+
+def _forward_call(u, dt, a_NxE, maps_BxRxL, *, interpret: bool):
+    """y [B, L, E] and the state before each chunk [B, C, N, E]."""
+    grid, specs = _tiling(u.shape, a_NxE.shape[0], lambda chunk: chunk)
+    B, L, E = u.shape
+    N, block = a_NxE.shape[0], specs["block"]
+    pl, pltpu = _pallas()
+    return pl.pallas_call(
+        _forward_kernel,
+        grid=grid,
+        in_specs=[specs[name] for name in ("positions", "positions", "rates", "maps")],
+        out_specs=[specs[name] for name in ("positions", "states")],
+        out_shape=[
+            jax.ShapeDtypeStruct((B, L, E), jnp.float32),
+            jax.ShapeDtypeStruct((B, L // CHUNK, N, E), jnp.float32),
+        ],
+        scratch_shapes=[
+            pltpu.VMEM((N, block), jnp.float32),
+            pltpu.VMEM((CHUNK, block), jnp.float32),
+        ],
+        compiler_params=_parameters(),
+        interpret=interpret,
+        name="selective_scan_forward",
+    )(u, dt, a_NxE, maps_BxRxL)
+
+
+def _forward_kernel(u_ref, dt_ref, a_ref, maps_ref, y_ref, first_ref, h_ref, u32_ref) -> None:
+    pl, _ = _pallas()
+
+    @pl.when(pl.program_id(2) == 0)
+    def _():
+        h_ref[...] = jnp.zeros_like(h_ref)
+
+    first_ref[...] = h_ref[...]
+    u32_ref[...] = u_ref[...].astype(jnp.float32)
+
+    def emit(t, h_NxE, c_Nx1):
+        y_ref[pl.ds(t, 1), :] = jnp.sum(h_NxE * c_Nx1, axis=0, keepdims=True)
+
+    h_ref[...] = _run(h_ref[...], u32_ref, dt_ref, a_ref[...], maps_ref[...], emit)
+
+
+def _run(h_NxE, u_ref, dt_ref, a_NxE, maps_RxQ, emit: Callable) -> jax.Array:
+    """The state after a chunk; ``emit(t, state after t, C[t])`` at each position."""
+    N = a_NxE.shape[0]
+
+    def step(t, carry):
+        h_NxE, maps_RxQ = carry
+        b_Nx1, c_Nx1, keep = _columns(maps_RxQ, N)
+        dt_1xE = _row(dt_ref, t)
+        h_NxE = jnp.exp(dt_1xE * a_NxE) * keep * h_NxE + b_Nx1 * (dt_1xE * _row(u_ref, t))
+        emit(t, h_NxE, c_Nx1)
+        return h_NxE, _next(maps_RxQ)
+
+    h_NxE, _ = lax.fori_loop(0, CHUNK, step, (h_NxE, maps_RxQ), unroll=UNROLL)
+    return h_NxE
+
+
+def _backward_call(u, dt, a_NxE, maps_BxRxL, first, g, *, interpret: bool):
+    """Gradients by u, dt [B, L, E]; by A for each row [B, N, E]; by B and C for each block of
+    channels [B, blocks, 2N, L].
+    """
+    B, L, E = u.shape
+    chunks = L // CHUNK
+    grid, specs = _tiling(u.shape, a_NxE.shape[0], lambda chunk: chunks - 1 - chunk)
+    N, block = a_NxE.shape[0], specs["block"]
+    pl, pltpu = _pallas()
+    inputs = ("positions", "positions", "rates", "maps", "states", "positions")
+    outputs = ("positions", "positions", "rates_by_row", "maps_by_block")
+    return pl.pallas_call(
+        _backward_kernel,
+        grid=grid,
+        in_specs=[specs[name] for name in inputs],
+        out_specs=[specs[name] for name in outputs],
+        out_shape=[
+            jax.ShapeDtypeStruct((B, L, E), u.dtype),
+            jax.ShapeDtypeStruct((B, L, E), jnp.float32),
+            jax.ShapeDtypeStruct((B, N, E), jnp.float32),
+            jax.ShapeDtypeStruct((B, E // block, 2 * N, L), jnp.float32),
+        ],
+        scratch_shapes=[
+            pltpu.VMEM((CHUNK + 1, N, block), jnp.float32),
+            pltpu.VMEM((N, block), jnp.float32),
+            pltpu.VMEM((CHUNK, block), jnp.float32),
+            pltpu.VMEM((CHUNK, block), jnp.float32),
+        ],
+        compiler_params=_parameters(),
+        interpret=interpret,
+        name="selective_scan_backward",
+    )(u, dt, a_NxE, maps_BxRxL, first, g)
+
+
+def _backward_kernel(
+    u_ref, dt_ref, a_ref, maps_ref, first_ref, g_ref, du_ref, ddt_ref, da_ref, dmaps_ref,
+    states_ref, dh_ref, u32_ref, du32_ref,
+) -> None:  # fmt: skip
+    """The adjoint dh[t] = C[t] g[t] + decay[t+1] dh[t+1]."""
+    pl, _ = _pallas()
+
+    @pl.when(pl.program_id(2) == 0)
+    def _():
+        dh_ref[...] = jnp.zeros_like(dh_ref)
+        da_ref[...] = jnp.zeros_like(da_ref)
+
+    a_NxE = a_ref[...]
+    N = a_NxE.shape[0]
+    u32_ref[...] = u_ref[...].astype(jnp.float32)
+    states_ref[0] = first_ref[...]
+
+    def keep_state(t, h_NxE, c_Nx1):
+        states_ref[t + 1] = h_NxE
+
+    _run(first_ref[...], u32_ref, dt_ref, a_NxE, maps_ref[...], keep_state)
+    lane = lax.broadcasted_iota(jnp.int32, (2 * N, CHUNK), 1)
+
+    def step(i, carry):
+        dh_NxE, da_NxE, maps_RxQ, dmaps = carry
+        t = CHUNK - 1 - i
+        maps_RxQ = _previous(maps_RxQ)
+        b_Nx1, c_Nx1, keep = _columns(maps_RxQ, N)
+        dt_1xE, u_1xE, g_1xE = _row(dt_ref, t), _row(u32_ref, t), _row(g_ref, t)
+        dc_Nx1 = jnp.sum(states_ref[t + 1] * g_1xE, axis=1, keepdims=True)
+        dh_NxE = dh_NxE + c_Nx1 * g_1xE
+        db_Nx1 = jnp.sum(dh_NxE * (dt_1xE * u_1xE), axis=1, keepdims=True)
+        step_input = jnp.sum(dh_NxE * b_Nx1, axis=0, keepdims=True)  # gradient of dt·u
+        dh_NxE = dh_NxE * (jnp.exp(dt_1xE * a_NxE) * keep)
+        exponent = dh_NxE * states_ref[t]  # gradient of dt·A
+        du32_ref[pl.ds(t, 1), :] = step_input * dt_1xE
+        ddt_1xE = step_input * u_1xE + jnp.sum(exponent * a_NxE, axis=0, keepdims=True)
+        ddt_ref[pl.ds(t, 1), :] = ddt_1xE
+        column = jnp.concatenate([db_Nx1, dc_Nx1], axis=0)
+        dmaps = jnp.where(lane == t, column, dmaps)
+        return dh_NxE, da_NxE + exponent * dt_1xE, maps_RxQ, dmaps
+
+    zeros = jnp.zeros((2 * N, CHUNK), jnp.float32)
+    carry = (dh_ref[...], da_ref[...], maps_ref[...], zeros)
+    dh_NxE, da_NxE, _, dmaps = lax.fori_loop(0, CHUNK, step, carry, unroll=UNROLL)
+    dh_ref[...] = dh_NxE
+    da_ref[...] = da_NxE
+    dmaps_ref[...] = dmaps
+    du_ref[...] = du32_ref[...].astype(du_ref.dtype)
+
+
+def _columns(maps_RxQ: jax.Array, states: int) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """B [N, 1], C [N, 1] and keep [1, 1] of the position in lane 0."""
+    column = maps_RxQ[:, :1]
+    return column[:states], column[states : 2 * states], column[2 * states : 2 * states + 1]
+
+
+def _next(maps_RxQ: jax.Array) -> jax.Array:
+    """Brings the next position to lane 0."""
+    return _pallas()[1].roll(maps_RxQ, CHUNK - 1, 1)
+
+
+def _previous(maps_RxQ: jax.Array) -> jax.Array:
+    """Brings the position before to lane 0; of the first, the last."""
+    return _pallas()[1].roll(maps_RxQ, 1, 1)
+
+
+def _row(ref: Any, t: jax.Array) -> jax.Array:
+    return ref[_pallas()[0].ds(t, 1), :]
+
+
+def _tiling(
+    shape: tuple[int, int, int], states: int, order: Callable
+) -> tuple[tuple[int, int, int], dict[str, Any]]:
+    """Grid (rows, blocks of channels, chunks in ``order``) and the block of each kind of array."""
+    pl, _ = _pallas()
+    B, L, E = shape
+    N, block = states, next(size for size in BLOCKS if E % size == 0)
+    specs = {
+        "block": block,
+        "positions": pl.BlockSpec((None, CHUNK, block), lambda b, e, c: (b, order(c), e)),
+        "rates": pl.BlockSpec((N, block), lambda b, e, c: (0, e)),
+        "maps": pl.BlockSpec((None, 2 * N + SUBLANES, CHUNK), lambda b, e, c: (b, 0, order(c))),
+        "states": pl.BlockSpec((None, None, N, block), lambda b, e, c: (b, order(c), 0, e)),
+        "rates_by_row": pl.BlockSpec((None, N, block), lambda b, e, c: (b, 0, e)),
+        "maps_by_block": pl.BlockSpec(
+            (None, None, 2 * N, CHUNK), lambda b, e, c: (b, e, 0, order(c))
+        ),
+    }
+    return (B, E // block, L // CHUNK), specs
+
+
+def _parameters() -> Any:
+    return _pallas()[1].CompilerParams(dimension_semantics=("parallel", "parallel", "arbitrary"))
+
+
+def _pallas() -> tuple[Any, Any]:
+    """Imported where it is used: a quarter of a second that no other backend should pay."""
+    from jax.experimental import pallas as pl
+    from jax.experimental.pallas import tpu as pltpu
+
+    return pl, pltpu
