@@ -1,0 +1,456 @@
+"""Speed and memory of training, beside the peers that a user would otherwise take, in one run.
+
+    python experiments/benchmarks/train_throughput.py \\
+        --peers_python=PEERS/bin/python --jla_python=JLA/bin/python
+
+Every contender is a process of its own Python that builds once and stays; in each round each does
+its turn while the others wait, so that a busy machine slows all alike: trust the ratios. All get
+the same allocator settings. `--peers_python` names an environment with torch, transformers and
+mambapy, `--jla_python` one with jax-linear-attention; without them the table says who is missing.
+`--ours_python`, repeated, runs lossline in several environments (versions of JAX).
+
+On CPU: an 11M Llama through the training step of `lossline.train` and what that command itself
+logs, one Mamba and one Mamba-2 mixer, compile times by depth. `--device=gpu`: Llama of 124M to
+1.3B, Mamba-2 and Mamba. `--small` runs the same code at a size of seconds. Prints tables; writes
+them, with versions, date and command, to `--output`. Standard library alone.
+"""
+
+import argparse
+import contextlib
+import datetime
+import json
+import os
+import platform
+import queue
+import shlex
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from train_throughput_cases import Case, Contender, Target, cases
+
+HERE = Path(__file__).resolve().parent
+REPOSITORY = HERE.parents[1]
+# Read by the allocator before Python starts: memory freed is kept, and not zeroed again each step.
+ALLOCATOR = {
+    "MALLOC_ARENA_MAX": "1",
+    "MALLOC_MMAP_MAX_": "0",
+    "MALLOC_TRIM_THRESHOLD_": "34359738368",
+}
+FIRST_STEPS = 5  # whose losses are compared
+
+
+class WorkerFailed(Exception):
+    """A contender that cannot take part; one line."""
+
+
+class Worker:
+    """A contender in its process."""
+
+    def __init__(
+        self, contender: Contender, *, name: str, python: str, task: dict[str, Any]
+    ) -> None:
+        self.contender = contender
+        self.name = name
+        self.seconds: list[float] = []  # per step, of each round
+        self.values: list[dict[str, float]] = []
+        self.result: dict[str, Any] = {"name": name}
+        self.steps = 1
+        self._answers: queue.Queue[str] = queue.Queue()
+        script = HERE / f"train_throughput_{contender.library}.py"
+        self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115 - lives as long as the process
+        self._process = subprocess.Popen(
+            [python, str(script), json.dumps(task)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            text=True,
+            env=environment(task["device"]),
+        )
+        threading.Thread(target=self._listen, daemon=True).start()
+
+    def _listen(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            self._answers.put(line)
+        self._answers.put("")
+
+    def answer(self, deadline: float) -> dict[str, Any]:
+        """The next answer.
+
+        Raises:
+            WorkerFailed: it reported an error, ended, or is not there by ``deadline``.
+        """
+        try:
+            line = self._answers.get(timeout=max(deadline - time.monotonic(), 0.1))
+        except queue.Empty:
+            raise WorkerFailed("not done within the time budget") from None
+        if not line:
+            raise WorkerFailed(f"the process ended: {self._last_words()}")
+        answer = json.loads(line)
+        if "error" in answer:
+            raise WorkerFailed(answer["error"])
+        return answer
+
+    def ready(self, deadline: float) -> None:
+        """Waits for the first steps."""
+        self.result |= self.answer(deadline)
+
+    def turn(self, deadline: float, *, keep: bool = True) -> float:
+        """One turn; its seconds per step."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps({"steps": self.steps}) + "\n")
+        self._process.stdin.flush()
+        answer = self.answer(deadline)
+        if "values" in answer:
+            self.values.append(answer["values"])
+            return 0.0
+        seconds = answer["seconds"] / self.steps
+        if keep:
+            self.seconds.append(seconds)
+        return seconds
+
+    def finish(self, deadline: float) -> None:
+        """Asks for its memory and lets it end."""
+        assert self._process.stdin is not None
+        with contextlib.suppress(WorkerFailed, OSError):
+            self._process.stdin.close()
+            self.result |= self.answer(deadline)
+        self.stop()
+
+    def stop(self) -> None:
+        """Ends the process."""
+        if self._process.poll() is None:
+            try:
+                self._process.wait(timeout=10)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+        self._log.close()
+
+    def kill(self) -> None:
+        """Ends the process at once."""
+        self._process.kill()
+        self._process.wait()
+        self._log.close()
+
+    def _last_words(self) -> str:
+        self._log.seek(0)
+        lines = self._log.read().strip().splitlines()
+        return lines[-1][:300] if lines else f"exit status {self._process.wait()}"
+
+
+def environment(device: str) -> dict[str, str]:
+    """Of every worker."""
+    here = {**os.environ, **ALLOCATOR, "TF_CPP_MIN_LOG_LEVEL": "2"}
+    here["PYTHONPATH"] = os.pathsep.join(filter(None, [str(REPOSITORY), here.get("PYTHONPATH")]))
+    if device == "cpu":
+        here["JAX_PLATFORMS"] = "cpu"
+    else:
+        here.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.92")
+    return here
+
+
+class Run:
+    """All cases of one command."""
+
+    def __init__(self, args: argparse.Namespace, folder: Path) -> None:
+        self.args = args
+        self.folder = folder
+        self.peaks: dict[str, float] = {}  # GFLOP/s by dtype
+        self.pythons = {
+            "ours": args.ours_python or [sys.executable],
+            "torch": [args.peers_python] if args.peers_python else [],
+            "jla": [args.jla_python] if args.jla_python else [],
+        }
+        self.labels = self._labels()
+        chosen = cases(device=args.device, small=args.small)
+        if args.cases:
+            wanted = args.cases.split(",")
+            if unknown := [w for w in wanted if not any(c.name.startswith(w) for c in chosen)]:
+                names = ", ".join(case.name for case in chosen)
+                sys.exit(f"no case {', '.join(unknown)}: choose of {names}")
+            chosen = tuple(c for c in chosen if any(c.name.startswith(w) for w in wanted))
+        self.cases = chosen
+
+    def _labels(self) -> dict[str, str]:
+        """Added to the names of ours, by Python: the version of JAX, if there are several."""
+        pythons = self.pythons["ours"]
+        if len(pythons) == 1:
+            return {pythons[0]: ""}
+        ask = "import jax; print(jax.__version__)"
+        shown = {
+            python: subprocess.run([python, "-c", ask], capture_output=True, text=True, check=True)
+            for python in pythons
+        }
+        return {python: f", jax {done.stdout.strip()}" for python, done in shown.items()}
+
+    def results(self) -> Iterator[dict[str, Any]]:
+        """One case after the other, as each ends."""
+        end = time.monotonic() + self.args.budget_s
+        for i, case in enumerate(self.cases):
+            share = (end - time.monotonic()) / (len(self.cases) - i)
+            yield self._case(case, time.monotonic() + share)
+
+    def _case(self, case: Case, deadline: float) -> dict[str, Any]:
+        missing = [c.name for c in case.contenders if not self.pythons[c.library]]
+        here = [
+            (contender, python)
+            for contender in case.contenders
+            for python in self.pythons[contender.library]
+        ]
+        workers: list[Worker] = []
+        failed: dict[str, str] = {}
+        if case.together:
+            workers = [
+                w for c, python in here if (w := self._start(case, c, python, deadline, failed))
+            ]
+            self._rounds(workers, deadline, failed)
+            for worker in workers:
+                worker.finish(deadline)
+        else:
+            for n, (contender, python) in enumerate(here):
+                left = deadline - time.monotonic()
+                until = time.monotonic() + left / (len(here) - n)
+                if worker := self._start(case, contender, python, until, failed):
+                    self._rounds([worker], until, failed)
+                    worker.finish(until)
+                    workers.append(worker)
+        workers = [w for w in workers if w.name not in failed]
+        for worker in workers:
+            self._note_peaks(worker)
+        return self._result(case, workers, missing, failed)
+
+    def _start(
+        self, case: Case, contender: Contender, python: str, deadline: float, failed: dict[str, str]
+    ) -> Worker | None:
+        """A contender that is ready; they start one after the other, each with the machine to
+        itself.
+        """
+        label = self.labels[python] if contender.library == "ours" else ""
+        task = {
+            "kind": case.kind,
+            "device": self.args.device,
+            "first_steps": FIRST_STEPS,
+            "cache": str(self.folder / "cache"),
+            **case.task,
+            **contender.task,
+        }
+        if case.shared_weights:
+            task["weights"] = str(self.folder / f"{case.name}.npz")
+        print(f"  {contender.name}{label} …", file=sys.stderr, flush=True)
+        worker = Worker(contender, name=contender.name + label, python=python, task=task)
+        try:
+            worker.ready(deadline)
+        except WorkerFailed as failure:
+            failed[worker.name] = str(failure)
+            worker.kill()
+            return None
+        return worker
+
+    def _rounds(self, workers: list[Worker], deadline: float, failed: dict[str, str]) -> None:
+        alive = list(workers)
+        for number in range(-1, self.args.rounds):
+            for worker in list(alive):
+                if number >= 0 and worker.values and worker.contender.task.get("kind") != "matmul":
+                    continue  # measured once
+                try:
+                    seconds = worker.turn(deadline, keep=number >= 0)
+                    if number < 0 and seconds:  # the first turn only tells how long a step is
+                        worker.steps = max(1, min(200, round(self.args.seconds / seconds)))
+                except WorkerFailed as failure:
+                    alive.remove(worker)
+                    if not worker.seconds:
+                        failed[worker.name] = str(failure)
+                    worker.kill()
+            if time.monotonic() > deadline:
+                return
+
+    def _note_peaks(self, worker: Worker) -> None:
+        for values in worker.values:
+            for name, rate in values.items():
+                dtype, _, what = name.partition(" ")
+                if what == "data sheet":
+                    self.peaks[dtype] = rate
+                    self.peaks[f"{dtype} fixed"] = rate
+                elif what.isdigit() and f"{dtype} fixed" not in self.peaks:
+                    self.peaks[dtype] = max(self.peaks.get(dtype, 0.0), rate)
+
+    def _result(
+        self, case: Case, workers: list[Worker], missing: list[str], failed: dict[str, str]
+    ) -> dict[str, Any]:
+        tokens = case.task.get("batch", 0) * case.task.get("length", 0)
+        timed = [w for w in workers if w.seconds]
+        flops = case.flops_per_token
+        for worker in workers:
+            flops = flops or worker.result.get("facts", {}).get("flops_per_token")
+        rows = []
+        for worker in timed:
+            row = worker.result | {"seconds_per_step": worker.seconds, "steps": worker.steps}
+            row["tokens_per_second"] = {
+                "min": tokens / max(worker.seconds),
+                "median": tokens / median(worker.seconds),
+                "max": tokens / min(worker.seconds),
+            }
+            if case.kind == "model" and flops:
+                row["gflops"] = row["tokens_per_second"]["max"] * flops / 1e9
+            rows.append(row)
+        values = {w.name: w.values for w in workers if w.values}
+        judged = [judge(t, timed, rows, self.peaks) for t in case.targets]
+        return {
+            "case": case.name,
+            "task": case.task,
+            "flops_per_token": flops if case.kind == "model" else None,
+            "rows": rows,
+            "values": values,
+            "targets": [target for found in judged for target in found],
+            "left_out": missing,
+            "failed": failed,
+        }
+
+
+def judge(
+    target: Target, workers: list[Worker], rows: list[dict[str, Any]], peaks: dict[str, float]
+) -> list[dict[str, Any]]:
+    """The target, for each environment of ours; nothing where a side of it is missing."""
+    by_name = {row["name"]: row for row in rows}
+    slow = next((w for w in workers if w.contender.name == target.slower), None)
+    found = []
+    for fast in (w for w in workers if w.contender.name == target.faster):
+        row = by_name[fast.name]
+        ratio: float | None = None
+        spread: list[float] = []
+        if target.of == "peak" and "gflops" in row and target.slower in peaks:
+            ratio = row["gflops"] / peaks[target.slower]
+        elif target.of == "memory" and slow and row.get("memory_mb"):
+            ratio = by_name[slow.name]["memory_mb"] / row["memory_mb"]
+        elif target.of == "speed" and slow:
+            pairs = zip(slow.seconds, fast.seconds, strict=False)
+            spread = sorted(theirs / ours for theirs, ours in pairs)
+            ratio = median(spread)
+        if ratio is None:
+            continue
+        found.append(
+            {
+                "faster": fast.name,
+                "slower": target.slower,
+                "of": target.of,
+                "wanted": target.ratio,
+                "ratio": ratio,
+                "spread": [spread[0], spread[-1]] if spread else None,
+                "reached": ratio >= target.ratio,
+            }
+        )
+    return found
+
+
+def show(result: dict[str, Any], peaks: dict[str, float]) -> str:
+    """A case as text."""
+    task = result["task"]
+    title = result["case"]
+    if "batch" in task:
+        title += f": batch {task['batch']} × {task['length']}"
+    if result["flops_per_token"]:
+        title += f", {result['flops_per_token'] / 1e6:.1f} MFLOP per token"
+    lines = [title]
+    rows = result["rows"]
+    if rows:
+        lines.append(
+            f"  {'':32}{'ms/step min':>12}{'median':>9}{'max':>9}{'tok/s':>9}{'× first':>9}"
+            f"{'GFLOP/s':>9}{'of peak':>9}{'MB':>7}{'loss':>9}"
+        )
+    for row in rows:
+        pairs = zip(row["seconds_per_step"], rows[0]["seconds_per_step"], strict=False)
+        ratio = median([theirs / first for theirs, first in pairs])
+        times = row["seconds_per_step"]
+        dtype = "float32" if "f32" in row["name"] else "bfloat16"
+        gflops, peak = row.get("gflops"), peaks.get(dtype)
+        loss = (row.get("losses") or [None])[-1]
+        lines.append(
+            f"  {row['name']:32}{1e3 * min(times):12.1f}{1e3 * median(times):9.1f}"
+            f"{1e3 * max(times):9.1f}{row['tokens_per_second']['median']:9.0f}{ratio:9.2f}"
+            f"{'' if gflops is None else format(gflops, '.0f'):>9}"
+            f"{'' if gflops is None or not peak else format(gflops / peak, '.0%'):>9}"
+            f"{row.get('memory_mb') or 0:7.0f}{'' if loss is None else format(loss, '.4f'):>9}"
+        )
+    for name, measured in result["values"].items():
+        for key in measured[0]:
+            found = [values[key] for values in measured]
+            lines.append(
+                f"  {name}: {key}: {min(found):.4g}"
+                + (f" … {median(found):.4g} … {max(found):.4g}" if len(found) > 1 else "")
+            )
+    for target in result["targets"]:
+        what = {"speed": "× as fast as", "memory": "× less memory than", "peak": "of the peak in"}
+        spread = "" if not target["spread"] else " ({:.2f} … {:.2f})".format(*target["spread"])
+        lines.append(
+            f"  {'reached' if target['reached'] else 'MISSED '} {target['faster']} is"
+            f" {target['ratio']:.2f}{spread} {what[target['of']]} {target['slower']},"
+            f" wanted {target['wanted']}"
+        )
+    if result["left_out"]:
+        lines.append(f"  left out (no environment given): {', '.join(result['left_out'])}")
+    lines += [f"  failed: {name}: {why}" for name, why in result["failed"].items()]
+    return "\n".join(lines) + "\n"
+
+
+def machine() -> dict[str, Any]:
+    """Processor and what it can do."""
+    facts: dict[str, Any] = {"cores": os.cpu_count(), "system": platform.platform()}
+    with contextlib.suppress(OSError):
+        text = Path("/proc/cpuinfo").read_text()
+        pairs = [line.partition(":") for line in text.splitlines()]
+        names = {key.strip(): value.strip() for key, _, value in reversed(pairs)}
+        facts["processor"] = names.get("model name", platform.machine())
+        flags = names.get("flags", "").split()
+        wanted = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
+        facts["instructions"] = [flag for flag in wanted if flag in flags]
+    facts["load"] = list(os.getloadavg())
+    return facts
+
+
+def main() -> None:
+    """Parses, measures, prints, writes."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu")
+    parser.add_argument("--small", action="store_true", help="sizes of seconds")
+    parser.add_argument("--cases", help="names or their beginnings, with commas (default: all)")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=3.0, help="of a turn (at least one step)")
+    parser.add_argument("--budget_s", type=float, default=7200.0, help="for all cases together")
+    parser.add_argument("--ours_python", action="append", help="may be repeated")
+    parser.add_argument("--peers_python", help="Python with torch, transformers, mambapy")
+    parser.add_argument("--jla_python", help="Python with jax-linear-attention")
+    parser.add_argument("--output", type=Path, default=HERE / "train_throughput.json")
+    args = parser.parse_args()
+    begun = machine()
+    with tempfile.TemporaryDirectory() as folder:
+        run = Run(args, Path(folder))
+        found = []
+        for result in run.results():
+            found.append(result)
+            print(show(result, run.peaks), flush=True)
+    record = {
+        "date": datetime.date.today().isoformat(),
+        "command": shlex.join(["python", *sys.argv]),
+        "machine": begun,
+        "load_after": list(os.getloadavg()),
+        "allocator": ALLOCATOR,
+        "peaks_gflops": run.peaks,
+        "cases": found,
+    }
+    args.output.parent.mkdir(parents=True, exist_ok=True)
+    args.output.write_text(json.dumps(record, indent=1) + "\n")
+    print(f"written: {args.output}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,82 @@
+"""The side of `train_throughput.py` that runs in a worker's process: build once, run rounds when
+told to. Standard library alone, since every environment imports it."""
+
+import json
+import os
+import resource
+import sys
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+
+class Contender(Protocol):
+    """Something that trains.
+
+    ``facts`` are what it runs on ("versions", "device") and, of a model of ours, "flops_per_token";
+    ``run(count)`` does that many steps to their end and returns their losses (None where a step has
+    none); ``device_bytes()`` is the peak of an accelerator's memory, None on a CPU.
+    """
+
+    facts: Mapping[str, Any]
+
+    def run(self, count: int) -> list[float | None]: ...
+
+    def device_bytes(self) -> int | None: ...
+
+
+def serve(make: Callable[[dict[str, Any]], Contender]) -> None:
+    """Builds the contender of the task in ``sys.argv[1]``, does the first steps, then answers.
+
+    One JSON object a line: {"steps": n} is answered by {"seconds", "losses"}, the end of the input
+    by {"memory_mb"} and the end of the process. What goes wrong is answered by {"error"}.
+    """
+    task = json.loads(sys.argv[1])
+    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)  # whatever a library prints stays out of the answers
+    before = _resident_mb()
+    try:
+        start = time.perf_counter()
+        contender = make(task)
+        losses = contender.run(task["first_steps"])
+        seconds = time.perf_counter() - start
+        _answer(answers, first_seconds=seconds, losses=losses, facts=dict(contender.facts))
+        for line in sys.stdin:
+            start = time.perf_counter()
+            losses = contender.run(json.loads(line)["steps"])
+            _answer(answers, seconds=time.perf_counter() - start, losses=losses)
+        used = contender.device_bytes()
+        peak = _peak_mb() - before if used is None else used / 2**20
+        _answer(answers, memory_mb=peak, device_memory=used is not None)
+    except Exception as error:
+        traceback.print_exc()
+        _answer(answers, error=f"{type(error).__name__}: {error}".splitlines()[0][:300])
+
+
+def measure(values: Callable[[dict[str, Any]], dict[str, float]]) -> None:
+    """As ``serve`` for what is no training: {"steps"} is answered by {"values"}."""
+    task = json.loads(sys.argv[1])
+    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)
+    try:
+        _answer(answers, first_seconds=0.0, losses=[], facts={})
+        for _ in sys.stdin:
+            _answer(answers, values=values(task))
+        _answer(answers, memory_mb=None, device_memory=False)
+    except Exception as error:
+        traceback.print_exc()
+        _answer(answers, error=f"{type(error).__name__}: {error}".splitlines()[0][:300])
+
+
+def _answer(stream: Any, **content: Any) -> None:
+    stream.write(json.dumps(content) + "\n")
+
+
+def _resident_mb() -> float:
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * resource.getpagesize() / 2**20
+
+
+def _peak_mb() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
