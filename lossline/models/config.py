@@ -69,6 +69,7 @@ class ModelConfig(ABC):
         context_length: positions the model is meant for.
         tie_embeddings: the unembedding is the transposed token embedding.
         norm: "rms" or "layer".
+        norm_scale: norms have a learned scale (OLMo's have none).
         norm_bias: of layer norms.
         norm_eps: added to the mean square (or variance) under the root.
         init_std: standard deviation of fresh matrices and embeddings; None: 1 / sqrt(fan in).
@@ -91,6 +92,7 @@ class ModelConfig(ABC):
     context_length: int
     tie_embeddings: bool = False
     norm: str = "rms"
+    norm_scale: bool = True
     norm_bias: bool = False
     norm_eps: float = 1e-5
     init_std: float | None = None
@@ -106,6 +108,8 @@ class ModelConfig(ABC):
         for name in ("vocab_size", "width", "layers", "context_length", "vocab_multiple"):
             self.require_positive(name)
         self.require_choice("norm", NORMS)
+        if self.norm_bias and not self.norm_scale:
+            raise UserError(f"{self.family}.norm_bias: only norms with a scale have a bias")
         self.require_choice("activation_dtype", ACTIVATION_DTYPES)
         self.require_choice("param_dtype", PARAM_DTYPES)
         self.require_choice("remat", REMAT_POLICIES)
@@ -154,12 +158,15 @@ class ModelConfig(ABC):
 
     def make_norm(self, width: int) -> nnx.Module:
         """A norm of the configured kind."""
+        eps, dtype, scale = self.norm_eps, self.param_dtype, self.norm_scale
         if self.norm == "rms":
-            return RMSNorm(width, eps=self.norm_eps, dtype=self.param_dtype)
-        return LayerNorm(width, eps=self.norm_eps, dtype=self.param_dtype, bias=self.norm_bias)
+            return RMSNorm(width, eps=eps, dtype=dtype, scale=scale)
+        return LayerNorm(width, eps=eps, dtype=dtype, scale=scale, bias=self.norm_bias)
 
     def norm_params(self, width: int) -> int:
         """Parameters of a norm of that width."""
+        if not self.norm_scale:
+            return 0
         return 2 * width if self.norm == "layer" and self.norm_bias else width
 
     # --- what follows from it ---

@@ -55,15 +55,17 @@ class RMSNorm(nnx.Module):
     1910.07467).
     """
 
-    def __init__(self, width: int, *, eps: float, dtype: str) -> None:
-        self.scale = parameter(jnp.ones(width, dtype), "norm")
+    def __init__(self, width: int, *, eps: float, dtype: str, scale: bool = True) -> None:
+        self.scale = parameter(jnp.ones(width, dtype), "norm") if scale else None
         self.eps = eps
 
     def __call__(self, x: jax.Array) -> jax.Array:
         x32 = x.astype(jnp.float32)
         mean_square = jnp.mean(x32 * x32, axis=-1, keepdims=True)
         normed = x32 * jax.lax.rsqrt(mean_square + self.eps)
-        return (normed * self.scale[...].astype(jnp.float32)).astype(x.dtype)
+        if self.scale is not None:
+            normed = normed * self.scale[...].astype(jnp.float32)
+        return normed.astype(x.dtype)
 
 
 class LayerNorm(nnx.Module):
@@ -71,8 +73,10 @@ class LayerNorm(nnx.Module):
     al., 1607.06450).
     """
 
-    def __init__(self, width: int, *, eps: float, dtype: str, bias: bool) -> None:
-        self.scale = parameter(jnp.ones(width, dtype), "norm")
+    def __init__(
+        self, width: int, *, eps: float, dtype: str, bias: bool, scale: bool = True
+    ) -> None:
+        self.scale = parameter(jnp.ones(width, dtype), "norm") if scale else None
         self.bias = parameter(jnp.zeros(width, dtype), "norm") if bias else None
         self.eps = eps
 
@@ -81,7 +85,8 @@ class LayerNorm(nnx.Module):
         centered = x32 - jnp.mean(x32, axis=-1, keepdims=True)
         variance = jnp.mean(centered * centered, axis=-1, keepdims=True)
         normed = centered * jax.lax.rsqrt(variance + self.eps)
-        normed = normed * self.scale[...].astype(jnp.float32)
+        if self.scale is not None:
+            normed = normed * self.scale[...].astype(jnp.float32)
         if self.bias is not None:
             normed = normed + self.bias[...].astype(jnp.float32)
         return normed.astype(x.dtype)

@@ -23,7 +23,8 @@ class StateSpaceConfig(ModelConfig):
         state: state size N of each inner channel.
         conv: taps of the causal convolution.
         dt_min, dt_max: fresh step sizes are log-uniform between them.
-        scan_implementation: "chunked" or "sequential" (the layer's module in ``lossline.ops``).
+        scan_implementation: one of the ``IMPLEMENTATIONS`` of the layer's module in
+            ``lossline.ops``, or "auto".
         scan_chunk: positions per chunk; None: what suits the backend.
     """
 
@@ -32,7 +33,7 @@ class StateSpaceConfig(ModelConfig):
     conv: int = 4
     dt_min: float = 1e-3
     dt_max: float = 1e-1
-    scan_implementation: str = "chunked"
+    scan_implementation: str = "auto"
     scan_chunk: int | None = None
 
     def __post_init__(self) -> None:

@@ -1,4 +1,4 @@
-"""Pre-norm decoder layers of attention and MLP; the families built of them set the options.
+"""Decoder layers of attention and MLP; the families built of them set the options.
 
 Llama is these layers with RMSNorm, rotary positions and SwiGLU (``models.llama``); GPT with
 LayerNorm, learned positions and GELU (``models.gpt``).
@@ -44,6 +44,7 @@ class TransformerConfig(ModelConfig):
         biases: of all matrices but the unembedding.
         parallel: attention and MLP both read the layer's input (GPT-NeoX), rather than one after
             the other.
+        post_norm: the outputs of attention and MLP are normed rather than their inputs (OLMo 2).
         qk_norm: queries and keys normed before the rotation: "none"; "head" over each head with
             one scale for all; "width" over all heads at once (OLMo, OpenLM).
         positions: "rotary" or "learned".
@@ -63,6 +64,7 @@ class TransformerConfig(ModelConfig):
     mlp: str = "swiglu"
     biases: bool = False
     parallel: bool = False
+    post_norm: bool = False
     qk_norm: str = "none"
     positions: str = "rotary"
     rope_theta: float = 1e4
@@ -86,6 +88,8 @@ class TransformerConfig(ModelConfig):
         self.require_choice("mlp", MLPS)
         self.require_choice("qk_norm", QK_NORMS)
         self.require_choice("positions", POSITIONS)
+        if self.parallel and self.post_norm:
+            raise UserError(f"{self.family}: parallel layers norm their input; unset post_norm")
         self._require_rotation()
 
     def _require_rotation(self) -> None:
@@ -171,15 +175,18 @@ class TransformerBlock(nnx.Module):
 
     def __init__(self, config: TransformerConfig, key: jax.Array) -> None:
         attention_key, mlp_key = jax.random.split(key)
-        self.parallel = config.parallel
+        self.config = config
         self.attention_norm = config.make_norm(config.width)
         self.attention = SelfAttention(config, attention_key)
         self.mlp_norm = config.make_norm(config.width)
         self.mlp = SwiGLU(config, mlp_key) if config.mlp == "swiglu" else GELU(config, mlp_key)
 
     def __call__(self, x_BxLxD: jax.Array, rows: Rows) -> jax.Array:
+        if self.config.post_norm:
+            x_BxLxD = x_BxLxD + self.attention_norm(self.attention(x_BxLxD, rows))
+            return x_BxLxD + self.mlp_norm(self.mlp(x_BxLxD))
         attended_BxLxD = self.attention(self.attention_norm(x_BxLxD), rows)
-        if self.parallel:
+        if self.config.parallel:
             return x_BxLxD + attended_BxLxD + self.mlp(self.mlp_norm(x_BxLxD))
         x_BxLxD = x_BxLxD + attended_BxLxD
         return x_BxLxD + self.mlp(self.mlp_norm(x_BxLxD))

@@ -38,7 +38,7 @@ def state_space_duality(
     c_BxLxGxN: jax.Array,
     *,
     keep_BxL: jax.Array | None = None,
-    implementation: str = "chunked",
+    implementation: str = "auto",
     chunk: int | None = None,
 ) -> jax.Array:
     """Runs the recurrence above; decays, states and sums are float32 whatever the inputs' dtypes.
@@ -49,7 +49,7 @@ def state_space_duality(
         a_H: negative decay rates.
         b_BxLxGxN, c_BxLxGxN: input and output maps; head h uses those of group ``h // (H / G)``.
         keep_BxL: 0 (or False) where the state before is forgotten (a document begins), else 1.
-        implementation: "chunked" or "sequential".
+        implementation: one of ``IMPLEMENTATIONS``; "auto" is "chunked".
         chunk: positions per chunk of "chunked", any length works; None: 64 on CPU, else 256.
 
     Returns:
@@ -58,6 +58,8 @@ def state_space_duality(
     Raises:
         UserError: G does not divide H, or an unknown implementation.
     """
+    if implementation == "auto":
+        implementation = "chunked"
     choose("state-space duality", implementation, IMPLEMENTATIONS)
     H, G = x_BxLxHxP.shape[2], b_BxLxGxN.shape[2]
     if H % G:

@@ -75,6 +75,10 @@ def _llama(vocab: int, width: int, layers: int, heads: int, **options: Any) -> d
     }
 
 
+# else beyond so small a vocabulary; a padding token's embedding would have no gradient
+_ENDS = {"pad_token_id": None, "eos_token_id": 1}
+
+
 def _gpt2(vocab: int, width: int, layers: int, heads: int, **options: Any) -> dict[str, Any]:
     return {"vocab_size": vocab, "n_embd": width, "n_layer": layers, "n_head": heads, **options}
 
@@ -114,6 +118,21 @@ CASES = {
             tie_word_embeddings=True,
             rope_parameters=_LLAMA3_SCALING,
         ),
+    ),
+    "qwen3": Case(
+        model_type="qwen3",
+        length=13,
+        options=_llama(
+            17, 12, 1, 2, num_key_value_heads=1, head_dim=6, intermediate_size=16, **_ENDS
+        ),
+    ),
+    "olmo": Case(
+        model_type="olmo", length=13, options=_llama(17, 12, 1, 2, intermediate_size=16, **_ENDS)
+    ),
+    "olmo2": Case(
+        model_type="olmo2",
+        length=13,
+        options=_llama(17, 12, 1, 2, num_key_value_heads=1, intermediate_size=16, **_ENDS),
     ),
     "gpt2": Case(
         model_type="gpt2", length=21, options=_gpt2(31, 16, 2, 4, n_positions=24, n_inner=24)

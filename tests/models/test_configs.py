@@ -3,7 +3,13 @@
 import pytest
 
 from lossline.errors import UserError
-from lossline.models import GPTConfig, LlamaConfig, MambaConfig, config_from_dict
+from lossline.models import (
+    GPTConfig,
+    LlamaConfig,
+    Mamba2Config,
+    MambaConfig,
+    config_from_dict,
+)
 
 SHAPE = dict(vocab_size=61, width=96, layers=2, context_length=32)
 
@@ -30,6 +36,18 @@ SHAPE = dict(vocab_size=61, width=96, layers=2, context_length=32)
 def test_mistakes_are_named_with_the_mend(options, message):
     with pytest.raises(UserError, match=message):
         LlamaConfig(**{**SHAPE, "mlp_width": 64, **options})
+
+
+def test_mistakes_in_mamba2_are_named():
+    shape = {**SHAPE, "state": 8}
+    for options, message in (
+        (dict(head_channels=80), r"mamba2.head_channels = 80 does not divide mamba2.inner = 192"),
+        (dict(head_channels=32, map_groups=4), r"map_groups = 4 does not divide"),
+        (dict(head_channels=0), "mamba2.head_channels is 0"),
+        (dict(scan_chunk=0), "mamba2.scan_chunk is 0"),
+    ):
+        with pytest.raises(UserError, match=message):
+            Mamba2Config(**shape, **options)
 
 
 def test_unknown_class_and_option():
@@ -96,6 +114,13 @@ def llama(width, layers, heads, mlp_width, vocab_size, **options):
                 width=768, layers=24, vocab_size=50280, context_length=2048, tie_embeddings=True
             ),
             129_135_360,
+        ),
+        # state-spaces/mamba2-130m: tied, vocabulary padded to 50,288
+        (
+            Mamba2Config(
+                width=768, layers=24, vocab_size=50288, context_length=2048, tie_embeddings=True
+            ),
+            128_989_632,
         ),
     ],
 )

@@ -10,12 +10,13 @@ from lossline.errors import UserError
 from lossline.models.config import ModelConfig
 from lossline.models.hf.family import Entries, Family
 from lossline.models.hf.gpt import GPT2, GPT_NEOX
-from lossline.models.hf.llama import LLAMA
+from lossline.models.hf.llama import LLAMA, OLMO, OLMO2, QWEN3
 from lossline.models.hf.mamba import MAMBA
 from lossline.models.hf.mamba2 import MAMBA2
 
 FAMILIES: dict[str, Family] = {
-    family.model_type: family for family in (LLAMA, GPT2, GPT_NEOX, MAMBA, MAMBA2)
+    family.model_type: family
+    for family in (LLAMA, QWEN3, OLMO, OLMO2, GPT2, GPT_NEOX, MAMBA, MAMBA2)
 }
 
 

@@ -160,6 +160,7 @@ def _is_gpt(config: GPTConfig) -> bool:
         and config.biases
         and config.qk_norm == "none"
         and config.groups == config.heads
+        and not config.post_norm
     )
 
 

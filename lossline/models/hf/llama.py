@@ -1,8 +1,10 @@
-"""Llama, and what else is written as model_type "llama" (TinyLlama, SmolLM, Llama 2 and 3)."""
+"""Llama (TinyLlama, SmolLM, Llama 2 and 3) and its near relatives: Qwen 3 norms queries and keys,
+OLMo has norms without parameters, OLMo 2 norms outputs, queries and keys.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from lossline.errors import UserError
@@ -11,10 +13,11 @@ from lossline.models.hf.layout import Tensor, tensor
 from lossline.models.llama import LlamaConfig
 
 
-def _from_hf(tree: Entries) -> dict[str, Any]:
+def _common_from_hf(tree: Entries) -> dict[str, Any]:
     tree.require("hidden_act", "silu")
     tree.require("attention_bias", False)
     tree.require("mlp_bias", False)
+    tree.require("use_sliding_window", False)
     width, heads = tree["hidden_size"], tree["num_attention_heads"]
     tree.require("head_dim", width // heads, None)
     # transformers 5 moved rope_theta and rope_scaling into rope_parameters
@@ -28,10 +31,27 @@ def _from_hf(tree: Entries) -> dict[str, Any]:
         "mlp_width": tree["intermediate_size"],
         "context_length": tree["max_position_embeddings"],
         "rope_theta": float(tree.get("rope_theta") or rope.get("rope_theta") or 1e4),
-        "norm_eps": tree["rms_norm_eps"],
         "tie_embeddings": tree.get("tie_word_embeddings", False),
         **_scaling_from_hf(tree, tree.get("rope_scaling") or rope),
     }
+
+
+def _llama_from_hf(tree: Entries) -> dict[str, Any]:
+    return {**_common_from_hf(tree), "norm_eps": tree["rms_norm_eps"]}
+
+
+def _qwen3_from_hf(tree: Entries) -> dict[str, Any]:
+    tree["head_dim"]  # absent, it would be 128 whatever the width
+    return {**_llama_from_hf(tree), "qk_norm": "head"}
+
+
+def _olmo_from_hf(tree: Entries) -> dict[str, Any]:
+    tree.require("clip_qkv", None)
+    return {**_common_from_hf(tree), "norm": "layer", "norm_scale": False}
+
+
+def _olmo2_from_hf(tree: Entries) -> dict[str, Any]:
+    return {**_llama_from_hf(tree), "post_norm": True, "qk_norm": "width"}
 
 
 def _scaling_from_hf(tree: Entries, scaling: Mapping[str, Any]) -> dict[str, Any]:
@@ -62,63 +82,139 @@ def _scaling_to_hf(config: LlamaConfig) -> dict[str, Any] | None:
     }
 
 
-def _to_hf(config: LlamaConfig) -> dict[str, Any]:
+def _common_to_hf(config: LlamaConfig) -> dict[str, Any]:
     return {
         "hidden_size": config.width,
         "intermediate_size": config.mlp_width,
         "num_hidden_layers": config.layers,
         "num_attention_heads": config.heads,
         "num_key_value_heads": config.groups,
-        "head_dim": config.head_dim,
         "hidden_act": "silu",
-        "rms_norm_eps": config.norm_eps,
         "rope_theta": config.rope_theta,
         "rope_scaling": _scaling_to_hf(config),
         "attention_bias": False,
-        "mlp_bias": False,
         "max_position_embeddings": config.context_length,
     }
 
 
-def _tensors(config: LlamaConfig) -> list[Tensor]:
+def _llama_to_hf(config: LlamaConfig) -> dict[str, Any]:
+    own = {"head_dim": config.head_dim, "rms_norm_eps": config.norm_eps, "mlp_bias": False}
+    return {**_common_to_hf(config), **own}
+
+
+def _qwen3_to_hf(config: LlamaConfig) -> dict[str, Any]:
+    own = {"head_dim": config.head_dim, "rms_norm_eps": config.norm_eps}
+    return {**_common_to_hf(config), **own}
+
+
+def _olmo_to_hf(config: LlamaConfig) -> dict[str, Any]:
+    return {**_common_to_hf(config), "clip_qkv": None}
+
+
+def _olmo2_to_hf(config: LlamaConfig) -> dict[str, Any]:
+    return {**_common_to_hf(config), "rms_norm_eps": config.norm_eps}
+
+
+def _matrices(config: LlamaConfig) -> list[Tensor]:
     layer = "model.layers.{layer}."
     tensors = [
         tensor("model.embed_tokens.weight", ("embedding", "V D -> V D")),
-        tensor(layer + "input_layernorm.weight", ("blocks/attention_norm/scale", "D -> D")),
         tensor(layer + "self_attn.q_proj.weight", ("blocks/attention/query", "D H K -> (H K) D")),
         tensor(layer + "self_attn.k_proj.weight", ("blocks/attention/key", "D G K -> (G K) D")),
         tensor(layer + "self_attn.v_proj.weight", ("blocks/attention/value", "D G K -> (G K) D")),
         tensor(layer + "self_attn.o_proj.weight", ("blocks/attention/out", "H K D -> D (H K)")),
-        tensor(layer + "post_attention_layernorm.weight", ("blocks/mlp_norm/scale", "D -> D")),
         tensor(layer + "mlp.gate_proj.weight", ("blocks/mlp/gate", "D F -> F D")),
         tensor(layer + "mlp.up_proj.weight", ("blocks/mlp/up", "D F -> F D")),
         tensor(layer + "mlp.down_proj.weight", ("blocks/mlp/down", "F D -> D F")),
-        tensor("model.norm.weight", ("final_norm/scale", "D -> D")),
     ]
     if not config.tie_embeddings:
         tensors.append(tensor("lm_head.weight", ("unembed", "D V -> V D")))
     return tensors
 
 
-def _is_plain(config: LlamaConfig) -> bool:
-    return (
-        config.mlp == "swiglu"
-        and config.norm == "rms"
-        and config.positions == "rotary"
-        and config.rope_fraction == 1.0
-        and config.qk_norm == "none"
-        and not (config.biases or config.parallel)
-    )
+def _norms(**names: str) -> list[Tensor]:
+    """Scales by our name in a block, with ``__`` for the slash; and the final norm."""
+    return [
+        *(
+            tensor(
+                f"model.layers.{{layer}}.{theirs}.weight",
+                (f"blocks/{ours.replace('__', '/')}/scale", "D -> D"),
+            )
+            for ours, theirs in names.items()
+        ),
+        tensor("model.norm.weight", ("final_norm/scale", "D -> D")),
+    ]
+
+
+_PRE_NORMS = {"attention_norm": "input_layernorm", "mlp_norm": "post_attention_layernorm"}
+_POST_NORMS = {
+    "attention_norm": "post_attention_layernorm",
+    "mlp_norm": "post_feedforward_layernorm",
+}
+_QK_NORMS = {
+    "attention__query_norm": "self_attn.q_norm",
+    "attention__key_norm": "self_attn.k_norm",
+}
+
+
+def _is(**wanted: Any) -> Callable[[LlamaConfig], bool]:
+    """Whether a configuration is a Llama's but for the options that are given."""
+    options = {
+        "mlp": "swiglu",
+        "norm": "rms",
+        "norm_scale": True,
+        "positions": "rotary",
+        "rope_fraction": 1.0,
+        "qk_norm": "none",
+        "post_norm": False,
+        "biases": False,
+        "parallel": False,
+        **wanted,
+    }
+    return lambda config: all(getattr(config, name) == value for name, value in options.items())
 
 
 LLAMA = Family(
     model_type="llama",
     architecture="LlamaForCausalLM",
     config=LlamaConfig,
-    from_hf=_from_hf,
-    to_hf=_to_hf,
-    tensors=_tensors,
-    writes=_is_plain,
+    from_hf=_llama_from_hf,
+    to_hf=_llama_to_hf,
+    tensors=lambda config: _matrices(config) + _norms(**_PRE_NORMS),
+    writes=_is(),
     prefix="model.",
     ignored=r"rotary_emb\.inv_freq$",
+)
+
+QWEN3 = Family(
+    model_type="qwen3",
+    architecture="Qwen3ForCausalLM",
+    config=LlamaConfig,
+    from_hf=_qwen3_from_hf,
+    to_hf=_qwen3_to_hf,
+    tensors=lambda config: _matrices(config) + _norms(**_PRE_NORMS, **_QK_NORMS),
+    writes=_is(qk_norm="head"),
+    prefix="model.",
+)
+
+OLMO = Family(
+    model_type="olmo",
+    architecture="OlmoForCausalLM",
+    config=LlamaConfig,
+    from_hf=_olmo_from_hf,
+    to_hf=_olmo_to_hf,
+    tensors=_matrices,
+    writes=lambda config: _is(norm="layer", norm_scale=False)(config) and config.norm_eps == 1e-5,
+    prefix="model.",
+)
+
+OLMO2 = Family(
+    model_type="olmo2",
+    architecture="Olmo2ForCausalLM",
+    config=LlamaConfig,
+    from_hf=_olmo2_from_hf,
+    to_hf=_olmo2_to_hf,
+    tensors=lambda config: _matrices(config) + _norms(**_POST_NORMS, **_QK_NORMS),
+    writes=_is(qk_norm="width", post_norm=True),
+    prefix="model.",
 )

@@ -22,8 +22,8 @@ def _from_hf(tree: Entries) -> dict[str, Any]:
     heads, channels = tree["num_heads"], tree["head_dim"]
     if expand != int(expand) or heads * channels != expand * width:
         raise UserError(
-            f"{tree.where}: num_heads {heads} times head_dim {channels} is not expand {expand} times"
-            f" hidden_size {width}, expand a whole number; only that is supported"
+            f"{tree.where}: num_heads {heads} times head_dim {channels} is not expand {expand} (a"
+            f" whole number) times hidden_size {width}; only that is supported"
         )
     return {
         "vocab_size": tree["vocab_size"],

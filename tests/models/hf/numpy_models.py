@@ -26,29 +26,43 @@ def rotate(x, theta):
 
 
 def llama(tensors, config, tokens):
-    """Logits [L, V] of one sequence."""
+    """Logits [L, V] of one sequence; also of Llama's relatives, by what they norm and where."""
     w = {name: np.asarray(array, np.float64) for name, array in tensors.items()}
     heads, kv_heads = config["num_attention_heads"], config["num_key_value_heads"]
-    eps, size = config["rms_norm_eps"], config["hidden_size"] // heads
-    x = w["model.embed_tokens.weight"][tokens]
-    mask = np.where(np.tril(np.ones((len(tokens),) * 2)), 0, -np.inf)
-    for i in range(config["num_hidden_layers"]):
-        p = f"model.layers.{i}."
-        h = rms_norm(x, w[p + "input_layernorm.weight"], eps)
-        q, k, v = (
-            (h @ w[f"{p}self_attn.{n}_proj.weight"].T).reshape(len(tokens), -1, size) for n in "qkv"
-        )
+    size, kind = config["hidden_size"] // heads, config["model_type"]
+
+    def norm(x, name):
+        if kind == "olmo":
+            x = x - x.mean(-1, keepdims=True)
+            return rms_norm(x, 1.0, 1e-5)
+        return rms_norm(x, w[name + ".weight"], config["rms_norm_eps"])
+
+    def attention(h, p):
+        q, k, v = (h @ w[f"{p}self_attn.{n}_proj.weight"].T for n in "qkv")
+        if kind == "olmo2":
+            q, k = norm(q, p + "self_attn.q_norm"), norm(k, p + "self_attn.k_norm")
+        q, k, v = (a.reshape(len(tokens), -1, size) for a in (q, k, v))
+        if kind == "qwen3":
+            q, k = norm(q, p + "self_attn.q_norm"), norm(k, p + "self_attn.k_norm")
         q, k = (rotate(a, config["rope_theta"]) for a in (q, k))
         k, v = (np.repeat(a, heads // kv_heads, axis=1) for a in (k, v))
-        scores = np.einsum("qhk,lhk->hql", q, k) / np.sqrt(size) + mask
-        p_ = np.exp(scores - scores.max(-1, keepdims=True))
-        mixed = np.einsum("hql,lhk->qhk", p_ / p_.sum(-1, keepdims=True), v)
-        x = x + mixed.reshape(len(tokens), -1) @ w[p + "self_attn.o_proj.weight"].T
-        h = rms_norm(x, w[p + "post_attention_layernorm.weight"], eps)
+        return attend(q, k, v) @ w[p + "self_attn.o_proj.weight"].T
+
+    def mlp(h, p):
         gate, up = (h @ w[f"{p}mlp.{n}_proj.weight"].T for n in ("gate", "up"))
-        x = x + (silu(gate) * up) @ w[p + "mlp.down_proj.weight"].T
+        return (silu(gate) * up) @ w[p + "mlp.down_proj.weight"].T
+
+    x = w["model.embed_tokens.weight"][tokens]
+    for i in range(config["num_hidden_layers"]):
+        p = f"model.layers.{i}."
+        if kind == "olmo2":
+            x = x + norm(attention(x, p), p + "post_attention_layernorm")
+            x = x + norm(mlp(x, p), p + "post_feedforward_layernorm")
+        else:
+            x = x + attention(norm(x, p + "input_layernorm"), p)
+            x = x + mlp(norm(x, p + "post_attention_layernorm"), p)
     head = w.get("lm_head.weight", w["model.embed_tokens.weight"])
-    return rms_norm(x, w["model.norm.weight"], eps) @ head.T
+    return norm(x, "model.norm") @ head.T
 
 
 def mamba(tensors, config, tokens):
@@ -74,6 +88,41 @@ def mamba(tensors, config, tokens):
             state = np.exp(dt[t][:, None] * a) * state + (dt[t] * u[t])[:, None] * b[t]
             y.append(state @ c[t] + w[p + "D"] * u[t])
         x = x + (np.array(y) * silu(gate)) @ w[p + "out_proj.weight"].T
+    head = w.get("lm_head.weight", w["backbone.embeddings.weight"])
+    return rms_norm(x, w["backbone.norm_f.weight"], eps) @ head.T
+
+
+def mamba2(tensors, config, tokens):
+    """Logits [L, V] of one sequence."""
+    w = {name: np.asarray(array, np.float64) for name, array in tensors.items()}
+    heads, channels, groups, size = (
+        config[n] for n in ("num_heads", "head_dim", "n_groups", "state_size")
+    )
+    inner, taps, eps = heads * channels, config["conv_kernel"], config["layer_norm_epsilon"]
+    x = w["backbone.embeddings.weight"][tokens]
+    for i in range(config["num_hidden_layers"]):
+        p = f"backbone.layers.{i}.mixer."
+        h = rms_norm(x, w[f"backbone.layers.{i}.norm.weight"], eps)
+        gate, u, dt = np.split(h @ w[p + "in_proj.weight"].T, [inner, -heads], axis=-1)
+        padded = np.concatenate([np.zeros((taps - 1, u.shape[1])), u])
+        kernel = w[p + "conv1d.weight"][:, 0]
+        u = silu(
+            sum(padded[t : t + len(tokens)] * kernel[:, t] for t in range(taps))
+            + w[p + "conv1d.bias"]
+        )
+        u, b, c = np.split(u, [inner, inner + groups * size], axis=-1)
+        dt, a = softplus(dt + w[p + "dt_bias"]), -np.exp(w[p + "A_log"])
+        y = np.zeros((len(tokens), heads, channels))
+        for head in range(heads):
+            state, group = np.zeros((channels, size)), head // (heads // groups)
+            for t in range(len(tokens)):
+                mine = u[t].reshape(heads, channels)[head]
+                b_t, c_t = (m[t].reshape(groups, size)[group] for m in (b, c))
+                state = np.exp(dt[t, head] * a[head]) * state + np.outer(dt[t, head] * mine, b_t)
+                y[t, head] = state @ c_t + w[p + "D"][head] * mine
+        gated = (y.reshape(len(tokens), inner) * silu(gate)).reshape(len(tokens), groups, -1)
+        y = rms_norm(gated, 1.0, eps).reshape(len(tokens), inner) * w[p + "norm.weight"]
+        x = x + y @ w[p + "out_proj.weight"].T
     head = w.get("lm_head.weight", w["backbone.embeddings.weight"])
     return rms_norm(x, w["backbone.norm_f.weight"], eps) @ head.T
 
@@ -156,6 +205,9 @@ LLAMA = {
     "max_position_embeddings": 24,
     "tie_word_embeddings": False,
 }
+QWEN3 = LLAMA | {"model_type": "qwen3", "head_dim": LLAMA["hidden_size"] // 4}
+OLMO2 = LLAMA | {"model_type": "olmo2"}
+OLMO = {k: v for k, v in LLAMA.items() if k != "rms_norm_eps"} | {"model_type": "olmo"}
 MAMBA = {
     "model_type": "mamba",
     "vocab_size": 30,
@@ -170,16 +222,36 @@ MAMBA = {
 }
 
 
+MAMBA2 = {
+    "model_type": "mamba2",
+    "vocab_size": 30,
+    "hidden_size": 12,
+    "expand": 2,
+    "num_heads": 4,
+    "head_dim": 6,
+    "n_groups": 2,
+    "num_hidden_layers": 2,
+    "state_size": 5,
+    "conv_kernel": 3,
+    "layer_norm_epsilon": 1e-4,
+    "tie_word_embeddings": False,
+}
+
+
 def llama_shapes(c):
-    """Names and shapes of a Llama's tensors, as transformers has them."""
-    d, f, v = c["hidden_size"], c["intermediate_size"], c["vocab_size"]
-    kv = d * c["num_key_value_heads"] // c["num_attention_heads"]
+    """Names and shapes of the tensors of a Llama or a relative, as transformers has them."""
+    d, f, v, kind = c["hidden_size"], c["intermediate_size"], c["vocab_size"], c["model_type"]
+    size = d // c["num_attention_heads"]
+    kv = size * c["num_key_value_heads"]
     shapes = {"model.embed_tokens.weight": (v, d), "model.norm.weight": (d,)}
     for i in range(c["num_hidden_layers"]):
         p = f"model.layers.{i}."
         shapes |= {
             p + "input_layernorm.weight": (d,),
             p + "post_attention_layernorm.weight": (d,),
+            p + "post_feedforward_layernorm.weight": (d,),
+            p + "self_attn.q_norm.weight": (d if kind == "olmo2" else size,),
+            p + "self_attn.k_norm.weight": (kv if kind == "olmo2" else size,),
             p + "self_attn.q_proj.weight": (d, d),
             p + "self_attn.k_proj.weight": (kv, d),
             p + "self_attn.v_proj.weight": (kv, d),
@@ -188,6 +260,12 @@ def llama_shapes(c):
             p + "mlp.up_proj.weight": (f, d),
             p + "mlp.down_proj.weight": (d, f),
         }
+    absent = {
+        "qwen3": ("feedforward_layernorm",),
+        "olmo": ("norm",),
+        "olmo2": ("input_layernorm",),
+    }.get(kind, ("q_norm", "k_norm", "feedforward_layernorm"))
+    shapes = {k: shape for k, shape in shapes.items() if not any(part in k for part in absent)}
     return shapes | ({} if c["tie_word_embeddings"] else {"lm_head.weight": (v, d)})
 
 
@@ -210,6 +288,28 @@ def mamba_shapes(c):
             p + "dt_proj.bias": (e,),
             p + "A_log": (e, n),
             p + "D": (e,),
+            p + "out_proj.weight": (d, e),
+        }
+    return shapes | ({} if c["tie_word_embeddings"] else {"lm_head.weight": (v, d)})
+
+
+def mamba2_shapes(c):
+    """Names and shapes of a Mamba-2's tensors, as transformers has them."""
+    d, h, v = c["hidden_size"], c["num_heads"], c["vocab_size"]
+    e = h * c["head_dim"]
+    convolved = e + 2 * c["n_groups"] * c["state_size"]
+    shapes = {"backbone.embeddings.weight": (v, d), "backbone.norm_f.weight": (d,)}
+    for i in range(c["num_hidden_layers"]):
+        p = f"backbone.layers.{i}.mixer."
+        shapes |= {
+            f"backbone.layers.{i}.norm.weight": (d,),
+            p + "in_proj.weight": (e + convolved + h, d),
+            p + "conv1d.weight": (convolved, 1, c["conv_kernel"]),
+            p + "conv1d.bias": (convolved,),
+            p + "dt_bias": (h,),
+            p + "A_log": (h,),
+            p + "D": (h,),
+            p + "norm.weight": (e,),
             p + "out_proj.weight": (d, e),
         }
     return shapes | ({} if c["tie_word_embeddings"] else {"lm_head.weight": (v, d)})
@@ -285,7 +385,11 @@ def gpt_neox_shapes(c):
 
 MODELS = {
     "llama": (LLAMA, llama_shapes, llama),
+    "qwen3": (QWEN3, llama_shapes, llama),
+    "olmo": (OLMO, llama_shapes, llama),
+    "olmo2": (OLMO2, llama_shapes, llama),
     "gpt2": (GPT2, gpt2_shapes, gpt2),
     "gpt_neox": (GPT_NEOX, gpt_neox_shapes, gpt_neox),
     "mamba": (MAMBA, mamba_shapes, mamba),
+    "mamba2": (MAMBA2, mamba2_shapes, mamba2),
 }

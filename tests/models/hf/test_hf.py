@@ -158,7 +158,9 @@ def test_tensors_without_the_prefix_are_found(tmp_path):
 @pytest.mark.parametrize(
     ("name", "change"),
     [
-        ("llama", {"qk_norm": "head"}),
+        ("llama", {"qk_norm": "width"}),
+        ("olmo", {"norm_eps": 1e-6}),
+        ("qwen3", {"biases": True}),
         ("gpt2", {"mlp": "gelu"}),
         ("gpt2", {"biases": False}),
         ("gpt_neox", {"qk_norm": "width"}),
@@ -219,10 +221,16 @@ def test_mistakes_are_named(tmp_path):
     refused("config.json is no JSON", lambda f, _: (f / "config.json").write_text("{"))
     refused("config.json is missing", lambda f, _: (f / "config.json").unlink())
     refused("part-1.safetensors, which", lambda f, _: (f / "part-1.safetensors").unlink(), shards=3)
-    refused("model_type 't5' is not supported; these are: llama, gpt2", leave, model_type="t5")
+    refused(
+        "model_type 't5' is not supported; these are: llama, qwen3, olmo", leave, model_type="t5"
+    )
     refused("rope scaling", leave, rope_scaling={"type": "linear", "factor": 2.0})
     refused("attention_bias = True is not supported", leave, attention_bias=True)
     refused("use_bias = True", leave, name="mamba", use_bias=True)
+    refused("time_step_limit = ", leave, name="mamba2", time_step_limit=[0.01, 1.0])
+    refused("num_heads 3 times head_dim 6 is not expand 2", leave, name="mamba2", num_heads=3)
+    refused("clip_qkv = 8.0", leave, name="olmo", clip_qkv=8.0)
+    refused("head_dim = 16 is not supported", leave, name="qwen3", head_dim=16)
     refused(
         "has no entry 'hidden_size'",
         lambda f, _: (f / "config.json").write_text('{"model_type": "llama"}'),
