@@ -29,13 +29,13 @@ def variants(options: TrainOptions, devices: int) -> Iterator[list[list[TrainOpt
     tile (128 lanes) make a TPU gather by all-reduce, at twice the bytes.
     """
     for tensor in TENSOR:
-        if devices % tensor:
+        if devices % (tensor * options.mesh.sequence):
             continue
-        rest = devices // tensor
+        rest = devices // (tensor * options.mesh.sequence)
         sharded = [rest, *(ways for ways in FSDP if ways < rest and rest % ways == 0)]
         for fsdp in dict.fromkeys([*sharded, 1]):
             data = rest // fsdp
-            mesh = MeshOptions(data=data, fsdp=fsdp, tensor=tensor, rules=options.mesh.rules)
+            mesh = dataclasses.replace(options.mesh, data=data, fsdp=fsdp, tensor=tensor)
             yield [_microbatched(options, mesh, remat) for remat in _policies(options.model)]
 
 
@@ -120,9 +120,9 @@ def what_would_fit(options: TrainOptions, target: Target, *, say: Say = print) -
     """What to bind so that the step fits, found by trying; or that nothing tried does."""
     tried = []
     devices = len(target.devices)
-    whole = MeshOptions(data=1, fsdp=-1, tensor=options.mesh.tensor, rules=options.mesh.rules)
+    whole = dataclasses.replace(options.mesh, data=1, fsdp=-1)
     for mesh in (options.mesh, whole):
-        ways = devices // max(mesh.tensor, 1)
+        ways = devices // max(mesh.tensor * mesh.sequence, 1)
         for factor in (1, 4, 16, 64):
             parts = factor * options.microbatches
             if options.batch_size % (ways * parts):
@@ -142,7 +142,8 @@ def what_would_fit(options: TrainOptions, target: Target, *, say: Say = print) -
 def settings(options: TrainOptions) -> str:
     """What a search varies, as one would bind it."""
     mesh = options.mesh
-    parts = [f"mesh data={mesh.data} fsdp={mesh.fsdp} tensor={mesh.tensor}"]
+    sequence = f" sequence={mesh.sequence}" if mesh.sequence > 1 else ""
+    parts = [f"mesh data={mesh.data} fsdp={mesh.fsdp}{sequence} tensor={mesh.tensor}"]
     if hasattr(options.model, "remat"):
         parts.append(f"remat={options.model.remat}")
     return ", ".join([*parts, f"microbatches={options.microbatches}"])

@@ -15,6 +15,7 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
 
 from lossline.errors import UserError
 from lossline.ops import cpu_attention, tpu_attention
@@ -66,6 +67,7 @@ def attention(
             f"attention: implementation {implementation!r} {reason}; or set"
             f" attention_implementation to 'xla'"
         )
+    q_BxLxHxK, k_BxLxGxK, v_BxLxGxK = _gather_keys(q_BxLxHxK, k_BxLxGxK, v_BxLxGxK)
     if implementation == "reference":
         return reference(q_BxLxHxK, k_BxLxGxK, v_BxLxGxK, runs_BxL=runs_BxL)
     if implementation == "blocked":
@@ -101,6 +103,8 @@ def obstacle(
         return "has no document masks; train without segment ids"
     if dtype not in (jnp.bfloat16, jnp.float16):
         return f"takes bfloat16 or float16, not {dtype}; set activation_dtype to 'bfloat16'"
+    if _sequence_shards() > 1:
+        return "cannot split the length; set mesh sequence = 1"
     head_dim = q_shape[3]
     if head_dim % CUDNN_HEAD_MULTIPLE or head_dim > CUDNN_HEAD_DIM:
         near = min(CUDNN_HEAD_DIM, -(-head_dim // CUDNN_HEAD_MULTIPLE) * CUDNN_HEAD_MULTIPLE)
@@ -136,6 +140,26 @@ def reference(
     weights = jax.nn.softmax(jnp.where(allowed[:, None, None], scores, -jnp.inf), axis=-1)
     out = jnp.einsum("bgmls,bsgk->blgmk", weights, v_BxLxGxK.astype(jnp.float32))
     return out.reshape(B, L, H, K).astype(q_BxLxHxK.dtype)
+
+
+def _sequence_shards() -> int:
+    mesh = jax.sharding.get_abstract_mesh()
+    return 1 if mesh.empty else mesh.shape.get("sequence", 1)
+
+
+def _gather_keys(
+    q_BxLxHxK: jax.Array, k_BxLxGxK: jax.Array, v_BxLxGxK: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Where ``sequence`` splits the length: each device's own queries, the whole row's keys and
+    values.
+    """
+    if _sequence_shards() == 1:
+        return q_BxLxHxK, k_BxLxGxK, v_BxLxGxK
+    free = PartitionSpec.UNCONSTRAINED
+    constrain = jax.lax.with_sharding_constraint
+    q_BxLxHxK = constrain(q_BxLxHxK, PartitionSpec(free, "sequence", free, free))
+    whole = PartitionSpec(free, None, free, free)
+    return q_BxLxHxK, constrain(k_BxLxGxK, whole), constrain(v_BxLxGxK, whole)
 
 
 def _same_run(runs_BxL: jax.Array) -> jax.Array:

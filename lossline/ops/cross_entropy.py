@@ -89,16 +89,16 @@ def linear_cross_entropy(
     vocab_size = w_DxV.shape[1] if vocab_size is None else vocab_size
     if implementation == "reference":
         return _reference(x, w_DxV, targets, weights, z_loss, vocab_size)
-    flat = x.ndim == 2
-    if flat:
+    shape = targets.shape
+    if x.ndim == 2:
         x, targets, weights = x[None], targets[None], weights[None]
+    x, targets, weights = (_rows_of_one_device(array) for array in (x, targets, weights))
     batch, length = targets.shape
     chunks = _number_of_chunks(batch, length, chunk)
     total, nats, correct, logsumexp = _chunked(
         x, w_DxV, targets, weights, z_loss, vocab_size, chunks
     )
-    if flat:
-        nats, correct, logsumexp = nats[0], correct[0], logsumexp[0]
+    nats, correct, logsumexp = (array.reshape(shape) for array in (nats, correct, logsumexp))
     return CrossEntropy(total=total, nats_T=nats, correct_T=correct, logsumexp_T=logsumexp)
 
 
@@ -205,26 +205,37 @@ def _recomputed(x, w_DxV, targets, logsumexp, g_nats, g_logsumexp, vocab_size: i
     return _join((dx,), x.shape[1])[0], jnp.sum(dw, axis=0)
 
 
-def _batch_shards(batch: int) -> int:
-    """Devices that the rows of a batch are split over.
+def _rows_of_one_device(x: jax.Array) -> jax.Array:
+    """[B, L, …] -> [B · sequence, L / sequence, …]: what mesh axis ``sequence`` splits as rows of
+    their own, so that chunks run along the length of one device.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    parts = 1 if mesh.empty else mesh.shape.get("sequence", 1)
+    if parts == 1 or x.shape[1] % parts:
+        return x
+    x = x.reshape(x.shape[0] * parts, x.shape[1] // parts, *x.shape[2:])
+    return constrain(x, "pieces", *(None,) * (x.ndim - 1))
+
+
+def _batch_shards(rows: int) -> int:
+    """Devices that the rows are split over.
 
     Each sums the unembedding's gradient over its own rows: one array [shards, D, V], which stays
     split along its first axis, so that it is reduced over the wires once and not once per chunk.
     """
     mesh = jax.sharding.get_abstract_mesh()
-    shards = 1 if mesh.empty else math.prod(mesh.shape.get(axis, 1) for axis in BATCH_AXES)
-    return shards if batch % shards == 0 else 1
+    axes = (*BATCH_AXES, "sequence")
+    shards = 1 if mesh.empty else math.prod(mesh.shape.get(axis, 1) for axis in axes)
+    return shards if rows % shards == 0 else 1
 
 
 def _no_gradient(w_DxV, shards: int) -> jax.Array:
     zeros = jnp.zeros((shards, *w_DxV.shape), jnp.float32)
-    return constrain(zeros, "batch" if shards > 1 else None, None, "vocab")
+    return constrain(zeros, "pieces" if shards > 1 else None, None, "vocab")
 
 
 def _logits(x, w_DxV, vocab_size: int) -> jax.Array:
-    logits = lax.dot_general(
-        x, w_DxV, (((x.ndim - 1,), (0,)), ((), ())), preferred_element_type=jnp.float32
-    )
+    logits = _contract(x, w_DxV, (((x.ndim - 1,), (0,)), ((), ())))
     if vocab_size == w_DxV.shape[1]:
         return logits
     return jnp.where(jnp.arange(w_DxV.shape[1]) < vocab_size, logits, -jnp.inf)
@@ -253,20 +264,20 @@ def _gradients(x, w_DxV, logits, logsumexp, targets, softmax_slope, target_slope
     softmax = jnp.exp(logits - logsumexp[..., None]) * softmax_slope[..., None]
     dlogits = softmax - jnp.where(index == targets[..., None], target_slope[..., None], 0)
     dlogits = dlogits.astype(x.dtype)
-    dx = lax.dot_general(
-        dlogits,
-        w_DxV,
-        (((dlogits.ndim - 1,), (1,)), ((), ())),
-        preferred_element_type=jnp.float32,
-    ).astype(x.dtype)
+    dx = _contract(dlogits, w_DxV, (((dlogits.ndim - 1,), (1,)), ((), ()))).astype(x.dtype)
     if shards == 1 and target_backend() == "cpu":
         x_TxD, g_TxV = x.reshape(-1, x.shape[-1]), dlogits.reshape(-1, dlogits.shape[-1])
         return dx, cpu_matmul.weight_gradient(x_TxD, g_TxV)[None]
     x_SxTxD, g_SxTxV = (array.reshape(shards, -1, array.shape[-1]) for array in (x, dlogits))
     contract_tokens = (((1,), (1,)), ((0,), (0,)))
-    return dx, lax.dot_general(
-        x_SxTxD, g_SxTxV, contract_tokens, preferred_element_type=jnp.float32
-    )
+    return dx, _contract(x_SxTxD, g_SxTxV, contract_tokens)
+
+
+def _contract(a, b, dimensions) -> jax.Array:
+    """A product of matrices with a float32 result."""
+    if target_backend() == "cpu":
+        return cpu_matmul.contract(a, b, dimensions)
+    return lax.dot_general(a, b, dimensions, preferred_element_type=jnp.float32)
 
 
 def _split(arrays, chunks: int):

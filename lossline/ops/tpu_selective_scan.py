@@ -169,7 +169,7 @@ def _forward_kernel(u_ref, dt_ref, a_ref, maps_ref, y_ref, first_ref, h_ref, u32
     pl, _ = _pallas()
 
     @pl.when(pl.program_id(2) == 0)
-    def _():
+    def begin():
         h_ref[...] = jnp.zeros_like(h_ref)
 
     first_ref[...] = h_ref[...]
@@ -239,7 +239,7 @@ def _backward_kernel(
     pl, _ = _pallas()
 
     @pl.when(pl.program_id(2) == 0)
-    def _():
+    def begin():
         dh_ref[...] = jnp.zeros_like(dh_ref)
         da_ref[...] = jnp.zeros_like(da_ref)
 

@@ -1,12 +1,14 @@
-"""The device mesh: three named axes, on one CPU as on a pod.
+"""The device mesh: four named axes, on one CPU as on a pod.
 
 ``data`` splits the batch and nothing else, ``fsdp`` splits the batch and every large parameter
-(ZeRO-3), ``tensor`` splits heads, hidden units and the vocabulary (Megatron). A mesh of one device
-runs the same code with all three axes of size 1.
+(ZeRO-3), ``sequence`` splits the length of activations, for contexts too long for one device (each
+gathers the keys and values of the whole row), ``tensor`` splits heads, hidden units and the
+vocabulary (Megatron). A mesh of one device runs the same code with all axes of size 1.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +20,7 @@ from jax.sharding import AxisType, Mesh
 
 from lossline.errors import UserError
 
-MESH_AXES = ("data", "fsdp", "tensor")
+MESH_AXES = ("data", "fsdp", "sequence", "tensor")
 BATCH_AXES = ("data", "fsdp")
 
 
@@ -27,14 +29,15 @@ class MeshOptions:
     """How many devices stand along each mesh axis.
 
     Attributes:
-        data, fsdp, tensor: devices along the axis; at most one of them may be -1, "all the devices
-            that are left".
+        data, fsdp, sequence, tensor: devices along the axis; at most one of them may be -1, "all
+            the devices that are left".
         rules: changes to the table of ``lossline.sharding.rules``, as "logical=mesh axis"
             ("mlp=fsdp"), or "logical=" to replicate along that logical axis.
     """
 
     data: int = -1
     fsdp: int = 1
+    sequence: int = 1
     tensor: int = 1
     rules: tuple[str, ...] = ()
 
@@ -115,15 +118,10 @@ def _sizes(options: MeshOptions, count: int) -> tuple[int, ...]:
 
 def _nearest_mesh(sizes: Sequence[int], count: int) -> str:
     """The factorization of ``count`` closest to ``sizes`` in log scale."""
-    options = [
-        (data, fsdp, count // data // fsdp)
-        for data in range(1, count + 1)
-        if count % data == 0
-        for fsdp in range(1, count // data + 1)
-        if count // data % fsdp == 0
-    ]
+    divisors = [n for n in range(1, count + 1) if count % n == 0]
+    options = itertools.product(divisors, repeat=len(MESH_AXES))
     best = min(
-        options,
+        (option for option in options if math.prod(option) == count),
         key=lambda option: sum(abs(math.log(a / b)) for a, b in zip(option, sizes, strict=True)),
     )
     return " × ".join(f"{axis}={size}" for axis, size in zip(MESH_AXES, best, strict=True))

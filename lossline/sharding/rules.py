@@ -36,7 +36,11 @@ RULES: Mapping[str, MeshAxes] = {
     "layers": None,
     "norm": None,
 }
-ACTIVATION_RULES: Mapping[str, MeshAxes] = {"batch": BATCH_AXES, "length": None}
+ACTIVATION_RULES: Mapping[str, MeshAxes] = {
+    "batch": BATCH_AXES,
+    "length": "sequence",
+    "pieces": (*BATCH_AXES, "sequence"),  # of a batch's rows: every device's share of the tokens
+}
 LOGICAL_AXES = tuple(RULES)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import jax
 
+from lossline.errors import UserError
 from lossline.sharding import make_mesh, make_rules
 from lossline.sharding.mesh import require_divisible
 from lossline.training.objective import Objective
@@ -27,6 +28,14 @@ def make_trainer(options: TrainOptions, *, devices: Sequence[jax.Device] | None 
     ways = mesh.shape["data"] * mesh.shape["fsdp"] * options.microbatches
     parts = "data × fsdp × microbatches"
     require_divisible("train.batch_size", options.batch_size, parts, ways)
+    if (pieces := mesh.shape["sequence"]) > 1:
+        if hasattr(options.model, "scan_implementation"):
+            raise UserError(
+                f"mesh sequence = {pieces}: the state of {options.model.family!r} layers passes "
+                f"through every position in turn, so that its length cannot be split; set it to 1 "
+                f"and split tensor or fsdp"
+            )
+        require_divisible("train.context_length", options.length, "mesh sequence", pieces)
     trainer = Trainer(
         model=options.model,
         objective=Objective(

@@ -49,7 +49,7 @@ def report() -> StepReport:
 
 def test_the_whole_step_is_compiled_with_its_real_shardings(report):
     assert report.fits
-    assert report.mesh == {"data": 2, "fsdp": 2, "tensor": 2}
+    assert report.mesh == {"data": 2, "fsdp": 2, "sequence": 1, "tensor": 2}
     params = TINY.num_params().total
     # Parameters and two moments in float32; the embeddings are split 4 ways, most others too.
     state = 3 * 4 * params
@@ -260,7 +260,7 @@ needs_libtpu = pytest.mark.skipif(
 def test_a_mesh_axis_may_take_a_part_of_a_dimension_of_the_torus():
     target = targets.find_target("v4:8x8x8")
     mesh = make_mesh(MeshOptions(data=16, fsdp=32), devices=target.devices)
-    assert dict(mesh.shape) == {"data": 16, "fsdp": 32, "tensor": 1}
+    assert dict(mesh.shape) == {"data": 16, "fsdp": 32, "sequence": 1, "tensor": 1}
 
 
 @needs_libtpu

@@ -64,6 +64,7 @@ def test_equals_the_definition_with_gradients(monkeypatch, masked, G, dtype):
         (MeshOptions(data=2, fsdp=2, tensor=2), 4, 2),
         (MeshOptions(data=1, fsdp=2, tensor=4), 4, 2),  # two devices to a key/value head
         (MeshOptions(data=1, fsdp=2, tensor=4), 2, 1),  # heads whole on every device
+        (MeshOptions(data=2, sequence=2, tensor=2), 4, 2),
     ],
 )
 def test_sharded_equals_the_definition_with_gradients(options, H, G):

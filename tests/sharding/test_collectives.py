@@ -18,6 +18,7 @@ MESHES = {
     "data": MeshOptions(data=8),
     "data-fsdp": MeshOptions(data=2, fsdp=4),
     "all": MeshOptions(data=2, fsdp=2, tensor=2),
+    "sequence": MeshOptions(data=2, sequence=2, tensor=2),
 }
 
 
@@ -52,12 +53,12 @@ def test_the_unembedding_s_gradient_is_reduced_once_and_not_once_per_chunk(mesh)
     program = hlo.Program.parse(compiled.as_text())
     assert max(program.runs.values()) == 8  # the chunks are a loop
     rows = hlo.collectives(program, tuple(mesh.shape.values()), mesh.axis_names)
-    shards = mesh.shape["data"] * mesh.shape["fsdp"]
+    shards = mesh.size // mesh.shape["tensor"]
     once = 2 * (shards - 1) / shards * 4 * D * V / mesh.shape["tensor"]
-    over_batch = [row for row in rows if "data" in row.axes]
+    over_batch = [row for row in rows if "tensor" not in row.axes]
     assert sum(row.wire_bytes for row in over_batch) <= once + 64  # and the total, a scalar
     # Nothing of the size of the logits moves along the vocabulary: per token a maximum, a sum …
-    along = sum(row.wire_bytes for row in rows if "data" not in row.axes)
+    along = sum(row.wire_bytes for row in rows if "tensor" in row.axes)
     assert along < 4 * B * L / shards * (D + 16)
 
 

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import pytest
+from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from lossline.errors import UserError
@@ -77,7 +78,7 @@ def test_shardings_and_table():
         (MeshOptions(tensor=3), "multiple of 3 devices, there are 8; nearest that work: 2 or 4"),
         (
             MeshOptions(data=2, fsdp=2, tensor=3),
-            "needs 12 devices, there are 8; .*data=2 × fsdp=2 × tensor=2",
+            "needs 12 devices, there are 8; .*data=2 × fsdp=2 × sequence=1 × tensor=2",
         ),
         (MeshOptions(fsdp=-1), "only one axis may be -1"),
         (MeshOptions(fsdp=0), "fsdp = 0: must be a positive number"),
@@ -88,9 +89,9 @@ def test_mesh_mistakes(options, message):
         make_mesh(options)
 
 
-def test_constrain_pins_the_batch():
-    mesh = make_mesh(MeshOptions(data=2, fsdp=2, tensor=2))
+def test_constrain_pins_the_batch_and_the_length():
+    mesh = make_mesh(MeshOptions(data=2, sequence=2, tensor=2))
     with jax.set_mesh(mesh):
-        x = jax.jit(lambda x: constrain(x, "batch", "length", "mlp"))(jnp.zeros((8, 3, 4)))
-    assert x.sharding.spec == P(("data", "fsdp"), None, "tensor")
+        x = jax.jit(lambda x: constrain(x, "batch", "length", "mlp"))(jnp.zeros((8, 6, 4)))
+    assert x.sharding.is_equivalent_to(NamedSharding(mesh, P("data", "sequence", "tensor")), 3)
     assert constrain(jnp.zeros(3), "batch").shape == (3,)

@@ -106,7 +106,8 @@ def test_a_run_and_what_it_leaves(options, store, monkeypatch):
     assert rows[-1]["flops"] == rows[-1]["tokens"] * chosen.model.flops_per_token(32)
     facts = run.facts
     assert facts["architecture"] == "llama" and facts["pretraining_data"] == "source"
-    assert facts["tokenizer"] == "bytes" and facts["mesh"] == {"data": 2, "fsdp": 2, "tensor": 2}
+    assert facts["tokenizer"] == "bytes"
+    assert facts["mesh"] == {"data": 2, "fsdp": 2, "sequence": 1, "tensor": 2}
     assert facts["params"] == chosen.model.num_params().total
     assert run.config == identity(chosen)
     assert config_from_dict(run.config["model"]) == chosen.model

@@ -1,0 +1,145 @@
+"""Every family on every kind of mesh: the loss and all gradients are those of one device."""
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lossline.errors import UserError
+from lossline.sharding import MeshOptions, batch_sharding, make_mesh, make_rules
+from lossline.training.make_trainer import make_trainer
+from lossline.training.objective import Objective
+from lossline.training.optimizer import AdamW
+from lossline.training.options import TrainOptions
+from lossline.training.step import Trainer
+from tests.models.families import CONFIGS
+
+ROWS, LENGTH = 8, 24
+ALONE = MeshOptions(data=1)
+MESHES = {
+    "data": MeshOptions(data=8),
+    "fsdp": MeshOptions(data=1, fsdp=8),
+    "tensor": MeshOptions(data=4, tensor=2),
+    "sequence": MeshOptions(data=2, sequence=4),
+    "all": MeshOptions(data=2, fsdp=2, tensor=2),
+    "all-sequence": MeshOptions(data=1, fsdp=2, sequence=2, tensor=2),
+}
+QUICK = {"xla_backend_optimization_level": 0}  # what XLA partitions is the same, LLVM is quicker
+
+
+def recurrent(config):
+    return hasattr(config, "scan_implementation")
+
+
+def make_batch(vocab_size=61):
+    """Rows with padding of different lengths, in two documents each."""
+    generator = np.random.default_rng(0)
+    tokens = generator.integers(0, vocab_size, (ROWS, LENGTH + 1), np.int32)
+    filled = generator.integers(3, LENGTH + 1, ROWS)
+    return {
+        "inputs": tokens[:, :-1],
+        "targets": tokens[:, 1:],
+        "weights": (np.arange(LENGTH) < filled[:, None]).astype(np.float32),
+        "segment_ids": 1 + (np.arange(LENGTH) >= filled[:, None] // 2).astype(np.int32),
+    }
+
+
+def trainer_on(options, config):
+    devices = jax.devices()[:1] if options is ALONE else None
+    return Trainer(
+        model=config,
+        objective=Objective(vocab_size=config.vocab_size, z_loss=1e-3),
+        optimizer=AdamW(),
+        mesh=make_mesh(options, devices=devices),
+        rules=make_rules(),
+    )
+
+
+def loss_and_gradients(options, config, params=None):
+    trainer = trainer_on(options, config)
+    if params is None:
+        params = trainer.init(jax.random.key(0))["params"]
+    params = jax.device_put(params, trainer.shardings["params"])
+    batch = jax.device_put(make_batch(config.vocab_size), batch_sharding(trainer.mesh))
+    with jax.set_mesh(trainer.mesh):
+        compiled = jax.jit(trainer.gradients).lower(params, batch).compile(compiler_options=QUICK)
+        gradients, nats = compiled(params, batch)
+    return jax.tree.map(np.asarray, gradients), float(nats)
+
+
+def assert_close(found, expected, bound=2e-5):
+    (gradients, nats), (gradients_0, nats_0) = found, expected
+    assert nats == pytest.approx(nats_0, rel=bound)
+    largest = max(np.abs(leaf).max() for leaf in jax.tree.leaves(gradients_0))
+
+    def compare(path, got, want):
+        # some gradients are 0 but for rounding (a key's bias): near 0 for the whole tree
+        scale = max(np.abs(want).max(), 1e-3 * largest)
+        assert np.abs(got - want).max() <= bound * scale, jax.tree_util.keystr(path)
+
+    jax.tree_util.tree_map_with_path(compare, gradients, gradients_0)
+
+
+@pytest.fixture(scope="module")
+def alone():
+    """Results on one device, made when first asked for."""
+    found = {}
+
+    def of(name, config):
+        if name not in found:
+            found[name] = loss_and_gradients(ALONE, config)
+        return found[name]
+
+    return of
+
+
+CASES = [
+    pytest.param(name, mesh, marks=() if mesh == "all-sequence" else pytest.mark.slow)
+    for name, config in CONFIGS.items()
+    for mesh in MESHES
+    if not ("sequence" in mesh and recurrent(config))
+]
+
+
+@pytest.mark.parametrize(("name", "mesh"), CASES)
+def test_sharded_equals_alone(alone, name, mesh):
+    config = replace(CONFIGS[name], vocab_multiple=16)
+    assert_close(loss_and_gradients(MESHES[mesh], config), alone(name, config))
+
+
+PADDED = ["llama", "llama-variants", pytest.param("mamba", marks=pytest.mark.slow)]
+
+
+@pytest.mark.parametrize("name", PADDED)
+def test_a_padded_vocabulary_split_over_tensor_equals_the_plain_one(name):
+    """61 tokens in 64 columns over 2 devices: same loss, same gradients, none for the padding."""
+    plain = replace(CONFIGS[name], vocab_multiple=1)
+    padded = replace(plain, vocab_multiple=64)
+    params = trainer_on(ALONE, plain).init(jax.random.key(0))["params"]
+    expected, nats_0 = loss_and_gradients(ALONE, plain, params)
+    wide = {**params, "embedding": jnp.pad(params["embedding"], ((0, 3), (0, 0)))}
+    if not plain.tie_embeddings:
+        wide["unembed"] = jnp.pad(params["unembed"], ((0, 0), (0, 3)), constant_values=9.0)
+    gradients, nats = loss_and_gradients(MESHES["tensor"], padded, wide)
+    tables = {"embedding": gradients["embedding"]}
+    if not plain.tie_embeddings:
+        tables["unembed"] = gradients["unembed"].T
+    for name, table in tables.items():
+        assert not table[61:].any()
+        gradients[name] = table[:61] if name == "embedding" else table[:61].T
+    assert_close((gradients, nats), (expected, nats_0))
+
+
+def test_a_state_that_passes_through_every_position_cannot_be_split_by_length():
+    options = TrainOptions(
+        model=CONFIGS["mamba"], store="unread", batch_size=8, steps=99, mesh=MESHES["sequence"]
+    )
+    with pytest.raises(
+        UserError, match="mesh sequence = 4: the state of 'mamba' layers"
+    ) as mistake:
+        make_trainer(options)
+    assert "\n" not in str(mistake.value)
+    with pytest.raises(UserError, match="context_length 22 is not divisible by mesh sequence = 4"):
+        make_trainer(replace(options, model=CONFIGS["llama"], context_length=22))
