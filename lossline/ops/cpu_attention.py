@@ -12,7 +12,8 @@ import math
 
 import jax
 import jax.numpy as jnp
-from jax import lax
+
+from lossline.ops import cpu_matmul
 
 BLOCK = 128
 # finite, so that exp() of a masked score minus the maximum of its row is 0 and never NaN
@@ -96,8 +97,7 @@ def _unrows(x: jax.Array, shape: tuple[int, ...]) -> jax.Array:
 
 def _dot(a: jax.Array, b: jax.Array, a_axis: int, b_axis: int) -> jax.Array:
     """Products of matrices over the leading axis, contracting the given axes, in float32."""
-    dimensions = (((a_axis,), (b_axis,)), ((0,), (0,)))
-    return lax.dot_general(a, b, dimensions, preferred_element_type=jnp.float32)
+    return cpu_matmul.contract(a, b, (((a_axis,), (b_axis,)), ((0,), (0,))))
 
 
 def _mask(

@@ -1,20 +1,49 @@
 """Matrix products for XLA's CPU backend alone; ``lossline.ops.linear`` never calls this for a GPU
 or a TPU.
 
-Why it exists (measured, jax 0.10.2 to 0.12, AMD Zen 5): the gradient of ``x @ w`` with a
-three-dimensional x becomes a ``dot_general`` contracting two leading dimensions, which XLA CPU
-runs 5 to 100 times slower than a plain matrix product, and a bfloat16 product whose left side is
-transposed falls back to a kernel without bfloat16 instructions. So the weight gradient is taken on
-two-dimensional views, accumulates in float32, and for bfloat16 the transpose is materialised by a
-layout constraint.
+Why it exists (measured, jax 0.10.2 to 0.12): the gradient of ``x @ w`` with a three-dimensional x
+becomes a ``dot_general`` contracting two leading dimensions, which XLA CPU runs 5 to 100 times
+slower than a plain matrix product, and a bfloat16 product whose left side is transposed falls back
+to a kernel without bfloat16 instructions. So the weight gradient is taken on two-dimensional views,
+accumulates in float32, and for bfloat16 the transpose is materialised by a layout constraint (AMD
+Zen 5).
+
+A processor without bfloat16 instructions (Intel Ice Lake) multiplies bfloat16 at half the speed of
+float32 or less; there the operands are widened first. Products of bfloat16 numbers are exact in
+float32, so that this changes nothing but the order of the sums.
 """
 
 from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.experimental.layout import Layout, with_layout_constraint
+
+BFLOAT16_INSTRUCTIONS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
+_FACTS = Path("/proc/cpuinfo")
+
+
+@cache
+def has_bfloat16_instructions() -> bool:
+    """Whether this machine's processor multiplies bfloat16 numbers; False where it does not say."""
+    if not _FACTS.is_file():
+        return False
+    for line in _FACTS.read_text(encoding="utf-8", errors="replace").splitlines():
+        name, _, words = line.partition(":")
+        if name.strip() in ("flags", "Features"):
+            return not BFLOAT16_INSTRUCTIONS.isdisjoint(words.split())
+    return False
+
+
+def contract(a: jax.Array, b: jax.Array, dimensions: lax.DotDimensionNumbers) -> jax.Array:
+    """``lax.dot_general`` with a float32 result, in the dtype this processor multiplies fast."""
+    if jnp.bfloat16 in (a.dtype, b.dtype) and not has_bfloat16_instructions():
+        a, b = a.astype(jnp.float32), b.astype(jnp.float32)
+    return lax.dot_general(a, b, dimensions, preferred_element_type=jnp.float32)
 
 
 @jax.custom_vjp
@@ -25,19 +54,16 @@ def matmul(x: jax.Array, w_DxF: jax.Array) -> jax.Array:
 
 def weight_gradient(x_TxD: jax.Array, g_TxF: jax.Array) -> jax.Array:
     """``x.T @ g`` in float32, in the form that XLA CPU runs fast for the operands' dtype."""
-    if x_TxD.dtype == jnp.bfloat16:
+    if x_TxD.dtype == jnp.bfloat16 and has_bfloat16_instructions():
         # row-major x.T: without the constraint XLA folds the transpose back into the dot and loses
         # the bfloat16 kernel
         x_DxT = with_layout_constraint(x_TxD.T, Layout((0, 1)))
         return lax.dot(x_DxT, g_TxF, preferred_element_type=jnp.float32)
-    return lax.dot_general(
-        x_TxD, g_TxF, (((0,), (0,)), ((), ())), preferred_element_type=jnp.float32
-    )
+    return contract(x_TxD, g_TxF, (((0,), (0,)), ((), ())))
 
 
 def _contract_last(x: jax.Array, w: jax.Array, w_axis: int) -> jax.Array:
-    dimensions = (((x.ndim - 1,), (w_axis,)), ((), ()))
-    return lax.dot_general(x, w, dimensions, preferred_element_type=jnp.float32)
+    return contract(x, w, (((x.ndim - 1,), (w_axis,)), ((), ())))
 
 
 def _forward(x: jax.Array, w_DxF: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from lossline.errors import UserError
+from lossline.ops import cpu_matmul
 from lossline.ops.backend import compiling_for
 from lossline.ops.linear import linear, linear_many
 
@@ -16,8 +17,10 @@ def make_inputs(dtype):
     return x, w
 
 
+@pytest.mark.parametrize("instructions", [True, False], ids=["bf16 CPU", "no bf16 CPU"])
 @pytest.mark.parametrize("dtype, bound", [("float32", 1e-6), ("bfloat16", 2e-2)])
-def test_value_and_gradients(dtype, bound):
+def test_value_and_gradients(dtype, bound, instructions, monkeypatch):
+    monkeypatch.setattr(cpu_matmul, "has_bfloat16_instructions", lambda: instructions)
     x, w = make_inputs(dtype)
 
     def total(x, w, product):
@@ -47,6 +50,22 @@ def test_other_backends_never_see_the_cpu_form(backend):
     assert "custom_vjp" in jaxpr()
     with compiling_for(backend):
         assert "custom_vjp" not in jaxpr() and "layout" not in jaxpr()
+
+
+@pytest.mark.parametrize(
+    "facts, expected",
+    [
+        ("model name\t: X\nflags\t\t: fma avx512f avx512_bf16\n", True),
+        ("flags\t\t: fma avx512f avx512_bf16_like\n", False),
+        ("Features\t: asimd bf16\n", True),
+        ("flags\t\t:\n", False),
+    ],
+)
+def test_bfloat16_instructions_are_read_from_the_processor(facts, expected, tmp_path, monkeypatch):
+    file = tmp_path / "cpuinfo"
+    file.write_text(facts)
+    monkeypatch.setattr(cpu_matmul, "_FACTS", file)
+    assert cpu_matmul.has_bfloat16_instructions.__wrapped__() is expected
 
 
 def test_unknown_backend():
