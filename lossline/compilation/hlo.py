@@ -118,7 +118,7 @@ def _computations(text: str) -> tuple[dict[str, Computation], str]:
     computations: dict[str, Computation] = {}
     current: Computation | None = None
     entry = ""
-    for line in text.splitlines():
+    for line in _lines(text):
         if current is None:
             header = _HEADER.match(line) if line[:1] not in (" ", "}", "") else None
             if header and not line.startswith("HloModule"):
@@ -126,13 +126,27 @@ def _computations(text: str) -> tuple[dict[str, Computation], str]:
                 computations[current.name] = current
                 entry = current.name if header.group(1) else entry
             continue
-        if line.startswith("}"):
+        if line == "}":
             current = None
             continue
         item = _instruction(line)
         if item is not None:
             current.instructions[item.name] = item
     return computations, entry
+
+
+def _lines(text: str) -> Iterator[str]:
+    """Lines of the text, those that an attribute was broken into (a kernel's metadata) joined."""
+    held = ""
+    for line in text.splitlines():
+        if held.startswith("  ") and line != "}" and not line.startswith("  "):
+            held += line
+            continue
+        if held:
+            yield held
+        held = line
+    if held:
+        yield held
 
 
 def _instruction(line: str) -> Instruction | None:

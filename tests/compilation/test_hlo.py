@@ -60,6 +60,21 @@ def test_loops_run_as_often_as_their_condition_says():
     assert program.unknown_loops == 0
 
 
+def test_an_attribute_broken_over_lines_ends_no_computation():
+    """As the metadata of a Pallas kernel stands in the text; what follows counts as before."""
+    first = "  %one.1 = "
+    kernel = (
+        '  %k.1 = bf16[8,64]{1,0} custom-call(%stack.1), custom_call_target="tpu_custom_call",'
+        ' frontend_attributes={kernel_metadata={\n"block": 512\n}}, metadata={op_name="k"}\n'
+    )
+    broken = hlo.Program.parse(TPU_TEXT.replace(first, kernel + first))
+    whole = hlo.Program.parse(TPU_TEXT)
+    assert "k.1" in broken.computations["body.1"].instructions
+    assert hlo.memory_traffic(broken) == hlo.memory_traffic(whole)
+    arguments = ((2, 2, 2), ("data", "fsdp", "tensor"))
+    assert hlo.collectives(broken, *arguments) == hlo.collectives(whole, *arguments)
+
+
 def test_traffic_counts_the_slice_and_not_the_stack_and_skips_scratchpads():
     program = hlo.Program.parse(TPU_TEXT)
     slice_bytes = 8 * 64 * 2  # read from HBM, written to the scratchpad S(3)
