@@ -1,6 +1,7 @@
 """`lossline.fit`: a table in, a folder out; nothing overwritten, nothing half-written, one bad
 group no harm."""
 
+import json
 import math
 import subprocess
 import sys
@@ -190,16 +191,19 @@ def test_what_a_killed_fit_left_is_removed(saved, instant):
     assert not left.exists()
 
 
-def test_bad_rows_can_be_left_out(saved, table, capsys):
+def test_bad_rows_are_refused_on_demand_and_else_left_out(saved, table, capsys):
     broken = table.copy()
     broken.loc[3, "loss"] = -1.0
     broken.to_parquet(saved)
     with pytest.raises(UserError, match=r"column 'loss', row 4: -1 is negative"):
-        fit_to_folder(command(saved))
-    results = fit_to_folder(command(saved, bad_rows=BadRows.EXCLUDE))
-    assert "excluded: " in capsys.readouterr().out
+        fit_to_folder(command(saved, bad_rows=BadRows.REFUSE))
+    results = fit_to_folder(command(saved))
+    printed = capsys.readouterr().out
+    assert printed.count("-1 is negative") == 2  # while reading, and at the end
     assert results.excluded.rows.sum() == 1
     assert all(line.drawable for line in results.lines)
+    again = load_results(saved.parent / "fits").excluded
+    assert "-1 is negative" in again.reason.iloc[0]
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess:
@@ -236,26 +240,98 @@ def test_the_command_prints_the_verdict_and_writes_the_report(saved):
     assert load_results(out).provenance["command"].startswith("python -m lossline.fit --table")
 
 
+def spoiled(table: pd.DataFrame) -> pd.DataFrame:
+    """Everything at once that is to be named and left out while the rest is fitted."""
+    table = table.copy()
+    table.loc[4, ["loss", "bits_per_byte"]] = math.nan
+    table.loc[5, "loss"] = -2.0
+    table.loc[6, "loss"] /= math.log(2)
+    table.loc[7, "run_id"] = None
+    table["accuracy"] = table["accuracy"].where(table["kind"] != "task", 0.2)
+    like = table[(table.architecture == "llama") & (table.pretraining_data == "wiki")]
+    lone = like[like.run_id == like.run_id.iloc[0]].dropna(subset=["run_id", "loss"])
+    lone = lone[lone.loss > 0]
+    flat = like.dropna(subset=["run_id", "loss"]).assign(architecture="flat", loss=3.0)
+    flat = flat.assign(bits_per_byte=math.nan, run_id=flat.run_id + "-flat")
+    few = flat[flat.step < 2].assign(architecture="few", run_id="few-" + flat.run_id)
+    few["loss"] = few["loss"] + few["params"] / 1e7
+    alone = lone.assign(architecture="alone", run_id="alone")
+    return pd.concat([table, table.iloc[[0, 0]], alone, flat, few], ignore_index=True)
+
+
+SPOILED = {
+    "row 5: the value is missing (NaN)",
+    "row 6: -2 is negative",
+    "nats are mixed with bits",
+    "column 'run_id', row 8: the cell is empty",
+    "is already in row 1",
+    "alone, wiki, bpe: hellaswag",
+    "no line: 1 run, at least 2 are needed",
+    "points have the same x",
+    "no line: 2 points, at least 4 are needed",
+    "hellaswag (",
+    "at or below chance (0.25) at every checkpoint",
+}
+
+
+def test_what_is_unsound_is_named_line_by_line_and_the_rest_is_fitted(table, tmp_path):
+    spoiled(table).to_parquet(tmp_path / "losses.parquet", index=False)
+    out = tmp_path / "fits"
+    fast = ['--gin.fit.x_sets=["legal"]', "--gin.fit.law_resamples=0", "--gin.fit.lines=@lines()"]
+    fast += ["--gin.lines.resamples=20", "--gin.fit.report=False"]
+    done = run("--table", str(tmp_path / "losses.parquet"), "--out", str(out), *fast)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    missing = [said for said in SPOILED if said not in done.stdout]
+    assert not missing, done.stdout
+    verdict = done.stdout.split("Left out, or to be doubted:")[1].splitlines()
+    assert all(line.startswith("- ") for line in verdict[1:-1])
+    kept = load_results(out)
+    sound = [line for line in kept.lines if line.group["architecture"] in ("llama", "mamba")]
+    assert sound and all(line.drawable for line in sound)
+    reasons = " ".join(row["reason"] for row in json.loads((out / "excluded.json").read_text()))
+    for said in (
+        "(NaN)",
+        "negative",
+        "mixed with bits",
+        "cell is empty",
+        "already",
+        "no line: 1 run",
+    ):
+        assert said in reasons
+
+
+def test_a_run_that_changes_its_facts_is_left_out_where_it_differs(table, tmp_path):
+    """Several rows of one run: the rest is a sound table that can be written."""
+    run_id = table.run_id.iloc[0]
+    rows = table.index[table.run_id == run_id][:3]
+    torn = table.copy()
+    torn.loc[rows, "params"] = 7e6
+    torn.to_parquet(tmp_path / "losses.parquet", index=False)
+    results = fit_to_folder(command(tmp_path / "losses.parquet"))
+    assert results.excluded.rows.sum() == 3
+    assert all(line.drawable for line in results.lines)
+
+
+def test_units_of_which_nobody_can_say_which_are_right_cost_only_their_set(table, tmp_path):
+    torn = table.copy()
+    half = (torn.eval_set == "hellaswag") & (torn.params > 1.5e6)
+    torn.loc[half, "loss"] /= math.log(2)
+    torn.to_parquet(tmp_path / "losses.parquet", index=False)
+    results = fit_to_folder(command(tmp_path / "losses.parquet"))
+    assert {line.y_set for line in results.lines if line.drawable} == {"wiki"}
+    assert results.excluded.rows.sum() == (table.eval_set == "hellaswag").sum()
+    assert results.excluded.reason.str.contains("as many rows").any()
+
+
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
         (lambda t: t.drop(columns="loss"), "column 'loss' is missing"),
-        (
-            lambda t: t.assign(loss=t.loss.where(t.index != 4), bits_per_byte=math.nan),
-            "row 5: the value is missing (NaN)",
-        ),
-        (
-            lambda t: t.assign(loss=t.loss.where(t.index != 4, -2.0)),
-            "column 'loss', row 5: -2 is negative",
-        ),
-        (lambda t: pd.concat([t, t.head(1)]), "is already in row 1"),
-        (
-            lambda t: t.assign(loss=t.loss.where(t.index != 4, t.loss / math.log(2))),
-            "nats are mixed with bits",
-        ),
+        (lambda t: t.assign(loss=-1.0), "there is nothing to fit"),
     ],
 )
-def test_a_bad_table_is_one_line_and_status_2(table, tmp_path, change, expected):
+def test_a_table_of_no_use_is_one_line_and_status_2(table, tmp_path, change, expected):
     change(table).to_parquet(tmp_path / "losses.parquet", index=False)
     done = run("--table", str(tmp_path / "losses.parquet"), "--out", str(tmp_path / "fits"))
     assert done.returncode == 2

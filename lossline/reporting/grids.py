@@ -257,7 +257,7 @@ def exclusion_grids(results: StudyResults) -> list[Grid]:
             )
     return [
         Grid(
-            title="Left out of the fits", columns=columns, rows=said,
+            title="Left out of the fits, or to be doubted", columns=columns, rows=said,
             empty="Nothing was left out of the fits.",
         ),
         Grid(

@@ -66,8 +66,6 @@ class Prior:
       nearness: points weigh (x / min x)^-nearness, or less steeply where these are few.
       allocation: standard deviation of the relative move of y per e-fold of D/N at equal x; its
         change with x has three times that per doubling of x. 0 leaves both out.
-      form: relative uncertainty of the part of y that is extrapolated, for not being exactly such a
-        law; enters `Line.interval`.
     """
 
     kappa: float = 1.0
@@ -75,24 +73,19 @@ class Prior:
     share: tuple[float, float] = (2.0, 3.0)
     nearness: float = 6.0
     allocation: float = 0.003
-    form: float = 0.04
 
     def __post_init__(self) -> None:
         positive = (self.kappa, self.log_kappa, *self.share)
-        if (
-            len(self.share) != 2
-            or not min(positive) > 0
-            or min(self.nearness, self.allocation, self.form) < 0
-        ):
+        if len(self.share) != 2 or not min(positive) > 0 or min(self.nearness, self.allocation) < 0:
             raise UserError(
-                "Prior: kappa, log_kappa and both of share must be positive, nearness, allocation "
-                "and form not negative"
+                "Prior: kappa, log_kappa and both of share must be positive, nearness and "
+                "allocation not negative"
             )
 
 
 TEXT_PRIOR = Prior()
 # The loss of gold answers falls faster as models get better: its lines bend downward.
-TASK_PRIOR = Prior(kappa=0.37, log_kappa=0.5, share=(3.0, 2.0), form=0.08)
+TASK_PRIOR = Prior(kappa=0.37, log_kappa=0.5, share=(3.0, 2.0))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -29,7 +29,7 @@ from lossline.scaling.study_files import (
     start_folder,
 )
 from lossline.scaling.study_results import StudyResults
-from lossline.tables.frames import concat
+from lossline.tables.frames import concat, row_number
 from lossline.tables.storage import find_tables
 
 __all__ = ["BadRows", "FitCommand", "fit_to_folder", "verdict"]
@@ -54,22 +54,22 @@ class FitCommand(StudyFitOptions):
       table: loss tables, run directories or folders of run directories; out: folder for the
         results.
       replace: an earlier fit of other inputs at `out` gives way; anything else never does.
-      bad_rows: refuse a table with unsound rows (the default), or exclude them, one line each, and
-        fit the rest.
+      bad_rows: exclude unsound rows, a line for each kind, and fit the rest (the default), or
+        refuse a table that has any.
       report: whether figures and report.html are made.
     """
 
     table: str | tuple[str, ...] = _not_identity()
     out: str = _not_identity()
     replace: bool = _not_identity(False)
-    bad_rows: BadRows = BadRows.REFUSE
+    bad_rows: BadRows = BadRows.EXCLUDE
     report: bool = True
 
 
 def fit_to_folder(options: FitCommand) -> StudyResults | None:
     """Fits and writes; returns the results, or None where the folder was up to date."""
     out = Path(options.out)
-    table = _read(options)
+    table, dropped = _read(options)
     fingerprint = fit_fingerprint(table, options)
     state = folder_state(out, fingerprint)
     if state is FolderState.SAME:
@@ -86,7 +86,12 @@ def fit_to_folder(options: FitCommand) -> StudyResults | None:
         )
     started = time.monotonic()
     results = fit_study(table, options, say=lambda text: _say(started, text))
-    results = dataclasses.replace(results, provenance=_provenance(options, fingerprint))
+    left_out = pd.concat([dropped, results.excluded], ignore_index=True) if len(dropped) else None
+    results = dataclasses.replace(
+        results,
+        provenance=_provenance(options, fingerprint),
+        excluded=results.excluded if left_out is None else left_out,
+    )
     with _folder(out, fingerprint) as partial:
         save_results(results, partial)
         text = verdict(results)
@@ -105,15 +110,27 @@ def _say(started: float, text: str) -> None:
     print(f"[{time.monotonic() - started:5.1f} s] {text}", flush=True)
 
 
-def _read(options: FitCommand) -> pd.DataFrame:
+def _read(options: FitCommand) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The loss table, and what is not even kept in it for the record (as in
+    `StudyResults.excluded`)."""
     paths = [options.table] if isinstance(options.table, str) else list(options.table)
     if options.bad_rows is BadRows.REFUSE:
-        return tables.load(paths)
+        return tables.load(paths), pd.DataFrame()
     parts = [tables.read_unchecked(file) for path in paths for file in find_tables(path)]
     table, problems = tables.exclude_bad_rows(parts[0] if len(parts) == 1 else concat(parts))
-    for problem in problems:
-        print(f"excluded: {problem.line(' + '.join(paths))}")
-    return table
+    where = " + ".join(paths)
+    for line in tables.summarize(problems, where):
+        print(f"excluded: {line}", flush=True)
+    dropped = [
+        {
+            "what": where,
+            "rows": 1,
+            "reason": f"dropped: {row_number(p.position)}: {p.column}: {p.what}",
+        }
+        for p in problems
+        if p.unplaceable
+    ]
+    return table, pd.DataFrame(dropped)
 
 
 def fit_fingerprint(table: pd.DataFrame, options: FitCommand) -> str:
@@ -156,7 +173,23 @@ def verdict(results: StudyResults) -> str:
     at all."""
     lines = [*_sentences(results.attribution), "", _counts(results)]
     worst = _heldout(results.heldout)
-    return "\n".join([*lines, worst] if worst else lines)
+    if worst:
+        lines.append(worst)
+    return "\n".join([*lines, *_left_out(results.excluded)])
+
+
+def _left_out(excluded: pd.DataFrame, most: int = 20) -> list[str]:
+    """What no fit has seen or what is to be doubted, a line each."""
+    if excluded.empty:
+        return []
+    rows = list(excluded.itertuples())
+    lines = [
+        f"- {row.what} ({row.rows} {'row' if row.rows == 1 else 'rows'}): {row.reason}"
+        for row in rows[:most]
+    ]
+    if rows[most:]:
+        lines.append(f"- … and {len(rows) - most} more, in excluded.json")
+    return ["", "Left out, or to be doubted:", *lines]
 
 
 def _sentences(attribution: Attribution) -> list[str]:

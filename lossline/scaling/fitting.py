@@ -23,6 +23,7 @@ from lossline.scaling.pairing import one_set
 from lossline.scaling.results import Status
 from lossline.scaling.solver import fit
 from lossline.scaling.study_results import ComputeLawFit, StudyResults
+from lossline.tables.chance import chance_level
 from lossline.tables.schema import OWN_SET, SetKind
 from lossline.tables.schema import Status as RowStatus
 
@@ -105,7 +106,9 @@ def fit_study(
         compute_laws=tuple(laws),
         attribution=attribution,
         heldout=heldout,
-        excluded=exclusions(table),
+        excluded=pd.concat(
+            [exclusions(table), without_line(lines), at_chance(rows)], ignore_index=True
+        ),
         settings=dataclasses.asdict(options),
     )
 
@@ -227,12 +230,14 @@ def _scored(line: Line, scores: pd.DataFrame) -> Line:
 # --- what was left out -------------------------------------------------------------------------
 
 
+_EXCLUDED = ["what", "rows", "reason"]
+
+
 def exclusions(table: pd.DataFrame) -> pd.DataFrame:
     """Rows that no fit has seen: columns what, rows, reason; one line per set and reason."""
     unused = table[table["status"] != str(RowStatus.OK)]
-    columns = ["what", "rows", "reason"]
     if unused.empty:
-        return pd.DataFrame(columns=columns)
+        return pd.DataFrame(columns=_EXCLUDED)
     reason = unused["message"].astype(object).where(unused["message"].notna(), "no reason given")
     grouped = unused.assign(reason=reason).groupby(["eval_set", "status", "reason"], sort=True)
     lines: list[dict[str, Any]] = []
@@ -242,4 +247,35 @@ def exclusions(table: pd.DataFrame) -> pd.DataFrame:
         lines.append(
             {"what": f"{eval_set}: {named}", "rows": len(rows), "reason": f"{status}: {why}"}
         )
-    return pd.DataFrame(lines, columns=columns)
+    return pd.DataFrame(lines, columns=_EXCLUDED)
+
+
+def without_line(lines: Sequence[Line]) -> pd.DataFrame:
+    """Groups of runs that got no line, or none to be trusted; one row per group and reason."""
+    found: dict[tuple[str, str], list[Line]] = {}
+    for line in lines:
+        if not line.drawable:
+            group = ", ".join(str(v) for v in line.group.values() if v is not None) or "all runs"
+            found.setdefault((group, line.message), []).append(line)
+    rows = []
+    for (group, message), members in found.items():
+        sets = sorted({line.y_set for line in members})
+        named = ", ".join(sets[:3]) + (f", … ({len(sets)} sets)" if len(sets) > 3 else "")
+        points = max(line.n_points for line in members)
+        rows.append({"what": f"{group}: {named}", "rows": points, "reason": f"no line: {message}"})
+    return pd.DataFrame(rows, columns=_EXCLUDED)
+
+
+def at_chance(rows: pd.DataFrame) -> pd.DataFrame:
+    """Benchmarks on which no checkpoint does better than guessing; their losses are fitted all the
+    same."""
+    found = []
+    for name, part in rows[rows["accuracy"].notna()].groupby("eval_set"):
+        chance = chance_level(str(name))
+        if chance is not None and (part["accuracy"] <= chance).all():
+            reason = (
+                f"kept, but at or below chance ({chance:.3g}) at every checkpoint: its loss says "
+                "nothing of the skill yet"
+            )
+            found.append({"what": str(name), "rows": len(part), "reason": reason})
+    return pd.DataFrame(found, columns=_EXCLUDED)

@@ -22,6 +22,7 @@ from scipy.special import ndtri
 
 from lossline.errors import UserError
 from lossline.scaling.compute_laws import Kaplan
+from lossline.scaling.doubt import Doubt, doubt_of
 from lossline.scaling.estimators import (
     PARAMETERS,
     TASK_PRIOR,
@@ -104,8 +105,8 @@ class Line:
       n_runs, n_points, left_out: runs and pairs fitted, checkpoints without partner.
       pairing: how x met y; irreducible: where E_x and E_y come from.
       x_range, y_range: spans of the fitted points.
-      scatter: relative standard deviation of y about the line; form: of the part that a prediction
-        beyond the fitted points adds (`Prior.form`).
+      scatter: relative standard deviation of y about the line, of the runs fitted.
+      doubt: what makes intervals out of draws and scatter, by kind of line.
       draws: (S, 6) parameters over reweightings of the runs; bands are quantiles over them.
       heldout_error: mean |relative error| on the runs of largest compute when they are left out.
     """
@@ -129,7 +130,7 @@ class Line:
     x_range: tuple[float, float] = (math.nan, math.nan)
     y_range: tuple[float, float] = (math.nan, math.nan)
     scatter: float = math.nan
-    form: float = 0.0
+    doubt: Doubt = dataclasses.field(default_factory=Doubt)
     draws: Array = dataclasses.field(
         default_factory=lambda: np.empty((0, len(PARAMETERS))), repr=False
     )
@@ -181,20 +182,28 @@ class Line:
         x = np.asarray(x, float)
         if not len(self.draws):
             return np.full(x.shape, math.nan), np.full(x.shape, math.nan)
-        y_SxM = curve(self.draws, x.ravel(), self._off(tokens_per_param, x))
+        inside = np.clip(x, *self.x_range)
+        at_end = self._deviations(inside, tokens_per_param)
+        fan = self._deviations(x, tokens_per_param) - at_end
         # Residuals of few runs are smaller than their errors: the usual cluster correction.
         widen = math.sqrt(self.n_runs / (self.n_runs - 1))
-        y_SxM = center.ravel() + widen * (y_SxM - center.ravel())
+        y_SxM = center.ravel() + widen * (at_end + self.doubt.fan * fan)
         if noise:
             noise_S, form_S = _normal_samples(len(self.draws))
-            inside = np.clip(x.ravel(), *self.x_range)
-            beyond = self.predict(x.ravel()) - self.predict(inside)
-            y_SxM = y_SxM + noise_S[:, None] * self.scatter * center.ravel()
-            y_SxM = y_SxM + form_S[:, None] * self.form * beyond
+            beyond = (self.predict(x) - self.predict(inside)).ravel()
+            scatter = self.doubt.scatter * self.scatter
+            y_SxM = y_SxM + noise_S[:, None] * scatter * center.ravel()
+            y_SxM = y_SxM + form_S[:, None] * self.doubt.form * beyond
         low, high = np.quantile(y_SxM, [(1 - level) / 2, (1 + level) / 2], axis=0)
         # An interval holds the line it belongs to, also where reweighting moves it to one side.
         low = np.minimum(low.reshape(x.shape), center)
         return low, np.maximum(high.reshape(x.shape), center)
+
+    def _deviations(self, x: Array, tokens_per_param: Any) -> Array:
+        """Of the reweighed lines from the line at x: (S, M)."""
+        off = self._off(tokens_per_param, x)
+        center = self.predict(x, tokens_per_param=tokens_per_param)
+        return curve(self.draws, x.ravel(), off) - center.ravel()
 
     def _off(self, tokens_per_param: Any, x: Array) -> Array | float:
         if tokens_per_param is None or not math.isfinite(self.tokens_per_param):
@@ -223,6 +232,8 @@ def _normal_samples(count: int) -> tuple[Array, Array]:
 def _plain(value: Any) -> Any:
     if isinstance(value, enum.Enum):
         return value.value
+    if isinstance(value, Doubt):
+        return dataclasses.asdict(value)
     if isinstance(value, Mapping):
         return {str(k): _plain(v) for k, v in value.items()}
     if isinstance(value, (tuple, list)):
@@ -384,7 +395,7 @@ def _fitted(
         tokens_per_param=reference if len(names) > 4 else math.nan,
         draws=found.draws,
         scatter=found.scatter,
-        form=prior.form,
+        doubt=doubt_of(base.kind),
     )
     predicted = line.predict(pairs.x, tokens_per_param=pairs.tokens / pairs.params)
     doubt = _doubt(line)

@@ -18,6 +18,7 @@ import pandas as pd
 from lossline import tables
 from lossline.errors import UserError
 from lossline.scaling.attribution_results import Attribution
+from lossline.scaling.doubt import Doubt
 from lossline.scaling.estimators import PARAMETERS
 from lossline.scaling.lines import Irreducible, Line, LineKind
 from lossline.scaling.pairing import Pairing
@@ -115,6 +116,7 @@ def save_results(results: StudyResults, folder: Path) -> None:
         frame.astype({c: "string" for c in frame.columns if frame[c].dtype == object}).to_parquet(
             folder / f"{name}.parquet", index=False
         )
+    _write_json(folder / "excluded.json", _plain(results.excluded.to_dict("records")))
     _write_json(
         folder / "settings.json", {"settings": results.settings, "provenance": results.provenance}
     )
@@ -153,6 +155,7 @@ def _line(tree: Mapping[str, Any], draws: np.ndarray) -> Line:
     fields["group"], fields["y_group"] = tree["group"], tree["y_group"]
     for name in ("x_range", "y_range"):
         fields[name] = tuple(math.nan if value is None else value for value in tree[name])
+    fields["doubt"] = Doubt(**tree["doubt"])
     enums = {"status": Status, "kind": LineKind, "pairing": Pairing, "irreducible": Irreducible}
     fields |= {name: cls(tree[name]) for name, cls in enums.items()}
     return Line(**fields, draws=draws)

@@ -5,7 +5,13 @@ table = tables.load("runs/")          # a file, a run directory, or a folder of 
 tables.write(table, "losses.parquet")
 """
 
-from lossline.tables.checks import Problem, exclude_bad_rows, find_problems, validate
+from lossline.tables.checks import (
+    Problem,
+    exclude_bad_rows,
+    find_problems,
+    summarize,
+    validate,
+)
 from lossline.tables.frames import concat, derive, from_rows
 from lossline.tables.schema import COLUMN_NAMES, COLUMNS, SetKind, Status
 from lossline.tables.storage import load, read, read_unchecked, write
@@ -24,6 +30,7 @@ __all__ = [
     "load",
     "read",
     "read_unchecked",
+    "summarize",
     "validate",
     "write",
 ]

@@ -8,7 +8,7 @@ record of bad rows but takes them out of every fit.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,7 +27,14 @@ from lossline.tables.schema import (
     Status,
 )
 
-__all__ = ["Problem", "check_columns", "exclude_bad_rows", "find_problems", "validate"]
+__all__ = [
+    "Problem",
+    "check_columns",
+    "exclude_bad_rows",
+    "find_problems",
+    "summarize",
+    "validate",
+]
 
 # Sums are added in float64 from float32 losses; a stored mean may have been rounded to 6 digits.
 _RELATIVE_TOLERANCE = 1e-4
@@ -125,6 +132,20 @@ def exclude_bad_rows(frame: pd.DataFrame) -> tuple[pd.DataFrame, list[Problem]]:
         frame.loc[problem.position, "message"] = f"{problem.column}: {problem.what}"
     kept = frame.drop(index=sorted(drop)).reset_index(drop=True)
     return kept, problems
+
+
+def summarize(problems: Iterable[Problem], where: str, most: int = 5) -> list[str]:
+    """One line per kind of problem: the first row that has it in full, then the other rows."""
+    kinds: dict[tuple[str, str], list[Problem]] = {}
+    for problem in problems:
+        kinds.setdefault((problem.column, problem.mend), []).append(problem)
+    lines = []
+    for found in kinds.values():
+        rows = sorted({problem.position for problem in found} - {found[0].position})
+        listed = ", ".join(str(row + 1) for row in rows[:most]) + (", …" if rows[most:] else "")
+        more = f" [so {len(rows)} more: row {listed}]" if rows else ""
+        lines.append(found[0].line(where) + more)
+    return lines
 
 
 def _where(mask: np.ndarray | pd.Series) -> list[int]:
@@ -268,32 +289,43 @@ def _unit_guess(given: float, right: float, name: str) -> str:
 def _bytes_per_token(frame: pd.DataFrame, used: np.ndarray) -> Iterator[Problem]:
     """Bytes per token follow from loss and bits per byte, and belong to the text and its tokenizer.
 
-    A row whose value is off by ln 2 from the other rows' of that set and tokenizer mixes nats and
-    bits.
+    A row whose value is off by ln 2 from most rows of that set and tokenizer mixes nats and bits;
+    where as many rows say one as the other, all of them are in doubt.
     """
     loss = frame["loss"].to_numpy(dtype="float64")
     bits = frame["bits_per_byte"].to_numpy(dtype="float64")
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = loss / (bits * math.log(2.0))
-    usable = used & np.isfinite(ratio) & (ratio > 0)
-    groups = pd.Series(np.where(usable, ratio, np.nan)).groupby(
-        [frame[name].fillna("").to_numpy() for name in ("source", "tokenizer", "eval_set")]
-    )
-    usual = groups.transform("median").to_numpy()
-    for position in _where(usable & (groups.transform("count").to_numpy() >= 3)):
-        deviation = ratio[position] / usual[position]
-        if (
-            min(abs(deviation * math.log(2.0) - 1), abs(deviation / math.log(2.0) - 1))
-            < _BITS_TOLERANCE
-        ):
+    usable = pd.Series(np.where(used & np.isfinite(ratio) & (ratio > 0), ratio, np.nan)).dropna()
+    keys = [
+        frame[name].fillna("").loc[usable.index] for name in ("source", "tokenizer", "eval_set")
+    ]
+    for _, values in usable.groupby(keys, sort=False):
+        usual, support = _usual(values.to_numpy())
+        off = np.abs(np.log(values / usual))
+        mixed = np.abs(off - math.log(1 / math.log(2.0))) < _BITS_TOLERANCE
+        if not mixed.any():
+            continue
+        split = mixed.sum() >= support
+        for position in values.index[mixed | (off < _BITS_TOLERANCE) if split else mixed]:
+            others = "as many rows" if split else "other rows"
+            others = f"{others} of this set and tokenizer have"
+            other = values[mixed].median() if split and not mixed[position] else usual
             yield Problem(
                 column="loss",
-                position=position,
-                what=f"loss and bits per byte imply {ratio[position]:.3g} bytes per token where "
-                "other rows of this set "
-                f"and tokenizer have {usual[position]:.3g}: nats are mixed with bits",
+                position=int(position),
+                what=f"loss and bits per byte imply {values[position]:.3g} bytes per token where "
+                f"{others} {other:.3g}: nats are mixed with bits",
                 mend="loss is in nats per token, bits_per_byte in bits",
             )
+
+
+def _usual(values: np.ndarray) -> tuple[float, int]:
+    """The value that most others agree with, and how many do."""
+    logs = np.sort(np.log(values))
+    support = np.searchsorted(logs, logs + _BITS_TOLERANCE, "right")
+    support -= np.searchsorted(logs, logs - _BITS_TOLERANCE, "left")
+    return float(np.exp(logs[support.argmax()])), int(support.max())
 
 
 def _missing_measurements(frame: pd.DataFrame, used: np.ndarray) -> Iterator[Problem]:
@@ -328,14 +360,18 @@ def _duplicates(frame: pd.DataFrame, used: np.ndarray) -> Iterator[Problem]:
         tuple(row): position
         for position, row in reversed(list(zip(rows.index, rows.to_numpy(), strict=True)))
     }
+    loss = frame["loss"]
     for position in rows.index[again]:
         run_id, step, eval_set = rows.loc[position]
         before = first_seen[(run_id, step, eval_set)]
+        differs = abs(loss[position] - loss[before]) > _RELATIVE_TOLERANCE * abs(loss[before])
+        values = f" (loss {loss[before]:.6g} there, {loss[position]:.6g} here)" if differs else ""
         yield Problem(
             column="eval_set",
             position=int(position),
             what=f"run {run_id!r} at step {step} on {eval_set!r} is already in "
-            + row_number(int(before)),
+            + row_number(int(before))
+            + values,
             mend="keep one row per checkpoint and evaluation set",
         )
 
@@ -359,17 +395,16 @@ def _changing(rows: pd.DataFrame, by: list[str], names: list[str], unit: str) ->
         counts = group[name].nunique(dropna=False)
         for key in counts.index[counts > 1]:
             members = group.get_group(key if isinstance(key, tuple) else (key,))[name]
-            first = members.iloc[0]
-            differs = members.ne(first) & ~(members.isna() & pd.isna(first)) | (
-                members.isna() != pd.isna(first)
-            )
-            position = int(members.index[differs.fillna(True).to_numpy(dtype=bool)][0])
-            other = rows[name].loc[position]
+            # What most rows say holds; of equally many, the first.
+            texts = members.astype(object).where(members.notna(), None).map(repr)
+            usual = texts.value_counts(sort=False).idxmax()
+            reference = texts.index[texts == usual][0]
             shown = " at step ".join(str(part) for part in key) if isinstance(key, tuple) else key
-            yield Problem(
-                column=name,
-                position=position,
-                what=f"{unit} {shown} has {other} here and {first} in "
-                + row_number(int(members.index[0])),
-                mend=f"a {unit} has one {name}; give different runs different run_ids",
-            )
+            for position in texts.index[texts != usual]:
+                yield Problem(
+                    column=name,
+                    position=int(position),
+                    what=f"{unit} {shown} has {rows[name].loc[position]} here and "
+                    f"{rows[name].loc[reference]} in " + row_number(int(reference)),
+                    mend=f"a {unit} has one {name}; give different runs different run_ids",
+                )

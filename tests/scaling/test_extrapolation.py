@@ -56,7 +56,12 @@ def test_planted_extrapolation_beats_the_baselines():
     assert by_method.loc[LINE, "median"] < 0.006
     for method in ("constant ratio", "straight line", "nearest run"):
         assert by_method.loc[LINE, "median"] < 0.7 * by_method.loc[method, "median"]
-    assert by_method.loc[LINE, "coverage"] > 0.8
+
+
+def test_intervals_hold_planted_runs_beyond_as_often_as_they_say():
+    """The points of one line err together, so it takes many lines."""
+    found = [extrapolate(specimen(sweep(seed=s)), cut=CUT, baselines={}) for s in range(40)]
+    assert 0.86 <= score(found)["coverage"].item() <= 0.96
 
 
 def test_one_budget_can_be_asked_for():

@@ -1,0 +1,53 @@
+"""How far predictions are to be doubted beyond what reweighting the runs shows, by kind of line.
+
+An interval adds three things: how the line moves when runs are reweighed, the runs' scatter about
+it, and a share of the part of y that is extrapolated, because no law holds exactly. Left as they
+come, these do not add up to 90% on runs that were held out: lines that are reweighed and drawn from
+a posterior fan out too far beyond the points, and new runs, larger ones above all, scatter more
+than those fitted. The factors below were set once for all by nested hold-out over compute on
+published sweeps; experiments/published/README.md has the table.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+from lossline.errors import UserError
+from lossline.scaling.specimens import LineKind
+
+__all__ = ["Doubt", "doubt_of"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Doubt:
+    """Factors of an interval.
+
+    Attributes:
+      fan: of how much further the reweighed lines lie apart beyond the points than at their end.
+      scatter: of the fitted runs' scatter, for a run that was not fitted.
+      form: standard deviation of the extrapolated part of y, relative to that part.
+    """
+
+    fan: float = 0.7
+    scatter: float = 1.5
+    form: float = 0.05
+
+    def __post_init__(self) -> None:
+        if min(self.fan, self.scatter, self.form) < 0:
+            raise UserError("Doubt: fan, scatter and form must not be negative")
+
+
+_TEXT = Doubt()
+# Both axes are measured alike, each on its own training set: these lines hold best.
+_TRAIN = Doubt(fan=0.35, scatter=1.5, form=0.025)
+_TASK = Doubt(fan=1.0, scatter=1.25, form=0.08)
+_BY_KIND = {
+    LineKind.TRAIN_TO_TRAIN: _TRAIN,
+    LineKind.TRAIN_TO_TASK: _TASK,
+    LineKind.VALIDATION_TO_TASK: _TASK,
+}
+
+
+def doubt_of(kind: LineKind) -> Doubt:
+    """The factors for a kind of line."""
+    return _BY_KIND.get(kind, _TEXT)
