@@ -166,6 +166,8 @@ def _errors(title: str, points: pd.DataFrame, runs: str, left_out: Sequence[str]
         ratio = error[LINE].median() / error[PUBLISHED].median()
         held = part.loc[part["method"] == LINE, "inside"].mean()
         rows.append(Comparison(what=f"{kind}: ratio of medians", ours=f"{ratio:.2f}"))
+        nearer = np.mean(error[LINE].to_numpy() < error[PUBLISHED].fillna(np.inf).to_numpy())
+        rows.append(Comparison(what=f"{kind}: ours is nearer at", ours=f"{100 * nearer:.0f}%"))
         rows.append(Comparison(what=f"{kind}: 90% intervals hold", ours=f"{100 * held:.1f}%"))
         others = ", ".join(
             f"{m} {100 * e.median():.2f}%" for m, e in error.items() if m not in (LINE, PUBLISHED)

@@ -117,6 +117,8 @@ def _section(
         for name, pick in (("median", pd.Series.median), ("worst", pd.Series.max)):
             rerun, ours = (f"{100 * pick(error[m]):.2f}%" for m in (PUBLISHED, LINE))
             rows.append(Comparison(what=f"{kind}: {name} error", rerun=rerun, ours=ours))
+        nearer = np.mean(error[LINE].to_numpy() < error[PUBLISHED].fillna(np.inf).to_numpy())
+        rows.append(Comparison(what=f"{kind}: ours is nearer at", ours=f"{100 * nearer:.0f}%"))
         line = part[part["method"] == LINE]
         inside = (line["low"] <= line["y"]) & (line["y"] <= line["high"])
         held = f"{100 * inside.mean():.1f}%"

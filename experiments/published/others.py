@@ -3,6 +3,7 @@ Mayilvahanan et al. (2502.12120)."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from records import Comparison, Section
 from lossline.errors import UserError
 from lossline.reporting.published import GADRE_TASKS
 from lossline.scaling.attribution import attribute
-from lossline.scaling.attribution_results import Attribution, Verdict
+from lossline.scaling.attribution_results import Attribution, Effect, Verdict
 from lossline.scaling.compute_laws import Chinchilla, OverTrainingByParams, hoffmann_starts
 from lossline.scaling.laws import ErrorLaw
 from lossline.scaling.lines import LineKind, LineOptions, fit_line, r_squared
@@ -202,7 +203,8 @@ def told_apart(found: Attribution) -> Section:
             p_values = [e.p_corrected for e in effects if np.isfinite(e.p_corrected)]
             if p_values:
                 significant = sum(p < LEVEL for p in p_values)
-                ours = f"p = {min(p_values):.2g}; {significant} of {len(p_values)} sets"
+                ours = f"p = {min(p_values):.2g}; {significant} of {len(p_values)} sets; "
+                ours += _behind(effects)
                 rows.append(Comparison(what=f"{factor.label}, {name}", ours=ours))
     tables = {"llm_line_attribution": found.summary()}
     effects = found.effects()
@@ -210,6 +212,18 @@ def told_apart(found: Attribution) -> Section:
         tables["llm_line_p_values"] = effects
     notes = [_conclusion(found), *(factor.sentence for factor in found.factors if factor.sentence)]
     return Section(title=WHAT_MOVES, rows=rows, notes=notes, tables=tables)
+
+
+def _behind(effects: Sequence[Effect]) -> str:
+    """What the smallest p-value rests on: matched runs, and where the chance between runs is
+    from."""
+    best = min(
+        (e for e in effects if np.isfinite(e.p_corrected)), key=lambda effect: effect.p_corrected
+    )
+    text = f"{best.runs} runs in {best.groups} matched group{'s' if best.groups > 1 else ''}"
+    borrowed = best.noise_from == "pooled"
+    whose = "of all lines, as so few cannot show it" if borrowed else "of these groups"
+    return f"{text}, chance between runs {whose} ({best.degrees:.0f} degrees of freedom)"
 
 
 def _conclusion(found: Attribution) -> str:
@@ -227,9 +241,21 @@ def _conclusion(found: Attribution) -> str:
         )
     tested = labels(Verdict.NO_MOVE, Verdict.UNRESOLVED)
     parts.append(f"tested and not told apart: {tested or 'nothing else can be tested'}")
-    if labels(Verdict.CONFOUNDED):
-        parts.append(f"cannot be tested, never changes alone: {labels(Verdict.CONFOUNDED)}")
+    confounded = [
+        f"{factor.label} ({_in_words(factor.message, found)})"
+        for factor in found.factors
+        if factor.verdict is Verdict.CONFOUNDED
+    ]
+    if confounded:
+        parts.append(f"cannot be tested alone: {', '.join(confounded)}")
     return "Lines are " + "; ".join(parts) + "."
+
+
+def _in_words(message: str, found: Attribution) -> str:
+    """A message with the names of factors instead of those of columns."""
+    for factor in found.factors:
+        message = message.replace(factor.factor, factor.label)
+    return message
 
 
 def _named(names: list[str], wanted: str) -> str:

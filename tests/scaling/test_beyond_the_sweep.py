@@ -1,8 +1,6 @@
 """`experiments/published`: runs beyond a sweep's own largest budget are predicted and never fitted,
 and whatever is not predicted is named."""
 
-import importlib
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -10,13 +8,6 @@ import pytest
 TEXT, TASK = "eval/c4_val/CrossEntropyLoss", "eval/downstream_ce_loss/hellaswag_test_ce_loss"
 FACTS = ["id", "data", "params", "tokens", "steps", "iso_flop", "val_loss", TEXT, TASK]
 LARGEST = 1e19
-
-
-@pytest.fixture
-def experiment(repository, monkeypatch):
-    """The modules of experiments/published by name."""
-    monkeypatch.syspath_prepend(str(repository / "experiments" / "published"))
-    return importlib.import_module
 
 
 @pytest.fixture(scope="module")

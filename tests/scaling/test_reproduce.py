@@ -37,7 +37,7 @@ def test_a_broken_file_does_not_stop_the_others(repository, published_data, tmp_
     assert float(results.loc["objective", "rerun"]) == pytest.approx(1.018274e-3, abs=5e-10)
 
 
-def test_larger_models_are_predicted_and_never_fitted(repository, published_data, tmp_path):
+def test_larger_models_are_predicted_and_never_fitted(experiment, published_data, tmp_path):
     """Adding models above 2B parameters moves the cut, so that 1.4B may be fitted; changing the
     added ones' losses changes errors by exactly that."""
     frame = pd.read_csv(published_data / "gadre_models.csv")
@@ -47,9 +47,10 @@ def test_larger_models_are_predicted_and_never_fitted(repository, published_data
         loss = {"loss/c4_val": large["loss/c4_val"] * factor}
         rows = pd.concat([frame, large.assign(**loss)])
         rows.to_csv(tmp_path / folder / "gadre_models.csv", index=False)
-        done = reproduce(repository, tmp_path / folder, tmp_path / folder / "out")
-        assert done.returncode == 0, done.stderr
-    one, two = (pd.read_csv(tmp_path / f / "out" / "gadre.csv") for f in ("one", "two"))
+    one, two = (
+        experiment("others").gadre(tmp_path / folder)[0].tables["gadre"]
+        for folder in ("one", "two")
+    )
     held = one["params"] > 2e9
     assert held.sum() == 1
     ratio = (1 + one["ours_loss"][held]) / (1 + two["ours_loss"][held])
@@ -63,6 +64,8 @@ def test_public_models_are_told_apart_by_data(repository, published_data, tmp_pa
     done = reproduce(repository, tmp_path / "data", tmp_path / "out")
     assert done.returncode == 0, done.stderr
     assert "Lines are told apart by the pretraining data;" in done.stdout
+    assert "2 runs in 1 matched group, chance between runs of all lines" in done.stdout
+    assert "the architecture (changes with the pretraining data, the model size)" in done.stdout
     verdicts = pd.read_csv(tmp_path / "out" / "llm_line_attribution.csv").set_index("factor")
     assert list(verdicts.index[verdicts["verdict"] == "moves"]) == ["pretraining_data"]
     effects = pd.read_csv(tmp_path / "out" / "llm_line_p_values.csv")
@@ -74,7 +77,7 @@ def test_public_models_are_told_apart_by_data(repository, published_data, tmp_pa
 
 
 def test_the_largest_of_the_ladder_is_predicted_and_never_fitted(
-    repository, published_data, tmp_path
+    experiment, published_data, tmp_path
 ):
     """Twice the loss of the largest models at their end moves the measured y, and no prediction
     of it; a run that is in the file twice counts once."""
@@ -90,10 +93,10 @@ def test_the_largest_of_the_ladder_is_predicted_and_never_fitted(
     for folder, rows in (("one", frame), ("two", pd.concat([changed, changed.iloc[:3]]))):
         (tmp_path / folder).mkdir()
         rows.assign(remark="x").to_csv(tmp_path / folder / "olmo_ladder.csv", index=False)
-        done = reproduce(repository, tmp_path / folder, tmp_path / folder / "out")
-        assert done.returncode == 0, done.stderr
-        assert "OLMo ladder: final checkpoints" in done.stdout, done.stdout
-    one, two = (pd.read_csv(tmp_path / f / "out" / "olmo_ladder.csv") for f in ("one", "two"))
+    one, two = (
+        experiment("ladder").sections(tmp_path / folder)[0].tables["olmo_ladder"]
+        for folder in ("one", "two")
+    )
     assert len(one) == len(two) and set(one["kind"]) >= {"validation-to-validation"}
     pile = one["eval_set"] == "pile"
     assert pile.any()
