@@ -7,6 +7,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 import jax
@@ -60,12 +61,34 @@ class RMSNorm(nnx.Module):
         self.eps = eps
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        x32 = x.astype(jnp.float32)
-        mean_square = jnp.mean(x32 * x32, axis=-1, keepdims=True)
-        normed = x32 * jax.lax.rsqrt(mean_square + self.eps)
-        if self.scale is not None:
-            normed = normed * self.scale[...].astype(jnp.float32)
-        return normed.astype(x.dtype)
+        return _rms_norm(x, None if self.scale is None else self.scale[...], self.eps)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _rms_norm(x: jax.Array, scale: jax.Array | None, eps: float) -> jax.Array:
+    return _rms_norm_forward(x, scale, eps)[0]
+
+
+def _rms_norm_forward(x, scale, eps):
+    x32 = x.astype(jnp.float32)
+    root = jax.lax.rsqrt(jnp.mean(x32 * x32, axis=-1, keepdims=True) + eps)
+    normed = x32 * root if scale is None else x32 * root * scale.astype(jnp.float32)
+    return normed.astype(x.dtype), (x, scale, root)
+
+
+def _rms_norm_backward(eps, residuals, g):
+    """Written out: autodiff keeps float32 copies of x and adds one gradient twice."""
+    x, scale, root = residuals
+    normed, g32 = x.astype(jnp.float32) * root, g.astype(jnp.float32)
+    dnormed = g32 if scale is None else g32 * scale.astype(jnp.float32)
+    along = jnp.mean(dnormed * normed, axis=-1, keepdims=True)
+    dx = (root * (dnormed - normed * along)).astype(x.dtype)
+    if scale is None:
+        return dx, None
+    return dx, jnp.sum(g32 * normed, axis=tuple(range(x.ndim - 1))).astype(scale.dtype)
+
+
+_rms_norm.defvjp(_rms_norm_forward, _rms_norm_backward)
 
 
 class LayerNorm(nnx.Module):
@@ -95,8 +118,7 @@ class LayerNorm(nnx.Module):
 def grouped_rms(x: jax.Array, scale: jax.Array, *, groups: int, eps: float) -> jax.Array:
     """RMSNorm of each of ``groups`` equal parts of the last axis, in float32."""
     x32 = x.astype(jnp.float32).reshape(*x.shape[:-1], groups, -1)
-    normed = x32 * jax.lax.rsqrt(jnp.mean(x32 * x32, axis=-1, keepdims=True) + eps)
-    return normed.reshape(x.shape) * scale.astype(jnp.float32)
+    return _rms_norm(x32, None, eps).reshape(x.shape) * scale.astype(jnp.float32)
 
 
 def rotary_tables(positions_BxL: jax.Array, frequencies: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -127,10 +149,23 @@ def silu(x: jax.Array) -> jax.Array:
     return (x32 * jax.nn.sigmoid(x32)).astype(x.dtype)
 
 
+@jax.custom_vjp
 def gated(x: jax.Array, gate: jax.Array) -> jax.Array:
     """``x · silu(gate)``, in float32, rounded once."""
     gate32 = gate.astype(jnp.float32)
     return (x.astype(jnp.float32) * gate32 * jax.nn.sigmoid(gate32)).astype(x.dtype)
+
+
+def _gated_backward(residuals, g):
+    """From the inputs alone, where autodiff keeps three more float32 arrays of their size."""
+    x, gate = residuals
+    g32, x32, gate32 = (array.astype(jnp.float32) for array in (g, x, gate))
+    sigmoid = jax.nn.sigmoid(gate32)
+    dgate = g32 * x32 * sigmoid * (1 + gate32 * (1 - sigmoid))
+    return (g32 * gate32 * sigmoid).astype(x.dtype), dgate.astype(gate.dtype)
+
+
+gated.defvjp(lambda x, gate: (gated(x, gate), (x, gate)), _gated_backward)
 
 
 def product(x: jax.Array) -> jax.Array:
