@@ -42,6 +42,13 @@ def table() -> pd.DataFrame:
     return whole[(whole.tokenizer == "bpe") & (whole.schedule == "cosine")].reset_index(drop=True)
 
 
+@pytest.fixture(scope="module")
+def few(table) -> pd.DataFrame:
+    """One architecture, two sets."""
+    keep = (table.architecture == "llama") & (table.pretraining_data != "pubmed")
+    return table[keep].reset_index(drop=True)
+
+
 @pytest.fixture
 def saved(table, tmp_path) -> Path:
     return tables.write(table, tmp_path / "losses.parquet")
@@ -301,11 +308,24 @@ def test_what_is_unsound_is_named_line_by_line_and_the_rest_is_fitted(table, tmp
         assert said in reasons
 
 
-def test_a_run_that_changes_its_facts_is_left_out_where_it_differs(table, tmp_path):
+def test_a_cell_of_text_where_a_number_belongs_costs_its_row(few, tmp_path):
+    broken = few.astype({"loss": object, "step": object})
+    broken.loc[3, "loss"] = "oops"
+    broken.loc[9, "step"] = 1.5
+    broken.to_csv(tmp_path / "losses.csv", index=False)
+    results = fit_to_folder(command(tmp_path / "losses.csv"))
+    said = " ".join(results.excluded.reason)
+    assert "'oops' is not a number" in said and "1.5 is not a whole number" in said
+    assert all(line.drawable for line in results.lines)
+    with pytest.raises(UserError, match="'step', row 10: 1.5 is not a whole number"):
+        tables.read(tmp_path / "losses.csv")
+
+
+def test_a_run_that_changes_its_facts_is_left_out_where_it_differs(few, tmp_path):
     """Several rows of one run: the rest is a sound table that can be written."""
-    run_id = table.run_id.iloc[0]
-    rows = table.index[table.run_id == run_id][:3]
-    torn = table.copy()
+    run_id = few.run_id.iloc[0]
+    rows = few.index[few.run_id == run_id][:3]
+    torn = few.copy()
     torn.loc[rows, "params"] = 7e6
     torn.to_parquet(tmp_path / "losses.parquet", index=False)
     results = fit_to_folder(command(tmp_path / "losses.parquet"))
@@ -313,14 +333,14 @@ def test_a_run_that_changes_its_facts_is_left_out_where_it_differs(table, tmp_pa
     assert all(line.drawable for line in results.lines)
 
 
-def test_units_of_which_nobody_can_say_which_are_right_cost_only_their_set(table, tmp_path):
-    torn = table.copy()
+def test_units_of_which_nobody_can_say_which_are_right_cost_only_their_set(few, tmp_path):
+    torn = few.copy()
     half = (torn.eval_set == "hellaswag") & (torn.params > 1.5e6)
     torn.loc[half, "loss"] /= math.log(2)
     torn.to_parquet(tmp_path / "losses.parquet", index=False)
     results = fit_to_folder(command(tmp_path / "losses.parquet"))
     assert {line.y_set for line in results.lines if line.drawable} == {"wiki"}
-    assert results.excluded.rows.sum() == (table.eval_set == "hellaswag").sum()
+    assert results.excluded.rows.sum() == (few.eval_set == "hellaswag").sum()
     assert results.excluded.reason.str.contains("as many rows").any()
 
 

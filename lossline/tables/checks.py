@@ -156,10 +156,14 @@ def _empty_cells(frame: pd.DataFrame) -> Iterator[Problem]:
     for column in COLUMNS:
         if column.required:
             for position in _where(frame[column.name].isna()):
+                said = str(frame["message"].iloc[position])
+                of_this = f"{column.name}: "  # as `frames.exclude_unreadable` says it
                 yield Problem(
                     column=column.name,
                     position=position,
-                    what="the cell is empty",
+                    what=said.removeprefix(of_this)
+                    if said.startswith(of_this)
+                    else "the cell is empty",
                     mend=f"every row needs its {column.name} ({column.meaning})",
                     unplaceable=True,
                 )

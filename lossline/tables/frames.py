@@ -13,7 +13,15 @@ import pandas as pd
 from lossline.errors import UserError
 from lossline.tables.schema import COLUMN_NAMES, COLUMNS, EXTRA_PREFIX, Column, Kind, Status
 
-__all__ = ["concat", "derive", "from_rows", "nearest_name", "row_number", "typed"]
+__all__ = [
+    "concat",
+    "derive",
+    "exclude_unreadable",
+    "from_rows",
+    "nearest_name",
+    "row_number",
+    "typed",
+]
 
 _TEXT = pd.StringDtype(na_value=np.nan)
 
@@ -64,6 +72,33 @@ def typed(frame: pd.DataFrame, *, where: str = "the table") -> pd.DataFrame:
     return table[[str(name) for name in frame.columns]]
 
 
+def exclude_unreadable(frame: pd.DataFrame) -> pd.DataFrame:
+    """A table with the schema's columns whose cells convert: rows with a cell that does not get the
+    status ``excluded``, a message that names it, and an empty cell instead."""
+    frame = frame.reset_index(drop=True)
+    for column in COLUMNS:
+        if column.kind is Kind.TEXT:
+            continue
+        values = frame[column.name]
+        numbers = pd.to_numeric(values, errors="coerce").astype("float64")
+        broken = numbers.isna() & values.notna()
+        if column.kind is Kind.COUNT:
+            broken |= np.isinf(numbers) | (numbers.notna() & (numbers != np.round(numbers)))
+        if not broken.any():
+            continue
+        wanted = "a number" if column.kind is Kind.NUMBER else "a whole number"
+        said = [f"{column.name}: {_shown(cell)} is not {wanted}" for cell in values[broken]]
+        frame = frame.astype({name: object for name in (column.name, "status", "message")})
+        frame.loc[broken, "message"] = said
+        frame.loc[broken, "status"] = str(Status.EXCLUDED)
+        frame.loc[broken, column.name] = None
+    return frame
+
+
+def _shown(cell: object) -> str:
+    return repr(cell) if isinstance(cell, str) else str(cell)
+
+
 def _typed_column(values: pd.Series, column: Column, where: str) -> pd.Series:
     values = values.reset_index(drop=True)
     if column.kind is Kind.TEXT:
@@ -73,7 +108,7 @@ def _typed_column(values: pd.Series, column: Column, where: str) -> pd.Series:
     if len(unreadable):
         first = int(unreadable[0])
         raise UserError(
-            f"{where}: column {column.name!r}, {row_number(first)}: {values.iloc[first]!r} is not "
+            f"{where}: column {column.name!r}, {row_number(first)}: {_shown(values.iloc[first])} is not "
             f"a number; "
             "write a number or leave the cell empty"
         )
@@ -98,7 +133,7 @@ def _as_count(values: pd.Series, numbers: pd.Series, column: Column, where: str)
     if len(broken):
         first = int(broken[0])
         raise UserError(
-            f"{where}: column {column.name!r}, {row_number(first)}: {values.iloc[first]!r} is not "
+            f"{where}: column {column.name!r}, {row_number(first)}: {_shown(values.iloc[first])} is not "
             f"a whole number; "
             f"this column counts ({column.meaning})"
         )

@@ -10,7 +10,7 @@ import pandas as pd
 
 from lossline.errors import UserError
 from lossline.tables.checks import check_columns, validate
-from lossline.tables.frames import concat, derive, typed
+from lossline.tables.frames import concat, derive, exclude_unreadable, typed
 from lossline.tables.schema import COLUMN_NAMES
 
 __all__ = ["load", "read", "read_unchecked", "write"]
@@ -23,17 +23,19 @@ def read(path: str | os.PathLike[str]) -> pd.DataFrame:
 
     Raises `UserError` naming file, column and row for whatever is wrong.
     """
-    frame = read_unchecked(path)
+    frame = read_any(path)
+    check_columns(frame, where=str(path))
+    frame = derive(typed(frame, where=str(path)))
     validate(frame, where=str(path))
     return frame
 
 
 def read_unchecked(path: str | os.PathLike[str]) -> pd.DataFrame:
-    """Like `read`, but only the columns and their types are checked: for those who sort out bad
-    rows themselves."""
+    """Like `read`, but only the columns are checked: for those who sort out bad rows themselves.
+    Rows with a cell of the wrong type are ``excluded``."""
     frame = read_any(path)
     check_columns(frame, where=str(path))
-    return derive(typed(frame, where=str(path)))
+    return derive(typed(exclude_unreadable(frame), where=str(path)))
 
 
 def read_any(path: str | os.PathLike[str], **csv_options: object) -> pd.DataFrame:

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from lossline.errors import UserError
-from lossline.tables.checks import exclude_bad_rows, validate
+from lossline.tables.checks import exclude_bad_rows, summarize, validate
 from lossline.tables.frames import complete, concat, derive, nearest_name, row_number, typed
 from lossline.tables.schema import SetKind, Status
 from lossline.tables.storage import read_any
@@ -198,5 +198,5 @@ def together(parts: Sequence[Imported]) -> Imported:
         return parts[0]
     table, problems = exclude_bad_rows(concat([part.table for part in parts]))
     notes = [note for part in parts for note in part.notes]
-    notes += [problem.line("the files together") + "; set aside" for problem in problems[:5]]
+    notes += [f"{line}; set aside" for line in summarize(problems, "the files together")]
     return Imported(table=table, notes=tuple(notes))
