@@ -317,7 +317,7 @@ def test_a_cell_of_text_where_a_number_belongs_costs_its_row(few, tmp_path):
     said = " ".join(results.excluded.reason)
     assert "'oops' is not a number" in said and "1.5 is not a whole number" in said
     assert all(line.drawable for line in results.lines)
-    with pytest.raises(UserError, match="'step', row 10: 1.5 is not a whole number"):
+    with pytest.raises(UserError, match=r"'step', row 10: 1\.5 is not a whole number"):
         tables.read(tmp_path / "losses.csv")
 
 

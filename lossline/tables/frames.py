@@ -108,8 +108,8 @@ def _typed_column(values: pd.Series, column: Column, where: str) -> pd.Series:
     if len(unreadable):
         first = int(unreadable[0])
         raise UserError(
-            f"{where}: column {column.name!r}, {row_number(first)}: {_shown(values.iloc[first])} is not "
-            f"a number; "
+            f"{where}: column {column.name!r}, {row_number(first)}: "
+            f"{_shown(values.iloc[first])} is not a number; "
             "write a number or leave the cell empty"
         )
     if column.kind is Kind.NUMBER:
@@ -133,8 +133,8 @@ def _as_count(values: pd.Series, numbers: pd.Series, column: Column, where: str)
     if len(broken):
         first = int(broken[0])
         raise UserError(
-            f"{where}: column {column.name!r}, {row_number(first)}: {_shown(values.iloc[first])} is not "
-            f"a whole number; "
+            f"{where}: column {column.name!r}, {row_number(first)}: "
+            f"{_shown(values.iloc[first])} is not a whole number; "
             f"this column counts ({column.meaning})"
         )
     return numbers.astype("Int64")
