@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-from records import Comparison, Section, named
+from records import Comparison, Section, named, percent
 from scipy.optimize import curve_fit
 
 from lossline.errors import UserError
@@ -161,16 +161,17 @@ def _errors(title: str, points: pd.DataFrame, runs: str, left_out: Sequence[str]
     for kind, part in points.groupby("kind", sort=False):
         error = {m: v["error"] for m, v in part.groupby("method")}
         for name, pick in (("median", pd.Series.median), ("worst", pd.Series.max)):
-            rerun, ours = (f"{100 * pick(error[m]):.2f}%" for m in (PUBLISHED, LINE))
+            rerun, ours = (percent(pick(error[m])) for m in (PUBLISHED, LINE))
             rows.append(Comparison(what=f"{kind}: {name} error", rerun=rerun, ours=ours))
         ratio = error[LINE].median() / error[PUBLISHED].median()
         held = part.loc[part["method"] == LINE, "inside"].mean()
-        rows.append(Comparison(what=f"{kind}: ratio of medians", ours=f"{ratio:.2f}"))
+        shown = f"{ratio:.2f}" if np.isfinite(ratio) else ""
+        rows.append(Comparison(what=f"{kind}: ratio of medians", ours=shown))
         nearer = np.mean(error[LINE].to_numpy() < error[PUBLISHED].fillna(np.inf).to_numpy())
         rows.append(Comparison(what=f"{kind}: ours is nearer at", ours=f"{100 * nearer:.0f}%"))
         rows.append(Comparison(what=f"{kind}: 90% intervals hold", ours=f"{100 * held:.1f}%"))
         others = ", ".join(
-            f"{m} {100 * e.median():.2f}%" for m, e in error.items() if m not in (LINE, PUBLISHED)
+            f"{m} {percent(e.median())}" for m, e in error.items() if m not in (LINE, PUBLISHED)
         )
         notes.append(f"{kind}, {len(error[LINE])} points; medians of other ways: {others}")
     held = points.loc[points["method"] == LINE, "inside"].mean()

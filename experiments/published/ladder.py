@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from records import Comparison, Section, named
+from records import Comparison, Section, named, percent
 
 from lossline.errors import UserError
 from lossline.scaling.compute_laws import Chinchilla, Kaplan
@@ -115,7 +115,7 @@ def _section(
     for kind, part in points.groupby("kind", sort=False):
         error = {method: rows["error"] for method, rows in part.groupby("method", sort=False)}
         for name, pick in (("median", pd.Series.median), ("worst", pd.Series.max)):
-            rerun, ours = (f"{100 * pick(error[m]):.2f}%" for m in (PUBLISHED, LINE))
+            rerun, ours = (percent(pick(error[m])) for m in (PUBLISHED, LINE))
             rows.append(Comparison(what=f"{kind}: {name} error", rerun=rerun, ours=ours))
         nearer = np.mean(error[LINE].to_numpy() < error[PUBLISHED].fillna(np.inf).to_numpy())
         rows.append(Comparison(what=f"{kind}: ours is nearer at", ours=f"{100 * nearer:.0f}%"))
@@ -124,7 +124,7 @@ def _section(
         held = f"{100 * inside.mean():.1f}%"
         rows.append(Comparison(what=f"{kind}: 90% intervals hold", ours=held))
         others = ", ".join(
-            f"{m} {100 * e.median():.2f}%" for m, e in error.items() if m not in (LINE, PUBLISHED)
+            f"{m} {percent(e.median())}" for m, e in error.items() if m not in (LINE, PUBLISHED)
         )
         notes.append(
             f"{kind}, {len(line)} points on {line['eval_set'].nunique()} sets; published procedure "

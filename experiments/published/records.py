@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 import pandas as pd
 
-__all__ = ["Comparison", "Section", "named", "spread"]
+__all__ = ["Comparison", "Section", "named", "percent", "spread"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -43,3 +43,8 @@ def named(values: Iterable[object], most: int = 3) -> str:
     """The first few distinct values, sorted, and an ellipsis for the others."""
     known = sorted({str(value) for value in values})
     return ", ".join(known[:most]) + (", …" if len(known) > most else "")
+
+
+def percent(share: float, digits: int = 2) -> str:
+    """A share in percent; "no answer" for NaN."""
+    return f"{100 * share:.{digits}f}%" if share == share else "no answer"

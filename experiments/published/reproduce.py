@@ -67,6 +67,8 @@ def run(data: Path, out: Path) -> list[str]:
     if not present:
         raise UserError(f"{data} has none of {', '.join(SOURCES)}; README.md says where they are")
     out.mkdir(parents=True, exist_ok=True)
+    if sweep.SWEEP not in present and (data / sweep.EXTRA).is_file():
+        print(f"\n{sweep.EXTRA}: left out: no {sweep.SWEEP} to predict it from")
     records: list[dict[str, object]] = []
     broken = []
     for name in present:

@@ -112,10 +112,14 @@ def read(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame, list[str]]:
         raise UserError(f"{SWEEP} has no run of at most {LARGEST:.3g} FLOPs: nothing to fit")
     beyond = own.table[own.table["flops"] > LARGEST * SAME_BUDGET]
     if (folder / EXTRA).is_file():
-        more = import_sweep("kempner", folder / EXTRA)
-        new, left = _beyond(more.table, own.table, float(table["flops"].max()))
-        beyond = pd.concat([beyond, new], ignore_index=True) if len(beyond) else new
-        notes += [*more.notes, *left]
+        try:
+            more = import_sweep("kempner", folder / EXTRA)
+        except UserError as mistake:
+            notes.append(f"{mistake}; left out")
+        else:
+            new, left = _beyond(more.table, own.table, float(table["flops"].max()))
+            beyond = pd.concat([beyond, new], ignore_index=True) if len(beyond) else new
+            notes += [*more.notes, *left]
     nameless = table["pretraining_data"].isna(), beyond["pretraining_data"].isna()
     for rows, name, mask in zip(
         (table, beyond), (SWEEP, "beyond the sweep"), nameless, strict=True

@@ -103,8 +103,10 @@ def _predictions(
     for index in map(int, last):
         x = rest.x[index]
         if line.drawable:
-            low, high = line.interval(np.array([x]), _LEVEL)
-            yield "line", index, (float(line.predict(x)), float(low[0]), float(high[0]))
+            ratio = rest.tokens[index] / rest.params[index]
+            low, high = line.interval(x, _LEVEL, tokens_per_param=ratio)
+            predicted = line.predict(x, tokens_per_param=ratio)
+            yield "line", index, (float(predicted), float(low), float(high))
         yield "straight line", index, (float(np.polyval(straight, x)), nan, nan)
         yield "nearest run", index, (float(fitted.y[np.argmin(np.abs(fitted.x - x))]), nan, nan)
         if law is not None:

@@ -85,6 +85,14 @@ def test_without_anything_beyond_the_largest_budget_is_held_out(
     assert found == ((None, None) if cut is None else pytest.approx((cut, target), rel=1e-4))
 
 
+def test_a_broken_extrapolation_file_costs_only_itself(experiment, runs, tmp_path):
+    runs.to_csv(tmp_path / "kempner_sweep.csv", index=False)
+    (tmp_path / "kempner_extrapolation.csv").write_text("data,params\nstarcoder,1\n")
+    table, beyond, notes = experiment("sweep").read(tmp_path)
+    assert len(table) == 3 * len(runs) and beyond.empty
+    assert "kempner_extrapolation.csv: missing column 'tokens'" in notes[-1]
+
+
 def test_one_set_alone_is_told_what_it_lacks(experiment, runs, tmp_path):
     one = runs[runs["data"] == "starcoder"]
     found, notes = heldout(experiment, tmp_path / "one", one, None)
