@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from models.families import CONFIGS
 
 from lossline.errors import UserError
 from lossline.sharding import MeshOptions, batch_sharding, make_mesh, make_rules
@@ -14,7 +15,6 @@ from lossline.training.objective import Objective
 from lossline.training.optimizer import AdamW
 from lossline.training.options import TrainOptions
 from lossline.training.step import Trainer
-from tests.models.families import CONFIGS
 
 ROWS, LENGTH = 8, 24
 ALONE = MeshOptions(data=1)

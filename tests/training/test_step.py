@@ -116,7 +116,7 @@ def test_microbatches_on_a_mesh(models, batch, alone):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("remat", ["full", "dots"])
+@pytest.mark.parametrize("remat", ["full", "dots", "offload"])
 def test_remat_changes_nothing(models, batch, alone, remat):
     assert_close(run(make_trainer(replace(models["llama"], remat=remat)), batch), alone["llama"])
 
