@@ -17,13 +17,17 @@ from lossline.scaling.specimens import LineKind
 
 __all__ = ["Doubt", "doubt_of"]
 
+# Lines of few runs fan out no further than they should; those of three iso-FLOP budgets or more do.
+_FEW_RUNS, _MANY_RUNS = 8, 24
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Doubt:
     """Factors of an interval.
 
     Attributes:
-      fan: of how much further the reweighed lines lie apart beyond the points than at their end.
+      fan: of how much further the reweighed lines lie apart beyond the points than at their end,
+        where there are many runs; `fan_of` says what it is for few.
       scatter: of the fitted runs' scatter, for a run that was not fitted.
       form: standard deviation of the extrapolated part of y, relative to that part.
     """
@@ -35,6 +39,12 @@ class Doubt:
     def __post_init__(self) -> None:
         if min(self.fan, self.scatter, self.form) < 0:
             raise UserError("Doubt: fan, scatter and form must not be negative")
+
+    def fan_of(self, runs: int) -> float:
+        """The factor for a line of so many runs: 1 up to 8 of them, `fan` from 24 on, linear
+        between."""
+        share = min(max((runs - _FEW_RUNS) / (_MANY_RUNS - _FEW_RUNS), 0.0), 1.0)
+        return 1.0 + share * (self.fan - 1.0)
 
 
 _TEXT = Doubt()

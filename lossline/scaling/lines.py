@@ -187,7 +187,7 @@ class Line:
         fan = self._deviations(x, tokens_per_param) - at_end
         # Residuals of few runs are smaller than their errors: the usual cluster correction.
         widen = math.sqrt(self.n_runs / (self.n_runs - 1))
-        y_SxM = center.ravel() + widen * (at_end + self.doubt.fan * fan)
+        y_SxM = center.ravel() + widen * (at_end + self.doubt.fan_of(self.n_runs) * fan)
         if noise:
             noise_S, form_S = _normal_samples(len(self.draws))
             beyond = (self.predict(x) - self.predict(inside)).ravel()

@@ -8,6 +8,7 @@ import pytest
 
 from lossline.errors import UserError
 from lossline.scaling.compute_laws import Kaplan
+from lossline.scaling.doubt import doubt_of
 from lossline.scaling.extrapolation import LINE, extrapolate, score, split_at
 from lossline.scaling.lines import LineOptions
 from lossline.scaling.pairing import Pairing, Pairs, one_set
@@ -62,6 +63,17 @@ def test_intervals_hold_planted_runs_beyond_as_often_as_they_say():
     """The points of one line err together, so it takes many lines."""
     found = [extrapolate(specimen(sweep(seed=s)), cut=CUT, baselines={}) for s in range(40)]
     assert 0.86 <= score(found)["coverage"].item() <= 0.96
+
+
+def test_intervals_of_few_runs_are_not_made_narrower():
+    """18 runs of two budgets, predicted up to 100 times the compute."""
+    cut = np.geomspace(2e17, 5e19, 8)[1]
+    found = [extrapolate(specimen(sweep(seed=s)), cut=cut, baselines={}) for s in range(20)]
+    assert score(found)["coverage"].item() >= 0.85
+    doubt = doubt_of(LineKind.TRAIN_TO_TRAIN)
+    assert doubt.fan_of(2) == doubt.fan_of(8) == 1
+    assert doubt.fan < doubt.fan_of(16) < 1
+    assert doubt.fan_of(24) == pytest.approx(doubt.fan) == doubt.fan_of(500)
 
 
 def test_one_budget_can_be_asked_for():
