@@ -41,6 +41,18 @@ def test_chunked_equals_sequential_with_gradients(length, chunk, resets):
         assert jnp.max(jnp.abs(got - want)) < 1e-5 * jnp.max(jnp.abs(want))
 
 
+def test_one_row_equals_sequential_with_gradients():
+    """On CPU a single row is run as two of half the channels."""
+    inputs = make_inputs(B=1, L=11)
+    keep = jnp.ones((1, 11)).at[0, 5].set(0)
+    got = selective_scan(*inputs, keep_BxL=keep, chunk=4)
+    expected = selective_scan(*inputs, keep_BxL=keep, implementation="sequential")
+    np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5)
+    wanted = gradients(inputs, keep_BxL=keep, implementation="sequential")
+    for got, want in zip(gradients(inputs, keep_BxL=keep, chunk=4), wanted, strict=True):
+        assert jnp.max(jnp.abs(got - want)) < 1e-5 * jnp.max(jnp.abs(want))
+
+
 def test_matches_the_recurrence_written_in_numpy():
     u, dt, a, b, c = (np.asarray(x, np.float64) for x in make_inputs(B=1, L=9))
     h = np.zeros(a.shape)
