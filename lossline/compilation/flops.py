@@ -34,6 +34,8 @@ def total(jaxpr: Jaxpr, count: Callable[[Any], float | None]) -> float:
 
 
 def _counted(equation: Any, count: Callable[[Any], float | None]) -> float:
+    if not equation.outvars and not equation.effects:
+        return 0.0  # left over by remat: all that it would compute was saved; XLA removes it
     own = count(equation)
     if own is not None:
         return own

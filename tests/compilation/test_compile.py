@@ -19,11 +19,12 @@ from lossline.compilation.analysis import (
     trainer_for,
 )
 from lossline.compilation.command import CompileOptions, compile_step, render
-from lossline.compilation.flops import matmul_flops
+from lossline.compilation.flops import matmul_flops, total
 from lossline.errors import UserError
-from lossline.models import LlamaConfig
+from lossline.models import LlamaConfig, MambaConfig
+from lossline.ops.backend import compiling_for
 from lossline.sharding import MeshOptions, make_mesh
-from lossline.training.options import TrainOptions
+from lossline.training.options import Documents, TrainOptions
 
 TINY = LlamaConfig(
     vocab_size=256, width=64, layers=3, heads=4, mlp_width=128, context_length=64, remat="none"
@@ -277,3 +278,31 @@ def test_a_tpu_slice_without_a_tpu(gin_file):
     assert "4 × TPU v4" in done.stdout
     assert "MFU" in done.stdout
     assert "could not determine" not in done.stderr
+
+
+@pytest.mark.slow
+@needs_libtpu
+@pytest.mark.parametrize(
+    ("model", "topology", "kernels"),
+    [
+        (replace(TINY, kv_heads=2, context_length=128, remat="dots"), "v4:2x2x1", 3),
+        (replace(TINY, context_length=256, remat="full"), "v6e:2x2", 4),  # the forward twice
+        (MambaConfig(vocab_size=256, width=128, layers=2, context_length=128), "v4:2x2x1", 2),
+        (MambaConfig(vocab_size=256, width=128, layers=2, context_length=128), "v5e:2x2", 2),
+    ],
+    ids=["attention-v4", "attention-v6e", "scan-v4", "scan-v5e"],
+)
+def test_a_step_compiles_for_a_tpu_with_its_kernels_inside(model, topology, kernels):
+    """Over data, fsdp and tensor at once, documents apart."""
+    target = targets.find_target(topology)
+    options = training(
+        model=model, documents=Documents.SEPARATE, mesh=MeshOptions(data=1, fsdp=2, tensor=2)
+    )
+    assert analyze(options, target).fits
+    trainer = trainer_for(options, target)
+    rates = jax.ShapeDtypeStruct((2,), jax.numpy.float32)
+    with compiling_for("tpu"), jax.set_mesh(trainer.mesh):
+        batch = abstract_batch(options, trainer.mesh)
+        traced = trainer.step.trace(trainer.abstract_state, batch, rates)
+    calls = total(traced.jaxpr, lambda e: 1.0 if e.primitive.name == "pallas_call" else None)
+    assert calls == 4 * model.layers * kernels  # of four devices

@@ -1,12 +1,16 @@
 import jax
 import jax.numpy as jnp
 import pytest
+from flax import nnx
 from jax.experimental import pallas as pl
 
+from lossline import models
 from lossline.compilation import hlo
-from lossline.compilation.flops import matmul_flops
+from lossline.compilation.flops import matmul_flops, total
 from lossline.compilation.kernels import kernel_bytes
+from lossline.models import LlamaConfig
 from lossline.ops import tpu_attention
+from lossline.ops.backend import compiling_for
 from lossline.sharding import MeshOptions, make_mesh
 
 
@@ -71,3 +75,20 @@ ENTRY %main.1 (a.0: f32[8,64]) -> f32[8,64] {
 }
 """
     assert hlo.memory_traffic(hlo.Program.parse(text)) == 2 * 4 * 8 * 64
+
+
+@pytest.mark.parametrize(("remat", "forwards"), [("none", 1), ("dots", 1), ("full", 2)])
+def test_what_remat_kept_is_not_counted_again(remat, forwards):
+    model = LlamaConfig(
+        vocab_size=64, width=16, layers=2, heads=2, mlp_width=32, context_length=128, remat=remat
+    )
+    graph, state = models.abstract_state(model)
+    tokens = jax.ShapeDtypeStruct((2, 128), jnp.int32)
+
+    def loss(state, tokens):
+        return jnp.sum(nnx.merge(graph, state).hidden(tokens).astype(jnp.float32))
+
+    with compiling_for("tpu"):
+        jaxpr = jax.make_jaxpr(jax.grad(loss))(state, tokens)
+    calls = total(jaxpr, lambda e: 1.0 if e.primitive.name == "pallas_call" else None)
+    assert calls == model.layers * (forwards + 2)  # and the gradients by queries, by keys
