@@ -226,7 +226,7 @@ def _remat_policy(remat: str) -> Callable | None:
     if remat == "offload":
         return policies.save_and_offload_only_these_names(
             names_which_can_be_saved=[],
-            names_which_can_be_offloaded=[PRODUCT, RESIDUALS],
+            names_which_can_be_offloaded=[PRODUCT],
             offload_src="device",
             offload_dst="pinned_host",
         )

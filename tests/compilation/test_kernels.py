@@ -77,7 +77,9 @@ ENTRY %main.1 (a.0: f32[8,64]) -> f32[8,64] {
     assert hlo.memory_traffic(hlo.Program.parse(text)) == 2 * 4 * 8 * 64
 
 
-@pytest.mark.parametrize(("remat", "forwards"), [("none", 1), ("dots", 1), ("full", 2)])
+@pytest.mark.parametrize(
+    ("remat", "forwards"), [("none", 1), ("dots", 1), ("offload", 2), ("full", 2)]
+)
 def test_what_remat_kept_is_not_counted_again(remat, forwards):
     model = LlamaConfig(
         vocab_size=64, width=16, layers=2, heads=2, mlp_width=32, context_length=128, remat=remat
