@@ -43,7 +43,7 @@ ALLOCATOR = {
     "MALLOC_MMAP_MAX_": "0",
     "MALLOC_TRIM_THRESHOLD_": "34359738368",
 }
-FIRST_STEPS = 5  # whose losses are compared
+FIRST_STEPS = 3  # whose losses are compared
 
 
 class WorkerFailed(Exception):
@@ -117,22 +117,18 @@ class Worker:
         return seconds
 
     def finish(self, deadline: float) -> None:
-        """Asks for its memory and lets it end."""
+        """Asks for its memory and lets it end; nothing to do for one that was killed."""
+        if self._process.poll() is not None:
+            return
         assert self._process.stdin is not None
         with contextlib.suppress(WorkerFailed, OSError):
             self._process.stdin.close()
             self.result |= self.answer(deadline)
-        self.stop()
-
-    def stop(self) -> None:
-        """Ends the process."""
-        if self._process.poll() is None:
-            try:
-                self._process.wait(timeout=10)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-                self._process.wait()
-        self._log.close()
+        try:
+            self._process.wait(timeout=10)
+            self._log.close()
+        except subprocess.TimeoutExpired:
+            self.kill()
 
     def kill(self) -> None:
         """Ends the process at once."""
@@ -152,6 +148,7 @@ def environment(device: str) -> dict[str, str]:
     here["PYTHONPATH"] = os.pathsep.join(filter(None, [str(REPOSITORY), here.get("PYTHONPATH")]))
     if device == "cpu":
         here["JAX_PLATFORMS"] = "cpu"
+        here.pop("XLA_FLAGS", None)  # such as virtual devices
     else:
         here.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.92")
     return here
@@ -431,24 +428,21 @@ def main() -> None:
     parser.add_argument("--jla_python", help="Python with jax-linear-attention")
     parser.add_argument("--output", type=Path, default=HERE / "train_throughput.json")
     args = parser.parse_args()
-    begun = machine()
-    with tempfile.TemporaryDirectory() as folder:
-        run = Run(args, Path(folder))
-        found = []
-        for result in run.results():
-            found.append(result)
-            print(show(result, run.peaks), flush=True)
-    record = {
+    record: dict[str, Any] = {
         "date": datetime.date.today().isoformat(),
         "command": shlex.join(["python", *sys.argv]),
-        "machine": begun,
-        "load_after": list(os.getloadavg()),
+        "machine": machine(),
         "allocator": ALLOCATOR,
-        "peaks_gflops": run.peaks,
-        "cases": found,
+        "cases": [],
     }
     args.output.parent.mkdir(parents=True, exist_ok=True)
-    args.output.write_text(json.dumps(record, indent=1) + "\n")
+    with tempfile.TemporaryDirectory() as folder:
+        run = Run(args, Path(folder))
+        for result in run.results():
+            record["cases"].append(result)
+            record |= {"load_after": list(os.getloadavg()), "peaks_gflops": run.peaks}
+            args.output.write_text(json.dumps(record, indent=1) + "\n")  # what there is, so far
+            print(show(result, run.peaks), flush=True)
     print(f"written: {args.output}")
 
 
