@@ -28,8 +28,9 @@ def causal_convolution(
     # float32 inside: XLA CPU rounds every bfloat16 elementwise result, at ten times the cost
     x_BxLxE, w_WxE = x_BxLxE.astype(jnp.float32), w_WxE.astype(jnp.float32)
     y_BxLxE = x_BxLxE * w_WxE[W - 1]
+    padded = jnp.pad(x_BxLxE, ((0, 0), (W - 1, 0), (0, 0)))  # once: each pad is a copy
     for lag in range(1, W):
-        past_BxLxE = jnp.pad(x_BxLxE, ((0, 0), (lag, 0), (0, 0)))[:, :L]
+        past_BxLxE = padded[:, W - 1 - lag : W - 1 - lag + L]
         if runs_BxL is not None:
             past_runs = jnp.pad(runs_BxL, ((0, 0), (lag, 0)), constant_values=-1)[:, :L]
             past_BxLxE = jnp.where((runs_BxL == past_runs)[:, :, None], past_BxLxE, 0)
