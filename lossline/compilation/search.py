@@ -10,6 +10,7 @@ from lossline.compilation.analysis import StepReport, analyze
 from lossline.compilation.targets import Target
 from lossline.errors import UserError
 from lossline.sharding import MeshOptions
+from lossline.sharding.mesh import resolved
 from lossline.training.options import TrainOptions
 
 REMAT = ("none", "dots", "full")
@@ -120,16 +121,17 @@ def what_would_fit(options: TrainOptions, target: Target, *, say: Say = print) -
     """What to bind so that the step fits, found by trying; or that nothing tried does."""
     tried = []
     devices = len(target.devices)
-    whole = dataclasses.replace(options.mesh, data=1, fsdp=-1)
-    for mesh in (options.mesh, whole):
-        ways = devices // max(mesh.tensor * mesh.sequence, 1)
+    own = resolved(options.mesh, devices)
+    whole = resolved(dataclasses.replace(own, data=1, fsdp=-1), devices)
+    for mesh in dict.fromkeys((own, whole)):
+        ways = mesh.data * mesh.fsdp
         for factor in (1, 4, 16, 64):
             parts = factor * options.microbatches
             if options.batch_size % (ways * parts):
                 continue
             model = _with_remat(options.model, "full")
             choice = dataclasses.replace(options, mesh=mesh, model=model, microbatches=parts)
-            if choice == options or choice in tried:
+            if choice == dataclasses.replace(options, mesh=own):
                 continue
             tried.append(choice)
             result = attempt(choice, target)

@@ -8,6 +8,7 @@ vocabulary (Megatron). A mesh of one device runs the same code with all axes of 
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 from collections.abc import Sequence
@@ -61,6 +62,16 @@ def make_mesh(options: MeshOptions, *, devices: Sequence[jax.Device] | None = No
     # An axis may take a part of a dimension of the torus: 32 of 8 × 8 × 8.
     grid = mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
     return Mesh(grid, MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES))
+
+
+def resolved(options: MeshOptions, count: int) -> MeshOptions:
+    """The same mesh over ``count`` devices, with a number in place of -1.
+
+    Raises:
+        UserError: the axes' sizes do not multiply to the number of devices.
+    """
+    sizes = zip(MESH_AXES, _sizes(options, count), strict=True)
+    return dataclasses.replace(options, **dict(sizes))  # type: ignore[arg-type]
 
 
 def require_divisible(what: str, number: int, by: str, ways: int) -> None:
