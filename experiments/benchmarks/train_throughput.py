@@ -116,14 +116,14 @@ class Worker:
             self.seconds.append(seconds)
         return seconds
 
-    def finish(self, deadline: float) -> None:
+    def finish(self) -> None:
         """Asks for its memory and lets it end; nothing to do for one that was killed."""
         if self._process.poll() is not None:
             return
         assert self._process.stdin is not None
         with contextlib.suppress(WorkerFailed, OSError):
             self._process.stdin.close()
-            self.result |= self.answer(deadline)
+            self.result |= self.answer(time.monotonic() + 10)
         try:
             self._process.wait(timeout=10)
             self._log.close()
@@ -192,8 +192,9 @@ class Run:
         """One case after the other, as each ends."""
         end = time.monotonic() + self.args.budget_s
         for i, case in enumerate(self.cases):
-            share = (end - time.monotonic()) / (len(self.cases) - i)
-            yield self._case(case, time.monotonic() + share)
+            left = sum(other.share for other in self.cases[i:])
+            seconds = (end - time.monotonic()) * case.share / left
+            yield self._case(case, time.monotonic() + seconds)
 
     def _case(self, case: Case, deadline: float) -> dict[str, Any]:
         missing = [c.name for c in case.contenders if not self.pythons[c.library]]
@@ -210,14 +211,14 @@ class Run:
             ]
             self._rounds(workers, deadline, failed)
             for worker in workers:
-                worker.finish(deadline)
+                worker.finish()
         else:
             for n, (contender, python) in enumerate(here):
                 left = deadline - time.monotonic()
                 until = time.monotonic() + left / (len(here) - n)
                 if worker := self._start(case, contender, python, until, failed):
                     self._rounds([worker], until, failed)
-                    worker.finish(until)
+                    worker.finish()
                     workers.append(worker)
         workers = [w for w in workers if w.name not in failed]
         for worker in workers:

@@ -48,6 +48,7 @@ class Case:
         shared_weights: all contenders begin from one set of weights, so that losses agree.
         together: all workers live at once, so that rounds can be interleaved; else one after the
             other (their states do not fit the device side by side).
+        share: of the time budget, relative to the other cases'.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Case:
     targets: tuple[Target, ...] = ()
     shared_weights: bool = False
     together: bool = True
+    share: float = 1.0
 
 
 def llama(**sizes: Any) -> Model:
@@ -113,6 +115,7 @@ def llama_case(
         flops_per_token=flops,
         targets=targets,
         shared_weights=True,
+        share=10.0,  # twelve contenders, some with steps of ten seconds
     )
 
 
