@@ -59,6 +59,7 @@ class Worker:
         self.contender = contender
         self.name = name
         self.seconds: list[float] = []  # per step, of each round
+        self.cpu_seconds: list[float] = []  # of all threads; what a busy machine lengthens less
         self.values: list[dict[str, float]] = []
         self.result: dict[str, Any] = {"name": name}
         self.steps = 1
@@ -114,6 +115,7 @@ class Worker:
         seconds = answer["seconds"] / self.steps
         if keep:
             self.seconds.append(seconds)
+            self.cpu_seconds.append(answer["cpu_seconds"] / self.steps)
         return seconds
 
     def finish(self) -> None:
@@ -290,7 +292,11 @@ class Run:
             flops = flops or worker.result.get("facts", {}).get("flops_per_token")
         rows = []
         for worker in timed:
-            row = worker.result | {"seconds_per_step": worker.seconds, "steps": worker.steps}
+            row = worker.result | {
+                "seconds_per_step": worker.seconds,
+                "cpu_seconds_per_step": worker.cpu_seconds,
+                "steps": worker.steps,
+            }
             row["tokens_per_second"] = {
                 "min": tokens / max(worker.seconds),
                 "median": tokens / median(worker.seconds),
@@ -360,8 +366,8 @@ def show(result: dict[str, Any], peaks: dict[str, float]) -> str:
     rows = result["rows"]
     if rows:
         lines.append(
-            f"  {'':32}{'ms/step min':>12}{'median':>9}{'max':>9}{'tok/s':>9}{'× first':>9}"
-            f"{'GFLOP/s':>9}{'of peak':>9}{'MB':>7}{'loss':>9}"
+            f"  {'':32}{'ms/step min':>12}{'median':>9}{'max':>9}{'CPU ms':>9}{'tok/s':>9}"
+            f"{'× first':>9}{'GFLOP/s':>9}{'of peak':>9}{'MB':>7}{'loss':>9}"
         )
     for row in rows:
         pairs = zip(row["seconds_per_step"], rows[0]["seconds_per_step"], strict=False)
@@ -372,7 +378,8 @@ def show(result: dict[str, Any], peaks: dict[str, float]) -> str:
         loss = (row.get("losses") or [None])[-1]
         lines.append(
             f"  {row['name']:32}{1e3 * min(times):12.1f}{1e3 * median(times):9.1f}"
-            f"{1e3 * max(times):9.1f}{row['tokens_per_second']['median']:9.0f}{ratio:9.2f}"
+            f"{1e3 * max(times):9.1f}{1e3 * min(row['cpu_seconds_per_step']):9.1f}"
+            f"{row['tokens_per_second']['median']:9.0f}{ratio:9.2f}"
             f"{'' if gflops is None else format(gflops, '.0f'):>9}"
             f"{'' if gflops is None or not peak else format(gflops / peak, '.0%'):>9}"
             f"{row.get('memory_mb') or 0:7.0f}{'' if loss is None else format(loss, '.4f'):>9}"

@@ -29,8 +29,8 @@ class Contender(Protocol):
 def serve(make: Callable[[dict[str, Any]], Contender]) -> None:
     """Builds the contender of the task in ``sys.argv[1]``, does the first steps, then answers.
 
-    One JSON object a line: {"steps": n} is answered by {"seconds", "losses"}, the end of the input
-    by {"memory_mb"} and the end of the process. What goes wrong is answered by {"error"}.
+    One JSON object a line: {"steps": n} is answered by {"seconds", "cpu_seconds"}, the end of the
+    input by {"memory_mb"} and the end of the process. What goes wrong is answered by {"error"}.
     """
     task = json.loads(sys.argv[1])
     answers = os.fdopen(os.dup(1), "w", buffering=1)
@@ -43,9 +43,10 @@ def serve(make: Callable[[dict[str, Any]], Contender]) -> None:
         seconds = time.perf_counter() - start
         _answer(answers, first_seconds=seconds, losses=losses, facts=dict(contender.facts))
         for line in sys.stdin:
-            start = time.perf_counter()
-            losses = contender.run(json.loads(line)["steps"])
-            _answer(answers, seconds=time.perf_counter() - start, losses=losses)
+            start, cpu = time.perf_counter(), time.process_time()
+            contender.run(json.loads(line)["steps"])
+            seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
+            _answer(answers, seconds=seconds, cpu_seconds=cpu)
         used = contender.device_bytes()
         peak = _peak_mb() - before if used is None else used / 2**20
         _answer(answers, memory_mb=peak, device_memory=used is not None)
