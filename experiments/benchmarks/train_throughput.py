@@ -199,10 +199,14 @@ class Run:
             yield self._case(case, time.monotonic() + seconds)
 
     def _case(self, case: Case, deadline: float) -> dict[str, Any]:
-        missing = [c.name for c in case.contenders if not self.pythons[c.library]]
+        without = (self.args.without or "").split(",")
+        contenders = [c for c in case.contenders if c.name not in without]
+        missing = [
+            c.name for c in case.contenders if c.name in without or not self.pythons[c.library]
+        ]
         here = [
             (contender, python)
-            for contender in case.contenders
+            for contender in contenders
             for python in self.pythons[contender.library]
         ]
         workers: list[Worker] = []
@@ -247,7 +251,8 @@ class Run:
         print(f"  {contender.name}{label} …", file=sys.stderr, flush=True)
         worker = Worker(contender, name=contender.name + label, python=python, task=task)
         try:
-            worker.ready(deadline)
+            # none may spend on its start what the others need for their rounds
+            worker.ready(time.monotonic() + (deadline - time.monotonic()) / 4)
         except WorkerFailed as failure:
             failed[worker.name] = str(failure)
             worker.kill()
@@ -400,7 +405,9 @@ def show(result: dict[str, Any], peaks: dict[str, float]) -> str:
             f" wanted {target['wanted']}"
         )
     if result["left_out"]:
-        lines.append(f"  left out (no environment given): {', '.join(result['left_out'])}")
+        lines.append(
+            f"  left out (no environment given, or told to): {', '.join(result['left_out'])}"
+        )
     lines += [f"  failed: {name}: {why}" for name, why in result["failed"].items()]
     return "\n".join(lines) + "\n"
 
@@ -428,6 +435,7 @@ def main() -> None:
     parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu")
     parser.add_argument("--small", action="store_true", help="sizes of seconds")
     parser.add_argument("--cases", help="names or their beginnings, with commas (default: all)")
+    parser.add_argument("--without", help="names of contenders to leave out, with commas")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=3.0, help="of a turn (at least one step)")
     parser.add_argument("--budget_s", type=float, default=7200.0, help="for all cases together")
