@@ -1,5 +1,11 @@
-"""Small configurations of every family, for tests that hold for all."""
+"""Small models of every family, for tests that hold for all."""
 
+import functools
+
+import jax
+from flax import nnx
+
+from lossline import models
 from lossline.models import GPTConfig, HybridConfig, LlamaConfig, Mamba2Config, MambaConfig
 
 SHAPE = dict(vocab_size=61, width=16, layers=3, context_length=24, activation_dtype="float32")
@@ -26,3 +32,20 @@ CONFIGS = {
         **SHAPE, **HEADS, attention_every=3, state_space="mamba", state=4, scan_chunk=4
     ),
 }
+
+
+@functools.cache
+def make_model(config):
+    """Graph and fresh parameters, those that start as ones and zeros moved, so that every one
+    matters.
+    """
+    graph, _ = models.abstract_state(config)
+
+    @jax.jit
+    def parameters():
+        leaves, tree = jax.tree.flatten(nnx.state(models.build(config, key=jax.random.key(0))))
+        keys = jax.random.split(jax.random.key(1), len(leaves))
+        moved = [x + 0.1 * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys, strict=True)]
+        return jax.tree.unflatten(tree, moved)
+
+    return graph, parameters()

@@ -10,18 +10,9 @@ from flax import nnx
 
 from lossline import models
 from lossline.ops.cross_entropy import linear_cross_entropy
-from models.families import CONFIGS
+from models.families import CONFIGS, make_model
 
 every_family = pytest.mark.parametrize("name", list(CONFIGS))
-
-
-def make_model(config, seed=0):
-    """Fresh parameters, those that start as ones and zeros moved, so that every one matters."""
-    graph, state = nnx.split(models.build(config, key=jax.random.key(seed)))
-    leaves, tree = jax.tree.flatten(state)
-    keys = jax.random.split(jax.random.key(1), len(leaves))
-    moved = [x + 0.1 * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys, strict=True)]
-    return graph, jax.tree.unflatten(tree, moved)
 
 
 def make_tokens(config, rows=2, length=None):

@@ -10,7 +10,8 @@ from flax import nnx
 from lossline import models
 from lossline.errors import UserError
 from lossline.models import HybridConfig, LlamaConfig, Mamba2Config, MambaConfig
-from models.test_families import make_model, make_tokens
+from models.families import make_model
+from models.test_families import make_tokens
 
 SHAPE = dict(vocab_size=61, width=16, layers=3, context_length=24, activation_dtype="float32")
 HEADS = dict(heads=4, kv_heads=2, mlp_width=24)

@@ -8,6 +8,7 @@ from lossline.errors import UserError
 from lossline.models.hf.family import Entries, Family
 from lossline.models.hf.layout import Tensor, tensor
 from lossline.models.mamba import MambaConfig
+from lossline.models.state_space import StateSpaceConfig
 
 
 def _from_hf(tree: Entries) -> dict[str, Any]:
@@ -58,35 +59,44 @@ def _to_hf(config: MambaConfig) -> dict[str, Any]:
     }
 
 
-def _tensors(config: MambaConfig) -> list[Tensor]:
-    layer = "backbone.layers.{layer}."
-    mixer, ours = layer + "mixer.", "blocks/mixer/"
+MIXER = "backbone.layers.{layer}.mixer."
+
+
+def all_tensors(config: StateSpaceConfig, mixer: list[Tensor]) -> list[Tensor]:
+    """Those of the mixer, which the kinds of Mamba differ in, and those around it."""
     tensors = [
         tensor("backbone.embeddings.weight", ("embedding", "V D -> V D")),
-        tensor(layer + "norm.weight", ("blocks/norm/scale", "D -> D")),
-        tensor(
-            mixer + "in_proj.weight",
-            (ours + "in_x", "D E -> E D"),
-            (ours + "in_gate", "D E -> E D"),
-        ),
-        tensor(mixer + "conv1d.weight", (ours + "conv", "C E -> E 1 C")),
-        tensor(mixer + "conv1d.bias", (ours + "conv_bias", "E -> E")),
-        tensor(
-            mixer + "x_proj.weight",
-            (ours + "step_down", "E R -> R E"),
-            (ours + "input_map", "E N -> N E"),
-            (ours + "output_map", "E N -> N E"),
-        ),
-        tensor(mixer + "dt_proj.weight", (ours + "step_up", "R E -> E R")),
-        tensor(mixer + "dt_proj.bias", (ours + "step_bias", "E -> E")),
-        tensor(mixer + "A_log", (ours + "log_decay", "N E -> E N")),
-        tensor(mixer + "D", (ours + "skip", "E -> E")),
-        tensor(mixer + "out_proj.weight", (ours + "out", "E D -> D E")),
+        tensor("backbone.layers.{layer}.norm.weight", ("blocks/norm/scale", "D -> D")),
+        *mixer,
         tensor("backbone.norm_f.weight", ("final_norm/scale", "D -> D")),
     ]
     if not config.tie_embeddings:
         tensors.append(tensor("lm_head.weight", ("unembed", "D V -> V D")))
     return tensors
+
+
+def _mixer() -> list[Tensor]:
+    ours = "blocks/mixer/"
+    return [
+        tensor(
+            MIXER + "in_proj.weight",
+            (ours + "in_x", "D E -> E D"),
+            (ours + "in_gate", "D E -> E D"),
+        ),
+        tensor(MIXER + "conv1d.weight", (ours + "conv", "C E -> E 1 C")),
+        tensor(MIXER + "conv1d.bias", (ours + "conv_bias", "E -> E")),
+        tensor(
+            MIXER + "x_proj.weight",
+            (ours + "step_down", "E R -> R E"),
+            (ours + "input_map", "E N -> N E"),
+            (ours + "output_map", "E N -> N E"),
+        ),
+        tensor(MIXER + "dt_proj.weight", (ours + "step_up", "R E -> E R")),
+        tensor(MIXER + "dt_proj.bias", (ours + "step_bias", "E -> E")),
+        tensor(MIXER + "A_log", (ours + "log_decay", "N E -> E N")),
+        tensor(MIXER + "D", (ours + "skip", "E -> E")),
+        tensor(MIXER + "out_proj.weight", (ours + "out", "E D -> D E")),
+    ]
 
 
 MAMBA = Family(
@@ -95,6 +105,6 @@ MAMBA = Family(
     config=MambaConfig,
     from_hf=_from_hf,
     to_hf=_to_hf,
-    tensors=_tensors,
+    tensors=lambda config: all_tensors(config, _mixer()),
     prefix="backbone.",
 )

@@ -7,6 +7,7 @@ from typing import Any
 from lossline.errors import UserError
 from lossline.models.hf.family import Entries, Family
 from lossline.models.hf.layout import Tensor, tensor
+from lossline.models.hf.mamba import MIXER, all_tensors
 from lossline.models.mamba2 import Mamba2Config
 
 # of the step sizes; the last as transformers 5 writes an infinite number
@@ -63,35 +64,23 @@ def _to_hf(config: Mamba2Config) -> dict[str, Any]:
     }
 
 
-def _tensors(config: Mamba2Config) -> list[Tensor]:
-    layer = "backbone.layers.{layer}."
-    mixer, ours = layer + "mixer.", "blocks/mixer/"
-    parts = ("x", "input_map", "output_map")
-    tensors = [
-        tensor("backbone.embeddings.weight", ("embedding", "V D -> V D")),
-        tensor(layer + "norm.weight", ("blocks/norm/scale", "D -> D")),
+def _mixer() -> list[Tensor]:
+    ours, parts = "blocks/mixer/", ("x", "input_map", "output_map")
+    return [
         tensor(
-            mixer + "in_proj.weight",
+            MIXER + "in_proj.weight",
             *((ours + f"in_{part}", "D E -> E D") for part in ("gate", *parts, "step")),
         ),
         tensor(
-            mixer + "conv1d.weight",
-            *((ours + f"conv_{part}", "C E -> E 1 C") for part in parts),
+            MIXER + "conv1d.weight", *((ours + f"conv_{part}", "C E -> E 1 C") for part in parts)
         ),
-        tensor(
-            mixer + "conv1d.bias",
-            *((ours + f"conv_{part}_bias", "E -> E") for part in parts),
-        ),
-        tensor(mixer + "dt_bias", (ours + "step_bias", "H -> H")),
-        tensor(mixer + "A_log", (ours + "log_decay", "H -> H")),
-        tensor(mixer + "D", (ours + "skip", "H -> H")),
-        tensor(mixer + "norm.weight", (ours + "norm", "E -> E")),
-        tensor(mixer + "out_proj.weight", (ours + "out", "E D -> D E")),
-        tensor("backbone.norm_f.weight", ("final_norm/scale", "D -> D")),
+        tensor(MIXER + "conv1d.bias", *((ours + f"conv_{part}_bias", "E -> E") for part in parts)),
+        tensor(MIXER + "dt_bias", (ours + "step_bias", "H -> H")),
+        tensor(MIXER + "A_log", (ours + "log_decay", "H -> H")),
+        tensor(MIXER + "D", (ours + "skip", "H -> H")),
+        tensor(MIXER + "norm.weight", (ours + "norm", "E -> E")),
+        tensor(MIXER + "out_proj.weight", (ours + "out", "E D -> D E")),
     ]
-    if not config.tie_embeddings:
-        tensors.append(tensor("lm_head.weight", ("unembed", "D V -> V D")))
-    return tensors
 
 
 MAMBA2 = Family(
@@ -100,6 +89,6 @@ MAMBA2 = Family(
     config=Mamba2Config,
     from_hf=_from_hf,
     to_hf=_to_hf,
-    tensors=_tensors,
+    tensors=lambda config: all_tensors(config, _mixer()),
     prefix="backbone.",
 )
