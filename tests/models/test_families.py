@@ -10,7 +10,7 @@ from flax import nnx
 
 from lossline import models
 from lossline.ops.cross_entropy import linear_cross_entropy
-from models.families import CONFIGS, make_model
+from models.families import CONFIGS, make_model, quick_jit
 
 every_family = pytest.mark.parametrize("name", list(CONFIGS))
 
@@ -27,7 +27,7 @@ def loss_and_gradients(config, state, graph, tokens, segment_ids=None):
         ce = linear_cross_entropy(x_BxLxD, model.unembedding(), tokens, z_loss=1e-2)
         return ce.total / tokens.size
 
-    return jax.jit(jax.value_and_grad(loss))(state)
+    return quick_jit(jax.value_and_grad(loss))(state)
 
 
 def assert_trees_close(got, wanted, bound):
@@ -105,7 +105,7 @@ def test_causal_by_gradient(name):
 
     # one row of the table per position, so that a row's gradient is that position's
     tokens = jnp.arange(10)[None]
-    gradient = jax.jit(jax.grad(hidden))(nnx.merge(graph, state).embedding[...])
+    gradient = quick_jit(jax.grad(hidden))(nnx.merge(graph, state).embedding[...])
     touched = np.abs(np.asarray(gradient)).sum(axis=1) > 0
     assert list(np.flatnonzero(touched)) == [0, 1, 2, 3, 4, 5]
 
