@@ -239,10 +239,12 @@ class ModelConfig(ABC):
         small, large = getattr(self, divisor), getattr(self, dividend)
         if large % small == 0:
             return
-        nearest = " or ".join(str(n) for n in nearest_divisors(small, large))
+        mend = f"set {divisor} to {' or '.join(str(n) for n in nearest_divisors(small, large))}"
+        if dividend in {field.name for field in dataclasses.fields(self)}:  # else it is derived
+            mend += f", or {dividend} to {nearest_multiple(large, small)}"
         raise UserError(
             f"{self.family}.{divisor} = {small} does not divide {self.family}.{dividend} = {large}:"
-            f" set {divisor} to {nearest}, or {dividend} to {nearest_multiple(large, small)}"
+            f" {mend}"
         )
 
 
