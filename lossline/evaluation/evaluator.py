@@ -108,7 +108,11 @@ class Evaluator:
         self._rules = make_rules(options.mesh.rules)
         groups = math.prod(self._mesh.shape[axis] for axis in BATCH_AXES)
         require_divisible(
-            "evaluate.batch_size", options.batch_size, "devices along data × fsdp", groups
+            "evaluate.batch_size",
+            options.batch_size,
+            "devices along data × fsdp",
+            groups,
+            devices=self._mesh.size,
         )
         layout = Layout(batch_size=options.batch_size, groups=groups, rows=options.rows)
         self._library = SetLibrary(layout)

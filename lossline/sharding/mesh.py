@@ -74,22 +74,42 @@ def resolved(options: MeshOptions, count: int) -> MeshOptions:
     return dataclasses.replace(options, **dict(sizes))  # type: ignore[arg-type]
 
 
-def require_divisible(what: str, number: int, by: str, ways: int) -> None:
+def require_divisible(what: str, number: int, by: str, ways: int, *, devices: int) -> None:
     """Refuses ``number`` that ``ways`` does not divide, naming both and the nearest numbers that
     work.
+
+    Args:
+        devices: that could stand along ``by``: what is proposed in place of ``ways`` divides them,
+            too.
 
     Raises:
         UserError: ``number % ways != 0``.
     """
-    if number % ways == 0:
-        return
+    if number % ways:
+        mend = f"{by} = {nearest_divisors(math.gcd(number, devices), ways)}"
+        raise indivisible(what, number, by, ways, mend=mend)
+
+
+def indivisible(what: str, number: int, by: str, ways: int, *, mend: str) -> UserError:
+    """That ``ways`` does not divide ``number``, with its nearest multiples; ``mend``: what else to
+    do."""
     below, above = number // ways * ways, -(-number // ways) * ways
     near = f"{below} or {above}" if below else f"{above}"
-    divisors = nearest_divisors(number, ways)
-    raise UserError(
+    return UserError(
         f"{what} {number} is not divisible by {by} = {ways}; nearest that work: {what} {near}, or "
-        f"{by} = {divisors}"
+        f"{mend}"
     )
+
+
+def giving_axis(*axes: str) -> str:
+    """The mesh axis that makes room, or takes what is left, when the size of ``axes`` changes."""
+    return "fsdp" if "data" in axes else "data"
+
+
+def devices_along(mesh: Mesh, *axes: str) -> int:
+    """Devices that could stand along ``axes`` together if all others but ``giving_axis`` keep
+    theirs."""
+    return math.prod(mesh.shape[axis] for axis in {*axes, giving_axis(*axes)})
 
 
 def nearest_divisors(number: int, ways: int) -> str:

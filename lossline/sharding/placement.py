@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from lossline.errors import UserError
-from lossline.sharding.mesh import BATCH_AXES, nearest_divisors, require_divisible
+from lossline.sharding.mesh import (
+    BATCH_AXES,
+    devices_along,
+    giving_axis,
+    indivisible,
+    nearest_divisors,
+)
 from lossline.sharding.rules import Rules
 
 
@@ -39,6 +46,7 @@ def parameter_shardings(shapes: Any, axes: Any, mesh: Mesh, rules: Rules) -> Any
         ValueError: axes that do not fit the shapes (a bug of the model).
     """
     used: set[str] = set()
+    dimensions: list[_Dimension] = []
 
     def place(path: tuple[Any, ...], array: Any, names: tuple[str | None, ...]) -> NamedSharding:
         where = jax.tree_util.keystr(path, simple=True, separator="/")
@@ -48,21 +56,42 @@ def parameter_shardings(shapes: Any, axes: Any, mesh: Mesh, rules: Rules) -> Any
         spec = rules.spec(where, names)
         for size, name, part in zip(array.shape, names, spec, strict=True):
             parts = (part,) if isinstance(part, str) else part or ()
-            ways = math.prod(mesh.shape[axis] for axis in parts)
-            by = f"mesh {'×'.join(parts)}"
-            if name == "vocab" and size % ways:
-                raise UserError(
-                    f"{where}: a vocabulary of {size} is not divisible by {by} = {ways}; pad it "
-                    f"with the model's "
-                    f"vocab_multiple = {ways} (to {-(-size // ways) * ways}), or set {by} = "
-                    f"{nearest_divisors(size, ways)}"
-                )
-            require_divisible(f"{where} axis {name!r} of size", size, by, ways)
+            dimensions.append(_Dimension(where, name, size, parts))
         return NamedSharding(mesh, spec)
 
     placed = jax.tree_util.tree_map_with_path(place, shapes, axes)
+    _require_division(dimensions, mesh)
     rules.refuse_unused(used)
     return placed
+
+
+class _Dimension(NamedTuple):
+    """One dimension of a parameter: its logical name, size, and the mesh axes that split it."""
+
+    where: str
+    name: str | None
+    size: int
+    parts: tuple[str, ...]
+
+
+def _require_division(dimensions: Sequence[_Dimension], mesh: Mesh) -> None:
+    """Refuses the first dimension that its mesh axis does not divide. The sizes proposed for that
+    axis divide all other dimensions on it, too, but for the vocabulary, which can be padded.
+    """
+    for where, name, size, parts in dimensions:
+        ways = math.prod(mesh.shape[axis] for axis in parts)
+        if size % ways == 0:
+            continue
+        by = f"mesh {'×'.join(parts)}"
+        alike = [d.size for d in dimensions if d.parts == parts and d.name != "vocab"]
+        sizes = nearest_divisors(math.gcd(size, *alike, devices_along(mesh, *parts)), ways)
+        mend = f"{by} = {sizes} (and mesh {giving_axis(*parts)} with the devices that are left)"
+        if name == "vocab":
+            raise UserError(
+                f"{where}: a vocabulary of {size} is not divisible by {by} = {ways}; pad it with "
+                f"the model's vocab_multiple = {ways} (to {-(-size // ways) * ways}), or set {mend}"
+            )
+        raise indivisible(f"{where} axis {name!r} of size", size, by, ways, mend=mend)
 
 
 def parameter_table(shapes: Any, axes: Any, shardings: Any) -> str:

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import jax
+from jax.sharding import Mesh
 
 from lossline.errors import UserError
 from lossline.sharding import make_mesh, make_rules
-from lossline.sharding.mesh import require_divisible
+from lossline.sharding.mesh import (
+    devices_along,
+    indivisible,
+    nearest_divisors,
+    require_divisible,
+)
 from lossline.training.objective import Objective
 from lossline.training.options import TrainOptions
 from lossline.training.step import Trainer
@@ -25,9 +32,7 @@ def make_trainer(options: TrainOptions, *, devices: Sequence[jax.Device] | None 
         UserError: the mesh fits neither the devices, nor the batch, nor the model.
     """
     mesh = make_mesh(options.mesh) if devices is None else make_mesh(options.mesh, devices=devices)
-    ways = mesh.shape["data"] * mesh.shape["fsdp"] * options.microbatches
-    parts = "data × fsdp × microbatches"
-    require_divisible("train.batch_size", options.batch_size, parts, ways)
+    require_whole_rows(options.batch_size, options.microbatches, mesh)
     if (pieces := mesh.shape["sequence"]) > 1:
         if hasattr(options.model, "scan_implementation"):
             raise UserError(
@@ -35,7 +40,10 @@ def make_trainer(options: TrainOptions, *, devices: Sequence[jax.Device] | None 
                 f"through every position in turn, so that its length cannot be split; set it to 1 "
                 f"and split tensor or fsdp"
             )
-        require_divisible("train.context_length", options.length, "mesh sequence", pieces)
+        along = devices_along(mesh, "sequence")
+        require_divisible(
+            "train.context_length", options.length, "mesh sequence", pieces, devices=along
+        )
     trainer = Trainer(
         model=options.model,
         objective=Objective(
@@ -50,3 +58,25 @@ def make_trainer(options: TrainOptions, *, devices: Sequence[jax.Device] | None 
     )
     _ = trainer.shardings  # refuses a mesh that does not fit the model
     return trainer
+
+
+def require_whole_rows(rows: int, parts: int, mesh: Mesh) -> None:
+    """Refuses a batch that does not give every device as many rows in each of ``parts``
+    microbatches.
+
+    Raises:
+        UserError: with the nearest batches, microbatches or meshes that do.
+    """
+    shards = mesh.shape["data"] * mesh.shape["fsdp"]
+    if rows % (shards * parts) == 0:
+        return
+    if rows % shards == 0:
+        mend = f"train.microbatches = {nearest_divisors(rows // shards, parts)}"
+    else:
+        along = mesh.size // mesh.shape["sequence"]
+        kept = parts if rows % parts == 0 else 1
+        sizes = nearest_divisors(math.gcd(rows // kept, along), shards)
+        mend = f"data × fsdp = {sizes} (and mesh tensor with the devices that are left)"
+        mend += "" if kept == parts else " and train.microbatches = 1"
+    by = "data × fsdp × microbatches"
+    raise indivisible("train.batch_size", rows, by, shards * parts, mend=mend)

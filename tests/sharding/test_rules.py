@@ -1,5 +1,8 @@
 """The rules table is strict, and mesh mistakes name both numbers and the nearest that work."""
 
+import itertools
+import re
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -7,6 +10,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from lossline.errors import UserError
+from lossline.models import LlamaConfig
 from lossline.sharding import (
     MeshOptions,
     constrain,
@@ -15,6 +19,8 @@ from lossline.sharding import (
     parameter_shardings,
     parameter_table,
 )
+from lossline.training.make_trainer import make_trainer, require_whole_rows
+from lossline.training.options import TrainOptions
 
 
 def shape(*sizes):
@@ -48,12 +54,65 @@ def test_unused_change_is_refused():
         parameter_shardings({"w": shape(8)}, {"w": ("embed",)}, mesh, make_rules(["inner="]))
 
 
-def test_dimension_that_the_mesh_does_not_divide():
-    mesh = make_mesh(MeshOptions(tensor=4))
-    with pytest.raises(
-        UserError, match=r"'kv_heads' of size 6 .* tensor = 4; nearest .* 4 or 8, or .* = 3 or 6"
-    ):
-        parameter_shardings({"k": shape(16, 6)}, {"k": ("embed", "kv_heads")}, mesh, make_rules())
+def place(mesh, **dimensions):
+    """A parameter per dimension, which stands beside one of 16 along fsdp."""
+    shapes = {name: shape(16, size) for name, size in dimensions.items()}
+    axes = {name: ("embed", name) for name in dimensions}
+    return parameter_shardings(shapes, axes, make_mesh(mesh), make_rules())
+
+
+@pytest.mark.parametrize(
+    ("mesh", "dimensions", "message"),
+    [
+        # 3 and 6 divide the six heads, but not the 8 devices.
+        (
+            MeshOptions(tensor=4),
+            {"kv_heads": 6},
+            "kv_heads axis 'kv_heads' of size 6 is not divisible by mesh tensor = 4; nearest that "
+            "work: kv_heads axis 'kv_heads' of size 4 or 8, or mesh tensor = 2 (and mesh data with "
+            "the devices that are left)",
+        ),
+        (MeshOptions(tensor=2), {"heads": 3}, "of size 2 or 4, or mesh tensor = 1 (and mesh data"),
+        # 2 divides the heads, but not the groups of keys.
+        (MeshOptions(tensor=4), {"heads": 6, "kv_heads": 3}, "or mesh tensor = 1 (and"),
+        # What fsdp has, tensor cannot take.
+        (MeshOptions(fsdp=4, tensor=2), {"heads": 15}, "or mesh tensor = 1 (and"),
+        (
+            MeshOptions(data=1, fsdp=4, tensor=2),
+            {"vocab": 61, "heads": 4},
+            "a vocabulary of 61 is not divisible by mesh tensor = 2; pad it with the model's "
+            "vocab_multiple = 2 (to 62), or set mesh tensor = 1 (and mesh data",
+        ),
+        # A vocabulary that can be padded makes no proposal smaller.
+        (MeshOptions(tensor=8), {"heads": 12, "vocab": 61}, "or mesh tensor = 4 (and"),
+    ],
+)
+def test_a_dimension_that_the_mesh_does_not_divide(mesh, dimensions, message):
+    with pytest.raises(UserError) as mistake:
+        place(mesh, **dimensions)
+    assert message in str(mistake.value)
+
+
+def proposed(message):
+    """The sizes after the last "=" of a message's mend."""
+    found = re.search(r"= (\d+(?: or \d+)*) \(and", message)
+    return [int(size) for size in found.group(1).split(" or ")]
+
+
+def test_every_proposed_size_works_as_it_stands():
+    """For all small models and meshes: set what is proposed, leave -1 to data, and it is placed."""
+    refused = 0
+    for heads, groups, fsdp, tensor in itertools.product(range(1, 13), (1, 2, 3), (1, 2), (2, 4)):
+        dimensions = {"heads": heads * groups, "kv_heads": groups}
+        try:
+            place(MeshOptions(data=-1, fsdp=fsdp, tensor=tensor), **dimensions)
+        except UserError as mistake:
+            refused += 1
+            sizes = proposed(str(mistake))
+            assert sizes
+            for size in sizes:
+                place(MeshOptions(data=-1, fsdp=fsdp, tensor=size), **dimensions)
+    assert refused > 50
 
 
 def test_shardings_and_table():
@@ -87,6 +146,68 @@ def test_shardings_and_table():
 def test_mesh_mistakes(options, message):
     with pytest.raises(UserError, match=message):
         make_mesh(options)
+
+
+ROWS = LlamaConfig(
+    vocab_size=64, width=16, layers=1, heads=8, kv_heads=8, mlp_width=16, context_length=24
+)
+
+
+def trained(**changes):
+    return make_trainer(TrainOptions(model=ROWS, store="unread", steps=99, **changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        # 6 and 12 divide the batch, but no such number of 8 devices can be set.
+        (
+            {"batch_size": 12},
+            "train.batch_size 12 is not divisible by data × fsdp × microbatches = 8; nearest that "
+            "work: train.batch_size 8 or 16, or data × fsdp = 4 (and mesh tensor with the devices "
+            "that are left)",
+        ),
+        (
+            {"batch_size": 24, "microbatches": 2},
+            "microbatches = 16; nearest that work: train.batch_size 16 or 32, or "
+            "train.microbatches = 1 or 3",
+        ),
+        ({"batch_size": 12, "microbatches": 2}, "train.batch_size 16, or data × fsdp = 2 (and"),
+        ({"batch_size": 12, "microbatches": 5}, "left) and train.microbatches = 1"),
+        (
+            {"batch_size": 8, "mesh": MeshOptions(data=2, sequence=4), "context_length": 22},
+            "train.context_length 22 is not divisible by mesh sequence = 4; nearest that work: "
+            "train.context_length 20 or 24, or mesh sequence = 2",
+        ),
+    ],
+)
+def test_a_batch_that_the_mesh_does_not_divide(changes, message):
+    with pytest.raises(UserError) as mistake:
+        trained(**changes)
+    assert message in str(mistake.value)
+
+
+def test_every_proposed_batch_works_as_it_stands():
+    refused = 0
+    for rows, parts, tensor in itertools.product(range(1, 41), (1, 2, 3), (1, 4)):
+        mesh = MeshOptions(tensor=tensor)
+        try:
+            require_whole_rows(rows, parts, make_mesh(mesh))
+        except UserError as mistake:
+            refused += 1
+            message = str(mistake)
+            batches = re.search(r"work: train.batch_size (\d+)(?: or (\d+))?", message)
+            for batch in filter(None, batches.groups()):
+                require_whole_rows(int(batch), parts, make_mesh(mesh))
+            if "data × fsdp = " in message:
+                kept = 1 if "microbatches = 1" in message else parts
+                for size in proposed(message):
+                    other = MeshOptions(data=size, fsdp=1, tensor=-1)
+                    require_whole_rows(rows, kept, make_mesh(other))
+            else:
+                for size in re.search(r"train.microbatches = (.*)", message).group(1).split(" or "):
+                    require_whole_rows(rows, int(size), make_mesh(mesh))
+    assert refused > 50
 
 
 def test_constrain_pins_the_batch_and_the_length():
