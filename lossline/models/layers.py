@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
+from lossline.ops.backend import target_backend
 from lossline.ops.tpu_attention import RESIDUALS
 
 ModuleType = TypeVar("ModuleType", bound=nnx.Module)
@@ -126,7 +127,12 @@ def rotary_tables(positions_BxL: jax.Array, frequencies: jax.Array) -> tuple[jax
     position).
     """
     angles = positions_BxL[:, :, None, None].astype(jnp.float32) * frequencies
-    return jnp.cos(angles), jnp.sin(angles)
+    if target_backend() != "cpu":
+        return jnp.cos(angles), jnp.sin(angles)
+    # XLA CPU computes an elementwise function anew in every fusion that reads it (7% of a step),
+    # optimization_barrier or not; what a loop has computed stays
+    cos, sin = jax.lax.map(lambda x: (jnp.cos(x), jnp.sin(x)), angles.swapaxes(0, 1))
+    return cos.swapaxes(0, 1), sin.swapaxes(0, 1)
 
 
 def rotate(x_BxLxHxK: jax.Array, tables: tuple[jax.Array, jax.Array]) -> jax.Array:

@@ -2,9 +2,8 @@
 
 The float32 logits [T, V] are the largest tensor of a language model's step; the "chunked"
 implementation never holds more than one chunk of them. Differentiating ``total`` costs no extra
-product of matrices: its gradients are formed in the forward, where each chunk's softmax is at
-    hand, and only scaled in the backward. ``nats_T`` and ``logsumexp_T`` are differentiable too,
-    at the price
+product of matrices: its gradients are formed in the forward, where each chunk's softmax is at hand,
+and only scaled in the backward. ``nats_T`` and ``logsumexp_T`` are differentiable too, at the price
 of recomputing the logits.
 """
 
