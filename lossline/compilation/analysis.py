@@ -53,7 +53,9 @@ class StepReport:
       mesh: axis -> devices; microbatches, remat, batch_size: as compiled.
       fits: whether the peak fits the chip; memory: None where the compiler gave up for lack of it;
         needed: bytes it said it needs.
-      executed_flops: of matrix products, recomputation included; model_flops: without.
+      executed_flops: of matrix products, recomputation included; model_flops: the model's own, as
+        lossline.train's ``mfu`` counts them (lossline/training/hardware.py); causal_flops: as its
+        ``mfu_causal`` does.
       memory_bytes: moved to and from HBM; collectives: by kind and mesh axes.
       compute_seconds, memory_seconds, wire_seconds: lower bounds of the step by each; None where
         the chip's data sheet is not known.
@@ -75,6 +77,7 @@ class StepReport:
     needed: float
     memory: Memory | None = None
     model_flops: float = 0.0
+    causal_flops: float = 0.0
     executed_flops: float = 0.0
     memory_bytes: float = 0.0
     collectives: tuple[hlo.Collective, ...] = ()
@@ -97,11 +100,12 @@ class StepReport:
         return max(known) if known else None
 
     @property
-    def mfu_bound(self) -> float | None:
-        """Model FLOPs over what the chip could do in `step_seconds`: no step can beat it."""
+    def mfu_causal_bound(self) -> float | None:
+        """The model's causal operations over what the chip could do in `step_seconds`: no step can
+        beat it, and it is at most 1."""
         if self.step_seconds is None or self.peak_flops is None:
             return None
-        return self.model_flops / (self.peak_flops * self.step_seconds)
+        return self.causal_flops / (self.peak_flops * self.step_seconds)
 
     @property
     def tokens_per_second(self) -> float | None:
@@ -212,6 +216,9 @@ def _analyzed(
     executed = matmul_flops(jaxpr)
     traffic = hlo.memory_traffic(program) + kernel_bytes(jaxpr) / devices
     tokens = options.batch_size * options.length
+    causal = options.causal_flops_per_token * tokens
+    # A scan's own operations are no matrix products, and nothing computes faster than those.
+    least = max(executed, causal) / devices
     chip = target.chip
     return _report(
         options,
@@ -221,10 +228,11 @@ def _analyzed(
         memory.peak,
         memory=memory,
         model_flops=options.flops_per_token * tokens / devices,
+        causal_flops=causal / devices,
         executed_flops=executed / devices,
         memory_bytes=traffic,
         collectives=wires,
-        compute_seconds=executed / devices / chip.flops if chip.flops else None,
+        compute_seconds=least / chip.flops if chip.flops else None,
         memory_seconds=traffic / chip.bandwidth if chip.bandwidth else None,
         wire_seconds=_wire_seconds(wires, chip.link),
         unknown_loops=program.unknown_loops,

@@ -105,7 +105,7 @@ def render(train: TrainOptions, report: StepReport, target: Target) -> str:
         "per device",
         *_memory_lines(report),
         f"  FLOPs       {report.executed_flops:.3e} of matrix products per step "
-        f"({report.executed_flops / report.model_flops:.2f} × the model's)",
+        f"({report.executed_flops / report.causal_flops:.2f} × the model's causal ones)",
         f"  HBM         {report.memory_bytes / 1e9:.2f} GB moved per step",
         *[
             f"  {row.kind:<19} over {row.axes:<18} {row.count:>6.0f} per step, "
@@ -139,7 +139,8 @@ def _memory_lines(report: StepReport) -> list[str]:
 
 
 def _pace_lines(report: StepReport) -> list[str]:
-    if report.step_seconds is None or report.mfu_bound is None or not report.tokens_per_second:
+    bound = report.mfu_causal_bound
+    if report.step_seconds is None or bound is None or not report.tokens_per_second:
         return [f"no roofline: the data sheet of {report.chip!r} is not known"]
     bounds = {
         "compute": report.compute_seconds,
@@ -154,7 +155,8 @@ def _pace_lines(report: StepReport) -> list[str]:
     return [
         "roofline (a bound: perfect overlap, peak rates)",
         f"  step        ≥ {report.step_seconds:.4f} s ({shown})",
-        f"  MFU         ≤ {100 * report.mfu_bound:.1f}%",
+        f"  MFU         ≤ {100 * bound:.1f}% (mfu_causal; mfu, with attention's whole square as "
+        f"PaLM counts it, is {report.model_flops / report.causal_flops:.3f} times that)",
         f"  tokens/s    ≤ {report.tokens_per_second:,.0f}, "
         f"{report.tokens_per_second / report.devices:,.0f} per device",
         f"  whole run   {_large(tokens)} tokens in {report.total_steps:,} steps: ≥ {days:.2f} d, "
@@ -166,7 +168,7 @@ def to_json(report: StepReport) -> dict[str, Any]:
     """All fields and bounds; what is not a number is null."""
     tree = dataclasses.asdict(report)
     tree["collectives"] = [dataclasses.asdict(row) for row in report.collectives]
-    for name in ("step_seconds", "mfu_bound", "tokens_per_second", "tokens_per_step"):
+    for name in ("step_seconds", "mfu_causal_bound", "tokens_per_second", "tokens_per_step"):
         tree[name] = getattr(report, name)
     if report.memory is not None:
         tree["memory"]["peak"] = report.memory.peak

@@ -159,7 +159,8 @@ def describe(options: TrainOptions, result: StepReport | str) -> str:
     verdict = "fits" if result.fits else "does not fit"
     pace = ""
     if result.fits and result.step_seconds:
-        pace = f", step ≥ {result.step_seconds:.3f} s, MFU ≤ {100 * (result.mfu_bound or 0):.1f}%"
+        mfu = 100 * (result.mfu_causal_bound or 0)
+        pace = f", step ≥ {result.step_seconds:.3f} s, MFU ≤ {mfu:.1f}%"
     return (
         f"  {settings(options)}: {memory}, {verdict}{pace} (compiled in "
         f"{result.compile_seconds:.0f} s)"

@@ -44,18 +44,26 @@ class FlopCounts:
         matmul: 2 per multiply-add of every matrix product. Attention scores count the full square
             of positions, as PaLM (2204.02311, appendix B) and most published figures do; a causal
             kernel does about half of that part.
+        square: that part of ``matmul``.
         scan: elementwise work of state-space layers that is no matrix product: convolution and
             recurrence.
     """
 
     matmul: float
+    square: float = 0.0
     scan: float = 0.0
 
     def __add__(self, other: FlopCounts) -> FlopCounts:
-        return FlopCounts(matmul=self.matmul + other.matmul, scan=self.scan + other.scan)
+        return FlopCounts(
+            matmul=self.matmul + other.matmul,
+            square=self.square + other.square,
+            scan=self.scan + other.scan,
+        )
 
     def __mul__(self, times: float) -> FlopCounts:
-        return FlopCounts(matmul=self.matmul * times, scan=self.scan * times)
+        return FlopCounts(
+            matmul=self.matmul * times, square=self.square * times, scan=self.scan * times
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -211,6 +219,14 @@ class ModelConfig(ABC):
         """
         counts = self.flop_counts(context_length)
         return 3 * (counts.matmul + counts.scan)
+
+    def causal_flops_per_token(self, context_length: int | None = None) -> float:
+        """``flops_per_token`` without the pairs of a query and a later position, which causal
+        attention need not compute: what no implementation can do without.
+        """
+        length = self.context_length if context_length is None else context_length
+        above_diagonal = 0.5 * (1 - 1 / length)
+        return self.flops_per_token(length) - 3 * above_diagonal * self.flop_counts(length).square
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able form; ``config_from_dict`` turns it back."""

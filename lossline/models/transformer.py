@@ -163,7 +163,7 @@ class TransformerConfig(ModelConfig):
     def layer_flops(self, context_length: int) -> FlopCounts:
         """Products of matrices of one layer, the full square of scores included."""
         scores = 2 * 2 * context_length * self.heads * self.head_dim
-        return FlopCounts(matmul=2 * self.layer_matrix_params() + scores)
+        return FlopCounts(matmul=2 * self.layer_matrix_params() + scores, square=scores)
 
     def stack_flops(self, context_length: int) -> FlopCounts:
         """Of all layers."""

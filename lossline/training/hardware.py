@@ -1,4 +1,13 @@
-"""Peak rates of the accelerators, for MFU."""
+"""Peak rates of the accelerators, for MFU: the model's operations per second over that peak.
+
+The model's operations are those of training without recomputation (remat), counted in two ways:
+
+``mfu``         with attention's whole square of positions (``flops_per_token``), as PaLM
+                (2204.02311, appendix B) and most published figures. A causal kernel skips half of
+                the square, so that at long contexts this can exceed 1.
+``mfu_causal``  without attention to later positions (``causal_flops_per_token``): all of it must be
+                computed, so that no step exceeds 1. This is what `lossline.compile` bounds.
+"""
 
 from __future__ import annotations
 

@@ -334,6 +334,7 @@ class _Reporter:
         options = self._job.options
         tokens = step * options.tokens_per_step
         flops_rate = None if self._rate is None else self._rate * options.flops_per_token
+        causal_rate = None if self._rate is None else self._rate * options.causal_flops_per_token
         return {
             "step": step,
             "tokens": tokens,
@@ -343,6 +344,7 @@ class _Reporter:
             "tokens_per_second": self._rate,
             "flops_per_second": flops_rate,
             "mfu": flops_rate / self._peak if flops_rate and self._peak else None,
+            "mfu_causal": causal_rate / self._peak if causal_rate and self._peak else None,
         }
 
     def _measure_rate(self, step: int) -> None:

@@ -33,6 +33,7 @@ class ModelConfig(Protocol):
     def context_length(self) -> int: ...
     def num_params(self) -> Any: ...
     def flops_per_token(self, context_length: int) -> float: ...
+    def causal_flops_per_token(self, context_length: int) -> float: ...
 
 
 def _elsewhere(default: Any = None, **kwargs: Any) -> Any:
@@ -166,6 +167,11 @@ class TrainOptions:
         """Training FLOPs (forward and backward, exact matrix products) per token at this context
         length."""
         return float(self.model.flops_per_token(self.length))
+
+    @property
+    def causal_flops_per_token(self) -> float:
+        """The same without attention to later positions."""
+        return float(self.model.causal_flops_per_token(self.length))
 
     @property
     def folder(self) -> Path:

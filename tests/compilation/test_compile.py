@@ -88,11 +88,31 @@ def test_roofline_is_the_slowest_of_three(report):
     bounds = (report.compute_seconds, report.memory_seconds, report.wire_seconds)
     assert report.step_seconds == max(bounds)
     assert report.compute_seconds == report.executed_flops / 1e12
-    assert report.mfu_bound == report.model_flops / (1e12 * report.step_seconds)
+    assert report.mfu_causal_bound == report.causal_flops / (1e12 * report.step_seconds)
     assert report.tokens_per_second == 16 * 64 / report.step_seconds
     text = render(training(), report, here())
     for words in ("memory", "HBM", "roofline", "MFU", "tokens/s", "chip-hours", "over fsdp"):
         assert words in text
+
+
+LONG = replace(TINY, layers=1, mlp_width=64, context_length=1024)
+SCAN = MambaConfig(vocab_size=64, width=64, layers=2, context_length=64, state=64)
+
+
+@pytest.mark.parametrize("model", [LONG, SCAN], ids=["attention", "scan"])
+def test_no_bound_on_mfu_exceeds_100_percent(model):
+    """Even where only operations bind, and fewer matrix products run than the model counts: those
+    of the causal half of the square, or none for what a scan does elementwise.
+    """
+    target = here(bandwidth=None, link=None)
+    options = training(model=model, batch_size=8, mesh=MeshOptions(data=8))
+    report = analyze(options, target)
+    assert report.executed_flops < report.model_flops
+    assert 0.5 < report.mfu_causal_bound <= 1
+    assert report.compute_seconds * 1e12 == max(report.executed_flops, report.causal_flops)
+    text = render(options, report, target)
+    assert f"MFU         ≤ {100 * report.mfu_causal_bound:.1f}% (mfu_causal;" in text
+    assert f"{report.model_flops / report.causal_flops:.3f} times that" in text
 
 
 def test_a_step_that_does_not_fit_says_by_how_much_and_what_would(monkeypatch, capsys):

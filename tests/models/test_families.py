@@ -76,6 +76,17 @@ def test_matrix_products_are_counted_exactly(name):
     assert config.flops_per_token() == 3 * (config.flop_counts().matmul + config.flop_counts().scan)
 
 
+@every_family
+def test_causal_operations_leave_out_the_pairs_above_the_diagonal(name):
+    config, length = CONFIGS[name], 24
+    layers = getattr(config, "attention_layers", config.layers if hasattr(config, "heads") else 0)
+    later = sum(1 for query in range(length) for key in range(length) if key > query)
+    # scores and values, 2 per multiply-add, forward and twice backward
+    left_out = 3 * 2 * 2 * layers * later * config.heads * config.head_dim if layers else 0
+    difference = config.flops_per_token(length) - config.causal_flops_per_token(length)
+    assert difference * length == pytest.approx(left_out, rel=1e-9)
+
+
 def dot_flops(jaxpr):
     """Operations of all matrix products of a jaxpr and of the functions that it calls."""
     total = 0

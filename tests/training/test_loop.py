@@ -95,6 +95,7 @@ def reference(options, tmp_path):
 
 def test_a_run_and_what_it_leaves(options, store, monkeypatch):
     chosen = options(steps=40, mesh=MeshOptions(data=2, fsdp=2, tensor=2))
+    monkeypatch.setattr("lossline.training.loop.peak_flops", lambda device: 1e12)
     run = train(chosen)
     assert run.path == chosen.folder
     assert run.status.state is RunState.FINISHED and run.status.step == 40
@@ -104,6 +105,9 @@ def test_a_run_and_what_it_leaves(options, store, monkeypatch):
     assert rows[-1]["loss"] < rows[0]["loss"] - 0.5
     assert rows[-1]["tokens"] == 40 * 8 * 32
     assert rows[-1]["flops"] == rows[-1]["tokens"] * chosen.model.flops_per_token(32)
+    of_eight = rows[-1]["tokens_per_second"] / (8 * 1e12)
+    assert rows[-1]["mfu"] == pytest.approx(of_eight * chosen.model.flops_per_token(32))
+    assert rows[-1]["mfu_causal"] == pytest.approx(of_eight * chosen.causal_flops_per_token)
     facts = run.facts
     assert facts["architecture"] == "llama" and facts["pretraining_data"] == "source"
     assert facts["tokenizer"] == "bytes"
