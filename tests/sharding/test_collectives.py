@@ -10,6 +10,7 @@ from lossline.compilation import hlo
 from lossline.ops.backend import compiling_for
 from lossline.ops.cross_entropy import linear_cross_entropy
 from lossline.ops.selective_scan import selective_scan
+from lossline.ops.state_space_duality import state_space_duality
 from lossline.sharding import BATCH_AXES, MeshOptions, make_mesh
 
 B, L, D, V = 8, 16, 32, 64
@@ -97,3 +98,34 @@ def test_the_scan_s_loop_sends_nothing():
     over_tensor = [row for row in rows if "tensor" in row.axes]
     assert sum(row.wire_bytes for row in over_tensor) <= 2 * 2 * 3 / 4 * 4 * B / 2 * L * N
     assert {row.count for row in rows} <= {1, 2}
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_the_duality_sends_only_the_maps_gradients(packed):
+    """Heads are split by ``tensor``, the maps B and C and their groups are not: the sums over heads
+    in the maps' gradients are all that crosses, once each and outside the loop over chunks.
+    """
+    mesh = make_mesh(MeshOptions(data=2, tensor=4))
+    H, P, N, chunk = 8, 4, 4, 4
+    heads = NamedSharding(mesh, PartitionSpec(BATCH_AXES, None, "tensor"))
+    whole = NamedSharding(mesh, PartitionSpec(BATCH_AXES))
+    shapes = {"x": ((B, L, H, P), heads), "dt": ((B, L, H), heads)}
+    shapes["a"] = ((H,), NamedSharding(mesh, PartitionSpec("tensor")))
+    shapes |= {"b": ((B, L, 1, N), whole), "c": ((B, L, 1, N), whole)}
+    arguments = [jax.ShapeDtypeStruct(s, jnp.float32, sharding=p) for s, p in shapes.values()]
+    keep = jax.ShapeDtypeStruct((B, L), jnp.float32, sharding=whole)
+
+    def total(x, dt, a, b, c, keep):
+        keep = keep if packed else None
+        return jnp.sum(jnp.sin(state_space_duality(x, dt, a, b, c, keep_BxL=keep, chunk=chunk)))
+
+    with jax.set_mesh(mesh), compiling_for("tpu"):
+        step = jax.jit(jax.grad(total, argnums=(0, 1, 2, 3, 4)))
+        compiled = step.lower(*arguments, keep).compile(compiler_options=QUICK)
+    program = hlo.Program.parse(compiled.as_text())
+    assert max(program.runs.values()) == L // chunk  # the chunks are a loop
+    rows = hlo.collectives(program, tuple(mesh.shape.values()), mesh.axis_names)
+    assert all(row.count < L // chunk for row in rows)
+    over_tensor = [row for row in rows if "tensor" in row.axes]
+    maps = 4 * B / 2 * L * N  # bytes on a device of B's gradient, or C's; as many are the scores'
+    assert sum(row.wire_bytes for row in over_tensor) <= 2 * 3 / 4 * 3 * maps
