@@ -1,11 +1,12 @@
-"""How many held-out runs the nominal 90% intervals hold, at every cut of the Kempner sweep and the
-OLMo ladder.
+"""How many held-out runs the nominal 90% intervals hold, at every cut of the Kempner sweep, the
+OLMo ladder and Gadre's validation losses.
 
     python experiments/published/intervals.py --data ../shared/data --out runs/published
 
-Fits every line up to one budget (3 to 7 of them; of the ladder, sizes) and predicts each later one.
-Prints percent of points held per kind of line, with intervals as they come ("plain": doubt of the
-form alone, 4%, benchmarks 8%) and as they are (`lossline.scaling.doubt`), and writes coverage.csv.
+Fits every line up to one budget (3 to 7 of them; elsewhere sizes, from 2) and predicts each later
+one. Prints percent of points held per source and kind of line, and the interval score (Gneiting &
+Raftery 2007, eq. 43; percent of y), with intervals as they come ("plain": doubt of the form alone,
+4%, benchmarks 8%) and as they are (`lossline.scaling.doubt`), and writes coverage.csv.
 """
 
 from __future__ import annotations
@@ -20,16 +21,19 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import ladder
 import numpy as np
+import others
 import pandas as pd
 import sweep
 
 from lossline.scaling.doubt import Doubt
-from lossline.scaling.lines import LineKind, LineOptions, fit_line
+from lossline.scaling.lines import Line, LineKind, LineOptions, fit_line
 from lossline.scaling.pairing import Pairs
 from lossline.scaling.specimens import Specimen, within_groups
 from lossline.tables.sweeps import import_sweep
 
 TASKS = (LineKind.TRAIN_TO_TASK, LineKind.VALIDATION_TO_TASK)
+WAYS = ("plain", "ours")
+LINES = ["source", "kind"]
 
 
 def main() -> None:
@@ -37,66 +41,85 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
-    rows = [row for specimens, step in read(options.data) for row in held(specimens, step)]
-    found = pd.DataFrame(rows)
+    points = pd.concat(
+        [
+            found.assign(source=source)
+            for source, specimens, step in read(options.data)
+            for found in held_out(specimens, step)
+        ],
+        ignore_index=True,
+    )
+    cells = cells_of(points)
     options.out.mkdir(parents=True, exist_ok=True)
-    found.to_csv(options.out / "coverage.csv", index=False, float_format="%.6g")
-    for name in ("plain", "ours"):
-        print(f"\n{name}: percent of points held; columns: number of the step predicted")
-        print(table(found, name).to_string(float_format="%.0f", na_rep=""))
+    cells.to_csv(options.out / "coverage.csv", index=False, float_format="%.6g")
+    for way in WAYS:
+        print(f"\n{way}: percent of points held; columns: number of the step predicted")
+        table = cells.set_index([*LINES, "fitted", "predicted"])[f"{way} held"].unstack("predicted")
+        print(table.to_string(float_format="%.0f", na_rep=""))
+    print("\ninterval score, percent of y: geometric means over cells (outer: the last step)")
+    print(scores(cells).to_string(float_format="%.2f", na_rep=""))
 
 
-def read(data: Path) -> Iterator[tuple[list[Specimen], str]]:
-    """Specimens of each source, and the column of its pairs that is cut."""
+def read(data: Path) -> Iterator[tuple[str, list[Specimen], str]]:
+    """Each source, its specimens, and the column of their pairs that is cut."""
     if (data / "kempner_sweep.csv").is_file():
         rows = import_sweep("kempner", data / "kempner_sweep.csv").table
         rows = rows[rows["flops"] <= sweep.LARGEST * sweep.SAME_BUDGET]
-        yield sweep.specimens(rows), "flops"
+        yield "Kempner", sweep.specimens(rows), "flops"
     if (data / "olmo_ladder.csv").is_file():
         rows = ladder.final_checkpoints(import_sweep("olmo_ladder", data / "olmo_ladder.csv").table)
         rows = rows[rows["params"] <= ladder.FITTED_UP_TO]
         found = within_groups(rows, x_sets=[ladder.X_SET], group_by=())
-        yield [s for s in found if s.kind in ladder.KINDS and s.pairs is not None], "params"
+        found = [s for s in found if s.kind in ladder.KINDS and s.pairs is not None]
+        yield "OLMo ladder", found, "params"
+    if (data / "gadre_models.csv").is_file():
+        rows = import_sweep("gadre", data / "gadre_models.csv").table
+        rows = rows[rows["params"] <= others.FITTED_UP_TO]
+        found = within_groups(rows, group_by=sweep.VARY)
+        text = LineKind.VALIDATION_TO_VALIDATION
+        yield "Gadre", [s for s in found if s.kind is text and s.pairs is not None], "params"
 
 
-def held(specimens: list[Specimen], step: str) -> Iterator[dict[str, object]]:
-    """Per line, cut and step predicted: how many points there are, and how many each way of making
-    intervals holds."""
+def held_out(specimens: list[Specimen], step: str) -> Iterator[pd.DataFrame]:
+    """Per line and cut, the points beyond: kind, fitted, predicted, last (whether predicted is the
+    last step), and per way of making intervals whether it holds the point and its score."""
     steps = np.unique(np.concatenate([getattr(s.pairs, step) for s in specimens]))
     first = 3 if step == "flops" else 2
     for specimen in specimens:
         at = np.searchsorted(steps, getattr(specimen.pairs, step) * (1 - 1e-9)) + 1
         for cut in range(first, len(steps)):
-            inside = held_by(specimen, specimen.pairs[at <= cut], specimen.pairs[at > cut])
-            for target in range(cut + 1, len(steps) + 1):
-                here = at[at > cut] == target
-                if inside is not None and here.any():
-                    counts = {name: int(mask[here].sum()) for name, mask in inside.items()}
-                    kind = str(specimen.kind)
-                    yield {
-                        "kind": kind,
-                        "fitted": cut,
-                        "predicted": target,
-                        "points": here.sum(),
-                    } | counts
+            rest = specimen.pairs[at > cut]
+            line = fit_line(specimen.pairs[at <= cut], kind=specimen.kind, options=LineOptions())
+            if line.parameters and len(rest):
+                where = {"kind": str(specimen.kind), "fitted": cut, "predicted": at[at > cut]}
+                last = at[at > cut] == len(steps)
+                yield pd.DataFrame(where | {"last": last} | judged(line, rest))
 
 
-def held_by(specimen: Specimen, fitted: Pairs, rest: Pairs) -> dict[str, np.ndarray] | None:
-    line = fit_line(fitted, kind=specimen.kind, options=LineOptions())
-    if not line.parameters or not len(rest):
-        return None
-    form = 0.08 if specimen.kind in TASKS else 0.04
+def judged(line: Line, rest: Pairs) -> dict[str, np.ndarray]:
+    form = 0.08 if line.kind in TASKS else 0.04
     plain = dataclasses.replace(line, doubt=Doubt(fan=1.0, scatter=1.0, form=form))
-    inside = {}
-    for name, each in (("plain", plain), ("ours", line)):
+    found = {}
+    for way, each in zip(WAYS, (plain, line), strict=True):
         low, high = each.interval(rest.x, tokens_per_param=rest.tokens / rest.params)
-        inside[name] = (low <= rest.y) & (rest.y <= high)
-    return inside
+        below, above = np.maximum(low - rest.y, 0), np.maximum(rest.y - high, 0)
+        found[f"{way} held"] = 100.0 * ((below == 0) & (above == 0))
+        found[f"{way} score"] = 100.0 * (high - low + 2 / 0.1 * (below + above)) / rest.y
+    return found
 
 
-def table(found: pd.DataFrame, name: str) -> pd.DataFrame:
-    sums = found.groupby(["kind", "fitted", "predicted"], sort=False)[["points", name]].sum()
-    return (100 * sums[name] / sums["points"]).unstack("predicted").sort_index(axis=1)
+def cells_of(points: pd.DataFrame) -> pd.DataFrame:
+    """Means over the points of each source, kind, step fitted to and step predicted."""
+    grouped = points.groupby([*LINES, "fitted", "predicted"], sort=False)
+    return grouped.mean().assign(points=grouped.size()).reset_index()
+
+
+def scores(cells: pd.DataFrame) -> pd.DataFrame:
+    """Geometric means of the interval score over cells that end below the last step, and others."""
+    names = [f"{way} score" for way in WAYS]
+    where = cells["last"].map({0.0: "inner", 1.0: "outer"}).rename("")
+    logs = np.log(cells[names]).groupby([cells[name] for name in LINES] + [where], sort=False)
+    return np.exp(logs.mean()).unstack("")
 
 
 if __name__ == "__main__":

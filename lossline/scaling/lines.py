@@ -107,7 +107,7 @@ class Line:
       x_range, y_range: spans of the fitted points.
       scatter: relative standard deviation of y about the line, of the runs fitted.
       doubt: what makes intervals out of draws and scatter, by kind of line.
-      draws: (S, 6) parameters over reweightings of the runs; bands are quantiles over them.
+      draws: (S, 6) parameters over reweightings of the runs; bands hold a share of them.
       heldout_error: mean |relative error| on the runs of largest compute when they are left out.
     """
 
@@ -163,7 +163,8 @@ class Line:
     def band(
         self, x: Any, level: float = 0.9, *, tokens_per_param: Any = None
     ) -> tuple[Array, Array]:
-        """Interval of the line itself at x (any shape); NaN where there are no draws."""
+        """Interval of the line itself at x (any shape), as far below as above it, in ratio; NaN
+        where there are no draws."""
         return self._interval(x, level, tokens_per_param, noise=False)
 
     def interval(
@@ -194,10 +195,11 @@ class Line:
             scatter = self.doubt.scatter * self.scatter
             y_SxM = y_SxM + noise_S[:, None] * scatter * center.ravel()
             y_SxM = y_SxM + form_S[:, None] * self.doubt.form * beyond
-        low, high = np.quantile(y_SxM, [(1 - level) / 2, (1 + level) / 2], axis=0)
-        # An interval holds the line it belongs to, also where reweighting moves it to one side.
-        low = np.minimum(low.reshape(x.shape), center)
-        return low, np.maximum(high.reshape(x.shape), center)
+        # About the line, not about the middle of the draws: the line at the mean shape predicts
+        # better than they do. The lower end is as far in ratio, since no loss is negative.
+        off = np.quantile(np.abs(y_SxM - center.ravel()), level, axis=0).reshape(x.shape)
+        high = center + off
+        return np.where(center > 0, center**2 / np.where(center > 0, high, 1.0), center - off), high
 
     def _deviations(self, x: Array, tokens_per_param: Any) -> Array:
         """Of the reweighed lines from the line at x: (S, M)."""

@@ -1,5 +1,6 @@
 """Lines recover planted truth, do not depend on order, and say what the data cannot determine."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -99,6 +100,20 @@ def test_bands_widen_with_distance_and_level():
     assert width[0] > width[1] > 0
     narrow = line.band([2.2], 0.5)
     assert line.band([2.2], 0.9)[1] - line.band([2.2], 0.9)[0] > narrow[1] - narrow[0]
+
+
+def test_intervals_reach_as_far_below_the_line_as_above_in_ratio():
+    """Also where reweighed lines lie to one side; and a loss is not negative, however wide."""
+    line = fit_line(planted(runs=3, noise=0.05), options=LineOptions(seed=2))
+    at = np.array([0.5, 2.2, 3.0, 40.0])
+    for interval in (line.band, line.interval):
+        low, high = interval(at, 0.99)
+        np.testing.assert_allclose(high / line.predict(at), line.predict(at) / low)
+        assert np.all(low > 0) and np.all(low < high)
+    off = line.draws.copy()
+    off[:, 3] += 1.0
+    aside = dataclasses.replace(line, draws=off)
+    assert aside.band(2.2)[0] < line.predict(2.2) < aside.band(2.2)[1]
 
 
 def test_the_same_seed_gives_the_same_band():
