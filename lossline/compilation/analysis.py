@@ -52,7 +52,8 @@ class StepReport:
     Attributes:
       mesh: axis -> devices; microbatches, remat, batch_size: as compiled.
       fits: whether the peak fits the chip; memory: None where the compiler gave up for lack of it;
-        needed: bytes it said it needs.
+        needed: bytes it said it needs, or those of the state if they alone are too many.
+      state_bytes: of parameters and optimizer state.
       executed_flops: of matrix products, recomputation included; model_flops: the model's own, as
         lossline.train's ``mfu`` counts them (lossline/training/hardware.py); causal_flops: as its
         ``mfu_causal`` does.
@@ -75,6 +76,7 @@ class StepReport:
     fits: bool
     memory_limit: float | None
     needed: float
+    state_bytes: float = 0.0
     memory: Memory | None = None
     model_flops: float = 0.0
     causal_flops: float = 0.0
@@ -86,6 +88,11 @@ class StepReport:
     wire_seconds: float | None = None
     unknown_loops: int = 0
     peak_flops: float | None = None
+
+    @property
+    def state_alone(self) -> bool:
+        """Whether parameters and optimizer state alone are too much: then nothing was compiled."""
+        return self.memory_limit is not None and self.state_bytes > self.memory_limit
 
     @property
     def tokens_per_step(self) -> int:
@@ -138,6 +145,15 @@ def abstract_batch(options: TrainOptions, mesh: jax.sharding.Mesh) -> dict[str, 
     }
 
 
+def state_bytes(trainer: Trainer) -> float:
+    """Bytes of parameters and optimizer state on one device."""
+    leaves = jax.tree.leaves(trainer.abstract_state)
+    shards = (leaf.sharding.shard_shape(leaf.shape) for leaf in leaves)
+    return float(
+        sum(math.prod(s) * leaf.dtype.itemsize for s, leaf in zip(shards, leaves, strict=True))
+    )
+
+
 def analyze(options: TrainOptions, target: Target) -> StepReport:
     """Compile the whole training step with its real shardings, and read the compiled program.
 
@@ -147,6 +163,9 @@ def analyze(options: TrainOptions, target: Target) -> StepReport:
       UserError: the options do not fit the target's devices or the model.
     """
     trainer = trainer_for(options, target)
+    state = state_bytes(trainer)
+    if not fits(target.chip, state):
+        return _report(options, target, trainer, 0.0, state)
     rates = jax.ShapeDtypeStruct((2,), jnp.float32, sharding=replicated(trainer.mesh))
     batch = abstract_batch(options, trainer.mesh)
     started = time.monotonic()
@@ -192,6 +211,7 @@ def _report(
         fits=bool(measured) and fits(target.chip, needed),
         memory_limit=target.chip.memory,
         needed=needed,
+        state_bytes=state_bytes(trainer),
         peak_flops=target.chip.flops,
         **measured,
     )

@@ -62,8 +62,9 @@ def _single(options: CompileOptions, target: Target) -> tuple[TrainOptions, Step
         return options.train, report
     limit = report.memory_limit or 0.0
     excess = report.needed - limit
+    who = "its parameters and moments alone need" if report.state_alone else "needs"
     by = (
-        f"needs {report.needed / GIB:.2f} GiB of {limit / GIB:.2f} GiB, {excess / GIB:.2f} too much"
+        f"{who} {report.needed / GIB:.2f} GiB of {limit / GIB:.2f} GiB, {excess / GIB:.2f} too much"
     )
     if report.needed != report.needed:
         by = f"needs more than the {limit / GIB:.2f} GiB there are"

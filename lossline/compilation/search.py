@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from lossline.compilation.analysis import StepReport, analyze
-from lossline.compilation.targets import Target
+import jax
+
+from lossline.compilation.analysis import StepReport, analyze, trainer_for
+from lossline.compilation.targets import Target, slices_of
 from lossline.errors import UserError
 from lossline.sharding import MeshOptions
 from lossline.sharding.mesh import resolved
@@ -64,7 +67,8 @@ def search(
 ) -> list[Trial]:
     """Compile variants and report each; for a mesh and a policy, the fewest microbatches that fit.
 
-    A variant that the model or the mesh refuses is reported with the reason. Once a policy fits
+    A variant that the model or the mesh refuses is reported with the reason, and one whose state
+    alone does not fit is not compiled. Once a policy fits
     without microbatches, those that recompute more on the same mesh are not tried: they move more
     and compute more. Of a setting that needs n times the memory there is, the next tried has at
     least n / ``SLACK`` times the microbatches.
@@ -86,13 +90,14 @@ def search(
                 if isinstance(result, str):
                     outcome = "refused"
                     break
+                if result.state_alone:
+                    outcome = "refused"
+                    break
                 compiled += 1
                 if result.fits:
                     outcome = "whole" if choice.microbatches == 1 else "parts"
                     break
-                if result.memory_limit and result.needed == result.needed:
-                    excess = result.needed / result.memory_limit
-                    least = choice.microbatches * excess / SLACK
+                least = _least_microbatches(result)
             if outcome in ("whole", "refused"):
                 break
     return trials
@@ -118,27 +123,47 @@ def best(trials: list[Trial]) -> Trial | None:
 
 
 def what_would_fit(options: TrainOptions, target: Target, *, say: Say = print) -> str:
-    """What to bind so that the step fits, found by trying; or that nothing tried does."""
-    tried = []
+    """What to bind so that the step fits, found by trying; or that nothing tried does, and how many
+    devices the state needs at least."""
+    tried = 0
     devices = len(target.devices)
     own = resolved(options.mesh, devices)
     whole = resolved(dataclasses.replace(own, data=1, fsdp=-1), devices)
     for mesh in dict.fromkeys((own, whole)):
-        ways = mesh.data * mesh.fsdp
-        for factor in (1, 4, 16, 64):
-            parts = factor * options.microbatches
-            if options.batch_size % (ways * parts):
+        least = 1.0
+        for choice in _microbatched(options, mesh, "full"):
+            same = choice == dataclasses.replace(options, mesh=own)
+            if same or choice.microbatches < max(least, options.microbatches):
                 continue
-            model = _with_remat(options.model, "full")
-            choice = dataclasses.replace(options, mesh=mesh, model=model, microbatches=parts)
-            if choice == dataclasses.replace(options, mesh=own):
-                continue
-            tried.append(choice)
             result = attempt(choice, target)
+            tried += 1
             say(describe(choice, result))
             if isinstance(result, StepReport) and result.fits:
                 return f"it fits with {settings(choice)}"
-    return f"none of {len(tried)} cheaper settings fits either: more devices, or a smaller model"
+            if isinstance(result, str) or result.state_alone:
+                break  # microbatches change nothing
+            least = _least_microbatches(result)
+    none = f"no cheaper setting fits either ({tried} tried)"
+    return f"{none}: {_more_devices(options, target)}, or a smaller model"
+
+
+def _least_microbatches(result: StepReport) -> float:
+    """Fewer cannot be enough, where this many were not."""
+    if not result.memory_limit or result.needed != result.needed:
+        return 1.0
+    return result.microbatches * result.needed / result.memory_limit / SLACK
+
+
+def _more_devices(options: TrainOptions, target: Target) -> str:
+    """How many devices hold the state at least, if those are more than there are."""
+    shapes = jax.tree.leaves(trainer_for(options, target).shapes)
+    state = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in shapes)
+    least = math.ceil(state / target.chip.memory) if target.chip.memory else 0
+    if least <= len(target.devices):
+        return "more devices"
+    slices = slices_of(target.name, least)
+    such = f", such as {slices[0]}" if slices else ""
+    return f"at least {least} × {target.chip.name} for the state alone{such}"
 
 
 def settings(options: TrainOptions) -> str:
@@ -156,6 +181,8 @@ def describe(options: TrainOptions, result: StepReport | str) -> str:
     if isinstance(result, str):
         return f"  {settings(options)}: {result}"
     memory = f"{result.needed / 2**30:.2f} GiB" if result.needed == result.needed else "too much"
+    if result.state_alone:
+        return f"  {settings(options)}: {memory} of parameters and moments alone, does not fit"
     verdict = "fits" if result.fits else "does not fit"
     pace = ""
     if result.fits and result.step_seconds:

@@ -127,6 +127,14 @@ def known_topologies() -> str:
     return f"TPU slices ({tpus}), cpu, cpu:<devices>, gpu, here"
 
 
+def slices_of(name: str, devices: int) -> list[str]:
+    """Listed slices of the family of a slice such as ``v4:2x2x1`` with at least so many devices,
+    smallest first; none for what is no slice."""
+    family, _, _ = name.partition(":")
+    known = TPU_FAMILIES[family].sizes.split(", ") if family in TPU_FAMILIES else []
+    return [f"{family}:{size}" for size in known if math.prod(map(int, size.split("x"))) >= devices]
+
+
 def _described(name: str, family: Family) -> Target:
     if importlib.util.find_spec("libtpu") is None:
         raise UserError(

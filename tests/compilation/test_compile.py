@@ -141,6 +141,32 @@ def test_a_step_that_does_not_fit_says_by_how_much_and_what_would(monkeypatch, c
     assert len(said) == len(set(said))  # the same mesh by two names is tried once
 
 
+def test_a_state_that_does_not_fit_is_known_without_compiling(monkeypatch, capsys):
+    """Per device: a quarter of all parameters and two moments, in float32."""
+    params = TINY.num_params().total
+    chip = targets.Chip(name="TPU v4", memory=0.9 * 3 * params)
+    devices = jax.devices("cpu")[:4]
+    target = targets.Target(name="v4:2x2x1", backend="cpu", chip=chip, devices=devices)
+    monkeypatch.setattr("lossline.compilation.command.find_target", lambda name: target)
+    monkeypatch.setattr("jax.stages.Lowered.compile", lambda self: pytest.fail("compiled"))
+    options = training(mesh=MeshOptions(data=1, fsdp=4))
+    report = analyze(options, target)
+    assert not report.fits and report.state_alone
+    assert report.needed == report.state_bytes == pytest.approx(12 * params / 4, rel=0.01)
+    with pytest.raises(UserError) as mistake:
+        compile_step(CompileOptions(train=options, topology="v4:2x2x1"))
+    message = str(mistake.value)
+    assert "its parameters and moments alone need" in message
+    # 12 bytes of each parameter over 2.7: 4.44 devices
+    assert message.endswith(
+        "no cheaper setting fits either (1 tried): at least 5 × TPU v4 for the state alone, such as "
+        "v4:2x2x2, or a smaller model"
+    )
+    assert "of parameters and moments alone, does not fit" in capsys.readouterr().out
+    trials = searching.search(options, target, max_trials=9, say=lambda text: None)
+    assert all(isinstance(trial, str) or trial.state_alone for _, trial in trials)
+
+
 def test_the_compiler_s_own_words_for_too_little_memory():
     text = (
         "RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory in memory space "
