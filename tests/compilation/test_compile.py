@@ -159,8 +159,8 @@ def test_a_state_that_does_not_fit_is_known_without_compiling(monkeypatch, capsy
     assert "its parameters and moments alone need" in message
     # 12 bytes of each parameter over 2.7: 4.44 devices
     assert message.endswith(
-        "no cheaper setting fits either (1 tried): at least 5 × TPU v4 for the state alone, such as "
-        "v4:2x2x2, or a smaller model"
+        "no cheaper setting fits either (1 tried): at least 5 × TPU v4 for the state alone, such "
+        "as v4:2x2x2, or a smaller model"
     )
     assert "of parameters and moments alone, does not fit" in capsys.readouterr().out
     trials = searching.search(options, target, max_trials=9, say=lambda text: None)
