@@ -8,7 +8,8 @@ where each comes from).
 Models beyond a sweep's own largest budget (Kempner's of kempner_sweep.csv, at most 4.84e19 FLOPs;
 Gadre's 2B parameters, the ladder's 1.5B) are never fitted, only predicted; where there are none,
 the largest ones present are held out instead. Prints one table per sweep, names what is set aside,
-and writes results.csv, with every single prediction beside it.
+and writes results.csv, with every single prediction beside it. What an earlier run has left in the
+folder is removed first; what a person has put there stays.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ import ladder
 import others
 import pandas as pd
 import sweep
+from outputs import Outputs
 from records import Section
 
 from lossline.errors import UserError
@@ -66,7 +68,11 @@ def run(data: Path, out: Path) -> list[str]:
     present = [name for name in SOURCES if (data / name).is_file()]
     if not present:
         raise UserError(f"{data} has none of {', '.join(SOURCES)}; README.md says where they are")
-    out.mkdir(parents=True, exist_ok=True)
+    files = Outputs(out)
+    for fate in ("removed", "kept"):
+        if names := getattr(files, fate):
+            why = "" if fate == "removed" else ", as they have changed since"
+            print(f"{out}: {fate} from an earlier run{why}: {', '.join(sorted(names))}")
     if sweep.SWEEP not in present and (data / sweep.EXTRA).is_file():
         print(f"\n{sweep.EXTRA}: left out: no {sweep.SWEEP} to predict it from")
     records: list[dict[str, object]] = []
@@ -78,14 +84,14 @@ def run(data: Path, out: Path) -> list[str]:
                 show(section)
                 records += [{"section": section.title, **vars(row)} for row in section.rows]
                 for table, frame in section.tables.items():
-                    write(frame, out / f"{table}.csv")
+                    files.write(frame, f"{table}.csv")
         except UserError as mistake:
             print(f"\n{name}: left out: {mistake}")
         except Exception:  # the other files are still of use
             traceback.print_exc()
             broken.append(name)
         print(f"\n[{name}: {time.monotonic() - started:.1f} s]", flush=True)
-    write(pd.DataFrame(records, columns=COLUMNS), out / "results.csv")
+    files.write(pd.DataFrame(records, columns=COLUMNS), "results.csv")
     print(f"\nwritten to {out}: results.csv and the tables behind it")
     return broken
 
@@ -100,13 +106,6 @@ def show(section: Section) -> None:
             print("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)))
     for note in section.notes:
         print(note)
-
-
-def write(frame: pd.DataFrame, path: Path) -> None:
-    """Whole or not at all."""
-    partial = path.with_suffix(".partial")
-    frame.to_csv(partial, index=False, float_format="%.6g")
-    os.replace(partial, path)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,8 @@ import sys
 import pandas as pd
 import pytest
 
+from lossline.errors import UserError
+
 
 def reproduce(repository, data, out):
     environment = {**os.environ, "PYTHONPATH": str(repository)}
@@ -35,6 +37,44 @@ def test_a_broken_file_does_not_stop_the_others(repository, published_data, tmp_
     results = pd.read_csv(tmp_path / "out" / "results.csv").set_index("what")
     assert float(results.loc["objective", "ours"]) == pytest.approx(1.018274e-3, abs=5e-10)
     assert float(results.loc["objective", "rerun"]) == pytest.approx(1.018274e-3, abs=5e-10)
+
+
+def test_a_second_run_leaves_nothing_of_the_first(experiment, monkeypatch, tmp_path, capsys):
+    program, records = experiment("reproduce"), experiment("records")
+    data, out = tmp_path / "data", tmp_path / "out"
+    data.mkdir()
+
+    def run(tables):
+        sections = [
+            records.Section(title="a", tables={t: pd.DataFrame({"n": [1]}) for t in tables})
+        ]
+        monkeypatch.setattr(program, "SOURCES", {"a.csv": lambda folder: sections})
+        assert program.run(data, out) == []
+        return {path.name for path in out.iterdir()}
+
+    (data / "a.csv").write_text("")
+    assert run(["one", "two", "mine"]) == {
+        "one.csv", "two.csv", "mine.csv", "results.csv", "written.json"
+    }  # fmt: skip
+    assert "removed" not in capsys.readouterr().out
+    (out / "notes.txt").write_text("a person's")
+    (out / "three.csv").write_text("a person's")
+    (out / "mine.csv").write_text("n\n2\n")
+    assert run(["one"]) == {
+        "one.csv", "mine.csv", "results.csv", "written.json", "notes.txt", "three.csv"
+    }  # fmt: skip
+    said = capsys.readouterr().out.splitlines()
+    assert said[0].endswith("removed from an earlier run: one.csv, results.csv, two.csv")
+    assert said[1].endswith("kept from an earlier run, as they have changed since: mine.csv")
+    assert (out / "mine.csv").read_text() == "n\n2\n"
+    # Nothing outside the folder, whatever the list says; and nothing at all without data.
+    (out / "written.json").write_text((out / "written.json").read_text().replace("one", "../one"))
+    with pytest.raises(UserError, match="choose another --out"):
+        run(["one"])
+    (data / "a.csv").unlink()
+    with pytest.raises(UserError, match=r"none of a\.csv"):
+        program.run(data, out)
+    assert (out / "one.csv").is_file()
 
 
 def test_larger_models_are_predicted_and_never_fitted(experiment, published_data, tmp_path):
