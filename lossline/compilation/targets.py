@@ -76,10 +76,13 @@ TPU_FAMILIES = {
         sizes="2x2, 2x4, 4x4, 4x8, 8x8, 8x16, 16x16",
     ),
 }
-# By the first words of a GPU's device kind; links: NVLink, both directions.
+# By the first words of a GPU's device kind, first match; links: NVLink, both directions.
 GPUS = {
-    "NVIDIA H200": Chip(name="H200", flops=989e12, memory=139e9, bandwidth=4.8e12, link=9e11),
-    "NVIDIA H100": Chip(name="H100", flops=989e12, memory=79e9, bandwidth=3.35e12, link=9e11),
+    "NVIDIA H200": Chip(name="H200", flops=989.4e12, memory=139e9, bandwidth=4.8e12, link=9e11),
+    "NVIDIA H100 PCIe": Chip(
+        name="H100 PCIe", flops=756e12, memory=79e9, bandwidth=2.0e12, link=6e11
+    ),
+    "NVIDIA H100": Chip(name="H100", flops=989.4e12, memory=79e9, bandwidth=3.35e12, link=9e11),
     "NVIDIA A100": Chip(name="A100", flops=312e12, memory=79e9, bandwidth=2.0e12, link=6e11),
 }
 

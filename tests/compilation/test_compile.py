@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import jax
 import pytest
@@ -21,9 +22,10 @@ from lossline.compilation.analysis import (
 from lossline.compilation.command import CompileOptions, compile_step, render
 from lossline.compilation.flops import matmul_flops, total
 from lossline.errors import UserError
-from lossline.models import LlamaConfig, MambaConfig
+from lossline.models import HybridConfig, LlamaConfig, Mamba2Config, MambaConfig
 from lossline.ops.backend import compiling_for
 from lossline.sharding import MeshOptions, make_mesh
+from lossline.training.hardware import peak_flops
 from lossline.training.options import Documents, TrainOptions
 
 TINY = LlamaConfig(
@@ -139,6 +141,26 @@ def test_a_step_that_does_not_fit_says_by_how_much_and_what_would(monkeypatch, c
     said = capsys.readouterr().out.splitlines()
     assert "trying what would" in said[0]
     assert len(said) == len(set(said))  # the same mesh by two names is tried once
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "TPU v4",
+        "TPU v5 lite",
+        "TPU v5",
+        "TPU v6 lite",
+        "NVIDIA H200",
+        "NVIDIA H100 80GB HBM3",
+        "NVIDIA H100 PCIe",
+        "NVIDIA A100-SXM4-80GB",
+    ],
+)
+def test_mfu_is_bounded_by_the_peak_that_a_training_measures_it_by(kind):
+    platform = "tpu" if kind.startswith("TPU") else "gpu"
+    device = SimpleNamespace(device_kind=kind, platform=platform)
+    chip = targets._chip_of(device)
+    assert chip.flops == peak_flops(device)
 
 
 def test_a_state_that_does_not_fit_is_known_without_compiling(monkeypatch, capsys):
@@ -305,6 +327,12 @@ needs_libtpu = pytest.mark.skipif(
 )
 
 
+MIXED = HybridConfig(
+    vocab_size=256, width=128, layers=2, attention_every=2, heads=2, mlp_width=128,
+    context_length=512,
+)  # fmt: skip
+
+
 @needs_libtpu
 def test_a_mesh_axis_may_take_a_part_of_a_dimension_of_the_torus():
     target = targets.find_target("v4:8x8x8")
@@ -333,12 +361,14 @@ def test_a_tpu_slice_without_a_tpu(gin_file):
 @pytest.mark.parametrize(
     ("model", "topology", "kernels"),
     [
-        (replace(TINY, kv_heads=2, context_length=128, remat="dots"), "v4:2x2x1", 3),
-        (replace(TINY, context_length=256, remat="full"), "v6e:2x2", 4),  # the forward twice
-        (MambaConfig(vocab_size=256, width=128, layers=2, context_length=128), "v4:2x2x1", 2),
-        (MambaConfig(vocab_size=256, width=128, layers=2, context_length=128), "v5e:2x2", 2),
+        (replace(TINY, kv_heads=2, context_length=128, remat="dots"), "v4:2x2x1", 3 * 3),
+        (replace(TINY, context_length=256, remat="full"), "v6e:2x2", 3 * 4),  # the forward twice
+        (MambaConfig(vocab_size=256, width=128, layers=2, context_length=128), "v4:2x2x1", 2 * 2),
+        (MambaConfig(vocab_size=256, width=128, layers=2, context_length=128), "v5e:2x2", 2 * 2),
+        (Mamba2Config(vocab_size=256, width=128, layers=2, context_length=512), "v4:2x2x1", 0),
+        (MIXED, "v4:2x2x1", 1 * 3),
     ],
-    ids=["attention-v4", "attention-v6e", "scan-v4", "scan-v5e"],
+    ids=["attention-v4", "attention-v6e", "scan-v4", "scan-v5e", "duality-v4", "hybrid-v4"],
 )
 def test_a_step_compiles_for_a_tpu_with_its_kernels_inside(model, topology, kernels):
     """Over data, fsdp and tensor at once, documents apart."""
@@ -353,4 +383,4 @@ def test_a_step_compiles_for_a_tpu_with_its_kernels_inside(model, topology, kern
         batch = abstract_batch(options, trainer.mesh)
         traced = trainer.step.trace(trainer.abstract_state, batch, rates)
     calls = total(traced.jaxpr, lambda e: 1.0 if e.primitive.name == "pallas_call" else None)
-    assert calls == 4 * model.layers * kernels  # of four devices
+    assert calls == 4 * kernels  # of four devices
