@@ -10,18 +10,20 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from lossline.errors import UserError
 from lossline.scaling.attribution import AttributionOptions, attribute, neutral_set
-from lossline.scaling.bootstrap import bootstrap
+from lossline.scaling.bootstrap import bootstrap_problem
 from lossline.scaling.compute_laws import Kaplan
 from lossline.scaling.groups import GROUP_BY, Group, split
 from lossline.scaling.heldout import hold_out
 from lossline.scaling.lines import Line, LineOptions, fit_lines
 from lossline.scaling.pairing import one_set
-from lossline.scaling.results import Status
-from lossline.scaling.solver import fit
+from lossline.scaling.problems import Problem
+from lossline.scaling.results import FitResult, Status
+from lossline.scaling.solver import fit_many
 from lossline.scaling.study_results import ComputeLawFit, StudyResults
 from lossline.tables.chance import chance_level
 from lossline.tables.schema import OWN_SET, SetKind
@@ -30,6 +32,7 @@ from lossline.tables.schema import Status as RowStatus
 __all__ = ["StudyFitOptions", "fit_study"]
 
 UNITS = ("loss", "bits_per_byte")
+_LAW = Kaplan()
 Say = Callable[[str], None]
 
 
@@ -142,42 +145,58 @@ def _in_unit(rows: pd.DataFrame, unit: str) -> pd.DataFrame:
 def _compute_laws(
     rows: pd.DataFrame, unit: str, options: StudyFitOptions
 ) -> Iterator[ComputeLawFit]:
-    for group in split(rows, options.group_by):
-        for eval_set in sorted(group.table.loc[group.table[unit].notna(), "eval_set"].unique()):
-            yield compute_law(group, eval_set, unit, resamples=options.law_resamples)
+    """The Kaplan-style law of each group on each set: all fitted at once, then resampled one by
+    one."""
+    found = [
+        _to_fit(group, eval_set, unit)
+        for group in split(rows, options.group_by)
+        for eval_set in sorted(group.table.loc[group.table[unit].notna(), "eval_set"].unique())
+    ]
+    fits = iter(fit_many(_LAW, [problem for _, problem, _ in found if problem is not None]))
+    for base, problem, runs in found:
+        yield (
+            base
+            if problem is None
+            else _with_law(base, problem, runs, next(fits), options.law_resamples)
+        )
 
 
-def compute_law(group: Group, eval_set: str, unit: str, *, resamples: int = 100) -> ComputeLawFit:
-    """The Kaplan-style law of one group on one set, with E's 90% interval by a bootstrap over
-    runs."""
-    law = Kaplan()
+def _to_fit(
+    group: Group, eval_set: str, unit: str
+) -> tuple[ComputeLawFit, Problem | None, np.ndarray]:
+    """The facts of a law that is to be fitted, its points and their runs; no points where they
+    cannot determine it."""
     points = one_set(group.table, eval_set, unit)
     known = points[points["params"].notna() & points["tokens"].notna()]
     base = ComputeLawFit(
         group=dict(group.facts),
         eval_set=eval_set,
         unit=unit,
-        law=law.name,
-        equation=law.equation,
+        law=_LAW.name,
+        equation=_LAW.equation,
         status=Status.UNDERDETERMINED.value,
         n_runs=known["run_id"].nunique(),
         n_points=len(known),
     )
+    runs = known["run_id"].to_numpy(str)
     sizes = known["params"].nunique()
     if sizes < 2:
-        return dataclasses.replace(
-            base, message=f"{sizes} model size: a law in N and D needs two at least"
-        )
+        message = f"{sizes} model size: a law in N and D needs two at least"
+        return dataclasses.replace(base, message=message), None, runs
     inputs = {"N": known["params"].to_numpy(float), "D": known["tokens"].to_numpy(float)}
-    values, runs = known["value"].to_numpy(float), known["run_id"].to_numpy(str)
-    low = high = math.nan
+    return base, Problem(inputs=inputs, target=known["value"].to_numpy(float)), runs
+
+
+def _with_law(
+    base: ComputeLawFit, problem: Problem, runs: np.ndarray, found: FitResult, resamples: int
+) -> ComputeLawFit:
+    """With E's 90% interval by a bootstrap over runs."""
+    message, low, high = "", math.nan, math.nan
     if resamples:
-        resampled = bootstrap(law, inputs, values, runs=runs, resamples=resamples)
-        found, message = resampled.fit, resampled.message
+        resampled = bootstrap_problem(_LAW, problem, runs=runs, resamples=resamples, fit=found)
+        message = resampled.message
         if resampled.determined:
             low, high = resampled.interval("E", 0.9)
-    else:
-        found, message = fit(law, inputs, values), ""
     return dataclasses.replace(
         base,
         status=found.status.value,
