@@ -290,7 +290,7 @@ def at_chance(rows: pd.DataFrame) -> pd.DataFrame:
     same."""
     found = []
     for name, part in rows[rows["accuracy"].notna()].groupby("eval_set"):
-        chance = chance_level(str(name))
+        chance = chance_level(str(name), part)
         if chance is not None and (part["accuracy"] <= chance).all():
             reason = (
                 f"kept, but at or below chance ({chance:.3g}) at every checkpoint: its loss says "

@@ -1,8 +1,14 @@
-"""Accuracy of guessing on well-known benchmarks of multiple choice: 1 / number of answers."""
+"""Accuracy of guessing: as the table states it in a column ``x_chance``, or 1 / number of answers
+of well-known benchmarks of multiple choice."""
 
 from __future__ import annotations
 
-__all__ = ["chance_level"]
+import pandas as pd
+
+__all__ = ["CHANCE", "chance_level"]
+
+# Carried along by loss tables; mapping files write it.
+CHANCE = "x_chance"
 
 # By the beginning of the name, letters and digits only.
 _ANSWERS = {
@@ -11,9 +17,13 @@ _ANSWERS = {
 }  # fmt: skip
 
 
-def chance_level(eval_set: str) -> float | None:
-    """Chance accuracy by the name of the set, e.g. ``arc_easy`` or ``ARC-Easy``; None where it is
-    not known."""
+def chance_level(eval_set: str, rows: pd.DataFrame | None = None) -> float | None:
+    """Chance accuracy that the rows of a set state, the lowest if they differ, or else by its name,
+    e.g. ``arc_easy`` or ``ARC-Easy``; None where it is not known."""
+    if rows is not None and CHANCE in rows:
+        stated = pd.to_numeric(rows[CHANCE], errors="coerce").min()
+        if pd.notna(stated):
+            return float(stated)
     bare = "".join(letter for letter in eval_set.lower() if letter.isalnum())
     for name, answers in _ANSWERS.items():
         if bare.startswith(name):

@@ -12,6 +12,7 @@ import pytest
 
 from lossline import tables
 from lossline.errors import UserError
+from lossline.scaling.fitting import at_chance
 from lossline.tables.sweeps import import_sweep
 from lossline.tables.sweeps.mapped import read_mapping
 
@@ -199,6 +200,42 @@ def test_any_table_by_a_mapping(tmp_path, export):
     assert c4.step.tolist() == [2, 1, 1]
     assert c4.tokenizer.tolist() == ["gpt2"] * 3
     assert table[table.eval_set == "arc"].accuracy.tolist() == [0.5, 0.4, 0.3]
+
+
+def test_a_mapping_states_what_guessing_achieves(tmp_path, export):
+    """`quiz` is no name of a known benchmark; `arc` is, with 4 answers, and is stated otherwise."""
+    text = MAPPING + 'chance = 0.45\n[sets.quiz]\nkind = "task"\naccuracy = "arc acc"\n'
+    reasons = {}
+    for chance in ("", "chance = 0.5\n"):
+        (tmp_path / "m.toml").write_text(text + chance)
+        found = import_sweep("csv", export, mapping=tmp_path / "m.toml").table
+        again = tables.read(tables.write(found, tmp_path / "t.parquet"))
+        reasons[chance] = at_chance(again).set_index("what")["reason"].to_dict()
+    assert reasons[""] == {}
+    assert set(reasons["chance = 0.5\n"]) == {"quiz"}
+    assert "at or below chance (0.5)" in reasons["chance = 0.5\n"]["quiz"]
+    for wrong in ("25", "-0.1", '"half"', "true"):
+        (tmp_path / "m.toml").write_text(f"{text}chance = {wrong}\n")
+        with pytest.raises(UserError, match=r"\[sets.quiz\] chance = .*from 0 to below 1"):
+            import_sweep("csv", export, mapping=tmp_path / "m.toml")
+
+
+def test_gadre_s_table_of_tasks_states_what_guessing_achieves(published_data, tmp_path):
+    models = published_data / PUBLISHED["gadre"]
+    baselines = published_data / "gadre_task_baselines.csv"
+    table = import_sweep("gadre", [models, baselines]).table
+    stated = table.groupby("eval_set")["x_chance"].first()
+    assert stated["math_qa"] == 0.25 and stated["bigbench_strange_stories"] == 0.5
+    assert stated.drop(table.loc[table.kind == "validation", "eval_set"].unique()).notna().all()
+    plain = import_sweep("gadre", models).table
+    pd.testing.assert_frame_equal(table.drop(columns="x_chance"), plain)
+    assert at_chance(plain).empty or "math_qa" not in set(at_chance(plain)["what"])
+    with pytest.raises(UserError, match="give the models too"):
+        import_sweep("gadre", baselines)
+    text = baselines.read_text().replace(",2376,25,", ",2376,2500,")
+    (tmp_path / "b.csv").write_text(text)
+    with pytest.raises(UserError, match="2500 is no percentage of guessing"):
+        import_sweep("gadre", [models, tmp_path / "b.csv"])
 
 
 def test_a_long_table_by_a_mapping(tmp_path):

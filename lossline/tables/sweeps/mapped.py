@@ -20,6 +20,7 @@
     kind = "task"                             # optional; "validation" otherwise
     bits_per_byte = "eval/hellaswag/bpb"
     accuracy = "eval/hellaswag/acc"
+    chance = 0.25                             # accuracy of guessing (optional)
 
 A file that is already long (one row per checkpoint and set) has no ``[sets]``: map ``eval_set`` in
 ``[columns]`` and the measurements too (``loss``, ``nats``, ``target_tokens``, …), ``kind`` there or
@@ -56,7 +57,7 @@ from lossline.tables.sweeps.wide import (
 __all__ = ["ColumnMapping", "by_mapping", "read_mapping"]
 
 _SECTIONS = ("source", "columns", "constants", "sets")
-_SET_KEYS = (*QUANTITIES, "kind", "unit")
+_SET_KEYS = (*QUANTITIES, "kind", "unit", "chance")
 _MEASURED = (
     "nats",
     "target_tokens",
@@ -149,8 +150,14 @@ def _measure(path: Path, name: str, given: Any) -> Measure:
         raise UserError(
             f"{path}: [sets.{name}] unit = {given['unit']!r}: must be nats or bits (per token)"
         )
+    chance = given.get("chance")
+    if chance is not None and not (isinstance(chance, (int, float)) and 0 <= chance < 1):
+        raise UserError(
+            f"{path}: [sets.{name}] chance = {chance!r}: must be an accuracy from 0 to below 1"
+        )
     values = {quantity: given[quantity] for quantity in QUANTITIES if quantity in given}
-    return Measure(eval_set=name, kind=SetKind(given.get("kind", "validation")), **values)
+    kind = SetKind(given.get("kind", "validation"))
+    return Measure(eval_set=name, kind=kind, chance=chance, **values)
 
 
 def by_mapping(paths: Sequence[Path], mapping_path: Path) -> Imported:

@@ -8,14 +8,16 @@ Where each comes from, and under which licence, stands in the docstrings: nothin
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from lossline.errors import UserError
+from lossline.tables.frames import row_number
 from lossline.tables.schema import OWN_SET, SetKind
 from lossline.tables.sweeps.wide import (
     Imported,
@@ -246,12 +248,36 @@ def gadre(paths: Sequence[Path]) -> Imported:
     ``accuracy/<task>``).
 
     C = 6 N D as in the paper. The JSON folders of ``exp_data/`` have a layout that this importer
-    does not know.
+    does not know. The source's table of tasks (columns ``Eval Task``, ``Random baseline`` in
+    percent), given beside the models, says what guessing achieves on each.
     """
-    return _each(paths, _gadre)
+    files = read_all(paths)
+    chances = {path: found for path in files if (found := _random_baselines(path)) is not None}
+    if len(chances) == len(files):
+        raise UserError(f"{files[0]}: only tasks and their random baselines; give the models too")
+    chance = {task: value for found in chances.values() for task, value in found.items()}
+    importer = functools.partial(_gadre, chance=chance)
+    return together([_distinct(path, importer) for path in files if path not in chances])
 
 
-def _gadre(frame: pd.DataFrame, where: str) -> Imported:
+def _random_baselines(path: Path) -> dict[str, float] | None:
+    """Accuracy of guessing by task; None of a file that is not about tasks."""
+    frame, where = read_wide(path)
+    if "Eval Task" not in frame:
+        return None
+    require(frame, ("Random baseline",), where)
+    percent = numbers(frame, "Random baseline", where)
+    wrong = np.flatnonzero((percent < 0) | (percent >= 100))
+    if len(wrong):
+        raise UserError(
+            f"{where}: column 'Random baseline', {row_number(int(wrong[0]))}: "
+            f"{percent.iloc[wrong[0]]:g} is no percentage of guessing"
+        )
+    known = percent.notna()
+    return dict(zip(frame["Eval Task"][known].map(str), percent[known] / 100, strict=True))
+
+
+def _gadre(frame: pd.DataFrame, where: str, *, chance: Mapping[str, float]) -> Imported:
     require(frame, ("name", "pretraining_data", "params", "tokens"), where)
     params, tokens = numbers(frame, "params", where), numbers(frame, "tokens", where)
     facts = pd.DataFrame(
@@ -281,10 +307,15 @@ def _gadre(frame: pd.DataFrame, where: str) -> Imported:
         for column in frame.columns
         if column.startswith("loss/")
     ]
+    tasks = [c.removeprefix("accuracy/") for c in frame.columns if c.startswith("accuracy/")]
     measures += [
-        Measure(eval_set=column.removeprefix("accuracy/"), kind=SetKind.TASK, accuracy=column)
-        for column in frame.columns
-        if column.startswith("accuracy/")
+        Measure(
+            eval_set=task,
+            kind=SetKind.TASK,
+            accuracy=f"accuracy/{task}",
+            chance=chance.get(task),
+        )
+        for task in tasks
     ]
     if not measures:
         require(frame, ("loss/c4_val",), where)

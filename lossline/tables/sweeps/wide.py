@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from lossline.errors import UserError
+from lossline.tables.chance import CHANCE
 from lossline.tables.checks import exclude_bad_rows, summarize, validate
 from lossline.tables.frames import complete, concat, derive, nearest_name, row_number, typed
 from lossline.tables.schema import SetKind, Status
@@ -31,13 +32,15 @@ class Imported:
 
 @dataclass(frozen=True, kw_only=True)
 class Measure:
-    """One evaluation set of a wide table: the columns of the source that hold its values."""
+    """One evaluation set of a wide table: the columns of the source that hold its values, and the
+    accuracy of guessing where it is stated."""
 
     eval_set: str
     kind: SetKind
     loss: str | None = None
     bits_per_byte: str | None = None
     accuracy: str | None = None
+    chance: float | None = None
 
     def columns(self) -> dict[str, str]:
         """Quantity -> column of the source."""
@@ -137,6 +140,8 @@ def long_table(
             notes.append(f"{where}: column {listed} is empty; {measure.eval_set!r} is left out")
             continue
         part = facts.assign(eval_set=measure.eval_set, kind=str(measure.kind), **values)
+        if measure.chance is not None:
+            part[CHANCE] = measure.chance
         part["status"] = np.where(values.isna().all(axis=1), str(Status.FAILED), str(Status.OK))
         # A validation loss is the point of a row; a benchmark may publish its accuracy alone.
         part["x_source_row"] = np.arange(1, len(frame) + 1)
