@@ -5,8 +5,8 @@ that fits. It names the columns, their units and which of them may be empty; it 
 heavy.
 
 Columns beyond these are carried along untouched when their name starts with ``x_`` and refused
-otherwise, so that a misspelled column cannot pass for an empty one. One of them is read: ``x_chance``,
-the accuracy of guessing on the row's set (`lossline.tables.chance`).
+otherwise, so that a misspelled column cannot pass for an empty one. One of them is read:
+``x_chance``, the accuracy of guessing on the row's set (`lossline.tables.chance`).
 """
 
 from __future__ import annotations
