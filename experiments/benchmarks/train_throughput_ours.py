@@ -83,11 +83,13 @@ class Mixer:
     def __init__(self, task: dict[str, Any]) -> None:
         self.facts = facts()
         config = models.config_from_dict(task["model"])
-        graph, self.state = nnx.split(config.make_mixer(jax.random.key(0)))
+        graph, _ = nnx.split(nnx.eval_shape(lambda: config.make_mixer(jax.random.key(0))))
+        make = jax.jit(lambda key: nnx.state(config.make_mixer(key)))  # as a trainer does
+        self.state = make(jax.random.key(0))
         shape = (task["batch"], task["length"], config.width)
         rng = np.random.default_rng(0)
         self.x, self.g = (
-            jnp.asarray(rng.standard_normal(shape), jnp.dtype(config.activation_dtype))
+            jnp.asarray(rng.standard_normal(shape, np.float32), jnp.dtype(config.activation_dtype))
             for _ in range(2)
         )
 

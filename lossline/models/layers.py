@@ -149,10 +149,20 @@ def rotate(x_BxLxHxK: jax.Array, tables: tuple[jax.Array, jax.Array]) -> jax.Arr
     return jnp.concatenate(turned, axis=-1).astype(x_BxLxHxK.dtype)
 
 
+@jax.custom_vjp
 def silu(x: jax.Array) -> jax.Array:
     """``x · sigmoid(x)`` in float32 (see ``ops.convolution`` for what bfloat16 costs on CPU)."""
     x32 = x.astype(jnp.float32)
     return (x32 * jax.nn.sigmoid(x32)).astype(x.dtype)
+
+
+def _silu_backward(x, g):
+    x32 = x.astype(jnp.float32)
+    sigmoid = jax.nn.sigmoid(x32)
+    return ((g.astype(jnp.float32) * sigmoid * (1 + x32 * (1 - sigmoid))).astype(x.dtype),)
+
+
+silu.defvjp(lambda x: (silu(x), x), _silu_backward)
 
 
 @jax.custom_vjp

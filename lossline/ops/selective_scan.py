@@ -16,6 +16,8 @@ discretisation of section 3.2).
 
 from __future__ import annotations
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -97,7 +99,6 @@ def sequential(
 
 
 def _chunked(u, dt, a, b, c, keep, chunk: int) -> jax.Array:
-    """Pads the length to whole chunks and puts time first: [C, Q, B, …] for each input."""
     E = u.shape[-1]
     one = u.shape[0] == 1 and E % 2 == 0 and _channel_shards(E) == 1
     if one and target_backend() == "cpu":
@@ -118,22 +119,21 @@ def _one_row(u, dt, a, b, c, keep, chunk: int) -> jax.Array:
 
 def _by_chunks(u, dt, a, b, c, keep, chunk: int) -> jax.Array:
     """As ``_chunked`` for a of [B or 1, N, E]."""
-    B, L, E = u.shape
+    L = u.shape[1]
     chunk = min(chunk, L)
     padding = -L % chunk
-
-    def by_chunk(x: jax.Array) -> jax.Array:
+    if padding:
         # a padded position has dt = 0: decay 1, no input, so the state passes through unchanged
-        x = jnp.pad(x, ((0, 0), (0, padding)) + ((0, 0),) * (x.ndim - 2))
-        return x.swapaxes(0, 1).reshape((L + padding) // chunk, chunk, B, *x.shape[2:])
+        u, dt, b, c, keep = (
+            jnp.pad(x, ((0, 0), (0, padding)) + ((0, 0),) * (x.ndim - 2))
+            for x in (u, dt, b, c, keep)
+        )
+    return _scan_chunks(u, dt, a, b, c, keep, chunk)[:, :L]
 
-    y = _scan_chunks(*(by_chunk(x) for x in (u, dt)), a, *(by_chunk(x) for x in (b, c, keep)))
-    return y.reshape(L + padding, B, E)[:L].swapaxes(0, 1)
 
-
-@jax.custom_vjp
-def _scan_chunks(u, dt, a, b, c, keep) -> jax.Array:
-    return _forward(u, dt, a, b, c, keep)[0]
+@partial(jax.custom_vjp, nondiff_argnums=(6,))
+def _scan_chunks(u, dt, a, b, c, keep, chunk: int) -> jax.Array:
+    return _forward(u, dt, a, b, c, keep, chunk)[0]
 
 
 def _decay(dt_BxE, a, keep_B) -> jax.Array:
@@ -141,61 +141,81 @@ def _decay(dt_BxE, a, keep_B) -> jax.Array:
 
 
 def _states(h_BxNxE, u, dt, a, b, keep) -> list[jax.Array]:
-    """States after each position of one chunk; inputs [Q, B, …].
+    """States after each position of one chunk; inputs [B, Q, …].
 
     Unrolled in Python, so that XLA fuses decay, input and output of a position into few kernels.
     """
     states = []
-    for q in range(u.shape[0]):
-        step_input = (dt[q] * u[q])[:, None] * b[q][:, :, None]
-        h_BxNxE = _decay(dt[q], a, keep[q]) * h_BxNxE + step_input
+    for q in range(u.shape[1]):
+        step_input = (dt[:, q] * u[:, q])[:, None] * b[:, q][:, :, None]
+        h_BxNxE = _decay(dt[:, q], a, keep[:, q]) * h_BxNxE + step_input
         states.append(h_BxNxE)
     return states
 
 
-def _forward(u, dt, a, b, c, keep):
-    def step(h_BxNxE, inputs):
-        u, dt, b, c, keep = inputs
-        states = _states(h_BxNxE, u, dt, a, b, keep)
-        y = jnp.stack([jnp.sum(h * c[q][:, :, None], axis=1) for q, h in enumerate(states)])
-        return states[-1], (y, h_BxNxE)
+def _forward(u, dt, a, b, c, keep, chunk: int):
+    """Chunks are cut out of [B, L, …] and put back in place: no copy with the chunks in front."""
 
-    h0 = jnp.zeros((u.shape[2], *a.shape[1:]), u.dtype)
-    _, (y_CxQxBxE, first_CxBxNxE) = lax.scan(step, h0, (u, dt, b, c, keep))
-    return y_CxQxBxE, (u, dt, a, b, c, keep, first_CxBxNxE)
+    def step(carry, index):
+        h_BxNxE, y_BxLxE = carry
+        u_, dt_, b_, c_, keep_ = _cut((u, dt, b, c, keep), index, chunk)
+        states = _states(h_BxNxE, u_, dt_, a, b_, keep_)
+        y = [jnp.sum(h * c_[:, q][:, :, None], axis=1) for q, h in enumerate(states)]
+        y_BxLxE = _put(y_BxLxE, y, index)
+        return (states[-1], y_BxLxE), h_BxNxE
+
+    h0 = jnp.zeros((u.shape[0], *a.shape[1:]), u.dtype)
+    chunks = jnp.arange(u.shape[1] // chunk)
+    (_, y_BxLxE), first_CxBxNxE = lax.scan(step, (h0, jnp.zeros_like(u)), chunks)
+    return y_BxLxE, (u, dt, a, b, c, keep, first_CxBxNxE)
 
 
-def _backward(residuals, g_CxQxBxE):
+def _backward(chunk: int, residuals, g_BxLxE):
     """The adjoint dh[t] = C[t] g[t] + decay[t+1] dh[t+1], backwards over chunks and positions."""
-    u, dt, a, b, c, keep, first = residuals
+    u, dt, a, b, c, keep, first_CxBxNxE = residuals
     shards = _channel_shards(u.shape[-1])
 
     def step(carry, inputs):
-        dh, da = carry
-        u, dt, b, c, keep, h_before, g = inputs
-        states = [h_before, *_states(h_before, u, dt, a, b, keep)]
+        dh, da, gradients = carry
+        index, h_before = inputs
+        u_, dt_, b_, c_, keep_, g_ = _cut((u, dt, b, c, keep, g_BxLxE), index, chunk)
+        states = [h_before, *_states(h_before, u_, dt_, a, b_, keep_)]
         du, ddt, db, dc = [], [], [], []
-        for q in reversed(range(u.shape[0])):
-            dc.append(_sum_channels(states[q + 1], g[q], shards))
-            dh = dh + c[q][:, :, None] * g[q][:, None]
-            db.append(_sum_channels(dh, dt[q] * u[q], shards))
-            step_input = jnp.sum(dh * b[q][:, :, None], axis=1)  # gradient of dt·u
-            dh = dh * _decay(dt[q], a, keep[q])
+        for q in reversed(range(chunk)):
+            dc.append(_sum_channels(states[q + 1], g_[:, q], shards))
+            dh = dh + c_[:, q][:, :, None] * g_[:, q][:, None]
+            db.append(_sum_channels(dh, dt_[:, q] * u_[:, q], shards))
+            step_input = jnp.sum(dh * b_[:, q][:, :, None], axis=1)  # gradient of dt·u
+            dh = dh * _decay(dt_[:, q], a, keep_[:, q])
             exponent = dh * states[q]  # gradient of dt·A
-            du.append(step_input * dt[q])
-            ddt.append(step_input * u[q] + jnp.sum(exponent * a, axis=1))
-            da = da + exponent * dt[q][:, None]
-        return (dh, da), tuple(jnp.stack(x[::-1]) for x in (du, ddt, db, dc))
+            du.append(step_input * dt_[:, q])
+            ddt.append(step_input * u_[:, q] + jnp.sum(exponent * a, axis=1))
+            da = da + exponent * dt_[:, q][:, None]
+        new = (x[::-1] for x in (du, ddt, db, dc))
+        gradients = tuple(_put(old, x, index) for old, x in zip(gradients, new, strict=True))
+        return (dh, da, gradients), None
 
-    zero = jnp.zeros_like(first[0])
-    (_, da), (du, ddt, db, dc) = lax.scan(
-        step, (zero, zero), (u, dt, b, c, keep, first, g_CxQxBxE), reverse=True
-    )
+    zero = jnp.zeros_like(first_CxBxNxE[0])
+    maps = jnp.zeros((*b.shape[:2], shards, b.shape[2]), b.dtype)
+    carry = zero, zero, (jnp.zeros_like(u), jnp.zeros_like(dt), maps, maps)
+    chunks = jnp.arange(u.shape[1] // chunk), first_CxBxNxE
+    (_, da, (du, ddt, db, dc)), _ = lax.scan(step, carry, chunks, reverse=True)
     # over the wires here, once, and not in every chunk
     db, dc = (jnp.sum(x, axis=-2) for x in (db, dc))
     if a.shape[0] == 1:
         da = jnp.sum(da, axis=0, keepdims=True)
     return du, ddt, da, db, dc, None
+
+
+def _cut(arrays, index, chunk: int) -> tuple[jax.Array, ...]:
+    """Chunk ``index`` of each array [B, L, …]: [B, Q, …]."""
+    return tuple(lax.dynamic_slice_in_dim(x, index * chunk, chunk, axis=1) for x in arrays)
+
+
+def _put(x_BxLx: jax.Array, parts: list[jax.Array], index) -> jax.Array:
+    """Writes the positions of chunk ``index``, [B, …] each."""
+    chunk = jnp.stack(parts, axis=1)
+    return lax.dynamic_update_slice_in_dim(x_BxLx, chunk, index * len(parts), axis=1)
 
 
 def _channel_shards(channels: int) -> int:

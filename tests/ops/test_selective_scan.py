@@ -7,7 +7,6 @@ import pytest
 
 from lossline.errors import UserError
 from lossline.ops.backend import compiling_for
-from lossline.ops.convolution import causal_convolution
 from lossline.ops.selective_scan import selective_scan, sequential
 
 
@@ -120,17 +119,3 @@ def test_no_tensor_of_all_states_is_kept():
     all_states = 4 * B * L * E * N
     assert peak_temporaries(chunk=8) < all_states
     assert peak_temporaries(implementation="sequential") > 2 * all_states
-
-
-def test_convolution_is_causal_and_stays_in_its_document():
-    x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 12, 3)), jnp.float32)
-    w = jnp.asarray(np.random.default_rng(1).normal(size=(4, 3)), jnp.float32)
-    got = causal_convolution(x, w, jnp.ones(3))
-    for channel in range(3):
-        expected = np.convolve(x[0, :, channel], w[::-1, channel])[:12] + 1
-        np.testing.assert_allclose(got[0, :, channel], expected, rtol=1e-5, atol=1e-5)
-    runs = jnp.array([[0] * 5 + [1] * 7, [0] * 12])
-    packed = causal_convolution(x, w, runs_BxL=runs)
-    np.testing.assert_allclose(packed[0, 5:], causal_convolution(x[:1, 5:], w)[0], rtol=1e-6)
-    np.testing.assert_allclose(packed[0, :5], causal_convolution(x[:1, :5], w)[0], rtol=1e-6)
-    np.testing.assert_allclose(packed[1], causal_convolution(x, w)[1], rtol=1e-6)
