@@ -36,6 +36,7 @@ __all__ = [
 
 # Present in every folder that a fit has written; holds the fingerprint of its inputs.
 MARK = "fit.json"
+_WHAT = "results of lossline.fit"
 _FRAMES = ("heldout", "excluded")
 _DRAWS = PARAMETERS
 
@@ -57,10 +58,12 @@ def folder_state(out: Path, fingerprint: str) -> FolderState:
     if not mark.is_file():
         return FolderState.FOREIGN
     try:
-        earlier = json.loads(mark.read_text(encoding="utf-8")).get("fingerprint")
-    except (json.JSONDecodeError, AttributeError):
+        earlier = _read_json(mark)
+    except ValueError:
         return FolderState.FOREIGN
-    return FolderState.SAME if earlier == fingerprint else FolderState.OTHER
+    if not isinstance(earlier, dict) or earlier.get("what") != _WHAT:
+        return FolderState.FOREIGN
+    return FolderState.SAME if earlier.get("fingerprint") == fingerprint else FolderState.OTHER
 
 
 def start_folder(out: Path) -> Path:
@@ -86,16 +89,38 @@ def _alive(process: int) -> bool:
 
 
 def finish_folder(partial: Path, out: Path, fingerprint: str) -> None:
-    """Marks the folder as a whole fit and moves it into place, an earlier one making room."""
-    mark = {"fingerprint": fingerprint, "what": "results of lossline.fit"}
-    (partial / MARK).write_text(json.dumps(mark, indent=1) + "\n", encoding="utf-8")
+    """Marks the folder as a whole fit and moves it into place. An earlier one makes room: what it
+    lists as its own is removed, what a person has added stays."""
+    files = sorted(path.relative_to(partial).as_posix() for path in _files(partial))
+    mark = {"fingerprint": fingerprint, "what": _WHAT, "files": [MARK, *files]}
+    _write_json(partial / MARK, mark)
     if out.exists() and any(out.iterdir()):
         earlier = partial.with_name(f".{out.name}.earlier-{os.getpid()}")
         os.rename(out, earlier)
         os.rename(partial, out)
+        _carry_over(earlier, out)
         shutil.rmtree(earlier)
     else:
         os.replace(partial, out)
+
+
+def _files(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if not path.is_dir() or path.is_symlink()]
+
+
+def _carry_over(earlier: Path, out: Path) -> None:
+    """Moves what an earlier fit has not listed; a name that the new one has taken gets a suffix."""
+    listed = _read_json(earlier / MARK).get("files")
+    if listed is None:  # of a version that made no list: all was its own
+        return
+    for path in _files(earlier):
+        name = path.relative_to(earlier)
+        if name.as_posix() not in listed:
+            place = out / name
+            if place.exists():
+                place = place.with_name(f"{place.name}.earlier")
+            place.parent.mkdir(parents=True, exist_ok=True)
+            os.rename(path, place)
 
 
 def save_results(results: StudyResults, folder: Path) -> None:
