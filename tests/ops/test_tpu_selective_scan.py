@@ -47,6 +47,25 @@ def test_equals_sequential_with_gradients_over_chunks_and_resets(N):
     assert_close(value_and_gradients(kernel, *inputs), value_and_gradients(sequential, *inputs))
 
 
+def test_drift_from_float64_over_32768_positions():
+    u, dt, a, b, c, keep, _ = make_inputs(L=32768)
+    dt, keep = dt * 0.02, jnp.ones_like(keep)  # the state remembers hundreds of positions
+    got = np.asarray(kernel(u, dt, a, b, c, keep), np.float64)[0]
+    wide = [np.asarray(x, np.float64) for x in (u[0], dt[0], a, b[0], c[0])]
+    drift = np.abs(got - exact_scan(*wide)).max(axis=1) / np.abs(got).max()
+    assert drift.max() < 1e-5
+    assert drift[-4096:].max() < 5 * drift[:4096].max() + 1e-7  # it does not grow along the way
+
+
+def exact_scan(u_LxE, dt_LxE, a_NxE, b_LxN, c_LxN):
+    """The recurrence, position by position, in the inputs' float64."""
+    h_NxE, y_LxE = np.zeros_like(a_NxE), np.empty_like(u_LxE)
+    for t in range(len(u_LxE)):
+        h_NxE = np.exp(dt_LxE[t] * a_NxE) * h_NxE + np.outer(b_LxN[t], dt_LxE[t] * u_LxE[t])
+        y_LxE[t] = c_LxN[t] @ h_NxE
+    return y_LxE
+
+
 def test_blocks_of_channels_and_halves_of_precision(monkeypatch):
     monkeypatch.setattr(tpu_selective_scan, "BLOCKS", (128,))
     u, *rest = make_inputs(L=128, E=256)
