@@ -283,40 +283,90 @@ def _traffic(item: Instruction, computation: Computation, program: Program) -> f
     if opcode == "dynamic-update-slice":
         update = computation.instructions.get(item.operands[1])
         return 2.0 * _main(update) if update else 0.0
-    inner = program.computations.get(item.called("calls") or "") if opcode == "fusion" else None
     reads = sum(
-        _read(index, operand, computation, inner) for index, operand in enumerate(item.operands)
+        _read(index, operand, item, computation, program)
+        for index, operand in enumerate(item.operands)
     )
-    return reads + _written(item, inner)
+    return reads + _written(item, program)
 
 
 def _main(item: Instruction) -> float:
     return sum(array.bytes for array in item.arrays if array.main_memory)
 
 
-def _read(index: int, operand: str, computation: Computation, inner: Computation | None) -> float:
+def _read(
+    index: int, operand: str, item: Instruction, computation: Computation, program: Program
+) -> float:
     source = computation.instructions.get(operand)
-    if source is None or not any(array.main_memory for array in source.arrays):
-        return 0.0
+    whole = 0.0 if source is None else _main(source)
+    inner = _fused(item, program)
     parameter = inner.parameter(index) if inner else None
-    if inner is None or parameter is None:
-        return _main(source)
-    users = [u for u in inner.instructions.values() if parameter.name in u.operands]
-    slicing = ("dynamic-slice", "slice", "gather")
-    if users and all(u.opcode in slicing and u.operands[0] == parameter.name for u in users):
-        return sum(user.bytes for user in users)
-    if users and all(
-        u.opcode == "dynamic-update-slice" and u.operands[0] == parameter.name for u in users
-    ):
-        return 0.0  # updated in place
-    return _main(source)
+    if not whole or inner is None or parameter is None:
+        return whole
+    sliced = _sliced(parameter, inner, program)
+    return whole if sliced is None else min(whole, sliced)
 
 
-def _written(item: Instruction, inner: Computation | None) -> float:
-    if inner is not None and inner.root.opcode == "dynamic-update-slice":
-        update = inner.instructions.get(inner.root.operands[1])
-        return update.bytes if update and _main(item) else 0.0
-    return _main(item)
+def _fused(item: Instruction, program: Program) -> Computation | None:
+    """What a fusion computes."""
+    return program.computations.get(item.called("calls") or "") if item.opcode == "fusion" else None
+
+
+def _sliced(array: Instruction, computation: Computation, program: Program) -> float | None:
+    """Bytes that a fused computation reads of an array of which it takes slices, or updates slices
+    in place, by itself or in the fusions within it; None if it reads the array as a whole.
+    """
+    total = 0.0
+    for user in computation.instructions.values():
+        for index in (i for i, name in enumerate(user.operands) if name == array.name):
+            read: float | None = None
+            if index == 0 and user.opcode in ("dynamic-slice", "slice", "gather"):
+                read = user.bytes
+            elif index == 0 and user.opcode == "dynamic-update-slice":
+                read = 0.0
+            elif user.opcode == "bitcast":
+                read = _sliced(user, computation, program)
+            elif inner := _fused(user, program):
+                parameter = inner.parameter(index)
+                read = _sliced(parameter, inner, program) if parameter else None
+            if read is None:
+                return None
+            total += read
+    return total
+
+
+def _written(item: Instruction, program: Program) -> float:
+    inner = _fused(item, program)
+    if inner is None:
+        return _main(item)
+    results = [inner.root]
+    if inner.root.opcode == "tuple":
+        results = [inner.instructions[n] for n in inner.root.operands if n in inner.instructions]
+    if len(results) != len(item.arrays):
+        return _main(item)
+    return sum(
+        _updated(result, inner, program, array.bytes)
+        for result, array in zip(results, item.arrays, strict=True)
+        if array.main_memory
+    )
+
+
+def _updated(
+    result: Instruction, computation: Computation, program: Program, whole: float
+) -> float:
+    """Bytes that a fusion writes of one of its results: where that is an array updated in place,
+    the update.
+    """
+    if result.opcode == "dynamic-update-slice":
+        update = computation.instructions.get(result.operands[1])
+        return update.bytes if update else whole
+    if result.opcode == "bitcast":
+        source = computation.instructions.get(result.operands[0])
+        return _updated(source, computation, program, whole) if source else whole
+    inner = _fused(result, program)
+    if inner is not None and inner.root.opcode != "tuple":
+        return _updated(inner.root, inner, program, whole)
+    return whole
 
 
 # --- collectives ---------------------------------------------------------------------------------

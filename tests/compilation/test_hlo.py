@@ -83,6 +83,57 @@ def test_traffic_counts_the_slice_and_not_the_stack_and_skips_scratchpads():
     assert hlo.memory_traffic(program) == 12 * (slice_bytes + index + scattered)
 
 
+NESTED = """\
+HloModule jit_run
+
+%inmost.1 (i.0: bf16[12,8,64], i.1: s32[]) -> f32[8,64] {
+  %i.0 = bf16[12,8,64]{2,1,0:T(8,128)(2,1)} parameter(0)
+  %i.1 = s32[]{:T(128)} parameter(1)
+  %ds.1 = bf16[1,8,64]{2,1,0:T(8,128)(2,1)} dynamic-slice(%i.0, %i.1, %i.1, %i.1), dynamic_slice_sizes={1,8,64}
+  ROOT %cv.1 = f32[8,64]{1,0:T(8,128)} convert(%ds.1)
+}
+
+%replacing.1 (u.0: bf16[12,8,64], u.1: bf16[1,8,64], u.2: s32[]) -> bf16[12,8,64] {
+  %u.0 = bf16[12,8,64]{2,1,0:T(8,128)(2,1)} parameter(0)
+  %u.1 = bf16[1,8,64]{2,1,0:T(8,128)(2,1)} parameter(1)
+  %u.2 = s32[]{:T(128)} parameter(2)
+  ROOT %dus.1 = bf16[12,8,64]{2,1,0:T(8,128)(2,1)} dynamic-update-slice(%u.0, %u.1, %u.2, %u.2, %u.2)
+}
+
+%outer.1 (o.0: bf16[12,8,64], o.1: s32[], o.2: bf16[12,8,64]) -> (f32[8,64], bf16[12,8,64]) {
+  %o.0 = bf16[12,8,64]{2,1,0:T(8,128)(2,1)} parameter(0)
+  %o.1 = s32[]{:T(128)} parameter(1)
+  %o.2 = bf16[12,8,64]{2,1,0:T(8,128)(2,1)} parameter(2)
+  %bc.1 = bf16[12,8,64]{2,1,0:T(8,128)(2,1)} bitcast(%o.0)
+  %f.1 = f32[8,64]{1,0:T(8,128)} fusion(%bc.1, %o.1), kind=kLoop, calls=%inmost.1
+  %cv.2 = bf16[1,8,64]{2,1,0:T(8,128)(2,1)} convert(%f.1)
+  %f.2 = bf16[12,8,64]{2,1,0:T(8,128)(2,1)} fusion(%o.2, %cv.2, %o.1), kind=kLoop, calls=%replacing.1
+  ROOT %t.1 = (f32[8,64]{1,0:T(8,128)}, bf16[12,8,64]{2,1,0:T(8,128)(2,1)}) tuple(%f.1, %f.2)
+}
+
+ENTRY %main.1 (a.0: bf16[12,8,64], a.1: s32[], a.2: bf16[12,8,64]) -> (f32[8,64], bf16[12,8,64]) {
+  %a.0 = bf16[12,8,64]{2,1,0:T(8,128)(2,1)} parameter(0)
+  %a.1 = s32[]{:T(128)} parameter(1)
+  %a.2 = bf16[12,8,64]{2,1,0:T(8,128)(2,1)} parameter(2)
+  ROOT %f.3 = (f32[8,64]{1,0:T(8,128)}, bf16[12,8,64]{2,1,0:T(8,128)(2,1)}) fusion(%a.0, %a.1, %a.2), kind=kOutput, calls=%outer.1
+}
+"""  # noqa: E501
+
+
+def test_slices_are_seen_in_fusions_within_fusions():
+    """As in the body of a scan over layers on a TPU: of the stack of what each layer keeps, one
+    layer's is read, and one layer's written, three fusions deep."""
+    one = 8 * 64
+    read, written, updated, index = 2 * one, 4 * one, 2 * one, 4
+    program = hlo.Program.parse(NESTED)
+    assert hlo.memory_traffic(program) == read + index + written + updated
+    # Where anything in there takes the stack as a whole, the whole counts.
+    convert = "%cv.2 = bf16[1,8,64]{2,1,0:T(8,128)(2,1)} convert(%f.1)"
+    whole = NESTED.replace(convert, convert.replace("%f.1", "%f.1, %bc.1"))
+    assert whole != NESTED
+    assert hlo.memory_traffic(hlo.Program.parse(whole)) == 12 * read + index + written + updated
+
+
 def test_collectives_are_counted_per_trip_and_named_by_their_mesh_axes():
     program = hlo.Program.parse(TPU_TEXT)
     rows = hlo.collectives(program, (2, 2, 2), ("data", "fsdp", "tensor"))
