@@ -18,6 +18,7 @@ mapping file (TOML) that says which column is what:
     kind = "task"
     loss = "eval/hellaswag/loss"
     accuracy = "eval/hellaswag/acc"
+    chance = 0.25                 # accuracy of guessing, where it matters and the name does not say
 
 --path takes several files, or a folder of them. Rows that cannot be measurements are set aside, one
 line each.
