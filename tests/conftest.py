@@ -1,9 +1,17 @@
-"""Shared fixtures. JAX sees eight virtual CPU devices, so every mesh split is tested anywhere."""
+"""Shared fixtures. JAX sees eight virtual CPU devices, so every mesh split is tested anywhere.
+
+Programs are compiled once and run for moments, so LLVM optimizes nothing: XLA's program is the same
+and a fifth of the time is saved. What a test starts as a user would, with an environment of its
+own, is optimized.
+"""
 
 import os
 from pathlib import Path
 
-os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
+os.environ.setdefault(
+    "XLA_FLAGS",
+    "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0",
+)
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import pytest

@@ -16,6 +16,7 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
 from lossline.ops.backend import target_backend
+from lossline.ops.linear import mean_of_last
 from lossline.ops.tpu_attention import RESIDUALS
 
 ModuleType = TypeVar("ModuleType", bound=nnx.Module)
@@ -72,7 +73,7 @@ def _rms_norm(x: jax.Array, scale: jax.Array | None, eps: float) -> jax.Array:
 
 def _rms_norm_forward(x, scale, eps):
     x32 = x.astype(jnp.float32)
-    root = jax.lax.rsqrt(jnp.mean(x32 * x32, axis=-1, keepdims=True) + eps)
+    root = jax.lax.rsqrt(mean_of_last(x32 * x32) + eps)
     normed = x32 * root if scale is None else x32 * root * scale.astype(jnp.float32)
     return normed.astype(x.dtype), (x, scale, root)
 
@@ -82,7 +83,7 @@ def _rms_norm_backward(eps, residuals, g):
     x, scale, root = residuals
     normed, g32 = x.astype(jnp.float32) * root, g.astype(jnp.float32)
     dnormed = g32 if scale is None else g32 * scale.astype(jnp.float32)
-    along = jnp.mean(dnormed * normed, axis=-1, keepdims=True)
+    along = mean_of_last(dnormed * normed)
     dx = (root * (dnormed - normed * along)).astype(x.dtype)
     if scale is None:
         return dx, None
@@ -147,22 +148,6 @@ def rotate(x_BxLxHxK: jax.Array, tables: tuple[jax.Array, jax.Array]) -> jax.Arr
     if 2 * half < x32.shape[-1]:
         turned.append(x32[..., 2 * half :])
     return jnp.concatenate(turned, axis=-1).astype(x_BxLxHxK.dtype)
-
-
-@jax.custom_vjp
-def silu(x: jax.Array) -> jax.Array:
-    """``x · sigmoid(x)`` in float32 (see ``ops.convolution`` for what bfloat16 costs on CPU)."""
-    x32 = x.astype(jnp.float32)
-    return (x32 * jax.nn.sigmoid(x32)).astype(x.dtype)
-
-
-def _silu_backward(x, g):
-    x32 = x.astype(jnp.float32)
-    sigmoid = jax.nn.sigmoid(x32)
-    return ((g.astype(jnp.float32) * sigmoid * (1 + x32 * (1 - sigmoid))).astype(x.dtype),)
-
-
-silu.defvjp(lambda x: (silu(x), x), _silu_backward)
 
 
 @jax.custom_vjp

@@ -18,7 +18,6 @@ from lossline.models.layers import (
     gated,
     parameter,
     product,
-    silu,
 )
 from lossline.models.state_space import StateSpaceConfig, fresh_step_bias
 from lossline.ops.convolution import causal_convolution
@@ -99,10 +98,8 @@ class MambaMixer(nnx.Module):
         inner_BxLxE, gate_BxLxE = (
             product(x) for x in linear_many(x_BxLxD, [self.in_x[...], self.in_gate[...]])
         )
-        u_BxLxE = silu(
-            causal_convolution(
-                inner_BxLxE, self.conv[...], self.conv_bias[...], runs_BxL=rows.runs_BxL
-            )
+        u_BxLxE = causal_convolution(
+            inner_BxLxE, self.conv[...], self.conv_bias[...], runs_BxL=rows.runs_BxL
         )
         y_BxLxE = self.state_space(u_BxLxE, rows)
         return product(linear(gated(y_BxLxE, gate_BxLxE), self.out[...]))

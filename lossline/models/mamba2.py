@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from lossline.models.config import FlopCounts
-from lossline.models.layers import Rows, grouped_rms, parameter, product, silu
+from lossline.models.layers import Rows, grouped_rms, parameter, product
 from lossline.models.state_space import StateSpaceConfig, fresh_step_bias
 from lossline.ops.convolution import causal_convolution
 from lossline.ops.linear import linear, linear_many
@@ -135,7 +135,7 @@ class Mamba2Mixer(nnx.Module):
 
     def _convolved(self, name: str, x: jax.Array, rows: Rows) -> jax.Array:
         taps, bias = getattr(self, f"conv_{name}"), getattr(self, f"conv_{name}_bias")
-        return silu(causal_convolution(x, taps[...], bias[...], runs_BxL=rows.runs_BxL))
+        return causal_convolution(x, taps[...], bias[...], runs_BxL=rows.runs_BxL)
 
     def state_space(
         self, x_BxLxE: jax.Array, step_BxLxH: jax.Array, b: jax.Array, c: jax.Array, rows: Rows

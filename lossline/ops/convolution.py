@@ -1,9 +1,9 @@
-"""Causal depthwise convolution over the length, as state-space layers use it."""
+"""Causal depthwise convolution over the length and its SiLU, as state-space layers use them."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import jax
 import jax.numpy as jnp
@@ -12,49 +12,52 @@ import jax.numpy as jnp
 def causal_convolution(
     x_BxLxE: jax.Array,
     w_WxE: jax.Array,
-    bias_E: jax.Array | None = None,
+    bias_E: jax.Array,
     *,
     runs_BxL: jax.Array | None = None,
 ) -> jax.Array:
-    """``y[t] = bias + Σ_j w[j] x[t - (W-1) + j]``: the last tap reads the present.
+    """``silu(bias + Σ_j w[j] x[t - (W-1) + j])``: the last tap reads the present.
+
+    The backward keeps x alone and convolves again.
 
     Args:
-        x_BxLxE: any float dtype; taps, bias and sums are float32.
+        x_BxLxE: any float dtype; taps, bias, sums and activation are float32.
         runs_BxL: index of the document at each position; taps that would reach into another
             document read 0.
 
     Returns:
         [B, L, E] in x's dtype.
     """
-    y_BxLxE = _convolve(x_BxLxE, w_WxE.astype(jnp.float32), runs_BxL)
-    if bias_E is not None:
-        y_BxLxE = y_BxLxE + bias_E.astype(jnp.float32)
-    return y_BxLxE.astype(x_BxLxE.dtype)
+    return _convolve(x_BxLxE, w_WxE.astype(jnp.float32), bias_E.astype(jnp.float32), runs_BxL)
 
 
 @jax.custom_vjp
-def _convolve(x_BxLxE: jax.Array, w_WxE: jax.Array, runs_BxL: jax.Array | None) -> jax.Array:
-    """In float32: XLA CPU rounds every bfloat16 elementwise result, at ten times the cost."""
-    return _weigh(w_WxE, _shifted(x_BxLxE, w_WxE, runs_BxL))
+def _convolve(x_BxLxE, w_WxE, bias_E, runs_BxL) -> jax.Array:
+    # in float32: XLA CPU rounds every bfloat16 elementwise result, at ten times the cost
+    z_BxLxE = _weigh(w_WxE, _shifted(x_BxLxE, w_WxE, runs_BxL)) + bias_E
+    return (z_BxLxE * jax.nn.sigmoid(z_BxLxE)).astype(x_BxLxE.dtype)
 
 
-def _forward(x_BxLxE, w_WxE, runs_BxL):
-    return _convolve(x_BxLxE, w_WxE, runs_BxL), (x_BxLxE, w_WxE, runs_BxL)
+def _forward(x_BxLxE, w_WxE, bias_E, runs_BxL):
+    return _convolve(x_BxLxE, w_WxE, bias_E, runs_BxL), (x_BxLxE, w_WxE, bias_E, runs_BxL)
 
 
 def _backward(residuals, g_BxLxE):
-    """Written out: autodiff keeps a padded copy of x and pads one gradient per tap."""
-    x_BxLxE, w_WxE, runs_BxL = residuals
-    dx_BxLxE = _weigh(w_WxE, _shifted(g_BxLxE, w_WxE, runs_BxL, back=True))
-    pasts = _shifted(x_BxLxE, w_WxE, runs_BxL)
-    dw_WxE = jnp.stack([jnp.sum(g_BxLxE * past, axis=(0, 1)) for past in pasts][::-1])
-    return dx_BxLxE.astype(x_BxLxE.dtype), dw_WxE, None
+    """Written out: autodiff keeps five arrays more, and pads one gradient per tap."""
+    x_BxLxE, w_WxE, bias_E, runs_BxL = residuals
+    pasts = list(_shifted(x_BxLxE, w_WxE, runs_BxL))
+    z_BxLxE = _weigh(w_WxE, pasts) + bias_E
+    sigmoid = jax.nn.sigmoid(z_BxLxE)
+    dz_BxLxE = g_BxLxE.astype(jnp.float32) * sigmoid * (1 + z_BxLxE * (1 - sigmoid))
+    dx_BxLxE = _weigh(w_WxE, _shifted(dz_BxLxE, w_WxE, runs_BxL, back=True))
+    dw_WxE = jnp.stack([jnp.sum(dz_BxLxE * past, axis=(0, 1)) for past in pasts][::-1])
+    return dx_BxLxE.astype(x_BxLxE.dtype), dw_WxE, jnp.sum(dz_BxLxE, axis=(0, 1)), None
 
 
 _convolve.defvjp(_forward, _backward)
 
 
-def _weigh(w_WxE: jax.Array, shifted: Iterator[jax.Array]) -> jax.Array:
+def _weigh(w_WxE: jax.Array, shifted: Iterable[jax.Array]) -> jax.Array:
     """Σ over lags of tap times shifted array, [B, L, E]."""
     lags = zip(w_WxE[::-1], shifted, strict=True)
     return functools.reduce(jnp.add, (x_BxLxE * w_E for w_E, x_BxLxE in lags))

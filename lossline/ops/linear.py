@@ -33,3 +33,14 @@ def linear_many(x: jax.Array, weights: Sequence[jax.Array]) -> list[jax.Array]:
     widths = [w.shape[1] for w in weights]
     joined = linear(x, jnp.concatenate([w.astype(x.dtype) for w in weights], axis=1))
     return list(lax.split(joined, widths, axis=x.ndim - 1))
+
+
+def mean_of_last(x: jax.Array) -> jax.Array:
+    """Mean over the last axis of a float32 array, [..., 1]; on CPU a product with a column of 1/n,
+    because XLA's fusions of a sum there first spread every factor out to the whole shape.
+    """
+    if target_backend() != "cpu":
+        return jnp.mean(x, axis=-1, keepdims=True)
+    column = jnp.full((x.shape[-1], 1), 1 / x.shape[-1], x.dtype)
+    dimensions = (((x.ndim - 1,), (0,)), ((), ()))
+    return lax.dot_general(x, column, dimensions, precision=lax.Precision.HIGHEST)

@@ -34,23 +34,6 @@ CONFIGS = {
 }
 
 
-def quick_jit(function):
-    """``jax.jit`` for float32 functions that are run once: LLVM optimizes nothing, which takes half
-    the time to compile; XLA's program is the same.
-    """
-
-    @functools.wraps(function)
-    def call(*args):
-        compiled = (
-            jax.jit(function)
-            .lower(*args)
-            .compile(compiler_options={"xla_backend_optimization_level": 0})
-        )
-        return compiled(*args)
-
-    return call
-
-
 @functools.cache
 def make_model(config):
     """Graph and fresh parameters, those that start as ones and zeros moved, so that every one
@@ -58,7 +41,7 @@ def make_model(config):
     """
     graph, _ = models.abstract_state(config)
 
-    @quick_jit
+    @jax.jit
     def parameters():
         leaves, tree = jax.tree.flatten(nnx.state(models.build(config, key=jax.random.key(0))))
         keys = jax.random.split(jax.random.key(1), len(leaves))

@@ -8,18 +8,20 @@ import pytest
 from lossline.ops.convolution import causal_convolution
 
 
-def test_convolution_is_causal_and_stays_in_its_document():
+def test_is_numpys_convolution_through_silu_and_stays_in_its_document():
     x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 12, 3)), jnp.float32)
     w = jnp.asarray(np.random.default_rng(1).normal(size=(4, 3)), jnp.float32)
-    got = causal_convolution(x, w, jnp.ones(3))
+    bias = jnp.ones(3)
+    got = causal_convolution(x, w, bias)
     for channel in range(3):
-        expected = np.convolve(x[0, :, channel], w[::-1, channel])[:12] + 1
-        np.testing.assert_allclose(got[0, :, channel], expected, rtol=1e-5, atol=1e-5)
+        z = np.convolve(x[0, :, channel], w[::-1, channel])[:12] + 1
+        np.testing.assert_allclose(got[0, :, channel], z / (1 + np.exp(-z)), rtol=1e-5, atol=1e-5)
     runs = jnp.array([[0] * 5 + [1] * 7, [0] * 12])
-    packed = causal_convolution(x, w, runs_BxL=runs)
-    np.testing.assert_allclose(packed[0, 5:], causal_convolution(x[:1, 5:], w)[0], rtol=1e-6)
-    np.testing.assert_allclose(packed[0, :5], causal_convolution(x[:1, :5], w)[0], rtol=1e-6)
-    np.testing.assert_allclose(packed[1], causal_convolution(x, w)[1], rtol=1e-6)
+    packed = causal_convolution(x, w, bias, runs_BxL=runs)
+    for part in (slice(None, 5), slice(5, None)):
+        alone = causal_convolution(x[:1, part], w, bias)[0]
+        np.testing.assert_allclose(packed[0, part], alone, rtol=1e-6)
+    np.testing.assert_allclose(packed[1], got[1], rtol=1e-6)
 
 
 def defined(x, w, bias, runs):
@@ -31,7 +33,7 @@ def defined(x, w, bias, runs):
             same = 1.0 if runs is None else (runs[:, t] == runs[:, t - lag])[:, None]
             y = y + w[len(w) - 1 - lag] * x[:, t - lag] * same
         rows.append(y)
-    return jnp.stack(rows, axis=1)
+    return jax.nn.silu(jnp.stack(rows, axis=1))
 
 
 @pytest.mark.parametrize("packed", [False, True])
