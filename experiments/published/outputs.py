@@ -4,6 +4,7 @@ them from what a person put there."""
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 from pathlib import Path
@@ -23,12 +24,14 @@ class Outputs:
 
     Files that an earlier run has listed are removed, because the new run may not write them all,
     and what is left of the old one would pass for its own; `removed` and `kept` name them. A file
-    that has changed since, or that no run has listed, is a person's: it stays. UserError where the
-    list cannot be read.
+    that has changed since, or that no run has listed, is a person's: it stays, under another name
+    where the new run writes one of its name (`moved`: old name -> new). UserError where the list
+    cannot be read.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.written = folder, dict[str, str]()
+        self.moved: dict[str, str] = {}
         earlier = _listed(folder / LIST)
         folder.mkdir(parents=True, exist_ok=True)
         there = {name: folder / name for name in earlier if (folder / name).is_file()}
@@ -43,8 +46,16 @@ class Outputs:
         """Whole or not at all; an interrupted run has listed what it wrote."""
         partial = self.folder / f".{name}.partial"
         frame.to_csv(partial, index=False, float_format="%.6g")
+        if name not in self.written and (self.folder / name).exists():
+            self.moved[name] = self._move_aside(name)
         self._list(name, _sha256(partial))
         os.replace(partial, self.folder / name)
+
+    def _move_aside(self, name: str) -> str:
+        names = (f"{name}.earlier{number or ''}" for number in itertools.count())
+        free = next(other for other in names if not (self.folder / other).exists())
+        os.rename(self.folder / name, self.folder / free)
+        return free
 
     def _list(self, name: str, digest: str) -> None:
         self.written[name] = digest

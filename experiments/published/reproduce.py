@@ -92,6 +92,8 @@ def run(data: Path, out: Path) -> list[str]:
             broken.append(name)
         print(f"\n[{name}: {time.monotonic() - started:.1f} s]", flush=True)
     files.write(pd.DataFrame(records, columns=COLUMNS), "results.csv")
+    for name, moved in files.moved.items():
+        print(f"\n{out}/{name} was there already, not as an earlier run wrote it: now {moved}")
     print(f"\nwritten to {out}: results.csv and the tables behind it")
     return broken
 

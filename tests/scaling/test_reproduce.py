@@ -67,6 +67,15 @@ def test_a_second_run_leaves_nothing_of_the_first(experiment, monkeypatch, tmp_p
     assert said[0].endswith("removed from an earlier run: one.csv, results.csv, two.csv")
     assert said[1].endswith("kept from an earlier run, as they have changed since: mine.csv")
     assert (out / "mine.csv").read_text() == "n\n2\n"
+    # What a person has changed or made makes room for the new run's, and is not lost.
+    (out / "one.csv").write_text("n\n3\n")
+    assert {"one.csv.earlier", "three.csv.earlier"} < run(["one", "three"])
+    assert (out / "one.csv.earlier").read_text() == "n\n3\n"
+    assert (out / "three.csv.earlier").read_text() == "a person's"
+    assert "three.csv was there already" in capsys.readouterr().out
+    (out / "one.csv").write_text("n\n4\n")
+    assert "one.csv.earlier1" in run(["one"])
+    assert (out / "one.csv.earlier").read_text() == "n\n3\n"
     # Nothing outside the folder, whatever the list says; and nothing at all without data.
     (out / "written.json").write_text((out / "written.json").read_text().replace("one", "../one"))
     with pytest.raises(UserError, match="choose another --out"):
