@@ -4,7 +4,6 @@ them from what a person put there."""
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
 import os
 from pathlib import Path
@@ -12,6 +11,7 @@ from pathlib import Path
 import pandas as pd
 
 from lossline.errors import UserError
+from lossline.scaling.study_files import aside
 
 __all__ = ["LIST", "Outputs"]
 
@@ -46,16 +46,11 @@ class Outputs:
         """Whole or not at all; an interrupted run has listed what it wrote."""
         partial = self.folder / f".{name}.partial"
         frame.to_csv(partial, index=False, float_format="%.6g")
-        if name not in self.written and (self.folder / name).exists():
-            self.moved[name] = self._move_aside(name)
+        path = self.folder / name
+        if name not in self.written and path.exists():
+            self.moved[name] = path.rename(aside(path)).name
         self._list(name, _sha256(partial))
-        os.replace(partial, self.folder / name)
-
-    def _move_aside(self, name: str) -> str:
-        names = (f"{name}.earlier{number or ''}" for number in itertools.count())
-        free = next(other for other in names if not (self.folder / other).exists())
-        os.rename(self.folder / name, self.folder / free)
-        return free
+        os.replace(partial, path)
 
     def _list(self, name: str, digest: str) -> None:
         self.written[name] = digest

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import itertools
 import json
 import math
 import os
@@ -27,6 +28,7 @@ from lossline.scaling.study_results import ComputeLawFit, StudyResults
 
 __all__ = [
     "FolderState",
+    "aside",
     "finish_folder",
     "folder_state",
     "load_results",
@@ -113,14 +115,19 @@ def _carry_over(earlier: Path, out: Path) -> None:
     listed = _read_json(earlier / MARK).get("files")
     if listed is None:  # of a version that made no list: all was its own
         return
-    for path in _files(earlier):
-        name = path.relative_to(earlier)
-        if name.as_posix() not in listed:
-            place = out / name
-            if place.exists():
-                place = place.with_name(f"{place.name}.earlier")
-            place.parent.mkdir(parents=True, exist_ok=True)
-            os.rename(path, place)
+    names = [path.relative_to(earlier) for path in _files(earlier)]
+    names = [name for name in names if name.as_posix() not in listed]
+    for name in sorted(names, key=lambda name: (out / name).exists()):  # those that clash last
+        place = out / name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        os.rename(earlier / name, aside(place) if place.exists() else place)
+
+
+def aside(path: Path) -> Path:
+    """The first name beside `path` that is free, for the file that stands there: with
+    ``.earlier``, ``.earlier1``, … at its end."""
+    names = (path.with_name(f"{path.name}.earlier{n or ''}") for n in itertools.count())
+    return next(name for name in names if not name.exists())
 
 
 def save_results(results: StudyResults, folder: Path) -> None:

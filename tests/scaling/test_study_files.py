@@ -38,6 +38,11 @@ def test_a_new_fit_leaves_nothing_of_the_earlier_and_all_of_a_person_s(tmp_path)
     assert names(out) == {
         "fit.json", "lines.json", "new.json.earlier", "notes.txt", "figures/mine.png"
     }  # fmt: skip
+    (out / "new.json").write_text("mine too")
+    fitted(out, "four", ["new.json"])
+    kept = {name: (out / name).read_text() for name in names(out) if name.startswith("new.json")}
+    assert set(kept) == {"new.json", "new.json.earlier", "new.json.earlier1"}
+    assert sorted(kept.values()) == ["four", "mine", "mine too"]
 
 
 @pytest.mark.parametrize(
