@@ -12,6 +12,7 @@ import ast
 import dataclasses
 import difflib
 import enum
+import errno
 import hashlib
 import inspect
 import json
@@ -28,6 +29,14 @@ from typing import Any
 from lossline.errors import UserError
 
 Loader = Callable[[], "Verb"]
+
+# What a file system refuses that a person can mend, and how.
+_PLACES = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "make room there, or name another place"),
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "name a place that you may use"),
+    **dict.fromkeys((errno.EEXIST, errno.ENOTDIR, errno.EISDIR), "name another place"),
+    errno.ENAMETOOLONG: "choose a shorter name",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +95,15 @@ def run_verb(
         verb.run(build_options(name, verb, gin_files=gin_files, bindings=bindings))
     except UserError as error:
         print(f"lossline {name}: error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:
+        if error.errno not in _PLACES:
+            raise  # a bug
+        where = f"{error.filename}: " if error.filename else ""
+        print(
+            f"lossline {name}: error: {where}{error.strerror}; {_PLACES[error.errno]}",
+            file=sys.stderr,
+        )
         sys.exit(2)
     except KeyboardInterrupt:
         print(

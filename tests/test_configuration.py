@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import enum
+import errno
 import subprocess
 import sys
 from dataclasses import dataclass, field
@@ -13,7 +15,10 @@ import pytest
 from lossline.configuration import Verb, binding, build_options, fingerprint, identity, run_verb
 from lossline.errors import UserError
 
-VERBS = ["gather", "prepare", "train", "evaluate", "fit", "import_sweep", "report", "study"]
+VERBS = [
+    *("gather", "prepare", "train", "evaluate", "fit", "import_sweep", "report", "study"),
+    *("compile", "convert"),
+]
 
 
 class Rule(enum.Enum):
@@ -150,6 +155,35 @@ def test_command_line(capsys: pytest.CaptureFixture[str]) -> None:
         run_verb("demo", "d", lambda: VERB, argv=["--nonsense"])
     assert exit_.value.code == 2
     assert "lossline demo: error: unknown argument --nonsense" in capsys.readouterr().err
+
+
+def test_a_place_that_cannot_be_written_is_a_persons_mistake(tmp_path, capsys) -> None:
+    (tmp_path / "file").write_text("")
+
+    def write(options: Options) -> None:
+        Path(options.out).mkdir(parents=True)
+
+    def full(options: Options) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def missing(options: Options) -> None:
+        Path(options.out).read_text()
+
+    def run(verb: Verb, out: Path) -> None:
+        bindings = ["--gin.demo.model=@demo_model()", "--gin.demo_model.width=3"]
+        run_verb("demo", "d", lambda: verb, argv=[*bindings, f"--gin.demo.out={out}"])
+
+    for does, out, said in (
+        (write, "file/x", f"error: {tmp_path}/file/x: Not a directory; name another place"),
+        (write, "file", f"error: {tmp_path}/file: File exists; name another place"),
+        (full, "x", "error: No space left on device; make room there, or name another place"),
+    ):
+        with pytest.raises(SystemExit) as exit_:
+            run(dataclasses.replace(VERB, run=does), tmp_path / out)
+        assert exit_.value.code == 2
+        assert capsys.readouterr().err == f"lossline demo: {said}\n"
+    with pytest.raises(FileNotFoundError):  # a bug keeps its traceback
+        run(dataclasses.replace(VERB, run=missing), tmp_path / "x")
 
 
 @pytest.mark.parametrize("verb", VERBS)
