@@ -4,8 +4,10 @@ a run of ours used elsewhere.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,7 @@ from lossline import models
 from lossline.data.vocabularies import Vocabulary, VocabularySpec, load
 from lossline.errors import UserError
 from lossline.models.config import ModelConfig
-from lossline.models.hf import read_model, write_model
+from lossline.models.hf import read_model, refuse_existing, write_model
 from lossline.training.checkpoints import restore_arrays, write_manifest
 from lossline.training.run_directory import (
     RunDirectory,
@@ -107,6 +109,11 @@ def import_run(options: ConvertOptions) -> RunDirectory:
         raise UserError("convert.dtype: models here are float32 or bfloat16; choose one of them")
     vocabulary = _vocabulary(source, options)
     config, params = read_model(source, param_dtype=options.dtype)
+    if config.position_params() and (options.context_length or 0) > config.context_length:
+        raise UserError(
+            f"convert.context_length = {options.context_length}: {source} has learned "
+            f"{config.context_length} positions; bind at most those"
+        )
     if vocabulary.vocab_size > config.vocab_size:
         raise UserError(
             f"{source}: {config.vocab_size} embeddings do not cover the {vocabulary.vocab_size} "
@@ -124,22 +131,33 @@ def _write_run(
 ) -> RunDirectory:
     step = options.step or 1
     identity = {"__class__": "ImportedRun", "model": config.to_dict()}
-    run, _ = claim(target, identity)
+    run, there = claim(target, identity)
     target.mkdir(parents=True, exist_ok=True)
-    with run.lock():
+    with run.lock(), _removed_if_it_fails(None if there else target):
         if step in run.checkpoint_steps():
             raise UserError(
                 f"run directory {target} has a checkpoint {step}; bind convert.step to another "
                 "one, or name another target"
             )
+        write_json(target / "config.json", identity)  # first: a killed import can be repeated
         _keep_facts(run, facts, config)
         _save(run, step, params, data=f"imported {Path(options.source).resolve().name}")
-        write_json(target / "config.json", identity)
         last = max(run.checkpoint_steps())
         run.write_status(RunStatus(state=RunState.FINISHED, step=last))
     count = config.num_params().total
     print(f"{target}: {config.family} of {count:,} parameters, checkpoint {step}", flush=True)
     return run
+
+
+@contextlib.contextmanager
+def _removed_if_it_fails(folder: Path | None) -> Iterator[None]:
+    """Takes a folder away that was begun here and not finished."""
+    try:
+        yield
+    except BaseException:
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
 
 
 def export_run(options: ConvertOptions) -> None:
@@ -149,6 +167,7 @@ def export_run(options: ConvertOptions) -> None:
         UserError: no such checkpoint, a corrupt one; a target that exists; no such tokenizer.
     """
     run, target = RunDirectory.open(options.source), Path(options.target)
+    refuse_existing(target)  # before the model is read
     step = options.step or max(run.checkpoint_steps(), default=0)
     tokenizer = Path(options.tokenizer) if options.tokenizer else None
     if tokenizer is not None and not tokenizer.is_file():

@@ -101,6 +101,17 @@ class TransformerConfig(ModelConfig):
                 f" the {self.head_dim} channels of a head would turn (width {self.width}, heads"
                 f" {self.heads}, rope_fraction {self.rope_fraction}); make that even and positive"
             )
+        for name in ("rope_theta", "rope_scaling"):
+            if not getattr(self, name) > 0:
+                raise UserError(
+                    f"{self.family}.{name} is {getattr(self, name)}: it must be positive"
+                )
+        if not 0 < self.rope_low < self.rope_high:
+            raise UserError(
+                f"{self.family}.rope_low = {self.rope_low} and rope_high = {self.rope_high}: the"
+                f" first must be positive and below the second"
+            )
+        self.require_positive("rope_original")
 
     @property
     def head_dim(self) -> int:

@@ -8,6 +8,13 @@ Only safetensors are read: no pickle is ever loaded, and no code of a folder is 
 """
 
 from lossline.models.hf.families import FAMILIES, config_from_hf
-from lossline.models.hf.folder import read_config, read_model, write_model
+from lossline.models.hf.folder import read_config, read_model, refuse_existing, write_model
 
-__all__ = ["FAMILIES", "config_from_hf", "read_config", "read_model", "write_model"]
+__all__ = [
+    "FAMILIES",
+    "config_from_hf",
+    "read_config",
+    "read_model",
+    "refuse_existing",
+    "write_model",
+]

@@ -47,7 +47,7 @@ def config_from_hf(tree: Mapping[str, Any], *, where: str, param_dtype: str) -> 
         UserError: a model type or an option that we do not have.
     """
     model_type = tree.get("model_type")
-    if model_type not in FAMILIES:
+    if not isinstance(model_type, str) or model_type not in FAMILIES:
         raise UserError(
             f"{where}: model_type {model_type!r} is not supported; these are: {', '.join(FAMILIES)}"
         )
@@ -59,7 +59,10 @@ def config_from_hf(tree: Mapping[str, Any], *, where: str, param_dtype: str) -> 
             f"{where}: has no entry {error.args[0]!r}, which a {model_type} needs; "
             "complete the file as its model's source has it"
         ) from None
-    return family.config(**options, param_dtype=param_dtype)
+    try:
+        return family.config(**options, param_dtype=param_dtype)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
 
 
 def is_ignored(family: Family, config: ModelConfig, name: str) -> bool:

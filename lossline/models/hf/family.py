@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,11 +13,52 @@ from lossline.models.hf.layout import Tensor
 
 
 class Entries(dict[str, Any]):
-    """config.json, which refuses what our models cannot compute."""
+    """config.json, which refuses what our models cannot compute.
+
+    ``whole``, ``number``, ``flag`` and ``section`` read an entry of that kind. One that is absent
+    or null is the default; without a default that is a ``KeyError``.
+    """
 
     def __init__(self, tree: Mapping[str, Any], where: str) -> None:
         super().__init__(tree)
         self.where = where
+
+    def whole(self, name: str, default: int | None = None) -> int:
+        """A whole number, at least 1."""
+        value = self._given(name, default)
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise UserError(f"{self.where}: {name} = {value!r} must be a whole number, at least 1")
+        return value
+
+    def number(self, name: str, default: float | None = None) -> float:
+        """A number, at least 0."""
+        value = self._given(name, default)
+        known = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if not known or not 0 <= value < math.inf:
+            raise UserError(f"{self.where}: {name} = {value!r} must be a number, at least 0")
+        return float(value)
+
+    def flag(self, name: str, default: bool) -> bool:
+        """True or false."""
+        value = self._given(name, default)
+        if not isinstance(value, bool):
+            raise UserError(f"{self.where}: {name} = {value!r} must be true or false")
+        return value
+
+    def section(self, name: str) -> Entries:
+        """Entries within this one; none where it is absent."""
+        value = self.get(name) or {}
+        if not isinstance(value, Mapping):
+            raise UserError(f"{self.where}: {name} = {value!r} must be an object of entries")
+        return Entries(value, self.where)
+
+    def _given(self, name: str, default: Any) -> Any:
+        value = self.get(name)
+        if value is not None:
+            return value
+        if default is None:
+            raise KeyError(name)
+        return default
 
     def require(self, name: str, *allowed: Any) -> None:
         """The first of ``allowed`` is also what an absent entry means.

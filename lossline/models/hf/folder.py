@@ -6,10 +6,13 @@ writing it its own size and one shard.
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -55,17 +58,17 @@ def read_model(
             no safetensors.
     """
     folder = Path(folder)
-    tree = _read_json(folder / "config.json")
+    config = read_config(folder, param_dtype=param_dtype or "float32")
     files = _files(folder)
-    dtype = param_dtype or _param_dtype(folder, files)
-    config = config_from_hf(tree, where=str(folder / "config.json"), param_dtype=dtype)
-    family = FAMILIES[tree["model_type"]]
+    family = FAMILIES[_read_json(folder / "config.json")["model_type"]]
     bare = not any(name.startswith(family.prefix) for names in files.values() for name in names)
     places = {
         name.removeprefix(family.prefix) if bare else name: (tensor, layer)
         for name, tensor, layer in _names(family, config)
     }
     _check_names(folder, family, config, places, files)
+    stored = _stored_dtype(folder, places, files)
+    config = dataclasses.replace(config, param_dtype=param_dtype or stored)
     params = _empty(config)
     for path, names in files.items():
         with safetensors.safe_open(path, framework="np") as file:  # mapped; gone when closed
@@ -97,24 +100,44 @@ def write_model(
         UserError: the folder exists, or the family has no Hugging Face form.
     """
     folder, family = Path(folder), family_of(config)
-    if folder.exists():
+    refuse_existing(folder)
+    dtype = dtype or config.param_dtype
+    with _written_whole(folder) as partial:
+        _write_shards(partial, family, config, params, np.dtype(dtype), shard_bytes)
+        common = {
+            "architectures": [family.architecture],
+            "model_type": family.model_type,
+            "vocab_size": config.vocab_size,
+            "tie_word_embeddings": config.tie_embeddings,
+            "torch_dtype": dtype,
+        }
+        _write_json(partial / "config.json", common | family.to_hf(config))
+        for name, source in (also or {}).items():
+            shutil.copyfile(source, partial / name)
+
+
+def refuse_existing(folder: Path) -> None:
+    """A model is written into a folder of its own.
+
+    Raises:
+        UserError: something of that name exists.
+    """
+    if os.path.lexists(folder):
         raise UserError(f"{folder} exists; name a folder that does not, or remove it")
-    partial = folder.with_name(folder.name + ".partial")
+
+
+@contextlib.contextmanager
+def _written_whole(folder: Path) -> Iterator[Path]:
+    """A hidden sibling to write into, which becomes ``folder`` at the end, or is removed."""
+    partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    dtype = dtype or config.param_dtype
-    _write_shards(partial, family, config, params, np.dtype(dtype), shard_bytes)
-    common = {
-        "architectures": [family.architecture],
-        "model_type": family.model_type,
-        "vocab_size": config.vocab_size,
-        "tie_word_embeddings": config.tie_embeddings,
-        "torch_dtype": dtype,
-    }
-    _write_json(partial / "config.json", common | family.to_hf(config))
-    for name, source in (also or {}).items():
-        shutil.copyfile(source, partial / name)
-    os.replace(partial, folder)
+    try:
+        yield partial
+        os.replace(partial, folder)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
 
 
 # --- reading -------------------------------------------------------------------------------------
@@ -124,7 +147,7 @@ def _files(folder: Path) -> dict[Path, dict[str, str]]:
     """The safetensors files, and the dtype of every tensor in each."""
     index = folder / INDEX
     if index.is_file():
-        names = sorted(set(_read_json(index)["weight_map"].values()))
+        names = _shards(index)
     elif (folder / SINGLE).is_file():
         names = [SINGLE]
     else:
@@ -133,6 +156,15 @@ def _files(folder: Path) -> dict[Path, dict[str, str]]:
         if Path(name).name != name or not (folder / name).is_file():
             raise UserError(f"{folder}: {name}, which {INDEX} names, is missing; fetch it again")
     return {folder / name: _dtypes(folder / name) for name in names}
+
+
+def _shards(index: Path) -> list[str]:
+    """The files that an index names."""
+    tree = _read_json(index)
+    where = tree.get("weight_map")
+    if not isinstance(where, dict) or not all(isinstance(name, str) for name in where.values()):
+        raise UserError(f"{index} has no weight_map of tensors to files; fetch it again")
+    return sorted(set(where.values()))
 
 
 def _dtypes(path: Path) -> dict[str, str]:
@@ -153,9 +185,11 @@ def _what_else(folder: Path) -> str:
     )
 
 
-def _param_dtype(folder: Path, files: Mapping[Path, Mapping[str, str]]) -> str:
-    """Ours for the stored tensors: the smallest of ours that holds all their values."""
-    kinds = {dtype for dtypes in files.values() for dtype in dtypes.values()}
+def _stored_dtype(
+    folder: Path, places: Mapping[str, Any], files: Mapping[Path, Mapping[str, str]]
+) -> str:
+    """Ours for the tensors that are read: the smallest of ours that holds all their values."""
+    kinds = {dtype for dtypes in files.values() for name, dtype in dtypes.items() if name in places}
     if unknown := sorted(kinds - set(_DTYPES)):
         raise UserError(
             f"{folder}: tensors of dtype {', '.join(unknown)}; only {', '.join(_DTYPES)} are "
@@ -171,18 +205,25 @@ def _check_names(
     places: Mapping[str, Any],
     files: Mapping[Path, Mapping[str, str]],
 ) -> None:
-    there = {name for names in files.values() for name in names}
-    extra = {name for name in there - set(places) if not is_ignored(family, config, name)}
+    counts = Counter(name for names in files.values() for name in names)
+    if twice := [name for name, count in counts.items() if count > 1]:
+        raise UserError(f"{folder} has {_listed(twice)} in more than one file; fetch it again")
+    extra = [name for name in counts.keys() - places if not is_ignored(family, config, name)]
     problems = [
-        f"{what} {len(names)} tensors: {', '.join(sorted(names)[:_MAX_LISTED])}"
-        + (", …" if len(names) > _MAX_LISTED else "")
-        for what, names in (("lacks", set(places) - there), ("has no place for", extra))
+        f"{what} {_listed(names)}"
+        for what, names in (("lacks", places.keys() - counts), ("has no place for", extra))
         if names
     ]
     if problems:
         raise UserError(
             f"{folder} {'; '.join(problems)}; its config.json does not describe its weights"
         )
+
+
+def _listed(names: Collection[str]) -> str:
+    shown = ", ".join(sorted(names)[:_MAX_LISTED])
+    more = ", …" if len(names) > _MAX_LISTED else ""
+    return f"{len(names)} tensors: {shown}{more}"
 
 
 def _names(family: Family, config: ModelConfig) -> Iterator[tuple[str, Tensor, int | None]]:
@@ -291,19 +332,22 @@ def _theirs(
     return np.ascontiguousarray(tensor.to_theirs(parts).astype(dtype, copy=False))
 
 
-def _read_json(path: Path) -> Any:
+def _read_json(path: Path) -> dict[str, Any]:
     if not path.parent.is_dir():
         raise UserError(
             f"{path.parent} does not exist; name a folder with config.json and safetensors"
         )
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+        tree = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, IsADirectoryError):
         raise UserError(
             f"{path} is missing; name a folder with config.json and safetensors"
         ) from None
     except ValueError as error:
         raise UserError(f"{path} is no JSON ({error}); fetch it again") from None
+    if not isinstance(tree, dict):
+        raise UserError(f"{path} is no JSON object of entries; fetch it again")
+    return tree
 
 
 def _write_json(path: Path, tree: Any) -> None:

@@ -16,14 +16,14 @@ def _gpt2_from_hf(tree: Entries) -> dict[str, Any]:
     tree.require("scale_attn_by_inverse_layer_idx", False)
     tree.require("add_cross_attention", False)
     return {
-        "vocab_size": tree["vocab_size"],
-        "width": tree["n_embd"],
-        "layers": tree["n_layer"],
-        "heads": tree["n_head"],
-        "mlp_width": tree.get("n_inner") or 4 * tree["n_embd"],
-        "context_length": tree["n_positions"],
-        "norm_eps": tree.get("layer_norm_epsilon", 1e-5),
-        "tie_embeddings": tree.get("tie_word_embeddings", True),
+        "vocab_size": tree.whole("vocab_size"),
+        "width": tree.whole("n_embd"),
+        "layers": tree.whole("n_layer"),
+        "heads": tree.whole("n_head"),
+        "mlp_width": tree.whole("n_inner", 4 * tree.whole("n_embd")),
+        "context_length": tree.whole("n_positions"),
+        "norm_eps": tree.number("layer_norm_epsilon", 1e-5),
+        "tie_embeddings": tree.flag("tie_word_embeddings", True),
         "mlp": "gelu_tanh",
         "biases": True,
     }
@@ -75,24 +75,25 @@ def _gpt2_tensors(config: GPTConfig) -> list[Tensor]:
 def _neox_from_hf(tree: Entries) -> dict[str, Any]:
     tree.require("hidden_act", "gelu")
     tree.require("attention_bias", True)
-    rope = tree.get("rope_parameters") or {}
+    # transformers 5 moved base, share and scaling into rope_parameters
+    rope = tree.section("rope_parameters")
     if tree.get("rope_scaling") or rope.get("rope_type", "default") != "default":
         raise UserError(f"{tree.where}: rope scaling is not supported for gpt_neox")
     return {
-        "vocab_size": tree["vocab_size"],
-        "width": tree["hidden_size"],
-        "layers": tree["num_hidden_layers"],
-        "heads": tree["num_attention_heads"],
-        "mlp_width": tree["intermediate_size"],
-        "context_length": tree["max_position_embeddings"],
-        "norm_eps": tree.get("layer_norm_eps", 1e-5),
-        "tie_embeddings": tree.get("tie_word_embeddings", False),
+        "vocab_size": tree.whole("vocab_size"),
+        "width": tree.whole("hidden_size"),
+        "layers": tree.whole("num_hidden_layers"),
+        "heads": tree.whole("num_attention_heads"),
+        "mlp_width": tree.whole("intermediate_size"),
+        "context_length": tree.whole("max_position_embeddings"),
+        "norm_eps": tree.number("layer_norm_eps", 1e-5),
+        "tie_embeddings": tree.flag("tie_word_embeddings", False),
         "mlp": "gelu",
         "biases": True,
         "positions": "rotary",
-        "rope_theta": float(tree.get("rotary_emb_base") or rope.get("rope_theta") or 1e4),
-        "rope_fraction": float(tree.get("rotary_pct") or rope.get("partial_rotary_factor") or 0.25),
-        "parallel": tree.get("use_parallel_residual", True),
+        "rope_theta": tree.number("rotary_emb_base", rope.number("rope_theta", 1e4)),
+        "rope_fraction": tree.number("rotary_pct", rope.number("partial_rotary_factor", 0.25)),
+        "parallel": tree.flag("use_parallel_residual", True),
     }
 
 

@@ -4,7 +4,7 @@ OLMo has norms without parameters, OLMo 2 norms outputs, queries and keys.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 from lossline.errors import UserError
@@ -18,30 +18,30 @@ def _common_from_hf(tree: Entries) -> dict[str, Any]:
     tree.require("attention_bias", False)
     tree.require("mlp_bias", False)
     tree.require("use_sliding_window", False)
-    width, heads = tree["hidden_size"], tree["num_attention_heads"]
+    width, heads = tree.whole("hidden_size"), tree.whole("num_attention_heads")
     tree.require("head_dim", width // heads, None)
     # transformers 5 moved rope_theta and rope_scaling into rope_parameters
-    rope = tree.get("rope_parameters") or {}
+    rope = tree.section("rope_parameters")
     return {
-        "vocab_size": tree["vocab_size"],
+        "vocab_size": tree.whole("vocab_size"),
         "width": width,
-        "layers": tree["num_hidden_layers"],
+        "layers": tree.whole("num_hidden_layers"),
         "heads": heads,
-        "kv_heads": tree.get("num_key_value_heads") or heads,
-        "mlp_width": tree["intermediate_size"],
-        "context_length": tree["max_position_embeddings"],
-        "rope_theta": float(tree.get("rope_theta") or rope.get("rope_theta") or 1e4),
-        "tie_embeddings": tree.get("tie_word_embeddings", False),
-        **_scaling_from_hf(tree, tree.get("rope_scaling") or rope),
+        "kv_heads": tree.whole("num_key_value_heads", heads),
+        "mlp_width": tree.whole("intermediate_size"),
+        "context_length": tree.whole("max_position_embeddings"),
+        "rope_theta": tree.number("rope_theta", rope.number("rope_theta", 1e4)),
+        "tie_embeddings": tree.flag("tie_word_embeddings", False),
+        **_scaling_from_hf(tree.section("rope_scaling") or rope),
     }
 
 
 def _llama_from_hf(tree: Entries) -> dict[str, Any]:
-    return {**_common_from_hf(tree), "norm_eps": tree["rms_norm_eps"]}
+    return {**_common_from_hf(tree), "norm_eps": tree.number("rms_norm_eps")}
 
 
 def _qwen3_from_hf(tree: Entries) -> dict[str, Any]:
-    tree["head_dim"]  # absent, it would be 128 whatever the width
+    tree.whole("head_dim")  # absent, it would be 128 whatever the width
     return {**_llama_from_hf(tree), "qk_norm": "head"}
 
 
@@ -54,19 +54,19 @@ def _olmo2_from_hf(tree: Entries) -> dict[str, Any]:
     return {**_llama_from_hf(tree), "post_norm": True, "qk_norm": "width"}
 
 
-def _scaling_from_hf(tree: Entries, scaling: Mapping[str, Any]) -> dict[str, Any]:
+def _scaling_from_hf(scaling: Entries) -> dict[str, Any]:
     kind = scaling.get("rope_type", scaling.get("type", "default"))
     if kind == "default":
         return {}
     if kind != "llama3":
         raise UserError(
-            f"{tree.where}: rope scaling of type {kind!r} is not supported; only 'llama3' is"
+            f"{scaling.where}: rope scaling of type {kind!r} is not supported; only 'llama3' is"
         )
     return {
-        "rope_scaling": float(scaling["factor"]),
-        "rope_low": float(scaling["low_freq_factor"]),
-        "rope_high": float(scaling["high_freq_factor"]),
-        "rope_original": scaling["original_max_position_embeddings"],
+        "rope_scaling": scaling.number("factor"),
+        "rope_low": scaling.number("low_freq_factor"),
+        "rope_high": scaling.number("high_freq_factor"),
+        "rope_original": scaling.whole("original_max_position_embeddings"),
     }
 
 

@@ -15,27 +15,27 @@ def _from_hf(tree: Entries) -> dict[str, Any]:
     tree.require("hidden_act", "silu")
     tree.require("use_bias", False)
     tree.require("use_conv_bias", True)
-    width = tree["hidden_size"]
-    inner = tree.get("intermediate_size") or tree.get("expand", 2) * width
-    if inner % width:
+    width = tree.whole("hidden_size")
+    inner = tree.number("intermediate_size", tree.number("expand", 2) * width)
+    if not inner or inner % width:
         raise UserError(
-            f"{tree.where}: intermediate_size {inner} is no multiple of hidden_size {width}; "
+            f"{tree.where}: intermediate_size {inner:g} is no multiple of hidden_size {width}; "
             "only whole multiples are supported"
         )
-    rank = tree.get("time_step_rank", "auto")
+    automatic = tree.get("time_step_rank", "auto") == "auto"
     return {
-        "vocab_size": tree["vocab_size"],
+        "vocab_size": tree.whole("vocab_size"),
         "width": width,
-        "layers": tree["num_hidden_layers"],
-        "expand": inner // width,
-        "state": tree.get("state_size", 16),
-        "conv": tree.get("conv_kernel", 4),
-        "dt_rank": None if rank == "auto" else rank,
-        "norm_eps": tree.get("layer_norm_epsilon", 1e-5),
+        "layers": tree.whole("num_hidden_layers"),
+        "expand": int(inner) // width,
+        "state": tree.whole("state_size", 16),
+        "conv": tree.whole("conv_kernel", 4),
+        "dt_rank": None if automatic else tree.whole("time_step_rank"),
+        "norm_eps": tree.number("layer_norm_epsilon", 1e-5),
         # A recurrent model has no longest context; this is the one that the public ones were
         # trained with.
-        "context_length": tree.get("max_position_embeddings", 2048),
-        "tie_embeddings": tree.get("tie_word_embeddings", True),
+        "context_length": tree.whole("max_position_embeddings", 2048),
+        "tie_embeddings": tree.flag("tie_word_embeddings", True),
     }
 
 
@@ -75,6 +75,11 @@ def all_tensors(config: StateSpaceConfig, mixer: list[Tensor]) -> list[Tensor]:
     return tensors
 
 
+def has_rms_norms(config: StateSpaceConfig) -> bool:
+    """Whether the norms are those of all Mambas; others have the same tensors, or fewer."""
+    return config.norm == "rms" and config.norm_scale
+
+
 def _mixer() -> list[Tensor]:
     ours = "blocks/mixer/"
     return [
@@ -106,5 +111,6 @@ MAMBA = Family(
     from_hf=_from_hf,
     to_hf=_to_hf,
     tensors=lambda config: all_tensors(config, _mixer()),
+    writes=has_rms_norms,
     prefix="backbone.",
 )

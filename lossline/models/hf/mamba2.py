@@ -7,7 +7,7 @@ from typing import Any
 from lossline.errors import UserError
 from lossline.models.hf.family import Entries, Family
 from lossline.models.hf.layout import Tensor, tensor
-from lossline.models.hf.mamba import MIXER, all_tensors
+from lossline.models.hf.mamba import MIXER, all_tensors, has_rms_norms
 from lossline.models.mamba2 import Mamba2Config
 
 # of the step sizes; the last as transformers 5 writes an infinite number
@@ -19,27 +19,27 @@ def _from_hf(tree: Entries) -> dict[str, Any]:
     tree.require("use_bias", False)
     tree.require("use_conv_bias", True)
     tree.require("time_step_limit", *_NO_LIMITS)
-    width, expand = tree["hidden_size"], tree.get("expand", 2)
-    heads, channels = tree["num_heads"], tree["head_dim"]
+    width, expand = tree.whole("hidden_size"), tree.number("expand", 2)
+    heads, channels = tree.whole("num_heads"), tree.whole("head_dim")
     if expand != int(expand) or heads * channels != expand * width:
         raise UserError(
-            f"{tree.where}: num_heads {heads} times head_dim {channels} is not expand {expand} (a"
+            f"{tree.where}: num_heads {heads} times head_dim {channels} is not expand {expand:g} (a"
             f" whole number) times hidden_size {width}; only that is supported"
         )
     return {
-        "vocab_size": tree["vocab_size"],
+        "vocab_size": tree.whole("vocab_size"),
         "width": width,
-        "layers": tree["num_hidden_layers"],
+        "layers": tree.whole("num_hidden_layers"),
         "expand": int(expand),
-        "state": tree["state_size"],
-        "conv": tree.get("conv_kernel", 4),
+        "state": tree.whole("state_size"),
+        "conv": tree.whole("conv_kernel", 4),
         "head_channels": channels,
-        "map_groups": tree["n_groups"],
-        "norm_eps": tree.get("layer_norm_epsilon", 1e-5),
+        "map_groups": tree.whole("n_groups"),
+        "norm_eps": tree.number("layer_norm_epsilon", 1e-5),
         # A recurrent model has no longest context; this is the one that the public ones were
         # trained with.
-        "context_length": tree.get("max_position_embeddings", 2048),
-        "tie_embeddings": tree.get("tie_word_embeddings", False),
+        "context_length": tree.whole("max_position_embeddings", 2048),
+        "tie_embeddings": tree.flag("tie_word_embeddings", False),
     }
 
 
@@ -90,5 +90,6 @@ MAMBA2 = Family(
     from_hf=_from_hf,
     to_hf=_to_hf,
     tensors=lambda config: all_tensors(config, _mixer()),
+    writes=has_rms_norms,
     prefix="backbone.",
 )

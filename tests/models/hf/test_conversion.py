@@ -21,6 +21,7 @@ from lossline.evaluation.sets import EvaluationSet
 from lossline.training.run_directory import RunDirectory, RunState
 
 from .numpy_models import LLAMA, llama, llama_shapes
+from .test_hf import make_folder
 
 TREE = LLAMA | {"vocab_size": 259}
 
@@ -127,6 +128,39 @@ def test_too_few_embeddings_for_the_vocabulary(folder, tmp_path):
     (folder / "config.json").write_text(json.dumps(TREE | {"vocab_size": 100}))
     with pytest.raises(UserError, match="100 embeddings do not cover the 259 ids"):
         convert(reading(folder, tmp_path / "run"))
+
+
+def test_an_import_that_fails_leaves_nothing_and_a_killed_one_is_repeated(
+    folder, tmp_path, monkeypatch
+):
+    def end(error):
+        def ended(*_, **__):
+            raise error
+
+        return ended
+
+    target = tmp_path / "run"
+    with monkeypatch.context() as patched:
+        patched.setattr("lossline.conversion.write_manifest", end(OSError(28, "No space left")))
+        with pytest.raises(OSError, match="No space"):
+            convert(reading(folder, target))
+        assert not target.exists()
+        # a kill cleans nothing up
+        patched.setattr("lossline.conversion.shutil.rmtree", lambda *_, **__: None)
+        with pytest.raises(OSError, match="No space"):
+            convert(reading(folder, target))
+    assert RunDirectory.open(target).checkpoint_steps() == []
+    convert(reading(folder, target))
+    assert RunDirectory.open(target).checkpoint_steps() == [10]
+
+
+def test_no_longer_context_than_learned_positions(tmp_path):
+    make_folder(tmp_path / "gpt", "gpt2", vocab_size=259)
+    convert(reading(tmp_path / "gpt", tmp_path / "short", context_length=24))
+    assert RunDirectory.open(tmp_path / "short").facts["context_length"] == 24
+    with pytest.raises(UserError, match=r"context_length = 25: .* has learned 24 positions"):
+        convert(reading(tmp_path / "gpt", tmp_path / "long", context_length=25))
+    assert not (tmp_path / "long").exists()
 
 
 def test_writing_refuses_what_is_there_and_what_is_not(folder, tmp_path):

@@ -120,6 +120,47 @@ def test_buffers_and_the_tied_head_are_passed_over(tmp_path):
     read_model(tmp_path / "hf")
 
 
+def test_what_is_passed_over_says_nothing_about_the_dtype(tmp_path):
+    # as the Pythias are published: float16, with masks of truth values or bytes
+    tensors, _ = make_folder(tmp_path / "hf", "gpt_neox", dtype=ml_dtypes.bfloat16)
+    layer = "gpt_neox.layers.0.attention."
+    buffers = {
+        layer + "bias": np.tril(np.ones((1, 1, 4, 4), bool)),
+        layer + "masked_bias": np.array(-1e9, np.float32),
+        layer + "rotary_emb.inv_freq": np.ones(1, np.float32),
+        "gpt_neox.layers.1.attention.bias": np.ones((1, 1, 4, 4), np.uint8),
+    }
+    expected = read_model(tmp_path / "hf")[1]
+    save_file(tensors | buffers, tmp_path / "hf" / "model.safetensors")
+    config, params = read_model(tmp_path / "hf")
+    assert config.param_dtype == "bfloat16"
+    jax.tree.map(np.testing.assert_array_equal, params, expected)
+
+
+def test_quantized_weights_are_refused_whatever_dtype_is_asked_for(tmp_path):
+    tensors, _ = make_folder(tmp_path / "hf", "llama")
+    tensors["model.norm.weight"] = np.ones(16, np.int8)
+    save_file(tensors, tmp_path / "hf" / "model.safetensors")
+    with pytest.raises(UserError, match="tensors of dtype I8"):
+        read_model(tmp_path / "hf", param_dtype="float32")
+
+
+def test_a_folder_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    make_folder(tmp_path / "hf", "llama")
+    config, params = read_model(tmp_path / "hf")
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("lossline.models.hf.folder._write_json", full)
+    with pytest.raises(OSError, match="No space"):
+        write_model(tmp_path / "deep" / "back", config, params)
+    assert not list((tmp_path / "deep").iterdir())
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(UserError, match="link exists"):
+        write_model(tmp_path / "link", config, params)
+
+
 def test_a_sequential_gpt_neox(tmp_path):
     tensors, tree = make_folder(tmp_path / "hf", "gpt_neox", use_parallel_residual=False)
     config, params = read_model(tmp_path / "hf")
@@ -164,6 +205,8 @@ def test_tensors_without_the_prefix_are_found(tmp_path):
         ("gpt2", {"mlp": "gelu"}),
         ("gpt2", {"biases": False}),
         ("gpt_neox", {"qk_norm": "width"}),
+        ("mamba", {"norm": "layer"}),
+        ("mamba2", {"norm_scale": False}),
     ],
 )
 def test_what_has_no_hugging_face_form_is_not_written(tmp_path, name, change):
@@ -183,6 +226,56 @@ def test_layouts_go_both_ways():
     np.testing.assert_array_equal(layout.to_ours(theirs, ours.shape), ours)
     with pytest.raises(ValueError, match="names other axes"):
         Layout("A B -> A C").to_theirs(np.ones((1, 2)))
+
+
+ENTRIES = [
+    ("llama", {"hidden_size": "16"}, "hidden_size = '16' must be a whole number"),
+    ("llama", {"hidden_size": 16.0}, "hidden_size = 16.0 must be a whole number"),
+    ("llama", {"hidden_size": None}, "has no entry 'hidden_size'"),
+    ("llama", {"num_attention_heads": 0}, "num_attention_heads = 0 must be a whole number"),
+    ("llama", {"num_attention_heads": 5}, "config.json: llama.heads = 5 does not divide"),
+    ("llama", {"rms_norm_eps": "1e-5"}, "rms_norm_eps = '1e-5' must be a number"),
+    ("llama", {"tie_word_embeddings": "false"}, "must be true or false"),
+    ("llama", {"rope_scaling": "llama3"}, "rope_scaling = 'llama3' must be an object"),
+    ("llama", {"rope_scaling": {"rope_type": "llama3"}}, "has no entry 'factor'"),
+    ("llama", {"rope_theta": -1.0}, "rope_theta = -1.0 must be a number"),
+    ("llama", {"rope_theta": 0}, "llama.rope_theta is 0.0: it must be positive"),
+    ("llama", {"model_type": ["llama"]}, r"model_type \['llama'\] is not supported"),
+    ("gpt_neox", {"rotary_pct": 0.0}, "0 of the 8 channels of a head would turn"),
+    ("gpt_neox", {"rope_scaling": {"type": "linear"}}, "rope scaling is not supported"),
+    ("mamba", {"time_step_rank": "full"}, "time_step_rank = 'full' must be a whole number"),
+    ("mamba", {"intermediate_size": 24}, "intermediate_size 24 is no multiple of hidden_size 16"),
+    ("mamba2", {"n_groups": 0}, "n_groups = 0 must be a whole number"),
+    ("mamba2", {"expand": float("inf")}, "expand = inf must be a number"),
+]
+
+
+@pytest.mark.parametrize(("name", "change", "said"), ENTRIES)
+def test_entries_that_are_no_sizes_are_named(tmp_path, name, change, said):
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(MODELS[name][0] | change))
+    with pytest.raises(UserError, match=said) as mistake:
+        read_config(tmp_path)
+    assert str(mistake.value).startswith(f"{path}: ")
+
+
+@pytest.mark.parametrize("text", ["[]", "null", "3"])
+def test_json_that_is_no_object_is_refused(tmp_path, text):
+    make_folder(tmp_path / "hf", "llama", shards=2)
+    (tmp_path / "hf" / "model.safetensors.index.json").write_text(text)
+    with pytest.raises(UserError, match=r"index.json is no JSON object"):
+        read_model(tmp_path / "hf")
+    (tmp_path / "hf" / "config.json").write_text(text)
+    with pytest.raises(UserError, match=r"config.json is no JSON object"):
+        read_model(tmp_path / "hf")
+
+
+@pytest.mark.parametrize("index", [{}, {"weight_map": ["a"]}, {"weight_map": {"a": 1}}])
+def test_an_index_without_a_map_is_refused(tmp_path, index):
+    make_folder(tmp_path / "hf", "llama", shards=2)
+    (tmp_path / "hf" / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(UserError, match="has no weight_map of tensors to files"):
+        read_model(tmp_path / "hf")
 
 
 def test_mistakes_are_named(tmp_path):
@@ -234,6 +327,11 @@ def test_mistakes_are_named(tmp_path):
     refused(
         "has no entry 'hidden_size'",
         lambda f, _: (f / "config.json").write_text('{"model_type": "llama"}'),
+    )
+    refused(
+        "has 30 tensors: lm_head.weight, .* in more than one file",
+        lambda f, tensors: [save_file(tensors, f / f"part-{i}.safetensors") for i in (0, 1)],
+        shards=2,
     )
     with pytest.raises(UserError, match="does not exist"):
         read_model(tmp_path / "nowhere")
