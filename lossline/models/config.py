@@ -121,6 +121,10 @@ class ModelConfig(ABC):
         self.require_choice("activation_dtype", ACTIVATION_DTYPES)
         self.require_choice("param_dtype", PARAM_DTYPES)
         self.require_choice("remat", REMAT_POLICIES)
+        if not self.norm_eps >= 0:
+            raise UserError(f"{self.family}.norm_eps is {self.norm_eps}: it must not be negative")
+        if self.init_std is not None and not self.init_std > 0:
+            raise UserError(f"{self.family}.init_std is {self.init_std}: it must be positive")
 
     # --- what a family provides ---
 
@@ -239,6 +243,15 @@ class ModelConfig(ABC):
         value = getattr(self, name)
         if value < 1:
             raise UserError(f"{self.family}.{name} is {value}: it must be at least 1")
+
+    def require_interval(self, low: str, high: str) -> None:
+        """Raises a UserError unless 0 < the first named option <= the second."""
+        values = getattr(self, low), getattr(self, high)
+        if not 0 < values[0] <= values[1]:
+            raise UserError(
+                f"{self.family}.{low} = {values[0]} and {self.family}.{high} = {values[1]}: the"
+                f" first must be positive, the second no less"
+            )
 
     def require_choice(self, name: str, choices: tuple[str, ...]) -> None:
         """Raises a UserError unless the named option is one of ``choices``."""

@@ -45,6 +45,7 @@ class Mamba2Config(StateSpaceConfig):
                 self.require_positive(name)
             self.require_divides("head_channels", "inner")
             self.require_divides("map_groups", "inner_heads")
+            self.require_interval("decay_min", "decay_max")
 
     @property
     def has_duality_layers(self) -> bool:

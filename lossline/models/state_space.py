@@ -42,6 +42,7 @@ class StateSpaceConfig(ModelConfig):
             self.require_positive(name)
         if self.scan_chunk is not None:
             self.require_positive("scan_chunk")
+        self.require_interval("dt_min", "dt_max")
 
     @property
     def inner(self) -> int:

@@ -30,6 +30,11 @@ SHAPE = dict(vocab_size=61, width=96, layers=2, context_length=32)
         (dict(heads=4, remat="some"), "llama.remat is 'some': choose one of none, full, dots"),
         (dict(heads=4, activation_dtype="int8"), "choose one of bfloat16, float32"),
         (dict(heads=32), "3 of the 3 channels of a head would turn"),
+        (dict(heads=4, rope_theta=0.0), "llama.rope_theta is 0.0: it must be positive"),
+        (dict(heads=4, rope_scaling=-8.0), "llama.rope_scaling is -8.0: it must be positive"),
+        (dict(heads=4, rope_low=4.0), r"llama.rope_low = 4.0 and rope_high = 4.0: the first"),
+        (dict(heads=4, norm_eps=-1e-5), "llama.norm_eps is -1e-05: it must not be negative"),
+        (dict(heads=4, init_std=0.0), "llama.init_std is 0.0: it must be positive"),
         (dict(heads=4, qk_norm="all"), "llama.qk_norm is 'all': choose one of none, head, width"),
     ],
 )
@@ -45,6 +50,8 @@ def test_mistakes_in_mamba2_are_named():
         (dict(head_channels=32, map_groups=4), r"map_groups = 4 does not divide"),
         (dict(head_channels=0), "mamba2.head_channels is 0"),
         (dict(scan_chunk=0), "mamba2.scan_chunk is 0"),
+        (dict(decay_min=0.0), "mamba2.decay_min = 0.0 and mamba2.decay_max = 16.0: the first"),
+        (dict(dt_max=1e-4), "mamba2.dt_min = 0.001 and mamba2.dt_max = 0.0001: the first"),
     ):
         with pytest.raises(UserError, match=message):
             Mamba2Config(**shape, **options)
