@@ -41,6 +41,7 @@ Array = np.ndarray
 _NODES = 24  # of the projected grid, the best on all the data, tried for each resample
 _STARTS = 1  # of them descended from, beside the fit to all the data
 _STATIONARY = 1e-5  # relative Newton decrement: far below what resampling moves the objective
+_ENOUGH = 1e-10  # of the objective promised by a Newton step: the last, it ends nearer by far
 # Share of draws with replacement that must determine the law. Of few runs they often do not (two of
 # three sizes); reweighting keeps all runs in, at the price of intervals a little too narrow.
 _DRAWABLE = 0.95
@@ -363,7 +364,7 @@ def _fit_resamples(base: _Base, weights_BxM: Array) -> tuple[Array, dict[str, in
         iterations=base.options.iterations,
         tolerance=base.options.tolerance,
     )
-    best = finish(batch, descent, count, finalists=1, iterations=4)
+    best = finish(batch, descent, count, finalists=1, iterations=4, enough=_ENOUGH)
     good = (best.row >= 0) & (best.decrement < _STATIONARY)
     failures["no optimum reached"] = int(np.sum(~good))
     return law.to_natural(best.theta[good]), {why: n for why, n in failures.items() if n}

@@ -9,6 +9,7 @@ import dataclasses
 
 import numpy as np
 
+from lossline.scaling import projection
 from lossline.scaling.batch import Batch
 from lossline.scaling.newton import polish
 
@@ -19,7 +20,8 @@ _MAX_LOG_STEP = 3.0  # per iteration, for parameters searched as logs: further, 
 _GATHER_EVERY = 2
 _CROWD = 8
 # A start among many that is in no known basin after so many iterations crawls along a plateau.
-_PATIENCE = 24
+_PATIENCE = 16
+_EASE, _STIFFEN = 0.3, 4.0
 _OPTIMUM = 1e-10  # relative Newton decrement of a point to gather at
 _LINE = (0.25, 0.5, 0.75)
 
@@ -54,14 +56,14 @@ def descend(batch: Batch, theta_RxP: Array, *, iterations: int, tolerance: float
     with np.errstate(all="ignore"):
         front = _begin(batch, theta_RxP)
         inverse = np.linalg.inv(batch.stack.center)
+        linear = projection.solvable(batch)
         leader = np.arange(len(theta_RxP))
         crowded = np.bincount(batch.fit).max() >= _CROWD
         active = np.flatnonzero(~front.settled)
         done = 0
         while len(active) and done < iterations:
             done += 1
-            for rows in batch.chunks(active):
-                _advance(batch, front, rows, inverse, tolerance)
+            _advance(batch, front, active, inverse, tolerance, linear)
             active = active[~front.settled[active]]
             if crowded and done % _GATHER_EVERY == 0:
                 active = _gather(batch, front, active, leader, last=done >= _PATIENCE)
@@ -74,36 +76,40 @@ def descend(batch: Batch, theta_RxP: Array, *, iterations: int, tolerance: float
 
 def _begin(batch: Batch, theta_RxP: Array) -> _Front:
     theta = np.clip(theta_RxP, batch.low, batch.high)
-    rows, size = theta.shape
+    rows = np.arange(len(theta))
     front = _Front(
-        theta=theta,
-        objective=np.empty(rows),
-        gradient=np.empty((rows, size)),
-        normal=np.empty((rows, size, size)),
-        damping=np.full(rows, 1e-2),
-        settled=np.zeros(rows, bool),
+        theta,
+        *batch.derivatives(theta, rows),
+        damping=np.full(len(rows), 1e-2),
+        settled=np.zeros(len(rows), bool),
     )
-    for chunk in batch.chunks(np.arange(rows)):
-        value, gradient, normal = batch.derivatives(theta[chunk], chunk)
-        front.objective[chunk], front.gradient[chunk], front.normal[chunk] = value, gradient, normal
     usable = np.isfinite(front.objective) & np.isfinite(front.normal).all(axis=(1, 2))
     front.settled = ~usable
     front.objective[~usable] = np.inf
     return front
 
 
-def _advance(batch: Batch, front: _Front, rows: Array, inverse: Array, tolerance: float) -> None:
-    """One iteration of a chunk, in place."""
+def _advance(
+    batch: Batch,
+    front: _Front,
+    rows: Array,
+    inverse: Array,
+    tolerance: float,
+    linear: list[int],
+) -> None:
+    """One iteration of the rows, in place; the parameters ``linear`` are solved for."""
     here, before, gradient = front.theta[rows], front.objective[rows], front.gradient[rows]
     damped = _damp(batch, front.normal[rows], front.damping[rows], inverse, rows)
     step = _bounded_step(batch, here, gradient, damped, rows)
     trial = batch.inside(here + step, rows)
+    if linear:
+        trial = projection.solve(batch, trial, rows, linear)
     after, slope, normal = batch.derivatives(trial, rows)
     better = (after < before) & np.isfinite(normal).all(axis=(1, 2))
     moved = rows[better]
     front.theta[moved], front.objective[moved] = trial[better], after[better]
     front.gradient[moved], front.normal[moved] = slope[better], normal[better]
-    damping = np.where(better, front.damping[rows] * 0.3, front.damping[rows] * 4)
+    damping = np.where(better, front.damping[rows] * _EASE, front.damping[rows] * _STIFFEN)
     front.damping[rows] = np.clip(damping, 1e-12, 1e12)
     floor = batch.stack.tiny[batch.problem[rows]]
     small = better & (before - after <= tolerance * before + floor) & (damping < 1.0)
@@ -126,15 +132,14 @@ def _gather(batch: Batch, front: _Front, active: Array, leader: Array, *, last: 
     front.settled[best] = good
     target_of = dict(zip(fits[crowded][good].tolist(), np.flatnonzero(good), strict=True))
     place = np.array([target_of.get(f, -1) for f in batch.fit[active].tolist()])
-    rows = active[place >= 0]
-    goal = place[place >= 0]
-    height, falls = front.objective[rows], np.ones(len(rows), bool)
+    rows, goal = active[place >= 0], place[place >= 0]
+    height = front.objective[rows]
     for share in _LINE:
         between = front.theta[rows] + share * (theta[goal] - front.theta[rows])
         value = batch.objective(between, rows)
-        falls &= value <= height
-        height = value
-    falls &= objective[goal] <= height
+        falls = value <= height
+        rows, goal, height = rows[falls], goal[falls], value[falls]
+    falls = objective[goal] <= height
     leader[rows[falls]] = best[goal[falls]]
     leader[best] = best
     front.settled[rows[falls]] = True

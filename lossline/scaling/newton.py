@@ -11,14 +11,21 @@ from lossline.scaling.batch import Batch
 Array = np.ndarray
 
 _WIDTH = 1e-5  # of the differences, relative to the parameter
+_ROUNDING = 1e-22  # a promise, relative to the objective, that only rounding is left of
 _DAMPINGS = (0.0, 1e-3, 1e-2, 0.1, 1.0, 30.0)
 _SHARES = (1.0, 0.3, 0.1, 0.02)
 
 
 def polish(
-    batch: Batch, rows: Array, theta_RxP: Array, *, iterations: int = 12
+    batch: Batch,
+    rows: Array,
+    theta_RxP: Array,
+    *,
+    iterations: int = 12,
+    enough: float = _ROUNDING,
 ) -> tuple[Array, Array, Array]:
-    """Newton's method with bounds from near an optimum.
+    """Newton's method with bounds from near an optimum, until a step has promised less than
+    ``enough`` (a share of the objective).
 
     Returns theta, objective and the relative Newton decrement: the share of the objective that the
     quadratic model still promises, which is how far from stationary the point is, whatever the
@@ -31,20 +38,17 @@ def polish(
         for _ in range(iterations):
             if not len(active):
                 break
-            finished = []
-            for part in batch.chunks(active):
-                promise, moved = _improve(batch, rows[part], theta, objective, part)
-                floor = batch.stack.tiny[batch.problem[rows[part]]]
-                remaining[part] = promise / (objective[part] + floor)
-                finished.append(part[(remaining[part] < 1e-22) | ~moved])
-            active = np.setdiff1d(active, np.concatenate(finished))
+            promise, moved = _improve(batch, rows[active], theta, objective, active)
+            floor = batch.stack.tiny[batch.problem[rows[active]]]
+            remaining[active] = promise / (objective[active] + floor)
+            active = active[(remaining[active] >= enough) & moved]
     return theta, objective, remaining
 
 
 def _improve(
     batch: Batch, rows: Array, theta: Array, objective: Array, part: Array
 ) -> tuple[Array, Array]:
-    """One step of a chunk, in place. Returns what the model of that step promised, and who moved.
+    """One step of the rows ``part``, in place. Returns what its model promised, and who moved.
 
     Newton's step is taken where it does not raise the objective beyond rounding. Elsewhere the best
     of several damped and shortened steps is: the Hessian of Huber's loss knows only the points
@@ -119,15 +123,18 @@ def _bounded_step(
 def _hessian(batch: Batch, rows: Array, theta: Array, normal: Array) -> Array:
     """Central differences of the gradient, one-sided at a bound; `normal` where that fails."""
     low, high = batch.low[rows], batch.high[rows]
-    hessian = np.empty_like(normal)
-    for p in range(theta.shape[1]):
-        width = _WIDTH * np.maximum(np.abs(theta[:, p]), 0.1)
-        up, down = theta.copy(), theta.copy()
-        up[:, p] = np.minimum(theta[:, p] + width, np.maximum(high[:, p], theta[:, p]))
-        down[:, p] = np.maximum(theta[:, p] - width, np.minimum(low[:, p], theta[:, p]))
-        distance = np.where(up[:, p] > down[:, p], up[:, p] - down[:, p], np.inf)
-        difference = batch.derivatives(up, rows)[1] - batch.derivatives(down, rows)[1]
-        hessian[:, :, p] = difference / distance[:, None]
+    count, size = theta.shape
+    width = _WIDTH * np.maximum(np.abs(theta), 0.1)
+    top = np.minimum(theta + width, np.maximum(high, theta))
+    bottom = np.maximum(theta - width, np.minimum(low, theta))
+    # Both sides of all parameters at once: of few rows, a call costs more than its work.
+    moved = np.tile(theta, (2, size, 1, 1))
+    every = np.arange(size)
+    moved[0, every, :, every], moved[1, every, :, every] = top.T, bottom.T
+    gradient = batch.gradient(moved.reshape(-1, size), np.tile(rows, 2 * size))
+    up, down = gradient.reshape(2, size, count, size)
+    distance = np.where(top > bottom, top - bottom, np.inf)
+    hessian = (up - down).transpose(1, 2, 0) / distance[:, None, :]
     # A column without distance belongs to a fixed parameter: the other triangle has what is known.
     fixed = low == high
     hessian = np.where(fixed[:, None, :], hessian.transpose(0, 2, 1), hessian)

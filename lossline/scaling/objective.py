@@ -68,9 +68,8 @@ class Objective:
         if self.loss is Loss.LEAST_SQUARES:
             return 0.5 * r * r
         if self.loss is Loss.HUBER:
-            size = np.abs(r)
-            inner = np.minimum(size, self.delta)
-            return inner * (size - 0.5 * inner)
+            inner = np.clip(r, -self.delta, self.delta)
+            return inner * (r - 0.5 * inner)
         s = r / self.delta
         # s^2 / (sqrt(1 + s^2) + 1) = sqrt(1 + s^2) - 1 without its cancellation for small s
         return self.delta**2 * s * s / (np.sqrt(1 + s * s) + 1)

@@ -254,9 +254,10 @@ def finish(
     fits: int,
     *,
     finalists: int = _FINALISTS,
-    iterations: int = 12,
+    **polishing: Any,
 ) -> Best:
-    """Polishes each fit's best few distinct ends and keeps the best."""
+    """Polishes each fit's best few distinct ends and keeps the best; ``polishing`` goes to
+    `newton.polish`."""
     rows = np.flatnonzero(
         (descent.leader == np.arange(len(descent.leader))) & np.isfinite(descent.objective)
     )
@@ -270,7 +271,7 @@ def finish(
         descent.objective[order] <= lowest[fit_of] * 1.02 + batch.stack.tiny[batch.problem[order]]
     )
     rows = order[(place < finalists) & near]
-    theta, objective, decrement = polish(batch, rows, descent.theta[rows], iterations=iterations)
+    theta, objective, decrement = polish(batch, rows, descent.theta[rows], **polishing)
     chosen = np.lexsort([decrement, objective, batch.fit[rows]])
     has, first = np.unique(batch.fit[rows][chosen], return_index=True)
     pick = chosen[first]
