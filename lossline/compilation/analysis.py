@@ -10,16 +10,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from lossline.compilation import hlo
 from lossline.compilation.flops import Jaxpr, matmul_flops
 from lossline.compilation.kernels import kernel_bytes
 from lossline.compilation.targets import Target, fits
 from lossline.ops.backend import compiling_for
-from lossline.sharding import batch_sharding, replicated
-from lossline.training.make_trainer import make_trainer
-from lossline.training.options import Documents, TrainOptions
+from lossline.training.make_trainer import make_trainer, step_arguments
+from lossline.training.options import TrainOptions
 from lossline.training.step import Trainer
 
 # How XLA says what it would need when that is more than there is.
@@ -132,19 +130,6 @@ def trainer_for(options: TrainOptions, target: Target) -> Trainer:
     return trainer
 
 
-def abstract_batch(options: TrainOptions, mesh: jax.sharding.Mesh) -> dict[str, Any]:
-    """Shapes of one training batch."""
-    shape = (options.batch_size, options.length)
-    dtypes = {"inputs": jnp.int32, "targets": jnp.int32, "weights": jnp.float32}
-    if options.documents is Documents.SEPARATE:
-        dtypes["segment_ids"] = jnp.int32
-    sharding = batch_sharding(mesh)
-    return {
-        name: jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
-        for name, dtype in dtypes.items()
-    }
-
-
 def state_bytes(trainer: Trainer) -> float:
     """Bytes of parameters and optimizer state on one device."""
     leaves = jax.tree.leaves(trainer.abstract_state)
@@ -166,11 +151,9 @@ def analyze(options: TrainOptions, target: Target) -> StepReport:
     state = state_bytes(trainer)
     if not fits(target.chip, state):
         return _report(options, target, trainer, 0.0, state)
-    rates = jax.ShapeDtypeStruct((2,), jnp.float32, sharding=replicated(trainer.mesh))
-    batch = abstract_batch(options, trainer.mesh)
     started = time.monotonic()
     with compiling_for(target.backend), jax.set_mesh(trainer.mesh):
-        traced = trainer.step.trace(trainer.abstract_state, batch, rates)  # type: ignore[attr-defined]
+        traced = trainer.step.trace(*step_arguments(options, trainer))  # type: ignore[attr-defined]
         lowered = traced.lower()
         try:
             compiled = lowered.compile()

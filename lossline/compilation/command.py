@@ -45,8 +45,8 @@ def compile_step(options: CompileOptions) -> StepReport:
         their memory, or an `out` that exists.
     """
     out = None if options.out is None else Path(options.out)
-    if out is not None and out.exists():
-        raise UserError(f"{out} exists; remove it or choose another --out")
+    if out is not None:
+        _refuse_unwritable(out)
     target = find_target(options.topology)
     train, report = _searched(options, target) if options.search else _single(options, target)
     print(render(train, report, target))
@@ -54,6 +54,15 @@ def compile_step(options: CompileOptions) -> StepReport:
         _write(out, report)
         print(f"written to {out}")
     return report
+
+
+def _refuse_unwritable(out: Path) -> None:
+    """Before the minutes or hours that a report takes."""
+    if out.exists():
+        raise UserError(f"{out} exists; remove it or choose another --out")
+    folder = next(parent for parent in out.absolute().parents if parent.exists())
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise UserError(f"{out} cannot be written below {folder}; choose another --out")
 
 
 def _single(options: CompileOptions, target: Target) -> tuple[TrainOptions, StepReport]:
@@ -99,7 +108,7 @@ def render(train: TrainOptions, report: StepReport, target: Target) -> str:
     lines = [
         f"{train.model.family}, {_large(counts.total)} parameters "
         f"({_large(counts.non_embedding)} without embeddings), batch {report.batch_size} × "
-        f"{report.context_length} tokens, {report.microbatches} microbatches, remat {report.remat}",
+        f"{report.context_length} tokens, microbatches {report.microbatches}, remat {report.remat}",
         f"{report.topology}: {report.devices} × {report.chip}, mesh {mesh}; compiled in "
         f"{report.compile_seconds:.0f} s",
         "",

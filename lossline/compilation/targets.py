@@ -175,6 +175,8 @@ def _present(name: str) -> Target:
     import jax
 
     kind, _, count = name.partition(":")
+    if count and int(count) < 1:
+        raise UserError(f"topology {name!r}: at least one device is needed; write {kind}:1")
     if kind == "cpu" and count:
         # Too late where something has touched a device already: then those there are must do.
         with contextlib.suppress(RuntimeError):

@@ -37,6 +37,12 @@ class LaunchOptions:
     process_id: int | None = None
     virtual_cpu_devices: int | None = None
 
+    def __post_init__(self) -> None:
+        for name in ("processes", "virtual_cpu_devices"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UserError(f"launch.{name} = {value}: must be at least 1")
+
 
 def launch(options: LaunchOptions) -> None:
     """Joins the other processes; to be called before anything touches a device.

@@ -31,7 +31,7 @@ from lossline.sharding import (
 from lossline.training import checkpoints
 from lossline.training.facts import run_facts
 from lossline.training.hardware import peak_flops
-from lossline.training.make_trainer import make_trainer
+from lossline.training.make_trainer import make_trainer, step_arguments
 from lossline.training.metrics import MetricsWriter
 from lossline.training.options import Documents, TrainOptions
 from lossline.training.prefetch import place_batch, prefetched
@@ -148,6 +148,8 @@ def _prepare(options: TrainOptions, run: RunDirectory, progress: Progress) -> _J
         seed=options.seed if options.data_seed is None else options.data_seed,
     )
     trainer = make_trainer(options)
+    with jax.set_mesh(trainer.mesh):  # operations refuse when traced; the steps trace no more
+        jax.eval_shape(trainer.step, *step_arguments(options, trainer))
     first = jax.process_index() == 0
     return _Job(options, run, progress, store, plan, trainer.mesh, trainer, first)
 

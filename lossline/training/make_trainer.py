@@ -6,10 +6,12 @@ import math
 from collections.abc import Sequence
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 
 from lossline.errors import UserError
-from lossline.sharding import make_mesh, make_rules
+from lossline.sharding import batch_sharding, make_mesh, make_rules
 from lossline.sharding.mesh import (
     devices_along,
     indivisible,
@@ -17,8 +19,8 @@ from lossline.sharding.mesh import (
     require_divisible,
 )
 from lossline.training.objective import Objective
-from lossline.training.options import TrainOptions
-from lossline.training.step import Trainer
+from lossline.training.options import Documents, TrainOptions
+from lossline.training.step import State, Trainer
 
 
 def make_trainer(options: TrainOptions, *, devices: Sequence[jax.Device] | None = None) -> Trainer:
@@ -58,6 +60,23 @@ def make_trainer(options: TrainOptions, *, devices: Sequence[jax.Device] | None 
     )
     _ = trainer.shardings  # refuses a mesh that does not fit the model
     return trainer
+
+
+def step_arguments(
+    options: TrainOptions, trainer: Trainer
+) -> tuple[State, dict[str, jax.ShapeDtypeStruct], np.ndarray]:
+    """What one step is called with: state and batch as shapes where they lie, and rates. A trace of
+    these is kept by JAX, and serves the calls of the step too.
+    """
+    shape = (options.batch_size, options.length)
+    dtypes = {"inputs": jnp.int32, "targets": jnp.int32, "weights": jnp.float32}
+    if options.documents is Documents.SEPARATE:
+        dtypes["segment_ids"] = jnp.int32
+    rows = batch_sharding(trainer.mesh)
+    batch = {
+        name: jax.ShapeDtypeStruct(shape, dtype, sharding=rows) for name, dtype in dtypes.items()
+    }
+    return trainer.abstract_state, batch, np.zeros(2, np.float32)
 
 
 def require_whole_rows(rows: int, parts: int, mesh: Mesh) -> None:

@@ -14,7 +14,6 @@ from lossline.compilation import search as searching
 from lossline.compilation import targets
 from lossline.compilation.analysis import (
     StepReport,
-    abstract_batch,
     analyze,
     out_of_memory,
     trainer_for,
@@ -26,6 +25,7 @@ from lossline.models import HybridConfig, LlamaConfig, Mamba2Config, MambaConfig
 from lossline.ops.backend import compiling_for
 from lossline.sharding import MeshOptions, make_mesh
 from lossline.training.hardware import peak_flops
+from lossline.training.make_trainer import step_arguments
 from lossline.training.options import Documents, TrainOptions
 
 TINY = LlamaConfig(
@@ -68,9 +68,8 @@ def test_flops_are_the_model_s_and_remat_costs_a_forward_more(report):
     assert report.model_flops == options.flops_per_token * 16 * 64 / 8
     assert report.executed_flops == pytest.approx(report.model_flops, rel=0.15)
     trainer = trainer_for(options, here())
-    batch = abstract_batch(options, trainer.mesh)
     with jax.set_mesh(trainer.mesh):
-        traced = trainer.step.trace(trainer.abstract_state, batch, jax.numpy.zeros(2))
+        traced = trainer.step.trace(*step_arguments(options, trainer))
     again = matmul_flops(traced.jaxpr) / 8
     assert 1.15 < again / report.executed_flops < 1.40
 
@@ -262,6 +261,7 @@ def test_search_stops_at_its_limit_and_passes_over_what_is_refused(monkeypatch):
         ("v4:4x4", "v4 slices have 3 dimensions, such as v4:2x2x1"),
         ("gpu", "no gpu here"),
         ("cpu:99", "there are 8 cpu devices here"),
+        ("cpu:0", "at least one device is needed; write cpu:1"),
     ],
 )
 def test_topologies_that_are_not(name, words):
@@ -282,6 +282,14 @@ def test_an_existing_file_is_not_overwritten(tmp_path):
     with pytest.raises(UserError, match="exists"):
         compile_step(CompileOptions(train=training(), topology="cpu", out=str(path)))
     assert path.read_text() == "mine"
+
+
+def test_a_report_that_cannot_be_written_is_refused_before_it_is_made(tmp_path, monkeypatch):
+    monkeypatch.setattr("lossline.compilation.command.find_target", lambda _: pytest.fail("began"))
+    (tmp_path / "file").write_text("")
+    out = tmp_path / "file" / "deep" / "step.json"
+    with pytest.raises(UserError, match=r"step.json cannot be written below .*/file; choose"):
+        compile_step(CompileOptions(train=training(), topology="cpu", out=str(out)))
 
 
 def test_a_mesh_that_does_not_divide_the_batch_names_both():
@@ -378,9 +386,7 @@ def test_a_step_compiles_for_a_tpu_with_its_kernels_inside(model, topology, kern
     )
     assert analyze(options, target).fits
     trainer = trainer_for(options, target)
-    rates = jax.ShapeDtypeStruct((2,), jax.numpy.float32)
     with compiling_for("tpu"), jax.set_mesh(trainer.mesh):
-        batch = abstract_batch(options, trainer.mesh)
-        traced = trainer.step.trace(trainer.abstract_state, batch, rates)
+        traced = trainer.step.trace(*step_arguments(options, trainer))
     calls = total(traced.jaxpr, lambda e: 1.0 if e.primitive.name == "pallas_call" else None)
     assert calls == 4 * kernels  # of four devices

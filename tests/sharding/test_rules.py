@@ -12,6 +12,7 @@ from jax.sharding import PartitionSpec as P
 from lossline.errors import UserError
 from lossline.models import LlamaConfig
 from lossline.sharding import (
+    LaunchOptions,
     MeshOptions,
     constrain,
     make_mesh,
@@ -25,6 +26,12 @@ from lossline.training.options import TrainOptions
 
 def shape(*sizes):
     return jax.ShapeDtypeStruct(sizes, jnp.float32)
+
+
+def test_a_launch_of_no_devices_is_refused():
+    for name in ("processes", "virtual_cpu_devices"):
+        with pytest.raises(UserError, match=rf"launch.{name} = 0: must be at least 1"):
+            LaunchOptions(**{name: 0})
 
 
 def test_spec_follows_the_table():
@@ -70,7 +77,7 @@ def place(mesh, **dimensions):
             {"kv_heads": 6},
             "kv_heads axis 'kv_heads' of size 6 is not divisible by mesh tensor = 4; nearest that "
             "work: kv_heads axis 'kv_heads' of size 4 or 8, or mesh tensor = 2 (and mesh data with "
-            "the devices that are left)",
+            'the devices that are left), or the mesh rule "kv_heads=" (whole on every device)',
         ),
         (MeshOptions(tensor=2), {"heads": 3}, "of size 2 or 4, or mesh tensor = 1 (and mesh data"),
         # 2 divides the heads, but not the groups of keys.

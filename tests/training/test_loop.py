@@ -93,6 +93,26 @@ def reference(options, tmp_path):
     return train(options(root=str(tmp_path / "reference")))
 
 
+def test_an_operation_that_is_not_to_be_had_here_is_refused_before_anything_is_written(options):
+    chosen = options()
+    for changes, words in (
+        ({"model": replace(chosen.model, attention_implementation="splash")}, "needs tpu, this is"),
+        ({"cross_entropy": "fused"}, "no implementation 'fused'"),
+    ):
+        lacking = replace(chosen, **changes)
+        with pytest.raises(UserError, match=words):
+            train(lacking)
+        assert not lacking.folder.exists()
+
+
+def test_what_refuses_costs_no_second_trace_of_the_step(options, monkeypatch):
+    traces = []
+    objective = Objective.__call__
+    monkeypatch.setattr(Objective, "__call__", lambda *a: traces.append(1) or objective(*a))
+    train(options(steps=3))
+    assert len(traces) == 1
+
+
 def test_a_run_and_what_it_leaves(options, store, monkeypatch):
     chosen = options(steps=40, mesh=MeshOptions(data=2, fsdp=2, tensor=2))
     monkeypatch.setattr("lossline.training.loop.peak_flops", lambda device: 1e12)
