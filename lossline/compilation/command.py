@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lossline.compilation.analysis import StepReport, analyze
-from lossline.compilation.search import best, search, settings, what_would_fit
+from lossline.compilation.search import best, duration, search, settings, what_would_fit
 from lossline.compilation.targets import Target, find_target
 from lossline.errors import UserError
 from lossline.training.options import TrainOptions
@@ -158,13 +158,13 @@ def _pace_lines(report: StepReport) -> list[str]:
         "wires": report.wire_seconds,
     }
     shown = ", ".join(
-        f"{name} {value:.4f} s" for name, value in bounds.items() if value is not None
+        f"{name} {duration(value)}" for name, value in bounds.items() if value is not None
     )
     days = report.total_steps * report.step_seconds / 86_400
     tokens = report.total_steps * report.tokens_per_step
     return [
         "roofline (a bound: perfect overlap, peak rates)",
-        f"  step        ≥ {report.step_seconds:.4f} s ({shown})",
+        f"  step        ≥ {duration(report.step_seconds)} ({shown})",
         f"  MFU         ≤ {100 * bound:.1f}% (mfu_causal; mfu, with attention's whole square as "
         f"PaLM counts it, is {report.model_flops / report.causal_flops:.3f} times that)",
         f"  tokens/s    ≤ {report.tokens_per_second:,.0f}, "

@@ -176,6 +176,12 @@ def settings(options: TrainOptions) -> str:
     return ", ".join([*parts, f"microbatches={options.microbatches}"])
 
 
+def duration(seconds: float) -> str:
+    """12.34 s, 56.78 ms, 9.012 µs."""
+    unit, name = next(((u, n) for u, n in ((1, "s"), (1e-3, "ms")) if seconds >= u), (1e-6, "µs"))
+    return f"{seconds / unit:.4g} {name}" if seconds < 1000 else f"{seconds:.0f} s"
+
+
 def describe(options: TrainOptions, result: StepReport | str) -> str:
     """One line per trial."""
     if isinstance(result, str):
@@ -187,7 +193,7 @@ def describe(options: TrainOptions, result: StepReport | str) -> str:
     pace = ""
     if result.fits and result.step_seconds:
         mfu = 100 * (result.mfu_causal_bound or 0)
-        pace = f", step ≥ {result.step_seconds:.3f} s, MFU ≤ {mfu:.1f}%"
+        pace = f", step ≥ {duration(result.step_seconds)}, MFU ≤ {mfu:.1f}%"
     return (
         f"  {settings(options)}: {memory}, {verdict}{pace} (compiled in "
         f"{result.compile_seconds:.0f} s)"

@@ -243,6 +243,14 @@ def test_search_passes_over_microbatches_that_cannot_be_enough(monkeypatch):
     assert [choice.microbatches for choice in compiled] == [1, 8]
 
 
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [(86_400.2, "86400 s"), (22.9587, "22.96 s"), (0.99996, "1000 ms"), (2.1e-5, "21 µs")],
+)
+def test_short_steps_are_no_zeros(seconds, shown):
+    assert searching.duration(seconds) == shown
+
+
 def test_search_stops_at_its_limit_and_passes_over_what_is_refused(monkeypatch):
     said = []
     compiled = pretend_search(monkeypatch, lambda o: False, refused=lambda o: o.mesh.tensor == 1)
