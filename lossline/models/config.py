@@ -86,7 +86,7 @@ class ModelConfig(ABC):
             evenly; ids of the padding get probability 0.
         activation_dtype: of activations and products; norms, softmax, scan states and logits are
             float32 regardless.
-        param_dtype: of the stored parameters.
+        param_dtype: of the stored parameters; training keeps float32 copies of bfloat16 ones.
         remat: what the backward recomputes: "none"; "full" keeps only each block's input; "dots"
             keeps the products of matrices; "offload" keeps those in host memory.
         scan_layers: one compiled block looped over the depth: compile time independent of depth.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -131,6 +131,24 @@ def decay_mask(axes: Any) -> Any:
     return jax.tree_util.tree_map_with_path(
         decays, axes, is_leaf=lambda leaf: isinstance(leaf, tuple)
     )
+
+
+class Masters(NamedTuple):
+    """Optimizer state of parameters that are stored in less than float32: updates smaller than a
+    rounding of theirs add up in float32 copies.
+
+    Attributes:
+        moments: as without copies.
+        params: the copies, which the stored parameters are rounded from.
+    """
+
+    moments: Any
+    params: Any
+
+
+def widened(tree: Any) -> Any:
+    """Every leaf in float32."""
+    return jax.tree.map(lambda leaf: leaf.astype(jnp.float32), tree)
 
 
 def global_norm(tree: Any) -> jax.Array:

@@ -1,6 +1,7 @@
 """The compiled training step: one ``jax.jit``, its state placed on the mesh and donated.
 
-State is a plain dictionary {"params", "optimizer"}; the step number lives on the host. Learning
+State is a plain dictionary {"params", "optimizer"}; the step number lives on the host. Parameters
+that are stored in bfloat16 have float32 copies among the optimizer's state. Learning
 rate, weight decay and seed are arguments, so that one compilation serves a whole grid of runs of
 one shape.
 """
@@ -63,7 +64,7 @@ class Trainer:
         """``ShapeDtypeStruct`` of every leaf of the state."""
         params = nnx.to_pure_dict(self._abstract[1])
         params = jax.tree.map(lambda p: jax.ShapeDtypeStruct(p.shape, p.dtype), params)
-        return {"params": params, "optimizer": jax.eval_shape(self._transform.init, params)}
+        return {"params": params, "optimizer": jax.eval_shape(self._fresh_optimizer, params)}
 
     @cached_property
     def shardings(self) -> State:
@@ -75,14 +76,16 @@ class Trainer:
         params = parameter_shardings(
             self.shapes["params"], self.logical_axes, self.mesh, self.rules
         )
-        optimizer = optax.tree_map_params(
+        optimizer = self.shapes["optimizer"]
+        moments = optax.tree_map_params(
             self._transform,
             lambda _, sharding: sharding,
-            self.shapes["optimizer"],
+            optimizer.moments if self._has_masters else optimizer,
             params,
             transform_non_params=lambda _: replicated(self.mesh),
         )
-        return {"params": params, "optimizer": optimizer}
+        masters = optimizers.Masters(moments, params) if self._has_masters else moments
+        return {"params": params, "optimizer": masters}
 
     @cached_property
     def abstract_state(self) -> State:
@@ -103,12 +106,22 @@ class Trainer:
     def _mask(self) -> Any:
         return optimizers.decay_mask(self.logical_axes)
 
+    @cached_property
+    def _has_masters(self) -> bool:
+        """Whether the optimizer keeps float32 copies of the parameters."""
+        return any(leaf.dtype != jnp.float32 for leaf in jax.tree.leaves(self._abstract[1]))
+
+    def _fresh_optimizer(self, params: Any) -> Any:
+        wide = optimizers.widened(params)
+        moments = self._transform.init(wide)
+        return optimizers.Masters(moments, wide) if self._has_masters else moments
+
     def init(self, key: jax.Array) -> State:
         """Fresh state, every leaf created where it will live; the same numbers on every mesh."""
 
         def make(key: jax.Array) -> State:
             params = nnx.to_pure_dict(nnx.state(models.build(self.model, key=key)))
-            return {"params": params, "optimizer": self._transform.init(params)}
+            return {"params": params, "optimizer": self._fresh_optimizer(params)}
 
         with jax.set_mesh(self.mesh):
             jitted = jax.jit(
@@ -169,16 +182,19 @@ class Trainer:
         """
 
         def run(state: State, batch: BatchArrays, rates: jax.Array) -> tuple[State, jax.Array]:
-            gradients, nats = self.gradients(state["params"], batch)
+            params, optimizer = state["params"], state["optimizer"]
+            gradients, nats = self.gradients(params, batch)
             gradients = jax.lax.with_sharding_constraint(gradients, self.shardings["params"])
+            gradients = optimizers.widened(gradients)
             norm = optimizers.global_norm(gradients)
             gradients = optimizers.clip(gradients, norm, self.optimizer.clip_norm)
-            direction, optimizer = self._transform.update(
-                gradients, state["optimizer"], state["params"]
+            moments, wide = optimizer if self._has_masters else (optimizer, params)
+            direction, moments = self._transform.update(gradients, moments, wide)
+            wide = optimizers.apply(
+                wide, direction, lr=rates[0], weight_decay=rates[1], mask=self._mask
             )
-            params = optimizers.apply(
-                state["params"], direction, lr=rates[0], weight_decay=rates[1], mask=self._mask
-            )
+            params = jax.tree.map(lambda w, p: w.astype(p.dtype), wide, params)
+            optimizer = optimizers.Masters(moments, wide) if self._has_masters else moments
             metrics = jnp.stack([nats, norm, optimizers.global_norm(params)])
             return {"params": params, "optimizer": optimizer}, metrics
 

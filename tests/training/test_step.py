@@ -56,14 +56,14 @@ def batch():
     }
 
 
-def run(trainer, batch, steps=2):
+def run(trainer, batch, steps=2, rates=RATES):
     """(parameters, metrics) after ``steps`` updates on one batch."""
     state = trainer.init(jax.random.key(0))
     placed = {k: jax.device_put(v, batch_sharding(trainer.mesh)) for k, v in batch.items()}
     with jax.set_mesh(trainer.mesh):
-        step = trainer.step.lower(state, placed, RATES).compile(compiler_options=QUICK)
+        step = trainer.step.lower(state, placed, rates).compile(compiler_options=QUICK)
         for _ in range(steps):
-            state, metrics = step(state, placed, RATES)
+            state, metrics = step(state, placed, rates)
     return state, np.asarray(metrics)
 
 
@@ -129,6 +129,25 @@ def test_moments_lie_where_their_parameter_lies(models):
     state = trainer.init(jax.random.key(0))
     gate = state["optimizer"].nu["blocks"]["mlp"]["gate"]
     assert gate.addressable_shards[0].data.size * 4 == gate.size  # fsdp 2 × tensor 2
+
+
+def test_updates_too_small_for_bfloat16_add_up_in_float32_copies(models, batch):
+    trainer = make_trainer(replace(models["llama"], param_dtype="bfloat16"), MESHES["all"])
+    moments, copies = trainer.shardings["optimizer"]
+    assert copies == trainer.shardings["params"] == moments.nu
+    first = jax.tree.map(np.asarray, trainer.init(jax.random.key(0))["params"])
+    rates = np.asarray([1e-6, 0.0], np.float32)
+    state, _ = run(trainer, batch, rates=rates)
+    for leaf in jax.tree.leaves((state["optimizer"].moments.nu, state["optimizer"].params)):
+        assert leaf.dtype == jnp.float32
+
+    def compare(path, before, copy, stored):
+        before, copy = before.astype(np.float32), np.asarray(copy)
+        moved = np.abs(copy - before).max()
+        assert 0 < moved <= 2.1e-6, jax.tree_util.keystr(path)
+        np.testing.assert_array_equal(copy.astype(stored.dtype), np.asarray(stored))
+
+    jax.tree_util.tree_map_with_path(compare, first, state["optimizer"].params, state["params"])
 
 
 def test_same_fresh_parameters_on_every_mesh(models):
