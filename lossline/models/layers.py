@@ -117,10 +117,44 @@ class LayerNorm(nnx.Module):
         return normed.astype(x.dtype)
 
 
-def grouped_rms(x: jax.Array, scale: jax.Array, *, groups: int, eps: float) -> jax.Array:
-    """RMSNorm of each of ``groups`` equal parts of the last axis, in float32."""
-    x32 = x.astype(jnp.float32).reshape(*x.shape[:-1], groups, -1)
-    return _rms_norm(x32, None, eps).reshape(x.shape) * scale.astype(jnp.float32)
+@partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+def gated_rms_norm(
+    x: jax.Array, gate: jax.Array, scale: jax.Array, groups: int, eps: float
+) -> jax.Array:
+    """RMSNorm of each of ``groups`` equal parts of the last axis of ``x · silu(gate)``, times
+    ``scale``: in float32, rounded once, to gate's dtype (the gated norm of Mamba-2).
+    """
+    return _gated_rms_norm_forward(x, gate, scale, groups, eps)[0]
+
+
+def _gated_rms_norm_forward(x, gate, scale, groups, eps):
+    gated, _ = _silu_gated(x, gate, groups)
+    root = jax.lax.rsqrt(mean_of_last(gated * gated) + eps)
+    normed = (gated * root).reshape(x.shape) * scale.astype(jnp.float32)
+    return normed.astype(gate.dtype), (x, gate, scale, root)
+
+
+def _gated_rms_norm_backward(groups, eps, residuals, g):
+    """From the inputs alone, where autodiff keeps three more float32 arrays of their size."""
+    x, gate, scale, root = residuals
+    gated, (x32, gate32, sigmoid) = _silu_gated(x, gate, groups)
+    normed, g32 = gated * root, g.astype(jnp.float32)
+    dnormed = (g32 * scale.astype(jnp.float32)).reshape(normed.shape)
+    dgated = root * (dnormed - normed * mean_of_last(dnormed * normed))
+    dx = (dgated * gate32 * sigmoid).reshape(x.shape).astype(x.dtype)
+    dgate = dgated * x32 * sigmoid * (1 + gate32 * (1 - sigmoid))
+    dscale = jnp.sum(g32 * normed.reshape(g32.shape), axis=tuple(range(g32.ndim - 1)))
+    return dx, dgate.reshape(x.shape).astype(gate.dtype), dscale.astype(scale.dtype)
+
+
+def _silu_gated(x, gate, groups):
+    parts = (*x.shape[:-1], groups, x.shape[-1] // groups)
+    x32, gate32 = (array.astype(jnp.float32).reshape(parts) for array in (x, gate))
+    sigmoid = jax.nn.sigmoid(gate32)
+    return x32 * gate32 * sigmoid, (x32, gate32, sigmoid)
+
+
+gated_rms_norm.defvjp(_gated_rms_norm_forward, _gated_rms_norm_backward)
 
 
 def rotary_tables(positions_BxL: jax.Array, frequencies: jax.Array) -> tuple[jax.Array, jax.Array]:

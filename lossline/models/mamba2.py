@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from lossline.models.config import FlopCounts
-from lossline.models.layers import Rows, grouped_rms, parameter, product
+from lossline.models.layers import Rows, gated_rms_norm, parameter, product
 from lossline.models.state_space import StateSpaceConfig, fresh_step_bias
 from lossline.ops.convolution import causal_convolution
 from lossline.ops.linear import linear, linear_many
@@ -125,14 +125,10 @@ class Mamba2Mixer(nnx.Module):
         x = self._convolved("x", x, rows)
         b, c = self._convolved("input_map", b, rows), self._convolved("output_map", c, rows)
         y_BxLxE = self.state_space(x, step_BxLxH, b, c, rows)
-        gate = gate_BxLxE.astype(jnp.float32)
-        normed_BxLxE = grouped_rms(
-            y_BxLxE * gate * jax.nn.sigmoid(gate),
-            self.norm[...],
-            groups=self.config.map_groups,
-            eps=self.config.norm_eps,
+        normed_BxLxE = gated_rms_norm(
+            y_BxLxE, gate_BxLxE, self.norm[...], self.config.map_groups, self.config.norm_eps
         )
-        return product(linear(normed_BxLxE.astype(x_BxLxD.dtype), self.out[...]))
+        return product(linear(normed_BxLxE, self.out[...]))
 
     def _convolved(self, name: str, x: jax.Array, rows: Rows) -> jax.Array:
         taps, bias = getattr(self, f"conv_{name}"), getattr(self, f"conv_{name}_bias")
@@ -141,18 +137,17 @@ class Mamba2Mixer(nnx.Module):
     def state_space(
         self, x_BxLxE: jax.Array, step_BxLxH: jax.Array, b: jax.Array, c: jax.Array, rows: Rows
     ) -> jax.Array:
-        """The recurrence and the skip, [B, L, E] in float32; b and c are [B, L, G·N]."""
+        """The recurrence and the skip, [B, L, E] as x; b and c are [B, L, G·N]."""
         config, (B, L, _) = self.config, x_BxLxE.shape
-        x_BxLxHxP = x_BxLxE.reshape(B, L, config.inner_heads, config.head_channels)
         step_bias = self.step_bias[...].astype(jnp.float32)
         y_BxLxHxP = state_space_duality(
-            x_BxLxHxP,
+            x_BxLxE.reshape(B, L, config.inner_heads, config.head_channels),
             jax.nn.softplus(step_BxLxH.astype(jnp.float32) + step_bias),
             -jnp.exp(self.log_decay[...].astype(jnp.float32)),
             *(m.reshape(B, L, config.map_groups, config.state) for m in (b, c)),
+            self.skip[...].astype(jnp.float32),
             keep_BxL=rows.keep_BxL,
             implementation=config.scan_implementation,
             chunk=config.scan_chunk,
         )
-        skip_Hx1 = self.skip[...].astype(jnp.float32)[:, None]
-        return (y_BxLxHxP + skip_Hx1 * x_BxLxHxP.astype(jnp.float32)).reshape(B, L, -1)
+        return y_BxLxHxP.reshape(B, L, -1)

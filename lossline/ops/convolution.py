@@ -69,13 +69,12 @@ def _shifted(x_BxLxE, w_WxE, runs_BxL, *, back: bool = False) -> Iterator[jax.Ar
     """
     W, L = w_WxE.shape[0], x_BxLxE.shape[1]
     pads = (0, W - 1) if back else (W - 1, 0)
-    x_BxLxE = x_BxLxE.astype(jnp.float32)
     padded = jnp.pad(x_BxLxE, ((0, 0), pads, (0, 0)))  # once: each pad is a copy
     runs = None if runs_BxL is None else jnp.pad(runs_BxL, ((0, 0), pads), constant_values=-1)
-    yield x_BxLxE
+    yield x_BxLxE.astype(jnp.float32)
     for lag in range(1, W):
         begin = lag if back else W - 1 - lag
-        neighbour_BxLxE = padded[:, begin : begin + L]
+        neighbour_BxLxE = padded[:, begin : begin + L].astype(jnp.float32)
         if runs is not None:
             same = runs_BxL == runs[:, begin : begin + L]
             neighbour_BxLxE = jnp.where(same[:, :, None], neighbour_BxLxE, 0)

@@ -1,7 +1,7 @@
 """State-space duality, the layer of Mamba-2 (Dao & Gu, 2405.21060).
 
     h[t] = exp(dt[t] a) h[t-1] + dt[t] x[t] b[t]ᵀ    per head, a [P, N] state; 0 before a document
-    y[t] = h[t] c[t]
+    y[t] = h[t] c[t] + skip x[t]
 
 The decay is one number per head and position, so that a chunk of Q positions is a masked
 attention: y = (c bᵀ ∘ decay) (dt x), plus what the state before the chunk contributes.
@@ -15,14 +15,18 @@ attention: y = (c bᵀ ∘ decay) (dt x), plus what the state before the chunk c
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.experimental.layout import Layout, with_layout_constraint
+from jax.sharding import PartitionSpec
 
 from lossline.errors import UserError
 from lossline.ops.backend import BACKENDS, choose, target_backend
+from lossline.sharding.mesh import BATCH_AXES
 
 IMPLEMENTATIONS = {"sequential": BACKENDS, "chunked": BACKENDS}
 CPU_CHUNK = 64
@@ -35,6 +39,7 @@ def state_space_duality(
     a_H: jax.Array,
     b_BxLxGxN: jax.Array,
     c_BxLxGxN: jax.Array,
+    skip_H: jax.Array,
     *,
     keep_BxL: jax.Array | None = None,
     implementation: str = "auto",
@@ -48,12 +53,13 @@ def state_space_duality(
         dt_BxLxH: step sizes, positive.
         a_H: negative decay rates.
         b_BxLxGxN, c_BxLxGxN: input and output maps; head h uses those of group ``h // (H / G)``.
+        skip_H: share of the input that is added to the output.
         keep_BxL: 0 (or False) where the state before is forgotten (a document begins), else 1.
         implementation: one of ``IMPLEMENTATIONS``; "auto" is "chunked".
         chunk: positions per chunk of "chunked", any length works; None: 64 on CPU, else 256.
 
     Returns:
-        y [B, L, H, P] in float32.
+        y [B, L, H, P] in x's dtype.
 
     Raises:
         UserError: G does not divide H, or an unknown implementation.
@@ -67,18 +73,25 @@ def state_space_duality(
     if implementation == "sequential":
         if keep_BxL is None:
             keep_BxL = jnp.ones(x_BxLxHxP.shape[:2], jnp.float32)
-        inputs = (x_BxLxHxP, dt_BxLxH, a_H, b_BxLxGxN, c_BxLxGxN, keep_BxL)
-        return sequential(*(x.astype(jnp.float32) for x in inputs))
+        inputs = (x_BxLxHxP, dt_BxLxH, a_H, b_BxLxGxN, c_BxLxGxN, skip_H, keep_BxL)
+        return sequential(*(x.astype(jnp.float32) for x in inputs)).astype(x_BxLxHxP.dtype)
     cpu = target_backend() == "cpu"
     if chunk is None:
         chunk = CPU_CHUNK if cpu else ACCELERATOR_CHUNK
-    if cpu:  # half precision is no faster in products so small, and XLA's CPU backend lacks some
-        x_BxLxHxP = x_BxLxHxP.astype(jnp.float32)
-    return _chunked(x_BxLxHxP, dt_BxLxH, a_H, b_BxLxGxN, c_BxLxGxN, keep_BxL, chunk)
+    # on CPU half precision is no faster in products so small, and XLA lacks some of them
+    inputs = x_BxLxHxP.astype(jnp.float32) if cpu else x_BxLxHxP
+    y_BxLxHxP = _chunked(inputs, dt_BxLxH, a_H, b_BxLxGxN, c_BxLxGxN, skip_H, keep_BxL, chunk)
+    return y_BxLxHxP.astype(x_BxLxHxP.dtype)
 
 
 def sequential(
-    x: jax.Array, dt: jax.Array, a: jax.Array, b: jax.Array, c: jax.Array, keep: jax.Array
+    x: jax.Array,
+    dt: jax.Array,
+    a: jax.Array,
+    b: jax.Array,
+    c: jax.Array,
+    skip: jax.Array,
+    keep: jax.Array,
 ) -> jax.Array:
     """The definition, one position after the other, in the inputs' dtype (float64 inputs stay
     float64).
@@ -95,11 +108,11 @@ def sequential(
 
     h0 = jnp.zeros((*x.shape[:1], *x.shape[2:], b.shape[3]), x.dtype)
     _, y_LxBxHxP = lax.scan(step, h0, tuple(v.swapaxes(0, 1) for v in (x, dt, b, c, keep)))
-    return y_LxBxHxP.swapaxes(0, 1)
+    return y_LxBxHxP.swapaxes(0, 1) + skip[:, None] * x
 
 
-def _chunked(x, dt, a, b, c, keep, chunk: int) -> jax.Array:
-    """Pads the length to C whole chunks of Q positions; heads as G groups of M."""
+def _chunked(x, dt, a, b, c, skip, keep, chunk: int) -> jax.Array:
+    """Pads the length to C whole chunks of Q positions; heads as G groups of M; positions last."""
     B, L, H, P = x.shape
     G, N = b.shape[2:]
     Q = min(chunk, L)
@@ -112,44 +125,84 @@ def _chunked(x, dt, a, b, c, keep, chunk: int) -> jax.Array:
 
     # documents counted from the chunk's beginning: 0 is the one that goes on from the chunk before
     run = None if keep is None else jnp.cumsum(by_chunk(1 - keep.astype(jnp.int32)), axis=2)
-    dt_BxCxGxMxQ = by_chunk(dt.astype(jnp.float32), G, H // G).transpose(0, 1, 3, 4, 2)
-    y_BxCxGxQxMxP = _scan_chunks(
-        by_chunk(x, G, H // G, P).swapaxes(2, 3),
+    dt_BxCxGxMxQ = jnp.moveaxis(by_chunk(dt.astype(jnp.float32), G, H // G), 2, -1)
+    y_BxLxE = _scan_chunks(
+        jnp.pad(x.reshape(B, L, H * P), ((0, 0), (0, padding), (0, 0))),
         dt_BxCxGxMxQ,
         dt_BxCxGxMxQ * a.astype(jnp.float32).reshape(G, H // G, 1),
         *(by_chunk(m.astype(x.dtype), G, N).swapaxes(2, 3) for m in (b, c)),
+        skip.astype(jnp.float32).reshape(G, H // G, 1),
         run,
     )
-    return y_BxCxGxQxMxP.swapaxes(2, 3).reshape(B, L + padding, H, P)[:, :L]
+    return y_BxLxE[:, :L].reshape(B, L, H, P)
 
 
 @jax.custom_vjp
 def _scan_chunks(
-    x_BxCxGxQxMxP: jax.Array,
+    x_BxLxE: jax.Array,
     dt_BxCxGxMxQ: jax.Array,
     log_decay_BxCxGxMxQ: jax.Array,
     b_BxCxGxQxN: jax.Array,
     c_BxCxGxQxN: jax.Array,
+    skip_GxMx1: jax.Array,
     run_BxCxQ: jax.Array | None,
 ) -> jax.Array:
-    """Outputs as x, in float32. Products are in x's dtype; dt and log_decay are float32."""
-    return _forward(
-        x_BxCxGxQxMxP, dt_BxCxGxMxQ, log_decay_BxCxGxMxQ, b_BxCxGxQxN, c_BxCxGxQxN, run_BxCxQ
-    )[0]
+    """Outputs as x. Products are in x's dtype; dt, log_decay and skip are float32."""
+    inputs = (x_BxLxE, dt_BxCxGxMxQ, log_decay_BxCxGxMxQ, b_BxCxGxQxN, c_BxCxGxQxN)
+    return _forward(*inputs, skip_GxMx1, run_BxCxQ)[0]
+
+
+def _turned(v_BxLxE: jax.Array, dt_BxCxGxMxQ: jax.Array) -> jax.Array:
+    """[B, C, G, M, P, Q]. Turned while heads and their channels are one axis: on TPU, splitting
+    the last axis into parts narrower than its 128 lanes is a copy, and splitting another is none.
+    """
+    B, C, G, M, Q = dt_BxCxGxMxQ.shape
+    v_BxCxExQ = _stored(v_BxLxE, G).reshape(B, C, Q, -1).swapaxes(2, 3)
+    return _stored(v_BxCxExQ.reshape(B, C, G, M, -1, Q), G)
+
+
+def _turned_back(v_BxCxGxMxPxQ: jax.Array) -> jax.Array:
+    B, C, G, M, P, Q = v_BxCxGxMxPxQ.shape
+    v_BxCxExQ = _stored(v_BxCxGxMxPxQ, G).reshape(B, C, G * M * P, Q)
+    return _stored(v_BxCxExQ.swapaxes(2, 3).reshape(B, C * Q, -1), G)
+
+
+def _stored(v: jax.Array, groups: int) -> jax.Array:
+    """``v``, [B, L, E] or [B, C, G, M, …], to be stored once as it is, row by row. Left to itself
+    XLA turns an array anew in every fusion that reads it (CPU), or widens half precision first and
+    stores that (TPU).
+    """
+
+    def pinned(v: jax.Array) -> jax.Array:
+        return with_layout_constraint(v, Layout(tuple(range(v.ndim))))
+
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.size == 1:
+        return pinned(v)
+    # XLA would gather the whole array to pin it, so that each device pins its share
+    batch = tuple(axis for axis in BATCH_AXES if axis in mesh.shape)
+    tensor = mesh.shape.get("tensor", 1)
+    rows = math.prod(mesh.shape[axis] for axis in batch)
+    by_group = groups % tensor == 0
+    heads = 3 if v.ndim > 3 and not by_group else 2
+    if v.shape[0] % rows or v.shape[heads] % tensor or not (by_group or groups == 1):
+        return v
+    spec = PartitionSpec(batch, *((None, "tensor") if heads == 2 else (None, None, "tensor")))
+    return jax.shard_map(pinned, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False)(v)
 
 
 class _Decays(NamedTuple):
     """Shares of a state or an input that are left after some time.
 
     Attributes:
-        elapsed: log decay from the chunk's (or its document's) beginning through each position,
-            [B, C, G, M, Q]; at most 0.
-        from_before: of the state before the chunk, at each position; as elapsed.
-        to_end: of the input at each position, at the chunk's end; as elapsed.
+        between: of the input at j, at i: [B, C, G, M, Q (j), Q (i)]; 0 where i is before j or in
+            another document.
+        from_before: of the state before the chunk, at each position, [B, C, G, M, Q].
+        to_end: of the input at each position, at the chunk's end; as from_before.
         whole: of the state before the chunk, at the chunk's end: [B, C, G, M].
     """
 
-    elapsed: jax.Array
+    between: jax.Array
     from_before: jax.Array
     to_end: jax.Array
     whole: jax.Array
@@ -158,15 +211,22 @@ class _Decays(NamedTuple):
 def _decays(log_decay: jax.Array, run: jax.Array | None) -> _Decays:
     # A masked product rather than a running sum less that of the document's beginning, so that
     # neither the value nor the gradient of a document knows of another, not even by rounding.
-    past = _past(run, log_decay.shape[-1]).astype(jnp.float32)
-    elapsed = jnp.einsum("...ij,...j->...i", past, log_decay, precision=lax.Precision.HIGHEST)
+    past = _past(run, log_decay.shape[-1])
+    elapsed = jnp.einsum(
+        "...ij,...j->...i",
+        past.astype(jnp.float32),
+        log_decay,
+        precision=lax.Precision.HIGHEST,
+    )
+    exponent = elapsed[..., None, :] - elapsed[..., :, None]
+    between = jnp.exp(jnp.where(past.swapaxes(-1, -2), exponent, -jnp.inf))
     from_before, to_end = elapsed, elapsed[..., -1:] - elapsed
     if run is not None:
         run = _of_heads(run)
         from_before = jnp.where(run == 0, from_before, -jnp.inf)
         to_end = jnp.where(run == run[..., -1:], to_end, -jnp.inf)
     from_before = jnp.exp(from_before)
-    return _Decays(elapsed, from_before, jnp.exp(to_end), from_before[..., -1])
+    return _Decays(between, from_before, jnp.exp(to_end), from_before[..., -1])
 
 
 def _past(run_BxCxQ: jax.Array | None, Q: int) -> jax.Array:
@@ -182,28 +242,29 @@ def _of_heads(run_BxCxQ: jax.Array) -> jax.Array:
     return run_BxCxQ[:, :, None, None]
 
 
-def _times(v_BxCxGxQxMxP: jax.Array, factor_BxCxGxMxQ: jax.Array) -> jax.Array:
-    return v_BxCxGxQxMxP * factor_BxCxGxMxQ.swapaxes(-1, -2)[..., None]
+def _times(v_BxCxGxMxPxQ: jax.Array, factor_BxCxGxMxQ: jax.Array) -> jax.Array:
+    return v_BxCxGxMxPxQ * factor_BxCxGxMxQ[..., None, :]
 
 
 def _einsum(subscripts: str, left: jax.Array, right: jax.Array) -> jax.Array:
     return jnp.einsum(subscripts, left, right, preferred_element_type=jnp.float32)
 
 
-def _forward(x, dt, log_decay, b, c, run):
-    """y = within the chunk + from the state before it. Kept for the backward: the inputs, the
-    outputs and the states before the chunks.
+def _forward(x_BxLxE, dt, log_decay, b, c, skip, run):
+    """y = within the chunk + from the state before it; out = y + skip · x. Kept for the backward:
+    the inputs, y and the states before the chunks.
     """
+    x = _turned(x_BxLxE, dt)
     decays = _decays(log_decay, run)
-    exponent = decays.elapsed[..., :, None] - decays.elapsed[..., None, :]
-    exponent = jnp.where(_past(run, dt.shape[-1]), exponent, -jnp.inf)
-    scores = _einsum("bcgin,bcgjn->bcgij", c, b)
-    weights = (scores[:, :, :, None] * jnp.exp(exponent)).astype(x.dtype)
+    scores = _einsum("bcgjn,bcgin->bcgji", b, c)
+    weights = (scores[:, :, :, None] * decays.between).astype(x.dtype)
     u = _times(x, dt)
-    before = _states_before(decays.whole, _einsum("bcgqn,bcgqmp->bcgnmp", b, _ended(u, decays, x)))
-    y = _times(_einsum("bcgqn,bcgnmp->bcgqmp", c, before.astype(x.dtype)), decays.from_before)
-    y = y + _einsum("bcgmij,bcgjmp->bcgimp", weights, u.astype(x.dtype))
-    return y, (x, dt, log_decay, b, c, run, before, y)
+    added = _einsum("bcgmpq,bcgqn->bcgmpn", _ended(u, decays, x), b)
+    before = _states_before(decays.whole, added, x.dtype)
+    y = _times(_einsum("bcgmpn,bcgqn->bcgmpq", before, c), decays.from_before)
+    y = y + _einsum("bcgmpj,bcgmji->bcgmpi", u.astype(x.dtype), weights)
+    out = _turned_back((y + _times(x, skip)).astype(x.dtype))
+    return out, (x_BxLxE, dt, log_decay, b, c, skip, run, before, y.astype(x.dtype))
 
 
 def _ended(u: jax.Array, decays: _Decays, like: jax.Array) -> jax.Array:
@@ -211,73 +272,92 @@ def _ended(u: jax.Array, decays: _Decays, like: jax.Array) -> jax.Array:
     return _times(u, decays.to_end).astype(like.dtype)
 
 
-def _states_before(whole_BxCxGxM: jax.Array, added_BxCxGxNxMxP: jax.Array) -> jax.Array:
-    """The state before each chunk, as added."""
+def _states_before(whole_BxCxGxM, added_BxCxGxMxPxN, dtype) -> jax.Array:
+    """The state before each chunk, [B, C, G, M, P, N] in ``dtype``; summed in float32."""
 
     def step(state: jax.Array, inputs: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         whole, added = inputs
-        return whole[:, :, None, :, None] * state + added, state
+        return whole[..., None, None] * state + added, state.astype(dtype)
 
-    inputs = (whole_BxCxGxM.swapaxes(0, 1), added_BxCxGxNxMxP.swapaxes(0, 1))
-    _, before = lax.scan(step, jnp.zeros_like(added_BxCxGxNxMxP[:, 0]), inputs)
+    inputs = (whole_BxCxGxM.swapaxes(0, 1), added_BxCxGxMxPxN.swapaxes(0, 1))
+    _, before = lax.scan(step, jnp.zeros_like(added_BxCxGxMxPxN[:, 0]), inputs)
     return before.swapaxes(0, 1)
 
 
-def _backward(residuals, g):
-    """Squares of a chunk are transposed, [inputs j, outputs i]: so only one small product has a
-    transposed left side, which XLA's CPU backend runs slowly.
+def _states_gradients(whole_BxCxGxM, dbefore_BxCxGxMxPxN, before_BxCxGxMxPxN):
+    """Of the states after each chunk, given what each chunk reads of the state before it.
 
-    The decays' gradient needs no sums over squares: scaling all weights of output i scales y[i],
-    and all weights of input j, dL/du[j]; hence y·g at i less u·du at j.
+    Returns:
+        [B, C, G, M, P, N] in before's dtype, and its sum over a state times that state,
+        [B, C, G, M] in float32.
     """
-    x, dt, log_decay, b, c, run, before, y = residuals
+
+    def step(dafter: jax.Array, inputs: tuple[jax.Array, ...]):
+        whole, dbefore, before = inputs
+        dstate = whole[..., None, None] * dafter + dbefore
+        return dstate, (dafter.astype(before.dtype), jnp.sum(dstate * before, axis=(-2, -1)))
+
+    inputs = (whole_BxCxGxM, dbefore_BxCxGxMxPxN, before_BxCxGxMxPxN)
+    nothing = jnp.zeros_like(dbefore_BxCxGxMxPxN[:, 0])  # after the last chunk nothing is read
+    _, (dafter, along) = lax.scan(
+        step, nothing, tuple(v.swapaxes(0, 1) for v in inputs), reverse=True
+    )
+    along = jnp.concatenate(
+        [along[1:], jnp.zeros_like(along[:1])]
+    )  # before a chunk: after its last
+    return dafter.swapaxes(0, 1), along.swapaxes(0, 1)
+
+
+def _backward(residuals, g_BxLxE):
+    """The decays' gradient needs no sums over squares: scaling all weights of output i scales
+    y[i], and all weights of input j, dL/du[j]; hence y·g at i less u·du at j.
+    """
+    x_BxLxE, dt, log_decay, b, c, skip, run, before, y = residuals
+    x, g = _turned(x_BxLxE, dt), _turned(g_BxLxE, dt)
     decays = _decays(log_decay, run)
-    exponent = decays.elapsed[..., None, :] - decays.elapsed[..., :, None]
-    past = _past(run, dt.shape[-1]).swapaxes(-1, -2)
-    decay = jnp.exp(jnp.where(past, exponent, -jnp.inf))
     u = _times(x, dt)
-    half_u, half_g, half_before = (v.astype(x.dtype) for v in (u, g, before))
 
     scores = _einsum("bcgjn,bcgin->bcgji", b, c)
-    weights = (scores[:, :, :, None] * decay).astype(x.dtype)
-    du = _einsum("bcgmji,bcgimp->bcgjmp", weights, half_g)
-    dweights = _einsum("bcgjmp,bcgimp->bcgmji", half_u, half_g)
-    dscores = _einsum("bcgmji,bcgmji->bcgji", dweights, decay).astype(x.dtype)
+    weights = (scores[:, :, :, None] * decays.between).astype(x.dtype)
+    du = _einsum("bcgmpi,bcgmji->bcgmpj", g, weights)
+    turned_u = u.astype(x.dtype).swapaxes(-1, -2)
+    if target_backend() == "cpu":  # where a product with a turned left side takes twice the time
+        turned_u = _stored(turned_u, dt.shape[2])
+    dweights = _einsum("bcgmjp,bcgmpi->bcgmji", turned_u, g)
+    dscores = _einsum("bcgmji,bcgmji->bcgji", dweights, decays.between).astype(x.dtype)
     db = _einsum("bcgji,bcgin->bcgjn", dscores, c)
     dc = _einsum("bcgji,bcgjn->bcgin", dscores, b)
 
     from_before = _times(g, decays.from_before).astype(x.dtype)
-    dc = dc + _einsum("bcgqmp,bcgnmp->bcgqn", from_before, half_before)
-    dbefore = _einsum("bcgqn,bcgqmp->bcgnmp", c, from_before)
-    dafter = _states_before(decays.whole[:, ::-1], dbefore[:, ::-1])[:, ::-1]
-    half_dafter = dafter.astype(x.dtype)
-    ended = _ended(u, decays, x)
-    du = du + _times(_einsum("bcgqn,bcgnmp->bcgqmp", b, half_dafter), decays.to_end)
-    db = db + _einsum("bcgqmp,bcgnmp->bcgqn", ended, half_dafter)
+    dc = dc + _einsum("bcgmpq,bcgmpn->bcgqn", from_before, before)
+    dbefore = _einsum("bcgmpq,bcgqn->bcgmpn", from_before, c)
+    dafter, along_state = _states_gradients(decays.whole, dbefore, before)
+    du = du + _times(_einsum("bcgmpn,bcgqn->bcgmpq", dafter, b), decays.to_end)
+    db = db + _einsum("bcgmpq,bcgmpn->bcgqn", _ended(u, decays, x), dafter)
 
-    added = _einsum("bcgqn,bcgqmp->bcgnmp", b, ended)
-    after = decays.whole[:, :, :, None, :, None] * before + added
-    delapsed = _sum_channels(y * g - u * du)
-    delapsed = delapsed.at[..., -1].add(_einsum("bcgnmp,bcgnmp->bcgm", dafter, after))
+    along_x, along_du = _sum_channels(g, x), _sum_channels(x, du)
+    delapsed = _sum_channels(y, g) - dt * along_du
+    delapsed = delapsed.at[..., -1].add(along_state)
     dlog_decay = jnp.einsum(
         "...ij,...i->...j",
         _past(run, dt.shape[-1]).astype(jnp.float32),
         delapsed,
         precision=lax.Precision.HIGHEST,
     )
-    dx = _times(du, dt).astype(x.dtype)
-    ddt = _sum_channels(x * du)
-    return dx, ddt, dlog_decay, db.astype(b.dtype), dc.astype(c.dtype), None
+    dx = _turned_back((_times(du, dt) + _times(g, skip)).astype(x.dtype))
+    dskip = jnp.sum(along_x, axis=(0, 1, 4))[..., None]
+    return dx, along_du, dlog_decay, db.astype(b.dtype), dc.astype(c.dtype), dskip, None
 
 
-def _sum_channels(v_BxCxGxQxMxP: jax.Array) -> jax.Array:
-    """Σ over channels, [B, C, G, M, Q], as a product of matrices: XLA's CPU backend takes ten times
-    as long for the sum of a product of two arrays.
+def _sum_channels(v_BxCxGxMxPxQ: jax.Array, w_BxCxGxMxPxQ: jax.Array) -> jax.Array:
+    """Σ over channels of the product, [B, C, G, M, Q]; on CPU as a product of matrices, as XLA
+    takes four times as long there for the sum.
     """
-    ones_P = jnp.ones(v_BxCxGxQxMxP.shape[-1], jnp.float32)
-    dimensions = (((v_BxCxGxQxMxP.ndim - 1,), (0,)), ((), ()))
-    sums = lax.dot_general(v_BxCxGxQxMxP, ones_P, dimensions, precision=lax.Precision.HIGHEST)
-    return sums.swapaxes(-1, -2)
+    product = v_BxCxGxMxPxQ.astype(jnp.float32) * w_BxCxGxMxPxQ.astype(jnp.float32)
+    if target_backend() != "cpu":
+        return jnp.sum(product, axis=-2)
+    ones = jnp.ones((*product.shape[:-2], 1, product.shape[-2]), jnp.float32)
+    return jnp.matmul(ones, product, precision=lax.Precision.HIGHEST)[..., 0, :]
 
 
 _scan_chunks.defvjp(_forward, _backward)

@@ -15,7 +15,8 @@ def make_inputs(B=2, L=37, H=4, P=3, G=2, N=5, seed=0):
     x, dt = rng.normal(size=(B, L, H, P)), rng.uniform(0.01, 0.5, size=(B, L, H))
     a = -rng.uniform(0.5, 4, size=H)
     b, c = rng.normal(size=(2, B, L, G, N))
-    return tuple(jnp.asarray(v, jnp.float32) for v in (x, dt, a, b, c))
+    skip = rng.normal(size=H)
+    return tuple(jnp.asarray(v, jnp.float32) for v in (x, dt, a, b, c, skip))
 
 
 def run(inputs, **options):
@@ -26,7 +27,7 @@ def gradients(inputs, **options):
     def total(*inputs):
         return jnp.sum(jnp.sin(state_space_duality(*inputs, **options)))
 
-    return jax.jit(jax.grad(total, argnums=(0, 1, 2, 3, 4)))(*inputs)
+    return jax.jit(jax.grad(total, argnums=range(6)))(*inputs)
 
 
 @pytest.mark.parametrize("length, chunk", [(37, 8), (5, 16), (32, 1), (64, 32)])
@@ -47,14 +48,15 @@ def test_chunked_equals_sequential_with_gradients(length, chunk, resets):
 @pytest.mark.parametrize("implementation", ["sequential", "chunked"])
 def test_matches_the_recurrence_written_in_numpy(implementation):
     inputs = make_inputs(B=1, L=9)
-    x, dt, a, b, c = (np.asarray(v, np.float64) for v in inputs)
+    x, dt, a, b, c, skip = (np.asarray(v, np.float64) for v in inputs)
     got = run(inputs, implementation=implementation, chunk=4)
     for head in range(4):
         h = np.zeros((3, 5))
         for t in range(9):
             decay, group = np.exp(dt[0, t, head] * a[head]), head // 2
             h = decay * h + np.outer(dt[0, t, head] * x[0, t, head], b[0, t, group])
-            np.testing.assert_allclose(got[0, t, head], h @ c[0, t, group], rtol=1e-5, atol=1e-6)
+            want = h @ c[0, t, group] + skip[head] * x[0, t, head]
+            np.testing.assert_allclose(got[0, t, head], want, rtol=1e-5, atol=1e-6)
 
 
 def test_neither_values_nor_gradients_cross_a_reset():
@@ -65,8 +67,8 @@ def test_neither_values_nor_gradients_cross_a_reset():
         return jnp.sum(jnp.sin(state_space_duality(*inputs, keep_BxL=keep, chunk=8)[:, 11:]))
 
     value, got = jax.jit(jax.value_and_grad(tail, argnums=(0, 1, 3, 4)))(*inputs)
-    x, dt, a, b, c = inputs
-    alone = run((x[:, 11:], dt[:, 11:], a, b[:, 11:], c[:, 11:]), chunk=8)
+    x, dt, a, b, c, skip = inputs
+    alone = run((x[:, 11:], dt[:, 11:], a, b[:, 11:], c[:, 11:], skip), chunk=8)
     np.testing.assert_allclose(value, jnp.sum(jnp.sin(alone)), rtol=1e-5)
     for gradient in got:
         assert not np.any(np.asarray(gradient[:, :11]))  # exactly 0
@@ -85,8 +87,8 @@ def test_no_gradient_from_the_future():
 
 
 def test_a_decay_that_underflows_leaves_finite_gradients():
-    x, dt, a, b, c = make_inputs()
-    inputs = (x, dt * 1e4, a, b, c)
+    x, dt, *others = make_inputs()
+    inputs = (x, dt * 1e4, *others)
     assert np.isfinite(run(inputs, chunk=8)).all()
     for gradient in gradients(inputs, chunk=8):
         assert np.isfinite(gradient).all()
@@ -95,8 +97,8 @@ def test_a_decay_that_underflows_leaves_finite_gradients():
 @pytest.mark.parametrize("implementation", ["sequential", "chunked"])
 def test_drift_from_float64_over_32768_positions(implementation):
     # slow decay: the state remembers hundreds of positions
-    x, dt, a, b, c = make_inputs(B=1, L=32768, H=2, P=2, G=1, N=4)
-    inputs = (x, dt * 0.02, a, b, c)
+    x, dt, *others = make_inputs(B=1, L=32768, H=2, P=2, G=1, N=4)
+    inputs = (x, dt * 0.02, *others)
     with jax.enable_x64():
         exact = sequential(
             *(jnp.asarray(np.asarray(v), jnp.float64) for v in inputs), jnp.ones((1, 32768))
@@ -110,12 +112,13 @@ def test_drift_from_float64_over_32768_positions(implementation):
 
 
 def test_bfloat16_products_stay_near_float32():
-    x, dt, a, b, c = make_inputs(L=256, P=64, G=1, N=64)
-    exact, wanted = run((x, dt, a, b, c), implementation="sequential"), gradients((x, dt, a, b, c))
-    half = (x.astype(jnp.bfloat16), dt, a, b.astype(jnp.bfloat16), c.astype(jnp.bfloat16))
+    inputs = make_inputs(L=256, P=64, G=1, N=64)
+    exact, wanted = run(inputs, implementation="sequential"), gradients(inputs)
+    x, dt, a, b, c, skip = inputs
+    half = (x.astype(jnp.bfloat16), dt, a, *(m.astype(jnp.bfloat16) for m in (b, c)), skip)
     with compiling_for("tpu"):  # where products are in the dtype of x
         got, slopes = run(half, chunk=64), gradients(half, chunk=64)
-    assert got.dtype == jnp.float32
+    assert got.dtype == jnp.bfloat16
     assert 1e-4 < jnp.linalg.norm(got - exact) / jnp.linalg.norm(exact) < 1e-2
     for slope, want in zip(slopes, wanted, strict=True):
         assert jnp.linalg.norm(slope - want) < 0.05 * jnp.linalg.norm(want)
@@ -130,6 +133,5 @@ def test_the_squares_of_a_chunk_are_not_kept_for_the_backward():
 
 
 def test_groups_that_do_not_divide_the_heads():
-    x, dt, a, b, c = make_inputs(H=4, G=3)
     with pytest.raises(UserError, match="3 groups of maps do not divide 4 heads"):
-        state_space_duality(x, dt, a, b, c)
+        state_space_duality(*make_inputs(H=4, G=3))

@@ -111,16 +111,17 @@ def test_the_duality_sends_only_the_maps_gradients(packed):
     whole = NamedSharding(mesh, PartitionSpec(BATCH_AXES))
     shapes = {"x": ((B, L, H, P), heads), "dt": ((B, L, H), heads)}
     shapes["a"] = ((H,), NamedSharding(mesh, PartitionSpec("tensor")))
-    shapes |= {"b": ((B, L, 1, N), whole), "c": ((B, L, 1, N), whole)}
+    shapes |= {"b": ((B, L, 1, N), whole), "c": ((B, L, 1, N), whole), "skip": shapes["a"]}
     arguments = [jax.ShapeDtypeStruct(s, jnp.float32, sharding=p) for s, p in shapes.values()]
     keep = jax.ShapeDtypeStruct((B, L), jnp.float32, sharding=whole)
 
-    def total(x, dt, a, b, c, keep):
+    def total(*inputs):
+        *inputs, keep = inputs
         keep = keep if packed else None
-        return jnp.sum(jnp.sin(state_space_duality(x, dt, a, b, c, keep_BxL=keep, chunk=chunk)))
+        return jnp.sum(jnp.sin(state_space_duality(*inputs, keep_BxL=keep, chunk=chunk)))
 
     with jax.set_mesh(mesh), compiling_for("tpu"):
-        step = jax.jit(jax.grad(total, argnums=(0, 1, 2, 3, 4)))
+        step = jax.jit(jax.grad(total, argnums=range(6)))
         compiled = step.lower(*arguments, keep).compile(compiler_options=QUICK)
     program = hlo.Program.parse(compiled.as_text())
     assert max(program.runs.values()) == L // chunk  # the chunks are a loop
