@@ -26,6 +26,7 @@ from lossline.tables.schema import (
     SetKind,
     Status,
 )
+from lossline.tables.units import in_bits
 
 __all__ = [
     "Problem",
@@ -252,6 +253,7 @@ def _bad_numbers(frame: pd.DataFrame, used: np.ndarray) -> Iterator[Problem]:
 def _bad_units(frame: pd.DataFrame, used: np.ndarray) -> Iterator[Problem]:
     yield from _means_against_sums(frame, used)
     yield from _bytes_per_token(frame, used)
+    yield from _bits_among_nats(frame, used)
 
 
 def _means_against_sums(frame: pd.DataFrame, used: np.ndarray) -> Iterator[Problem]:
@@ -330,6 +332,27 @@ def _usual(values: np.ndarray) -> tuple[float, int]:
     support = np.searchsorted(logs, logs + _BITS_TOLERANCE, "right")
     support -= np.searchsorted(logs, logs - _BITS_TOLERANCE, "left")
     return float(np.exp(logs[support.argmax()])), int(support.max())
+
+
+def _bits_among_nats(frame: pd.DataFrame, used: np.ndarray) -> Iterator[Problem]:
+    """Losses without sums or bits per byte beside them, held against those of runs alike."""
+    number = {name: frame[name].to_numpy(dtype="float64", na_value=np.nan) for name in _NUMBERS}
+    alone = used & np.isnan(number["nats"]) & np.isnan(number["bits_per_byte"])
+    for name in ("loss", "params", "tokens"):
+        alone &= np.isfinite(number[name]) & (number[name] > 0)
+    names = ("source", "architecture", "pretraining_data", "tokenizer", "eval_set")
+    keys = [frame[name].fillna("")[alone] for name in names]
+    for positions in pd.Series(np.flatnonzero(alone), keys[0].index).groupby(keys, sort=False):
+        place = positions[1].to_numpy()
+        loss, params, tokens = (number[name][place] for name in ("loss", "params", "tokens"))
+        for position in place[in_bits(loss, params, tokens)]:
+            yield Problem(
+                column="loss",
+                position=int(position),
+                what=f"{number['loss'][position]:.6g} is 1/ln 2 times what other rows of this set "
+                "lead to expect: nats are mixed with bits",
+                mend="loss is in nats per token, bits times ln 2",
+            )
 
 
 def _missing_measurements(frame: pd.DataFrame, used: np.ndarray) -> Iterator[Problem]:
