@@ -319,6 +319,17 @@ def test_command_names_a_missing_column_and_writes_nothing(tmp_path):
     assert not (tmp_path / "t.parquet").exists()
 
 
+def test_different_problems_of_one_column_are_told_apart(tmp_path):
+    points = pd.DataFrame({"params": 1e8, "flops": 1e19, "loss": [3.0, -1.0, np.inf, 2.9, np.inf]})
+    points["flops"] *= np.arange(1, 6)
+    points.to_csv(tmp_path / "points.csv", index=False)
+    notes = import_sweep("chinchilla", tmp_path / "points.csv").notes
+    assert sorted(notes) == [
+        "points.csv: column 'loss', 2 rows: 3, 5: loss: the value is infinite; set aside",
+        "points.csv: column 'loss', row 2: loss: -1 is negative; set aside",
+    ]
+
+
 def test_a_row_copied_twice_is_not_two_runs(tmp_path: Path) -> None:
     rows = pd.DataFrame({"params": [1e8, 2e8], "flops": [6e18, 2.4e19], "loss": [3.0, 2.8]})
     path = tmp_path / "points.csv"

@@ -1,5 +1,6 @@
 """The loss table: types, derived values, every kind of bad row, storage that is whole or absent."""
 
+import gzip
 import math
 import os
 
@@ -170,6 +171,29 @@ def test_a_broken_file_and_a_missing_one_are_one_line(tmp_path):
         tables.read(tmp_path / "t.parquet")
     with pytest.raises(UserError, match="no such file"):
         tables.read(tmp_path / "u.parquet")
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "expected"),
+    [
+        ("t.csv", lambda data: data.replace(b",", b";"), "separated by semicolons; save it with"),
+        ("t.csv", lambda data: data.decode().encode("utf-16"), "not text in UTF-8; save it anew"),
+        ("t.csv.gz", lambda data: gzip.compress(data)[:200], "is the file whole"),
+    ],
+)
+def test_files_that_other_programs_wrote_or_cut_are_one_line(
+    tmp_path, table, name, change, expected
+):
+    (tmp_path / name).write_bytes(change(table.to_csv(index=False).encode()))
+    with pytest.raises(UserError, match=expected):
+        tables.read(tmp_path / name)
+
+
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
+def test_windows_line_ends_and_a_byte_order_mark_do_no_harm(tmp_path, table, mark):
+    text = table.to_csv(index=False, lineterminator="\r\n").encode()
+    (tmp_path / "t.csv").write_bytes(mark + text)
+    pd.testing.assert_frame_equal(tables.read(tmp_path / "t.csv"), table)
 
 
 def test_load_finds_run_directories(table, tmp_path):

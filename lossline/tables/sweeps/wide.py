@@ -162,7 +162,8 @@ def set_aside(table: pd.DataFrame, where: str) -> tuple[pd.DataFrame, list[str]]
     places = list(
         zip(table["x_source_column"].map(str), table["x_source_row"].map(int), strict=True)
     )
-    found = [(*places[position], "no value (NaN)") for position in np.flatnonzero(failed)]
+    nothing = "no value (NaN)"
+    found = [(*places[position], nothing, nothing) for position in np.flatnonzero(failed)]
     table, problems = exclude_bad_rows(table)
     seen: set[int] = set()
     for problem in problems:
@@ -171,28 +172,24 @@ def set_aside(table: pd.DataFrame, where: str) -> tuple[pd.DataFrame, list[str]]
             column, row = places[problem.position]
             # A fact stands once in the source, however many sets its row measures.
             name = column if problem.column in QUANTITIES else problem.column
-            found.append((name, row, f"{problem.column}: {problem.what}"))
+            what = f"{problem.column}: {problem.what}"
+            found.append((name, row, f"{problem.column}: {problem.mend}", what))
     validate(table, where=where)
     return table.drop(columns=["x_source_row", "x_source_column"]), _summaries(found, where)
 
 
-def _summaries(found: list[tuple[str, int, str]], where: str, most: int = 5) -> list[str]:
-    """One line per source column and kind of problem, naming its first rows."""
-    rows: dict[tuple[str, str], list[int]] = {}
-    first: dict[tuple[str, str], str] = {}
-    for column, row, what in dict.fromkeys(found):
-        key = (column, what.split(":")[0])
-        rows.setdefault(key, []).append(row)
-        first.setdefault(key, what)
+def _summaries(found: list[tuple[str, int, str, str]], where: str, most: int = 5) -> list[str]:
+    """One line per source column and kind of problem, naming its first rows; ``found`` holds
+    column, row, kind and what is said of that row."""
+    rows: dict[tuple[str, str], dict[int, str]] = {}
+    for column, row, kind, what in found:
+        rows.setdefault((column, kind), {}).setdefault(row, what)
     lines = []
-    for (column, kind), numbered in rows.items():
-        listed = ", ".join(str(row) for row in numbered[:most]) + (
-            ", …" if len(numbered) > most else ""
-        )
+    for (column, _), said in rows.items():
+        numbered = sorted(said)
+        listed = ", ".join(str(row) for row in numbered[:most]) + (", …" if numbered[most:] else "")
         unit = "row" if len(numbered) == 1 else f"{len(numbered)} rows:"
-        lines.append(
-            f"{where}: column {column!r}, {unit} {listed}: {first[column, kind]}; set aside"
-        )
+        lines.append(f"{where}: column {column!r}, {unit} {listed}: {said[numbered[0]]}; set aside")
     return lines
 
 
