@@ -190,6 +190,16 @@ def test_an_interrupted_fit_leaves_nothing(saved, monkeypatch, instant):
     assert [path.name for path in saved.parent.iterdir()] == ["losses.parquet"]
 
 
+def test_a_place_that_refuses_says_so_before_the_fit(saved, monkeypatch):
+    def fitted(*_, **__):
+        raise AssertionError("fitted first")
+
+    monkeypatch.setattr(fit_command, "fit_study", fitted)
+    with pytest.raises((OSError, UserError)):
+        fit_to_folder(command(saved, out=str(saved / "fits")))  # below a file
+    assert [path.name for path in saved.parent.iterdir()] == ["losses.parquet"]
+
+
 def test_what_a_killed_fit_left_is_removed(saved, instant):
     left = saved.parent / ".fits.partial-999999999"
     left.mkdir()

@@ -85,14 +85,12 @@ def fit_to_folder(options: FitCommand) -> StudyResults | None:
             f"{out}: holds the results of other inputs; choose another --out, or give --replace"
         )
     started = time.monotonic()
-    results = fit_study(table, options, say=lambda text: _say(started, text))
-    left_out = pd.concat([dropped, results.excluded], ignore_index=True) if len(dropped) else None
-    results = dataclasses.replace(
-        results,
-        provenance=_provenance(options, fingerprint),
-        excluded=results.excluded if left_out is None else left_out,
-    )
-    with _folder(out, fingerprint) as partial:
+    with _folder(out, fingerprint) as partial:  # first of all: a place that refuses says so at once
+        results = fit_study(table, options, say=lambda text: _say(started, text))
+        if len(dropped):
+            everything = pd.concat([dropped, results.excluded], ignore_index=True)
+            results = dataclasses.replace(results, excluded=everything)
+        results = dataclasses.replace(results, provenance=_provenance(options, fingerprint))
         save_results(results, partial)
         text = verdict(results)
         (partial / "verdict.txt").write_text(text + "\n", encoding="utf-8")

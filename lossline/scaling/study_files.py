@@ -76,7 +76,10 @@ def start_folder(out: Path) -> Path:
         if not _alive(int(left.name.rsplit("-", 1)[1])):
             shutil.rmtree(left)
     partial = out.parent / f".{out.name}.partial-{os.getpid()}"
-    partial.mkdir()
+    try:
+        partial.mkdir()
+    except FileNotFoundError:  # as /proc answers
+        raise UserError(f"{out}: no folder can be made there; choose another --out") from None
     return partial
 
 
