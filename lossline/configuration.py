@@ -17,6 +17,7 @@ import hashlib
 import inspect
 import json
 import logging
+import os
 import re
 import sys
 import types
@@ -96,20 +97,34 @@ def run_verb(
     except UserError as error:
         print(f"lossline {name}: error: {error}", file=sys.stderr)
         sys.exit(2)
-    except OSError as error:
-        if error.errno not in _PLACES:
+    except Exception as error:
+        if (refusal := _refusal_of_a_place(error)) is None:
             raise  # a bug
-        where = f"{error.filename}: " if error.filename else ""
-        print(
-            f"lossline {name}: error: {where}{error.strerror}; {_PLACES[error.errno]}",
-            file=sys.stderr,
-        )
+        print(f"lossline {name}: error: {refusal}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print(
             f"lossline {name}: interrupted; the same command goes on where it was", file=sys.stderr
         )
         sys.exit(130)
+
+
+def _refusal_of_a_place(error: Exception) -> str | None:
+    """What a file system has refused, where, and the mend; None where it is another error.
+
+    Libraries in C++ and Rust tell the number of the system's error in their text.
+    """
+    if isinstance(error, OSError):
+        number, where = error.errno, error.filename
+    else:
+        text = " ".join([str(error), *getattr(error, "__notes__", ())])
+        told = re.search(r"os error (\d+)|os_error_code='(\d+)'", text)
+        number = int(told[1] or told[2]) if told else None
+        found = re.search(r'local file "([^"]+)"', text)
+        where = found[1] if found else None
+    if number not in _PLACES:
+        return None
+    return f"{f'{where}: ' if where else ''}{os.strerror(number)}; {_PLACES[number]}"
 
 
 def build_options(

@@ -7,12 +7,14 @@ from __future__ import annotations
 import contextlib
 import math
 import shutil
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from flax import nnx
 
@@ -132,6 +134,7 @@ def _write_run(
     step = options.step or 1
     identity = {"__class__": "ImportedRun", "model": config.to_dict()}
     run, there = claim(target, identity)
+    _require_room(target, sum(leaf.nbytes for leaf in jax.tree.leaves(params)))
     target.mkdir(parents=True, exist_ok=True)
     with run.lock(), _removed_if_it_fails(None if there else target):
         if step in run.checkpoint_steps():
@@ -155,9 +158,22 @@ def _removed_if_it_fails(folder: Path | None) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        if folder is not None:
-            shutil.rmtree(folder, ignore_errors=True)
+        for _ in range(10):  # a thread of Orbax's may still write
+            if folder is not None and folder.exists():
+                shutil.rmtree(folder, ignore_errors=True)
+                time.sleep(0.05)
         raise
+
+
+def _require_room(target: Path, size: float) -> None:
+    """Refuses to begin what the disk cannot hold."""
+    folder = next(parent for parent in target.absolute().parents if parent.exists())
+    free = shutil.disk_usage(folder).free
+    if size > free:
+        raise UserError(
+            f"{target} needs {size / 1e9:.3f} GB, but {folder} has {free / 1e9:.3f} GB left; make "
+            "room there, or name another target"
+        )
 
 
 def export_run(options: ConvertOptions) -> None:
@@ -175,6 +191,8 @@ def export_run(options: ConvertOptions) -> None:
             f"convert.tokenizer: no file {tokenizer}; name the tokenizer.json of the run"
         )
     config = models.config_from_dict(run.config["model"])
+    width = np.dtype(options.dtype or config.param_dtype).itemsize
+    _require_room(target, width * config.num_params().total)
     params = restore_arrays(run, step, _on_host(config))
     write_model(
         target,

@@ -166,6 +166,12 @@ def test_a_place_that_cannot_be_written_is_a_persons_mistake(tmp_path, capsys) -
     def full(options: Options) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
+    def library(options: Options) -> None:
+        raise ValueError(
+            'Error writing "a/0" in local file "/runs/x/": Failed to write 4 bytes to file 18: '
+            "No space left on device [os_error_code='28']"
+        )
+
     def missing(options: Options) -> None:
         Path(options.out).read_text()
 
@@ -177,6 +183,11 @@ def test_a_place_that_cannot_be_written_is_a_persons_mistake(tmp_path, capsys) -
         (write, "file/x", f"error: {tmp_path}/file/x: Not a directory; name another place"),
         (write, "file", f"error: {tmp_path}/file: File exists; name another place"),
         (full, "x", "error: No space left on device; make room there, or name another place"),
+        (
+            library,
+            "x",
+            "error: /runs/x/: No space left on device; make room there, or name another place",
+        ),
     ):
         with pytest.raises(SystemExit) as exit_:
             run(dataclasses.replace(VERB, run=does), tmp_path / out)

@@ -30,9 +30,8 @@ import orbax.checkpoint as ocp
 from lossline.errors import UserError
 from lossline.training.run_directory import MANIFEST, RunDirectory, read_json, write_json
 
-logging.getLogger("absl").setLevel(
-    logging.ERROR
-)  # Orbax narrates every save at level INFO and WARNING
+# Orbax narrates every save, and logs with its traceback what it raises as well.
+logging.getLogger("absl").setLevel(logging.CRITICAL)
 
 PARTS = ("params", "optimizer")
 

@@ -95,7 +95,8 @@ def train(options: TrainOptions) -> RunDirectory:
         except (UserError, KeyboardInterrupt):
             raise
         except Exception as error:
-            job.note(RunState.FAILED, f"{type(error).__name__}: {error}".splitlines()[0])
+            with contextlib.suppress(OSError):  # of a full disk, say: the first error is the one
+                job.note(RunState.FAILED, f"{type(error).__name__}: {error}".splitlines()[0])
             raise
     return run
 

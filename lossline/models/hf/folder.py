@@ -285,7 +285,11 @@ def _write_shards(
         arrays = {
             name: _theirs(config, params, tensor, layer, dtype) for name, tensor, layer in names
         }
-        save_file(arrays, folder / file, metadata={"format": "pt"})
+        try:
+            save_file(arrays, folder / file, metadata={"format": "pt"})
+        except safetensors.SafetensorError as error:
+            error.add_note(f'local file "{folder / file}"')
+            raise
         where.update(dict.fromkeys(arrays, file))
         total += sum(array.nbytes for array in arrays.values())
     if len(shards) > 1:

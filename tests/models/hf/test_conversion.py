@@ -2,8 +2,10 @@
 went in.
 """
 
+import contextlib
 import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -146,12 +148,23 @@ def test_an_import_that_fails_leaves_nothing_and_a_killed_one_is_repeated(
             convert(reading(folder, target))
         assert not target.exists()
         # a kill cleans nothing up
-        patched.setattr("lossline.conversion.shutil.rmtree", lambda *_, **__: None)
+        patched.setattr("lossline.conversion._removed_if_it_fails", contextlib.nullcontext)
         with pytest.raises(OSError, match="No space"):
             convert(reading(folder, target))
     assert RunDirectory.open(target).checkpoint_steps() == []
     convert(reading(folder, target))
     assert RunDirectory.open(target).checkpoint_steps() == [10]
+
+
+def test_what_the_disk_cannot_hold_is_refused_before_it_is_begun(folder, tmp_path, monkeypatch):
+    convert(reading(folder, tmp_path / "run"))
+    out = ConvertOptions(source=str(tmp_path / "run"), target=str(tmp_path / "deep" / "out"))
+    usage = shutil.disk_usage(tmp_path)._replace(free=1000)
+    monkeypatch.setattr("lossline.conversion.shutil.disk_usage", lambda _: usage)
+    for again, target in ((reading(folder, tmp_path / "more"), "more"), (out, "deep")):
+        with pytest.raises(UserError, match=r"GB, but .* has 0.000 GB left; make room there"):
+            convert(again)
+        assert not (tmp_path / target).exists()
 
 
 def test_no_longer_context_than_learned_positions(tmp_path):
