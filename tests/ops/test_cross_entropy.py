@@ -43,8 +43,9 @@ def test_equals_reference_with_gradients(shape, chunk, vocab_size, dtype, bound)
             chunk=chunk,
         )
 
-    got = measure(x, w, weights, "chunked")
-    want = measure(x.astype(jnp.float32), w, weights, "reference")
+    measured = jax.jit(measure, static_argnums=3)
+    got = measured(x, w, weights, "chunked")
+    want = measured(x.astype(jnp.float32), w, weights, "reference")
     assert got.nats_T.shape == got.correct_T.shape == got.logsumexp_T.shape == shape
     assert got.nats_T.dtype == jnp.float32 and got.correct_T.dtype == bool
     for name in ("total", "nats_T", "logsumexp_T"):
@@ -61,7 +62,7 @@ def test_equals_reference_with_gradients(shape, chunk, vocab_size, dtype, bound)
     )
     for objective in objectives:
         gradients = [
-            jax.grad(lambda *a, i=i, o=objective: o(measure(*a, i)), argnums=(0, 1, 2))(
+            jax.jit(jax.grad(lambda *a, i=i, o=objective: o(measure(*a, i)), argnums=(0, 1, 2)))(
                 y, w, weights
             )
             for i, y in (("chunked", x), ("reference", x.astype(jnp.float32)))
@@ -95,8 +96,9 @@ def test_weightless_tokens_change_nothing():
     def total(x, w, targets, weights):
         return linear_cross_entropy(x, w, targets, weights_T=weights, z_loss=0.1, chunk=7).total
 
-    whole = jax.value_and_grad(total, argnums=1)(x, w, targets.at[20:].set(0), weights)
-    part = jax.value_and_grad(total, argnums=1)(x[:20], w, targets[:20], weights[:20])
+    both = jax.jit(jax.value_and_grad(total, argnums=1))
+    whole = both(x, w, targets.at[20:].set(0), weights)
+    part = both(x[:20], w, targets[:20], weights[:20])
     np.testing.assert_allclose(whole[0], part[0], rtol=1e-5)
     np.testing.assert_allclose(whole[1], part[1], atol=1e-4)
 

@@ -18,11 +18,15 @@ def make_inputs(B=2, L=37, E=6, N=4, seed=0):
     return tuple(jnp.asarray(x, jnp.float32) for x in (u, dt, a, b, c))
 
 
+def run(inputs, **options):
+    return jax.jit(lambda *inputs: selective_scan(*inputs, **options))(*inputs)
+
+
 def gradients(inputs, **options):
     def total(*inputs):
         return jnp.sum(jnp.sin(selective_scan(*inputs, **options)))
 
-    return jax.grad(total, argnums=(0, 1, 2, 3, 4))(*inputs)
+    return jax.jit(jax.grad(total, argnums=(0, 1, 2, 3, 4)))(*inputs)
 
 
 @pytest.mark.parametrize("length, chunk", [(37, 8), (5, 16), (32, 1)])
@@ -32,8 +36,8 @@ def test_chunked_equals_sequential_with_gradients(length, chunk, resets):
     keep = None
     if resets:
         keep = jnp.asarray(np.random.default_rng(1).random((2, length)) > 0.2, jnp.float32)
-    expected = selective_scan(*inputs, keep_BxL=keep, implementation="sequential")
-    got = selective_scan(*inputs, keep_BxL=keep, chunk=chunk)
+    expected = run(inputs, keep_BxL=keep, implementation="sequential")
+    got = run(inputs, keep_BxL=keep, chunk=chunk)
     np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5)
     wanted = gradients(inputs, keep_BxL=keep, implementation="sequential")
     for got, want in zip(gradients(inputs, keep_BxL=keep, chunk=chunk), wanted, strict=True):
@@ -44,8 +48,8 @@ def test_one_row_equals_sequential_with_gradients():
     """On CPU a single row is run as two of half the channels."""
     inputs = make_inputs(B=1, L=11)
     keep = jnp.ones((1, 11)).at[0, 5].set(0)
-    got = selective_scan(*inputs, keep_BxL=keep, chunk=4)
-    expected = selective_scan(*inputs, keep_BxL=keep, implementation="sequential")
+    got = run(inputs, keep_BxL=keep, chunk=4)
+    expected = run(inputs, keep_BxL=keep, implementation="sequential")
     np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5)
     wanted = gradients(inputs, keep_BxL=keep, implementation="sequential")
     for got, want in zip(gradients(inputs, keep_BxL=keep, chunk=4), wanted, strict=True):
@@ -53,23 +57,23 @@ def test_one_row_equals_sequential_with_gradients():
 
 
 def test_matches_the_recurrence_written_in_numpy():
-    u, dt, a, b, c = (np.asarray(x, np.float64) for x in make_inputs(B=1, L=9))
+    inputs = make_inputs(B=1, L=9)
+    got = run(inputs)[0]
+    u, dt, a, b, c = (np.asarray(x, np.float64) for x in inputs)
     h = np.zeros(a.shape)
     for t in range(9):
         h = np.exp(dt[0, t] * a) * h + np.outer(b[0, t], dt[0, t] * u[0, t])
-        got = selective_scan(*make_inputs(B=1, L=9))[0, t]
-        np.testing.assert_allclose(got, c[0, t] @ h, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(got[t], c[0, t] @ h, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("implementation", ["sequential", "chunked"])
 def test_reset_forgets_everything_before(implementation):
     inputs = make_inputs(B=1, L=20)
     keep = jnp.ones((1, 20)).at[0, 12].set(0)
-    whole = selective_scan(*inputs, keep_BxL=keep, implementation=implementation, chunk=8)
+    whole = run(inputs, keep_BxL=keep, implementation=implementation, chunk=8)
     u, dt, a, b, c = inputs
-    tail = selective_scan(
-        u[:, 12:], dt[:, 12:], a, b[:, 12:], c[:, 12:], implementation=implementation
-    )
+    inputs = u[:, 12:], dt[:, 12:], a, b[:, 12:], c[:, 12:]
+    tail = run(inputs, implementation=implementation)
     np.testing.assert_allclose(whole[:, 12:], tail, rtol=1e-5, atol=1e-6)
 
 
@@ -80,11 +84,11 @@ def test_drift_from_float64_over_32768_positions(implementation):
     u, dt, a, b, c = inputs
     inputs = (u, dt * 0.02, a, b, c)
     with jax.enable_x64():
-        exact = sequential(
+        exact = jax.jit(sequential)(
             *(jnp.asarray(np.asarray(x), jnp.float64) for x in inputs), jnp.ones((1, 32768))
         )
         exact = np.asarray(exact)
-    got = np.asarray(selective_scan(*inputs, implementation=implementation))
+    got = np.asarray(run(inputs, implementation=implementation))
     drift = np.max(np.abs(got - exact), axis=(0, 2)) / np.max(np.abs(exact))
     assert drift.max() < 1e-5
     assert (

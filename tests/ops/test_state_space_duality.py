@@ -100,7 +100,7 @@ def test_drift_from_float64_over_32768_positions(implementation):
     x, dt, *others = make_inputs(B=1, L=32768, H=2, P=2, G=1, N=4)
     inputs = (x, dt * 0.02, *others)
     with jax.enable_x64():
-        exact = sequential(
+        exact = jax.jit(sequential)(
             *(jnp.asarray(np.asarray(v), jnp.float64) for v in inputs), jnp.ones((1, 32768))
         )
         exact = np.asarray(exact)
@@ -127,7 +127,8 @@ def test_bfloat16_products_stay_near_float32():
 def test_the_squares_of_a_chunk_are_not_kept_for_the_backward():
     B, L, H, Q = 2, 512, 4, 64
     inputs = make_inputs(B=B, L=L, H=H)
-    _, backward = jax.vjp(lambda *v: state_space_duality(*v, chunk=Q), *inputs)
+    both = jax.jit(lambda *v: jax.vjp(lambda *v: state_space_duality(*v, chunk=Q), *v))
+    _, backward = both(*inputs)
     kept = max(leaf.size for leaf in jax.tree.leaves(backward))
     assert kept < B * L * Q  # one [Q, Q] tensor per chunk and row
 

@@ -29,7 +29,8 @@ def value_and_gradients(call, q, k, v, slopes):
         out = call(q, k, v)
         return jnp.sum(out.astype(jnp.float32) * slopes), out
 
-    (_, out), gradients = jax.value_and_grad(total, argnums=(0, 1, 2), has_aux=True)(q, k, v)
+    both = jax.jit(jax.value_and_grad(total, argnums=(0, 1, 2), has_aux=True))
+    (_, out), gradients = both(q, k, v)
     return out, *gradients
 
 
@@ -70,8 +71,7 @@ def test_equals_the_definition_with_gradients(monkeypatch, masked, G, dtype):
 def test_sharded_equals_the_definition_with_gradients(options, H, G):
     q, k, v, runs, slopes = make_inputs(H=H, G=G, rows=4)
     with jax.set_mesh(make_mesh(options)):
-        call = jax.jit(lambda *x: value_and_gradients(splash(runs), *x, slopes))
-        found = call(q, k, v)
+        found = value_and_gradients(splash(runs), q, k, v, slopes)
     expected = value_and_gradients(lambda *x: reference(*x, runs_BxL=runs), q, k, v, slopes)
     assert_close(found, expected)
 

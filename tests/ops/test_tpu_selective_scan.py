@@ -25,9 +25,8 @@ def value_and_gradients(scan, u, dt, a, b, c, keep, slopes):
         y = scan(u, dt, a, b, c, keep)
         return jnp.sum(y * slopes), y
 
-    (_, y), gradients = jax.value_and_grad(total, argnums=(0, 1, 2, 3, 4), has_aux=True)(
-        u, dt, a, b, c
-    )
+    both = jax.jit(jax.value_and_grad(total, argnums=(0, 1, 2, 3, 4), has_aux=True))
+    (_, y), gradients = both(u, dt, a, b, c)
     return y, *gradients
 
 
@@ -50,7 +49,7 @@ def test_equals_sequential_with_gradients_over_chunks_and_resets(N):
 def test_drift_from_float64_over_32768_positions():
     u, dt, a, b, c, keep, _ = make_inputs(L=32768)
     dt, keep = dt * 0.02, jnp.ones_like(keep)  # the state remembers hundreds of positions
-    got = np.asarray(kernel(u, dt, a, b, c, keep), np.float64)[0]
+    got = np.asarray(jax.jit(kernel)(u, dt, a, b, c, keep), np.float64)[0]
     wide = [np.asarray(x, np.float64) for x in (u[0], dt[0], a, b[0], c[0])]
     drift = np.abs(got - exact_scan(*wide)).max(axis=1) / np.abs(got).max()
     assert drift.max() < 1e-5
@@ -80,7 +79,7 @@ def test_blocks_of_channels_and_halves_of_precision(monkeypatch):
 def test_sharded_equals_sequential():
     inputs = make_inputs(B=4, L=128, E=256)
     with jax.set_mesh(make_mesh(MeshOptions(data=2, fsdp=2, tensor=2))):
-        found = jax.jit(lambda *x: value_and_gradients(kernel, *x))(*inputs)
+        found = value_and_gradients(kernel, *inputs)
     assert_close(found, value_and_gradients(sequential, *inputs))
 
 
