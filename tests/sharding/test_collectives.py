@@ -70,7 +70,7 @@ def test_sharded_loss_and_gradients_equal_the_definition(mesh):
         found = jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))(*place(mesh))
     whole = [np.asarray(array) for array in place(mesh)]
     definition = lambda *arrays: loss(*arrays, implementation="reference")  # noqa: E731
-    expected = jax.value_and_grad(definition, argnums=(0, 1))(*whole)
+    expected = jax.jit(jax.value_and_grad(definition, argnums=(0, 1)))(*whole)
     for got, want in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(got, want, rtol=2e-5, atol=2e-5 * np.abs(want).max())
 
