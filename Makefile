@@ -19,7 +19,7 @@ study: $(VENV)/.installed-data
 
 test: $(VENV)/.installed-dev
 	@echo "[tests] the whole suite, slow ones included"
-	@$(BIN)/python -m pytest --numprocesses=auto --maxprocesses=8 --dist=loadfile $(ARGS)
+	@$(BIN)/python -m pytest --numprocesses=auto --maxprocesses=8 --dist=worksteal $(ARGS)
 
 lint: $(VENV)/.installed-dev
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy lossline
