@@ -140,11 +140,13 @@ class Mamba2Mixer(nnx.Module):
         """The recurrence and the skip, [B, L, E] as x; b and c are [B, L, G·N]."""
         config, (B, L, _) = self.config, x_BxLxE.shape
         step_bias = self.step_bias[...].astype(jnp.float32)
+        b_BxLxGxN, c_BxLxGxN = (m.reshape(B, L, config.map_groups, config.state) for m in (b, c))
         y_BxLxHxP = state_space_duality(
             x_BxLxE.reshape(B, L, config.inner_heads, config.head_channels),
             jax.nn.softplus(step_BxLxH.astype(jnp.float32) + step_bias),
             -jnp.exp(self.log_decay[...].astype(jnp.float32)),
-            *(m.reshape(B, L, config.map_groups, config.state) for m in (b, c)),
+            b_BxLxGxN,
+            c_BxLxGxN,
             self.skip[...].astype(jnp.float32),
             keep_BxL=rows.keep_BxL,
             implementation=config.scan_implementation,

@@ -74,13 +74,13 @@ def state_space_duality(
         if keep_BxL is None:
             keep_BxL = jnp.ones(x_BxLxHxP.shape[:2], jnp.float32)
         inputs = (x_BxLxHxP, dt_BxLxH, a_H, b_BxLxGxN, c_BxLxGxN, skip_H, keep_BxL)
-        return sequential(*(x.astype(jnp.float32) for x in inputs)).astype(x_BxLxHxP.dtype)
+        return sequential(*(v.astype(jnp.float32) for v in inputs)).astype(x_BxLxHxP.dtype)
     cpu = target_backend() == "cpu"
     if chunk is None:
         chunk = CPU_CHUNK if cpu else ACCELERATOR_CHUNK
     # on CPU half precision is no faster in products so small, and XLA lacks some of them
-    inputs = x_BxLxHxP.astype(jnp.float32) if cpu else x_BxLxHxP
-    y_BxLxHxP = _chunked(inputs, dt_BxLxH, a_H, b_BxLxGxN, c_BxLxGxN, skip_H, keep_BxL, chunk)
+    x = x_BxLxHxP.astype(jnp.float32) if cpu else x_BxLxHxP
+    y_BxLxHxP = _chunked(x, dt_BxLxH, a_H, b_BxLxGxN, c_BxLxGxN, skip_H, keep_BxL, chunk)
     return y_BxLxHxP.astype(x_BxLxHxP.dtype)
 
 
