@@ -258,6 +258,8 @@ def test_a_long_table_by_a_mapping(tmp_path):
         ('unit = "bit"', 'unit = "bits"', "unit = 'bit': must be nats or bits"),
         ('kind = "test"', 'kind = "task"', "kind = 'test': must be one of validation, task"),
         ('"Name', '"Name"', "not valid TOML"),
+        ("3", '"Name"', "[columns] run_id = 3: must be the name of a column in quotes"),
+        ("3", '"c4 bits"', "[sets.c4] loss = 3: must be the name of a column in quotes"),
         ("", 'run_id = "Name"\n', "[columns] lacks run_id"),
         ("", MAPPING[MAPPING.index("[sets.c4]") :], "no evaluation set"),
     ],
@@ -267,6 +269,18 @@ def test_mistakes_in_a_mapping_are_named(tmp_path, export, wrong, right, expecte
     with pytest.raises(UserError) as caught:
         import_sweep("csv", export, mapping=tmp_path / "m.toml")
     assert expected in str(caught.value)
+
+
+def test_sets_that_are_no_sections_are_named(tmp_path, export):
+    text = MAPPING[: MAPPING.index("[sets.c4]")]
+    (tmp_path / "m.toml").write_text(f"sets = 3\n{text}")
+    with pytest.raises(UserError, match=r"'sets' must be sections \[sets.NAME\]"):
+        import_sweep("csv", export, mapping=tmp_path / "m.toml")
+
+
+def test_a_byte_order_mark_before_a_mapping_does_no_harm(tmp_path, export):
+    (tmp_path / "m.toml").write_text(MAPPING, encoding="utf-8-sig")
+    assert read_mapping(tmp_path / "m.toml").source == "mine"
 
 
 def test_the_documented_mapping_is_valid(tmp_path):

@@ -89,7 +89,7 @@ def read_mapping(path: Path) -> ColumnMapping:
             f"{path}: no such mapping file; see `python -m lossline.import_sweep --help`"
         )
     try:
-        tree = tomllib.loads(path.read_text(encoding="utf-8"))
+        tree = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not valid TOML: {error}") from error
     _check_names(path, "section", tree, _SECTIONS)
@@ -103,10 +103,19 @@ def read_mapping(path: Path) -> ColumnMapping:
             [n for n in given if not n.startswith(EXTRA_PREFIX)],
             COLUMN_NAMES,
         )
+    for name, column in columns.items():
+        _check_column(
+            path,
+            f"[columns] {name}",
+            column,
+            "; what is the same for every row goes into [constants]",
+        )
     both = sorted(set(columns) & set(constants))
     if both:
         raise UserError(f"{path}: {both[0]!r} is in [columns] and in [constants]; keep one of them")
     sets = tree.get("sets", {})
+    if not isinstance(sets, dict):
+        raise UserError(f"{path}: 'sets' must be sections [sets.NAME], one for each evaluation set")
     measures = tuple(_measure(path, name, given) for name, given in sets.items())
     if not measures and "eval_set" not in columns and "eval_set" not in constants:
         raise UserError(
@@ -133,6 +142,13 @@ def _check_names(path: Path, what: str, given: Iterable[str], known: Sequence[st
             )
 
 
+def _check_column(path: Path, what: str, column: object, more: str = "") -> None:
+    if not isinstance(column, str):
+        raise UserError(
+            f"{path}: {what} = {column!r}: must be the name of a column in quotes{more}"
+        )
+
+
 def _measure(path: Path, name: str, given: Any) -> Measure:
     if not isinstance(given, dict):
         raise UserError(
@@ -141,6 +157,8 @@ def _measure(path: Path, name: str, given: Any) -> Measure:
     _check_names(path, f"key of [sets.{name}]", given, _SET_KEYS)
     if not any(quantity in given for quantity in QUANTITIES):
         raise UserError(f'{path}: [sets.{name}] names no column; add loss = "<your column>"')
+    for quantity in QUANTITIES:
+        _check_column(path, f"[sets.{name}] {quantity}", given.get(quantity, ""))
     kinds = [str(kind) for kind in SetKind]
     if given.get("kind", "validation") not in kinds:
         raise UserError(
