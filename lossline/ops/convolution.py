@@ -8,6 +8,8 @@ from collections.abc import Iterable, Iterator
 import jax
 import jax.numpy as jnp
 
+from lossline.ops.backend import target_backend
+
 
 def causal_convolution(
     x_BxLxE: jax.Array,
@@ -45,7 +47,7 @@ def _forward(x_BxLxE, w_WxE, bias_E, runs_BxL):
 def _backward(residuals, g_BxLxE):
     """Written out: autodiff keeps five arrays more, and pads one gradient per tap."""
     x_BxLxE, w_WxE, bias_E, runs_BxL = residuals
-    pasts = list(_shifted(x_BxLxE, w_WxE, runs_BxL))
+    pasts = list(_shifted(x_BxLxE, w_WxE, runs_BxL, border=_border(x_BxLxE, w_WxE, g_BxLxE)))
     z_BxLxE = _weigh(w_WxE, pasts) + bias_E
     sigmoid = jax.nn.sigmoid(z_BxLxE)
     dz_BxLxE = g_BxLxE.astype(jnp.float32) * sigmoid * (1 + z_BxLxE * (1 - sigmoid))
@@ -57,19 +59,35 @@ def _backward(residuals, g_BxLxE):
 _convolve.defvjp(_forward, _backward)
 
 
+def _border(x_BxLxE, w_WxE, g_BxLxE) -> jax.Array | None:
+    """On CPU, zeros before each row that are not known before g is. XLA schedules what depends on x
+    alone as soon as x is there: it would convolve again at once, and hold all of it until here.
+    """
+    if target_backend() != "cpu":
+        return None
+    B, _, E = x_BxLxE.shape
+    zeros_Bx1xE = jnp.where(g_BxLxE[:, :1] > 0, 0.0, -0.0).astype(x_BxLxE.dtype)
+    return jnp.broadcast_to(zeros_Bx1xE, (B, w_WxE.shape[0] - 1, E))
+
+
 def _weigh(w_WxE: jax.Array, shifted: Iterable[jax.Array]) -> jax.Array:
     """Σ over lags of tap times shifted array, [B, L, E]."""
     lags = zip(w_WxE[::-1], shifted, strict=True)
     return functools.reduce(jnp.add, (x_BxLxE * w_E for w_E, x_BxLxE in lags))
 
 
-def _shifted(x_BxLxE, w_WxE, runs_BxL, *, back: bool = False) -> Iterator[jax.Array]:
+def _shifted(x_BxLxE, w_WxE, runs_BxL, *, back=False, border=None) -> Iterator[jax.Array]:
     """For each lag 0 … W-1: what lies ``lag`` positions before each position (``back``: after it)
     in the same document, in float32; 0 where there is none.
+
+    ``border``: the W-1 zeros before each row, if they are to be these.
     """
     W, L = w_WxE.shape[0], x_BxLxE.shape[1]
     pads = (0, W - 1) if back else (W - 1, 0)
-    padded = jnp.pad(x_BxLxE, ((0, 0), pads, (0, 0)))  # once: each pad is a copy
+    if border is None:
+        padded = jnp.pad(x_BxLxE, ((0, 0), pads, (0, 0)))  # once: each pad is a copy
+    else:
+        padded = jnp.concatenate([border, x_BxLxE], axis=1)
     runs = None if runs_BxL is None else jnp.pad(runs_BxL, ((0, 0), pads), constant_values=-1)
     yield x_BxLxE.astype(jnp.float32)
     for lag in range(1, W):
