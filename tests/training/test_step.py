@@ -56,9 +56,12 @@ def batch():
     }
 
 
-def run(trainer, batch, steps=2, rates=RATES):
-    """(parameters, metrics) after ``steps`` updates on one batch."""
-    state = trainer.init(jax.random.key(0))
+def run(trainer, batch, steps=2, rates=RATES, start=None):
+    """(state, metrics) after ``steps`` updates of ``start``, or of a fresh state, on one batch."""
+    if start is None:
+        state = trainer.init(jax.random.key(0))
+    else:
+        state = jax.device_put(start, trainer.shardings)
     placed = {k: jax.device_put(v, batch_sharding(trainer.mesh)) for k, v in batch.items()}
     with jax.set_mesh(trainer.mesh):
         step = trainer.step.lower(state, placed, rates).compile(compiler_options=QUICK)
@@ -68,9 +71,21 @@ def run(trainer, batch, steps=2, rates=RATES):
 
 
 @pytest.fixture(scope="module")
-def alone(models, batch):
+def fresh(models):
+    """A fresh state of one device, per family, as NumPy arrays."""
+    key = jax.random.key(0)
+    return {
+        family: jax.tree.map(np.asarray, make_trainer(models[family]).init(key))
+        for family in FAMILIES
+    }
+
+
+@pytest.fixture(scope="module")
+def alone(models, batch, fresh):
     """The result on one device, per family."""
-    return {family: run(make_trainer(models[family]), batch) for family in FAMILIES}
+    return {
+        family: run(make_trainer(models[family]), batch, start=fresh[family]) for family in FAMILIES
+    }
 
 
 def assert_close(found, expected):
@@ -96,9 +111,10 @@ FAST = {("llama", "all"), ("mamba", "all")}
         for mesh in MESHES
     ],
 )
-def test_sharded_equals_alone(models, batch, alone, family, mesh):
+def test_sharded_equals_alone(models, batch, fresh, alone, family, mesh):
+    """Where every axis is split, the fresh state is made there too."""
     trainer = make_trainer(models[family], MESHES[mesh])
-    found = run(trainer, batch)
+    found = run(trainer, batch, start=None if mesh == "all" else fresh[family])
     assert_close(found, alone[family])
     for leaf, sharding in zip(
         jax.tree.leaves(found[0]), jax.tree.leaves(trainer.shardings), strict=True
@@ -177,7 +193,7 @@ def test_rates_and_seed_share_one_compilation(models, batch):
     assert lowered(1) == lowered(2)
 
 
-def test_loss_is_the_mean_over_weighted_targets(models, batch):
+def test_loss_is_the_mean_over_weighted_targets(models, batch, fresh):
     """Against whole logits; the reported loss leaves the z-loss out, the update does not."""
     plain, pulled = (make_trainer(models["llama"], z_loss=z_loss) for z_loss in (0.0, 1.0))
     module = plain.merge(plain.init(jax.random.key(0))["params"])
@@ -188,9 +204,9 @@ def test_loss_is_the_mean_over_weighted_targets(models, batch):
     expected = (nats * batch["weights"]).sum() / batch["weights"].sum()
     normalizers = []
     for trainer in (plain, pulled):
-        _, metrics = run(trainer, batch, steps=1)
+        _, metrics = run(trainer, batch, steps=1, start=fresh["llama"])
         assert metrics[METRICS.index("loss")] == pytest.approx(expected, rel=1e-5)
-        state, _ = run(trainer, batch, steps=6)
+        state, _ = run(trainer, batch, steps=6, start=fresh["llama"])
         logits = jax.jit(trainer.merge(state["params"]))(batch["inputs"])
         normalizers.append(float(jnp.mean(jax.nn.logsumexp(logits, axis=-1) ** 2)))
     assert normalizers[1] < normalizers[0] - 0.1
