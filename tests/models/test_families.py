@@ -1,6 +1,7 @@
 """What holds for every family: counts, causality, document masks, equivalent computations."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -109,16 +110,15 @@ def dot_flops(jaxpr):
 def test_causal_by_gradient(name):
     config = CONFIGS[name]
     graph, state = make_model(config)
-    tokens = make_tokens(config, rows=1, length=10)
 
-    def hidden(table):
+    def hidden(table, state):
         model = nnx.merge(graph, state)
         model.embedding = nnx.Param(table)
         return jnp.sum(jnp.sin(model.hidden(tokens)[0, 5]))
 
     # one row of the table per position, so that a row's gradient is that position's
     tokens = jnp.arange(10)[None]
-    gradient = jax.jit(jax.grad(hidden))(nnx.merge(graph, state).embedding[...])
+    gradient = jax.jit(jax.grad(hidden))(nnx.merge(graph, state).embedding[...], state)
     touched = np.abs(np.asarray(gradient)).sum(axis=1) > 0
     assert list(np.flatnonzero(touched)) == [0, 1, 2, 3, 4, 5]
 
@@ -130,7 +130,8 @@ def test_packed_documents_equal_separate_ones(name):
     tokens = make_tokens(config, rows=1)
     lengths = (7, 1, 16)
     ids = jnp.repeat(jnp.array([3, 9, 3]), jnp.array(lengths), total_repeat_length=24)[None]
-    call = jax.jit(lambda tokens, ids=None: nnx.merge(graph, state)(tokens, ids))
+    logits = jax.jit(lambda state, tokens, ids=None: nnx.merge(graph, state)(tokens, ids))
+    call = functools.partial(logits, state)
     packed = call(tokens, ids)
     begin = 0
     for length in lengths:

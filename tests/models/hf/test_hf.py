@@ -51,7 +51,8 @@ def make_folder(path, name, *, dtype=np.float32, shards=1, **changes):
 def logits_of(config, params, tokens):
     graph, state = models.abstract_state(dataclasses.replace(config, activation_dtype="float32"))
     nnx.replace_by_pure_dict(state, jax.tree.map(jnp.asarray, params))
-    return np.asarray(nnx.merge(graph, state)(jnp.asarray(tokens)[None])[0])
+    logits = jax.jit(lambda state, tokens: nnx.merge(graph, state)(tokens))
+    return np.asarray(logits(state, jnp.asarray(tokens)[None])[0])
 
 
 @pytest.mark.parametrize("name", MODELS)
