@@ -26,14 +26,19 @@ class Outputs:
     and what is left of the old one would pass for its own; `removed` and `kept` name them. A file
     that has changed since, or that no run has listed, is a person's: it stays, under another name
     where the new run writes one of its name (`moved`: old name -> new). UserError where the list
-    cannot be read.
+    cannot be read or the folder cannot be made.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.written = folder, dict[str, str]()
         self.moved: dict[str, str] = {}
         earlier = _listed(folder / LIST)
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(
+                f"{folder}: cannot be a folder ({error.strerror}); choose another --out"
+            ) from error
         there = {name: folder / name for name in earlier if (folder / name).is_file()}
         self.kept = [name for name, path in there.items() if _sha256(path) != earlier[name]]
         self.removed = [name for name in there if name not in self.kept]

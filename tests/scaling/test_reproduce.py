@@ -86,6 +86,13 @@ def test_a_second_run_leaves_nothing_of_the_first(experiment, monkeypatch, tmp_p
     assert (out / "one.csv").is_file()
 
 
+def test_a_file_where_the_results_should_go_is_named(experiment, tmp_path):
+    (tmp_path / "out").write_text("mine")
+    with pytest.raises(UserError, match=r"cannot be a folder .*; choose another --out"):
+        experiment("outputs").Outputs(tmp_path / "out")
+    assert (tmp_path / "out").read_text() == "mine"
+
+
 def test_larger_models_are_predicted_and_never_fitted(experiment, published_data, tmp_path):
     """Adding models above 2B parameters moves the cut, so that 1.4B may be fitted; changing the
     added ones' losses changes errors by exactly that."""
