@@ -62,19 +62,23 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
-def options(tmp_path: Path, store: TokenStore, cache: Path) -> Callable[..., TrainOptions]:
-    """``options(**changes)``: 12 steps of a tiny Llama on one data-parallel mesh of all devices."""
-    base = TrainOptions(
+@pytest.fixture(scope="session")
+def base_options(store: TokenStore, cache: Path) -> TrainOptions:
+    """12 steps of a tiny Llama on one data-parallel mesh of all devices; ``root`` is to be set."""
+    return TrainOptions(
         name="tiny",
         model=LLAMA,
         store=str(store.location),
         batch_size=8,
         steps=12,
         checkpoints=CheckpointOptions(count=3),
-        root=str(tmp_path / "runs"),
         mesh=MeshOptions(data=jax.device_count()),
         log=LogOptions(every=1, tensorboard=False),
         compilation_cache=str(cache),
     )
-    return lambda **changes: replace(base, **changes)
+
+
+@pytest.fixture
+def options(tmp_path: Path, base_options: TrainOptions) -> Callable[..., TrainOptions]:
+    """``options(**changes)``: the base options, in a folder of the test's own."""
+    return lambda **changes: replace(base_options, **{"root": str(tmp_path / "runs"), **changes})

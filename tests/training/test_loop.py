@@ -87,10 +87,10 @@ def assert_same_run(run, reference, options):
     jax.tree.map(np.testing.assert_array_equal, *states)
 
 
-@pytest.fixture
-def reference(options, tmp_path):
-    """The run that nothing stopped."""
-    return train(options(root=str(tmp_path / "reference")))
+@pytest.fixture(scope="module")
+def reference(base_options, tmp_path_factory):
+    """The run that nothing stopped; only read."""
+    return train(replace(base_options, root=str(tmp_path_factory.mktemp("reference"))))
 
 
 def test_an_operation_that_is_not_to_be_had_here_is_refused_before_anything_is_written(options):
