@@ -11,6 +11,7 @@ import pandas as pd
 from records import Comparison, Section
 
 from lossline.errors import UserError
+from lossline.reporting.charts import p_text
 from lossline.reporting.published import GADRE_TASKS
 from lossline.scaling.attribution import attribute
 from lossline.scaling.attribution_results import Attribution, Effect, Verdict
@@ -203,7 +204,7 @@ def told_apart(found: Attribution) -> Section:
             p_values = [e.p_corrected for e in effects if np.isfinite(e.p_corrected)]
             if p_values:
                 significant = sum(p < LEVEL for p in p_values)
-                ours = f"p = {min(p_values):.2g}; {significant} of {len(p_values)} sets; "
+                ours = f"{p_text(min(p_values))}; {significant} of {len(p_values)} sets; "
                 ours += _behind(effects)
                 rows.append(Comparison(what=f"{factor.label}, {name}", ours=ours))
     tables = {"llm_line_attribution": found.summary()}
