@@ -302,9 +302,8 @@ def _states_gradients(whole_BxCxGxM, dbefore_BxCxGxMxPxN, before_BxCxGxMxPxN):
     _, (dafter, along) = lax.scan(
         step, nothing, tuple(v.swapaxes(0, 1) for v in inputs), reverse=True
     )
-    along = jnp.concatenate(
-        [along[1:], jnp.zeros_like(along[:1])]
-    )  # before a chunk: after its last
+    # the state before a chunk is the one after the chunk before it
+    along = jnp.concatenate([along[1:], jnp.zeros_like(along[:1])])
     return dafter.swapaxes(0, 1), along.swapaxes(0, 1)
 
 
