@@ -3,7 +3,7 @@
     python -m lossline.import_sweep kempner --path sweep.csv --out kempner.parquet
     python -m lossline.import_sweep csv --path export.csv --mapping columns.toml --out mine.parquet
 
-SOURCE is kempner, llm_line, gadre, chinchilla, olmo_ladder, or csv: any CSV or Parquet file with a
+SOURCE is kempner, llm_line, gadre, chinchilla, olmo_ladder, or csv: any CSV, Parquet or JSON with a
 mapping file (TOML) that says which column is what:
 
     [columns]                     # loss table column = your column
@@ -19,9 +19,22 @@ mapping file (TOML) that says which column is what:
     loss = "eval/hellaswag/loss"
     accuracy = "eval/hellaswag/acc"
     chance = 0.25                 # accuracy of guessing, where it matters and the name does not say
+    [sets.tasks]                  # a pattern: one set per column that matches, the star its name
+    name = "task/*"
+    kind = "task"
+    accuracy = "eval/*/acc"
 
---path takes several files, or a folder of them. Rows that cannot be measurements are set aside, one
-line each.
+--path takes several files, or a folder of them. Of JSON (.json files or a folder of them, .jsonl)
+the columns are the nested keys joined by dots:
+
+    join = ["model", "name"]      # files that tell of one model: the first of these keys they have
+    [columns]
+    params = "hyperparameters.params"
+    [sets.c4]
+    loss = "results[set=c4].loss" # of the item whose set is c4; ~ instead of =: contains c4
+
+gadre takes a folder of JSON files with such a mapping too. Rows that cannot be measurements are set
+aside, one line each.
 """
 
 from lossline.configuration import Flag, Verb, run_verb
@@ -38,7 +51,7 @@ FLAGS = {
     "source": Flag("import_sweep.source", "where the table comes from", "positional"),
     "path": Flag("import_sweep.path", "files, or a folder of them", "values"),
     "out": Flag("import_sweep.out", "loss table to write, .parquet or .csv"),
-    "mapping": Flag("import_sweep.mapping", "for csv: TOML file of columns"),
+    "mapping": Flag("import_sweep.mapping", "for csv, and gadre in JSON: TOML file of columns"),
 }
 
 if __name__ == "__main__":

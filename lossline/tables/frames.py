@@ -19,6 +19,7 @@ __all__ = [
     "exclude_unreadable",
     "from_rows",
     "nearest_name",
+    "nearest_names",
     "row_number",
     "typed",
 ]
@@ -35,6 +36,20 @@ def nearest_name(name: str, names: Iterable[str]) -> str:
     """``"; did you mean 'x'?"`` for a name that is nearly one of `names`, else an empty string."""
     close = difflib.get_close_matches(name, list(names), n=1, cutoff=0.6)
     return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def nearest_names(name: str, names: Iterable[str], most: int = 12) -> str:
+    """The names for a message; of more than `most`, those most like `name`, whose last part after a
+    dot counts as the whole."""
+    found = list(dict.fromkeys(names))
+    if len(found) <= most:
+        return ", ".join(found) or "no columns"
+
+    def unlike(other: str) -> float:
+        ends = (other, other.rpartition(".")[2])
+        return -max(difflib.SequenceMatcher(None, name, end).ratio() for end in ends)
+
+    return f"{', '.join(sorted(found, key=unlike)[:most])}, … ({len(found)} in all)"
 
 
 def from_rows(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:

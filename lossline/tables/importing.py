@@ -18,8 +18,8 @@ __all__ = ["ImportOptions", "import_to_file"]
 
 @dataclass(frozen=True, kw_only=True)
 class ImportOptions:
-    """Options of `import_sweep`: the source, its files, the loss table to write and, for csv, the
-    mapping file."""
+    """Options of `import_sweep`: the source, its files, the loss table to write and, for csv and
+    JSON, the mapping file."""
 
     source: Source
     path: tuple[str, ...]

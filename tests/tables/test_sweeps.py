@@ -154,12 +154,6 @@ def test_olmo_ladder_folder_of_one_file_per_run(tmp_path):
     assert table.run_id.unique().tolist() == ["190M-1xC", "370M-1xC"]
 
 
-def test_a_folder_of_json_says_plainly_that_it_is_not_known(tmp_path):
-    (tmp_path / "model.json").write_text("{}")
-    with pytest.raises(UserError, match="JSON files, whose layout no importer knows"):
-        import_sweep("gadre", tmp_path)
-
-
 MAPPING = """
 source = "mine"
 [columns]
@@ -238,6 +232,69 @@ def test_gadre_s_table_of_tasks_states_what_guessing_achieves(published_data, tm
         import_sweep("gadre", [models, tmp_path / "b.csv"])
 
 
+def test_a_cell_of_text_is_a_missing_measurement_and_the_rest_stays(tmp_path):
+    wide = _kempner_original()
+    wide = pd.concat([wide, wide.assign(data=["c", "d"])], ignore_index=True).astype(object)
+    wide.loc[1, "eval/c4_val/CrossEntropyLoss"] = "-"
+    wide.loc[3, "eval/c4_val/CrossEntropyLoss"] = "diverged"
+    wide.to_csv(tmp_path / "sweep.csv", index=False)
+    imported = import_sweep("kempner", tmp_path / "sweep.csv")
+    c4 = imported.table[imported.table.eval_set == "c4"]
+    assert c4.status.tolist() == ["ok", "failed", "ok", "failed"]
+    assert c4.message.iloc[3] == "'diverged' is not a number"
+    assert c4.loss.isna().tolist() == [False, True, False, True]
+    assert (imported.table[imported.table.eval_set == "own"].status == "ok").all()
+    assert imported.notes == (
+        "sweep.csv: column 'eval/c4_val/CrossEntropyLoss', 2 rows: 2, 4: '-' is not a number; "
+        "taken as missing",
+    )
+    wide["eval/c4_val/CrossEntropyLoss"] = ["3.5", "oops", "bad", "wrong"]
+    wide.to_csv(tmp_path / "sweep.csv", index=False)
+    with pytest.raises(
+        UserError, match=r"'eval/c4_val/Cross.*' holds text in 3 of 4 cells \(row 2"
+    ):
+        import_sweep("kempner", tmp_path / "sweep.csv")
+    wide["eval/c4_val/CrossEntropyLoss"] = ["3.5", "-", "--", "N/A"]
+    wide.to_csv(tmp_path / "sweep.csv", index=False)
+    assert (import_sweep("kempner", tmp_path / "sweep.csv").table.loss.notna()).sum() == 5
+
+
+def test_a_cell_of_text_beside_a_measurement_costs_only_itself(tmp_path):
+    header = "Name,Architecture,Size,Pretraining Data,Tokenizer,Tokens,"
+    (tmp_path / "l.csv").write_text(
+        f"{header}ARC Loss,ARC Accuracy\na,Llama,1e9,C4,gpt2,1e9,-,0.4\n"
+        "b,Llama,2e9,C4,gpt2,1e9,2.5,0.5\n"
+    )
+    imported = import_sweep("llm_line", tmp_path / "l.csv")
+    assert imported.table.status.tolist() == ["ok", "ok"]
+    assert imported.table.loss.isna().tolist() == [True, False]
+    assert imported.table.accuracy.tolist() == [0.4, 0.5]
+    assert any("row 1: '-' is not a number; taken as missing" in note for note in imported.notes)
+
+
+def test_a_fact_of_text_costs_its_row_and_a_column_of_text_is_an_error(tmp_path, export):
+    frame = pd.read_csv(export).astype(object)
+    frame["lr"] = ["1e-3", "-", "fast"]
+    frame.to_csv(export, index=False)
+    text = MAPPING.replace('tokens = "toks"', 'tokens = "toks"\nlearning_rate = "lr"')
+    (tmp_path / "m.toml").write_text(text.replace('run_id = "Name"', 'run_id = "toks"', 1))
+    frame["toks"] = [3e6, 2e6, 1e6]
+    frame.to_csv(export, index=False)
+    imported = import_sweep("csv", export, mapping=tmp_path / "m.toml")
+    assert imported.table[imported.table.eval_set == "c4"].status.tolist() == [
+        "ok",
+        "ok",
+        "excluded",
+    ]
+    assert imported.notes == (
+        "export.csv: column 'learning_rate', row 3: learning_rate: 'fast' is not a number; "
+        "set aside",
+    )
+    (tmp_path / "m.toml").write_text(text.replace('"lr"', '"data"'))
+    with pytest.raises(UserError, match="'data' holds text in 3 of 3 cells"):
+        import_sweep("csv", export, mapping=tmp_path / "m.toml")
+
+
 def test_a_long_table_by_a_mapping(tmp_path):
     pd.DataFrame(
         {"r": ["a", "a"], "s": [1, 1], "t": [5, 5], "on": ["x", "y"], "l": [3.0, None]}
@@ -246,6 +303,13 @@ def test_a_long_table_by_a_mapping(tmp_path):
     (tmp_path / "m.toml").write_text("[columns]\n" + columns)
     table = import_sweep("csv", tmp_path / "long.parquet", mapping=tmp_path / "m.toml").table
     assert table.status.tolist() == ["ok", "failed"]
+    (tmp_path / "long.csv").write_text("r,s,t,on,l\na,1,5,x,3.0\na,1,5,y,-\nb,1,5,x,2.0\n")
+    imported = import_sweep("csv", tmp_path / "long.csv", mapping=tmp_path / "m.toml")
+    assert imported.table.status.tolist() == ["ok", "failed", "ok"]
+    assert imported.table.message.iloc[1] == "'-' is not a number"
+    assert imported.notes == (
+        "long.csv: column 'loss', row 2: '-' is not a number; taken as missing",
+    )
 
 
 @pytest.mark.parametrize(
@@ -286,14 +350,10 @@ def test_a_byte_order_mark_before_a_mapping_does_no_harm(tmp_path, export):
 def test_the_documented_mapping_is_valid(tmp_path):
     from lossline.tables.sweeps import mapped
 
-    text = mapped.__doc__.split("\n\n", 1)[1].split("A file that is already long")[0]
-    (tmp_path / "m.toml").write_text(
-        "\n".join(line.removeprefix("    ") for line in text.splitlines())
-    )
-    assert {measure.eval_set for measure in read_mapping(tmp_path / "m.toml").sets} == {
-        "c4",
-        "hellaswag",
-    }
+    shown = [line[4:] for line in mapped.__doc__.splitlines() if line.startswith("    ")]
+    (tmp_path / "m.toml").write_text("\n".join(shown))
+    named = {measure.eval_set for measure in read_mapping(tmp_path / "m.toml").sets}
+    assert named == {"c4", "hellaswag", "paloma_*"}
 
 
 def _command(*arguments: str) -> subprocess.CompletedProcess:

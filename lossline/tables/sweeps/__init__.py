@@ -41,7 +41,7 @@ def import_sweep(
     Args:
       source: where the table comes from.
       paths: its file, files, or a folder of them.
-      mapping: for ``csv``, the TOML file that says which column is what.
+      mapping: for ``csv``, and ``gadre`` in JSON, the TOML file that says which column is what.
 
     Raises `UserError` for an unknown source, a missing file, and missing columns (which, and which
     were found).
@@ -53,12 +53,11 @@ def import_sweep(
     files = [Path(path) for path in given]
     if not files:
         raise UserError("no path to import; name the file that the source publishes")
+    columns = Path(mapping) if mapping is not None else None
     if source == Source.CSV:
-        if mapping is None:
-            raise UserError(
-                "the source 'csv' needs a mapping file; give one with --mapping=FILE.toml"
-            )
-        return by_mapping(files, Path(mapping))
+        return by_mapping(files, columns)
+    if source == Source.GADRE:
+        return published.gadre(files, columns)
     if mapping is not None:
         raise UserError(
             f"the source {str(source)!r} needs no mapping; use the source 'csv' with it"

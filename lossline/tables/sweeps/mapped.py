@@ -1,4 +1,4 @@
-"""Any CSV or Parquet file as a loss table, by a small TOML file that says which column is what.
+"""Any CSV, Parquet or JSON as a loss table, by a small TOML file that says which column is what.
 
     source = "my sweep"                       # optional; the file's name otherwise
 
@@ -22,6 +22,20 @@
     accuracy = "eval/hellaswag/acc"
     chance = 0.25                             # accuracy of guessing (optional)
 
+    [sets."paloma_*"]                         # as many sets as columns match: the star, any text,
+    loss = "eval/paloma/*/loss"               # is in the name what it is in the column
+
+The name of a set is its section's, or ``name``: two patterns can both be ``name = "*"``. A section
+of its own has the last word over a pattern.
+
+JSON, a folder of .json files (deep or flat, in sorted order), a .json list of objects or a .jsonl
+file, is a table whose columns are the nested keys joined by dots: ``config.params``. In a list of
+objects ``results.0.loss`` is by place, ``results[set=c4].loss`` the one whose ``set`` is c4,
+``results[set~c4].loss`` the one whose ``set`` contains it, ``results[set=*].loss`` a pattern. Where
+several files tell of one model, ``join = "name"`` (beside ``source``) makes those of equal name one
+row; ``join = ["model_uuid", "uuid"]`` takes the first key that a file has. ``run_id`` is then that
+value where the mapping does not say otherwise.
+
 A file that is already long (one row per checkpoint and set) has no ``[sets]``: map ``eval_set`` in
 ``[columns]`` and the measurements too (``loss``, ``nats``, ``target_tokens``, …), ``kind`` there or
 in ``[constants]``.
@@ -29,10 +43,10 @@ in ``[constants]``.
 
 from __future__ import annotations
 
-import math
+import re
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,24 +54,29 @@ import numpy as np
 import pandas as pd
 
 from lossline.errors import UserError
-from lossline.tables.frames import complete, derive, nearest_name, typed
-from lossline.tables.schema import COLUMN_NAMES, EXTRA_PREFIX, SetKind, Status
+from lossline.tables.frames import nearest_name, nearest_names
+from lossline.tables.schema import COLUMN_NAMES, COLUMNS, EXTRA_PREFIX, Kind, SetKind
+from lossline.tables.sweeps.nested import JOINED, SUFFIXES, read_nested, starred
 from lossline.tables.sweeps.wide import (
     QUANTITIES,
     Imported,
     Measure,
+    find_files,
     long_table,
-    numbers,
-    read_all,
+    measured,
     read_wide,
+    says_nothing,
     set_aside,
+    text_note,
     together,
 )
 
-__all__ = ["ColumnMapping", "by_mapping", "read_mapping"]
+__all__ = ["ColumnMapping", "by_mapping", "candidates", "mapped_files", "read_mapping"]
 
-_SECTIONS = ("source", "columns", "constants", "sets")
-_SET_KEYS = (*QUANTITIES, "kind", "unit", "chance")
+_SECTIONS = ("source", "join", "columns", "constants", "sets")
+_SET_KEYS = ("name", *QUANTITIES, "kind", "unit", "chance")
+_NEEDED = ("name", "params", "tokens", "data", "loss", "acc")
+_VALUES = (*QUANTITIES, "nats", "correct")
 _MEASURED = (
     "nats",
     "target_tokens",
@@ -67,19 +86,25 @@ _MEASURED = (
     "questions",
     "truncated",
 )
+# Numbers that are no measurements.
+_FACTS = {c.name for c in COLUMNS if c.kind is not Kind.TEXT} - {*QUANTITIES, *_MEASURED}
 
 
 @dataclass(frozen=True, kw_only=True)
 class ColumnMapping:
-    """A mapping file, checked: see the module's docstring. `bits` names the sets whose loss is in
-    bits per token."""
+    """A mapping file, checked: see the module's docstring. In `sets`, those whose name has a star
+    are patterns."""
 
     path: Path
     source: str | None
+    join: tuple[str, ...]
     columns: Mapping[str, str]
     constants: Mapping[str, Any]
     sets: tuple[Measure, ...]
-    bits: frozenset[str]
+
+    def asked(self) -> list[str]:
+        """The columns of the source that are used, patterns with their star."""
+        return [*self.columns.values(), *(c for m in self.sets for c in m.columns().values())]
 
 
 def read_mapping(path: Path) -> ColumnMapping:
@@ -122,14 +147,19 @@ def read_mapping(path: Path) -> ColumnMapping:
             f'{path}: no evaluation set; add a section [sets.NAME] with loss = "<your column>", '
             "or map eval_set in [columns] if the table is already long"
         )
-    bits = frozenset(name for name, given in sets.items() if given.get("unit") == "bits")
+    join = tree.get("join", ())
+    keys = (join,) if isinstance(join, str) else tuple(join) if isinstance(join, list) else join
+    if not isinstance(keys, tuple) or not all(isinstance(key, str) for key in keys):
+        raise UserError(f"{path}: join = {join!r}: must be the name of a key, or a list of names")
+    if keys and "run_id" not in columns and "run_id" not in constants:
+        columns = {"run_id": JOINED, **columns}
     return ColumnMapping(
         path=path,
         source=tree.get("source"),
+        join=keys,
         columns=columns,
         constants=constants,
         sets=measures,
-        bits=bits,
     )
 
 
@@ -174,42 +204,154 @@ def _measure(path: Path, name: str, given: Any) -> Measure:
             f"{path}: [sets.{name}] chance = {chance!r}: must be an accuracy from 0 to below 1"
         )
     values = {quantity: given[quantity] for quantity in QUANTITIES if quantity in given}
-    kind = SetKind(given.get("kind", "validation"))
-    return Measure(eval_set=name, kind=kind, chance=chance, **values)
-
-
-def by_mapping(paths: Sequence[Path], mapping_path: Path) -> Imported:
-    """Tables of any origin by one mapping file; several files must not share checkpoints."""
-    mapping = read_mapping(mapping_path)
-    return together([_mapped(*read_wide(path), mapping) for path in read_all(paths)])
-
-
-def _mapped(frame: pd.DataFrame, where: str, mapping: ColumnMapping) -> Imported:
-    used = [*mapping.columns.values(), *(c for m in mapping.sets for c in m.columns().values())]
-    for column in used:
-        if column not in frame.columns:
-            found = [str(name) for name in frame.columns]
-            shown = ", ".join(found[:30]) + (
-                f", … ({len(found)} in all)" if len(found) > 30 else ""
-            )
+    eval_set = given.get("name", name)
+    if not isinstance(eval_set, str):
+        raise UserError(f"{path}: [sets.{name}] name = {eval_set!r}: must be text in quotes")
+    for text in (eval_set, *values.values()) if "*" in eval_set else ():
+        if text.count("*") != 1:
             raise UserError(
-                f"{mapping.path}: column {column!r} is not in "
-                f"{where}{nearest_name(column, found)}; found: {shown}"
+                f"{path}: [sets.{name}] {text!r}: a set whose name has a star is a pattern, and "
+                "each of its columns has one star too"
             )
+    return Measure(
+        eval_set=eval_set,
+        kind=SetKind(given.get("kind", "validation")),
+        chance=chance,
+        bits=given.get("unit") == "bits",
+        **values,
+    )
+
+
+def candidates(needed: Iterable[str], found: Iterable[str], most: int = 2) -> str:
+    """For a message: which of the columns found may be what is needed, and some of the others, many
+    of one parent as one."""
+    names = list(dict.fromkeys(found))
+    words = {name: re.split(r"[^a-z0-9]+", name.casefold()) for name in names}
+    said, shown = [], set()
+    for need in needed:
+        word = need.rpartition("_")[2]
+        alike = [name for name in names if any(w.startswith(word) for w in words[name])]
+        alike.sort(key=lambda name: (words[name][-1] != word, len(words[name])))
+        if alike:
+            said.append(f"{need} may be {' or '.join(map(repr, alike[:most]))}")
+            shown |= set(alike)
+    parents: dict[str, list[str]] = {}
+    for name in names:
+        if name not in shown:
+            parents.setdefault(re.split(r"[^./]+$", name)[0], []).append(name)
+    others = [
+        shown
+        for parent, inside in parents.items()
+        for shown in ([f"{parent}* ({len(inside)})"] if parent and inside[3:] else inside)
+    ]
+    if others:
+        more = ", …" if others[8:] else ""
+        said.append(f"{'besides' if said else 'it has'} {', '.join(others[:8])}{more}")
+    return "; ".join(said)
+
+
+def by_mapping(paths: Sequence[Path], mapping_path: Path | None) -> Imported:
+    """Tables of any origin by one mapping file; several files must not share checkpoints. Without
+    a mapping a `UserError` that says what could be mapped."""
+    files, notes = find_files(paths, second=SUFFIXES)
+    if mapping_path is None:
+        json = [file for file in files if file.suffix.lower() in SUFFIXES]
+        names = read_nested(json).names() if json else map(str, read_wide(files[0])[0].columns)
+        raise UserError(
+            "the source 'csv' needs a mapping file; give one with --mapping=FILE.toml (see "
+            f"--help); in {json[0] if json else files[0]} {candidates(_NEEDED, names)}"
+        )
+    imported = mapped_files(files, read_mapping(mapping_path))
+    return replace(imported, notes=(*notes, *imported.notes))
+
+
+def mapped_files(files: Sequence[Path], mapping: ColumnMapping) -> Imported:
+    """Each table of `files` by a mapping, and all JSON among them as one table."""
+    json = [file for file in files if file.suffix.lower() in SUFFIXES]
+    parts = []
+    for file in files:
+        if file in json:
+            continue
+        if mapping.join:
+            raise UserError(
+                f"{mapping.path}: join puts JSON files together, and {file} is none; remove join"
+            )
+        frame, where = read_wide(file)
+        parts.append(_mapped(frame, where, mapping, [str(name) for name in frame.columns]))
+    if json:
+        nested = read_nested(json, asked=mapping.asked(), join=mapping.join)
+        part = _mapped(nested.frame, nested.where, mapping, nested.names())
+        parts.append(replace(part, notes=(*nested.notes, *part.notes)))
+    return together(parts)
+
+
+def _mapped(
+    frame: pd.DataFrame, where: str, mapping: ColumnMapping, found: Sequence[str]
+) -> Imported:
+    """One table; `found` is what a mapping can name in it, for messages."""
+    sets = _expanded(frame, where, mapping, found)
+    for column in (*mapping.columns.values(), *(c for m in sets for c in m.columns().values())):
+        if column not in frame.columns:
+            raise _not_there(f"column {column!r} is not in {where}", column, mapping, found)
     facts = pd.DataFrame(
-        {name: frame[column] for name, column in mapping.columns.items()}, index=frame.index
+        {name: _fact(frame, name, column, where) for name, column in mapping.columns.items()},
+        index=frame.index,
     )
     for name, value in mapping.constants.items():
         facts[name] = value
     facts["source"] = facts.get("source", mapping.source or Path(where).stem)
     _place(facts, where, mapping.path)
-    if not mapping.sets:
-        return _already_long(facts, where)
-    frame = frame.copy()
-    for measure in mapping.sets:
-        if measure.eval_set in mapping.bits and measure.loss is not None:
-            frame[measure.loss] = numbers(frame, measure.loss, where) * math.log(2.0)
-    return long_table(frame, facts, mapping.sets, where)
+    return long_table(frame, facts, sets, where) if sets else _already_long(facts, where)
+
+
+def _fact(frame: pd.DataFrame, name: str, column: str, where: str) -> pd.Series:
+    """A column for the loss table; one of numbers that holds text throughout is an error, single
+    cells of text stay for `set_aside` to name."""
+    if name not in _FACTS:
+        return frame[column]
+    measured(frame, column, where)
+    return frame[column].mask(says_nothing(frame[column]))
+
+
+def _not_there(what: str, column: str, mapping: ColumnMapping, found: Sequence[str]) -> UserError:
+    hint = nearest_name(column, found)
+    shown = nearest_names(column, found, most=30)
+    return UserError(f"{mapping.path}: {what}{hint}; found: {shown}")
+
+
+def _expanded(
+    frame: pd.DataFrame, where: str, mapping: ColumnMapping, found: Sequence[str]
+) -> list[Measure]:
+    """The sets of a mapping, patterns as one set for each text that their star stands for."""
+    sets = {measure.eval_set: measure for measure in mapping.sets if "*" not in measure.eval_set}
+    by_hand = set(sets)
+    for pattern in mapping.sets:
+        if pattern.eval_set in by_hand:
+            continue
+        columns: dict[str, dict[str, str]] = {}
+        for quantity, asked in pattern.columns().items():
+            matches = [m for name in frame.columns if (m := starred(asked).fullmatch(str(name)))]
+            if not matches:
+                raise _not_there(f"no column of {where} is like {asked!r}", asked, mapping, found)
+            for match in matches:
+                columns.setdefault(match[1], {})[quantity] = match[0]
+        for text, named in columns.items():
+            name = pattern.eval_set.replace("*", text)
+            if name in by_hand:
+                continue
+            if name in sets:
+                raise UserError(
+                    f"{mapping.path}: two patterns make the set {name!r} of {where}; narrow one, "
+                    f'or tell them apart by name = "…*"'
+                )
+            sets[name] = replace(
+                pattern,
+                eval_set=name,
+                loss=named.get("loss"),
+                bits_per_byte=named.get("bits_per_byte"),
+                accuracy=named.get("accuracy"),
+            )
+    return list(sets.values())
 
 
 def _place(facts: pd.DataFrame, where: str, path: Path) -> None:
@@ -220,16 +362,25 @@ def _place(facts: pd.DataFrame, where: str, path: Path) -> None:
                 f'{path}: [columns] lacks {name}; add {name} = "<your column>" ({where})'
             )
     if "step" not in facts:  # a table of final checkpoints has none: count them in order of tokens
-        facts["step"] = facts.groupby("run_id")["tokens"].rank(method="first")
+        tokens = pd.to_numeric(facts["tokens"], errors="coerce")
+        facts["step"] = tokens.groupby(facts["run_id"]).rank(method="first").fillna(1)
 
 
 def _already_long(facts: pd.DataFrame, where: str) -> Imported:
+    facts, notes = facts.copy(), []
+    said = pd.Series(None, facts.index, dtype=object)
+    for name in [name for name in (*QUANTITIES, *_MEASURED) if name in facts]:
+        values, text = measured(facts, name, where)
+        notes += text_note(facts[name], text, where)
+        said = said.mask(text, facts[name].map("{!r} is not a number".format))
+        facts[name] = values
+    nothing = facts[[name for name in _VALUES if name in facts]].isna().all(axis=1)
+    if "message" not in facts:
+        facts["message"] = None
+    facts["message"] = facts["message"].mask(nothing & said.notna(), said)
     if "kind" not in facts:
         facts["kind"] = str(SetKind.VALIDATION)
-    facts["x_source_row"] = np.arange(1, len(facts) + 1)
+    facts["x_source_row"] = np.arange(len(facts))
     facts["x_source_column"] = "loss"
-    table = derive(typed(complete(facts), where=where))
-    empty = table[[*QUANTITIES]].isna().all(axis=1) & (table["status"] == str(Status.OK))
-    table.loc[empty, "status"] = str(Status.FAILED)
-    table, notes = set_aside(table, where)
-    return Imported(table=table, notes=tuple(notes))
+    table, more = set_aside(facts, where, facts.index)
+    return Imported(table=table, notes=(*notes, *more))

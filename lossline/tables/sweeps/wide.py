@@ -3,7 +3,8 @@ all importers."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,13 +14,40 @@ import pandas as pd
 from lossline.errors import UserError
 from lossline.tables.chance import CHANCE
 from lossline.tables.checks import exclude_bad_rows, summarize, validate
-from lossline.tables.frames import complete, concat, derive, nearest_name, row_number, typed
+from lossline.tables.frames import (
+    complete,
+    concat,
+    derive,
+    exclude_unreadable,
+    nearest_name,
+    nearest_names,
+    row_number,
+    typed,
+)
 from lossline.tables.schema import SetKind, Status
 from lossline.tables.storage import read_any
 
-__all__ = ["Imported", "Measure", "find_column", "long_table", "numbers", "read_all", "require"]
+__all__ = [
+    "Imported",
+    "Measure",
+    "find_column",
+    "find_files",
+    "long_table",
+    "measured",
+    "numbers",
+    "read_all",
+    "require",
+    "row_name",
+    "says_nothing",
+    "set_aside",
+    "text_note",
+]
 
 QUANTITIES = ("loss", "bits_per_byte", "accuracy")
+_TABLES = (".csv", ".parquet")
+_WHOLE = (int, np.integer)
+# Cells that say in words that they are empty.
+_NOTHING = ("", "-", "--", "–", "—", "?", "n/a", "na", "nan", "none", "null")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,8 +60,8 @@ class Imported:
 
 @dataclass(frozen=True, kw_only=True)
 class Measure:
-    """One evaluation set of a wide table: the columns of the source that hold its values, and the
-    accuracy of guessing where it is stated."""
+    """One evaluation set of a wide table: the columns of the source that hold its values, the
+    accuracy of guessing where it is stated, and whether its loss is in bits per token."""
 
     eval_set: str
     kind: SetKind
@@ -41,6 +69,7 @@ class Measure:
     bits_per_byte: str | None = None
     accuracy: str | None = None
     chance: float | None = None
+    bits: bool = False
 
     def columns(self) -> dict[str, str]:
         """Quantity -> column of the source."""
@@ -53,10 +82,10 @@ def require(frame: pd.DataFrame, names: Iterable[str], where: str) -> None:
     found = [str(name) for name in frame.columns]
     missing = [name for name in names if name not in found]
     if missing:
-        shown = ", ".join(found[:40]) + (f", … ({len(found)} in all)" if len(found) > 40 else "")
         listed = ", ".join(repr(name) for name in missing)
         hint = nearest_name(missing[0], found)
-        raise UserError(f"{where}: missing column {listed}{hint}; found: {shown or 'no columns'}")
+        shown = nearest_names(missing[0], found, most=40)
+        raise UserError(f"{where}: missing column {listed}{hint}; found: {shown}")
 
 
 def find_column(frame: pd.DataFrame, names: Sequence[str], where: str) -> str:
@@ -69,6 +98,12 @@ def find_column(frame: pd.DataFrame, names: Sequence[str], where: str) -> str:
     raise AssertionError("unreachable")
 
 
+def row_name(label: Hashable) -> str:
+    """How a message names a row of a source, by its label in the index: a number from 0, or the
+    file that holds it."""
+    return row_number(int(label)) if isinstance(label, _WHOLE) else str(label)
+
+
 def numbers(frame: pd.DataFrame, column: str, where: str) -> pd.Series:
     """A column as float64; `UserError` naming the row whose cell is no number."""
     values = pd.to_numeric(frame[column], errors="coerce").astype("float64")
@@ -76,34 +111,79 @@ def numbers(frame: pd.DataFrame, column: str, where: str) -> pd.Series:
     if len(unreadable):
         first = int(unreadable[0])
         raise UserError(
-            f"{where}: column {column!r}, {row_number(first)}: "
+            f"{where}: column {column!r}, {row_name(frame.index[first])}: "
             f"{frame[column].iloc[first]!r} is not a number; mend the cell or empty it"
         )
     return values
 
 
-def read_all(paths: Sequence[Path], suffixes: tuple[str, ...] = (".csv", ".parquet")) -> list[Path]:
+def measured(frame: pd.DataFrame, column: str, where: str) -> tuple[pd.Series, pd.Series]:
+    """A column of measurements as float64, a cell of text as a missing one; and where such cells
+    stand.
+
+    Raises `UserError` where more cells hold text than numbers, words like ``n/a`` not counted: such
+    a column is none of measurements.
+    """
+    cells = frame[column]
+    values = pd.to_numeric(cells, errors="coerce").astype("float64")
+    text = values.isna() & cells.notna()
+    told = text & ~says_nothing(cells)
+    if told.sum() > values.notna().sum():
+        first = int(np.flatnonzero(told)[0])
+        raise UserError(
+            f"{where}: column {column!r} holds text in {told.sum()} of {cells.notna().sum()} cells "
+            f"({row_name(frame.index[first])}: {cells.iloc[first]!r}), no measurements; name a "
+            "column of numbers, or mend the cells"
+        )
+    return values, text
+
+
+def says_nothing(cells: pd.Series) -> pd.Series:
+    """Mask of the cells whose text says that there is no value."""
+    return cells.map(lambda cell: isinstance(cell, str) and cell.strip().casefold() in _NOTHING)
+
+
+def find_files(
+    paths: Sequence[Path],
+    suffixes: tuple[str, ...] = _TABLES,
+    *,
+    second: tuple[str, ...] = (),
+    no_table: Callable[[Path], bool] = lambda file: False,
+) -> tuple[list[Path], list[str]]:
     """Files that the given paths stand for: files as they are, folders as the tables in them, by
-    name."""
+    name; where a folder has none, its files with a suffix of `second`. A note says what was passed
+    over. Files for which `no_table` holds come along and do not count as tables."""
     files: list[Path] = []
+    notes = []
     for path in paths:
         if not path.exists():
             raise UserError(f"{path}: no such file or folder; give the path of the published table")
-        if path.is_dir():
-            inside = sorted(file for file in path.rglob("*") if file.name.endswith(suffixes))
-            if not inside:
-                json = next(path.rglob("*.json"), None)
-                hint = (
-                    " (it holds JSON files, whose layout no importer knows: bring them into one "
-                    "CSV and use the source 'csv' with a mapping)"
-                    if json
-                    else ""
-                )
-                raise UserError(f"{path}: no {' or '.join(suffixes)} file in this folder{hint}")
-            files += inside
-        else:
+        if not path.is_dir():
             files.append(path)
-    return files
+            continue
+        inside = sorted(file for file in path.rglob("*") if file.is_file())
+        tables = [file for file in inside if file.name.endswith(suffixes)]
+        others = [file for file in inside if second and file.name.lower().endswith(second)]
+        if all(no_table(file) for file in tables):
+            tables += others
+        elif others:
+            notes.append(
+                f"{path}: {len(others)} {' or '.join(second)} files beside the tables are not "
+                "read; give them as --path to read them"
+            )
+        if not tables:
+            json = any(file.suffix == ".json" for file in inside)
+            hint = " (it holds JSON: use the source 'csv' with a mapping)" if json else ""
+            raise UserError(
+                f"{path}: no {' or '.join((*suffixes, *second))} file in this folder{hint}"
+            )
+        files += tables
+    return files, notes
+
+
+def read_all(paths: Sequence[Path]) -> list[Path]:
+    """Tables that the given paths stand for: `find_files` without JSON."""
+    return find_files(paths)[0]
 
 
 def read_wide(path: Path) -> tuple[pd.DataFrame, str]:
@@ -125,16 +205,16 @@ def long_table(
       measures: the evaluation sets; their columns are in `frame`.
       where: name of the source in messages.
 
-    A cell without a value becomes a row with status ``failed``; a value that cannot be (a negative
-    loss, a checkpoint measured twice, …) one with status ``excluded``; both say which row of the
-    source it was. A set whose columns are empty throughout is left out.
+    A cell without a value, or with text, becomes a row with status ``failed``; a value that cannot
+    be (a negative loss, a checkpoint measured twice, …) one with status ``excluded``; both say
+    which row of the source it was. A set whose columns are empty throughout is left out.
     """
     parts, notes = [], []
     for measure in measures:
-        columns = {
-            name: numbers(frame, column, where) for name, column in measure.columns().items()
-        }
-        values = pd.DataFrame(columns, index=frame.index)
+        cells = {name: measured(frame, column, where) for name, column in measure.columns().items()}
+        values = pd.DataFrame({name: found for name, (found, _) in cells.items()})
+        if measure.bits and "loss" in values:
+            values["loss"] *= math.log(2.0)
         if values.isna().all(axis=None):
             listed = ", ".join(repr(column) for column in measure.columns().values())
             notes.append(f"{where}: column {listed} is empty; {measure.eval_set!r} is left out")
@@ -144,26 +224,49 @@ def long_table(
             part[CHANCE] = measure.chance
         part["status"] = np.where(values.isna().all(axis=1), str(Status.FAILED), str(Status.OK))
         # A validation loss is the point of a row; a benchmark may publish its accuracy alone.
-        part["x_source_row"] = np.arange(1, len(frame) + 1)
+        part["x_source_row"] = np.arange(len(frame))
         part["x_source_column"] = next(iter(measure.columns().values()))
+        part["message"] = None
+        for name, column in measure.columns().items():
+            text = cells[name][1]
+            notes += text_note(frame[column], text, where)
+            said = frame.loc[text, column].map("{!r} is not a number".format)
+            part["message"] = part["message"].mask(text & (part["status"] == "failed"), said)
         parts.append(part)
     if not parts:
         raise UserError(f"{where}: no evaluation set has a value; is this the right table?")
-    table = derive(typed(complete(pd.concat(parts, ignore_index=True)), where=where))
-    table, more = set_aside(table, where)
+    table, more = set_aside(pd.concat(parts, ignore_index=True), where, frame.index)
     return Imported(table=table, notes=(*notes, *more))
 
 
-def set_aside(table: pd.DataFrame, where: str) -> tuple[pd.DataFrame, list[str]]:
-    """Marks rows that cannot be measurements; returns the sound table and one line per kind of
-    problem."""
+def text_note(cells: pd.Series, text: pd.Series, where: str) -> list[str]:
+    """A line for the cells of a column of measurements that hold text; none where none does."""
+    if not text.any():
+        return []
+    place = _places(cells.index[text])
+    said = f"{cells[text].iloc[0]!r} is not a number"
+    return [f"{where}: column {cells.name!r}, {place}: {said}; taken as missing"]
+
+
+def set_aside(
+    rows: pd.DataFrame, where: str, labels: Sequence[Hashable]
+) -> tuple[pd.DataFrame, list[str]]:
+    """The loss table of long rows, those that cannot be measurements marked, and one line per kind
+    of problem; ``x_source_row`` is the place in `labels` of what a row comes from."""
+    rows = complete(rows)
+    known = (rows["status"] != str(Status.EXCLUDED)).to_numpy()
+    table = derive(typed(exclude_unreadable(rows), where=where))
+    nothing = table[[*QUANTITIES]].isna().all(axis=1) & (table["status"] == str(Status.OK))
+    table["status"] = table["status"].mask(nothing, str(Status.FAILED))
     failed = (table["status"] == str(Status.FAILED)) & table["message"].isna()
     table["message"] = table["message"].mask(failed, "the source has no value (NaN)")
     places = list(
         zip(table["x_source_column"].map(str), table["x_source_row"].map(int), strict=True)
     )
-    nothing = "no value (NaN)"
-    found = [(*places[position], nothing, nothing) for position in np.flatnonzero(failed)]
+    empty = "no value (NaN)"
+    found = [(*places[position], empty, empty) for position in np.flatnonzero(failed)]
+    unreadable = np.flatnonzero(known & (table["status"] == str(Status.EXCLUDED)))
+    messages = table["message"].iloc[unreadable]
     table, problems = exclude_bad_rows(table)
     seen: set[int] = set()
     for problem in problems:
@@ -174,23 +277,47 @@ def set_aside(table: pd.DataFrame, where: str) -> tuple[pd.DataFrame, list[str]]
             name = column if problem.column in QUANTITIES else problem.column
             what = f"{problem.column}: {problem.what}"
             found.append((name, row, f"{problem.column}: {problem.mend}", what))
+    for position, message in zip(unreadable, messages, strict=True):
+        if position not in seen:
+            column = message.partition(":")[0]
+            found.append((column, places[position][1], "no number", message))
     validate(table, where=where)
-    return table.drop(columns=["x_source_row", "x_source_column"]), _summaries(found, where)
+    return table.drop(columns=["x_source_row", "x_source_column"]), _summaries(found, where, labels)
 
 
-def _summaries(found: list[tuple[str, int, str, str]], where: str, most: int = 5) -> list[str]:
+def _summaries(
+    found: list[tuple[str, int, str, str]], where: str, labels: Sequence[Hashable]
+) -> list[str]:
     """One line per source column and kind of problem, naming its first rows; ``found`` holds
     column, row, kind and what is said of that row."""
     rows: dict[tuple[str, str], dict[int, str]] = {}
     for column, row, kind, what in found:
         rows.setdefault((column, kind), {}).setdefault(row, what)
-    lines = []
+    columns: dict[tuple[str, str], list[str]] = {}
     for (column, _), said in rows.items():
         numbered = sorted(said)
-        listed = ", ".join(str(row) for row in numbered[:most]) + (", …" if numbered[most:] else "")
-        unit = "row" if len(numbered) == 1 else f"{len(numbered)} rows:"
-        lines.append(f"{where}: column {column!r}, {unit} {listed}: {said[numbered[0]]}; set aside")
-    return lines
+        place = _places([labels[row] for row in numbered])
+        columns.setdefault((place, said[numbered[0]]), []).append(column)
+    return [
+        f"{where}: {_columns(names)}, {place}: {what}; set aside"
+        for (place, what), names in columns.items()
+    ]
+
+
+def _columns(names: Sequence[str], most: int = 3) -> str:
+    if len(names) == 1:
+        return f"column {names[0]!r}"
+    shown = ", ".join(map(repr, names[:most]))
+    return f"{len(names)} columns ({shown}{', …' if names[most:] else ''})"
+
+
+def _places(labels: Sequence[Hashable], most: int = 5) -> str:
+    if len(labels) == 1:
+        return row_name(labels[0])
+    rows = all(isinstance(label, _WHOLE) for label in labels)
+    shown = [row_name(label).removeprefix("row ") for label in labels[:most]]
+    listed = ", ".join(shown) + (", …" if len(labels) > most else "")
+    return f"{len(labels)} {'rows' if rows else 'objects'}: {listed}"
 
 
 def together(parts: Sequence[Imported]) -> Imported:

@@ -1,0 +1,261 @@
+"""Sweeps kept as JSON as one wide table: nested keys are dotted columns, files of one model a row.
+
+    {"name": "m1", "hyperparameters": {"params": 4e8}, "results": [{"set": "c4", "loss": 3.5}]}
+
+has the columns ``name`` and ``hyperparameters.params``; what lies in a list is a column where a
+mapping asks for it: ``results.0.loss`` by place, ``results[set=c4].loss`` of the item whose ``set``
+is c4, ``results[set~c4].loss`` of the item whose ``set`` holds the text c4 (or a list with such a
+text). In the name of a pattern a star stands for any text: ``results[set=*].loss``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from lossline.errors import UserError
+from lossline.tables.frames import nearest_names
+
+__all__ = ["JOINED", "SUFFIXES", "Nested", "Record", "read_nested", "starred"]
+
+SUFFIXES = (".json", ".jsonl")
+JOINED = "<join>"  # column of the value that joins the files of one model
+
+_SELECTOR = re.compile(r"(?P<list>.+?)\[(?P<field>[^]=~]+)(?P<how>[=~])(?P<value>[^]]*)\]")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Nested:
+    """A wide table out of JSON files.
+
+    Attributes:
+      frame: one row per object, or per value of the join; the index names the file of each.
+      where: name for messages.
+      records: the objects themselves.
+      notes: a line for what was left out.
+    """
+
+    frame: pd.DataFrame
+    where: str
+    records: Sequence[Record]
+    notes: tuple[str, ...] = ()
+
+    def names(self) -> list[str]:
+        """What a mapping can name, for messages: lists of objects as ``results[].loss``."""
+        columns = [str(name) for name in self.frame.columns if name != JOINED]
+        return list(dict.fromkeys([*columns, *_in_lists(self.records)]))
+
+
+@dataclass(frozen=True)
+class Record:
+    """One object: its leaves by dotted path, those within lists apart, and the lists' lengths."""
+
+    label: str
+    leaves: dict[str, Any] = field(default_factory=dict)
+    listed: dict[str, Any] = field(default_factory=dict)
+    lists: dict[str, int] = field(default_factory=dict)
+
+    def value(self, path: str) -> Any:
+        return self.leaves.get(path, self.listed.get(path))
+
+
+def starred(pattern: str) -> re.Pattern[str]:
+    """The expression for a name in which a star, its only group, stands for any text."""
+    return re.compile("(.+)".join(map(re.escape, pattern.split("*", 1))), re.DOTALL)
+
+
+def read_nested(
+    files: Sequence[Path], *, asked: Iterable[str] = (), join: Sequence[str] = ()
+) -> Nested:
+    """The objects of .json files (one, or a list of them) and .jsonl files (one a line) as a table.
+
+    Args:
+      files: in the order of the rows.
+      asked: columns that will be used, patterns with a star included: those within lists are made
+        into columns, and files that are joined must agree on them.
+      join: columns whose value names the model that an object is about, the first that it has:
+        objects of one model become one row. Objects without any are left out, with a note.
+
+    Raises `UserError` for what is not JSON, a key that an object has twice, two items of a list
+    where one is asked for, joined files that contradict each other, and where nothing is found.
+    """
+    records = [record for path in files for record in _records(path)]
+    where = os.path.commonpath(files)
+    if not records:
+        raise UserError(f"{where}: the table has no rows")
+    asked = list(asked)
+    selected = [column for column in asked if _SELECTOR.match(column) or "*" not in column]
+    rows = [
+        record.leaves
+        | {name: value for column in selected for name, value in _resolve(record, column).items()}
+        for record in records
+    ]
+    labels, notes = [record.label for record in records], []
+    if join:
+        rows, labels, left = _joined(records, rows, join, [starred(column) for column in asked])
+        in_all = [name for record in records for name in record.leaves]
+        if not rows:
+            raise UserError(
+                f"{where}: join: no object has {' or '.join(map(repr, join))}; "
+                f"found: {nearest_names(join[0], in_all)}"
+            )
+        if left:
+            others = f" and {len(left) - 1} more" if left[1:] else ""
+            keys = " or ".join(map(repr, join))
+            notes.append(f"{left[0]}{others}: no {keys} to join by; left out")
+    # Objects, so that a whole number stays one beside an empty cell.
+    frame = pd.DataFrame(rows, index=labels, dtype=object).infer_objects()
+    return Nested(frame=frame, where=where, records=records, notes=tuple(notes))
+
+
+def _records(path: Path) -> Iterator[Record]:
+    several = path.suffix.lower() == ".jsonl"
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; name an existing table") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: is not text in UTF-8; save it anew with this encoding") from error
+    if several:
+        lines = enumerate(text.split("\n"), 1)
+        trees = [(f"{path}, line {n}", _parsed(line, f"{path}, line {n}"))
+                 for n, line in lines if line.strip()]  # fmt: skip
+    else:
+        tree = _parsed(text, str(path))
+        trees = [(str(path), tree)]
+        if isinstance(tree, list):
+            trees = [(f"{path}, row {n}", item) for n, item in enumerate(tree, 1)]
+    for label, tree in trees:
+        if not isinstance(tree, dict):
+            raise UserError(
+                f"{label}: holds {json.dumps(tree)[:40]} where an object {{…}} belongs; a table in "
+                "JSON is an object or a list of objects"
+            )
+        record = Record(label)
+        _collect(record, "", tree, within=False)
+        yield record
+
+
+def _parsed(text: str, where: str) -> Any:
+    try:
+        return json.loads(text, object_pairs_hook=lambda pairs: _object(pairs, where))
+    except json.JSONDecodeError as error:
+        hint = "; one object a line? name it .jsonl" if error.msg == "Extra data" else ""
+        raise UserError(f"{where}: is not JSON: {error}; is the file whole?{hint}") from error
+    except (ValueError, RecursionError) as error:  # numbers of thousands of digits, nesting
+        raise UserError(f"{where}: cannot be read as JSON: {error}") from error
+
+
+def _object(pairs: Sequence[tuple[str, Any]], where: str) -> dict[str, Any]:
+    tree = dict(pairs)
+    if len(tree) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise UserError(f"{where}: the key {twice!r} is there twice in one object; keep one")
+    return tree
+
+
+def _collect(record: Record, path: str, tree: Any, *, within: bool) -> None:
+    if isinstance(tree, (dict, list)):
+        if isinstance(tree, list):
+            record.lists[path] = len(tree)
+        items = tree.items() if isinstance(tree, dict) else enumerate(tree)
+        within = within or isinstance(tree, list)
+        for name, value in items:
+            _collect(record, f"{path}.{name}" if path else str(name), value, within=within)
+        return
+    if path in record.leaves or path in record.listed:
+        raise UserError(f"{record.label}: two keys read {path!r}, one of them nested; rename one")
+    (record.listed if within else record.leaves)[path] = tree
+
+
+def _resolve(record: Record, column: str) -> dict[str, Any]:
+    """What a column stands for in an object: its value by name, several with a star in a selector,
+    none where it is not there."""
+    found = _SELECTOR.match(column)
+    if found is None or column in record.leaves:
+        known = column in record.leaves or column in record.listed
+        return {column: record.value(column)} if known else {}
+    values: dict[str, Any] = {}
+    places: dict[str, str] = {}
+    for number in range(record.lists.get(found["list"], 0)):
+        place = f"{found['list']}.{number}"
+        for chosen in _chosen(record, f"{place}.{found['field']}", found["how"], found["value"]):
+            for inner, value in _resolve(record, place + column[found.end() :]).items():
+                selector = f"[{found['field']}{found['how']}{chosen}]"
+                name = found["list"] + selector + inner.removeprefix(place)
+                if name in values and places[name] != place and values[name] != value:
+                    raise UserError(
+                        f"{record.label}: {name!r} is {values[name]} in one item and {value} in "
+                        "another; choose the item by a key that sets them apart"
+                    )
+                values[name], places[name] = value, place
+    return values
+
+
+def _chosen(record: Record, path: str, how: str, wanted: str) -> set[str]:
+    """With which texts in place of `wanted` an item is chosen by what its field, or a list there,
+    says."""
+    cells = [record.value(path)]
+    cells += [record.value(f"{path}.{n}") for n in range(record.lists.get(path, 0))]
+    said = [
+        cell if isinstance(cell, str) else json.dumps(cell) for cell in cells if cell is not None
+    ]
+    if how == "~":
+        return {wanted for text in said if wanted in text}
+    if "*" in wanted:
+        return {text for text in said if starred(wanted).fullmatch(text)}
+    return {text for text in said if text == wanted}
+
+
+def _joined(
+    records: Sequence[Record],
+    rows: Sequence[Mapping[str, Any]],
+    join: Sequence[str],
+    asked: Sequence[re.Pattern[str]],
+) -> tuple[list[dict[str, Any]], list[str], list[str]]:
+    """Rows of one model as one, the file that named each first, and the files without a model."""
+    models: dict[Any, dict[str, Any]] = {}
+    origin: dict[tuple[Any, str], str] = {}
+    labels, left = [], []
+    for record, row in zip(records, rows, strict=True):
+        found = [v for column in join for v in _resolve(record, column).values() if v is not None]
+        if not found:
+            left.append(record.label)
+            continue
+        model = found[0]
+        if model not in models:
+            models[model] = {JOINED: model}
+            labels.append(record.label)
+        merged = models[model]
+        for name, value in row.items():
+            before = merged.get(name)
+            if before is None or before != before:
+                merged[name], origin[model, name] = value, record.label
+            elif value is None or value != value or value == before:
+                continue
+            elif any(pattern.fullmatch(name) for pattern in asked):
+                raise UserError(
+                    f"{record.label}: {name!r} of {model!r} is {value!r}, but {before!r} in "
+                    f"{origin[model, name]}; mend one of them, or map a key that only one has"
+                )
+    return list(models.values()), labels, left
+
+
+def _in_lists(records: Sequence[Record]) -> Iterator[str]:
+    """Paths within lists, their numbers left out."""
+    for record in records:
+        longest = sorted(record.lists, key=len, reverse=True)
+        for path in record.listed:
+            for name in longest:
+                if path.startswith(f"{name}."):
+                    rest = path.removeprefix(f"{name}.").partition(".")[2]
+                    path = f"{name}[].{rest}".removesuffix(".")
+            yield path
