@@ -61,15 +61,20 @@ class CheckpointOptions:
         """
         for step in self.steps:
             if not 1 <= step <= steps:
-                raise UserError(f"checkpoints.steps has {step}, but the run has steps 1 to {steps}")
+                raise UserError(
+                    f"checkpoints.steps has {step}, but the run has steps 1 to {steps}; leave it "
+                    f"out, or train longer"
+                )
         if self.count > steps:
             raise UserError(
-                f"checkpoints.count = {self.count} is more than the {steps} steps of the run"
+                f"checkpoints.count = {self.count} is more than the {steps} steps of the run; set "
+                f"it to {steps} or fewer (0: the last step alone), or train longer"
             )
-        if self.first is not None and not 1 <= self.first <= steps - self.count + 1:
+        latest = steps - self.count + 1
+        if self.first is not None and not 1 <= self.first <= latest:
             raise UserError(
-                f"checkpoints.first = {self.first}: must leave room for {self.count} checkpoints "
-                f"among {steps} steps"
+                f"checkpoints.first = {self.first} leaves no room for {self.count} checkpoints "
+                f"among {steps} steps; set it between 1 and {latest}"
             )
         chosen = {steps, *self.steps}
         if self.every is not None:
