@@ -20,6 +20,7 @@ import logging
 import os
 import re
 import sys
+import tempfile
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
@@ -35,7 +36,9 @@ Loader = Callable[[], "Verb"]
 _PLACES = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "make room there, or name another place"),
     **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "name a place that you may use"),
-    **dict.fromkeys((errno.EEXIST, errno.ENOTDIR, errno.EISDIR), "name another place"),
+    **dict.fromkeys(
+        (errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ELOOP), "name another place"
+    ),
     errno.ENAMETOOLONG: "choose a shorter name",
 }
 
@@ -122,9 +125,20 @@ def _refusal_of_a_place(error: Exception) -> str | None:
         number = int(told[1] or told[2]) if told else None
         found = re.search(r'local file "([^"]+)"', text)
         where = found[1] if found else None
+    if number == errno.ENOENT and where and _takes_nothing_new(Path(os.fsdecode(where)).parent):
+        return f"{where}: nothing can be made there; name another place"
     if number not in _PLACES:
         return None
     return f"{f'{where}: ' if where else ''}{os.strerror(number)}; {_PLACES[number]}"
+
+
+def _takes_nothing_new(folder: Path) -> bool:
+    """Whether a folder is one such as /proc, which answers "no such file" to who makes one."""
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            return False
+    except OSError:
+        return folder.is_dir()
 
 
 def build_options(

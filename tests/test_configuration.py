@@ -182,6 +182,7 @@ def test_a_place_that_cannot_be_written_is_a_persons_mistake(tmp_path, capsys) -
     for does, out, said in (
         (write, "file/x", f"error: {tmp_path}/file/x: Not a directory; name another place"),
         (write, "file", f"error: {tmp_path}/file: File exists; name another place"),
+        (write, "/proc/x/y", "error: /proc/x: nothing can be made there; name another place"),
         (full, "x", "error: No space left on device; make room there, or name another place"),
         (
             library,
