@@ -146,9 +146,15 @@ def _written_whole(folder: Path) -> Iterator[Path]:
 def _files(folder: Path) -> dict[Path, dict[str, str]]:
     """The safetensors files, and the dtype of every tensor in each."""
     index = folder / INDEX
+    single = (folder / SINGLE).is_file()
     if index.is_file():
         names = _shards(index)
-    elif (folder / SINGLE).is_file():
+        if single and SINGLE not in names:
+            raise UserError(
+                f"{folder} has two sets of weights: {SINGLE}, which transformers reads, and the "
+                f"{len(names)} files that {INDEX} names; remove the one or the other"
+            )
+    elif single:
         names = [SINGLE]
     else:
         raise UserError(f"{folder} has no {SINGLE}{_what_else(folder)}")

@@ -279,6 +279,17 @@ def test_an_index_without_a_map_is_refused(tmp_path, index):
         read_model(tmp_path / "hf")
 
 
+def test_two_sets_of_weights_are_refused(tmp_path):
+    """Which of them is meant, nothing tells; an index that names the one file is no second set."""
+    tensors, _ = make_folder(tmp_path / "hf", "llama", shards=2)
+    save_file(tensors, tmp_path / "hf" / "model.safetensors")
+    with pytest.raises(UserError, match=r"two sets of weights: model.safetensors, .* the 2 files"):
+        read_model(tmp_path / "hf")
+    index = {"weight_map": dict.fromkeys(tensors, "model.safetensors")}
+    (tmp_path / "hf" / "model.safetensors.index.json").write_text(json.dumps(index))
+    read_model(tmp_path / "hf")
+
+
 def test_mistakes_are_named(tmp_path):
     def refused(match, change, *, name="llama", **changes):
         folder = tmp_path / f"case{len(list(tmp_path.iterdir()))}"
