@@ -36,9 +36,7 @@ Loader = Callable[[], "Verb"]
 _PLACES = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "make room there, or name another place"),
     **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "name a place that you may use"),
-    **dict.fromkeys(
-        (errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ELOOP), "name another place"
-    ),
+    **dict.fromkeys((errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ELOOP), "name another place"),
     errno.ENAMETOOLONG: "choose a shorter name",
 }
 
