@@ -1,6 +1,7 @@
 """`lossline.fit`: a table in, a folder out; nothing overwritten, nothing half-written, one bad
 group no harm."""
 
+import dataclasses
 import json
 import math
 import subprocess
@@ -316,6 +317,27 @@ def test_what_is_unsound_is_named_line_by_line_and_the_rest_is_fitted(table, tmp
         "no line: 1 run",
     ):
         assert said in reasons
+
+
+def test_many_left_out_for_like_reasons_are_one_line_and_the_list_stays_whole(table, results):
+    entries = [
+        {"what": f"set{n}: run{n}", "rows": 2, "reason": f"excluded: loss: -{n}.5 is negative"}
+        for n in range(30)
+    ]
+    entries += [{"what": "wiki: a", "rows": 1, "reason": "failed: diverged"}]
+    entries += [
+        {"what": f"g{n}", "rows": 3, "reason": "no line: 1 run, at least 2 are needed"}
+        for n in range(2)
+    ]
+    many = dataclasses.replace(results, excluded=pd.DataFrame(entries))
+    said = fit_command.verdict(many).split("Left out, or to be doubted:\n")[1].splitlines()
+    assert said == [
+        "- set0: run0; set1: run1; set2: run2; … (27 more) (60 rows): "
+        "excluded: loss: -0.5 is negative, and the like",
+        "- wiki: a (1 row): failed: diverged",
+        "- g0; g1 (6 rows): no line: 1 run, at least 2 are needed",
+        "- all 33 one by one: excluded.json",
+    ]
 
 
 def test_a_cell_of_text_where_a_number_belongs_costs_its_row(few, tmp_path):

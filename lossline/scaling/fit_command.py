@@ -6,12 +6,14 @@ import dataclasses
 import enum
 import hashlib
 import json
+import re
 import shutil
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -33,6 +35,9 @@ from lossline.tables.frames import concat, row_number
 from lossline.tables.storage import find_tables
 
 __all__ = ["BadRows", "FitCommand", "fit_to_folder", "verdict"]
+
+# What differs between reasons of one kind: numbers, and what stands in quotes.
+_VARYING = re.compile(r"'[^']*'|[-+]?\d[\d.,]*(?:e[-+]?\d+)?")
 
 
 class BadRows(enum.Enum):
@@ -176,17 +181,26 @@ def verdict(results: StudyResults) -> str:
     return "\n".join([*lines, *_left_out(results.excluded)])
 
 
-def _left_out(excluded: pd.DataFrame, most: int = 20) -> list[str]:
-    """What no fit has seen or what is to be doubted, a line each."""
+def _left_out(excluded: pd.DataFrame, most: int = 20, named: int = 3) -> list[str]:
+    """What no fit has seen or what is to be doubted, a line for each reason; reasons that differ in
+    numbers and names alone are one."""
     if excluded.empty:
         return []
-    rows = list(excluded.itertuples())
-    lines = [
-        f"- {row.what} ({row.rows} {'row' if row.rows == 1 else 'rows'}): {row.reason}"
-        for row in rows[:most]
-    ]
-    if rows[most:]:
-        lines.append(f"- … and {len(rows) - most} more, in excluded.json")
+    kinds: dict[str, list[Any]] = {}
+    for row in excluded.itertuples():
+        kinds.setdefault(_VARYING.sub("…", str(row.reason)), []).append(row)
+    lines = []
+    for rows in list(kinds.values())[:most]:
+        what = "; ".join(str(row.what) for row in rows[:named])
+        what += f"; … ({len(rows) - named} more)" if rows[named:] else ""
+        count = sum(int(row.rows) for row in rows)
+        like = ", and the like" if len({row.reason for row in rows}) > 1 else ""
+        lines.append(
+            f"- {what} ({count} {'row' if count == 1 else 'rows'}): {rows[0].reason}{like}"
+        )
+    if len(excluded) > len(lines):
+        more = f"{len(kinds) - most} more reasons, and " if len(kinds) > most else ""
+        lines.append(f"- {more}all {len(excluded)} one by one: excluded.json")
     return ["", "Left out, or to be doubted:", *lines]
 
 
