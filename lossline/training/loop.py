@@ -66,8 +66,6 @@ def train(options: TrainOptions) -> RunDirectory:
         KeyboardInterrupt: SIGINT or SIGTERM came; a checkpoint has been saved.
     """
     launch(options.launch)
-    if options.cache_folder is not None:
-        use_compilation_cache(options.cache_folder)
     say = Progress(
         steps=options.total_steps, seconds=options.log.seconds, quiet=jax.process_index() > 0
     )
@@ -78,6 +76,8 @@ def train(options: TrainOptions) -> RunDirectory:
         return run
     job = _prepare(options, run, say)
     run.path.mkdir(parents=True, exist_ok=True)
+    if options.cache_folder is not None:
+        use_compilation_cache(options.cache_folder)
     with _writing(run):
         _, started = claim(options.folder, config)
         if started:
@@ -255,8 +255,10 @@ def _steps(
         names=names,
     )
     clock = _CheckpointClock(options.checkpoints.minutes * 60)
-    profile = _Profile(job)
-    with contextlib.closing(prefetched(place, start=job.step, stop=total)) as batches:
+    with (
+        _Profile(job) as profile,
+        contextlib.closing(prefetched(place, start=job.step, stop=total)) as batches,
+    ):
         for step, batch in enumerate(batches, start=job.step + 1):
             profile.before(step)
             state, metrics = job.trainer.step(state, batch, job.rates(step))
@@ -393,24 +395,47 @@ class _CheckpointClock:
 
 
 class _Profile:
-    """A profiler trace of the steps that ``profile_steps`` names, into ``profile/``."""
+    """A profiler trace of the steps that ``profile_steps`` names, into ``profile/``: of those that
+    this start runs."""
 
     def __init__(self, job: _Job) -> None:
-        self._span = job.options.profiled_steps
+        self._first, self._last = job.options.profiled_steps or (0, 0)
         self._folder = job.run.path / "profile"
         self._say = job.progress.say
+        self._traced: tuple[int, int] | None = None  # while the trace runs: first and last so far
+        if 0 < self._last <= job.step:
+            self._say(
+                f"no profile: steps {self._first} to {self._last} were done before this start; "
+                f"name steps from {job.step + 1} on"
+            )
+
+    def __enter__(self) -> _Profile:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._traced:  # the run ends amid the steps: what there is
+            self._end()
 
     def before(self, step: int) -> None:
         """Starts the trace at its first step."""
-        if self._span and step == self._span[0]:
+        if self._first <= step <= self._last and self._traced is None:
             jax.profiler.start_trace(str(self._folder))
+            self._traced = step, step
 
     def after(self, step: int, state: State) -> None:
         """Ends the trace when its last step has really ended."""
-        if self._span and step == self._span[1]:
-            jax.block_until_ready(state)
-            jax.profiler.stop_trace()
-            self._say(f"profile of steps {self._span[0]} to {self._span[1]} in {self._folder}")
+        if self._traced:
+            self._traced = self._traced[0], step
+            if step == self._last:
+                jax.block_until_ready(state)
+                self._end()
+
+    def _end(self) -> None:
+        assert self._traced
+        first, last = self._traced
+        self._traced = None
+        jax.profiler.stop_trace()
+        self._say(f"profile of steps {first} to {last} in {self._folder}")
 
 
 @contextlib.contextmanager

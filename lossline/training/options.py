@@ -195,7 +195,7 @@ class TrainOptions:
         """First and last profiled step, counted from 1.
 
         Raises:
-            UserError: ``profile_steps`` is no range.
+            UserError: ``profile_steps`` is no range, or one beyond the run.
         """
         if self.profile_steps is None:
             return None
@@ -208,5 +208,10 @@ class TrainOptions:
         if not 1 <= span[0] <= span[1]:
             raise UserError(
                 f"train.profile_steps = {self.profile_steps!r}: must run forward from 1 or later"
+            )
+        if span[1] > self.total_steps:
+            raise UserError(
+                f"train.profile_steps = {self.profile_steps!r}: the run has steps 1 to "
+                f"{self.total_steps}; name some of them"
             )
         return span

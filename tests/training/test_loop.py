@@ -1,5 +1,6 @@
 """Whole trainings: resumed ones are bitwise those never stopped, however they were stopped."""
 
+import contextlib
 import json
 import os
 import pickle
@@ -367,6 +368,7 @@ def test_options_that_refuse(options):
         ({"profile_steps": "3"}, None),
         ({"profile_steps": "5:3"}, "must run forward"),
         ({"profile_steps": "x:y"}, "write first:last"),
+        ({"profile_steps": "9:13"}, "the run has steps 1 to 12; name some of them"),
     ):
         if message is None:
             assert options(**changes).profiled_steps == (3, 3)
@@ -405,6 +407,28 @@ def test_profile(options, capsys):
     run = train(options(profile_steps="2:3", steps=4, mesh=MeshOptions(data=8)))
     assert list((run.path / "profile").rglob("*.xplane.pb"))
     assert "profile of steps 2 to 3" in capsys.readouterr().out
+
+
+def test_a_profile_is_of_the_steps_that_a_start_runs(options, capsys, stopped_at):
+    chosen = options(steps=4, checkpoints=CheckpointOptions(steps=(2,), count=0))
+    for batch, asked, said in (
+        (2, "2:4", "profile of steps 2 to 2 in"),
+        (3, "1:4", "profile of steps 3 to 3 in"),
+        (9, "1:2", "no profile: steps 1 to 2 were done before this start; name steps from 3 on"),
+    ):
+        stopped_at(batch, fail)
+        with pytest.raises(Killed) if batch < 4 else contextlib.nullcontext():
+            train(replace(chosen, profile_steps=asked))
+        assert said in capsys.readouterr().out
+    traces = (chosen.folder / "profile").rglob("*.xplane.pb")
+    assert {trace.stat().st_size > 0 for trace in traces} == {True}
+
+
+def test_a_place_that_takes_no_folder_refuses_before_anything_is_compiled(options, recwarn):
+    """JAX warns of each program that it cannot keep."""
+    with pytest.raises(FileNotFoundError):
+        train(options(directory="/proc/x/run", compilation_cache=None))
+    assert not [each for each in recwarn if "compilation cache" in str(each.message)]
 
 
 def test_checkpoints_by_time_are_replaced(options, monkeypatch):
