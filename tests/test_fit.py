@@ -4,6 +4,7 @@ group no harm."""
 import dataclasses
 import json
 import math
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -69,6 +70,19 @@ def results(table):
 def instant(results, monkeypatch):
     """Fitting takes no time, for tests of what becomes of the folder."""
     monkeypatch.setattr(fit_command, "fit_study", lambda table, options, say: results)
+
+
+def test_results_of_other_code_are_not_up_to_date(table, saved, tmp_path, monkeypatch):
+    """Between two versions the code changes too."""
+    ours = Path(fit_command.lossline.__file__).parent
+    for folder in ("scaling", "tables"):
+        shutil.copytree(ours / folder, tmp_path / "package" / folder)
+    before = fit_command.fit_fingerprint(table, command(saved))
+    monkeypatch.setattr(fit_command.lossline, "__file__", str(tmp_path / "package/__init__.py"))
+    assert fit_command.fit_fingerprint(table, command(saved)) == before
+    with (tmp_path / "package/scaling/laws.py").open("a") as code:
+        code.write("# other\n")
+    assert fit_command.fit_fingerprint(table, command(saved)) != before
 
 
 def test_every_part_is_there(results):
@@ -155,7 +169,7 @@ def test_same_inputs_are_up_to_date_and_others_never_overwritten(saved, table, c
     assert fit_to_folder(command(saved)) is None
     assert "fits is up to date" in capsys.readouterr().out
     with pytest.raises(
-        UserError, match="results of other inputs; choose another --out, or give --replace"
+        UserError, match="of other inputs or of other code; choose another --out, or give --replace"
     ):
         fit_to_folder(command(saved, law_resamples=2))
     tables.write(table.assign(loss=table.loss + 0.01, bits_per_byte=np.nan), saved)

@@ -87,7 +87,8 @@ def fit_to_folder(options: FitCommand) -> StudyResults | None:
         )
     if state is FolderState.OTHER and not options.replace:
         raise UserError(
-            f"{out}: holds the results of other inputs; choose another --out, or give --replace"
+            f"{out}: holds the results of other inputs or of other code; choose another --out, or "
+            f"give --replace"
         )
     started = time.monotonic()
     with _folder(out, fingerprint) as partial:  # first of all: a place that refuses says so at once
@@ -138,12 +139,15 @@ def _read(options: FitCommand) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 def fit_fingerprint(table: pd.DataFrame, options: FitCommand) -> str:
     """SHA-256 of everything that the results follow from: the table's rows, the options, the
-    version."""
+    version, the code that fits."""
     rows = pd.util.hash_pandas_object(table, index=False).to_numpy()
     digest = hashlib.sha256(rows.tobytes())
     digest.update(
         json.dumps([list(table.columns), identity(options), lossline.__version__]).encode()
     )
+    package = Path(lossline.__file__).parent
+    for source in sorted([*package.glob("scaling/**/*.py"), *package.glob("tables/**/*.py")]):
+        digest.update(source.read_bytes())
     return digest.hexdigest()
 
 
