@@ -154,11 +154,30 @@ def test_a_table_without_measurements(table):
         fit_study(table.assign(status="excluded"))
 
 
+def test_one_set_alone_has_laws_and_no_lines(few, capsys, tmp_path):
+    own = few[few.eval_set == "wiki"].assign(eval_set="own")
+    tables.write(own, tmp_path / "own.parquet")
+    quick = {"x_sets": (), "attribution": AttributionOptions(resamples=0)}
+    results = fit_to_folder(command(tmp_path / "own.parquet", **quick))
+    assert results.lines == ()
+    printed = capsys.readouterr().out
+    assert "no validation loss but that of each run's own data" in printed
+    assert "No lines: they need two sets, one of them of validation; " in printed
+    law = results.compute_laws[0]
+    assert f"wiki, bpe on own: {law.equation}: E = {law.parameters['E']:.4g}" in printed
+
+
 def test_unknown_sets_and_units_are_named(table):
     with pytest.raises(
         UserError, match="no evaluation set 'c5' in the table; it has hellaswag, legal, wiki"
     ):
         fit_study(table, StudyFitOptions(**(QUICK | {"x_sets": ("c5",)})))
+    for name, expected in (
+        ("nats", "is no fact of a run"),
+        ("architectur", "did you mean 'archit"),
+    ):
+        with pytest.raises(UserError, match=f"cannot group by '{name}': .*{expected}"):
+            fit_study(table, StudyFitOptions(**(QUICK | {"group_by": (name,)})))
     with pytest.raises(UserError, match="'nats' is unknown; choose of loss, bits_per_byte"):
         StudyFitOptions(units=("nats",))
 

@@ -114,7 +114,9 @@ def attribute(table: pd.DataFrame, options: AttributionOptions | None = None) ->
     plan = design(rows)
     x_set = options.x_set or neutral_set(rows)
     if x_set is None:
-        return Attribution(message="the table holds no validation loss", alpha=options.alpha)
+        own = (rows["eval_set"] == OWN_SET).any()
+        only = "no validation loss but that of each run's own data" if own else "no validation loss"
+        return Attribution(message=f"the table holds {only}", alpha=options.alpha)
     y_sets = _y_sets(rows, x_set, options)
     factors = [
         name

@@ -30,7 +30,7 @@ from lossline.scaling.study_files import (
     save_results,
     start_folder,
 )
-from lossline.scaling.study_results import StudyResults
+from lossline.scaling.study_results import ComputeLawFit, StudyResults
 from lossline.tables.frames import concat, row_number
 from lossline.tables.storage import find_tables
 
@@ -221,13 +221,26 @@ def _sentences(attribution: Attribution) -> list[str]:
 
 
 def _counts(results: StudyResults) -> str:
+    used = int((results.table["status"] == "ok").sum())
+    rows = f"{used} measurements used, {len(results.table) - used} left out."
+    if not results.lines:
+        laws = "\n".join(f"- {_law(law)}" for law in results.compute_laws[:5])
+        return f"No lines: they need two sets, one of them of validation; {rows}\n{laws}".rstrip()
     drawn = [line for line in results.lines if line.drawable]
     text = f"{len(drawn)} of {len(results.lines)} lines determined by the data"
     if drawn:
         r2 = sorted(line.r2 for line in drawn)
         text += f", median R² {r2[len(r2) // 2]:.4f}"
-    used = int((results.table["status"] == "ok").sum())
-    return f"{text}; {used} measurements used, {len(results.table) - used} left out."
+    return f"{text}; {rows}"
+
+
+def _law(law: ComputeLawFit) -> str:
+    group = ", ".join(str(v) for v in law.group.values() if v is not None) or "all runs"
+    if not law.parameters:
+        return f"{group} on {law.eval_set}: no law: {law.message or law.status}"
+    values = ", ".join(f"{name} = {value:.4g}" for name, value in law.parameters.items())
+    interval = f", 90% of E [{law.E_low:.4g}, {law.E_high:.4g}]" if law.E_low == law.E_low else ""
+    return f"{group} on {law.eval_set}: {law.equation}: {values}{interval}, R² {law.r2:.4f}"
 
 
 def _heldout(heldout: pd.DataFrame) -> str:

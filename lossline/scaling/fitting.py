@@ -26,6 +26,7 @@ from lossline.scaling.results import FitResult, Status
 from lossline.scaling.solver import fit_many
 from lossline.scaling.study_results import ComputeLawFit, StudyResults
 from lossline.tables.chance import chance_level
+from lossline.tables.frames import nearest_name, nearest_names
 from lossline.tables.schema import OWN_SET, SetKind
 from lossline.tables.schema import Status as RowStatus
 
@@ -121,7 +122,8 @@ def _sets(rows: pd.DataFrame, options: StudyFitOptions) -> tuple[list[str], list
     for name in (*options.x_sets, *options.y_sets):
         if name not in kinds:
             raise UserError(
-                f"fit: no evaluation set {name!r} in the table; it has {', '.join(sorted(kinds))}"
+                f"fit: no evaluation set {name!r} in the table{nearest_name(name, kinds)}; it has "
+                f"{nearest_names(name, sorted(kinds))}"
             )
     # A task's loss on the x axis is unusual but allowed where a person names it.
     x_sets = list(options.x_sets) or [

@@ -8,11 +8,15 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 
 from lossline.errors import UserError
+from lossline.tables.frames import nearest_name
+from lossline.tables.schema import COLUMN_NAMES, FACTS
 
 __all__ = ["GROUP_BY", "Group", "split"]
 
 # What lines are grouped by in arXiv 2502.12120: all else should leave the line where it is.
 GROUP_BY: tuple[str, ...] = ("architecture", "pretraining_data", "tokenizer")
+
+_NO_FACTS = frozenset(COLUMN_NAMES) - frozenset(FACTS)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -31,10 +35,12 @@ class Group:
 def split(table: pd.DataFrame, group_by: Sequence[str] = GROUP_BY) -> list[Group]:
     """One group per combination of facts that occurs, in the order of the facts' text."""
     for name in group_by:
-        if name not in table.columns:
+        if name not in table.columns or name in _NO_FACTS:
+            known = [str(column) for column in table.columns if column not in _NO_FACTS]
+            why = "is no fact of a run" if name in _NO_FACTS else "the table has no such column"
             raise UserError(
-                f"cannot group by {name!r}: the table has no such column; it has "
-                f"{', '.join(map(str, table.columns))}"
+                f"cannot group by {name!r}: {why}{nearest_name(name, known)}; choose of "
+                f"{', '.join(known)}"
             )
     if not group_by:
         return [Group(facts={}, table=table)]
