@@ -71,12 +71,13 @@ def check_columns(frame: pd.DataFrame, *, where: str = "the table") -> None:
         raise UserError(f"{where}: column {twice[0]!r} is there twice; keep one of them")
     if missing:
         hint = nearest_name(missing[0], unknown)
-        others = (
-            f" (and {len(missing) - 1} more: {', '.join(missing[1:])})" if len(missing) > 1 else ""
-        )
+        found = ", ".join(names[:32])
+        found += f", … ({len(names)} in all)" if names[32:] else ""
+        more = ", ".join(missing[1:7]) + (", …" if missing[7:] else "")
+        others = f" (and {len(missing) - 1} more: {more})" if len(missing) > 1 else ""
         raise UserError(
             f"{where}: column {missing[0]!r} is missing{others}{hint}; found: "
-            f"{', '.join(names) or 'no columns'}; "
+            f"{found or 'no columns'}; "
             "a table with other columns becomes a loss table with `python -m lossline.import_sweep "
             "csv`"
         )
