@@ -56,6 +56,7 @@ def folder(tmp_path: Path) -> Path:
     put(tmp_path / "sweep" / "evals" / "b.json", evaluation("b", arc=0.4, piqa=0.7))
     put(tmp_path / "sweep" / "evals" / "a.json", evaluation("a", arc=0.3, piqa=0.6))
     (tmp_path / "sweep" / "notes.txt").write_text("not JSON")
+    put(tmp_path / "sweep" / ".cache" / "a.json", "of a program")
     return tmp_path / "sweep"
 
 
@@ -101,7 +102,11 @@ def test_files_of_one_model_are_joined_and_lists_are_reached(folder):
 
 
 def test_a_list_and_lines_of_objects_are_the_same_table(folder, tmp_path):
-    trees = [json.loads(file.read_text()) for file in sorted(folder.rglob("*.json"))]
+    trees = [
+        json.loads(file.read_text())
+        for file in sorted(folder.glob("*/[ab].json"))
+        if file.parent.name != ".cache"
+    ]
     whole = put(tmp_path / "all.json", trees)
     lines = put(tmp_path / "all.jsonl", "\n".join(json.dumps(tree) for tree in trees) + "\n\n")
     # A separator of lines for Unicode is none for JSON.
@@ -241,6 +246,18 @@ def test_what_else_can_be_wrong(folder, tmp_path):
     assert "none: no .csv or .parquet or .json or .jsonl file" in refused(tmp_path / "none")
     assert "lines.jsonl: the table has no rows" in refused(put(tmp_path / "lines.jsonl", ""))
     assert "no such file" in refused(tmp_path / "gone.json")
+
+
+def test_a_cell_of_text_is_named_by_its_file_or_its_place(folder, tmp_path):
+    bad = model("c", 1e7)
+    bad["results"][0]["loss"] = "diverged"
+    path = put(folder / "models" / "c.json", bad)
+    said = "column 'results[set=c4].loss', {}: 'diverged' is not a number; taken as missing"
+    assert f"{folder}: {said.format('models/c.json')}" in imported(folder).notes
+    trees = [json.loads(file.read_text()) for file in sorted(path.parent.iterdir())]
+    whole = put(tmp_path / "all.json", trees)
+    text = MAPPING[: MAPPING.index("[sets.tasks]")]
+    assert imported(whole, text).notes == (f"{whole}: {said.format('row 3')}",)
 
 
 def test_json_beside_tables_in_a_folder_is_not_read_silently(tmp_path):

@@ -87,7 +87,7 @@ def read_nested(
     where one is asked for, joined files that contradict each other, and where nothing is found.
     """
     records = [record for path in files for record in _records(path)]
-    where = os.path.commonpath(files)
+    where = _common_name(files)
     if not records:
         raise UserError(f"{where}: the table has no rows")
     asked = list(asked)
@@ -111,8 +111,14 @@ def read_nested(
             keys = " or ".join(map(repr, join))
             notes.append(f"{left[0]}{others}: no {keys} to join by; left out")
     # Objects, so that a whole number stays one beside an empty cell.
-    frame = pd.DataFrame(rows, index=labels, dtype=object).infer_objects()
+    short = [label.removeprefix(where).lstrip(f"{os.sep}, ") or label for label in labels]
+    frame = pd.DataFrame(rows, index=short, dtype=object).infer_objects()
     return Nested(frame=frame, where=where, records=records, notes=tuple(notes))
+
+
+def _common_name(files: Sequence[Path]) -> str:
+    alike = len({file.is_absolute() for file in files}) == 1
+    return (os.path.commonpath(files) if alike else "") or f"{len(files)} JSON files"
 
 
 def _records(path: Path) -> Iterator[Record]:
@@ -200,7 +206,7 @@ def _resolve(record: Record, column: str) -> dict[str, Any]:
     return values
 
 
-def _chosen(record: Record, path: str, how: str, wanted: str) -> set[str]:
+def _chosen(record: Record, path: str, how: str, wanted: str) -> list[str]:
     """With which texts in place of `wanted` an item is chosen by what its field, or a list there,
     says."""
     cells = [record.value(path)]
@@ -209,10 +215,8 @@ def _chosen(record: Record, path: str, how: str, wanted: str) -> set[str]:
         cell if isinstance(cell, str) else json.dumps(cell) for cell in cells if cell is not None
     ]
     if how == "~":
-        return {wanted for text in said if wanted in text}
-    if "*" in wanted:
-        return {text for text in said if starred(wanted).fullmatch(text)}
-    return {text for text in said if text == wanted}
+        return [wanted] if any(wanted in text for text in said) else []
+    return [text for text in dict.fromkeys(said) if starred(wanted).fullmatch(text)]
 
 
 def _joined(

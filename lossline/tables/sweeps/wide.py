@@ -161,7 +161,7 @@ def find_files(
         if not path.is_dir():
             files.append(path)
             continue
-        inside = sorted(file for file in path.rglob("*") if file.is_file())
+        inside = sorted(file for file in path.rglob("*") if _is_kept(file, path))
         tables = [file for file in inside if file.name.endswith(suffixes)]
         others = [file for file in inside if second and file.name.lower().endswith(second)]
         if all(no_table(file) for file in tables):
@@ -179,6 +179,13 @@ def find_files(
             )
         files += tables
     return files, notes
+
+
+def _is_kept(file: Path, folder: Path) -> bool:
+    """Whether a file may be one that a person keeps there: hidden ones are of programs."""
+    return file.is_file() and not any(
+        part.startswith(".") for part in file.relative_to(folder).parts
+    )
 
 
 def read_all(paths: Sequence[Path]) -> list[Path]:
