@@ -13,6 +13,7 @@ from pathlib import Path
 
 from lossline.errors import UserError
 from lossline.tables.sweeps import published
+from lossline.tables.sweeps.gadre import gadre
 from lossline.tables.sweeps.mapped import by_mapping
 from lossline.tables.sweeps.wide import Imported
 
@@ -57,7 +58,7 @@ def import_sweep(
     if source == Source.CSV:
         return by_mapping(files, columns)
     if source == Source.GADRE:
-        return published.gadre(files, columns)
+        return gadre(files, columns)
     if mapping is not None:
         raise UserError(
             f"the source {str(source)!r} needs no mapping; use the source 'csv' with it"

@@ -1,5 +1,5 @@
 """Importers of published sweeps. Each takes the source's own file; extra rows and columns do no
-harm.
+harm. (Gadre et al.'s is in `gadre.py`.)
 
 Where each comes from, and under which licence, stands in the docstrings: nothing of them is part of
   this project.
@@ -7,59 +7,34 @@ Where each comes from, and under which licence, stands in the docstrings: nothin
 
 from __future__ import annotations
 
-import dataclasses
-import functools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from lossline.errors import UserError
-from lossline.tables.chance import CHANCE
-from lossline.tables.frames import row_number
 from lossline.tables.schema import OWN_SET, SetKind
-from lossline.tables.sweeps.mapped import ColumnMapping, candidates, mapped_files, read_mapping
-from lossline.tables.sweeps.nested import SUFFIXES, read_nested
 from lossline.tables.sweeps.wide import (
     Imported,
     Measure,
+    distinct,
     find_column,
-    find_files,
     long_table,
     numbers,
     read_all,
     read_wide,
     require,
     together,
+    unique_ids,
 )
 
-__all__ = ["chinchilla", "gadre", "kempner", "llm_line", "olmo_ladder"]
+__all__ = ["chinchilla", "kempner", "llm_line", "olmo_ladder"]
 
 
 def _each(paths: Sequence[Path], importer) -> Imported:
-    return together([_distinct(path, importer) for path in read_all(paths)])
-
-
-def _distinct(path: Path, importer) -> Imported:
-    """One file's import, without the rows that repeat another in every column: a row copied twice
-    is not two runs."""
-    frame, where = read_wide(path)
-    repeated = int(frame.duplicated().sum())
-    imported = importer(frame.drop_duplicates(), where)
-    if not repeated:
-        return imported
-    note = f"{where}: {repeated} rows repeat another in every column; left out"
-    return dataclasses.replace(imported, notes=(note, *imported.notes))
-
-
-def _unique_ids(names: pd.Series) -> pd.Series:
-    """Names as run ids; a name that comes again gets a number, because each row is a run of its
-    own."""
-    texts = names.map(str)
-    again = texts.groupby(texts).cumcount()
-    return texts.where(again == 0, texts + "#" + (again + 1).astype(str))
+    return together([distinct(path, importer) for path in read_all(paths)])
 
 
 # --- Brandfonbrener et al. (arXiv 2411.12925)
@@ -86,7 +61,7 @@ def _kempner(frame: pd.DataFrame, where: str) -> Imported:
     names = frame["id"].where(frame["id"].notna(), named) if "id" in frame else named
     facts = pd.DataFrame(
         {
-            "run_id": _unique_ids(names),
+            "run_id": unique_ids(names),
             "architecture": "olmo",
             "pretraining_data": frame["data"],
             "tokenizer": "llama2",
@@ -241,166 +216,6 @@ def _line_measures(frame: pd.DataFrame) -> list[Measure]:
             Measure(eval_set=name, kind=kind, loss=column, bits_per_byte=bits, accuracy=accuracy)
         )
     return measures
-
-
-# --- Gadre et al. (arXiv 2403.08540)
-# --------------------------------------------------------------------------
-
-
-_GADRE_CONSTANTS = {
-    "architecture": "openlm",
-    "tokenizer": "gpt-neox",
-    "context_length": 2048,
-    "optimizer": "adamw",
-}
-_GADRE_NEEDS = ("name", "pretraining_data", "params", "tokens")
-_GADRE_FACTS = (*_GADRE_NEEDS, "params_non_embedding", "lr", "weight_decay", "batch_sequences")
-_GADRE_MEASURE = re.compile(r"(?:.+\.)?(loss|accuracy)[./](.+)")
-
-
-def gadre(paths: Sequence[Path], mapping: Path | None = None) -> Imported:
-    """mlfoundations/scaling (MIT): its models in one table (columns ``loss/<set>`` and
-    ``accuracy/<task>``), or ``exp_data/``, a folder of JSON files.
-
-    C = 6 N D as in the paper. JSON with the table's names as its keys (``loss.c4_val``) needs no
-    mapping; any other, such as the folder's own, is read by one, and what all models share
-    (architecture, tokenizer, context, optimizer) need not be in it. The source's table of tasks
-    (columns ``Eval Task``, ``Random baseline`` in percent), given beside the models, says what
-    guessing achieves on each.
-    """
-
-    def only_tasks(path: Path) -> bool:
-        return path.suffix.lower() not in SUFFIXES and _random_baselines(path) is not None
-
-    files, notes = find_files(paths, second=SUFFIXES, no_table=only_tasks)
-    chances = {path: _random_baselines(path) or {} for path in files if only_tasks(path)}
-    files = [path for path in files if path not in chances]
-    if not files:
-        first = next(iter(chances))
-        raise UserError(f"{first}: only tasks and their random baselines; give the models too")
-    chance = {task: value for found in chances.values() for task, value in found.items()}
-    if mapping is not None:
-        imported = _gadre_by_mapping(files, read_mapping(mapping), chance)
-    else:
-        json = [path for path in files if path.suffix.lower() in SUFFIXES]
-        parts = [
-            _distinct(path, functools.partial(_gadre, chance=chance))
-            for path in files
-            if path not in json
-        ]
-        parts += [_gadre_json(json, chance)] if json else []
-        imported = together(parts)
-    return dataclasses.replace(imported, notes=(*notes, *imported.notes))
-
-
-def _gadre_by_mapping(
-    files: Sequence[Path], mapping: ColumnMapping, chance: Mapping[str, float]
-) -> Imported:
-    shared = {name: v for name, v in _GADRE_CONSTANTS.items() if name not in mapping.columns}
-    mapping = dataclasses.replace(
-        mapping, source=mapping.source or "gadre", constants={**shared, **mapping.constants}
-    )
-    imported = mapped_files(files, mapping)
-    table = imported.table
-    flops = table["flops"].fillna(6 * table["params"] * table["tokens"])
-    table = table.assign(flops=flops)
-    if chance:
-        known = table["eval_set"].map(chance).where(table["kind"] == str(SetKind.TASK))
-        table[CHANCE] = table[CHANCE].fillna(known) if CHANCE in table else known
-    return dataclasses.replace(imported, table=table)
-
-
-def _gadre_json(files: Sequence[Path], chance: Mapping[str, float]) -> Imported:
-    """JSON whose keys are the published table's names, at whatever depth, one of each."""
-    nested = read_nested(files)
-    names: dict[str, list[str]] = {}
-    for column in map(str, nested.frame.columns):
-        last = column.rpartition(".")[2]
-        if found := _GADRE_MEASURE.fullmatch(column):
-            names.setdefault(f"{found[1]}/{found[2]}", []).append(column)
-        elif last in _GADRE_FACTS:
-            names.setdefault(last, []).append(column)
-    once = {column: name for name, (column, *more) in names.items() if not more}
-    missing = [name for name in _GADRE_NEEDS if name not in once.values()]
-    if missing or all(name in _GADRE_FACTS for name in names) or len(once) < len(names):
-        twice = next((found for found in names.values() if found[1:]), None)
-        lacking = " and ".join(missing) or "loss/<set>"
-        what = f"{twice[0]!r} and {twice[1]!r} are both there" if twice else f"no {lacking}"
-        near = candidates((*_GADRE_NEEDS, "loss", "acc"), nested.names())
-        raise UserError(
-            f"{nested.where}: keys other than the published table's ({what}); say in a mapping "
-            "file which is which, --mapping=FILE.toml, and with join which files belong together "
-            f"(see --help); {near}"
-        )
-    imported = _gadre(nested.frame.rename(columns=once), nested.where, chance=chance)
-    taken = [f"{name} = {column!r}" for column, name in once.items() if name in _GADRE_NEEDS]
-    note = f"{nested.where}: read by the published table's names: {', '.join(taken)}"
-    return dataclasses.replace(imported, notes=(note, *imported.notes))
-
-
-def _random_baselines(path: Path) -> dict[str, float] | None:
-    """Accuracy of guessing by task; None of a file that is not about tasks."""
-    frame, where = read_wide(path)
-    if "Eval Task" not in frame:
-        return None
-    require(frame, ("Random baseline",), where)
-    percent = numbers(frame, "Random baseline", where)
-    wrong = np.flatnonzero((percent < 0) | (percent >= 100))
-    if len(wrong):
-        raise UserError(
-            f"{where}: column 'Random baseline', {row_number(int(wrong[0]))}: "
-            f"{percent.iloc[wrong[0]]:g} is no percentage of guessing"
-        )
-    known = percent.notna()
-    return dict(zip(frame["Eval Task"][known].map(str), percent[known] / 100, strict=True))
-
-
-def _gadre(frame: pd.DataFrame, where: str, *, chance: Mapping[str, float]) -> Imported:
-    require(frame, _GADRE_NEEDS, where)
-    params, tokens = numbers(frame, "params", where), numbers(frame, "tokens", where)
-    facts = pd.DataFrame(
-        {
-            "run_id": _unique_ids(frame["name"]),
-            "pretraining_data": frame["pretraining_data"],
-            **_GADRE_CONSTANTS,
-            "params": params,
-            "source": "gadre",
-            "tokens": tokens,
-            "flops": 6 * params * tokens,
-            "step": _gadre_steps(frame, tokens, where),
-        }
-    )
-    for column, fact in (
-        ("params_non_embedding",) * 2,
-        ("lr", "learning_rate"),
-        ("weight_decay",) * 2,
-    ):
-        if column in frame:
-            facts[fact] = numbers(frame, column, where)
-    measures = [
-        Measure(eval_set=column.removeprefix("loss/"), kind=SetKind.VALIDATION, loss=column)
-        for column in frame.columns
-        if column.startswith("loss/")
-    ]
-    tasks = [c.removeprefix("accuracy/") for c in frame.columns if c.startswith("accuracy/")]
-    measures += [
-        Measure(
-            eval_set=task,
-            kind=SetKind.TASK,
-            accuracy=f"accuracy/{task}",
-            chance=chance.get(task),
-        )
-        for task in tasks
-    ]
-    if not measures:
-        require(frame, ("loss/c4_val",), where)
-    return long_table(frame, facts, measures, where)
-
-
-def _gadre_steps(frame: pd.DataFrame, tokens: pd.Series, where: str) -> pd.Series:
-    if "batch_sequences" not in frame:
-        return pd.Series(1, index=frame.index)
-    return (tokens / (numbers(frame, "batch_sequences", where) * 2048)).round()
 
 
 # --- Hoffmann et al. (arXiv 2203.15556), as read off figure 4 by Besiroglu et al. (2404.10102)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Hashable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +30,7 @@ from lossline.tables.storage import read_any
 __all__ = [
     "Imported",
     "Measure",
+    "distinct",
     "find_column",
     "find_files",
     "long_table",
@@ -41,6 +42,7 @@ __all__ = [
     "says_nothing",
     "set_aside",
     "text_note",
+    "unique_ids",
 ]
 
 QUANTITIES = ("loss", "bits_per_byte", "accuracy")
@@ -325,6 +327,26 @@ def _places(labels: Sequence[Hashable], most: int = 5) -> str:
     shown = [row_name(label).removeprefix("row ") for label in labels[:most]]
     listed = ", ".join(shown) + (", …" if len(labels) > most else "")
     return f"{len(labels)} {'rows' if rows else 'objects'}: {listed}"
+
+
+def distinct(path: Path, importer) -> Imported:
+    """One file's import, without the rows that repeat another in every column: a row copied twice
+    is not two runs."""
+    frame, where = read_wide(path)
+    repeated = int(frame.duplicated().sum())
+    imported = importer(frame.drop_duplicates(), where)
+    if not repeated:
+        return imported
+    note = f"{where}: {repeated} rows repeat another in every column; left out"
+    return replace(imported, notes=(note, *imported.notes))
+
+
+def unique_ids(names: pd.Series) -> pd.Series:
+    """Names as run ids; a name that comes again gets a number, because each row is a run of its
+    own."""
+    texts = names.map(str)
+    again = texts.groupby(texts).cumcount()
+    return texts.where(again == 0, texts + "#" + (again + 1).astype(str))
 
 
 def together(parts: Sequence[Imported]) -> Imported:
