@@ -154,6 +154,16 @@ def test_a_table_without_measurements(table):
         fit_study(table.assign(status="excluded"))
 
 
+def test_sets_with_accuracies_alone_are_named(few):
+    quiz = few[few.eval_set == "wiki"].assign(eval_set="quiz", kind="task", accuracy=0.5)
+    for column in ("loss", "bits_per_byte", "nats", "target_tokens", "target_bytes"):
+        quiz[column] = np.nan
+    with_quiz = tables.concat([few, quiz])
+    excluded = fit_study(with_quiz, StudyFitOptions(**QUICK)).excluded
+    assert excluded.what.tolist() == ["quiz"] and excluded.rows.tolist() == [len(quiz)]
+    assert "accuracies alone" in excluded.reason.iloc[0]
+
+
 def test_one_set_alone_has_laws_and_no_lines(few, capsys, tmp_path):
     own = few[few.eval_set == "wiki"].assign(eval_set="own")
     tables.write(own, tmp_path / "own.parquet")

@@ -111,7 +111,8 @@ def fit_study(
         attribution=attribution,
         heldout=heldout,
         excluded=pd.concat(
-            [exclusions(table), without_line(lines), at_chance(rows)], ignore_index=True
+            [exclusions(table), without_line(lines), without_loss(rows), at_chance(rows)],
+            ignore_index=True,
         ),
         settings=dataclasses.asdict(options),
     )
@@ -285,6 +286,18 @@ def without_line(lines: Sequence[Line]) -> pd.DataFrame:
         points = max(line.n_points for line in members)
         rows.append({"what": f"{group}: {named}", "rows": points, "reason": f"no line: {message}"})
     return pd.DataFrame(rows, columns=_EXCLUDED)
+
+
+def without_loss(rows: pd.DataFrame) -> pd.DataFrame:
+    """Sets with accuracies alone, to which no line is fitted."""
+    has_loss = rows[[*UNITS]].notna().any(axis=1).groupby(rows["eval_set"]).any()
+    counts = rows["eval_set"].value_counts()
+    reason = "no line: it has accuracies alone, and lines are of losses"
+    found = [
+        {"what": str(name), "rows": int(counts[name]), "reason": reason}
+        for name in has_loss.index[~has_loss]
+    ]
+    return pd.DataFrame(found, columns=_EXCLUDED)
 
 
 def at_chance(rows: pd.DataFrame) -> pd.DataFrame:
