@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
-from jax.sharding import Mesh
+from jax.sharding import AbstractMesh, Mesh
 
 from lossline import models
 from lossline.sharding import Rules, batch_sharding, parameter_shardings, replicated
@@ -40,7 +40,8 @@ class Trainer:
         mesh: devices.
         rules: logical axis -> mesh axis.
         microbatches: the batch is split into that many parts, one after the other inside the step;
-            their gradients are summed in float32, which equals the whole batch up to rounding.
+            their gradients are summed in float32, which equals the whole batch up to rounding. On
+            a mesh of ``data`` alone they are reduced once, elsewhere once per microbatch.
     """
 
     model: Any
@@ -144,28 +145,54 @@ class Trainer:
     def gradients(self, params: Any, batch: BatchArrays) -> tuple[Any, jax.Array]:
         """(gradients, nats per target token) of the whole batch; traced inside ``step``."""
         total_weight = jnp.maximum(jnp.sum(batch["weights"]), 1e-9)
+        if self.microbatches == 1:
+            return self._differentiated(params, batch, total_weight)
+        if not 1 < self.mesh.size == self.mesh.shape["data"]:
+            return self._accumulated(params, batch, total_weight)
 
-        def loss(params: Any, batch: BatchArrays) -> tuple[jax.Array, jax.Array]:
+        # Every device holds all parameters: it adds up the gradients of its own rows as if it were
+        # alone, so that they are reduced once per step and not once per microbatch.
+        def of_own_rows(params: Any, batch: BatchArrays, total_weight: jax.Array) -> Any:
+            with jax.sharding.use_abstract_mesh(AbstractMesh((), ())):
+                return jax.lax.psum(self._accumulated(params, batch, total_weight), "data")
+
+        rows, whole = batch_sharding(self.mesh).spec, replicated(self.mesh).spec
+        return jax.shard_map(
+            of_own_rows,
+            mesh=self.mesh,
+            in_specs=(whole, rows, whole),
+            out_specs=whole,
+            check_vma=False,
+        )(params, batch, total_weight)
+
+    def _differentiated(
+        self, params: Any, batch: BatchArrays, total_weight: jax.Array
+    ) -> tuple[Any, jax.Array]:
+        def loss(params: Any) -> tuple[jax.Array, jax.Array]:
             return self.objective(self.merge(params), batch, total_weight)
 
-        differentiate = jax.grad(loss, has_aux=True)
-        if self.microbatches == 1:
-            return differentiate(params, batch)
+        return jax.grad(loss, has_aux=True)(params)
+
+    def _accumulated(
+        self, params: Any, batch: BatchArrays, total_weight: jax.Array
+    ) -> tuple[Any, jax.Array]:
+        """As ``_differentiated``, one microbatch after the other."""
 
         def accumulate(carry: tuple[Any, jax.Array], microbatch: BatchArrays) -> tuple[Any, None]:
-            gradients, nats = differentiate(params, microbatch)
+            gradients, nats = self._differentiated(params, microbatch, total_weight)
             wide = jax.tree.map(lambda total, g: total + g.astype(jnp.float32), carry[0], gradients)
             return (wide, carry[1] + nats), None
 
         zeros = jax.tree.map(lambda p: jnp.zeros(p.shape, jnp.float32), params)
         parts = {name: self._split(array) for name, array in batch.items()}
-        (gradients, nats), _ = jax.lax.scan(accumulate, (zeros, jnp.zeros((), jnp.float32)), parts)
-        return gradients, nats
+        return jax.lax.scan(accumulate, (zeros, jnp.zeros((), jnp.float32)), parts)[0]
 
     def _split(self, array: jax.Array) -> jax.Array:
         """[B, L] -> [microbatches, B/microbatches, L] without moving a row to another device."""
         rows = array.shape[0] // self.microbatches
         split = array.reshape(rows, self.microbatches, *array.shape[1:]).swapaxes(0, 1)
+        if jax.sharding.get_abstract_mesh().empty:
+            return split
         sharding = batch_sharding(self.mesh, microbatches=self.microbatches)
         return jax.lax.with_sharding_constraint(split, sharding)
 

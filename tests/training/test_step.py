@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from lossline.compilation import hlo
 from lossline.ops.backend import compiling_for
 from lossline.sharding import MeshOptions, batch_sharding, make_mesh, make_rules
 from lossline.training.objective import Objective
@@ -126,6 +127,12 @@ def test_microbatches_equal_the_whole_batch(models, batch, alone):
     assert_close(run(make_trainer(models["llama"], microbatches=4), batch), alone["llama"])
 
 
+@pytest.mark.parametrize("family", ["llama", pytest.param("mamba", marks=pytest.mark.slow)])
+def test_microbatches_over_data_alone(models, batch, fresh, alone, family):
+    trainer = make_trainer(models[family], MESHES["data"], microbatches=2)
+    assert_close(run(trainer, batch, start=fresh[family]), alone[family])
+
+
 def test_microbatches_on_a_mesh(models, batch, alone):
     mesh = MeshOptions(data=2, fsdp=2, tensor=2)
     assert_close(run(make_trainer(models["llama"], mesh, microbatches=2), batch), alone["llama"])
@@ -215,20 +222,21 @@ def test_loss_is_the_mean_over_weighted_targets(models, batch, fresh):
 # --- collectives --------------------------------------------------------------------------------
 
 
-def collectives(trainer):
-    """[(kind, result shapes)] of every collective in the compiled step, in the accelerators'
-    form."""
+def compiled(trainer):
+    """The text of the compiled step, in the accelerators' form."""
     batch = {
         name: jax.ShapeDtypeStruct((ROWS, LENGTH), dtype)
         for name, dtype in (("inputs", jnp.int32), ("targets", jnp.int32), ("weights", jnp.float32))
     }
     rates = jax.ShapeDtypeStruct((2,), jnp.float32)
     with jax.set_mesh(trainer.mesh), compiling_for("tpu"):
-        text = (
-            trainer.step.lower(trainer.abstract_state, batch, rates)
-            .compile(compiler_options=QUICK)
-            .as_text()
-        )
+        lowered = trainer.step.lower(trainer.abstract_state, batch, rates)
+    return lowered.compile(compiler_options=QUICK).as_text()
+
+
+def collectives(trainer):
+    """[(kind, result shapes)] of every collective in the compiled step."""
+    text = compiled(trainer)
     kinds = "all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute"
     found = re.findall(rf"= (\S.*?) ({kinds})(?:-start)?\(", text)
     return [(kind, re.findall(r"\w+\[([\d,]*)\]", shapes)) for shapes, kind in found]
@@ -253,6 +261,17 @@ def test_data_parallel_reduces_gradients_once_and_gathers_nothing(models, family
     assert {kind for kind, _ in found} == {"all-reduce"}
     # Inside the scan a layer's gradients stand for those of all layers.
     assert sum(sizes(found, "all-reduce")) <= once(trainer, model) + 64
+
+
+@pytest.mark.parametrize("family", ["llama", pytest.param("mamba", marks=pytest.mark.slow)])
+def test_data_parallel_microbatches_reduce_gradients_once(models, family):
+    trainer = make_trainer(with_plain_attention(models[family]), MESHES["data"], microbatches=2)
+    program = hlo.Program.parse(compiled(trainer))
+    assert max(program.runs.values()) >= 2 * trainer.model.layers  # the loops are there
+    rows = hlo.collectives(program, tuple(trainer.mesh.shape.values()), trainer.mesh.axis_names)
+    assert {(row.kind, row.axes) for row in rows} == {("all-reduce", "data")}
+    ring = 2 * 7 / 8 * 4  # bytes sent for each element
+    assert sum(row.wire_bytes for row in rows) <= ring * (trainer.model.num_params().total + 16)
 
 
 @pytest.mark.parametrize("family", ["llama", pytest.param("mamba", marks=pytest.mark.slow)])
