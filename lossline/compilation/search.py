@@ -112,14 +112,20 @@ def attempt(options: TrainOptions, target: Target) -> StepReport | str:
 
 
 def best(trials: list[Trial]) -> Trial | None:
-    """The trial that fits with the smallest bound on the step's time."""
+    """The trial that fits with the smallest bound on the step's time; among equals the one with
+    most time to spare on what does not bind it."""
     fitting = [
         (choice, report)
         for choice, report in trials
         if isinstance(report, StepReport) and report.fits
     ]
-    key = [report.step_seconds or report.executed_flops for _, report in fitting]
+    key = [_slowness(report) for _, report in fitting]
     return fitting[key.index(min(key))] if fitting else None
+
+
+def _slowness(report: StepReport) -> tuple[float, float]:
+    bounds = (report.compute_seconds, report.memory_seconds, report.wire_seconds)
+    return report.step_seconds or report.executed_flops, sum(bound or 0.0 for bound in bounds)
 
 
 def what_would_fit(options: TrainOptions, target: Target, *, say: Say = print) -> str:

@@ -233,6 +233,18 @@ def test_search_takes_the_fastest_that_fits(monkeypatch):
     assert not any(o.mesh.tensor == 4 and o.model.remat != "none" for o in compiled)
 
 
+def test_among_equal_bounds_the_best_spares_the_wires():
+    """Compute binds them all: nothing computes fewer operations, and wires may not be idle."""
+    base = StepReport(
+        topology="cpu", chip="c", devices=8, mesh={}, remat="none", batch_size=16, microbatches=1,
+        context_length=64, total_steps=1, compile_seconds=0.0, fits=True, memory_limit=1e9,
+        needed=1e8, compute_seconds=2.0, memory_seconds=0.5,
+    )  # fmt: skip
+    wires = (1.8, 0.4, 0.9, 2.1)
+    trials = [(training(), replace(base, wire_seconds=seconds)) for seconds in wires]
+    assert searching.best(trials)[1].wire_seconds == 0.4
+
+
 def test_search_passes_over_microbatches_that_cannot_be_enough(monkeypatch):
     def fits(options):
         return options.microbatches >= 8
