@@ -194,6 +194,9 @@ def test_any_table_by_a_mapping(tmp_path, export):
     assert c4.step.tolist() == [2, 1, 1]
     assert c4.tokenizer.tolist() == ["gpt2"] * 3
     assert table[table.eval_set == "arc"].accuracy.tolist() == [0.5, 0.4, 0.3]
+    (tmp_path / "m.toml").write_text(MAPPING.replace('kind = "task"\n', ""))
+    again = import_sweep("csv", export, mapping=tmp_path / "m.toml").table
+    pd.testing.assert_frame_equal(again, table)
 
 
 def test_a_mapping_states_what_guessing_achieves(tmp_path, export):
@@ -321,6 +324,7 @@ def test_a_long_table_by_a_mapping(tmp_path):
         ('"tok"', '"toks"', "column 'tok' is not in export.csv; did you mean 'toks'?"),
         ('unit = "bit"', 'unit = "bits"', "unit = 'bit': must be nats or bits"),
         ('kind = "test"', 'kind = "task"', "kind = 'test': must be one of validation, task"),
+        ('kind = "validation"', 'kind = "task"', "needs a loss or bits_per_byte; name one, or"),
         ('"Name', '"Name"', "not valid TOML"),
         ("3", '"Name"', "[columns] run_id = 3: must be the name of a column in quotes"),
         ("3", '"c4 bits"', "[sets.c4] loss = 3: must be the name of a column in quotes"),

@@ -17,7 +17,7 @@
     unit = "nats"                             # … or "bits" per token, converted (optional)
 
     [sets.hellaswag]
-    kind = "task"                             # optional; "validation" otherwise
+    kind = "task"                             # optional; "validation" otherwise where it has a loss
     bits_per_byte = "eval/hellaswag/bpb"
     accuracy = "eval/hellaswag/acc"
     chance = 0.25                             # accuracy of guessing (optional)
@@ -190,7 +190,13 @@ def _measure(path: Path, name: str, given: Any) -> Measure:
     for quantity in QUANTITIES:
         _check_column(path, f"[sets.{name}] {quantity}", given.get(quantity, ""))
     kinds = [str(kind) for kind in SetKind]
-    if given.get("kind", "validation") not in kinds:
+    alone = "loss" not in given and "bits_per_byte" not in given  # accuracies are of tasks
+    if alone and given.get("kind") == "validation":
+        raise UserError(
+            f'{path}: [sets.{name}] kind = "validation": needs a loss or bits_per_byte; name one, '
+            'or write kind = "task"'
+        )
+    if given.get("kind", "task") not in kinds:
         raise UserError(
             f"{path}: [sets.{name}] kind = {given['kind']!r}: must be one of {', '.join(kinds)}"
         )
@@ -215,7 +221,7 @@ def _measure(path: Path, name: str, given: Any) -> Measure:
             )
     return Measure(
         eval_set=eval_set,
-        kind=SetKind(given.get("kind", "validation")),
+        kind=SetKind(given.get("kind", "task" if alone else "validation")),
         chance=chance,
         bits=given.get("unit") == "bits",
         **values,

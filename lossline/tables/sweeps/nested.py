@@ -211,12 +211,14 @@ def _chosen(record: Record, path: str, how: str, wanted: str) -> list[str]:
     says."""
     cells = [record.value(path)]
     cells += [record.value(f"{path}.{n}") for n in range(record.lists.get(path, 0))]
-    said = [
-        cell if isinstance(cell, str) else json.dumps(cell) for cell in cells if cell is not None
-    ]
+    said = [_text(cell) for cell in cells if cell is not None]
     if how == "~":
         return [wanted] if any(wanted in text for text in said) else []
     return [text for text in dict.fromkeys(said) if starred(wanted).fullmatch(text)]
+
+
+def _text(cell: Any) -> str:
+    return cell if isinstance(cell, str) else json.dumps(cell)
 
 
 def _joined(
@@ -234,7 +236,7 @@ def _joined(
         if not found:
             left.append(record.label)
             continue
-        model = found[0]
+        model = _text(found[0])
         if model not in models:
             models[model] = {JOINED: model}
             labels.append(record.label)
