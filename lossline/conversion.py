@@ -101,7 +101,10 @@ def import_run(options: ConvertOptions) -> RunDirectory:
     """
     source, target = Path(options.source), Path(options.target)
     if not source.is_dir():
-        raise UserError(f"convert.source: no folder {source}")
+        raise UserError(
+            f"convert.source: no folder {source}; name one with config.json and safetensors, or a "
+            f"run directory"
+        )
     for name in ("pretraining_data", "tokens"):
         if getattr(options, name) is None:
             raise UserError(

@@ -10,7 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from lossline.compilation.analysis import StepReport, analyze
-from lossline.compilation.search import best, duration, search, settings, what_would_fit
+from lossline.compilation.search import (
+    best,
+    duration,
+    more_devices,
+    search,
+    settings,
+    what_would_fit,
+)
 from lossline.compilation.targets import Target, find_target
 from lossline.errors import UserError
 from lossline.training.options import TrainOptions
@@ -35,6 +42,10 @@ class CompileOptions:
     search: bool = False
     max_trials: int = 24
     out: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.max_trials < 1:
+            raise UserError(f"compile.max_trials = {self.max_trials}: must be at least 1")
 
 
 def compile_step(options: CompileOptions) -> StepReport:
@@ -88,8 +99,8 @@ def _searched(options: CompileOptions, target: Target) -> tuple[TrainOptions, St
     found = best(trials)
     if found is None:
         raise UserError(
-            f"none of {len(trials)} settings fits {options.topology}; take more devices, or a "
-            f"smaller model or batch"
+            f"none of {len(trials)} settings fits {options.topology}; take "
+            f"{more_devices(options.train, target)}, or a smaller model or batch"
         )
     train, report = found
     assert isinstance(report, StepReport)

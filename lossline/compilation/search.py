@@ -150,7 +150,7 @@ def what_would_fit(options: TrainOptions, target: Target, *, say: Say = print) -
                 break  # microbatches change nothing
             least = _least_microbatches(result)
     none = f"no cheaper setting fits either ({tried} tried)"
-    return f"{none}: {_more_devices(options, target)}, or a smaller model"
+    return f"{none}: {more_devices(options, target)}, or a smaller model"
 
 
 def _least_microbatches(result: StepReport) -> float:
@@ -160,9 +160,11 @@ def _least_microbatches(result: StepReport) -> float:
     return result.microbatches * result.needed / result.memory_limit / SLACK
 
 
-def _more_devices(options: TrainOptions, target: Target) -> str:
+def more_devices(options: TrainOptions, target: Target) -> str:
     """How many devices hold the state at least, if those are more than there are."""
-    shapes = jax.tree.leaves(trainer_for(options, target).shapes)
+    whole = dataclasses.replace(options, mesh=MeshOptions(data=1), microbatches=1)
+    one_device = dataclasses.replace(target, devices=target.devices[:1])
+    shapes = jax.tree.leaves(trainer_for(whole, one_device).shapes)
     state = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in shapes)
     least = math.ceil(state / target.chip.memory) if target.chip.memory else 0
     if least <= len(target.devices):

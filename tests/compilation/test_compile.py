@@ -186,6 +186,9 @@ def test_a_state_that_does_not_fit_is_known_without_compiling(monkeypatch, capsy
     assert "of parameters and moments alone, does not fit" in capsys.readouterr().out
     trials = searching.search(options, target, max_trials=9, say=lambda text: None)
     assert all(isinstance(trial, str) or trial.state_alone for _, trial in trials)
+    odd = replace(options, mesh=MeshOptions(data=1, fsdp=3))  # a search takes its own meshes
+    with pytest.raises(UserError, match=r"fits v4:2x2x1; take at least 5 .* such as v4:2x2x2"):
+        compile_step(CompileOptions(train=odd, topology="v4:2x2x1", search=True))
 
 
 def test_the_compiler_s_own_words_for_too_little_memory():
@@ -294,6 +297,11 @@ def test_without_libtpu_the_mend_is_named(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match="pip install libtpu"):
         targets.find_target("v4:2x2x1")
+
+
+def test_a_search_of_nothing_is_refused():
+    with pytest.raises(UserError, match="max_trials = 0: must be at least 1"):
+        CompileOptions(train=training(), max_trials=0)
 
 
 def test_an_existing_file_is_not_overwritten(tmp_path):
