@@ -13,11 +13,11 @@ mapping file (TOML) that says which column is what:
     [constants]                   # the same for every row
     tokenizer = "gpt2"
     [sets.c4]                     # one section per evaluation set
-    loss = "eval/c4/loss"         # nats per token; unit = "bits" converts
+    loss = "eval/c4/loss"         # nats per token; unit = "bits" or "perplexity" converts
     [sets.hellaswag]
     kind = "task"
     loss = "eval/hellaswag/loss"
-    accuracy = "eval/hellaswag/acc"
+    accuracy = "eval/hellaswag/acc" # a fraction; percent = true converts
     chance = 0.25                 # accuracy of guessing, where it matters and the name does not say
     [sets.tasks]                  # a pattern: one set per column that matches, the star its name
     name = "task/*"

@@ -246,7 +246,7 @@ def _bad_numbers(frame: pd.DataFrame, used: np.ndarray) -> Iterator[Problem]:
         yield Problem(
             column="accuracy",
             position=position,
-            what=f"{accuracy[position]:g} is above 1",
+            what=f"{accuracy[position]:g} is above 1 (percent = true in a mapping converts percents)",
             mend="accuracies are fractions, not percent",
         )
 

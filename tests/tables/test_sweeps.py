@@ -199,6 +199,20 @@ def test_any_table_by_a_mapping(tmp_path, export):
     pd.testing.assert_frame_equal(again, table)
 
 
+def test_perplexities_and_percent_are_converted(tmp_path, export):
+    frame = pd.read_csv(export)
+    frame["ppl"] = [math.e**3, 0.0, -2.0]
+    frame["arc acc"] *= 100
+    frame.to_csv(export, index=False)
+    text = MAPPING.replace('"c4 bits"', '"ppl"').replace('"bits"', '"perplexity"')
+    (tmp_path / "m.toml").write_text(text + "percent = true\n")
+    table = import_sweep("csv", export, mapping=tmp_path / "m.toml").table
+    c4 = table[table.eval_set == "c4"]
+    assert c4.loss.iloc[0] == pytest.approx(3.0)
+    assert c4.status.tolist() == ["ok", "excluded", "excluded"]
+    np.testing.assert_allclose(table[table.eval_set == "arc"].accuracy, [0.5, 0.4, 0.3])
+
+
 def test_a_mapping_states_what_guessing_achieves(tmp_path, export):
     """`quiz` is no name of a known benchmark; `arc` is, with 4 answers, and is stated otherwise."""
     text = MAPPING + 'chance = 0.45\n[sets.quiz]\nkind = "task"\naccuracy = "arc acc"\n'
@@ -322,8 +336,9 @@ def test_a_long_table_by_a_mapping(tmp_path):
         ("run_ids =", "run_id =", "unknown [columns] name 'run_ids'; did you mean 'run_id'?"),
         ("los = ", "loss = ", "unknown key of [sets.c4] 'los'; did you mean 'loss'?"),
         ('"tok"', '"toks"', "column 'tok' is not in export.csv; did you mean 'toks'?"),
-        ('unit = "bit"', 'unit = "bits"', "unit = 'bit': must be nats or bits"),
+        ('unit = "bit"', 'unit = "bits"', "unit = 'bit': must be one of nats, bits, perplexity"),
         ('kind = "test"', 'kind = "task"', "kind = 'test': must be one of validation, task"),
+        ('percent = 1\nkind = "task"', 'kind = "task"', "percent = 1: must be true or false"),
         ('kind = "validation"', 'kind = "task"', "needs a loss or bits_per_byte; name one, or"),
         ('"Name', '"Name"', "not valid TOML"),
         ("3", '"Name"', "[columns] run_id = 3: must be the name of a column in quotes"),

@@ -14,12 +14,13 @@
 
     [sets.c4]                                 # one evaluation set per section
     loss = "eval/c4/loss"                     # nats per token …
-    unit = "nats"                             # … or "bits" per token, converted (optional)
+    unit = "nats"                             # … or "bits" or "perplexity", converted (optional)
 
     [sets.hellaswag]
     kind = "task"                             # optional; "validation" otherwise where it has a loss
     bits_per_byte = "eval/hellaswag/bpb"
     accuracy = "eval/hellaswag/acc"
+    percent = false                           # true: the accuracies are in percent (optional)
     chance = 0.25                             # accuracy of guessing (optional)
 
     [sets."paloma_*"]                         # as many sets as columns match: the star, any text,
@@ -61,6 +62,7 @@ from lossline.tables.sweeps.wide import (
     QUANTITIES,
     Imported,
     Measure,
+    Unit,
     find_files,
     long_table,
     measured,
@@ -74,7 +76,7 @@ from lossline.tables.sweeps.wide import (
 __all__ = ["ColumnMapping", "by_mapping", "candidates", "mapped_files", "read_mapping"]
 
 _SECTIONS = ("source", "join", "columns", "constants", "sets")
-_SET_KEYS = ("name", *QUANTITIES, "kind", "unit", "chance")
+_SET_KEYS = ("name", *QUANTITIES, "kind", "unit", "percent", "chance")
 _NEEDED = ("name", "params", "tokens", "data", "loss", "acc")
 _VALUES = (*QUANTITIES, "nats", "correct")
 _MEASURED = (
@@ -200,9 +202,15 @@ def _measure(path: Path, name: str, given: Any) -> Measure:
         raise UserError(
             f"{path}: [sets.{name}] kind = {given['kind']!r}: must be one of {', '.join(kinds)}"
         )
-    if given.get("unit", "nats") not in ("nats", "bits"):
+    units = [str(unit) for unit in Unit]
+    if given.get("unit", "nats") not in units:
         raise UserError(
-            f"{path}: [sets.{name}] unit = {given['unit']!r}: must be nats or bits (per token)"
+            f"{path}: [sets.{name}] unit = {given['unit']!r}: must be one of {', '.join(units)} "
+            "(of the loss, per token)"
+        )
+    if not isinstance(given.get("percent", False), bool):
+        raise UserError(
+            f"{path}: [sets.{name}] percent = {given['percent']!r}: must be true or false"
         )
     chance = given.get("chance")
     if chance is not None and not (isinstance(chance, (int, float)) and 0 <= chance < 1):
@@ -223,7 +231,8 @@ def _measure(path: Path, name: str, given: Any) -> Measure:
         eval_set=eval_set,
         kind=SetKind(given.get("kind", "task" if alone else "validation")),
         chance=chance,
-        bits=given.get("unit") == "bits",
+        unit=Unit(given.get("unit", "nats")),
+        percent=given.get("percent", False),
         **values,
     )
 

@@ -3,6 +3,7 @@ all importers."""
 
 from __future__ import annotations
 
+import enum
 import math
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -30,6 +31,7 @@ from lossline.tables.storage import read_any
 __all__ = [
     "Imported",
     "Measure",
+    "Unit",
     "distinct",
     "find_column",
     "find_files",
@@ -60,10 +62,18 @@ class Imported:
     notes: tuple[str, ...] = ()
 
 
+class Unit(enum.StrEnum):
+    """What a column of losses holds, per token."""
+
+    NATS = "nats"
+    BITS = "bits"
+    PERPLEXITY = "perplexity"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Measure:
     """One evaluation set of a wide table: the columns of the source that hold its values, the
-    accuracy of guessing where it is stated, and whether its loss is in bits per token."""
+    accuracy of guessing where it is stated, and the units of its loss (per token) and accuracy."""
 
     eval_set: str
     kind: SetKind
@@ -71,7 +81,8 @@ class Measure:
     bits_per_byte: str | None = None
     accuracy: str | None = None
     chance: float | None = None
-    bits: bool = False
+    unit: Unit = Unit.NATS
+    percent: bool = False
 
     def columns(self) -> dict[str, str]:
         """Quantity -> column of the source."""
@@ -222,8 +233,10 @@ def long_table(
     for measure in measures:
         cells = {name: measured(frame, column, where) for name, column in measure.columns().items()}
         values = pd.DataFrame({name: found for name, (found, _) in cells.items()})
-        if measure.bits and "loss" in values:
-            values["loss"] *= math.log(2.0)
+        if "loss" in values:
+            values["loss"] = _in_nats(values["loss"], measure.unit)
+        if "accuracy" in values and measure.percent:
+            values["accuracy"] /= 100.0
         if values.isna().all(axis=None):
             listed = ", ".join(repr(column) for column in measure.columns().values())
             notes.append(f"{where}: column {listed} is empty; {measure.eval_set!r} is left out")
@@ -246,6 +259,14 @@ def long_table(
         raise UserError(f"{where}: no evaluation set has a value; is this the right table?")
     table, more = set_aside(pd.concat(parts, ignore_index=True), where, frame.index)
     return Imported(table=table, notes=(*notes, *more))
+
+
+def _in_nats(values: pd.Series, unit: Unit) -> pd.Series:
+    if unit is Unit.BITS:
+        return values * math.log(2.0)
+    if unit is Unit.PERPLEXITY:  # one of 0 or below is no perplexity, and set aside as infinite
+        return np.log(values.where(~(values <= 0), np.inf))
+    return values
 
 
 def text_note(cells: pd.Series, text: pd.Series, where: str) -> list[str]:
