@@ -246,7 +246,7 @@ def _bad_numbers(frame: pd.DataFrame, used: np.ndarray) -> Iterator[Problem]:
         yield Problem(
             column="accuracy",
             position=position,
-            what=f"{accuracy[position]:g} is above 1 (percent = true in a mapping converts percents)",
+            what=f"{accuracy[position]:g} is above 1 (a mapping with percent = true converts)",
             mend="accuracies are fractions, not percent",
         )
 

@@ -74,7 +74,7 @@ def test_a_published_mean_is_not_replaced_by_the_sums(rows):
         ("loss", 0, 4.0 / math.log(2), "bits where nats are wanted"),
         ("bits_per_byte", 0, 1.0, "nats where bits are wanted"),
         ("loss", 0, 3.9, "does not agree with its sums"),
-        ("accuracy", 1, 50.0, "converts percents); accuracies are fractions, not percent"),
+        ("accuracy", 1, 50.0, "(a mapping with percent = true converts); accuracies are fractions"),
         ("run_id", 4, None, "column 'run_id', row 5: the cell is empty"),
         ("tokens", 4, np.nan, "column 'tokens', row 5: the cell is empty"),
         ("kind", 0, "test", "'test' is not one of validation, task"),
