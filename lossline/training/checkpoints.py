@@ -229,10 +229,12 @@ def restore_arrays(run: RunDirectory, step: int, abstract: Any) -> Any:
     """
     folder = (run.path / "checkpoints" / str(step)).resolve()
     steps = run.checkpoint_steps()
+    if not steps:
+        raise UserError(f"run {run.path} has no whole checkpoint yet; train it to its first one")
     if step not in steps:
         raise UserError(
-            f"run {run.path} has no checkpoint {step}; it has "
-            f"{', '.join(map(str, steps)) or 'none'}"
+            f"run {run.path} has no checkpoint {step}; it has {', '.join(map(str, steps))}: name "
+            f"one of them"
         )
     wrong = problem(folder)
     if wrong is not None:

@@ -179,13 +179,16 @@ def test_no_longer_context_than_learned_positions(tmp_path):
 def test_writing_refuses_what_is_there_and_what_is_not(folder, tmp_path):
     convert(reading(folder, tmp_path / "run"))
     out = ConvertOptions(source=str(tmp_path / "run"), target=str(tmp_path / "out"))
-    with pytest.raises(UserError, match="has no checkpoint 7"):
+    with pytest.raises(UserError, match="has no checkpoint 7; it has 10: name one of them"):
         convert(dataclasses.replace(out, step=7))
     with pytest.raises(UserError, match="no file"):
         convert(dataclasses.replace(out, tokenizer="nowhere.json"))
     assert not (tmp_path / "out").exists()
     with pytest.raises(UserError, match="exists"):
         convert(dataclasses.replace(out, target=str(folder)))
+    shutil.rmtree(tmp_path / "run" / "checkpoints")
+    with pytest.raises(UserError, match="has no whole checkpoint yet; train it"):
+        convert(out)
 
 
 def test_options_resolve():
