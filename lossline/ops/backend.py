@@ -25,6 +25,16 @@ def target_backend() -> str:
     return "gpu" if backend in ("cuda", "rocm") else backend
 
 
+def gpu_capability() -> tuple[int, int] | None:
+    """Compute capability of the GPU at hand, (0, 0) of one that is not NVIDIA's; None where the
+    code is traced for a device that is not here.
+    """
+    if _target.get() is not None:
+        return None
+    major, _, minor = str(getattr(jax.devices()[0], "compute_capability", "")).partition(".")
+    return (int(major), int(minor)) if major.isdigit() and minor.isdigit() else (0, 0)
+
+
 @contextmanager
 def compiling_for(backend: str) -> Iterator[None]:
     """Traces for another backend than the one at hand (ahead-of-time compilation for a TPU slice

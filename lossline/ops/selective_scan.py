@@ -10,8 +10,10 @@ discretisation of section 3.2).
     "chunked"     the same recurrence in chunks; the forward keeps one state per chunk, the
                   backward recomputes the states of one chunk at a time and runs the adjoint
                   recurrence: memory O(L/Q + Q) states instead of O(L).
-    "pallas"      TPU: the same in a kernel that keeps the state in vector memory
-                  (``ops.tpu_selective_scan``). A GPU has "chunked".
+    "pallas"      the same in kernels that keep the state on the chip: in vector memory on TPU
+                  (``ops.tpu_selective_scan``), in registers on NVIDIA GPUs from Hopper on
+                  (``ops.gpu_selective_scan``; compiled for one and run in the interpreter, but not
+                  on a card yet, so that "auto" does not choose it there).
 """
 
 from __future__ import annotations
@@ -23,10 +25,10 @@ import jax.numpy as jnp
 from jax import lax
 
 from lossline.errors import UserError
-from lossline.ops import tpu_selective_scan
+from lossline.ops import gpu_selective_scan, tpu_selective_scan
 from lossline.ops.backend import BACKENDS, choose, target_backend
 
-IMPLEMENTATIONS = {"sequential": BACKENDS, "chunked": BACKENDS, "pallas": ("tpu",)}
+IMPLEMENTATIONS = {"sequential": BACKENDS, "chunked": BACKENDS, "pallas": ("gpu", "tpu")}
 CHUNK = 8  # steps are as fast as with 16, and compile in a third of the time
 
 
@@ -59,7 +61,8 @@ def selective_scan(
     Raises:
         UserError: the backend lacks the implementation, or the kernel cannot take these shapes.
     """
-    reason = tpu_selective_scan.obstacle(u_BxLxE.shape[2], a_NxE.shape[0])
+    kernels = gpu_selective_scan if target_backend() == "gpu" else tpu_selective_scan
+    reason = kernels.obstacle(u_BxLxE.shape[2], a_NxE.shape[0])
     if implementation == "auto":
         pallas = target_backend() == "tpu" and reason is None
         implementation = "pallas" if pallas else "chunked"
@@ -76,7 +79,7 @@ def selective_scan(
     if implementation == "sequential":
         return sequential(u, dt, a, b, c, keep)
     if implementation == "pallas":
-        return tpu_selective_scan.selective_scan(u_BxLxE, dt, a, b, c, keep)
+        return kernels.selective_scan(u_BxLxE, dt, a, b, c, keep)
     return _chunked(u, dt, a, b, c, keep, CHUNK if chunk is None else chunk)
 
 

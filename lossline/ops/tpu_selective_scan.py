@@ -21,7 +21,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.sharding import PartitionSpec
+
+from lossline.ops.scan_shards import channels_obstacle, on_each_device
 
 LANES = 128
 SUBLANES = 8
@@ -32,16 +33,8 @@ UNROLL = 8
 
 def obstacle(channels: int, states: int) -> str | None:
     """Why the kernel cannot take E channels of N states, and the nearest it can; None if it can."""
-    mesh = jax.sharding.get_abstract_mesh()
-    tensor = 1 if mesh.empty else mesh.shape.get("tensor", 1)
-    unit = LANES * tensor
-    if channels % unit:
-        below = f"{channels // unit * unit} or " if channels > unit else ""
-        by = "" if tensor == 1 else f" ({LANES} × mesh tensor = {tensor})"
-        return (
-            f"takes a multiple of {unit}{by} channels, not {channels}; nearest: {below}"
-            f"{-(-channels // unit) * unit}"
-        )
+    if (reason := channels_obstacle(channels, LANES)) is not None:
+        return reason
     if states % SUBLANES:
         below = f"{states // SUBLANES * SUBLANES} or " if states > SUBLANES else ""
         return (
@@ -81,19 +74,8 @@ def _scan(u, dt, a_NxE, maps_BxRxL, interpret: bool) -> jax.Array:
     return _forward(u, dt, a_NxE, maps_BxRxL, interpret)[0]
 
 
-# Partition of u, dt, y and their gradients; of A; of the maps; of states; of partial sums.
-_AXES = {
-    "positions": ("batch", None, "tensor"),
-    "rates": (None, "tensor"),
-    "maps": ("batch", None, None),
-    "states": ("batch", None, None, "tensor"),
-    "rates_by_row": ("batch", None, "tensor"),
-    "maps_by_block": ("batch", "tensor", None, None),
-}
-
-
 def _forward(u, dt, a_NxE, maps_BxRxL, interpret: bool):
-    call = _mapped(
+    call = on_each_device(
         partial(_forward_call, interpret=interpret),
         ("positions", "positions", "rates", "maps"),
         ("positions", "states"),
@@ -104,7 +86,7 @@ def _forward(u, dt, a_NxE, maps_BxRxL, interpret: bool):
 
 def _backward(interpret: bool, residuals, g):
     u, dt, a_NxE, maps_BxRxL, first = residuals
-    call = _mapped(
+    call = on_each_device(
         partial(_backward_call, interpret=interpret),
         ("positions", "positions", "rates", "maps", "states", "positions"),
         ("positions", "positions", "rates_by_row", "maps_by_block"),
@@ -116,25 +98,6 @@ def _backward(interpret: bool, residuals, g):
 
 
 _scan.defvjp(_forward, _backward)
-
-
-def _mapped(call: Callable, inputs: tuple[str, ...], outputs: tuple[str, ...]) -> Callable:
-    """The call on each device's share: XLA cannot partition a Pallas kernel."""
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or mesh.size == 1:
-        return call
-    batch = tuple(axis for axis in ("data", "fsdp") if axis in mesh.shape)
-
-    def spec(name: str) -> PartitionSpec:
-        return PartitionSpec(*(batch if axis == "batch" else axis for axis in _AXES[name]))
-
-    return jax.shard_map(
-        call,
-        mesh=mesh,
-        in_specs=tuple(spec(name) for name in inputs),
-        out_specs=tuple(spec(name) for name in outputs),
-        check_vma=False,
-    )
 
 
 # --- one device ----------------------------------------------------------------------------------
