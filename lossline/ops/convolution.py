@@ -51,9 +51,14 @@ def _backward(residuals, g_BxLxE):
     z_BxLxE = _weigh(w_WxE, pasts) + bias_E
     sigmoid = jax.nn.sigmoid(z_BxLxE)
     dz_BxLxE = g_BxLxE.astype(jnp.float32) * sigmoid * (1 + z_BxLxE * (1 - sigmoid))
+    if target_backend() != "cpu":  # it goes through HBM, and is read five times
+        dz_BxLxE = dz_BxLxE.astype(x_BxLxE.dtype)
+    if target_backend() == "gpu":  # where XLA would store what was not rounded yet
+        dz_BxLxE = jax.lax.optimization_barrier(dz_BxLxE)
+    dz32_BxLxE = dz_BxLxE.astype(jnp.float32)
     dx_BxLxE = _weigh(w_WxE, _shifted(dz_BxLxE, w_WxE, runs_BxL, back=True))
-    dw_WxE = jnp.stack([jnp.sum(dz_BxLxE * past, axis=(0, 1)) for past in pasts][::-1])
-    return dx_BxLxE.astype(x_BxLxE.dtype), dw_WxE, jnp.sum(dz_BxLxE, axis=(0, 1)), None
+    dw_WxE = jnp.stack([jnp.sum(dz32_BxLxE * past, axis=(0, 1)) for past in pasts][::-1])
+    return dx_BxLxE.astype(x_BxLxE.dtype), dw_WxE, jnp.sum(dz32_BxLxE, axis=(0, 1)), None
 
 
 _convolve.defvjp(_forward, _backward)

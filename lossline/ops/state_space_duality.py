@@ -212,6 +212,8 @@ def _decays(log_decay: jax.Array, run: jax.Array | None) -> _Decays:
     # A masked product rather than a running sum less that of the document's beginning, so that
     # neither the value nor the gradient of a document knows of another, not even by rounding.
     past = _past(run, log_decay.shape[-1])
+    # JAX lifts what depends on no layer out of a loop over layers: a mask as large as all heads
+    past, log_decay = lax.optimization_barrier((past, log_decay))
     elapsed = jnp.einsum(
         "...ij,...j->...i",
         past.astype(jnp.float32),
@@ -219,7 +221,8 @@ def _decays(log_decay: jax.Array, run: jax.Array | None) -> _Decays:
         precision=lax.Precision.HIGHEST,
     )
     exponent = elapsed[..., None, :] - elapsed[..., :, None]
-    between = jnp.exp(jnp.where(past.swapaxes(-1, -2), exponent, -jnp.inf))
+    closed = jnp.where(past, 0.0, -jnp.inf)  # added, as a choice would broadcast its other branch
+    between = jnp.exp(exponent + closed.swapaxes(-1, -2))
     from_before, to_end = elapsed, elapsed[..., -1:] - elapsed
     if run is not None:
         run = _of_heads(run)
@@ -250,6 +253,14 @@ def _einsum(subscripts: str, left: jax.Array, right: jax.Array) -> jax.Array:
     return jnp.einsum(subscripts, left, right, preferred_element_type=jnp.float32)
 
 
+def _rounded(subscripts: str, left: jax.Array, right: jax.Array) -> jax.Array:
+    """A large result of which only a sum or a product is used: on GPU in the operands' dtype, since
+    XLA writes it to HBM there; float32 elsewhere.
+    """
+    dtype = left.dtype if target_backend() == "gpu" else jnp.float32
+    return jnp.einsum(subscripts, left, right, preferred_element_type=dtype)
+
+
 def _forward(x_BxLxE, dt, log_decay, b, c, skip, run):
     """y = within the chunk + from the state before it; out = y + skip · x. Kept for the backward:
     the inputs, y and the states before the chunks.
@@ -261,8 +272,8 @@ def _forward(x_BxLxE, dt, log_decay, b, c, skip, run):
     u = _times(x, dt)
     added = _einsum("bcgmpq,bcgqn->bcgmpn", _ended(u, decays, x), b)
     before = _states_before(decays.whole, added, x.dtype)
-    y = _times(_einsum("bcgmpn,bcgqn->bcgmpq", before, c), decays.from_before)
-    y = y + _einsum("bcgmpj,bcgmji->bcgmpi", u.astype(x.dtype), weights)
+    y = _times(_rounded("bcgmpn,bcgqn->bcgmpq", before, c), decays.from_before)
+    y = y + _rounded("bcgmpj,bcgmji->bcgmpi", u.astype(x.dtype), weights)
     out = _turned_back((y + _times(x, skip)).astype(x.dtype))
     return out, (x_BxLxE, dt, log_decay, b, c, skip, run, before, y.astype(x.dtype))
 
@@ -318,11 +329,11 @@ def _backward(residuals, g_BxLxE):
 
     scores = _einsum("bcgjn,bcgin->bcgji", b, c)
     weights = (scores[:, :, :, None] * decays.between).astype(x.dtype)
-    du = _einsum("bcgmpi,bcgmji->bcgmpj", g, weights)
+    du = _rounded("bcgmpi,bcgmji->bcgmpj", g, weights)
     turned_u = u.astype(x.dtype).swapaxes(-1, -2)
     if target_backend() == "cpu":  # where a product with a turned left side takes twice the time
         turned_u = _stored(turned_u, dt.shape[2])
-    dweights = _einsum("bcgmjp,bcgmpi->bcgmji", turned_u, g)
+    dweights = _rounded("bcgmjp,bcgmpi->bcgmji", turned_u, g)
     dscores = _einsum("bcgmji,bcgmji->bcgji", dweights, decays.between).astype(x.dtype)
     db = _einsum("bcgji,bcgin->bcgjn", dscores, c)
     dc = _einsum("bcgji,bcgjn->bcgin", dscores, b)
@@ -331,7 +342,7 @@ def _backward(residuals, g_BxLxE):
     dc = dc + _einsum("bcgmpq,bcgmpn->bcgqn", from_before, before)
     dbefore = _einsum("bcgmpq,bcgqn->bcgmpn", from_before, c)
     dafter, along_state = _states_gradients(decays.whole, dbefore, before)
-    du = du + _times(_einsum("bcgmpn,bcgqn->bcgmpq", dafter, b), decays.to_end)
+    du = du + _times(_rounded("bcgmpn,bcgqn->bcgmpq", dafter, b), decays.to_end)
     db = db + _einsum("bcgmpq,bcgmpn->bcgqn", _ended(u, decays, x), dafter)
 
     along_x, along_du = _sum_channels(g, x), _sum_channels(x, du)

@@ -111,12 +111,13 @@ def test_drift_from_float64_over_32768_positions(implementation):
     assert drift[-4096:].max() < 5 * drift[:4096].max() + 1e-7
 
 
-def test_bfloat16_products_stay_near_float32():
+@pytest.mark.parametrize("backend", ["gpu", "tpu"])
+def test_bfloat16_products_stay_near_float32(backend):
     inputs = make_inputs(L=256, P=64, G=1, N=64)
     exact, wanted = run(inputs, implementation="sequential"), gradients(inputs)
     x, dt, a, b, c, skip = inputs
     half = (x.astype(jnp.bfloat16), dt, a, *(m.astype(jnp.bfloat16) for m in (b, c)), skip)
-    with compiling_for("tpu"):  # where products are in the dtype of x
+    with compiling_for(backend):  # where products are in the dtype of x
         got, slopes = run(half, chunk=64), gradients(half, chunk=64)
     assert got.dtype == jnp.bfloat16
     assert 1e-4 < jnp.linalg.norm(got - exact) / jnp.linalg.norm(exact) < 1e-2
