@@ -14,6 +14,7 @@ from lossline.errors import UserError
 
 BACKENDS = ("cpu", "gpu", "tpu")
 _target: ContextVar[str | None] = ContextVar("lossline_target_backend", default=None)
+_capability: ContextVar[tuple[int, int] | None] = ContextVar("lossline_capability", default=None)
 
 
 def target_backend() -> str:
@@ -26,27 +27,31 @@ def target_backend() -> str:
 
 
 def gpu_capability() -> tuple[int, int] | None:
-    """Compute capability of the GPU at hand, (0, 0) of one that is not NVIDIA's; None where the
-    code is traced for a device that is not here.
+    """Compute capability of the GPU at hand, (0, 0) of one that is not NVIDIA's; of one that is not
+    here what ``compiling_for`` was told, None if nothing.
     """
     if _target.get() is not None:
-        return None
+        return _capability.get()
     major, _, minor = str(getattr(jax.devices()[0], "compute_capability", "")).partition(".")
     return (int(major), int(minor)) if major.isdigit() and minor.isdigit() else (0, 0)
 
 
 @contextmanager
-def compiling_for(backend: str) -> Iterator[None]:
+def compiling_for(backend: str, *, capability: tuple[int, int] | None = None) -> Iterator[None]:
     """Traces for another backend than the one at hand (ahead-of-time compilation for a TPU slice
     on a laptop).
+
+    Args:
+        capability: of a GPU, its compute capability.
     """
     if backend not in BACKENDS:
         raise UserError(f"no backend {backend!r}: choose one of {', '.join(BACKENDS)}")
-    token = _target.set(backend)
+    tokens = _target.set(backend), _capability.set(capability)
     try:
         yield
     finally:
-        _target.reset(token)
+        _target.reset(tokens[0])
+        _capability.reset(tokens[1])
 
 
 def choose(operation: str, implementation: str, available: Mapping[str, tuple[str, ...]]) -> str:

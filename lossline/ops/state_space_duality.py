@@ -212,8 +212,6 @@ def _decays(log_decay: jax.Array, run: jax.Array | None) -> _Decays:
     # A masked product rather than a running sum less that of the document's beginning, so that
     # neither the value nor the gradient of a document knows of another, not even by rounding.
     past = _past(run, log_decay.shape[-1])
-    # JAX lifts what depends on no layer out of a loop over layers: a mask as large as all heads
-    past, log_decay = lax.optimization_barrier((past, log_decay))
     elapsed = jnp.einsum(
         "...ij,...j->...i",
         past.astype(jnp.float32),
@@ -221,7 +219,9 @@ def _decays(log_decay: jax.Array, run: jax.Array | None) -> _Decays:
         precision=lax.Precision.HIGHEST,
     )
     exponent = elapsed[..., None, :] - elapsed[..., :, None]
-    closed = jnp.where(past, 0.0, -jnp.inf)  # added, as a choice would broadcast its other branch
+    # Added, not chosen: JAX lifts what depends on no layer out of a loop over layers, and a choice
+    # would have a mask and another branch as large as all heads.
+    closed = jnp.where(past, 0.0, -jnp.inf)
     between = jnp.exp(exponent + closed.swapaxes(-1, -2))
     from_before, to_end = elapsed, elapsed[..., -1:] - elapsed
     if run is not None:

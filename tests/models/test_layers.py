@@ -1,5 +1,6 @@
 """Pieces shared by the families, in the compiled program."""
 
+import math
 import re
 
 import jax
@@ -8,8 +9,10 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from lossline.models.layers import Rows, rotary_tables, rotate
+from lossline.compilation.flops import total
+from lossline.models.layers import Rows, rotary_tables, rotate, run_stack, stacked
 from lossline.models.mamba import MambaConfig
+from lossline.models.mamba2 import Mamba2Config
 from lossline.ops.backend import compiling_for
 
 
@@ -54,3 +57,29 @@ def test_mambas_backward_convolves_only_when_the_gradient_is_there():
     compiled = jax.jit(jax.grad(loss, argnums=(0, 1))).lower(state, jnp.ones((B, L, 64))).compile()
     array = 4 * B * L * config.inner
     assert compiled.memory_analysis().temp_size_in_bytes < 17 * array  # 14.7; else 19.7
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_no_mask_of_all_heads_is_lifted_out_of_the_loop_over_layers(packed):
+    """JAX computes what depends on no layer before the loop; each layer reads it from memory."""
+    B, L, Q, heads = 2, 64, 32, 16
+    config = Mamba2Config(
+        vocab_size=64, width=64, layers=2, head_channels=8, scan_chunk=Q, context_length=L
+    )
+    graph, state = nnx.split(stacked(config.make_block, jax.random.key(0), config.layers))
+    runs = jnp.zeros((B, L), jnp.int32) if packed else None
+    keep = jnp.ones((B, L), jnp.float32) if packed else None
+    rows = Rows(runs_BxL=runs, keep_BxL=keep)
+
+    def loss(state, x):
+        return jnp.sum(run_stack(nnx.merge(graph, state), x, rows, scan=True, remat="none"))
+
+    held = []
+
+    def note(equation):
+        if equation.primitive.name == "scan" and equation.params["length"] == config.layers:
+            consts = equation.invars[: equation.params["num_consts"]]
+            held.extend(math.prod(x.aval.shape) for x in consts)
+
+    total(jax.make_jaxpr(jax.grad(loss))(state, jnp.ones((B, L, 64))), note)
+    assert held and max(held) < B * (L // Q) * heads * Q * Q
