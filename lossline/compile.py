@@ -5,8 +5,9 @@
 
 Reports per device: memory against the chip's, FLOPs, bytes over HBM, collective bytes per mesh
 axis; a roofline of step time and MFU; tokens per second, days and chip-hours of the run. TPU slices
-(v4, v5e, v5p, v6e) need only the libtpu wheel, no TPU; also cpu, cpu:8, gpu, here. The gin file is
-that of `lossline.train`; its token store is not read.
+(v4, v5e, v5p, v6e) need only the libtpu wheel, no TPU; h200:8, h100, a100 only the CUDA wheels, no
+card; also cpu, cpu:8, gpu, here. The gin file is that of `lossline.train`; its token store is not
+read.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ def load() -> Verb:
 
 
 FLAGS = {
-    "topology": Flag("compile.topology", "v4:4x4x8, v5e:4x8, cpu, cpu:8, gpu, here, …"),
+    "topology": Flag("compile.topology", "v4:4x4x8, v5e:4x8, h200:8, cpu, cpu:8, gpu, here, …"),
     "search": Flag("compile.search", "try meshes, remat and microbatches", "switch"),
     "out": Flag("compile.out", "JSON file for the report"),
 }

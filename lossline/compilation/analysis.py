@@ -152,7 +152,8 @@ def analyze(options: TrainOptions, target: Target) -> StepReport:
     if not fits(target.chip, state):
         return _report(options, target, trainer, 0.0, state)
     started = time.monotonic()
-    with compiling_for(target.backend), jax.set_mesh(trainer.mesh):
+    backend = compiling_for(target.backend, capability=target.capability)
+    with backend, jax.set_mesh(trainer.mesh):
         traced = trainer.step.trace(*step_arguments(options, trainer))  # type: ignore[attr-defined]
         lowered = traced.lower()
         try:

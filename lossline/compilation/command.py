@@ -31,7 +31,7 @@ class CompileOptions:
 
     Attributes:
       train: the training whose step is compiled; its store is not read.
-      topology: "v4:4x4x8" and the like, "cpu", "cpu:8", "gpu", or "here".
+      topology: "v4:4x4x8" and the like, "h200:8", "cpu", "cpu:8", "gpu", or "here".
       search: try meshes, remat policies and microbatches, and print the best that fits.
       max_trials: compilations of a search.
       out: JSON file for the report.

@@ -59,7 +59,20 @@ def _flops(equation: Any) -> float | None:
         return _dot_flops(equation)
     if equation.primitive.name == "conv_general_dilated":
         return _convolution_flops(equation)
+    if equation.primitive.name in _CUDNN_PRODUCTS:
+        return _cudnn_flops(equation)
     return None
+
+
+# cuDNN's attention is one operation: scores and outputs; and backward, the scores once more, the
+# gradients of weights, queries, keys and values
+_CUDNN_PRODUCTS = {"dot_product_attention_fwd_wrapper": 2, "dot_product_attention_bwd_wrapper": 5}
+
+
+def _cudnn_flops(equation: Any) -> float:
+    """Of the causal half of each product; ours is always causal."""
+    B, L, H, K = equation.invars[0].aval.shape
+    return _CUDNN_PRODUCTS[equation.primitive.name] * B * H * L * L * K
 
 
 def _dot_flops(equation: Any) -> float:

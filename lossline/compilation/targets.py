@@ -1,4 +1,4 @@
-"""What a step can be compiled for: a TPU slice that is not here, or the devices at hand."""
+"""What a step can be compiled for: TPU slices and GPUs that are not here, or devices at hand."""
 
 from __future__ import annotations
 
@@ -88,31 +88,60 @@ GPUS = {
 
 
 @dataclass(frozen=True, kw_only=True)
+class Card:
+    """A GPU that need not be here: what NVIDIA's compiler asks about it.
+
+    Attributes:
+      kind: its device kind, a key of `GPUS`.
+      capability: compute capability, major and minor.
+      multiprocessors: how many; shared: bytes of shared memory of each.
+    """
+
+    kind: str
+    capability: tuple[int, int]
+    multiprocessors: int
+    shared: int
+
+
+CARDS = {
+    "h200": Card(kind="NVIDIA H200", capability=(9, 0), multiprocessors=132, shared=228 * 1024),
+    "h100": Card(kind="NVIDIA H100", capability=(9, 0), multiprocessors=132, shared=228 * 1024),
+    "a100": Card(kind="NVIDIA A100", capability=(8, 0), multiprocessors=108, shared=164 * 1024),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
 class Target:
     """Devices to compile for.
 
     Attributes:
       name: as asked for; backend: "cpu", "gpu" or "tpu"; chip: of each device.
       devices: JAX devices, present or described.
+      capability: compute capability of a GPU that is described.
     """
 
     name: str
     backend: str
     chip: Chip
     devices: Sequence[object]
+    capability: tuple[int, int] | None = None
 
 
 def find_target(name: str) -> Target:
-    """The devices that a name such as ``v4:4x4x8``, ``cpu``, ``cpu:8``, ``gpu`` or ``here`` means.
+    """The devices that a name such as ``v4:4x4x8``, ``h200:8``, ``cpu``, ``cpu:8``, ``gpu`` or
+    ``here`` means.
 
     To be called before JAX has touched a device.
 
     Raises:
-      UserError: an unknown name (the known ones are listed), or a TPU name without libtpu.
+      UserError: an unknown name (the known ones are listed), a TPU name without libtpu, or a GPU's
+        without JAX's CUDA wheels.
     """
     if name == "here" or re.fullmatch(r"(cpu|gpu)(:\d+)?", name):
         return _present(name)
     family_name, _, layout = name.partition(":")
+    if family_name in CARDS and re.fullmatch(r"([1-9]\d*)?", layout):
+        return _described_cards(name, CARDS[family_name], int(layout or 1))
     family = TPU_FAMILIES.get(family_name)
     if family is None or not re.fullmatch(r"\d+(x\d+)*", layout):
         raise UserError(f"no topology {name!r}; there are {known_topologies()}")
@@ -127,13 +156,16 @@ def find_target(name: str) -> Target:
 def known_topologies() -> str:
     """All that `find_target` knows, for a message."""
     tpus = "; ".join(f"{name}: {family.sizes}" for name, family in TPU_FAMILIES.items())
-    return f"TPU slices ({tpus}), cpu, cpu:<devices>, gpu, here"
+    cards = ", ".join(f"{name}:<cards>" for name in CARDS)
+    return f"TPU slices ({tpus}), {cards}, cpu, cpu:<devices>, gpu, here"
 
 
 def slices_of(name: str, devices: int) -> list[str]:
-    """Listed slices of the family of a slice such as ``v4:2x2x1`` with at least so many devices,
-    smallest first; none for what is no slice."""
+    """Listed slices of the family of a slice such as ``v4:2x2x1``, or numbers of cards of one host,
+    with at least so many devices, smallest first; none for what is here."""
     family, _, _ = name.partition(":")
+    if family in CARDS:
+        return [f"{family}:{count}" for count in (2, 4, 8) if count >= devices]
     known = TPU_FAMILIES[family].sizes.split(", ") if family in TPU_FAMILIES else []
     return [f"{family}:{size}" for size in known if math.prod(map(int, size.split("x"))) >= devices]
 
@@ -158,6 +190,53 @@ def _described(name: str, family: Family) -> Target:
             f"libtpu refuses topology {name!r} ({reason[:160]}); usual ones: {family.sizes}"
         ) from error
     return Target(name=name, backend="tpu", chip=family.chip, devices=described.devices)
+
+
+def _described_cards(name: str, card: Card, count: int) -> Target:
+    if not any(importlib.util.find_spec(f"jax_cuda{n}_plugin") for n in (12, 13)):
+        raise UserError(
+            f"compiling for {name} needs JAX's CUDA wheels (no card): pip install 'lossline[gpu]'"
+        )
+    import jax
+    from jax.experimental import topologies
+
+    jax.config.update("jax_platforms", "cpu")
+    described = topologies.get_topology_desc(
+        topology_name=name,
+        platform="cuda",
+        target_config=_target_config(card),
+        topology=f"1x1x{count}",
+    )
+    return Target(
+        name=name,
+        backend="gpu",
+        chip=GPUS[card.kind],
+        devices=described.devices,
+        capability=card.capability,
+    )
+
+
+def _target_config(card: Card) -> str:
+    """XLA's ``GpuTargetConfigProto`` as text; what all these cards share stands as numbers."""
+    chip = GPUS[card.kind]
+    assert chip.bandwidth is not None and chip.memory is not None
+    major, minor = card.capability
+    return f"""
+        platform_name: "CUDA"
+        device_description_str: "{card.kind}"
+        dnn_version_info {{ major: 9 minor: 8 patch: 0 }}
+        gpu_device_info {{
+          cuda_compute_capability {{ major: {major} minor: {minor} }}
+          core_count: {card.multiprocessors} fpus_per_core: 128 clock_rate_ghz: 1.8
+          threads_per_warp: 32 threads_per_block_limit: 1024 threads_per_core_limit: 2048
+          block_dim_limit_x: 2147483647 block_dim_limit_y: 65535 block_dim_limit_z: 65535
+          registers_per_core_limit: 65536 registers_per_block_limit: 65536
+          shared_memory_per_core: {card.shared} shared_memory_per_block: 49152
+          shared_memory_per_block_optin: {card.shared - 1024}
+          memory_bandwidth: {chip.bandwidth:.0f} device_memory_size: {chip.memory:.0f}
+          l2_cache_size: 41943040
+        }}
+    """
 
 
 def _quiet_libtpu() -> None:

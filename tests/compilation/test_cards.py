@@ -1,0 +1,85 @@
+"""Steps compiled for GPUs that are not here."""
+
+import importlib.util
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from lossline.compilation import targets
+from lossline.compilation.analysis import analyze, trainer_for
+from lossline.compilation.flops import matmul_flops, total
+from lossline.errors import UserError
+from lossline.models import LlamaConfig, Mamba2Config, MambaConfig
+from lossline.ops.attention import attention
+from lossline.ops.backend import compiling_for
+from lossline.sharding import MeshOptions
+from lossline.training.make_trainer import step_arguments
+from lossline.training.options import Documents, TrainOptions
+
+needs_cuda_wheels = pytest.mark.skipif(
+    not any(importlib.util.find_spec(f"jax_cuda{n}_plugin") for n in (12, 13)),
+    reason="JAX's CUDA wheels are not installed ([gpu] extra)",
+)
+SIZES = {"vocab_size": 256, "width": 128, "layers": 2, "context_length": 256}
+LLAMA = LlamaConfig(heads=2, mlp_width=128, **SIZES)
+MAMBA = MambaConfig(scan_implementation="pallas", **SIZES)
+
+
+def training(**changes) -> TrainOptions:
+    return TrainOptions(**{"store": "unread", "batch_size": 16, "steps": 100, **changes})
+
+
+def test_without_the_wheels_the_mend_is_named(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"no card\): pip install 'lossline\[gpu\]'"):
+        targets.find_target("h200:8")
+
+
+@pytest.mark.parametrize("name", ["h200:0", "h200:2x4", "h300"])
+def test_a_card_that_is_not_known_is_answered_with_those_that_are(name):
+    with pytest.raises(UserError, match=f"no topology '{name}'.*h200:<cards>, h100:<cards>"):
+        targets.find_target(name)
+
+
+def test_cudnns_attention_counts_the_causal_half_of_seven_products(monkeypatch):
+    # which cuDNN there is, JAX asks a card; here none is asked
+    from jax._src.cudnn import fused_attention_stablehlo as library
+
+    monkeypatch.setattr(library, "check_cudnn_version", lambda: 91002)
+    q = jax.ShapeDtypeStruct((2, 256, 4, 64), jnp.bfloat16)
+    with compiling_for("gpu"):
+        jaxpr = jax.make_jaxpr(jax.value_and_grad(lambda q: jnp.sum(attention(q, q, q))))(q)
+    assert matmul_flops(jaxpr) == 7 * 2 * 2 * 4 * 256 * 256 * 64 / 2
+
+
+@pytest.mark.slow
+@needs_cuda_wheels
+@pytest.mark.parametrize(
+    ("model", "documents", "mesh", "kernels"),
+    [
+        (LLAMA, Documents.JOINED, MeshOptions(data=2, tensor=2), 0),
+        (replace(MAMBA, width=256), Documents.SEPARATE, MeshOptions(data=2, tensor=2), 2),
+        (Mamba2Config(**SIZES), Documents.SEPARATE, MeshOptions(data=2, fsdp=2), 0),
+    ],
+    ids=["cudnn", "scan", "duality"],
+)
+def test_a_step_compiles_for_cards_with_its_kernels_inside(model, documents, mesh, kernels):
+    target = targets.find_target("h200:4")
+    assert [device.device_kind for device in target.devices] == ["NVIDIA H200"] * 4
+    options = training(model=model, documents=documents, mesh=mesh)
+    report = analyze(options, target)
+    assert report.fits and 0 < report.mfu_causal_bound <= 1
+    trainer = trainer_for(options, target)
+    with compiling_for("gpu"), jax.set_mesh(trainer.mesh):
+        jaxpr = trainer.step.trace(*step_arguments(options, trainer)).jaxpr
+    calls = total(jaxpr, lambda e: 1.0 if e.primitive.name in ("core_map", "mpmd_map") else None)
+    assert calls == 4 * model.layers * kernels  # on four devices; forward and backward
+
+
+@needs_cuda_wheels
+def test_the_scan_s_kernel_is_refused_where_the_card_lacks_its_instructions():
+    target = targets.find_target("a100")
+    with pytest.raises(UserError, match=r"compute capability 9\.0 or more.*this one has 8\.0"):
+        analyze(training(model=MAMBA), target)
