@@ -250,13 +250,15 @@ def gpu_case(
 ) -> Case:
     """Training steps of a large model in bfloat16, ours beside the peers that have it."""
     model = {**model, "scan_layers": True, "remat": remat, "activation_dtype": "bfloat16"}
-    is_llama = model["__class__"] == "LlamaConfig"
     contenders = [
         Contender(name="ours bf16", library="ours"),
         Contender(name="jax-linear-attention", library="jla", task={"remat": remat}),
     ]
-    if is_llama:
+    if model["__class__"] == "LlamaConfig":
         contenders.append(torch_llama("torch bf16 compile", model, "bfloat16", "lean", True))
+    if model["__class__"] == "MambaConfig":  # "auto" does not choose the kernel before this has run
+        kernel = {"model": {**model, "scan_implementation": "pallas"}}
+        contenders.insert(0, Contender(name="ours bf16 pallas", library="ours", task=kernel))
     return Case(
         name=name,
         kind="model",
@@ -302,14 +304,14 @@ GPU = (
         "mamba2 1.3B",
         {"__class__": "Mamba2Config", "state": 128, "head_channels": 64, **MAMBA_1B3},
         batch=4,
-        remat="full",
+        remat="dots",
         targets=(Target(faster="ours bf16", slower="jax-linear-attention", ratio=1.0),),
     ),
     gpu_case(
         "mamba 1.3B",
         {"__class__": "MambaConfig", "state": 16, **MAMBA_1B3},
         batch=4,
-        remat="full",
+        remat="dots",
         targets=(),
     ),
 )
@@ -330,10 +332,10 @@ def _shrunk(case: Case) -> Case:
     small = {"layers": 2, "width": 128, "context_length": 64, "vocab_size": 512}
     if case.task["model"]["__class__"] == "LlamaConfig":
         small |= {"heads": 2, "mlp_width": 256}
-    model = {**case.task["model"], **small}
-    contenders = tuple(
-        replace(c, task={**c.task, "model": model} if "model" in c.task else c.task)
-        for c in case.contenders
-    )
-    task = {**case.task, "batch": 2, "length": 64, "model": model}
+
+    def shrunk(task: dict[str, Any]) -> dict[str, Any]:
+        return {**task, "model": {**task["model"], **small}} if "model" in task else task
+
+    contenders = tuple(replace(c, task=shrunk(c.task)) for c in case.contenders)
+    task = {**shrunk(case.task), "batch": 2, "length": 64}
     return replace(case, task=task, contenders=contenders)
