@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,8 +73,11 @@ def _refuse_unwritable(out: Path) -> None:
     if out.exists():
         raise UserError(f"{out} exists; remove it or choose another --out")
     folder = next(parent for parent in out.absolute().parents if parent.exists())
-    if not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise UserError(f"{out} cannot be written below {folder}; choose another --out")
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError:
+        raise UserError(f"{out} cannot be written below {folder}; choose another --out") from None
 
 
 def _single(options: CompileOptions, target: Target) -> tuple[TrainOptions, StepReport]:

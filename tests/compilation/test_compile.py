@@ -315,9 +315,12 @@ def test_an_existing_file_is_not_overwritten(tmp_path):
 def test_a_report_that_cannot_be_written_is_refused_before_it_is_made(tmp_path, monkeypatch):
     monkeypatch.setattr("lossline.compilation.command.find_target", lambda _: pytest.fail("began"))
     (tmp_path / "file").write_text("")
-    out = tmp_path / "file" / "deep" / "step.json"
-    with pytest.raises(UserError, match=r"step.json cannot be written below .*/file; choose"):
-        compile_step(CompileOptions(train=training(), topology="cpu", out=str(out)))
+    for out, folder in (
+        (tmp_path / "file/deep/step.json", ".*/file"),
+        ("/proc/step.json", "/proc"),
+    ):
+        with pytest.raises(UserError, match=f"step.json cannot be written below {folder}; choose"):
+            compile_step(CompileOptions(train=training(), topology="cpu", out=str(out)))
 
 
 def test_a_mesh_that_does_not_divide_the_batch_names_both():
