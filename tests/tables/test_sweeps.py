@@ -2,6 +2,7 @@
 mistakes."""
 
 import math
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -274,6 +275,38 @@ def test_a_cell_of_text_is_a_missing_measurement_and_the_rest_stays(tmp_path):
     wide["eval/c4_val/CrossEntropyLoss"] = ["3.5", "-", "--", "N/A"]
     wide.to_csv(tmp_path / "sweep.csv", index=False)
     assert (import_sweep("kempner", tmp_path / "sweep.csv").table.loss.notna()).sum() == 5
+
+
+@pytest.mark.parametrize(
+    ("source", "column"),
+    [
+        ("kempner", "tokens"),
+        ("kempner", "params"),
+        ("llm_line", "Tokens"),
+        ("llm_line", "Size"),
+        ("gadre", "params"),
+        ("gadre", "lr"),
+        ("chinchilla", "flops"),
+        ("olmo_ladder", "step"),
+    ],
+)
+def test_a_fact_of_text_in_a_published_table_costs_its_row(
+    published_data, tmp_path, source, column
+):
+    wide = pd.read_csv(published_data / PUBLISHED[source]).head(20).astype({column: object})
+    whole = import_sweep(source, published_data / PUBLISHED[source]).table
+    wide.loc[7, column] = "oops"
+    wide.to_csv(tmp_path / "t.csv", index=False)
+    imported = import_sweep(source, tmp_path / "t.csv")
+    said = [note for note in imported.notes if "row 8: " in note]
+    assert len(said) == 1 and re.search("'oops' is not a (whole )?number; set aside", said[0])
+    sound = imported.table[imported.table.status == "ok"]
+    sets = sound.eval_set.nunique()
+    assert sound.groupby("eval_set").size().max() == 19 and sets == whole.eval_set.nunique()
+    wide[column] = "oops"
+    wide.to_csv(tmp_path / "t.csv", index=False)
+    with pytest.raises(UserError, match=f"column '{column}' holds text in 20 of 20 cells"):
+        import_sweep(source, tmp_path / "t.csv")
 
 
 def test_a_cell_of_text_beside_a_measurement_costs_only_itself(tmp_path):

@@ -21,10 +21,12 @@ from lossline.tables.sweeps.wide import (
     Imported,
     Measure,
     distinct,
+    fact,
     find_files,
     long_table,
     numbers,
     read_wide,
+    readable,
     require,
     together,
     unique_ids,
@@ -142,26 +144,26 @@ def _random_baselines(path: Path) -> dict[str, float] | None:
 
 def _models(frame: pd.DataFrame, where: str, *, chance: Mapping[str, float]) -> Imported:
     require(frame, _NEEDS, where)
-    params, tokens = numbers(frame, "params", where), numbers(frame, "tokens", where)
+    given = {name: fact(frame, name, where) for name in ("params", "tokens")}
+    params, tokens = readable(given["params"]), readable(given["tokens"])
     facts = pd.DataFrame(
         {
             "run_id": unique_ids(frame["name"]),
             "pretraining_data": frame["pretraining_data"],
             **_CONSTANTS,
-            "params": params,
+            **given,
             "source": "gadre",
-            "tokens": tokens,
             "flops": 6 * params * tokens,
             "step": _steps(frame, tokens, where),
         }
     )
-    for column, fact in (
+    for column, name in (
         ("params_non_embedding",) * 2,
         ("lr", "learning_rate"),
         ("weight_decay",) * 2,
     ):
         if column in frame:
-            facts[fact] = numbers(frame, column, where)
+            facts[name] = fact(frame, column, where)
     measures = [
         Measure(eval_set=column.removeprefix("loss/"), kind=SetKind.VALIDATION, loss=column)
         for column in frame.columns

@@ -63,11 +63,12 @@ from lossline.tables.sweeps.wide import (
     Imported,
     Measure,
     Unit,
+    fact,
     find_files,
     long_table,
     measured,
     read_wide,
-    says_nothing,
+    readable,
     set_aside,
     text_note,
     together,
@@ -309,7 +310,10 @@ def _mapped(
         if column not in frame.columns:
             raise _not_there(f"column {column!r} is not in {where}", column, mapping, found)
     facts = pd.DataFrame(
-        {name: _fact(frame, name, column, where) for name, column in mapping.columns.items()},
+        {
+            name: fact(frame, column, where) if name in _FACTS else frame[column]
+            for name, column in mapping.columns.items()
+        },
         index=frame.index,
     )
     for name, value in mapping.constants.items():
@@ -317,15 +321,6 @@ def _mapped(
     facts["source"] = facts.get("source", mapping.source or Path(where).stem)
     _place(facts, where, mapping.path)
     return long_table(frame, facts, sets, where) if sets else _already_long(facts, where)
-
-
-def _fact(frame: pd.DataFrame, name: str, column: str, where: str) -> pd.Series:
-    """A column for the loss table; one of numbers that holds text throughout is an error, single
-    cells of text stay for `set_aside` to name."""
-    if name not in _FACTS:
-        return frame[column]
-    measured(frame, column, where)
-    return frame[column].mask(says_nothing(frame[column]))
 
 
 def _not_there(what: str, column: str, mapping: ColumnMapping, found: Sequence[str]) -> UserError:
@@ -377,8 +372,9 @@ def _place(facts: pd.DataFrame, where: str, path: Path) -> None:
                 f'{path}: [columns] lacks {name}; add {name} = "<your column>" ({where})'
             )
     if "step" not in facts:  # a table of final checkpoints has none: count them in order of tokens
-        tokens = pd.to_numeric(facts["tokens"], errors="coerce")
-        facts["step"] = tokens.groupby(facts["run_id"]).rank(method="first").fillna(1)
+        facts["step"] = (
+            readable(facts["tokens"]).groupby(facts["run_id"]).rank(method="first").fillna(1)
+        )
 
 
 def _already_long(facts: pd.DataFrame, where: str) -> Imported:

@@ -20,11 +20,13 @@ from lossline.tables.sweeps.wide import (
     Imported,
     Measure,
     distinct,
+    fact,
     find_column,
     long_table,
     numbers,
     read_all,
     read_wide,
+    readable,
     require,
     together,
     unique_ids,
@@ -56,7 +58,8 @@ def kempner(paths: Sequence[Path]) -> Imported:
 
 def _kempner(frame: pd.DataFrame, where: str) -> Imported:
     require(frame, ("data", "params", "tokens", "val_loss"), where)
-    params, tokens = numbers(frame, "params", where), numbers(frame, "tokens", where)
+    given = {name: fact(frame, name, where) for name in ("params", "tokens")}
+    params, tokens = readable(given["params"]), readable(given["tokens"])
     named = frame["data"].map(str) + "-" + params.map("{:.0f}".format)
     names = frame["id"].where(frame["id"].notna(), named) if "id" in frame else named
     facts = pd.DataFrame(
@@ -70,10 +73,9 @@ def _kempner(frame: pd.DataFrame, where: str) -> Imported:
             "schedule": "cosine",
             "learning_rate": 1e-3,
             "weight_decay": 0.0,
-            "params": params,
+            **given,
             "source": "kempner",
             "step": _steps(frame, tokens, 512 * 1024, where),
-            "tokens": tokens,
             "flops": _iso_flop(frame, where).fillna(6 * params * tokens),
         }
     )
@@ -151,18 +153,18 @@ def _llm_line(path: Path) -> Imported:
             "architecture": frame["Architecture"],
             "pretraining_data": frame["Pretraining Data"],
             "tokenizer": frame["Tokenizer"],
-            "params": numbers(frame, "Size", where),
+            "params": fact(frame, "Size", where),
             "source": "llm-line",
-            "tokens": numbers(frame, "Tokens", where),
+            "tokens": fact(frame, "Tokens", where),
         }
     )
-    for column, fact in _LINE_FACTS.items():
+    for column, name in _LINE_FACTS.items():
         if column in frame:
-            facts[fact] = frame[column]
+            facts[name] = frame[column]
     steps = (
         numbers(frame, "Steps", where) if "Steps" in frame else pd.Series(np.nan, index=frame.index)
     )
-    in_order = facts.groupby("run_id")["tokens"].rank(method="first")
+    in_order = readable(facts["tokens"]).groupby(facts["run_id"]).rank(method="first")
     whole = steps.notna().groupby(facts["run_id"]).transform("all")
     facts["step"] = steps.where(whole, in_order)
     imported = long_table(frame, facts, _line_measures(frame), where)
@@ -231,8 +233,8 @@ def chinchilla(paths: Sequence[Path]) -> Imported:
 
 
 def _chinchilla(frame: pd.DataFrame, where: str) -> Imported:
-    params = numbers(frame, find_column(frame, ("params", "Model Size"), where), where)
-    flops = numbers(
+    params = fact(frame, find_column(frame, ("params", "Model Size"), where), where)
+    flops = fact(
         frame, find_column(frame, ("flops", "Training FLOP", "Training FLOPs"), where), where
     )
     loss = find_column(frame, ("loss", "Loss"), where)
@@ -244,7 +246,7 @@ def _chinchilla(frame: pd.DataFrame, where: str) -> Imported:
             "params": params,
             "source": "chinchilla",
             "step": 1,
-            "tokens": flops / (6 * params),
+            "tokens": readable(flops) / (6 * readable(params)),
             "flops": flops,
         }
     )
@@ -270,8 +272,8 @@ def olmo_ladder(paths: Sequence[Path]) -> Imported:
 
 
 def _olmo_ladder(frame: pd.DataFrame, where: str) -> Imported:
-    step = numbers(frame, find_column(frame, ("step", "_step"), where), where)
-    tokens = numbers(frame, find_column(frame, ("tokens", "throughput/total_tokens"), where), where)
+    step = fact(frame, find_column(frame, ("step", "_step"), where), where)
+    tokens = fact(frame, find_column(frame, ("tokens", "throughput/total_tokens"), where), where)
     runs = (
         frame["run"].map(str) if "run" in frame else pd.Series(Path(where).stem, index=frame.index)
     )
@@ -285,9 +287,9 @@ def _olmo_ladder(frame: pd.DataFrame, where: str) -> Imported:
         }
     )
     if "params" in frame:
-        facts["params"] = numbers(frame, "params", where)
+        facts["params"] = fact(frame, "params", where)
     if "flops_per_token" in frame:
-        facts["flops"] = numbers(frame, "flops_per_token", where) * tokens
+        facts["flops"] = numbers(frame, "flops_per_token", where) * readable(tokens)
     elif "throughput/total_training_Gflops" in frame:
         facts["flops"] = 1e9 * numbers(frame, "throughput/total_training_Gflops", where)
     measures = _olmo_measures(frame)

@@ -33,12 +33,14 @@ __all__ = [
     "Measure",
     "Unit",
     "distinct",
+    "fact",
     "find_column",
     "find_files",
     "long_table",
     "measured",
     "numbers",
     "read_all",
+    "readable",
     "require",
     "row_name",
     "says_nothing",
@@ -130,6 +132,18 @@ def numbers(frame: pd.DataFrame, column: str, where: str) -> pd.Series:
     return values
 
 
+def fact(frame: pd.DataFrame, column: str, where: str) -> pd.Series:
+    """A column of numbers for the facts of a loss table: single cells of text stay, for `set_aside`
+    to name their rows; one that is text throughout is a `UserError`."""
+    measured(frame, column, where)
+    return frame[column].mask(says_nothing(frame[column]))
+
+
+def readable(cells: pd.Series) -> pd.Series:
+    """Cells as float64, to compute with: NaN where there is none or text."""
+    return pd.to_numeric(cells, errors="coerce").astype("float64")
+
+
 def measured(frame: pd.DataFrame, column: str, where: str) -> tuple[pd.Series, pd.Series]:
     """A column of measurements as float64, a cell of text as a missing one; and where such cells
     stand.
@@ -138,7 +152,7 @@ def measured(frame: pd.DataFrame, column: str, where: str) -> tuple[pd.Series, p
     a column is none of measurements.
     """
     cells = frame[column]
-    values = pd.to_numeric(cells, errors="coerce").astype("float64")
+    values = readable(cells)
     text = values.isna() & cells.notna()
     told = text & ~says_nothing(cells)
     if told.sum() > values.notna().sum():
@@ -298,7 +312,11 @@ def set_aside(
     unreadable = np.flatnonzero(known & (table["status"] == str(Status.EXCLUDED)))
     messages = table["message"].iloc[unreadable]
     table, problems = exclude_bad_rows(table)
-    seen: set[int] = set()
+    # What follows from a cell that is no number is not said again.
+    seen = {int(position) for position in unreadable}
+    for position, message in zip(unreadable, messages, strict=True):
+        column, row = message.partition(":")[0], places[position][1]
+        found.append((column, row, "no number", message))
     for problem in problems:
         if problem.position not in seen:
             seen.add(problem.position)
@@ -307,10 +325,6 @@ def set_aside(
             name = column if problem.column in QUANTITIES else problem.column
             what = f"{problem.column}: {problem.what}"
             found.append((name, row, f"{problem.column}: {problem.mend}", what))
-    for position, message in zip(unreadable, messages, strict=True):
-        if position not in seen:
-            column = message.partition(":")[0]
-            found.append((column, places[position][1], "no number", message))
     validate(table, where=where)
     return table.drop(columns=["x_source_row", "x_source_column"]), _summaries(found, where, labels)
 
