@@ -84,9 +84,11 @@ def fit_study(
         raise UserError(
             f"the loss table has no value in {' or '.join(options.units)}: there is nothing to fit"
         )
-    say(f"compute-to-loss laws of {len(split(rows, options.group_by))} groups of runs")
+    groups = len(split(rows, options.group_by))
+    say(f"compute-to-loss laws of {groups} {'group' if groups == 1 else 'groups'} of runs")
     laws = [law for unit in units for law in _compute_laws(rows, unit, options)]
-    say(f"lines: {len(x_sets)} x sets, {len(y_sets)} y sets")
+    with_loss = [{n for u in units for n in _measured(rows, s, u)} for s in (x_sets, y_sets)]
+    say("lines: {} x sets, {} y sets".format(*map(len, with_loss)))
     lines = [
         line
         for unit in units
