@@ -62,7 +62,7 @@ def cases(length: int) -> Iterator[tuple[str, str, Any, Any, Arrays]]:
     steps = jnp.asarray(rng.uniform(1e-3, 0.1, (2, length, 256)), jnp.float32)
     rates = -jnp.asarray(rng.uniform(1, 16, (16, 256)), jnp.float32)
     maps = normal(rng, 2, 2, length, 16)
-    groups = normal(rng, 2, 2, length, 1, 64)
+    groups, skip = normal(rng, 2, 2, length, 1, 64), normal(rng, 4)
     hidden, table = normal(rng, 2, length, 256), 0.05 * normal(rng, 256, 4096)
     targets = jnp.asarray(rng.integers(0, 4096, (2, length)))
     for dtype in BOUNDS:
@@ -80,7 +80,13 @@ def cases(length: int) -> Iterator[tuple[str, str, Any, Any, Arrays]]:
                 run = _named(selective_scan.selective_scan, name)
                 reference = _named(selective_scan.selective_scan, "sequential")
                 yield f"selective scan {name}", dtype, run, reference, scan_inputs
-        dual = (x.astype(dtype), steps[..., :4], rates[0, :4], *(g.astype(dtype) for g in groups))
+        dual = (
+            x.astype(dtype),
+            steps[..., :4],
+            rates[0, :4],
+            *(group.astype(dtype) for group in groups),
+            skip,
+        )
         for name, backends in state_space_duality.IMPLEMENTATIONS.items():
             if backend in backends and name != "sequential":
                 run = _named(state_space_duality.state_space_duality, name)
