@@ -19,6 +19,7 @@ import json
 import logging
 import os
 import re
+import signal
 import sys
 import tempfile
 import types
@@ -98,6 +99,10 @@ def run_verb(
     except UserError as error:
         print(f"lossline {name}: error: {error}", file=sys.stderr)
         sys.exit(2)
+    except BrokenPipeError:
+        # Who read the output has gone (``… | head``). Nothing is left for Python to flush there.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(128 + signal.SIGPIPE)
     except Exception as error:
         if (refusal := _refusal_of_a_place(error)) is None:
             raise  # a bug

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 import errno
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass, field
@@ -212,3 +213,25 @@ def test_help_is_instant_and_imports_nothing_heavy(verb: str) -> None:
     )
     assert result.returncode == 0, result.stderr
     assert "--gin_file" in result.stdout
+
+
+def test_a_reader_that_goes_away_ends_the_verb_without_a_traceback():
+    code = (
+        "from lossline.configuration import Verb, run_verb\n"
+        "from tests.test_configuration import Other\n"
+        "def talk(options):\n"
+        "    for _ in range(100_000):\n"
+        "        print('a line of a long report')\n"
+        "run_verb('demo', 'd', lambda: Verb(options=Other, run=talk), argv=[])\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=Path(__file__).parent.parent,
+    )
+    assert process.stdout is not None and process.stdout.readline()
+    process.stdout.close()
+    assert process.wait(timeout=60) == 128 + signal.SIGPIPE
+    assert process.stderr is not None and process.stderr.read() == ""
