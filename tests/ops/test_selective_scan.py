@@ -107,9 +107,21 @@ def test_on_a_tpu_auto_is_the_kernel_unless_its_shapes_forbid_it(monkeypatch):
         assert selective_scan(*make_inputs()).shape == (2, 37, 6)
         with pytest.raises(UserError, match="'pallas' takes a multiple of 128 channels, not 6"):
             selective_scan(*make_inputs(), implementation="pallas")
-    words = "'pallas' needs tpu, this is gpu; choose one of sequential, chunked"
-    with compiling_for("gpu"), pytest.raises(UserError, match=words):
+    words = "'pallas' needs gpu or tpu, this is cpu; choose one of sequential, chunked"
+    with compiling_for("cpu"), pytest.raises(UserError, match=words):
         selective_scan(*make_inputs(E=128, N=8), implementation="pallas")
+
+
+def test_on_a_gpu_the_kernel_is_chosen_by_name_alone(monkeypatch):
+    def kernel(*inputs):
+        raise InterruptedError
+
+    monkeypatch.setattr("lossline.ops.gpu_selective_scan.selective_scan", kernel)
+    inputs = make_inputs(E=128, N=8)
+    with compiling_for("gpu"):
+        with pytest.raises(InterruptedError):
+            selective_scan(*inputs, implementation="pallas")
+        assert selective_scan(*inputs).shape == inputs[0].shape
 
 
 def test_no_tensor_of_all_states_is_kept():
