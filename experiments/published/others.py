@@ -204,7 +204,8 @@ def told_apart(found: Attribution) -> Section:
             p_values = [e.p_corrected for e in effects if np.isfinite(e.p_corrected)]
             if p_values:
                 significant = sum(p < LEVEL for p in p_values)
-                ours = f"{p_text(min(p_values))}; {significant} of {len(p_values)} sets; "
+                count = f"told apart on {significant} of {len(p_values)} sets"
+                ours = f"{p_text(min(p_values))}; {count}; "
                 ours += _behind(effects)
                 rows.append(Comparison(what=f"{factor.label}, {name}", ours=ours))
     tables = {"llm_line_attribution": found.summary()}
