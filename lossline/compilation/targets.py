@@ -195,7 +195,8 @@ def _described(name: str, family: Family) -> Target:
 def _described_cards(name: str, card: Card, count: int) -> Target:
     if not any(importlib.util.find_spec(f"jax_cuda{n}_plugin") for n in (12, 13)):
         raise UserError(
-            f"compiling for {name} needs JAX's CUDA wheels (no card): pip install 'lossline[gpu]'"
+            f"compiling for {name} needs JAX's CUDA wheels (no card): pip install 'lossline[gpu]', "
+            f"or pip install 'jax[cuda13]'"
         )
     import jax
     from jax.experimental import topologies
