@@ -19,6 +19,7 @@ import json
 import logging
 import os
 import re
+import select
 import signal
 import sys
 import tempfile
@@ -100,8 +101,10 @@ def run_verb(
         print(f"lossline {name}: error: {error}", file=sys.stderr)
         sys.exit(2)
     except BrokenPipeError:
-        # Who read the output has gone (``… | head``). Nothing is left for Python to flush there.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not _reader_has_gone():
+            raise  # of another pipe: a bug
+        # nothing is left for Python to flush there
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         sys.exit(128 + signal.SIGPIPE)
     except Exception as error:
         if (refusal := _refusal_of_a_place(error)) is None:
@@ -113,6 +116,13 @@ def run_verb(
             f"lossline {name}: interrupted; the same command goes on where it was", file=sys.stderr
         )
         sys.exit(130)
+
+
+def _reader_has_gone() -> bool:
+    """Whether nobody reads what is printed any more (``… | head``)."""
+    output = select.poll()
+    output.register(1)
+    return any(event & select.POLLERR for _, event in output.poll(0))
 
 
 def _refusal_of_a_place(error: Exception) -> str | None:

@@ -235,3 +235,11 @@ def test_a_reader_that_goes_away_ends_the_verb_without_a_traceback():
     process.stdout.close()
     assert process.wait(timeout=60) == 128 + signal.SIGPIPE
     assert process.stderr is not None and process.stderr.read() == ""
+
+
+def test_another_pipe_that_breaks_is_a_bug_and_not_silent() -> None:
+    def write(options: Other) -> None:
+        raise BrokenPipeError(errno.EPIPE, "to a child")
+
+    with pytest.raises(BrokenPipeError):
+        run_verb("pipes", "d", lambda: Verb(options=Other, run=write), argv=[])

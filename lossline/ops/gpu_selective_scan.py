@@ -212,11 +212,11 @@ def _backward_call(u, dt, a_NxE, maps_BxLxR, first, g, *, interpret: bool):
                 mine = summands_ref.at[lax.rem(j, 2)]  # others may still read the one before
                 for q in reversed(range(together)):
                     t = step * together + q
-                    at, g = position(t), g_ref[slot, t]
+                    at, slope = position(t), g_ref[slot, t]
                     step_input = rate = 0.0  # gradients of dt·u, and of dt through the decay
                     for n in range(N):
-                        mine[2 * N * q + N + n, pl.ds(0, CHANNELS)] = states[q + 1][n] * g
-                        dh[n] = dh[n] + at.c(n) * g
+                        mine[2 * N * q + N + n, pl.ds(0, CHANNELS)] = states[q + 1][n] * slope
+                        dh[n] = dh[n] + at.c(n) * slope
                         mine[2 * N * q + n, pl.ds(0, CHANNELS)] = dh[n] * at.input
                         step_input = step_input + dh[n] * at.b(n)
                         dh[n] = dh[n] * decays[q][n]
@@ -245,7 +245,7 @@ def _backward_call(u, dt, a_NxE, maps_BxLxR, first, g, *, interpret: bool):
         for n in range(N):
             da_hbm[row, n, channels] = da[n]
 
-    wide = (STAGES, TILE, CHANNELS)
+    places = (STAGES, TILE, CHANNELS)
     du, ddt, da, dmaps = _launch(
         kernel,
         (B, E // CHANNELS),
@@ -257,9 +257,9 @@ def _backward_call(u, dt, a_NxE, maps_BxLxR, first, g, *, interpret: bool):
             jax.ShapeDtypeStruct((B, E // CHANNELS, L * 2 * N), jnp.float32),
         ),
         scratch_types=[
-            plgpu.SMEM(wide, u.dtype),
-            plgpu.SMEM(wide, jnp.float32),
-            plgpu.SMEM(wide, jnp.float32),
+            plgpu.SMEM(places, u.dtype),
+            plgpu.SMEM(places, jnp.float32),
+            plgpu.SMEM(places, jnp.float32),
             plgpu.SMEM((STAGES, TILE, maps_BxLxR.shape[2]), jnp.float32),
             plgpu.SMEM((steps, N, CHANNELS), jnp.float32),
             plgpu.SMEM((2, ROWS, CHANNELS + PADDING), jnp.float32),

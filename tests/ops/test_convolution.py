@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from lossline.ops.backend import compiling_for
 from lossline.ops.convolution import causal_convolution
 
 
@@ -53,3 +54,24 @@ def test_gradients_are_those_of_the_definition(length, taps, packed):
     wanted = jax.jit(jax.value_and_grad(theirs, argnums=(0, 1, 2)))(*inputs)
     for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("backend", ["cpu", "gpu", "tpu"])
+def test_gradients_in_bfloat16_stay_near_float32_whatever_they_are_compiled_for(backend):
+    rng = np.random.default_rng(0)
+    shapes = (2, 16, 32), (4, 32), (32,)
+    x, *rest = (jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in shapes)
+    half = x.astype(jnp.bfloat16)
+
+    def gradients(convolve, x):
+        def total(x, w, bias):
+            return jnp.sum(jnp.sin(convolve(x, w, bias).astype(jnp.float32)))
+
+        return jax.jit(jax.grad(total, argnums=(0, 1, 2)))(x, *rest)
+
+    wanted = gradients(lambda *inputs: defined(*inputs, None), half.astype(jnp.float32))
+    with compiling_for(backend):
+        got = gradients(causal_convolution, half)
+    assert got[0].dtype == jnp.bfloat16
+    for a, b in zip(got, wanted, strict=True):
+        assert jnp.linalg.norm(a.astype(jnp.float32) - b) < 1e-2 * jnp.linalg.norm(b)

@@ -47,7 +47,8 @@ _MEASURE = re.compile(r"(?:.+\.)?(loss|accuracy)[./](.+)")
 
 def gadre(paths: Sequence[Path], mapping: Path | None = None) -> Imported:
     """mlfoundations/scaling (MIT): its models in one table (columns ``loss/<set>`` and
-    ``accuracy/<task>``), or ``exp_data/``, a folder of JSON files.
+    ``accuracy/<task>``), or a folder of JSON files (those of its ``exp_data/`` were not at hand: no
+    layout is built in).
 
     C = 6 N D as in the paper. JSON with the table's names as its keys (``loss.c4_val``) needs no
     mapping; any other, such as the folder's own, is read by one, and what all models share

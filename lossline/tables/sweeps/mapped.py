@@ -256,9 +256,9 @@ def candidates(needed: Iterable[str], found: Iterable[str], most: int = 2) -> st
         if name not in shown:
             parents.setdefault(re.split(r"[^./]+$", name)[0], []).append(name)
     others = [
-        shown
+        other
         for parent, inside in parents.items()
-        for shown in ([f"{parent}* ({len(inside)})"] if parent and inside[3:] else inside)
+        for other in ([f"{parent}* ({len(inside)})"] if parent and inside[3:] else inside)
     ]
     if others:
         more = ", …" if others[8:] else ""
