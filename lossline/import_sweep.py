@@ -33,6 +33,9 @@ the columns are the nested keys joined by dots:
     [sets.c4]
     loss = "results[set=c4].loss" # of the item whose set is c4; ~ instead of =: contains c4
 
+What only a file's name says is a column too: run_id = "file[*/metrics]" is the folder of each
+metrics.csv, join = ["name", "file[evaluation_*_heavy]"] what the star stands for.
+
 gadre takes a folder of JSON files with such a mapping too. Rows that cannot be measurements are set
 aside, one line each.
 """

@@ -11,6 +11,7 @@ import pytest
 
 from lossline.errors import UserError
 from lossline.tables.sweeps import import_sweep
+from lossline.tables.sweeps.file_names import in_file_name
 
 MAPPING = """
 join = ["model", "name"]
@@ -99,6 +100,59 @@ def test_files_of_one_model_are_joined_and_lists_are_reached(folder):
     assert set(found.table.loc[found.table.eval_set == "arc", "kind"]) == {"task"}
     assert found.table.groupby("run_id").tokens.first().to_dict() == {"a": 2e8, "b": 4e8}
     assert found.notes == ()
+
+
+def test_files_that_name_their_model_in_their_own_name_alone_are_joined(folder):
+    expected = imported(folder).table
+    for file in (folder / "evals").glob("*.json"):
+        tree = json.loads(file.read_text())
+        put(folder / "evals" / f"evaluation_{file.stem}_heavy.json", {"metrics": tree["metrics"]})
+        file.unlink()
+    by_name = MAPPING.replace('"model"', '"file[evaluation_*_heavy]"')
+    pd.testing.assert_frame_equal(imported(folder, by_name).table, expected)
+    whole = imported(folder, by_name.replace("evaluation_*_heavy", "evals/evaluation_*_heavy.json"))
+    pd.testing.assert_frame_equal(whole.table, expected)
+    wrong = by_name.replace("evaluation_*_heavy", "evaluation_heavy")
+    assert "'evaluation_heavy' has no star; write one where the value stands" in refused(
+        folder, wrong
+    )
+
+
+@pytest.mark.parametrize(
+    ("file", "pattern", "value"),
+    [
+        ("a/run-1.5b.json", "*", "run-1.5b"),
+        ("a/run-1.5b.json", "run-*", "1.5b"),
+        ("a/run-1.5b.json", "*.json", "run-1.5b"),
+        ("a/lr=0.1/metrics.csv.gz", "lr=*/metrics", "0.1"),
+        ("a/m1/results_2024-01-02.json", "*/results_*", "m1"),
+        ("a/m1/results.json", "b/*/results", None),
+        ("a/m1/results.json", "run_*", None),
+        ("results.json", "*/" * 90 + "results", None),
+    ],
+)
+def test_the_star_is_the_text_in_the_file_s_name(file, pattern, value):
+    assert in_file_name(f"file[{pattern}]", Path(file)) == value
+
+
+def test_a_table_for_each_run_is_named_by_its_folder(tmp_path):
+    for name, loss in (("small", 3.5), ("large", 3.0)):
+        put(tmp_path / "runs" / name / "metrics.csv", f"step,tokens,c4\n1,10,4.0\n2,20,{loss}\n")
+    mapping = """
+[columns]
+run_id = "file[*/metrics]"
+step = "step"
+tokens = "tokens"
+[constants]
+pretraining_data = "c4"
+[sets.c4]
+loss = "c4"
+"""
+    table = imported(tmp_path / "runs", mapping).table
+    last = table[table.step == 2]
+    assert dict(zip(last.run_id, last.loss, strict=True)) == {"small": 3.5, "large": 3.0}
+    said = refused(tmp_path / "runs", mapping.replace("*/metrics", "run_*"))
+    assert "'file[run_*]' is not in metrics.csv: no file there has such a name" in said
 
 
 def test_a_list_and_lines_of_objects_are_the_same_table(folder, tmp_path):

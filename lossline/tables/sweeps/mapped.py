@@ -37,6 +37,9 @@ several files tell of one model, ``join = "name"`` (beside ``source``) makes tho
 row; ``join = ["model_uuid", "uuid"]`` takes the first key that a file has. ``run_id`` is then that
 value where the mapping does not say otherwise.
 
+What only the names of files say is a column too, of tables and of JSON, also to join by:
+``file[evaluation_*_heavy]`` is what the star stands for, ``file[*/metrics]`` the folder's name.
+
 A file that is already long (one row per checkpoint and set) has no ``[sets]``: map ``eval_set`` in
 ``[columns]`` and the measurements too (``loss``, ``nats``, ``target_tokens``, …), ``kind`` there or
 in ``[constants]``.
@@ -57,6 +60,7 @@ import pandas as pd
 from lossline.errors import UserError
 from lossline.tables.frames import nearest_name, nearest_names
 from lossline.tables.schema import COLUMN_NAMES, COLUMNS, EXTRA_PREFIX, Kind, SetKind
+from lossline.tables.sweeps.file_names import in_file_name, is_file_name, pattern_without_star
 from lossline.tables.sweeps.nested import JOINED, SUFFIXES, read_nested, starred
 from lossline.tables.sweeps.wide import (
     QUANTITIES,
@@ -154,6 +158,8 @@ def read_mapping(path: Path) -> ColumnMapping:
     keys = (join,) if isinstance(join, str) else tuple(join) if isinstance(join, list) else join
     if not isinstance(keys, tuple) or not all(isinstance(key, str) for key in keys):
         raise UserError(f"{path}: join = {join!r}: must be the name of a key, or a list of names")
+    for key in keys:
+        _check_star(path, "join", key)
     if keys and "run_id" not in columns and "run_id" not in constants:
         columns = {"run_id": JOINED, **columns}
     return ColumnMapping(
@@ -179,6 +185,15 @@ def _check_column(path: Path, what: str, column: object, more: str = "") -> None
     if not isinstance(column, str):
         raise UserError(
             f"{path}: {what} = {column!r}: must be the name of a column in quotes{more}"
+        )
+    _check_star(path, what, column)
+
+
+def _check_star(path: Path, what: str, column: str) -> None:
+    if pattern := pattern_without_star(column):
+        raise UserError(
+            f"{path}: {what} = {column!r}: {pattern!r} has no star; write one where "
+            "the value stands"
         )
 
 
@@ -293,6 +308,9 @@ def mapped_files(files: Sequence[Path], mapping: ColumnMapping) -> Imported:
                 f"{mapping.path}: join puts JSON files together, and {file} is none; remove join"
             )
         frame, where = read_wide(file)
+        named = {c: in_file_name(c, file) for c in mapping.columns.values() if is_file_name(c)}
+        new = {c: said for c, said in named.items() if said is not None and c not in frame}
+        frame = frame.assign(**new)
         parts.append(_mapped(frame, where, mapping, [str(name) for name in frame.columns]))
     if json:
         nested = read_nested(json, asked=mapping.asked(), join=mapping.join)
@@ -324,6 +342,8 @@ def _mapped(
 
 
 def _not_there(what: str, column: str, mapping: ColumnMapping, found: Sequence[str]) -> UserError:
+    if is_file_name(column):
+        return UserError(f"{mapping.path}: {what}: no file there has such a name")
     hint = nearest_name(column, found)
     shown = nearest_names(column, found, most=30)
     return UserError(f"{mapping.path}: {what}{hint}; found: {shown}")

@@ -5,7 +5,8 @@
 has the columns ``name`` and ``hyperparameters.params``; what lies in a list is a column where a
 mapping asks for it: ``results.0.loss`` by place, ``results[set=c4].loss`` of the item whose ``set``
 is c4, ``results[set~c4].loss`` of the item whose ``set`` holds the text c4 (or a list with such a
-text). In the name of a pattern a star stands for any text: ``results[set=*].loss``.
+text). In the name of a pattern a star stands for any text: ``results[set=*].loss``. What stands in
+a file's name alone is a column as well: ``file[evaluation_*]`` (see `file_names`).
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import pandas as pd
 
 from lossline.errors import UserError
 from lossline.tables.frames import nearest_names
+from lossline.tables.sweeps.file_names import in_file_name, is_file_name
 
 __all__ = ["JOINED", "SUFFIXES", "Nested", "Record", "read_nested", "starred"]
 
@@ -58,6 +60,7 @@ class Record:
     """One object: its leaves by dotted path, those within lists apart, and the lists' lengths."""
 
     label: str
+    path: Path
     leaves: dict[str, Any] = field(default_factory=dict)
     listed: dict[str, Any] = field(default_factory=dict)
     lists: dict[str, int] = field(default_factory=dict)
@@ -91,7 +94,11 @@ def read_nested(
     if not records:
         raise UserError(f"{where}: the table has no rows")
     asked = list(asked)
-    selected = [column for column in asked if _SELECTOR.match(column) or "*" not in column]
+    selected = [
+        column
+        for column in asked
+        if _SELECTOR.match(column) or is_file_name(column) or "*" not in column
+    ]
     rows = [
         record.leaves
         | {name: value for column in selected for name, value in _resolve(record, column).items()}
@@ -144,7 +151,7 @@ def _records(path: Path) -> Iterator[Record]:
                 f"{label}: holds {json.dumps(tree)[:40]} where an object {{…}} belongs; a table in "
                 "JSON is an object or a list of objects"
             )
-        record = Record(label)
+        record = Record(label, path)
         _collect(record, "", tree, within=False)
         yield record
 
@@ -185,6 +192,9 @@ def _collect(record: Record, path: str, tree: Any, *, within: bool) -> None:
 def _resolve(record: Record, column: str) -> dict[str, Any]:
     """What a column stands for in an object: its value by name, several with a star in a selector,
     none where it is not there."""
+    if is_file_name(column) and column not in record.leaves:
+        named = in_file_name(column, record.path)
+        return {} if named is None else {column: named}
     found = _SELECTOR.match(column)
     if found is None or column in record.leaves:
         known = column in record.leaves or column in record.listed
