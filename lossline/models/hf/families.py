@@ -51,9 +51,13 @@ def config_from_hf(tree: Mapping[str, Any], *, where: str, param_dtype: str) -> 
         raise UserError(
             f"{where}: model_type {model_type!r} is not supported; these are: {', '.join(FAMILIES)}"
         )
-    family = FAMILIES[model_type]
+    family, entries = FAMILIES[model_type], Entries(tree, where)
+    # what transformers reads for every model type
+    entries.require("is_causal", True, None)
+    entries.require("per_layer_config", None, {})
+    entries.require("quantization_config", None, {})
     try:
-        options = family.from_hf(Entries(tree, where))
+        options = family.from_hf(entries)
     except KeyError as error:
         raise UserError(
             f"{where}: has no entry {error.args[0]!r}, which a {model_type} needs; "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -52,6 +53,19 @@ class Entries(dict[str, Any]):
             raise UserError(f"{self.where}: {name} = {value!r} must be an object of entries")
         return Entries(value, self.where)
 
+    def require_same(self, name: str, value: Any, of: str) -> None:
+        """An entry that is another name of what ``of`` says; absent, it says nothing.
+
+        Raises:
+            UserError: the two differ, so that what reads the one is not what reads the other.
+        """
+        other = self.get(name)
+        if other is not None and other != value:
+            raise UserError(
+                f"{self.where}: {name} = {other!r}, but {of} = {value!r}; releases of "
+                "transformers differ in which of the two they read: remove the wrong one"
+            )
+
     def _given(self, name: str, default: Any) -> Any:
         value = self.get(name)
         if value is not None:
@@ -68,8 +82,9 @@ class Entries(dict[str, Any]):
         """
         value = self.get(name, allowed[0])
         if value not in allowed:
+            shown = textwrap.shorten(repr(value), 80)
             raise UserError(
-                f"{self.where}: {name} = {value!r} is not supported; only "
+                f"{self.where}: {name} = {shown} is not supported; only "
                 f"{' or '.join(repr(choice) for choice in allowed)} is"
             )
 

@@ -8,6 +8,15 @@ from lossline.errors import UserError
 from lossline.models.gpt import GPTConfig
 from lossline.models.hf.family import Entries, Family
 from lossline.models.hf.layout import Tensor, tensor
+from lossline.models.hf.rotary import kind_of, number_of, rotation
+
+# What transformers also reads; it takes them before the names of GPT-2's own.
+_GPT2_ALIASES = {
+    "n_embd": "hidden_size",
+    "n_layer": "num_hidden_layers",
+    "n_head": "num_attention_heads",
+    "n_positions": "max_position_embeddings",
+}
 
 
 def _gpt2_from_hf(tree: Entries) -> dict[str, Any]:
@@ -15,6 +24,8 @@ def _gpt2_from_hf(tree: Entries) -> dict[str, Any]:
     tree.require("scale_attn_weights", True)
     tree.require("scale_attn_by_inverse_layer_idx", False)
     tree.require("add_cross_attention", False)
+    for name, alias in _GPT2_ALIASES.items():
+        tree.require_same(alias, tree.whole(name), name)
     return {
         "vocab_size": tree.whole("vocab_size"),
         "width": tree.whole("n_embd"),
@@ -75,9 +86,8 @@ def _gpt2_tensors(config: GPTConfig) -> list[Tensor]:
 def _neox_from_hf(tree: Entries) -> dict[str, Any]:
     tree.require("hidden_act", "gelu")
     tree.require("attention_bias", True)
-    # transformers 5 moved base, share and scaling into rope_parameters
-    rope = tree.section("rope_parameters")
-    if tree.get("rope_scaling") or rope.get("rope_type", "default") != "default":
+    rope = rotation(tree)
+    if kind_of(rope) != "default":
         raise UserError(f"{tree.where}: rope scaling is not supported for gpt_neox")
     return {
         "vocab_size": tree.whole("vocab_size"),
@@ -91,8 +101,8 @@ def _neox_from_hf(tree: Entries) -> dict[str, Any]:
         "mlp": "gelu",
         "biases": True,
         "positions": "rotary",
-        "rope_theta": tree.number("rotary_emb_base", rope.number("rope_theta", 1e4)),
-        "rope_fraction": tree.number("rotary_pct", rope.number("partial_rotary_factor", 0.25)),
+        "rope_theta": number_of(tree, rope, "rotary_emb_base", "rope_theta", 1e4),
+        "rope_fraction": number_of(tree, rope, "rotary_pct", "partial_rotary_factor", 0.25),
         "parallel": tree.flag("use_parallel_residual", True),
     }
 

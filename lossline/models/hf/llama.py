@@ -10,6 +10,7 @@ from typing import Any
 from lossline.errors import UserError
 from lossline.models.hf.family import Entries, Family
 from lossline.models.hf.layout import Tensor, tensor
+from lossline.models.hf.rotary import kind_of, number_of, rotation
 from lossline.models.llama import LlamaConfig
 
 
@@ -20,19 +21,21 @@ def _common_from_hf(tree: Entries) -> dict[str, Any]:
     tree.require("use_sliding_window", False)
     width, heads = tree.whole("hidden_size"), tree.whole("num_attention_heads")
     tree.require("head_dim", width // heads, None)
-    # transformers 5 moved rope_theta and rope_scaling into rope_parameters
-    rope = tree.section("rope_parameters")
+    layers, rope = tree.whole("num_hidden_layers"), rotation(tree)
+    tree.require("layer_types", None, ["full_attention"] * layers)
+    for entries in (tree, rope):
+        entries.require("partial_rotary_factor", None, 1.0)
     return {
         "vocab_size": tree.whole("vocab_size"),
         "width": width,
-        "layers": tree.whole("num_hidden_layers"),
+        "layers": layers,
         "heads": heads,
         "kv_heads": tree.whole("num_key_value_heads", heads),
         "mlp_width": tree.whole("intermediate_size"),
         "context_length": tree.whole("max_position_embeddings"),
-        "rope_theta": tree.number("rope_theta", rope.number("rope_theta", 1e4)),
+        "rope_theta": number_of(tree, rope, "rope_theta", "rope_theta", 1e4),
         "tie_embeddings": tree.flag("tie_word_embeddings", False),
-        **_scaling_from_hf(tree.section("rope_scaling") or rope),
+        **_scaling_from_hf(tree, rope),
     }
 
 
@@ -54,19 +57,22 @@ def _olmo2_from_hf(tree: Entries) -> dict[str, Any]:
     return {**_llama_from_hf(tree), "post_norm": True, "qk_norm": "width"}
 
 
-def _scaling_from_hf(scaling: Entries) -> dict[str, Any]:
-    kind = scaling.get("rope_type", scaling.get("type", "default"))
+def _scaling_from_hf(tree: Entries, scaling: Entries) -> dict[str, Any]:
+    kind = kind_of(scaling)
     if kind == "default":
         return {}
     if kind != "llama3":
         raise UserError(
-            f"{scaling.where}: rope scaling of type {kind!r} is not supported; only 'llama3' is"
+            f"{tree.where}: rope scaling of type {kind!r} is not supported; only 'llama3' is"
         )
+    original = "original_max_position_embeddings"
+    scaling = Entries({original: tree.get(original), **scaling}, tree.where)
+    tree.require_same(original, scaling[original], f"{original} of the rotary positions")
     return {
         "rope_scaling": scaling.number("factor"),
         "rope_low": scaling.number("low_freq_factor"),
         "rope_high": scaling.number("high_freq_factor"),
-        "rope_original": scaling.whole("original_max_position_embeddings"),
+        "rope_original": scaling.whole(original),
     }
 
 

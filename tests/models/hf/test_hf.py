@@ -185,6 +185,29 @@ def test_scaled_rotary_positions_are_read_and_written(tmp_path):
     assert json.loads((tmp_path / "back" / "config.json").read_text())["rope_scaling"] == scaling
 
 
+def test_where_rotary_positions_are_said_does_not_matter(tmp_path):
+    """Releases 4 and 5 of transformers write the same model differently, some files both ways."""
+
+    def read(name, folder, **changes):
+        make_folder(tmp_path / folder, name, **changes)
+        return read_config(tmp_path / folder)
+
+    scaling = LLAMA3 | {ORIGINAL: 12}
+    config = read("llama", "4", rope_theta=500, rope_scaling=scaling)
+    assert (config.rope_theta, config.rope_scaling, config.rope_original) == (500, 8, 12)
+    whole = scaling | {"rope_theta": 500.0, "partial_rotary_factor": 1.0}
+    assert read("llama", "5", rope_theta=None, rope_parameters=whole) == config
+    assert (
+        read("llama", "both", rope_theta=500, rope_scaling=whole, rope_parameters=whole) == config
+    )
+    assert read("llama", "phi", rope_theta=500, rope_scaling=LLAMA3, **{ORIGINAL: 12}) == config
+    names = ("rotary_emb_base", "rotary_pct")
+    config = read("gpt_neox", "neox4", **dict(zip(names, (500, 0.5), strict=True)))
+    assert (config.rope_theta, config.rope_fraction) == (500, 0.5)
+    whole = {"rope_type": "default", "rope_theta": 500.0, "partial_rotary_factor": 0.5}
+    assert read("gpt_neox", "neox5", rope_parameters=whole, **dict.fromkeys(names)) == config
+
+
 def test_tensors_without_the_prefix_are_found(tmp_path):
     # as GPT-2 was first published, with buffers that follow from its shape
     tensors, _ = make_folder(tmp_path / "hf", "gpt2", tie_word_embeddings=True)
@@ -251,8 +274,55 @@ ENTRIES = [
 ]
 
 
-@pytest.mark.parametrize(("name", "change", "said"), ENTRIES)
-def test_entries_that_are_no_sizes_are_named(tmp_path, name, change, said):
+LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+ORIGINAL = "original_max_position_embeddings"
+# Entries with which transformers computes another function than without them; where one thing is
+# said twice, releases 4 and 5 of it differ in which they believe.
+OTHER_FUNCTIONS = [
+    ("llama", {"is_causal": False}, "is_causal = False is not supported"),
+    ("mamba", {"per_layer_config": {"1": {"layer_norm_epsilon": 0.1}}}, "per_layer_config = "),
+    ("gpt2", {"quantization_config": {"load_in_8bit": True}}, "quantization_config = "),
+    (
+        "llama",
+        {"rope_theta": 1e4, "rope_parameters": {"rope_theta": 500.0}},
+        "rope_theta = 10000.0, but rope_theta of the rotary positions = 500.0",
+    ),
+    ("llama", {"rope_theta": 1e4, "rope_scaling": {"rope_theta": 500.0}}, "positions = 500.0"),
+    (
+        "llama",
+        {"rope_scaling": LLAMA3, "rope_parameters": {"rope_type": "default"}},
+        "but rope_parameters = {'rope_type': 'default'}",
+    ),
+    (
+        "llama",
+        {"rope_scaling": LLAMA3 | {ORIGINAL: 16}, ORIGINAL: 32},
+        f"{ORIGINAL} = 32, but {ORIGINAL} of the rotary positions = 16",
+    ),
+    ("olmo2", {"partial_rotary_factor": 0.5}, "partial_rotary_factor = 0.5 is not supported"),
+    ("llama", {"rope_scaling": LLAMA3 | {"partial_rotary_factor": 0.5}}, "factor = 0.5"),
+    (
+        "qwen3",
+        {"rope_parameters": {"full_attention": {"rope_theta": 1e4}}},
+        "of their own for full_attention are not supported",
+    ),
+    ("qwen3", {"layer_types": ["full_attention"] + 2 * ["sliding_attention"]}, "layer_types = "),
+    ("gpt_neox", {"rope_parameters": {"type": "linear", "factor": 2.0}}, "rope scaling is not"),
+    (
+        "gpt_neox",
+        {"rotary_emb_base": 100, "rope_parameters": {"rope_theta": 500.0}},
+        "rotary_emb_base = 100, but rope_theta of the rotary positions = 500.0",
+    ),
+    (
+        "gpt_neox",
+        {"rotary_pct": 1.0, "rope_parameters": {"partial_rotary_factor": 0.5}},
+        "rotary_pct = 1.0, but partial_rotary_factor of the rotary positions = 0.5",
+    ),
+    ("gpt2", {"num_attention_heads": 2}, "num_attention_heads = 2, but n_head = 4"),
+]
+
+
+@pytest.mark.parametrize(("name", "change", "said"), ENTRIES + OTHER_FUNCTIONS)
+def test_entries_that_are_no_sizes_or_another_function_are_named(tmp_path, name, change, said):
     path = tmp_path / "config.json"
     path.write_text(json.dumps(MODELS[name][0] | change))
     with pytest.raises(UserError, match=said) as mistake:
