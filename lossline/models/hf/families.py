@@ -18,6 +18,7 @@ FAMILIES: dict[str, Family] = {
     family.model_type: family
     for family in (LLAMA, QWEN3, OLMO, OLMO2, GPT2, GPT_NEOX, MAMBA, MAMBA2)
 }
+HEADS = frozenset({"lm_head.weight", "embed_out.weight"})  # what may be tied to the embeddings
 
 
 def family_of(config: ModelConfig) -> Family:
@@ -71,5 +72,4 @@ def config_from_hf(tree: Mapping[str, Any], *, where: str, param_dtype: str) -> 
 
 def is_ignored(family: Family, config: ModelConfig, name: str) -> bool:
     """Whether a tensor of a folder carries nothing: a buffer, or the head of tied embeddings."""
-    tied = config.tie_embeddings and name in ("lm_head.weight", "embed_out.weight")
-    return tied or re.search(family.ignored, name) is not None
+    return (config.tie_embeddings and name in HEADS) or re.search(family.ignored, name) is not None

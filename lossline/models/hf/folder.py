@@ -25,7 +25,14 @@ from safetensors.numpy import save_file
 from lossline import models
 from lossline.errors import UserError
 from lossline.models.config import ModelConfig
-from lossline.models.hf.families import FAMILIES, Family, config_from_hf, family_of, is_ignored
+from lossline.models.hf.families import (
+    FAMILIES,
+    HEADS,
+    Family,
+    config_from_hf,
+    family_of,
+    is_ignored,
+)
 from lossline.models.hf.layout import Tensor
 
 INDEX = "model.safetensors.index.json"
@@ -55,7 +62,7 @@ def read_model(
 
     Raises:
         UserError: a folder, configuration or set of tensors that is not one of ours; a file that is
-            no safetensors.
+            no safetensors; tied embeddings with a head that is another.
     """
     folder = Path(folder)
     config = read_config(folder, param_dtype=param_dtype or "float32")
@@ -75,6 +82,8 @@ def read_model(
             for name in names:
                 if name in places:
                     _fill(params, *places[name], file.get_tensor(name), f"{folder}: {name}")
+    if config.tie_embeddings:
+        _refuse_another_head(folder, params["embedding"], files)
     return config, params
 
 
@@ -97,7 +106,8 @@ def write_model(
         also: file name -> file to copy beside it (a tokenizer).
 
     Raises:
-        UserError: the folder exists, or the family has no Hugging Face form.
+        UserError: the folder exists, the family has no Hugging Face form, or a parameter is beyond
+            what the dtype holds.
     """
     folder, family = Path(folder), family_of(config)
     refuse_existing(folder)
@@ -262,6 +272,23 @@ def _fill(
         target[...] = ours.astype(target.dtype)
 
 
+def _refuse_another_head(
+    folder: Path, embedding: np.ndarray, files: Mapping[Path, Mapping[str, str]]
+) -> None:
+    """A head beside tied embeddings is them once more; of another, transformers 4 makes nothing and
+    transformers 5 the head.
+    """
+    for path, names in files.items():
+        for name in HEADS & names.keys():
+            with safetensors.safe_open(path, framework="np") as file:
+                head = file.get_tensor(name)
+            if not np.array_equal(head.astype(embedding.dtype), embedding):
+                raise UserError(
+                    f"{folder}: {name} is not the embeddings, to which its config.json ties it; "
+                    "write tie_word_embeddings as the model was trained, or remove the tensor"
+                )
+
+
 def _slot(params: Mapping[str, Any], path: str, layer: int | None) -> np.ndarray:
     """A parameter of ours, or its slice for one layer (a view)."""
     leaf: Any = params
@@ -339,7 +366,15 @@ def _theirs(
         elif path == "unembed":
             ours = ours[:, : config.vocab_size]
         parts.append(ours)
-    return np.ascontiguousarray(tensor.to_theirs(parts).astype(dtype, copy=False))
+    theirs = tensor.to_theirs(parts)
+    with np.errstate(over="ignore"):
+        written = theirs.astype(dtype, copy=False)
+    if np.any(np.isinf(written) & np.isfinite(theirs)):
+        name, largest = tensor.name.format(layer=layer), np.max(np.abs(theirs))
+        raise UserError(
+            f"{name} reaches {largest:.3g}, which {dtype} cannot hold; choose another dtype"
+        )
+    return np.ascontiguousarray(written)
 
 
 def _read_json(path: Path) -> dict[str, Any]:

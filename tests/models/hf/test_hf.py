@@ -121,6 +121,28 @@ def test_buffers_and_the_tied_head_are_passed_over(tmp_path):
     read_model(tmp_path / "hf")
 
 
+@pytest.mark.parametrize(("name", "head"), [("llama", "lm_head"), ("gpt_neox", "embed_out")])
+def test_tied_embeddings_with_a_head_of_its_own_are_refused(tmp_path, name, head):
+    """transformers 5 takes the head, 4 the embeddings."""
+    tensors, _ = make_folder(tmp_path / "hf", name, tie_word_embeddings=True)
+    other = {f"{head}.weight": np.ones((30, 16), np.float32)}
+    save_file(tensors | other, tmp_path / "hf" / "model.safetensors")
+    with pytest.raises(UserError, match=rf"{head}.weight is not the embeddings, to which"):
+        read_model(tmp_path / "hf")
+
+
+def test_what_a_dtype_cannot_hold_is_not_written(tmp_path):
+    make_folder(tmp_path / "hf", "llama")
+    config, params = read_model(tmp_path / "hf")
+    params["blocks"]["mlp"]["up"][1, 0, 0] = -7e4  # of layer 1; float16 ends at 65,504
+    with pytest.raises(
+        UserError, match=r"1.mlp.up_proj.weight reaches 7e\+04, which float16"
+    ):
+        write_model(tmp_path / "back", config, params, dtype="float16")
+    assert not list(tmp_path.glob("*back*"))
+    write_model(tmp_path / "back", config, params, dtype="bfloat16")
+
+
 def test_what_is_passed_over_says_nothing_about_the_dtype(tmp_path):
     # as the Pythias are published: float16, with masks of truth values or bytes
     tensors, _ = make_folder(tmp_path / "hf", "gpt_neox", dtype=ml_dtypes.bfloat16)
