@@ -135,9 +135,7 @@ def test_what_a_dtype_cannot_hold_is_not_written(tmp_path):
     make_folder(tmp_path / "hf", "llama")
     config, params = read_model(tmp_path / "hf")
     params["blocks"]["mlp"]["up"][1, 0, 0] = -7e4  # of layer 1; float16 ends at 65,504
-    with pytest.raises(
-        UserError, match=r"1.mlp.up_proj.weight reaches 7e\+04, which float16"
-    ):
+    with pytest.raises(UserError, match=r"1.mlp.up_proj.weight reaches 7e\+04, which float16"):
         write_model(tmp_path / "back", config, params, dtype="float16")
     assert not list(tmp_path.glob("*back*"))
     write_model(tmp_path / "back", config, params, dtype="bfloat16")
