@@ -94,7 +94,7 @@ def run_verb(
         key: flag if isinstance(flag, Flag) else Flag(*flag) for key, flag in (flags or {}).items()
     }
     try:
-        gin_files, bindings = _parse_command_line(name, description, known, argv)
+        gin_files, bindings = _parse_command_line(name, description, known, argv, load)
         verb = load()
         verb.run(build_options(name, verb, gin_files=gin_files, bindings=bindings))
     except UserError as error:
@@ -251,7 +251,11 @@ def binding(key: str, value: object) -> str:
 
 
 def _parse_command_line(
-    name: str, description: str | None, flags: Mapping[str, Flag], argv: Sequence[str] | None
+    name: str,
+    description: str | None,
+    flags: Mapping[str, Flag],
+    argv: Sequence[str] | None,
+    load: Loader,
 ) -> tuple[list[str], list[str]]:
     parser = argparse.ArgumentParser(
         prog=f"python -m lossline.{name}",
@@ -281,22 +285,40 @@ def _parse_command_line(
         value = getattr(known, key)
         if value is not None:
             bindings.append(f"{flag.binding} = {value!r}")
-    bindings += _gin_bindings(rest)
+    bindings += _gin_bindings(rest, lambda argument: _meant(argument, name, flags, load()))
     return known.gin_file, bindings
 
 
-def _gin_bindings(arguments: Sequence[str]) -> list[str]:
+def _meant(argument: str, name: str, flags: Mapping[str, Flag], verb: Verb) -> str:
+    """What an unknown argument may have been meant to be: an option of the verb or of what it is
+    built of, or a flag spelled otherwise.
+    """
+    option = argument.lstrip("-").partition("=")[0].replace("-", "_")
+    owners = {name: verb.options, **verb.components}
+    bound = [
+        f"--gin.{owner}.{option}=VALUE"
+        for owner, made in owners.items()
+        if argument.startswith("--") and option in inspect.signature(made).parameters
+    ]
+    if bound and option not in flags:
+        more = ", …" if len(bound) > 3 else ""
+        return f"did you mean {' or '.join(bound[:3])}{more}?"
+    near = difflib.get_close_matches(option, ["gin_file", *flags], n=1)
+    if near and argument.startswith("--"):
+        return f"did you mean --{near[0]}?"
+    return "options are bound as --gin.NAME=VALUE, see --help"
+
+
+def _gin_bindings(arguments: Sequence[str], meant: Callable[[str], str]) -> list[str]:
     """``--gin.NAME=VALUE`` or ``--gin.NAME VALUE`` to binding lines; a bare word counts as a
-    string.
+    string. ``meant`` proposes something in place of another argument.
     """
     bindings = []
     rest = list(arguments)
     while rest:
         argument = rest.pop(0)
         if not argument.startswith("--gin."):
-            raise UserError(
-                f"unknown argument {argument}; options are bound as --gin.NAME=VALUE, see --help"
-            )
+            raise UserError(f"unknown argument {argument}; {meant(argument)}")
         key, equals, value = argument.removeprefix("--gin.").partition("=")
         if not equals:
             if not rest:

@@ -13,7 +13,15 @@ from pathlib import Path
 
 import pytest
 
-from lossline.configuration import Verb, binding, build_options, fingerprint, identity, run_verb
+from lossline.configuration import (
+    Flag,
+    Verb,
+    binding,
+    build_options,
+    fingerprint,
+    identity,
+    run_verb,
+)
 from lossline.errors import UserError
 
 VERBS = [
@@ -156,6 +164,26 @@ def test_command_line(capsys: pytest.CaptureFixture[str]) -> None:
         run_verb("demo", "d", lambda: VERB, argv=["--nonsense"])
     assert exit_.value.code == 2
     assert "lossline demo: error: unknown argument --nonsense" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("argument", "said"),
+    [
+        ("--steps=7", "argument --steps=7; did you mean --gin.demo.steps=VALUE?"),
+        ("--rate", "--rate; did you mean --gin.demo_model.rate=VALUE?"),
+        ("--width", "--gin.demo_model.width=VALUE or --gin.demo_other.width=VALUE?"),
+        ("--wher=b", "--wher=b; did you mean --where?"),
+        ("--dry-run", "--dry-run; did you mean --dry_run?"),
+        ("--gin_fil=a", "did you mean --gin_file?"),
+        ("steps", "steps; options are bound as --gin.NAME=VALUE, see --help"),
+    ],
+)
+def test_an_unknown_argument_is_answered_with_what_was_meant(argument, said, capsys) -> None:
+    flags = {"where": Flag("demo.out", "a place"), "dry_run": Flag("demo.sizes", "b", "switch")}
+    with pytest.raises(SystemExit) as exit_:
+        run_verb("demo", "d", lambda: VERB, flags=flags, argv=[argument])
+    assert exit_.value.code == 2
+    assert capsys.readouterr().err.endswith(f"{said}\n")
 
 
 def test_a_place_that_cannot_be_written_is_a_persons_mistake(tmp_path, capsys) -> None:
