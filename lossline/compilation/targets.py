@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import importlib.util
 import math
 import os
@@ -193,7 +194,8 @@ def _described(name: str, family: Family) -> Target:
 
 
 def _described_cards(name: str, card: Card, count: int) -> Target:
-    if not any(importlib.util.find_spec(f"jax_cuda{n}_plugin") for n in (12, 13)):
+    plugins = [n for n in (13, 12) if importlib.util.find_spec(f"jax_cuda{n}_plugin")]
+    if not plugins:
         raise UserError(
             f"compiling for {name} needs JAX's CUDA wheels (no card): pip install 'lossline[gpu]', "
             f"or pip install 'jax[cuda13]'"
@@ -208,6 +210,7 @@ def _described_cards(name: str, card: Card, count: int) -> Target:
         target_config=_target_config(card),
         topology=f"1x1x{count}",
     )
+    _require_cudnn(name, plugins[0])
     return Target(
         name=name,
         backend="gpu",
@@ -215,6 +218,21 @@ def _described_cards(name: str, card: Card, count: int) -> Target:
         devices=described.devices,
         capability=card.capability,
     )
+
+
+def _require_cudnn(name: str, cuda: int) -> None:
+    """The one library beside JAX's own that tracing and compiling ask for; looked for when the
+    plugin has been loaded, which finds those of NVIDIA's wheels.
+    """
+    versions = importlib.import_module(f"jax_cuda{cuda}_plugin._versions")
+    try:
+        versions.cudnn_get_version()
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise UserError(
+            f"compiling for {name} needs the cuDNN wheel beside JAX's ({reason}): pip install "
+            f"'jax[cuda{cuda}]', or pip install nvidia-cudnn-cu{cuda}"
+        ) from None
 
 
 def _target_config(card: Card) -> str:

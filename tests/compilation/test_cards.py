@@ -1,11 +1,14 @@
 """Steps compiled for GPUs that are not here."""
 
 import importlib.util
+import sys
 from dataclasses import replace
+from types import ModuleType, SimpleNamespace
 
 import jax
 import jax.numpy as jnp
 import pytest
+from jax.experimental import topologies
 
 from lossline.compilation import targets
 from lossline.compilation.analysis import analyze, trainer_for
@@ -35,6 +38,21 @@ def test_without_the_wheels_the_mend_is_named(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"no card\): pip install 'lossline\[gpu\]'"):
         targets.find_target("h200:8")
+
+
+@pytest.mark.parametrize("cuda", [12, 13])
+def test_without_cudnn_its_wheel_is_named(monkeypatch, cuda):
+    def missing():
+        raise RuntimeError("cuDNN not found.")
+
+    plugin = f"jax_cuda{cuda}_plugin"
+    versions = SimpleNamespace(cudnn_get_version=missing)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name == plugin or None)
+    monkeypatch.setitem(sys.modules, plugin, ModuleType(plugin))
+    monkeypatch.setitem(sys.modules, f"{plugin}._versions", versions)
+    monkeypatch.setattr(topologies, "get_topology_desc", lambda **_: None)
+    with pytest.raises(UserError, match=rf"\(cuDNN not found\): .* nvidia-cudnn-cu{cuda}$"):
+        targets.find_target("h200")
 
 
 @pytest.mark.parametrize("name", ["h200:0", "h200:2x4", "h300"])
