@@ -294,7 +294,7 @@ def _meant(argument: str, name: str, flags: Mapping[str, Flag], verb: Verb) -> s
     built of, or a flag spelled otherwise.
     """
     option = argument.lstrip("-").partition("=")[0].replace("-", "_")
-    owners = {name: verb.options, **verb.components}
+    owners: dict[str, Callable[..., Any]] = {name: verb.options, **verb.components}
     bound = [
         f"--gin.{owner}.{option}=VALUE"
         for owner, made in owners.items()
