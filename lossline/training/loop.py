@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import math
-import signal
-import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import jax
@@ -31,6 +28,7 @@ from lossline.sharding import (
 from lossline.training import checkpoints
 from lossline.training.facts import run_facts
 from lossline.training.hardware import peak_flops
+from lossline.training.interruption import Interruption
 from lossline.training.make_trainer import make_trainer, step_arguments
 from lossline.training.metrics import MetricsWriter
 from lossline.training.options import Documents, TrainOptions
@@ -114,7 +112,6 @@ class _Job:
     trainer: Trainer
     first: bool  # this process writes
     step: int = 0  # updates done
-    stop: threading.Event = field(default_factory=threading.Event)
 
     def note(self, state: RunState, message: str = "") -> None:
         """Writes the run's status."""
@@ -232,15 +229,19 @@ def _run(job: _Job, config: dict[str, Any]) -> None:
         job.run, data=job.plan.fingerprint, optimizer_states=options.checkpoints.optimizer_states
     )
     try:
-        with _signals(job.stop), jax.set_mesh(job.mesh), _Reporter(job) as reporter:
-            _steps(job, state, writer, reporter)
+        with Interruption() as stop, jax.set_mesh(job.mesh), _Reporter(job) as reporter:
+            _steps(job, state, writer, reporter, stop)
     finally:
         writer.close()
     job.note(RunState.FINISHED)
 
 
 def _steps(
-    job: _Job, state: State, writer: checkpoints.CheckpointWriter, reporter: _Reporter
+    job: _Job,
+    state: State,
+    writer: checkpoints.CheckpointWriter,
+    reporter: _Reporter,
+    stop: Interruption,
 ) -> None:
     """All updates that are left. Step t is dispatched before the metrics of step t - 1 are read."""
     options, total = job.options, job.options.total_steps
@@ -264,7 +265,7 @@ def _steps(
             state, metrics = job.trainer.step(state, batch, job.rates(step))
             reporter.saw(step, metrics)
             profile.after(step, state)
-            stopping = job.stop.is_set()
+            stopping = stop.asked(step)
             if step in keep or stopping or clock.due(step):
                 reporter.flush()  # a state whose metrics are not finite must not be saved
                 writer.save(step, state, kept=step in keep)
@@ -436,28 +437,3 @@ class _Profile:
         self._traced = None
         jax.profiler.stop_trace()
         self._say(f"profile of steps {first} to {last} in {self._folder}")
-
-
-@contextlib.contextmanager
-def _signals(stop: threading.Event) -> Iterator[None]:
-    """SIGINT and SIGTERM ask for a checkpoint and an orderly end; a second one ends at once.
-
-    With several processes a signal may reach one of them only, so there the default stays.
-    """
-    if threading.current_thread() is not threading.main_thread() or jax.process_count() > 1:
-        yield
-        return
-    before: dict[signal.Signals, Any] = {}
-
-    def ask(number: int, frame: FrameType | None) -> None:
-        stop.set()
-        for name, handler in before.items():
-            signal.signal(name, handler)
-
-    for each in (signal.SIGINT, signal.SIGTERM):
-        before[each] = signal.signal(each, ask)
-    try:
-        yield
-    finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)

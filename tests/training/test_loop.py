@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from dataclasses import replace
 
 import jax
@@ -29,7 +30,7 @@ from lossline.training.loop import TrainingFailed, train
 from lossline.training.metrics import read_metrics
 from lossline.training.objective import Objective
 from lossline.training.optimizer import AdamW
-from lossline.training.options import Documents
+from lossline.training.options import Documents, TrainOptions
 from lossline.training.restoring import load_model
 from lossline.training.run_directory import RunDirectory, RunState, RunStatus
 from lossline.training.schedule import ConstantSchedule
@@ -477,14 +478,13 @@ train(replace(options, launch=launch))
 """
 
 
-@pytest.mark.slow
-def test_two_processes_train_like_one(options, tmp_path):
-    """Over loopback, with data and parameters split between them; then resumed by one process
-    alone."""
+def joined(chosen: TrainOptions) -> list[subprocess.Popen]:
+    """Two processes of two devices each that train ``chosen`` over loopback, on a mesh of four."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    chosen = options(
+    chosen = replace(
+        chosen,
         mesh=MeshOptions(data=2, fsdp=2),
         launch=LaunchOptions(
             how=Launch.EXPLICIT,
@@ -508,6 +508,15 @@ def test_two_processes_train_like_one(options, tmp_path):
     for process in processes:
         process.stdin.write(pickle.dumps(chosen))
         process.stdin.close()
+    return processes
+
+
+@pytest.mark.slow
+def test_two_processes_train_like_one(options, tmp_path):
+    """Over loopback, with data and parameters split between them; then resumed by one process
+    alone."""
+    chosen = options()
+    processes = joined(chosen)
     outputs = [process.stdout.read().decode() for process in processes]
     assert [process.wait() for process in processes] == [0, 0], "\n".join(outputs)
     assert "step 12/12" in outputs[0] and "step" not in outputs[1]
@@ -522,3 +531,27 @@ def test_two_processes_train_like_one(options, tmp_path):
     again = train(replace(alone, root=chosen.root))
     np.testing.assert_allclose(losses(again), expected, rtol=1e-4)
     assert again.facts["processes"] == 1 and again.kept_checkpoint_steps() == [4, 8, 12]
+
+
+@pytest.mark.slow
+def test_a_signal_to_one_of_two_processes_ends_both_after_the_same_step(options, tmp_path):
+    """The SIGINT becomes the SIGTERM that a cluster sends; gone on with, the run is as if nothing
+    had been."""
+    undisturbed = replace(
+        options(steps=400, mesh=MeshOptions(data=2, fsdp=2, tensor=2)),
+        checkpoints=CheckpointOptions(count=1, minutes=0),
+    )
+    chosen = replace(undisturbed, root=str(tmp_path / "stopped"))
+    processes, stopped = joined(chosen), RunDirectory(chosen.folder)
+    deadline = time.monotonic() + 300
+    while not (stopped.path / "metrics.jsonl").exists() or len(losses(stopped)) < 5:
+        assert time.monotonic() < deadline and processes[0].poll() is None
+        time.sleep(0.1)
+    processes[1].send_signal(signal.SIGINT)
+    outputs = [process.stdout.read().decode() for process in processes]
+    assert all(process.wait() for process in processes), outputs
+    (step,) = stopped.checkpoint_steps()
+    assert 5 <= step < 400 and stopped.status == RunStatus(state=RunState.RUNNING, step=step)
+    assert f"stopped by a signal at step {step}" in outputs[0]
+    assert "KeyboardInterrupt" in outputs[1]
+    np.testing.assert_allclose(losses(train(chosen)), losses(train(undisturbed)), rtol=1e-3)
