@@ -24,6 +24,7 @@ from lossline.data.vocabularies import Vocabulary, VocabularySpec, load
 from lossline.errors import UserError
 from lossline.models.config import ModelConfig
 from lossline.models.hf import read_model, refuse_existing, write_model
+from lossline.places import local_path
 from lossline.training.checkpoints import restore_arrays, write_manifest
 from lossline.training.run_directory import (
     RunDirectory,
@@ -99,7 +100,7 @@ def import_run(options: ConvertOptions) -> RunDirectory:
         UserError: a folder that cannot be read; facts that the loss table needs and nobody gave; no
             vocabulary; a target that is another run.
     """
-    source, target = Path(options.source), Path(options.target)
+    source, target = Path(options.source), local_path(options.target, "convert.target")
     if not source.is_dir():
         raise UserError(
             f"convert.source: no folder {source}; name one with config.json and safetensors, or a "
@@ -185,7 +186,8 @@ def export_run(options: ConvertOptions) -> None:
     Raises:
         UserError: no such checkpoint, a corrupt one; a target that exists; no such tokenizer.
     """
-    run, target = RunDirectory.open(options.source), Path(options.target)
+    target = local_path(options.target, "convert.target")
+    run = RunDirectory.open(options.source)
     refuse_existing(target)  # before the model is read
     step = options.step or max(run.checkpoint_steps(), default=0)
     tokenizer = Path(options.tokenizer) if options.tokenizer else None

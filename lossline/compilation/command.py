@@ -21,6 +21,7 @@ from lossline.compilation.search import (
 )
 from lossline.compilation.targets import Target, find_target
 from lossline.errors import UserError
+from lossline.places import local_path
 from lossline.training.options import TrainOptions
 
 GIB = 2.0**30
@@ -56,7 +57,7 @@ def compile_step(options: CompileOptions) -> StepReport:
       UserError: an unknown topology, options that do not fit the devices, a step that does not fit
         their memory, or an `out` that exists.
     """
-    out = None if options.out is None else Path(options.out)
+    out = None if options.out is None else local_path(options.out, "compile.out")
     if out is not None:
         _refuse_unwritable(out)
     target = find_target(options.topology)

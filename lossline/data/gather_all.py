@@ -20,6 +20,7 @@ from lossline.data.packages import Package, fetch
 from lossline.data.progress import Progress
 from lossline.data.published_tokenizers import TOKENIZERS, gather_tokenizer
 from lossline.errors import UserError
+from lossline.places import local_path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,7 +126,7 @@ def _things(options: GatherOptions) -> Iterator[_Thing]:
                     f"gather.{label}s: no {label} {name!r}; there are {', '.join(known)}"
                 )
     shared: dict[str, Any] = {
-        "root": Path(options.root),
+        "root": local_path(options.root, "gather.root"),
         "downloads": _downloads(options),
         "selection": Selection(
             validation_share=options.validation_share,
@@ -143,7 +144,9 @@ def _things(options: GatherOptions) -> Iterator[_Thing]:
 
 
 def _downloads(options: GatherOptions) -> Path:
-    return Path(options.downloads) if options.downloads else Path(options.root) / "downloads"
+    if options.downloads:
+        return local_path(options.downloads, "gather.downloads")
+    return Path(options.root) / "downloads"
 
 
 def _fetch(missing: list[_Thing]) -> None:

@@ -29,6 +29,7 @@ from lossline.data.vocabularies import (
 )
 from lossline.data.vocabulary_training import TrainVocabulary, train_vocabulary
 from lossline.errors import UserError
+from lossline.places import local_path
 
 FORMAT = 1  # raised whenever the same text and vocabulary give another store
 
@@ -85,7 +86,7 @@ def prepare(options: PrepareOptions) -> None:
     Raises:
         UserError: nothing to do is named, a set is missing, another store is in the way, …
     """
-    root = Path(options.root)
+    root = local_path(options.root, "prepare.root")
     if options.train_vocabulary:
         _train_all(options, root)
         return
@@ -93,7 +94,7 @@ def prepare(options: PrepareOptions) -> None:
         raise UserError(
             "prepare.stores: names no store; bind (@store(),), or ask for --train_vocabulary"
         )
-    out = Path(options.out) if options.out else root / "stores"
+    out = local_path(options.out, "prepare.out") if options.out else root / "stores"
     processes = options.processes or os.cpu_count() or 1
     steps = [step for job in options.stores for step in _steps(job, root, out)]
     missing = [step for step in steps if not step.is_ready()]

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from lossline.configuration import binding, identity
+from lossline.places import local_path
 from lossline.studies.grid import Grid, Point, unique
 from lossline.studies.planned_run import PlannedRun, plan_run
 from lossline.studies.processes import Job, run, run_many
@@ -73,7 +74,7 @@ class StudyOptions:
 
     @property
     def folder(self) -> Path:
-        return Path(self.root) / self.name
+        return local_path(self.root, "study.root") / self.name
 
 
 def run_study(options: StudyOptions) -> None:

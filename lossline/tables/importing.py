@@ -9,6 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from lossline.errors import UserError
+from lossline.places import local_path
 from lossline.tables.schema import Status
 from lossline.tables.storage import read, write
 from lossline.tables.sweeps import Source, import_sweep
@@ -30,7 +31,7 @@ class ImportOptions:
 def import_to_file(options: ImportOptions) -> Path:
     """Imports and writes; an existing file is never overwritten, but the same table again is no
     mistake."""
-    out = Path(options.out)
+    out = local_path(options.out, "import_sweep.out")
     imported = import_sweep(options.source, options.path, mapping=options.mapping)
     for note in imported.notes:
         print(note)

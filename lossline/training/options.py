@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from lossline.configuration import fingerprint
 from lossline.errors import UserError
+from lossline.places import local_path
 from lossline.sharding import LaunchOptions, MeshOptions
 from lossline.training.checkpoint_schedule import CheckpointOptions
 from lossline.training.optimizer import AdamW, Optimizer
@@ -130,6 +131,10 @@ class TrainOptions:
             )
         if not self.name or "/" in self.name:
             raise UserError(f"train.name = {self.name!r}: must be a folder's name, without '/'")
+        for name in ("root", "directory", "compilation_cache"):
+            place = getattr(self, name)
+            if place is not None:
+                local_path(place, f"train.{name}")
         if self.length > self.model.context_length:
             raise UserError(
                 f"train.context_length {self.length} is more than the model's context_length "

@@ -67,6 +67,7 @@ def test_the_shipped_run_file_trains(call, tmp_path, capsys):
         (["--gin.train.steps=3"], "exactly one of train.steps and train.tokens"),
         (["--profile_steps=later"], "write first:last"),
         (["--gin.llama.heads=3"], "does not divide"),
+        (["--gin.train.root=gs://bucket/runs"], "train.root = gs://bucket/runs: is a URL"),
     ],
 )
 def test_mistakes(call, tmp_path, capsys, arguments, message):
