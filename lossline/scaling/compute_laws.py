@@ -120,30 +120,36 @@ class Kaplan(ComputeLaw):
         return tuple(_logs(inputs, "N", "D"))
 
     @staticmethod
-    def _parts(theta: Array, columns: Columns) -> tuple[Array, Array, Array]:
-        """log of ((A/N)^(alpha/beta)), log of (B/D), and the reducible loss."""
+    def _parts(theta: Array, columns: Columns) -> tuple[Array, Array, Array, Array, Array]:
+        """Of the terms (A/N)^(alpha/beta) and B/D: log of the first, how far it is above log of the
+        second, the smaller one over the larger one, log of their sum; and the reducible loss."""
         size = (theta[:, 3] / theta[:, 4])[:, None] * (theta[:, 1, None] - columns[0])
         data = theta[:, 2, None] - columns[1]
-        return size, data, np.exp(theta[:, 4, None] * np.logaddexp(size, data))
+        # logaddexp written out: value and derivatives share its one exponential (three times
+        # faster, and most of a bootstrap's time).
+        above = size - data
+        ratio = np.exp(-np.abs(above))
+        total = np.maximum(size, data) + np.log(1 + ratio)
+        return size, above, ratio, total, np.exp(theta[:, 4, None] * total)
 
     def value(self, theta_RxP: Array, columns: Columns) -> Array:
-        return self._parts(theta_RxP, columns)[2] + theta_RxP[:, :1]
+        return self._parts(theta_RxP, columns)[-1] + theta_RxP[:, :1]
 
     def value_and_jacobian(self, theta_RxP: Array, columns: Columns) -> tuple[Array, Array]:
         alpha, beta = theta_RxP[:, 3, None], theta_RxP[:, 4, None]
-        size, data, reducible = self._parts(theta_RxP, columns)
-        share = 1 / (1 + np.exp(np.minimum(data - size, 700)))
+        size, above, ratio, total, reducible = self._parts(theta_RxP, columns)
+        share = np.where(above >= 0, 1.0, ratio) / (1 + ratio)
         jacobian = np.empty((len(theta_RxP), 5, reducible.shape[1]))
         jacobian[:, 0] = 1.0
+        jacobian[:, 4] = reducible * (total - share * size)
         np.multiply(share, reducible, out=share)
         jacobian[:, 1] = alpha * share
         jacobian[:, 2] = beta * (reducible - share)
         jacobian[:, 3] = share * (theta_RxP[:, 1, None] - columns[0])
-        jacobian[:, 4] = reducible * np.logaddexp(size, data) - share * size
         return reducible + theta_RxP[:, :1], jacobian
 
     def basis(self, theta_GxP: Array, columns: Columns) -> tuple[Array, Array]:
-        reducible = self._parts(theta_GxP, columns)[2]
+        reducible = self._parts(theta_GxP, columns)[-1]
         return reducible, np.ones((len(theta_GxP), 1, reducible.shape[1]))
 
     def grid(self, columns: Columns, target_M: Array) -> Array:

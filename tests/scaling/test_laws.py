@@ -115,3 +115,24 @@ def test_hoffmann_starts_are_the_published_grid():
 def test_unknown_parameter_is_named_with_those_there_are():
     with pytest.raises(UserError, match=r"'gama'.*epsilon, k, gamma"):
         ErrorLaw().index("gama")
+
+
+def test_kaplan_is_the_equation_of_its_docstring():
+    """Worked out in logarithms, with one exponential for value and derivatives: the same numbers,
+    also where one term is far above the other."""
+    law = Kaplan()
+    random = np.random.default_rng(0)
+    columns = law.columns(
+        {"N": 10 ** random.uniform(6, 12, 50), "D": 10 ** random.uniform(8, 14, 50)}
+    )
+    natural = np.array(
+        [[1.7, 2e7, 3e9, 0.4, 0.3], [0.5, 1e2, 1e13, 0.1, 0.9], [2.0, 1e13, 1e3, 0.7, 0.2]]
+    )
+    theta = law.to_internal(natural)
+    flat = tuple(c[None] for c in columns)
+    E, A, B, alpha, beta = natural.T[:, :, None]
+    N, D = np.exp(columns[0]), np.exp(columns[1])
+    plain = E + ((A / N) ** (alpha / beta) + B / D) ** beta
+    value, _ = law.value_and_jacobian(theta, flat)
+    np.testing.assert_allclose(value, plain, rtol=1e-12)
+    np.testing.assert_allclose(law.value(theta, flat), plain, rtol=1e-12)
