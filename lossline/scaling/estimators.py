@@ -281,8 +281,12 @@ class _Grid:
 
     def _power(self, E_x: Array, log_kappa: Array) -> Array:
         """((x - E_x) / (middle - E_x))^kappa (G, M)."""
-        gap = (self.x - E_x[:, None]) / (self.middle - E_x)[:, None]
-        return np.maximum(gap, 1e-12) ** np.exp(log_kappa)[:, None]
+        # A grid has few E_x: one logarithm for each, and one large array, worked on in place.
+        shifts, which = np.unique(E_x, return_inverse=True)
+        gap = (self.x - shifts[:, None]) / (self.middle - shifts)[:, None]
+        power = np.log(np.maximum(gap, 1e-12))[which]
+        power *= np.exp(log_kappa)[:, None]
+        return np.exp(power, out=power)
 
     def _solve(
         self, z: Array, weights: Array, ridge: Array, *, paired: bool = False
