@@ -16,7 +16,15 @@ import pandas as pd
 
 from lossline.errors import UserError
 
-__all__ = ["UNITS", "Pairing", "Pairs", "one_set", "pair_checkpoints", "pair_groups"]
+__all__ = [
+    "UNITS",
+    "Pairing",
+    "Pairs",
+    "one_set",
+    "pair_checkpoints",
+    "pair_groups",
+    "same_checkpoints",
+]
 
 Array = np.ndarray
 
@@ -116,7 +124,11 @@ def _pairs(frame: pd.DataFrame, how: Pairing, left_out: int) -> Pairs:
 
 def pair_checkpoints(table: pd.DataFrame, x_set: str, y_set: str, *, unit: str = "loss") -> Pairs:
     """Losses of the same checkpoints on two sets."""
-    x, y = one_set(table, x_set, unit), one_set(table, y_set, unit)
+    return same_checkpoints(one_set(table, x_set, unit), one_set(table, y_set, unit))
+
+
+def same_checkpoints(x: pd.DataFrame, y: pd.DataFrame) -> Pairs:
+    """Pairs out of the rows of two sets, as `one_set` gives them."""
     both = x.rename(columns={"value": "x"}).merge(
         y[[*_CHECKPOINT, "value"]].rename(columns={"value": "y"}), on=_CHECKPOINT, how="inner"
     )

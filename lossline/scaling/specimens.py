@@ -14,7 +14,7 @@ import pandas as pd
 
 from lossline.errors import UserError
 from lossline.scaling.groups import GROUP_BY, Group, split
-from lossline.scaling.pairing import Pairs, pair_checkpoints, pair_groups
+from lossline.scaling.pairing import Pairs, one_set, pair_groups, same_checkpoints
 from lossline.tables.schema import OWN_SET, SetKind
 
 __all__ = ["LineKind", "Specimen", "between_groups", "within_groups"]
@@ -79,21 +79,32 @@ def within_groups(
         y_sets = sorted(name for name in kinds if name != OWN_SET)
     found = []
     for group in split(table, group_by):
+        rows = {name: _rows(group, name, unit) for name in {*x_sets, *y_sets}}
         for x_set in x_sets:
             for y_set in y_sets:
                 if x_set != y_set:
-                    kind = kind_of(x_set, y_set, kinds[y_set])
-                    found.append(_within(group, x_set, y_set, kind, unit))
+                    specimen = Specimen(
+                        x_set=x_set, y_set=y_set, group=group.facts,
+                        kind=kind_of(x_set, y_set, kinds[y_set]), unit=unit,
+                    )  # fmt: skip
+                    found.append(_within(specimen, rows[x_set], rows[y_set]))
     return found
 
 
-def _within(group: Group, x_set: str, y_set: str, kind: LineKind, unit: str) -> Specimen:
-    empty = Specimen(x_set=x_set, y_set=y_set, group=group.facts, kind=kind, unit=unit)
+def _rows(group: Group, eval_set: str, unit: str) -> pd.DataFrame | UserError:
+    """The group's measurements on one set, or what is wrong with them."""
     try:
-        pairs = pair_checkpoints(group.table, x_set, y_set, unit=unit)
+        return one_set(group.table, eval_set, unit)
     except UserError as mistake:
-        return dataclasses.replace(empty, message=str(mistake))
-    return dataclasses.replace(empty, pairs=pairs)
+        return mistake
+
+
+def _within(empty: Specimen, x: pd.DataFrame | UserError, y: pd.DataFrame | UserError) -> Specimen:
+    """The specimen with the pairs of its two sets, or with what is wrong with one of them."""
+    for rows in (x, y):
+        if isinstance(rows, UserError):
+            return dataclasses.replace(empty, message=str(rows))
+    return dataclasses.replace(empty, pairs=same_checkpoints(x, y))
 
 
 def between_groups(
