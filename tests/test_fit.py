@@ -16,7 +16,8 @@ from planted_study import Study
 
 from lossline import tables
 from lossline.errors import UserError
-from lossline.scaling import fit_command, study_files
+from lossline.reporting import write_report
+from lossline.scaling import fit_command, progress, study_files
 from lossline.scaling.attribution import AttributionOptions
 from lossline.scaling.attribution_results import Verdict
 from lossline.scaling.fit_command import BadRows, FitCommand, fit_to_folder
@@ -91,6 +92,18 @@ def test_every_part_is_there(results):
     assert len(results.compute_laws) == 2 * 6 * 3
     assert results.attribution.factor("pretraining_data").verdict is Verdict.MOVES
     assert results.excluded.empty
+
+
+def test_every_long_stage_says_how_far_it_is(few, tmp_path, monkeypatch):
+    monkeypatch.setattr(progress, "_EVERY", 0.0)  # seconds: everything there is to say
+    heard = []
+    options = StudyFitOptions(lines=LineOptions(resamples=20), law_resamples=20)
+    results = fit_study(few, options, say=heard.append)
+    write_report(results, tmp_path, say=heard.append)
+    count = len(results.lines)
+    assert f"  {count - 1} of {count} lines" in heard
+    for stage in ("laws resampled (loss)", "held-out sets", "figures/overview.png"):
+        assert any(stage in line for line in heard), stage
 
 
 def test_largest_runs_are_held_out_and_predicted(results):

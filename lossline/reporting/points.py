@@ -48,6 +48,17 @@ def eval_sets(table: pd.DataFrame, *, kind: str, unit: Unit = Unit.NATS) -> list
     return sorted(rows["eval_set"].unique())
 
 
+def partners(table: pd.DataFrame, x: str, *, unit: Unit = Unit.NATS) -> frozenset[str]:
+    """The sets that have a value in `unit` at a checkpoint at which `x` has one, `x` itself among
+    them."""
+    rows = usable(table)
+    if unit.value not in rows:
+        return frozenset()
+    rows = rows[rows[unit.value].notna()]
+    checkpoints = rows.loc[rows["eval_set"] == x, _CHECKPOINT].drop_duplicates()
+    return frozenset(rows.merge(checkpoints, on=_CHECKPOINT)["eval_set"])
+
+
 def wide(table: pd.DataFrame, sets: Iterable[str], *, unit: Unit) -> pd.DataFrame:
     """One row per checkpoint, its facts, one column per set (NaN where not measured), and `final`.
 

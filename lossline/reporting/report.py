@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,8 +16,9 @@ from lossline.reporting import charts, figures, grids
 from lossline.reporting.appearance import Appearance
 from lossline.reporting.lines import Curve, curves_for, drawable, line_grid
 from lossline.reporting.page import Block, Listing, Page, Paragraph, Picture, Section, render
-from lossline.reporting.points import Unit, eval_sets, paired, usable
+from lossline.reporting.points import Unit, eval_sets, partners, usable
 from lossline.scaling.attribution_results import Verdict
+from lossline.scaling.progress import Say, now_and_then, silent
 from lossline.scaling.study_results import StudyResults
 
 GENERATOR = '<meta name="generator" content="lossline">'
@@ -25,11 +26,16 @@ _UNTOLD = (Verdict.CONSTANT, Verdict.MISSING)
 
 
 def write_report(
-    results: StudyResults, out: str | os.PathLike[str], *, title: str = "Loss-to-loss report"
+    results: StudyResults,
+    out: str | os.PathLike[str],
+    *,
+    title: str = "Loss-to-loss report",
+    say: Say = silent,
 ) -> Path:
     """Write ``<out>/report.html`` (self-contained) and ``<out>/figures/*.png`` and ``*.svg``.
 
-    A report that lossline wrote before is replaced; the page appears only when it is whole.
+    A report that lossline wrote before is replaced; the page appears only when it is whole. `say`
+    hears now and then which figure is drawn.
 
     Returns:
       The path of the page.
@@ -44,7 +50,7 @@ def write_report(
     if usable(results.table).empty:
         raise UserError("the loss table has no measured rows, so there is nothing to report")
     folder.mkdir(parents=True, exist_ok=True)
-    html = render(_Report.of(results, folder / "figures").page(title))
+    html = render(_Report.of(results, folder / "figures", say).page(title))
     partial = page.with_name(f".{page.name}.partial")
     partial.write_text(html, encoding="utf-8")
     os.replace(partial, page)
@@ -61,11 +67,13 @@ class _Report:
     curves: Sequence[Curve]
     units: Sequence[Unit]
     x: str
+    partners: Mapping[Unit, frozenset[str]]
     counter: Iterator[int]
+    say: Say
 
     @classmethod
-    def of(cls, results: StudyResults, folder: Path) -> _Report:
-        table = results.table
+    def of(cls, results: StudyResults, folder: Path, say: Say) -> _Report:
+        table, x = results.table, _main_x(results)
         units = [
             unit
             for unit in Unit
@@ -77,8 +85,10 @@ class _Report:
             appearance=Appearance.of(usable(table)),
             curves=drawable(results.lines),
             units=units,
-            x=_main_x(results),
+            x=x,
+            partners={unit: partners(table, x, unit=unit) for unit in units},
             counter=iter(range(1, 10_000)),
+            say=now_and_then(say),
         )
 
     def page(self, title: str) -> Page:
@@ -104,6 +114,7 @@ class _Report:
         )
 
     def picture(self, name: str, figure: Figure, title: str, caption: str) -> Picture:
+        self.say(f"  figures/{name}.png")
         path = figures.save(figure, self.folder / f"{name}.png")
         width = round(figure.get_figwidth() * 145)
         return Picture(
@@ -146,8 +157,7 @@ class _Report:
         """HellaSwag if measured (the paper's first figure), else the first set that has pairs."""
         famous = [name for name in tasks if "hellaswag" in name.lower()]
         for y in (*famous, *tasks, *validation):
-            table = self.results.table
-            units = [u for u in self.units if not paired(table, self.x, y, unit=u).empty]
+            units = [unit for unit in self.units if y in self.partners[unit]]
             if units:
                 return y, units
         return "", ()
@@ -155,7 +165,7 @@ class _Report:
     def _grids(self, kind: str, names: Sequence[str]) -> list[Block]:
         blocks: list[Block] = []
         for unit in self.units:
-            known = [n for n in names if not paired(self.results.table, self.x, n, unit=unit).empty]
+            known = [name for name in names if name in self.partners[unit]]
             step = figures.PANELS_PER_FIGURE
             for part, start in enumerate(range(0, len(known), step), start=1):
                 ys = known[start : start + step]

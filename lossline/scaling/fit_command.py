@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import functools
 import hashlib
 import json
 import re
@@ -92,7 +93,8 @@ def fit_to_folder(options: FitCommand) -> StudyResults | None:
         )
     started = time.monotonic()
     with _folder(out, fingerprint) as partial:  # first of all: a place that refuses says so at once
-        results = fit_study(table, options, say=lambda text: _say(started, text))
+        say = functools.partial(_say, started)
+        results = fit_study(table, options, say=say)
         if len(dropped):
             everything = pd.concat([dropped, results.excluded], ignore_index=True)
             results = dataclasses.replace(results, excluded=everything)
@@ -103,8 +105,8 @@ def fit_to_folder(options: FitCommand) -> StudyResults | None:
         if options.report:
             from lossline.reporting import write_report
 
-            _say(started, "figures and report")
-            write_report(results, partial)
+            say("figures and report")
+            write_report(results, partial, say=say)
     print(text)
     print(f"Results: {out / 'report.html' if options.report else out}", flush=True)
     return results

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -19,11 +19,13 @@ from lossline.scaling.bootstrap import bootstrap_problem
 from lossline.scaling.compute_laws import Kaplan
 from lossline.scaling.groups import GROUP_BY, Group, split
 from lossline.scaling.heldout import hold_out
-from lossline.scaling.lines import Line, LineOptions, fit_lines
+from lossline.scaling.lines import Line, LineOptions, fit_specimen
 from lossline.scaling.pairing import one_set
 from lossline.scaling.problems import Problem
+from lossline.scaling.progress import Say, counted, silent
 from lossline.scaling.results import FitResult, Status
 from lossline.scaling.solver import fit_many
+from lossline.scaling.specimens import within_groups
 from lossline.scaling.study_results import ComputeLawFit, StudyResults
 from lossline.tables.chance import chance_level
 from lossline.tables.frames import nearest_name, nearest_names
@@ -34,7 +36,6 @@ __all__ = ["StudyFitOptions", "fit_study"]
 
 UNITS = ("loss", "bits_per_byte")
 _LAW = Kaplan()
-Say = Callable[[str], None]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -66,7 +67,7 @@ class StudyFitOptions:
 
 
 def fit_study(
-    table: pd.DataFrame, options: StudyFitOptions | None = None, *, say: Say = lambda text: None
+    table: pd.DataFrame, options: StudyFitOptions | None = None, *, say: Say = silent
 ) -> StudyResults:
     """Fits everything that a validated loss table allows.
 
@@ -86,24 +87,27 @@ def fit_study(
         )
     groups = len(split(rows, options.group_by))
     say(f"compute-to-loss laws of {groups} {'group' if groups == 1 else 'groups'} of runs")
-    laws = [law for unit in units for law in _compute_laws(rows, unit, options)]
+    laws = [law for unit in units for law in _compute_laws(rows, unit, options, say)]
     with_loss = [{n for u in units for n in _measured(rows, s, u)} for s in (x_sets, y_sets)]
     say("lines: {} x sets, {} y sets".format(*map(len, with_loss)))
-    lines = [
-        line
+    specimens = [
+        specimen
         for unit in units
-        for line in fit_lines(
+        for specimen in within_groups(
             _in_unit(rows, unit),
             x_sets=_measured(rows, x_sets, unit),
             y_sets=_measured(rows, y_sets, unit),
             group_by=options.group_by,
             unit=unit,
-            options=options.lines,
         )
+    ]
+    lines = [
+        fit_specimen(specimen, options=options.lines)
+        for specimen in counted(specimens, say, "lines")
     ]
     say("runs of largest compute, predicted from the others")
     main = options.attribution.x_set or neutral_set(rows)
-    heldout, lines = _held_out(rows, main, y_sets, units, lines, options)
+    heldout, lines = _held_out(rows, main, y_sets, units, lines, options, say)
     say("attribution: what moves the lines")
     attribution = attribute(table, options.attribution)
     return StudyResults(
@@ -148,8 +152,8 @@ def _in_unit(rows: pd.DataFrame, unit: str) -> pd.DataFrame:
 
 
 def _compute_laws(
-    rows: pd.DataFrame, unit: str, options: StudyFitOptions
-) -> Iterator[ComputeLawFit]:
+    rows: pd.DataFrame, unit: str, options: StudyFitOptions, say: Say
+) -> list[ComputeLawFit]:
     """The Kaplan-style law of each group on each set: all fitted at once, then resampled one by
     one."""
     found = [
@@ -158,12 +162,12 @@ def _compute_laws(
         for eval_set in sorted(group.table.loc[group.table[unit].notna(), "eval_set"].unique())
     ]
     fits = iter(fit_many(_LAW, [problem for _, problem, _ in found if problem is not None]))
-    for base, problem, runs in found:
-        yield (
-            base
-            if problem is None
-            else _with_law(base, problem, runs, next(fits), options.law_resamples)
-        )
+    return [
+        base
+        if problem is None
+        else _with_law(base, problem, runs, next(fits), options.law_resamples)
+        for base, problem, runs in counted(found, say, f"laws resampled ({unit})")
+    ]
 
 
 def _to_fit(
@@ -223,17 +227,22 @@ def _held_out(
     units: Sequence[str],
     lines: Sequence[Line],
     options: StudyFitOptions,
+    say: Say,
 ) -> tuple[pd.DataFrame, list[Line]]:
     """Scores of predicting each group's largest runs along lines from `x_set`; the lines with their
     mean error."""
     if x_set is None:
         return pd.DataFrame(), list(lines)
     wanted = [name for name in y_sets if name not in (x_set, OWN_SET)]
-    parts = [
-        hold_out(group, x_set, y_set, unit, options.lines)
+    cases = [
+        (group, y_set, unit)
         for unit in units
         for group in split(rows, options.group_by)
         for y_set in _measured(rows, wanted, unit)
+    ]
+    parts = [
+        hold_out(group, x_set, y_set, unit, options.lines)
+        for group, y_set, unit in counted(cases, say, "held-out sets")
     ]
     parts = [part for part in parts if len(part)]
     if not parts:
