@@ -5,7 +5,9 @@ with a run.
 from __future__ import annotations
 
 import dataclasses
+import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -121,10 +123,14 @@ class ModelConfig(ABC):
         self.require_choice("activation_dtype", ACTIVATION_DTYPES)
         self.require_choice("param_dtype", PARAM_DTYPES)
         self.require_choice("remat", REMAT_POLICIES)
-        if not self.norm_eps >= 0:
-            raise UserError(f"{self.family}.norm_eps is {self.norm_eps}: it must not be negative")
-        if self.init_std is not None and not self.init_std > 0:
-            raise UserError(f"{self.family}.init_std is {self.init_std}: it must be positive")
+        if not 0 <= self.norm_eps < math.inf:
+            raise UserError(
+                f"{self.family}.norm_eps is {self.norm_eps}: it must not be negative, nor infinite"
+            )
+        if self.init_std is not None and not 0 < self.init_std < math.inf:
+            raise UserError(
+                f"{self.family}.init_std is {self.init_std}: it must be positive and finite"
+            )
 
     # --- what a family provides ---
 
@@ -261,32 +267,40 @@ class ModelConfig(ABC):
                 f"{self.family}.{name} is {value!r}: choose one of {', '.join(choices)}"
             )
 
-    def require_divides(self, divisor: str, dividend: str) -> None:
-        """Raises a UserError naming both numbers and the nearest divisors, unless one option
-        divides the other.
+    def require_divides(
+        self, divisor: str, dividend: str, works: Callable[[int, int], bool] = lambda *_: True
+    ) -> None:
+        """Raises a UserError naming both numbers and the nearest that work, unless one option
+        divides the other. ``works`` is what else must hold of a divisor and a dividend.
         """
         small, large = getattr(self, divisor), getattr(self, dividend)
         if large % small == 0:
             return
-        mend = f"set {divisor} to {' or '.join(str(n) for n in nearest_divisors(small, large))}"
-        if dividend in {field.name for field in dataclasses.fields(self)}:  # else it is derived
-            mend += f", or {dividend} to {nearest_multiple(large, small)}"
+        divisors = nearest_divisors(small, large, lambda n: works(n, large))
+        mends = [f"{divisor} to {' or '.join(str(n) for n in divisors)}"] if divisors else []
+        multiple = nearest_multiple(large, small, lambda n: works(small, n))
+        derived = dividend not in {field.name for field in dataclasses.fields(self)}
+        if multiple is not None and not derived:
+            mends.append(f"{dividend} to {multiple}")
         raise UserError(
             f"{self.family}.{divisor} = {small} does not divide {self.family}.{dividend} = {large}:"
-            f" {mend}"
+            f" set {', or '.join(mends) or 'others'}"
         )
 
 
-def nearest_divisors(wanted: int, number: int) -> list[int]:
-    """The largest divisor of ``number`` below ``wanted`` and the smallest above, where they
-    exist.
+def nearest_divisors(
+    wanted: int, number: int, works: Callable[[int], bool] = lambda _: True
+) -> list[int]:
+    """The largest divisor of ``number`` below ``wanted`` and the smallest above, of those that
+    work, where they exist.
     """
-    divisors = [n for n in range(1, number + 1) if number % n == 0]
+    divisors = [n for n in range(1, number + 1) if number % n == 0 and works(n)]
     below = [n for n in divisors if n < wanted][-1:]
     above = [n for n in divisors if n > wanted][:1]
     return below + above
 
 
-def nearest_multiple(wanted: int, factor: int) -> int:
-    """The multiple of ``factor`` nearest to ``wanted``, at least ``factor``."""
-    return max(factor, round(wanted / factor) * factor)
+def nearest_multiple(wanted: int, factor: int, works: Callable[[int], bool]) -> int | None:
+    """The multiple of ``factor`` nearest to ``wanted`` that works, below twice that; None: none."""
+    multiples = range(factor, 2 * wanted + 2 * factor, factor)
+    return min(filter(works, multiples), key=lambda n: abs(n - wanted), default=None)

@@ -43,7 +43,9 @@ class Mamba2Config(StateSpaceConfig):
         if self.has_duality_layers:
             for name in ("head_channels", "map_groups"):
                 self.require_positive(name)
-            self.require_divides("head_channels", "inner")
+            self.require_divides(
+                "head_channels", "inner", lambda small, large: large // small % self.map_groups == 0
+            )
             self.require_divides("map_groups", "inner_heads")
             self.require_interval("decay_min", "decay_max")
 

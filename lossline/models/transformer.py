@@ -81,10 +81,14 @@ class TransformerConfig(ModelConfig):
         super().__post_init__()
         self.require_positive("heads")
         self.require_positive("mlp_width")
-        self.require_divides("heads", "width")
+        self.require_divides("heads", "width", self._turns)
         if self.kv_heads is not None:
             self.require_positive("kv_heads")
-            self.require_divides("kv_heads", "heads")
+            self.require_divides(
+                "kv_heads",
+                "heads",
+                lambda _, heads: self.width % heads == 0 and self._turns(heads, self.width),
+            )
         self.require_choice("mlp", MLPS)
         self.require_choice("qk_norm", QK_NORMS)
         self.require_choice("positions", POSITIONS)
@@ -95,16 +99,16 @@ class TransformerConfig(ModelConfig):
     def _require_rotation(self) -> None:
         if self.positions != "rotary":
             return
-        if self.rotary_dim % 2 or not 0 < self.rotary_dim <= self.head_dim:
+        if not self._turns(self.heads, self.width):
             raise UserError(
                 f"{self.family}: rotary positions turn pairs of channels, but {self.rotary_dim} of"
                 f" the {self.head_dim} channels of a head would turn (width {self.width}, heads"
                 f" {self.heads}, rope_fraction {self.rope_fraction}); make that even and positive"
             )
         for name in ("rope_theta", "rope_scaling"):
-            if not getattr(self, name) > 0:
+            if not 0 < getattr(self, name) < math.inf:
                 raise UserError(
-                    f"{self.family}.{name} is {getattr(self, name)}: it must be positive"
+                    f"{self.family}.{name} is {getattr(self, name)}: it must be positive and finite"
                 )
         if not 0 < self.rope_low < self.rope_high:
             raise UserError(
@@ -112,6 +116,14 @@ class TransformerConfig(ModelConfig):
                 f" first must be positive and below the second"
             )
         self.require_positive("rope_original")
+
+    def _turns(self, heads: int, width: int) -> bool:
+        """Whether rotary positions, if there are any, fit heads of such a width."""
+        turning = self._rotary_dim(width // heads)
+        return self.positions != "rotary" or (turning % 2 == 0 and 0 < turning <= width // heads)
+
+    def _rotary_dim(self, head_dim: int) -> int:
+        return int(head_dim * self.rope_fraction)
 
     @property
     def head_dim(self) -> int:
@@ -126,7 +138,7 @@ class TransformerConfig(ModelConfig):
     @property
     def rotary_dim(self) -> int:
         """Channels of a head that rotate."""
-        return int(self.head_dim * self.rope_fraction)
+        return self._rotary_dim(self.head_dim)
 
     def rotary_frequencies(self) -> jax.Array:
         """Radians per position, [rotary_dim / 2], float32."""

@@ -25,6 +25,12 @@ SHAPE = dict(vocab_size=61, width=96, layers=2, context_length=32)
             dict(heads=8, kv_heads=3),
             r"llama.kv_heads = 3 .* llama.heads = 8: set kv_heads to 2 or 4",
         ),
+        # what is proposed works with the rest: an even part of each head turns, heads divide width
+        (dict(heads=3, width=128), r"set heads to 2 or 4, or width to 126$"),
+        (dict(heads=3, width=10), r"set heads to 1 or 5, or width to 12$"),
+        (dict(heads=2, kv_heads=3, width=128), r"llama.heads = 2: set kv_heads to 2$"),
+        (dict(heads=4, rope_theta=float("inf")), "rope_theta is inf: it must be positive and fin"),
+        (dict(heads=4, norm_eps=float("nan")), "norm_eps is nan: it must not be"),
         (dict(heads=0), "llama.heads is 0: it must be at least 1"),
         (dict(heads=4, layers=0), "llama.layers is 0"),
         (dict(heads=4, remat="some"), "llama.remat is 'some': choose one of none, full, dots"),
@@ -47,6 +53,7 @@ def test_mistakes_in_mamba2_are_named():
     shape = {**SHAPE, "state": 8}
     for options, message in (
         (dict(head_channels=80), r"mamba2.head_channels = 80 does not divide mamba2.inner = 192"),
+        (dict(head_channels=40, map_groups=3), r"inner = 192: set head_channels to 32 or 64$"),
         (dict(head_channels=32, map_groups=4), r"map_groups = 4 does not divide"),
         (dict(head_channels=0), "mamba2.head_channels is 0"),
         (dict(scan_chunk=0), "mamba2.scan_chunk is 0"),
