@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import glob
 import heapq
+import io
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TextIO
 
 from lossline.data.deduplication import content_hash
 from lossline.data.gathering import file_sha256, job_hash, read_provenance, text_folder
@@ -21,7 +23,8 @@ from lossline.errors import UserError
 
 @dataclass(frozen=True, kw_only=True)
 class JsonLines:
-    """Gin component: files with one JSON object per line.
+    """Gin component: files with one JSON object per line, plain or compressed (``.gz``, ``.zst``,
+    ``.bz2``).
 
     Attributes:
         name: of the set.
@@ -100,6 +103,8 @@ class SeqioTask:
     feature: str = "text"
     license: str = ""
 
+
+_COMPRESSED = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2"}
 
 FileSource = JsonLines | Parquet | PlainFiles
 Source = JsonLines | Parquet | PlainFiles | Tfds | SeqioTask
@@ -192,8 +197,11 @@ def text_bytes(source: Source, split: str, subset: Subset) -> int:
     """Bytes of text to come, about: the files' sizes; 0 where not known. For the time left."""
     if not isinstance(source, JsonLines | Parquet | PlainFiles) or subset.max_documents:
         return 0
-    size = sum(path.stat().st_size for path in paths(source, split))
-    return min(size, int(subset.max_megabytes * 1e6) or size)
+    files, limit = paths(source, split), int(subset.max_megabytes * 1e6)
+    if any(path.suffix in _COMPRESSED for path in files):
+        return limit
+    size = sum(path.stat().st_size for path in files)
+    return min(size, limit or size)
 
 
 def documents(source: FileSource, split: str) -> Iterator[str]:
@@ -221,7 +229,7 @@ def identity(source: Source, split: str) -> str:
 
 
 def _json_lines(path: Path, field: str) -> Iterator[str]:
-    with path.open(encoding="utf-8") as file:
+    with _text_file(path) as file:
         try:
             for number, line in enumerate(file, 1):
                 record = json.loads(line)
@@ -231,8 +239,17 @@ def _json_lines(path: Path, field: str) -> Iterator[str]:
                         f"{path}, line {number}: no text under {field!r}; correct field"
                     )
                 yield text
-        except ValueError as error:
+        except (ValueError, OSError) as error:
             raise UserError(f"{path}: no lines of JSON in UTF-8 ({error})") from error
+
+
+def _text_file(path: Path) -> TextIO:
+    if path.suffix not in _COMPRESSED:
+        return path.open(encoding="utf-8")
+    import pyarrow
+
+    stream = pyarrow.input_stream(str(path), compression=_COMPRESSED[path.suffix])
+    return io.TextIOWrapper(stream, encoding="utf-8")
 
 
 def _parquet(path: Path, column: str) -> Iterator[str]:

@@ -1,10 +1,13 @@
 """prepare: seqio Tasks to stores, once; vocabularies trained on sets; the shipped files resolve."""
 
+import bz2
+import gzip
 import json
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +18,16 @@ from lossline.configuration import build_options
 from lossline.data import prepare_all, vocabularies
 from lossline.data.deduplication import content_hash
 from lossline.data.prepare_all import PrepareOptions, StoreJob, prepare
-from lossline.data.sources import JsonLines, Parquet, PlainFiles, SeqioTask, Subset, Tfds
+from lossline.data.sources import (
+    JsonLines,
+    Parquet,
+    PlainFiles,
+    SeqioTask,
+    Subset,
+    Tfds,
+    documents,
+    text_bytes,
+)
 from lossline.data.store_writer import write_store
 from lossline.data.task_store import TaskStore
 from lossline.data.token_store import TokenStore
@@ -149,6 +161,31 @@ def test_training_is_the_same_every_time(root: Path, tmp_path: Path) -> None:
             )
             hashes.add(vocabularies.load(str(path)).hash)
         assert len(hashes) == 1
+
+
+def zstd(data: bytes) -> bytes:
+    import pyarrow
+
+    return pyarrow.compress(data, codec="zstd", asbytes=True)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "compress"), [(".gz", gzip.compress), (".zst", zstd), (".bz2", bz2.compress)]
+)
+def test_compressed_lines_are_the_lines(
+    tmp_path: Path, suffix: str, compress: Callable[[bytes], bytes]
+) -> None:
+    path = tmp_path / f"a.json{suffix}"
+    lines = Path(write_lines(tmp_path / "a.jsonl", TEXTS)).read_bytes()
+    half = lines.index(b"\n", len(lines) // 2) + 1
+    path.write_bytes(compress(lines[:half]) + compress(lines[half:]))  # as shards are put together
+    source = JsonLines(name="lines", train=(str(path),))
+    assert list(documents(source, "train")) == list(TEXTS)
+    assert text_bytes(source, "train", Subset()) == 0
+    assert text_bytes(source, "train", Subset(max_megabytes=2)) == 2_000_000
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(UserError, match=r"no lines of JSON in UTF-8 \("):
+        list(documents(source, "train"))
 
 
 def test_ones_own_files_and_tasks(root: Path, tmp_path: Path) -> None:
