@@ -4,7 +4,10 @@ the lines.
     python -m lossline.study --gin_file=gin_configs/studies/quickstart.gin
 
 Interrupted and started again, it goes on where it was; finished, it says so. --dry_run prints what
-would run.
+would run. --commands prints the command of every training that is not finished, one a line, for a
+cluster to run side by side:
+
+    python -m lossline.study --gin_file=STUDY.gin --commands | xargs -d '\\n' -n 1 sbatch --wrap
 """
 
 import os
@@ -44,7 +47,10 @@ def _run(options: object) -> None:
         sys.exit(1)
 
 
-FLAGS = {"dry_run": Flag("study.dry_run", "print what would run, and stop", "switch")}
+FLAGS = {
+    "dry_run": Flag("study.dry_run", "print what would run, and stop", "switch"),
+    "commands": Flag("study.commands", "print the trainings' commands, and stop", "switch"),
+}
 
 if __name__ == "__main__":
     run_verb("study", __doc__, load, flags=FLAGS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 import time
 from collections.abc import Sequence
@@ -35,7 +36,8 @@ class _Line:
     def show(self, text: str, *, last: bool = False) -> None:
         now = time.monotonic()
         if self._terminal:
-            print(f"\r\x1b[2K  {text}", end="\n" if last else "", flush=True)
+            width = shutil.get_terminal_size().columns - 3  # a line that wraps cannot be replaced
+            print(f"\r\x1b[2K  {text[:width]}", end="\n" if last else "", flush=True)
         elif last or now - self._shown_at >= _QUIET_SECONDS:
             self._shown_at = now
             print(f"  {text}", flush=True)
@@ -65,15 +67,19 @@ class TrainingProgress:
 
 
 class LogProgress:
-    """The last line of each running job's log."""
+    """The last line that each running job has said."""
 
     def __init__(self, logs: Path) -> None:
         self._logs = logs
         self._line = _Line()
 
     def show(self, running: list[str], done: int) -> None:
-        lines = [f"{name}: {last_line(self._logs / f'{name}.log')}" for name in running]
+        lines = [f"{name}: {self._said(name)}" for name in running]
         self._line.show(" | ".join(lines) if lines else f"{done} done", last=not running)
+
+    def _said(self, name: str) -> str:
+        line = last_line(self._logs / f"{name}.log")
+        return "starting" if line.startswith("$ ") else line  # its command, by `run_many`
 
 
 def tokens_done(run: PlannedRun) -> int:

@@ -8,6 +8,7 @@ started again.
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -60,6 +61,8 @@ class StudyOptions:
         processes: trainings at a time; 0 = one per core (8 at most) on a CPU, one on an
             accelerator.
         dry_run: print what would run, and stop.
+        commands: print the command of every training that is not finished, and stop: for a cluster
+            that runs them side by side. Started again afterwards, the study goes on from there.
     """
 
     name: str
@@ -71,6 +74,7 @@ class StudyOptions:
     fit: Command
     processes: int = 0
     dry_run: bool = False
+    commands: bool = False
 
     @property
     def folder(self) -> Path:
@@ -89,6 +93,11 @@ def run_study(options: StudyOptions) -> None:
     folder = options.folder
     runs = [_planned(options, point) for point in unique(options.grid.points())]
     steps = len(options.before) + 3
+    if options.commands:
+        for item in runs:
+            if not item.finished():
+                print(shlex.join(["python", "-m", "lossline.train", *item.arguments]))
+        return
     if options.dry_run:
         _print_plan(options, runs)
         return

@@ -13,6 +13,7 @@ import pytest
 
 from lossline.errors import UserError
 from lossline.studies.processes import ChildFailed, Job, run, run_many
+from lossline.studies.progress import LogProgress
 
 
 def job(name: str, code: str) -> Job:
@@ -24,6 +25,16 @@ def job(name: str, code: str) -> Job:
             return [sys.executable, "-c", code]
 
     return Code(name=name, verb="code")
+
+
+def test_a_job_that_has_said_nothing_is_starting(tmp_path: Path, capsys) -> None:
+    """Not its command, which `run_many` writes into its log and is longer than any terminal."""
+    progress = LogProgress(tmp_path)
+    for said, shown in (("", "starting"), ("1 of 9\r2 of 9\n", "2 of 9")):
+        (tmp_path / "evaluate-1.log").write_text(f"$ python -m lossline.evaluate\n{said}")
+        progress.show(["evaluate-1"], 0)
+        progress = LogProgress(tmp_path)  # a new one is not too soon after the last
+        assert capsys.readouterr().out == f"  evaluate-1: {shown}\n"
 
 
 def test_all_jobs_run_and_are_counted(tmp_path: Path) -> None:

@@ -1,0 +1,101 @@
+"""The grid of LLMs on the Line as shipped: its runs, their sizes and tokens, and their commands."""
+
+import re
+import shlex
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+import lossline.train
+from lossline.configuration import _parse_command_line, build_options, fingerprint
+from lossline.studies.grid import unique
+from lossline.studies.planned_run import PlannedRun
+from lossline.studies.study import StudyOptions, _planned, run_study
+from lossline.study import load
+from lossline.training.options import TrainOptions
+from lossline.training.run_directory import RunState, write_json
+
+FILE = "gin_configs/studies/llm_line.gin"
+
+
+@pytest.fixture(scope="module")
+def study(repository: Path) -> StudyOptions:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(repository)
+        return build_options("study", load(), gin_files=[FILE])
+
+
+@pytest.fixture(scope="module")
+def runs(study: StudyOptions, repository: Path) -> list[PlannedRun]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(repository)
+        return [_planned(study, point) for point in unique(study.grid.points())]
+
+
+def options_of(arguments: tuple[str, ...] | list[str]) -> TrainOptions:
+    gin_files, bindings = _parse_command_line("train", "", {}, arguments, lossline.train.load)
+    return build_options("train", lossline.train.load(), gin_files=gin_files, bindings=bindings)
+
+
+def test_the_grid_has_the_papers_runs(runs):
+    assert len(runs) == 113
+    assert Counter(run.name.split("-")[0] for run in runs) == {"llama": 54, "mamba": 53, "gpt": 6}
+    assert Counter(run.name.split("-")[2] for run in runs if run.name.count("-") == 2) == {
+        "fineweb_edu": 20,
+        "c4": 20,
+        "pile": 20,
+    }
+    assert sum("gpt2" in run.name for run in runs) == 18
+    assert sum("ctx" in run.name for run in runs) == 13
+    assert sum("-lr" in run.name for run in runs) == 22
+
+
+def test_every_run_sees_the_papers_tokens(runs):
+    """8.4 billion; the other contexts 2.1, 4.2 and 12.6 (METHODS: "keep batch and steps")."""
+    shares = {"ctx512": 0.25, "ctx1024": 0.5, "ctx3072": 1.5}
+    for run in runs:
+        share = next((s for context, s in shares.items() if context in run.name), 1.0)
+        assert run.tokens == pytest.approx(8.4e9 * share, rel=2e-3), run.name
+
+
+def test_sizes_contexts_and_checkpoints_are_as_named(runs, repository, monkeypatch):
+    monkeypatch.chdir(repository)
+    seen = set()
+    for run in runs:
+        family = run.name.rsplit("-fineweb_edu")[0]
+        if "-fineweb_edu" not in run.name or family in seen:
+            continue
+        seen.add(family)
+        options = options_of(run.arguments)
+        named = float(re.search(r"-(\d+)M", run.name)[1]) * 1e6
+        # The Mambas of the paper are called by round sizes, not by their own.
+        assert options.model.num_params().total == pytest.approx(named, rel=0.02), run.name
+        context = re.search(r"ctx(\d+)", run.name)
+        assert options.length == (int(context[1]) if context else 2048)
+        kept = options.checkpoints.kept_steps(options.total_steps)
+        assert len(kept) == 17, run.name
+        warmup = round(options.schedule.warmup * options.total_steps)
+        assert warmup == pytest.approx(1000 if "gpt-" in family else 5000, abs=3), run.name
+    assert len(seen) == 31
+
+
+def test_commands_are_those_of_the_runs_that_are_not_finished(
+    study, runs, repository, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(repository)
+    few = replace(study, root=str(tmp_path), grid=study.grid.parts[2], commands=True)
+    planned = [_planned(few, point) for point in few.grid.points()]
+    done = planned[1].folder
+    done.mkdir(parents=True)
+    write_json(done / "config.json", {})
+    write_json(done / "status.json", {"state": RunState.FINISHED.value, "step": 9, "message": ""})
+    run_study(few)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == len(planned) - 1 == 5
+    for line, run in zip(lines, [planned[0], *planned[2:]], strict=True):
+        words = shlex.split(line)
+        assert words[:3] == ["python", "-m", "lossline.train"]
+        options = options_of(words[3:])
+        assert (options.folder, fingerprint(options)) == (run.folder, run.fingerprint)
