@@ -35,7 +35,7 @@ def test_the_command_of_a_gin_file_resolves(path: Path, monkeypatch: pytest.Monk
     verb = words[2].removeprefix("lossline.")
     module = importlib.import_module(f"lossline.{verb}")
     flags = getattr(module, "FLAGS", {})
-    gin_files, bindings = _parse_command_line(verb, "", flags, words[3:])
+    gin_files, bindings = _parse_command_line(verb, "", flags, words[3:], module.load)
     named = {Path(file).resolve() for file in gin_files}
     assert path in named, f"{path}: its own command does not name it"
     build_options(verb, module.load(), gin_files=gin_files, bindings=bindings)
