@@ -2,7 +2,7 @@
 
 Model of the points of matched runs, point j of run i in group g:
 
-    y_ij = c_g0 + c_g1 u_ij + c_g2 u_ij² + delta d_i + eta d_i u_ij + b_i + e_ij
+    y_ij = c_g0 + c_g1 u_ij + c_g2 u_ij² + … + delta d_i + eta d_i u_ij + b_i + e_ij
     u_ij = x_ij - middle of the common range
 
 d tells the levels apart (0 or 1, or a number), delta is the move at the middle of the common range,
@@ -45,7 +45,10 @@ _RATIO = 25.0
 _MARGIN = 0.1
 _NARROW = 0.3  # a common range below this share of the whole is widened to about it
 _NEIGHBOURS = 6  # points wanted in such a range
-_QUADRATIC_FROM = 8  # points of a group
+# Points of a group from which its line is a polynomial of degree 2, 3 and 4. A parabola alone is no
+# line over a whole training: what it misses of the bend grows like a move between levels that begin
+# at different x, with a p-value that more checkpoints make smaller.
+_BENDS_FROM = (8, 16, 32)
 _TILT_FROM = 3  # points of a level
 
 
@@ -263,15 +266,21 @@ def _design(groups: list[Points]) -> tuple[Array, Array, int]:
         levels = np.unique(points.d)
         middle = float(np.mean([points.x[points.d == level].mean() for level in levels]))
         u = (points.x - middle) / max(float(np.ptp(points.x)), 1e-300)
-        degree = 2 if len(u) >= _QUADRATIC_FROM and np.unique(u).size > 4 else 1
-        own = np.zeros((len(u), 3 * len(groups)))
-        own[:, 3 * index : 3 * index + degree + 1] = u[:, None] ** np.arange(degree + 1)
+        own = np.zeros((len(u), len(groups), len(_BENDS_FROM) + 2))
+        degree = _degree(u)
+        own[:, index, : degree + 1] = u[:, None] ** np.arange(degree + 1)
         leading = [points.d, points.d * u * np.ptp(points.x)] if tilt else [points.d]
-        blocks.append(np.column_stack([*leading, own]))
+        blocks.append(np.column_stack([*leading, own.reshape(len(u), -1)]))
     design = np.vstack(blocks)
     used = np.flatnonzero(np.abs(design).sum(axis=0) > 0)
     shared = int(np.sum(used < (2 if tilt else 1)))
     return design[:, used], np.concatenate([points.y for points in groups]), shared
+
+
+def _degree(u: Array) -> int:
+    """Of a group's polynomial: as its points can bear."""
+    degree = 1 + sum(len(u) >= points for points in _BENDS_FROM)
+    return max(1, min(degree, (np.unique(u).size - 1) // 2))
 
 
 def _solve(rows: _Rows) -> dict[str, float] | None:

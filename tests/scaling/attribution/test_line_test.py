@@ -73,6 +73,27 @@ def test_level_and_coverage(design):
     assert abs(error) < 0.004
 
 
+def test_a_bend_is_no_move():
+    """One bent line for all, runs of one level begin lower on it, 40 checkpoints each: a parabola
+    through a whole training would find a move in most such tables."""
+    random = np.random.default_rng(2)
+    rejected = 0
+    for _ in range(60):
+        parts = []
+        for level in (0, 1):
+            low = 2.0 + level * random.uniform(0.75, 1.5)
+            for run in range(6):
+                step = np.arange(1, 41) ** -0.7
+                x = low + (8.0 - low) * (step - step[-1]) / (1 - step[-1])
+                stray = 0.003 * random.normal() + 0.001 * random.normal(size=40)
+                y = 1.05 * (x - 1.5) ** 0.5 + stray
+                parts.append((x, y, np.full(40, f"{level}-{run}"), np.full(40, float(level))))
+        x, y, run, d = (np.concatenate(column) for column in zip(*parts, strict=True))
+        comparison = compare([Points(x=x, y=y, run=run, d=d)])
+        rejected += t_test(comparison, pooled_noise([comparison]), 0.05)[0] < 0.05
+    assert rejected <= 8  # 3 expected by chance; 52 of a parabola
+
+
 @pytest.mark.parametrize("design", list(DESIGNS.values())[:3], ids=list(DESIGNS)[:3])
 def test_power_and_coverage_of_a_move(design):
     rejected, held, error = simulate(300, 0.08, **design)
