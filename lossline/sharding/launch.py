@@ -48,14 +48,15 @@ def launch(options: LaunchOptions) -> None:
     """Joins the other processes; to be called before anything touches a device.
 
     Raises:
-        UserError: an explicit launch without its three facts, or with a process id out of range.
+        UserError: an explicit launch without its three facts, with a coordinator without a port or
+            a process id out of range; "auto" where no cluster's environment is found.
     """
     if options.virtual_cpu_devices is not None:
         jax.config.update("jax_num_cpu_devices", options.virtual_cpu_devices)
     if options.how is Launch.SINGLE or jax.distributed.is_initialized():
         return
     if options.how is Launch.AUTO:
-        jax.distributed.initialize()
+        _join_cluster()
         return
     if options.coordinator is None or options.processes is None or options.process_id is None:
         raise UserError(
@@ -67,5 +68,22 @@ def launch(options: LaunchOptions) -> None:
             f"launch.process_id = {options.process_id}: must be from 0 to {options.processes - 1} "
             f"(launch.processes - 1)"
         )
+    _, _, port = options.coordinator.rpartition(":")
+    if not port.isdecimal() or not 0 < int(port) < 2**16 or port == options.coordinator:
+        raise UserError(
+            f"launch.coordinator = {options.coordinator!r}: must be host:port of process 0, such "
+            "as 10.0.0.1:1234"
+        )
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     jax.distributed.initialize(options.coordinator, options.processes, options.process_id)
+
+
+def _join_cluster() -> None:
+    try:
+        jax.distributed.initialize()
+    except ValueError as error:  # what it misses, where nothing names the other processes
+        reason = str(error).rstrip(".")
+        raise UserError(
+            f"launch.how = 'auto': no TPU pod, SLURM or Open MPI is found here ({reason}); set it "
+            "to 'single', or to 'explicit' with launch.coordinator, processes and process_id"
+        ) from None

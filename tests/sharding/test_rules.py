@@ -15,11 +15,13 @@ from lossline.sharding import (
     LaunchOptions,
     MeshOptions,
     constrain,
+    launch,
     make_mesh,
     make_rules,
     parameter_shardings,
     parameter_table,
 )
+from lossline.sharding.launch import Launch
 from lossline.training.make_trainer import make_trainer, require_whole_rows
 from lossline.training.options import TrainOptions
 
@@ -32,6 +34,22 @@ def test_a_launch_of_no_devices_is_refused():
     for name in ("processes", "virtual_cpu_devices"):
         with pytest.raises(UserError, match=rf"launch.{name} = 0: must be at least 1"):
             LaunchOptions(**{name: 0})
+
+
+@pytest.mark.parametrize("coordinator", ["localhost", "1234", "localhost:", "host:0", "host:65536"])
+def test_a_coordinator_is_a_host_and_a_port(coordinator):
+    options = LaunchOptions(how=Launch.EXPLICIT, coordinator=coordinator, processes=1, process_id=0)
+    with pytest.raises(UserError, match=f"launch.coordinator = '{coordinator}': must be host:port"):
+        launch(options)
+
+
+def test_a_launch_by_a_cluster_that_is_not_there_is_refused(monkeypatch):
+    def initialize():
+        raise ValueError("coordinator_address should be defined.")  # as JAX has it
+
+    monkeypatch.setattr(jax.distributed, "initialize", initialize)
+    with pytest.raises(UserError, match=r"launch.how = 'auto': no TPU pod, SLURM or Open MPI"):
+        launch(LaunchOptions(how=Launch.AUTO))
 
 
 def test_spec_follows_the_table():
