@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from lossline.reporting import panels
-from lossline.reporting.appearance import MARKERS, Appearance, label
+from lossline.reporting.appearance import MARKERS, NOT_STATED, Appearance, label, text
 from lossline.reporting.figures import PAGE_WIDTH, new_figure, publication_style
 from lossline.reporting.points import Unit
 from lossline.scaling.attribution_results import Attribution, Effect, FactorAttribution, Verdict
@@ -172,11 +172,13 @@ def held_out_chart(
     """Left: predicted against measured loss of held-out checkpoints. Right: errors by method.
 
     Args:
-      scores: columns method, pretraining_data, architecture, measured, predicted and, where known,
-        low and high (an interval of the prediction).
+      scores: columns method, measured, predicted and, where known, low and high (an interval of
+        the prediction), pretraining_data and architecture.
       methods: the order of the methods; the first is ours and the only one drawn on the left.
     """
     ours = scores[scores["method"] == methods[0]]
+    looks = ("pretraining_data", "architecture")  # lines may be grouped by other facts
+    ours = ours.assign(**{n: ours[n].map(text) if n in ours else NOT_STATED for n in looks})
     with publication_style():
         figure = new_figure(PAGE_WIDTH, 2.9)
         left, right = figure.subplots(1, 2, width_ratios=[1.0, 1.15])

@@ -101,6 +101,20 @@ def test_held_out_chart_puts_every_prediction_in_place(results, appearance):
     lay_out(figure)
 
 
+@pytest.mark.parametrize("facts", ["not recorded", "not grouped by"])
+def test_held_out_runs_without_data_and_architecture_are_drawn_too(results, appearance, facts):
+    scores = results.heldout[results.heldout["unit"] == "loss"]
+    looks = ["pretraining_data", "architecture"]
+    scores = (
+        scores.drop(columns=looks)
+        if facts == "not grouped by"
+        else scores.assign(**dict.fromkeys(looks))
+    )
+    figure = charts.held_out_chart(scores, appearance, unit=Unit.NATS, methods=["line"])
+    points = [len(artist.get_xdata()) for artist in drawn(figure.axes[0], "held_out/").values()]
+    assert sum(points) == (scores["method"] == "line").sum() > 0
+
+
 def test_p_values_in_words():
     assert charts.p_text(0.0002) == "p < 0.001"
     assert charts.p_text(0.034) == "p = 0.034"
