@@ -194,7 +194,8 @@ class _Report:
         ]
         words = "Both axes are losses of the same checkpoint."
         if drawn:
-            words += f" {len(drawn)} fitted lines with their 90% bands."
+            bands = "line with its 90% band" if len(drawn) == 1 else "lines with their 90% bands"
+            words += f" {len(drawn)} fitted {bands}."
         return words
 
     def _reading(self) -> str:
