@@ -10,6 +10,7 @@ largest difference relative to the largest reference value, of the output and of
 import argparse
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import jax
@@ -58,6 +59,7 @@ def cases(length: int) -> Iterator[tuple[str, str, Any, Any, Arrays]]:
     rng = np.random.default_rng(0)
     backend = target_backend()
     q, k, v = normal(rng, 2, length, 8, 64), *normal(rng, 2, 2, length, 2, 64)
+    runs = jnp.asarray(np.cumsum(rng.random((2, length)) < 8 / length, axis=1))  # documents
     u, x = normal(rng, 2, length, 256), normal(rng, 2, length, 4, 64)
     steps = jnp.asarray(rng.uniform(1e-3, 0.1, (2, length, 256)), jnp.float32)
     rates = -jnp.asarray(rng.uniform(1, 16, (16, 256)), jnp.float32)
@@ -74,6 +76,8 @@ def cases(length: int) -> Iterator[tuple[str, str, Any, Any, Arrays]]:
             qkv = tuple(array.astype(dtype) for array in (q, k, v))
             run = _named(attention, name)
             yield f"attention {name}", dtype, run, attention_op.reference, qkv
+            apart = (partial(f, runs_BxL=runs) for f in (run, attention_op.reference))
+            yield f"attention {name}, documents", dtype, *apart, qkv
         scan_inputs = (u.astype(dtype), steps, rates, *(m.astype(dtype) for m in maps))
         for name, backends in selective_scan.IMPLEMENTATIONS.items():
             if backend in backends and name != "sequential":
@@ -101,7 +105,7 @@ def cases(length: int) -> Iterator[tuple[str, str, Any, Any, Arrays]]:
 
 
 def _named(operation: Callable[..., jax.Array], name: str) -> Callable[..., jax.Array]:
-    return lambda *inputs: operation(*inputs, implementation=name)
+    return partial(operation, implementation=name)
 
 
 def _loss(name: str, what: str, targets: jax.Array) -> Callable[..., jax.Array]:
@@ -126,7 +130,7 @@ def main() -> None:
         beyond += bad
         shown = " ".join(f"{value:.1e}" for value in found)
         print(
-            f"{'BEYOND' if bad else 'within'} {BOUNDS[dtype]:.0e}  {operation:28} {dtype:9} {shown}"
+            f"{'BEYOND' if bad else 'within'} {BOUNDS[dtype]:.0e}  {operation:30} {dtype:9} {shown}"
         )
     sys.exit(1 if beyond else 0)
 

@@ -4,7 +4,8 @@
     "reference"  the definition in float32, autodiff gradients, all [L, L] scores held.
     "xla"        ``jax.nn.dot_product_attention`` compiled by XLA (scores held; any backend).
     "blocked"    CPU: blocks of query rows against the keys before them, recomputed in the backward.
-    "cudnn"      NVIDIA GPU: flash attention through cuDNN; half precision, no document masks.
+    "cudnn"      NVIDIA GPU: flash attention through cuDNN; half precision. Documents are a mask
+                 [B, 1, L, L] in that precision which all heads read; no scores are held.
     "splash"     TPU: the Pallas flash kernel of ``ops.tpu_attention``, mapped over the mesh.
 """
 
@@ -54,15 +55,12 @@ def attention(
 
     Raises:
         UserError: the backend lacks the implementation, or the implementation cannot take these
-            shapes, this dtype or document masks.
+            shapes or this dtype.
     """
-    masked = runs_BxL is not None
     if implementation == "auto":
-        implementation = preferred(q_BxLxHxK.shape, q_BxLxHxK.dtype, masked=masked)
+        implementation = preferred(q_BxLxHxK.shape, q_BxLxHxK.dtype)
     implementation = choose("attention", implementation, IMPLEMENTATIONS)
-    if (
-        reason := obstacle(implementation, q_BxLxHxK.shape, q_BxLxHxK.dtype, masked=masked)
-    ) is not None:
+    if (reason := obstacle(implementation, q_BxLxHxK.shape, q_BxLxHxK.dtype)) is not None:
         raise UserError(
             f"attention: implementation {implementation!r} {reason}; or set"
             f" attention_implementation to 'xla'"
@@ -81,17 +79,15 @@ def attention(
     )
 
 
-def preferred(q_shape: tuple[int, ...], dtype: jnp.dtype, *, masked: bool) -> str:
+def preferred(q_shape: tuple[int, ...], dtype: jnp.dtype) -> str:
     """The implementation that "auto" stands for: "blocked" on CPU; "cudnn" on GPU and "splash" on
     TPU unless there is an ``obstacle``, then "xla".
     """
     flash = {"cpu": "blocked", "gpu": "cudnn", "tpu": "splash"}[target_backend()]
-    return "xla" if obstacle(flash, q_shape, dtype, masked=masked) else flash
+    return "xla" if obstacle(flash, q_shape, dtype) else flash
 
 
-def obstacle(
-    implementation: str, q_shape: tuple[int, ...], dtype: jnp.dtype, *, masked: bool
-) -> str | None:
+def obstacle(implementation: str, q_shape: tuple[int, ...], dtype: jnp.dtype) -> str | None:
     """Why an implementation cannot take queries [B, L, H, K] of this dtype, and the nearest that it
     can; None if it can.
     """
@@ -99,8 +95,6 @@ def obstacle(
         return tpu_attention.obstacle(q_shape, dtype)
     if implementation != "cudnn":
         return None
-    if masked:  # a mask would be an additive [B, 1, L, L] array, which flash attention is to avoid
-        return "has no document masks; train without segment ids"
     if dtype not in (jnp.bfloat16, jnp.float16):
         return f"takes bfloat16 or float16, not {dtype}; set activation_dtype to 'bfloat16'"
     if _sequence_shards() > 1:

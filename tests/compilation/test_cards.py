@@ -78,10 +78,11 @@ def test_cudnns_attention_counts_the_causal_half_of_seven_products(monkeypatch):
     ("model", "documents", "mesh", "kernels"),
     [
         (LLAMA, Documents.JOINED, MeshOptions(data=2, tensor=2), 0),
+        (LLAMA, Documents.SEPARATE, MeshOptions(data=2, tensor=2), 0),
         (replace(MAMBA, width=256), Documents.SEPARATE, MeshOptions(data=2, tensor=2), 2),
         (Mamba2Config(**SIZES), Documents.SEPARATE, MeshOptions(data=2, fsdp=2), 0),
     ],
-    ids=["cudnn", "scan", "duality"],
+    ids=["cudnn", "cudnn-documents", "scan", "duality"],
 )
 def test_a_step_compiles_for_cards_with_its_kernels_inside(model, documents, mesh, kernels):
     target = targets.find_target("h200:4")
@@ -94,6 +95,8 @@ def test_a_step_compiles_for_cards_with_its_kernels_inside(model, documents, mes
         jaxpr = trainer.step.trace(*step_arguments(options, trainer)).jaxpr
     calls = total(jaxpr, lambda e: 1.0 if e.primitive.name in ("core_map", "mpmd_map") else None)
     assert calls == 4 * model.layers * kernels  # on four devices; forward and backward
+    flash = total(jaxpr, lambda e: 1.0 if e.primitive.name.startswith("dot_product_att") else None)
+    assert (flash > 0) == (model is LLAMA)
 
 
 @needs_cuda_wheels

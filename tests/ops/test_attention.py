@@ -74,47 +74,41 @@ def test_refusals_name_what_exists():
 
 
 @pytest.mark.parametrize(
-    ("backend", "shape", "dtype", "masked", "words"),
+    ("backend", "shape", "dtype", "words"),
     [
-        ("gpu", (2, 40, 4, 8), "bfloat16", True, "no document masks; train without"),
-        ("gpu", (2, 40, 4, 8), "float32", False, "takes bfloat16 or float16, not float32"),
-        ("gpu", (2, 40, 4, 12), "bfloat16", False, "multiple of 8 up to 128, not 12; nearest: 16"),
-        ("gpu", (2, 40, 4, 160), "bfloat16", False, "up to 128, not 160; nearest: 128"),
-        ("gpu", (2, 41, 4, 8), "bfloat16", False, "even lengths, not 41; nearest: 42"),
+        ("gpu", (2, 40, 4, 8), "float32", "takes bfloat16 or float16, not float32"),
+        ("gpu", (2, 40, 4, 12), "bfloat16", "multiple of 8 up to 128, not 12; nearest: 16"),
+        ("gpu", (2, 40, 4, 160), "bfloat16", "up to 128, not 160; nearest: 128"),
+        ("gpu", (2, 41, 4, 8), "bfloat16", "even lengths, not 41; nearest: 42"),
         (
             "tpu",
             (2, 300, 4, 64),
             "bfloat16",
-            True,
             "multiples of 128, not 300; nearest: 256 or 384",
         ),
-        ("tpu", (2, 40, 4, 64), "bfloat16", True, "not 40; nearest: 128"),
-        ("tpu", (2, 256, 4, 20), "float32", False, "multiple of 8, not 20; nearest: 16 or 24"),
-        ("tpu", (2, 256, 4, 64), "float16", False, "bfloat16 or float32, not float16"),
+        ("tpu", (2, 40, 4, 64), "bfloat16", "not 40; nearest: 128"),
+        ("tpu", (2, 256, 4, 20), "float32", "multiple of 8, not 20; nearest: 16 or 24"),
+        ("tpu", (2, 256, 4, 64), "float16", "bfloat16 or float32, not float16"),
     ],
 )
 def test_what_a_flash_kernel_cannot_take_is_refused_by_name_and_avoided_by_auto(
-    backend, shape, dtype, masked, words
+    backend, shape, dtype, words
 ):
     flash = {"gpu": "cudnn", "tpu": "splash"}[backend]
     x = jnp.zeros(shape, dtype)
-    runs = jnp.zeros(shape[:2], jnp.int32) if masked else None
     with compiling_for(backend):
         with pytest.raises(UserError, match=re.escape(words)) as mistake:
-            attention(x, x, x, runs_BxL=runs, implementation=flash)
+            attention(x, x, x, implementation=flash)
         assert "set attention_implementation to 'xla'" in str(mistake.value)
         assert "\n" not in str(mistake.value)
-        assert preferred(shape, x.dtype, masked=masked) == "xla"
+        assert preferred(shape, x.dtype) == "xla"
 
 
 def test_flash_kernels_are_the_default_where_they_can():
     shape, dtype = (2, 256, 4, 64), jnp.dtype("bfloat16")
-    for backend, masked, expected in (
-        ("cpu", True, "blocked"), ("gpu", False, "cudnn"), ("tpu", False, "splash"),
-        ("tpu", True, "splash"),
-    ):  # fmt: skip
+    for backend, expected in (("cpu", "blocked"), ("gpu", "cudnn"), ("tpu", "splash")):
         with compiling_for(backend):
-            assert preferred(shape, dtype, masked=masked) == expected
+            assert preferred(shape, dtype) == expected
 
 
 def test_segments():
