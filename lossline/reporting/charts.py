@@ -159,8 +159,8 @@ def _effect_legend(figure: Figure) -> None:
 
     figure.legend(
         handles=[
-            handle(MOVED, "another line (estimate and interval)"),
-            handle(SAME, "not told apart from the same line"),
+            handle(MOVED, "told apart from the same line (estimate and interval)"),
+            handle(SAME, "not told apart from it"),
         ],
         loc="outside upper left", ncols=2, columnspacing=1.6, handlelength=2.0,
     )  # fmt: skip

@@ -227,7 +227,8 @@ class _Report:
                     "simultaneous interval over all pairs of levels; beneath it the two levels and "
                     "the set. Small dots: the other sets (arrowheads: beyond the axis). p: of one "
                     "line for all levels, runs as the unit, Holm-corrected over all comparisons of "
-                    f"the unit; a line counts as moved below {attribution.alpha:g}.",
+                    f"the unit; told apart below {attribution.alpha:g}. The verdicts below say "
+                    "whether a move that is told apart is large enough to count.",
                 )
             )
         blocks += [grids.factor_grid(attribution), grids.effect_grid(attribution)]

@@ -99,8 +99,9 @@ class FactorAttribution:
       factor: column of the loss table; label: how a sentence calls it.
       levels: its levels, most frequent first.
       verdict, sentence: the answer; message: why it cannot be given, or what limits it.
-      nats, bits_per_byte: the effect on the y set whose line moves most clearly (smallest p-value),
-        per unit; None where that unit was not measured or nothing could be compared.
+      nats, bits_per_byte: the effect on the y set whose line moves most clearly (smallest p-value,
+        of the moves that count if any does), per unit; None where that unit was not measured or
+        nothing could be compared.
       effects: one per y set and unit.
     """
 

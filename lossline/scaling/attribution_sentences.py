@@ -49,8 +49,9 @@ def judge(
         verdict=verdict,
         sentence=_sentence(name, verdict, in_nats, in_bits, options),
         message=_limits(effects),
-        nats=_clearest(in_nats),
-        bits_per_byte=_clearest(in_bits),
+        # Those that the sentence speaks of, so that a figure or a table does not name another.
+        nats=_clearest(_moved(in_nats, options) or in_nats),
+        bits_per_byte=_clearest(_moved(in_bits, options) or in_bits),
         effects=tuple(effects),
     )
 

@@ -11,7 +11,9 @@ import pytest
 from lossline import tables
 from lossline.errors import UserError
 from lossline.scaling.attribution import AttributionOptions, attribute, neutral_set
-from lossline.scaling.attribution_results import Attribution, Verdict
+from lossline.scaling.attribution_results import Attribution, Effect, Interval, Verdict
+from lossline.scaling.attribution_sentences import judge
+from lossline.scaling.matching import design
 from lossline.tables import sweeps
 
 DATA = {"pretraining_data": {"python": 0.6, "pubmed": -0.3}}
@@ -228,3 +230,27 @@ def test_public_models_are_told_apart_by_data_alone(published_data):
         )
         assert found["tokenizer"] is Verdict.PER_TOKEN
         assert found["architecture"] is Verdict.CONFOUNDED
+
+
+def test_the_headline_effect_is_the_one_that_the_sentence_names(study):
+    """A tiny move can have the smallest p-value of all; what counts is another set's."""
+    plan = design(study().table())
+    common = {
+        "factor": "architecture", "x_set": "legal", "unit": "loss", "low_level": "llama",
+        "high_level": "mamba", "p_value": 1e-9, "p_resampled": math.nan, "partial_r2": 0.5,
+        "spread": 1.0, "degrees": 9.0, "noise": 0.01, "noise_from": "own", "runs": 12, "groups": 6,
+        "x_low": 2.0, "x_high": 4.0, "y_middle": 3.0,
+    }  # fmt: skip
+    tiny = Effect(
+        **common, y_set="wiki", p_corrected=1e-8, share=1e-4,
+        move=Interval(value=0.01, low=0.009, high=0.011),
+    )  # fmt: skip
+    large = Effect(
+        **common, y_set="hellaswag", p_corrected=1e-3, share=0.3,
+        move=Interval(value=0.7, low=0.6, high=0.8),
+    )  # fmt: skip
+    said = judge(plan, "architecture", "the architecture", [tiny, large], ("llama", "mamba"), QUICK)
+    assert said.verdict is Verdict.MOVES
+    assert said.nats is large and "hellaswag differs" in said.sentence
+    alone = judge(plan, "architecture", "the architecture", [tiny], ("llama", "mamba"), QUICK)
+    assert alone.verdict is Verdict.NO_MOVE and alone.nats is tiny
