@@ -192,7 +192,9 @@ def _trajectories(
 ) -> None:
     rows = frame[frame[name].notna() & (frame[compute] > 0)]
     points = rows.assign(x=rows[compute].astype(float), y=rows[name].astype(float))
-    for run_id, run in points.groupby("run_id", sort=True):
+    # A run of one checkpoint has no curve: a sweep has hundreds, each an artist in every panel.
+    trained_on = points[points.duplicated("run_id", keep=False)]
+    for run_id, run in trained_on.groupby("run_id", sort=True):
         first = run.iloc[0]
         ax.plot(
             run["x"].to_numpy(),

@@ -100,6 +100,15 @@ def test_every_run_has_its_trajectory_over_compute(table, appearance):
         assert ax.get_xscale() == "log"
 
 
+def test_runs_of_one_checkpoint_are_points_without_a_curve(table, appearance):
+    last = table[table["step"] == table.groupby("run_id")["step"].transform("max")]
+    figure = figures.loss_over_compute(last, (), appearance, sets=["wiki"], unit=Unit.NATS)
+    (ax,) = figure.axes
+    assert not artists(ax, "run/")
+    drawn = artists(ax, "points/").values()
+    assert sum(len(points.get_xdata()) for points in drawn) == last["run_id"].nunique()
+
+
 def test_a_law_is_drawn_as_the_lower_edge_of_what_it_says_of_the_measured_sizes(table, appearance):
     figure = figures.loss_over_compute(
         table, planted.laws(), appearance, sets=["legal", "wiki"], unit=Unit.NATS
