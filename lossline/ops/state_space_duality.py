@@ -11,6 +11,9 @@ attention: y = (c bᵀ ∘ decay) (dt x), plus what the state before the chunk c
     "chunked"     section 6 of the paper: matrix products within chunks, one short scan over the
                   chunks' states. The backward recomputes the [Q, Q] tensors; what is kept is
                   inputs, outputs and one state per chunk.
+                  Decays are differences of sums over a chunk: where little of a state outlives one
+                  position (dt a of -10 to -100), their error grows with those sums: against float64,
+                  chunks of 64 and 256, to 1e-4 of the gradients of x and dt and 2e-2 of a's.
 """
 
 from __future__ import annotations
