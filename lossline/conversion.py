@@ -76,8 +76,8 @@ class ConvertOptions:
             raise UserError(f"convert.dtype = {self.dtype!r}: choose float32, bfloat16 or float16")
         for name in ("step", "tokens", "context_length", "shard_gigabytes"):
             value = getattr(self, name)
-            if value is not None and value <= 0:
-                raise UserError(f"convert.{name} = {value}: must be positive")
+            if value is not None and not 0 < value < math.inf:
+                raise UserError(f"convert.{name} = {value}: must be positive and finite")
 
 
 def convert(options: ConvertOptions) -> None:

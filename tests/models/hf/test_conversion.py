@@ -191,6 +191,12 @@ def test_writing_refuses_what_is_there_and_what_is_not(folder, tmp_path):
         convert(out)
 
 
+@pytest.mark.parametrize("value", [0.0, float("inf"), float("nan")])
+def test_sizes_are_positive_and_finite(value):
+    with pytest.raises(UserError, match=f"shard_gigabytes = {value}: must be positive and finite"):
+        ConvertOptions(source="a", target="b", shard_gigabytes=value)
+
+
 def test_options_resolve():
     bindings = ["convert.source = 'a'", "convert.target = 'b'", "convert.tokens = 5"]
     assert build_options("convert", load(), bindings=bindings).tokens == 5
