@@ -53,8 +53,9 @@ class EvaluateOptions:
         batch_size: rows per call of the model; no result depends on it.
         rows: several texts in a row, or one.
         accuracy: which checkpoints get an accuracy besides the gold answers' loss.
-        activations: dtype the model computes in, whatever it was trained in; float32 makes the sums
-            independent of the batch's shape to the last rounding. "" keeps the model's own.
+        activations: dtype the model computes in, whatever it was trained in; float32, with products
+            in full precision, makes the sums independent of the batch's shape to the last rounding
+            (and costs several times bfloat16 on accelerators). "" keeps the model's own.
         steps: only these checkpoints; empty: all that the run's schedule kept.
         watch: stay, and measure checkpoints as they appear, until all runs have ended.
         poll_seconds: how often to look for them.

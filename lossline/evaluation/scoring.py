@@ -12,6 +12,7 @@ from __future__ import annotations
 import functools
 from collections import deque
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import jax
@@ -21,6 +22,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from lossline.evaluation.packing import Batch, PackedTexts
+from lossline.ops.backend import target_backend
 from lossline.ops.cross_entropy import linear_cross_entropy
 from lossline.sharding import BATCH_AXES, batch_sharding
 
@@ -108,13 +110,22 @@ def _score(
     padding entries get means nothing.
     """
     model = nnx.merge(graphdef, state)
-    x_BxLxD = model.hidden(inputs_BxL, segment_ids_BxL, positions_BxL)
-    x_GxNxD = x_BxLxD.reshape(index_GxK.shape[0], -1, x_BxLxD.shape[-1])
-    x_GxKxD = jnp.take_along_axis(x_GxNxD, index_GxK[..., None], axis=1)
-    scored = linear_cross_entropy(
-        x_GxKxD, model.unembedding(), targets_GxK, vocab_size=model.config.vocab_size
-    )
+    with _products_of(model.config.activation_dtype):
+        x_BxLxD = model.hidden(inputs_BxL, segment_ids_BxL, positions_BxL)
+        x_GxNxD = x_BxLxD.reshape(index_GxK.shape[0], -1, x_BxLxD.shape[-1])
+        x_GxKxD = jnp.take_along_axis(x_GxNxD, index_GxK[..., None], axis=1)
+        scored = linear_cross_entropy(
+            x_GxKxD, model.unembedding(), targets_GxK, vocab_size=model.config.vocab_size
+        )
     return getattr(scored, field).astype(jnp.float32)
+
+
+def _products_of(dtype: str) -> AbstractContextManager:
+    """Products of float32 in float32: TPUs round their factors to bfloat16, GPUs to TensorFloat-32,
+    unless told not to.
+    """
+    exact = dtype == "float32" and target_backend() != "cpu"
+    return jax.default_matmul_precision("float32") if exact else nullcontext()
 
 
 def _add(total: np.ndarray, batch: Batch, values_GxK: jax.Array) -> None:
