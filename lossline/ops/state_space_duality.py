@@ -12,8 +12,8 @@ attention: y = (c bᵀ ∘ decay) (dt x), plus what the state before the chunk c
                   chunks' states. The backward recomputes the [Q, Q] tensors; what is kept is
                   inputs, outputs and one state per chunk.
                   Decays are differences of sums over a chunk: where little of a state outlives one
-                  position (dt a of -10 to -100), their error grows with those sums: against float64,
-                  chunks of 64 and 256, to 1e-4 of the gradients of x and dt and 2e-2 of a's.
+                  position (dt a of -10 to -100), their error grows with those sums: to 1e-4 of the
+                  gradients of x and dt and 2e-2 of a's (chunks of 64 and 256, against float64).
 """
 
 from __future__ import annotations
