@@ -99,3 +99,10 @@ def test_commands_are_those_of_the_runs_that_are_not_finished(
         assert words[:3] == ["python", "-m", "lossline.train"]
         options = options_of(words[3:])
         assert (options.folder, fingerprint(options)) == (run.folder, run.fingerprint)
+
+
+def test_rows_divide_over_four_devices_and_microbatches(runs, repository, monkeypatch):
+    monkeypatch.chdir(repository)
+    for run in runs:
+        options = options_of(run.arguments)
+        assert options.batch_size % (4 * options.microbatches) == 0, run.name
