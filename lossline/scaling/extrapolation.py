@@ -115,6 +115,8 @@ def extrapolate(
     fitted, held = split_at(specimen.pairs, cut, target)
     if not len(held):
         return dataclasses.replace(empty, message=f"no run above {cut:.3g} FLOPs to predict")
+    if not len(fitted):
+        return dataclasses.replace(empty, message=f"no run up to {cut:.3g} FLOPs to fit")
     line, predictions = predict_held_out(
         specimen, fitted, held, level=level, options=options, baselines=baselines
     )

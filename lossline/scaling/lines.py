@@ -51,6 +51,9 @@ __all__ = [
 
 Array = np.ndarray
 
+# Of two groups of runs, as `pairing.pair_groups` brings them together.
+NO_PARTNER = "no checkpoints of equal N and D, and none of one at the other's compute"
+
 
 class Irreducible(enum.StrEnum):
     """Where E_x and E_y come from."""
@@ -303,7 +306,7 @@ def fit_line(
         n_runs=pairs.n_runs, n_points=len(pairs), left_out=pairs.left_out, pairing=pairs.how,
         irreducible=options.irreducible,
     )  # fmt: skip
-    lack = _lack(pairs, options)
+    lack = _lack(pairs, options, between=bool(y_group))
     if lack:
         return dataclasses.replace(base, message=lack)
     base = dataclasses.replace(base, **_spans(pairs))
@@ -314,8 +317,10 @@ def fit_line(
     return _fitted(base, pairs, options, E_x, E_y)
 
 
-def _lack(pairs: Pairs, options: LineOptions) -> str:
+def _lack(pairs: Pairs, options: LineOptions, *, between: bool) -> str:
     """Why no line can be fitted at all, or an empty string."""
+    if not len(pairs) and between:
+        return NO_PARTNER
     if not len(pairs):
         return "no checkpoint has a loss on both axes"
     if pairs.n_runs < options.min_runs:

@@ -23,7 +23,7 @@ from lossline.errors import UserError
 from lossline.scaling.compute_laws import Chinchilla
 from lossline.scaling.groups import GROUP_BY, split
 from lossline.scaling.laws import Law
-from lossline.scaling.lines import Line, LineOptions, fit_line, r_squared
+from lossline.scaling.lines import NO_PARTNER, Line, LineOptions, fit_line, r_squared
 from lossline.scaling.pairing import one_set, pair_groups
 from lossline.scaling.results import FitResult
 from lossline.scaling.solver import fit
@@ -86,10 +86,17 @@ def translate(
     `x_set`, `y_set`: what the losses of source and target are measured on; by default each run's
     own validation set. UserError where the runs do not determine law or line.
     """
+    for rows, name, whose in ((source, x_set, "source"), (target, y_set or x_set, "target")):
+        known = sorted(map(str, rows["eval_set"].unique()))
+        if name not in known:
+            has = f"it has {', '.join(known)}" if known else "there are no runs of it"
+            raise UserError(f"translation: no eval_set {name!r} among the {whose}'s rows; {has}")
     found = fit_law(one_set(source, x_set, unit), law)
     if not found.ok:
         raise UserError(f"translation: the law of the source: {found.message}")
     pairs = pair_groups(source, target, x_set, y_set or x_set, unit=unit)
+    if not len(pairs):
+        raise UserError(f"translation: source and target: {NO_PARTNER}")
     line = fit_line(
         pairs, x_set=x_set, y_set=y_set or x_set, unit=unit, kind=LineKind.TRAIN_TO_TRAIN,
         options=options,

@@ -44,6 +44,18 @@ def test_planted_law_is_translated_from_few_runs():
     np.testing.assert_allclose(found.predict(N=N, D=D), loss_of("b", N, D), rtol=0.01)
 
 
+def test_what_source_or_target_lack_is_said_as_it_is():
+    table = planted()
+    source, target = (table[table.pretraining_data == name] for name in ("a", "b"))
+    with pytest.raises(UserError, match="no eval_set 'c4' among the source's rows; it has own"):
+        translate(source, target, x_set="c4")
+    with pytest.raises(UserError, match="target's rows; there are no runs of it"):
+        translate(source, target.iloc[:0])
+    far = target.assign(params=target.params * 50, flops=target.flops * 2500)
+    with pytest.raises(UserError, match="no checkpoints of equal N and D"):
+        translate(source, far.assign(tokens=far.tokens * 50))
+
+
 def test_translation_stands_between_baseline_and_skyline():
     scores = score_translations(planted())
     assert len(scores) == 2
