@@ -15,6 +15,7 @@ BUCKET = "gs://bucket/there"
         ("compile", ["--gin_file=experiments/compilation/llama_1b1.gin",
                      "--gin.compile.train=@train()", f"--out={BUCKET}"], "compile.out"),
         ("convert", ["model", BUCKET], "convert.target"),
+        ("fit", ["--table=losses.parquet", f"--out={BUCKET}"], "fit.out"),
         ("gather", [f"--gin.gather.root={BUCKET}"], "gather.root"),
         ("import_sweep", ["kempner", "--path=sweep.csv", f"--out={BUCKET}"], "import_sweep.out"),
         ("prepare", [f"--gin.prepare.root={BUCKET}",

@@ -22,6 +22,7 @@ import lossline
 from lossline import tables
 from lossline.configuration import identity
 from lossline.errors import UserError
+from lossline.places import local_path
 from lossline.scaling.attribution_results import Attribution, Verdict
 from lossline.scaling.fitting import StudyFitOptions, fit_study
 from lossline.scaling.study_files import (
@@ -74,7 +75,7 @@ class FitCommand(StudyFitOptions):
 
 def fit_to_folder(options: FitCommand) -> StudyResults | None:
     """Fits and writes; returns the results, or None where the folder was up to date."""
-    out = Path(options.out)
+    out = local_path(options.out, "fit.out")
     table, dropped = _read(options)
     fingerprint = fit_fingerprint(table, options)
     state = folder_state(out, fingerprint)
