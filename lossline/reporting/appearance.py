@@ -7,6 +7,7 @@ Colors are Okabe and Ito's, then Tol's "muted" set; both were designed for color
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -94,7 +95,7 @@ def text(value: Any) -> str:
         return NOT_STATED
     if isinstance(value, float):
         return f"{value:g}"
-    return str(value)
+    return str(value.value if isinstance(value, enum.Enum) else value)
 
 
 def label(name: str, limit: int = 26) -> str:

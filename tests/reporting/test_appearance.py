@@ -1,7 +1,8 @@
 import pandas as pd
 
 from lossline import tables
-from lossline.reporting.appearance import COLORS, NOT_STATED, Appearance
+from lossline.reporting.appearance import COLORS, NOT_STATED, Appearance, text
+from lossline.scaling.fit_command import BadRows
 from tests.reporting import planted
 
 
@@ -59,3 +60,8 @@ def test_more_sets_than_colors_still_draws():
         for i in range(30)
     ]  # fmt: skip
     assert len(Appearance.of(tables.from_rows(rows)).colors) == 30
+
+
+def test_facts_are_printed_as_a_gin_file_says_them():
+    found = [text(value) for value in (BadRows.EXCLUDE, 3e-4, float("nan"), None, "a", 12)]
+    assert found == ["exclude", "0.0003", NOT_STATED, NOT_STATED, "a", "12"]
