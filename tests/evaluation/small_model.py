@@ -84,6 +84,7 @@ def random_task(contexts, answers, *, seed=0):
 @dataclass(frozen=True)
 class SmallConfig:
     vocab_size: int = VOCAB
+    activation_dtype: str = "float32"
 
 
 class SmallModel(nnx.Module):
