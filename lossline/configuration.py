@@ -211,13 +211,17 @@ def identity(options: Any) -> Any:
 
     Dataclasses become dictionaries with ``__class__``. Fields declared with
     ``field(metadata={"identity": False})`` (where outputs go, how often progress is shown) are
-    left out.
+    left out; those declared ``"unless None"`` where they are None: an option that came later, whose
+    None is what every experiment before it was.
     """
     if dataclasses.is_dataclass(options) and not isinstance(options, type):
         tree = {"__class__": type(options).__name__}
         for item in dataclasses.fields(options):
-            if item.metadata.get("identity", True):
-                tree[item.name] = identity(getattr(options, item.name))
+            value, kept = getattr(options, item.name), item.metadata.get("identity", True)
+            if kept == "unless None":
+                kept = value is not None
+            if kept:
+                tree[item.name] = identity(value)
         return tree
     if isinstance(options, enum.Enum):
         return options.value

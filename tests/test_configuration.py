@@ -142,6 +142,18 @@ def test_identity_leaves_out_what_does_not_change_the_experiment() -> None:
     assert identity(one)["model"] == {"__class__": "Model", "width": 8, "rate": 0.1}
 
 
+def test_identity_leaves_out_an_option_that_came_later_while_it_is_none() -> None:
+    @dataclass(frozen=True, kw_only=True)
+    class Model:
+        width: int = 8
+        depth: int | None = field(default=None, metadata={"identity": "unless None"})
+        height: int | None = None
+
+    before = {"__class__": "Model", "width": 8, "height": None}
+    assert identity(Model()) == before
+    assert identity(Model(depth=0)) == {**before, "depth": 0}
+
+
 def test_binding_writes_gin() -> None:
     assert binding("a.b", "x") == "a.b = 'x'"
     assert binding("a.b", "@c()") == "a.b = @c()"

@@ -7,7 +7,7 @@ LayerNorm, learned positions and GELU (``models.gpt``).
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import jax
@@ -36,7 +36,9 @@ class TransformerConfig(ModelConfig):
     """Options of attention and MLP layers.
 
     Attributes:
-        heads: query heads; they divide the width.
+        heads: query heads; they divide the width, unless ``head_width`` is given.
+        head_width: channels of a head, whatever the width (Qwen 3, Mistral NeMo); None: width /
+            heads.
         kv_heads: key/value heads, which divide the query heads; None: as many.
         mlp_width: hidden width of the MLP.
         mlp: "swiglu" (gated, three matrices), "gelu" (exact) or "gelu_tanh" (GPT-2's
@@ -59,6 +61,7 @@ class TransformerConfig(ModelConfig):
     """
 
     heads: int
+    head_width: int | None = field(default=None, metadata={"identity": "unless None"})
     kv_heads: int | None = None
     mlp_width: int
     mlp: str = "swiglu"
@@ -81,14 +84,13 @@ class TransformerConfig(ModelConfig):
         super().__post_init__()
         self.require_positive("heads")
         self.require_positive("mlp_width")
-        self.require_divides("heads", "width", self._turns)
+        if self.head_width is None:
+            self.require_divides("heads", "width", self._turns)
+        else:
+            self.require_positive("head_width")
         if self.kv_heads is not None:
             self.require_positive("kv_heads")
-            self.require_divides(
-                "kv_heads",
-                "heads",
-                lambda _, heads: self.width % heads == 0 and self._turns(heads, self.width),
-            )
+            self.require_divides("kv_heads", "heads", lambda _, heads: self._fits(heads))
         self.require_choice("mlp", MLPS)
         self.require_choice("qk_norm", QK_NORMS)
         self.require_choice("positions", POSITIONS)
@@ -100,10 +102,12 @@ class TransformerConfig(ModelConfig):
         if self.positions != "rotary":
             return
         if not self._turns(self.heads, self.width):
+            by_width = f"width {self.width}, heads {self.heads}"
+            source = by_width if self.head_width is None else f"head_width {self.head_width}"
             raise UserError(
                 f"{self.family}: rotary positions turn pairs of channels, but {self.rotary_dim} of"
-                f" the {self.head_dim} channels of a head would turn (width {self.width}, heads"
-                f" {self.heads}, rope_fraction {self.rope_fraction}); make that even and positive"
+                f" the {self.head_dim} channels of a head would turn ({source}, rope_fraction"
+                f" {self.rope_fraction}); make that even and positive"
             )
         for name in ("rope_theta", "rope_scaling"):
             if not 0 < getattr(self, name) < math.inf:
@@ -117,10 +121,19 @@ class TransformerConfig(ModelConfig):
             )
         self.require_positive("rope_original")
 
+    def _fits(self, heads: int) -> bool:
+        """Whether the width and the positions allow so many heads."""
+        divides = self.head_width is not None or self.width % heads == 0
+        return divides and self._turns(heads, self.width)
+
     def _turns(self, heads: int, width: int) -> bool:
-        """Whether rotary positions, if there are any, fit heads of such a width."""
-        turning = self._rotary_dim(width // heads)
-        return self.positions != "rotary" or (turning % 2 == 0 and 0 < turning <= width // heads)
+        """Whether rotary positions, if there are any, fit so many heads of such a width."""
+        head_dim = self._head_dim(heads, width)
+        turning = self._rotary_dim(head_dim)
+        return self.positions != "rotary" or (turning % 2 == 0 and 0 < turning <= head_dim)
+
+    def _head_dim(self, heads: int, width: int) -> int:
+        return width // heads if self.head_width is None else self.head_width
 
     def _rotary_dim(self, head_dim: int) -> int:
         return int(head_dim * self.rope_fraction)
@@ -128,7 +141,7 @@ class TransformerConfig(ModelConfig):
     @property
     def head_dim(self) -> int:
         """Width of a head."""
-        return self.width // self.heads
+        return self._head_dim(self.heads, self.width)
 
     @property
     def groups(self) -> int:

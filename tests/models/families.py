@@ -16,6 +16,9 @@ CONFIGS = {
     "llama-variants": LlamaConfig(
         **SHAPE, **HEADS, qk_norm="head", tie_embeddings=True, rope_scaling=8.0, rope_original=64
     ),
+    "llama-wide-heads": LlamaConfig(
+        **SHAPE, heads=6, head_width=4, kv_heads=2, mlp_width=24, qk_norm="head"
+    ),
     "gpt": GPTConfig(**SHAPE, **HEADS, biases=True, mlp="gelu_tanh", tie_embeddings=True),
     "gpt-neox": GPTConfig(
         **SHAPE, **HEADS, biases=True, positions="rotary", rope_fraction=0.5, parallel=True

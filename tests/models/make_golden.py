@@ -126,6 +126,27 @@ CASES = {
             17, 12, 1, 2, num_key_value_heads=1, head_dim=6, intermediate_size=16, **_ENDS
         ),
     ),
+    # heads that together are wider than the model; 3 do not divide its 8 channels
+    "llama-wide-heads": Case(
+        model_type="llama",
+        length=9,
+        options=_llama(11, 8, 1, 2, num_key_value_heads=1, head_dim=6, intermediate_size=8),
+    ),
+    "qwen3-wide-heads": Case(
+        model_type="qwen3",
+        length=9,
+        options=_llama(
+            11,
+            8,
+            1,
+            3,
+            num_key_value_heads=1,
+            head_dim=4,
+            intermediate_size=8,
+            tie_word_embeddings=True,
+            **_ENDS,
+        ),
+    ),
     "olmo": Case(
         model_type="olmo", length=13, options=_llama(17, 12, 1, 2, intermediate_size=16, **_ENDS)
     ),

@@ -2,6 +2,7 @@
 
 import pytest
 
+from lossline.configuration import fingerprint, identity
 from lossline.errors import UserError
 from lossline.models import (
     GPTConfig,
@@ -29,6 +30,13 @@ SHAPE = dict(vocab_size=61, width=96, layers=2, context_length=32)
         (dict(heads=3, width=128), r"set heads to 2 or 4, or width to 126$"),
         (dict(heads=3, width=10), r"set heads to 1 or 5, or width to 12$"),
         (dict(heads=2, kv_heads=3, width=128), r"llama.heads = 2: set kv_heads to 2$"),
+        # heads of their own width need not divide the model's
+        (dict(heads=5, head_width=8, kv_heads=3), "heads = 5: set kv_heads to 1 or 5, or heads to"),
+        (dict(heads=5, head_width=0), "llama.head_width is 0: it must be at least 1"),
+        (
+            dict(heads=5, head_width=7),
+            r"7 of the 7 channels of a head would turn \(head_width 7, rope_fraction 1.0\)",
+        ),
         (dict(heads=4, rope_theta=float("inf")), "rope_theta is inf: it must be positive and fin"),
         (dict(heads=4, norm_eps=float("nan")), "norm_eps is nan: it must not be"),
         (dict(heads=0), "llama.heads is 0: it must be at least 1"),
@@ -47,6 +55,17 @@ SHAPE = dict(vocab_size=61, width=96, layers=2, context_length=32)
 def test_mistakes_are_named_with_the_mend(options, message):
     with pytest.raises(UserError, match=message):
         LlamaConfig(**{**SHAPE, "mlp_width": 64, **options})
+
+
+def test_an_unset_head_width_is_no_part_of_what_a_run_is():
+    """Run directories from before there was the option are found and go on."""
+    config = LlamaConfig(**SHAPE, heads=4, mlp_width=64)
+    known = identity(config)
+    assert "head_width" not in known
+    assert config_from_dict(known) == config
+    wide = LlamaConfig(**SHAPE, heads=4, mlp_width=64, head_width=32)
+    assert identity(wide) == {**known, "head_width": 32}
+    assert fingerprint(wide) != fingerprint(config)
 
 
 def test_mistakes_in_mamba2_are_named():
@@ -83,6 +102,11 @@ def llama(width, layers, heads, mlp_width, vocab_size, **options):
     )
 
 
+def qwen3(width, layers, heads, mlp_width, **options):
+    wide = dict(head_width=128, kv_heads=8, qk_norm="head")
+    return llama(width, layers, heads, mlp_width, 151936, **wide, **options)
+
+
 @pytest.mark.parametrize(
     "config, total",
     [
@@ -93,6 +117,19 @@ def llama(width, layers, heads, mlp_width, vocab_size, **options):
         (llama(256, 4, 8, 768, 128256), 69.08e6),
         (llama(512, 8, 8, 1536, 128256), 158.61e6),
         (llama(1024, 12, 8, 2816, 128256), 416.83e6),
+        # Qwen 3 0.6B, 4B and 32B (2505.09388), whose heads have 128 channels whatever the width
+        (
+            qwen3(1024, 28, 16, 3072, tie_embeddings=True),
+            596_049_920,
+        ),
+        (
+            qwen3(2560, 36, 32, 9728, tie_embeddings=True),
+            4_022_468_096,
+        ),
+        (
+            qwen3(5120, 64, 64, 25600),
+            32_762_123_264,
+        ),
         # GPT-2 small (HF gpt2) and Pythia-160M
         (
             GPTConfig(

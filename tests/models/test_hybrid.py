@@ -15,6 +15,7 @@ from models.test_families import make_tokens
 
 SHAPE = dict(vocab_size=61, width=16, layers=3, context_length=24, activation_dtype="float32")
 HEADS = dict(heads=4, kv_heads=2, mlp_width=24)
+WIDE_HEADS = dict(heads=6, head_width=4, kv_heads=2, mlp_width=24)
 DUALITY = dict(state=4, head_channels=8, scan_chunk=8)
 
 
@@ -31,6 +32,11 @@ def option_names(config):
             ("transformer",),
         ),
         (
+            LlamaConfig(**SHAPE, **WIDE_HEADS),
+            HybridConfig(**SHAPE, **WIDE_HEADS, **DUALITY, attention_every=1),
+            ("transformer",),
+        ),
+        (
             Mamba2Config(**SHAPE, **DUALITY),
             HybridConfig(**SHAPE, **HEADS, **DUALITY, attention_every=0),
             ("state_space", 0),
@@ -41,7 +47,7 @@ def option_names(config):
             ("state_space", 0),
         ),
     ],
-    ids=["llama", "mamba2", "mamba"],
+    ids=["llama", "llama-wide-heads", "mamba2", "mamba"],
 )
 def test_the_ends_are_the_pure_families(pure, hybrid, inside):
     pure_graph, pure_state = make_model(pure)

@@ -139,6 +139,18 @@ def test_a_padded_vocabulary_split_over_tensor_equals_the_plain_one(alone, name)
     assert_close((gradients, nats), (expected, nats_0))
 
 
+def test_heads_that_tensor_does_not_divide_are_refused_whatever_their_width():
+    options = TrainOptions(
+        model=replace(CONFIGS["llama-wide-heads"], kv_heads=None),
+        store="unread",
+        batch_size=8,
+        steps=99,
+        mesh=MeshOptions(data=2, tensor=4),
+    )
+    with pytest.raises(UserError, match="of size 6 is not divisible by mesh tensor = 4"):
+        make_trainer(options)
+
+
 def test_a_state_that_passes_through_every_position_cannot_be_split_by_length():
     options = TrainOptions(
         model=CONFIGS["mamba"], store="unread", batch_size=8, steps=99, mesh=MESHES["sequence"]

@@ -171,6 +171,7 @@ def _is_gpt(config: GPTConfig) -> bool:
         and config.biases
         and config.qk_norm == "none"
         and config.groups == config.heads
+        and config.head_dim * config.heads == config.width
         and not config.post_norm
     )
 

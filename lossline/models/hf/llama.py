@@ -20,7 +20,6 @@ def _common_from_hf(tree: Entries) -> dict[str, Any]:
     tree.require("mlp_bias", False)
     tree.require("use_sliding_window", False)
     width, heads = tree.whole("hidden_size"), tree.whole("num_attention_heads")
-    tree.require("head_dim", width // heads, None)
     layers, rope = tree.whole("num_hidden_layers"), rotation(tree)
     tree.require("layer_types", None, ["full_attention"] * layers)
     for entries in (tree, rope):
@@ -30,6 +29,7 @@ def _common_from_hf(tree: Entries) -> dict[str, Any]:
         "width": width,
         "layers": layers,
         "heads": heads,
+        "head_width": _head_width_from_hf(tree, width, heads),
         "kv_heads": tree.whole("num_key_value_heads", heads),
         "mlp_width": tree.whole("intermediate_size"),
         "context_length": tree.whole("max_position_embeddings"),
@@ -37,6 +37,13 @@ def _common_from_hf(tree: Entries) -> dict[str, Any]:
         "tie_embeddings": tree.flag("tie_word_embeddings", False),
         **_scaling_from_hf(tree, rope),
     }
+
+
+def _head_width_from_hf(tree: Entries, width: int, heads: int) -> int | None:
+    if tree.get("head_dim") is None:
+        return None
+    head_width = tree.whole("head_dim")
+    return None if head_width * heads == width else head_width
 
 
 def _llama_from_hf(tree: Entries) -> dict[str, Any]:
@@ -95,6 +102,7 @@ def _common_to_hf(config: LlamaConfig) -> dict[str, Any]:
         "num_hidden_layers": config.layers,
         "num_attention_heads": config.heads,
         "num_key_value_heads": config.groups,
+        "head_dim": config.head_dim,
         "hidden_act": "silu",
         "rope_theta": config.rope_theta,
         "rope_scaling": _scaling_to_hf(config),
@@ -104,20 +112,14 @@ def _common_to_hf(config: LlamaConfig) -> dict[str, Any]:
 
 
 def _llama_to_hf(config: LlamaConfig) -> dict[str, Any]:
-    own = {"head_dim": config.head_dim, "rms_norm_eps": config.norm_eps, "mlp_bias": False}
-    return {**_common_to_hf(config), **own}
-
-
-def _qwen3_to_hf(config: LlamaConfig) -> dict[str, Any]:
-    own = {"head_dim": config.head_dim, "rms_norm_eps": config.norm_eps}
-    return {**_common_to_hf(config), **own}
+    return {**_common_to_hf(config), "rms_norm_eps": config.norm_eps, "mlp_bias": False}
 
 
 def _olmo_to_hf(config: LlamaConfig) -> dict[str, Any]:
     return {**_common_to_hf(config), "clip_qkv": None}
 
 
-def _olmo2_to_hf(config: LlamaConfig) -> dict[str, Any]:
+def _normed_to_hf(config: LlamaConfig) -> dict[str, Any]:
     return {**_common_to_hf(config), "rms_norm_eps": config.norm_eps}
 
 
@@ -187,7 +189,8 @@ LLAMA = Family(
     from_hf=_llama_from_hf,
     to_hf=_llama_to_hf,
     tensors=lambda config: _matrices(config) + _norms(**_PRE_NORMS),
-    writes=_is(),
+    # transformers opens no other Llama, whatever its head_dim
+    writes=lambda config: _is()(config) and config.width % config.heads == 0,
     prefix="model.",
     ignored=r"rotary_emb\.inv_freq$",
 )
@@ -197,7 +200,7 @@ QWEN3 = Family(
     architecture="Qwen3ForCausalLM",
     config=LlamaConfig,
     from_hf=_qwen3_from_hf,
-    to_hf=_qwen3_to_hf,
+    to_hf=_normed_to_hf,
     tensors=lambda config: _matrices(config) + _norms(**_PRE_NORMS, **_QK_NORMS),
     writes=_is(qk_norm="head"),
     prefix="model.",
@@ -219,7 +222,7 @@ OLMO2 = Family(
     architecture="Olmo2ForCausalLM",
     config=LlamaConfig,
     from_hf=_olmo2_from_hf,
-    to_hf=_olmo2_to_hf,
+    to_hf=_normed_to_hf,
     tensors=lambda config: _matrices(config) + _norms(**_POST_NORMS, **_QK_NORMS),
     writes=_is(qk_norm="width", post_norm=True),
     prefix="model.",

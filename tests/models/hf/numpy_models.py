@@ -25,11 +25,15 @@ def rotate(x, theta):
     return np.concatenate([first * cos - second * sin, second * cos + first * sin], -1)
 
 
+def head_size(config):
+    return config.get("head_dim", config["hidden_size"] // config["num_attention_heads"])
+
+
 def llama(tensors, config, tokens):
     """Logits [L, V] of one sequence; also of Llama's relatives, by what they norm and where."""
     w = {name: np.asarray(array, np.float64) for name, array in tensors.items()}
     heads, kv_heads = config["num_attention_heads"], config["num_key_value_heads"]
-    size, kind = config["hidden_size"] // heads, config["model_type"]
+    size, kind = head_size(config), config["model_type"]
 
     def norm(x, name):
         if kind == "olmo":
@@ -206,6 +210,7 @@ LLAMA = {
     "tie_word_embeddings": False,
 }
 QWEN3 = LLAMA | {"model_type": "qwen3", "head_dim": LLAMA["hidden_size"] // 4}
+UNDIVIDED = {"num_attention_heads": 6, "head_dim": 8}  # 6 heads do not divide the width
 OLMO2 = LLAMA | {"model_type": "olmo2"}
 OLMO = {k: v for k, v in LLAMA.items() if k != "rms_norm_eps"} | {"model_type": "olmo"}
 MAMBA = {
@@ -241,8 +246,8 @@ MAMBA2 = {
 def llama_shapes(c):
     """Names and shapes of the tensors of a Llama or a relative, as transformers has them."""
     d, f, v, kind = c["hidden_size"], c["intermediate_size"], c["vocab_size"], c["model_type"]
-    size = d // c["num_attention_heads"]
-    kv = size * c["num_key_value_heads"]
+    size = head_size(c)
+    e, kv = size * c["num_attention_heads"], size * c["num_key_value_heads"]
     shapes = {"model.embed_tokens.weight": (v, d), "model.norm.weight": (d,)}
     for i in range(c["num_hidden_layers"]):
         p = f"model.layers.{i}."
@@ -250,12 +255,12 @@ def llama_shapes(c):
             p + "input_layernorm.weight": (d,),
             p + "post_attention_layernorm.weight": (d,),
             p + "post_feedforward_layernorm.weight": (d,),
-            p + "self_attn.q_norm.weight": (d if kind == "olmo2" else size,),
+            p + "self_attn.q_norm.weight": (e if kind == "olmo2" else size,),
             p + "self_attn.k_norm.weight": (kv if kind == "olmo2" else size,),
-            p + "self_attn.q_proj.weight": (d, d),
+            p + "self_attn.q_proj.weight": (e, d),
             p + "self_attn.k_proj.weight": (kv, d),
             p + "self_attn.v_proj.weight": (kv, d),
-            p + "self_attn.o_proj.weight": (d, d),
+            p + "self_attn.o_proj.weight": (d, e),
             p + "mlp.gate_proj.weight": (f, d),
             p + "mlp.up_proj.weight": (f, d),
             p + "mlp.down_proj.weight": (d, f),
@@ -385,9 +390,12 @@ def gpt_neox_shapes(c):
 
 MODELS = {
     "llama": (LLAMA, llama_shapes, llama),
+    "llama-wide-heads": (LLAMA | {"head_dim": 6}, llama_shapes, llama),
     "qwen3": (QWEN3, llama_shapes, llama),
+    "qwen3-wide-heads": (QWEN3 | UNDIVIDED, llama_shapes, llama),
     "olmo": (OLMO, llama_shapes, llama),
     "olmo2": (OLMO2, llama_shapes, llama),
+    "olmo2-wide-heads": (OLMO2 | UNDIVIDED, llama_shapes, llama),
     "gpt2": (GPT2, gpt2_shapes, gpt2),
     "gpt_neox": (GPT_NEOX, gpt_neox_shapes, gpt_neox),
     "mamba": (MAMBA, mamba_shapes, mamba),

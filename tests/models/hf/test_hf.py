@@ -246,7 +246,10 @@ def test_tensors_without_the_prefix_are_found(tmp_path):
         ("llama", {"qk_norm": "width"}),
         ("olmo", {"norm_eps": 1e-6}),
         ("qwen3", {"biases": True}),
+        ("llama", {"heads": 6, "head_width": 8}),  # transformers: not a multiple of the heads
         ("gpt2", {"mlp": "gelu"}),
+        ("gpt2", {"head_width": 8}),
+        ("gpt_neox", {"head_width": 4}),
         ("gpt2", {"biases": False}),
         ("gpt_neox", {"qk_norm": "width"}),
         ("mamba", {"norm": "layer"}),
@@ -259,6 +262,19 @@ def test_what_has_no_hugging_face_form_is_not_written(tmp_path, name, change):
     with pytest.raises(UserError, match="has no Hugging Face form"):
         write_model(tmp_path / "back", config, {})
     assert not (tmp_path / "back").exists()
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen3", "olmo", "olmo2"])
+def test_the_width_of_heads_is_an_option_only_where_it_is_one(tmp_path, name):
+    def read(**changes):
+        (tmp_path / "config.json").write_text(json.dumps(MODELS[name][0] | changes))
+        return read_config(tmp_path)
+
+    config = read(head_dim=4)  # 16 / 4, as it would be unsaid
+    assert config.head_width is None
+    wide = read(head_dim=10)
+    assert (wide.head_width, wide.head_dim) == (10, 10)
+    assert wide == dataclasses.replace(config, head_width=10)
 
 
 def test_layouts_go_both_ways():
@@ -278,6 +294,9 @@ ENTRIES = [
     ("llama", {"hidden_size": None}, "has no entry 'hidden_size'"),
     ("llama", {"num_attention_heads": 0}, "num_attention_heads = 0 must be a whole number"),
     ("llama", {"num_attention_heads": 5}, "config.json: llama.heads = 5 does not divide"),
+    ("llama", {"head_dim": 6.0}, "head_dim = 6.0 must be a whole number"),
+    ("llama", {"head_dim": 7}, r"7 of the 7 channels of a head would turn \(head_width 7, rope_fr"),
+    ("qwen3", {"head_dim": None}, "has no entry 'head_dim'"),
     ("llama", {"rms_norm_eps": "1e-5"}, "rms_norm_eps = '1e-5' must be a number"),
     ("llama", {"tie_word_embeddings": "false"}, "must be true or false"),
     ("llama", {"rope_scaling": "llama3"}, "rope_scaling = 'llama3' must be an object"),
@@ -397,6 +416,8 @@ def test_mistakes_are_named(tmp_path):
     def leave(folder, tensors):
         pass
 
+    wide = {"head_dim": 16}
+
     def pickled(folder, tensors):
         (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
 
@@ -425,7 +446,10 @@ def test_mistakes_are_named(tmp_path):
     refused("time_step_limit = ", leave, name="mamba2", time_step_limit=[0.01, 1.0])
     refused("num_heads 3 times head_dim 6 is not expand 2", leave, name="mamba2", num_heads=3)
     refused("clip_qkv = 8.0", leave, name="olmo", clip_qkv=8.0)
-    refused("head_dim = 16 is not supported", leave, name="qwen3", head_dim=16)
+    refused(
+        r"k_proj.weight has shape \(8, 16\), its config.json asks for \(32, 16\)",
+        lambda f, _: (f / "config.json").write_text(json.dumps(MODELS["llama"][0] | wide)),
+    )
     refused(
         "has no entry 'hidden_size'",
         lambda f, _: (f / "config.json").write_text('{"model_type": "llama"}'),
