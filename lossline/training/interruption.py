@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any
 
 import jax
@@ -19,7 +19,7 @@ class Interruption:
 
     Of several processes one may be signalled alone: JAX's preemption service, which takes SIGTERM
     from `jax.distributed.initialize` on, then finds a step that none has begun, and all stop after
-    it. A SIGINT is handed on to it as a SIGTERM.
+    it. A SIGINT is handed on to it as a SIGTERM; only a second SIGINT then ends a process at once.
     """
 
     def __init__(self) -> None:
@@ -33,12 +33,7 @@ class Interruption:
                 self._before[each] = signal.signal(each, self._pass_on if together else self._ask)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._restore()
 
     def asked(self, step: int) -> bool:
