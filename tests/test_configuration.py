@@ -18,11 +18,10 @@ from lossline.configuration import (
     Verb,
     binding,
     build_options,
-    fingerprint,
-    identity,
     run_verb,
 )
 from lossline.errors import UserError
+from lossline.options.identity import fingerprint, identity
 
 VERBS = [
     *("gather", "prepare", "train", "evaluate", "fit", "import_sweep", "report", "study"),

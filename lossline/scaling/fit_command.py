@@ -20,8 +20,8 @@ import pandas as pd
 
 import lossline
 from lossline import tables
-from lossline.configuration import identity
 from lossline.errors import UserError
+from lossline.options.identity import identity
 from lossline.places import local_path
 from lossline.scaling.attribution_results import Attribution, Verdict
 from lossline.scaling.fitting import StudyFitOptions, fit_study

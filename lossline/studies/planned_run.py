@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lossline.configuration import build_options, fingerprint
+from lossline.configuration import build_options
 from lossline.errors import UserError
+from lossline.options.identity import fingerprint
 from lossline.training.run_directory import RunDirectory, RunState
 
 

@@ -16,7 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lossline.configuration import binding, identity
+from lossline.configuration import binding
+from lossline.options.identity import identity
 from lossline.places import local_path
 from lossline.studies.grid import Grid, Point, unique
 from lossline.studies.planned_run import PlannedRun, plan_run

@@ -16,10 +16,11 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from lossline.configuration import identity, resolved_gin
+from lossline.configuration import resolved_gin
 from lossline.data.batches import BatchPlan
 from lossline.data.token_store import TokenStore
 from lossline.errors import UserError
+from lossline.options.identity import identity
 from lossline.sharding import (
     batch_sharding,
     launch,

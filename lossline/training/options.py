@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from lossline.configuration import fingerprint
 from lossline.errors import UserError
+from lossline.options.identity import fingerprint
 from lossline.places import local_path
 from lossline.sharding import LaunchOptions, MeshOptions
 from lossline.training.checkpoint_schedule import CheckpointOptions

@@ -2,7 +2,6 @@
 
 import pytest
 
-from lossline.configuration import fingerprint, identity
 from lossline.errors import UserError
 from lossline.models import (
     GPTConfig,
@@ -11,6 +10,7 @@ from lossline.models import (
     MambaConfig,
     config_from_dict,
 )
+from lossline.options.identity import fingerprint, identity
 
 SHAPE = dict(vocab_size=61, width=96, layers=2, context_length=32)
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 import lossline.train
-from lossline.configuration import _parse_command_line, build_options, fingerprint
+from lossline.configuration import _parse_command_line, build_options
+from lossline.options.identity import fingerprint
 from lossline.studies.grid import unique
 from lossline.studies.planned_run import PlannedRun
 from lossline.studies.study import StudyOptions, _planned, run_study

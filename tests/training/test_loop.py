@@ -16,12 +16,12 @@ import jax
 import numpy as np
 import pytest
 
-from lossline.configuration import identity
 from lossline.data.batches import BatchPlan
 from lossline.data.store_writer import write_store
 from lossline.data.vocabularies import ByteVocabulary
 from lossline.errors import UserError
 from lossline.models import LlamaConfig, config_from_dict
+from lossline.options.identity import identity
 from lossline.sharding import LaunchOptions, MeshOptions, make_mesh, make_rules
 from lossline.sharding.launch import Launch
 from lossline.training.checkpoint_schedule import CheckpointOptions
