@@ -23,6 +23,10 @@ FORMAT_VERSION = 1
 FILE_NAME = "manifest.json"
 
 
+class NoStore(UserError):
+    """Raised when there is no store at a place: it has not been prepared yet."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
     """What a store holds.
@@ -76,7 +80,8 @@ def read(location: str, *, kind: str) -> Manifest:
     """Reads and checks the manifest below ``location``.
 
     Raises:
-        UserError: there is none, it was changed, or it is of another kind of store.
+        NoStore: there is none.
+        UserError: it was changed, or it is of another kind of store.
     """
     text = _read_text(location)
     try:
@@ -117,15 +122,15 @@ def _read_text(location: str) -> str:
     if "://" in location:
         found = ts.KvStore.open(location.rstrip("/") + "/").result().read(FILE_NAME).result()
         if found.state == "missing":
-            raise UserError(
+            raise NoStore(
                 f"{location}: no store (no {FILE_NAME}); make one with `python -m lossline.prepare`"
             )
         return found.value.decode()
     folder = Path(location)
     if not folder.is_dir():
-        raise UserError(f"{location}: no such store; make it with `python -m lossline.prepare`")
+        raise NoStore(f"{location}: no such store; make it with `python -m lossline.prepare`")
     if not (folder / FILE_NAME).is_file():
-        raise UserError(
+        raise NoStore(
             f"{location}: no store (no {FILE_NAME}); make one with `python -m lossline.prepare`"
         )
     return (folder / FILE_NAME).read_text(encoding="utf-8", errors="replace")

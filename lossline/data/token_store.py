@@ -138,6 +138,16 @@ class TokenStore:
         return arrays.read(self._open(name), 0, self.manifest.arrays[name].size)
 
 
+def store_fingerprint(path: str | Path) -> str:
+    """Fingerprint of the token store at a folder or URL; reads its manifest only.
+
+    Raises:
+        NoStore: no store is there.
+        UserError: the manifest was changed.
+    """
+    return manifests.read(str(path), kind="text").fingerprint
+
+
 def check_arrays(location: str, manifest: Manifest, names: Sequence[str]) -> None:
     """Raises ``UserError`` where a manifest lacks an array or lies, or a local file is short."""
     missing = [name for name in names if name not in manifest.arrays]

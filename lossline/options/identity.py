@@ -14,19 +14,27 @@ from typing import Any
 def identity(options: Any) -> Any:
     """The JSON-able tree that makes two option trees the same experiment.
 
-    Dataclasses become dictionaries with ``__class__``. Fields declared with
-    ``field(metadata={"identity": False})`` (where outputs go, how often progress is shown) are
-    left out; those declared ``"unless None"`` where they are None: an option that came later, whose
-    None is what every experiment before it was.
+    Dataclasses become dictionaries with ``__class__``. A field's ``metadata["identity"]`` says how
+    the field enters:
+
+    - True (default): by its value;
+    - False: not at all (output paths, mesh, logging);
+    - "unless None": by its value, left out where it is None (an option added later, whose None is
+      what every earlier experiment was);
+    - a function: by what it returns for the value (a path enters by the fingerprint of its
+      contents).
+
+    Raises:
+        TypeError: an option of a type without an identity.
+        UserError: raised by a field's function, such as a store that does not exist.
     """
     if dataclasses.is_dataclass(options) and not isinstance(options, type):
         tree = {"__class__": type(options).__name__}
         for item in dataclasses.fields(options):
-            value, kept = getattr(options, item.name), item.metadata.get("identity", True)
-            if kept == "unless None":
-                kept = value is not None
-            if kept:
-                tree[item.name] = identity(value)
+            value, rule = getattr(options, item.name), item.metadata.get("identity", True)
+            if rule is False or (rule == "unless None" and value is None):
+                continue
+            tree[item.name] = identity(rule(value) if callable(rule) else value)
         return tree
     if isinstance(options, enum.Enum):
         return options.value
@@ -42,6 +50,11 @@ def identity(options: Any) -> Any:
 
 
 def fingerprint(options: Any) -> str:
-    """SHA-256 (hex) of the canonical JSON of ``identity(options)``."""
-    text = json.dumps(identity(options), sort_keys=True, separators=(",", ":"))
+    """SHA-256 (hex) of ``identity(options)``."""
+    return tree_hash(identity(options))
+
+
+def tree_hash(tree: Any) -> str:
+    """SHA-256 (hex) of the canonical JSON of an identity."""
+    text = json.dumps(tree, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()

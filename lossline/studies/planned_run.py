@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lossline.configuration import build_options
+from lossline.data.manifests import NoStore
 from lossline.errors import UserError
 from lossline.options.identity import fingerprint
+from lossline.training.options import TrainOptions
 from lossline.training.run_directory import RunDirectory, RunState
 
 
@@ -19,8 +21,9 @@ class PlannedRun:
     Attributes:
         name: the grid point's name.
         arguments: command line of ``lossline.train``.
-        folder: its run directory.
-        fingerprint: hash of its resolved options.
+        folder: its run directory; without the hash (``name-?``) while its store does not exist.
+        fingerprint: hash of its identity; empty while its store does not exist.
+        missing: why there is no fingerprint, empty otherwise.
         tokens: target tokens of the whole run.
         flops: training FLOPs of the whole run.
     """
@@ -31,10 +34,11 @@ class PlannedRun:
     fingerprint: str
     tokens: int
     flops: float
+    missing: str = ""
 
     def finished(self) -> bool:
         """Whether the run has reached its last step."""
-        if not (self.folder / "status.json").exists():
+        if self.missing or not (self.folder / "status.json").exists():
             return False
         return RunDirectory.open(self.folder).status.state is RunState.FINISHED
 
@@ -52,7 +56,8 @@ def plan_run(name: str, gin_files: Sequence[str], bindings: Sequence[str]) -> Pl
         bindings: binding lines, after the files.
 
     Raises:
-        UserError: as ``lossline.train`` would, with the run's name in front.
+        UserError: as ``lossline.train`` would, with the run's name in front. A store that does not
+            exist yet is no error here: see ``PlannedRun.missing``.
     """
     from lossline.train import load
 
@@ -60,16 +65,27 @@ def plan_run(name: str, gin_files: Sequence[str], bindings: Sequence[str]) -> Pl
         options = build_options("train", load(), gin_files=gin_files, bindings=bindings)
     except UserError as error:
         raise UserError(f"run {name}: {error}") from error
+    folder, key, missing = _identified(options)
     arguments = [f"--gin_file={path}" for path in gin_files]
     arguments += [f"--gin.{key}={value}" for key, value in map(_split, bindings)]
     return PlannedRun(
         name=name,
         arguments=tuple(arguments),
-        folder=options.folder,
-        fingerprint=fingerprint(options),
+        folder=folder,
+        fingerprint=key,
+        missing=missing,
         tokens=options.total_tokens,
         flops=options.total_tokens * options.flops_per_token,
     )
+
+
+def _identified(options: TrainOptions) -> tuple[Path, str, str]:
+    """Run directory, fingerprint, and why there is none."""
+    try:
+        return options.folder, fingerprint(options), ""
+    except NoStore as error:
+        unnamed = options.directory or Path(options.root) / f"{options.name}-?"
+        return Path(unnamed), "", str(error)
 
 
 def _split(line: str) -> tuple[str, str]:

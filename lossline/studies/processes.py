@@ -49,7 +49,12 @@ class Job:
 
     @property
     def command(self) -> list[str]:
-        return [sys.executable, "-m", f"lossline.{self.verb}", *self.arguments]
+        return [sys.executable, *self.shown[1:]]
+
+    @property
+    def shown(self) -> list[str]:
+        """The command as a person would type it."""
+        return ["python", "-m", f"lossline.{self.verb}", *self.arguments]
 
 
 def run(job: Job) -> None:

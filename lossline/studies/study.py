@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from lossline.configuration import binding
+from lossline.errors import UserError
 from lossline.options.identity import identity
 from lossline.places import local_path
 from lossline.studies.grid import Grid, Point, unique
@@ -88,16 +89,15 @@ def run_study(options: StudyOptions) -> None:
 
     Raises:
         UserError: a binding of the study or of any of its runs is wrong (checked before anything
-            starts), another process works on the study, or a step refused its input.
+            starts), another process works on the study, a step refused its input, or a run's store
+            does not exist after the commands before training.
         ChildFailed: a step broke; what it had done is kept.
     """
     folder = options.folder
     runs = [_planned(options, point) for point in unique(options.grid.points())]
     steps = len(options.before) + 3
     if options.commands:
-        for item in runs:
-            if not item.finished():
-                print(shlex.join(["python", "-m", "lossline.train", *item.arguments]))
+        _print_commands(options, runs)
         return
     if options.dry_run:
         _print_plan(options, runs)
@@ -108,12 +108,22 @@ def run_study(options: StudyOptions) -> None:
             announce(number, steps, command.title)
             _once(record, f"{number}-{command.verb}", command, _job(options, command))
         announce(steps - 2, steps, f"train {len(runs)} runs")
+        runs = _identified(options)
         at_once = _at_once(options)
         _train(options, runs, at_once)
         announce(steps - 1, steps, options.evaluate.title)
         _evaluate(options, runs, record, at_once)
         announce(steps, steps, options.fit.title)
         _fit(options, runs, record)
+
+
+def _identified(options: StudyOptions) -> list[PlannedRun]:
+    """The runs again, now that their stores are there."""
+    runs = [_planned(options, point) for point in unique(options.grid.points())]
+    for item in runs:
+        if item.missing:
+            raise UserError(f"run {item.name}: {item.missing}")
+    return runs
 
 
 def _planned(options: StudyOptions, point: Point) -> PlannedRun:
@@ -239,6 +249,24 @@ def _at_once(options: StudyOptions) -> int:
     )
 
 
+def _print_commands(options: StudyOptions, runs: Sequence[PlannedRun]) -> None:
+    """Prints the training command of each run that is not finished and whose store exists.
+
+    Raises:
+        UserError: after printing, where stores are missing: it names the commands that make them.
+    """
+    for item in runs:
+        if not item.missing and not item.finished():
+            print(shlex.join(["python", "-m", "lossline.train", *item.arguments]))
+    if missing := [item for item in runs if item.missing]:
+        first = "; ".join(shlex.join(_job(options, item).shown) for item in options.before)
+        raise UserError(
+            f"no command for {len(missing)} of {len(runs)} runs, whose stores do not exist yet "
+            f"({missing[0].name}: {missing[0].missing.partition(';')[0]}). Run first: "
+            f"{first or 'python -m lossline.prepare --gin_file=…'}"
+        )
+
+
 def _print_plan(options: StudyOptions, runs: Sequence[PlannedRun]) -> None:
     for command in options.before:
         print(f"{command.verb:10s} {command.title}  ({command.gin_file})")
@@ -246,3 +274,8 @@ def _print_plan(options: StudyOptions, runs: Sequence[PlannedRun]) -> None:
         print(f"{'train':10s} {item.folder.name}  {'finished' if item.finished() else 'to do'}")
     print(f"{'evaluate':10s} {options.evaluate.title}  ({options.evaluate.gin_file})")
     print(f"{'fit':10s} {options.fit.title}  ({options.fit.gin_file})")
+    if missing := {item.missing.partition(";")[0] for item in runs if item.missing}:
+        print(
+            f"A name that ends in ? lacks its hash: the run's store does not exist yet, and its "
+            f"contents are part of the run's identity. Missing: {'; '.join(sorted(missing))}."
+        )

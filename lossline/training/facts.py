@@ -42,7 +42,7 @@ def run_facts(
         "schedule": options.schedule.family,
         "learning_rate": options.optimizer.learning_rate,
         "weight_decay": options.optimizer.weight_decay,
-        "token_selection": options.token_selection,
+        "token_selection": "all",
         "params": counts.total,
         "params_non_embedding": counts.non_embedding,
         "seed": options.seed,

@@ -7,11 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from lossline.data.token_store import store_fingerprint
 from lossline.errors import UserError
-from lossline.options.identity import fingerprint
+from lossline.options.identity import identity
 from lossline.places import local_path
 from lossline.sharding import LaunchOptions, MeshOptions
 from lossline.training.checkpoint_schedule import CheckpointOptions
+from lossline.training.earlier_runs import find_run
 from lossline.training.optimizer import AdamW, Optimizer
 from lossline.training.schedule import CosineSchedule, Schedule
 
@@ -63,8 +65,8 @@ class LogOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainOptions:
-    """A training run. What makes it another run enters its name's hash; where it is written, on
-    which mesh, and how often it talks does not.
+    """A training run. Options that define the experiment are hashed into the run's name; output
+    path, mesh and logging are not. The store enters by its fingerprint, not by its path.
 
     Attributes:
         name: readable part of the run directory's name.
@@ -81,7 +83,6 @@ class TrainOptions:
         optimizer: ``@adamw()``, ``@adam()``, ``@sgd()``.
         schedule: ``@cosine()``, ``@wsd()``, ``@constant()``.
         z_loss: coefficient of logsumexp².
-        token_selection: name of the rule that chose the target weights; "all" counts every token.
         checkpoints: when they are taken.
         root: folder of run directories.
         directory: the run directory itself, in place of ``root``/``name``-hash.
@@ -96,7 +97,7 @@ class TrainOptions:
 
     name: str = _elsewhere("run")
     model: ModelConfig
-    store: str
+    store: str = field(metadata={"identity": store_fingerprint})
     batch_size: int
     steps: int | None = None
     tokens: int | None = None
@@ -108,7 +109,6 @@ class TrainOptions:
     optimizer: Optimizer = field(default_factory=AdamW)
     schedule: Schedule = field(default_factory=CosineSchedule)
     z_loss: float = 0.0
-    token_selection: str = "all"
     checkpoints: CheckpointOptions = field(default_factory=CheckpointOptions)
     root: str = _elsewhere("runs")
     directory: str | None = _elsewhere()
@@ -180,10 +180,14 @@ class TrainOptions:
 
     @property
     def folder(self) -> Path:
-        """The run directory."""
+        """The run directory: ``directory``, or the one below ``root`` that holds this run.
+
+        Raises:
+            NoStore: the store does not exist yet, so the run has no identity.
+        """
         if self.directory is not None:
             return Path(self.directory)
-        return Path(self.root) / f"{self.name}-{fingerprint(self)[:8]}"
+        return find_run(Path(self.root), self.name, identity(self))
 
     @property
     def cache_folder(self) -> Path | None:

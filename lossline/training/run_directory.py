@@ -71,14 +71,19 @@ class RunDirectory:
 
     @property
     def config(self) -> dict[str, Any]:
-        """``lossline.configuration.identity`` of the options that made the run."""
-        return read_json(self.path / "config.json")
+        """Identity of the options that made the run (``lossline.options.identity``), in today's
+        form."""
+        tree = read_json(self.path / "config.json")
+        return _todays_config(tree, self.path) if _made_before_fingerprints(tree) else tree
 
     @property
     def facts(self) -> dict[str, Any]:
         """The run's facts, named like the columns of the loss table, and what else was known at the
         start."""
-        return read_json(self.path / "facts.json")
+        facts = read_json(self.path / "facts.json")
+        if _made_before_fingerprints(read_json(self.path / "config.json")):
+            facts["token_selection"] = "all"  # whatever was named, every token was trained on
+        return facts
 
     @property
     def status(self) -> RunStatus:
@@ -163,8 +168,7 @@ def claim(path: Path, config: dict[str, Any]) -> tuple[RunDirectory, bool]:
             something else.
     """
     if (path / "config.json").is_file():
-        there = read_json(path / "config.json")
-        differing = differences(there, config)
+        differing = differences(RunDirectory(path).config, config)
         if differing:
             raise UserError(
                 f"run directory {path} belongs to another config: {'; '.join(differing[:3])}; "
@@ -181,6 +185,19 @@ def claim(path: Path, config: dict[str, Any]) -> tuple[RunDirectory, bool]:
     return RunDirectory(path), False
 
 
+def _made_before_fingerprints(config: Any) -> bool:
+    """Whether an earlier lossline made the run: its identity held the path of the store, and a
+    ``token_selection`` that had no effect."""
+    return isinstance(config, dict) and "token_selection" in config and "store" in config
+
+
+def _todays_config(config: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """The identity of such a run with the store's fingerprint, which its facts recorded."""
+    facts = read_json(folder / "facts.json")
+    tree = {name: value for name, value in config.items() if name != "token_selection"}
+    return {**tree, "store": facts["store_fingerprint"]}
+
+
 def differences(there: Any, here: Any, where: str = "") -> list[str]:
     """The leaves in which two JSON trees differ, as "model.width is 64 there, 128 here"."""
     if isinstance(there, dict) and isinstance(here, dict):
@@ -190,7 +207,13 @@ def differences(there: Any, here: Any, where: str = "") -> list[str]:
             for key in keys
         )
         return [item for items in inner for item in items]
-    return [] if there == here else [f"{where} is {there!r} there, {here!r} here"]
+    return [] if there == here else [f"{where} is {_short(there)} there, {_short(here)} here"]
+
+
+def _short(value: Any) -> str:
+    """A value for a message; of a hash, its beginning."""
+    is_hash = isinstance(value, str) and len(value) == 64 and set(value) <= set("0123456789abcdef")
+    return f"'{value[:12]}…'" if is_hash else repr(value)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -10,6 +10,9 @@ import pytest
 
 import lossline.train
 from lossline.configuration import _parse_command_line, build_options
+from lossline.data.store_writer import write_store
+from lossline.data.vocabularies import ByteVocabulary
+from lossline.errors import UserError
 from lossline.options.identity import fingerprint
 from lossline.studies.grid import unique
 from lossline.studies.planned_run import PlannedRun
@@ -18,6 +21,7 @@ from lossline.study import load
 from lossline.training.options import TrainOptions
 from lossline.training.run_directory import RunState, write_json
 
+STORES = tuple(f"data/stores/llama3/{name}/train" for name in ("fineweb_edu", "c4", "pile"))
 FILE = "gin_configs/studies/llm_line.gin"
 
 
@@ -82,11 +86,22 @@ def test_sizes_contexts_and_checkpoints_are_as_named(runs, repository, monkeypat
     assert len(seen) == 31
 
 
-def test_commands_are_those_of_the_runs_that_are_not_finished(
-    study, runs, repository, tmp_path, monkeypatch, capsys
-):
-    monkeypatch.chdir(repository)
-    few = replace(study, root=str(tmp_path), grid=study.grid.parts[2], commands=True)
+@pytest.fixture
+def few(study, repository, tmp_path, monkeypatch) -> StudyOptions:
+    """The six GPTs in a working folder without stores."""
+    (tmp_path / "gin_configs").symlink_to(repository / "gin_configs")
+    monkeypatch.chdir(tmp_path)
+    return replace(study, root=str(tmp_path), grid=study.grid.parts[2], commands=True)
+
+
+def prepared(*places: str) -> None:
+    """Stores at these places, as far as planning reads them."""
+    for text, place in enumerate(places):
+        write_store(Path(place), [f"text {text}"], ByteVocabulary(), name=Path(place).parent.name)
+
+
+def test_commands_are_those_of_the_runs_that_are_not_finished(few, capsys):
+    prepared(*STORES)
     planned = [_planned(few, point) for point in few.grid.points()]
     done = planned[1].folder
     done.mkdir(parents=True)
@@ -94,12 +109,36 @@ def test_commands_are_those_of_the_runs_that_are_not_finished(
     write_json(done / "status.json", {"state": RunState.FINISHED.value, "step": 9, "message": ""})
     run_study(few)
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == len(planned) - 1 == 5
+    assert len(lines) == len(planned) - 1 == 5 and not any(run.missing for run in planned)
     for line, run in zip(lines, [planned[0], *planned[2:]], strict=True):
         words = shlex.split(line)
         assert words[:3] == ["python", "-m", "lossline.train"]
         options = options_of(words[3:])
         assert (options.folder, fingerprint(options)) == (run.folder, run.fingerprint)
+
+
+def test_commands_name_what_must_run_first_where_stores_are_missing(few, capsys):
+    """The others' commands are printed; a command that would fail is not."""
+    prepared(*STORES[:2])
+    with pytest.raises(UserError, match="no command for 2 of 6 runs") as refused:
+        run_study(few)
+    assert len(capsys.readouterr().out.splitlines()) == 4
+    assert f"{STORES[2]}: no such store" in str(refused.value)
+    first = "python -m lossline.prepare --gin_file=gin_configs/data/llm_line_stores.gin"
+    assert str(refused.value).endswith(first)
+
+
+def test_a_dry_run_without_stores_prints_runs_without_hashes(few, capsys):
+    prepared(*STORES[:2])
+    run_study(replace(few, commands=False, dry_run=True))
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("train ")]
+    assert len(lines) == 6
+    names = [line.split()[1] for line in lines]
+    assert sum(name.endswith("-?") for name in names) == 2
+    assert sum(bool(re.search("-[0-9a-f]{8}$", name)) for name in names) == 4
+    run_study(replace(few, commands=False, dry_run=True))
+    said = capsys.readouterr().out
+    assert f"{STORES[2]}: no such store" in said and "lacks its hash" in said
 
 
 def test_rows_divide_over_four_devices_and_microbatches(runs, repository, monkeypatch):

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 from lossline.data.batches import BatchPlan
+from lossline.data.manifests import NoStore
 from lossline.data.store_writer import write_store
 from lossline.data.vocabularies import ByteVocabulary
 from lossline.errors import UserError
@@ -288,17 +289,35 @@ def chosen_status(chosen):
     return json.loads((chosen.folder / "status.json").read_text())
 
 
-def test_other_data_under_a_run_is_refused(options, stopped_at, monkeypatch, tmp_path):
+def test_other_data_in_the_same_place_is_another_run(options, stopped_at, monkeypatch, tmp_path):
     store = tmp_path / "store"
     write_store(store, ["one text, " * 400], ByteVocabulary(), name="one")
+    chosen = options(store=str(store), directory=str(tmp_path / "run"))
+    before = options(store=str(store)).folder
     stopped_at(6, fail)
     with pytest.raises(Killed):
-        train(options(store=str(store)))
+        train(chosen)
     monkeypatch.undo()
     store.rename(tmp_path / "old")
     write_store(store, ["another text, " * 400], ByteVocabulary(), name="one")
+    assert options(store=str(store)).folder != before
+    with pytest.raises(UserError, match=r"another config: store is '[0-9a-f]{12}…' there"):
+        train(chosen)
+    # The manifest of the checkpoint refuses it as well, should the config have been edited.
+    (tmp_path / "run/config.json").write_text(json.dumps(identity(chosen)))
     with pytest.raises(UserError, match="trained on data with fingerprint"):
-        train(options(store=str(store)))
+        train(chosen)
+
+
+def test_a_moved_store_is_the_same_run(options, reference, store, tmp_path, monkeypatch, capsys):
+    """Relative, absolute and moved paths: the run is found again, finished."""
+    moved = tmp_path / "elsewhere"
+    shutil.copytree(store.location, moved)
+    monkeypatch.chdir(tmp_path)
+    for path in ("elsewhere", "./elsewhere/", str(moved)):
+        chosen = options(store=path, root=str(reference.path.parent))
+        assert train(chosen).path == reference.path
+        assert "nothing to do" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -318,7 +337,6 @@ def test_other_data_under_a_run_is_refused(options, stopped_at, monkeypatch, tmp
             },
             "vocab_size 100 is smaller than the 259",
         ),
-        ({"store": "nowhere"}, "nowhere: no such store"),
     ],
 )
 def test_mistakes_leave_no_trace(options, changes, message):
@@ -326,6 +344,13 @@ def test_mistakes_leave_no_trace(options, changes, message):
     with pytest.raises(UserError, match=message):
         train(chosen)
     assert not chosen.folder.exists()
+
+
+def test_a_store_that_does_not_exist_is_refused(options):
+    chosen = options(store="nowhere")
+    with pytest.raises(NoStore, match="nowhere: no such store"):
+        train(chosen)
+    assert not os.path.exists(chosen.root)
 
 
 def test_context_longer_than_the_set(options, tmp_path):

@@ -1,0 +1,71 @@
+"""Runs that an earlier lossline made are found again under their old names."""
+
+import hashlib
+import json
+import shutil
+from dataclasses import replace
+
+import pytest
+
+from lossline.options.identity import identity
+from lossline.training.earlier_runs import find_run
+from lossline.training.loop import train
+from lossline.training.run_directory import RunDirectory
+
+
+@pytest.fixture(scope="module")
+def finished(base_options, tmp_path_factory):
+    return train(replace(base_options, steps=3, root=str(tmp_path_factory.mktemp("made"))))
+
+
+@pytest.fixture
+def earlier(finished, base_options, tmp_path):
+    """The same run as it was written before identities held fingerprints; the rule of its name was
+    SHA-256 of this JSON."""
+    config = json.loads((finished.path / "config.json").read_text())
+    config |= {"store": base_options.store, "token_selection": "all"}
+    text = json.dumps(config, sort_keys=True, separators=(",", ":"))
+    folder = tmp_path / "runs" / f"tiny-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+    shutil.copytree(finished.path, folder)
+    (folder / "config.json").write_text(json.dumps(config, indent=1))
+    return folder
+
+
+def test_an_earlier_run_is_found_and_not_trained_again(options, earlier, tmp_path, capsys):
+    chosen = options(steps=3, root=str(earlier.parent))
+    assert chosen.folder == earlier
+    before = (earlier / "config.json").read_bytes()
+    assert train(chosen).path == earlier
+    assert "nothing to do" in capsys.readouterr().out
+    assert (earlier / "config.json").read_bytes() == before
+    assert [path.name for path in earlier.parent.iterdir()] == [earlier.name]
+
+
+def test_other_options_are_still_another_run(options, earlier):
+    assert options(steps=3, seed=1, root=str(earlier.parent)).folder != earlier
+    assert options(steps=3, name="tin", root=str(earlier.parent)).folder != earlier
+
+
+def test_an_earlier_run_is_told_by_its_contents_not_by_its_path(options, earlier):
+    """The store has since been moved: the recorded path leads nowhere."""
+    config = json.loads((earlier / "config.json").read_text())
+    (earlier / "config.json").write_text(json.dumps({**config, "store": "/gone/store"}))
+    assert options(steps=3, root=str(earlier.parent)).folder == earlier
+    facts = json.loads((earlier / "facts.json").read_text())
+    (earlier / "facts.json").write_text(json.dumps({**facts, "store_fingerprint": "0" * 64}))
+    assert options(steps=3, root=str(earlier.parent)).folder != earlier
+
+
+def test_a_named_token_selection_was_never_in_effect(earlier):
+    """It reached hash and facts, and never the training step."""
+    for name in ("config.json", "facts.json"):
+        content = json.loads((earlier / name).read_text())
+        (earlier / name).write_text(json.dumps({**content, "token_selection": "rho"}))
+    assert RunDirectory(earlier).facts["token_selection"] == "all"
+    assert "token_selection" not in RunDirectory(earlier).config
+
+
+def test_a_name_with_special_characters_finds_its_run(finished, tmp_path, options):
+    folder = tmp_path / "a[b]*-00000000"
+    shutil.copytree(finished.path, folder)
+    assert find_run(tmp_path, "a[b]*", identity(options(steps=3))) == folder
