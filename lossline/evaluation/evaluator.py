@@ -24,6 +24,7 @@ from lossline.evaluation.restoring import CheckpointUnreadable, RunModel
 from lossline.evaluation.scoring import Scorer
 from lossline.evaluation.sets import EvaluationSet, SetLibrary
 from lossline.evaluation.windows import LongDocuments, WindowRule
+from lossline.options.columns import option_columns
 from lossline.sharding import BATCH_AXES, MeshOptions, make_mesh, make_rules
 from lossline.sharding.mesh import require_divisible
 from lossline.tables.schema import FACTS, SetKind
@@ -127,6 +128,8 @@ class Evaluator:
         self._use_compilation_cache(runs[0])
         with ExitStack() as stack:
             losses = {run.path: stack.enter_context(RunLosses(run.path)) for run in runs}
+            for run in runs:
+                losses[run.path].restate(run_columns(run))
             while True:
                 # Asked before the checkpoints are listed: a run that ends in between is looked at
                 # once more.
@@ -195,13 +198,12 @@ class Evaluator:
     def _measure_run(
         self, run: RunDirectory, steps: Mapping[int, Sequence[_Measurement]], losses: RunLosses
     ) -> None:
-        facts = run.facts
         model = RunModel(
             run, activations=self._options.activations, mesh=self._mesh, rules=self._rules
         )
         for step, state in model.states(list(steps)):
             self._progress.start()
-            checkpoint = checkpoint_columns(facts, step)
+            checkpoint = checkpoint_columns(run, step)
             rows = []
             for measurement in steps[step]:
                 rows.append(self._row(checkpoint, measurement, model.scorer, state))
@@ -280,12 +282,22 @@ def has_ended(run: RunDirectory) -> bool:
     return run.status.state is not RunState.RUNNING or not run.is_locked()
 
 
-def checkpoint_columns(facts: Mapping[str, Any], step: int) -> dict[str, Any]:
+def run_columns(run: RunDirectory) -> dict[str, Any]:
+    """The run's facts as columns of the loss table: the named ones, and every option of its
+    identity.
+    """
+    facts = run.facts
+    named = {name: facts.get(name) for name in FACTS}
+    return named | option_columns(run.config)
+
+
+def checkpoint_columns(run: RunDirectory, step: int) -> dict[str, Any]:
     """The columns of the loss table that are known before measuring: the run's facts, and the
     checkpoint's.
     """
+    facts = run.facts
     tokens = step * facts["tokens_per_step"]
-    return {name: facts.get(name) for name in FACTS} | {
+    return run_columns(run) | {
         "step": step,
         "tokens": tokens,
         "flops": tokens * facts["flops_per_token"],

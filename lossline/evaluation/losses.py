@@ -87,6 +87,19 @@ class RunLosses:
             and not (key.with_accuracy and row.get("correct") is None)
         )
 
+    def restate(self, run: Mapping[str, Any]) -> None:
+        """Brings the run's own columns up to date in every row; measurements stay as they are.
+
+        Rows that an earlier lossline wrote lack the options of the run, and get them here.
+
+        Args:
+            run: column -> value, as `lossline.evaluation.evaluator.run_columns` gives them.
+        """
+        for row in self._rows.values():
+            if any(row.get(name) != value for name, value in run.items()):
+                row.update(run)
+                self._unwritten = True
+
     def put(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Adds rows, each in the place of an older one for the same checkpoint and set; writes the
         table unless it has just been written.

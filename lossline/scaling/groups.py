@@ -9,7 +9,7 @@ import pandas as pd
 
 from lossline.errors import UserError
 from lossline.tables.frames import nearest_name
-from lossline.tables.schema import COLUMN_NAMES, FACTS
+from lossline.tables.schema import COLUMN_NAMES, FACTS, of_checkpoint
 
 __all__ = ["GROUP_BY", "Group", "split"]
 
@@ -34,10 +34,11 @@ class Group:
 
 def split(table: pd.DataFrame, group_by: Sequence[str] = GROUP_BY) -> list[Group]:
     """One group per combination of facts that occurs, in the order of the facts' text."""
+    no_facts = _NO_FACTS.union(of_checkpoint(map(str, table.columns)))
     for name in group_by:
-        if name not in table.columns or name in _NO_FACTS:
-            known = [str(column) for column in table.columns if column not in _NO_FACTS]
-            why = "is no fact of a run" if name in _NO_FACTS else "the table has no such column"
+        if name not in table.columns or name in no_facts:
+            known = [str(column) for column in table.columns if column not in no_facts]
+            why = "is no fact of a run" if name in no_facts else "the table has no such column"
             raise UserError(
                 f"cannot group by {name!r}: {why}{nearest_name(name, known)}; choose of "
                 f"{', '.join(known)}"

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from lossline.errors import UserError
 
 INCLUDE = "gin_file"
+UNNAMED_LEVEL = "default"  # a level with an empty name, in the loss table
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,11 +25,13 @@ class Point:
         levels: names of the chosen levels, in the order of the axes.
         gin_files: files parsed after the study's base run file, in order.
         bindings: gin key -> value, later axes win.
+        factors: what the axes vary -> the chosen level; ``factor.<name>`` of the loss table.
     """
 
     levels: tuple[str, ...] = ()
     gin_files: tuple[str, ...] = ()
     bindings: Mapping[str, Any] = field(default_factory=dict)
+    factors: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -41,6 +44,7 @@ class Point:
             levels=self.levels + other.levels,
             gin_files=self.gin_files + other.gin_files,
             bindings={**self.bindings, **other.bindings},
+            factors={**self.factors, **other.factors},
         )
 
 
@@ -57,7 +61,9 @@ class Axis:
     """The levels of one factor.
 
     Attributes:
-        factor: what varies (used in messages).
+        factor: what varies. A factor of the loss table: the level of each run stands in the column
+            ``factor.<factor>``, and attribution tests it unless the run's recorded facts already
+            tell its levels apart.
         levels: level name -> bindings; the key ``gin_file`` names a file (or a list of files) to
             include instead.
     """
@@ -70,6 +76,8 @@ class Axis:
             raise UserError(
                 f"axis.levels of factor {self.factor!r} is empty; give it at least one level"
             )
+        if not self.factor.strip():
+            raise UserError("axis.factor is empty; name what the levels vary")
 
     def points(self) -> list[Point]:
         return [self._point(name, dict(bindings)) for name, bindings in self.levels.items()]
@@ -77,7 +85,12 @@ class Axis:
     def _point(self, name: str, bindings: dict[str, Any]) -> Point:
         files = bindings.pop(INCLUDE, ())
         files = (files,) if isinstance(files, str) else tuple(files)
-        return Point(levels=(name,), gin_files=files, bindings=bindings)
+        return Point(
+            levels=(name,),
+            gin_files=files,
+            bindings=bindings,
+            factors={self.factor: name or UNNAMED_LEVEL},
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

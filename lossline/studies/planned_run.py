@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from lossline.configuration import build_options
@@ -23,6 +23,7 @@ class PlannedRun:
         arguments: command line of ``lossline.train``.
         folder: its run directory; without the hash (``name-?``) while its store does not exist.
         fingerprint: hash of its identity; empty while its store does not exist.
+        factors: what the grid's axes vary -> this run's level.
         missing: why there is no fingerprint, empty otherwise.
         tokens: target tokens of the whole run.
         flops: training FLOPs of the whole run.
@@ -34,6 +35,7 @@ class PlannedRun:
     fingerprint: str
     tokens: int
     flops: float
+    factors: Mapping[str, str] = field(default_factory=dict)
     missing: str = ""
 
     def finished(self) -> bool:
@@ -47,13 +49,19 @@ class PlannedRun:
         return (self.folder / "losses.parquet").exists()
 
 
-def plan_run(name: str, gin_files: Sequence[str], bindings: Sequence[str]) -> PlannedRun:
+def plan_run(
+    name: str,
+    gin_files: Sequence[str],
+    bindings: Sequence[str],
+    factors: Mapping[str, str] | None = None,
+) -> PlannedRun:
     """Resolves a run's options, so that a mistake in any run shows before the first one starts.
 
     Args:
         name: the grid point's name.
         gin_files: files of ``lossline.train``, in order.
         bindings: binding lines, after the files.
+        factors: what the grid's axes vary -> this run's level.
 
     Raises:
         UserError: as ``lossline.train`` would, with the run's name in front. A store that does not
@@ -73,6 +81,7 @@ def plan_run(name: str, gin_files: Sequence[str], bindings: Sequence[str]) -> Pl
         arguments=tuple(arguments),
         folder=folder,
         fingerprint=key,
+        factors=dict(factors or {}),
         missing=missing,
         tokens=options.total_tokens,
         flops=options.total_tokens * options.flops_per_token,

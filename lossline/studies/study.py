@@ -16,9 +16,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from lossline.configuration import binding
 from lossline.errors import UserError
 from lossline.options.identity import identity
+from lossline.options.roles import OWN_PREFIX
 from lossline.places import local_path
 from lossline.studies.grid import Grid, Point, unique
 from lossline.studies.planned_run import PlannedRun, plan_run
@@ -133,6 +136,7 @@ def _planned(options: StudyOptions, point: Point) -> PlannedRun:
         point.name,
         gin_files,
         [binding(key, value) for key, value in _filled(options, bindings).items()],
+        point.factors,
     )
 
 
@@ -217,7 +221,7 @@ def _shares(runs: Sequence[PlannedRun], count: int) -> list[list[PlannedRun]]:
 
 def _fit(options: StudyOptions, runs: Sequence[PlannedRun], record: Record) -> None:
     table = options.folder / "losses.parquet"
-    write(load([item.folder for item in runs]), table)
+    write(with_factors(load([item.folder for item in runs]), runs), table)
     out = options.folder / "report"
     job = _job(options, options.fit, {"fit.table": str(table), "fit.out": str(out)})
     key = content_key([list(job.arguments)], [options.fit.gin_file, table])
@@ -228,6 +232,19 @@ def _fit(options: StudyOptions, runs: Sequence[PlannedRun], record: Record) -> N
         run(job)
         record.note("fit", key)
     print(f"Loss table: {table}\nReport:     {out / 'report.html'}", flush=True)
+
+
+def with_factors(table: pd.DataFrame, runs: Sequence[PlannedRun]) -> pd.DataFrame:
+    """The loss table with a column ``factor.<name>`` for each factor of the grid: the run's level,
+    empty for runs that have none.
+    """
+    of_run = {item.folder.resolve().name: item.factors for item in runs}
+    names = dict.fromkeys(name for item in runs for name in item.factors)
+    levels = {
+        OWN_PREFIX + name: table["run_id"].map(lambda run, n=name: of_run.get(run, {}).get(n))
+        for name in names
+    }
+    return table.assign(**levels)
 
 
 def _at_once(options: StudyOptions) -> int:

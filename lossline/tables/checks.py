@@ -21,10 +21,12 @@ from lossline.tables.schema import (
     COLUMNS,
     COUNTS,
     EXTRA_PREFIX,
-    FACTS,
     KEY,
     SetKind,
     Status,
+    is_known,
+    of_checkpoint,
+    of_run,
 )
 from lossline.tables.units import in_bits
 
@@ -63,9 +65,7 @@ def check_columns(frame: pd.DataFrame, *, where: str = "the table") -> None:
     """Raises `UserError` when a column of the schema is missing, twice there, or one is unknown."""
     names = [str(name) for name in frame.columns]
     missing = [name for name in COLUMN_NAMES if name not in names]
-    unknown = [
-        name for name in names if name not in COLUMN_NAMES and not name.startswith(EXTRA_PREFIX)
-    ]
+    unknown = [name for name in names if not is_known(name)]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise UserError(f"{where}: column {twice[0]!r} is there twice; keep one of them")
@@ -405,13 +405,13 @@ def _duplicates(frame: pd.DataFrame, used: np.ndarray) -> Iterator[Problem]:
 
 
 def _changing_facts(frame: pd.DataFrame, used: np.ndarray) -> Iterator[Problem]:
-    yield from _changing(
-        frame.loc[used], ["run_id"], [name for name in FACTS if name != "run_id"], "run"
-    )
+    facts = [name for name in of_run(map(str, frame.columns)) if name != "run_id"]
+    yield from _changing(frame.loc[used], ["run_id"], facts, "run")
 
 
 def _checkpoint_mismatch(frame: pd.DataFrame, used: np.ndarray) -> Iterator[Problem]:
-    yield from _changing(frame.loc[used], ["run_id", "step"], ["tokens", "flops"], "checkpoint")
+    facts = [name for name in of_checkpoint(map(str, frame.columns)) if name != "step"]
+    yield from _changing(frame.loc[used], ["run_id", "step"], facts, "checkpoint")
 
 
 def _changing(rows: pd.DataFrame, by: list[str], names: list[str], unit: str) -> Iterator[Problem]:

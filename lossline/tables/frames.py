@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from lossline.errors import UserError
-from lossline.tables.schema import COLUMN_NAMES, COLUMNS, EXTRA_PREFIX, Column, Kind, Status
+from lossline.tables.schema import COLUMN_NAMES, Column, Kind, Status, column_of, is_known
 
 __all__ = [
     "concat",
@@ -77,22 +77,23 @@ def complete(frame: pd.DataFrame) -> pd.DataFrame:
 def typed(frame: pd.DataFrame, *, where: str = "the table") -> pd.DataFrame:
     """The same table with the schema's dtypes; a cell that does not convert is a `UserError` naming
     it."""
-    converted = {
-        column.name: _typed_column(frame[column.name], column, where)
-        for column in COLUMNS
-        if column.name in frame.columns
-    }
-    rest = {name: frame[name] for name in frame.columns if name not in converted}
-    table = pd.DataFrame({**converted, **rest}).reset_index(drop=True)
-    return table[[str(name) for name in frame.columns]]
+    columns = {str(name): column_of(str(name)) for name in frame.columns}
+    return pd.DataFrame(
+        {
+            name: frame[name].reset_index(drop=True)
+            if column is None
+            else _typed_column(frame[name], column, where)
+            for name, column in columns.items()
+        }
+    )
 
 
 def exclude_unreadable(frame: pd.DataFrame) -> pd.DataFrame:
     """A table with the schema's columns whose cells convert: rows with a cell that does not get the
     status ``excluded``, a message that names it, and an empty cell instead."""
     frame = frame.reset_index(drop=True)
-    for column in COLUMNS:
-        if column.kind is Kind.TEXT:
+    for column in map(column_of, map(str, frame.columns)):
+        if column is None or column.kind is Kind.TEXT:
             continue
         values = frame[column.name]
         numbers = pd.to_numeric(values, errors="coerce").astype("float64")
@@ -183,12 +184,17 @@ def _quotient(frame: pd.DataFrame, above: str, below: str) -> np.ndarray:
 
 
 def concat(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    """Several loss tables as one, row after row; columns starting with ``x_`` are united. Not
+    """Several loss tables as one, row after row; open and ``x_`` columns are united. Not
     validated."""
     if not tables:
         return typed(complete(pd.DataFrame()))
     extras = sorted(
-        {name for table in tables for name in table.columns if name.startswith(EXTRA_PREFIX)}
+        {
+            name
+            for table in tables
+            for name in table.columns
+            if name not in COLUMN_NAMES and is_known(name)
+        }
     )
     columns = [*COLUMN_NAMES, *extras]
     # Object columns keep pandas from guessing a type for a column that is empty in one of the

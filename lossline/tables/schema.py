@@ -4,14 +4,18 @@ This file is the contract between the half of the project that trains and evalua
 that fits. It names the columns, their units and which of them may be empty; it imports nothing
 heavy.
 
-Columns beyond these are carried along untouched when their name starts with ``x_`` and refused
-otherwise, so that a misspelled column cannot pass for an empty one. One of them is read:
-``x_chance``, the accuracy of guessing on the row's set (`lossline.tables.chance`).
+Some columns are open: their name starts with a prefix of `OPEN_COLUMNS` (``option.batch_size``),
+and a table has as many of them as its runs need. Columns that start with ``x_`` are carried along
+untouched; all others are refused, so that a misspelled column cannot pass for an empty one. One of
+the former is read: ``x_chance``, the accuracy of guessing on the row's set
+(`lossline.tables.chance`).
 """
 
 from __future__ import annotations
 
+import dataclasses
 import enum
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 __all__ = [
@@ -22,11 +26,16 @@ __all__ = [
     "EXTRA_PREFIX",
     "FACTS",
     "KEY",
+    "OPEN_COLUMNS",
     "OWN_SET",
     "Column",
     "Kind",
     "SetKind",
     "Status",
+    "column_of",
+    "is_known",
+    "of_checkpoint",
+    "of_run",
 ]
 
 EXTRA_PREFIX = "x_"
@@ -128,4 +137,45 @@ COLUMN_NAMES: tuple[str, ...] = tuple(column.name for column in COLUMNS)
 FACTS: tuple[str, ...] = tuple(column.name for column in _FACTS)
 CHECKPOINT: tuple[str, ...] = tuple(column.name for column in _CHECKPOINT)
 COUNTS: tuple[str, ...] = tuple(column.name for column in COLUMNS if column.kind is Kind.COUNT)
+# Prefix of a name -> what such a column holds. All but the tokens are facts of the run.
+_COMPONENT_TOKENS = "component_tokens."
+OPEN_COLUMNS: dict[str, Column] = {
+    column.name: column
+    for column in (
+        _text("option.", "an option of the run, by its path in the run's identity"),
+        _text("factor.", "the level of a factor that a grid or a person named"),
+        _number("share.", "share of the training rows that a mixture asks of this component"),
+        _number(_COMPONENT_TOKENS, "training tokens seen of this component of the mixture"),
+    )
+}
+
+
+def column_of(name: str) -> Column | None:
+    """The column of this name, open ones included; None for ``x_`` columns and unknown names."""
+    if name in _BY_NAME:
+        return _BY_NAME[name]
+    prefix = next((p for p in OPEN_COLUMNS if name.startswith(p) and name != p), None)
+    return None if prefix is None else dataclasses.replace(OPEN_COLUMNS[prefix], name=name)
+
+
+def is_known(name: str) -> bool:
+    """Whether a loss table may have a column of this name."""
+    return name.startswith(EXTRA_PREFIX) or column_of(name) is not None
+
+
+def of_run(names: Iterable[str]) -> list[str]:
+    """The columns among `names` that are facts of a run, which has one value of each."""
+    return [
+        name
+        for name in names
+        if name in FACTS or (name not in _BY_NAME and not of_checkpoint([name]) and column_of(name))
+    ]
+
+
+def of_checkpoint(names: Iterable[str]) -> list[str]:
+    """The columns among `names` that are facts of a checkpoint."""
+    return [name for name in names if name in CHECKPOINT or name.startswith(_COMPONENT_TOKENS)]
+
+
+_BY_NAME = {column.name: column for column in COLUMNS}
 KEY: tuple[str, ...] = ("run_id", "step", "eval_set")

@@ -165,6 +165,34 @@ def test_what_is_measured_is_skipped(tmp_path, stores, capsys):
     assert kept[columns].equals(before[columns])
 
 
+def test_every_option_of_the_run_is_a_column(tmp_path, stores):
+    run = make_run(tmp_path / "run", MAMBA, steps=(2,))
+    evaluate(options(run.path, stores))
+    table = tables.read(run.path / "losses.parquet")
+    assert set(table["option.model.state"]) == {"16"}
+    assert set(table["option.model.scan_implementation"]) == {"auto"}
+    assert {f"option.model.{field.name}" for field in dataclasses.fields(MAMBA)} == {
+        name for name in table.columns if name.startswith("option.")
+    }
+
+
+def test_rows_without_options_get_them_and_nothing_is_measured_again(tmp_path, stores, capsys):
+    """Tables that an earlier lossline wrote."""
+    run = make_run(tmp_path / "run", MAMBA, steps=(2,))
+    evaluate(options(run.path, stores))
+    path = run.path / "losses.parquet"
+    whole = tables.read(path)
+    earlier = whole.drop(columns=[n for n in whole if n.startswith("option.")])
+    tables.write(earlier, path)
+    capsys.readouterr()
+    evaluate(options(run.path, stores))
+    assert "nothing left to measure" in capsys.readouterr().out
+    assert tables.read(path).equals(whole)
+    written = path.stat().st_mtime_ns
+    evaluate(options(run.path, stores))
+    assert path.stat().st_mtime_ns == written
+
+
 @pytest.mark.parametrize(
     "changes",
     [

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+from lossline import tables
 from lossline.errors import UserError
 from lossline.studies.grid import Axis, Chain, Point, Product, Zip, unique
+from lossline.studies.planned_run import PlannedRun
+from lossline.studies.study import with_factors
+from lossline.tables.checks import check_columns
 
 MODEL = Axis(
     factor="model",
@@ -23,7 +29,10 @@ def test_product_crosses_and_the_last_part_varies_fastest() -> None:
         "mamba-code",
     ]
     assert points[2] == Point(
-        levels=("mamba", "wiki"), gin_files=("mamba.gin", "slow.gin"), bindings={"train.store": "w"}
+        levels=("mamba", "wiki"),
+        gin_files=("mamba.gin", "slow.gin"),
+        bindings={"train.store": "w"},
+        factors={"model": "mamba", "data": "wiki"},
     )
 
 
@@ -42,6 +51,7 @@ def test_later_parts_win_and_empty_levels_leave_no_trace() -> None:
         parts=[Axis(factor="data", levels={"wiki": {"train.store": "w"}}), override]
     ).points()
     assert point.name == "wiki" and point.bindings == {"train.store": "x"}
+    assert point.factors == {"data": "wiki", "again": "default"}
 
 
 def test_chain_appends_and_names_must_differ() -> None:
@@ -53,3 +63,32 @@ def test_chain_appends_and_names_must_differ() -> None:
 def test_an_axis_has_levels() -> None:
     with pytest.raises(UserError, match="'data' is empty"):
         Axis(factor="data", levels={})
+    with pytest.raises(UserError, match="name what the levels vary"):
+        Axis(factor=" ", levels={"a": {}})
+
+
+def test_the_levels_of_a_run_stand_in_the_loss_table() -> None:
+    """Also for a factor that no option records; a run without the axis has an empty cell."""
+    hand = Axis(factor="hand", levels={"x": {}})
+    grid = Chain(parts=[Product(parts=[MODEL, DATA]), hand])
+    runs = [
+        PlannedRun(
+            name=point.name,
+            arguments=(),
+            folder=Path("runs") / f"{point.name}-0",
+            fingerprint="",
+            tokens=1,
+            flops=1.0,
+            factors=point.factors,
+        )
+        for point in grid.points()
+    ]
+    rows = [
+        {"run_id": run.folder.name, "step": 1, "tokens": 1.0, "eval_set": "a", "kind": "validation"}
+        for run in runs
+    ]
+    table = with_factors(tables.from_rows(rows), runs)
+    assert table["factor.model"].tolist()[:4] == ["llama", "llama", "mamba", "mamba"]
+    assert table["factor.data"].tolist()[:4] == ["wiki", "code", "wiki", "code"]
+    assert table["factor.hand"].isna().tolist() == [True] * 4 + [False]
+    check_columns(table)

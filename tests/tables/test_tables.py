@@ -221,3 +221,38 @@ def test_concat_unites_extra_columns(table):
 def test_jsonl_is_read(table, tmp_path):
     table.to_json(tmp_path / "losses.jsonl", orient="records", lines=True)
     pd.testing.assert_frame_equal(storage.read(tmp_path / "losses.jsonl"), table)
+
+
+def test_open_columns_are_typed_united_and_written(table, tmp_path):
+    """``option.``, ``factor.``, ``share.`` and ``component_tokens.`` columns, as many as needed."""
+    mixed = table.assign(
+        **{
+            "option.schedule.warmup": "0.10",
+            "factor.my factor": "a",
+            "share.wiki": 0.25,
+            "component_tokens.wiki": table["tokens"] * 0.25,
+        }
+    )
+    plain = table.assign(run_id=table["run_id"] + "-plain")
+    joined = tables.concat([mixed, plain])
+    assert joined["option.schedule.warmup"].isna().sum() == len(plain)
+    for name in ("t.parquet", "t.csv"):
+        tables.write(joined, tmp_path / name)
+        again = tables.read(tmp_path / name)
+        assert again["share.wiki"].dtype == "float64"
+        assert set(again["option.schedule.warmup"].dropna()) == {"0.10"}
+        assert len(again) == len(joined)
+
+
+@pytest.mark.parametrize("name", ["option.x", "factor.x", "share.x", "component_tokens.x"])
+def test_a_run_has_one_value_of_each_open_fact(table, name):
+    """And a checkpoint one count of each component's tokens."""
+    values = [str(i) if name[0] in "of" else float(i) for i in range(len(table))]
+    with pytest.raises(UserError, match=name):
+        tables.validate(tables.concat([table.assign(**{name: values})]))
+
+
+@pytest.mark.parametrize("name", ["option.", "options.x", "shares.x"])
+def test_a_prefix_alone_or_misspelled_is_no_column(table, name):
+    with pytest.raises(UserError, match="not part of a loss table"):
+        tables.validate(table.assign(**{name: "1"}))

@@ -59,7 +59,7 @@ import pandas as pd
 
 from lossline.errors import UserError
 from lossline.tables.frames import nearest_name, nearest_names
-from lossline.tables.schema import COLUMN_NAMES, COLUMNS, EXTRA_PREFIX, Kind, SetKind
+from lossline.tables.schema import COLUMN_NAMES, COLUMNS, Kind, SetKind, is_known
 from lossline.tables.sweeps.file_names import in_file_name, is_file_name, pattern_without_star
 from lossline.tables.sweeps.nested import JOINED, SUFFIXES, read_nested, starred
 from lossline.tables.sweeps.wide import (
@@ -132,7 +132,7 @@ def read_mapping(path: Path) -> ColumnMapping:
         _check_names(
             path,
             f"[{section}] name",
-            [n for n in given if not n.startswith(EXTRA_PREFIX)],
+            [n for n in given if not is_known(n)],
             COLUMN_NAMES,
         )
     for name, column in columns.items():

@@ -1,0 +1,91 @@
+"""One list gives each option of a run its role; an option without one fails here."""
+
+import dataclasses
+
+import pytest
+
+from lossline import models
+from lossline.options.roles import FACTS, OPTION_PREFIX, Role, fact_of
+from lossline.tables.schema import column_of
+from lossline.train import load
+from lossline.training.options import TrainOptions
+
+
+def identity_paths() -> set[str]:
+    """Path of every option that enters a run's identity, over all classes that hold some."""
+    components = load().components
+    nested = {
+        "model": list(models.CONFIGS.values()),
+        "optimizer": [components["adamw"], components["adam"], components["sgd"]],
+        "schedule": [components["cosine"], components["wsd"], components["constant_rate"]],
+        "checkpoints": [components["checkpoints"]],
+    }
+    if "mixture" in components:
+        nested["store"] = [components["mixture"]]
+    paths = set()
+    for field in dataclasses.fields(TrainOptions):
+        if field.metadata.get("identity", True) is False:
+            continue
+        for kind in nested.get(field.name, []):
+            paths |= {f"{field.name}.{inner.name}" for inner in _of_identity(kind)}
+        if field.name not in nested or field.name == "store":
+            paths.add(field.name)
+    return paths
+
+
+def _of_identity(kind: type) -> list[dataclasses.Field]:
+    return [f for f in dataclasses.fields(kind) if f.metadata.get("identity", True) is not False]
+
+
+def test_every_option_of_the_identity_has_a_role():
+    lacking = sorted(p for p in identity_paths() if fact_of(OPTION_PREFIX + p) is None)
+    assert not lacking, f"give each a line in lossline/options/roles.py: {lacking}"
+
+
+def test_no_role_without_its_option():
+    known = identity_paths() | {"model.__class__", "optimizer.__class__", "schedule.__class__"}
+    known |= {"store.components", "store.shares"}
+    gone = sorted(fact.option for fact in FACTS if fact.option and fact.option not in known)
+    assert not gone, f"remove their lines from lossline/options/roles.py: {gone}"
+
+
+def test_every_component_that_a_run_is_built_of_is_looked_at():
+    """A class that a gin file may bind to ``train`` and whose options nobody lists is caught."""
+    looked_at = {"TrainOptions", *models.CONFIGS}
+    looked_at |= {"AdamW", "Adam", "SGD", "CosineSchedule", "WSDSchedule", "ConstantSchedule"}
+    looked_at |= {"CheckpointOptions", "Mixture"}
+    not_identity = {"MeshOptions", "LaunchOptions", "LogOptions"}
+    assert {kind.__name__ for kind in load().components.values()} <= looked_at | not_identity
+
+
+def test_facts_are_columns_of_the_loss_table():
+    assert all(column_of(fact.column) is not None for fact in FACTS)
+    assert len({fact.column for fact in FACTS}) == len(FACTS)
+
+
+@pytest.mark.parametrize(
+    ("column", "role"),
+    [
+        ("option.batch_size", Role.FACTOR),
+        ("option.schedule.warmup", Role.FACTOR),
+        ("option.documents", Role.FACTOR),
+        ("option.model.attention_every", Role.FACTOR),
+        ("option.model.width", Role.SIZE),
+        ("option.steps", Role.ALONG),
+        ("option.checkpoints.count", Role.ALONG),
+        ("option.seed", Role.REPLICATE),
+        ("option.microbatches", Role.NUMERICS),
+        ("option.model.scan_layers", Role.NUMERICS),
+        ("option.model.attention_implementation", Role.NUMERICS),
+        ("factor.curriculum", Role.FACTOR),
+    ],
+)
+def test_roles(column, role):
+    assert fact_of(column).role is role
+
+
+def test_an_option_with_a_named_column_is_that_fact():
+    assert fact_of("option.optimizer.learning_rate").column == "learning_rate"
+    assert fact_of("option.context_length").column == "context_length"
+    assert fact_of("option.seed").column == "seed"
+    assert fact_of("loss") is None and fact_of("x_store") is None
