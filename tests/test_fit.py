@@ -76,7 +76,7 @@ def instant(results, monkeypatch):
 def test_results_of_other_code_are_not_up_to_date(table, saved, tmp_path, monkeypatch):
     """Between two versions the code changes too."""
     ours = Path(fit_command.lossline.__file__).parent
-    for folder in ("scaling", "tables"):
+    for folder in ("scaling", "tables", "options"):
         shutil.copytree(ours / folder, tmp_path / "package" / folder)
     before = fit_command.fit_fingerprint(table, command(saved))
     monkeypatch.setattr(fit_command.lossline, "__file__", str(tmp_path / "package/__init__.py"))

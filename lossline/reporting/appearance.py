@@ -14,6 +14,9 @@ from typing import Any
 
 import pandas as pd
 
+from lossline.options.roles import FACTS, Role, fact_of
+from lossline.scaling.matching import SETTINGS
+
 COLORS = (
     "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#4D4D4D",
     "#332288", "#882255", "#999933", "#44AA99", "#AA4499", "#117733", "#CC6677",
@@ -79,14 +82,23 @@ INTERVENTIONS = (
     Intervention(name="tokenizer", facts=("tokenizer",), fillstyle="none"),
     Intervention(
         name="optimization",
-        facts=("optimizer", "schedule", "learning_rate", "weight_decay"),
+        facts=SETTINGS,
         fillstyle="left",
     ),
-    Intervention(name="context length", facts=("context_length",), fillstyle="top"),
+    Intervention(
+        name="context length", facts=("context_length", "option.documents"), fillstyle="top"
+    ),
     Intervention(name="token selection", facts=("token_selection",), fillstyle="bottom"),
+    Intervention(
+        name="model options",
+        facts=tuple(
+            fact.column
+            for fact in FACTS
+            if fact.role is Role.FACTOR and fact.owner == "architecture"
+        ),
+        fillstyle="right",
+    ),
 )
-# These usually follow the model's size: the usual value is that of the runs of the same size.
-_FOLLOW_SIZE = frozenset({"learning_rate", "weight_decay"})
 
 
 def text(value: Any) -> str:
@@ -139,7 +151,7 @@ class Appearance:
             for fact in kind.facts:
                 values = _texts(runs, fact)
                 usual[fact] = _commonest(values)
-                reference = _usual_per_size(runs, values) if fact in _FOLLOW_SIZE else usual[fact]
+                reference = _reference(runs, fact, values, usual[fact])
                 for run_id in runs.index[(values != reference).to_numpy()]:
                     shown.setdefault(str(run_id), kind)
         return cls(
@@ -189,6 +201,13 @@ def _commonest(values: Iterable[str]) -> str:
     return min(counts.index, key=lambda value: (-int(counts[value]), value), default=NOT_STATED)
 
 
-def _usual_per_size(runs: pd.DataFrame, values: pd.Series) -> pd.Series:
-    size = _texts(runs, "params")
-    return values.groupby(size.to_numpy()).transform(_commonest)
+def _reference(
+    runs: pd.DataFrame, column: str, values: pd.Series, commonest: str
+) -> pd.Series | str:
+    """The usual value for each run: that of its architecture for an option which the architecture
+    brings along, that of its size for a setting chosen by size, else the commonest of all."""
+    fact = fact_of(column)
+    if fact is None or not (fact.owner == "architecture" or fact.setting):
+        return commonest
+    like = _texts(runs, "architecture" if fact.owner == "architecture" else "params")
+    return values.groupby(like.to_numpy()).transform(_commonest)

@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from lossline.options.roles import OPTION_PREFIX, Role, fact_of
 from lossline.reporting.appearance import text
 from lossline.reporting.page import Cell, Column, Grid
 from lossline.reporting.points import Unit, usable
 from lossline.scaling.attribution_results import Attribution, Effect, Interval, Verdict
 from lossline.scaling.study_results import ComputeLawFit, StudyResults
+from lossline.tables.schema import FACTS, of_run
 
 RUN_ROWS = 300
 _TONES = {
@@ -272,11 +274,6 @@ def exclusion_grids(results: StudyResults) -> list[Grid]:
     ]  # fmt: skip
 
 
-_RUN_FACTS = (
-    "pretraining_data", "architecture", "tokenizer", "params", "params_non_embedding",
-    "context_length", "optimizer", "schedule", "learning_rate", "weight_decay", "token_selection",
-    "seed", "source",
-)  # fmt: skip
 _COUNTED = frozenset({"params", "params_non_embedding", "tokens"})
 
 
@@ -284,12 +281,12 @@ def run_grid(table: pd.DataFrame) -> Grid:
     """One row per run with the facts that differ between runs; the others are the caption."""
     rows = usable(table).sort_values(["run_id", "step"])
     last = rows.drop_duplicates("run_id", keep="last")
-    recorded = [fact for fact in _RUN_FACTS if fact in last and last[fact].notna().any()]
+    recorded = [fact for fact in _run_facts(last) if last[fact].notna().any()]
     varied = [fact for fact in recorded if last[fact].nunique(dropna=False) > 1]
     same = [
         f"{fact.replace('_', ' ')}: {_fact(fact, last[fact].iloc[0])}"
         for fact in recorded
-        if fact not in varied
+        if fact not in varied and fact in FACTS
     ]
     caption = f"All runs: {', '.join(same)}. " if same and len(last) > 1 else ""
     if len(last) > RUN_ROWS:
@@ -297,7 +294,7 @@ def run_grid(table: pd.DataFrame) -> Grid:
     checkpoints = rows.groupby("run_id")["step"].nunique()
     columns = [
         Column("run", keep=True),
-        *[Column(fact.replace("_", " "), number=_numeric(last[fact])) for fact in varied],
+        *[Column(_heading(fact), number=_numeric(last[fact])) for fact in varied],
         Column("checkpoints", number=True),
         Column("tokens", number=True),
         Column("FLOPs", number=True),
@@ -316,6 +313,27 @@ def run_grid(table: pd.DataFrame) -> Grid:
         title="Runs", columns=columns, rows=body, caption=caption,
         empty="The loss table has no runs.",
     )  # fmt: skip
+
+
+def _run_facts(table: pd.DataFrame) -> list[str]:
+    """Columns that tell runs apart: all facts of a run but its name, and of its options those whose
+    role is to be a factor (dimensions, lengths and implementations stand in config.json)."""
+    columns = [name for name in of_run(map(str, table.columns)) if name != "run_id"]
+    return [name for name in columns if not name.startswith(OPTION_PREFIX) or _is_factor(name)]
+
+
+def _is_factor(column: str) -> bool:
+    fact = fact_of(column)
+    return (
+        fact is not None
+        and fact.role is Role.FACTOR
+        and fact.column == column
+        and fact.owner != "pretraining_data"  # the store's fingerprint: the data by its name
+    )
+
+
+def _heading(column: str) -> str:
+    return column.removeprefix(OPTION_PREFIX).replace("_", " ")
 
 
 def _fact(name: str, value: Any) -> str:

@@ -22,6 +22,7 @@ import numpy as np
 import pandas as pd
 
 from lossline.errors import UserError
+from lossline.options.roles import SIZE
 from lossline.scaling.attribution_results import (
     Attribution,
     Effect,
@@ -40,7 +41,7 @@ from lossline.scaling.line_test import (
     pooled_noise,
     t_test,
 )
-from lossline.scaling.matching import FACTORS, NUMERIC, SIZE, Design, MatchedGroup, design
+from lossline.scaling.matching import Design, MatchedGroup, design, label_of
 from lossline.scaling.nested import Shares, nested_shares
 from lossline.tables.schema import OWN_SET, SetKind, Status
 
@@ -120,7 +121,7 @@ def attribute(table: pd.DataFrame, options: AttributionOptions | None = None) ->
     y_sets = _y_sets(rows, x_set, options)
     factors = [
         name
-        for name in FACTORS
+        for name in plan.listed()
         if len(plan.recorded_levels(name)) > 1 and plan.stands_for(name) == name
     ]
     matched = [_Matched.of(plan, factor) for factor in factors]
@@ -202,16 +203,13 @@ class _Matched:
     @classmethod
     def of(cls, plan: Design, factor: str) -> _Matched:
         levels = plan.recorded_levels(factor)
-        values = plan.value(factor) if factor in NUMERIC else None
-        trend = (
-            values is not None and len(levels) >= _TREND_FROM and bool((values.dropna() > 0).all())
-        )
+        values = plan.trend_of(factor) if len(levels) >= _TREND_FROM else None
         return cls(
             factor=factor,
             equal=plan.groups(factor),
             pooled=[] if factor == SIZE else plan.groups(factor, pool_sizes=True),
-            choices=[levels] if trend else list(itertools.combinations(levels, 2)),
-            number=np.log(values) if trend and values is not None else None,
+            choices=list(itertools.combinations(levels, 2)) if values is None else [levels],
+            number=None if values is None else np.log(values.where(values > 0)),
         )
 
     def ends(self, chosen: Sequence[str], groups: Sequence[MatchedGroup]) -> tuple[str, str, float]:
@@ -388,10 +386,11 @@ def _assemble(
     options: AttributionOptions,
 ) -> Attribution:
     factors = []
-    for factor, label in FACTORS.items():
+    for factor in plan.listed():
         items = [item for item in tested if item.factor == factor]
         effects = tuple(_effects(x_set, items, shares))
-        factors.append(judge(plan, factor, label, effects, plan.recorded_levels(factor), options))
+        levels = plan.recorded_levels(factor)
+        factors.append(judge(plan, factor, label_of(factor), effects, levels, options))
     factors.sort(key=_order)
     contrasts = pd.DataFrame([_contrast(x_set, item) for item in tested])
     return Attribution(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lossline.scaling.attribution_results import Effect, FactorAttribution, Verdict
-from lossline.scaling.matching import FACTORS, SIZE, Design
+from lossline.scaling.matching import Design, label_of
 
 if TYPE_CHECKING:
     from lossline.scaling.attribution import AttributionOptions
@@ -40,8 +40,8 @@ def judge(
     in_nats = [effect for effect in effects if effect.unit == "loss"]
     in_bits = [effect for effect in effects if effect.unit == "bits_per_byte"]
     verdict = _verdict(factor, in_nats, in_bits, options)
-    along = plan.followers() if factor == SIZE else plan.companions(factor)
-    name = label + (f" (and with it {_and([FACTORS[fact] for fact in along])})" if along else "")
+    along = plan.along(factor)
+    name = label + (f" (and with it {_and([label_of(fact) for fact in along])})" if along else "")
     return FactorAttribution(
         factor=factor,
         label=label,
@@ -81,12 +81,12 @@ def _confounded(
     if lead != factor:
         text = (
             f"Whether {label} alone moves the line cannot be told: it only changes together with "
-            f"{FACTORS[lead]}, where both are tested."
+            f"{label_of(lead)}, where both are tested."
         )
         return _untested(factor, label, levels, Verdict.CONFOUNDED, text, f"changes with {lead}")
     along = plan.changes_along(factor)
     if along:
-        names = _and([FACTORS.get(name, "the source of the measurements") for name in along])
+        names = _and([label_of(name) for name in along])
         text = (
             f"Whether {label} moves the line cannot be told: it never changes alone; "
             f"in the runs that are most alike, {names} {'change' if len(along) > 1 else 'changes'} "

@@ -149,7 +149,8 @@ def fit_fingerprint(table: pd.DataFrame, options: FitCommand) -> str:
         json.dumps([list(table.columns), identity(options), lossline.__version__]).encode()
     )
     package = Path(lossline.__file__).parent
-    for source in sorted([*package.glob("scaling/**/*.py"), *package.glob("tables/**/*.py")]):
+    rooms = ("scaling", "tables", "options")
+    for source in sorted(file for room in rooms for file in package.glob(f"{room}/**/*.py")):
         digest.update(source.read_bytes())
     return digest.hexdigest()
 
@@ -218,9 +219,15 @@ def _sentences(attribution: Attribution) -> list[str]:
     said = [
         f"- {factor.sentence}" for factor in attribution.factors if factor.verdict not in silent
     ]
-    return said or [
+    said = said or [
         "Nothing but the amount of training varies in these runs: there is nothing to attribute."
     ]
+    if lacking := [f.label for f in attribution.factors if f.verdict is Verdict.MISSING]:
+        said.append(
+            f"- Not recorded in this table: {', '.join(lacking)}. Runs may differ in what is not "
+            f"recorded; such a difference counts as chance or goes with a factor above."
+        )
+    return said
 
 
 def _counts(results: StudyResults) -> str:

@@ -1,46 +1,62 @@
-"""Runs that differ in one fact only: the comparisons that a study allows, and the ones it does not.
+"""Runs that differ in one factor only: the comparisons that a study allows, and those it does not.
 
-A factor is tested on groups of runs that agree in every other recorded fact. What never changes
-alone is confounded, and is named with the facts that change along.
+A factor is tested on groups of runs that agree in every other recorded factor. A difference that
+comes along with the tested factor (its own options; settings that never change without it) is named
+in the sentence. Within a level of a group, runs differ in their seeds at most, so that no other
+difference is counted as chance. What never changes alone is confounded, and is named with the
+factors that change along.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-import numpy as np
 import pandas as pd
 
-__all__ = ["FACTORS", "SIZE", "Design", "MatchedGroup", "design"]
+from lossline.options.roles import FACTS, SIZE, Fact, Role, fact_of
+from lossline.scaling.changes import change_sets
+from lossline.scaling.own_factors import own_factors
+from lossline.scaling.run_facts import (
+    NOT_APPLICABLE,
+    NOT_RECORDED,
+    SHAPE,
+    SIZE_COLUMNS,
+    run_facts,
+)
 
-SIZE = "params"
+__all__ = ["Design", "MatchedGroup", "design", "is_numeric", "label_of"]
 
-# Column of the loss table -> how a sentence calls it.
-FACTORS: dict[str, str] = {
-    "pretraining_data": "the pretraining data",
-    "tokenizer": "the tokenizer",
-    "architecture": "the architecture",
-    SIZE: "the model size",
-    "context_length": "the context length",
-    "optimizer": "the optimizer",
-    "learning_rate": "the learning rate",
-    "weight_decay": "the weight decay",
-    "schedule": "the learning-rate schedule",
-    "token_selection": "the token selection",
-}
-# Numbers: more than three levels of them are compared by a trend in their logarithm instead of pair
-# by pair.
-NUMERIC = (SIZE, "context_length", "learning_rate", "weight_decay")
+_OPTIMIZATION = ("optimizer", "learning_rate", "weight_decay", "schedule")
 # Settings that people choose by size; where they only ever change with it, they are part of
 # changing the size.
-SETTINGS = ("optimizer", "learning_rate", "weight_decay", "schedule")
-_FOLLOW_SIZE = ("context_length", "learning_rate", "weight_decay", "schedule")
-# Two runs whose parameter counts differ by less are of one size: architectures never agree to the
-# last parameter.
-SAME_SIZE = 1.2
-NOT_RECORDED = "not recorded"
+_FOLLOW_SIZE = tuple(f.column for f in FACTS if f.setting and f.role is Role.FACTOR)
+# Settings that may only change together; the first that changes stands for all of them.
+SETTINGS = (
+    *_OPTIMIZATION,
+    *(
+        f.column
+        for f in FACTS
+        if f.setting
+        and f.role is Role.FACTOR
+        and f.owner != "architecture"
+        and f.column not in (*_OPTIMIZATION, "context_length")
+    ),
+)
+
+
+def label_of(column: str) -> str:
+    """How a sentence calls a fact of the runs."""
+    fact = fact_of(column)
+    names = {"source": "the source of the measurements", SHAPE: "the shape of the model"}
+    return names.get(column, column) if fact is None else fact.label
+
+
+def is_numeric(column: str) -> bool:
+    """Whether the levels are numbers: four or more are compared by a trend in their logarithm
+    instead of pair by pair."""
+    fact = fact_of(column)
+    return fact is not None and fact.numeric
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -65,17 +81,43 @@ class Design:
       runs: one row per run (index: run_id), one column per factor, as text; sizes as classes of
         equal size.
       size: parameters per run, the count that `size_column` names.
-      changes: every set of facts in which two of the runs differ.
+      changes: every set of facts in which two of the runs differ, without what an owner brings.
+      brought: owner -> its own options that change with it: those that other levels of it do not
+        have, and those of which each level has one value.
+      composite: a person's own factor -> the recorded facts that only change together with it.
     """
 
     runs: pd.DataFrame
     size: pd.Series
     size_column: str
     changes: frozenset[frozenset[str]]
+    brought: Mapping[str, tuple[str, ...]]
+    composite: Mapping[str, frozenset[str]]
+
+    @property
+    def matched(self) -> list[str]:
+        """The columns that matched runs agree in, but for those under test."""
+        return [name for name in self.runs.columns if name not in self.composite]
+
+    def listed(self) -> list[str]:
+        """The factors to speak of: the principal ones, and the others that vary."""
+        varied = {fact for change in self.changes for fact in change}
+        columns = [f.column for f in FACTS if f.principal] + [
+            name
+            for name in self.runs.columns
+            if (fact := fact_of(name)) is not None
+            and fact.role is Role.FACTOR
+            and not fact.principal
+            and (name in varied or name in self.composite)
+            and self.stands_for(name) == name
+        ]
+        return sorted(columns, key=_order)
 
     def levels(self, factor: str) -> tuple[str, ...]:
         """Levels that occur: numbers in ascending order, words by frequency."""
-        if factor in NUMERIC:
+        if factor not in self.runs:
+            return ()
+        if is_numeric(factor):
             values = self.value(factor)
             order = values.groupby(self.runs[factor]).min().sort_values(na_position="last")
             return tuple(str(level) for level in order.index)
@@ -83,7 +125,9 @@ class Design:
         return tuple(sorted(map(str, counts.index), key=lambda level: (-counts[level], level)))
 
     def recorded_levels(self, factor: str) -> tuple[str, ...]:
-        return tuple(level for level in self.levels(factor) if level != NOT_RECORDED)
+        """Levels that occur and are values of the factor."""
+        no_values = (NOT_RECORDED, NOT_APPLICABLE)
+        return tuple(level for level in self.levels(factor) if level not in no_values)
 
     def value(self, factor: str) -> pd.Series:
         """A numeric factor per run as a number, NaN where not recorded."""
@@ -91,8 +135,16 @@ class Design:
             return self.size
         return pd.to_numeric(self.runs[factor], errors="coerce")
 
+    def trend_of(self, factor: str) -> pd.Series | None:
+        """The factor per run as a number, if its levels can be ordered by their logarithm."""
+        if not is_numeric(factor):
+            return None
+        recorded = self.runs[factor].isin(self.recorded_levels(factor))
+        values = self.value(factor)
+        return values if bool((values[recorded] > 0).all()) else None
+
     def recorded(self, factor: str) -> bool:
-        return bool((self.runs[factor] != NOT_RECORDED).any())
+        return factor in self.runs and bool((self.runs[factor] != NOT_RECORDED).any())
 
     def followers(self) -> tuple[str, ...]:
         """Settings that change with the size and never without it."""
@@ -106,8 +158,9 @@ class Design:
         return tuple(fact for fact in _FOLLOW_SIZE if fact in found)
 
     def companions(self, factor: str) -> tuple[str, ...]:
-        """Other settings of the optimizer that change with `factor`, where it never changes without
-        them."""
+        """Other facts that change with `factor`, where it never changes without them."""
+        if factor in self.composite:
+            return tuple(sorted(self.composite[factor], key=_order))
         if factor not in SETTINGS or frozenset({factor}) in self.changes:
             return ()
         together = [
@@ -119,12 +172,31 @@ class Design:
         return tuple(name for name in SETTINGS if name in fewest and name != factor)
 
     def stands_for(self, factor: str) -> str:
-        """The factor under which settings that only change together are tested: the size, or the
-        first of them."""
+        """The factor under which facts that only change together are tested: a person's own, the
+        size, or the first of them."""
+        if factor in self.composite:
+            return factor
+        for own, parts in self.composite.items():
+            if factor in parts and frozenset({factor}) not in self.changes:
+                return own
         if factor in self.followers():
             return SIZE
         companions = self.companions(factor)
         return next((name for name in SETTINGS if name == factor or name in companions), factor)
+
+    def along(self, factor: str) -> tuple[str, ...]:
+        """What a sentence names as changing with the factor: followers or companions, and their
+        own options that both sides of a change have."""
+        named = self.followers() if factor == SIZE else self.companions(factor)
+        own = [
+            option
+            for owner in (factor, *named)
+            for option in self.brought.get(owner, ())
+            if len(self.recorded_levels(option)) > 1
+            and NOT_APPLICABLE not in set(self.runs[option])
+            and option not in SIZE_COLUMNS
+        ]
+        return tuple(dict.fromkeys([*named, *own]))
 
     def groups(self, factor: str, *, pool_sizes: bool = False) -> list[MatchedGroup]:
         """Groups with at least two levels of `factor`, all else equal.
@@ -133,39 +205,69 @@ class Design:
         point of it.
         """
         free = {factor, *self.companions(factor)}
+        free |= {option for name in free for option in self.brought.get(name, ())}
+        kinds = free - {factor, *self.companions(factor)}
+        if "architecture" in free:
+            free |= set(SIZE_COLUMNS)
+            kinds |= set(SIZE_COLUMNS)
         if pool_sizes or factor == SIZE:
-            free |= {SIZE, *self.followers()}
-        others = [name for name in self.runs.columns if name not in free]
+            free |= {SIZE, *SIZE_COLUMNS, *self.followers()}
+            kinds |= set() if pool_sizes else set(SIZE_COLUMNS)
+        if pool_sizes:
+            kinds -= {*SIZE_COLUMNS, *self.followers()}
+        others = [name for name in self.matched if name not in free]
+        kind = self._kind([name for name in self.matched if name in kinds])
         grouped = self.runs.groupby(others, sort=True) if others else [((), self.runs)]
         groups, known = [], self.recorded_levels(factor)
         for key, rows in grouped:
             level_of = rows[factor]
             if level_of.nunique() < 2:
                 continue
-            levels = {level: tuple(map(str, rows.index[level_of == level])) for level in known}
-            levels = {level: runs for level, runs in levels.items() if runs}
+            members = {level: rows.index[level_of == level] for level in known}
+            levels = {
+                level: tuple(map(str, _of_one_kind(runs, kind)))
+                for level, runs in members.items()
+                if len(runs)
+            }
             if len(levels) > 1:
-                groups.append(MatchedGroup(name=self._name(others, key), levels=levels))
-        return groups
+                groups.append((self._name(others, key), levels))
+        return [
+            MatchedGroup(name=name, levels=levels)
+            for name, (_, levels) in zip(_unique([n for n, _ in groups]), groups, strict=True)
+        ]
 
     def lines(self) -> list[MatchedGroup]:
         """Runs that agree in everything but size (and what follows it), two at least: the runs of
         one line."""
-        free = {SIZE, *self.followers()}
-        others = [name for name in self.runs.columns if name not in free]
+        free = {SIZE, *SIZE_COLUMNS, *self.followers()}
+        others = [name for name in self.matched if name not in free]
         return [
             MatchedGroup(name="", levels={"": tuple(map(str, rows.index))})
             for _, rows in self.runs.groupby(others)
             if len(rows) > 1
         ]
 
+    def _kind(self, columns: Sequence[str]) -> pd.Series:
+        """What runs of one level may differ in besides their seeds, the commonest kind first: an
+        integer per run."""
+        if not columns:
+            return pd.Series(0, index=self.runs.index)
+        texts = self.runs[list(columns)].agg("\n".join, axis=1)
+        counts = texts.value_counts()
+        ranked = sorted(counts.index, key=lambda text: (-int(counts[text]), text))
+        return texts.map({text: rank for rank, text in enumerate(ranked)})
+
     def _name(self, others: Sequence[str], key: object) -> str:
         """In words, facts that are the same for all runs left out."""
         values = key if isinstance(key, tuple) else (key,)
         varied = [
             str(value)
+            if (fact := fact_of(name)) is None or not fact.option or fact.principal
+            else f"{fact.option} {value}"
             for name, value in zip(others, values, strict=True)
-            if self.runs[name].nunique() > 1 and value != NOT_RECORDED
+            if name not in SIZE_COLUMNS
+            and self.runs[name].nunique() > 1
+            and value not in (NOT_RECORDED, NOT_APPLICABLE)
         ]
         return ", ".join(varied) or "all runs"
 
@@ -179,63 +281,74 @@ class Design:
         return tuple(name for name in self.runs.columns if name in fewest)
 
 
+def _of_one_kind(runs: pd.Index, kind: pd.Series) -> pd.Index:
+    """The runs of the commonest kind: the others would pass for chance."""
+    kinds = kind[runs]
+    return runs[(kinds == kinds.min()).to_numpy()]
+
+
+def _unique(names: Sequence[str]) -> list[str]:
+    """The names, told apart by a number where several groups have one."""
+    seen: dict[str, int] = {}
+    result = []
+    for name in names:
+        seen[name] = seen.get(name, 0) + 1
+        result.append(name if seen[name] == 1 else f"{name} ({seen[name]})")
+    return result
+
+
+def _order(column: str) -> int:
+    """Place in the list of facts; a person's own factors last."""
+    columns = [fact.column for fact in FACTS]
+    return columns.index(column) if column in columns else len(columns)
+
+
 def design(table: pd.DataFrame) -> Design:
     """The facts of the runs of a loss table, prepared for matching."""
-    facts = table.drop_duplicates("run_id").set_index("run_id").sort_index()
-    columns = {
-        name: facts[name].map(_text, na_action=None)
-        for name in FACTORS
-        if name != SIZE and name in facts
-    }
-    size_column = (
-        "params_non_embedding" if facts["params_non_embedding"].notna().all() else "params"
+    facts = run_facts(table)
+    brought = _brought(facts.factors)
+    changes = reduced(change_sets(facts.factors), brought)
+    own = own_factors(facts, lambda change: _reduced(change, brought), changes)
+    runs = pd.concat([facts.factors, facts.own[list(own)]], axis=1)
+    composite = {name: parts for name, parts in own.items() if parts}
+    if unexplained := [name for name, parts in own.items() if not parts]:
+        columns = [*facts.factors.columns, *unexplained]
+        changes = reduced(change_sets(runs[columns]), brought)
+    return Design(
+        runs=runs,
+        size=facts.size,
+        size_column=facts.size_column,
+        changes=changes,
+        brought=brought,
+        composite=composite,
     )
-    size = facts[size_column].astype(float)
-    columns[SIZE] = size_classes(size)
-    columns["source"] = facts["source"].map(_text, na_action=None)
-    runs = pd.DataFrame(columns)[[*FACTORS, "source"]].astype(object)
-    return Design(runs=runs, size=size, size_column=size_column, changes=_changes(runs))
 
 
-def _text(value: object) -> str:
-    if value is None or value is pd.NA or value != value:
-        return NOT_RECORDED
-    if isinstance(value, (float, np.floating)):
-        return f"{value:.4g}"  # 3e-4 written with rounding errors is still 3e-4
-    return str(value)
+def _brought(runs: pd.DataFrame) -> dict[str, tuple[str, ...]]:
+    """Owner -> its own options that change along with it."""
+    found: dict[str, list[str]] = {}
+    for name in runs.columns:
+        fact: Fact | None = fact_of(name)
+        if fact is None or not fact.owner or runs[name].nunique() < 2:
+            continue
+        values = runs[name].groupby(runs[fact.owner])
+        lacking = values.apply(lambda level: bool((level == NOT_APPLICABLE).all()))
+        if lacking.any() or bool((values.nunique() == 1).all()):
+            found.setdefault(fact.owner, []).append(name)
+    return {owner: tuple(names) for owner, names in found.items()}
 
 
-def size_classes(size: pd.Series) -> pd.Series:
-    """Sizes in classes: from the smallest on, whatever is within `SAME_SIZE` of a class's smallest
-    belongs to it."""
-    labels = pd.Series(NOT_RECORDED, index=size.index, dtype=object)
-    members: list[str] = []
-    for run, value in size.dropna().sort_values(kind="stable").items():
-        if members and value > SAME_SIZE * size[members[0]]:
-            labels[members] = _size_label(size[members])
-            members = []
-        members.append(str(run))
-    if members:
-        labels[members] = _size_label(size[members])
-    return labels
+def reduced(
+    changes: frozenset[frozenset[str]], brought: Mapping[str, Sequence[str]]
+) -> frozenset[frozenset[str]]:
+    """The changes without what comes along with another; those of which something is left."""
+    return frozenset(kept for change in changes if (kept := _reduced(change, brought)))
 
 
-def _size_label(sizes: pd.Series) -> str:
-    low, high = _short(float(sizes.min())), _short(float(sizes.max()))
-    return low if low == high else f"{low}–{high}"
-
-
-def _short(value: float) -> str:
-    for unit, scale in (("T", 1e12), ("B", 1e9), ("M", 1e6), ("k", 1e3)):
-        if value >= scale:
-            return f"{value / scale:.3g}{unit}"
-    return f"{value:.3g}"
-
-
-def _changes(runs: pd.DataFrame) -> frozenset[frozenset[str]]:
-    kinds = runs.drop_duplicates().to_numpy(dtype=str)
-    names = np.array(runs.columns)
-    found = set()
-    for first, second in itertools.combinations(range(len(kinds)), 2):
-        found.add(tuple(kinds[first] != kinds[second]))
-    return frozenset(frozenset(names[list(mask)]) for mask in found)
+def _reduced(change: frozenset[str], brought: Mapping[str, Sequence[str]]) -> frozenset[str]:
+    """A change without the options that an owner brings along when it changes, and without the
+    dimensions of a model whose size or architecture changes."""
+    along = {option for owner in change for option in brought.get(owner, ())}
+    if SIZE in change or "architecture" in change:
+        along |= set(SIZE_COLUMNS)
+    return change - along

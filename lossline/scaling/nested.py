@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from lossline.scaling.matching import NUMERIC, Design
+from lossline.scaling.matching import Design
 
 __all__ = ["Shares", "nested_shares"]
 
@@ -66,8 +66,8 @@ def _columns(plan: Design, factor: str, run: np.ndarray, u: np.ndarray) -> np.nd
     """An offset and a tilt per level but the first; of a number with many levels, of its
     logarithm."""
     levels = plan.levels(factor)
-    values = plan.value(factor) if factor in NUMERIC else None
-    if values is not None and len(levels) > 3 and (values > 0).all():
+    values = plan.trend_of(factor) if len(levels) > 3 else None
+    if values is not None and (values > 0).all():
         number = np.log(values)[run].to_numpy(float)
         offsets = ((number - number.mean()) / max(float(np.ptp(number)), 1e-300))[:, None]
     else:

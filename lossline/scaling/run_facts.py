@@ -1,0 +1,163 @@
+"""The recorded facts of the runs of a loss table, as text levels that can be compared."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+
+import numpy as np
+import pandas as pd
+
+from lossline.options.roles import FACTS, OPTION_PREFIX, OWN_PREFIX, SIZE, Role, fact_of
+
+__all__ = ["NOT_APPLICABLE", "NOT_RECORDED", "SHAPE", "SIZE_COLUMNS", "RunFacts", "run_facts"]
+
+NOT_RECORDED = "not recorded"
+NOT_APPLICABLE = "–"  # an option that the run's architecture, optimizer or schedule does not have
+SHAPE = "shape"  # the dimensions of the model, together
+_OWNED_SIZES = tuple(f.column for f in FACTS if f.role is Role.SIZE and f.owner)
+# What describes a model's size beyond its class of equal parameters.
+SIZE_COLUMNS = (SHAPE, *_OWNED_SIZES)
+_STORE = tuple(f.column for f in FACTS if f.owner == "pretraining_data")
+# Two runs whose parameter counts differ by less are of one size: architectures never agree to the
+# last parameter.
+SAME_SIZE = 1.2
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RunFacts:
+    """Facts per run (index: run_id, sorted), as text.
+
+    Attributes:
+      factors: one column per factor, the size as classes of equal size, `SIZE_COLUMNS` where the
+        options of the runs are recorded, and ``source``.
+      own: columns ``factor.<name>`` of a person's own factors.
+      others: options of every other role (seeds, steps, implementations).
+      size: parameters per run, the count that `size_column` names.
+    """
+
+    factors: pd.DataFrame
+    own: pd.DataFrame
+    others: pd.DataFrame
+    size: pd.Series
+    size_column: str
+
+
+def run_facts(table: pd.DataFrame) -> RunFacts:
+    """The facts of the runs of a loss table."""
+    runs = table.drop_duplicates("run_id").set_index("run_id").sort_index()
+    options = _options(runs)
+    size_column = "params_non_embedding" if runs["params_non_embedding"].notna().all() else "params"
+    size = runs[size_column].astype(float)
+    columns: dict[str, pd.Series] = {}
+    for fact in FACTS:
+        if fact.column == SIZE:
+            columns[SIZE] = size_classes(size)
+        elif fact.role is Role.FACTOR and not fact.column.startswith(OPTION_PREFIX):
+            columns[fact.column] = runs[fact.column].map(_text, na_action=None)
+        elif fact.column in options and _is_matched(fact.column):
+            columns[fact.column] = options[fact.column]
+    columns["pretraining_data"] = _told_apart(
+        columns["pretraining_data"], columns["tokenizer"], options
+    )
+    if (shape := _shape(options)) is not None:
+        columns[SHAPE] = shape
+    columns["source"] = runs["source"].map(_text, na_action=None)
+    own = [name for name in runs if str(name).startswith(OWN_PREFIX)]
+    others = [name for name in options if _is_other(str(name))]
+    return RunFacts(
+        factors=pd.DataFrame(columns, index=runs.index).astype(object),
+        own=runs[own].astype(object).where(runs[own].notna(), NOT_RECORDED),
+        others=options[others],
+        size=size,
+        size_column=size_column,
+    )
+
+
+def _is_matched(column: str) -> bool:
+    fact = fact_of(column)
+    factor = fact is not None and fact.role is Role.FACTOR and column not in _STORE
+    return factor or column in _OWNED_SIZES
+
+
+def _is_other(column: str) -> bool:
+    fact = fact_of(column)
+    return fact is None or fact.role in (Role.ALONG, Role.REPLICATE, Role.NUMERICS)
+
+
+def _options(runs: pd.DataFrame) -> pd.DataFrame:
+    """The option columns: an empty cell of a run that has others is an option it does not have."""
+    columns = [name for name in runs if str(name).startswith(OPTION_PREFIX)]
+    cells = runs[columns].astype(object)
+    recorded = cells.notna().any(axis=1)
+    filled = cells.where(cells.notna(), NOT_APPLICABLE)
+    return filled.where(recorded, NOT_RECORDED) if columns else filled
+
+
+def _told_apart(data: pd.Series, tokenizer: pd.Series, options: pd.DataFrame) -> pd.Series:
+    """Names of the pretraining data; where one name and tokenizer stand for stores of different
+    content, the beginning of the store's fingerprint is added."""
+    names = [name for name in _STORE if name in options]
+    if not names:
+        return data
+    store = options[names].agg(" ".join, axis=1)
+    several = store.groupby([data, tokenizer]).transform("nunique") > 1
+    digests = store.map(lambda text: hashlib.sha256(text.encode()).hexdigest()[:8])
+    marks = store.where(store.str.fullmatch("[0-9a-f]{64}.*"), digests).str[:8]
+    return data.where(~several, data + " (store " + marks + ")")
+
+
+def _shape(options: pd.DataFrame) -> pd.Series | None:
+    """The dimensions that vary, as text such as ``layers 3, width 96``."""
+    names = [
+        str(name)
+        for name in options
+        if (fact := fact_of(str(name))) is not None
+        and fact.role is Role.SIZE
+        and name not in _OWNED_SIZES
+    ]
+    if not names:
+        return None
+    varied = [name for name in names if options[name].nunique() > 1]
+    texts = [
+        (name.rpartition(".")[2] + " ") + options[name].where(options[name] != NOT_APPLICABLE, "–")
+        for name in varied
+    ]
+    if not texts:
+        return pd.Series("one", index=options.index, dtype=object)
+    return pd.concat(texts, axis=1).agg(", ".join, axis=1)
+
+
+def _text(value: object) -> str:
+    if value is None or value is pd.NA or value != value:
+        return NOT_RECORDED
+    if isinstance(value, (float, np.floating)):
+        return f"{value:.4g}"  # 3e-4 written with rounding errors is still 3e-4
+    return str(value)
+
+
+def size_classes(size: pd.Series) -> pd.Series:
+    """Sizes in classes: from the smallest on, whatever is within `SAME_SIZE` of a class's smallest
+    belongs to it."""
+    labels = pd.Series(NOT_RECORDED, index=size.index, dtype=object)
+    members: list[str] = []
+    for run, value in size.dropna().sort_values(kind="stable").items():
+        if members and value > SAME_SIZE * size[members[0]]:
+            labels[members] = _size_label(size[members])
+            members = []
+        members.append(str(run))
+    if members:
+        labels[members] = _size_label(size[members])
+    return labels
+
+
+def _size_label(sizes: pd.Series) -> str:
+    low, high = _short(float(sizes.min())), _short(float(sizes.max()))
+    return low if low == high else f"{low}–{high}"
+
+
+def _short(value: float) -> str:
+    for unit, scale in (("T", 1e12), ("B", 1e9), ("M", 1e6), ("k", 1e3)):
+        if value >= scale:
+            return f"{value / scale:.3g}{unit}"
+    return f"{value:.3g}"
