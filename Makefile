@@ -27,7 +27,7 @@ lint: $(VENV)/.installed-dev
 # An environment without its stamp (an install that was cut off) is completed by the same command.
 $(VENV)/.installed-%: setup.py constraints.txt
 	@test -n "$(PYTHON)" || { echo "lossline: no Python 3.11, 3.12 or 3.13 found; install one, or name it: make $(MAKECMDGOALS) PYTHON=/path/to/python3.12"; exit 2; }
-	@echo "[environment] $(VENV) with lossline[$*], pinned by constraints.txt (a few minutes the first time)"
+	@echo "[environment] $(VENV) with the [$*] extra, pinned by constraints.txt (a few minutes the first time)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --disable-pip-version-check --progress-bar=off -c constraints.txt -e '.[$*]' \
 		| awk '/^Collecting|^Building|^Installing|^Successfully/ { printf "[environment] %.140s\n", $$0; fflush() }' ; \

@@ -1,10 +1,12 @@
 """Packaging of lossline. The tested pins stand in constraints.txt; here are only lower bounds."""
 
+import runpy
 from pathlib import Path
 
 from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
+INSTALLING = runpy.run_path(str(HERE / "lossline" / "installing.py"))
 
 CORE = [
     "absl-py>=2.1",
@@ -47,11 +49,12 @@ DEV = [
 ]
 
 setup(
-    name="lossline",
+    name=INSTALLING["DISTRIBUTION"],
     version="0.1.0",
     description="Loss-to-loss studies of language models: train, evaluate, fit, attribute.",
     long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
+    url=INSTALLING["REPOSITORY"] or None,
     license="Apache-2.0",
     license_files=["LICENSE"],
     python_requires=">=3.11,<3.14",

@@ -3,7 +3,7 @@
 #
 #   experiments/launchers/gpu.sh train --gin_file=gin_configs/runs/my_run.gin
 #
-# Makes the environment of the Makefile with lossline[gpu] (CUDA 13 wheels of JAX). The mesh is part of the run's gin file
+# Makes the environment of the Makefile with the [gpu] extra (CUDA 13 wheels of JAX). The mesh is part of the run's gin file
 # (`mesh.data = 8`).
 set -euo pipefail
 cd "$(dirname "$0")/../.."

@@ -4,7 +4,7 @@
 #   experiments/launchers/tpu_pod.sh NAME ZONE train --gin_file=gin_configs/runs/my_run.gin --gin.train.root=/mnt/runs
 #
 # NAME is a TPU VM (for example a v4-128) that exists already, on whose hosts this repository lies in ~/lossline. The script
-# installs lossline[tpu] there once and starts the same command on all of them: JAX finds the other hosts by itself
+# installs the [tpu] extra there once and starts the same command on all of them: JAX finds the other hosts by itself
 # (`train.launch = @launch()` and `launch.how = "auto"` in the run's gin file). The root of the runs is a disk that every host
 # sees (NFS, or a mounted bucket that can rename folders); a token store may be read from gs://. A preemption, or Ctrl-C, ends
 # all hosts after the same step with a checkpoint; the same command goes on from there.

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lossline.errors import UserError
+from lossline.installing import install_extra
 
 GIB = 2.0**30
 
@@ -174,8 +175,8 @@ def slices_of(name: str, devices: int) -> list[str]:
 def _described(name: str, family: Family) -> Target:
     if importlib.util.find_spec("libtpu") is None:
         raise UserError(
-            f"compiling for {name} needs the libtpu wheel (no TPU): pip install 'lossline[tpu]', "
-            f"or pip install libtpu"
+            f"compiling for {name} needs the libtpu wheel (no TPU); {install_extra('tpu')}, or "
+            f"pip install libtpu"
         )
     _quiet_libtpu()
     import jax
@@ -197,8 +198,8 @@ def _described_cards(name: str, card: Card, count: int) -> Target:
     plugins = [n for n in (13, 12) if importlib.util.find_spec(f"jax_cuda{n}_plugin")]
     if not plugins:
         raise UserError(
-            f"compiling for {name} needs JAX's CUDA wheels (no card): pip install 'lossline[gpu]', "
-            f"or pip install 'jax[cuda13]'"
+            f"compiling for {name} needs JAX's CUDA wheels (no card); {install_extra('gpu')}, or "
+            f"pip install 'jax[cuda13]'"
         )
     import jax
     from jax.experimental import topologies

@@ -29,6 +29,7 @@ from lossline.data.vocabularies import (
 )
 from lossline.data.vocabulary_training import TrainVocabulary, train_vocabulary
 from lossline.errors import UserError
+from lossline.installing import install_extra
 from lossline.places import local_path
 
 FORMAT = 1  # raised whenever the same text and vocabulary give another store
@@ -227,7 +228,7 @@ def _import_seqio_tasks() -> Any:
             from lossline.data import seqio_tasks
     except ImportError as error:
         raise UserError(
-            f"prepare: {error}; making stores needs `pip install lossline[data]`"
+            f"making stores needs a package that is missing ({error}); {install_extra('data')}"
         ) from error
     return seqio_tasks
 

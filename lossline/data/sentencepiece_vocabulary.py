@@ -17,6 +17,7 @@ from lossline.data.vocabularies import (
     default_name,
 )
 from lossline.errors import UserError
+from lossline.installing import install_extra
 
 
 class SentencePieceVocabulary(Vocabulary):
@@ -76,7 +77,9 @@ def _load(model: bytes, path: str) -> Any:
     try:
         import sentencepiece
     except ImportError as error:
-        raise UserError("SentencePiece vocabularies need `pip install lossline[data]`") from error
+        raise UserError(
+            f"SentencePiece vocabularies need the package sentencepiece; {install_extra('data')}"
+        ) from error
     try:
         return sentencepiece.SentencePieceProcessor(model_proto=model)
     except (RuntimeError, OSError) as error:

@@ -12,6 +12,7 @@ import numpy as np
 
 from lossline.data.vocabularies import Tiktoken, Vocabulary, default_name
 from lossline.errors import UserError
+from lossline.installing import install_extra
 
 # The patterns of the published encodings (openai/tiktoken, tiktoken_ext/openai_public.py; MIT).
 PATTERNS = {
@@ -42,7 +43,9 @@ class TiktokenVocabulary(Vocabulary):
         try:
             import tiktoken
         except ImportError as error:
-            raise UserError("tiktoken vocabularies need `pip install lossline[data]`") from error
+            raise UserError(
+                f"tiktoken vocabularies need the package tiktoken; {install_extra('data')}"
+            ) from error
         ranks = _read(spec.path)
         eos = max(ranks.values()) + 1
         pattern = PATTERNS.get(spec.pattern, spec.pattern)

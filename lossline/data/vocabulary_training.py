@@ -21,6 +21,7 @@ from lossline.data.gathering import (
 )
 from lossline.data.sources import FileSource, JsonLines, Parquet, PlainFiles, Subset
 from lossline.errors import UserError
+from lossline.installing import install_extra
 
 EOS, PAD = "<|endoftext|>", "<|padding|>"
 RECIPE = 1  # raised whenever the same text gives another vocabulary
@@ -125,7 +126,9 @@ def train_sentencepiece(texts: Iterable[str], spec: TrainVocabulary) -> bytes:
     try:
         import sentencepiece
     except ImportError as error:
-        raise UserError("SentencePiece vocabularies need `pip install lossline[data]`") from error
+        raise UserError(
+            f"SentencePiece vocabularies need the package sentencepiece; {install_extra('data')}"
+        ) from error
     model = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(

@@ -22,6 +22,7 @@ from lossline.errors import UserError
 from lossline.evaluation.packing import PackedTexts
 from lossline.evaluation.restoring import CheckpointUnreadable, RunModel
 from lossline.evaluation.windows import Window, WindowRule, answer_windows, document_windows
+from lossline.installing import install_extra
 from lossline.sharding import MeshOptions, make_mesh, make_rules
 from lossline.training.run_directory import RunDirectory
 
@@ -123,7 +124,7 @@ def harness_model(run: str | Path, *, vocabulary: VocabularySpec | str, **option
         from lm_eval.api.model import LM
     except ImportError:
         raise UserError(
-            "the LM evaluation harness is not installed: pip install 'lossline[harness]'"
+            f"the LM evaluation harness is not installed; {install_extra('harness')}"
         ) from None
 
     class RunModelOfHarness(LM):

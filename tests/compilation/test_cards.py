@@ -36,7 +36,7 @@ def training(**changes) -> TrainOptions:
 
 def test_without_the_wheels_the_mend_is_named(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"no card\): pip install 'lossline\[gpu\]'"):
+    with pytest.raises(UserError, match=r"no card\); install the \[gpu\] extra: `pip"):
         targets.find_target("h200:8")
 
 

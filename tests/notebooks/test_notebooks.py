@@ -1,14 +1,21 @@
 """The notebooks run from top to bottom, on what is present."""
 
 import os
+import runpy
 from pathlib import Path
 
 import nbclient
 import nbformat
 import pytest
 
-from lossline import tables
+from lossline import installing, tables
 from tests.reporting import planted
+
+
+@pytest.fixture
+def with_install_cells(repository):
+    """The function of the script beside the notebooks."""
+    return runpy.run_path(str(repository / "notebooks" / "install_cells.py"))["with_install_cells"]
 
 
 def execute(path: Path, folder: Path, **environment: str) -> nbformat.NotebookNode:
@@ -48,13 +55,45 @@ def printed(notebook) -> str:
 
 
 @pytest.mark.parametrize("name", ["quickstart", "published_sweeps"])
-def test_notebooks_are_committed_without_outputs_and_install_themselves(repository, name):
+def test_notebooks_are_committed_without_outputs(repository, name):
     path = repository / "notebooks" / f"{name}.ipynb"
     notebook = nbformat.read(path, as_version=4)
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert all(not cell.outputs and cell.execution_count is None for cell in code)
-    assert "find_spec" in code[0].source
-    assert "://" not in path.read_text("utf-8")
+
+
+def test_every_notebook_is_what_the_script_makes_of_it(repository, with_install_cells):
+    paths = sorted((repository / "notebooks").glob("*.ipynb"))
+    assert len(paths) == 2
+    for path in paths:
+        text = path.read_text("utf-8")
+        assert with_install_cells(text, path.name) == text
+
+
+@pytest.mark.parametrize("name", ["quickstart.ipynb", "published_sweeps.ipynb"])
+def test_install_cell_and_badge_follow_the_address(
+    repository, with_install_cells, name, monkeypatch
+):
+    text = (repository / "notebooks" / name).read_text("utf-8")
+    monkeypatch.setattr(installing, "REPOSITORY", "")
+    before = with_install_cells(text, name)
+    assert "://" not in before and "pip install -e '.[data]'` in the checkout" in before
+    address = "https://github.com/someone/project"
+    monkeypatch.setattr(installing, "REPOSITORY", address)
+    after = with_install_cells(text, name)
+    assert with_install_cells(after, name) == after
+    notebook = nbformat.reads(after, as_version=4)
+    nbformat.validate(notebook)
+    badge, code = notebook.cells[0], next(c for c in notebook.cells if c.cell_type == "code")
+    colab = f"https://colab.research.google.com/github/someone/project/blob/main/notebooks/{name}"
+    assert badge.cell_type == "markdown" and f"({colab})" in badge.source
+    assert f"%pip install '{installing.DISTRIBUTION}[data] @ git+{address}'" in code.source
+    monkeypatch.setattr(installing, "REPOSITORY", "https://elsewhere.example/project.git")
+    elsewhere = with_install_cells(after, name)
+    assert "colab.research" not in elsewhere  # Colab opens GitHub only
+    assert "@ git+https://elsewhere.example/project.git'" in elsewhere
+    monkeypatch.setattr(installing, "REPOSITORY", "")
+    assert with_install_cells(after, name) == before
 
 
 @pytest.mark.slow
