@@ -2,9 +2,10 @@
 whole.
 
 ``checkpoints/<step>/`` holds ``params/`` and ``optimizer/`` (two Orbax trees: an evaluator reads
-only the first) and ``manifest.json``, written last, with size and checksum of every file. A folder
-without a manifest is a save that was killed; a file that does not match its checksum is a corrupt
-checkpoint, and resuming falls back to the one before.
+only the first; an optimizer without state writes only the first) and ``manifest.json``, written
+last, with size and checksum of every file. A folder without a manifest is a save that was killed; a
+file that does not match its checksum is a corrupt checkpoint, and resuming falls back to the one
+before.
 
 Checkpoints by step are kept; those by time are replaced by the next one of either kind. Only the
 newest few keep their optimizer state, which is two thirds of the bytes and of use to a resume
@@ -36,6 +37,12 @@ logging.getLogger("absl").setLevel(logging.CRITICAL)
 PARTS = ("params", "optimizer")
 
 
+def parts_of(state: dict[str, Any]) -> tuple[str, ...]:
+    """The parts of a training state, or of its shapes, that have arrays: what a checkpoint must
+    hold for a resume. SGD without momentum has no ``optimizer``."""
+    return tuple(part for part in PARTS if jax.tree.leaves(state[part]))
+
+
 class CheckpointWriter:
     """Writes the checkpoints of one run, one at a time, behind the training loop's back."""
 
@@ -55,6 +62,7 @@ class CheckpointWriter:
                 **{part: ocp.StandardCheckpointHandler() for part in PARTS}
             )
         )
+        self._parts = PARTS  # of the state that is saved
         self._finishing: threading.Thread | None = None
         self._error: BaseException | None = None
 
@@ -68,11 +76,8 @@ class CheckpointWriter:
         target = self._folder / str(step)
         if jax.process_index() == 0 and target.exists():
             shutil.rmtree(target)  # the same step of a run that was set back: equal by construction
-        items = {
-            part: ocp.args.StandardSave(state[part])
-            for part in PARTS
-            if jax.tree.leaves(state[part])
-        }
+        self._parts = parts_of(state)
+        items = {part: ocp.args.StandardSave(state[part]) for part in self._parts}
         self._orbax.save(target, args=ocp.args.Composite(**items))
         self._finishing = threading.Thread(
             target=self._finish, args=(step, kept), name=f"checkpoint {step}"
@@ -113,9 +118,9 @@ class CheckpointWriter:
             manifest = read_json(folder / MANIFEST)
             if step < newest and not manifest["kept"] and full:
                 remove(folder)
-            elif (folder / "optimizer").exists():
+            elif _holds(folder, self._parts):
                 full.append(step)
-                if len(full) > self._optimizer_states:
+                if len(full) > self._optimizer_states and "optimizer" in self._parts:
                     drop_optimizer(folder)
 
 
@@ -163,10 +168,13 @@ def problem(folder: Path) -> str | None:
     return f"{changed[0]} has changed since it was written" if changed else None
 
 
-def newest_intact(run: RunDirectory, *, say: Callable[[str], None]) -> int | None:
+def newest_intact(
+    run: RunDirectory, *, parts: tuple[str, ...] = PARTS, say: Callable[[str], None]
+) -> int | None:
     """The newest checkpoint that a run can resume from; corrupt ones are moved aside, saying so.
 
     Args:
+        parts: what it must hold (``parts_of``).
         say: told about each checkpoint that is passed over.
 
     Returns:
@@ -181,9 +189,13 @@ def newest_intact(run: RunDirectory, *, say: Callable[[str], None]) -> int | Non
                 f"before"
             )
             _set_aside(folder / str(step))
-        elif (folder / str(step) / "optimizer").exists():
+        elif _holds(folder / str(step), parts):
             return step
     return None
+
+
+def _holds(folder: Path, parts: tuple[str, ...]) -> bool:
+    return all((folder / part).exists() for part in parts)
 
 
 def clear_unsealed(run: RunDirectory) -> None:
@@ -213,12 +225,8 @@ def restore_state(
             f"has {data[:12]}; "
             "restore that store, or train into another directory"
         )
-    return {
-        part: _restore(folder / part, abstract[part])
-        if jax.tree.leaves(abstract[part])
-        else abstract[part]
-        for part in PARTS
-    }
+    restored = {part: _restore(folder / part, abstract[part]) for part in parts_of(abstract)}
+    return {**abstract, **restored}
 
 
 def restore_arrays(run: RunDirectory, step: int, abstract: Any) -> Any:

@@ -191,7 +191,11 @@ def _describe(job: _Job, config: dict[str, Any]) -> None:
 
 def _begin(job: _Job) -> State:
     """The newest intact checkpoint's state, or a fresh one."""
-    found = checkpoints.newest_intact(job.run, say=job.progress.say) if job.first else None
+    abstract = job.trainer.abstract_state
+    found = None
+    if job.first:
+        parts = checkpoints.parts_of(abstract)
+        found = checkpoints.newest_intact(job.run, parts=parts, say=job.progress.say)
     if jax.process_count() > 1:
         found = int(multihost_utils.broadcast_one_to_all(np.int32(-1 if found is None else found)))
         found = None if found < 0 else found
@@ -199,7 +203,6 @@ def _begin(job: _Job) -> State:
         return job.trainer.init(jax.random.key(job.options.seed))
     job.step = found
     job.progress.say(f"going on from checkpoint {found} of {job.run.path}")
-    abstract = job.trainer.abstract_state
     return checkpoints.restore_state(job.run, found, abstract, data=job.plan.fingerprint)
 
 
