@@ -43,6 +43,7 @@ from lossline.scaling.line_test import (
 )
 from lossline.scaling.matching import Design, MatchedGroup, design, label_of
 from lossline.scaling.nested import Shares, nested_shares
+from lossline.seeds import check_seed
 from lossline.tables.schema import OWN_SET, SetKind, Status
 
 __all__ = ["AttributionOptions", "attribute", "neutral_set"]
@@ -77,6 +78,9 @@ class AttributionOptions:
     margin: float = 0.02
     resamples: int = 499
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_seed(self.seed, "attribution.seed")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -35,6 +35,7 @@ from lossline.scaling.problems import Prepared, Problem, internal_bounds, prepar
 from lossline.scaling.results import FitResult
 from lossline.scaling.solver import FitOptions, finish, fit_many, penalty_rows
 from lossline.scaling.starts import Nodes, nodes, project
+from lossline.seeds import check_seed
 
 Array = np.ndarray
 
@@ -247,6 +248,7 @@ def bootstrap_problem(
     options = options or FitOptions()
     if resamples < 2:
         raise UserError(f"resamples must be at least 2, not {resamples}")
+    check_seed(seed, "seed")
     fit = fit or fit_many(law, [problem], options=options)[0]
     data = prepare(law, problem, options.objective)
     run = _run_numbers(runs, data)

@@ -37,6 +37,7 @@ from lossline.scaling.pairing import Pairing, Pairs
 from lossline.scaling.results import Status
 from lossline.scaling.solver import fit
 from lossline.scaling.specimens import LineKind, Specimen, between_groups, within_groups
+from lossline.seeds import check_seed
 
 __all__ = [
     "Irreducible",
@@ -90,6 +91,7 @@ class LineOptions:
             raise UserError(
                 "lines: min_runs must be at least 1, min_points at least 2, resamples at least 0"
             )
+        check_seed(self.seed, "lines.seed")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

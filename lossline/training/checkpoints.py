@@ -62,7 +62,7 @@ class CheckpointWriter:
                 **{part: ocp.StandardCheckpointHandler() for part in PARTS}
             )
         )
-        self._parts = PARTS  # of the state that is saved
+        self._parts: tuple[str, ...] = PARTS  # of the state that is saved
         self._finishing: threading.Thread | None = None
         self._error: BaseException | None = None
 

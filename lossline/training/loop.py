@@ -21,6 +21,7 @@ from lossline.data.batches import BatchPlan
 from lossline.data.token_store import TokenStore
 from lossline.errors import UserError
 from lossline.options.identity import identity
+from lossline.seeds import random_key
 from lossline.sharding import (
     batch_sharding,
     launch,
@@ -200,7 +201,7 @@ def _begin(job: _Job) -> State:
         found = int(multihost_utils.broadcast_one_to_all(np.int32(-1 if found is None else found)))
         found = None if found < 0 else found
     if found is None:
-        return job.trainer.init(jax.random.key(job.options.seed))
+        return job.trainer.init(random_key(job.options.seed))
     job.step = found
     job.progress.say(f"going on from checkpoint {found} of {job.run.path}")
     return checkpoints.restore_state(job.run, found, abstract, data=job.plan.fingerprint)

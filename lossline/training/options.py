@@ -11,6 +11,7 @@ from lossline.data.token_store import store_fingerprint
 from lossline.errors import UserError
 from lossline.options.identity import identity
 from lossline.places import local_path
+from lossline.seeds import check_seed
 from lossline.sharding import LaunchOptions, MeshOptions
 from lossline.training.checkpoint_schedule import CheckpointOptions
 from lossline.training.earlier_runs import find_run
@@ -124,6 +125,9 @@ class TrainOptions:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UserError(f"train.{name} = {value}: must be at least 1")
+        check_seed(self.seed, "train.seed")
+        if self.data_seed is not None:
+            check_seed(self.data_seed, "train.data_seed")
         if (self.steps is None) == (self.tokens is None):
             raise UserError(
                 "bind exactly one of train.steps and train.tokens (the other one to None): how "

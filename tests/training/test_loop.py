@@ -429,6 +429,16 @@ def test_separate_documents_and_data_seed_change_the_losses(options, tmp_path):
     assert len({first, separate, other}) == 3
 
 
+def test_every_bit_of_both_seeds_counts(options):
+    """The upper bits of 2^32 + 5 were dropped: the run had the parameters of seed 5."""
+    chosen = {"steps": 1, "checkpoints": CheckpointOptions(count=0)}
+    small, large, other_data = (
+        losses(train(options(**chosen, seed=seed, data_seed=data_seed)))[0]
+        for seed, data_seed in ((5, 1), (2**32 + 5, 1), (5, 2**32 + 1))
+    )
+    assert len({small, large, other_data}) == 3
+
+
 def test_profile(options, capsys):
     run = train(options(profile_steps="2:3", steps=4, mesh=MeshOptions(data=8)))
     assert list((run.path / "profile").rglob("*.xplane.pb"))

@@ -130,3 +130,16 @@ def test_the_shipped_optimizer_files_resolve(name, tmp_path, repository, store):
         bindings=[f"train.store = '{store.location}'", "train.batch_size = 8", "train.steps = 10"],
     )
     assert (options.optimizer.family, options.schedule.family) == tuple(name.split("_"))
+
+
+@pytest.mark.parametrize("option", ["seed", "data_seed"])
+@pytest.mark.parametrize("seed", [-1, 2**63, 2**64 - 1, 2**64])
+def test_seeds_that_would_be_cut_short_are_refused(call, tmp_path, capsys, option, seed):
+    with pytest.raises(SystemExit) as stop:
+        call(f"--gin.train.{option}={seed}")
+    said = capsys.readouterr().err
+    assert stop.value.code == 2 and said.count("\n") == 1
+    assert said.startswith(
+        f"lossline train: error: train.{option} = {seed}: must be a whole number"
+    )
+    assert not (tmp_path / "runs").exists()
