@@ -78,7 +78,8 @@ class TrainOptions:
         tokens: target tokens to see, rounded up to whole steps. Exactly one of the two.
         context_length: tokens per sequence; default the model's.
         documents: "joined" or "separate".
-        seed: of the parameters, and of the data's order unless ``data_seed`` is given.
+        seed: of the parameters, and of the data's order unless ``data_seed`` is given; from 0 to
+            2^63 - 1, every bit counts.
         data_seed: of the data's order.
         microbatches: parts that the batch is split into inside the step, to save memory.
         optimizer: ``@adamw()``, ``@adam()``, ``@sgd()``.
