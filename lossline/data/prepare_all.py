@@ -205,6 +205,7 @@ def _text_step(
             job=job,
             processes=processes,
             report=progress.advance,
+            found=progress.found,
         )
         facts = store.manifest
         return (

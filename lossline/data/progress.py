@@ -30,12 +30,22 @@ class Progress:
         self._label, self._total, self._unit, self._clock = label, total, unit, clock
         self._terminal = sys.stderr.isatty()
         self._every = every if every is not None else (0.5 if self._terminal else 5.0)
-        self._start = self._last = clock()
-        self._done = 0.0
+        self._start = self._last = self._rate_from = clock()
+        self._done = self._found = 0.0
 
     def advance(self, amount: float) -> None:
         """Notes that ``amount`` more is done."""
         self._done += amount
+        self._show()
+
+    def found(self, amount: float) -> None:
+        """Notes ``amount`` that an earlier start has done: part of the total, not of the rate."""
+        self._found += amount
+        if not self._done:  # looking through it is no work either
+            self._rate_from = self._clock()
+        self._show()
+
+    def _show(self) -> None:
         now = self._clock()
         if now - self._last >= self._every:
             self._last = now
@@ -53,11 +63,14 @@ class Progress:
 
     def _line(self, now: float) -> str:
         scale = 1e6 if self._unit == "MB" else 1
-        rate = self._done / max(now - self._start, 1e-9)
-        amount = f"{self._done / scale:,.1f}"
+        done, seconds = self._found + self._done, now - self._rate_from
+        amount = f"{done / scale:,.1f}"
         if self._total:
             amount += f" of {self._total / scale:,.1f}"
-        line = f"{self._label}: {amount} {self._unit}, {rate / scale:,.2f} {self._unit}/s"
-        if self._total and rate > 0:
-            line += f", {max(0.0, self._total - self._done) / rate:,.0f} s left"
+        line = f"{self._label}: {amount} {self._unit}"
+        if self._done > 0 and seconds > 0:
+            rate = self._done / seconds
+            line += f", {rate / scale:,.2f} {self._unit}/s"
+            if done < self._total:
+                line += f", {(self._total - done) / rate:,.0f} s left"
         return line.ljust(78) if self._terminal else line

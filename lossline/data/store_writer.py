@@ -27,7 +27,7 @@ from lossline.data.tokenization import CHUNK_BYTES, Tokenizer, Tokens, chunked, 
 from lossline.data.vocabularies import Vocabulary, VocabularySpec
 from lossline.errors import UserError
 
-Report = Callable[[int], None]  # called with the UTF-8 bytes of text done since the last call
+Report = Callable[[int], None]  # called with UTF-8 bytes of text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +55,7 @@ def write_store(
     shard: int = arrays.SHARD,
     chunk: int = CHUNK_BYTES,
     report: Report = lambda done: None,
+    found: Report | None = None,
 ) -> TokenStore:
     """Tokenizes documents into a token store and opens it.
 
@@ -69,7 +70,8 @@ def write_store(
         processes: tokenizing processes.
         shard: tokens per file.
         chunk: characters tokenized at once, and done again at most after a kill.
-        report: progress.
+        report: progress; found: of it, what an earlier start had tokenized (default: told to
+            ``report`` like the rest).
 
     Raises:
         UserError: another store is there, no documents, text that is no UTF-8, another process at
@@ -82,7 +84,7 @@ def write_store(
     tokenizer = Tokenizer(vocabulary, processes=processes)
     with building(path) as partial, _no_trace_of_mistakes(partial):
         chunks = chunked(_texts(documents), chunk)
-        parts = _tokenize_parts(partial, chunks, tokenizer, report)
+        parts = _tokenize_parts(partial, chunks, tokenizer, report, found or report)
         manifest = _assemble(partial, parts, tokenizer.vocabulary, description, shard=shard)
         publish(partial, path, manifest)
     return TokenStore.open(path)
@@ -143,11 +145,15 @@ def _texts(documents: Iterable[str | bytes]) -> Iterator[str]:
 
 
 def _tokenize_parts(
-    partial: Path, chunks: Iterable[list[str]], tokenizer: Tokenizer, report: Report
+    partial: Path,
+    chunks: Iterable[list[str]],
+    tokenizer: Tokenizer,
+    report: Report,
+    found: Report,
 ) -> list[_Part]:
     folder = partial / "parts"
     folder.mkdir(exist_ok=True)
-    found: dict[int, _Part] = {}
+    parts: dict[int, _Part] = {}
     count = 0
 
     def missing() -> Iterator[tuple[int, list[str]]]:
@@ -158,13 +164,13 @@ def _tokenize_parts(
             if part is None:
                 yield number, chunk
             else:
-                found[number] = part
-                report(sum(len(text.encode()) for text in chunk))
+                parts[number] = part
+                found(sum(len(text.encode()) for text in chunk))
 
     for number, chunk, tokens in tokenizer.map(missing()):
-        found[number] = _write_part(folder, number, chunk, tokens, tokenizer.vocabulary)
+        parts[number] = _write_part(folder, number, chunk, tokens, tokenizer.vocabulary)
         report(int(tokens.bytes.sum()))
-    return [found[number] for number in range(count)]
+    return [parts[number] for number in range(count)]
 
 
 def _part_paths(folder: Path, number: int) -> tuple[Path, Path]:

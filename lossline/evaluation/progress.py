@@ -25,7 +25,10 @@ class Progress:
         self._in_place = sys.stdout.isatty()
 
     def expect(self, tokens: int) -> None:
-        """More work is known of."""
+        """More work is known of. Where all before it is done, a new count begins: waiting for a
+        checkpoint is no measuring."""
+        if self._done >= self._total:
+            self._start, self._done, self._total = None, 0, 0
         self._total += tokens
 
     def advance(self, tokens: int, what: str) -> None:
@@ -41,7 +44,8 @@ class Progress:
             )
 
     def start(self) -> None:
-        """The clock of the rate starts here, once: what was spent before is not measuring."""
+        """The clock of the rate starts here, once for what is expected: what was spent before is
+        not measuring."""
         if self._start is None:
             self._start = self._clock()
 
@@ -51,10 +55,11 @@ class Progress:
 
     def _line(self, what: str, now: float) -> str:
         elapsed = now - (self._start if self._start is not None else now)
-        rate = self._done / elapsed if elapsed > 0 else 0.0
-        left = (self._total - self._done) / rate if rate else 0.0
         share = self._done / self._total if self._total else 1.0
-        return (
-            f"evaluate {share:4.0%}  {rate / 1e3:,.0f}k tokens/s  "
-            f"{duration(elapsed)} gone, about {duration(left)} to go  {what}"
-        )
+        parts = [f"evaluate {share:4.0%}"]
+        if self._done > 0 and elapsed > 0:
+            rate = self._done / elapsed
+            left = max(0, self._total - self._done) / rate
+            parts.append(f"{rate / 1e3:,.0f}k tokens/s")
+            parts.append(f"{duration(elapsed)} gone, about {duration(left)} to go")
+        return "  ".join([*parts, what])

@@ -363,9 +363,12 @@ class _Reporter:
         now = time.monotonic()
         if self._mark is None:
             self._mark = (now, step)
-        elif now - self._mark[0] >= 1.0 or step == self._job.options.total_steps:
+            return
+        seconds = now - self._mark[0]
+        only_chance = self._rate is None and step == self._job.options.total_steps
+        if seconds >= 1.0 or (only_chance and seconds > 0):
             done = (step - self._mark[1]) * self._job.options.tokens_per_step
-            self._rate = done / max(now - self._mark[0], 1e-9)
+            self._rate = done / seconds
             self._mark = (now, step)
 
     def _diagnosis(self, step: int, values: dict[str, float]) -> str:

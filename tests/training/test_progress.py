@@ -1,7 +1,12 @@
 """The line that a training shows, on a terminal and in a log."""
 
+from types import SimpleNamespace
+
+import jax.numpy as jnp
 import pytest
 
+from lossline.sharding import MeshOptions, make_mesh
+from lossline.training import loop
 from lossline.training.progress import Progress, duration
 
 
@@ -51,3 +56,54 @@ def test_quiet(capsys):
 )
 def test_duration(seconds, text):
     assert duration(seconds) == text
+
+
+@pytest.fixture
+def reporter(options, monkeypatch):
+    """A reporter of a run of 12 steps of 256 tokens, at a time that the test sets."""
+    job = SimpleNamespace(
+        options=options(),
+        first=False,
+        mesh=make_mesh(MeshOptions(data=8)),
+        progress=Progress(steps=12, seconds=0.0),
+    )
+    made = loop._Reporter(job)
+    made.now = 100.0
+    monkeypatch.setattr(loop.time, "monotonic", lambda: made.now)
+    return made
+
+
+def report(reporter, step, now):
+    reporter.now = now
+    reporter._report(step, jnp.ones(3))
+
+
+def test_rate_and_time_left_after_a_resume_are_those_of_this_start(reporter, capsys):
+    """Steps 1 to 6 were done by another start."""
+    for step, now in ((7, 100.0), (8, 102.0), (9, 104.0)):
+        report(reporter, step, now)
+    assert capsys.readouterr().out.splitlines() == [
+        "step 7/12  loss 1.0000",
+        "step 8/12  loss 1.0000  128 tokens/s  8 s left",
+        "step 9/12  loss 1.0000  128 tokens/s  6 s left",
+    ]
+
+
+@pytest.mark.parametrize("last", [104.0, 104.00001, 90.0])
+def test_the_last_step_is_no_measure_of_its_own(reporter, capsys, last):
+    """Its metrics may be there with those of the step before: no time has passed between them."""
+    for step, now in ((10, 100.0), (11, 104.0), (12, last)):
+        report(reporter, step, now)
+    assert capsys.readouterr().out.splitlines()[-1] == "step 12/12  loss 1.0000  64 tokens/s"
+
+
+def test_one_step_that_is_left_has_no_rate(reporter, capsys):
+    report(reporter, 12, 100.0)
+    assert capsys.readouterr().out == "step 12/12  loss 1.0000\n"
+
+
+@pytest.mark.parametrize("seconds", [0.0, -3.0])
+def test_without_time_there_is_no_rate(reporter, capsys, seconds):
+    report(reporter, 11, 100.0)
+    report(reporter, 12, 100.0 + seconds)
+    assert capsys.readouterr().out.splitlines()[-1] == "step 12/12  loss 1.0000"

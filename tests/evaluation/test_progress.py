@@ -1,0 +1,72 @@
+"""What an evaluation says: rate and time left of what is measured, not of what is waited for."""
+
+import pytest
+
+from lossline.evaluation.progress import Progress
+
+
+class Clock:
+    now = 3.0
+
+    def __call__(self):
+        return self.now
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+@pytest.fixture
+def line(clock, capsys):
+    """``line(tokens)``: what is shown when so many more are measured."""
+
+    def shown(progress, tokens):
+        progress._printed = -float("inf")
+        progress.advance(tokens, "run step 5")
+        return capsys.readouterr().out.strip()
+
+    return shown
+
+
+def test_rate_and_time_left(clock, line):
+    progress = Progress(clock=clock)
+    progress.expect(50_000)
+    progress.expect(50_000)
+    clock.now += 100  # restoring and compiling
+    progress.start()
+    clock.now += 10
+    said = line(progress, 25_000)
+    assert said == "evaluate  25%  2k tokens/s  10 s gone, about 30 s to go  run step 5"
+
+
+@pytest.mark.parametrize("seconds", [0.0, -4.0, None])
+def test_without_time_there_is_no_rate(clock, line, seconds):
+    progress = Progress(clock=clock)
+    progress.expect(100)
+    if seconds is not None:
+        progress.start()
+        clock.now += seconds
+    assert line(progress, 25) == "evaluate  25%  run step 5"
+
+
+def test_waiting_for_a_checkpoint_is_no_measuring(clock, line):
+    progress = Progress(clock=clock)
+    for wait in (0, 3600):
+        clock.now += wait
+        progress.expect(100_000)
+        progress.start()
+        clock.now += 10
+        said = line(progress, 50_000)
+        assert said == "evaluate  50%  5k tokens/s  10 s gone, about 10 s to go  run step 5"
+        clock.now += 10
+        line(progress, 50_000)
+
+
+def test_nothing_is_left_at_the_end(clock, line):
+    progress = Progress(clock=clock)
+    progress.expect(10_000)
+    progress.start()
+    clock.now += 10
+    assert "about 0 s to go" in line(progress, 10_000)
+    assert "about 0 s to go" in line(progress, 10_000)  # more than was expected

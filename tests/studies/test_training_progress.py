@@ -1,0 +1,157 @@
+"""What a study says while it trains: rate and time left are those of this start."""
+
+import json
+
+import pytest
+
+from lossline.studies.planned_run import PlannedRun
+from lossline.studies.progress import TrainingProgress, last_line, tokens_done, tokens_kept
+from lossline.training.run_directory import MANIFEST
+
+PER_STEP = 1000  # tokens
+STEPS = 100
+
+
+class Run:
+    """A run directory as far as progress reads it."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        self.folder.mkdir()
+        (self.folder / "config.json").write_text("{}")
+        self.planned = PlannedRun(
+            name=folder.name,
+            arguments=(),
+            folder=folder,
+            fingerprint="",
+            tokens=STEPS * PER_STEP,
+            flops=1.0,
+        )
+
+    def metrics(self, *steps, torn=""):
+        rows = [json.dumps({"step": s, "tokens": s * PER_STEP, "loss": 1.5}) for s in steps]
+        (self.folder / "metrics.jsonl").write_text("".join(f"{row}\n" for row in rows) + torn)
+
+    def checkpoint(self, step):
+        (self.folder / "checkpoints" / str(step)).mkdir(parents=True)
+        (self.folder / "checkpoints" / str(step) / MANIFEST).write_text("{}")
+
+    def finish(self):
+        self.metrics(1, STEPS)
+        status = {"state": "finished", "step": STEPS, "message": ""}
+        (self.folder / "status.json").write_text(json.dumps(status))
+
+
+@pytest.fixture
+def run(tmp_path):
+    return Run(tmp_path / "run")
+
+
+@pytest.fixture
+def line(capsys):
+    """``line(progress)``: what it shows when no line is too soon after the last."""
+
+    def shown(progress, running=("run",)):
+        progress._line._shown_at = -float("inf")
+        progress.show(list(running), 0)
+        return capsys.readouterr().out.strip()
+
+    return shown
+
+
+class Clock:
+    now = 50.0
+
+    def __call__(self):
+        return self.now
+
+
+def test_metrics_that_reach_beyond_the_checkpoint_are_no_work_done(run, line):
+    """The child cuts them when it goes on: the rate was negative from then on."""
+    run.metrics(1, 30, 60)
+    run.checkpoint(40)
+    clock = Clock()
+    progress = TrainingProgress([run.planned], now=clock)
+    clock.now += 10  # still importing
+    assert line(progress) == "0/1 runs, 40% of 0.1M tokens: run"
+    run.metrics(1, 30)
+    assert line(progress) == "0/1 runs, 40% of 0.1M tokens: run"
+    run.metrics(1, 30, 60)
+    clock.now += 10
+    assert line(progress) == "0/1 runs, 60% of 0.1M tokens, 1.0k tokens/s, 0:40 left: run"
+
+
+def test_a_checkpoint_between_two_rows_of_metrics(run, line):
+    run.metrics(1, 30)
+    run.checkpoint(35)
+    clock = Clock()
+    progress = TrainingProgress([run.planned], now=clock)
+    clock.now += 5
+    run.metrics(1, 30, 40)
+    assert line(progress) == "0/1 runs, 40% of 0.1M tokens, 1.0k tokens/s, 1:00 left: run"
+
+
+def test_a_corrupt_newest_checkpoint(run, line):
+    """Set aside by the child, which goes on from the one before."""
+    run.metrics(1, 30, 60)
+    run.checkpoint(20)
+    run.checkpoint(50)
+    clock = Clock()
+    progress = TrainingProgress([run.planned], now=clock)
+    (run.folder / "checkpoints" / "50").rename(run.folder / "checkpoints" / "50.corrupt-0")
+    run.metrics(1, 10)
+    clock.now += 10
+    assert line(progress) == "0/1 runs, 20% of 0.1M tokens: run"
+    run.metrics(1, 10, 20, 30)
+    assert line(progress) == "0/1 runs, 30% of 0.1M tokens, 1.0k tokens/s, 1:10 left: run"
+
+
+def test_a_run_that_begins_again(run, line):
+    """Killed before its first checkpoint."""
+    run.metrics(1, 60)
+    clock = Clock()
+    progress = TrainingProgress([run.planned], now=clock)
+    clock.now += 10
+    assert line(progress) == "0/1 runs, 0% of 0.1M tokens: run"
+    run.metrics()
+    assert line(progress) == "0/1 runs, 0% of 0.1M tokens: run"
+    run.metrics(1, 10)
+    assert line(progress) == "0/1 runs, 10% of 0.1M tokens, 1.0k tokens/s, 1:30 left: run"
+
+
+def test_a_row_that_is_being_written_is_not_there_yet(run, line):
+    run.metrics(1, 20)
+    run.checkpoint(20)
+    clock = Clock()
+    progress = TrainingProgress([run.planned], now=clock)
+    clock.now += 10
+    run.metrics(1, 20, 30, torn='{"step": 40, "tok')
+    assert tokens_done(run.planned) == 30 * PER_STEP
+    assert line(progress) == "0/1 runs, 30% of 0.1M tokens, 1.0k tokens/s, 1:10 left: run"
+
+
+def test_runs_finished_before_are_no_rate_of_this_start(tmp_path, line):
+    before, now = Run(tmp_path / "before"), Run(tmp_path / "now")
+    before.finish()
+    clock = Clock()
+    progress = TrainingProgress([before.planned, now.planned], now=clock)
+    clock.now += 50
+    now.metrics(1, 50)
+    assert line(progress) == "1/2 runs, 75% of 0.2M tokens, 1.0k tokens/s, 0:50 left: run"
+    now.finish()
+    clock.now += 50
+    assert line(progress, ()) == "2/2 runs, 100% of 0.2M tokens, 1.0k tokens/s, 0:00 left"
+
+
+@pytest.mark.parametrize("seconds", [0.0, -20.0])
+def test_without_time_there_is_no_rate(run, line, seconds):
+    clock = Clock()
+    progress = TrainingProgress([run.planned], now=clock)
+    run.metrics(1, 50)
+    clock.now += seconds
+    assert line(progress) == "0/1 runs, 50% of 0.1M tokens: run"
+
+
+def test_nothing_written_yet(run, tmp_path):
+    assert tokens_done(run.planned) == tokens_kept(run.planned) == 0
+    assert last_line(tmp_path / "none.log") == ""
