@@ -193,17 +193,6 @@ def build_options(
     return options
 
 
-def resolved_gin() -> str:
-    """The bindings in effect, defaults included, as gin text; empty where no verb has been
-    configured.
-    """
-    if "gin" not in sys.modules:
-        return ""
-    import gin
-
-    return gin.operative_config_str()
-
-
 def binding(key: str, value: object) -> str:
     """One gin binding line out of a Python value: ``binding("train.steps", 3)`` is ``"train.steps =
     3"``.

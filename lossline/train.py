@@ -15,12 +15,9 @@ from lossline.configuration import Flag, Verb, run_verb
 
 def load() -> Verb:
     """Imports what training needs and names the components that a gin file may build."""
-    from lossline import models
-    from lossline.sharding import LaunchOptions, MeshOptions
-    from lossline.training import optimizer, schedule
-    from lossline.training.checkpoint_schedule import CheckpointOptions
+    from lossline.training.components import COMPONENTS
     from lossline.training.loop import TrainingFailed, train
-    from lossline.training.options import LogOptions, TrainOptions
+    from lossline.training.options import TrainOptions
 
     def run(options: TrainOptions) -> None:
         try:
@@ -28,23 +25,7 @@ def load() -> Verb:
         except TrainingFailed as failure:
             sys.exit(f"lossline train: failed: {failure}")
 
-    return Verb(
-        options=TrainOptions,
-        run=run,
-        components={
-            **{config.family: config for config in models.CONFIGS.values()},
-            "adamw": optimizer.AdamW,
-            "adam": optimizer.Adam,
-            "sgd": optimizer.SGD,
-            "cosine": schedule.CosineSchedule,
-            "wsd": schedule.WSDSchedule,
-            "constant_rate": schedule.ConstantSchedule,
-            "checkpoints": CheckpointOptions,
-            "mesh": MeshOptions,
-            "launch": LaunchOptions,
-            "log": LogOptions,
-        },
-    )
+    return Verb(options=TrainOptions, run=run, components=COMPONENTS)
 
 
 FLAGS = {

@@ -141,6 +141,10 @@ def test_identity_leaves_out_what_does_not_change_the_experiment() -> None:
     assert identity(one)["model"] == {"__class__": "Model", "width": 8, "rate": 0.1}
 
 
+def test_a_whole_number_from_python_is_the_float_that_gin_makes_of_it() -> None:
+    assert fingerprint(Model(rate=1)) == fingerprint(Model(rate=1.0))  # type: ignore[arg-type]
+
+
 def test_identity_leaves_out_an_option_that_came_later_while_it_is_none() -> None:
     @dataclass(frozen=True, kw_only=True)
     class Model:

@@ -31,7 +31,7 @@ def identity(options: Any) -> Any:
     if dataclasses.is_dataclass(options) and not isinstance(options, type):
         tree = {"__class__": type(options).__name__}
         for item in dataclasses.fields(options):
-            value, rule = getattr(options, item.name), item.metadata.get("identity", True)
+            value, rule = option_value(options, item), item.metadata.get("identity", True)
             if rule is False or (rule == "unless None" and value is None):
                 continue
             tree[item.name] = identity(rule(value) if callable(rule) else value)
@@ -47,6 +47,13 @@ def identity(options: Any) -> Any:
     if options is None or isinstance(options, (bool, int, float, str)):
         return options
     raise TypeError(f"an option of type {type(options).__name__} has no identity: {options!r}")
+
+
+def option_value(options: Any, item: dataclasses.Field[Any]) -> Any:
+    """The value of a field; a whole number given for a float is that float, as gin makes it."""
+    value = getattr(options, item.name)
+    is_whole = isinstance(value, int) and not isinstance(value, bool)
+    return float(value) if is_whole and item.type in ("float", "float | None", float) else value
 
 
 def fingerprint(options: Any) -> str:

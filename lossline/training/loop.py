@@ -16,10 +16,10 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from lossline.configuration import resolved_gin
 from lossline.data.batches import BatchPlan
 from lossline.data.token_store import TokenStore
 from lossline.errors import UserError
+from lossline.options.gin_text import gin_text
 from lossline.options.identity import identity
 from lossline.seeds import random_key
 from lossline.sharding import (
@@ -28,6 +28,7 @@ from lossline.sharding import (
     parameter_table,
 )
 from lossline.training import checkpoints
+from lossline.training.components import COMPONENTS
 from lossline.training.facts import run_facts
 from lossline.training.hardware import peak_flops
 from lossline.training.interruption import Interruption
@@ -185,7 +186,7 @@ def _describe(job: _Job, config: dict[str, Any]) -> None:
         trainer.shapes["params"], trainer.logical_axes, trainer.shardings["params"]
     )
     write_text(folder / "model.txt", table)
-    write_text(folder / "config.gin", resolved_gin())
+    write_text(folder / "config.gin", gin_text("train", job.options, COMPONENTS))
     write_json(folder / "facts.json", facts)
     write_json(folder / "config.json", config)
 

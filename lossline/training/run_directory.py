@@ -3,8 +3,9 @@
 Light on purpose (no JAX): the evaluator's watcher, the loss table and the study read run
 directories too.
 
-``config.json`` (what makes the run itself), ``config.gin`` (the bindings in effect), ``facts.json``
-(the run's columns of the loss table, versions, mesh), ``model.txt`` (every parameter),
+``config.json`` (what makes the run itself), ``config.gin`` (all options as bindings),
+``facts.json`` (the run's columns of the loss table, versions, mesh), ``model.txt`` (every
+parameter),
 ``metrics.jsonl``, ``tensorboard/``, ``checkpoints/<step>/``, ``status.json``, ``lock``.
 """
 

@@ -1,0 +1,26 @@
+"""What a training is built of, by the names that gin files use."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from lossline import models
+from lossline.sharding import LaunchOptions, MeshOptions
+from lossline.training import optimizer, schedule
+from lossline.training.checkpoint_schedule import CheckpointOptions
+from lossline.training.options import LogOptions
+
+COMPONENTS: dict[str, Callable[..., Any]] = {
+    **{config.family: config for config in models.CONFIGS.values()},
+    "adamw": optimizer.AdamW,
+    "adam": optimizer.Adam,
+    "sgd": optimizer.SGD,
+    "cosine": schedule.CosineSchedule,
+    "wsd": schedule.WSDSchedule,
+    "constant_rate": schedule.ConstantSchedule,
+    "checkpoints": CheckpointOptions,
+    "mesh": MeshOptions,
+    "launch": LaunchOptions,
+    "log": LogOptions,
+}
