@@ -142,7 +142,7 @@ def test_identity_leaves_out_what_does_not_change_the_experiment() -> None:
 
 
 def test_a_whole_number_from_python_is_the_float_that_gin_makes_of_it() -> None:
-    assert fingerprint(Model(rate=1)) == fingerprint(Model(rate=1.0))  # type: ignore[arg-type]
+    assert fingerprint(Model(width=8, rate=1)) == fingerprint(Model(width=8, rate=1.0))  # type: ignore[arg-type]
 
 
 def test_identity_leaves_out_an_option_that_came_later_while_it_is_none() -> None:

@@ -1,0 +1,271 @@
+"""No option without effect: whatever enters a run's identity changes its batches, its parameters or
+its compiled step.
+
+An option that is hashed into the run's name and reaches the loss table without being read anywhere
+would make a study train the same model twice and report that the option does not move the line.
+"""
+
+import dataclasses
+import hashlib
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+
+from lossline import models
+from lossline.data.batches import BatchPlan
+from lossline.data.store_writer import write_store
+from lossline.data.token_store import TokenStore
+from lossline.data.vocabularies import ByteVocabulary
+from lossline.errors import UserError
+from lossline.models import GPTConfig, HybridConfig, LlamaConfig, Mamba2Config, MambaConfig
+from lossline.options.identity import fingerprint
+from lossline.seeds import random_key
+from lossline.sharding import MeshOptions
+from lossline.training.checkpoint_schedule import CheckpointOptions, Spacing
+from lossline.training.make_trainer import make_trainer, step_arguments
+from lossline.training.optimizer import SGD, Adam, AdamW
+from lossline.training.options import Documents, TrainOptions
+from lossline.training.schedule import ConstantSchedule, CosineSchedule, DecayShape, WSDSchedule
+
+SHAPE = {"vocab_size": 264, "width": 16, "layers": 2, "context_length": 8, "init_std": 0.02}
+ATTENTION = {"heads": 2, "mlp_width": 8}
+SCALED = {"rope_scaling": 8.0, "rope_original": 16, "rope_theta": 100.0}
+BASES = {
+    "llama": LlamaConfig(**SHAPE, **ATTENTION, **SCALED, norm="layer"),
+    # Learned positions are a parameter of context_length rows.
+    "gpt": GPTConfig(**SHAPE, **ATTENTION),
+    "mamba": MambaConfig(**SHAPE, state=4, scan_chunk=4),
+    "mamba2": Mamba2Config(**SHAPE, state=4, head_channels=8, scan_chunk=4),
+    "hybrid": HybridConfig(
+        **SHAPE,
+        **ATTENTION,
+        **SCALED,
+        state=4,
+        head_channels=8,
+        scan_chunk=4,
+        attention_every=2,
+    ),
+}
+# Option -> another value, and changes of the base without which the option has no meaning.
+MODEL_VALUES = {
+    "vocab_size": 272,
+    "width": 32,
+    "layers": 4,
+    "context_length": (16, {"positions": "learned"}),
+    "tie_embeddings": True,
+    "norm": {"rms": "layer", "layer": "rms"},
+    "norm_scale": (False, {"norm_bias": False}),
+    "norm_bias": {False: (True, {"norm": "layer"}), True: False},
+    "norm_eps": 1e-3,
+    "init_std": 0.1,
+    "vocab_multiple": 5,
+    "activation_dtype": "float32",
+    "param_dtype": "bfloat16",
+    "remat": "full",
+    "scan_layers": False,
+    "heads": 4,
+    "head_width": 16,
+    "kv_heads": 1,
+    "mlp_width": 16,
+    "mlp": {"swiglu": "gelu_tanh", "gelu": "gelu_tanh"},
+    "biases": True,
+    "parallel": True,
+    "post_norm": True,
+    "qk_norm": "head",
+    "positions": {"rotary": "learned", "learned": "rotary"},
+    "rope_theta": (5.0, {"positions": "rotary"}),
+    "rope_fraction": (0.5, {"positions": "rotary"}),
+    "rope_scaling": (4.0, {"positions": "rotary", "rope_original": 16, "rope_theta": 100.0}),
+    "rope_low": (0.5, {"positions": "rotary", **SCALED}),
+    "rope_high": (9.0, {"positions": "rotary", **SCALED}),
+    "rope_original": (24, {"positions": "rotary", **SCALED}),
+    "attention_implementation": "reference",
+    "expand": 4,
+    "state": 8,
+    "conv": 2,
+    "dt_min": 5e-3,
+    "dt_max": 5e-2,
+    "scan_implementation": "sequential",
+    "scan_chunk": 2,
+    "dt_rank": (3, {"state_space": "mamba"}),
+    "head_channels": 16,
+    "map_groups": 2,
+    "decay_min": 2.0,
+    "decay_max": 8.0,
+    "attention_every": 1,
+    "state_space": "mamba",
+}
+TRAIN_VALUES = {
+    "store": "other",
+    "batch_size": 16,
+    "steps": 11,
+    "tokens": (20 * 64, {"steps": None, "tokens": 10 * 64}),
+    "context_length": 4,
+    "documents": Documents.SEPARATE,
+    "seed": 1,
+    "data_seed": 1,
+    "microbatches": 2,
+    "z_loss": 1e-3,
+    "cross_entropy": "reference",
+}
+OPTIMIZER_VALUES = {
+    "learning_rate": 1e-3,
+    "weight_decay": 0.3,
+    "b1": 0.8,
+    "b2": 0.8,
+    "eps": 1e-3,
+    "momentum": 0.5,
+    "clip_norm": 0.5,
+}
+SCHEDULE_VALUES = {"warmup": 0.3, "final": 0.5, "decay": 0.5, "shape": DecayShape.LINEAR}
+CHECKPOINT_VALUES = {
+    "every": 3,
+    "steps": (2,),
+    "count": 4,
+    "spacing": Spacing.GEOMETRIC,
+    "first": 3,
+}
+
+# Options that change neither batches, nor parameters, nor the step, and why they are in the
+# identity all the same.
+EXCEPTIONS = {
+    "adam.weight_decay": "Adam has none; the class refuses every other value",
+    **{
+        f"train.{part}": "its options are changed one by one"
+        for part in ("model", "optimizer", "schedule", "checkpoints")
+    },
+    **{
+        f"checkpoints.{name}": "chooses which states become points of the loss table"
+        for name in CHECKPOINT_VALUES
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory) -> TrainOptions:
+    folder = tmp_path_factory.mktemp("stores")
+    for name in ("text", "other"):
+        write_store(
+            folder / name, [f"{name} of {i}." for i in range(60)], ByteVocabulary(), name=name
+        )
+    return TrainOptions(
+        model=BASES["llama"],
+        store=str(folder / "text"),
+        batch_size=8,
+        steps=10,
+        optimizer=AdamW(weight_decay=0.1),
+        schedule=CosineSchedule(warmup=0.1),
+        checkpoints=CheckpointOptions(count=2),
+        mesh=MeshOptions(data=1),
+    )
+
+
+def effect(options: TrainOptions) -> str:
+    """Hash of the first batches, of what makes the fresh parameters, of all updates' rates, and of
+    the step that is compiled."""
+    plan = BatchPlan(
+        TokenStore.open(options.store),
+        context_length=options.length,
+        batch_size=options.batch_size,
+        seed=options.seed if options.data_seed is None else options.data_seed,
+    )
+    trainer = make_trainer(options, devices=jax.devices()[:1])
+    arguments = step_arguments(options, trainer)
+    with jax.set_mesh(trainer.mesh):
+        step = jax.make_jaxpr(trainer.step)(*arguments)
+    build = jax.make_jaxpr(lambda key: nnx.state(models.build(options.model, key=key)))
+    key = random_key(options.seed)
+    factors = [options.schedule.factor(k, options.total_steps) for k in range(options.total_steps)]
+    digest = hashlib.sha256()
+    for array in [getattr(plan.batch(k), name) for k in range(2) for name in arguments[1]]:
+        digest.update(array.tobytes())
+    for traced in (step, build(key)):
+        digest.update(str(traced).encode())
+        for constant in traced.consts:
+            digest.update(np.asarray(constant).tobytes())
+    digest.update(np.asarray(jax.random.key_data(key)).tobytes())
+    digest.update(repr([options.optimizer.learning_rate, options.optimizer.weight_decay]).encode())
+    digest.update(repr(factors).encode())
+    return digest.hexdigest()
+
+
+def of_identity(kind: type) -> list[str]:
+    fields = dataclasses.fields(kind)
+    return [f.name for f in fields if f.metadata.get("identity", True) is not False]
+
+
+def changed(options, name, value):
+    """The options before and after the change of one: ``value`` may be a mapping from the value in
+    use, or a pair with changes of the base."""
+    if isinstance(value, dict):
+        value = value[getattr(options, name)]
+    value, needed = (
+        value if isinstance(value, tuple) and isinstance(value[-1], dict) else (value, {})
+    )
+    known = {field.name for field in dataclasses.fields(options)}
+    before = dataclasses.replace(options, **{k: v for k, v in needed.items() if k in known})
+    return before, dataclasses.replace(before, **{name: value})
+
+
+def assert_effects(base, part, options, values, prefix):
+    """Each option of the identity of ``options``, which stand at ``base.<part>``, has an effect."""
+    names = of_identity(type(options))
+    assert set(names) <= set(values), "give each new option another value in this file"
+    hashes: dict[str, str] = {}
+
+    def effect_of(tree):
+        whole = dataclasses.replace(base, **{part: tree}) if part else tree
+        key = fingerprint(whole)
+        if key not in hashes:
+            hashes[key] = effect(whole)
+        return hashes[key]
+
+    for name in names:
+        if f"{prefix}.{name}" in EXCEPTIONS:
+            continue
+        before, after = changed(options, name, values[name])
+        assert before != after, name
+        assert effect_of(before) != effect_of(after), f"{prefix}.{name} has no effect"
+
+
+@pytest.mark.parametrize("family", BASES)
+def test_every_option_of_a_model_has_an_effect(base, family):
+    assert_effects(base, "model", BASES[family], MODEL_VALUES, family)
+    assert {type(model) for model in BASES.values()} == set(models.CONFIGS.values())
+
+
+def test_every_option_of_a_training_has_an_effect(base):
+    parts = ("model", "optimizer", "schedule", "checkpoints")  # have options of their own
+    other = str(Path(base.store).parent / "other")
+    values = TRAIN_VALUES | {"store": other} | {part: None for part in parts}
+    assert_effects(base, "", base, values, "train")
+
+
+@pytest.mark.parametrize("kind", [AdamW, Adam, SGD])
+def test_every_option_of_an_optimizer_has_an_effect(base, kind):
+    assert_effects(base, "optimizer", kind(), OPTIMIZER_VALUES, kind.family)
+
+
+@pytest.mark.parametrize("kind", [CosineSchedule, WSDSchedule, ConstantSchedule])
+def test_every_option_of_a_schedule_has_an_effect(base, kind):
+    assert_effects(base, "schedule", kind(), SCHEDULE_VALUES, kind.family)
+
+
+@pytest.mark.parametrize("name", of_identity(CheckpointOptions))
+def test_every_option_of_checkpoints_chooses_other_checkpoints(name):
+    options = CheckpointOptions(count=2)
+    needed = {"spacing": {"count": 5}}.get(name, {})
+    before, after = changed(options, name, (CHECKPOINT_VALUES[name], needed))
+    assert before.kept_steps(10) != after.kept_steps(10)
+
+
+def test_every_exception_names_an_option_and_gives_a_reason():
+    owners = {"adam": Adam, "checkpoints": CheckpointOptions, "train": TrainOptions}
+    for name, reason in EXCEPTIONS.items():
+        owner, _, option = name.partition(".")
+        assert option in of_identity(owners[owner]) and reason
+    with pytest.raises(UserError, match="Adam has none"):
+        Adam(weight_decay=0.1)
