@@ -6,42 +6,47 @@ import hashlib
 import json
 import re
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from lossline.data import tokenizer_json
 from lossline.data.vocabularies import (
     METASPACE,
     HuggingFace,
     Normalization,
     Vocabulary,
     default_name,
+    drop_remedy,
 )
 from lossline.errors import UserError
 
 EOS_TOKENS = ("<|endoftext|>", "</s>", "<eos>", "<|end_of_text|>", "<|end▁of▁sentence|>", "[EOS]")
 PAD_TOKENS = ("<|padding|>", "<pad>", "[PAD]", "<|pad|>", "<|finetune_right_pad_id|>")
 _BYTE_PIECE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
-_TEXT_CHANGING = {
-    "NFC", "NFD", "NFKC", "NFKD", "Nmt", "Lowercase", "Strip", "StripAccents", "Prepend",
-    "Precompiled", "BertNormalizer",
-}  # fmt: skip
 
 
 class HuggingFaceVocabulary(Vocabulary):
-    """A ``tokenizer.json``: byte-level (GPT-2, NeoX, Llama 3) or byte fallback (Llama 2)."""
+    """A ``tokenizer.json``: byte-level (GPT-2, NeoX, Llama 3) or byte fallback (Llama 2).
+
+    Tokens that the file adds as special stand for no text: their names in a text are cut like any
+    other. Tokens that it adds as not special are cut out of a text wherever it holds them. Dropout
+    and sampling are switched off.
+    """
 
     def __init__(self, spec: HuggingFace) -> None:
-        description = _read(spec.path)
-        if spec.normalization is Normalization.DROP:
-            description["normalizer"] = _without_text_changes(description.get("normalizer"))
+        self._spec = spec
+        description = tokenizer_json.read(spec.path)
+        tokenizer_json.switch_off_sampling(description)
         # Post-processors add special tokens, truncation and padding change lengths: none of it is
         # part of the text.
         description.update(post_processor=None, truncation=None, padding=None)
         specials = {spec.eos_token, spec.pad_token, *EOS_TOKENS, *PAD_TOKENS}
-        for added in description.get("added_tokens") or []:
-            added["special"] = added["special"] or added["content"] in specials
+        for added in tokenizer_json.added_tokens(description):
+            added["special"] = added.get("special") or added.get("content") in specials
+        if spec.normalization is Normalization.DROP:
+            tokenizer_json.drop_text_changes(description)
+        self._replaced_texts = tokenizer_json.replaced_texts(description)
         self._tokenizer = _build(description, spec.path)
         self._metaspace = not _is_byte_level(description)
         pieces = _pieces(self._tokenizer, description, byte_level=not self._metaspace)
@@ -78,6 +83,14 @@ class HuggingFaceVocabulary(Vocabulary):
         encodings = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
         return [np.array(encoding.ids, np.int32) for encoding in encodings]
 
+    def _probes(self) -> list[str]:
+        added = self._tokenizer.get_added_tokens_decoder().values()
+        texts = [*self._replaced_texts, *(token.content for token in added if not token.special)]
+        return [*super()._probes(), *(f"a  {text}  b{text}c" for text in texts)]
+
+    def remedy(self) -> str:
+        return drop_remedy(self._spec) or super().remedy()
+
     def _encode_around_metaspace(self, text: str) -> np.ndarray:
         parts = [
             encoding.ids
@@ -89,18 +102,6 @@ class HuggingFaceVocabulary(Vocabulary):
         for part in parts[1:]:
             ids += [i for i in self._metaspace_ids if i is not None] + part
         return np.array(ids, np.int32)
-
-
-def _read(path: str) -> dict[str, Any]:
-    try:
-        description = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise UserError(f"vocabulary: {path} is no JSON; give a tokenizer.json") from error
-    if not isinstance(description, dict) or "model" not in description:
-        raise UserError(
-            f"vocabulary: {path} has no 'model'; give a tokenizer.json of the tokenizers library"
-        )
-    return description
 
 
 def _build(description: dict[str, Any], path: str) -> Any:
@@ -115,15 +116,6 @@ def _build(description: dict[str, Any], path: str) -> Any:
     # "<|endoftext|>" inside a document is thirteen characters of text.
     tokenizer.encode_special_tokens = True
     return tokenizer
-
-
-def _without_text_changes(normalizer: dict[str, Any] | None) -> dict[str, Any] | None:
-    if normalizer is None or normalizer["type"] in _TEXT_CHANGING:
-        return None
-    if normalizer["type"] == "Sequence":
-        kept = [_without_text_changes(item) for item in normalizer["normalizers"]]
-        return {"type": "Sequence", "normalizers": [item for item in kept if item is not None]}
-    return normalizer
 
 
 def _is_byte_level(description: dict[str, Any]) -> bool:
@@ -149,10 +141,16 @@ def _pieces(tokenizer: Any, description: dict[str, Any], *, byte_level: bool) ->
         elif byte:
             pieces[token_id] = bytes.fromhex(byte.group(1))
         else:
-            pieces[token_id] = token.replace(METASPACE, " ").encode()
-    for added in description.get("added_tokens") or []:
-        pieces[added["id"]] = b"" if added["special"] else added["content"].encode()
+            pieces[token_id] = _plain(token).encode()
+    for token_id, added in tokenizer.get_added_tokens_decoder().items():
+        # What is matched after normalization has the space that Replace or Prepend wrote.
+        matched = added.content if byte_level or not added.normalized else _plain(added.content)
+        pieces[token_id] = b"" if added.special else matched.encode()
     return pieces
+
+
+def _plain(token: str) -> str:
+    return token.replace(METASPACE, " ")
 
 
 def _find(vocabulary: dict[str, int], wanted: str, known: Sequence[str]) -> int | None:

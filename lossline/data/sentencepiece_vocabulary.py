@@ -15,6 +15,7 @@ from lossline.data.vocabularies import (
     SentencePiece,
     Vocabulary,
     default_name,
+    drop_remedy,
 )
 from lossline.errors import UserError
 from lossline.installing import install_extra
@@ -28,6 +29,7 @@ class SentencePieceVocabulary(Vocabulary):
     """
 
     def __init__(self, spec: SentencePiece) -> None:
+        self._spec = spec
         model = Path(spec.path).read_bytes()
         if spec.normalization is Normalization.DROP:
             model = _without_normalization(model, spec.path)
@@ -64,6 +66,9 @@ class SentencePieceVocabulary(Vocabulary):
             )
             for text in texts
         ]
+
+    def remedy(self) -> str:
+        return drop_remedy(self._spec) or super().remedy()
 
     def _encode_around_metaspace(self, text: str) -> list[int]:
         first, *others = text.split(METASPACE)

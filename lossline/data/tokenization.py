@@ -8,7 +8,7 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
 from itertools import chain, islice
 from multiprocessing import get_context
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -38,18 +38,26 @@ def tokenize(texts: Sequence[str], vocabulary: Vocabulary) -> Tokens:
     """
     encoded = vocabulary.encode_batch(texts)
     sizes = np.array([len(text.encode()) for text in texts], np.int64)
-    for text, ids, size in zip(texts, encoded, sizes, strict=True):
-        if int(vocabulary.token_bytes[ids].sum()) != size:
-            raise UserError(
-                f"vocabulary {vocabulary.name} does not keep the text {text[:60]!r}: its tokens "
-                f"stand for {int(vocabulary.token_bytes[ids].sum())} bytes of {size}; use another "
-                "vocabulary"
-            )
+    for text, ids in zip(texts, encoded, strict=True):
+        if vocabulary.decode_bytes(ids) != text.encode():
+            _refuse_changed(vocabulary, text, ids)
     lengths = np.array([len(ids) + 1 for ids in encoded], np.int64)
     flat = np.full(int(lengths.sum()), vocabulary.eos_id, np.int32)
     for ids, stop in zip(encoded, np.cumsum(lengths), strict=True):
         flat[stop - 1 - len(ids) : stop - 1] = ids
     return Tokens(ids=flat, lengths=lengths, bytes=sizes)
+
+
+def _refuse_changed(vocabulary: Vocabulary, text: str, ids: np.ndarray) -> NoReturn:
+    back = vocabulary.decode(ids)
+    pairs = enumerate(zip(text, back, strict=False))
+    place = next((i for i, (a, b) in pairs if a != b), min(len(text), len(back)))
+    start = max(0, place - 20)
+    before, after = text[start : place + 20], back[start : place + 20]
+    raise UserError(
+        f"vocabulary {vocabulary.name} does not keep the text {text[:60]!r}: from character "
+        f"{place} it gives back {after!r} for {before!r}; {vocabulary.remedy()}"
+    )
 
 
 def chunked(documents: Iterable[str], limit: int) -> Iterator[list[str]]:

@@ -14,7 +14,7 @@ import hashlib
 import json
 import random
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -129,7 +129,7 @@ class Vocabulary(abc.ABC):
 
     def decode_bytes(self, ids: Sequence[int] | np.ndarray) -> bytes:
         """The bytes that the ids stand for, one after the other; specials stand for none."""
-        return b"".join(self.pieces[int(i)] for i in ids)
+        return b"".join(map(self.pieces.__getitem__, np.asarray(ids, np.int64).tolist()))
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
         """Text of the ids; bytes that are no UTF-8 (a character cut in two) become U+FFFD."""
@@ -149,15 +149,22 @@ class Vocabulary(abc.ABC):
                 )
 
     def _check_round_trip(self) -> None:
-        probes = round_trip_probes()
+        probes = self._probes()
         for text, ids in zip(probes, self.encode_batch(probes), strict=True):
             if self.decode_bytes(ids) != text.encode():
                 raise UserError(
                     f"vocabulary {self.name} ({self.facts.kind}) gives back "
-                    f"{self.decode(ids)[:40]!r} for {text[:40]!r}: it changes text; set "
-                    "normalization = 'drop' if it normalizes, else choose one that covers every "
-                    "UTF-8 text (byte-level BPE, byte_fallback)"
+                    f"{self.decode(ids)[:40]!r} for {text[:40]!r}: it changes text; "
+                    f"{self.remedy()}"
                 )
+
+    def _probes(self) -> list[str]:
+        """Texts that must come back; a kind adds those that its own file may change."""
+        return round_trip_probes()
+
+    def remedy(self) -> str:
+        """How to mend a vocabulary that changes text, for the message."""
+        return "choose one that covers every UTF-8 text (byte-level BPE, byte_fallback)"
 
 
 class ByteVocabulary(Vocabulary):
@@ -209,7 +216,8 @@ class HuggingFace:
         name: default: the file's stem, or its folder's name where the stem says nothing.
         eos_token: special token that ends a document; default: a well-known one that it has.
         pad_token: default: a well-known one that it has, else the eos token.
-        normalization: ``drop`` leaves out Unicode normal forms, lower-casing and leading spaces.
+        normalization: ``drop`` leaves out Unicode normal forms, lower-casing, and characters that
+            the tokenizer replaces, drops or adds (a leading space).
     """
 
     path: str
@@ -225,8 +233,8 @@ class Tiktoken:
 
     Attributes:
         path: the file.
-        pattern: "gpt2", "cl100k", "o200k", or the regular expression itself, which cuts text before
-            merging.
+        pattern: "gpt2", "cl100k", "o200k", the name of one of tiktoken's encodings, or the regular
+            expression itself, which cuts text before merging.
         name: default: the file's stem.
         eos_token: special token that ends a document; gets the id after the last rank.
     """
@@ -284,6 +292,21 @@ def load(spec: VocabularySpec | str) -> Vocabulary:
     from lossline.data.tiktoken_vocabulary import TiktokenVocabulary
 
     return TiktokenVocabulary(spec)
+
+
+def drop_remedy(spec: SentencePiece | HuggingFace) -> str:
+    """What a message proposes where leaving out a vocabulary's normalization makes it exact.
+
+    Empty where that is done already or does not help.
+    """
+    if spec.normalization is Normalization.DROP:
+        return ""
+    try:
+        load(replace(spec, normalization=Normalization.DROP))
+    except UserError:
+        return ""
+    component = "sentencepiece" if isinstance(spec, SentencePiece) else "huggingface"
+    return f"set normalization = 'drop' (of @{component}())"
 
 
 def default_name(path: str) -> str:
