@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from lossline.data import utf8
 from lossline.data.building import building
 from lossline.data.gathering import (
     PROVENANCE,
@@ -25,6 +26,7 @@ from lossline.data.gathering import (
     write_json,
     write_jsonl,
 )
+from lossline.data.json_lines import kind_of, parse_object, read_objects
 from lossline.data.packages import Package, fetch, member
 from lossline.data.task_store import Item
 from lossline.errors import UserError
@@ -103,8 +105,46 @@ def benchmark_folder(root: Path, name: str) -> Path:
     return root / "benchmarks" / name
 
 
+def gathered_items(path: Path) -> Iterator[Item]:
+    """The questions of a gathered benchmark's ``items.jsonl``.
+
+    Raises:
+        UserError: a line that is no question.
+    """
+    for where, record in read_objects(path):
+        item = Item(
+            id=str(record.get("id", where)),
+            context=_entry(record, "context", str, where),
+            choices=tuple(_entry(record, "choices", list, where)),
+            gold=_entry(record, "gold", int, where),
+        )
+        for text in (item.context, *item.choices):
+            if not isinstance(text, str):
+                raise UserError(f"{where}: a choice is {kind_of(text)}, no text; correct the line")
+            utf8.require(text, where)
+        yield item
+
+
+def _entry(record: dict[str, Any], name: str, kind: type, where: str) -> Any:
+    if type(record.get(name)) is not kind:
+        found = kind_of(record[name]) if name in record else "nothing"
+        raise UserError(f"{where}: {name!r} holds {found}; correct the line or gather again")
+    return record[name]
+
+
 def read_items(benchmark: Benchmark, archive: Path) -> Iterator[Item]:
-    """The questions of a benchmark, in published order."""
+    """The questions of a benchmark, in published order.
+
+    Raises:
+        UserError: a line of the package that is no JSON, or a question that is no UTF-8.
+    """
+    for item in _published_items(benchmark, archive):
+        for text in (item.context, *item.choices):
+            utf8.require(text, f"{archive}: {benchmark.member}, question {item.id}")
+        yield item
+
+
+def _published_items(benchmark: Benchmark, archive: Path) -> Iterator[Item]:
     data = member(archive, benchmark.member)
     if not benchmark.member.endswith(".gz"):
         import pyarrow
@@ -114,8 +154,9 @@ def read_items(benchmark: Benchmark, archive: Path) -> Iterator[Item]:
             yield item if item.id else replace(item, id=str(row))
         return
     seen = set()  # one request per choice, and again without context: each question once
-    for line in gzip.decompress(data).splitlines():
-        request = json.loads(line)
+    lines = gzip.decompress(data).decode(errors="surrogateescape").split("\n")
+    for number, line in enumerate(lines[:-1] if not lines[-1] else lines, 1):
+        request = parse_object(line, f"{archive}: {benchmark.member}, line {number}")
         if request["native_id"] not in seen:
             seen.add(request["native_id"])
             yield benchmark.item(request["doc"])

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lossline.data import utf8
 from lossline.data.building import building
 from lossline.data.corpora import Corpus
 from lossline.data.deduplication import content_hash, near_duplicates, split_of
@@ -208,7 +209,7 @@ def _select(
     unique: dict[str, Document] = {}
     for document in documents:
         counts["extracted"] += 1
-        if max(document.text, default="") >= "\ud800" and not _is_utf8(document.text):
+        if utf8.fault(document.text):
             counts["no_utf8"] += 1
         elif len(document.text.encode()) < selection.min_bytes:
             counts["too_short"] += 1
@@ -229,7 +230,9 @@ def _select(
             if room < 0:
                 counts["beyond_max_megabytes"] += 1
                 continue
-        splits[split].append({"id": content, "source": document.source, "text": document.text})
+        # Names in an archive need not be UTF-8: such bytes are written as \udcff.
+        source = document.source.encode(errors="backslashreplace").decode()
+        splits[split].append({"id": content, "source": source, "text": document.text})
     return splits, counts
 
 
@@ -242,11 +245,3 @@ def _near_duplicates(ordered: list[tuple[str, Document]]) -> set[str]:
     shuffled = sorted(ordered, key=lambda pair: pair[0][::-1])
     repeats = near_duplicates([document.text for _, document in shuffled])
     return {content for (content, _), repeat in zip(shuffled, repeats, strict=True) if repeat}
-
-
-def _is_utf8(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

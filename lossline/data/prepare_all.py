@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -12,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from lossline.data import manifests, sources, vocabularies
-from lossline.data.benchmarks import benchmark_folder
+from lossline.data.benchmarks import benchmark_folder, gathered_items
 from lossline.data.gathering import file_sha256, job_hash, read_provenance
 from lossline.data.progress import Progress
 from lossline.data.sources import JsonLines, Parquet, PlainFiles, SeqioTask, Source, Subset, Tfds
 from lossline.data.store_writer import write_store
-from lossline.data.task_store import Item, write_task
+from lossline.data.task_store import write_task
 from lossline.data.token_store import TokenStore
 from lossline.data.vocabularies import (
     Bytes,
@@ -262,7 +261,7 @@ def _task_step(name: str, vocabulary: Vocabulary, root: Path, out: Path) -> _Ste
         del processes, progress
         store = write_task(
             path,
-            _items(folder / "items.jsonl"),
+            gathered_items(folder / "items.jsonl"),
             vocabulary,
             benchmark=name,
             split=provenance["split"],
@@ -273,18 +272,6 @@ def _task_step(name: str, vocabulary: Vocabulary, root: Path, out: Path) -> _Ste
         return f"{store.num_questions:,} questions, {store.manifest.tokens:,} tokens"
 
     return _Step(path=path, kind="task", job=job, text_bytes=0, make=make)
-
-
-def _items(path: Path) -> Iterator[Item]:
-    with path.open(encoding="utf-8") as file:
-        for line in file:
-            record = json.loads(line)
-            yield Item(
-                id=record["id"],
-                context=record["context"],
-                choices=tuple(record["choices"]),
-                gold=record["gold"],
-            )
 
 
 def _describe(source: Source) -> str:

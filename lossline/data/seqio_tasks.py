@@ -71,14 +71,34 @@ def texts(source: Source, split: str) -> Iterator[str]:
     feature = source.feature if isinstance(source, SeqioTask) else "text"
     decode = _decoder(task, feature)
     tf.random.set_seed(0)  # how a Mixture interleaves its Tasks is drawn
-    dataset = task.get_dataset(sequence_length=None, split=split, shuffle=False, num_epochs=1)
     try:
-        for example in dataset.as_numpy_iterator():
-            yield decode(example[feature])
+        dataset = task.get_dataset(sequence_length=None, split=split, shuffle=False, num_epochs=1)
+    except ValueError as error:
+        if not str(error).startswith("Task dataset"):  # seqio's check of features and their types
+            raise
+        raise UserError(f"{task.name}: {error}; name a feature that holds text") from error
+    try:
+        for number, example in enumerate(dataset.as_numpy_iterator()):
+            yield _text(decode(example[feature]), f"{task.name}/{split}, example {number} (from 0)")
     except tf.errors.OpError as error:
         if _mistakes:
             raise _mistakes.pop() from error
+        if "UnicodeDecodeError" in str(error):  # from a step of the Task that tokenizes
+            raise UserError(
+                f"{task.name}/{split}: holds text that is no UTF-8; repair or leave out the example"
+            ) from error
         raise
+
+
+def _text(data: Any, where: str) -> str:
+    if not isinstance(data, bytes):
+        raise UserError(f"{where}: no text but an array; name a feature that holds one text")
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{where}: no UTF-8 ({error}); repair or leave out the example in its Task"
+        ) from error
 
 
 def _registered(source: SeqioTask) -> Any:
@@ -141,16 +161,16 @@ def _read_files(source: FileSource, split: str) -> Any:
 
 
 def _decoder(task: Any, feature: str) -> Any:
-    """How a feature becomes text: it is text, or ids of a vocabulary that keeps text exactly."""
+    """How a feature becomes the bytes of a text: it holds them, or ids of an exact vocabulary."""
     if feature not in task.output_features:
         raise UserError(
             f"{task.name}: no feature {feature!r}; it has {', '.join(task.output_features)}"
         )
     described = task.output_features[feature]
     if described.dtype == tf.string:
-        return bytes.decode
+        return lambda value: value
     if isinstance(described.vocabulary, SeqioVocabulary):
-        return described.vocabulary.exact.decode
+        return described.vocabulary.exact.decode_bytes
     raise UserError(
         f"{task.name}: {feature!r} holds ids of {type(described.vocabulary).__name__}, which need "
         "not be the text exactly; name a feature that holds text"

@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import glob
 import heapq
-import io
-import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TextIO
+from typing import Any
 
+from lossline.data import utf8
 from lossline.data.deduplication import content_hash
 from lossline.data.gathering import file_sha256, job_hash, read_provenance, text_folder
+from lossline.data.json_lines import COMPRESSED, kind_of, read_objects
 from lossline.errors import UserError
 
 
@@ -103,8 +103,6 @@ class SeqioTask:
     feature: str = "text"
     license: str = ""
 
-
-_COMPRESSED = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2"}
 
 FileSource = JsonLines | Parquet | PlainFiles
 Source = JsonLines | Parquet | PlainFiles | Tfds | SeqioTask
@@ -198,7 +196,7 @@ def text_bytes(source: Source, split: str, subset: Subset) -> int:
     if not isinstance(source, JsonLines | Parquet | PlainFiles) or subset.max_documents:
         return 0
     files, limit = paths(source, split), int(subset.max_megabytes * 1e6)
-    if any(path.suffix in _COMPRESSED for path in files):
+    if any(path.suffix in COMPRESSED for path in files):
         return limit
     size = sum(path.stat().st_size for path in files)
     return min(size, limit or size)
@@ -208,15 +206,18 @@ def documents(source: FileSource, split: str) -> Iterator[str]:
     """Texts of a split of files, in order.
 
     Raises:
-        UserError: a line, column or file that holds no text.
+        UserError: a line, column or file that holds no text in UTF-8, or cannot be read.
     """
     for path in paths(source, split):
-        if isinstance(source, JsonLines):
-            yield from _json_lines(path, source.field)
-        elif isinstance(source, Parquet):
-            yield from _parquet(path, source.column)
-        else:
-            yield _plain(path)
+        try:
+            if isinstance(source, JsonLines):
+                yield from _json_lines(path, source.field)
+            elif isinstance(source, Parquet):
+                yield from _parquet(path, source.column)
+            else:
+                yield _plain(path)
+        except OSError as error:
+            raise UserError(f"{path}: cannot be read ({error}); correct the path") from error
 
 
 def identity(source: Source, split: str) -> str:
@@ -229,52 +230,69 @@ def identity(source: Source, split: str) -> str:
 
 
 def _json_lines(path: Path, field: str) -> Iterator[str]:
-    with _text_file(path) as file:
-        try:
-            for number, line in enumerate(file, 1):
-                record = json.loads(line)
-                text = record.get(field) if isinstance(record, dict) else None
-                if not isinstance(text, str):
-                    raise UserError(
-                        f"{path}, line {number}: no text under {field!r}; correct field"
-                    )
-                yield text
-        except (ValueError, OSError) as error:
-            raise UserError(f"{path}: no lines of JSON in UTF-8 ({error})") from error
+    for where, record in read_objects(path):
+        text = record.get(field)
+        if not isinstance(text, str):
+            found = f"it holds {kind_of(text)}" if field in record else f"it has {_listed(record)}"
+            raise UserError(
+                f"{where}: no text under {field!r} ({found}); correct the line or jsonl.field"
+            )
+        utf8.require(text, f"{where}, {field!r}")
+        yield text
 
 
-def _text_file(path: Path) -> TextIO:
-    if path.suffix not in _COMPRESSED:
-        return path.open(encoding="utf-8")
-    import pyarrow
-
-    stream = pyarrow.input_stream(str(path), compression=_COMPRESSED[path.suffix])
-    return io.TextIOWrapper(stream, encoding="utf-8")
+def _listed(names: Iterable[str]) -> str:
+    shown = [repr(name) for name in names][:8]
+    return ", ".join(shown) or "no key"
 
 
 def _parquet(path: Path, column: str) -> Iterator[str]:
     import pyarrow
     import pyarrow.parquet
 
+    row = 0
     try:
         file = pyarrow.parquet.ParquetFile(path)
-    except pyarrow.ArrowInvalid as error:
-        raise UserError(f"{path}: no Parquet file ({error})") from error
-    if column not in file.schema_arrow.names:
+        if column not in file.schema_arrow.names:
+            raise UserError(
+                f"{path}: no column {column!r}; it has {_listed(file.schema_arrow.names)}"
+            )
+        for batch in file.iter_batches(columns=[column]):
+            for data in _undecoded(batch.column(0), f"{path}: {column!r}"):
+                yield _decoded(data, f"{path}, row {row} (from 0): {column!r}")
+                row += 1
+    except (pyarrow.ArrowException, OSError) as error:
+        raise UserError(f"{path}: no Parquet file, or damaged after row {row} ({error})") from error
+
+
+def _undecoded(column: Any, where: str) -> list[bytes | None]:
+    """A column's texts as the file holds them: pyarrow names no row where it meets bad UTF-8."""
+    from pyarrow import large_binary, types
+
+    if types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    if str(column.type) not in ("string", "large_string", "string_view"):
+        raise UserError(f"{where} holds {column.type}, no text; correct parquet.column")
+    return column.cast(large_binary()).to_pylist()
+
+
+def _decoded(data: bytes | None, where: str) -> str:
+    if data is None:
+        raise UserError(f"{where} holds no text (null); leave out the row")
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
         raise UserError(
-            f"{path}: no column {column!r}; it has {', '.join(file.schema_arrow.names[:8])}"
-        )
-    row = 0
-    for batch in file.iter_batches(columns=[column]):
-        for value in batch.column(0).to_pylist():
-            if not isinstance(value, str):
-                raise UserError(f"{path}, row {row}: {column!r} holds no text")
-            yield value
-            row += 1
+            f"{where} holds no text in UTF-8 ({error}); repair or leave out the row"
+        ) from error
 
 
 def _plain(path: Path) -> str:
+    data = path.read_bytes()
     try:
-        return path.read_bytes().decode()
+        return data.decode()
     except UnicodeDecodeError as error:
-        raise UserError(f"{path}: no UTF-8 ({error}); convert it or leave it out") from error
+        line = len((data[: error.start] + b".").splitlines())
+        raise UserError(
+            f"{path}, line {line}: no UTF-8 ({error}); convert the file to UTF-8 or leave it out"
+        ) from error

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lossline.data import arrays, manifests
+from lossline.data import arrays, manifests, utf8
 from lossline.data.building import building
 from lossline.data.manifests import Manifest
 from lossline.data.token_store import TokenStore
@@ -136,11 +136,11 @@ def _texts(documents: Iterable[str | bytes]) -> Iterator[str]:
     for number, document in enumerate(documents):
         try:
             text = document.decode() if isinstance(document, bytes) else document
-            text.encode()
-        except UnicodeError as error:
+        except UnicodeDecodeError as error:
             raise UserError(
                 f"document {number} (from 0) is no UTF-8: {error}; leave it out or repair it"
             ) from error
+        utf8.require(text, f"document {number} (from 0) is no UTF-8")
         yield text
 
 

