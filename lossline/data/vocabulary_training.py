@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import enum
 import io
-from collections.abc import Iterable, Iterator
+import re
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -20,10 +23,13 @@ from lossline.data.gathering import (
     write_json,
 )
 from lossline.data.sources import FileSource, JsonLines, Parquet, PlainFiles, Subset
+from lossline.data.vocabularies import METASPACE
 from lossline.errors import UserError
 from lossline.installing import install_extra
 
 EOS, PAD = "<|endoftext|>", "<|padding|>"
+SENTENCEPIECE_UNKNOWN = "\u2585"  # its trainer's mark of an unknown character
+LONGEST_WORD = 10_000  # characters of a word that byte-level BPE is trained on
 RECIPE = 1  # raised whenever the same text gives another vocabulary
 
 
@@ -77,12 +83,17 @@ def train_vocabulary(spec: TrainVocabulary, root: Path) -> tuple[Path, dict[str,
     file = "tokenizer.json" if spec.algorithm is Algorithm.BPE else "spiece.model"
     if folder.exists():
         return folder / file, _present(folder, file, job), False
-    with building(folder) as partial:
+    with building(folder) as partial, _nothing_left(partial):
         subset = Subset(max_megabytes=spec.max_megabytes)
         texts = chain.from_iterable(subset.apply(_train_split(source)) for source in chosen)
         train = train_bpe if spec.algorithm is Algorithm.BPE else train_sentencepiece
         (partial / file).write_bytes(train(texts, spec))
         facts = vocabularies.load(str(partial / file)).facts
+        if facts.vocab_size < spec.vocab_size:  # BPE stops where no two tokens are left to merge
+            raise UserError(
+                f"vocabulary {spec.name}: the text gives {facts.vocab_size} ids at most, not "
+                f"{spec.vocab_size}; lower vocab_size or give more text"
+            )
         provenance = {
             "job": job,
             "name": spec.name,
@@ -96,6 +107,16 @@ def train_vocabulary(spec: TrainVocabulary, root: Path) -> tuple[Path, dict[str,
         write_json(partial / PROVENANCE, provenance)
         partial.replace(folder)
     return folder / file, provenance, True
+
+
+@contextmanager
+def _nothing_left(partial: Path) -> Iterator[None]:
+    """Removes what was written where a person's mistake came up."""
+    try:
+        yield
+    except UserError:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
 
 
 def train_bpe(texts: Iterable[str], spec: TrainVocabulary) -> bytes:
@@ -114,7 +135,7 @@ def train_bpe(texts: Iterable[str], spec: TrainVocabulary) -> bytes:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(texts, trainer=trainer)
+    tokenizer.train_from_iterator(_long_words_cut(texts), trainer=trainer)
     return tokenizer.to_str(pretty=False).encode()
 
 
@@ -129,10 +150,24 @@ def train_sentencepiece(texts: Iterable[str], spec: TrainVocabulary) -> bytes:
         raise UserError(
             f"SentencePiece vocabularies need the package sentencepiece; {install_extra('data')}"
         ) from error
+    lines = list(_lines(texts))
+    if not lines:
+        raise UserError(f"vocabulary {spec.name}: its sets hold no text; give some")
+    model = _sentencepiece_model(lines, spec)
+    processor = sentencepiece.SentencePieceProcessor(model_proto=model)
+    if processor.piece_to_id(METASPACE) == processor.unk_id():
+        # Text (almost) without spaces leaves the space out, and what stands for it has no bytes.
+        model = _sentencepiece_model(lines, spec, required_chars=METASPACE)
+    return model
+
+
+def _sentencepiece_model(lines: Sequence[str], spec: TrainVocabulary, **options: Any) -> bytes:
+    import sentencepiece
+
     model = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=_lines(texts),
+            sentence_iterator=iter(lines),
             model_writer=model,
             vocab_size=spec.vocab_size,
             model_type="unigram" if spec.algorithm is Algorithm.UNIGRAM else "bpe",
@@ -153,24 +188,44 @@ def train_sentencepiece(texts: Iterable[str], spec: TrainVocabulary) -> bytes:
             eos_piece=EOS,
             num_threads=1,  # the pieces' scores are sums over threads: one thread, one result
             minloglevel=2,
+            **options,
         )
     except (RuntimeError, OSError) as error:
-        reason = str(error).split("] ")[-1][:160]
         raise UserError(
-            f"vocabulary {spec.name}: SentencePiece refuses ({reason}); change vocab_size or give "
-            "more text"
+            f"vocabulary {spec.name}: SentencePiece refuses ({_reason(error)}); change vocab_size "
+            "or give more text"
         ) from error
     return model.getvalue()
+
+
+def _reason(error: Exception) -> str:
+    """What SentencePiece says, without its own place and without options that are none here."""
+    said = re.sub(r"^.*\] (?=.)", "", str(error), flags=re.DOTALL)
+    return said.split(" Increase vocab_size")[0].strip()[:160]
 
 
 def _train_split(source: FileSource) -> Iterator[str]:
     return sources.documents(source, "train")
 
 
-def _lines(texts: Iterable[str]) -> Iterator[str]:
-    """Lines of at most 4,000 characters: SentencePiece skips longer "sentences" (4,192 bytes)."""
+def _long_words_cut(texts: Iterable[str]) -> Iterator[str]:
+    """Cuts within words beyond ``LONGEST_WORD``: the time to train is the square of a word."""
     for text in texts:
-        for line in text.split("\n"):
+        start = 0
+        for word in re.finditer(r"\S+|\s+", text) if len(text) > LONGEST_WORD else ():
+            for stop in range(word.start() + LONGEST_WORD, word.end(), LONGEST_WORD):
+                yield text[start:stop]
+                start = stop
+        yield text[start:]
+
+
+def _lines(texts: Iterable[str]) -> Iterator[str]:
+    """Lines of at most 1,000 characters, cut where SentencePiece would skip all of a line.
+
+    It skips "sentences" of more than 4,192 bytes, and those that hold its own U+2585.
+    """
+    for text in texts:
+        for line in re.split(f"[\n{SENTENCEPIECE_UNKNOWN}]", text):
             for start in range(0, len(line), 1000):
                 piece = line[start : start + 1000]
                 if piece.strip():
