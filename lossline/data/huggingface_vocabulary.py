@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -52,6 +53,7 @@ class HuggingFaceVocabulary(Vocabulary):
         pieces = _pieces(self._tokenizer, description, byte_level=not self._metaspace)
         byte_ids = {piece: i for i, piece in enumerate(pieces) if len(piece) == 1}
         self._metaspace_ids = [byte_ids.get(bytes([b])) for b in METASPACE.encode()]
+        self._notation = _notation(self._tokenizer, description, byte_level=not self._metaspace)
         name = spec.name or default_name(spec.path)
         vocabulary = self._tokenizer.get_vocab(with_added_tokens=True)
         eos = _find(vocabulary, spec.eos_token, EOS_TOKENS)
@@ -78,8 +80,8 @@ class HuggingFaceVocabulary(Vocabulary):
         )
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
-        if self._metaspace and any(METASPACE in text for text in texts):
-            return [self._encode_around_metaspace(text) for text in texts]
+        if self._notation and any(map(self._notation.search, texts)):
+            return [self._encode_around_notation(text, self._notation) for text in texts]
         encodings = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
         return [np.array(encoding.ids, np.int32) for encoding in encodings]
 
@@ -91,16 +93,14 @@ class HuggingFaceVocabulary(Vocabulary):
     def remedy(self) -> str:
         return drop_remedy(self._spec) or super().remedy()
 
-    def _encode_around_metaspace(self, text: str) -> np.ndarray:
-        parts = [
-            encoding.ids
-            for encoding in self._tokenizer.encode_batch_fast(
-                text.split(METASPACE), add_special_tokens=False
-            )
-        ]
-        ids = list(parts[0])
-        for part in parts[1:]:
-            ids += [i for i in self._metaspace_ids if i is not None] + part
+    def _encode_around_notation(self, text: str, notation: re.Pattern[str]) -> np.ndarray:
+        cuts = [(0, 0), *(match.span() for match in notation.finditer(text)), (len(text), 0)]
+        parts = [text[start:stop] for (_, start), (stop, _) in pairwise(cuts)]
+        encodings = self._tokenizer.encode_batch_fast(parts, add_special_tokens=False)
+        ids = list(encodings[0].ids)
+        for (start, stop), encoding in zip(cuts[1:-1], encodings[1:], strict=True):
+            ids += [i for i in self._metaspace_ids if stop > start and i is not None]
+            ids += encoding.ids
         return np.array(ids, np.int32)
 
 
@@ -151,6 +151,27 @@ def _pieces(tokenizer: Any, description: dict[str, Any], *, byte_level: bool) ->
 
 def _plain(token: str) -> str:
     return token.replace(METASPACE, " ")
+
+
+def _notation(
+    tokenizer: Any, description: dict[str, Any], *, byte_level: bool
+) -> re.Pattern[str] | None:
+    """Where a text is cut, so that what it holds is not taken for the tokenizer's own notation.
+
+    At a metaspace, which goes through its bytes. In a Unigram also after the first character of the
+    name of a special or of a byte (``<0x41>``): it finds every piece by its name, those too.
+    """
+    places = [] if byte_level else [METASPACE]
+    if description["model"].get("type") == "Unigram":
+        added = tokenizer.get_added_tokens_decoder().values()
+        names = [token.content for token in added if token.special]
+        names += [] if byte_level else [f"<0x{byte:02X}>" for byte in range(256)]
+        names += [tokenizer.id_to_token(description["model"].get("unk_id") or 0) or ""]
+        rests: dict[str, list[str]] = {}
+        for name in filter(lambda name: len(name) > 1, names):
+            rests.setdefault(re.escape(name[0]), []).append(re.escape(name[1:]))
+        places += [f"(?<={first})(?={'|'.join(rest)})" for first, rest in rests.items()]
+    return re.compile("|".join(places)) if places else None
 
 
 def _find(vocabulary: dict[str, int], wanted: str, known: Sequence[str]) -> int | None:

@@ -211,6 +211,8 @@ class SentencePiece:
 class HuggingFace:
     """Gin component: a ``tokenizer.json`` of the Hugging Face tokenizers library.
 
+    The same text always gives the same ids: BPE dropout and Unigram sampling are switched off.
+
     Attributes:
         path: the file.
         name: default: the file's stem, or its folder's name where the stem says nothing.

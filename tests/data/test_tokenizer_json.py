@@ -63,6 +63,14 @@ def spaced_token(**flags: bool) -> dict[str, Any]:
     return tree
 
 
+def unigram() -> dict[str, Any]:
+    """A Unigram with all bytes as pieces, found by their names as every other piece is."""
+    tree = byte_fallback(normalizer=None, pre_tokenizer=metaspace(prepend_scheme="always"))
+    pieces = [[name, -20.0 if "<" in name else -3.0] for name in tree["model"]["vocab"]]
+    tree["model"] = {"type": "Unigram", "unk_id": 0, "byte_fallback": True, "vocab": pieces}
+    return tree
+
+
 @pytest.fixture
 def load(tmp_path: Path) -> Callable[..., Vocabulary]:
     def load(tree: dict[str, Any], normalization: str = "keep") -> Vocabulary:
@@ -114,6 +122,7 @@ CHANGING = {
     "quotes": byte_fallback(normalizer=replacing({"String": "``"}, '"')),
     "another letter of as many bytes": byte_fallback(normalizer=replacing({"String": "q"}, "t")),
     "runs of spaces": byte_fallback(normalizer=replacing({"Regex": " {2,}"}, METASPACE)),
+    "unigram": unigram(),
     "token that swallows spaces": spaced_token(lstrip=True, rstrip=True),
 }  # fmt: skip
 
@@ -132,7 +141,7 @@ def test_what_changes_text_is_refused_and_drop_helps(
 def test_spaces_stay_part_of_words(load: Callable[..., Vocabulary]) -> None:
     """A step that is dropped leaves the merges as they were learned."""
     expected = [" the", " ", "bat"]
-    for case in ("metaspace first", "metaspace of old", "prepend", "runs of spaces"):
+    for case in ("metaspace first", "metaspace of old", "prepend", "runs of spaces", "unigram"):
         vocabulary = load(CHANGING[case], "drop")
         pieces = [vocabulary.pieces[i].decode() for i in vocabulary.encode(" the bat")]
         assert pieces == expected, case
@@ -156,6 +165,17 @@ def test_what_cannot_be_mended_is_told_to_choose_another(
     with pytest.raises(UserError, match="it changes text; choose one that covers") as caught:
         load(tree, normalization)
     assert "drop" not in str(caught.value)
+
+
+def test_names_of_pieces_are_text_to_a_unigram(load: Callable[..., Vocabulary]) -> None:
+    vocabulary = load(unigram(), "drop")
+    specials = {vocabulary.eos_id, 0, 1}
+    for text in ("<0x41>", "a</s>b<s><unk>", "<<s>>", f"{METASPACE}<0x0A>{METASPACE}", "</s></s>"):
+        ids = vocabulary.encode(text)
+        assert vocabulary.decode(ids) == text and specials.isdisjoint(ids.tolist())
+    sampled = unigram()
+    sampled["model"].update(alpha=0.1, nbest_size=4)
+    assert load(sampled, "drop").hash == vocabulary.hash
 
 
 def test_dropout_is_switched_off(load: Callable[..., Vocabulary]) -> None:
