@@ -214,6 +214,14 @@ def test_what_only_adds_to_the_ids_is_no_part_of_the_text(load: Callable[..., Vo
     assert load(tree).encode(TEXT).tolist() == load(byte_fallback()).encode(TEXT).tolist()
 
 
+def test_decoders_that_lose_text_are_never_asked(load: Callable[..., Vocabulary]) -> None:
+    strip = {"type": "Strip", "content": " ", "start": 1, "stop": 0}
+    decoders = [{"type": "ByteFallback"}, {"type": "Fuse"}, strip]
+    vocabulary = load(byte_fallback(decoder={"type": "Sequence", "decoders": decoders}))
+    for text in (" the bat", "  ", *round_trip_probes()):
+        assert vocabulary.decode(vocabulary.encode(text)) == text
+
+
 def test_a_text_changed_within_its_length_is_refused(load: Callable[..., Vocabulary]) -> None:
     """No probe holds every text, so each document's bytes are compared."""
     vocabulary = load(byte_fallback(normalizer=replacing({"Regex": "(?<=qqq)t"}, "h")))

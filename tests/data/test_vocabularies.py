@@ -192,6 +192,26 @@ def test_a_sentencepiece_that_adds_a_space_is_refused_or_stripped(tmp_path: Path
     assert kept.decode(kept.encode("no  space\ufb01 added ")) == "no  space\ufb01 added "
 
 
+def test_drop_is_proposed_only_where_it_helps(tmp_path: Path) -> None:
+    """Without byte pieces no SentencePiece model covers every text."""
+    import io
+
+    import sentencepiece
+
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(TEXT), model_writer=model, vocab_size=80, hard_vocab_limit=False,
+        minloglevel=2,
+    )  # fmt: skip
+    path = tmp_path / "letters.model"
+    path.write_bytes(model.getvalue())
+    for normalization in Normalization:
+        spec = SentencePiece(path=str(path), normalization=normalization)
+        with pytest.raises(UserError, match="changes text; choose one that covers") as caught:
+            vocabularies.load(spec)
+        assert "drop" not in str(caught.value)
+
+
 def test_mistakes_are_one_line(files: dict[str, Path], tmp_path: Path) -> None:
     broken = tmp_path / "broken.json"
     broken.write_text("{")
