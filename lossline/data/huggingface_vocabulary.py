@@ -82,8 +82,7 @@ class HuggingFaceVocabulary(Vocabulary):
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
         if self._notation and any(map(self._notation.search, texts)):
             return [self._encode_around_notation(text, self._notation) for text in texts]
-        encodings = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
-        return [np.array(encoding.ids, np.int32) for encoding in encodings]
+        return [np.array(ids, np.int32) for ids in self._ids(list(texts))]
 
     def _probes(self) -> list[str]:
         added = self._tokenizer.get_added_tokens_decoder().values()
@@ -95,13 +94,22 @@ class HuggingFaceVocabulary(Vocabulary):
 
     def _encode_around_notation(self, text: str, notation: re.Pattern[str]) -> np.ndarray:
         cuts = [(0, 0), *(match.span() for match in notation.finditer(text)), (len(text), 0)]
-        parts = [text[start:stop] for (_, start), (stop, _) in pairwise(cuts)]
-        encodings = self._tokenizer.encode_batch_fast(parts, add_special_tokens=False)
-        ids = list(encodings[0].ids)
-        for (start, stop), encoding in zip(cuts[1:-1], encodings[1:], strict=True):
+        parts = self._ids([text[start:stop] for (_, start), (stop, _) in pairwise(cuts)])
+        ids = list(parts[0])
+        for (start, stop), part in zip(cuts[1:-1], parts[1:], strict=True):
             ids += [i for i in self._metaspace_ids if stop > start and i is not None]
-            ids += encoding.ids
+            ids += part
         return np.array(ids, np.int32)
+
+    def _ids(self, texts: list[str]) -> list[list[int]]:
+        try:
+            encodings = self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+        except Exception as error:  # the library raises nothing narrower
+            raise UserError(
+                f"vocabulary {self.name} (huggingface) has no token for some text ({error}); "
+                f"{self.remedy()}"
+            ) from error
+        return [encoding.ids for encoding in encodings]
 
 
 def _build(description: dict[str, Any], path: str) -> Any:

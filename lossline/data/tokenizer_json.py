@@ -31,7 +31,9 @@ def read(path: str) -> dict[str, Any]:
     try:
         description = json.loads(Path(path).read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        raise UserError(f"vocabulary: {path} is no JSON; give a tokenizer.json") from error
+        raise UserError(
+            f"vocabulary: {path} is no JSON ({error}); give a tokenizer.json"
+        ) from error
     if not isinstance(description, dict) or not isinstance(description.get("model"), dict):
         raise UserError(
             f"vocabulary: {path} has no 'model'; give a tokenizer.json of the tokenizers library"

@@ -167,6 +167,17 @@ def test_what_cannot_be_mended_is_told_to_choose_another(
     assert "drop" not in str(caught.value)
 
 
+def test_a_model_that_knows_no_unknown_is_one_line(load: Callable[..., Vocabulary]) -> None:
+    pieces = [["</s>", 0.0], ["a", -1.0]]
+    eos = {**byte_fallback()["added_tokens"][2], "id": 0}
+    for model in (
+        {"type": "Unigram", "unk_id": None, "vocab": pieces},
+        {"type": "WordLevel", "unk_token": "<unk>", "vocab": {"</s>": 0, "a": 1}},
+    ):
+        with pytest.raises(UserError, match=r"has no token for some text .*; choose one"):
+            load(byte_fallback(model=model, added_tokens=[eos]))
+
+
 def test_names_of_pieces_are_text_to_a_unigram(load: Callable[..., Vocabulary]) -> None:
     vocabulary = load(unigram(), "drop")
     specials = {vocabulary.eos_id, 0, 1}
