@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import pandas as pd
 
+from lossline.tables.cells import as_numbers
+
 __all__ = ["CHANCE", "chance_level"]
 
 # Carried along by loss tables; mapping files write it.
@@ -21,7 +23,7 @@ def chance_level(eval_set: str, rows: pd.DataFrame | None = None) -> float | Non
     """Chance accuracy that the rows of a set state, the lowest if they differ, or else by its name,
     e.g. ``arc_easy`` or ``ARC-Easy``; None where it is not known."""
     if rows is not None and CHANCE in rows:
-        stated = pd.to_numeric(rows[CHANCE], errors="coerce").min()
+        stated = as_numbers(rows[CHANCE]).min()
         if pd.notna(stated):
             return float(stated)
     bare = "".join(letter for letter in eval_set.lower() if letter.isalnum())

@@ -11,6 +11,14 @@ import numpy as np
 import pandas as pd
 
 from lossline.errors import UserError
+from lossline.tables.cells import (
+    as_counts,
+    as_numbers,
+    as_text,
+    is_empty,
+    name_of_number,
+    whole_number,
+)
 from lossline.tables.schema import COLUMN_NAMES, Column, Kind, Status, column_of, is_known
 
 __all__ = [
@@ -23,8 +31,6 @@ __all__ = [
     "row_number",
     "typed",
 ]
-
-_TEXT = pd.StringDtype(na_value=np.nan)
 
 
 def row_number(position: int) -> str:
@@ -59,7 +65,7 @@ def from_rows(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     The derived columns are filled from the sums. Nothing is validated: `write` and `validate` do
     that.
     """
-    frame = pd.DataFrame.from_records(list(rows))
+    frame = pd.DataFrame(list(rows), dtype=object)  # whole numbers beside None stay whole
     return derive(typed(complete(frame)))
 
 
@@ -76,16 +82,14 @@ def complete(frame: pd.DataFrame) -> pd.DataFrame:
 
 def typed(frame: pd.DataFrame, *, where: str = "the table") -> pd.DataFrame:
     """The same table with the schema's dtypes; a cell that does not convert is a `UserError` naming
-    it."""
-    columns = {str(name): column_of(str(name)) for name in frame.columns}
-    return pd.DataFrame(
-        {
-            name: frame[name].reset_index(drop=True)
-            if column is None
-            else _typed_column(frame[name], column, where)
-            for name, column in columns.items()
-        }
-    )
+    it. ``x_`` columns are numbers where nothing is lost by it, else text."""
+    converted = {
+        str(name): _typed_extra(frame[name])
+        if (column := column_of(str(name))) is None
+        else _typed_column(frame[name], column, where)
+        for name in frame.columns
+    }
+    return pd.DataFrame(converted, index=pd.RangeIndex(len(frame)))
 
 
 def exclude_unreadable(frame: pd.DataFrame) -> pd.DataFrame:
@@ -96,14 +100,11 @@ def exclude_unreadable(frame: pd.DataFrame) -> pd.DataFrame:
         if column is None or column.kind is Kind.TEXT:
             continue
         values = frame[column.name]
-        numbers = pd.to_numeric(values, errors="coerce").astype("float64")
-        broken = numbers.isna() & values.notna()
-        if column.kind is Kind.COUNT:
-            broken |= np.isinf(numbers) | (numbers.notna() & (numbers != np.round(numbers)))
-        if not broken.any():
+        faults = _faults(values, column.kind)
+        if not faults:
             continue
-        wanted = "a number" if column.kind is Kind.NUMBER else "a whole number"
-        said = [f"{column.name}: {_shown(cell)} is not {wanted}" for cell in values[broken]]
+        broken = list(faults)
+        said = [f"{column.name}: {_shown(values[row])} {fault}" for row, fault in faults.items()]
         frame = frame.astype({name: object for name in (column.name, "status", "message")})
         frame.loc[broken, "message"] = said
         frame.loc[broken, "status"] = str(Status.EXCLUDED)
@@ -112,48 +113,56 @@ def exclude_unreadable(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _shown(cell: object) -> str:
-    return repr(cell) if isinstance(cell, str) else str(cell)
+    """A cell for a message: text in quotation marks, a number without, in whatever file it was."""
+    text = isinstance(cell, str) and as_numbers(pd.Series([cell])).isna().all()
+    return repr(cell) if text else str(cell)
+
+
+def _faults(values: pd.Series, kind: Kind) -> dict[int, str]:
+    """Place -> what is wrong, of the cells that are neither empty nor numbers of this kind."""
+    converted = as_numbers(values) if kind is Kind.NUMBER else as_counts(values)
+    faults = {}
+    for row in np.flatnonzero(converted.isna() & ~is_empty(values)):
+        if kind is Kind.NUMBER:
+            faults[int(row)] = "is not a number"
+        elif whole_number(values.array[row]) is None:
+            faults[int(row)] = "is not a whole number"
+        else:
+            faults[int(row)] = "is a whole number beyond 64 bits"
+    return faults
 
 
 def _typed_column(values: pd.Series, column: Column, where: str) -> pd.Series:
     values = values.reset_index(drop=True)
     if column.kind is Kind.TEXT:
-        return _as_text(values)
-    numbers = pd.to_numeric(values, errors="coerce").astype("float64")
-    unreadable = np.flatnonzero(numbers.isna().to_numpy() & values.notna().to_numpy())
-    if len(unreadable):
-        first = int(unreadable[0])
-        raise UserError(
-            f"{where}: column {column.name!r}, {row_number(first)}: "
-            f"{_shown(values.iloc[first])} is not a number; "
+        return as_text(values)
+    for row, fault in _faults(values, column.kind).items():
+        text = np.isnan(as_numbers(values).iloc[row])
+        mend = (
             "write a number or leave the cell empty"
+            if text
+            else f"this column counts ({column.meaning})"
         )
-    if column.kind is Kind.NUMBER:
-        return numbers
-    return _as_count(values, numbers, column, where)
-
-
-def _as_text(values: pd.Series) -> pd.Series:
-    missing = values.isna().to_numpy()
-    texts = values.map(str, na_action="ignore").astype(_TEXT)
-    # An empty string is an empty cell: CSV cannot tell the two apart.
-    return texts.mask(missing | (texts == "").to_numpy()).astype(_TEXT)
-
-
-def _as_count(values: pd.Series, numbers: pd.Series, column: Column, where: str) -> pd.Series:
-    if pd.api.types.is_integer_dtype(values.dtype):  # float64 would round counts beyond 2**53
-        return values.astype("Int64")
-    broken = np.flatnonzero(
-        (numbers.notna() & (numbers != np.round(numbers))).to_numpy() | np.isinf(numbers)
-    )
-    if len(broken):
-        first = int(broken[0])
+        fault = "is not a number" if text else fault
         raise UserError(
-            f"{where}: column {column.name!r}, {row_number(first)}: "
-            f"{_shown(values.iloc[first])} is not a whole number; "
-            f"this column counts ({column.meaning})"
+            f"{where}: column {column.name!r}, {row_number(row)}: {_shown(values.iloc[row])} "
+            f"{fault}; {mend}"
         )
-    return numbers.astype("Int64")
+    return as_numbers(values) if column.kind is Kind.NUMBER else as_counts(values)
+
+
+def _typed_extra(values: pd.Series) -> pd.Series:
+    """A column that the schema does not know, the same whether it comes from memory or a file:
+    numbers where each can be written as it was, else text."""
+    values = values.reset_index(drop=True)
+    if pd.api.types.is_float_dtype(values.dtype):
+        return values.astype("float64")
+    texts = as_text(values)
+    different = texts.dropna().unique()
+    numbers = as_numbers(pd.Series(different, dtype=object))
+    if all(map(name_of_number, different)) and numbers.is_unique:
+        return as_numbers(texts)
+    return texts
 
 
 def derive(frame: pd.DataFrame) -> pd.DataFrame:
@@ -200,7 +209,4 @@ def concat(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
     # Object columns keep pandas from guessing a type for a column that is empty in one of the
     # tables.
     parts = [table.reindex(columns=columns).astype(object) for table in tables]
-    joined = pd.concat(parts, ignore_index=True)
-    for name in extras:
-        joined[name] = joined[name].infer_objects()
-    return typed(joined)
+    return typed(pd.concat(parts, ignore_index=True))

@@ -10,6 +10,7 @@ import pandas as pd
 
 from lossline.errors import UserError
 from lossline.places import local_path
+from lossline.tables.frames import complete, typed
 from lossline.tables.schema import Status
 from lossline.tables.storage import read, write
 from lossline.tables.sweeps import Source, import_sweep
@@ -55,6 +56,6 @@ def import_to_file(options: ImportOptions) -> Path:
 
 def _same(out: Path, table: pd.DataFrame) -> bool:
     try:
-        return read(out).equals(table)
+        return read(out).equals(typed(complete(table)))  # columns in the order of a file
     except UserError:
         return False

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import zlib
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import pandas as pd
 from lossline.errors import UserError
 from lossline.tables.checks import check_columns, validate
 from lossline.tables.frames import concat, derive, exclude_unreadable, typed
+from lossline.tables.reading import read_any
 from lossline.tables.schema import COLUMN_NAMES
 
 __all__ = ["load", "read", "read_unchecked", "write"]
@@ -37,47 +37,6 @@ def read_unchecked(path: str | os.PathLike[str]) -> pd.DataFrame:
     frame = read_any(path)
     check_columns(frame, where=str(path))
     return derive(typed(exclude_unreadable(frame), where=str(path)))
-
-
-def read_any(path: str | os.PathLike[str], **csv_options: object) -> pd.DataFrame:
-    """Any table of a file by its suffix: .parquet, .csv (.csv.gz, .tsv), .jsonl. No loss table is
-    presumed."""
-    path = Path(path)
-    if not path.exists():
-        raise UserError(f"{path}: no such file; name an existing table")
-    if path.is_dir():
-        raise UserError(f"{path}: is a folder, not a table; name the file within it")
-    name = path.name.lower()
-    try:
-        if name.endswith(".parquet"):
-            return pd.read_parquet(path)
-        if name.endswith((".csv", ".csv.gz")):
-            frame = pd.read_csv(path, low_memory=False, **csv_options)  # type: ignore[call-overload]
-            _check_separator(frame, path)
-            return frame
-        if name.endswith(".tsv"):
-            return pd.read_csv(path, sep="\t", low_memory=False, **csv_options)  # type: ignore[call-overload]
-        if name.endswith(".jsonl"):
-            return pd.read_json(path, lines=True, precise_float=True)
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: is not text in UTF-8; save it anew with this encoding") from error
-    except (ValueError, OSError, EOFError, zlib.error, pd.errors.ParserError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(
-            f"{path}: cannot be read as {path.suffix[1:]}: {reason}; is the file whole?"
-        ) from error
-    raise UserError(f"{path}: unknown kind of table; use .parquet, .csv, .tsv or .jsonl")
-
-
-def _check_separator(frame: pd.DataFrame, path: Path) -> None:
-    """One column whose name holds another separator is a table that was written with it."""
-    only = str(frame.columns[0]) if len(frame.columns) == 1 else ""
-    for separator, word in ((";", "semicolons"), ("\t", "tabs"), ("|", "bars")):
-        if separator in only:
-            raise UserError(
-                f"{path}: its columns are separated by {word}; save it with commas, and with "
-                "points in its numbers"
-            )
 
 
 def write(frame: pd.DataFrame, path: str | os.PathLike[str]) -> Path:

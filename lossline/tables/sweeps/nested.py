@@ -23,6 +23,7 @@ import pandas as pd
 
 from lossline.errors import UserError
 from lossline.tables.frames import nearest_names
+from lossline.tables.json_text import objects
 from lossline.tables.sweeps.file_names import in_file_name, is_file_name
 
 __all__ = ["JOINED", "SUFFIXES", "Nested", "Record", "read_nested", "starred"]
@@ -117,9 +118,9 @@ def read_nested(
             others = f" and {len(left) - 1} more" if left[1:] else ""
             keys = " or ".join(map(repr, join))
             notes.append(f"{left[0]}{others}: no {keys} to join by; left out")
-    # Objects, so that a whole number stays one beside an empty cell.
     short = [label.removeprefix(where).lstrip(f"{os.sep}, ") or label for label in labels]
-    frame = pd.DataFrame(rows, index=short, dtype=object).infer_objects()
+    # Objects, so that each cell stays what it is whatever its neighbours are.
+    frame = pd.DataFrame(rows, index=short, dtype=object)
     return Nested(frame=frame, where=where, records=records, notes=tuple(notes))
 
 
@@ -129,50 +130,10 @@ def _common_name(files: Sequence[Path]) -> str:
 
 
 def _records(path: Path) -> Iterator[Record]:
-    several = path.suffix.lower() == ".jsonl"
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; name an existing table") from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: is not text in UTF-8; save it anew with this encoding") from error
-    if several:
-        lines = enumerate(text.split("\n"), 1)
-        trees = [(f"{path}, line {n}", _parsed(line, f"{path}, line {n}"))
-                 for n, line in lines if line.strip()]  # fmt: skip
-    else:
-        tree = _parsed(text, str(path))
-        trees = [(str(path), tree)]
-        if isinstance(tree, list):
-            trees = [(f"{path}, row {n}", item) for n, item in enumerate(tree, 1)]
-    for label, tree in trees:
-        if not isinstance(tree, dict):
-            raise UserError(
-                f"{label}: holds {json.dumps(tree)[:40]} where an object {{…}} belongs; a table in "
-                "JSON is an object or a list of objects"
-            )
+    for label, tree in objects(path):
         record = Record(label, path)
         _collect(record, "", tree, within=False)
         yield record
-
-
-def _parsed(text: str, where: str) -> Any:
-    try:
-        return json.loads(text, object_pairs_hook=lambda pairs: _object(pairs, where))
-    except json.JSONDecodeError as error:
-        hint = "; one object a line? name it .jsonl" if error.msg == "Extra data" else ""
-        raise UserError(f"{where}: is not JSON: {error}; is the file whole?{hint}") from error
-    except (ValueError, RecursionError) as error:  # numbers of thousands of digits, nesting
-        raise UserError(f"{where}: cannot be read as JSON: {error}") from error
-
-
-def _object(pairs: Sequence[tuple[str, Any]], where: str) -> dict[str, Any]:
-    tree = dict(pairs)
-    if len(tree) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise UserError(f"{where}: the key {twice!r} is there twice in one object; keep one")
-    return tree
 
 
 def _collect(record: Record, path: str, tree: Any, *, within: bool) -> None:

@@ -15,6 +15,8 @@ import numpy as np
 import pandas as pd
 
 from lossline.errors import UserError
+from lossline.tables.cells import as_numbers, as_text
+from lossline.tables.reading import one_column_each
 from lossline.tables.schema import OWN_SET, SetKind
 from lossline.tables.sweeps.wide import (
     Imported,
@@ -28,6 +30,7 @@ from lossline.tables.sweeps.wide import (
     read_wide,
     readable,
     require,
+    says_nothing,
     together,
     unique_ids,
 )
@@ -60,7 +63,7 @@ def _kempner(frame: pd.DataFrame, where: str) -> Imported:
     require(frame, ("data", "params", "tokens", "val_loss"), where)
     given = {name: fact(frame, name, where) for name in ("params", "tokens")}
     params, tokens = readable(given["params"]), readable(given["tokens"])
-    named = frame["data"].map(str) + "-" + params.map("{:.0f}".format)
+    named = as_text(frame["data"]) + "-" + params.map("{:.0f}".format)
     names = frame["id"].where(frame["id"].notna(), named) if "id" in frame else named
     facts = pd.DataFrame(
         {
@@ -137,10 +140,10 @@ def llm_line(paths: Sequence[Path]) -> Imported:
 
 
 def _llm_line(path: Path) -> Imported:
-    frame, where = read_wide(path)
-    frame = _single_header(frame, path)
+    frame, where = read_wide(path, repeated_names=True)
+    frame = one_column_each(_single_header(frame, path), where)
     require(frame, _LINE_REQUIRED, where)
-    known = frame["Tokens"].notna() & frame["Name"].notna()
+    known = ~says_nothing(frame["Tokens"]) & frame["Name"].notna()
     notes = [
         f"{where}: row {position + 1}: {frame['Name'].iloc[position]} has no Name or no Tokens; "
         f"left out"
@@ -149,7 +152,7 @@ def _llm_line(path: Path) -> Imported:
     frame = frame[known].reset_index(drop=True)
     facts = pd.DataFrame(
         {
-            "run_id": frame["Name"].map(str),
+            "run_id": as_text(frame["Name"]),
             "architecture": frame["Architecture"],
             "pretraining_data": frame["Pretraining Data"],
             "tokenizer": frame["Tokenizer"],
@@ -175,7 +178,7 @@ def _single_header(frame: pd.DataFrame, path: Path) -> pd.DataFrame:
     """Undoes a second header line: drops it, takes it, or joins it with the first, whichever names
     most columns."""
     first = ["" if pd.isna(cell) else str(cell) for cell in frame.iloc[0]]
-    if pd.to_numeric(pd.Series(first), errors="coerce").notna().any():  # a header holds no numbers
+    if as_numbers(frame.iloc[0]).notna().any():  # a header holds no numbers
         return frame
     upper = ["" if str(name).startswith("Unnamed") else str(name) for name in frame.columns]
     joined = [f"{a} {b}".strip() for a, b in zip(upper, first, strict=True)]
@@ -183,18 +186,12 @@ def _single_header(frame: pd.DataFrame, path: Path) -> pd.DataFrame:
     body = frame.iloc[1:].reset_index(drop=True).set_axis(names, axis="columns")
     if body.empty:
         raise UserError(f"{path}: the table has headers but no rows")
-    return body.apply(_plain)
+    return body
 
 
 def _known_columns(names: Sequence[str]) -> int:
     endings = (" Loss", " BPB", " Accuracy")
     return sum(name in _LINE_REQUIRED or name.endswith(endings) for name in names)
-
-
-def _plain(column: pd.Series) -> pd.Series:
-    """A column that a text header had turned to text, as numbers again where all its cells are."""
-    converted = pd.to_numeric(column, errors="coerce")
-    return converted if (converted.notna() == column.notna()).all() else column
 
 
 def _line_measures(frame: pd.DataFrame) -> list[Measure]:
@@ -275,7 +272,7 @@ def _olmo_ladder(frame: pd.DataFrame, where: str) -> Imported:
     step = fact(frame, find_column(frame, ("step", "_step"), where), where)
     tokens = fact(frame, find_column(frame, ("tokens", "throughput/total_tokens"), where), where)
     runs = (
-        frame["run"].map(str) if "run" in frame else pd.Series(Path(where).stem, index=frame.index)
+        as_text(frame["run"]) if "run" in frame else pd.Series(Path(where).stem, index=frame.index)
     )
     facts = pd.DataFrame(
         {

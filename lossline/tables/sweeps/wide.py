@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from lossline.errors import UserError
+from lossline.tables.cells import as_numbers, as_text, holds_word, is_empty
 from lossline.tables.chance import CHANCE
 from lossline.tables.checks import exclude_bad_rows, summarize, validate
 from lossline.tables.frames import (
@@ -25,8 +26,8 @@ from lossline.tables.frames import (
     row_number,
     typed,
 )
+from lossline.tables.reading import SUFFIXES, read_any
 from lossline.tables.schema import SetKind, Status
-from lossline.tables.storage import read_any
 
 __all__ = [
     "Imported",
@@ -50,10 +51,10 @@ __all__ = [
 ]
 
 QUANTITIES = ("loss", "bits_per_byte", "accuracy")
-_TABLES = (".csv", ".parquet")
+_NAMED = (".csv", ".parquet")  # for messages; .csv.gz and .tsv are read too
 _WHOLE = (int, np.integer)
-# Cells that say in words that they are empty.
-_NOTHING = ("", "-", "--", "–", "—", "?", "n/a", "na", "nan", "none", "null")
+# Marks that people put where there is no value, beside the words that programs write.
+_NOTHING = ("-", "--", "–", "—", "?")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,8 +122,8 @@ def row_name(label: Hashable) -> str:
 
 def numbers(frame: pd.DataFrame, column: str, where: str) -> pd.Series:
     """A column as float64; `UserError` naming the row whose cell is no number."""
-    values = pd.to_numeric(frame[column], errors="coerce").astype("float64")
-    unreadable = np.flatnonzero(values.isna().to_numpy() & frame[column].notna().to_numpy())
+    values = as_numbers(frame[column])
+    unreadable = np.flatnonzero(values.isna().to_numpy() & ~is_empty(frame[column]).to_numpy())
     if len(unreadable):
         first = int(unreadable[0])
         raise UserError(
@@ -141,7 +142,7 @@ def fact(frame: pd.DataFrame, column: str, where: str) -> pd.Series:
 
 def readable(cells: pd.Series) -> pd.Series:
     """Cells as float64, to compute with: NaN where there is none or text."""
-    return pd.to_numeric(cells, errors="coerce").astype("float64")
+    return as_numbers(cells)
 
 
 def measured(frame: pd.DataFrame, column: str, where: str) -> tuple[pd.Series, pd.Series]:
@@ -153,12 +154,12 @@ def measured(frame: pd.DataFrame, column: str, where: str) -> tuple[pd.Series, p
     """
     cells = frame[column]
     values = readable(cells)
-    text = values.isna() & cells.notna()
+    text = values.isna() & ~is_empty(cells)
     told = text & ~says_nothing(cells)
     if told.sum() > values.notna().sum():
         first = int(np.flatnonzero(told)[0])
         raise UserError(
-            f"{where}: column {column!r} holds text in {told.sum()} of {cells.notna().sum()} cells "
+            f"{where}: column {column!r} holds text in {told.sum()} of {(~is_empty(cells)).sum()} cells "
             f"({row_name(frame.index[first])}: {cells.iloc[first]!r}), no measurements; name a "
             "column of numbers, or mend the cells"
         )
@@ -166,13 +167,12 @@ def measured(frame: pd.DataFrame, column: str, where: str) -> tuple[pd.Series, p
 
 
 def says_nothing(cells: pd.Series) -> pd.Series:
-    """Mask of the cells whose text says that there is no value."""
-    return cells.map(lambda cell: isinstance(cell, str) and cell.strip().casefold() in _NOTHING)
+    """Mask of the cells that are empty, or whose text says that there is no value."""
+    return is_empty(cells) | holds_word(cells, _NOTHING)
 
 
 def find_files(
     paths: Sequence[Path],
-    suffixes: tuple[str, ...] = _TABLES,
     *,
     second: tuple[str, ...] = (),
     no_table: Callable[[Path], bool] = lambda file: False,
@@ -189,7 +189,7 @@ def find_files(
             files.append(path)
             continue
         inside = sorted(file for file in path.rglob("*") if _is_kept(file, path))
-        tables = [file for file in inside if file.name.endswith(suffixes)]
+        tables = [file for file in inside if file.name.lower().endswith(SUFFIXES)]
         others = [file for file in inside if second and file.name.lower().endswith(second)]
         if all(no_table(file) for file in tables):
             tables += others
@@ -202,7 +202,7 @@ def find_files(
             json = any(file.suffix == ".json" for file in inside)
             hint = " (it holds JSON: use the source 'csv' with a mapping)" if json else ""
             raise UserError(
-                f"{path}: no {' or '.join((*suffixes, *second))} file in this folder{hint}"
+                f"{path}: no {' or '.join((*_NAMED, *second))} file in this folder{hint}"
             )
         files += tables
     return files, notes
@@ -220,9 +220,9 @@ def read_all(paths: Sequence[Path]) -> list[Path]:
     return find_files(paths)[0]
 
 
-def read_wide(path: Path) -> tuple[pd.DataFrame, str]:
+def read_wide(path: Path, *, repeated_names: bool = False) -> tuple[pd.DataFrame, str]:
     """A wide table and its name for messages; a table without rows is a `UserError`."""
-    frame = read_any(path)
+    frame = read_any(path, repeated_names=repeated_names)
     if frame.empty:
         raise UserError(f"{path}: the table has no rows")
     return frame, path.name
@@ -379,9 +379,9 @@ def distinct(path: Path, importer) -> Imported:
 def unique_ids(names: pd.Series) -> pd.Series:
     """Names as run ids; a name that comes again gets a number, because each row is a run of its
     own."""
-    texts = names.map(str)
+    texts = as_text(names)
     again = texts.groupby(texts).cumcount()
-    return texts.where(again == 0, texts + "#" + (again + 1).astype(str))
+    return texts.where(texts.isna() | (again == 0), texts + "#" + (again + 1).astype(str))
 
 
 def together(parts: Sequence[Imported]) -> Imported:
