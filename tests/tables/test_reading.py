@@ -131,7 +131,8 @@ def test_marks_of_the_byte_order_and_headers_in_between_do_no_harm(tmp_path):
 
 
 NAMES = ["1.10", "1.1", "001", "01", "1", "1e3", "1000.0", "NA", "null", "None", "nan", "inf",
-         "True", "N/A", "9007199254740993", "9007199254740992", "-", "2024-01-01", " x", "a,\"b\"\n"]  # fmt: skip
+         "True", "N/A", "9007199254740993", "9007199254740992", "-", "2024-01-01", " x",
+         "a,\"b\"\n"]  # fmt: skip
 
 
 def source_file(path):

@@ -17,19 +17,16 @@ from lossline.tables.frames import row_number
 from lossline.tables.schema import SetKind
 from lossline.tables.sweeps.mapped import ColumnMapping, candidates, mapped_files, read_mapping
 from lossline.tables.sweeps.nested import SUFFIXES, read_nested
+from lossline.tables.sweeps.sheets import Sheet, in_one_table, own_runs, read_sheets
 from lossline.tables.sweeps.wide import (
     Imported,
     Measure,
-    distinct,
     fact,
     find_files,
-    long_table,
     numbers,
     read_wide,
     readable,
     require,
-    together,
-    unique_ids,
 )
 
 __all__ = ["gadre"]
@@ -71,13 +68,10 @@ def gadre(paths: Sequence[Path], mapping: Path | None = None) -> Imported:
         imported = _by_mapping(files, read_mapping(mapping), chance)
     else:
         json = [path for path in files if path.suffix.lower() in SUFFIXES]
-        parts = [
-            distinct(path, functools.partial(_models, chance=chance))
-            for path in files
-            if path not in json
-        ]
-        parts += [_by_names(json, chance)] if json else []
-        imported = together(parts)
+        tables = [path for path in files if path not in json]
+        sheets = read_sheets(tables, functools.partial(_models, chance=chance)) if tables else []
+        sheets += [_by_names(json, chance)] if json else []
+        imported = in_one_table(own_runs(sheets))
     return dataclasses.replace(imported, notes=(*notes, *imported.notes))
 
 
@@ -98,7 +92,7 @@ def _by_mapping(
     return dataclasses.replace(imported, table=table)
 
 
-def _by_names(files: Sequence[Path], chance: Mapping[str, float]) -> Imported:
+def _by_names(files: Sequence[Path], chance: Mapping[str, float]) -> Sheet:
     """JSON whose keys are the published table's names, at whatever depth, one of each."""
     nested = read_nested(files)
     names: dict[str, list[str]] = {}
@@ -120,15 +114,15 @@ def _by_names(files: Sequence[Path], chance: Mapping[str, float]) -> Imported:
             "file which is which, --mapping=FILE.toml, and with join which files belong together "
             f"(see --help); {near}"
         )
-    imported = _models(nested.frame.rename(columns=once), nested.where, chance=chance)
+    sheet = _models(nested.frame.rename(columns=once), nested.where, chance=chance)
     taken = [f"{name} = {column!r}" for column, name in once.items() if name in _NEEDS]
     note = f"{nested.where}: read by the published table's names: {', '.join(taken)}"
-    return dataclasses.replace(imported, notes=(note, *imported.notes))
+    return dataclasses.replace(sheet, notes=(note, *sheet.notes))
 
 
 def _random_baselines(path: Path) -> dict[str, float] | None:
     """Accuracy of guessing by task; None of a file that is not about tasks."""
-    frame, where = read_wide(path)
+    frame, where = read_wide(path), path.name
     if "Eval Task" not in frame:
         return None
     require(frame, ("Random baseline",), where)
@@ -143,13 +137,13 @@ def _random_baselines(path: Path) -> dict[str, float] | None:
     return dict(zip(frame["Eval Task"][known].map(str), percent[known] / 100, strict=True))
 
 
-def _models(frame: pd.DataFrame, where: str, *, chance: Mapping[str, float]) -> Imported:
+def _models(frame: pd.DataFrame, where: str, *, chance: Mapping[str, float]) -> Sheet:
     require(frame, _NEEDS, where)
     given = {name: fact(frame, name, where) for name in ("params", "tokens")}
     params, tokens = readable(given["params"]), readable(given["tokens"])
     facts = pd.DataFrame(
         {
-            "run_id": unique_ids(frame["name"]),
+            "run_id": frame["name"],
             "pretraining_data": frame["pretraining_data"],
             **_CONSTANTS,
             **given,
@@ -182,7 +176,7 @@ def _models(frame: pd.DataFrame, where: str, *, chance: Mapping[str, float]) -> 
     ]
     if not measures:
         require(frame, ("loss/c4_val",), where)
-    return long_table(frame, facts, measures, where)
+    return Sheet(frame=frame, facts=facts, measures=measures, where=where)
 
 
 def _steps(frame: pd.DataFrame, tokens: pd.Series, where: str) -> pd.Series:

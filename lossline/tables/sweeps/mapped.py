@@ -1,10 +1,10 @@
 """Any CSV, Parquet or JSON as a loss table, by a small TOML file that says which column is what.
 
-    source = "my sweep"                       # optional; the file's name otherwise
+    source = "my sweep"                       # optional; the file's or the folder's name otherwise
 
     [columns]                                 # loss table column = your column
     run_id = "Name"
-    step = "_step"
+    step = "_step"                            # optional; otherwise 1, 2, … in order of the tokens
     tokens = "train/tokens"
     params = "model/params"
     pretraining_data = "data"
@@ -51,7 +51,7 @@ import re
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
@@ -62,6 +62,14 @@ from lossline.tables.frames import nearest_name, nearest_names
 from lossline.tables.schema import COLUMN_NAMES, COLUMNS, Kind, SetKind, is_known
 from lossline.tables.sweeps.file_names import in_file_name, is_file_name, pattern_without_star
 from lossline.tables.sweeps.nested import JOINED, SUFFIXES, read_nested, starred
+from lossline.tables.sweeps.sheets import (
+    Sheet,
+    in_one_table,
+    short_names,
+    source_name,
+    together,
+    with_steps,
+)
 from lossline.tables.sweeps.wide import (
     QUANTITIES,
     Imported,
@@ -69,13 +77,11 @@ from lossline.tables.sweeps.wide import (
     Unit,
     fact,
     find_files,
-    long_table,
     measured,
     read_wide,
-    readable,
     set_aside,
     text_note,
-    together,
+    word_note,
 )
 
 __all__ = ["ColumnMapping", "by_mapping", "candidates", "mapped_files", "read_mapping"]
@@ -93,6 +99,7 @@ _MEASURED = (
     "questions",
     "truncated",
 )
+_NAMES = {c.name for c in COLUMNS if c.kind is Kind.TEXT} - {"kind", "status", "message"}
 # Numbers that are no measurements.
 _FACTS = {c.name for c in COLUMNS if c.kind is not Kind.TEXT} - {*QUANTITIES, *_MEASURED}
 
@@ -287,7 +294,7 @@ def by_mapping(paths: Sequence[Path], mapping_path: Path | None) -> Imported:
     files, notes = find_files(paths, second=SUFFIXES)
     if mapping_path is None:
         json = [file for file in files if file.suffix.lower() in SUFFIXES]
-        names = read_nested(json).names() if json else map(str, read_wide(files[0])[0].columns)
+        names = read_nested(json).names() if json else map(str, read_wide(files[0]).columns)
         raise UserError(
             "the source 'csv' needs a mapping file; give one with --mapping=FILE.toml (see "
             f"--help); in {json[0] if json else files[0]} {candidates(_NEEDED, names)}"
@@ -299,34 +306,39 @@ def by_mapping(paths: Sequence[Path], mapping_path: Path | None) -> Imported:
 def mapped_files(files: Sequence[Path], mapping: ColumnMapping) -> Imported:
     """Each table of `files` by a mapping, and all JSON among them as one table."""
     json = [file for file in files if file.suffix.lower() in SUFFIXES]
-    parts = []
-    for file in files:
+    source = mapping.source or source_name(files)
+    sheets = []
+    for file, where in zip(files, short_names(files), strict=True):
         if file in json:
             continue
         if mapping.join:
             raise UserError(
                 f"{mapping.path}: join puts JSON files together, and {file} is none; remove join"
             )
-        frame, where = read_wide(file)
+        frame = read_wide(file)
         named = {c: in_file_name(c, file) for c in mapping.columns.values() if is_file_name(c)}
         new = {c: said for c, said in named.items() if said is not None and c not in frame}
         frame = frame.assign(**new)
-        parts.append(_mapped(frame, where, mapping, [str(name) for name in frame.columns]))
+        found = [str(name) for name in frame.columns]
+        sheets.append(_sheet(frame, where, mapping, source, found))
     if json:
         nested = read_nested(json, asked=mapping.asked(), join=mapping.join)
-        part = _mapped(nested.frame, nested.where, mapping, nested.names())
-        parts.append(replace(part, notes=(*nested.notes, *part.notes)))
-    return together(parts)
+        sheet = _sheet(nested.frame, nested.where, mapping, source, nested.names())
+        sheets.append(replace(sheet, notes=(*nested.notes, *sheet.notes)))
+    if "step" not in sheets[0].facts:
+        sheets = with_steps(sheets)
+    return in_one_table(sheets) if mapping.sets else together([_already_long(s) for s in sheets])
 
 
-def _mapped(
-    frame: pd.DataFrame, where: str, mapping: ColumnMapping, found: Sequence[str]
-) -> Imported:
+def _sheet(
+    frame: pd.DataFrame, where: str, mapping: ColumnMapping, source: str, found: Sequence[str]
+) -> Sheet:
     """One table; `found` is what a mapping can name in it, for messages."""
     sets = _expanded(frame, where, mapping, found)
     for column in (*mapping.columns.values(), *(c for m in sets for c in m.columns().values())):
         if column not in frame.columns:
-            raise _not_there(f"column {column!r} is not in {where}", column, mapping, found)
+            place = PurePath(where).name if is_file_name(column) else where
+            raise _not_there(f"column {column!r} is not in {place}", column, mapping, found)
     facts = pd.DataFrame(
         {
             name: fact(frame, column, where) if name in _FACTS else frame[column]
@@ -336,9 +348,15 @@ def _mapped(
     )
     for name, value in mapping.constants.items():
         facts[name] = value
-    facts["source"] = facts.get("source", mapping.source or Path(where).stem)
-    _place(facts, where, mapping.path)
-    return long_table(frame, facts, sets, where) if sets else _already_long(facts, where)
+    facts["source"] = facts.get("source", source)
+    for name in ("run_id", "tokens"):
+        if name not in facts:
+            raise UserError(
+                f'{mapping.path}: [columns] lacks {name}; add {name} = "<your column>" ({where})'
+            )
+    notes = [note for name, column in mapping.columns.items() if name in _NAMES
+             for note in word_note(frame[column], where)]  # fmt: skip
+    return Sheet(frame=frame, facts=facts, measures=sets, where=where, notes=tuple(notes))
 
 
 def _not_there(what: str, column: str, mapping: ColumnMapping, found: Sequence[str]) -> UserError:
@@ -384,21 +402,8 @@ def _expanded(
     return list(sets.values())
 
 
-def _place(facts: pd.DataFrame, where: str, path: Path) -> None:
-    """Sees to run_id, step and tokens, without which a row cannot be placed."""
-    for name in ("run_id", "tokens"):
-        if name not in facts:
-            raise UserError(
-                f'{path}: [columns] lacks {name}; add {name} = "<your column>" ({where})'
-            )
-    if "step" not in facts:  # a table of final checkpoints has none: count them in order of tokens
-        facts["step"] = (
-            readable(facts["tokens"]).groupby(facts["run_id"]).rank(method="first").fillna(1)
-        )
-
-
-def _already_long(facts: pd.DataFrame, where: str) -> Imported:
-    facts, notes = facts.copy(), []
+def _already_long(sheet: Sheet) -> Imported:
+    facts, where, notes = sheet.facts.copy(), sheet.where, [*sheet.notes]
     said = pd.Series(None, facts.index, dtype=object)
     for name in [name for name in (*QUANTITIES, *_MEASURED) if name in facts]:
         values, text = measured(facts, name, where)

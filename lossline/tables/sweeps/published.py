@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,28 +19,21 @@ from lossline.errors import UserError
 from lossline.tables.cells import as_numbers, as_text
 from lossline.tables.reading import one_column_each
 from lossline.tables.schema import OWN_SET, SetKind
+from lossline.tables.sweeps.sheets import Sheet, in_one_table, own_runs, read_sheets, with_steps
 from lossline.tables.sweeps.wide import (
     Imported,
     Measure,
-    distinct,
     fact,
     find_column,
-    long_table,
     numbers,
-    read_all,
     read_wide,
     readable,
     require,
+    row_name,
     says_nothing,
-    together,
-    unique_ids,
 )
 
 __all__ = ["chinchilla", "kempner", "llm_line", "olmo_ladder"]
-
-
-def _each(paths: Sequence[Path], importer) -> Imported:
-    return together([distinct(path, importer) for path in read_all(paths)])
 
 
 # --- Brandfonbrener et al. (arXiv 2411.12925)
@@ -56,10 +50,10 @@ def kempner(paths: Sequence[Path]) -> Imported:
     D where that is missing). The loss on the run's own validation set is also the evaluation
     set ``own``, for lines from training set to training set.
     """
-    return _each(paths, _kempner)
+    return in_one_table(own_runs(read_sheets(paths, _kempner)))
 
 
-def _kempner(frame: pd.DataFrame, where: str) -> Imported:
+def _kempner(frame: pd.DataFrame, where: str) -> Sheet:
     require(frame, ("data", "params", "tokens", "val_loss"), where)
     given = {name: fact(frame, name, where) for name in ("params", "tokens")}
     params, tokens = readable(given["params"]), readable(given["tokens"])
@@ -67,7 +61,7 @@ def _kempner(frame: pd.DataFrame, where: str) -> Imported:
     names = frame["id"].where(frame["id"].notna(), named) if "id" in frame else named
     facts = pd.DataFrame(
         {
-            "run_id": unique_ids(names),
+            "run_id": names,
             "architecture": "olmo",
             "pretraining_data": frame["data"],
             "tokenizer": "llama2",
@@ -93,7 +87,7 @@ def _kempner(frame: pd.DataFrame, where: str) -> Imported:
             measures.append(
                 Measure(eval_set=found[1], kind=SetKind.TASK, loss=column, accuracy=accuracy)
             )
-    return long_table(frame, facts, measures, where)
+    return Sheet(frame=frame, facts=facts, measures=measures, where=where)
 
 
 def _iso_flop(frame: pd.DataFrame, where: str) -> pd.Series:
@@ -136,20 +130,22 @@ def llm_line(paths: Sequence[Path]) -> Imported:
     step count have one checkpoint and get step 1. Rows without a token count cannot be placed and
     are left out.
     """
-    return together([_llm_line(path) for path in read_all(paths)])
+    return in_one_table(with_steps(read_sheets(paths, _llm_line, _read_llm_line)))
 
 
-def _llm_line(path: Path) -> Imported:
-    frame, where = read_wide(path, repeated_names=True)
-    frame = one_column_each(_single_header(frame, path), where)
+def _read_llm_line(path: Path) -> pd.DataFrame:
+    frame = _single_header(read_wide(path, repeated_names=True), path)
+    return one_column_each(frame, str(path))
+
+
+def _llm_line(frame: pd.DataFrame, where: str) -> Sheet:
     require(frame, _LINE_REQUIRED, where)
     known = ~says_nothing(frame["Tokens"]) & frame["Name"].notna()
     notes = [
-        f"{where}: row {position + 1}: {frame['Name'].iloc[position]} has no Name or no Tokens; "
-        f"left out"
-        for position in np.flatnonzero(~known)
+        f"{where}: {row_name(label)}: {frame['Name'][label]} has no Name or no Tokens; left out"
+        for label in frame.index[~known]
     ]
-    frame = frame[known].reset_index(drop=True)
+    frame = frame[known]
     facts = pd.DataFrame(
         {
             "run_id": as_text(frame["Name"]),
@@ -164,14 +160,10 @@ def _llm_line(path: Path) -> Imported:
     for column, name in _LINE_FACTS.items():
         if column in frame:
             facts[name] = frame[column]
-    steps = (
-        numbers(frame, "Steps", where) if "Steps" in frame else pd.Series(np.nan, index=frame.index)
-    )
-    in_order = readable(facts["tokens"]).groupby(facts["run_id"]).rank(method="first")
-    whole = steps.notna().groupby(facts["run_id"]).transform("all")
-    facts["step"] = steps.where(whole, in_order)
-    imported = long_table(frame, facts, _line_measures(frame), where)
-    return Imported(table=imported.table, notes=(*notes, *imported.notes))
+    if "Steps" in frame:
+        facts["step"] = numbers(frame, "Steps", where)
+    measures = _line_measures(frame)
+    return Sheet(frame=frame, facts=facts, measures=measures, where=where, notes=tuple(notes))
 
 
 def _single_header(frame: pd.DataFrame, path: Path) -> pd.DataFrame:
@@ -225,11 +217,21 @@ def chinchilla(paths: Sequence[Path]) -> Imported:
     """epoch-research/analyzing-chinchilla (no licence stated): 245 models of figure 4, D = C / 6N.
 
     Columns ``params, flops, loss``, or ``Model Size, Training FLOP, loss`` as in the authors' file.
+    Points have no names: they are numbered, over all files, and a point that two files hold is one.
     """
-    return _each(paths, _chinchilla)
+    numbers: dict[tuple[object, ...], int] = {}
+    named = []
+    for sheet in read_sheets(paths, _chinchilla):
+        points = sheet.facts[["params", "flops"]].assign(loss=sheet.frame[sheet.measures[0].loss])
+        ids = [
+            f"chinchilla-{numbers.setdefault(point, len(numbers) + 1):03d}"
+            for point in points.astype(str).itertuples(index=False, name=None)
+        ]
+        named.append(replace(sheet, facts=sheet.facts.assign(run_id=ids)))
+    return in_one_table(named)
 
 
-def _chinchilla(frame: pd.DataFrame, where: str) -> Imported:
+def _chinchilla(frame: pd.DataFrame, where: str) -> Sheet:
     params = fact(frame, find_column(frame, ("params", "Model Size"), where), where)
     flops = fact(
         frame, find_column(frame, ("flops", "Training FLOP", "Training FLOPs"), where), where
@@ -237,19 +239,17 @@ def _chinchilla(frame: pd.DataFrame, where: str) -> Imported:
     loss = find_column(frame, ("loss", "Loss"), where)
     facts = pd.DataFrame(
         {
-            "run_id": [f"chinchilla-{position + 1:03d}" for position in range(len(frame))],
+            "params": params,
             "architecture": "chinchilla",
             "pretraining_data": "massivetext",
-            "params": params,
             "source": "chinchilla",
             "step": 1,
             "tokens": readable(flops) / (6 * readable(params)),
             "flops": flops,
         }
     )
-    return long_table(
-        frame, facts, [Measure(eval_set=OWN_SET, kind=SetKind.VALIDATION, loss=loss)], where
-    )
+    measures = [Measure(eval_set=OWN_SET, kind=SetKind.VALIDATION, loss=loss)]
+    return Sheet(frame=frame, facts=facts, measures=measures, where=where)
 
 
 # --- OLMo ladder
@@ -265,10 +265,10 @@ def olmo_ladder(paths: Sequence[Path]) -> Imported:
 
     Tasks are published in bits per byte of the gold answer (no nats), with accuracies beside them.
     """
-    return _each(paths, _olmo_ladder)
+    return in_one_table(read_sheets(paths, _olmo_ladder))
 
 
-def _olmo_ladder(frame: pd.DataFrame, where: str) -> Imported:
+def _olmo_ladder(frame: pd.DataFrame, where: str) -> Sheet:
     step = fact(frame, find_column(frame, ("step", "_step"), where), where)
     tokens = fact(frame, find_column(frame, ("tokens", "throughput/total_tokens"), where), where)
     runs = (
@@ -292,7 +292,7 @@ def _olmo_ladder(frame: pd.DataFrame, where: str) -> Imported:
     measures = _olmo_measures(frame)
     if not measures:
         require(frame, ("eval/c4_en-validation/CrossEntropyLoss",), where)
-    return long_table(frame, facts, measures, where)
+    return Sheet(frame=frame, facts=facts, measures=measures, where=where)
 
 
 def _olmo_measures(frame: pd.DataFrame) -> list[Measure]:

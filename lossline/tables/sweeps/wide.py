@@ -6,7 +6,7 @@ from __future__ import annotations
 import enum
 import math
 from collections.abc import Callable, Hashable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +15,9 @@ import pandas as pd
 from lossline.errors import UserError
 from lossline.tables.cells import as_numbers, as_text, holds_word, is_empty
 from lossline.tables.chance import CHANCE
-from lossline.tables.checks import exclude_bad_rows, summarize, validate
+from lossline.tables.checks import exclude_bad_rows, validate
 from lossline.tables.frames import (
     complete,
-    concat,
     derive,
     exclude_unreadable,
     nearest_name,
@@ -27,27 +26,26 @@ from lossline.tables.frames import (
     typed,
 )
 from lossline.tables.reading import SUFFIXES, read_any
-from lossline.tables.schema import SetKind, Status
+from lossline.tables.schema import KEY, SetKind, Status
 
 __all__ = [
     "Imported",
     "Measure",
     "Unit",
-    "distinct",
     "fact",
+    "filled_elsewhere",
     "find_column",
     "find_files",
     "long_table",
     "measured",
     "numbers",
-    "read_all",
     "readable",
     "require",
     "row_name",
     "says_nothing",
     "set_aside",
     "text_note",
-    "unique_ids",
+    "word_note",
 ]
 
 QUANTITIES = ("loss", "bits_per_byte", "accuracy")
@@ -159,9 +157,9 @@ def measured(frame: pd.DataFrame, column: str, where: str) -> tuple[pd.Series, p
     if told.sum() > values.notna().sum():
         first = int(np.flatnonzero(told)[0])
         raise UserError(
-            f"{where}: column {column!r} holds text in {told.sum()} of {(~is_empty(cells)).sum()} cells "
-            f"({row_name(frame.index[first])}: {cells.iloc[first]!r}), no measurements; name a "
-            "column of numbers, or mend the cells"
+            f"{where}: column {column!r} holds text in {told.sum()} of "
+            f"{(~is_empty(cells)).sum()} cells ({row_name(frame.index[first])}: "
+            f"{cells.iloc[first]!r}), no measurements; name a column of numbers, or mend the cells"
         )
     return values, text
 
@@ -205,7 +203,7 @@ def find_files(
                 f"{path}: no {' or '.join((*_NAMED, *second))} file in this folder{hint}"
             )
         files += tables
-    return files, notes
+    return list(dict.fromkeys(files)), notes
 
 
 def _is_kept(file: Path, folder: Path) -> bool:
@@ -215,17 +213,12 @@ def _is_kept(file: Path, folder: Path) -> bool:
     )
 
 
-def read_all(paths: Sequence[Path]) -> list[Path]:
-    """Tables that the given paths stand for: `find_files` without JSON."""
-    return find_files(paths)[0]
-
-
-def read_wide(path: Path, *, repeated_names: bool = False) -> tuple[pd.DataFrame, str]:
-    """A wide table and its name for messages; a table without rows is a `UserError`."""
+def read_wide(path: Path, *, repeated_names: bool = False) -> pd.DataFrame:
+    """A wide table; one without rows is a `UserError`."""
     frame = read_any(path, repeated_names=repeated_names)
     if frame.empty:
         raise UserError(f"{path}: the table has no rows")
-    return frame, path.name
+    return frame
 
 
 def long_table(
@@ -292,6 +285,16 @@ def text_note(cells: pd.Series, text: pd.Series, where: str) -> list[str]:
     return [f"{where}: column {cells.name!r}, {place}: {said}; taken as missing"]
 
 
+def word_note(cells: pd.Series, where: str) -> list[str]:
+    """A line for the cells of a column of names that hold a word for nothing; none where none
+    does."""
+    words = is_empty(cells) & (as_text(cells).notna())
+    if not words.any():
+        return []
+    said = f"{cells[words].iloc[0]!r} is taken as a name; empty the cell if it is unknown"
+    return [f"{where}: column {cells.name!r}, {_places(cells.index[words])}: {said}"]
+
+
 def set_aside(
     rows: pd.DataFrame, where: str, labels: Sequence[Hashable]
 ) -> tuple[pd.DataFrame, list[str]]:
@@ -302,6 +305,8 @@ def set_aside(
     table = derive(typed(exclude_unreadable(rows), where=where))
     nothing = table[[*QUANTITIES]].isna().all(axis=1) & (table["status"] == str(Status.OK))
     table["status"] = table["status"].mask(nothing, str(Status.FAILED))
+    kept = ~filled_elsewhere(table)
+    table, known = table[kept].reset_index(drop=True), known[kept]
     failed = (table["status"] == str(Status.FAILED)) & table["message"].isna()
     table["message"] = table["message"].mask(failed, "the source has no value (NaN)")
     places = list(
@@ -327,6 +332,15 @@ def set_aside(
             found.append((name, row, f"{problem.column}: {problem.mend}", what))
     validate(table, where=where)
     return table.drop(columns=["x_source_row", "x_source_column"]), _summaries(found, where, labels)
+
+
+def filled_elsewhere(table: pd.DataFrame) -> np.ndarray:
+    """Mask of the rows that have no value where another of the same checkpoint and set has one:
+    what one row of a source leaves empty another may fill."""
+    nothing = (table["status"] == str(Status.FAILED)) & table[[*QUANTITIES]].isna().all(axis=1)
+    keys = pd.MultiIndex.from_frame(table[[*KEY]].astype(object))
+    measured_too = keys.isin(keys[(table["status"] == str(Status.OK)).to_numpy()])
+    return nothing.to_numpy() & measured_too
 
 
 def _summaries(
@@ -362,34 +376,3 @@ def _places(labels: Sequence[Hashable], most: int = 5) -> str:
     shown = [row_name(label).removeprefix("row ") for label in labels[:most]]
     listed = ", ".join(shown) + (", …" if len(labels) > most else "")
     return f"{len(labels)} {'rows' if rows else 'objects'}: {listed}"
-
-
-def distinct(path: Path, importer) -> Imported:
-    """One file's import, without the rows that repeat another in every column: a row copied twice
-    is not two runs."""
-    frame, where = read_wide(path)
-    repeated = int(frame.duplicated().sum())
-    imported = importer(frame.drop_duplicates(), where)
-    if not repeated:
-        return imported
-    note = f"{where}: {repeated} rows repeat another in every column; left out"
-    return replace(imported, notes=(note, *imported.notes))
-
-
-def unique_ids(names: pd.Series) -> pd.Series:
-    """Names as run ids; a name that comes again gets a number, because each row is a run of its
-    own."""
-    texts = as_text(names)
-    again = texts.groupby(texts).cumcount()
-    return texts.where(texts.isna() | (again == 0), texts + "#" + (again + 1).astype(str))
-
-
-def together(parts: Sequence[Imported]) -> Imported:
-    """Several imports as one table; a checkpoint that two of them hold is set aside in the
-    second."""
-    if len(parts) == 1:
-        return parts[0]
-    table, problems = exclude_bad_rows(concat([part.table for part in parts]))
-    notes = [note for part in parts for note in part.notes]
-    notes += [f"{line}; set aside" for line in summarize(problems, "the files together")]
-    return Imported(table=table, notes=tuple(notes))
