@@ -294,7 +294,8 @@ def _unit_guess(given: float, right: float, name: str) -> str:
 
 
 def _bytes_per_token(frame: pd.DataFrame, used: np.ndarray) -> Iterator[Problem]:
-    """Bytes per token follow from loss and bits per byte, and belong to the text and its tokenizer.
+    """Bytes per token follow from loss and bits per byte, and belong to the text and its tokenizer
+    (of runs whose tokenizer is not recorded, each to the run's own).
 
     A row whose value is off by ln 2 from most rows of that set and tokenizer mixes nats and bits;
     where as many rows say one as the other, all of them are in doubt.
@@ -304,8 +305,10 @@ def _bytes_per_token(frame: pd.DataFrame, used: np.ndarray) -> Iterator[Problem]
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = loss / (bits * math.log(2.0))
     usable = pd.Series(np.where(used & np.isfinite(ratio) & (ratio > 0), ratio, np.nan)).dropna()
+    tokenizer = frame["tokenizer"].fillna("of the run " + frame["run_id"].fillna(""))
     keys = [
-        frame[name].fillna("").loc[usable.index] for name in ("source", "tokenizer", "eval_set")
+        names.fillna("").loc[usable.index]
+        for names in (frame["source"], tokenizer, frame["eval_set"])
     ]
     for _, values in usable.groupby(keys, sort=False):
         usual, support = _usual(values.to_numpy())
@@ -336,24 +339,34 @@ def _usual(values: np.ndarray) -> tuple[float, int]:
 
 
 def _bits_among_nats(frame: pd.DataFrame, used: np.ndarray) -> Iterator[Problem]:
-    """Losses without sums or bits per byte beside them, held against those of runs alike."""
+    """Losses without sums or bits per byte beside them, held against those of runs alike in every
+    fact."""
     number = {name: frame[name].to_numpy(dtype="float64", na_value=np.nan) for name in _NUMBERS}
     alone = used & np.isnan(number["nats"]) & np.isnan(number["bits_per_byte"])
     for name in ("loss", "params", "tokens"):
         alone &= np.isfinite(number[name]) & (number[name] > 0)
     names = ("source", "architecture", "pretraining_data", "tokenizer", "eval_set")
     keys = [frame[name].fillna("")[alone] for name in names]
+    facts = [name for name in of_run(frame.columns) if name not in (*names, *_SIZES)]
+    facts += [n for n in frame.columns if n.startswith(EXTRA_PREFIX) and n not in _PLACES]
     for positions in pd.Series(np.flatnonzero(alone), keys[0].index).groupby(keys, sort=False):
         place = positions[1].to_numpy()
         loss, params, tokens = (number[name][place] for name in ("loss", "params", "tokens"))
-        for position in place[in_bits(loss, params, tokens)]:
+        runs = frame["run_id"].fillna("").to_numpy()[place]
+        for position in place[in_bits(loss, params, tokens, runs, frame[facts].iloc[place])]:
             yield Problem(
                 column="loss",
                 position=int(position),
                 what=f"{number['loss'][position]:.6g} is 1/ln 2 times what other rows of this set "
                 "lead to expect: nats are mixed with bits",
-                mend="loss is in nats per token, bits times ln 2",
+                mend="loss is in nats per token, bits times ln 2; if these runs are of another kind, "
+                "give the column that says so (such as optimizer)",
             )
+
+
+# What tells runs of one kind apart, and what importers write beside the rows.
+_SIZES = ("run_id", "params", "params_non_embedding", "seed")
+_PLACES = ("x_source_row", "x_source_column")
 
 
 def _missing_measurements(frame: pd.DataFrame, used: np.ndarray) -> Iterator[Problem]:

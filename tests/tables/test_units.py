@@ -67,3 +67,69 @@ def test_a_table_says_which_rows_and_keeps_the_others():
     for row in rows:
         row |= {"nats": row["loss"] * 1e4, "target_tokens": 10_000}
     assert not exclude_bad_rows(from_rows(rows))[1]
+
+
+def optimizers(factor, noise=0.01, seed=0, grow=0.0):
+    """Four sizes × three checkpoints of AdamW, and the same of SGD, `factor` times as high."""
+    rng = np.random.default_rng(seed)
+    params, tokens = np.repeat([3e7, 6e7, 1.2e8, 2.4e8], 3), np.tile([1e9, 2e9, 4e9], 4)
+    loss = 1.5 + 300 * params**-0.3 + 900 * tokens**-0.32
+    both = np.concatenate([loss, factor * (params / 1e8) ** grow * loss])
+    rows = [
+        {"run_id": f"{name}-{n:.0f}", "step": int(d / 1e6), "eval_set": "c4", "source": "me",
+         "kind": "validation", "optimizer": name, "params": n, "tokens": d}
+        for name in ("adamw", "sgd") for n, d in zip(params, tokens, strict=True)
+    ]  # fmt: skip
+    for row, value in zip(rows, both * np.exp(noise * rng.standard_normal(24)), strict=True):
+        row["loss"] = value
+    return rows
+
+
+def set_aside(rows):
+    table, problems = exclude_bad_rows(from_rows(rows))
+    assert all("nats are mixed with bits" in problem.what for problem in problems)
+    return list(table.index[table.status == "excluded"])
+
+
+@pytest.mark.parametrize("factor", [1.3, 1.35, 1.38, 1.44269504, 1.5, 1.6])
+@pytest.mark.parametrize(
+    "fact", ["optimizer", "schedule", "context_length", "learning_rate", "weight_decay",
+             "token_selection", "x_batch", "option.batch_size", None]
+)  # fmt: skip
+def test_runs_that_a_fact_sets_apart_are_compared_with_their_like(factor, fact):
+    for seed in range(3):
+        rows = optimizers(factor, seed=seed)
+        for row in rows:
+            sgd = row.pop("optimizer") == "sgd"
+            if fact in ("optimizer", "schedule", "token_selection", "option.batch_size"):
+                row[fact] = "b" if sgd else "a"
+            elif fact is not None:
+                row[fact] = 2 if sgd else 1
+        if fact is not None or factor != 1.44269504:
+            assert set_aside(rows) == []
+        else:  # nothing recorded, and exactly a unit
+            assert set_aside(rows) == list(range(12, 24))
+
+
+@pytest.mark.parametrize("factor", [1.38, 1.44269504])
+def test_a_row_in_bits_is_found_beside_runs_that_a_fact_sets_apart(factor):
+    rows = optimizers(factor, noise=0.003)
+    rows[4]["loss"] /= np.log(2)
+    assert set_aside(rows) == [4]
+
+
+def test_a_step_whose_height_changes_with_size_is_no_unit():
+    for seed in range(5):
+        rows = optimizers(1.45, seed=seed, grow=0.05)
+        for row in rows:
+            del row["optimizer"]
+        assert set_aside(rows) == []
+
+
+def test_tokenizers_that_nobody_recorded_may_differ():
+    rows = optimizers(1.0)
+    for place, row in enumerate(rows):
+        row["bits_per_byte"] = row["loss"] / np.log(2) / (3.0 if place < 12 else 3.0 / np.log(2))
+    assert set_aside(rows) == []
+    rows[13]["loss"] /= np.log(2)  # within one run it is a unit
+    assert set_aside(rows) == [13]
