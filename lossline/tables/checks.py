@@ -359,8 +359,8 @@ def _bits_among_nats(frame: pd.DataFrame, used: np.ndarray) -> Iterator[Problem]
                 position=int(position),
                 what=f"{number['loss'][position]:.6g} is 1/ln 2 times what other rows of this set "
                 "lead to expect: nats are mixed with bits",
-                mend="loss is in nats per token, bits times ln 2; if these runs are of another kind, "
-                "give the column that says so (such as optimizer)",
+                mend="loss is in nats per token, bits times ln 2; if these runs are of another "
+                "kind, give the column that says so (such as optimizer)",
             )
 
 

@@ -15,8 +15,9 @@ from lossline.errors import UserError
 from lossline.tables.chance import CHANCE
 from lossline.tables.frames import row_number
 from lossline.tables.schema import SetKind
+from lossline.tables.sweeps.gadre_folder import read_folder
 from lossline.tables.sweeps.mapped import ColumnMapping, candidates, mapped_files, read_mapping
-from lossline.tables.sweeps.nested import SUFFIXES, read_nested
+from lossline.tables.sweeps.nested import SUFFIXES, common_name, read_nested
 from lossline.tables.sweeps.sheets import Sheet, in_one_table, own_runs, read_sheets
 from lossline.tables.sweeps.wide import (
     Imported,
@@ -44,11 +45,10 @@ _MEASURE = re.compile(r"(?:.+\.)?(loss|accuracy)[./](.+)")
 
 def gadre(paths: Sequence[Path], mapping: Path | None = None) -> Imported:
     """mlfoundations/scaling (MIT): its models in one table (columns ``loss/<set>`` and
-    ``accuracy/<task>``), or a folder of JSON files (those of its ``exp_data/`` were not at hand: no
-    layout is built in).
+    ``accuracy/<task>``), or the source's own folder of JSON, ``exp_data/`` (see `gadre_folder`).
 
     C = 6 N D as in the paper. JSON with the table's names as its keys (``loss.c4_val``) needs no
-    mapping; any other, such as the folder's own, is read by one, and what all models share
+    mapping either; any other is read by one, and what all models share
     (architecture, tokenizer, context, optimizer) need not be in it. The source's table of tasks
     (columns ``Eval Task``, ``Random baseline`` in percent), given beside the models, says what
     guessing achieves on each.
@@ -70,7 +70,7 @@ def gadre(paths: Sequence[Path], mapping: Path | None = None) -> Imported:
         json = [path for path in files if path.suffix.lower() in SUFFIXES]
         tables = [path for path in files if path not in json]
         sheets = read_sheets(tables, functools.partial(_models, chance=chance)) if tables else []
-        sheets += [_by_names(json, chance)] if json else []
+        sheets += [_of_json(json, chance)] if json else []
         imported = in_one_table(own_runs(sheets))
     return dataclasses.replace(imported, notes=(*notes, *imported.notes))
 
@@ -90,6 +90,16 @@ def _by_mapping(
         known = table["eval_set"].map(chance).where(table["kind"] == str(SetKind.TASK))
         table[CHANCE] = table[CHANCE].fillna(known) if CHANCE in table else known
     return dataclasses.replace(imported, table=table)
+
+
+def _of_json(files: Sequence[Path], chance: Mapping[str, float]) -> Sheet:
+    found = read_folder(files)
+    if found is None:
+        return _by_names(files, chance)
+    frame, notes = found
+    where = common_name(files)
+    sheet = _models(frame, where, chance=chance)
+    return dataclasses.replace(sheet, notes=(*(f"{where}: {note}" for note in notes), *sheet.notes))
 
 
 def _by_names(files: Sequence[Path], chance: Mapping[str, float]) -> Sheet:

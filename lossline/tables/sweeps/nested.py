@@ -26,7 +26,7 @@ from lossline.tables.frames import nearest_names
 from lossline.tables.json_text import objects
 from lossline.tables.sweeps.file_names import in_file_name, is_file_name
 
-__all__ = ["JOINED", "SUFFIXES", "Nested", "Record", "read_nested", "starred"]
+__all__ = ["JOINED", "SUFFIXES", "Nested", "Record", "common_name", "read_nested", "starred"]
 
 SUFFIXES = (".json", ".jsonl")
 JOINED = "<join>"  # column of the value that joins the files of one model
@@ -91,7 +91,7 @@ def read_nested(
     where one is asked for, joined files that contradict each other, and where nothing is found.
     """
     records = [record for path in files for record in _records(path)]
-    where = _common_name(files)
+    where = common_name(files)
     if not records:
         raise UserError(f"{where}: the table has no rows")
     asked = list(asked)
@@ -124,7 +124,8 @@ def read_nested(
     return Nested(frame=frame, where=where, records=records, notes=tuple(notes))
 
 
-def _common_name(files: Sequence[Path]) -> str:
+def common_name(files: Sequence[Path]) -> str:
+    """What a message calls these files: the folder that holds all, or how many they are."""
     alike = len({file.is_absolute() for file in files}) == 1
     return (os.path.commonpath(files) if alike else "") or f"{len(files)} JSON files"
 
