@@ -36,8 +36,14 @@ the columns are the nested keys joined by dots:
 What only a file's name says is a column too: run_id = "file[*/metrics]" is the folder of each
 metrics.csv, join = ["name", "file[evaluation_*_heavy]"] what the star stands for.
 
-gadre takes a folder of JSON files with such a mapping too. Rows that cannot be measurements are set
-aside, one line each.
+gadre takes the source's own folder exp_data/ as it is, and other JSON with such a mapping.
+olmo_ladder takes a mapping where its logs name their columns otherwise or lack their tokens:
+
+    [columns]
+    tokens = "train/tokens"       # or, to count tokens = step times this:
+    batch_size_in_tokens = "gbs"  # (in [constants] where it is the same for all rows)
+
+Rows that cannot be measurements are set aside, one line each.
 """
 
 from lossline.configuration import Flag, Verb, run_verb
@@ -54,7 +60,9 @@ FLAGS = {
     "source": Flag("import_sweep.source", "where the table comes from", "positional"),
     "path": Flag("import_sweep.path", "files, or a folder of them", "values"),
     "out": Flag("import_sweep.out", "loss table to write, .parquet or .csv"),
-    "mapping": Flag("import_sweep.mapping", "for csv, and gadre in JSON: TOML file of columns"),
+    "mapping": Flag(
+        "import_sweep.mapping", "for csv, olmo_ladder and gadre in JSON: TOML file of columns"
+    ),
 }
 
 if __name__ == "__main__":

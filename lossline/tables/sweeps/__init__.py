@@ -14,7 +14,8 @@ from pathlib import Path
 from lossline.errors import UserError
 from lossline.tables.sweeps import published
 from lossline.tables.sweeps.gadre import gadre
-from lossline.tables.sweeps.mapped import by_mapping
+from lossline.tables.sweeps.mapped import by_mapping, read_mapping
+from lossline.tables.sweeps.olmo_ladder import olmo_ladder
 from lossline.tables.sweeps.wide import Imported
 
 __all__ = ["Imported", "Source", "import_sweep"]
@@ -42,7 +43,8 @@ def import_sweep(
     Args:
       source: where the table comes from.
       paths: its file, files, or a folder of them.
-      mapping: for ``csv``, and ``gadre`` in JSON, the TOML file that says which column is what.
+      mapping: for ``csv``, ``olmo_ladder`` and ``gadre`` in JSON, the TOML file that says which
+        column is what.
 
     Raises `UserError` for an unknown source, a missing file, and missing columns (which, and which
     were found).
@@ -59,6 +61,9 @@ def import_sweep(
         return by_mapping(files, columns)
     if source == Source.GADRE:
         return gadre(files, columns)
+    if source == Source.OLMO_LADDER:
+        stated = read_mapping(columns, needs_sets=False) if columns else None
+        return olmo_ladder(files, stated)
     if mapping is not None:
         raise UserError(
             f"the source {str(source)!r} needs no mapping; use the source 'csv' with it"

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from pathlib import Path, PurePath
 
-__all__ = ["in_file_name", "is_file_name", "pattern_without_star"]
+__all__ = ["in_file_name", "is_file_name", "pattern_without_star", "without_suffix"]
 
 _COLUMN = re.compile(r"file\[(?P<pattern>.+)\]")
 _SUFFIX = re.compile(r"\.[^.]+(\.gz)?$")
@@ -28,6 +28,11 @@ def pattern_without_star(column: str) -> str | None:
     return found["pattern"] if found and "*" not in found["pattern"] else None
 
 
+def without_suffix(name: str) -> str:
+    """A file's name without ``.csv``, ``.csv.gz``, …"""
+    return _SUFFIX.sub("", name)
+
+
 def in_file_name(column: str, path: Path) -> str | None:
     """What the star of such a column stands for in the name of a file; None of another name."""
     found = _COLUMN.fullmatch(column)
@@ -36,5 +41,5 @@ def in_file_name(column: str, path: Path) -> str | None:
     name = "/".join(path.absolute().parts[-len(folders) :])
     before, *after = map(re.escape, "/".join(folders).split("*"))
     pattern = re.compile(f"{before}([^/]+){'[^/]+'.join(after)}")
-    match = pattern.fullmatch(_SUFFIX.sub("", name)) or pattern.fullmatch(name)
+    match = pattern.fullmatch(without_suffix(name)) or pattern.fullmatch(name)
     return match[1] if match else None

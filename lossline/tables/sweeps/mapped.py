@@ -5,7 +5,7 @@
     [columns]                                 # loss table column = your column
     run_id = "Name"
     step = "_step"                            # optional; otherwise 1, 2, … in order of the tokens
-    tokens = "train/tokens"
+    tokens = "train/tokens"                   # or batch_size_in_tokens, which counts them by steps
     params = "model/params"
     pretraining_data = "data"
 
@@ -59,7 +59,8 @@ import pandas as pd
 
 from lossline.errors import UserError
 from lossline.tables.frames import nearest_name, nearest_names
-from lossline.tables.schema import COLUMN_NAMES, COLUMNS, Kind, SetKind, is_known
+from lossline.tables.schema import COLUMN_NAMES, COLUMNS, Kind, SetKind, column_of, is_known
+from lossline.tables.sweeps.batch_tokens import BATCH, with_tokens
 from lossline.tables.sweeps.file_names import in_file_name, is_file_name, pattern_without_star
 from lossline.tables.sweeps.nested import JOINED, SUFFIXES, read_nested, starred
 from lossline.tables.sweeps.sheets import (
@@ -84,7 +85,14 @@ from lossline.tables.sweeps.wide import (
     word_note,
 )
 
-__all__ = ["ColumnMapping", "by_mapping", "candidates", "mapped_files", "read_mapping"]
+__all__ = [
+    "ColumnMapping",
+    "by_mapping",
+    "candidates",
+    "mapped_facts",
+    "mapped_files",
+    "read_mapping",
+]
 
 _SECTIONS = ("source", "join", "columns", "constants", "sets")
 _SET_KEYS = ("name", *QUANTITIES, "kind", "unit", "percent", "chance")
@@ -100,8 +108,6 @@ _MEASURED = (
     "truncated",
 )
 _NAMES = {c.name for c in COLUMNS if c.kind is Kind.TEXT} - {"kind", "status", "message"}
-# Numbers that are no measurements.
-_FACTS = {c.name for c in COLUMNS if c.kind is not Kind.TEXT} - {*QUANTITIES, *_MEASURED}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,8 +127,9 @@ class ColumnMapping:
         return [*self.columns.values(), *(c for m in self.sets for c in m.columns().values())]
 
 
-def read_mapping(path: Path) -> ColumnMapping:
-    """Reads a mapping file; every misspelled key is a `UserError` naming the nearest right one."""
+def read_mapping(path: Path, *, needs_sets: bool = True) -> ColumnMapping:
+    """Reads a mapping file; every misspelled key is a `UserError` naming the nearest right one, and
+    so is one without an evaluation set unless the source's reader finds them."""
     if not path.is_file():
         raise UserError(
             f"{path}: no such mapping file; see `python -m lossline.import_sweep --help`"
@@ -140,7 +147,7 @@ def read_mapping(path: Path) -> ColumnMapping:
             path,
             f"[{section}] name",
             [n for n in given if not is_known(n)],
-            COLUMN_NAMES,
+            (*COLUMN_NAMES, BATCH),
         )
     for name, column in columns.items():
         _check_column(
@@ -156,7 +163,7 @@ def read_mapping(path: Path) -> ColumnMapping:
     if not isinstance(sets, dict):
         raise UserError(f"{path}: 'sets' must be sections [sets.NAME], one for each evaluation set")
     measures = tuple(_measure(path, name, given) for name, given in sets.items())
-    if not measures and "eval_set" not in columns and "eval_set" not in constants:
+    if needs_sets and not measures and "eval_set" not in columns and "eval_set" not in constants:
         raise UserError(
             f'{path}: no evaluation set; add a section [sets.NAME] with loss = "<your column>", '
             "or map eval_set in [columns] if the table is already long"
@@ -335,28 +342,47 @@ def _sheet(
 ) -> Sheet:
     """One table; `found` is what a mapping can name in it, for messages."""
     sets = _expanded(frame, where, mapping, found)
-    for column in (*mapping.columns.values(), *(c for m in sets for c in m.columns().values())):
+    for column in (c for m in sets for c in m.columns().values()):
+        if column not in frame.columns:
+            raise _not_there(f"column {column!r} is not in {where}", column, mapping, found)
+    facts, notes = with_tokens(mapped_facts(frame, where, mapping, found), where)
+    facts["source"] = facts.get("source", source)
+    for name, more in (("run_id", ""), ("tokens", f", or step and {BATCH}")):
+        if name not in facts:
+            raise UserError(
+                f'{mapping.path}: [columns] lacks {name}; add {name} = "<your column>"{more} '
+                f"({where})"
+            )
+    notes += [note for name, column in mapping.columns.items() if name in _NAMES
+              for note in word_note(frame[column], where)]  # fmt: skip
+    return Sheet(frame=frame, facts=facts, measures=sets, where=where, notes=tuple(notes))
+
+
+def _is_number(name: str) -> bool:
+    """Whether a column of a mapping holds numbers that are no measurements."""
+    column = column_of(name)
+    typed = column is not None and column.kind is not Kind.TEXT
+    return name == BATCH or (typed and name not in (*QUANTITIES, *_MEASURED))
+
+
+def mapped_facts(
+    frame: pd.DataFrame, where: str, mapping: ColumnMapping, found: Sequence[str]
+) -> pd.DataFrame:
+    """What [columns] and [constants] of a mapping say of a table's rows."""
+    for column in mapping.columns.values():
         if column not in frame.columns:
             place = PurePath(where).name if is_file_name(column) else where
             raise _not_there(f"column {column!r} is not in {place}", column, mapping, found)
     facts = pd.DataFrame(
         {
-            name: fact(frame, column, where) if name in _FACTS else frame[column]
+            name: fact(frame, column, where) if _is_number(name) else frame[column]
             for name, column in mapping.columns.items()
         },
         index=frame.index,
     )
     for name, value in mapping.constants.items():
         facts[name] = value
-    facts["source"] = facts.get("source", source)
-    for name in ("run_id", "tokens"):
-        if name not in facts:
-            raise UserError(
-                f'{mapping.path}: [columns] lacks {name}; add {name} = "<your column>" ({where})'
-            )
-    notes = [note for name, column in mapping.columns.items() if name in _NAMES
-             for note in word_note(frame[column], where)]  # fmt: skip
-    return Sheet(frame=frame, facts=facts, measures=sets, where=where, notes=tuple(notes))
+    return facts
 
 
 def _not_there(what: str, column: str, mapping: ColumnMapping, found: Sequence[str]) -> UserError:

@@ -1,5 +1,6 @@
 """Importers of published sweeps. Each takes the source's own file; extra rows and columns do no
-harm. (Gadre et al.'s is in `gadre.py`.)
+harm. (Gadre et al.'s is in `gadre.py`, the OLMo ladder's in
+`olmo_ladder.py`.)
 
 Where each comes from, and under which licence, stands in the docstrings: nothing of them is part of
   this project.
@@ -25,6 +26,7 @@ from lossline.tables.sweeps.wide import (
     Measure,
     fact,
     find_column,
+    first_of,
     numbers,
     read_wide,
     readable,
@@ -33,7 +35,7 @@ from lossline.tables.sweeps.wide import (
     says_nothing,
 )
 
-__all__ = ["chinchilla", "kempner", "llm_line", "olmo_ladder"]
+__all__ = ["chinchilla", "kempner", "llm_line"]
 
 
 # --- Brandfonbrener et al. (arXiv 2411.12925)
@@ -81,7 +83,7 @@ def _kempner(frame: pd.DataFrame, where: str) -> Sheet:
         if found := _KEMPNER_VALIDATION.match(column):
             measures.append(Measure(eval_set=found[1], kind=SetKind.VALIDATION, loss=column))
         elif found := _KEMPNER_TASK.match(column):
-            accuracy = _first(
+            accuracy = first_of(
                 frame, [f"eval/downstream/{found[1]}_test_{name}" for name in ("len_norm", "acc")]
             )
             measures.append(
@@ -99,10 +101,6 @@ def _iso_flop(frame: pd.DataFrame, where: str) -> pd.Series:
 def _steps(frame: pd.DataFrame, tokens: pd.Series, batch_tokens: int, where: str) -> pd.Series:
     counted = (tokens / batch_tokens).round()
     return numbers(frame, "steps", where).fillna(counted) if "steps" in frame else counted
-
-
-def _first(frame: pd.DataFrame, names: Sequence[str]) -> str | None:
-    return next((name for name in names if name in frame.columns), None)
 
 
 # --- Mayilvahanan et al. (arXiv 2502.12120)
@@ -193,7 +191,7 @@ def _line_measures(frame: pd.DataFrame) -> list[Measure]:
             name, kind, accuracy = column.removesuffix(" Validation Loss"), SetKind.VALIDATION, None
         elif column.endswith(" Loss") and column not in ("Train Loss", "Test Loss"):
             name, kind = column.removesuffix(" Loss"), SetKind.TASK
-            accuracy = _first(frame, [f"{name} Accuracy"])
+            accuracy = first_of(frame, [f"{name} Accuracy"])
         elif (
             column.endswith(" Accuracy") and f"{column.removesuffix(' Accuracy')} Loss" not in frame
         ):
@@ -202,7 +200,7 @@ def _line_measures(frame: pd.DataFrame) -> list[Measure]:
             continue
         else:
             continue
-        bits = _first(frame, [column.removesuffix("Loss") + "BPB"])
+        bits = first_of(frame, [column.removesuffix("Loss") + "BPB"])
         measures.append(
             Measure(eval_set=name, kind=kind, loss=column, bits_per_byte=bits, accuracy=accuracy)
         )
@@ -250,63 +248,3 @@ def _chinchilla(frame: pd.DataFrame, where: str) -> Sheet:
     )
     measures = [Measure(eval_set=OWN_SET, kind=SetKind.VALIDATION, loss=loss)]
     return Sheet(frame=frame, facts=facts, measures=measures, where=where)
-
-
-# --- OLMo ladder
-# ----------------------------------------------------------------------------------------------
-
-_OLMO_VALIDATION = re.compile(r"^eval/(.+)-validation/CrossEntropyLoss$")
-_OLMO_TASK = re.compile(r"^eval/downstream_bpb/(.+)_bpb(?:_bpb)?$")
-
-
-def olmo_ladder(paths: Sequence[Path]) -> Imported:
-    """allenai/OLMo-ladder, ``src/scripts/paper/data/ladder-runs`` (Apache-2.0): one file, or a
-    folder of one per run.
-
-    Tasks are published in bits per byte of the gold answer (no nats), with accuracies beside them.
-    """
-    return in_one_table(read_sheets(paths, _olmo_ladder))
-
-
-def _olmo_ladder(frame: pd.DataFrame, where: str) -> Sheet:
-    step = fact(frame, find_column(frame, ("step", "_step"), where), where)
-    tokens = fact(frame, find_column(frame, ("tokens", "throughput/total_tokens"), where), where)
-    runs = (
-        as_text(frame["run"]) if "run" in frame else pd.Series(Path(where).stem, index=frame.index)
-    )
-    facts = pd.DataFrame(
-        {
-            "run_id": runs,
-            "architecture": "olmo",
-            "source": "olmo_ladder",
-            "step": step,
-            "tokens": tokens,
-        }
-    )
-    if "params" in frame:
-        facts["params"] = fact(frame, "params", where)
-    if "flops_per_token" in frame:
-        facts["flops"] = numbers(frame, "flops_per_token", where) * readable(tokens)
-    elif "throughput/total_training_Gflops" in frame:
-        facts["flops"] = 1e9 * numbers(frame, "throughput/total_training_Gflops", where)
-    measures = _olmo_measures(frame)
-    if not measures:
-        require(frame, ("eval/c4_en-validation/CrossEntropyLoss",), where)
-    return Sheet(frame=frame, facts=facts, measures=measures, where=where)
-
-
-def _olmo_measures(frame: pd.DataFrame) -> list[Measure]:
-    measures = []
-    for column in frame.columns:
-        if found := _OLMO_VALIDATION.match(column):
-            measures.append(Measure(eval_set=found[1], kind=SetKind.VALIDATION, loss=column))
-        elif found := _OLMO_TASK.match(column):
-            accuracy = _first(
-                frame, [f"eval/downstream/{found[1]}_{name}" for name in ("len_norm", "acc")]
-            )
-            measures.append(
-                Measure(
-                    eval_set=found[1], kind=SetKind.TASK, bits_per_byte=column, accuracy=accuracy
-                )
-            )
-    return measures

@@ -36,6 +36,7 @@ __all__ = [
     "filled_elsewhere",
     "find_column",
     "find_files",
+    "first_of",
     "long_table",
     "measured",
     "numbers",
@@ -110,6 +111,11 @@ def find_column(frame: pd.DataFrame, names: Sequence[str], where: str) -> str:
             return name
     require(frame, names[:1], where)
     raise AssertionError("unreachable")
+
+
+def first_of(frame: pd.DataFrame, names: Sequence[str]) -> str | None:
+    """The first of several names that is a column's; None if none is."""
+    return next((name for name in names if name in frame.columns), None)
 
 
 def row_name(label: Hashable) -> str:
