@@ -11,18 +11,16 @@ Nothing here has a state: the step number says which batch comes next, on one ho
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from lossline.data.interleaving import Interleaving
+from lossline.data.mixture import mixture_fingerprint, whole_shares
 from lossline.data.permutation import Permutation
 from lossline.data.token_store import TokenStore
 from lossline.errors import UserError
-
-MIXTURE_BLOCK = 1 << 16  # rows after which every source has had exactly its share
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +106,6 @@ class BatchPlan:
         self.batch_size = _checked_batch_size(batch_size)
         self.windows = Windows(store, context_length=context_length, seed=seed)
         self.fingerprint = store.manifest.fingerprint
-        self.name = store.manifest.name
 
     @property
     def steps_per_epoch(self) -> float:
@@ -121,21 +118,27 @@ class BatchPlan:
 
 
 class MixturePlan:
-    """Batches drawn from several stores by weight, each in its own shuffled order.
+    """Batches drawn from several stores, each in its own shuffled order, epoch by epoch.
 
-    Within every block of 65,536 rows each source has exactly its share (weights rounded to that),
-    at shuffled places; so the mixture, too, is a pure function of the batch's number.
+    After any number of rows, each store has had its share of them to within one row
+    (``lossline.data.interleaving``). The batches depend on the stores' contents, the shares, the
+    seed and the batch's number; a mixture of one store is that store's ``BatchPlan``.
 
     Args:
         stores: open token stores of one vocabulary.
-        weights: share of rows of each store; need not sum to 1.
+        weights: share of rows of each store; need not sum to 1. Floats count as the decimals they
+            are written as: 0.7 and 0.3 are exactly 7 to 3. A store of weight 0 is left out.
         context_length: L, targets per row.
         batch_size: B, rows of the global batch.
         seed: chooses the shuffles.
 
+    Attributes:
+        sources: windows of the stores that are not left out, in the order given.
+        shares: their shares, whole numbers without a common divisor.
+
     Raises:
-        UserError: unequal numbers, a weight that is not positive, stores of two vocabularies, a
-            context longer than a set.
+        UserError: unequal numbers, a weight below 0 or not finite, no weight above 0, stores of two
+            vocabularies, a context longer than a set.
     """
 
     def __init__(
@@ -147,20 +150,26 @@ class MixturePlan:
         batch_size: int,
         seed: int,
     ) -> None:
-        _check_mixture(stores, weights)
+        if not stores or len(stores) != len(weights):
+            raise UserError(
+                f"mixture: {len(stores)} stores and {len(weights)} weights; give one weight per "
+                "store"
+            )
         self.batch_size = _checked_batch_size(batch_size)
+        whole = whole_shares(
+            {str(place): weight for place, weight in enumerate(weights)}, where="mixture: weights"
+        )
+        stores = [stores[int(place)] for place in whole]
+        self.shares = tuple(whole.values())
+        _check_one_vocabulary(stores)
         self.sources = [
             Windows(store, context_length=context_length, seed=seed) for store in stores
         ]
-        self.shares = _apportion(weights, MIXTURE_BLOCK)
-        self.name = "+".join(store.manifest.name for store in stores)
-        parts = [
-            [store.manifest.fingerprint, int(n)]
-            for store, n in zip(stores, self.shares, strict=True)
-        ]
-        self.fingerprint = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
-        self._ends = np.cumsum(self.shares)
-        self._seed = seed
+        prints = [store.manifest.fingerprint for store in stores]
+        self.fingerprint = mixture_fingerprint(prints, self.shares)
+        # By content, so that the order of the arguments changes nothing.
+        self._order = np.argsort(prints, kind="stable")
+        self._interleaving = Interleaving([self.shares[place] for place in self._order])
 
     def batch(self, k: int, rows: slice | None = None) -> Batch:
         """Batch number ``k`` (from 0), or only some of its rows (a host's share)."""
@@ -184,17 +193,13 @@ class MixturePlan:
 
     def assign(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """For each row of the training, its source and its number among that source's rows."""
-        places = np.empty_like(numbers)
-        blocks = numbers // MIXTURE_BLOCK
-        for block in np.unique(blocks):
-            chosen = blocks == block
-            shuffle = Permutation(
-                MIXTURE_BLOCK, self.fingerprint, self._seed, "mixture", int(block)
-            )
-            places[chosen] = shuffle(numbers[chosen] % MIXTURE_BLOCK)
-        source = np.searchsorted(self._ends, places, side="right")
-        index = blocks * self.shares[source] + places - (self._ends - self.shares)[source]
-        return source, index
+        component, index = self._interleaving.assign(numbers)
+        return self._order[component], index
+
+    def counts(self, rows: int) -> tuple[int, ...]:
+        """Rows of each source among the first ``rows`` of the training."""
+        counts = np.asarray(self._interleaving.counts(rows))
+        return tuple(counts[np.argsort(self._order)].tolist())
 
 
 def _row_numbers(k: int, batch_size: int, rows: slice | None) -> np.ndarray:
@@ -210,26 +215,7 @@ def _checked_batch_size(batch_size: int) -> int:
     return batch_size
 
 
-def _check_mixture(stores: Sequence[TokenStore], weights: Sequence[float]) -> None:
-    if not stores or len(stores) != len(weights):
-        raise UserError(
-            f"mixture: {len(stores)} stores and {len(weights)} weights; give one weight per store"
-        )
-    if not all(np.isfinite(weight) and weight > 0 for weight in weights):
-        raise UserError(f"mixture: weights {tuple(weights)}; every weight must be positive")
+def _check_one_vocabulary(stores: Sequence[TokenStore]) -> None:
     if len({store.manifest.vocabulary.hash for store in stores}) > 1:
-        names = sorted({store.manifest.vocabulary.name for store in stores})
-        raise UserError(
-            f"mixture: stores of several vocabularies ({', '.join(names)}); prepare them with one"
-        )
-
-
-def _apportion(weights: Sequence[float], total: int) -> np.ndarray:
-    """Whole shares of ``total`` by largest remainder, at least 1 each."""
-    exact = np.asarray(weights, np.float64) / float(np.sum(weights)) * total
-    shares = np.maximum(np.floor(exact).astype(np.int64), 1)
-    while shares.sum() != total:
-        step = 1 if shares.sum() < total else -1
-        room = np.where(shares + step >= 1, step * (exact - shares), -np.inf)
-        shares[int(np.argmax(room))] += step
-    return shares
+        told = ", ".join(f"{s.location} has {s.manifest.vocabulary.name}" for s in stores)
+        raise UserError(f"mixture: stores of several vocabularies ({told}); prepare them with one")

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lossline.data.batches import MIXTURE_BLOCK, BatchPlan, MixturePlan
+from lossline.data.batches import BatchPlan
 from lossline.data.permutation import Permutation
 from lossline.data.store_writer import write_store
 from lossline.data.token_store import TokenStore
@@ -110,35 +110,3 @@ def test_context_longer_than_the_set_is_refused(store: TokenStore) -> None:
         BatchPlan(store, context_length=store.num_tokens + 1, batch_size=1, seed=0)
     with pytest.raises(UserError, match="at least 1"):
         BatchPlan(store, context_length=8, batch_size=0, seed=0)
-
-
-def test_mixture_takes_its_shares_and_every_window_in_turn(
-    store: TokenStore, tmp_path: Path
-) -> None:
-    other = write_store(
-        tmp_path / "other", ["another text entirely, " * 3] * 30, ByteVocabulary(), name="other"
-    )
-    plan = MixturePlan([store, other], weights=[3, 1], context_length=8, batch_size=64, seed=2)
-    source, index = plan.assign(np.arange(2 * MIXTURE_BLOCK))
-    for which, share in enumerate((0.75, 0.25)):
-        mine = np.sort(index[source == which])
-        np.testing.assert_array_equal(mine, np.arange(len(mine)))  # none twice, none left out
-        assert len(mine) == share * 2 * MIXTURE_BLOCK
-    early = (source[:4096] == 0).mean()
-    assert abs(early - 0.75) < 0.03
-    whole = plan.batch(3)
-    halves = [plan.batch(3, rows=slice(i, i + 32)) for i in (0, 32)]
-    np.testing.assert_array_equal(whole.targets, np.concatenate([half.targets for half in halves]))
-    rows = {tuple(row) for row in other.read(0, other.num_tokens // 8 * 8).reshape(-1, 8)}
-    from_other = np.array([tuple(row) in rows for row in whole.targets])
-    np.testing.assert_array_equal(from_other, plan.assign(np.arange(192, 256))[0] == 1)
-
-
-def test_mixture_refuses_nonsense(store: TokenStore) -> None:
-    options = {"context_length": 8, "batch_size": 2, "seed": 0}
-    with pytest.raises(UserError, match="one weight per store"):
-        MixturePlan([store], weights=[1, 2], **options)
-    with pytest.raises(UserError, match="positive"):
-        MixturePlan([store, store], weights=[1, 0], **options)
-    tiny = MixturePlan([store, store], weights=[1, 1e-9], **options)
-    assert tiny.shares.tolist() == [MIXTURE_BLOCK - 1, 1]
