@@ -1,4 +1,4 @@
-"""Trains one model on one token store: python -m lossline.train
+"""Trains one model on a token store, or a mixture of several: python -m lossline.train
 --gin_file=gin_configs/runs/quickstart.gin
 
 Writes a run directory (checkpoints, metrics, facts); started again, it goes on from the newest

@@ -167,9 +167,7 @@ class MixturePlan:
         ]
         prints = [store.manifest.fingerprint for store in stores]
         self.fingerprint = mixture_fingerprint(prints, self.shares)
-        # By content, so that the order of the arguments changes nothing.
-        self._order = np.argsort(prints, kind="stable")
-        self._interleaving = Interleaving([self.shares[place] for place in self._order])
+        self._interleaving = Interleaving(self.shares, prints)
 
     def batch(self, k: int, rows: slice | None = None) -> Batch:
         """Batch number ``k`` (from 0), or only some of its rows (a host's share)."""
@@ -193,13 +191,11 @@ class MixturePlan:
 
     def assign(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """For each row of the training, its source and its number among that source's rows."""
-        component, index = self._interleaving.assign(numbers)
-        return self._order[component], index
+        return self._interleaving.assign(numbers)
 
     def counts(self, rows: int) -> tuple[int, ...]:
         """Rows of each source among the first ``rows`` of the training."""
-        counts = np.asarray(self._interleaving.counts(rows))
-        return tuple(counts[np.argsort(self._order)].tolist())
+        return self._interleaving.counts(rows)
 
 
 def _row_numbers(k: int, batch_size: int, rows: slice | None) -> np.ndarray:

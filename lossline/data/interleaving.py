@@ -34,14 +34,18 @@ class Interleaving:
 
     Args:
         shares: whole numbers, at least 1; component i has ``shares[i] / sum(shares)`` of the rows.
+        keys: one text per component. Which of two components comes first where both may is decided
+            by their keys, so that the order of the arguments changes nothing.
     """
 
-    def __init__(self, shares: Sequence[int]) -> None:
+    def __init__(self, shares: Sequence[int], keys: Sequence[str] | None = None) -> None:
         if not shares or min(shares) < 1:
             raise ValueError(f"shares {tuple(shares)}")
-        self.shares = tuple(int(share) for share in shares)
+        places = range(len(shares))
+        self._given = np.array(sorted(places, key=keys.__getitem__) if keys else places)
+        self._shares = tuple(int(shares[place]) for place in self._given)
         # Every component gets a row in every block: its counts at the two ends cannot cross.
-        pages = -(-sum(self.shares) // (min(self.shares) * _PAGE))
+        pages = -(-sum(self._shares) // (min(self._shares) * _PAGE))
         self._block_rows = pages * _PAGE
         self._blocks: OrderedDict[int, _Block] = OrderedDict()
         self._lock = threading.Lock()
@@ -61,18 +65,18 @@ class Interleaving:
             chosen = rows // _PAGE == page
             components, counts = self._page(page)
             numbers = np.empty_like(components)
-            for which in range(len(self.shares)):
+            for which in range(len(self._shares)):
                 mine = components == which
                 numbers[mine] = counts[which] + np.arange(np.count_nonzero(mine))
             component[chosen] = components[rows[chosen] % _PAGE]
             index[chosen] = numbers[rows[chosen] % _PAGE]
-        return component, index
+        return self._given[component], index
 
     def counts(self, rows: int) -> tuple[int, ...]:
         """Rows of each component among the first ``rows``."""
         components, counts = self._page(rows // _PAGE)
-        more = np.bincount(components[: rows % _PAGE], minlength=len(self.shares))
-        return tuple((counts + more).tolist())
+        more = np.bincount(components[: rows % _PAGE], minlength=len(self._shares))
+        return tuple((counts + more)[np.argsort(self._given)].tolist())
 
     def _page(self, page: int) -> tuple[np.ndarray, np.ndarray]:
         """Components of the rows of a page, and the counts before it; both int64."""
@@ -80,7 +84,7 @@ class Interleaving:
         with self._lock:
             if block not in self._blocks:
                 first = block * self._block_rows
-                self._blocks[block] = _Block(self.shares, first, first + self._block_rows)
+                self._blocks[block] = _Block(self._shares, first, first + self._block_rows)
             self._blocks.move_to_end(block)
             while len(self._blocks) > _BLOCKS_KEPT:
                 self._blocks.popitem(last=False)

@@ -27,8 +27,9 @@ from lossline.evaluation.windows import LongDocuments, WindowRule
 from lossline.options.columns import option_columns
 from lossline.sharding import BATCH_AXES, MeshOptions, make_mesh, make_rules
 from lossline.sharding.mesh import require_divisible
-from lossline.tables.schema import FACTS, SetKind
+from lossline.tables.schema import FACTS, SetKind, of_run
 from lossline.training.run_directory import RunDirectory, RunState
+from lossline.training.text import component_tokens
 
 
 class AccuracyAt(enum.Enum):
@@ -287,7 +288,7 @@ def run_columns(run: RunDirectory) -> dict[str, Any]:
     identity.
     """
     facts = run.facts
-    named = {name: facts.get(name) for name in FACTS}
+    named = {name: facts.get(name) for name in (*FACTS, *of_run(facts))}
     return named | option_columns(run.config)
 
 
@@ -301,6 +302,7 @@ def checkpoint_columns(run: RunDirectory, step: int) -> dict[str, Any]:
         "step": step,
         "tokens": tokens,
         "flops": tokens * facts["flops_per_token"],
+        **component_tokens(facts, step),
     }
 
 

@@ -22,12 +22,14 @@ __all__ = [
     "CHECKPOINT",
     "COLUMNS",
     "COLUMN_NAMES",
+    "COMPONENT_TOKENS",
     "COUNTS",
     "EXTRA_PREFIX",
     "FACTS",
     "KEY",
     "OPEN_COLUMNS",
     "OWN_SET",
+    "SHARE",
     "Column",
     "Kind",
     "SetKind",
@@ -138,14 +140,15 @@ FACTS: tuple[str, ...] = tuple(column.name for column in _FACTS)
 CHECKPOINT: tuple[str, ...] = tuple(column.name for column in _CHECKPOINT)
 COUNTS: tuple[str, ...] = tuple(column.name for column in COLUMNS if column.kind is Kind.COUNT)
 # Prefix of a name -> what such a column holds. All but the tokens are facts of the run.
-_COMPONENT_TOKENS = "component_tokens."
+SHARE = "share."
+COMPONENT_TOKENS = "component_tokens."
 OPEN_COLUMNS: dict[str, Column] = {
     column.name: column
     for column in (
         _text("option.", "an option of the run, by its path in the run's identity"),
         _text("factor.", "the level of a factor that a grid or a person named"),
-        _number("share.", "share of the training rows that a mixture asks of this component"),
-        _number(_COMPONENT_TOKENS, "training tokens seen of this component of the mixture"),
+        _number(SHARE, "share of the training rows that a mixture asks of this component"),
+        _number(COMPONENT_TOKENS, "training tokens seen of this component of the mixture"),
     )
 }
 
@@ -174,7 +177,7 @@ def of_run(names: Iterable[str]) -> list[str]:
 
 def of_checkpoint(names: Iterable[str]) -> list[str]:
     """The columns among `names` that are facts of a checkpoint."""
-    return [name for name in names if name in CHECKPOINT or name.startswith(_COMPONENT_TOKENS)]
+    return [name for name in names if name in CHECKPOINT or name.startswith(COMPONENT_TOKENS)]
 
 
 _BY_NAME = {column.name: column for column in COLUMNS}

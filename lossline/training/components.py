@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from lossline import models
+from lossline.data.mixture import Mixture
 from lossline.sharding import LaunchOptions, MeshOptions
 from lossline.training import optimizer, schedule
 from lossline.training.checkpoint_schedule import CheckpointOptions
@@ -13,6 +14,7 @@ from lossline.training.options import LogOptions
 
 COMPONENTS: dict[str, Callable[..., Any]] = {
     **{config.family: config for config in models.CONFIGS.values()},
+    "mixture": Mixture,
     "adamw": optimizer.AdamW,
     "adam": optimizer.Adam,
     "sgd": optimizer.SGD,

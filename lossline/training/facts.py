@@ -11,31 +11,30 @@ import jax
 from jax.sharding import Mesh
 
 import lossline
-from lossline.data.token_store import TokenStore
 from lossline.training.options import TrainOptions
+from lossline.training.text import TrainingText
 
 _PACKAGES = ("flax", "jax", "jaxlib", "numpy", "optax", "orbax-checkpoint")
 
 
 def run_facts(
-    options: TrainOptions, *, run_id: str, store: TokenStore, fingerprint: str, mesh: Mesh
+    options: TrainOptions, *, run_id: str, text: TrainingText, fingerprint: str, mesh: Mesh
 ) -> dict[str, Any]:
     """Facts named like the columns of the loss table, then those beyond it.
 
     Args:
         options: of the run.
         run_id: name of the run directory.
-        store: of the training text.
+        text: that the run is trained on.
         fingerprint: of the data that the batches are drawn from.
         mesh: the devices in use.
     """
     counts = options.model.num_params()
-    vocabulary = store.manifest.vocabulary
+    vocabulary = text.vocabulary
     device = mesh.devices.flat[0]
     return {
         "run_id": run_id,
         "architecture": options.model.family,
-        "pretraining_data": store.manifest.name,
         "tokenizer": vocabulary.name,
         "context_length": options.length,
         "optimizer": options.optimizer.family,
@@ -51,8 +50,7 @@ def run_facts(
         "tokens": options.total_tokens,
         "tokens_per_step": options.tokens_per_step,
         "flops_per_token": options.flops_per_token,
-        "epochs": options.total_tokens / store.num_tokens,
-        "store": options.store,
+        **text.facts(options.total_tokens),
         "store_fingerprint": fingerprint,
         "vocabulary_hash": vocabulary.hash,
         "vocab_size": vocabulary.vocab_size,

@@ -16,8 +16,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from lossline.data.batches import BatchPlan
-from lossline.data.token_store import TokenStore
+from lossline.data.batches import BatchPlan, MixturePlan
 from lossline.errors import UserError
 from lossline.options.gin_text import gin_text
 from lossline.options.identity import identity
@@ -46,6 +45,7 @@ from lossline.training.run_directory import (
     write_text,
 )
 from lossline.training.step import METRICS, State, Trainer
+from lossline.training.text import TrainingText
 
 # With several processes, the first one's clock decides about checkpoints by time; asking it costs a
 # collective, so it is asked only every so many steps.
@@ -109,8 +109,8 @@ class _Job:
     options: TrainOptions
     run: RunDirectory
     progress: Progress
-    store: TokenStore
-    plan: BatchPlan
+    text: TrainingText
+    plan: BatchPlan | MixturePlan
     mesh: Mesh
     trainer: Trainer
     first: bool  # this process writes
@@ -133,26 +133,25 @@ class _Job:
 
 def _prepare(options: TrainOptions, run: RunDirectory, progress: Progress) -> _Job:
     """Everything that can refuse, before anything is written."""
-    store = TokenStore.open(options.store)
-    vocabulary = store.manifest.vocabulary
-    if vocabulary.vocab_size > options.model.vocab_size:
-        raise UserError(
-            f"model vocab_size {options.model.vocab_size} is smaller than the "
-            f"{vocabulary.vocab_size} of {options.store} "
-            f"(vocabulary {vocabulary.name}); set it to {vocabulary.vocab_size}, or train on a "
-            f"store of that vocabulary"
-        )
-    plan = BatchPlan(
-        store,
+    text = TrainingText.open(options.store)
+    plan = text.plan(
         context_length=options.length,
         batch_size=options.batch_size,
         seed=options.seed if options.data_seed is None else options.data_seed,
     )
+    vocabulary = text.vocabulary
+    if vocabulary.vocab_size > options.model.vocab_size:
+        raise UserError(
+            f"model vocab_size {options.model.vocab_size} is smaller than the "
+            f"{vocabulary.vocab_size} of {text.location} "
+            f"(vocabulary {vocabulary.name}); set it to {vocabulary.vocab_size}, or train on a "
+            f"store of that vocabulary"
+        )
     trainer = make_trainer(options)
     with jax.set_mesh(trainer.mesh):  # operations refuse when traced; the steps trace no more
         jax.eval_shape(trainer.step, *step_arguments(options, trainer))
     first = jax.process_index() == 0
-    return _Job(options, run, progress, store, plan, trainer.mesh, trainer, first)
+    return _Job(options, run, progress, text, plan, trainer.mesh, trainer, first)
 
 
 def _mend(job: _Job) -> None:
@@ -177,7 +176,7 @@ def _describe(job: _Job, config: dict[str, Any]) -> None:
     facts = run_facts(
         job.options,
         run_id=job.run.name,
-        store=job.store,
+        text=job.text,
         fingerprint=job.plan.fingerprint,
         mesh=job.mesh,
     )

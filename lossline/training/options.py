@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from lossline.data.token_store import store_fingerprint
+from lossline.data.mixture import Mixture, store_identity
 from lossline.errors import UserError
 from lossline.options.identity import identity
 from lossline.places import local_path
@@ -67,12 +67,12 @@ class LogOptions:
 @dataclass(frozen=True, kw_only=True)
 class TrainOptions:
     """A training run. Options that define the experiment are hashed into the run's name; output
-    path, mesh and logging are not. The store enters by its fingerprint, not by its path.
+    path, mesh and logging are not. Stores enter by their fingerprints, not by their paths.
 
     Attributes:
         name: readable part of the run directory's name.
         model: model config, such as ``@llama()``.
-        store: folder (or URL) of the token store.
+        store: folder (or URL) of the token store; or a mixture of several, ``@mixture()``.
         batch_size: sequences per step, over all devices.
         steps: updates; or
         tokens: target tokens to see, rounded up to whole steps. Exactly one of the two.
@@ -99,7 +99,7 @@ class TrainOptions:
 
     name: str = _elsewhere("run")
     model: ModelConfig
-    store: str = field(metadata={"identity": store_fingerprint})
+    store: str | Mixture = field(metadata={"identity": store_identity})
     batch_size: int
     steps: int | None = None
     tokens: int | None = None
