@@ -22,8 +22,10 @@ from lossline.tables.schema import (
     COUNTS,
     EXTRA_PREFIX,
     KEY,
+    Kind,
     SetKind,
     Status,
+    column_of,
     is_known,
     of_checkpoint,
     of_run,
@@ -214,8 +216,14 @@ _NUMBERS = (
 )
 
 
+def _open_numbers(frame: pd.DataFrame) -> list[str]:
+    """Names of the open columns that hold numbers: shares and tokens of a mixture's components."""
+    columns = [column_of(str(name)) for name in frame.columns if name not in COLUMN_NAMES]
+    return [column.name for column in columns if column and column.kind is Kind.NUMBER]
+
+
 def _bad_numbers(frame: pd.DataFrame, used: np.ndarray) -> Iterator[Problem]:
-    for name in _NUMBERS:
+    for name in (*_NUMBERS, *_open_numbers(frame)):
         values = frame[name].to_numpy(dtype="float64", na_value=np.nan)
         for position in _where(used & np.isinf(values)):
             yield Problem(

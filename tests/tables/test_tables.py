@@ -252,6 +252,13 @@ def test_a_run_has_one_value_of_each_open_fact(table, name):
         tables.validate(tables.concat([table.assign(**{name: values})]))
 
 
+@pytest.mark.parametrize("name", ["share.x", "component_tokens.x"])
+@pytest.mark.parametrize(("value", "what"), [(-0.5, "is negative"), (float("inf"), "is infinite")])
+def test_numbers_of_components_are_checked(table, name, value, what):
+    with pytest.raises(UserError, match=rf"column '{name}', row 1: .*{what}"):
+        tables.validate(table.assign(**{name: value}))
+
+
 @pytest.mark.parametrize("name", ["option.", "options.x", "shares.x"])
 def test_a_prefix_alone_or_misspelled_is_no_column(table, name):
     with pytest.raises(UserError, match="not part of a loss table"):
