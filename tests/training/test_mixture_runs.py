@@ -124,6 +124,12 @@ def test_facts_name_components_and_shares(finished, folder):
     }
 
 
+def test_config_gin_builds_the_run_again(finished):
+    options = build_options("train", load(), gin_files=[finished.path / "config.gin"])
+    assert options.folder == finished.path
+    assert options.store.shares == SHARES
+
+
 def test_the_identity_holds_contents_and_shares_not_places(options, mixture, folder, tmp_path):
     base = options(store=mixture())
     assert json.dumps(identity(base)).count(str(folder)) == 0
