@@ -110,6 +110,18 @@ def test_a_step_has_the_loss_of_the_mixtures_batch(finished, folder):
     assert step == 5 and nats.mean() == pytest.approx(loss, rel=1e-5)
 
 
+def test_each_option_of_a_mixture_changes_the_batches(mixture, folder):
+    def targets(store):
+        plan = TrainingText.open(store).plan(context_length=32, batch_size=8, seed=0)
+        return plan.batch(3).targets.tolist()
+
+    base = mixture()
+    swapped = {"wiki": str(folder / "code"), "python": str(folder / "python")}
+    even = dict.fromkeys(SHARES, 1)
+    for other in (replace(base, components=swapped), replace(base, shares=even)):
+        assert targets(other) != targets(base)
+
+
 def test_facts_name_components_and_shares(finished, folder):
     facts = finished.facts
     assert facts["pretraining_data"] == "python 30% + wiki 70%"
