@@ -2,37 +2,59 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable
 
 import numpy as np
 import pandas as pd
 
-__all__ = ["change_sets"]
+__all__ = ["CodedFacts", "change_sets"]
 
 
-def change_sets(
-    runs: pd.DataFrame, pairs: Iterable[tuple[int, np.ndarray]] | None = None
-) -> frozenset[frozenset[str]]:
-    """Every set of columns in which two runs differ; the empty set if two agree in all.
+def change_sets(runs: pd.DataFrame) -> frozenset[frozenset[str]]:
+    """Every set of columns in which two different rows differ.
 
     Args:
       runs: one row per run, one column per fact, as text.
-      pairs: (row, rows to compare it with), as positions; by default all pairs of different rows.
     """
-    if pairs is None:
-        runs = runs.drop_duplicates()
-        pairs = ((row, np.arange(row + 1, len(runs))) for row in range(len(runs) - 1))
-    varied = runs[[name for name in runs if runs[name].nunique() > 1]]
-    codes = np.empty((len(varied), varied.shape[1]), np.int64)
-    for place, name in enumerate(varied):
-        codes[:, place] = pd.factorize(varied[name])[0]
-    found: set[bytes] = set()
-    for row, others in pairs:
-        masks = np.unique(np.packbits(codes[others] != codes[row], axis=1), axis=0)
-        found.update(mask.tobytes() for mask in masks)
-    return frozenset(_named(mask, list(map(str, varied))) for mask in found)
+    kinds = runs.drop_duplicates()
+    rows = range(len(kinds) - 1)
+    return CodedFacts.of(kinds).changes((row, np.arange(row + 1, len(kinds))) for row in rows)
 
 
-def _named(mask: bytes, names: list[str]) -> frozenset[str]:
-    bits = np.unpackbits(np.frombuffer(mask, np.uint8), count=len(names)).astype(bool)
-    return frozenset(name for name, differs in zip(names, bits, strict=True) if differs)
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CodedFacts:
+    """Facts of runs as whole numbers, to be compared quickly.
+
+    Attributes:
+      names: the facts that vary.
+      codes: (runs, facts), equal where the text is equal.
+    """
+
+    names: tuple[str, ...]
+    codes: np.ndarray
+
+    @classmethod
+    def of(cls, runs: pd.DataFrame) -> CodedFacts:
+        """Of one row per run, one column per fact, as text."""
+        names = [str(name) for name in runs if runs[name].nunique() > 1]
+        codes = np.empty((len(runs), len(names)), np.int64)
+        for place, name in enumerate(names):
+            codes[:, place] = pd.factorize(runs[name])[0]
+        return cls(names=tuple(names), codes=codes)
+
+    def changes(self, pairs: Iterable[tuple[int, np.ndarray]]) -> frozenset[frozenset[str]]:
+        """Every set of facts in which the runs of a pair differ; the empty set if two agree in all.
+
+        Args:
+          pairs: (run, runs to compare it with), as row numbers.
+        """
+        found: set[bytes] = set()
+        for row, others in pairs:
+            masks = np.packbits(self.codes[others] != self.codes[row], axis=1)
+            found.update(mask.tobytes() for mask in np.unique(masks, axis=0))
+        return frozenset(self._named(mask) for mask in found)
+
+    def _named(self, mask: bytes) -> frozenset[str]:
+        bits = np.unpackbits(np.frombuffer(mask, np.uint8), count=len(self.names))
+        return frozenset(name for name, bit in zip(self.names, bits, strict=True) if bit)

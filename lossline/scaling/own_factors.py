@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import pandas as pd
 
-from lossline.scaling.changes import change_sets
+from lossline.scaling.changes import CodedFacts
 from lossline.scaling.run_facts import NOT_RECORDED, RunFacts
 
 __all__ = ["own_factors"]
@@ -49,13 +49,13 @@ def _smallest_changes(facts: RunFacts, name: str, reduce: Reduce) -> Iterator[fr
     """For each two levels of an own factor, what else differs between the two runs of them that are
     most alike."""
     rest = [other for other in facts.own.columns if other != name]
-    runs = pd.concat([facts.factors, facts.own[rest]], axis=1)
+    coded = CodedFacts.of(pd.concat([facts.factors, facts.own[rest]], axis=1))
     level = facts.own[name].to_numpy(str)
     recorded = sorted(set(level) - {NOT_RECORDED})
     for first, second in itertools.combinations(recorded, 2):
         others = np.flatnonzero(level == second)
         pairs = ((int(row), others) for row in np.flatnonzero(level == first))
-        found = [reduce(change) for change in change_sets(runs, pairs)]
+        found = [reduce(change) for change in coded.changes(pairs)]
         yield min(found, key=lambda change: (len(change), sorted(change)))
 
 
