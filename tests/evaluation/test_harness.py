@@ -58,7 +58,7 @@ def test_mistakes(run, tmp_path, monkeypatch):
     with pytest.raises(UserError, match="corrupt"):
         RequestScorer(broken, ByteVocabulary())
     monkeypatch.setitem(sys.modules, "lm_eval", None)
-    with pytest.raises(UserError, match=r"lossline\[harness\]"):
+    with pytest.raises(UserError, match=r"install the \[harness\] extra"):
         harness_model(run.path, vocabulary="bytes")
 
 
