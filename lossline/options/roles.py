@@ -260,9 +260,15 @@ _BY_COLUMN = {fact.column: fact for fact in FACTS} | {
 def fact_of(column: str) -> Fact | None:
     """The fact that a column of the loss table holds: by its name, or as ``option.<path>``; a
     column ``factor.<name>`` is a factor of a person's own. None for columns of other meaning.
+
+    An option that is not in the list (of another program's runs) is a factor: what it does is not
+    known, so its effect must not pass for chance.
     """
     if column in _BY_COLUMN:
         return _BY_COLUMN[column]
+    if column.startswith(OPTION_PREFIX):
+        path = column.removeprefix(OPTION_PREFIX)
+        return option_fact(path, Role.FACTOR, f"the option {path}")
     if column.startswith(OWN_PREFIX):
         return Fact(column=column, role=Role.FACTOR, label=column.removeprefix(OWN_PREFIX))
     return None

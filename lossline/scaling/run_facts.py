@@ -8,7 +8,8 @@ import hashlib
 import numpy as np
 import pandas as pd
 
-from lossline.options.roles import FACTS, OPTION_PREFIX, OWN_PREFIX, SIZE, Role, fact_of
+from lossline.options.roles import FACTS, OPTION_PREFIX, OWN_PREFIX, SIZE, Fact, Role, fact_of
+from lossline.tables.cells import as_numbers
 
 __all__ = ["NOT_APPLICABLE", "NOT_RECORDED", "SHAPE", "SIZE_COLUMNS", "RunFacts", "run_facts"]
 
@@ -18,6 +19,7 @@ SHAPE = "shape"  # the dimensions of the model, together
 _OWNED_SIZES = tuple(f.column for f in FACTS if f.role is Role.SIZE and f.owner)
 # What describes a model's size beyond its class of equal parameters.
 SIZE_COLUMNS = (SHAPE, *_OWNED_SIZES)
+_LISTED = {f.column for f in FACTS} | {OPTION_PREFIX + f.option for f in FACTS if f.option}
 _STORE = tuple(f.column for f in FACTS if f.owner == "pretraining_data")
 # Two runs whose parameter counts differ by less are of one size: architectures never agree to the
 # last parameter.
@@ -54,9 +56,11 @@ def run_facts(table: pd.DataFrame) -> RunFacts:
         if fact.column == SIZE:
             columns[SIZE] = size_classes(size)
         elif fact.role is Role.FACTOR and not fact.column.startswith(OPTION_PREFIX):
-            columns[fact.column] = runs[fact.column].map(_text, na_action=None)
+            columns[fact.column] = _named_cells(runs, fact).map(_text, na_action=None)
         elif fact.column in options and _is_matched(fact.column):
             columns[fact.column] = options[fact.column]
+    unlisted = [name for name in options if name not in _LISTED]
+    columns |= {name: options[name] for name in unlisted}
     columns["pretraining_data"] = _told_apart(
         columns["pretraining_data"], columns["tokenizer"], options
     )
@@ -74,6 +78,17 @@ def run_facts(table: pd.DataFrame) -> RunFacts:
     )
 
 
+def _named_cells(runs: pd.DataFrame, fact: Fact) -> pd.Series:
+    """The cells of a named column; where they are empty, those of the option that holds the same,
+    which an imported table may have in its place."""
+    cells = runs[fact.column].astype(object)
+    option = OPTION_PREFIX + fact.option
+    if option not in runs:
+        return cells
+    given = runs[option].astype(object)
+    return cells.where(cells.notna(), as_numbers(given) if fact.numeric else given)
+
+
 def _is_matched(column: str) -> bool:
     fact = fact_of(column)
     factor = fact is not None and fact.role is Role.FACTOR and column not in _STORE
@@ -82,13 +97,16 @@ def _is_matched(column: str) -> bool:
 
 def _is_other(column: str) -> bool:
     fact = fact_of(column)
-    return fact is None or fact.role in (Role.ALONG, Role.REPLICATE, Role.NUMERICS)
+    return fact is not None and fact.role in (Role.ALONG, Role.REPLICATE, Role.NUMERICS)
 
 
 def _options(runs: pd.DataFrame) -> pd.DataFrame:
     """The option columns: an empty cell of a run that has others is an option it does not have."""
     columns = [name for name in runs if str(name).startswith(OPTION_PREFIX)]
     cells = runs[columns].astype(object)
+    for name in columns:
+        if (fact := fact_of(str(name))) is not None and fact.numeric:
+            cells[name] = _one_spelling(cells[name])
     recorded = cells.notna().any(axis=1)
     filled = cells.where(cells.notna(), NOT_APPLICABLE)
     return filled.where(recorded, NOT_RECORDED) if columns else filled
@@ -134,6 +152,14 @@ def _text(value: object) -> str:
     if isinstance(value, (float, np.floating)):
         return f"{value:.4g}"  # 3e-4 written with rounding errors is still 3e-4
     return str(value)
+
+
+def _one_spelling(cells: pd.Series) -> pd.Series:
+    """Each number written in one way, so that 32 and 32.0 are one level; other cells as they
+    are."""
+    numbers = as_numbers(cells)
+    spelled = numbers.map(lambda n: str(int(n)) if float(n).is_integer() else f"{n:.10g}")
+    return cells.where(numbers.isna(), spelled)
 
 
 def size_classes(size: pd.Series) -> pd.Series:

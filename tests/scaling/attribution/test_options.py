@@ -258,3 +258,39 @@ def test_facts_that_only_change_together_are_tested_as_the_factor_they_are():
     for name in recipe:
         assert verdicts(attribution)[name] is Verdict.CONFOUNDED
         assert "only changes together with recipe" in attribution.factor(name).sentence
+
+
+# --- tables of other programs ---
+
+
+def test_an_option_that_nobody_lists_is_no_chance_either():
+    table = study_table(
+        Recorded(
+            {"option.model.dropout": "0.1"}, moves={"option.model.dropout": {"0.1": 0.3}}, seeds=2
+        ),
+        {"option.model.dropout": "0.0"},
+    )
+    attribution = attribute(table, QUICK)
+    factor = attribution.factor("option.model.dropout")
+    assert factor.verdict is Verdict.MOVES
+    assert factor.sentence.startswith("Changing the option model.dropout moves the line")
+    assert attribution.factor("architecture").nats.noise < 0.05
+
+
+@pytest.mark.parametrize(
+    ("column", "spellings"),
+    [("option.batch_size", ("32", "32.0")), ("option.optimizer.b2", ("0.95", "9.50e-1"))],
+)
+def test_one_number_written_in_two_ways_is_one_level(column, spellings):
+    table = Recorded(seeds=2).table()
+    table[column] = np.where(table["seed"] == 0, *spellings)
+    plan = design(table)
+    assert plan.recorded_levels(column) == spellings[:1]
+
+
+def test_a_named_fact_that_is_only_recorded_as_an_option_is_that_fact():
+    column = "option.optimizer.weight_decay"
+    study = Recorded({column: "0.3"}, moves={column: {"0.3": 0.3}}, seeds=2)
+    table = study_table(study, {column: "1e-1"}).assign(weight_decay=np.nan)
+    factor = attribute(table, QUICK).factor("weight_decay")
+    assert factor.levels == ("0.1", "0.3") and factor.verdict is Verdict.MOVES
