@@ -1,60 +1,53 @@
-"""Which facts differ between two runs, over all pairs of runs."""
+"""Which facts differ between two runs, over many pairs of runs."""
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable
 
 import numpy as np
 import pandas as pd
 
-__all__ = ["CodedFacts", "change_sets"]
+__all__ = ["Changes", "change_sets"]
 
 
 def change_sets(runs: pd.DataFrame) -> frozenset[frozenset[str]]:
-    """Every set of columns in which two different rows differ.
+    """Every set of columns in which two runs differ.
 
     Args:
       runs: one row per run, one column per fact, as text.
     """
-    kinds = runs.drop_duplicates()
-    rows = range(len(kinds) - 1)
-    return CodedFacts.of(kinds).changes((row, np.arange(row + 1, len(kinds))) for row in rows)
+    runs = runs.drop_duplicates()
+    rows = range(len(runs) - 1)
+    return Changes(runs).between((row, np.arange(row + 1, len(runs))) for row in rows)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class CodedFacts:
-    """Facts of runs as whole numbers, to be compared quickly.
+class Changes:
+    """The facts of runs as numbers, made once, so that many pairs can be compared.
 
-    Attributes:
-      names: the facts that vary.
-      codes: (runs, facts), equal where the text is equal.
+    Args:
+      runs: one row per run, one column per fact, as text.
     """
 
-    names: tuple[str, ...]
-    codes: np.ndarray
+    def __init__(self, runs: pd.DataFrame) -> None:
+        varied = runs[[name for name in runs if runs[name].nunique() > 1]]
+        self._names = list(map(str, varied))
+        self._codes = np.empty((len(varied), varied.shape[1]), np.int64)
+        for place, name in enumerate(varied):
+            self._codes[:, place] = pd.factorize(varied[name])[0]
 
-    @classmethod
-    def of(cls, runs: pd.DataFrame) -> CodedFacts:
-        """Of one row per run, one column per fact, as text."""
-        names = [str(name) for name in runs if runs[name].nunique() > 1]
-        codes = np.empty((len(runs), len(names)), np.int64)
-        for place, name in enumerate(names):
-            codes[:, place] = pd.factorize(runs[name])[0]
-        return cls(names=tuple(names), codes=codes)
-
-    def changes(self, pairs: Iterable[tuple[int, np.ndarray]]) -> frozenset[frozenset[str]]:
-        """Every set of facts in which the runs of a pair differ; the empty set if two agree in all.
+    def between(self, pairs: Iterable[tuple[int, np.ndarray]]) -> frozenset[frozenset[str]]:
+        """Every set of columns in which two runs differ; the empty set if two agree in all.
 
         Args:
-          pairs: (run, runs to compare it with), as row numbers.
+          pairs: (row, rows to compare it with), as positions.
         """
         found: set[bytes] = set()
         for row, others in pairs:
-            masks = np.packbits(self.codes[others] != self.codes[row], axis=1)
-            found.update(mask.tobytes() for mask in np.unique(masks, axis=0))
-        return frozenset(self._named(mask) for mask in found)
+            differ = np.packbits(self._codes[others] != self._codes[row], axis=1)
+            found.update(mask.tobytes() for mask in np.unique(differ, axis=0))
+        return frozenset(map(self._named, found))
 
     def _named(self, mask: bytes) -> frozenset[str]:
-        bits = np.unpackbits(np.frombuffer(mask, np.uint8), count=len(self.names))
-        return frozenset(name for name, bit in zip(self.names, bits, strict=True) if bit)
+        names = self._names
+        bits = np.unpackbits(np.frombuffer(mask, np.uint8), count=len(names)).astype(bool)
+        return frozenset(name for name, differs in zip(names, bits, strict=True) if differs)

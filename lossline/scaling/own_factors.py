@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import pandas as pd
 
-from lossline.scaling.changes import CodedFacts
+from lossline.options.roles import SIZE, Role, fact_of
+from lossline.scaling.changes import Changes
 from lossline.scaling.run_facts import NOT_RECORDED, RunFacts
 
 __all__ = ["own_factors"]
@@ -35,28 +36,36 @@ def own_factors(
     """
     found: dict[str, frozenset[str]] = {}
     for name in facts.own.columns:
+        if _renames_another_role(facts, name):
+            continue
         smallest = list(_smallest_changes(facts, name, reduce))
         parts = frozenset(part for change in smallest for part in change) - set(facts.own.columns)
-        if not smallest or _renames_another_role(facts, name):
+        if not smallest:
             continue
-        if parts and all(frozenset({part}) in changes for part in parts):
+        if parts and all(_is_tested(part) and frozenset({part}) in changes for part in parts):
             continue  # tested one by one
         found[str(name)] = parts
     return found
+
+
+def _is_tested(column: str) -> bool:
+    """Whether a recorded fact is a factor of its own; the shape of a model is not."""
+    fact = fact_of(column)
+    return column == SIZE or (fact is not None and fact.role is Role.FACTOR)
 
 
 def _smallest_changes(facts: RunFacts, name: str, reduce: Reduce) -> Iterator[frozenset[str]]:
     """For each two levels of an own factor, what else differs between the two runs of them that are
     most alike."""
     rest = [other for other in facts.own.columns if other != name]
-    coded = CodedFacts.of(pd.concat([facts.factors, facts.own[rest]], axis=1))
+    runs = Changes(pd.concat([facts.factors, facts.own[rest]], axis=1))
     level = facts.own[name].to_numpy(str)
     recorded = sorted(set(level) - {NOT_RECORDED})
     for first, second in itertools.combinations(recorded, 2):
         others = np.flatnonzero(level == second)
         pairs = ((int(row), others) for row in np.flatnonzero(level == first))
-        found = [reduce(change) for change in coded.changes(pairs)]
-        yield min(found, key=lambda change: (len(change), sorted(change)))
+        found = [(reduce(change), len(change)) for change in runs.between(pairs)]
+        yield min(found, key=lambda item: (len(item[0]), item[1], sorted(item[0])))[0]
 
 
 def _renames_another_role(facts: RunFacts, name: str) -> bool:

@@ -1,13 +1,19 @@
 """Every option of a run is a fact: runs that differ in one are compared, never taken for chance."""
 
+import time
+
 import numpy as np
+import pandas as pd
 import pytest
 from planted_study import Study
 
 from lossline import tables
 from lossline.scaling.attribution import AttributionOptions, attribute
 from lossline.scaling.attribution_results import Verdict
+from lossline.scaling.changes import change_sets
 from lossline.scaling.matching import design
+from lossline.scaling.own_factors import own_factors
+from lossline.scaling.run_facts import RunFacts
 
 QUICK = AttributionOptions(resamples=0)
 RECORDED = {
@@ -258,6 +264,27 @@ def test_facts_that_only_change_together_are_tested_as_the_factor_they_are():
     for name in recipe:
         assert verdicts(attribution)[name] is Verdict.CONFOUNDED
         assert "only changes together with recipe" in attribution.factor(name).sentence
+
+
+def test_a_factor_that_is_a_shape_is_tested():
+    """Two shapes of one size are no factor that the table names: the grid does."""
+    deep = {"option.model.width": "48", "factor.depth": "deep"}
+    study = Recorded(deep, moves={"factor.depth": {"deep": 0.3}}, seeds=2)
+    attribution = attribute(study_table(study, {"factor.depth": "wide"}), QUICK)
+    factor = attribution.factor("factor.depth")
+    assert factor.verdict is Verdict.MOVES
+    assert "(and with it the shape of the model)" in factor.sentence
+
+
+def test_an_own_factor_of_many_levels_is_compared_quickly():
+    """Each run a level of its own: 44,850 pairs of levels, minutes if each makes a table anew."""
+    runs = pd.DataFrame({"learning_rate": [str(n % 7) for n in range(300)]})
+    own = pd.DataFrame({"factor.run": [f"run {n}" for n in range(300)]})
+    facts = RunFacts(factors=runs, own=own, others=own[[]], size=pd.Series(), size_column="params")
+    start = time.monotonic()
+    found = own_factors(facts, lambda change: change, change_sets(runs))
+    assert found == {}
+    assert time.monotonic() - start < 30
 
 
 # --- tables of other programs ---
