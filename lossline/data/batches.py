@@ -138,7 +138,7 @@ class MixturePlan:
 
     Raises:
         UserError: unequal numbers, a weight below 0 or not finite, no weight above 0, stores of two
-            vocabularies, a context longer than a set.
+            vocabularies, one store twice, a context longer than a set.
     """
 
     def __init__(
@@ -162,6 +162,7 @@ class MixturePlan:
         stores = [stores[int(place)] for place in whole]
         self.shares = tuple(whole.values())
         _check_one_vocabulary(stores)
+        _check_different(stores)
         self.sources = [
             Windows(store, context_length=context_length, seed=seed) for store in stores
         ]
@@ -215,3 +216,15 @@ def _check_one_vocabulary(stores: Sequence[TokenStore]) -> None:
     if len({store.manifest.vocabulary.hash for store in stores}) > 1:
         told = ", ".join(f"{s.location} has {s.manifest.vocabulary.name}" for s in stores)
         raise UserError(f"mixture: stores of several vocabularies ({told}); prepare them with one")
+
+
+def _check_different(stores: Sequence[TokenStore]) -> None:
+    """Two components of one content have one shuffle: each window would come twice in a row."""
+    first: dict[str, TokenStore] = {}
+    for store in stores:
+        same = first.setdefault(store.manifest.fingerprint, store)
+        if same is not store:
+            raise UserError(
+                f"mixture: {same.location} and {store.location} are the same text, and its windows "
+                "would be shown twice; name it once, with the sum of both shares"
+            )

@@ -287,8 +287,10 @@ class OtherBytes(ByteVocabulary):
 def test_what_does_not_fit_together_leaves_no_trace(options, folder, tmp_path):
     write_store(tmp_path / "words", ["w" * 900], OtherBytes(), name="words")
     write_store(tmp_path / "short", ["w"], ByteVocabulary(), name="short")
+    (tmp_path / "again").symlink_to(folder / "wiki")
     for path, message in (
         (tmp_path / "words", "several vocabularies"),
+        (tmp_path / "again", "again and .*wiki are the same text"),
         (tmp_path / "short", "fewer than context_length 32"),
     ):
         parts = {"wiki": str(folder / "wiki"), "other": str(path)}
