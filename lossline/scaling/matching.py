@@ -173,7 +173,7 @@ class Design:
 
     def stands_for(self, factor: str) -> str:
         """The factor under which facts that only change together are tested: a person's own, the
-        size, or the first of them."""
+        size, the owner of an option, or the first of them."""
         if factor in self.composite:
             return factor
         for own, parts in self.composite.items():
@@ -181,6 +181,10 @@ class Design:
                 return own
         if factor in self.followers():
             return SIZE
+        fact = fact_of(factor)
+        owner = fact.owner if fact is not None else ""
+        if factor in self.brought.get(owner, ()) and frozenset({factor}) not in self.changes:
+            return self.stands_for(owner)
         companions = self.companions(factor)
         return next((name for name in SETTINGS if name == factor or name in companions), factor)
 

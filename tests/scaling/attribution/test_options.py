@@ -128,6 +128,18 @@ def test_what_only_the_architecture_has_goes_with_it():
     assert not {"option.model.tie_embeddings", "option.model.state"} & set(verdicts(attribution))
 
 
+def test_an_option_that_its_owner_brings_along_is_tested_with_what_stands_for_the_owner():
+    """The constant schedule has no warm-up, and comes with another learning rate."""
+    table = Recorded().table()
+    table.loc[table["schedule"] == "constant", "option.schedule.warmup"] = "0.0"
+    attribution = attribute(table, QUICK)
+    along = "(and with it the learning-rate schedule and the warm-up)"
+    assert along in attribution.factor("learning_rate").sentence
+    warmup = attribution.factor("option.schedule.warmup")
+    assert warmup.verdict is Verdict.CONFOUNDED
+    assert "only changes together with the learning rate" in warmup.sentence
+
+
 def test_variants_of_one_architecture_are_no_replicates_of_each_other():
     """Two state sizes at one parameter count: Llama is compared with one of them alone."""
     wide = {"architecture": "mamba", "option.model.state": "64", "params": 1.05e6}
