@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from lossline.errors import UserError
 from lossline.options.identity import tree_hash
 from lossline.training.run_directory import RunDirectory
 
@@ -33,6 +34,16 @@ def find_run(root: Path, name: str, identity: Mapping[str, Any]) -> Path:
     if folder.exists():
         return folder
     for other in sorted(root.glob(f"{glob.escape(name)}-{'[0-9a-f]' * 8}")):
-        if (other / "config.json").is_file() and RunDirectory(other).config == identity:
+        if _is_of(other, identity):
             return other
     return folder
+
+
+def _is_of(folder: Path, identity: Mapping[str, Any]) -> bool:
+    """Whether a folder holds the run; a damaged one is no reason to refuse another run."""
+    if not (folder / "config.json").is_file():
+        return False
+    try:
+        return RunDirectory(folder).config == identity
+    except UserError:
+        return False

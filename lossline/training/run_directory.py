@@ -195,6 +195,11 @@ def _made_before_fingerprints(config: Any) -> bool:
 def _todays_config(config: dict[str, Any], folder: Path) -> dict[str, Any]:
     """The identity of such a run with the store's fingerprint, which its facts recorded."""
     facts = read_json(folder / "facts.json")
+    if not isinstance(facts, dict) or "store_fingerprint" not in facts:
+        raise UserError(
+            f"{folder / 'facts.json'} names no store_fingerprint; the run directory is damaged, "
+            "restore the file or train again"
+        )
     tree = {name: value for name, value in config.items() if name != "token_selection"}
     return {**tree, "store": facts["store_fingerprint"]}
 

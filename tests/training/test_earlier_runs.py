@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from lossline.errors import UserError
 from lossline.options.identity import identity
 from lossline.training.earlier_runs import find_run
 from lossline.training.loop import train
@@ -69,3 +70,18 @@ def test_a_name_with_special_characters_finds_its_run(finished, tmp_path, option
     folder = tmp_path / "a[b]*-00000000"
     shutil.copytree(finished.path, folder)
     assert find_run(tmp_path, "a[b]*", identity(options(steps=3))) == folder
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("config.json", ""), ("facts.json", None), ("facts.json", "{}"), ("facts.json", "[]")],
+)
+def test_a_damaged_run_of_the_name_stops_no_other(options, earlier, name, content):
+    if content is None:
+        (earlier / name).unlink()
+    else:
+        (earlier / name).write_text(content)
+    chosen = options(steps=3, seed=1, root=str(earlier.parent))
+    assert not chosen.folder.exists()
+    with pytest.raises(UserError, match=name):  # by itself it is one line
+        _ = RunDirectory(earlier).config
