@@ -13,7 +13,6 @@ nats per token, and once more in bits per byte: a tokenizer may move a line in t
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import json
 import math
 from collections.abc import Iterator, Sequence
@@ -212,7 +211,7 @@ class _Matched:
             factor=factor,
             equal=plan.groups(factor),
             pooled=[] if factor == SIZE else plan.groups(factor, pool_sizes=True),
-            choices=list(itertools.combinations(levels, 2)) if values is None else [levels],
+            choices=plan.pairs(factor) if values is None else [levels],
             number=None if values is None else np.log(values.where(values > 0)),
         )
 

@@ -10,6 +10,7 @@ factors that change along.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Mapping, Sequence
 
 import pandas as pd
@@ -100,7 +101,8 @@ class Design:
         return [name for name in self.runs.columns if name not in self.composite]
 
     def listed(self) -> list[str]:
-        """The factors to speak of: the principal ones, and the others that vary."""
+        """The factors to speak of: the principal ones, the others that vary, and the shape of the
+        model where models of one size differ in it."""
         varied = {fact for change in self.changes for fact in change}
         columns = [f.column for f in FACTS if f.principal] + [
             name
@@ -111,7 +113,16 @@ class Design:
             and (name in varied or name in self.composite)
             and self.stands_for(name) == name
         ]
-        return sorted(columns, key=_order)
+        shape = [SHAPE] if frozenset({SHAPE}) in self.changes else []
+        return [*sorted(columns, key=_order), *shape]
+
+    def pairs(self, factor: str) -> list[tuple[str, ...]]:
+        """The levels to compare, two by two; of shapes, those that models of one size have."""
+        pairs: list[tuple[str, ...]] = list(itertools.combinations(self.recorded_levels(factor), 2))
+        if factor != SHAPE:
+            return pairs
+        together = [set(group.levels) for group in self.groups(SHAPE)]
+        return [pair for pair in pairs if any(set(pair) <= levels for levels in together)]
 
     def levels(self, factor: str) -> tuple[str, ...]:
         """Levels that occur: numbers in ascending order, words by frequency."""

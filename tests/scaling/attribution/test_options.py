@@ -162,6 +162,18 @@ def test_two_shapes_of_one_size_are_not_replicates():
                 assert plan.runs.loc[list(runs), "shape"].nunique() == 1
 
 
+def test_the_shape_of_models_of_one_size_is_tested():
+    """Depth against width at equal parameters."""
+    study = Recorded(
+        {"option.model.width": "48"}, moves={"option.model.width": {"48": 0.3}}, seeds=2
+    )
+    factor = attribute(study.table(), QUICK).factor("shape")
+    assert factor.verdict is Verdict.MOVES
+    assert factor.sentence.startswith("Changing the shape of the model moves the line")
+    assert abs(factor.nats.move.value) == pytest.approx(0.3, abs=0.06)
+    assert "shape" not in verdicts(found())
+
+
 def test_a_batch_size_that_follows_the_model_size_is_named_with_it():
     table = Recorded().table()
     table.loc[table["params"] > 1.5e6, "option.batch_size"] = "64"
