@@ -163,6 +163,7 @@ def build_options(
     import gin
 
     gin.clear_config(clear_constants=True)
+    _read_files_only()
     factory = _register(name, verb.options)
     for component_name, component in verb.components.items():
         _register(component_name, component)
@@ -466,6 +467,15 @@ def _coerce_plain(where: str, value: Any, hint: type) -> Any:
     raise UserError(
         f"{where} = {shown!r}: must be {kinds.get(hint, f'a {hint.__name__} (as @name())')}"
     )
+
+
+def _read_files_only() -> None:
+    """An included file is a file. gin also takes its folder for a Python package, and fails where
+    the working folder has one of that name: ``runs/quickstart.gin`` beside ``runs/``.
+    """
+    from gin import config as gin_config
+
+    gin_config._FILE_READERS[:] = [(open, os.path.isfile)]  # gin offers no public way
 
 
 def _refuse_unused() -> None:

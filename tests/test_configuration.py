@@ -127,6 +127,20 @@ def test_missing_file_names_the_nearest(tmp_path: Path) -> None:
         build_options("demo", VERB, gin_files=[tmp_path / "runn.gin"])
 
 
+def test_a_folder_of_the_same_name_hides_no_included_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``include "runs/base.gin"`` in a working folder that has ``runs/``."""
+    configs, work = tmp_path / "configs", tmp_path / "work"
+    (configs / "runs").mkdir(parents=True)
+    (work / "runs").mkdir(parents=True)
+    (configs / "runs/base.gin").write_text("demo.steps = 7\ndemo.model = @demo_model()\n")
+    (configs / "run.gin").write_text("include 'runs/base.gin'\ndemo_model.width = 2\n")
+    monkeypatch.chdir(work)
+    monkeypatch.syspath_prepend(str(work))
+    assert build_options("demo", VERB, gin_files=[configs / "run.gin"]).steps == 7
+
+
 def test_mistake_in_a_file_names_file_and_line(tmp_path: Path) -> None:
     path = tmp_path / "run.gin"
     path.write_text("# comment\ndemo.stps = 3\n")
