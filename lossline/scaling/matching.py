@@ -219,37 +219,34 @@ class Design:
         With `pool_sizes`, runs of all sizes make up a level's line, as where each model is a single
         point of it.
         """
-        free = {factor, *self.companions(factor)}
-        free |= {option for name in free for option in self.brought.get(name, ())}
-        kinds = free - {factor, *self.companions(factor)}
-        if "architecture" in free:
-            free |= set(SIZE_COLUMNS)
-            kinds |= set(SIZE_COLUMNS)
-        if pool_sizes or factor == SIZE:
-            free |= {SIZE, *SIZE_COLUMNS, *self.followers()}
-            kinds |= set() if pool_sizes else set(SIZE_COLUMNS)
-        if pool_sizes:
-            kinds -= {*SIZE_COLUMNS, *self.followers()}
+        free, alike = self._freed(factor, pool_sizes=pool_sizes)
         others = [name for name in self.matched if name not in free]
-        kind = self._kind([name for name in self.matched if name in kinds])
+        kind = self._kind([name for name in self.matched if name in alike])
         grouped = self.runs.groupby(others, sort=True) if others else [((), self.runs)]
-        groups, known = [], self.recorded_levels(factor)
+        names, levels_of, known = [], [], self.recorded_levels(factor)
         for key, rows in grouped:
-            level_of = rows[factor]
-            if level_of.nunique() < 2:
-                continue
-            members = {level: rows.index[level_of == level] for level in known}
-            levels = {
-                level: tuple(map(str, _of_one_kind(runs, kind)))
-                for level, runs in members.items()
-                if len(runs)
-            }
+            levels = _runs_of_levels(rows[factor], known, kind)
             if len(levels) > 1:
-                groups.append((self._name(others, key), levels))
+                names.append(self._name(others, key))
+                levels_of.append(levels)
         return [
             MatchedGroup(name=name, levels=levels)
-            for name, (_, levels) in zip(_unique([n for n, _ in groups]), groups, strict=True)
+            for name, levels in zip(_unique(names), levels_of, strict=True)
         ]
+
+    def _freed(self, factor: str, *, pool_sizes: bool) -> tuple[set[str], set[str]]:
+        """What the runs of a group may differ in; and what of it the runs of one level agree in
+        all the same."""
+        tested = {factor, *self.companions(factor)}
+        alike = {option for name in tested for option in self.brought.get(name, ())}
+        size = {SIZE, *SIZE_COLUMNS, *self.followers()}
+        if pool_sizes:
+            return tested | alike | size, alike - size
+        if factor == SIZE:
+            return tested | alike | size, alike | set(SIZE_COLUMNS)
+        if "architecture" in tested:
+            alike |= set(SIZE_COLUMNS)
+        return tested | alike, alike
 
     def lines(self) -> list[MatchedGroup]:
         """Runs that agree in everything but size (and what follows it), two at least: the runs of
@@ -294,6 +291,18 @@ class Design:
             return ()
         fewest = min(with_factor, key=lambda change: (len(change), sorted(change)))
         return tuple(name for name in self.runs.columns if name in fewest)
+
+
+def _runs_of_levels(
+    level_of: pd.Series, known: Sequence[str], kind: pd.Series
+) -> dict[str, tuple[str, ...]]:
+    """The runs of each known level, of one kind each."""
+    members = {level: level_of.index[level_of == level] for level in known}
+    return {
+        level: tuple(map(str, _of_one_kind(runs, kind)))
+        for level, runs in members.items()
+        if len(runs)
+    }
 
 
 def _of_one_kind(runs: pd.Index, kind: pd.Series) -> pd.Index:
