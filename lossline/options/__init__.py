@@ -1,1 +1,1 @@
-"""What defines a run: the identity of its options."""
+"""What defines a run: the identity of its options and their roles; as columns and as gin text."""

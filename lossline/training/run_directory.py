@@ -5,8 +5,7 @@ directories too.
 
 ``config.json`` (what makes the run itself), ``config.gin`` (all options as bindings),
 ``facts.json`` (the run's columns of the loss table, versions, mesh), ``model.txt`` (every
-parameter),
-``metrics.jsonl``, ``tensorboard/``, ``checkpoints/<step>/``, ``status.json``, ``lock``.
+parameter), ``metrics.jsonl``, ``tensorboard/``, ``checkpoints/<step>/``, ``status.json``, ``lock``.
 """
 
 from __future__ import annotations

@@ -121,12 +121,10 @@ def llm_line(paths: Sequence[Path]) -> Imported:
     """brendel-group/llm-line, ``data/latest_pm_hf.csv`` (MIT), whose second line is a second
     header.
 
-    One row is one checkpoint of a public model. The losses were measured in 50-token windows and
-    the published bits
-    per byte divide them by one constant per tokenizer and set: they are carried along as published.
-      Models without a
-    step count have one checkpoint and get step 1. Rows without a token count cannot be placed and
-    are left out.
+    One row is one checkpoint of a public model. The losses were measured in 50-token windows, and
+    the published bits per byte divide them by one constant per tokenizer and set: they are carried
+    along as published. Models without a step count have one checkpoint and get step 1. Rows without
+    a token count cannot be placed and are left out.
     """
     return in_one_table(with_steps(read_sheets(paths, _llm_line, _read_llm_line)))
 
