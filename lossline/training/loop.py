@@ -31,7 +31,7 @@ from lossline.training.components import COMPONENTS
 from lossline.training.facts import run_facts
 from lossline.training.hardware import peak_flops
 from lossline.training.interruption import Interruption
-from lossline.training.make_trainer import make_trainer, step_arguments
+from lossline.training.make_trainer import make_trainer, rates, step_arguments
 from lossline.training.metrics import MetricsWriter
 from lossline.training.options import Documents, TrainOptions
 from lossline.training.prefetch import place_batch, prefetched
@@ -121,12 +121,6 @@ class _Job:
         if self.first:
             self.run.write_status(RunStatus(state=state, step=self.step, message=message))
 
-    def rates(self, step: int) -> np.ndarray:
-        """[learning rate, weight decay] of update number ``step`` (from 1)."""
-        factor = self.options.schedule.factor(step - 1, self.options.total_steps)
-        optimizer = self.options.optimizer
-        return np.asarray([factor * optimizer.learning_rate, optimizer.weight_decay], np.float32)
-
 
 # --- before the first step ----------------------------------------------------------------------
 
@@ -137,7 +131,7 @@ def _prepare(options: TrainOptions, run: RunDirectory, progress: Progress) -> _J
     plan = text.plan(
         context_length=options.length,
         batch_size=options.batch_size,
-        seed=options.seed if options.data_seed is None else options.data_seed,
+        seed=options.order_seed,
     )
     vocabulary = text.vocabulary
     if vocabulary.vocab_size > options.model.vocab_size:
@@ -267,7 +261,7 @@ def _steps(
     ):
         for step, batch in enumerate(batches, start=job.step + 1):
             profile.before(step)
-            state, metrics = job.trainer.step(state, batch, job.rates(step))
+            state, metrics = job.trainer.step(state, batch, rates(job.options, step))
             reporter.saw(step, metrics)
             profile.after(step, state)
             stopping = stop.asked(step)
@@ -351,7 +345,7 @@ class _Reporter:
             "tokens": tokens,
             "flops": tokens * options.flops_per_token,
             **values,
-            "learning_rate": float(self._job.rates(step)[0]),
+            "learning_rate": float(rates(self._job.options, step)[0]),
             "tokens_per_second": self._rate,
             "flops_per_second": flops_rate,
             "mfu": flops_rate / self._peak if flops_rate and self._peak else None,

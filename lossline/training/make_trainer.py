@@ -79,6 +79,13 @@ def step_arguments(
     return trainer.abstract_state, batch, np.zeros(2, np.float32)
 
 
+def rates(options: TrainOptions, step: int) -> np.ndarray:
+    """[learning rate, weight decay] of update number ``step`` (from 1); float32 [2]."""
+    factor = options.schedule.factor(step - 1, options.total_steps)
+    optimizer = options.optimizer
+    return np.asarray([factor * optimizer.learning_rate, optimizer.weight_decay], np.float32)
+
+
 def require_whole_rows(rows: int, parts: int, mesh: Mesh) -> None:
     """Refuses a batch that does not give every device as many rows in each of ``parts``
     microbatches.

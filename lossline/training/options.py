@@ -155,6 +155,11 @@ class TrainOptions:
         return self.model.context_length if self.context_length is None else self.context_length
 
     @property
+    def order_seed(self) -> int:
+        """Seed of the data's order."""
+        return self.seed if self.data_seed is None else self.data_seed
+
+    @property
     def tokens_per_step(self) -> int:
         """Target tokens of one update."""
         return self.batch_size * self.length

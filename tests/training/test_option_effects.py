@@ -15,9 +15,7 @@ import pytest
 from flax import nnx
 
 from lossline import models
-from lossline.data.batches import BatchPlan
 from lossline.data.store_writer import write_store
-from lossline.data.token_store import TokenStore
 from lossline.data.vocabularies import ByteVocabulary
 from lossline.errors import UserError
 from lossline.models import GPTConfig, HybridConfig, LlamaConfig, Mamba2Config, MambaConfig
@@ -25,10 +23,11 @@ from lossline.options.identity import fingerprint
 from lossline.seeds import random_key
 from lossline.sharding import MeshOptions
 from lossline.training.checkpoint_schedule import CheckpointOptions, Spacing
-from lossline.training.make_trainer import make_trainer, step_arguments
+from lossline.training.make_trainer import make_trainer, rates, step_arguments
 from lossline.training.optimizer import SGD, Adam, AdamW
 from lossline.training.options import Documents, TrainOptions
 from lossline.training.schedule import ConstantSchedule, CosineSchedule, DecayShape, WSDSchedule
+from lossline.training.text import TrainingText
 
 SHAPE = {"vocab_size": 264, "width": 16, "layers": 2, "context_length": 8, "init_std": 0.02}
 ATTENTION = {"heads": 2, "mlp_width": 8}
@@ -164,13 +163,10 @@ def base(tmp_path_factory) -> TrainOptions:
 
 
 def effect(options: TrainOptions) -> str:
-    """Hash of the first batches, of what makes the fresh parameters, of all updates' rates, and of
-    the step that is compiled."""
-    plan = BatchPlan(
-        TokenStore.open(options.store),
-        context_length=options.length,
-        batch_size=options.batch_size,
-        seed=options.seed if options.data_seed is None else options.data_seed,
+    """Hash of the first batches, of what makes the fresh parameters, of every update's rates as the
+    loop passes them, and of the step that is compiled."""
+    plan = TrainingText.open(options.store).plan(
+        context_length=options.length, batch_size=options.batch_size, seed=options.order_seed
     )
     trainer = make_trainer(options, devices=jax.devices()[:1])
     arguments = step_arguments(options, trainer)
@@ -178,7 +174,6 @@ def effect(options: TrainOptions) -> str:
         step = jax.make_jaxpr(trainer.step)(*arguments)
     build = jax.make_jaxpr(lambda key: nnx.state(models.build(options.model, key=key)))
     key = random_key(options.seed)
-    factors = [options.schedule.factor(k, options.total_steps) for k in range(options.total_steps)]
     digest = hashlib.sha256()
     for array in [getattr(plan.batch(k), name) for k in range(2) for name in arguments[1]]:
         digest.update(array.tobytes())
@@ -187,8 +182,8 @@ def effect(options: TrainOptions) -> str:
         for constant in traced.consts:
             digest.update(np.asarray(constant).tobytes())
     digest.update(np.asarray(jax.random.key_data(key)).tobytes())
-    digest.update(repr([options.optimizer.learning_rate, options.optimizer.weight_decay]).encode())
-    digest.update(repr(factors).encode())
+    for number in range(options.total_steps):
+        digest.update(rates(options, number + 1).tobytes())
     return digest.hexdigest()
 
 
