@@ -28,21 +28,17 @@ from lossline.scaling.run_facts import (
 
 __all__ = ["Design", "MatchedGroup", "design", "is_numeric", "label_of"]
 
-_OPTIMIZATION = ("optimizer", "learning_rate", "weight_decay", "schedule")
 # Settings that people choose by size; where they only ever change with it, they are part of
 # changing the size.
 _FOLLOW_SIZE = tuple(f.column for f in FACTS if f.setting and f.role is Role.FACTOR)
 # Settings that may only change together; the first that changes stands for all of them.
-SETTINGS = (
-    *_OPTIMIZATION,
-    *(
-        f.column
-        for f in FACTS
-        if f.setting
-        and f.role is Role.FACTOR
-        and f.owner != "architecture"
-        and f.column not in (*_OPTIMIZATION, "context_length")
-    ),
+SETTINGS = tuple(
+    f.column
+    for f in FACTS
+    if f.role is Role.FACTOR
+    and (f.setting or f.column == "optimizer")
+    and f.owner != "architecture"
+    and f.column != "context_length"
 )
 
 

@@ -194,26 +194,7 @@ _POSITIVE = (
     "target_bytes",
     "questions",
 )
-_NUMBERS = (
-    "context_length",
-    "learning_rate",
-    "weight_decay",
-    "params",
-    "params_non_embedding",
-    "step",
-    "tokens",
-    "flops",
-    "nats",
-    "target_tokens",
-    "target_bytes",
-    "documents",
-    "correct",
-    "questions",
-    "truncated",
-    "loss",
-    "bits_per_byte",
-    "accuracy",
-)
+_NUMBERS = tuple(c.name for c in COLUMNS if c.kind is not Kind.TEXT and c.name != "seed")
 
 
 def _open_numbers(frame: pd.DataFrame) -> list[str]:
