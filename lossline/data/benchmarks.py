@@ -136,7 +136,7 @@ def read_items(benchmark: Benchmark, archive: Path) -> Iterator[Item]:
     """The questions of a benchmark, in published order.
 
     Raises:
-        UserError: a line of the package that is no JSON, or a question that is no UTF-8.
+        UserError: a line of the package that is not JSON, or a question that is not UTF-8.
     """
     for item in _published_items(benchmark, archive):
         for text in (item.context, *item.choices):

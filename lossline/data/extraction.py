@@ -31,7 +31,7 @@ class Document:
 
 
 def files(archive: Path, pattern: str) -> Iterator[Document]:
-    """Every matching file as it stands; what is no UTF-8 holds surrogates, and is counted out."""
+    """Every matching file as it stands; what is not UTF-8 holds surrogates, and is counted out."""
     for name, data in members(archive, pattern):
         yield Document(source=name, text=data.decode(errors="surrogateescape"))
 

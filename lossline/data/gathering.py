@@ -134,7 +134,7 @@ def read_provenance(path: Path) -> dict[str, Any]:
     """Provenance of a gathered folder.
 
     Raises:
-        UserError: there is none, or it is no JSON.
+        UserError: there is none, or it is not JSON.
     """
     try:
         return json.loads((path / PROVENANCE).read_text(encoding="utf-8"))
@@ -143,7 +143,7 @@ def read_provenance(path: Path) -> dict[str, Any]:
             f"{path}: nothing gathered here; run `python -m lossline.gather`"
         ) from error
     except ValueError as error:
-        raise UserError(f"{path / PROVENANCE}: no JSON; delete {path} and gather again") from error
+        raise UserError(f"{path / PROVENANCE}: not JSON; delete {path} and gather again") from error
 
 
 def write_jsonl(path: Path, records: Iterable[dict[str, Any]]) -> dict[str, Any]:

@@ -27,7 +27,7 @@ def read_objects(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yields the object of each line, and where it stands: ``<path>, line <number from 1>``.
 
     Raises:
-        UserError: a line that is no JSON object in UTF-8, or a file that cannot be read to its end.
+        UserError: a line is not a JSON object in UTF-8, or the file cannot be read to its end.
     """
     number = 0
     with _text_file(path) as file:
@@ -37,7 +37,7 @@ def read_objects(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
                 yield where, parse_object(line, where)
         except (OSError, ValueError) as error:  # as compressed files raise them
             raise UserError(
-                f"{path}, after line {number}: no lines of JSON in UTF-8 ({error}); fetch or write "
+                f"{path}, after line {number}: not JSON lines in UTF-8 ({error}); fetch or write "
                 "the file again"
             ) from error
 
@@ -46,7 +46,7 @@ def parse_object(line: str, where: str) -> dict[str, Any]:
     """The object of one line, decoded with ``surrogateescape``.
 
     Raises:
-        UserError: the line is no JSON object in UTF-8; begins with ``where``.
+        UserError: the line is not a JSON object in UTF-8; begins with ``where``.
     """
     line = line.rstrip("\r\n")
     _require_bytes_in_utf8(line, where)
@@ -56,10 +56,10 @@ def parse_object(line: str, where: str) -> dict[str, Any]:
         tree = json.loads(line)
     except json.JSONDecodeError as error:
         raise UserError(
-            f"{where}, column {error.colno}: no JSON ({error.msg}); correct the line"
+            f"{where}, column {error.colno}: not JSON ({error.msg}); correct the line"
         ) from error
     except (ValueError, RecursionError) as error:  # numbers too long, brackets too deep
-        raise UserError(f"{where}: no JSON ({error}); correct the line") from error
+        raise UserError(f"{where}: not JSON ({error}); correct the line") from error
     if not isinstance(tree, dict):
         raise UserError(f"{where}: holds {kind_of(tree)}; write one JSON object per line")
     return tree
@@ -85,6 +85,6 @@ def _require_bytes_in_utf8(line: str, where: str) -> None:
     except UnicodeEncodeError as error:
         byte = ord(line[error.start]) - 0xDC00
         raise UserError(
-            f"{where}, column {error.start + 1}: byte 0x{byte:02x} is no UTF-8; convert the file "
+            f"{where}, column {error.start + 1}: byte 0x{byte:02x} is not UTF-8; convert the file "
             "to UTF-8 or leave out the line"
         ) from error

@@ -85,7 +85,7 @@ def texts(source: Source, split: str) -> Iterator[str]:
             raise _mistakes.pop() from error
         if "UnicodeDecodeError" in str(error):  # from a step of the Task that tokenizes
             raise UserError(
-                f"{task.name}/{split}: holds text that is no UTF-8; repair or leave out the example"
+                f"{task.name}/{split}: text that is not UTF-8; repair or leave out the example"
             ) from error
         raise
 
@@ -97,7 +97,7 @@ def _text(data: Any, where: str) -> str:
         return data.decode()
     except UnicodeDecodeError as error:
         raise UserError(
-            f"{where}: no UTF-8 ({error}); repair or leave out the example in its Task"
+            f"{where}: not UTF-8 ({error}); repair or leave out the example in its Task"
         ) from error
 
 

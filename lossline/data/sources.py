@@ -294,5 +294,5 @@ def _plain(path: Path) -> str:
     except UnicodeDecodeError as error:
         line = len((data[: error.start] + b".").splitlines())
         raise UserError(
-            f"{path}, line {line}: no UTF-8 ({error}); convert the file to UTF-8 or leave it out"
+            f"{path}, line {line}: not UTF-8 ({error}); convert the file to UTF-8 or leave it out"
         ) from error

@@ -74,7 +74,7 @@ def write_store(
             ``report`` like the rest).
 
     Raises:
-        UserError: another store is there, no documents, text that is no UTF-8, another process at
+        UserError: another store is there, no documents, text that is not UTF-8, another process at
             work on the same path.
     """
     path = Path(path)
@@ -138,9 +138,9 @@ def _texts(documents: Iterable[str | bytes]) -> Iterator[str]:
             text = document.decode() if isinstance(document, bytes) else document
         except UnicodeDecodeError as error:
             raise UserError(
-                f"document {number} (from 0) is no UTF-8: {error}; leave it out or repair it"
+                f"document {number} (from 0) is not UTF-8: {error}; leave it out or repair it"
             ) from error
-        utf8.require(text, f"document {number} (from 0) is no UTF-8")
+        utf8.require(text, f"document {number} (from 0) is not UTF-8")
         yield text
 
 

@@ -117,8 +117,8 @@ def _read(path: str) -> dict[bytes, int]:
             token, rank = _token_and_rank(line)
         except ValueError as error:
             raise UserError(
-                f"vocabulary: {path} is no file of tiktoken ranks (lines of base64 and a number), "
-                f"line {number}: {error}; correct the line"
+                f"vocabulary: {path} is not a file of tiktoken ranks (lines of base64 and a "
+                f"number), line {number}: {error}; correct the line"
             ) from error
         if ranks.get(token, rank) != rank or (rank in line_of and token not in ranks):
             first = line_of[ranks.get(token, rank)]

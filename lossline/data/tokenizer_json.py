@@ -26,13 +26,13 @@ def read(path: str) -> dict[str, Any]:
     """Parses a ``tokenizer.json``.
 
     Raises:
-        UserError: no JSON, or a JSON file of something else.
+        UserError: not JSON, or a JSON file of something else.
     """
     try:
         description = json.loads(Path(path).read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise UserError(
-            f"vocabulary: {path} is no JSON ({error}); give a tokenizer.json"
+            f"vocabulary: {path} is not JSON ({error}); give a tokenizer.json"
         ) from error
     if not isinstance(description, dict) or not isinstance(description.get("model"), dict):
         raise UserError(

@@ -1,7 +1,7 @@
 """Text that UTF-8 can hold. A Python string can hold more: halves of surrogate pairs.
 
 JSON brings them in as ``"\\ud83d"`` without its second half, and ``surrogateescape`` as stand-ins
-of bytes that are no UTF-8.
+of bytes that are not UTF-8.
 """
 
 from __future__ import annotations
@@ -23,4 +23,4 @@ def require(text: str, where: str) -> None:
     """Raises ``UserError`` that begins with ``where`` unless UTF-8 can hold the text."""
     found = fault(text)
     if found:
-        raise UserError(f"{where}: {found}, which is no UTF-8; repair the text or leave it out")
+        raise UserError(f"{where}: {found}, which is not UTF-8; repair the text or leave it out")

@@ -132,7 +132,7 @@ class Vocabulary(abc.ABC):
         return b"".join(map(self.pieces.__getitem__, np.asarray(ids, np.int64).tolist()))
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
-        """Text of the ids; bytes that are no UTF-8 (a character cut in two) become U+FFFD."""
+        """Text of the ids; bytes that are not UTF-8 (a character cut in two) become U+FFFD."""
         return self.decode_bytes(ids).decode("utf-8", errors="replace")
 
     def _check_specials(self) -> None:

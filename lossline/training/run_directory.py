@@ -238,7 +238,7 @@ def read_json(path: Path) -> Any:
     """The content of a JSON file of a run directory.
 
     Raises:
-        UserError: absent, or no JSON.
+        UserError: absent, or not JSON.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
@@ -247,4 +247,4 @@ def read_json(path: Path) -> Any:
             f"{path} is missing; the run directory is damaged, restore the file or train again"
         ) from None
     except ValueError as error:
-        raise UserError(f"{path} is no JSON ({error}); restore the file or train again") from None
+        raise UserError(f"{path} is not JSON ({error}); restore the file or train again") from None

@@ -111,7 +111,7 @@ def test_names_and_questions_that_are_no_utf8(tmp_path: Path) -> None:
     bad = {"native_id": 1, "doc": {**good["doc"], "id": 1, "choices": ["\ud83d", "b"]}}
     member = BENCHMARKS["arc_easy"].member
     for lines, message in (
-        ([json.dumps(good), "{"], r"requests\.jsonl\.gz, line 2, column 2: no JSON"),
+        ([json.dumps(good), "{"], r"requests\.jsonl\.gz, line 2, column 2: not JSON"),
         ([json.dumps(good), json.dumps(bad)], "question 1: lone surrogate"),
     ):
         data = gzip.compress("\n".join(lines).encode())

@@ -20,9 +20,9 @@ from lossline.errors import UserError
 
 GOOD = b'{"text": "good"}\n'
 FAULTS = {
-    "comma": (b'{"text": "good",}\n', "column 17: no JSON"),
-    "comma after the object": (b'{"text": "good"},\n', "column 17: no JSON .Extra data"),
-    "no end": (b'{"text": "good"\n', "column 16: no JSON"),
+    "comma": (b'{"text": "good",}\n', "column 17: not JSON"),
+    "comma after the object": (b'{"text": "good"},\n', "column 17: not JSON .Extra data"),
+    "no end": (b'{"text": "good"\n', "column 16: not JSON"),
     "blank": (b"\n", "blank; delete the line"),
     "white space": (b" \t \n", "blank; delete the line"),
     "list": (b'["good"]\n', "holds a list; write one JSON object per line"),
@@ -30,14 +30,14 @@ FAULTS = {
     "null text": (b'{"text": null}\n', "no text under 'text' .it holds null"),
     "list of texts": (b'{"text": ["a"]}\n', "no text under 'text' .it holds a list"),
     "other fields": (b'{"id": 1, "body": ""}\n', "no text under 'text' .it has 'id', 'body'"),
-    "byte": (b'{"text": "\xff"}\n', "column 11: byte 0xff is no UTF-8"),
+    "byte": (b'{"text": "\xff"}\n', "column 11: byte 0xff is not UTF-8"),
     "byte after letters": ('{"text": "éé'.encode() + b'\x80"}\n', "column 13: byte 0x80 is no"),
-    "surrogate as bytes": (b'{"text": "\xed\xa0\xbd"}\n', "column 11: byte 0xed is no UTF-8"),
+    "surrogate as bytes": (b'{"text": "\xed\xa0\xbd"}\n', "column 11: byte 0xed is not UTF-8"),
     "first half": (b'{"text": "x \\ud83d y"}\n', "'text': lone surrogate U\\+D83D at character 3"),
     "second half": (b'{"text": "\\ude00"}\n', "'text': lone surrogate U\\+DE00 at character 1"),
     "halves exchanged": (b'{"text": "\\ude00\\ud83d"}\n', "'text': lone surrogate U\\+DE00"),
-    "too deep": (b"[" * 100_000 + b"\n", "no JSON"),
-    "number too long": (b'{"text": ' + b"1" * 5000 + b"}\n", "no JSON"),
+    "too deep": (b"[" * 100_000 + b"\n", "not JSON"),
+    "number too long": (b'{"text": ' + b"1" * 5000 + b"}\n", "not JSON"),
 }
 
 
@@ -110,7 +110,7 @@ def test_whole_pairs_and_controls_are_text(tmp_path: Path) -> None:
 def test_plain_files_name_the_line(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_bytes(b"one\r\ntwo\rthree\nfour \xff\n")
-    refused(PlainFiles(name="x", train=(str(path),)), r"a\.txt, line 4: no UTF-8")
+    refused(PlainFiles(name="x", train=(str(path),)), r"a\.txt, line 4: not UTF-8")
     refused(PlainFiles(name="x", train=(str(tmp_path),)), "cannot be read")
 
 
@@ -175,7 +175,7 @@ QUESTION = {"id": "q", "context": "One?", "choices": [" yes", " no"], "gold": 1}
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("{", "line 2, column 2: no JSON"),
+        ("{", "line 2, column 2: not JSON"),
         ("", "line 2: blank"),
         ("[]", "line 2: holds a list"),
         (json.dumps({**QUESTION, "context": None}), "line 2: 'context' holds null"),

@@ -184,7 +184,7 @@ def test_compressed_lines_are_the_lines(
     assert text_bytes(source, "train", Subset()) == 0
     assert text_bytes(source, "train", Subset(max_megabytes=2)) == 2_000_000
     path.write_bytes(path.read_bytes()[:-20])
-    with pytest.raises(UserError, match=r"no lines of JSON in UTF-8 \("):
+    with pytest.raises(UserError, match=r"not JSON lines in UTF-8 \("):
         list(documents(source, "train"))
 
 

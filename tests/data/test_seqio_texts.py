@@ -46,9 +46,9 @@ def test_what_is_no_text_is_one_line(task: Callable[..., SeqioTask]) -> None:
     )
     half = SeqioVocabulary("bytes").encode("dé")[:2]  # cut within a character
     for source, message in (
-        (task("text", [b"ok", b"a\xff"], TEXT["text"]), r"example 1 \(from 0\): no UTF-8"),
-        (task("targets", [half], ids), r"example 0 \(from 0\): no UTF-8"),
-        (task("targets", [b"a\xff"], ids, seqio.preprocessors.tokenize), "text that is no UTF-8"),
+        (task("text", [b"ok", b"a\xff"], TEXT["text"]), r"example 1 \(from 0\): not UTF-8"),
+        (task("targets", [half], ids), r"example 0 \(from 0\): not UTF-8"),
+        (task("targets", [b"a\xff"], ids, seqio.preprocessors.tokenize), "text that is not UTF-8"),
         (task("text", [[b"a", b"b"]], several), "no text but an array"),
         (task("text", [1, 2], TEXT["text"]), "incorrect type for feature 'text'"),
         (task("body", [b"a"], TEXT["text"]), "missing expected output feature"),

@@ -59,9 +59,9 @@ def test_same_content_again_is_kept_other_content_is_refused(
 def test_no_documents_and_no_utf8_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no documents"):
         write_store(tmp_path / "store", [], ByteVocabulary())
-    with pytest.raises(UserError, match=r"document 1 .* is no UTF-8"):
+    with pytest.raises(UserError, match=r"document 1 .* is not UTF-8"):
         write_store(tmp_path / "store", [b"fine", b"\xff"], ByteVocabulary())
-    with pytest.raises(UserError, match=r"document 0 .* is no UTF-8"):
+    with pytest.raises(UserError, match=r"document 0 .* is not UTF-8"):
         write_store(tmp_path / "store", ["\ud800"], ByteVocabulary())
     assert not (tmp_path / "store").exists()
 

@@ -228,11 +228,11 @@ def test_mistakes_are_one_line(files: dict[str, Path], tmp_path: Path) -> None:
     for spec, message in (
         ("unknown", "name 'bytes', a .model"),
         (str(tmp_path / "nowhere.json"), "no file"),
-        (str(broken), "is no JSON"),
+        (str(broken), "is not JSON"),
         (str(empty), "has no 'model'"),
         (str(half), "cannot be read"),
         (str(model), "is no SentencePiece model"),
-        (Tiktoken(path=str(ranks), pattern="gpt2"), "is no file of tiktoken ranks"),
+        (Tiktoken(path=str(ranks), pattern="gpt2"), "is not a file of tiktoken ranks"),
         (Tiktoken(path=str(few), pattern="gpt2"), "lacks a rank for byte 0"),
         (Tiktoken(path=str(files["ranks"]), pattern="gpt9"), "no pattern 'gpt9'"),
         (HuggingFace(path=str(files["bpe"]), eos_token="<nope>"), "has no eos token <nope>"),

@@ -101,7 +101,7 @@ def test_differences_name_the_leaf():
 
 def test_damaged_json_is_one_line(tmp_path):
     (tmp_path / "config.json").write_text("{")
-    with pytest.raises(UserError, match=r"config\.json is no JSON"):
+    with pytest.raises(UserError, match=r"config\.json is not JSON"):
         _ = RunDirectory.open(tmp_path).config
     with pytest.raises(UserError, match=r"facts\.json is missing"):
         _ = RunDirectory.open(tmp_path).facts

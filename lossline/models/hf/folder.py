@@ -389,9 +389,9 @@ def _read_json(path: Path) -> dict[str, Any]:
             f"{path} is missing; name a folder with config.json and safetensors"
         ) from None
     except ValueError as error:
-        raise UserError(f"{path} is no JSON ({error}); fetch it again") from None
+        raise UserError(f"{path} is not JSON ({error}); fetch it again") from None
     if not isinstance(tree, dict):
-        raise UserError(f"{path} is no JSON object of entries; fetch it again")
+        raise UserError(f"{path} is not a JSON object of entries; fetch it again")
     return tree
 
 

@@ -373,10 +373,10 @@ def test_entries_that_are_no_sizes_or_another_function_are_named(tmp_path, name,
 def test_json_that_is_no_object_is_refused(tmp_path, text):
     make_folder(tmp_path / "hf", "llama", shards=2)
     (tmp_path / "hf" / "model.safetensors.index.json").write_text(text)
-    with pytest.raises(UserError, match=r"index.json is no JSON object"):
+    with pytest.raises(UserError, match=r"index.json is not a JSON object"):
         read_model(tmp_path / "hf")
     (tmp_path / "hf" / "config.json").write_text(text)
-    with pytest.raises(UserError, match=r"config.json is no JSON object"):
+    with pytest.raises(UserError, match=r"config.json is not a JSON object"):
         read_model(tmp_path / "hf")
 
 
@@ -434,7 +434,7 @@ def test_mistakes_are_named(tmp_path):
         "no whole safetensors file",
         lambda folder, _: (folder / "model.safetensors").write_bytes(b"\x10\0\0\0\0\0\0\0half"),
     )
-    refused("config.json is no JSON", lambda f, _: (f / "config.json").write_text("{"))
+    refused("config.json is not JSON", lambda f, _: (f / "config.json").write_text("{"))
     refused("config.json is missing", lambda f, _: (f / "config.json").unlink())
     refused("part-1.safetensors, which", lambda f, _: (f / "part-1.safetensors").unlink(), shards=3)
     refused(
