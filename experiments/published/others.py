@@ -223,8 +223,10 @@ def _behind(effects: Sequence[Effect]) -> str:
         (e for e in effects if np.isfinite(e.p_corrected)), key=lambda effect: effect.p_corrected
     )
     text = f"{best.runs} runs in {best.groups} matched group{'s' if best.groups > 1 else ''}"
-    borrowed = best.noise_from == "pooled"
-    whose = "of all lines, as so few cannot show it" if borrowed else "of these groups"
+    borrowed = best.noise_from == "borrowed"
+    whose = (
+        "3 times that of other runs, as so few cannot show it" if borrowed else "of these groups"
+    )
     return f"{text}, chance between runs {whose} ({best.degrees:.0f} degrees of freedom)"
 
 
@@ -234,15 +236,17 @@ def _conclusion(found: Attribution) -> str:
     def labels(*verdicts: Verdict) -> str:
         return ", ".join(f.label for f in found.factors if f.verdict in verdicts)
 
-    moves = labels(Verdict.MOVES) or "nothing"
+    moves = labels(Verdict.MOVES, Verdict.BY_GROUP) or "nothing"
     parts = [f"told apart by {moves}"]
-    if labels(Verdict.PER_TOKEN):
-        parts.append(
-            f"by {labels(Verdict.PER_TOKEN)} per token only "
-            "(per byte: not by an amount that counts)"
-        )
-    tested = labels(Verdict.NO_MOVE, Verdict.UNRESOLVED)
-    parts.append(f"tested and not told apart: {tested or 'nothing else can be tested'}")
+    more = {
+        Verdict.PROVISIONAL: "if runs vary alike, by",
+        Verdict.PER_TOKEN: "per token only (per byte they are within the margin) by",
+        Verdict.BELOW: "by less than the margin by",
+        Verdict.NO_MOVE: "not, within the margin, by",
+    }
+    parts += [f"{words} {labels(verdict)}" for verdict, words in more.items() if labels(verdict)]
+    tested = labels(Verdict.UNRESOLVED)
+    parts.append(f"tested, and cannot be told: {tested or 'nothing else'}")
     confounded = [
         f"{factor.label} ({_in_words(factor.message, found)})"
         for factor in found.factors

@@ -10,7 +10,6 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator
 
 from lossline.reporting import panels
 from lossline.reporting.appearance import MARKERS, NOT_STATED, Appearance, label, text
@@ -19,22 +18,33 @@ from lossline.reporting.points import Unit
 from lossline.scaling.attribution_results import Attribution, Effect, FactorAttribution, Verdict
 
 MOVED = "#D55E00"
+SMALL = "#009E73"
 SAME = "#5B6770"
 _NOT_VARIED = (Verdict.CONSTANT, Verdict.MISSING)
+_TICKS = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
+_LEGEND = (
+    (MOVED, "full", "moves"),
+    (MOVED, "none", "moves if noise is alike"),
+    (SMALL, "full", "within the margin (shaded)"),
+    (SAME, "full", "cannot be told"),
+)
 
 
 def attribution_chart(attribution: Attribution, *, units: Sequence[Unit]) -> Figure:
-    """One row per factor that varies, one panel per unit: how far the line moves, and its interval.
+    """One row per factor that varies, the largest move first, one panel per unit: how far the line
+    moves, and its interval.
 
-    The large dot is the evaluation set on which the line moves most clearly; the small ones are the
-    other sets. A factor that could not be tested keeps its row and says why.
+    The large dot is the evaluation set that the sentence names; the small ones are the other sets,
+    diamonds the groups that answer differently. The axis is linear within the margin, which is
+    shaded, and logarithmic beyond it, so that factors of all sizes are seen. A factor that could
+    not be tested keeps its row and says why.
     """
     factors = [factor for factor in attribution.factors if factor.verdict not in _NOT_VARIED]
     with publication_style():
-        figure = new_figure(PAGE_WIDTH, 0.8 + 0.36 * len(factors))
+        figure = new_figure(PAGE_WIDTH, 0.85 + 0.36 * len(factors))
         axes = figure.subplots(1, len(units), squeeze=False, sharey=True)[0]
         for ax, unit in zip(axes, units, strict=True):
-            _factor_rows(ax, factors, unit, attribution.alpha)
+            _factor_rows(ax, factors, unit)
             ax.set_xlabel(f"move of the line ({unit.words})")
         axes[0].set_yticks(
             range(len(factors)), [label(factor.label.removeprefix("the ")) for factor in factors]
@@ -44,28 +54,45 @@ def attribution_chart(attribution: Attribution, *, units: Sequence[Unit]) -> Fig
     return figure
 
 
-def _factor_rows(ax: Axes, factors: Sequence[FactorAttribution], unit: Unit, alpha: float) -> None:
-    ax.axvline(0.0, color="#9AA3AB", linewidth=0.8, zorder=1)
+def _factor_rows(ax: Axes, factors: Sequence[FactorAttribution], unit: Unit) -> None:
     ax.grid(axis="y", visible=False)
     ax.tick_params(axis="y", length=0)
     ends = [0.0]
     drawn: list[tuple[int, list[float]]] = []
+    margins = [e.margin for f in factors for e in f.effects if e.unit == unit.value]
+    margin = min(margins, default=0.05)
     for position, factor in enumerate(factors):
         effect = factor.nats if unit is Unit.NATS else factor.bits_per_byte
         if effect is None:
             _reason(ax, position, factor.message or str(factor.verdict))
             continue
-        others = [e.move.value for e in factor.effects if e.unit == unit.value and e != effect]
-        _effect(ax, position, effect, moved=bool(effect.p_corrected < alpha))
+        others = [
+            e.move.value for e in factor.effects if e.unit == unit.value and e.y_set != effect.y_set
+        ]
+        groups = [group.move for group in factor.by_group if group.unit == unit.value]
+        _effect(ax, position, effect, factor.verdict)
+        ax.plot(
+            groups, [position] * len(groups), linestyle="none", marker="D", markersize=3.6,
+            color=MOVED, markeredgecolor="white", markeredgewidth=0.4, zorder=3.2,
+            gid=f"groups/{factor.factor}",
+        )  # fmt: skip
         drawn.append((position, others))
-        ends += [effect.move.value, effect.move.low, effect.move.high]
+        ends += [effect.move.value, effect.move.low, effect.move.high, *groups]
     finite = np.asarray(ends)[np.isfinite(ends)]
-    margin = 0.12 * float(np.ptp(finite)) or 0.01
-    limits = (float(finite.min()) - margin, float(finite.max()) + margin)
+    limits = (
+        min(1.4 * float(finite.min()), -1.7 * margin),
+        max(1.4 * float(finite.max()), 1.7 * margin),
+    )
+    ax.set_xscale("symlog", linthresh=margin, linscale=0.8)
     for position, others in drawn:
         _other_sets(ax, position, np.asarray(others, float), limits)
+    ax.axvspan(-margin, margin, color="#E8EEF1", linewidth=0, zorder=0.5, gid="margin")
+    ax.axvline(0.0, color="#9AA3AB", linewidth=0.8, zorder=1)
     ax.set_xlim(*limits)
-    ax.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
+    ticks = [0.0, margin, *(tick for tick in _TICKS if tick > 1.5 * margin)]
+    shown = [t for tick in ticks for t in {tick, -tick} if limits[0] <= t <= limits[1]]
+    ax.set_xticks(shown, [f"{tick:g}" for tick in shown])
+    ax.set_xticks([], minor=True)
 
 
 def _other_sets(ax: Axes, row: int, moves: np.ndarray, limits: tuple[float, float]) -> None:
@@ -89,8 +116,15 @@ def _other_sets(ax: Axes, row: int, moves: np.ndarray, limits: tuple[float, floa
         )
 
 
-def _effect(ax: Axes, position: int, effect: Effect, *, moved: bool) -> None:
-    color = MOVED if moved else SAME
+def _look(verdict: Verdict) -> tuple[str, bool]:
+    """Color of a verdict, and whether its dot is filled."""
+    if verdict.moving:
+        return MOVED, verdict is not Verdict.PROVISIONAL
+    return (SMALL if verdict in (Verdict.BELOW, Verdict.NO_MOVE) else SAME), True
+
+
+def _effect(ax: Axes, position: int, effect: Effect, verdict: Verdict) -> None:
+    color, filled = _look(verdict)
     ax.plot(
         [effect.move.low, effect.move.high],
         [position, position],
@@ -106,10 +140,10 @@ def _effect(ax: Axes, position: int, effect: Effect, *, moved: bool) -> None:
         [position],
         marker="o",
         markersize=5,
-        color=color,
+        color=color if filled else "white",
         linestyle="none",
-        markeredgecolor="white",
-        markeredgewidth=0.5,
+        markeredgecolor="white" if filled else color,
+        markeredgewidth=0.5 if filled else 1.2,
         zorder=3,
         gid=f"effect/{effect.factor}",
     )
@@ -154,16 +188,16 @@ def p_text(p_value: float) -> str:
 
 
 def _effect_legend(figure: Figure) -> None:
-    def handle(color: str, words: str) -> Line2D:
-        return Line2D([], [], color=color, marker="o", markersize=4.5, linewidth=2.0, label=words)
-
+    handles = [
+        Line2D(
+            [], [], color=color, marker="o", markersize=4.5, linewidth=2.0, label=words,
+            markerfacecolor=color if fill == "full" else "white",
+        )
+        for color, fill, words in _LEGEND
+    ]  # fmt: skip
     figure.legend(
-        handles=[
-            handle(MOVED, "told apart from the same line (estimate and interval)"),
-            handle(SAME, "not told apart from it"),
-        ],
-        loc="outside upper left", ncols=2, columnspacing=1.6, handlelength=2.0,
-    )  # fmt: skip
+        handles=handles, loc="outside upper left", ncols=4, columnspacing=1.6, handlelength=2.0
+    )
 
 
 def held_out_chart(

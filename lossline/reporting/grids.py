@@ -115,8 +115,8 @@ def factor_grid(attribution: Attribution) -> Grid:
             for unit in Unit
             for title in (f"move, {unit.words}", "p (corrected)")
         ],
-        Column("share of spread", number=True), Column("most clearly on"),
-        Column("runs", number=True),
+        Column("ratio to the largest", number=True), Column("share of variance", number=True),
+        Column("on"), Column("runs", number=True),
     ]  # fmt: skip
     rows = []
     for factor in attribution.factors:
@@ -128,6 +128,7 @@ def factor_grid(attribution: Attribution) -> Grid:
                 Cell(str(factor.verdict), _verdict_tone(factor.verdict), factor.message),
                 *_moves(factor.nats),
                 *_moves(factor.bits_per_byte),
+                Cell(number(factor.ratio, 2)),
                 Cell(percent(headline.share) if headline else "–"),
                 Cell(headline.y_set if headline else "–"),
                 Cell(str(headline.runs) if headline else "–"),
@@ -140,9 +141,11 @@ def factor_grid(attribution: Attribution) -> Grid:
 
 
 def _verdict_tone(verdict: Verdict) -> str:
-    if str(verdict).startswith("moves"):
+    if verdict.moving:
         return "moved"
-    return {Verdict.NO_MOVE: "same", Verdict.UNRESOLVED: "warn"}.get(verdict, "")
+    if verdict in (Verdict.BELOW, Verdict.NO_MOVE):
+        return "same"
+    return "warn" if verdict is Verdict.UNRESOLVED else ""
 
 
 def _moves(effect: Effect | None) -> list[Cell]:
@@ -162,8 +165,11 @@ def effect_grid(attribution: Attribution) -> Grid:
         Column("unit", keep=True), Column("levels", keep=True),
         Column("move [interval]", number=True), Column("p", number=True),
         Column("p corrected", number=True), Column("p resampled", number=True),
-        Column("share", number=True), Column("partial R²", number=True),
-        Column("runs", number=True), Column("groups", number=True), Column("over x", number=True),
+        Column("margin", number=True), Column("p within the margin", number=True),
+        Column("smallest visible", number=True),
+        Column("share of variance", number=True), Column("partial R²", number=True),
+        Column("noise", keep=True), Column("runs", number=True), Column("groups", number=True),
+        Column("over x", number=True),
     ]  # fmt: skip
     rows = [
         [
@@ -176,8 +182,12 @@ def effect_grid(attribution: Attribution) -> Grid:
             Cell(number(effect.p_value, 2)),
             Cell(number(effect.p_corrected, 2)),
             Cell(number(effect.p_resampled, 2)),
+            Cell(number(effect.margin, 2)),
+            Cell(number(effect.p_equivalent, 2)),
+            Cell(number(effect.detectable, 2)),
             Cell(percent(effect.share)),
             Cell(number(effect.partial_r2, 3)),
+            Cell(effect.noise_from or "–"),
             Cell(str(effect.runs)),
             Cell(str(effect.groups)),
             Cell(f"{number(effect.x_low, 3)}–{number(effect.x_high, 3)}"),

@@ -93,7 +93,7 @@ class _Report:
 
     def page(self, title: str) -> Page:
         sections = [
-            self._lines(), self._factors(), self._compute(), self._fits(), self._held_out(),
+            self._factors(), self._lines(), self._compute(), self._fits(), self._held_out(),
             self._exclusions(), self._making(),
         ]  # fmt: skip
         table = usable(self.results.table)
@@ -222,13 +222,14 @@ class _Report:
                 self.picture(
                     "attribution",
                     figure,
-                    "How far the line moves when one factor alone changes",
-                    "Large dot: the evaluation set on which the line moves most clearly, with the "
-                    "simultaneous interval over all pairs of levels; beneath it the two levels and "
-                    "the set. Small dots: the other sets (arrowheads: beyond the axis). p: of one "
-                    "line for all levels, runs as the unit, Holm-corrected over all comparisons of "
-                    f"the unit; told apart below {attribution.alpha:g}. The verdicts below say "
-                    "whether a move that is told apart is large enough to count.",
+                    "How far the line moves when one factor alone changes, the largest move first",
+                    "Large dot: the evaluation set that the sentence names, with the simultaneous "
+                    "interval over all pairs of levels; beneath it the two levels and the set. "
+                    "Small dots: the other sets (arrowheads: beyond the axis); diamonds: groups of "
+                    "runs that move differently. p: of no move, runs as the unit, Holm-corrected "
+                    f"over the comparisons of the unit; told from zero below {attribution.alpha:g}."
+                    " The axis is linear within the margin and logarithmic beyond it. "
+                    f"{attribution.margins}",
                 )
             )
         blocks += [grids.factor_grid(attribution), grids.effect_grid(attribution)]
@@ -326,9 +327,14 @@ class _Report:
 
 
 def verdicts(results: StudyResults) -> list[str]:
-    """One sentence per factor that varies, and one that names those that do not."""
+    """The factors by the size of their moves, one sentence per factor that varies, what was found
+    about single runs, and the factors that do not vary."""
     factors = results.attribution.factors
+    found = results.attribution
     sentences = [factor.sentence for factor in factors if factor.verdict not in _UNTOLD]
+    if sentences:
+        first = " ".join(text for text in (found.ranking, found.margins) if text)
+        sentences = [*([first] if first else []), *sentences, *found.notes]
     untold = [
         f"{factor.label.removeprefix('the ')} ({factor.verdict})"
         for factor in factors

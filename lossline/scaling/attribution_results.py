@@ -11,23 +11,30 @@ from typing import Any
 
 import pandas as pd
 
-__all__ = ["Attribution", "Effect", "FactorAttribution", "Interval", "Verdict"]
+__all__ = ["Attribution", "Effect", "FactorAttribution", "GroupMove", "Interval", "Verdict"]
 
 
 class Verdict(enum.StrEnum):
-    """What the data say about a factor."""
+    """What the data say about a factor. "Small" means within the margin of the unit, shown by two
+    one-sided tests."""
 
-    MOVES = "moves"  # at least one line moves, after correction for all comparisons
+    MOVES = "moves"  # some line moves, after correction for all comparisons, and not by little
+    BY_GROUP = "moves differently by group"  # in some groups of runs otherwise than in others
     PER_TOKEN = (
-        "moves per token"  # a tokenizer that moves lines in nats per token but not in bits per byte
+        "moves per token"  # a tokenizer that moves lines in nats; in bits per byte by little
     )
-    NO_MOVE = (
-        "does not move"  # none does by an amount that counts, and such a move would have been seen
-    )
-    UNRESOLVED = "cannot be told"  # none does, but the intervals leave room for a move that matters
+    PROVISIONAL = "moves if noise is alike"  # as MOVES, if its runs vary as other runs do
+    BELOW = "moves, but by less than the margin"  # all moves are small, some are not zero
+    NO_MOVE = "does not move"  # all moves are small, and none is told from zero
+    UNRESOLVED = "cannot be told"  # the intervals leave room for a move that is not small
     CONFOUNDED = "confounded"  # several levels, but never changed alone
     CONSTANT = "constant"  # one level only
     MISSING = "not recorded"  # the table does not hold the fact
+
+    @property
+    def moving(self) -> bool:
+        """Whether some line moves by more than a little."""
+        return self in (Verdict.MOVES, Verdict.BY_GROUP, Verdict.PER_TOKEN, Verdict.PROVISIONAL)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -49,22 +56,28 @@ class Effect:
       factor: column of the loss table.
       x_set, y_set: evaluation sets of the line.
       unit: "loss" (nats per token) or "bits_per_byte"; both axes are in this unit.
-      low_level, high_level: the two levels that are told apart most clearly (smallest p-value).
+      low_level, high_level: the two levels that are told apart most clearly (smallest p-value);
+        of a trend, its ends.
       move: y at `high_level` minus y at `low_level`; simultaneous interval over all pairs of
         levels.
       p_value: of "one line for all levels": the smallest over pairs of levels times their number, t
         tests with the run as the unit; NaN if there is no noise estimate.
-      p_corrected: Holm over all factors and y sets of this unit.
+      p_corrected: Holm over all contrasts of this unit.
+      margin: what counts as small, in the unit; p_equivalent: of "some two levels are further apart
+        than the margin", the largest over pairs of levels, by two one-sided tests.
+      detectable: the smallest move that these runs would have shown, with a power of 80% and after
+        correction.
       p_resampled: of the pair shown, by permuting the runs' deviations (Freedman-Lane); NaN if not
         computed.
-      share: share of the runs' spread about one line for all that this factor alone explains.
-      partial_r2: share of what the other factors leave unexplained.
+      share: share of the variance of runs about one line for all that this factor alone explains.
+      partial_r2: share of the variance that the other factors leave unexplained.
       spread: root mean square distance of all runs from one line for all, in the unit of `move`.
-      degrees: residual degrees of freedom behind the noise estimate; noise: its standard deviation
-        per run.
-      noise_from: "own" groups, or "pooled" over the other factors' groups where this factor's are
-        too few.
-      runs, groups: matched runs, and matched groups that they form.
+      degrees: degrees of freedom behind the interval; noise: standard deviation of a run about its
+        line, of all runs that this factor compares.
+      noise_from: "own" runs; "borrowed" from other runs, and counted 3 times, where single runs
+        determine the move; "" where there is none.
+      runs, groups: matched runs, and matched groups that they form; fewest: runs of the level that
+        has fewest.
       x_low, x_high: the range of x over which the lines are compared; y_middle: mean of y there.
     """
 
@@ -78,6 +91,9 @@ class Effect:
     p_value: float
     p_corrected: float
     p_resampled: float
+    p_equivalent: float
+    margin: float
+    detectable: float
     share: float
     partial_r2: float
     spread: float
@@ -86,9 +102,29 @@ class Effect:
     noise_from: str
     runs: int
     groups: int
+    fewest: int
     x_low: float
     x_high: float
     y_middle: float
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GroupMove:
+    """The move in the groups of runs that share a level of another factor, where groups differ.
+
+    Attributes:
+      factor, level: the other factor, and its level.
+      unit, y_set, low_level, high_level: as in `Effect`; move: y at `high_level` minus y at
+        `low_level`.
+    """
+
+    factor: str
+    level: str
+    unit: str
+    y_set: str
+    low_level: str
+    high_level: str
+    move: float
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -99,10 +135,14 @@ class FactorAttribution:
       factor: column of the loss table; label: how a sentence calls it.
       levels: its levels, most frequent first.
       verdict, sentence: the answer; message: why it cannot be given, or what limits it.
-      nats, bits_per_byte: the effect on the y set whose line moves most clearly (smallest p-value,
-        of the moves that count if any does), per unit; None where that unit was not measured or
-        nothing could be compared.
+      nats, bits_per_byte: per unit, the effect that the sentence names: the largest of the moves
+        that count; else the largest, or where none can be told the clearest (smallest p-value).
+        None where that unit was not measured or nothing could be compared.
       effects: one per y set and unit.
+      by_group: the moves in groups of runs that answer differently.
+      ratio: size of the named effect over that of the largest factor's, in one unit.
+      lacking: labels of facts that some of the runs compared do not record.
+      otherwise: what the runs are analysed without -> the verdict that this changes to.
     """
 
     factor: str
@@ -114,6 +154,17 @@ class FactorAttribution:
     nats: Effect | None = None
     bits_per_byte: Effect | None = None
     effects: tuple[Effect, ...] = ()
+    by_group: tuple[GroupMove, ...] = ()
+    ratio: float = math.nan
+    lacking: tuple[str, ...] = ()
+    otherwise: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    @property
+    def size(self) -> float:
+        """Of the named effect, without its sign, in nats (bits per byte where it has none)."""
+        effect = self.nats or self.bits_per_byte
+        moves = [abs(group.move) for group in self.by_group]
+        return max([abs(effect.move.value) if effect else math.nan, *moves])
 
     @property
     def tested(self) -> bool:
@@ -126,11 +177,14 @@ class Attribution:
     """All factors of a study.
 
     Attributes:
-      factors: those that the study varies first, the ones that move the line before the others.
-      contrasts: one row per factor × unit × y set × matched group × pair of levels (see
-        `attribution.py`).
+      factors: those that move the line by their size, then the others that were tested by theirs,
+        then the rest.
+      contrasts: one row per contrast (`attribution.contrasts`), factor by factor.
       x_set: set of the x axis; alpha: level of the tests; message: why there is no attribution, if
         there is none.
+      ranking: one sentence, the factors by the size of their moves; margins: one sentence, what
+        counts as small.
+      notes: what was found about single runs: copies that were dropped, runs that lie far off.
     """
 
     factors: tuple[FactorAttribution, ...] = ()
@@ -138,6 +192,9 @@ class Attribution:
     x_set: str = ""
     alpha: float = 0.05
     message: str = ""
+    ranking: str = ""
+    margins: str = ""
+    notes: tuple[str, ...] = ()
 
     def factor(self, name: str) -> FactorAttribution:
         """The attribution of one factor, by column name."""
@@ -172,6 +229,9 @@ class Attribution:
             "x_set": self.x_set,
             "alpha": self.alpha,
             "message": self.message,
+            "ranking": self.ranking,
+            "margins": self.margins,
+            "notes": list(self.notes),
             "factors": [_plain(dataclasses.asdict(factor)) for factor in self.factors],
         }
 
@@ -184,6 +244,9 @@ class Attribution:
             x_set=tree["x_set"],
             alpha=tree["alpha"],
             message=tree["message"],
+            ranking=tree["ranking"],
+            margins=tree["margins"],
+            notes=tuple(tree["notes"]),
         )
 
 
@@ -196,7 +259,7 @@ def _flat(effect: Effect) -> dict[str, Any]:
 def _headline(unit: str, effect: Effect | None) -> dict[str, Any]:
     names = ("value", "low", "high")
     moves = {f"{unit}_{name}": getattr(effect.move, name) if effect else math.nan for name in names}
-    numbers = ("p_value", "p_corrected", "share", "partial_r2")
+    numbers = ("p_value", "p_corrected", "p_equivalent", "detectable", "share", "partial_r2")
     return moves | {
         f"{unit}_{name}": getattr(effect, name) if effect else math.nan for name in numbers
     }
@@ -229,6 +292,9 @@ def _factor_from(tree: Mapping[str, Any]) -> FactorAttribution:
             **tree,
             "levels": tuple(tree["levels"]),
             "verdict": Verdict(tree["verdict"]),
+            "by_group": tuple(GroupMove(**item) for item in tree["by_group"]),
+            "lacking": tuple(tree["lacking"]),
+            "ratio": math.nan if tree["ratio"] is None else tree["ratio"],
             "nats": _effect_from(tree["nats"]),
             "bits_per_byte": _effect_from(tree["bits_per_byte"]),
             "effects": tuple(effect for effect in effects if effect is not None),

@@ -219,15 +219,11 @@ def _sentences(attribution: Attribution) -> list[str]:
     said = [
         f"- {factor.sentence}" for factor in attribution.factors if factor.verdict not in silent
     ]
-    said = said or [
-        "Nothing but the amount of training varies in these runs: there is nothing to attribute."
-    ]
-    if lacking := [f.label for f in attribution.factors if f.verdict is Verdict.MISSING]:
-        said.append(
-            f"- Not recorded in this table: {', '.join(lacking)}. Runs may differ in what is not "
-            f"recorded; such a difference counts as chance or goes with a factor above."
-        )
-    return said
+    if not said:
+        nothing = "Nothing but the amount of training varies in these runs"
+        return [f"{nothing}: there is nothing to attribute."]
+    first = [text for text in (attribution.ranking, attribution.margins) if text]
+    return [" ".join(first), *said, *(f"- {note}" for note in attribution.notes)]
 
 
 def _counts(results: StudyResults) -> str:

@@ -11,10 +11,11 @@ its run.
 
 Checkpoints of one run are far from independent, so that nothing is learned about v from their
 number. The fit is therefore split into the runs' means and the deviations within runs (between and
-within rows), as in a split-plot analysis, and v comes from the between rows with
-df = (number of runs) - (what the model spends between runs) degrees of freedom. t = delta / SE then
-has a t distribution with df degrees of freedom. Groups too small to yield a df borrow v from the
-other comparisons.
+within rows), as in a split-plot analysis. The variance of delta is CR2 with the run as the cluster
+(`cluster_variance`), so that levels of unequal noise are compared as Welch would, and pairs of runs
+as in a paired t test: t = delta / SE has a t distribution with Satterthwaite's degrees of freedom.
+Where single runs determine delta (one run against others), their noise shows in no residual, and
+must be borrowed from other runs (`Noise`).
 """
 
 from __future__ import annotations
@@ -24,15 +25,20 @@ import dataclasses
 import numpy as np
 from scipy import stats
 
+from lossline.scaling.cluster_variance import ClusterVariance, cluster_variance
+
 __all__ = [
     "NO_NOISE",
+    "UNKNOWN",
+    "Chance",
     "Comparison",
     "Noise",
     "Points",
+    "RunResiduals",
     "compare",
     "line_scatter",
     "pooled_noise",
-    "t_test",
+    "run_residuals",
 ]
 
 Array = np.ndarray
@@ -50,17 +56,26 @@ _NEIGHBOURS = 6  # points wanted in such a range
 # at different x, with a p-value that more checkpoints make smaller.
 _BENDS_FROM = (8, 16, 32)
 _TILT_FROM = 3  # points of a level
+_HIDDEN = 0.05  # share of the variance of a move that no residual shows, above which it is unknown
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Points:
     """Points of one matched group: losses x, y (M,), the run of each (M,), and d (M,), the level as
-    a number."""
+    a number. `given` (M, k): more columns of the runs, whose effects are held equal."""
 
     x: Array
     y: Array
     run: Array
     d: Array
+    given: Array | None = None
+
+    def keep(self, mask: Array) -> Points:
+        """The points that a mask (M,) holds."""
+        given = None if self.given is None else self.given[mask]
+        return Points(
+            x=self.x[mask], y=self.y[mask], run=self.run[mask], d=self.d[mask], given=given
+        )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -76,14 +91,64 @@ NO_NOISE = Noise(deviation=float("nan"), degrees=0.0)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Chance:
+    """What chance does to a move: its standard error, the degrees of freedom behind it, and whether
+    it is that of other runs (`borrowed`). Without degrees nothing is known."""
+
+    error: float = float("nan")
+    degrees: float = 0.0
+    borrowed: bool = False
+
+    @property
+    def known(self) -> bool:
+        return self.degrees > 0
+
+    def p_value(self, move: float) -> float:
+        """Of "no move", two-sided; NaN if nothing is known."""
+        if not self.known:
+            return float("nan")
+        if self.error == 0.0:
+            return 1.0 if move == 0.0 else 0.0
+        return 2.0 * float(stats.t.sf(abs(move) / self.error, self.degrees))
+
+    def reach(self, alpha: float) -> float:
+        """Half the width of the interval of level 1 - alpha."""
+        if not self.known:
+            return float("nan")
+        return float(stats.t.isf(alpha / 2.0, self.degrees)) * self.error
+
+    def p_equivalent(self, move: float, margin: float) -> float:
+        """Of "the move is at least as large as the margin": the larger p-value of two one-sided t
+        tests (Schuirmann 1987); NaN if nothing is known."""
+        if not self.known:
+            return float("nan")
+        if self.error == 0.0:
+            return 0.0 if abs(move) < margin else 1.0
+        return float(stats.t.sf((margin - abs(move)) / self.error, self.degrees))
+
+    def detectable(self, alpha: float, power: float = 0.8) -> float:
+        """The smallest move that a two-sided test of level `alpha` finds with this power."""
+        if not self.known:
+            return float("nan")
+        quantiles = stats.t.isf([alpha / 2.0, 1.0 - power], self.degrees)
+        return float(quantiles[0] - quantiles[1]) * self.error
+
+
+UNKNOWN = Chance()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Comparison:
     """Two lines (or a trend over many), compared.
 
     Attributes:
       move: delta, in the unit of y, per unit of d.
+      variance, own_degrees: of `move`, by CR2 from the runs compared; degrees 0 where single runs
+        determine it.
       squares, degrees: sum of squared deviations of runs from their lines, and its degrees of
         freedom.
-      between, within: parts of the variance of `move`: per unit of v, and from within the runs.
+      between, within: parts of the variance of `move` if all runs have one variance: per unit of v,
+        and from within the runs.
       runs, groups: matched runs and groups that took part; x_low, x_high: hull of the common
         ranges.
       y_middle: mean of y within them.
@@ -91,6 +156,8 @@ class Comparison:
     """
 
     move: float
+    variance: float
+    own_degrees: float
     squares: float
     degrees: float
     between: float
@@ -102,21 +169,14 @@ class Comparison:
     y_middle: float
     p_resampled: float = float("nan")
 
-    def error(self, noise: Noise) -> float:
-        """Standard error of `move`."""
-        return float(np.sqrt(self.between * noise.deviation**2 + self.within))
+    def own_chance(self) -> Chance:
+        """From the runs compared, whatever the noise of each level."""
+        return Chance(error=float(np.sqrt(self.variance)), degrees=self.own_degrees)
 
-
-def t_test(comparison: Comparison, noise: Noise, alpha: float) -> tuple[float, float, float]:
-    """p-value of "no move", and the interval of level 1 - alpha; NaN without degrees of freedom."""
-    if not noise.degrees > 0:
-        return float("nan"), float("nan"), float("nan")
-    error = comparison.error(noise)
-    if error == 0.0:
-        return (1.0 if comparison.move == 0.0 else 0.0), comparison.move, comparison.move
-    p_value = 2.0 * float(stats.t.sf(abs(comparison.move) / error, noise.degrees))
-    reach = float(stats.t.isf(alpha / 2.0, noise.degrees)) * error
-    return p_value, comparison.move - reach, comparison.move + reach
+    def borrowed_chance(self, noise: Noise, factor: float) -> Chance:
+        """From other runs' noise, taken `factor` times."""
+        error = float(np.sqrt(self.between * (factor * noise.deviation) ** 2 + self.within))
+        return Chance(error=error, degrees=noise.degrees, borrowed=True)
 
 
 def pooled_noise(comparisons: list[Comparison], share: float = 1.0) -> Noise:
@@ -151,7 +211,7 @@ def comparable(points: Points) -> Points | None:
         for level, (low, high) in zip(levels, spans, strict=True):
             if high > low:
                 keep |= (points.d != level) & (points.x >= low) & (points.x <= high)
-    kept = Points(x=points.x[keep], y=points.y[keep], run=points.run[keep], d=points.d[keep])
+    kept = points.keep(keep)
     enough = len(kept.x) >= 4 and len(np.unique(kept.d)) >= 2
     return kept if enough and np.ptp(kept.x) > 0 else None
 
@@ -206,7 +266,7 @@ def line_scatter(groups: list[Points]) -> Noise:
         if together is None or len(np.unique(together.run)) < 2 or len(together.x) < 3:
             continue
         rows = _Rows.of([dataclasses.replace(together, d=np.zeros(len(together.x)))])
-        scatter = _scatter(rows, *rows.stacked())
+        scatter = _scatter(rows, _Solved.of(rows))
         squares, degrees = squares + scatter[0], degrees + scatter[1]
     if degrees <= 0:
         return NO_NOISE
@@ -229,8 +289,12 @@ class _Rows:
     @classmethod
     def of(cls, groups: list[Points]) -> _Rows:
         design, y, shared = _design(groups)
-        names = [(g, run) for g, points in enumerate(groups) for run in points.run]
-        _, run = np.unique([f"{g}\t{name}" for g, name in names], return_inverse=True)
+        numbers, start = [], 0
+        for points in groups:
+            _, number = np.unique(points.run, return_inverse=True)
+            numbers.append(number + start)
+            start += int(number.max()) + 1
+        run = np.concatenate(numbers)
         count = np.bincount(run)
         mean = np.stack([np.bincount(run, weights=column) / count for column in design.T], axis=1)
         mean_y = np.bincount(run, weights=y) / count
@@ -270,7 +334,8 @@ def _design(groups: list[Points]) -> tuple[Array, Array, int]:
         degree = _degree(u)
         own[:, index, : degree + 1] = u[:, None] ** np.arange(degree + 1)
         leading = [points.d, points.d * u * np.ptp(points.x)] if tilt else [points.d]
-        blocks.append(np.column_stack([*leading, own.reshape(len(u), -1)]))
+        given = [] if points.given is None else [points.given]
+        blocks.append(np.column_stack([*leading, *given, own.reshape(len(u), -1)]))
     design = np.vstack(blocks)
     used = np.flatnonzero(np.abs(design).sum(axis=0) > 0)
     shared = int(np.sum(used < (2 if tilt else 1)))
@@ -283,38 +348,67 @@ def _degree(u: Array) -> int:
     return max(1, min(degree, (np.unique(u).size - 1) // 2))
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Solved:
+    """Least squares of the stacked rows."""
+
+    basis: Array  # (N, r) orthonormal, of the columns
+    inverse: Array  # (P, N) pseudo-inverse of the columns
+    residual: Array  # (N,)
+
+    @classmethod
+    def of(cls, rows: _Rows) -> _Solved:
+        stacked, y = rows.stacked()
+        left, singular, right = np.linalg.svd(stacked, full_matrices=False)
+        used = singular > 1e-10 * singular[0] if singular.size else singular > 0
+        basis = left[:, used]
+        return cls(
+            basis=basis,
+            inverse=(right[used].T / singular[used]) @ basis.T,
+            residual=y - basis @ (basis.T @ y),
+        )
+
+    def leverage(self) -> Array:
+        return np.einsum("ij,ij->i", self.basis, self.basis)
+
+
 def _solve(rows: _Rows) -> dict[str, float] | None:
     stacked, y = rows.stacked()
-    inverse = np.linalg.pinv(stacked, rcond=1e-10)
-    if abs(float(inverse[0] @ stacked[:, 0]) - 1.0) > 1e-6:
+    solved = _Solved.of(rows)
+    gain = solved.inverse[0]
+    if abs(float(gain @ stacked[:, 0]) - 1.0) > 1e-6:
         return None  # the levels cannot be told from the position on the line
-    count, gain = len(rows.weight), inverse[0]
-    squares, degrees = _scatter(rows, stacked, y)
-    residual = (y - stacked @ (inverse @ y))[count:]
-    leverage = np.einsum("ij,ji->i", stacked[count:], inverse[:, count:])
+    count = len(rows.weight)
+    squares, degrees = _scatter(rows, solved)
+    within = _within_variance(rows, solved.residual[count:], solved.leverage()[count:])
+    own = _own_variance(rows, solved, gain)
     return {
         "move": float(gain @ y),
+        "variance": own.variance,
+        "own_degrees": own.degrees if own.hidden < _HIDDEN else 0.0,
         "squares": squares,
         "degrees": degrees,
         "between": float(np.sum(gain[:count] ** 2 * rows.weight)),
-        "within": float(np.sum(gain[count:] ** 2)) * _within_variance(rows, residual, leverage),
+        "within": float(np.sum(gain[count:] ** 2)) * within,
     }
 
 
-def _scatter(rows: _Rows, stacked: Array, y: Array) -> tuple[float, float]:
+def _own_variance(rows: _Rows, solved: _Solved, gain: Array) -> ClusterVariance:
+    cluster = np.concatenate([np.arange(len(rows.weight)), rows.run])
+    return cluster_variance(gain, solved.basis, solved.residual, cluster)
+
+
+def _scatter(rows: _Rows, solved: _Solved) -> tuple[float, float]:
     """Sum of squared heights of runs about their lines, and its degrees of freedom: E(sum) = v
     times degrees.
 
     A between row has variance weight * v, and its residual the share 1 - leverage of that.
     """
     count = len(rows.weight)
-    inverse = np.linalg.pinv(stacked, rcond=1e-10)
-    residual = y[:count] - stacked[:count] @ (inverse @ y)
-    leverage = np.einsum("ij,ji->i", stacked[:count], inverse[:, :count])
-    degrees = float(np.clip(1.0 - leverage, 0.0, 1.0).sum())
+    degrees = float(np.clip(1.0 - solved.leverage()[:count], 0.0, 1.0).sum())
     if degrees < 0.5:
         return 0.0, 0.0
-    return float(np.sum(residual**2 / rows.weight)), degrees
+    return float(np.sum(solved.residual[:count] ** 2 / rows.weight)), degrees
 
 
 def _within_variance(rows: _Rows, residual: Array, leverage: Array) -> float:
@@ -353,3 +447,33 @@ def _permuted(rows: _Rows, resamples: int, generator: np.random.Generator) -> fl
     with np.errstate(divide="ignore", invalid="ignore"):
         t = np.abs(coefficients[0]) / spread
     return float((1 + np.sum(t[1:] >= t[0] * (1 - 1e-12))) / (resamples + 1))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RunResiduals:
+    """Heights of runs about their lines, in the unit of y (R,), in the order of the runs' numbers.
+
+    free: share of each height's variance that the fit leaves it.
+    squares, degrees: sum of heights² and its degrees of freedom.
+    """
+
+    heights: Array
+    free: Array
+    squares: float
+    degrees: float
+
+
+def run_residuals(points: Points) -> RunResiduals:
+    """How far each run lies off one line and the effects of the `given` columns; `d` is not looked
+    at."""
+    rows = _Rows.of([dataclasses.replace(points, d=np.zeros(len(points.x)))])
+    solved = _Solved.of(rows)
+    count = len(rows.weight)
+    free = np.clip(1.0 - solved.leverage()[:count], 0.0, 1.0)
+    heights = solved.residual[:count] / np.sqrt(rows.weight)
+    return RunResiduals(
+        heights=heights,
+        free=free,
+        squares=float(np.sum(heights**2)),
+        degrees=float(free.sum()),
+    )

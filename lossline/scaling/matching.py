@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import pandas as pd
 
@@ -58,10 +58,16 @@ def is_numeric(column: str) -> bool:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MatchedGroup:
-    """Runs that agree in all facts but one: `levels` maps each level of that one to its runs."""
+    """Runs that agree in all facts but one: `levels` maps each level of that one to its runs;
+    `facts`, the level of every fact that they agree in."""
 
     name: str
     levels: dict[str, tuple[str, ...]]
+    facts: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    @property
+    def runs(self) -> tuple[str, ...]:
+        return tuple(run for runs in self.levels.values() for run in runs)
 
     def only(self, chosen: Sequence[str]) -> MatchedGroup:
         """The same group with these levels alone."""
@@ -219,15 +225,16 @@ class Design:
         others = [name for name in self.matched if name not in free]
         kind = self._kind([name for name in self.matched if name in alike])
         grouped = self.runs.groupby(others, sort=True) if others else [((), self.runs)]
-        names, levels_of, known = [], [], self.recorded_levels(factor)
+        found, known = [], self.recorded_levels(factor)
         for key, rows in grouped:
             levels = _runs_of_levels(rows[factor], known, kind)
             if len(levels) > 1:
-                names.append(self._name(others, key))
-                levels_of.append(levels)
+                values = key if isinstance(key, tuple) else (key,)
+                facts = dict(zip(others, map(str, values), strict=True))
+                found.append(MatchedGroup(name=self._name(facts), levels=levels, facts=facts))
+        names = _unique([group.name for group in found])
         return [
-            MatchedGroup(name=name, levels=levels)
-            for name, levels in zip(_unique(names), levels_of, strict=True)
+            dataclasses.replace(group, name=name) for name, group in zip(names, found, strict=True)
         ]
 
     def _freed(self, factor: str, *, pool_sizes: bool) -> tuple[set[str], set[str]]:
@@ -265,19 +272,27 @@ class Design:
         ranked = sorted(counts.index, key=lambda text: (-int(counts[text]), text))
         return texts.map({text: rank for rank, text in enumerate(ranked)})
 
-    def _name(self, others: Sequence[str], key: object) -> str:
+    def _name(self, facts: Mapping[str, str]) -> str:
         """In words, facts that are the same for all runs left out."""
-        values = key if isinstance(key, tuple) else (key,)
         varied = [
-            str(value)
+            value
             if (fact := fact_of(name)) is None or not fact.option or fact.principal
             else f"{fact.option} {value}"
-            for name, value in zip(others, values, strict=True)
+            for name, value in facts.items()
             if name not in SIZE_COLUMNS
             and self.runs[name].nunique() > 1
             and value not in (NOT_RECORDED, NOT_APPLICABLE)
         ]
         return ", ".join(varied) or "all runs"
+
+    def lacking(self, factor: str, runs: Iterable[str]) -> tuple[str, ...]:
+        """Facts that at least one of these runs does not record, so that they are not held equal
+        when `factor` is compared."""
+        rows = self.runs.loc[list(runs)]
+        tested = {factor, *self.along(factor), "source", *SIZE_COLUMNS}
+        partly = [name for name in self.matched if bool((rows[name] == NOT_RECORDED).any())]
+        never = [name for name in self.listed() if not self.recorded(name)]
+        return tuple(n for n in dict.fromkeys([*map(str, partly), *never]) if n not in tested)
 
     def changes_along(self, factor: str) -> tuple[str, ...]:
         """Facts that change wherever `factor` does, of the two runs that are most alike

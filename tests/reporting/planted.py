@@ -196,7 +196,7 @@ def effect(factor: str, unit: str, value: float, p: float, **changes) -> Effect:
         factor=factor, x_set="wiki", y_set="hellaswag", unit=unit, low_level="wiki",
         high_level="pubmed", move=Interval(value=value, low=value - half, high=value + half),
         p_value=p / 3, p_corrected=p, p_resampled=p / 2, share=0.4, partial_r2=0.5, degrees=9.0,
-        noise=0.01, noise_from="own", runs=12, groups=6, x_low=2.2, x_high=4.6,
+        noise=0.01, margin=0.05, noise_from="own", runs=12, groups=6, x_low=2.2, x_high=4.6,
     )  # fmt: skip
     # What the report does not show may be anything.
     known = {name: fields.get(name, 1.0) for name in Effect.__dataclass_fields__}

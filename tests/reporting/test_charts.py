@@ -46,7 +46,11 @@ def test_color_tells_what_moves(results):
     ax = charts.attribution_chart(results.attribution, units=[Unit.NATS]).axes[0]
     effects = drawn(ax, "effect/")
     assert effects["effect/pretraining_data"].get_color() == charts.MOVED
-    assert effects["effect/architecture"].get_color() == charts.SAME
+    assert effects["effect/architecture"].get_color() == charts.SMALL
+    assert effects["effect/learning_rate"].get_color() == charts.SAME
+    assert ax.get_xscale() == "symlog"
+    (band,) = [patch for patch in ax.patches if patch.get_gid() == "margin"]
+    assert (band.get_x(), band.get_x() + band.get_width()) == (-0.05, 0.05)
 
 
 def test_panels_keep_their_room_whatever_the_names_and_messages(results):

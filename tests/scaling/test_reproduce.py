@@ -119,11 +119,11 @@ def test_public_models_are_told_apart_by_data(repository, published_data, tmp_pa
     shutil.copy(published_data / "llm_line_hf.csv", tmp_path / "data")
     done = reproduce(repository, tmp_path / "data", tmp_path / "out")
     assert done.returncode == 0, done.stderr
-    assert "Lines are told apart by the pretraining data;" in done.stdout
-    assert "2 runs in 1 matched group, chance between runs of all lines" in done.stdout
+    assert "if runs vary alike, by the pretraining data;" in done.stdout
+    assert "2 runs in 1 matched group, chance between runs 3 times that of other" in done.stdout
     assert "the architecture (changes with the pretraining data, the model size)" in done.stdout
     verdicts = pd.read_csv(tmp_path / "out" / "llm_line_attribution.csv").set_index("factor")
-    assert list(verdicts.index[verdicts["verdict"] == "moves"]) == ["pretraining_data"]
+    assert verdicts["verdict"]["pretraining_data"] == "moves if noise is alike"
     effects = pd.read_csv(tmp_path / "out" / "llm_line_p_values.csv")
     by_data = effects[effects["factor"] == "pretraining_data"]
     assert by_data.groupby("unit")["p_corrected"].min().max() < 1e-6

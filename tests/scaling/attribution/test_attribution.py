@@ -11,9 +11,7 @@ import pytest
 from lossline import tables
 from lossline.errors import UserError
 from lossline.scaling.attribution import AttributionOptions, attribute, neutral_set
-from lossline.scaling.attribution_results import Attribution, Effect, Interval, Verdict
-from lossline.scaling.attribution_sentences import judge
-from lossline.scaling.matching import design
+from lossline.scaling.attribution_results import Attribution, Verdict
 from lossline.tables import sweeps
 
 DATA = {"pretraining_data": {"python": 0.6, "pubmed": -0.3}}
@@ -25,7 +23,8 @@ def verdicts(attribution: Attribution) -> dict[str, Verdict]:
 
 
 def test_the_papers_world_data_moves_and_nothing_else_does(study):
-    attribution = attribute(study(moves=DATA).table())
+    quiet = {"run_noise": 0.01, "tilt_noise": 0.005, "checkpoint_noise": 0.003}
+    attribution = attribute(study(moves=DATA, **quiet).table())
     found = verdicts(attribution)
     assert attribution.x_set == "legal"  # nobody trained on it
     assert found["pretraining_data"] is Verdict.MOVES
@@ -51,6 +50,7 @@ def test_the_size_of_a_move_and_its_interval(study):
     attribution = attribute(study(moves=DATA, seed=3).table(), QUICK)
     contrasts = attribution.contrasts
     mine = contrasts[(contrasts.factor == "pretraining_data") & (contrasts.unit == "loss")]
+    mine = mine[mine.kind == "levels"]
     planted = {"wiki": 0.0, "pubmed": -0.3, "python": 0.6}
     for row in mine.itertuples():
         move = planted[row.high_level] - planted[row.low_level]
@@ -178,7 +178,7 @@ def test_a_wide_range_of_sizes_is_a_trend(study):
             base = {"architecture": "llama", "pretraining_data": "wiki", "tokenizer": "bpe"}
             return [base | {"params": 1e6 * 2**i, "seed": s} for i in range(6) for s in range(2)]
 
-    flat = attribute(Sizes().table(), QUICK).factor("params")
+    flat = attribute(Sizes(run_noise=0.01, tilt_noise=0.005).table(), QUICK).factor("params")
     assert flat.verdict is Verdict.NO_MOVE
     assert (flat.nats.low_level, flat.nats.high_level) == ("1M", "32M")
     moves = {"params": {1e6 * 2**i: 0.1 * i for i in range(6)}}
@@ -215,42 +215,19 @@ def test_results_survive_json(study):
 
 
 def test_public_models_are_told_apart_by_data_alone(published_data):
-    """GPT family on the Pile, one Llama on C4, FineWeb-Edu and the deduplicated Pile (73 public
-    checkpoints)."""
+    """GPT family on the Pile, one Llama each on C4, FineWeb-Edu and the deduplicated Pile (73
+    public checkpoints): single runs stand for the data, so that its verdict rests on the noise of
+    the others, and says so."""
     table = sweeps.import_sweep("llm_line", published_data / "llm_line_hf.csv").table
     for x_set in (None, "FineWeb-Edu", "C4"):
         attribution = attribute(table, AttributionOptions(x_set=x_set, resamples=0))
         found = verdicts(attribution)
-        assert found["pretraining_data"] is Verdict.MOVES
-        assert attribution.factor("pretraining_data").nats.p_corrected < 1e-4
-        assert all(
-            verdict is not Verdict.MOVES
-            for name, verdict in found.items()
-            if name != "pretraining_data"
-        )
-        assert found["tokenizer"] is Verdict.PER_TOKEN
+        data = attribution.factor("pretraining_data")
+        assert data.verdict is Verdict.PROVISIONAL
+        assert data.nats.noise_from == "borrowed" and data.nats.p_corrected < 1e-4
+        assert "cannot show chance by itself" in data.sentence
+        assert attribution.factors[0] is data
+        assert not {name for name in found if found[name] in (Verdict.MOVES, Verdict.BY_GROUP)} - {
+            "tokenizer"
+        }
         assert found["architecture"] is Verdict.CONFOUNDED
-
-
-def test_the_headline_effect_is_the_one_that_the_sentence_names(study):
-    """A tiny move can have the smallest p-value of all; what counts is another set's."""
-    plan = design(study().table())
-    common = {
-        "factor": "architecture", "x_set": "legal", "unit": "loss", "low_level": "llama",
-        "high_level": "mamba", "p_value": 1e-9, "p_resampled": math.nan, "partial_r2": 0.5,
-        "spread": 1.0, "degrees": 9.0, "noise": 0.01, "noise_from": "own", "runs": 12, "groups": 6,
-        "x_low": 2.0, "x_high": 4.0, "y_middle": 3.0,
-    }  # fmt: skip
-    tiny = Effect(
-        **common, y_set="wiki", p_corrected=1e-8, share=1e-4,
-        move=Interval(value=0.01, low=0.009, high=0.011),
-    )  # fmt: skip
-    large = Effect(
-        **common, y_set="hellaswag", p_corrected=1e-3, share=0.3,
-        move=Interval(value=0.7, low=0.6, high=0.8),
-    )  # fmt: skip
-    said = judge(plan, "architecture", "the architecture", [tiny, large], ("llama", "mamba"), QUICK)
-    assert said.verdict is Verdict.MOVES
-    assert said.nats is large and "hellaswag differs" in said.sentence
-    alone = judge(plan, "architecture", "the architecture", [tiny], ("llama", "mamba"), QUICK)
-    assert alone.verdict is Verdict.NO_MOVE and alone.nats is tiny

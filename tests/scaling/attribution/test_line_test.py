@@ -4,7 +4,7 @@ independent."""
 import numpy as np
 import pytest
 
-from lossline.scaling.line_test import Points, compare, line_scatter, pooled_noise, t_test
+from lossline.scaling.line_test import Points, compare, line_scatter
 
 X = 3.0 + 2.0 * np.arange(1, 13) ** -0.7
 
@@ -50,9 +50,9 @@ def simulate(times: int, move: float, **design) -> tuple[float, float, float]:
     rejected, held, error = 0, 0, 0.0
     for _ in range(times):
         comparison = compare(groups(random, move=move, **design))
-        p_value, low, high = t_test(comparison, pooled_noise([comparison]), 0.05)
-        rejected += p_value < 0.05
-        held += low <= move <= high
+        chance = comparison.own_chance()
+        rejected += chance.p_value(comparison.move) < 0.05
+        held += abs(comparison.move - move) <= chance.reach(0.05)
         error += comparison.move - move
     return rejected / times, held / times, error / times
 
@@ -90,7 +90,7 @@ def test_a_bend_is_no_move():
                 parts.append((x, y, np.full(40, f"{level}-{run}"), np.full(40, float(level))))
         x, y, run, d = (np.concatenate(column) for column in zip(*parts, strict=True))
         comparison = compare([Points(x=x, y=y, run=run, d=d)])
-        rejected += t_test(comparison, pooled_noise([comparison]), 0.05)[0] < 0.05
+        rejected += comparison.own_chance().p_value(comparison.move) < 0.05
     assert rejected <= 8  # 3 expected by chance; 52 of a parabola
 
 
@@ -106,16 +106,19 @@ def test_degrees_of_freedom_count_runs():
     random = np.random.default_rng(0)
     one_each = compare(groups(random, count=6, runs=1))
     assert one_each.degrees == pytest.approx(12 - 6 - 1, abs=0.01)
+    assert one_each.own_degrees == pytest.approx(12 - 6 - 1, abs=0.01)
     many = compare(groups(random, count=2, runs=3))
     assert many.degrees == pytest.approx(12 - 2 - 1, abs=0.01)
+    assert many.own_degrees == pytest.approx(12 - 2 - 1, abs=0.01)
     assert compare(groups(random, count=1, runs=1)).degrees == 0
 
 
 def test_without_degrees_of_freedom_there_is_no_p_value():
     comparison = compare(groups(np.random.default_rng(0), count=1, runs=1))
-    noise = pooled_noise([comparison])
-    assert noise.degrees == 0
-    assert np.isnan(t_test(comparison, noise, 0.05)).all()
+    chance = comparison.own_chance()
+    assert not chance.known
+    found = (chance.p_value(1.0), chance.reach(0.05), chance.p_equivalent(0.0, 0.1))
+    assert np.isnan([*found, chance.detectable(0.05)]).all()
 
 
 def test_lines_that_do_not_overlap_are_not_compared():

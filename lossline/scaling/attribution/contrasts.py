@@ -1,0 +1,388 @@
+"""What is asked of a factor on one evaluation set: its levels, one against the others, the shape of
+a trend, and whether groups of runs answer alike."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+
+from lossline.scaling.attribution.matched import Losses, Matched, by_level
+from lossline.scaling.attribution.options import AttributionOptions
+from lossline.scaling.line_test import NO_NOISE, UNKNOWN, Chance, Comparison, Noise, pooled_noise
+from lossline.scaling.matching import Design, MatchedGroup
+
+__all__ = ["BORROWED", "Contrast", "Kind", "Side", "contrasts_of", "factor_noise"]
+
+# Noise that is borrowed from other runs counts so many times: groups of runs of published sweeps
+# differ in their noise by up to about this factor.
+BORROWED = 3.0
+_FEW_DEGREES = 4.0  # below, the runs compared say too little about chance to be the only judges
+_EACH_LEVEL_UP_TO = 8  # levels of a trend that are held against it one by one
+
+
+class Kind(enum.StrEnum):
+    """What a contrast asks."""
+
+    LEVELS = "levels"  # do two levels, or the ends of a trend, differ
+    REST = "one level against the others"
+    BEND = "bend of the trend"
+    OFF_TREND = "one level against the trend"
+    GROUPS = "groups"  # does the move differ between groups of runs
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Side:
+    """The move in the groups that share one level, or one of several levels, of another factor."""
+
+    factor: str
+    level: str
+    comparison: Comparison
+    scale: float
+
+    @property
+    def move(self) -> float:
+        return self.comparison.move * self.scale
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Contrast:
+    """One question on one set, and what the runs say.
+
+    Attributes:
+      low_level, high_level: `move` is y at the high level minus y at the low level. REST and
+        OFF_TREND: `high_level` against all others. BEND: the middle of the trend against the line
+        between its ends. GROUPS: the move in `sides`[0] minus that in `sides`[1].
+      scale: the move is that of `comparison` times this (1 for a pair, the log ratio of the ends
+        for a trend).
+      pairs: comparisons that share the interval's level.
+      comparison: the runs compared; of GROUPS, the one of `sides`[0].
+      by_group: move per matched group; pooled_sizes: whether groups hold runs of all sizes.
+      runs_used: the runs of its groups; fewest: the level that has fewest of them, and how many.
+      alpha: level of the tests; margin: what counts as small.
+      chance: what chance does to `move`: `own`, by the runs compared, or `lent`, by the noise of
+        other runs; p_value, p_corrected: of "no move"; detectable: the smallest move that would
+        have been found.
+      run_noise: deviation of a run from its line.
+    """
+
+    factor: str
+    unit: str
+    y_set: str
+    kind: Kind
+    low_level: str
+    high_level: str
+    comparison: Comparison
+    scale: float = 1.0
+    pairs: int = 1
+    by_group: dict[str, float] = dataclasses.field(default_factory=dict)
+    pooled_sizes: bool = False
+    runs_used: tuple[str, ...] = ()
+    fewest: tuple[str, int] = ("", 0)
+    sides: tuple[Side, ...] = ()
+    alpha: float = 0.05
+    margin: float = float("nan")
+    chance: Chance = UNKNOWN
+    own: Chance = UNKNOWN
+    lent: Chance = UNKNOWN
+    run_noise: Noise = NO_NOISE
+    p_value: float = float("nan")
+    p_corrected: float = float("nan")
+    detectable: float = float("nan")
+
+    @property
+    def move(self) -> float:
+        if self.sides:
+            return self.sides[0].move - self.sides[1].move
+        return self.comparison.move * self.scale
+
+    @property
+    def p_equivalent(self) -> float:
+        """Of "the move is not within the margin", by its own runs alone."""
+        return self.own.p_equivalent(self.move, self.margin)
+
+    @property
+    def significant(self) -> bool:
+        """Whether the move is told from zero, after correction."""
+        return self.p_corrected < self.alpha
+
+    @property
+    def equivalent(self) -> bool:
+        """Whether the move is shown to lie within the margin."""
+        return self.p_equivalent < self.alpha
+
+    def interval(self) -> tuple[float, float]:
+        """Bounds of the move, simultaneous over the pairs of levels."""
+        reach = self.chance.reach(self.alpha / self.pairs)
+        return self.move - reach, self.move + reach
+
+    def with_chance(self, noise: Noise, run_noise: Noise) -> Contrast:
+        """The same, with its chance.
+
+        Args:
+          noise: of other runs, to borrow where the runs compared say too little about chance.
+          run_noise: of the runs that this factor compares.
+        """
+        own = self._sides_chance() if self.sides else self._scaled(self.comparison.own_chance())
+        lent = UNKNOWN
+        if own.degrees < _FEW_DEGREES and noise.degrees >= 1.0:
+            lent = self._borrowed(noise)
+        shown = own if own.known else lent
+        return dataclasses.replace(
+            self, chance=shown, own=own, lent=lent, p_value=shown.p_value(self.move),
+            run_noise=run_noise if run_noise.degrees >= 1.0 else noise,
+        )  # fmt: skip
+
+    def with_lent(self) -> Contrast:
+        """The same, judged by the noise of other runs."""
+        return dataclasses.replace(self, chance=self.lent, p_value=self.lent.p_value(self.move))
+
+    def _scaled(self, chance: Chance) -> Chance:
+        return dataclasses.replace(chance, error=chance.error * abs(self.scale))
+
+    def _sides_chance(self) -> Chance:
+        """Welch: both sides' own variances; degrees as if all runs had one variance."""
+        parts = [side.comparison for side in self.sides]
+        if not all(part.own_degrees > 0 for part in parts):
+            return UNKNOWN
+        scales = [side.scale**2 for side in self.sides]
+        variance = sum(s * part.variance for s, part in zip(scales, parts, strict=True))
+        even = [s * part.between for s, part in zip(scales, parts, strict=True)]
+        degrees = sum(even) ** 2 / sum(
+            e**2 / part.own_degrees for e, part in zip(even, parts, strict=True)
+        )
+        return Chance(error=float(np.sqrt(variance)), degrees=float(degrees))
+
+    def _borrowed(self, noise: Noise) -> Chance:
+        if not self.sides:
+            return self._scaled(self.comparison.borrowed_chance(noise, BORROWED))
+        errors = [
+            side.scale * side.comparison.borrowed_chance(noise, BORROWED).error
+            for side in self.sides
+        ]
+        return Chance(
+            error=float(np.hypot(errors[0], errors[1])), degrees=noise.degrees, borrowed=True
+        )
+
+
+def contrasts_of(
+    plan: Design,
+    matched: Matched,
+    others: Mapping[str, tuple[str, ...]],
+    losses: Losses,
+    options: AttributionOptions,
+    unit: str,
+    y_set: str,
+    margin: float,
+) -> Iterator[Contrast]:
+    """Every contrast of one factor that the losses on these two sets allow, without its chance.
+
+    Args:
+      plan: the facts of the runs.
+      matched: the factor's runs.
+      others: the other factors, whose levels may answer differently, and these levels.
+      losses: on the x set and this y set.
+      margin: what counts as small on it.
+    """
+    ask = _Asker(
+        plan=plan, matched=matched, losses=losses, options=options, unit=unit, y_set=y_set,
+        margin=margin,
+    )  # fmt: skip
+    for chosen in matched.pairs:
+        main = ask.levels(chosen)
+        if main is None:
+            continue
+        contrast, groups = main
+        yield contrast
+        for other, levels in others.items():
+            yield from ask.by_other(other, levels, contrast, groups)
+    yield from ask.shape() if matched.number is not None else ask.rest()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Asker:
+    plan: Design
+    matched: Matched
+    losses: Losses
+    options: AttributionOptions
+    unit: str
+    y_set: str
+    margin: float
+
+    def _contrast(self, **facts) -> Contrast:
+        return Contrast(
+            factor=self.matched.factor, unit=self.unit, y_set=self.y_set,
+            alpha=self.options.alpha, margin=self.margin, **facts,
+        )  # fmt: skip
+
+    def levels(self, chosen: Sequence[str]) -> tuple[Contrast, list[MatchedGroup]] | None:
+        """Two levels, or the trend over all, and the groups that they were compared in."""
+        found = self._best(chosen)
+        if found is None:
+            return None
+        comparison, groups, pooled_sizes = found
+        low, high, scale = self._ends(chosen, groups)
+        alone = {group.name: self._compare([group], chosen) for group in groups}
+        contrast = self._contrast(
+            kind=Kind.LEVELS, low_level=low, high_level=high, scale=scale, comparison=comparison,
+            pairs=len(self.matched.pairs), pooled_sizes=pooled_sizes,
+            by_group={name: each.move * scale for name, each in alone.items() if each is not None},
+            runs_used=tuple(run for group in groups for run in group.runs),
+            fewest=self._fewest(groups),
+        )  # fmt: skip
+        return contrast, groups
+
+    def _fewest(self, groups: Sequence[MatchedGroup]) -> tuple[str, int]:
+        counts = {
+            level: sum(
+                run in self.losses.of_run for group in groups for run in group.levels.get(level, ())
+            )
+            for level in self.matched.used(groups)
+        }
+        return min(counts.items(), key=lambda item: item[1])
+
+    def _best(self, chosen: Sequence[str]) -> tuple[Comparison, list[MatchedGroup], bool] | None:
+        """Groups of equal size where these hold at least half of the runs that groups of all sizes
+        would."""
+        found = []
+        for pool_sizes, groups in ((False, self.matched.equal), (True, self.matched.pooled)):
+            groups = _of_levels(groups, chosen)
+            comparison = self._compare(groups, chosen, resamples=self.options.resamples)
+            if comparison is not None:
+                found.append((comparison, groups, pool_sizes))
+        if not found:
+            return None
+        return found[0] if found[0][0].runs >= 0.5 * found[-1][0].runs else found[-1]
+
+    def _compare(
+        self, groups: Sequence[MatchedGroup], chosen: Sequence[str], resamples: int = 0
+    ) -> Comparison | None:
+        d = self.matched.number
+        if d is None:
+            d = by_level(groups, {chosen[0]: 0.0, chosen[1]: 1.0})
+        return self.losses.compare(groups, d, resamples=resamples, seed=self.options.seed)
+
+    def _ends(
+        self, chosen: Sequence[str], groups: Sequence[MatchedGroup]
+    ) -> tuple[str, str, float]:
+        """The two levels that a comparison speaks of, and what d differs by between them."""
+        if self.matched.number is None:
+            return chosen[0], chosen[1], 1.0
+        used = self.matched.used(groups)
+        low, high = (self.matched.middle(level, groups) for level in (used[0], used[-1]))
+        return used[0], used[-1], high - low
+
+    def by_other(
+        self,
+        other: str,
+        known: Sequence[str],
+        main: Contrast,
+        groups: Sequence[MatchedGroup],
+    ) -> Iterator[Contrast]:
+        """Whether the move is the same at each level of another factor; of a number with many
+        levels, in its lower and its upper half."""
+        there = {group.facts.get(other) for group in groups}
+        levels = [level for level in known if level in there]
+        chosen = (main.low_level, main.high_level)
+        for name, inside in _halves(self.plan, other, levels):
+            parts = [[group for group in groups if (group.facts.get(other) in inside) == within]
+                     for within in (True, False)]  # fmt: skip
+            found = [self._compare(part, chosen) if part else None for part in parts]
+            if found[0] is None or found[1] is None:
+                continue
+            rest = ", ".join(level for level in levels if level not in inside)
+            names = (name, rest if len(levels) <= 2 else f"other than {name}")
+            sides = tuple(
+                Side(factor=other, level=level, comparison=comparison, scale=main.scale)
+                for level, comparison in zip(names, found, strict=True)
+                if comparison is not None
+            )
+            yield self._contrast(
+                kind=Kind.GROUPS, low_level=main.low_level, high_level=main.high_level,
+                comparison=found[0], sides=sides, runs_used=main.runs_used,
+            )  # fmt: skip
+
+    def rest(self) -> Iterator[Contrast]:
+        """Each of three or more levels against all others."""
+        if len(self.matched.levels) < 3:
+            return
+        for level in self.matched.levels:
+            groups = [group for group in self._groups() if level in group.levels]
+            d = by_level(groups, {other: float(other == level) for other in self.matched.levels})
+            comparison = self.losses.compare(groups, d)
+            if comparison is not None and len(self.matched.used(groups)) > 2:
+                yield self._contrast(
+                    kind=Kind.REST, low_level="the others", high_level=level,
+                    comparison=comparison, runs_used=tuple(r for g in groups for r in g.runs),
+                )  # fmt: skip
+
+    def shape(self) -> Iterator[Contrast]:
+        """Whether a trend is straight in the logarithm: its bend, and each level against it."""
+        number = self.matched.number
+        assert number is not None
+        groups = self._groups()
+        used = self.matched.used(groups)
+        if len(used) < 3:
+            return
+        runs = tuple(run for group in groups for run in group.runs)
+        ends = [self.matched.middle(level, groups) for level in (used[0], used[-1])]
+        center, half = float(np.mean(ends)), float(np.ptp(ends)) / 2.0
+        z = {run: (number[run] - center) / half for run in runs if run in number}
+        bend = self.losses.compare(groups, {run: value**2 for run, value in z.items()}, z)
+        if bend is not None:
+            yield self._contrast(
+                kind=Kind.BEND, low_level=used[0], high_level=used[-1], comparison=bend,
+                scale=-1.0, runs_used=runs,
+            )  # fmt: skip
+        for level in used if len(used) <= _EACH_LEVEL_UP_TO else ():
+            d = by_level(groups, {other: float(other == level) for other in used})
+            comparison = self.losses.compare(groups, d, z)
+            if comparison is not None:
+                yield self._contrast(
+                    kind=Kind.OFF_TREND, low_level="the trend", high_level=level,
+                    comparison=comparison, runs_used=runs,
+                )  # fmt: skip
+
+    def _groups(self) -> list[MatchedGroup]:
+        """All levels at once: groups of one size, or where these hold less than half of the runs,
+        of all sizes."""
+        equal, pooled = (
+            _of_levels(groups, self.matched.levels)
+            for groups in (self.matched.equal, self.matched.pooled)
+        )
+        runs = [len({run for group in groups for run in group.runs}) for groups in (equal, pooled)]
+        return equal if runs[0] >= 0.5 * runs[1] else pooled
+
+
+def _of_levels(groups: Sequence[MatchedGroup], chosen: Sequence[str]) -> list[MatchedGroup]:
+    """The groups with these levels alone, where they have two of them at least."""
+    kept = [group.only(chosen) for group in groups]
+    return [group for group in kept if len(group.levels) > 1]
+
+
+def _halves(
+    plan: Design, other: str, levels: Sequence[str]
+) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """How groups are told apart by another factor: each level against the rest, the one of two, and
+    the lower half of a number with four or more."""
+    if len(levels) < 2:
+        return
+    if len(levels) >= 4 and plan.trend_of(other) is not None:
+        lower = tuple(levels[: len(levels) // 2])
+        yield f"{lower[0]} to {lower[-1]}", lower
+        return
+    for level in levels if len(levels) > 2 else levels[:1]:
+        yield level, (level,)
+
+
+def factor_noise(contrasts: Sequence[Contrast]) -> Noise:
+    """How far runs stray from the lines of a factor's matched groups, over its pairs of levels."""
+    main = [item for item in contrasts if item.kind is Kind.LEVELS]
+    levels = {level for item in main for level in (item.low_level, item.high_level)}
+    # Every run of a factor with L levels takes part in L - 1 pairs: L/2 times more than there is to
+    # learn.
+    return pooled_noise(
+        [item.comparison for item in main], share=min(1.0, 2.0 / max(len(levels), 1))
+    )

@@ -1,0 +1,355 @@
+"""What is said of a factor, in words."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from lossline.scaling.attribution.contrasts import BORROWED, Contrast, Kind
+from lossline.scaling.attribution.verdicts import Judgement
+from lossline.scaling.attribution_results import FactorAttribution, GroupMove, Verdict
+from lossline.scaling.matching import Design, label_of
+
+__all__ = [
+    "UNIT_WORDS",
+    "and_list",
+    "clearest",
+    "limits",
+    "ranking",
+    "sentence_of",
+    "untested_sentence",
+]
+
+UNIT_WORDS = {"loss": "nats", "bits_per_byte": "bits per byte"}
+_FEW = 2  # runs of a level, up to which a sentence says what it rests on
+
+
+def sentence_of(
+    name: str,
+    verdict: Verdict,
+    main: tuple[Judgement, Sequence[Contrast]],
+    other: tuple[Judgement, Sequence[Contrast]],
+    by_group: Sequence[GroupMove],
+    x_set: str,
+) -> str:
+    """The sentence of one factor.
+
+    Args:
+      name: how the sentence calls it.
+      verdict: of the factor.
+      main: judgement and contrasts in the unit to speak of first; other: in the other unit.
+      by_group: the moves in groups that answer differently.
+      x_set: set of the x axis.
+    """
+    found, contrasts = main
+    at = f"at equal loss on {x_set}"
+    if verdict is Verdict.BY_GROUP:
+        return f"Changing {name} moves the line differently by group: {at}, {_groups(by_group)}."
+    if verdict in (Verdict.MOVES, Verdict.PER_TOKEN):
+        return _moves(name, verdict, found, contrasts, other, at)
+    if verdict is Verdict.PROVISIONAL:
+        return (
+            f"Changing {name} moves the line if its runs vary like the others: {at}, "
+            f"{_said(named(found.moved))}. {_borrows(named(found.moved))}"
+        )
+    if verdict is Verdict.UNRESOLVED:
+        return _unresolved(name, found, contrasts, at)
+    levels = [item for item in contrasts if item.kind is Kind.LEVELS]
+    shown = clearest(found.small) if found.small else largest(levels)
+    how = "moves the line, but by less than" if verdict is Verdict.BELOW else "does not move"
+    bound = f"the margin of {_margin(levels)}"
+    if verdict is Verdict.BELOW:
+        return (
+            f"Changing {name} {how} {bound}: {at}, {_said(shown)}, the clearest of "
+            f"{_count(levels, 'difference')}; the 90% interval of each lies within the margin."
+        )
+    return (
+        f"Changing {name} {how} the line: {at}, the 90% interval of each of "
+        f"{_count(levels, 'difference')} lies within {bound}; the largest is {_found(shown)}."
+    )
+
+
+def _moves(
+    name: str,
+    verdict: Verdict,
+    found: Judgement,
+    contrasts: Sequence[Contrast],
+    other: tuple[Judgement, Sequence[Contrast]],
+    at: str,
+) -> str:
+    shown = named(found.moved)
+    second, rest = other
+    how = ""
+    if verdict is Verdict.PER_TOKEN:
+        how = " per token but not per byte"
+    elif shown.factor == "tokenizer" and rest and second.verdict is Verdict.UNRESOLVED:
+        how = " per token, and whether per byte cannot be told"
+    sets = {item.y_set for item in contrasts}
+    moving = {item.y_set for item in found.moved}
+    text = (
+        f"Changing {name} moves the line{how}: {at}, {_said(shown)}; {len(moving)} of "
+        f"{len(sets)} {'sets move' if len(sets) > 1 else 'set moves'}"
+    )
+    parts = [text + _by_how_much(shown) + "."]
+    if shown.kind is Kind.LEVELS and (same := _same(shown, rest)) is not None:
+        parts.append(f"On {same.y_set} that is {_amount(same)} ({_chance(same)}).")
+    parts += [text for text in (_levels(shown, contrasts), _rests_on(shown)) if text]
+    return " ".join(parts)
+
+
+def _borrows(item: Contrast) -> str:
+    level, few = item.fewest
+    whose = f"The {few} {_plural(few, 'run')} of {level}" if few else "The runs compared"
+    return (
+        f"{whose} cannot show chance by {'itself' if few == 1 else 'themselves'}, so the noise of "
+        f"other runs is used, times {BORROWED:g}."
+    )
+
+
+def _unresolved(name: str, found: Judgement, contrasts: Sequence[Contrast], at: str) -> str:
+    levels = [item for item in contrasts if item.kind is Kind.LEVELS]
+    shown = clearest(levels)
+    if all(math.isnan(item.p_value) for item in levels):
+        return (
+            f"Whether {name} moves the line cannot be told: {at}, {_found(shown)}, but too few "
+            f"runs are alike to say what chance does."
+        )
+    more = ""
+    if found.small:
+        shown = clearest([item for item in found.small if item.kind is Kind.LEVELS] or found.small)
+        more = f" by more than the margin of {_margin(levels)}"
+    text = f"Whether {name} moves the line{more} cannot be told from these runs: {at}, "
+    if shown.kind is Kind.LEVELS:
+        text += f"{_clearest_of(levels)} is {_found(shown)}"
+    else:
+        text += _said(shown)
+    if found.open_sets:
+        sets = {item.y_set for item in levels}
+        text += (
+            f"; on {len(found.open_sets)} of {len(sets)} {_plural(len(sets), 'set')} it is not "
+            f"shown to lie within the margin of {_margin(levels)}"
+        )
+    parts = [text + "."]
+    known = [item for item in levels if not math.isnan(item.detectable)]
+    if known:
+        least = min(known, key=lambda item: item.detectable)
+        parts.append(
+            f"The smallest move that they could have shown is {least.detectable:.2g} "
+            f"{UNIT_WORDS[least.unit]}, on {least.y_set}."
+        )
+    if found.hints:
+        hint = found.hints[0]
+        parts.append(f"There is a hint: {_said(hint, uncorrected=True)}.")
+    parts += [text for text in (_rests_on(shown),) if text]
+    return " ".join(parts)
+
+
+def _clearest_of(items: Sequence[Contrast]) -> str:
+    return "the difference" if len(items) == 1 else f"the clearest of {len(items)} differences"
+
+
+def ranking(factors: Sequence[FactorAttribution], x_set: str) -> str:
+    """One sentence: the factors that were tested, by the size of their moves."""
+    tested = [factor for factor in factors if not math.isnan(factor.size)]
+    if not tested:
+        return ""
+    parts = []
+    for factor in tested:
+        effect = factor.nats or factor.bits_per_byte
+        assert effect is not None
+        verdict = "" if factor.verdict is Verdict.MOVES else f", {factor.verdict}"
+        parts.append(
+            f"{factor.label} {factor.size:.3g} {UNIT_WORDS[effect.unit]} ({effect.y_set}{verdict})"
+        )
+    return f"Largest moves at equal loss on {x_set}: {'; '.join(parts)}."
+
+
+def clearest(items: Sequence[Contrast]) -> Contrast:
+    """The contrast of the smallest p-value; of equal ones, or without any, the largest."""
+
+    def clarity(item: Contrast) -> tuple[float, float]:
+        return (math.inf if math.isnan(item.p_value) else item.p_value), -abs(item.move)
+
+    return min(items, key=clarity)
+
+
+def largest(items: Sequence[Contrast]) -> Contrast:
+    """The contrast of the largest move."""
+    return max(items, key=lambda item: abs(item.move))
+
+
+def named(moved: Sequence[Contrast]) -> Contrast:
+    """Of the moves that count, the one to name: the largest between two levels, if there is one."""
+    levels = [item for item in moved if item.kind is Kind.LEVELS]
+    return largest(levels or moved)
+
+
+def _said(item: Contrast, *, uncorrected: bool = False) -> str:
+    """A contrast as a clause."""
+    chance = f"p = {item.p_value:.2g}, not corrected" if uncorrected else _chance(item)
+    amount = f"{_amount(item)} ({chance})"
+    if item.kind is Kind.LEVELS:
+        return f"{item.y_set} differs by {amount}, {_ends(item)}"
+    if item.kind is Kind.REST:
+        return f"{item.y_set} differs by {amount} between {item.high_level} and the other levels"
+    if item.kind is Kind.OFF_TREND:
+        return f"on {item.y_set}, {item.high_level} lies off the trend of the others by {amount}"
+    if item.kind is Kind.BEND:
+        side = "above" if item.move > 0 else "below"
+        return (
+            f"the trend bends on {item.y_set}: its middle lies {side} the line from "
+            f"{item.low_level} to {item.high_level}, by {amount}"
+        )
+    first, second = item.sides
+    return (
+        f"{item.y_set} differs {_ends(item)} by {first.move:+.3f} {UNIT_WORDS[item.unit]} where "
+        f"{label_of(first.factor)} is {first.level} and by {second.move:+.3f} where it is "
+        f"{second.level} (the difference: {chance})"
+    )
+
+
+def _found(item: Contrast) -> str:
+    return f"{_amount(item)} on {item.y_set} ({_chance(item)}), {_ends(item)}"
+
+
+def _groups(moves: Sequence[GroupMove]) -> str:
+    first = moves[0]
+    each = and_list([f"by {move.move:+.3f} where it is {move.level}" for move in moves])
+    return (
+        f"{first.y_set} differs from {first.low_level} to {first.high_level} by an amount (in "
+        f"{UNIT_WORDS[first.unit]}) that depends on {label_of(first.factor)}: {each}"
+    )
+
+
+def _by_how_much(item: Contrast) -> str:
+    """Where the interval reaches into the margin, that it does."""
+    if abs(item.move) - item.chance.reach(2.0 * item.alpha) >= item.margin:
+        return ""
+    return (
+        f"; whether by more than the margin of {item.margin:.2g} {UNIT_WORDS[item.unit]} is not "
+        f"shown"
+    )
+
+
+def _levels(shown: Contrast, contrasts: Sequence[Contrast]) -> str:
+    """Of three or more levels, which are told apart on the set shown and which are not."""
+    same = [
+        item
+        for item in contrasts
+        if item.kind is Kind.LEVELS and item.y_set == shown.y_set and item.unit == shown.unit
+    ]
+    if len(same) < 2:
+        return ""
+    equal = [item for item in same if item.equivalent]
+    apart = [item for item in same if item.significant and not item.equivalent]
+    open_ = [item for item in same if item not in apart and item not in equal]
+    if len(apart) == len(same):
+        return f"On {shown.y_set}, all {len(same)} pairs of levels differ."
+    parts = [
+        f"{_pairs(items)} {words}"
+        for items, words in ((apart, "differ"), (equal, "are within the margin"),
+                             (open_, "cannot be told apart"))
+        if items
+    ]  # fmt: skip
+    return f"On {shown.y_set}, {'; '.join(parts)}."
+
+
+def _pairs(items: Sequence[Contrast], most: int = 6) -> str:
+    names = [f"{item.low_level} and {item.high_level}" for item in items]
+    return ", ".join(names[:most]) + (f"; … ({len(names)} pairs)" if names[most:] else "")
+
+
+def _rests_on(item: Contrast) -> str:
+    level, few = item.fewest
+    return f"This rests on {few} {_plural(few, 'run')} of {level}." if 0 < few <= _FEW else ""
+
+
+def _same(shown: Contrast, others: Sequence[Contrast]) -> Contrast | None:
+    """The same comparison in the other unit."""
+    key = (shown.kind, shown.y_set, shown.low_level, shown.high_level)
+    return next((o for o in others if (o.kind, o.y_set, o.low_level, o.high_level) == key), None)
+
+
+def _margin(items: Sequence[Contrast]) -> str:
+    values = sorted({item.margin for item in items})
+    unit = UNIT_WORDS[items[0].unit]
+    return f"{values[0]:.2g} {unit}" if len(values) == 1 else (
+        f"{values[0]:.2g} to {values[-1]:.2g} {unit}"
+    )  # fmt: skip
+
+
+def _amount(item: Contrast) -> str:
+    text = f"{item.move:+.3f} {UNIT_WORDS[item.unit]}"
+    low, high = item.interval()
+    return text if math.isnan(low) else f"{text} [{low:+.3f}, {high:+.3f}]"
+
+
+def _chance(item: Contrast) -> str:
+    if math.isnan(item.p_corrected):
+        return "no p-value"
+    shown = f"= {item.p_corrected:.2g}" if item.p_corrected >= 1e-4 else "< 0.0001"
+    return f"corrected p {shown}"
+
+
+def _ends(item: Contrast) -> str:
+    return f"from {item.low_level} to {item.high_level}"
+
+
+def _count(items: Sequence[Contrast], word: str) -> str:
+    return f"{len(items)} {_plural(len(items), word)}"
+
+
+def _plural(count: int, word: str) -> str:
+    return word if count == 1 else word + "s"
+
+
+def and_list(words: Sequence[str]) -> str:
+    """The words with commas and an "and"."""
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
+
+
+def _start(label: str) -> str:
+    return label[0].upper() + label[1:]
+
+
+def untested_sentence(
+    plan: Design, factor: str, label: str, levels: Sequence[str]
+) -> tuple[Verdict, str, str]:
+    """Verdict, sentence and message of a factor without a contrast."""
+    if not plan.recorded(factor):
+        return Verdict.MISSING, f"{_start(label)} is not recorded in the table.", ""
+    if len(levels) < 2:
+        text = f"{_start(label)} is the same in all runs ({levels[0]}): nothing to compare."
+        return Verdict.CONSTANT, text, ""
+    lead = plan.stands_for(factor)
+    if lead != factor:
+        text = (
+            f"Whether {label} alone moves the line cannot be told: it only changes together with "
+            f"{label_of(lead)}, where both are tested."
+        )
+        return Verdict.CONFOUNDED, text, f"changes with {lead}"
+    along = plan.changes_along(factor)
+    if along:
+        names = and_list([label_of(name) for name in along])
+        text = (
+            f"Whether {label} moves the line cannot be told: it never changes alone; "
+            f"in the runs that are most alike, {names} {'change' if len(along) > 1 else 'changes'} "
+            f"with it."
+        )
+        return Verdict.CONFOUNDED, text, f"changes with {', '.join(along)}"
+    text = (
+        f"Whether {label} moves the line cannot be told: the runs that differ in it alone have no "
+        f"range of loss in common."
+    )
+    return Verdict.CONFOUNDED, text, "no common range of loss"
+
+
+def limits(contrasts: Sequence[Contrast]) -> str:
+    """What a verdict rests on: runs and groups, borrowed noise."""
+    main = [item for item in contrasts if item.kind is Kind.LEVELS]
+    groups = max(item.comparison.groups for item in main)
+    runs = max(item.comparison.runs for item in main)
+    parts = [f"{runs} runs in {groups} matched {_plural(groups, 'group')}"]
+    if any(item.chance.borrowed for item in main):
+        parts.append(f"too few to show chance: the noise of other runs is used, times {BORROWED:g}")
+    return "; ".join(parts)

@@ -1,0 +1,104 @@
+"""From the contrasts of a factor to its verdict."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Sequence
+
+from lossline.scaling.attribution.contrasts import Contrast, Kind
+from lossline.scaling.attribution_results import Verdict
+
+__all__ = ["Judgement", "judge_factor", "judge_unit"]
+
+# A contrast besides the levels that is beyond the margin forbids "does not move" if its p-value,
+# corrected for the other such contrasts of its factor and set alone, is below this.
+_HINT = 0.1
+# Groups answer alike if all move the same way, the least by at least this share of the most.
+_ALIKE = 0.5
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Judgement:
+    """What the contrasts of one factor in one unit say.
+
+    Attributes:
+      verdict: MOVES, BELOW, NO_MOVE, BY_GROUP, PROVISIONAL or UNRESOLVED.
+      moved: contrasts that say so, the clearest first: significant and not within the margin.
+      small: significant, but within the margin.
+      hints: what forbids "does not move" without being significant.
+      open_sets: sets on which some two levels are not shown to be within the margin.
+    """
+
+    verdict: Verdict
+    moved: tuple[Contrast, ...] = ()
+    small: tuple[Contrast, ...] = ()
+    hints: tuple[Contrast, ...] = ()
+    open_sets: tuple[str, ...] = ()
+
+
+def judge_unit(contrasts: Sequence[Contrast]) -> Judgement:
+    """The verdict of one factor in one unit; UNRESOLVED where nothing is known about chance."""
+    ranked = sorted(contrasts, key=_clarity)
+    significant = [item for item in ranked if item.significant]
+    own = [item for item in significant if not item.chance.borrowed]
+    moved = [item for item in own if not item.equivalent]
+    small = [item for item in own if item.equivalent]
+    lent = [i for i in significant if i.chance.borrowed and not i.equivalent]
+    main = [item for item in contrasts if item.kind is Kind.LEVELS]
+    open_sets = tuple(dict.fromkeys(item.y_set for item in main if not item.equivalent))
+    second = [item for item in ranked if item.kind is not Kind.LEVELS]
+    on_set = Counter(item.y_set for item in second)
+    hints = [
+        item
+        for item in second
+        if item.p_value * on_set[item.y_set] < _HINT and abs(item.move) > item.margin
+    ]
+    found = Judgement(
+        verdict=Verdict.UNRESOLVED, moved=tuple(moved), small=tuple(small), hints=tuple(hints),
+        open_sets=open_sets,
+    )  # fmt: skip
+    if differ := [item for item in moved if item.kind is Kind.GROUPS and not alike(item)]:
+        rest = [item for item in moved if item not in differ]
+        return dataclasses.replace(found, verdict=Verdict.BY_GROUP, moved=(*differ, *rest))
+    if moved:
+        return dataclasses.replace(found, verdict=Verdict.MOVES)
+    if main and not open_sets and not hints:
+        return dataclasses.replace(found, verdict=Verdict.BELOW if small else Verdict.NO_MOVE)
+    if lent:
+        return dataclasses.replace(found, verdict=Verdict.PROVISIONAL, moved=tuple(lent))
+    return found
+
+
+def judge_factor(
+    factor: str, nats: Sequence[Contrast], bits: Sequence[Contrast]
+) -> tuple[Verdict, Judgement, Judgement]:
+    """The verdict of a factor, and those of its contrasts in nats and in bits per byte.
+
+    A tokenizer changes what a token is, so that it moves lines in nats per token in any case: bits
+    per byte decide. Every other factor is compared among runs of one tokenizer, where both units
+    say the same; sets without nats are judged in bits per byte.
+    """
+    in_nats, in_bits = judge_unit(nats), judge_unit(bits)
+    if factor != "tokenizer" or not bits or not nats:
+        measured = {item.y_set for item in nats}
+        rest = [item for item in bits if item.y_set not in measured]
+        return judge_unit([*nats, *rest]).verdict, in_nats, in_bits
+    if in_bits.verdict is Verdict.UNRESOLVED and in_nats.verdict.moving:
+        return in_nats.verdict, in_nats, in_bits
+    same = in_bits.verdict in (Verdict.NO_MOVE, Verdict.BELOW)
+    if same and in_nats.verdict in (Verdict.MOVES, Verdict.BY_GROUP):
+        return Verdict.PER_TOKEN, in_nats, in_bits
+    return in_bits.verdict, in_nats, in_bits
+
+
+def alike(item: Contrast) -> bool:
+    """Whether both groups move the same way, and by amounts that are not far apart."""
+    moves = [side.move for side in item.sides]
+    smaller, larger = sorted(moves, key=abs)
+    return smaller * larger > 0 and abs(smaller) >= _ALIKE * abs(larger)
+
+
+def _clarity(item: Contrast) -> tuple[float, float]:
+    p_value = item.p_value if item.p_value == item.p_value else float("inf")
+    return p_value, -abs(item.move)
