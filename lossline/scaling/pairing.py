@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from lossline.errors import UserError
+from lossline.scaling.run_order import run_numbers
 
 __all__ = [
     "UNITS",
@@ -45,7 +46,8 @@ class Pairing(enum.StrEnum):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Pairs:
-    """Points of one line, sorted by (run, tokens), so that the order of rows cannot matter.
+    """Points of one line, run by run in the order of their data (`run_order`), so that neither the
+    order of rows nor the names of runs can matter.
 
     Attributes:
       x, y: losses (M,), nats per token or bits per byte.
@@ -67,13 +69,18 @@ class Pairs:
         return len(self.x)
 
     def __getitem__(self, keep: Array) -> Pairs:
-        """The points where the mask (M,) holds."""
+        """The points where the mask (M,) holds, or those at positions, in their order."""
         columns = ("x", "y", "runs", "params", "tokens", "flops")
         return dataclasses.replace(self, **{name: getattr(self, name)[keep] for name in columns})
 
     @property
     def n_runs(self) -> int:
         return len(np.unique(self.runs))
+
+    @property
+    def run_numbers(self) -> Array:
+        """Run of each point as 0 to R - 1 (M,), numbered by the runs' data, not by their names."""
+        return run_numbers(self.runs, self.params, self.tokens, self.x, self.y)
 
     @property
     def allocation(self) -> Array:
@@ -112,14 +119,14 @@ def _scale(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _pairs(frame: pd.DataFrame, how: Pairing, left_out: int) -> Pairs:
-    frame = frame.sort_values(["run_id", "tokens", "x", "y"], kind="stable")
     numbers = {
         name: frame[name].to_numpy(dtype=float, na_value=np.nan)
         for name in ("x", "y", "params", "tokens", "flops")
     }
     runs = frame["run_id"].astype(str).to_numpy(dtype=str)
     how = how if len(frame) else Pairing.NONE
-    return Pairs(runs=runs, how=how, left_out=left_out, **numbers)
+    pairs = Pairs(runs=runs, how=how, left_out=left_out, **numbers)
+    return pairs[np.lexsort((pairs.y, pairs.x, pairs.tokens, pairs.run_numbers))]
 
 
 def pair_checkpoints(table: pd.DataFrame, x_set: str, y_set: str, *, unit: str = "loss") -> Pairs:
