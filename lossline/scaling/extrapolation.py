@@ -1,8 +1,11 @@
 """Held-out extrapolation: fit below a compute cut, predict above it, beside simple ways to do so.
 
     found = extrapolate(specimen, cut=2.1e18)
-    found.predictions                       # one row per held-out run and method
+    found.predictions                       # one row per held-out point and method
     score([found, ...])                     # errors and coverage per kind of line and method
+
+A run that trains beyond the cut is held out whole. Checkpoints of a run err together: its early ones
+would tell the fit how far its late ones lie off the line.
 
 The methods beside the line: the compute-to-loss law of y, the ratio y / x of the largest fitted
 runs, a straight line, and the fitted run whose x is nearest.
@@ -44,7 +47,8 @@ _SAME_COMPUTE = 0.01
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Extrapolation:
-    """A line fitted below a cut, and how it and the baselines predict the runs above.
+    """A line fitted to the runs that end below a cut, and how it and the baselines predict the
+    points of the other runs above it.
 
     `predictions`: run, x, y, flops, method, predicted (NaN: the method has no answer), low, high
     (only of the line), relative_error = predicted / y - 1. `message`: why there are none.
@@ -92,21 +96,27 @@ BASELINES: Mapping[str, Baseline] = {
 
 
 def split_at(pairs: Pairs, cut: float, target: float | None = None) -> tuple[Pairs, Pairs]:
-    """Pairs with compute up to `cut`, and those above it, or those of the budget `target` only."""
+    """Points to fit: those of the runs that end at `cut` FLOPs or before. Points to predict: those
+    above `cut`, or of the budget `target` alone.
+
+    The points up to `cut` of a run that trains beyond it are in neither. Where each run has one
+    point, as in published sweeps, that is no point.
+    """
     if not cut > 0:
         raise UserError(f"the compute cut must be positive, not {cut}")
-    below = pairs.flops <= cut * (1 + _SAME_COMPUTE)
     above = pairs.flops > cut * (1 + _SAME_COMPUTE)
+    beyond = pairs.of_the_runs(~(pairs.flops <= cut * (1 + _SAME_COMPUTE)))
     if target is not None:
         above &= np.abs(np.log(pairs.flops / target)) < _SAME_COMPUTE
-    return pairs[below], pairs[above]
+    return pairs[~beyond], pairs[above]
 
 
 def extrapolate(
     specimen: Specimen, *, cut: float, target: float | None = None, level: float = 0.9,
     options: LineOptions | None = None, baselines: Mapping[str, Baseline] = BASELINES,
 ) -> Extrapolation:  # fmt: skip
-    """Fits below `cut` FLOPs and predicts the runs above, or only those of the budget `target`."""
+    """Fits the runs that end at `cut` FLOPs or before, and predicts the others' points above it, or
+    only those of the budget `target` (`split_at`)."""
     empty = Extrapolation(specimen=specimen, cut=cut)
     if specimen.pairs is None:
         return dataclasses.replace(empty, message=specimen.message)
@@ -116,12 +126,21 @@ def extrapolate(
     if not len(held):
         return dataclasses.replace(empty, message=f"no run above {cut:.3g} FLOPs to predict")
     if not len(fitted):
-        return dataclasses.replace(empty, message=f"no run up to {cut:.3g} FLOPs to fit")
+        return dataclasses.replace(empty, message=_nothing_to_fit(specimen.pairs, cut))
     line, predictions = predict_held_out(
         specimen, fitted, held, level=level, options=options, baselines=baselines
     )
     message = "" if line.drawable else line.message
     return dataclasses.replace(empty, line=line, predictions=predictions, message=message)
+
+
+def _nothing_to_fit(pairs: Pairs, cut: float) -> str:
+    """Why no run is left below the cut, and what to do about it."""
+    what = f"no run ends at {cut:.3g} FLOPs or before, and one that trains beyond is held out whole"
+    ends = np.array([pairs.flops[pairs.runs == run].max() for run in np.unique(pairs.runs)])
+    if ends.min() * (1 + _SAME_COMPUTE) < ends.max():
+        return f"{what}; raise the cut to {ends.min():.3g}, where the smallest run ends, or higher"
+    return f"{what}; all runs end at {ends.max():.3g}: train smaller ones to fit the line to"
 
 
 def predict_held_out(

@@ -33,6 +33,8 @@ UNITS = ("loss", "bits_per_byte")
 # Sources print N and D with few digits: they count as equal if they agree to this share.
 _SAME_SCALE = 1e-3
 _CHECKPOINT = ["run_id", "step"]
+# Columns of the runs behind a pair of two groups: that of x, and those that y lies between.
+_SOURCES = ("x_run", "y_run", "next_y_run")
 
 
 class Pairing(enum.StrEnum):
@@ -52,6 +54,8 @@ class Pairs:
     Attributes:
       x, y: losses (M,), nats per token or bits per byte.
       runs: run of each point (M,), the unit of resampling; a pair of runs reads "a | b".
+      sources: columns (M,) of the runs that each point's x and y were measured on; `runs` alone if
+        empty, as for points of one checkpoint each.
       params, tokens, flops: N, D and C of x's checkpoint (M,), NaN where not recorded.
       how: `Pairing`; left_out: checkpoints that found no partner or hold no loss.
     """
@@ -64,6 +68,7 @@ class Pairs:
     flops: Array
     how: Pairing
     left_out: int = 0
+    sources: tuple[Array, ...] = ()
 
     def __len__(self) -> int:
         return len(self.x)
@@ -71,7 +76,15 @@ class Pairs:
     def __getitem__(self, keep: Array) -> Pairs:
         """The points where the mask (M,) holds, or those at positions, in their order."""
         columns = ("x", "y", "runs", "params", "tokens", "flops")
-        return dataclasses.replace(self, **{name: getattr(self, name)[keep] for name in columns})
+        kept = {name: getattr(self, name)[keep] for name in columns}
+        sources = tuple(source[keep] for source in self.sources)
+        return dataclasses.replace(self, **kept, sources=sources)
+
+    def of_the_runs(self, points: Array) -> Array:
+        """Mask (M,) of all points that share a run with one of the mask `points` (M,)."""
+        sources = self.sources or (self.runs,)
+        runs = np.concatenate([source[points] for source in sources])
+        return np.any([np.isin(source, runs) for source in sources], axis=0)
 
     @property
     def n_runs(self) -> int:
@@ -125,7 +138,8 @@ def _pairs(frame: pd.DataFrame, how: Pairing, left_out: int) -> Pairs:
     }
     runs = frame["run_id"].astype(str).to_numpy(dtype=str)
     how = how if len(frame) else Pairing.NONE
-    pairs = Pairs(runs=runs, how=how, left_out=left_out, **numbers)
+    sources = tuple(frame[name].to_numpy(dtype=str) for name in _SOURCES if name in frame)
+    pairs = Pairs(runs=runs, how=how, left_out=left_out, sources=sources, **numbers)
     return pairs[np.lexsort((pairs.y, pairs.x, pairs.tokens, pairs.run_numbers))]
 
 
@@ -178,7 +192,12 @@ def _equal_scale(x: pd.DataFrame, y: pd.DataFrame) -> pd.DataFrame:
     has = partner >= 0
     mate = y.iloc[partner[has]].reset_index(drop=True)
     paired = x[has].reset_index(drop=True)
-    return paired.assign(y=mate["y"], run_id=paired["run_id"] + " | " + mate["run_id"])
+    return paired.assign(
+        y=mate["y"],
+        run_id=paired["run_id"] + " | " + mate["run_id"],
+        x_run=paired["run_id"],
+        y_run=mate["run_id"],
+    )
 
 
 def _interpolated(x: pd.DataFrame, y: pd.DataFrame) -> pd.DataFrame:
@@ -191,6 +210,10 @@ def _interpolated(x: pd.DataFrame, y: pd.DataFrame) -> pd.DataFrame:
     wanted = np.log(x["flops"].to_numpy(float))
     inside = (wanted >= compute[0]) & (wanted <= compute[-1])
     y_at = np.exp(np.interp(wanted, compute, np.log(frontier["y"].to_numpy(float))))
+    run = frontier["run_id"].to_numpy(dtype=str)
+    before = np.searchsorted(compute, wanted, side="right") - 1
+    after = np.minimum(np.searchsorted(compute, wanted), len(run) - 1)
+    x = x.assign(y=y_at, x_run=x["run_id"], y_run=run[before], next_y_run=run[after])
     # Frontier against frontier: a run far from optimal on x would meet an optimal y.
-    best = x.assign(y=y_at)[inside].sort_values(["flops", "x"])
+    best = x[inside].sort_values(["flops", "x"])
     return best[best["x"] <= best["x"].cummin()].drop_duplicates("flops")

@@ -83,9 +83,82 @@ def test_one_budget_can_be_asked_for():
     assert np.allclose(held.flops, 5e19)
 
 
+def trained(offset=0.02, seed=0) -> Pairs:
+    """Eight runs of four sizes with six checkpoints each; each run lies off the line by an offset
+    of its own, so that its early checkpoints tell where its late ones are."""
+    random = np.random.default_rng(seed)
+    params = np.repeat([1e7, 2e7, 4e7, 8e7], 2)[:, None]
+    tokens = np.geomspace(2e8, 2e9, 6) * np.ones_like(params)
+    x = 1.7 + 400 * params**-0.34 + 1200 * tokens**-0.36
+    y = (1.2 + 0.9 * (x - 1.5) ** 0.9) * np.exp(offset * random.normal(size=(8, 1)))
+    runs = np.repeat([f"run{i}" for i in range(8)], 6)
+    x, y, params, tokens = (np.broadcast_to(v, x.shape).ravel() for v in (x, y, params, tokens))
+    return Pairs(
+        x=x, y=y, runs=runs, params=params, tokens=tokens, flops=6 * params * tokens,
+        how=Pairing.CHECKPOINT,
+    )  # fmt: skip
+
+
+FEW = LineOptions(resamples=20)
+
+
+def test_a_run_that_trains_beyond_the_cut_is_held_out_whole():
+    pairs = trained()
+    cut = 6 * 2e7 * 2e9  # where the runs of 2e7 parameters end
+    fitted, held = split_at(pairs, cut)
+    assert set(fitted.runs) == {"run0", "run1", "run2", "run3"}
+    assert set(held.runs) == {"run4", "run5", "run6", "run7"}
+    assert held.flops.min() > cut
+    large = pairs.params > 2e7
+    spoiled = dataclasses.replace(pairs, y=np.where(large, 9.0, pairs.y))
+    one, other = (extrapolate(specimen(p), cut=cut, options=FEW) for p in (pairs, spoiled))
+    assert one.line is not None and other.line is not None
+    assert one.line.parameters == other.line.parameters
+    np.testing.assert_array_equal(one.predictions.predicted, other.predictions.predicted)
+
+
+def test_predictions_are_as_far_off_as_runs_that_no_fit_has_seen():
+    """A line that has not seen a run errs by the run's offset at least; own early checkpoints would
+    halve the error."""
+    cut = 6 * 2e7 * 2e9
+    error, offset = [], []
+    for seed in range(12):
+        pairs, line = trained(seed=seed), trained(0.0)
+        found = extrapolate(specimen(pairs), cut=cut, options=FEW, baselines={})
+        error.append(found.predictions.relative_error.abs().mean())
+        away = pairs.flops > 1.01 * cut
+        offset.append(np.abs(pairs.y[away] / line.y[away] - 1).mean())
+    assert np.mean(error) > 1.2 * np.mean(offset)
+
+
+def test_where_every_run_trains_beyond_the_cut_the_message_says_which_cut_works():
+    pairs = trained()
+    found = extrapolate(specimen(pairs), cut=2e16)
+    assert "no run ends at 2e+16 FLOPs or before" in found.message
+    assert "raise the cut to 1.2e+17" in found.message
+    assert split_at(pairs, 1.2e17)[0].n_runs == 2
+    alike = pairs[pairs.params == 1e7]
+    assert "train smaller ones" in extrapolate(specimen(alike), cut=2e16).message
+
+
+def test_pairs_of_runs_share_the_runs_that_they_were_measured_on():
+    """Points of one run of the second group stand in several pairs; so do those between two."""
+    rows = np.array(["a", "b", "c", "d"])
+    flops = np.array([1e17, 2e17, 1e18, 1e18])
+    pairs = Pairs(
+        x=flops, y=flops, params=flops, tokens=flops, flops=flops, how=Pairing.INTERPOLATED,
+        runs=rows, sources=(rows, np.array(["p", "q", "q", "r"]), np.array(["p", "r", "s", "t"])),
+    )  # fmt: skip
+    fitted, held = split_at(pairs, 5e17)
+    assert (list(fitted.runs), list(held.runs)) == (["a"], ["c", "d"])
+
+
 def test_what_cannot_be_extrapolated_says_why():
     assert "no run above" in extrapolate(specimen(sweep()), cut=1e21).message
-    assert extrapolate(specimen(sweep()), cut=1e17).message == "no run up to 1e+17 FLOPs to fit"
+    none = extrapolate(specimen(sweep()), cut=1e17).message
+    assert "no run ends at 1e+17 FLOPs or before" in none
+    assert "raise the cut to 2e+17" in none
+    assert extrapolate(specimen(sweep()), cut=2e17).line is not None  # as the message says
     unknown = dataclasses.replace(sweep(), flops=np.full(72, np.nan))
     assert "without compute" in extrapolate(specimen(unknown), cut=CUT).message
     assert extrapolate(specimen(None, message="torn"), cut=CUT).message == "torn"

@@ -30,6 +30,7 @@ def test_equal_scales_are_paired_one_to_one_in_any_order():
     assert pairs.left_out == 2
     np.testing.assert_allclose(pairs.x, pairs.y, rtol=1e-4)
     assert len(set(pairs.runs)) == 7
+    assert list(pairs.runs) == [f"{x} | {y}" for x, y in zip(*pairs.sources, strict=True)]
 
 
 def test_other_scales_are_interpolated_inside_the_range_only():
@@ -40,6 +41,11 @@ def test_other_scales_are_interpolated_inside_the_range_only():
     low, high = other.flops.min(), other.flops.max()
     assert ((pairs.flops >= low) & (pairs.flops <= high)).all()
     np.testing.assert_allclose(pairs.y, pairs.x, rtol=2e-3)  # one law of compute for both
+    compute = other.set_index("run_id")["flops"]
+    runs_x, before, after = pairs.sources
+    np.testing.assert_array_equal(runs_x, pairs.runs)
+    assert (compute[before].to_numpy() <= pairs.flops).all()
+    assert (compute[after].to_numpy() >= pairs.flops).all()
 
 
 def test_lines_between_groups_differ_in_nothing_else():
