@@ -201,14 +201,16 @@ def _effect_legend(figure: Figure) -> None:
 
 
 def held_out_chart(
-    scores: pd.DataFrame, appearance: Appearance, *, unit: Unit, methods: Sequence[str]
-) -> Figure:
+    scores: pd.DataFrame, appearance: Appearance, *, unit: Unit, methods: Sequence[str],
+    same: pd.DataFrame,
+) -> Figure:  # fmt: skip
     """Left: predicted against measured loss of held-out checkpoints. Right: errors by method.
 
     Args:
       scores: columns method, measured, predicted and, where known, low and high (an interval of
         the prediction), pretraining_data and architecture.
       methods: the order of the methods; the first is ours and the only one drawn on the left.
+      same: the predictions drawn on the right: those of losses that all methods answered.
     """
     ours = scores[scores["method"] == methods[0]]
     looks = ("pretraining_data", "architecture")  # lines may be grouped by other facts
@@ -219,7 +221,7 @@ def held_out_chart(
         _predicted_against_measured(left, ours, appearance)
         left.set_xlabel(f"measured loss ({unit.words})")
         left.set_ylabel(f"predicted loss ({unit.words})")
-        _errors_by_method(right, scores, methods)
+        _errors_by_method(right, same, methods)
         groups = panels.legend_handles(appearance, ours, lines=False)
         figure.legend(
             handles=[handle for _, handles in groups for handle in handles],

@@ -14,6 +14,7 @@ from lossline.reporting.appearance import text
 from lossline.reporting.page import Cell, Column, Grid
 from lossline.reporting.points import Unit, usable
 from lossline.scaling.attribution_results import Attribution, Effect, Interval, Verdict
+from lossline.scaling.common_cases import Comparison, compare
 from lossline.scaling.study_results import ComputeLawFit, StudyResults
 from lossline.tables.schema import FACTS, of_run
 
@@ -201,38 +202,45 @@ def effect_grid(attribution: Attribution) -> Grid:
 
 
 def held_out_grid(heldout: pd.DataFrame) -> Grid:
-    """One row per method and unit: how far off the held-out losses were predicted."""
+    """One row per method and unit: how far off the held-out losses were predicted, those that all
+    methods answered; below, a method that answered too few, and the line on these."""
     columns = [
-        Column("method"), Column("unit", keep=True), Column("predictions", number=True),
-        Column("runs", number=True), Column("median error", number=True),
-        Column("mean error", number=True), Column("worst error", number=True),
-        Column("bias", number=True), Column("inside the interval", number=True),
+        Column("method"), Column("unit", keep=True), Column("answered", number=True),
+        Column("scored on", number=True), Column("runs", number=True),
+        Column("median error", number=True), Column("mean error", number=True),
+        Column("worst error", number=True), Column("bias", number=True),
+        Column("inside the interval", number=True),
     ]  # fmt: skip
     rows = []
-    if not heldout.empty:
-        for (unit, method), part in heldout.groupby(["unit", "method"], sort=False, observed=True):
-            error = part["relative_error"].to_numpy(float)
-            error = error[np.isfinite(error)]
-            if not error.size:
-                continue
-            rows.append(
-                [
-                    Cell(str(method)),
-                    Cell(Unit(unit).words),
-                    Cell(str(len(error))),
-                    Cell(str(part["run_id"].nunique())),
-                    Cell(percent(np.median(np.abs(error)))),
-                    Cell(percent(np.mean(np.abs(error)))),
-                    Cell(percent(np.max(np.abs(error)))),
-                    Cell(percent(np.mean(error))),
-                    Cell(_coverage(part)),
-                ]
-            )
+    for found in compare(heldout):
+        rows += [_score(found, name, name, found.rows) for name in found.methods]
+        for apart, both in found.apart.items():
+            for name in sorted(set(both["method"]), key=lambda name: name != apart):
+                title = name if name == apart else f"{name}, where {apart} answered"
+                rows.append(_score(found, name, title, both))
     return Grid(
         title="Scores", columns=columns, rows=rows,
-        caption="Errors are predicted / measured − 1; median, mean and worst of their size.",
+        caption="Errors are predicted / measured − 1; median, mean and worst of their size. Methods "
+        "of one unit are scored on the losses that all of them answered; one that answered too few "
+        "stands below them, beside the line on the same losses.",
         empty="No run was held out: a group must still determine a line without its largest runs.",
     )  # fmt: skip
+
+
+def _score(found: Comparison, method: str, title: str, rows: pd.DataFrame) -> list[Cell]:
+    part = rows[rows["method"] == method]
+    error = part["relative_error"].to_numpy(float)
+    size = np.abs(error)
+    return [
+        Cell(title),
+        Cell(Unit(found.unit).words),
+        Cell(f"{found.answered[method]} of {found.cases}"),
+        Cell(str(len(part))),
+        Cell(str(part["run_id"].nunique())),
+        *[Cell(percent(pick(size))) for pick in (np.median, np.mean, np.max)],
+        Cell(percent(np.mean(error))),
+        Cell(_coverage(part)),
+    ]
 
 
 def _coverage(part: pd.DataFrame) -> str:

@@ -9,6 +9,7 @@ import pandas as pd
 
 from lossline.errors import UserError
 from lossline.reporting.appearance import text
+from lossline.scaling.pairing import UNIT_WORDS
 
 _CHECKPOINT = ["run_id", "step"]
 _FACTS = (
@@ -31,7 +32,7 @@ class Unit(enum.Enum):
     @property
     def words(self) -> str:
         """How an axis names it."""
-        return "nats per token" if self is Unit.NATS else "bits per byte"
+        return UNIT_WORDS[self.value]
 
 
 def usable(table: pd.DataFrame) -> pd.DataFrame:

@@ -18,6 +18,7 @@ from lossline.reporting.lines import Curve, curves_for, drawable, line_grid
 from lossline.reporting.page import Block, Listing, Page, Paragraph, Picture, Section, render
 from lossline.reporting.points import Unit, eval_sets, partners, usable
 from lossline.scaling.attribution_results import Verdict
+from lossline.scaling.common_cases import compare
 from lossline.scaling.progress import Say, now_and_then, silent
 from lossline.scaling.study_results import StudyResults
 
@@ -284,13 +285,14 @@ class _Report:
     def _held_out(self) -> Section:
         heldout = self.results.heldout
         blocks: list[Block] = []
-        for unit in self.units:
-            part = heldout[heldout["unit"] == unit.value] if len(heldout) else heldout
-            if part.empty:
+        for found in compare(heldout):
+            if not found.common:
                 continue
-            # The line itself first, then the baselines as the fit lists them.
-            methods = sorted(dict.fromkeys(part["method"]), key=lambda name: name != "line")
-            figure = charts.held_out_chart(part, self.appearance, unit=unit, methods=methods)
+            unit, methods = Unit(found.unit), found.methods
+            figure = charts.held_out_chart(
+                heldout[heldout["unit"] == found.unit], self.appearance, unit=unit,
+                methods=methods, same=found.rows,
+            )  # fmt: skip
             short = "nats" if unit is Unit.NATS else "bits"
             blocks.append(
                 self.picture(
@@ -298,8 +300,9 @@ class _Report:
                     figure,
                     f"Held-out runs: predicted and measured, {unit.words}",
                     f"Left: predictions by “{methods[0]}” of runs that no fit has seen, with their "
-                    "90% intervals where given. Right: the size of every error, by method; bar and "
-                    "number: median.",
+                    "90% intervals where given. Right: the size of every error, by method, on the "
+                    f"{found.common} losses that all of these methods answered; bar and number: "
+                    "median.",
                 )
             )
         blocks.append(grids.held_out_grid(heldout))

@@ -24,7 +24,9 @@ from lossline.errors import UserError
 from lossline.options.identity import identity
 from lossline.places import local_path
 from lossline.scaling.attribution_results import Attribution, Verdict
+from lossline.scaling.common_cases import Comparison, compare
 from lossline.scaling.fitting import StudyFitOptions, fit_study
+from lossline.scaling.pairing import UNIT_WORDS
 from lossline.scaling.study_files import (
     FolderState,
     finish_folder,
@@ -183,9 +185,7 @@ def verdict(results: StudyResults) -> str:
     """The answer in text: one sentence per factor that the study varies, then what could be fitted
     at all."""
     lines = [*_sentences(results.attribution), "", _counts(results)]
-    worst = _heldout(results.heldout)
-    if worst:
-        lines.append(worst)
+    lines += map(_held_out, compare(results.heldout))
     return "\n".join([*lines, *_left_out(results.excluded)])
 
 
@@ -249,13 +249,37 @@ def _law(law: ComputeLawFit) -> str:
     return f"{group} on {law.eval_set}: {law.equation}: {values}{interval}, R² {law.r2:.4f}"
 
 
-def _heldout(heldout: pd.DataFrame) -> str:
-    if heldout.empty:
-        return ""
-    errors = (
-        heldout.assign(error=heldout["relative_error"].abs()).groupby("method")["error"].median()
+def _held_out(found: Comparison) -> str:
+    """The median errors of all methods on the same held-out losses, and who could not answer."""
+    medians = _medians(found.rows).sort_values(kind="stable")
+    shown = ", ".join(f"{method} {_percent(error)}" for method, error in medians.items())
+    same = f"{found.common} losses, the same for all"
+    if found.missing:
+        lacks = ", ".join(f"{method} for {count}" for method, count in found.missing.items())
+        same = (
+            f"{found.common} of {found.cases} losses, those that all of these methods answered; "
+            f"without an answer: {lacks}"
+        )
+    text = (
+        f"Largest runs predicted from the smaller ones, median error in {UNIT_WORDS[found.unit]}: "
+        f"{shown} ({same})."
     )
-    shown = ", ".join(
-        f"{method} {100 * error:.2f}%" for method, error in errors.sort_values().items()
+    return text + "".join(
+        f" {name.capitalize()} answered {found.answered[name]} of {found.cases}, too few to compare"
+        f"{_pairwise(rows)}."
+        for name, rows in found.apart.items()
     )
-    return f"Largest runs predicted from the smaller ones, median error: {shown}."
+
+
+def _pairwise(rows: pd.DataFrame) -> str:
+    """The medians of a method that stands apart and of the line, where both answered."""
+    shown = ", ".join(f"{method} {_percent(e)}" for method, e in _medians(rows).items())
+    return f"; where the line did too: {shown}" if shown else ""
+
+
+def _medians(rows: pd.DataFrame) -> pd.Series:
+    return rows["relative_error"].abs().groupby(rows["method"]).median()
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.2f}%"

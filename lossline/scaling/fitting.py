@@ -20,7 +20,7 @@ from lossline.scaling.compute_laws import Kaplan
 from lossline.scaling.groups import GROUP_BY, Group, split
 from lossline.scaling.heldout import hold_out
 from lossline.scaling.lines import Line, LineOptions, fit_specimen
-from lossline.scaling.pairing import one_set
+from lossline.scaling.pairing import UNITS, one_set
 from lossline.scaling.problems import Problem
 from lossline.scaling.progress import Say, counted, silent
 from lossline.scaling.results import FitResult, Status
@@ -34,7 +34,6 @@ from lossline.tables.schema import Status as RowStatus
 
 __all__ = ["StudyFitOptions", "fit_study"]
 
-UNITS = ("loss", "bits_per_byte")
 _LAW = Kaplan()
 
 

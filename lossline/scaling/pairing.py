@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
@@ -19,6 +20,7 @@ from lossline.scaling.run_order import run_numbers
 
 __all__ = [
     "UNITS",
+    "UNIT_WORDS",
     "Pairing",
     "Pairs",
     "one_set",
@@ -29,7 +31,8 @@ __all__ = [
 
 Array = np.ndarray
 
-UNITS = ("loss", "bits_per_byte")
+UNIT_WORDS: Mapping[str, str] = {"loss": "nats per token", "bits_per_byte": "bits per byte"}
+UNITS = tuple(UNIT_WORDS)
 # Sources print N and D with few digits: they count as equal if they agree to this share.
 _SAME_SCALE = 1e-3
 _CHECKPOINT = ["run_id", "step"]

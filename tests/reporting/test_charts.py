@@ -87,7 +87,7 @@ def test_a_verdict_without_numbers_is_drawn(results):
 def test_held_out_chart_puts_every_prediction_in_place(results, appearance):
     scores = results.heldout[results.heldout["unit"] == "loss"]
     methods = ["line", "straight line", "compute law"]
-    figure = charts.held_out_chart(scores, appearance, unit=Unit.NATS, methods=methods)
+    figure = charts.held_out_chart(scores, appearance, unit=Unit.NATS, methods=methods, same=scores)
     left, right = figure.axes
     ours = scores[scores["method"] == "line"]
     points = [
@@ -114,7 +114,9 @@ def test_held_out_runs_without_data_and_architecture_are_drawn_too(results, appe
         if facts == "not grouped by"
         else scores.assign(**dict.fromkeys(looks))
     )
-    figure = charts.held_out_chart(scores, appearance, unit=Unit.NATS, methods=["line"])
+    figure = charts.held_out_chart(
+        scores, appearance, unit=Unit.NATS, methods=["line"], same=scores
+    )
     points = [len(artist.get_xdata()) for artist in drawn(figure.axes[0], "held_out/").values()]
     assert sum(points) == (scores["method"] == "line").sum() > 0
 
