@@ -220,9 +220,9 @@ def held_out_grid(heldout: pd.DataFrame) -> Grid:
                 rows.append(_score(found, name, title, both))
     return Grid(
         title="Scores", columns=columns, rows=rows,
-        caption="Errors are predicted / measured − 1; median, mean and worst of their size. Methods "
-        "of one unit are scored on the losses that all of them answered; one that answered too few "
-        "stands below them, beside the line on the same losses.",
+        caption="Errors are predicted / measured − 1; median, mean and worst of their size. "
+        "Methods of one unit are scored on the losses that all of them answered; one that answered "
+        "too few stands below them, beside the line on the same losses.",
         empty="No run was held out: a group must still determine a line without its largest runs.",
     )  # fmt: skip
 

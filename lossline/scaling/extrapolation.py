@@ -4,8 +4,8 @@
     found.predictions                       # one row per held-out point and method
     score([found, ...])                     # errors and coverage per kind of line and method
 
-A run that trains beyond the cut is held out whole. Checkpoints of a run err together: its early ones
-would tell the fit how far its late ones lie off the line.
+A run that trains beyond the cut is held out whole. Checkpoints of a run err together: its early
+ones would tell the fit how far its late ones lie off the line.
 
 The methods beside the line: the compute-to-loss law of y, the ratio y / x of the largest fitted
 runs, a straight line, and the fitted run whose x is nearest.
@@ -21,6 +21,7 @@ import numpy as np
 import pandas as pd
 
 from lossline.errors import UserError
+from lossline.scaling.common_cases import LINE
 from lossline.scaling.compute_laws import Kaplan
 from lossline.scaling.lines import Line, LineOptions, fit_line
 from lossline.scaling.pairing import Pairs
@@ -40,7 +41,6 @@ __all__ = [
 Array = np.ndarray
 Baseline = Callable[[Pairs, Pairs], Array]
 
-LINE = "line"
 # A budget is met if compute agrees to this share: sources print it with few digits.
 _SAME_COMPUTE = 0.01
 
@@ -64,7 +64,7 @@ class Extrapolation:
 def compute_law(fitted: Pairs, held: Pairs) -> Array:
     """y by the Kaplan-style law of N and D fitted to the same runs (arXiv 2411.12925 eq. 1)."""
     result = fit(Kaplan(), {"N": fitted.params, "D": fitted.tokens}, fitted.y)
-    if not result.parameters:
+    if not result.ok:
         return np.full(len(held), math.nan)
     return result.predict(N=held.params, D=held.tokens)
 
@@ -130,6 +130,8 @@ def extrapolate(
     line, predictions = predict_held_out(
         specimen, fitted, held, level=level, options=options, baselines=baselines
     )
+    if not line.parameters:
+        predictions = predictions.iloc[:0]
     message = "" if line.drawable else line.message
     return dataclasses.replace(empty, line=line, predictions=predictions, message=message)
 
@@ -148,19 +150,19 @@ def predict_held_out(
     options: LineOptions | None = None, baselines: Mapping[str, Baseline] = BASELINES,
 ) -> tuple[Line, pd.DataFrame]:  # fmt: skip
     """The line of a specimen fitted to some of its pairs, and the others as predicted by it and the
-    baselines (`Extrapolation.predictions`; empty if the line has no parameters)."""
+    baselines (`Extrapolation.predictions`; the line's are NaN if it has no parameters)."""
     line = fit_line(
         fitted, x_set=specimen.x_set, y_set=specimen.y_set, group=specimen.group,
         y_group=specimen.y_group, unit=specimen.unit, kind=specimen.kind, options=options,
     )  # fmt: skip
-    if not line.parameters:
-        return line, pd.DataFrame()
     parts = [_by_line(line, held, level)]
     parts += [_rows(held, name, baseline(fitted, held)) for name, baseline in baselines.items()]
     return line, pd.concat(parts, ignore_index=True)
 
 
 def _by_line(line: Line, held: Pairs, level: float) -> pd.DataFrame:
+    if not line.parameters:
+        return _rows(held, LINE, np.full(len(held), math.nan))
     per_param = held.tokens / held.params
     low, high = line.interval(held.x, level, tokens_per_param=per_param)
     predicted = line.predict(held.x, tokens_per_param=per_param)
