@@ -24,6 +24,7 @@ from lossline.scaling.pairing import UNITS, one_set
 from lossline.scaling.problems import Problem
 from lossline.scaling.progress import Say, counted, silent
 from lossline.scaling.results import FitResult, Status
+from lossline.scaling.run_order import run_numbers
 from lossline.scaling.solver import fit_many
 from lossline.scaling.specimens import within_groups
 from lossline.scaling.study_results import ComputeLawFit, StudyResults
@@ -172,8 +173,8 @@ def _compute_laws(
 def _to_fit(
     group: Group, eval_set: str, unit: str
 ) -> tuple[ComputeLawFit, Problem | None, np.ndarray]:
-    """The facts of a law that is to be fitted, its points and their runs; no points where they
-    cannot determine it."""
+    """The facts of a law that is to be fitted, its points and the numbers of their runs (by data,
+    so that names cannot move intervals); no points where they cannot determine it."""
     points = one_set(group.table, eval_set, unit)
     known = points[points["params"].notna() & points["tokens"].notna()]
     base = ComputeLawFit(
@@ -186,13 +187,14 @@ def _to_fit(
         n_runs=known["run_id"].nunique(),
         n_points=len(known),
     )
-    runs = known["run_id"].to_numpy(str)
+    inputs = {"N": known["params"].to_numpy(float), "D": known["tokens"].to_numpy(float)}
+    problem = Problem(inputs=inputs, target=known["value"].to_numpy(float))
+    runs = run_numbers(known["run_id"], *inputs.values(), problem.target)
     sizes = known["params"].nunique()
     if sizes < 2:
         message = f"{sizes} model size: a law in N and D needs two at least"
         return dataclasses.replace(base, message=message), None, runs
-    inputs = {"N": known["params"].to_numpy(float), "D": known["tokens"].to_numpy(float)}
-    return base, Problem(inputs=inputs, target=known["value"].to_numpy(float)), runs
+    return base, problem, runs
 
 
 def _with_law(

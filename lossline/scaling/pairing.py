@@ -108,7 +108,8 @@ class Pairs:
 def one_set(table: pd.DataFrame, eval_set: str, unit: str) -> pd.DataFrame:
     """Measured rows of one set, with columns run_id, step, params, tokens, flops, value.
 
-    A checkpoint that is there twice counts once if its copies agree to 1e-6; else `UserError`.
+    A checkpoint that is there twice counts once, by its lower loss, if its copies agree to 1e-6;
+    else `UserError`.
     """
     if unit not in UNITS:
         raise UserError(f"unit {unit!r} is unknown; choose one of {', '.join(UNITS)}")
@@ -124,7 +125,7 @@ def one_set(table: pd.DataFrame, eval_set: str, unit: str) -> pd.DataFrame:
             f"eval_set {eval_set!r}: run {run!r}, step {step} is there twice with different losses "
             f"({torn['min'].iloc[0]:.6g}, {torn['max'].iloc[0]:.6g}); keep one of the two rows"
         )
-    return frame.drop_duplicates(_CHECKPOINT)
+    return frame.sort_values("value", kind="stable").drop_duplicates(_CHECKPOINT)
 
 
 def _scale(frame: pd.DataFrame) -> pd.DataFrame:
@@ -164,7 +165,8 @@ def pair_groups(
 ) -> Pairs:
     """Losses of two groups of runs, x of the first on `x_set`, y of the second on `y_set`.
 
-    Checkpoints of equal N and D are paired one to one. If fewer than three are, frontier meets
+    Checkpoints of equal N and D are paired one to one; by lot, the same for any names of runs and
+    order of rows, where a group has several runs of one N and D. If fewer than three are, frontier meets
     frontier: the runs of the first group that have the lowest loss up to their compute are paired
     with that of the second, interpolated linearly in ln C and ln y, never beyond its ends.
     """
@@ -179,9 +181,7 @@ def pair_groups(
 
 def _equal_scale(x: pd.DataFrame, y: pd.DataFrame) -> pd.DataFrame:
     """One-to-one partners by N and D."""
-    x, y = (
-        f.sort_values(["params", "tokens", "run_id", "step"]).reset_index(drop=True) for f in (x, y)
-    )
+    x, y = _by_scale(x, "x"), _by_scale(y, "y")
     with np.errstate(all="ignore"):
         place_x, place_y = (np.log(f[["params", "tokens"]].to_numpy(float)) for f in (x, y))
     taken = np.zeros(len(y), bool)
@@ -201,6 +201,15 @@ def _equal_scale(x: pd.DataFrame, y: pd.DataFrame) -> pd.DataFrame:
         x_run=paired["run_id"],
         y_run=mate["run_id"],
     )
+
+
+def _by_scale(frame: pd.DataFrame, axis: str) -> pd.DataFrame:
+    """Rows by N and D; runs of one N and D by lot. In the order of their losses, the best would
+    meet the best, and noise would pass for a line."""
+    number = run_numbers(frame["run_id"], frame["params"], frame["tokens"], frame[axis])
+    lots = np.random.default_rng(ord(axis)).permutation(frame["run_id"].nunique())
+    order = ["params", "tokens", "lot", "step"]
+    return frame.assign(lot=lots[number]).sort_values(order).reset_index(drop=True)
 
 
 def _interpolated(x: pd.DataFrame, y: pd.DataFrame) -> pd.DataFrame:

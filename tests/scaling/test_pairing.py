@@ -6,7 +6,7 @@ import pytest
 from lossline import tables
 from lossline.errors import UserError
 from lossline.scaling.lines import LineKind, fit_lines_between
-from lossline.scaling.pairing import Pairing, pair_groups
+from lossline.scaling.pairing import Pairing, one_set, pair_groups
 from lossline.scaling.specimens import between_groups
 
 
@@ -67,3 +67,41 @@ def test_groups_that_never_meet_say_so():
     lines = fit_lines_between(table, vary=["pretraining_data"])
     assert {line.pairing for line in lines} == {Pairing.NONE}
     assert all("no checkpoint" in line.message for line in lines)
+
+
+def seeds(data: str, noise: float, count: int = 4):
+    """Runs of six sizes, `count` of each, that differ in noise alone."""
+    random = np.random.default_rng(ord(data))
+    parts = [
+        runs(data, np.geomspace(1e7, 1e9, 6)).assign(run_id=lambda t, s=s: t.run_id + f"-{s}")
+        for s in range(count)
+    ]
+    table = tables.concat(parts)
+    return table.assign(loss=table.loss * (1 + noise * random.normal(size=len(table))))
+
+
+def test_names_of_runs_do_not_choose_the_partners():
+    one, other = seeds("a", 0.01), seeds("b", 0.01)
+    names = np.random.default_rng(0).permutation(other.run_id)
+    renamed = other.assign(run_id=names).sample(frac=1, random_state=1)
+    pairs, again = (pair_groups(one, y, "own", "own") for y in (other, renamed))
+    assert len(pairs) == 24
+    np.testing.assert_array_equal(pairs.x, again.x)
+    np.testing.assert_array_equal(pairs.y, again.y)
+
+
+def test_runs_of_one_scale_are_not_paired_by_rank():
+    """Noise of two groups has nothing in common, so neither have the pairs."""
+    one, other = seeds("a", 0.01, count=40), seeds("b", 0.01, count=40)
+    pairs = pair_groups(one, other, "own", "own")
+    assert len(pairs) == 240
+    size = [pairs.params == n for n in np.unique(pairs.params)]
+    shared = [np.corrcoef(pairs.x[at], pairs.y[at])[0, 1] for at in size]
+    assert abs(np.mean(shared)) < 3 / np.sqrt(240)
+
+
+def test_of_copies_that_nearly_agree_the_order_of_rows_does_not_choose():
+    one = runs("a", [1e7, 2e7, 4e7])
+    copies = tables.concat([one, one.assign(loss=one.loss * (1 + 1e-7))])
+    first, second = (one_set(t, "own", "loss").value for t in (copies, copies.iloc[::-1]))
+    np.testing.assert_array_equal(np.sort(first), np.sort(second))
