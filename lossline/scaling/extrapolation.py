@@ -25,6 +25,7 @@ from lossline.scaling.common_cases import LINE
 from lossline.scaling.compute_laws import Kaplan
 from lossline.scaling.lines import Line, LineOptions, fit_line
 from lossline.scaling.pairing import Pairs
+from lossline.scaling.results import FitResult
 from lossline.scaling.solver import fit
 from lossline.scaling.specimens import Specimen
 
@@ -33,9 +34,12 @@ __all__ = [
     "LINE",
     "Extrapolation",
     "extrapolate",
+    "fit_compute_law",
+    "nearest_run",
     "predict_held_out",
     "score",
     "split_at",
+    "straight_line",
 ]
 
 Array = np.ndarray
@@ -61,12 +65,17 @@ class Extrapolation:
     message: str = ""
 
 
+def fit_compute_law(pairs: Pairs) -> FitResult:
+    """The Kaplan-style law of N and D to y (arXiv 2411.12925 eq. 1)."""
+    return fit(Kaplan(), {"N": pairs.params, "D": pairs.tokens}, pairs.y)
+
+
 def compute_law(fitted: Pairs, held: Pairs) -> Array:
-    """y by the Kaplan-style law of N and D fitted to the same runs (arXiv 2411.12925 eq. 1)."""
-    result = fit(Kaplan(), {"N": fitted.params, "D": fitted.tokens}, fitted.y)
-    if not result.ok:
+    """y by the compute-to-loss law of the same runs, well determined or not."""
+    law = fit_compute_law(fitted)
+    if not law.parameters:
         return np.full(len(held), math.nan)
-    return result.predict(N=held.params, D=held.tokens)
+    return law.predict(N=held.params, D=held.tokens)
 
 
 def constant_ratio(fitted: Pairs, held: Pairs) -> Array:

@@ -10,7 +10,12 @@ import pandas as pd
 
 from lossline.errors import UserError
 from lossline.scaling.common_cases import LINE
-from lossline.scaling.extrapolation import BASELINES, predict_held_out
+from lossline.scaling.extrapolation import (
+    fit_compute_law,
+    nearest_run,
+    predict_held_out,
+    straight_line,
+)
 from lossline.scaling.groups import Group
 from lossline.scaling.lines import LineOptions
 from lossline.scaling.pairing import Pairs, pair_checkpoints
@@ -22,8 +27,22 @@ Array = np.ndarray
 
 # Runs with more than this share of the group's largest compute are held out together.
 _LARGEST = 0.5
+
+
+def determined_law(fitted: Pairs, held: Pairs) -> Array:
+    """y by the compute-to-loss law of N and D; NaN where the runs do not determine it."""
+    law = fit_compute_law(fitted)
+    if not law.ok:
+        return np.full(len(held), np.nan)
+    return law.predict(N=held.params, D=held.tokens)
+
+
 # The ratio y / x of the largest runs is left out: it is for two axes of one kind.
-_METHODS = ("straight line", "nearest run", "compute law")
+_METHODS = {
+    "straight line": straight_line,
+    "nearest run": nearest_run,
+    "compute law": determined_law,
+}
 
 
 def largest_runs(pairs: Pairs) -> Array:
@@ -43,8 +62,9 @@ def hold_out(group: Group, x_set: str, y_set: str, unit: str, options: LineOptio
     """Predicts the last checkpoint of each held-out run; one row per run and method that has an
     answer (`StudyResults.heldout`), none where nothing is left to fit.
 
-    Methods: "line", the fitted line at the run's measured x, and of `extrapolation.BASELINES` the
-    straight line through the same points, the nearest run and the compute law.
+    Methods: "line", the fitted line at the run's measured x; "straight line" through the same
+    points; "nearest run", the y of the fitted point whose x is nearest; "compute law", N and D to
+    y. The line and the law answer only where the smaller runs determine them.
     """
     try:
         pairs = pair_checkpoints(group.table, x_set, y_set, unit=unit)
@@ -63,7 +83,7 @@ def hold_out(group: Group, x_set: str, y_set: str, unit: str, options: LineOptio
     line, found = predict_held_out(
         specimen, fitted, rest[_last(rest)],
         options=dataclasses.replace(options, min_runs=1),
-        baselines={name: BASELINES[name] for name in _METHODS},
+        baselines=_METHODS,
     )  # fmt: skip
     found = found[found["predicted"].notna() & (line.drawable | (found["method"] != LINE))]
     facts = {**group.facts, "x_set": x_set, "y_set": y_set, "unit": unit}

@@ -125,7 +125,9 @@ def one_set(table: pd.DataFrame, eval_set: str, unit: str) -> pd.DataFrame:
             f"eval_set {eval_set!r}: run {run!r}, step {step} is there twice with different losses "
             f"({torn['min'].iloc[0]:.6g}, {torn['max'].iloc[0]:.6g}); keep one of the two rows"
         )
-    return frame.sort_values("value", kind="stable").drop_duplicates(_CHECKPOINT)
+    rising = frame["value"].to_numpy().argsort(kind="stable")
+    lower = rising[~frame.iloc[rising].duplicated(_CHECKPOINT).to_numpy()]
+    return frame.iloc[np.sort(lower)]
 
 
 def _scale(frame: pd.DataFrame) -> pd.DataFrame:
@@ -165,10 +167,11 @@ def pair_groups(
 ) -> Pairs:
     """Losses of two groups of runs, x of the first on `x_set`, y of the second on `y_set`.
 
-    Checkpoints of equal N and D are paired one to one; by lot, the same for any names of runs and
-    order of rows, where a group has several runs of one N and D. If fewer than three are, frontier meets
-    frontier: the runs of the first group that have the lowest loss up to their compute are paired
-    with that of the second, interpolated linearly in ln C and ln y, never beyond its ends.
+    Checkpoints of equal N and D are paired one to one; where a group has several runs of one N and
+    D, by lot, the same lot for any names of runs and order of rows. If fewer than three are paired,
+    frontier meets frontier: the runs of the first group that have the lowest loss up to their
+    compute are paired with that of the second, interpolated linearly in ln C and ln y, never beyond
+    its ends.
     """
     x = _scale(one_set(x_table, x_set, unit)).rename(columns={"value": "x"})
     y = _scale(one_set(y_table, y_set, unit)).rename(columns={"value": "y"})

@@ -1,4 +1,4 @@
-"""What runs and levels are called, and the order of rows, change nothing that `fit_study` returns."""
+"""Names of runs and levels, and the order of rows, change nothing that `fit_study` returns."""
 
 import numpy as np
 import pandas as pd
