@@ -21,7 +21,8 @@ Effect = Callable[[Facts], float]
 COMMON: Facts = {
     "architecture": "llama", "pretraining_data": "wiki", "tokenizer": "bpe", "optimizer": "adamw",
     "context_length": 1024, "schedule": "cosine", "learning_rate": 3e-3, "weight_decay": 0.1,
-    "token_selection": "all", "params": 1e8,
+    "token_selection": "all", "params": 1e8, "option.batch_size": "32",
+    "option.schedule.warmup": "0.01", "option.documents": "joined",
 }  # fmt: skip
 BYTES_PER_TOKEN = {"bpe": 4.0, "unigram": 3.4}
 

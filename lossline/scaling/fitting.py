@@ -109,7 +109,7 @@ def fit_study(
     main = options.attribution.x_set or neutral_set(rows)
     heldout, lines = _held_out(rows, main, y_sets, units, lines, options, say)
     say("attribution: what moves the lines")
-    attribution = attribute(table, options.attribution)
+    attribution = attribute(table, _attribution_options(options))
     return StudyResults(
         table=table,
         lines=tuple(lines),
@@ -122,6 +122,13 @@ def fit_study(
         ),
         settings=dataclasses.asdict(options),
     )
+
+
+def _attribution_options(options: StudyFitOptions) -> AttributionOptions:
+    """Checkpoints that the lines leave out are no evidence of what moves them."""
+    if options.attribution.max_x is not None:
+        return options.attribution
+    return dataclasses.replace(options.attribution, max_x=options.lines.max_x)
 
 
 def _sets(rows: pd.DataFrame, options: StudyFitOptions) -> tuple[list[str], list[str]]:

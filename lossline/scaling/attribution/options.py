@@ -33,7 +33,7 @@ class AttributionOptions:
         and 0.02 bits per byte, or what a set of few tokens can resolve, if that is more
         (`margin_of`).
       max_x: checkpoints with x above it (in nats, or bits per byte where x has no loss in nats) are
-        left out.
+        left out; `fit` takes that of the lines by default.
       resamples: permutations for the resampled p-values; 0 for none. seed: of these permutations.
     """
 

@@ -178,10 +178,14 @@ def largest(items: Sequence[Contrast]) -> Contrast:
     return max(items, key=lambda item: abs(item.move))
 
 
+# What a sentence names first, where several contrasts say that a line moves.
+_FIRST = (Kind.LEVELS, Kind.BEND, Kind.REST, Kind.OFF_TREND, Kind.GROUPS)
+
+
 def named(moved: Sequence[Contrast]) -> Contrast:
-    """Of the moves that count, the one to name: the largest between two levels, if there is one."""
-    levels = [item for item in moved if item.kind is Kind.LEVELS]
-    return largest(levels or moved)
+    """Of the moves that count, the one to name: the largest of the first kind that there is."""
+    kind = min((item.kind for item in moved), key=_FIRST.index)
+    return largest([item for item in moved if item.kind is kind])
 
 
 def _said(item: Contrast, *, uncorrected: bool = False) -> str:
