@@ -116,6 +116,7 @@ class GroupMove:
       factor, level: the other factor, and its level.
       unit, y_set, low_level, high_level: as in `Effect`; move: y at `high_level` minus y at
         `low_level`.
+      p_corrected: of "the other groups move alike".
     """
 
     factor: str
@@ -125,6 +126,7 @@ class GroupMove:
     low_level: str
     high_level: str
     move: float
+    p_corrected: float
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -277,12 +279,14 @@ def _plain(value: Any) -> Any:
     return value
 
 
+def _with_nan(tree: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: math.nan if value is None else value for key, value in tree.items()}
+
+
 def _effect_from(tree: Mapping[str, Any] | None) -> Effect | None:
     if tree is None:
         return None
-    fields: dict[str, Any] = {k: math.nan if v is None else v for k, v in tree.items()}
-    move = {key: math.nan if value is None else value for key, value in tree["move"].items()}
-    return Effect(**(fields | {"move": Interval(**move)}))
+    return Effect(**(_with_nan(tree) | {"move": Interval(**_with_nan(tree["move"]))}))
 
 
 def _factor_from(tree: Mapping[str, Any]) -> FactorAttribution:
@@ -292,7 +296,7 @@ def _factor_from(tree: Mapping[str, Any]) -> FactorAttribution:
             **tree,
             "levels": tuple(tree["levels"]),
             "verdict": Verdict(tree["verdict"]),
-            "by_group": tuple(GroupMove(**item) for item in tree["by_group"]),
+            "by_group": tuple(GroupMove(**_with_nan(item)) for item in tree["by_group"]),
             "lacking": tuple(tree["lacking"]),
             "ratio": math.nan if tree["ratio"] is None else tree["ratio"],
             "nats": _effect_from(tree["nats"]),

@@ -37,6 +37,7 @@ __all__ = [
     "RunResiduals",
     "compare",
     "line_scatter",
+    "pooled",
     "pooled_noise",
     "run_residuals",
 ]
@@ -177,6 +178,15 @@ class Comparison:
         """From other runs' noise, taken `factor` times."""
         error = float(np.sqrt(self.between * (factor * noise.deviation) ** 2 + self.within))
         return Chance(error=error, degrees=noise.degrees, borrowed=True)
+
+
+def pooled(noises: list[Noise]) -> Noise:
+    """One noise of several that share no run."""
+    degrees = sum(noise.degrees for noise in noises)
+    if degrees <= 0:
+        return NO_NOISE
+    variance = sum(noise.deviation**2 * noise.degrees for noise in noises) / degrees
+    return Noise(deviation=float(np.sqrt(variance)), degrees=degrees)
 
 
 def pooled_noise(comparisons: list[Comparison], share: float = 1.0) -> Noise:

@@ -156,11 +156,13 @@ def _group_moves(main: tuple[Judgement, Sequence[Contrast]]) -> Iterator[GroupMo
         and (item.y_set, item.low_level, item.high_level)
         == (shown.y_set, shown.low_level, shown.high_level)
     ]
-    sides = same[0].sides if len(same) == 1 else [item.sides[0] for item in same]
-    for side in sides:
+    # Of two levels, one contrast has both; of more, each contrast holds one against the rest.
+    parts = [(item, side) for item in same for side in item.sides[: 2 if len(same) == 1 else 1]]
+    for item, side in parts:
         yield GroupMove(
-            factor=other, level=side.level, unit=shown.unit, y_set=shown.y_set,
-            low_level=shown.low_level, high_level=shown.high_level, move=side.move,
+            factor=other, level=side.level, unit=item.unit, y_set=item.y_set,
+            low_level=item.low_level, high_level=item.high_level, move=side.move,
+            p_corrected=item.p_corrected,
         )  # fmt: skip
 
 

@@ -16,8 +16,9 @@ from lossline.scaling.matching import Design, MatchedGroup
 
 __all__ = ["BORROWED", "Contrast", "Kind", "Side", "contrasts_of", "factor_noise"]
 
-# Noise that is borrowed from other runs counts so many times: groups of runs of published sweeps
-# differ in their noise by up to about this factor.
+# Noise that is borrowed from other runs counts so many times. Fixed beforehand; the groups of two
+# published sweeps stray from their lines by up to 3.1 times as much as the other groups do
+# (experiments/attribution/noise_of_groups.py).
 BORROWED = 3.0
 _FEW_DEGREES = 4.0  # below, the runs compared say too little about chance to be the only judges
 _EACH_LEVEL_UP_TO = 8  # levels of a trend that are held against it one by one

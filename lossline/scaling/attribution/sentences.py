@@ -217,11 +217,11 @@ def _found(item: Contrast) -> str:
 
 
 def _groups(moves: Sequence[GroupMove]) -> str:
-    first = moves[0]
+    first = min(moves, key=lambda move: move.p_corrected)
     each = and_list([f"by {move.move:+.3f} where it is {move.level}" for move in moves])
     return (
         f"{first.y_set} differs from {first.low_level} to {first.high_level} by an amount (in "
-        f"{UNIT_WORDS[first.unit]}) that depends on {label_of(first.factor)}: {each}"
+        f"{UNIT_WORDS[first.unit]}) that depends on {label_of(first.factor)}: {each} ({_corrected(first.p_corrected)})"
     )
 
 
@@ -289,10 +289,13 @@ def _amount(item: Contrast) -> str:
 
 
 def _chance(item: Contrast) -> str:
-    if math.isnan(item.p_corrected):
+    return _corrected(item.p_corrected)
+
+
+def _corrected(p_value: float) -> str:
+    if math.isnan(p_value):
         return "no p-value"
-    shown = f"= {item.p_corrected:.2g}" if item.p_corrected >= 1e-4 else "< 0.0001"
-    return f"corrected p {shown}"
+    return f"corrected p {f'= {p_value:.2g}' if p_value >= 1e-4 else '< 0.0001'}"
 
 
 def _ends(item: Contrast) -> str:

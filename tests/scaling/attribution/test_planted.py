@@ -1,4 +1,4 @@
-"""Verdicts on planted studies of every kind (`experiments/attribution/designs.py`, whose shares over
+"""Verdicts on planted studies of every kind (`experiments/attribution/designs.py`; the shares over
 300 tables are kept beside it): here a few tables of each, and what they must say."""
 
 import dataclasses
@@ -231,7 +231,8 @@ def test_names_of_runs_and_levels_do_not_matter(drawn):
     table = drawn("factorial, 16 runs")
     random = np.random.default_rng(0)
     runs = table.run_id.unique()
-    renamed = table.assign(run_id=table.run_id.map(dict(zip(runs, random.permutation(runs)))))
+    other_names = dict(zip(runs, random.permutation(runs), strict=True))
+    renamed = table.assign(run_id=table.run_id.map(other_names))
     relabelled = table.assign(
         architecture=table.architecture.map({"llama": "zeta", "mamba": "alpha"}),
         pretraining_data=table.pretraining_data.map({"wiki": "zz", "python": "aa"}),
@@ -246,3 +247,18 @@ def test_names_of_runs_and_levels_do_not_matter(drawn):
                 assert abs(two.move.value) == pytest.approx(abs(one.move.value), rel=1e-9)
                 assert two.p_value == pytest.approx(one.p_value, rel=1e-9)
                 assert two.p_resampled == pytest.approx(one.p_resampled, nan_ok=True)
+
+
+def test_the_docs_page_shows_what_is_said(repository, designs, monkeypatch):
+    """Every picture of the page, and the sentence under it."""
+    monkeypatch.syspath_prepend(str(repository / "experiments" / "attribution"))
+    from pictures import PICTURES, found
+
+    page = (repository / "docs" / "how_lossline_decides.md").read_text()
+    assert {p.verdict for p in PICTURES} >= {v for v in Verdict if v.moving}
+    for picture in PICTURES:
+        _, factor = found(picture)
+        assert factor.verdict is picture.verdict
+        assert f"(figures/{picture.file})" in page
+        assert f"> {factor.sentence}\n" in page
+        assert (repository / "docs" / "figures" / picture.file).is_file()
