@@ -248,20 +248,13 @@ def _conclusion(found: Attribution) -> str:
     tested = labels(Verdict.UNRESOLVED)
     parts.append(f"tested, and cannot be told: {tested or 'nothing else'}")
     confounded = [
-        f"{factor.label} ({_in_words(factor.message, found)})"
+        f"{factor.label} ({factor.message})"
         for factor in found.factors
         if factor.verdict is Verdict.CONFOUNDED
     ]
     if confounded:
         parts.append(f"cannot be tested alone: {', '.join(confounded)}")
     return "Lines are " + "; ".join(parts) + "."
-
-
-def _in_words(message: str, found: Attribution) -> str:
-    """A message with the names of factors instead of those of columns."""
-    for factor in found.factors:
-        message = message.replace(factor.factor, factor.label)
-    return message
 
 
 def _named(names: list[str], wanted: str) -> str:

@@ -21,6 +21,7 @@ MOVED = "#D55E00"
 SMALL = "#009E73"
 SAME = "#5B6770"
 _NOT_VARIED = (Verdict.CONSTANT, Verdict.MISSING)
+_NEAR = 30.0  # times the named move, up to which the axis makes room for those on other sets
 _TICKS = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
 _LEGEND = (
     (MOVED, "full", "moves"),
@@ -77,7 +78,8 @@ def _factor_rows(ax: Axes, factors: Sequence[FactorAttribution], unit: Unit) -> 
             gid=f"groups/{factor.factor}",
         )  # fmt: skip
         drawn.append((position, others))
-        ends += [effect.move.value, effect.move.low, effect.move.high, *groups]
+        near = [move for move in others if abs(move) <= _NEAR * abs(effect.move.value)]
+        ends += [effect.move.value, effect.move.low, effect.move.high, *groups, *near]
     finite = np.asarray(ends)[np.isfinite(ends)]
     limits = (
         min(1.4 * float(finite.min()), -1.7 * margin),
@@ -89,7 +91,7 @@ def _factor_rows(ax: Axes, factors: Sequence[FactorAttribution], unit: Unit) -> 
     ax.axvspan(-margin, margin, color="#E8EEF1", linewidth=0, zorder=0.5, gid="margin")
     ax.axvline(0.0, color="#9AA3AB", linewidth=0.8, zorder=1)
     ax.set_xlim(*limits)
-    ticks = [0.0, margin, *(tick for tick in _TICKS if tick > 1.5 * margin)]
+    ticks = [0.0, margin, *(tick for tick in _TICKS if tick > 2.5 * margin)]
     shown = [t for tick in ticks for t in {tick, -tick} if limits[0] <= t <= limits[1]]
     ax.set_xticks(shown, [f"{tick:g}" for tick in shown])
     ax.set_xticks([], minor=True)

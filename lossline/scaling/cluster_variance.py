@@ -26,7 +26,8 @@ class ClusterVariance:
 
     Attributes:
       variance: its estimate, unbiased if the rows' errors are independent and alike.
-      degrees: Satterthwaite degrees of freedom of that estimate, under the same model.
+      degrees: Satterthwaite degrees of freedom of that estimate, under the same model; with `side`,
+        no more than where the sides have the variances that their residuals show.
       hidden: share of the variance that no residual shows, because single clusters determine the
         coefficient; with a share above about 0.05 the estimate is too small to be used.
     """
@@ -36,7 +37,9 @@ class ClusterVariance:
     hidden: float
 
 
-def cluster_variance(gain: Array, basis: Array, residual: Array, cluster: Array) -> ClusterVariance:
+def cluster_variance(
+    gain: Array, basis: Array, residual: Array, cluster: Array, side: Array | None = None
+) -> ClusterVariance:
     """CR2 of one coefficient of an ordinary least-squares fit.
 
     Args:
@@ -44,23 +47,46 @@ def cluster_variance(gain: Array, basis: Array, residual: Array, cluster: Array)
       basis: (N, r) orthonormal basis of the design's columns.
       residual: (N,) y minus the fit.
       cluster: (N,) integer per row.
+      side: (N,) which of two kinds of clusters the row belongs to, whose variances may differ: a
+        noisy side of few clusters then has the few degrees that Welch's test would give it.
     """
     order = np.argsort(cluster, kind="stable")
     starts = np.flatnonzero(np.diff(cluster[order], prepend=-1))
-    parts = [
-        _clusters(gain[rows], basis[rows], residual[rows])
-        for rows in _of_one_length(np.split(order, starts[1:]))
-    ]
+    lengths = _of_one_length(np.split(order, starts[1:]))
+    parts = [_clusters(gain[rows], basis[rows], residual[rows]) for rows in lengths]
     score, squared, through = (np.concatenate(column) for column in zip(*parts, strict=True))
     gram = np.diag(squared) - through @ through.T
-    trace = float(np.trace(gram))
-    total = float(np.sum(gram**2))
+    degrees = _degrees(gram)
+    if side is not None:
+        first = np.concatenate([rows[:, 0] for rows in lengths])
+        of_side = _variances(score, np.diag(gram), side[first].astype(int))
+        of_row, of_cluster = of_side[side.astype(int)], of_side[side[first].astype(int)]
+        degrees = min(degrees, _degrees(_gram(squared, through, basis, of_row, of_cluster)))
     asked = float(gain @ gain)
     return ClusterVariance(
         variance=float(score @ score),
-        degrees=trace**2 / total if total > 0 else 0.0,
-        hidden=1.0 - trace / asked if asked > 0 else 1.0,
+        degrees=degrees,
+        hidden=1.0 - float(np.trace(gram)) / asked if asked > 0 else 1.0,
     )
+
+
+def _degrees(gram: Array) -> float:
+    total = float(np.sum(gram**2))
+    return float(np.trace(gram)) ** 2 / total if total > 0 else 0.0
+
+
+def _variances(score: Array, expected: Array, side: Array) -> Array:
+    """Per side, the variance of its rows: squared scores of its clusters over what they would be
+    at a variance of 1."""
+    asked = np.bincount(side, weights=expected, minlength=2)
+    return np.bincount(side, weights=score**2, minlength=2) / np.maximum(asked, 1e-300)
+
+
+def _gram(squared: Array, through: Array, basis: Array, of_row: Array, of_cluster: Array) -> Array:
+    """As the Gram matrix of equal variances, with a variance per row."""
+    inner = through @ through.T
+    middle = through @ (basis.T @ (of_row[:, None] * basis)) @ through.T
+    return np.diag(squared * of_cluster) - inner * (of_cluster[:, None] + of_cluster) + middle
 
 
 def _of_one_length(clusters: list[Array]) -> list[Array]:

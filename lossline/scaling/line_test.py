@@ -404,8 +404,11 @@ def _solve(rows: _Rows) -> dict[str, float] | None:
 
 
 def _own_variance(rows: _Rows, solved: _Solved, gain: Array) -> ClusterVariance:
-    cluster = np.concatenate([np.arange(len(rows.weight)), rows.run])
-    return cluster_variance(gain, solved.basis, solved.residual, cluster)
+    count = len(rows.weight)
+    cluster = np.concatenate([np.arange(count), rows.run])
+    d = rows.mean_RxP[:, 0] / np.sqrt(rows.weight)
+    high = d > (d.min() + d.max()) / 2.0
+    return cluster_variance(gain, solved.basis, solved.residual, cluster, high[cluster])
 
 
 def _scatter(rows: _Rows, solved: _Solved) -> tuple[float, float]:

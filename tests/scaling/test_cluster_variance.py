@@ -80,3 +80,22 @@ def test_the_order_of_rows_does_not_matter():
     second = cluster_variance(*fitted(X[order], y[order], cluster[order]))
     assert second.variance == pytest.approx(first.variance)
     assert second.degrees == pytest.approx(first.degrees)
+
+
+def test_with_sides_the_degrees_are_welchs_where_these_are_fewer():
+    random = np.random.default_rng(5)
+    first, second = 4.0 * random.normal(size=3), random.normal(size=9)
+    side = np.repeat([0, 1], [3, 9])
+    X = np.column_stack([side, np.ones(12)])
+    given = fitted(X, np.concatenate([first, second]), np.arange(12))
+    found, even = cluster_variance(*given, side), cluster_variance(*given)
+    parts = np.array([first.var(ddof=1) / 3, second.var(ddof=1) / 9])
+    assert found.degrees == pytest.approx(parts.sum() ** 2 / (parts**2 / [2, 8]).sum())
+    assert found.degrees < even.degrees and found.variance == even.variance
+
+
+def test_pairs_keep_their_degrees_whatever_their_sides():
+    random = np.random.default_rng(6)
+    X = np.column_stack([np.tile([0.0, 1.0], 6), np.kron(np.eye(6), np.ones((2, 1)))])
+    given = fitted(X, random.normal(size=12), np.arange(12))
+    assert cluster_variance(*given, np.tile([0, 1], 6)).degrees == pytest.approx(5.0)

@@ -221,7 +221,8 @@ def _groups(moves: Sequence[GroupMove]) -> str:
     each = and_list([f"by {move.move:+.3f} where it is {move.level}" for move in moves])
     return (
         f"{first.y_set} differs from {first.low_level} to {first.high_level} by an amount (in "
-        f"{UNIT_WORDS[first.unit]}) that depends on {label_of(first.factor)}: {each} ({_corrected(first.p_corrected)})"
+        f"{UNIT_WORDS[first.unit]}) that depends on {label_of(first.factor)}: {each} "
+        f"({_corrected(first.p_corrected)})"
     )
 
 
@@ -334,7 +335,7 @@ def untested_sentence(
             f"Whether {label} alone moves the line cannot be told: it only changes together with "
             f"{label_of(lead)}, where both are tested."
         )
-        return Verdict.CONFOUNDED, text, f"changes with {lead}"
+        return Verdict.CONFOUNDED, text, f"changes with {label_of(lead)}"
     along = plan.changes_along(factor)
     if along:
         names = and_list([label_of(name) for name in along])
@@ -343,7 +344,7 @@ def untested_sentence(
             f"in the runs that are most alike, {names} {'change' if len(along) > 1 else 'changes'} "
             f"with it."
         )
-        return Verdict.CONFOUNDED, text, f"changes with {', '.join(along)}"
+        return Verdict.CONFOUNDED, text, f"changes with {names}"
     text = (
         f"Whether {label} moves the line cannot be told: the runs that differ in it alone have no "
         f"range of loss in common."
