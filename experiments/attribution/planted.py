@@ -123,10 +123,11 @@ def main() -> int:
             names = [name] * arguments.tables
             found = list(pool.map(one_table, names, range(arguments.tables), chunksize=8))
             scores.append(score(name, found))
-            print(f"[{time.monotonic() - started:6.0f} s] {scores[-1]}", flush=True)
+            seconds = time.monotonic() - started
+            print(f"[{seconds:6.0f} s] {scores[-1]}", flush=True)
+            if arguments.out:  # after every design, so that a run that is cut off is of use
+                write(arguments.out, arguments.tables, scores, seconds)
     print(table(scores))
-    if arguments.out:
-        write(arguments.out, arguments.tables, scores, time.monotonic() - started)
     return 0
 
 

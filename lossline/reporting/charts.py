@@ -45,7 +45,7 @@ def attribution_chart(attribution: Attribution, *, units: Sequence[Unit]) -> Fig
         figure = new_figure(PAGE_WIDTH, 0.85 + 0.36 * len(factors))
         axes = figure.subplots(1, len(units), squeeze=False, sharey=True)[0]
         for ax, unit in zip(axes, units, strict=True):
-            _factor_rows(ax, factors, unit)
+            _factor_rows(ax, factors, unit, attribution.alpha)
             ax.set_xlabel(f"move of the line ({unit.words})")
         axes[0].set_yticks(
             range(len(factors)), [label(factor.label.removeprefix("the ")) for factor in factors]
@@ -55,7 +55,7 @@ def attribution_chart(attribution: Attribution, *, units: Sequence[Unit]) -> Fig
     return figure
 
 
-def _factor_rows(ax: Axes, factors: Sequence[FactorAttribution], unit: Unit) -> None:
+def _factor_rows(ax: Axes, factors: Sequence[FactorAttribution], unit: Unit, alpha: float) -> None:
     ax.grid(axis="y", visible=False)
     ax.tick_params(axis="y", length=0)
     ends = [0.0]
@@ -71,7 +71,7 @@ def _factor_rows(ax: Axes, factors: Sequence[FactorAttribution], unit: Unit) -> 
             e.move.value for e in factor.effects if e.unit == unit.value and e.y_set != effect.y_set
         ]
         groups = [group.move for group in factor.by_group if group.unit == unit.value]
-        _effect(ax, position, effect, factor.verdict)
+        _effect(ax, position, effect, _look(effect, factor.verdict, alpha))
         ax.plot(
             groups, [position] * len(groups), linestyle="none", marker="D", markersize=3.6,
             color=MOVED, markeredgecolor="white", markeredgewidth=0.4, zorder=3.2,
@@ -118,15 +118,21 @@ def _other_sets(ax: Axes, row: int, moves: np.ndarray, limits: tuple[float, floa
         )
 
 
-def _look(verdict: Verdict) -> tuple[str, bool]:
-    """Color of a verdict, and whether its dot is filled."""
+def _look(effect: Effect, verdict: Verdict, alpha: float) -> tuple[str, bool]:
+    """Color, and whether the dot is filled: by the verdict, and for a tokenizer, which may move
+    lines in one unit alone, by the effect in this unit."""
+    if effect.factor == "tokenizer":
+        if effect.p_equivalent < alpha:
+            return SMALL, True
+        moved = effect.p_corrected < alpha
+        return (MOVED, effect.noise_from != "borrowed") if moved else (SAME, True)
     if verdict.moving:
         return MOVED, verdict is not Verdict.PROVISIONAL
     return (SMALL if verdict in (Verdict.BELOW, Verdict.NO_MOVE) else SAME), True
 
 
-def _effect(ax: Axes, position: int, effect: Effect, verdict: Verdict) -> None:
-    color, filled = _look(verdict)
+def _effect(ax: Axes, position: int, effect: Effect, look: tuple[str, bool]) -> None:
+    color, filled = look
     ax.plot(
         [effect.move.low, effect.move.high],
         [position, position],
