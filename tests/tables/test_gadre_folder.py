@@ -71,6 +71,7 @@ def test_models_and_evaluations_are_joined_by_the_names_of_their_files(folder):
     assert row.pretraining_data == "c4_original" and row.optimizer == "adamw"
     assert (row.params, row.params_non_embedding, row.tokens) == (4e8, 3.5e8, 2e9)
     assert (row.learning_rate, row.weight_decay, row.flops) == (0.003, 0.033, 6 * 4e8 * 2e9)
+    assert float(table["option.batch_size"].iloc[0]) == 512
     assert row.step == round(2e9 / (512 * 2048))
 
 

@@ -45,6 +45,7 @@ def test_a_folder_of_logs_without_tokens_is_the_published_table(published_data, 
     table = found.table.assign(run_id=found.table.run_id.map(names).astype(expected.run_id.dtype))
     table = table.sort_values(ORDER, ignore_index=True)
     pd.testing.assert_frame_equal(table, expected, check_exact=True)
+    assert set(table.learning_rate) == {0.000973, 0.000779, 0.000614, 0.000515}
     said = [note for note in found.notes if "no tokens; they are counted" in note]
     assert len(said) == 20
     assert sum("(524288 tokens per step)" in note for note in said) == 5

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from lossline.errors import UserError
+from lossline.options.roles import OPTION_PREFIX
 from lossline.tables.chance import CHANCE
 from lossline.tables.frames import row_number
 from lossline.tables.schema import SetKind
@@ -169,6 +170,9 @@ def _models(frame: pd.DataFrame, where: str, *, chance: Mapping[str, float]) -> 
     ):
         if column in frame:
             facts[name] = fact(frame, column, where)
+    if "batch_sequences" in frame:
+        batch = numbers(frame, "batch_sequences", where)
+        facts[OPTION_PREFIX + "batch_size"] = batch.map("{:.10g}".format, na_action="ignore")
     measures = [
         Measure(eval_set=column.removeprefix("loss/"), kind=SetKind.VALIDATION, loss=column)
         for column in frame.columns

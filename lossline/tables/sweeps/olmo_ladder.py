@@ -81,6 +81,7 @@ def _facts(frame: pd.DataFrame, where: str, stated: pd.DataFrame) -> pd.DataFram
         ("tokens", ("tokens", "throughput/total_tokens")),
         (BATCH, (BATCH,)),
         ("params", ("params",)),
+        ("learning_rate", ("learning_rate_peak",)),
     ):
         column = first_of(frame, names)
         if column is not None and name not in stated:
