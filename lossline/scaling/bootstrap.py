@@ -33,6 +33,7 @@ from lossline.scaling.levenberg import descend
 from lossline.scaling.objective import Penalty, Residual
 from lossline.scaling.problems import Prepared, Problem, internal_bounds, prepare, stack
 from lossline.scaling.results import FitResult
+from lossline.scaling.run_order import run_numbers
 from lossline.scaling.solver import FitOptions, finish, fit_many, penalty_rows
 from lossline.scaling.starts import Nodes, nodes, project
 from lossline.seeds import check_seed
@@ -316,8 +317,8 @@ def _nothing(law: Law) -> Array:
 
 
 def _run_numbers(runs: Sequence[Any] | Array | None, data: Prepared) -> Array:
-    """Run of each usable point, numbered by sorted name, so that the order of points cannot
-    matter."""
+    """Run of each usable point, numbered by the runs' data, so that neither the order of points nor
+    the names of runs can matter."""
     if runs is None:
         return np.arange(data.n)
     names = np.asarray(runs)
@@ -325,7 +326,7 @@ def _run_numbers(runs: Sequence[Any] | Array | None, data: Prepared) -> Array:
         raise UserError(
             f"runs must name the run of each of the {data.given} points, one name per point"
         )
-    return np.unique(names[data.order].astype(str), return_inverse=True)[1].ravel()
+    return run_numbers(names[data.order], *data.columns, data.target)
 
 
 def _resample(run: Array, count: int, resamples: int, resampling: Resampling, seed: int) -> Array:

@@ -10,6 +10,7 @@ from lossline.scaling.bootstrap import Band, Resampling, bootstrap
 from lossline.scaling.compute_laws import Chinchilla
 from lossline.scaling.laws import OffsetPowerLaw, ShiftedPowerLaw
 from lossline.scaling.objective import LEAST_SQUARES, Objective
+from lossline.scaling.run_order import run_numbers
 from lossline.scaling.solver import FitOptions
 from tests.scaling.planted_laws import EXAMPLES
 
@@ -61,7 +62,7 @@ def test_the_order_of_points_and_the_names_of_runs_cannot_matter():
         ShiftedPowerLaw(),
         {"x": inputs["x"][order]},
         target[order],
-        runs=[f"run {r}" for r in run[order]],
+        runs=[f"run {(5 * r + 1) % 6}" for r in run[order]],
         resamples=40,
         seed=3,
     )
@@ -80,7 +81,8 @@ def test_resamples_are_fits_of_the_resampled_runs():
     )
     assert len(result.samples) == 6
     order = np.lexsort([target, inputs["x"]])
-    weights = _resample(run[order], 9, 6, Resampling.DRAW, 0)
+    number = run_numbers(run[order], inputs["x"][order], target[order])
+    weights = _resample(number, 9, 6, Resampling.DRAW, 0)
     for sample, weight in zip(result.samples, weights, strict=True):
         # Bounds are those of all the data, whatever was drawn.
         alone = fit(
