@@ -7,7 +7,7 @@ autocorrelated, fits each sweep with `fit_line`, and counts how often `Line.band
 line at the lowest x, in the middle of the range and at the highest x. Prints one table and writes
 bands.json. 400 sweeps per cell: a share of 90% is uncertain by 3 points (95% interval). Takes about
 ten minutes on two cores; `--sweeps 100` takes a quarter of it, `--shape`, `--noise` and `--runs`
-choose cells.
+choose cells. README.md has the result.
 """
 
 from __future__ import annotations
@@ -129,6 +129,23 @@ def cell(names: tuple[str, str, int, int], sweeps: int) -> dict[str, object]:
     return found
 
 
+def as_markdown(found: list[dict[str, object]], what: str) -> str:
+    """A table of the cells: noise, runs and checkpoints by shape."""
+    digits = 0 if what == "held" else 1
+    frame = pd.DataFrame(found)
+    frame["cell"] = [
+        " ".join(f"{row[f'{what} {place}']:.{digits}f}" for place in PLACES)
+        for _, row in frame.iterrows()
+    ]
+    where = ["noise", "runs", "checkpoints"]
+    shapes = [shape for shape in SHAPES if shape in set(frame["shape"])]
+    table = frame.set_index([*where, "shape"])["cell"].unstack("shape")[shapes].reset_index()
+    table = table.sort_values(["noise", "checkpoints", "runs"], ascending=[False, False, True])
+    lines = [" | ".join(map(str, row)) for row in table.itertuples(index=False)]
+    header = [" | ".join(table.columns), "|".join(["---"] * len(table.columns))]
+    return "\n".join(f"| {line} |" for line in (*header, *lines))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -149,11 +166,12 @@ def main() -> None:
     with ProcessPoolExecutor(max_workers=os.cpu_count()) as pool:
         found = list(pool.map(cell, cells, [options.sweeps] * len(cells)))
     options.out.mkdir(parents=True, exist_ok=True)
-    table = pd.DataFrame(found)
     (options.out / "bands.json").write_text(
         json.dumps({"level": LEVEL, "sweeps": options.sweeps, "cells": found}, indent=1) + "\n"
     )
-    print(table.to_string(index=False, float_format="%.1f"))
+    for what in ("held", "width"):
+        print(f"\n{what} at the low end, in the middle, at the high end, percent\n")
+        print(as_markdown(found, what))
 
 
 if __name__ == "__main__":

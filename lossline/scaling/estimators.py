@@ -10,21 +10,27 @@ returns the law at the mean shape. Three things make it sharp:
 - points of low loss count more, because that is the end that gets extrapolated;
 - a term in ln(D/N) takes up what a run's allocation of compute adds to its place on the line, where
   many runs show it (two runs of equal loss on A differ on B if one was starved of data);
-- the noise variance is integrated out, and the sample counts for what it is worth: residuals of
-  checkpoints of one run agree.
+- the noise variance is integrated out, and what the checkpoints of a run share of their errors is
+  taken out first (`run_errors`): how a line bends is told within runs, where it lies by the runs.
 
 The grid makes it deterministic and independent of starts and of the order of points, and cheap
-enough to repeat for hundreds of reweightings of the runs, from which the bands come. What it was
-chosen against, and how, stands in experiments/published/README.md.
+enough to repeat for hundreds of reweightings of the runs, from which the bands come. The draws lean
+to no shape: the prior that makes the one line predict well would pull all of them to one side of a
+line that bends sharply. What it was chosen against, and how, stands in
+experiments/published/README.md; how often bands hold planted lines in experiments/lines/README.md.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
+import operator
+from collections.abc import Iterable
 
 import numpy as np
 
 from lossline.errors import UserError
+from lossline.scaling.run_errors import RunErrors, few_runs, shared_part, worth
 
 __all__ = [
     "PARAMETERS",
@@ -39,9 +45,10 @@ __all__ = [
 
 Array = np.ndarray
 
-# Shares of min x at which E_x is tried, and exponents. Beyond 0.9 the line would plunge right
-# behind the last run: no sweep came so near to its irreducible loss that it could show this.
-_SHARES = np.linspace(0.0, 0.9, 14)
+# Shares of min x at which E_x is tried, and exponents. The last tenth is even in the logarithm of
+# what is left of min x: a line may bend right in front of its lowest point.
+_NEAREST = 0.998
+_SHARES = np.append(np.linspace(0.0, 0.9, 14), 1 - np.geomspace(0.1, 1 - _NEAREST, 5)[1:])
 _LOG_KAPPA = np.linspace(np.log(0.2), np.log(4.0), 25)
 # Refinements of the grid, and the number of nodes over which the posterior should be spread.
 _REFINEMENTS = 3
@@ -50,6 +57,9 @@ _ENOUGH_NODES = 12.0
 # no more than this share of ln(D/N). Along one run it explains all.
 _RUNS_FOR_ALLOCATION = 8
 _EXPLAINED_ALLOCATION = 0.5
+# Of E_x / min x, for the draws: a Beta distribution that is uniform in sqrt(1 - E_x / min x). Even
+# in E_x itself, lines of E_x near min x would be too rare for bands to hold such a line.
+_SHARE_OF_DRAWS = (1.0, 0.5)
 # Weights toward low loss leave a sample of at least this many points' worth, if it has them.
 _POINTS_TO_KEEP = 20.0
 PARAMETERS = ("K", "kappa", "E_x", "E_y", "gamma", "tilt")
@@ -109,15 +119,14 @@ class Estimate:
 
     Attributes:
       parameters: (6,) K, kappa, E_x, E_y, gamma, tilt of the law in `curve`.
-      draws: (S, 6) the same for S reweightings of the runs, each at a shape of its posterior.
+      draws: (S, 6) the same for S reweightings of the runs, each at a shape of its posterior, as
+        far off as so few runs can be wrong (`run_errors.few_runs`).
       scatter: relative standard deviation of y about the law, degrees of freedom taken off.
-      effective: points that the sample is worth.
     """
 
     parameters: Array
     draws: Array
     scatter: float
-    effective: float
 
 
 def curve(parameters_Px6: Array, x: Array, allocation: Array | float = 0.0) -> Array:
@@ -140,23 +149,22 @@ def estimate(
     """Fits the law to M points of at least three distinct x; E_x and E_y may be given."""
     grid = _Grid(points, prior, E_x, E_y)
     once = np.ones((1, len(points.x)))
-    effective = grid.worth
-    # The residuals say what the sample is worth, and that says how sharp the likelihood is.
-    for _ in range(2):
-        parameters = grid.mean_shape(once, effective)[0]
-        residual = points.y / curve(parameters[None], points.x, grid.allocation)[0] - 1
-        effective = max(grid.worth * _independence(residual, points.run), 1.0)
-    left = max(effective - grid.degrees, 1.0)
+    parameters = grid.mean_shape(once)[0]
+    if points.n_runs < len(points.x):
+        grid.take_out(points.y / grid.curve(parameters) - 1)
+        parameters = grid.mean_shape(once)[0]
+    residual = points.y / grid.curve(parameters) - 1
     spread = np.sum(grid.weight * residual**2) / np.sum(grid.weight)
+    independent = worth(grid.weight, points.run, grid.errors.shared)
+    left = max(independent - grid.degrees, 1.0)
     draws = np.empty((0, len(PARAMETERS)))
     if resamples and points.n_runs > 1:
         random = np.random.default_rng(seed)
-        draws = grid.drawn_shape(_run_weights(points, resamples, random), effective, random)
+        draws = grid.drawn_shape(_run_weights(points, resamples, random), random)
     return Estimate(
         parameters=parameters,
         draws=draws,
-        scatter=float(np.sqrt(spread * max(effective / left, 1.0))),
-        effective=effective,
+        scatter=float(np.sqrt(spread * max(independent / left, 1.0))),
     )
 
 
@@ -169,31 +177,13 @@ def _run_weights(points: Points, resamples: int, random: np.random.Generator) ->
     return shares[:, points.run]
 
 
-def _independence(residual: Array, run: Array) -> float:
-    """1 / (1 + (m - 1) rho), rho the intraclass correlation of residuals within runs of m points
-    (Kish 1965)."""
-    n, count = len(residual), np.bincount(run)
-    if len(count) < 2 or n == len(count):
-        return 1.0
-    mean = np.bincount(run, residual) / count
-    within = np.sum((residual - mean[run]) ** 2) / (n - len(count))
-    size = (n - np.sum(count**2) / n) / (len(count) - 1)
-    between = np.sum(count * (mean - residual.mean()) ** 2) / (len(count) - 1)
-    above = max(between - within, 0.0)
-    rho = above / (above + size * within) if above + size * within > 0 else 0.0
-    return float(max(1 / (1 + (size - 1) * rho), len(count) / n))
-
-
-def _worth(weight: Array) -> float:
-    """Equal weights that say as much as these (Kish 1965)."""
-    return float(np.sum(weight) ** 2 / np.sum(weight**2))
-
-
-def _nearness(x: Array, power: float) -> Array:
-    """(x / min x)^-power, with a smaller power where few points would be left to speak; mean 1."""
+def _nearness(x: Array, power: float, run: Array, shared: float) -> Array:
+    """(x / min x)^-power, with a smaller power where few independent points would be left to speak;
+    mean 1."""
+    enough = min(_POINTS_TO_KEEP, 0.99 * worth(np.ones_like(x), run, shared))
     for share in np.linspace(1.0, 0.0, 25):
         weight = (x / x.min()) ** (-power * share)
-        if _worth(weight) >= min(_POINTS_TO_KEEP, 0.99 * len(x)):
+        if worth(weight, run, shared) >= enough:
             break
     return weight / weight.mean()
 
@@ -205,14 +195,19 @@ def _size_of_y(x: Array, y: Array, weight: Array) -> Array:
     return np.exp(height + slope * x)
 
 
+def _sum(parts: Iterable[Array]) -> Array | float:
+    """0 where there are none."""
+    return functools.reduce(operator.add, parts, 0.0)
+
+
 def _zoom(axis: Array, probability: Array) -> Array:
-    """As many nodes over the part of the axis that is not improbable, and one node to either
-    side."""
+    """As many nodes, spaced like these, over the part of the axis that is not improbable, and one
+    node to either side."""
     if len(axis) == 1:
         return axis
     inside = np.flatnonzero(probability > 1e-3 * probability.max())
     low, high = max(inside[0] - 1, 0), min(inside[-1] + 1, len(axis) - 1)
-    return np.linspace(axis[low], axis[high], len(axis))
+    return np.interp(np.linspace(low, high, len(axis)), np.arange(len(axis)), axis)
 
 
 def _tells_allocation(points: Points) -> bool:
@@ -236,35 +231,49 @@ class _Grid:
         used = prior.allocation > 0 and _tells_allocation(points)
         self.allocation = points.allocation if used else np.zeros_like(points.x)
         self.used = used
-        self.weight = _nearness(self.x, prior.nearness)
-        self.relative = self.weight / _size_of_y(self.x, self.y, self.weight) ** 2
-        self.worth = _worth(self.weight)
+        # Before there is a line: residuals of a parabola tell errors that a run's points share.
+        smooth = np.polyval(np.polyfit(self.x, np.log(self.y), 2), self.x)
+        shared = shared_part(np.log(self.y) - smooth, points.run)
+        self.errors = RunErrors(run=points.run, shared=shared)
+        self.weight = _nearness(self.x, prior.nearness, points.run, shared)
+        self.size = _size_of_y(self.x, self.y, self.weight)
         self.degrees = 2 + int(E_x is None) + int(E_y is None) + 2 * int(used) - 1
         self._set_nodes(_SHARES if E_x is None else np.array([E_x / self.low]), _LOG_KAPPA)
         self._refine()
 
+    def curve(self, parameters: Array) -> Array:
+        """The law (M,) at the points."""
+        return curve(parameters[None], self.x, self.allocation)[0]
+
+    def take_out(self, residual: Array) -> None:
+        """Takes the errors that runs share from the relative residuals (M,) of a fit."""
+        run = self.errors.run
+        self.errors = RunErrors(run=run, shared=shared_part(residual, run))
+
     def _set_nodes(self, shares: Array, log_kappas: Array) -> None:
-        """Takes all combinations as the grid, and the prior's log density, with the cells' sizes,
-        there."""
+        """Takes all combinations as the grid."""
         self.axes = (shares, log_kappas)
         share, log_kappa = np.meshgrid(shares, log_kappas, indexing="ij")
         self.share, self.log_kappa = share.ravel(), log_kappa.ravel()
+        cell = np.gradient(shares) if len(shares) > 1 else np.zeros(1)
+        self.cell = np.repeat(cell, len(log_kappas))
+
+    def _log_prior(self, share: tuple[float, float]) -> Array:
+        """Log density (G,) of the shapes, with the cells' sizes, for a Beta distribution of E_x /
+        min x."""
         z = (self.log_kappa - np.log(self.prior.kappa)) / self.prior.log_kappa
-        self.log_prior = -0.5 * z**2
-        self.cell = np.zeros(len(shares))
-        if len(shares) > 1:
-            (a, b), inside = self.prior.share, np.clip(shares, 0.005, 0.995)
-            self.cell = np.gradient(shares)
-            density = (a - 1) * np.log(inside) + (b - 1) * np.log1p(-inside) + np.log(self.cell)
-            self.log_prior += np.repeat(density, len(log_kappas))
-        self.cell = np.repeat(self.cell, len(log_kappas))
+        if not np.any(self.cell):
+            return -0.5 * z**2
+        (a, b), inside = share, np.clip(self.share, 0.005, _NEAREST)
+        density = (a - 1) * np.log(inside) + (b - 1) * np.log1p(-inside)
+        return density + np.log(self.cell) - 0.5 * z**2
 
     def _refine(self) -> None:
         """Shrinks the grid to where the posterior is, while that is only a few nodes wide."""
         once = np.ones((1, len(self.x)))
         ridge = self._ridge(once)
         for _ in range(_REFINEMENTS):
-            probability = self._posterior(once, self.worth, ridge)[:, 0]
+            probability = self._posterior(once, ridge, _SHARE_OF_DRAWS)[:, 0]
             if 1 / np.sum(probability**2) > _ENOUGH_NODES:
                 return
             table = probability.reshape(len(self.axes[0]), len(self.axes[1]))
@@ -288,35 +297,45 @@ class _Grid:
         power *= np.exp(log_kappa)[:, None]
         return np.exp(power, out=power)
 
+    def _white(self, rows: Array) -> Array:
+        """Rows (..., M) relative to the size of y, without what runs share of their errors."""
+        return self.errors.taken_out(rows / self.size)
+
     def _solve(
         self, z: Array, weights: Array, ridge: Array, *, paired: bool = False
-    ) -> tuple[Array, Array, Array]:
+    ) -> tuple[Array, Array, list[Array]]:
         """Weighted least squares of y on z (G, M) and the rest, for weightings (S, M): objective
-        (G, S), coefficient of z (G, S), of the rest (G, S, Q).
+        (G, S), coefficient of z (G, S), and of each of the rest (G, S).
 
         ``paired``: z has one row per weighting, and G is left out of the shapes.
         """
-        w, y, rows = weights * self.relative, self.y - (self.E_y or 0.0), self._rest()
+        w, z = weights * self.weight, self._white(z)
+        y, rows = self._white(self.y - (self.E_y or 0.0)), self._white(self._rest())
 
         def product(columns: Array) -> Array:
             return np.sum(columns * w, axis=-1) if paired else columns @ w.T
 
-        gram = np.einsum("sm,pm,qm->spq", w, rows, rows)
-        diagonal = np.arange(len(rows))
-        gram[:, diagonal, diagonal] += ridge + 1e-12 * np.einsum("sm,pm->sp", w, rows**2)
-        inverse = np.linalg.inv(gram) if len(rows) else gram
-        zb = np.stack([product(z * row) for row in rows] or [np.empty(0)], axis=-1)
-        zb = zb if len(rows) else np.zeros((*product(z).shape, 0))
-        by = np.einsum("sm,qm->sq", w * y, rows)
-        by_inverse = np.einsum("sq,sqp->sp", by, inverse)
-        zb_inverse = np.einsum("...sq,sqp->...sp", zb, inverse)
-        zz = product(z**2) - np.sum(zb_inverse * zb, axis=-1)
-        zy = product(z * y) - np.sum(zb_inverse * by, axis=-1)
+        count = len(rows)
+        gram = (w @ (rows[:, None] * rows).reshape(count**2, len(self.x)).T).reshape(
+            len(w), count, count
+        )
+        diagonal = np.arange(count)
+        gram[:, diagonal, diagonal] += ridge + 1e-12 * gram[:, diagonal, diagonal]
+        inverse = np.linalg.inv(gram) if count else gram
+        by = (w * y) @ rows.T
+        by_inverse = np.einsum("sq,sqp->ps", by, inverse)
+        # Coefficients stand in front: sums over two or three of them are sums of large arrays.
+        zb = [product(z * row) for row in rows]
+        zb_inverse = [_sum(one * part for one, part in zip(zb, column.T, strict=True))
+                      for column in np.moveaxis(inverse, 2, 0)]  # fmt: skip
+        zz = product(z**2) - _sum(one * two for one, two in zip(zb, zb_inverse, strict=True))
+        zy = product(z * y) - _sum(one * part for one, part in zip(zb_inverse, by.T, strict=True))
         yy = w @ y**2
-        left = yy - np.sum(by_inverse * by, axis=-1)
+        left = yy - np.sum(by_inverse * by.T, axis=0)
         K = np.maximum(zy, 0.0) / np.maximum(zz, 1e-300)
-        objective = left - 2 * K * zy + K**2 * zz
-        return np.maximum(objective, 1e-14 * yy), K, by_inverse - K[..., None] * zb_inverse
+        objective = np.maximum(left - K * zy, 1e-14 * yy)
+        rest = [one - K * two for one, two in zip(by_inverse, zb_inverse, strict=True)]
+        return objective, K, rest
 
     def _ridge(self, weights: Array) -> Array:
         """Precision (S, Q) of the rest's coefficients: noise variance over prior variance."""
@@ -325,19 +344,21 @@ class _Grid:
         if self.used:
             straight = self._power(np.array([0.5 * self.low]), np.zeros(1))
             noise = self._solve(straight, weights, ridge)[0][0] / max(len(self.x) - 5, 1)
+            # All of it: errors that drift along a run look like an effect of its D/N.
+            noise = noise / (1 - self.errors.shared)
             scale = self.prior.allocation * np.median(self.y)
             ridge[:, -2] = noise / scale**2
             ridge[:, -1] = noise / (3 * scale) ** 2
         return ridge
 
-    def _posterior(self, weights: Array, effective: float, ridge: Array) -> Array:
+    def _posterior(self, weights: Array, ridge: Array, share: tuple[float, float]) -> Array:
         """Probability (G, S) of each shape; E_y < 0 is impossible unless nothing else is left."""
         z = self._power(self.share * self.low, self.log_kappa)
         objective, _, coefficients = self._solve(z, weights, ridge)
-        exponent = max(effective - self.degrees, 1.0) / 2
-        log = self.log_prior[:, None] - exponent * np.log(objective / objective.min(axis=0))
+        exponent = max(worth(self.weight, self.errors.run) - self.degrees, 1.0) / 2
+        log = self._log_prior(share)[:, None] - exponent * np.log(objective / objective.min(axis=0))
         if self.E_y is None:
-            possible = coefficients[..., 0] >= 0
+            possible = coefficients[0] >= 0
             log = np.where(possible | ~possible.any(axis=0), log, -np.inf)
         probability = np.exp(log - log.max(axis=0))
         return probability / probability.sum(axis=0)
@@ -349,27 +370,31 @@ class _Grid:
         kappa = np.exp(log_kappa)
         out = np.zeros((len(weights), len(PARAMETERS)))
         out[:, 0], out[:, 1], out[:, 2] = K * (self.middle - E_x) ** -kappa, kappa, E_x
-        out[:, 3] = rest[:, 0] if self.E_y is None else self.E_y
+        out[:, 3] = rest[0] if self.E_y is None else self.E_y
         if self.used:
-            out[:, 4], out[:, 5] = rest[:, -2] - rest[:, -1], rest[:, -1] / self.low
+            out[:, 4], out[:, 5] = rest[-2] - rest[-1], rest[-1] / self.low
         return out
 
-    def mean_shape(self, weights: Array, effective: float) -> Array:
+    def mean_shape(self, weights: Array) -> Array:
         """The law (S, 6) at the posterior mean of E_x and ln kappa."""
         ridge = self._ridge(weights)
-        probability = self._posterior(weights, effective, ridge)
+        probability = self._posterior(weights, ridge, self.prior.share)
         E_x = self.low * (self.share @ probability)
         return self._laws(E_x, self.log_kappa @ probability, weights, ridge)
 
-    def drawn_shape(self, weights: Array, effective: float, random: np.random.Generator) -> Array:
-        """The law (S, 6) at one shape drawn from each weighting's posterior."""
+    def drawn_shape(self, weights: Array, random: np.random.Generator) -> Array:
+        """The law (S, 6) at one shape drawn from each weighting's posterior; the reweighting moves
+        it as far as so few runs can be wrong."""
         ridge = self._ridge(weights)
-        cumulative = np.cumsum(self._posterior(weights, effective, ridge), axis=0)
+        cumulative = np.cumsum(self._posterior(weights, ridge, _SHARE_OF_DRAWS), axis=0)
         pick = np.argmax(cumulative >= random.random(len(weights)) * cumulative[-1], axis=0)
         off = random.uniform(-0.5, 0.5, (2, len(weights)))
         share = self.share[pick] + off[0] * self.cell[pick]
         if np.any(self.cell):
-            share = np.clip(share, 0.0, _SHARES[-1])
+            share = np.clip(share, 0.0, _NEAREST)
         step = self.axes[1][1] - self.axes[1][0]
-        log_kappa = self.log_kappa[pick] + off[1] * step
-        return self._laws(self.low * share, log_kappa, weights, ridge)
+        shape = self.low * share, self.log_kappa[pick] + off[1] * step
+        once = np.ones_like(weights)
+        middle = self._laws(*shape, once, self._ridge(once))
+        widen = few_runs(int(self.errors.run.max()) + 1, len(weights), random)
+        return middle + widen[:, None] * (self._laws(*shape, weights, ridge) - middle)

@@ -56,6 +56,11 @@ Array = np.ndarray
 NO_PARTNER = "no checkpoints of equal N and D, and none of one at the other's compute"
 
 
+# Up to so many runs, a band wider than this share of the line's rise over its points is told of.
+_FEW_RUNS = 3
+_USELESS = 0.25
+
+
 class Irreducible(enum.StrEnum):
     """Where E_x and E_y come from."""
 
@@ -106,13 +111,15 @@ class Line:
         a term (`estimators.curve`); or empty.
       tokens_per_param: D/N at which the line is drawn, the median of the runs; NaN without a term.
       status: CONVERGED; UNDERDETERMINED: the data cannot say where the line runs.
+      message: why there is no line, or what a band of so few runs is worth; else empty.
       r2: of the line in loss space; r2_linear: of a straight line through the same points.
       n_runs, n_points, left_out: runs and pairs fitted, checkpoints without partner.
       pairing: how x met y; irreducible: where E_x and E_y come from.
       x_range, y_range: spans of the fitted points.
       scatter: relative standard deviation of y about the line, of the runs fitted.
       doubt: what makes intervals out of draws and scatter, by kind of line.
-      draws: (S, 6) parameters over reweightings of the runs; bands hold a share of them.
+      draws: (S, 6) parameters over reweightings of the runs, as far off as so few runs can be
+        wrong; bands hold a share of them.
       heldout_error: mean |relative error| on the runs of largest compute when they are left out.
     """
 
@@ -168,8 +175,12 @@ class Line:
     def band(
         self, x: Any, level: float = 0.9, *, tokens_per_param: Any = None
     ) -> tuple[Array, Array]:
-        """Interval of the line itself at x (any shape), as far below as above it, in ratio; NaN
-        where there are no draws."""
+        """Interval of the line itself at x (any shape), as far below as above it, in ratio.
+
+        Holds planted lines as often as `level` says from two runs on (experiments/lines/README.md);
+        of two or three runs it is wide, for they hardly show how far runs lie apart. NaN where
+        there are no draws: without resamples, or of one run.
+        """
         return self._interval(x, level, tokens_per_param, noise=False)
 
     def interval(
@@ -191,9 +202,7 @@ class Line:
         inside = np.clip(x, *self.x_range)
         at_end = self._deviations(inside, tokens_per_param)
         fan = self._deviations(x, tokens_per_param) - at_end
-        # Residuals of few runs are smaller than their errors: the usual cluster correction.
-        widen = math.sqrt(self.n_runs / (self.n_runs - 1))
-        y_SxM = center.ravel() + widen * (at_end + self.doubt.fan_of(self.n_runs) * fan)
+        y_SxM = center.ravel() + at_end + self.doubt.fan_of(self.n_runs) * fan
         if noise:
             noise_S, form_S = _normal_samples(len(self.draws))
             beyond = (self.predict(x) - self.predict(inside)).ravel()
@@ -383,9 +392,13 @@ def irreducible_by_law(pairs: Pairs, loss: Array, axis: str) -> float:
 def _fitted(
     base: Line, pairs: Pairs, options: LineOptions, E_x: float | None, E_y: float | None
 ) -> Line:
-    _, run = np.unique(pairs.runs, return_inverse=True)
     reference = float(np.exp(np.median(pairs.allocation)))
-    points = Points(x=pairs.x, y=pairs.y, run=run, allocation=pairs.allocation - np.log(reference))
+    points = Points(
+        x=pairs.x,
+        y=pairs.y,
+        run=pairs.run_numbers,
+        allocation=pairs.allocation - np.log(reference),
+    )
     task = base.kind is LineKind.VALIDATION_TO_TASK or base.kind is LineKind.TRAIN_TO_TASK
     prior = options.task_prior if task else options.prior
     found = estimate(
@@ -409,7 +422,29 @@ def _fitted(
     predicted = line.predict(pairs.x, tokens_per_param=pairs.tokens / pairs.params)
     doubt = _doubt(line)
     status = Status.UNDERDETERMINED if doubt else Status.CONVERGED
-    return dataclasses.replace(line, r2=r_squared(pairs.y, predicted), status=status, message=doubt)
+    return dataclasses.replace(
+        line,
+        r2=r_squared(pairs.y, predicted),
+        status=status,
+        message=doubt or _few_runs(line),
+    )
+
+
+def _few_runs(line: Line) -> str:
+    """What the band of a line of few runs is worth, or an empty string."""
+    if line.n_runs == 1:
+        return "1 run: no band, since one run does not show how far runs lie apart; train another"
+    ends = np.array(line.x_range)
+    if line.n_runs > _FEW_RUNS or not len(line.draws):
+        return ""
+    low, high = line.band(np.linspace(ends[0], ends[1], 9))
+    share = float(np.median(high - low)) / abs(float(np.diff(line.predict(ends))[0]))
+    if share < _USELESS:
+        return ""
+    return (
+        f"{line.n_runs} runs: the 90% band is {share:.0%} as wide as the line rises, since so few "
+        "hardly show how far runs lie apart; train more"
+    )
 
 
 def _doubt(line: Line) -> str:
