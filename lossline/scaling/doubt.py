@@ -3,9 +3,9 @@
 An interval adds three things: how the line moves when runs are reweighed, the runs' scatter about
 it, and a share of the part of y that is extrapolated, because no law holds exactly. Left as they
 come, these do not add up to 90% on runs that were held out: lines that are reweighed and drawn from
-a posterior fan out too far beyond the points, and new runs, larger ones above all, scatter more
-than those fitted. The factors below were set once for all by nested hold-out over compute on
-published sweeps; experiments/published/README.md has the table.
+a posterior that leans to no shape fan out too far beyond the points, and new runs, larger ones
+above all, scatter more than those fitted. The factors below were set once for all by nested
+hold-out over compute on published sweeps; experiments/published/README.md has the table.
 """
 
 from __future__ import annotations
@@ -17,8 +17,10 @@ from lossline.scaling.specimens import LineKind
 
 __all__ = ["Doubt", "doubt_of"]
 
-# Lines of few runs fan out no further than they should; those of three iso-FLOP budgets or more do.
+# Lines of few runs fan out little further than they should; those of three iso-FLOP budgets or more
+# do.
 _FEW_RUNS, _MANY_RUNS = 8, 24
+_FAN_OF_FEW = 0.7
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -32,7 +34,7 @@ class Doubt:
       form: standard deviation of the extrapolated part of y, relative to that part.
     """
 
-    fan: float = 0.7
+    fan: float = 0.25
     scatter: float = 1.5
     form: float = 0.05
 
@@ -41,16 +43,16 @@ class Doubt:
             raise UserError("Doubt: fan, scatter and form must not be negative")
 
     def fan_of(self, runs: int) -> float:
-        """The factor for a line of so many runs: 1 up to 8 of them, `fan` from 24 on, linear
+        """The factor for a line of so many runs: 0.7 up to 8 of them, `fan` from 24 on, linear
         between."""
         share = min(max((runs - _FEW_RUNS) / (_MANY_RUNS - _FEW_RUNS), 0.0), 1.0)
-        return 1.0 + share * (self.fan - 1.0)
+        return _FAN_OF_FEW + share * (self.fan - _FAN_OF_FEW)
 
 
 _TEXT = Doubt()
 # Both axes are measured alike, each on its own training set: these lines hold best.
-_TRAIN = Doubt(fan=0.35, scatter=1.5, form=0.025)
-_TASK = Doubt(fan=1.0, scatter=1.25, form=0.14)
+_TRAIN = Doubt(fan=0.1, scatter=1.5, form=0.025)
+_TASK = Doubt(fan=0.85, scatter=1.25, form=0.14)
 _BY_KIND = {
     LineKind.TRAIN_TO_TRAIN: _TRAIN,
     LineKind.TRAIN_TO_TASK: _TASK,
