@@ -72,7 +72,8 @@ class Prior:
 
     Attributes:
       kappa: center of kappa; log_kappa: standard deviation of ln kappa about ln of it.
-      share: (a, b) of a Beta distribution of E_x / min x.
+      share: (a, b) of a Beta distribution of E_x / min x, for the line; draws for bands lean to no
+        E_x.
       nearness: points weigh (x / min x)^-nearness, or less steeply where these are few.
       allocation: standard deviation of the relative move of y per e-fold of D/N at equal x; its
         change with x has three times that per doubling of x. 0 leaves both out.

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.special import ndtri
+from scipy.special import ndtri, stdtrit
 
 from lossline.errors import UserError
 from lossline.scaling.compute_laws import Kaplan
@@ -206,7 +206,7 @@ class Line:
         if noise:
             noise_S, form_S = _normal_samples(len(self.draws))
             beyond = (self.predict(x) - self.predict(inside)).ravel()
-            scatter = self.doubt.scatter * self.scatter
+            scatter = max(self.doubt.scatter, _tails(self.n_runs, level)) * self.scatter
             y_SxM = y_SxM + noise_S[:, None] * scatter * center.ravel()
             y_SxM = y_SxM + form_S[:, None] * self.doubt.form * beyond
         # About the line, not about the middle of the draws: the line at the mean shape predicts
@@ -235,6 +235,13 @@ class Line:
 
 def _words(facts: Mapping[str, Any]) -> str:
     return ", ".join(str(value) for value in facts.values() if value is not None)
+
+
+def _tails(runs: int, level: float) -> float:
+    """How much further Student's t of R - 1 degrees of freedom reaches than a normal error: R runs
+    show no better how far runs lie apart."""
+    upper = (1 + level) / 2
+    return float(stdtrit(runs - 1, upper) / ndtri(upper))
 
 
 @functools.lru_cache(maxsize=8)

@@ -93,6 +93,19 @@ def test_bands_hold_the_truth_though_runs_err_as_a_whole(sizes):
     assert np.mean(held) >= np.mean(inside)
 
 
+@pytest.mark.parametrize("runs", [2, 4])
+def test_intervals_hold_one_more_run_though_few_were_fitted(experiment, runs):
+    bands = experiment("bands")
+    shape, noise, held = bands.SHAPES["straight"], bands.NOISES["high"], []
+    at = np.array([shape.x[0], np.mean(shape.x), shape.x[1]])
+    for seed in range(60):
+        low, high = fit_line(bands.sweep(shape, noise, runs, 6, seed)).interval(at)
+        error = np.random.default_rng(1000 + seed).standard_normal(3)
+        new = shape.y(at) * np.exp(np.hypot(noise.run, noise.checkpoint) * error)
+        held.append((low <= new) & (new <= high))
+    assert np.mean(held) >= 0.87  # of 180, standard error 2.5 points
+
+
 @pytest.mark.parametrize(("runs", "checkpoints"), [(4, 6), (8, 6), (12, 1)])
 def test_bands_hold_a_line_that_bends_right_in_front_of_its_points(experiment, runs, checkpoints):
     """E_x = 2, kappa = 0.5, lowest x 2.1; the whole table: experiments/lines."""
