@@ -58,6 +58,7 @@ def test_lines(results, again):
     for line in results.lines:
         other = others[LEVELS[line.group["architecture"]], line.y_set]
         assert (line.parameters, line.scatter) == (other.parameters, other.scatter)
+        np.testing.assert_array_equal(line.draws, other.draws)
 
 
 def test_predictions_of_runs_held_out(results, again):

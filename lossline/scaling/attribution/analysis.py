@@ -15,7 +15,7 @@ from lossline.scaling.attribution.contrasts import Contrast, Kind, contrasts_of,
 from lossline.scaling.attribution.matched import Losses, Matched
 from lossline.scaling.attribution.options import AttributionOptions, margin_of
 from lossline.scaling.line_test import line_scatter
-from lossline.scaling.matching import Design, MatchedGroup, design
+from lossline.scaling.matching import Design, MatchedGroup
 from lossline.scaling.nested import Shares, nested_shares
 from lossline.tables.frames import nearest_name, nearest_names
 from lossline.tables.schema import OWN_SET, SetKind
@@ -23,7 +23,7 @@ from lossline.tables.schema import OWN_SET, SetKind
 __all__ = ["UNITS", "Analysis", "analyse", "losses_on", "neutral_set"]
 
 UNITS = ("loss", "bits_per_byte")
-_MAIN_SHARE = 0.8  # of the level, for the levels of factors
+_MAIN_SHARE = 0.5  # of the level, for the levels of factors
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -37,35 +37,49 @@ class Analysis:
 
     plan: Design
     x_set: str = ""
-    factors: tuple[str, ...] = ()
+    matched: tuple[Matched, ...] = ()
     contrasts: tuple[Contrast, ...] = ()
     shares: Mapping[tuple[str, str, str], Shares] = dataclasses.field(default_factory=dict)
     margins: Mapping[tuple[str, str], float] = dataclasses.field(default_factory=dict)
     message: str = ""
 
+    @property
+    def factors(self) -> tuple[str, ...]:
+        """Those that could be tested."""
+        return tuple(each.factor for each in self.matched)
+
     def of(self, factor: str) -> list[Contrast]:
         return [item for item in self.contrasts if item.factor == factor]
 
 
-def analyse(rows: pd.DataFrame, options: AttributionOptions) -> Analysis:
+def analyse(
+    rows: pd.DataFrame,
+    options: AttributionOptions,
+    plan: Design,
+    matched: tuple[Matched, ...] = (),
+    *,
+    by_group: bool = True,
+) -> Analysis:
     """Tests every factor of the measured rows of a loss table.
 
-    Raises `UserError` for options that do not fit the table.
+    Args:
+      rows: measured rows.
+      options: how to test; `UserError` for options that do not fit the table.
+      plan: the facts of the runs; matched: as an analysis of the same plan found them.
+      by_group: whether the move of each matched group is computed too.
     """
-    plan = design(rows)
     x_set = options.x_set or neutral_set(rows)
     if x_set is None:
         own = (rows["eval_set"] == OWN_SET).any()
         only = "no validation loss but that of each run's own data" if own else "no validation loss"
         return Analysis(plan=plan, message=f"the table holds {only}")
     y_sets = _y_sets(rows, x_set, options)
-    factors = tuple(
-        name
+    matched = matched or tuple(
+        Matched.of(plan, name)
         for name in plan.listed()
         if len(plan.recorded_levels(name)) > 1 and plan.stands_for(name) == name
     )
-    matched = [Matched.of(plan, factor) for factor in factors]
-    levels = {factor: plan.recorded_levels(factor) for factor in factors}
+    levels = {each.factor: each.levels for each in matched}
     lines = plan.lines()
     contrasts: list[Contrast] = []
     shares: dict[tuple[str, str, str], Shares] = {}
@@ -80,19 +94,23 @@ def analyse(rows: pd.DataFrame, options: AttributionOptions) -> Analysis:
                 each.factor: list(
                     contrasts_of(
                         plan, each, {f: n for f, n in levels.items() if f != each.factor},
-                        losses, options, unit, y_set, margin,
+                        losses, options, unit, y_set, margin, by_group=by_group,
                     )
                 )
                 for each in matched
             }  # fmt: skip
             in_unit += _with_chance(found, lines, losses)
-            for factor, share in nested_shares(plan, points, factors).items():
+            for factor, share in nested_shares(plan, points, list(levels)).items():
                 shares[factor, unit, y_set] = share
         contrasts += _corrected(in_unit, options.alpha)
     return Analysis(
-        plan=plan, x_set=x_set, factors=factors, contrasts=tuple(contrasts), shares=shares,
+        plan=plan,
+        x_set=x_set,
+        matched=matched,
+        contrasts=tuple(contrasts),
+        shares=shares,
         margins=margins,
-    )  # fmt: skip
+    )
 
 
 def losses_on(
@@ -175,7 +193,7 @@ def _corrected(items: list[Contrast], alpha: float) -> list[Contrast]:
     """Holm's (1979) step-down correction, by the runs compared; a contrast that is not significant
     by these is judged once more by the noise of others, which its `chance` then says.
 
-    Four fifths of the level go to the levels of factors, one fifth to all other questions.
+    Half of the level goes to the levels of factors, half to all other questions.
     """
     result = list(items)
     for share, family in _families(items):

@@ -49,9 +49,12 @@ def attribute(table: pd.DataFrame, options: AttributionOptions | None = None) ->
     rows = table[table["status"] == str(Status.OK)]
     if rows.empty:
         return Attribution(message="the table holds no measurements", alpha=options.alpha)
-    twice = copies(rows, design(rows))
-    rows = rows[~rows["run_id"].isin(list(twice))]
-    found = analyse(rows, options)
+    plan = design(rows)
+    twice = copies(rows, plan)
+    if twice:
+        rows = rows[~rows["run_id"].isin(list(twice))]
+        plan = design(rows)
+    found = analyse(rows, options, plan)
     if found.message:
         return Attribution(message=found.message, alpha=options.alpha)
     factors = [_factor(found, name) for name in found.plan.listed()]
@@ -64,7 +67,7 @@ def attribute(table: pd.DataFrame, options: AttributionOptions | None = None) ->
         repeats[words] = rows[~rows["run_id"].isin(off)]
     factors = [_with_lacking(factor) for factor in _ranked(factors)]
     for words, part in repeats.items():
-        again = _verdicts(part, quick)
+        again = _verdicts(part, quick, found)
         factors = [_if_otherwise(factor, words, again) for factor in factors]
     return Attribution(
         factors=tuple(factors),
@@ -221,13 +224,20 @@ def _margins(found: Analysis) -> str:
 # --- the same without some of the data ---------------------------------------------------------
 
 
-def _verdicts(rows: pd.DataFrame, options: AttributionOptions) -> Mapping[str, FactorAttribution]:
+def _verdicts(
+    rows: pd.DataFrame, options: AttributionOptions, before: Analysis
+) -> Mapping[str, FactorAttribution]:
+    """Every tested factor, from some of the rows of an analysis."""
     if rows.empty or options.x_set not in set(rows["eval_set"]):
         return {}
     kept = dataclasses.replace(
         options, y_sets=tuple(name for name in options.y_sets if name in set(rows["eval_set"]))
     )
-    found = analyse(rows, kept)
+    if set(rows["run_id"]) == set(before.plan.runs.index):
+        plan, matched = before.plan, before.matched
+    else:
+        plan, matched = design(rows), ()
+    found = analyse(rows, kept, plan, matched, by_group=False)
     return {name: _factor(found, name) for name in found.factors}
 
 

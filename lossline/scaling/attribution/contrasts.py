@@ -177,6 +177,8 @@ def contrasts_of(
     unit: str,
     y_set: str,
     margin: float,
+    *,
+    by_group: bool = True,
 ) -> Iterator[Contrast]:
     """Every contrast of one factor that the losses on these two sets allow, without its chance.
 
@@ -186,10 +188,11 @@ def contrasts_of(
       others: the other factors, whose levels may answer differently, and these levels.
       losses: on the x set and this y set.
       margin: what counts as small on it.
+      by_group: whether the move of each matched group is computed too.
     """
     ask = _Asker(
         plan=plan, matched=matched, losses=losses, options=options, unit=unit, y_set=y_set,
-        margin=margin,
+        margin=margin, by_group=by_group,
     )  # fmt: skip
     for chosen in matched.pairs:
         main = ask.levels(chosen)
@@ -211,6 +214,7 @@ class _Asker:
     unit: str
     y_set: str
     margin: float
+    by_group: bool
 
     def _contrast(self, **facts) -> Contrast:
         return Contrast(
@@ -225,7 +229,7 @@ class _Asker:
             return None
         comparison, groups, pooled_sizes = found
         low, high, scale = self._ends(chosen, groups)
-        alone = {group.name: self._compare([group], chosen) for group in groups}
+        alone = {group.name: self._compare([group], chosen) for group in groups if self.by_group}
         contrast = self._contrast(
             kind=Kind.LEVELS, low_level=low, high_level=high, scale=scale, comparison=comparison,
             pairs=len(self.matched.pairs), pooled_sizes=pooled_sizes,
