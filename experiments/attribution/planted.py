@@ -1,9 +1,10 @@
 """Level, power and verdicts of the attribution on planted studies.
 
-    python experiments/attribution/planted.py --tables 300 --out experiments/attribution
+    python experiments/attribution/planted.py --out experiments/attribution
 
-Draws so many tables of each design in `designs.py` and writes ``planted.json`` and ``planted.md``.
-A share s of n tables has a standard error of √(s (1 - s) / n): at most 3% for 300.
+Draws tables of each design in `designs.py` until every share has a standard error of 3% at most (or
+300 are drawn, 2.9% for any share), and writes ``planted.json`` and ``planted.md`` after each
+design. With ``--keep``, designs that stand there are not drawn again.
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ from lossline.scaling.attribution import AttributionOptions, attribute
 from lossline.scaling.attribution_results import Verdict
 
 OPTIONS = AttributionOptions(x_set="legal", resamples=0)
+ERROR = 0.03
+STEP = 50  # tables drawn between looks at the error
 VERDICTS = tuple(
     verdict
     for verdict in Verdict
@@ -79,6 +82,28 @@ def one_table(name: str, seed: int) -> tuple[str, float, bool, bool]:
     return str(factor.verdict), rejected, significant, bool(factor.otherwise or attribution.notes)
 
 
+def error(count: int, tables: int) -> float:
+    """Standard error of a share; of none or all of the tables, that of one success or failure
+    more."""
+    share = (count + 1) / (tables + 2)
+    return math.sqrt(share * (1 - share) / tables)
+
+
+def enough(found: Sequence[tuple[str, float, bool, bool]]) -> bool:
+    """Whether every share is known to 3%."""
+    counts = list(collections.Counter(verdict for verdict, *_ in found).values())
+    counts += [sum(significant for *_, significant, _ in found), sum(n for *_, n in found)]
+    return max(error(count, len(found)) for count in counts) <= ERROR
+
+
+def draw(pool: concurrent.futures.Executor, name: str, most: int) -> Score:
+    found: list[tuple[str, float, bool, bool]] = []
+    while len(found) < most and not (len(found) >= STEP and enough(found)):
+        seeds = range(len(found), min(len(found) + STEP, most))
+        found += pool.map(one_table, [name] * len(seeds), seeds, chunksize=5)
+    return score(name, found)
+
+
 def score(name: str, found: Sequence[tuple[str, float, bool, bool]]) -> Score:
     study = DESIGNS[name]
     verdicts, rejected, significant, noted = zip(*found, strict=True)
@@ -100,53 +125,65 @@ def score(name: str, found: Sequence[tuple[str, float, bool, bool]]) -> Score:
 def table(scores: Sequence[Score]) -> str:
     """Markdown, in percent."""
     used = [str(v) for v in VERDICTS if any(str(v) in s.verdicts for s in scores)]
-    header = ["design", "truth", "p < .05", "found", "wrong", *used, "noted"]
+    header = ["design", "truth", "tables", "p < .05", "found", "wrong", *used, "noted"]
     lines = [f"| {' | '.join(header)} |", "|---|---|" + "--:|" * (len(header) - 2)]
     for s in scores:
         shares = [s.rejected, s.found, s.wrong, *(s.verdicts.get(v, 0.0) for v in used), s.noted]
-        cells = [f"{s.design} ({s.about})", s.truth, *(f"{100 * share:.0f}" for share in shares)]
+        cells = [
+            f"{s.design} ({s.about})",
+            s.truth,
+            str(s.tables),
+            *(f"{100 * share:.0f}" for share in shares),
+        ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--tables", type=int, default=300, help="tables of each design")
+    parser.add_argument("--most", type=int, default=300, help="tables of each design, at most")
     parser.add_argument("--processes", type=int, default=os.cpu_count())
     parser.add_argument("--designs", nargs="*", default=list(DESIGNS), choices=list(DESIGNS))
     parser.add_argument("--out", type=Path, help="folder for planted.json and planted.md")
+    parser.add_argument("--keep", action="store_true", help="do not draw again what stands there")
     arguments = parser.parse_args()
-    scores = []
+    scores = kept(arguments.out) if arguments.keep and arguments.out else {}
     started = time.monotonic()
     with concurrent.futures.ProcessPoolExecutor(arguments.processes) as pool:
         for name in arguments.designs:
-            names = [name] * arguments.tables
-            found = list(pool.map(one_table, names, range(arguments.tables), chunksize=8))
-            scores.append(score(name, found))
-            seconds = time.monotonic() - started
-            print(f"[{seconds:6.0f} s] {scores[-1]}", flush=True)
-            if arguments.out:  # after every design, so that a run that is cut off is of use
-                write(arguments.out, arguments.tables, scores, seconds)
-    print(table(scores))
+            if name in scores:
+                continue
+            scores[name] = draw(pool, name, arguments.most)
+            print(f"[{time.monotonic() - started:6.0f} s] {scores[name]}", flush=True)
+            if arguments.out:
+                write(arguments.out, scores)
+    print(table([scores[name] for name in arguments.designs]))
     return 0
 
 
-def write(out: Path, count: int, scores: Sequence[Score], seconds: float) -> None:
+def kept(out: Path) -> dict[str, Score]:
+    """Scores that an earlier run wrote."""
+    path = out / "planted.json"
+    if not path.is_file():
+        return {}
+    return {item["design"]: Score(**item) for item in json.loads(path.read_text())["scores"]}
+
+
+def write(out: Path, by_design: Mapping[str, Score]) -> None:
+    scores = [by_design[name] for name in DESIGNS if name in by_design]
     facts = {
-        "command": f"python experiments/attribution/planted.py --tables {count}",
+        "command": "python experiments/attribution/planted.py --out experiments/attribution",
         "date": time.strftime("%Y-%m-%d"),
         "machine": f"{os.cpu_count()} cores, {platform.machine()}",
         "versions": {name: version(name) for name in ("numpy", "scipy", "pandas")},
-        "seconds": round(seconds),
         "options": dataclasses.asdict(OPTIONS),
     }
     out.mkdir(parents=True, exist_ok=True)
     tree = facts | {"scores": [dataclasses.asdict(item) for item in scores]}
     (out / "planted.json").write_text(json.dumps(tree, indent=1, ensure_ascii=False) + "\n")
     head = (
-        f"Made by `{facts['command']}` on {facts['date']} ({facts['machine']}). Percent of {count} "
-        "tables; standard error at most "
-        f"{100 * math.sqrt(0.25 / count):.1f}, at 5% {100 * math.sqrt(0.0475 / count):.1f}.\n\n"
+        f"Made by `{facts['command']}` on {facts['date']}. Percent of tables; standard errors are "
+        "at most 3.\n\n"
     )
     (out / "planted.md").write_text(head + table(scores) + "\n")
 
