@@ -57,6 +57,7 @@ _NEIGHBOURS = 6  # points wanted in such a range
 # at different x, with a p-value that more checkpoints make smaller.
 _BENDS_FROM = (8, 16, 32)
 _TILT_FROM = 3  # points of a level
+_ROUNDING = 1e-9  # share of y that is rounding
 _HIDDEN = 0.05  # share of the variance of a move that no residual shows, above which it is unknown
 
 
@@ -172,7 +173,9 @@ class Comparison:
 
     def own_chance(self) -> Chance:
         """From the runs compared, whatever the noise of each level."""
-        return Chance(error=float(np.sqrt(self.variance)), degrees=self.own_degrees)
+        # Lines that agree to the last digits differ by rounding, which is no move.
+        least = _ROUNDING * abs(self.y_middle)
+        return Chance(error=max(float(np.sqrt(self.variance)), least), degrees=self.own_degrees)
 
     def borrowed_chance(self, noise: Noise, factor: float) -> Chance:
         """From other runs' noise, taken `factor` times."""

@@ -103,6 +103,10 @@ def analyse(
             for factor, share in nested_shares(plan, points, list(levels)).items():
                 shares[factor, unit, y_set] = share
         contrasts += _corrected(in_unit, options.alpha)
+    if not margins:
+        above = "" if options.max_x is None else f" up to max_x = {options.max_x:g}"
+        message = f"no checkpoint has a loss on {x_set}{above} and one on another set"
+        return Analysis(plan=plan, message=message)
     return Analysis(
         plan=plan,
         x_set=x_set,

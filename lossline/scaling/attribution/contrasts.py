@@ -22,6 +22,9 @@ __all__ = ["BORROWED", "Contrast", "Kind", "Side", "contrasts_of", "factor_noise
 BORROWED = 3.0
 _FEW_DEGREES = 4.0  # below, the runs compared say too little about chance to be the only judges
 _EACH_LEVEL_UP_TO = 8  # levels of a trend that are held against it one by one
+# Pairs of levels up to which each is compared between groups; of more, no test would be left any
+# of the level.
+_PAIRS_BY_GROUP = 45
 
 
 class Kind(enum.StrEnum):
@@ -200,6 +203,8 @@ def contrasts_of(
             continue
         contrast, groups = main
         yield contrast
+        if len(matched.pairs) > _PAIRS_BY_GROUP:
+            continue
         for other, levels in others.items():
             yield from ask.by_other(other, levels, contrast, groups)
     yield from ask.shape() if matched.number is not None else ask.rest()

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from lossline.errors import UserError
 from lossline.scaling.attribution import AttributionOptions, attribute
 from lossline.scaling.attribution_results import Verdict
 
@@ -264,3 +265,42 @@ def test_the_docs_page_shows_what_is_said(repository, designs, monkeypatch):
         assert f"(figures/{picture.file})" in page
         assert f"> {factor.sentence}\n" in page
         assert (repository / "docs" / "figures" / picture.file).is_file()
+
+
+def test_lines_that_agree_to_rounding_do_not_move(drawn):
+    table = drawn("factorial, 16 runs").copy()
+    x = table[table.eval_set == "legal"].set_index(["run_id", "step"]).loss
+    same = x.loc[pd.MultiIndex.from_frame(table[["run_id", "step"]])].to_numpy(float)
+    table["loss"] = np.where(table.eval_set == "legal", same, 0.3 + 1.7 * same)
+    assert verdict_of(table, "architecture").verdict is Verdict.NO_MOVE
+    moved = (table.architecture == "mamba") & (table.eval_set == "wiki")
+    table.loc[moved, "loss"] += 0.2
+    found = verdict_of(table, "architecture")
+    assert found.verdict is Verdict.MOVES and found.nats.move.value == pytest.approx(0.2)
+
+
+@pytest.mark.parametrize(
+    ("rows", "changes", "message"),
+    [
+        (
+            slice(None),
+            {"max_x": 0.1},
+            "no checkpoint has a loss on legal up to max_x = 0.1 and one",
+        ),
+        ("legal", {}, "no checkpoint has a loss on legal and one on another set"),
+    ],
+)
+def test_why_nothing_can_be_compared_is_said(drawn, rows, changes, message):
+    table = drawn("factorial, 8 runs")
+    table = table if isinstance(rows, slice) else table[table.eval_set == rows]
+    found = attribute(table, dataclasses.replace(OPTIONS, **changes))
+    assert message in found.message and not found.factors
+
+
+@pytest.mark.parametrize("name", ["margin_nats", "margin_bits_per_byte", "max_x"])
+def test_options_that_mean_nothing_are_refused(name):
+    for value in (0.0, -1.0, float("nan")):
+        with pytest.raises(UserError, match=f"attribution.{name} must be a positive number"):
+            AttributionOptions(**{name: value})
+    with pytest.raises(UserError, match=r"attribution.alpha must lie between 0 and 0.5"):
+        AttributionOptions(alpha=0.7)
