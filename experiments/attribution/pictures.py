@@ -109,7 +109,6 @@ def _runs(ax: Axes, table: pd.DataFrame, study: PlantedStudy, groups: str) -> No
 
 
 def _moves(ax: Axes, factor: FactorAttribution) -> None:
-    color = {Verdict.UNRESOLVED: SAME, Verdict.NO_MOVE: SMALL, Verdict.BELOW: SMALL}
     effects = [effect for effect in factor.effects if effect.unit == "loss"]
     words = "nats"
     if factor.verdict is Verdict.PER_TOKEN:  # per byte beside it
@@ -117,9 +116,9 @@ def _moves(ax: Axes, factor: FactorAttribution) -> None:
         words = "nats, or bits per byte"
     names = []
     for place, effect in enumerate(effects):
-        mine = color.get(factor.verdict, MOVED)
-        if factor.verdict is Verdict.PER_TOKEN and effect.unit != "loss":
-            mine = SMALL
+        mine = SMALL if effect.p_equivalent < OPTIONS.alpha else SAME
+        if mine is SAME and factor.verdict.moving:
+            mine = MOVED
         ax.fill_betweenx(
             [place - 0.4, place + 0.4], -effect.margin, effect.margin, color="#E8EEF1", linewidth=0
         )

@@ -71,7 +71,8 @@ def _factor_rows(ax: Axes, factors: Sequence[FactorAttribution], unit: Unit, alp
             e.move.value for e in factor.effects if e.unit == unit.value and e.y_set != effect.y_set
         ]
         groups = [group.move for group in factor.by_group if group.unit == unit.value]
-        _effect(ax, position, effect, _look(effect, factor.verdict, alpha))
+        p_value = factor.p_corrected if effect.unit == factor.unit else effect.p_corrected
+        _effect(ax, position, effect, _look(effect, factor.verdict, alpha), p_value)
         ax.plot(
             groups, [position] * len(groups), linestyle="none", marker="D", markersize=3.6,
             color=MOVED, markeredgecolor="white", markeredgewidth=0.4, zorder=3.2,
@@ -131,7 +132,9 @@ def _look(effect: Effect, verdict: Verdict, alpha: float) -> tuple[str, bool]:
     return (SMALL if verdict in (Verdict.BELOW, Verdict.NO_MOVE) else SAME), True
 
 
-def _effect(ax: Axes, position: int, effect: Effect, look: tuple[str, bool]) -> None:
+def _effect(
+    ax: Axes, position: int, effect: Effect, look: tuple[str, bool], p_value: float
+) -> None:
     color, filled = look
     ax.plot(
         [effect.move.low, effect.move.high],
@@ -157,9 +160,9 @@ def _effect(ax: Axes, position: int, effect: Effect, look: tuple[str, bool]) -> 
     )
     levels = f"{label(effect.low_level, 16)} → {label(effect.high_level, 16)}"
     _inside(ax, f"{levels} · {label(effect.y_set, 18)}", position + 0.36)
-    if np.isfinite(effect.p_corrected):
+    if np.isfinite(p_value):
         ax.annotate(
-            p_text(effect.p_corrected),
+            p_text(p_value),
             (1.0, position),
             xycoords=("axes fraction", "data"),
             xytext=(3, 0),

@@ -121,7 +121,7 @@ def factor_grid(attribution: Attribution) -> Grid:
     ]  # fmt: skip
     rows = []
     for factor in attribution.factors:
-        headline = factor.nats or factor.bits_per_byte
+        headline = factor.named
         rows.append(
             [
                 Cell(factor.label.removeprefix("the ")),

@@ -138,8 +138,10 @@ class FactorAttribution:
       levels: its levels, most frequent first.
       verdict, sentence: the answer; message: why it cannot be given, or what limits it.
       nats, bits_per_byte: per unit, the effect that the sentence names: the largest of the moves
-        that count; else the largest, or where none can be told the clearest (smallest p-value).
-        None where that unit was not measured or nothing could be compared.
+        that count; else the largest of all, or of small ones the clearest (smallest p-value); the
+        other unit's on the same set. None where nothing could be compared in that unit.
+      unit: of the two, the one that the sentence speaks of first.
+      p_corrected: of the contrast that the sentence names, which may be another than `nats`.
       effects: one per y set and unit.
       by_group: the moves in groups of runs that answer differently.
       ratio: size of the named effect over that of the largest factor's, in one unit.
@@ -155,6 +157,8 @@ class FactorAttribution:
     message: str = ""
     nats: Effect | None = None
     bits_per_byte: Effect | None = None
+    unit: str = "loss"
+    p_corrected: float = math.nan
     effects: tuple[Effect, ...] = ()
     by_group: tuple[GroupMove, ...] = ()
     ratio: float = math.nan
@@ -162,11 +166,15 @@ class FactorAttribution:
     otherwise: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     @property
+    def named(self) -> Effect | None:
+        """The effect that the sentence names."""
+        return self.nats if self.unit == "loss" else self.bits_per_byte
+
+    @property
     def size(self) -> float:
-        """Of the named effect, without its sign, in nats (bits per byte where it has none)."""
-        effect = self.nats or self.bits_per_byte
+        """Of the named effect, without its sign, in `unit`."""
         moves = [abs(group.move) for group in self.by_group]
-        return max([abs(effect.move.value) if effect else math.nan, *moves])
+        return max([abs(self.named.move.value) if self.named else math.nan, *moves])
 
     @property
     def tested(self) -> bool:
@@ -299,6 +307,7 @@ def _factor_from(tree: Mapping[str, Any]) -> FactorAttribution:
             "by_group": tuple(GroupMove(**_with_nan(item)) for item in tree["by_group"]),
             "lacking": tuple(tree["lacking"]),
             "ratio": math.nan if tree["ratio"] is None else tree["ratio"],
+            "p_corrected": math.nan if tree["p_corrected"] is None else tree["p_corrected"],
             "nats": _effect_from(tree["nats"]),
             "bits_per_byte": _effect_from(tree["bits_per_byte"]),
             "effects": tuple(effect for effect in effects if effect is not None),

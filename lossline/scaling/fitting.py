@@ -109,7 +109,7 @@ def fit_study(
     main = options.attribution.x_set or neutral_set(rows)
     heldout, lines = _held_out(rows, main, y_sets, units, lines, options, say)
     say("attribution: what moves the lines")
-    attribution = attribute(table, _attribution_options(options))
+    attribution = attribute(table, _attribution_options(options), say=say)
     return StudyResults(
         table=table,
         lines=tuple(lines),
@@ -133,11 +133,15 @@ def _attribution_options(options: StudyFitOptions) -> AttributionOptions:
 
 def _sets(rows: pd.DataFrame, options: StudyFitOptions) -> tuple[list[str], list[str]]:
     kinds = dict(zip(rows["eval_set"], rows["kind"], strict=True))
-    for name in (*options.x_sets, *options.y_sets):
-        if name not in kinds:
+    asked = {
+        "fit": (*options.x_sets, *options.y_sets),
+        "attribution": (options.attribution.x_set, *options.attribution.y_sets),
+    }
+    for verb, name in ((verb, name) for verb, names in asked.items() for name in names):
+        if name is not None and name not in kinds:
             raise UserError(
-                f"fit: no evaluation set {name!r} in the table{nearest_name(name, kinds)}; it has "
-                f"{nearest_names(name, sorted(kinds))}"
+                f"{verb}: no evaluation set {name!r} in the table{nearest_name(name, kinds)}; "
+                f"it has {nearest_names(name, sorted(kinds))}"
             )
     # A task's loss on the x axis is unusual but allowed where a person names it.
     x_sets = list(options.x_sets) or [

@@ -151,8 +151,8 @@ class Comparison:
         freedom.
       between, within: parts of the variance of `move` if all runs have one variance: per unit of v,
         and from within the runs.
-      runs, groups: matched runs and groups that took part; x_low, x_high: hull of the common
-        ranges.
+      runs, groups: matched runs and groups that took part; fewest: the d of the level that has
+        fewest of these runs, and how many; x_low, x_high: hull of the common ranges.
       y_middle: mean of y within them.
       p_resampled: by permutation of the runs' deviations; NaN where the own degrees are below 4.
     """
@@ -166,6 +166,7 @@ class Comparison:
     within: float
     runs: int
     groups: int
+    fewest: tuple[float, int]
     x_low: float
     x_high: float
     y_middle: float
@@ -181,6 +182,15 @@ class Comparison:
         """From other runs' noise, taken `factor` times."""
         error = float(np.sqrt(self.between * (factor * noise.deviation) ** 2 + self.within))
         return Chance(error=error, degrees=noise.degrees, borrowed=True)
+
+
+def _fewest(groups: list[Points]) -> tuple[float, int]:
+    counts: dict[float, int] = {}
+    for points in groups:
+        for level in np.unique(points.d):
+            runs = len(np.unique(points.run[points.d == level]))
+            counts[float(level)] = counts.get(float(level), 0) + runs
+    return min(counts.items(), key=lambda item: item[1])
 
 
 def pooled(noises: list[Noise]) -> Noise:
@@ -256,6 +266,7 @@ def compare(groups: list[Points], *, resamples: int = 0, seed: int = 0) -> Compa
         **solved,
         runs=len(rows.weight),
         groups=len(inside),
+        fewest=_fewest(inside),
         x_low=min(float(points.x.min()) for points in inside),
         x_high=max(float(points.x.max()) for points in inside),
         y_middle=float(np.mean([points.y.mean() for points in inside])),

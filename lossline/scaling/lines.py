@@ -97,6 +97,8 @@ class LineOptions:
                 "lines: min_runs must be at least 1, min_points at least 2, resamples at least 0"
             )
         check_seed(self.seed, "lines.seed")
+        if self.max_x is not None and not self.max_x > 0:
+            raise UserError(f"lines.max_x must be a positive number, not {self.max_x}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -213,6 +213,7 @@ def _attribution() -> Attribution:
         return FactorAttribution(
             factor=name, label=name.replace("_", " "), levels=levels, verdict=verdict,
             sentence=sentence, message=message, nats=nats, bits_per_byte=bits, effects=effects,
+            p_corrected=nats.p_corrected if nats else math.nan,
         )  # fmt: skip
 
     sizes = ("400000", "1000000", "2500000")

@@ -17,6 +17,7 @@ from lossline.scaling.attribution.options import AttributionOptions, margin_of
 from lossline.scaling.line_test import line_scatter
 from lossline.scaling.matching import Design, MatchedGroup
 from lossline.scaling.nested import Shares, nested_shares
+from lossline.scaling.progress import Say, counted, silent
 from lossline.tables.frames import nearest_name, nearest_names
 from lossline.tables.schema import OWN_SET, SetKind
 
@@ -59,6 +60,7 @@ def analyse(
     matched: tuple[Matched, ...] = (),
     *,
     by_group: bool = True,
+    say: Say = silent,
 ) -> Analysis:
     """Tests every factor of the measured rows of a loss table.
 
@@ -67,6 +69,7 @@ def analyse(
       options: how to test; `UserError` for options that do not fit the table.
       plan: the facts of the runs; matched: as an analysis of the same plan found them.
       by_group: whether the move of each matched group is computed too.
+      say: hears now and then how far it is.
     """
     x_set = options.x_set or neutral_set(rows)
     if x_set is None:
@@ -86,7 +89,8 @@ def analyse(
     margins: dict[tuple[str, str], float] = {}
     for unit in UNITS:
         in_unit: list[Contrast] = []
-        for y_set, points in losses_on(rows, x_set, y_sets, unit, options.max_x).items():
+        on_sets = losses_on(rows, x_set, y_sets, unit, options.max_x)
+        for y_set, points in counted(list(on_sets.items()), say, f"sets ({unit})"):
             margin = margin_of(rows[rows["eval_set"] == y_set], unit, options)
             margins[unit, y_set] = margin
             losses = Losses(points)

@@ -16,6 +16,7 @@ from lossline.scaling.attribution.sentences import (
     UNIT_WORDS,
     and_list,
     limits,
+    named,
     ranking,
     sentence_of,
     untested_sentence,
@@ -30,12 +31,15 @@ from lossline.scaling.attribution_results import (
     Verdict,
 )
 from lossline.scaling.matching import design, label_of
+from lossline.scaling.progress import Say, silent
 from lossline.tables.schema import Status
 
 __all__ = ["attribute"]
 
 
-def attribute(table: pd.DataFrame, options: AttributionOptions | None = None) -> Attribution:
+def attribute(
+    table: pd.DataFrame, options: AttributionOptions | None = None, *, say: Say = silent
+) -> Attribution:
     """Tests every factor of a loss table.
 
     Copies of a run are left out with a note. The tests are repeated without the first third of each
@@ -54,7 +58,7 @@ def attribute(table: pd.DataFrame, options: AttributionOptions | None = None) ->
     if twice:
         rows = rows[~rows["run_id"].isin(list(twice))]
         plan = design(rows)
-    found = analyse(rows, options, plan)
+    found = analyse(rows, options, plan, say=say)
     if found.message:
         return Attribution(message=found.message, alpha=options.alpha)
     factors = [_factor(found, name) for name in found.plan.listed()]
@@ -67,6 +71,7 @@ def attribute(table: pd.DataFrame, options: AttributionOptions | None = None) ->
         repeats[words] = rows[~rows["run_id"].isin(off)]
     factors = [_with_lacking(factor) for factor in _ranked(factors)]
     for words, part in repeats.items():
+        say(f"  once more without {words}")
         again = _verdicts(part, quick, found)
         factors = [_if_otherwise(factor, words, again) for factor in factors]
     return Attribution(
@@ -87,7 +92,7 @@ def _factor(found: Analysis, factor: str) -> FactorAttribution:
     plan, label = found.plan, label_of(factor)
     levels = plan.recorded_levels(factor)
     contrasts = found.of(factor)
-    if not contrasts:
+    if not any(item.kind is Kind.LEVELS for item in contrasts):
         verdict, sentence, message = untested_sentence(plan, factor, label, levels)
         return FactorAttribution(
             factor=factor, label=label, levels=levels, verdict=verdict, sentence=sentence,
@@ -107,6 +112,12 @@ def _factor(found: Analysis, factor: str) -> FactorAttribution:
     sentence = sentence_of(name, verdict, main, other, by_group, found.x_set)
     judged = {"loss": in_nats, "bits_per_byte": in_bits}
     effects = tuple(effects_of(found, factor, contrasts, judged))
+    unit = main[1][0].unit
+    shown = _headline(effects, main[0], unit)
+    heads = {unit: shown, other[1][0].unit if other[1] else "": None}
+    for effect in effects:
+        if shown is not None and effect.unit != unit and effect.y_set == shown.y_set:
+            heads[effect.unit] = effect
     return FactorAttribution(
         factor=factor,
         label=label,
@@ -114,8 +125,10 @@ def _factor(found: Analysis, factor: str) -> FactorAttribution:
         verdict=verdict,
         sentence=sentence,
         message=limits(contrasts),
-        nats=_headline(effects, in_nats, "loss"),
-        bits_per_byte=_headline(effects, in_bits, "bits_per_byte"),
+        nats=heads.get("loss"),
+        bits_per_byte=heads.get("bits_per_byte"),
+        unit=unit,
+        p_corrected=main[0].moved[0].p_corrected if by_group else _named_p(main[0], shown),
         effects=effects,
         by_group=by_group,
         lacking=lacking,
@@ -131,17 +144,21 @@ def _nats_first(
     return in_nats.verdict is verdict or in_bits.verdict is not verdict
 
 
+def _named_p(judged: Judgement, shown: Effect | None) -> float:
+    """Corrected p-value of the contrast that the sentence names."""
+    if judged.verdict.moving:
+        return named(judged.moved).p_corrected
+    return math.nan if shown is None else shown.p_corrected
+
+
 def _headline(effects: Sequence[Effect], judged: Judgement, unit: str) -> Effect | None:
     """The effect that the sentence speaks of, so that a figure or a table does not name another."""
     mine = [effect for effect in effects if effect.unit == unit]
-    moved = [item for item in judged.moved if item.kind is Kind.LEVELS] or list(judged.moved)
-    if moved and judged.verdict.moving:
-        sets = {item.y_set for item in moved}
-        mine = [effect for effect in mine if effect.y_set in sets]
-        return max(mine, key=lambda effect: abs(effect.move.value))
-    known = [effect for effect in mine if not math.isnan(effect.p_value)]
-    if known and judged.verdict is not Verdict.NO_MOVE:
-        return min(known, key=lambda effect: effect.p_value)
+    if judged.verdict.moving:
+        sets = {item.y_set for item in judged.moved if item.kind is named(judged.moved).kind}
+        mine = [effect for effect in mine if effect.y_set in sets] or mine
+    elif judged.verdict is Verdict.BELOW:
+        return min(mine, key=lambda effect: effect.p_value)
     return max(mine, key=lambda effect: abs(effect.move.value), default=None)
 
 
@@ -248,18 +265,17 @@ def _if_otherwise(
     other = again.get(factor.factor)
     if not factor.tested or other is None or other.verdict is factor.verdict:
         return factor
-    named = factor.nats or factor.bits_per_byte
-    if named is not None and not any(
-        (effect.unit, effect.y_set) == (named.unit, named.y_set) for effect in other.effects
+    shown = factor.named
+    if shown is not None and not any(
+        (effect.unit, effect.y_set) == (shown.unit, shown.y_set) for effect in other.effects
     ):
         return factor  # what is left no longer compares these lines
-    effect = other.nats or other.bits_per_byte
-    shown = ""
+    effect, words_of = other.named, ""
     if effect is not None:
-        shown = f" ({effect.move.value:+.3f} {UNIT_WORDS[effect.unit]} on {effect.y_set})"
+        words_of = f" ({effect.move.value:+.3f} {UNIT_WORDS[effect.unit]} on {effect.y_set})"
     return dataclasses.replace(
         factor,
-        sentence=f"{factor.sentence} Without {words} the verdict is: {other.verdict}{shown}.",
+        sentence=f"{factor.sentence} Without {words} the verdict is: {other.verdict}{words_of}.",
         otherwise={**factor.otherwise, words: str(other.verdict)},
     )
 

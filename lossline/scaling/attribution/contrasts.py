@@ -64,7 +64,7 @@ class Contrast:
       pairs: comparisons that share the interval's level.
       comparison: the runs compared; of GROUPS, the one of `sides`[0].
       by_group: move per matched group; pooled_sizes: whether groups hold runs of all sizes.
-      runs_used: the runs of its groups; fewest: the level that has fewest of them, and how many.
+      runs_used: the runs of its groups.
       alpha: level of the tests; margin: what counts as small.
       chance: what chance does to `move`: `own`, by the runs compared, or `lent`, by the noise of
         other runs; p_value, p_corrected: of "no move"; detectable: the smallest move that would
@@ -84,7 +84,6 @@ class Contrast:
     by_group: dict[str, float] = dataclasses.field(default_factory=dict)
     pooled_sizes: bool = False
     runs_used: tuple[str, ...] = ()
-    fewest: tuple[str, int] = ("", 0)
     sides: tuple[Side, ...] = ()
     alpha: float = 0.05
     margin: float = float("nan")
@@ -106,6 +105,12 @@ class Contrast:
     def p_equivalent(self) -> float:
         """Of "the move is not within the margin", by its own runs alone."""
         return self.own.p_equivalent(self.move, self.margin)
+
+    @property
+    def fewest(self) -> tuple[str, int]:
+        """Of two levels, the one of fewer runs, and how many."""
+        d, runs = self.comparison.fewest
+        return (self.low_level if d <= 0.0 else self.high_level), runs
 
     @property
     def significant(self) -> bool:
@@ -240,18 +245,8 @@ class _Asker:
             pairs=len(self.matched.pairs), pooled_sizes=pooled_sizes,
             by_group={name: each.move * scale for name, each in alone.items() if each is not None},
             runs_used=tuple(run for group in groups for run in group.runs),
-            fewest=self._fewest(groups),
         )  # fmt: skip
         return contrast, groups
-
-    def _fewest(self, groups: Sequence[MatchedGroup]) -> tuple[str, int]:
-        counts = {
-            level: sum(
-                run in self.losses.of_run for group in groups for run in group.levels.get(level, ())
-            )
-            for level in self.matched.used(groups)
-        }
-        return min(counts.items(), key=lambda item: item[1])
 
     def _best(self, chosen: Sequence[str]) -> tuple[Comparison, list[MatchedGroup], bool] | None:
         """Groups of equal size where these hold at least half of the runs that groups of all sizes

@@ -73,9 +73,7 @@ def _representative(pairs: Sequence[Contrast], judged: Judgement) -> Contrast:
     """The largest move of those that count; else the largest of moves that are all small, or the
     one that is told from zero most clearly."""
     moved = [item for item in pairs if item in judged.moved]
-    if moved or judged.verdict is Verdict.NO_MOVE:
-        return largest(moved or pairs)
-    return clearest(pairs)
+    return clearest(pairs) if judged.verdict is Verdict.BELOW else largest(moved or pairs)
 
 
 def contrast_rows(found: Analysis) -> pd.DataFrame:

@@ -15,6 +15,7 @@ __all__ = [
     "and_list",
     "clearest",
     "limits",
+    "named",
     "ranking",
     "sentence_of",
     "untested_sentence",
@@ -45,13 +46,8 @@ def sentence_of(
     at = f"at equal loss on {x_set}"
     if verdict is Verdict.BY_GROUP:
         return f"Changing {name} moves the line differently by group: {at}, {_groups(by_group)}."
-    if verdict in (Verdict.MOVES, Verdict.PER_TOKEN):
+    if verdict in (Verdict.MOVES, Verdict.PER_TOKEN, Verdict.PROVISIONAL):
         return _moves(name, verdict, found, contrasts, other, at)
-    if verdict is Verdict.PROVISIONAL:
-        return (
-            f"Changing {name} moves the line if its runs vary like the others: {at}, "
-            f"{_said(named(found.moved))}. {_borrows(named(found.moved))}"
-        )
     if verdict is Verdict.UNRESOLVED:
         return _unresolved(name, found, contrasts, at)
     levels = [item for item in contrasts if item.kind is Kind.LEVELS]
@@ -78,51 +74,72 @@ def _moves(
     at: str,
 ) -> str:
     shown = named(found.moved)
-    second, rest = other
-    how = ""
-    if verdict is Verdict.PER_TOKEN:
-        how = " per token but not per byte"
-    elif shown.factor == "tokenizer" and rest and second.verdict is Verdict.UNRESOLVED:
-        how = " per token, and whether per byte cannot be told"
+    _, rest = other
+    lent = verdict is Verdict.PROVISIONAL
     sets = {item.y_set for item in contrasts}
     moving = {item.y_set for item in found.moved}
+    more = {item.y_set for item in found.lent} - moving
     text = (
-        f"Changing {name} moves the line{how}: {at}, {_said(shown)}; {len(moving)} of "
-        f"{len(sets)} {'sets move' if len(sets) > 1 else 'set moves'}"
+        f"Changing {name} moves the line{_per_token(shown, verdict, other)}"
+        f"{' if its runs vary like the others' if lent else ''}: {at}, {_said(shown)}; "
+        f"{len(moving)} of {len(sets)} {'sets move' if len(sets) > 1 else 'set moves'}"
     )
-    parts = [text + _by_how_much(shown) + "."]
+    if more:
+        text += f", and {len(more)} more if runs vary alike"
+    parts = [text + ("" if lent else _by_how_much(shown)) + "."]
     if shown.kind is Kind.LEVELS and (same := _same(shown, rest)) is not None:
         parts.append(f"On {same.y_set} that is {_amount(same)} ({_chance(same)}).")
+    if lent:
+        parts.append(_borrows(shown))
+        return " ".join(parts)
     parts += [text for text in (_levels(shown, contrasts), _rests_on(shown)) if text]
     return " ".join(parts)
 
 
+def _per_token(
+    shown: Contrast, verdict: Verdict, other: tuple[Judgement, Sequence[Contrast]]
+) -> str:
+    """Of a tokenizer that moves the line in nats, what is known of bits per byte."""
+    if verdict is Verdict.PER_TOKEN:
+        return " per token but not per byte"
+    judged, contrasts = other
+    if shown.factor != "tokenizer" or shown.unit != "loss" or not contrasts:
+        return ""
+    if judged.verdict is not Verdict.UNRESOLVED:
+        return " per token but not per byte" if not judged.verdict.moving else ""
+    sets = {item.y_set for item in contrasts}
+    return (
+        f" per token (whether per byte cannot be told: not shown to be within the margin on "
+        f"{len(judged.open_sets)} of {len(sets)} {_plural(len(sets), 'set')})"
+    )
+
+
 def _borrows(item: Contrast) -> str:
     level, few = item.fewest
-    whose = f"The {few} {_plural(few, 'run')} of {level}" if few else "The runs compared"
-    return (
-        f"{whose} cannot show chance by {'itself' if few == 1 else 'themselves'}, so the noise of "
-        f"other runs is used, times {BORROWED:g}."
-    )
+    if item.own.known:
+        whose = (
+            f"Its {item.comparison.runs} runs say too little about chance "
+            f"({item.own.degrees:.2g} degrees of freedom)"
+        )
+    else:
+        whose = f"The {few} {_plural(few, 'run')} of {level} cannot show chance"
+    return f"{whose}, so the noise of other runs is used, times {BORROWED:g}."
 
 
 def _unresolved(name: str, found: Judgement, contrasts: Sequence[Contrast], at: str) -> str:
     levels = [item for item in contrasts if item.kind is Kind.LEVELS]
-    shown = clearest(levels)
+    shown = largest(levels)
     if all(math.isnan(item.p_value) for item in levels):
         return (
             f"Whether {name} moves the line cannot be told: {at}, {_found(shown)}, but too few "
             f"runs are alike to say what chance does."
         )
-    more = ""
-    if found.small:
-        shown = clearest([item for item in found.small if item.kind is Kind.LEVELS] or found.small)
-        more = f" by more than the margin of {_margin(levels)}"
-    text = f"Whether {name} moves the line{more} cannot be told from these runs: {at}, "
-    if shown.kind is Kind.LEVELS:
-        text += f"{_clearest_of(levels)} is {_found(shown)}"
-    else:
-        text += _said(shown)
+    more = f" by more than the margin of {_margin(levels)}" if found.small else ""
+    which = "the difference" if len(levels) == 1 else f"the largest of {len(levels)} differences"
+    text = (
+        f"Whether {name} moves the line{more} cannot be told from these runs: {at}, {which} is "
+        f"{_found(shown)}"
+    )
     if found.open_sets:
         sets = {item.y_set for item in levels}
         text += (
@@ -130,22 +147,26 @@ def _unresolved(name: str, found: Judgement, contrasts: Sequence[Contrast], at: 
             f"shown to lie within the margin of {_margin(levels)}"
         )
     parts = [text + "."]
-    known = [item for item in levels if not math.isnan(item.detectable)]
-    if known:
-        least = min(known, key=lambda item: item.detectable)
-        parts.append(
-            f"The smallest move that they could have shown is {least.detectable:.2g} "
-            f"{UNIT_WORDS[least.unit]}, on {least.y_set}."
-        )
+    if found.small:
+        parts.append(f"Within the margin, {_said(clearest(found.small))}.")
+    parts.append(_visible(levels))
     if found.hints:
-        hint = found.hints[0]
-        parts.append(f"There is a hint: {_said(hint, uncorrected=True)}.")
-    parts += [text for text in (_rests_on(shown),) if text]
-    return " ".join(parts)
+        parts.append(f"There is a hint: {_said(found.hints[0], uncorrected=True)}.")
+    parts.append(_rests_on(shown))
+    return " ".join(text for text in parts if text)
 
 
-def _clearest_of(items: Sequence[Contrast]) -> str:
-    return "the difference" if len(items) == 1 else f"the clearest of {len(items)} differences"
+def _visible(levels: Sequence[Contrast]) -> str:
+    """The smallest move that would have been seen, over the sets."""
+    known = [item for item in levels if not math.isnan(item.detectable)]
+    if not known:
+        return ""
+    least, most = (pick(known, key=lambda item: item.detectable) for pick in (min, max))
+    unit = UNIT_WORDS[least.unit]
+    text = f"The smallest move that they could have shown is {least.detectable:.2g} {unit}"
+    if least.y_set == most.y_set:
+        return f"{text}."
+    return f"{text} on {least.y_set} and {most.detectable:.2g} on {most.y_set}."
 
 
 def ranking(factors: Sequence[FactorAttribution], x_set: str) -> str:
@@ -155,13 +176,13 @@ def ranking(factors: Sequence[FactorAttribution], x_set: str) -> str:
         return ""
     parts = []
     for factor in tested:
-        effect = factor.nats or factor.bits_per_byte
+        effect = factor.named
         assert effect is not None
         verdict = "" if factor.verdict is Verdict.MOVES else f", {factor.verdict}"
         parts.append(
             f"{factor.label} {factor.size:.3g} {UNIT_WORDS[effect.unit]} ({effect.y_set}{verdict})"
         )
-    return f"Largest moves at equal loss on {x_set}: {'; '.join(parts)}."
+    return f"Factors by the size of their move at equal loss on {x_set}: {'; '.join(parts)}."
 
 
 def clearest(items: Sequence[Contrast]) -> Contrast:
@@ -358,6 +379,10 @@ def limits(contrasts: Sequence[Contrast]) -> str:
     groups = max(item.comparison.groups for item in main)
     runs = max(item.comparison.runs for item in main)
     parts = [f"{runs} runs in {groups} matched {_plural(groups, 'group')}"]
-    if any(item.chance.borrowed for item in main):
-        parts.append(f"too few to show chance: the noise of other runs is used, times {BORROWED:g}")
+    sets = {item.y_set for item in main}
+    if lent := {item.y_set for item in main if item.chance.borrowed}:
+        where = "" if lent == sets else f" on {len(lent)} of {len(sets)} sets"
+        parts.append(
+            f"too few to show chance{where}: the noise of other runs is used, times {BORROWED:g}"
+        )
     return "; ".join(parts)

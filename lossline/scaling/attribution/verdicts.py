@@ -25,6 +25,7 @@ class Judgement:
     Attributes:
       verdict: MOVES, BELOW, NO_MOVE, BY_GROUP, PROVISIONAL or UNRESOLVED.
       moved: contrasts that say so, the clearest first: significant and not within the margin.
+      lent: the same, by the noise of other runs.
       small: significant, but within the margin.
       hints: what forbids "does not move" without being significant.
       open_sets: sets on which some two levels are not shown to be within the margin.
@@ -32,6 +33,7 @@ class Judgement:
 
     verdict: Verdict
     moved: tuple[Contrast, ...] = ()
+    lent: tuple[Contrast, ...] = ()
     small: tuple[Contrast, ...] = ()
     hints: tuple[Contrast, ...] = ()
     open_sets: tuple[str, ...] = ()
@@ -55,9 +57,13 @@ def judge_unit(contrasts: Sequence[Contrast]) -> Judgement:
         if item.p_value * on_set[item.y_set] < _HINT and abs(item.move) > item.margin
     ]
     found = Judgement(
-        verdict=Verdict.UNRESOLVED, moved=tuple(moved), small=tuple(small), hints=tuple(hints),
+        verdict=Verdict.UNRESOLVED,
+        moved=tuple(moved),
+        lent=tuple(lent),
+        small=tuple(small),
+        hints=tuple(hints),
         open_sets=open_sets,
-    )  # fmt: skip
+    )
     if differ := [item for item in moved if item.kind is Kind.GROUPS and not alike(item)]:
         rest = [item for item in moved if item not in differ]
         return dataclasses.replace(found, verdict=Verdict.BY_GROUP, moved=(*differ, *rest))
@@ -84,11 +90,11 @@ def judge_factor(
         measured = {item.y_set for item in nats}
         rest = [item for item in bits if item.y_set not in measured]
         return judge_unit([*nats, *rest]).verdict, in_nats, in_bits
-    if in_bits.verdict is Verdict.UNRESOLVED and in_nats.verdict.moving:
-        return in_nats.verdict, in_nats, in_bits
     same = in_bits.verdict in (Verdict.NO_MOVE, Verdict.BELOW)
     if same and in_nats.verdict in (Verdict.MOVES, Verdict.BY_GROUP):
         return Verdict.PER_TOKEN, in_nats, in_bits
+    if in_nats.verdict.moving and (same or in_bits.verdict is Verdict.UNRESOLVED):
+        return in_nats.verdict, in_nats, in_bits
     return in_bits.verdict, in_nats, in_bits
 
 

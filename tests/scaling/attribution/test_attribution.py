@@ -225,7 +225,7 @@ def test_public_models_are_told_apart_by_data_alone(published_data):
         data = attribution.factor("pretraining_data")
         assert data.verdict is Verdict.PROVISIONAL
         assert data.nats.noise_from == "borrowed" and data.nats.p_corrected < 1e-4
-        assert "cannot show chance by itself" in data.sentence
+        assert "cannot show chance, so the noise of other runs" in data.sentence
         assert attribution.factors[0] is data
         assert not {name for name in found if found[name] in (Verdict.MOVES, Verdict.BY_GROUP)} - {
             "tokenizer"

@@ -128,7 +128,7 @@ def test_borrowed_noise_never_gives_a_bare_move(drawn):
         assert found.verdict in (Verdict.PROVISIONAL, Verdict.UNRESOLVED)
         assert {effect.noise_from for effect in found.effects} == {"borrowed"}
         if found.verdict is Verdict.PROVISIONAL:
-            assert "cannot show chance by itself" in found.sentence
+            assert "cannot show chance, so the noise of other runs" in found.sentence
 
 
 def test_the_margin_is_fixed_whatever_else_the_table_holds(drawn):
