@@ -13,6 +13,7 @@ import pytest
 from lossline.errors import UserError
 from lossline.scaling.attribution import AttributionOptions, attribute
 from lossline.scaling.attribution_results import Verdict
+from lossline.scaling.fitting import StudyFitOptions, fit_study
 
 OPTIONS = AttributionOptions(x_set="legal", resamples=0)
 
@@ -304,3 +305,17 @@ def test_options_that_mean_nothing_are_refused(name):
             AttributionOptions(**{name: value})
     with pytest.raises(UserError, match=r"attribution.alpha must lie between 0 and 0.5"):
         AttributionOptions(alpha=0.7)
+
+
+def test_a_factor_of_which_no_two_levels_can_be_compared_is_not_tested(drawn, monkeypatch):
+    """Its levels against the others may still have a range in common."""
+    monkeypatch.setattr("lossline.scaling.attribution.contrasts._Asker.levels", lambda *_: None)
+    found = verdict_of(drawn("one of three levels"), "pretraining_data")
+    assert found.verdict is Verdict.CONFOUNDED and not found.effects
+    assert "no range of loss in common" in found.sentence
+
+
+def test_sets_that_do_not_exist_are_refused_before_any_fit(drawn):
+    options = StudyFitOptions(attribution=AttributionOptions(x_set="leagl"))
+    with pytest.raises(UserError, match=r"attribution: no evaluation set 'leagl'.*'legal'"):
+        fit_study(drawn("factorial, 8 runs"), options, say=pytest.fail)
