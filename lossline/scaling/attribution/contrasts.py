@@ -108,7 +108,9 @@ class Contrast:
 
     @property
     def fewest(self) -> tuple[str, int]:
-        """Of two levels, the one of fewer runs, and how many."""
+        """Of two levels, the one of fewer runs, and how many; of a trend, none."""
+        if self.scale != 1.0:
+            return "", 0
         d, runs = self.comparison.fewest
         return (self.low_level if d <= 0.0 else self.high_level), runs
 

@@ -121,8 +121,10 @@ def _borrows(item: Contrast) -> str:
             f"Its {item.comparison.runs} runs say too little about chance "
             f"({item.own.degrees:.2g} degrees of freedom)"
         )
-    else:
+    elif few:
         whose = f"The {few} {_plural(few, 'run')} of {level} cannot show chance"
+    else:
+        whose = "Single runs cannot show chance"
     return f"{whose}, so the noise of other runs is used, times {BORROWED:g}."
 
 

@@ -319,3 +319,12 @@ def test_sets_that_do_not_exist_are_refused_before_any_fit(drawn):
     options = StudyFitOptions(attribution=AttributionOptions(x_set="leagl"))
     with pytest.raises(UserError, match=r"attribution: no evaluation set 'leagl'.*'legal'"):
         fit_study(drawn("factorial, 8 runs"), options, say=pytest.fail)
+
+
+def test_what_a_verdict_rests_on_is_said_of_two_levels_alone(drawn):
+    table = drawn("factorial, 16 runs")
+    few = table[(table.architecture == "llama") | table.run_id.isin(["run-008", "run-009"])]
+    found = verdict_of(few, "architecture")
+    assert found.nats.fewest == 2 and "This rests on 2 runs of " in found.sentence
+    trend = verdict_of(drawn("trend of five learning rates"), "learning_rate")
+    assert trend.nats.fewest == 0 and "rests on" not in trend.sentence
