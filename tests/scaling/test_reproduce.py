@@ -121,7 +121,7 @@ def test_public_models_are_told_apart_by_data(repository, published_data, tmp_pa
     assert done.returncode == 0, done.stderr
     assert "if runs vary alike, by the pretraining data;" in done.stdout
     assert "2 runs in 1 matched group, chance between runs 3 times that of other" in done.stdout
-    assert "the architecture (changes with the pretraining data, the model size)" in done.stdout
+    assert "the architecture (changes with the pretraining data and the model size)" in done.stdout
     verdicts = pd.read_csv(tmp_path / "out" / "llm_line_attribution.csv").set_index("factor")
     assert verdicts["verdict"]["pretraining_data"] == "moves if noise is alike"
     effects = pd.read_csv(tmp_path / "out" / "llm_line_p_values.csv")
