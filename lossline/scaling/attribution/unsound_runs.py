@@ -18,6 +18,10 @@ __all__ = ["Outlier", "copies", "outliers"]
 
 # Two losses that agree to this share are the same number, perhaps written with fewer digits.
 _SAME = 1e-6
+# Losses of two seeds often agree to the second decimal, so that a table with rounded losses holds
+# equal ones by chance. Of the decimals that follow, so many over all losses are no chance.
+_ALIKE_DECIMALS = 2
+_DIGITS = 6
 _LEVEL = 0.01  # of "no run lies off", over all runs and sets
 _MOST = 3  # runs that are named
 
@@ -44,12 +48,13 @@ def copies(rows: pd.DataFrame, plan: Design) -> dict[str, str]:
       plan: the facts of its runs.
     """
     value = rows["loss"].where(rows["loss"].notna(), rows["bits_per_byte"]).to_numpy(float)
-    keyed = pd.Series(value, index=[rows["run_id"], rows["tokens"], rows["eval_set"]])
+    keyed = pd.Series(value, index=[rows["run_id"], rows["step"], rows["eval_set"]]).dropna()
     of_run = {str(run): part.droplevel(0) for run, part in keyed.groupby(level=0, sort=True)}
     found: dict[str, str] = {}
     for _, members in plan.runs.groupby(list(plan.runs.columns), dropna=False):
         # The run of most measurements stays; the others may be a part of it.
-        runs = sorted(map(str, members.index), key=lambda run: (-len(of_run[run]), run))
+        measured = [run for run in map(str, members.index) if run in of_run]
+        runs = sorted(measured, key=lambda run: (-len(of_run[run]), run))
         for first, second in itertools.combinations(runs, 2):
             if first not in found and second not in found and _agree(of_run[first], of_run[second]):
                 found[second] = first
@@ -57,10 +62,20 @@ def copies(rows: pd.DataFrame, plan: Design) -> dict[str, str]:
 
 
 def _agree(longer: pd.Series, shorter: pd.Series) -> bool:
-    if len(shorter) < 2 or not shorter.index.isin(longer.index).all():
+    if not shorter.index.isin(longer.index).all():
         return False
-    other = longer.reindex(shorter.index).to_numpy(float)
-    return bool(np.allclose(shorter.to_numpy(float), other, rtol=_SAME, atol=0.0))
+    values, other = shorter.to_numpy(float), longer.reindex(shorter.index).to_numpy(float)
+    same = bool(np.allclose(values, other, rtol=_SAME, atol=0.0))
+    return same and len(values) >= 2 and _telling_digits(values) >= _DIGITS
+
+
+def _telling_digits(values: np.ndarray) -> int:
+    """Decimals of all losses together by which runs of one recipe differ: those after the second,
+    and no more than four of each loss."""
+    for decimals in range(_ALIKE_DECIMALS, _ALIKE_DECIMALS + 4):
+        if np.allclose(values, values.round(decimals), rtol=_SAME, atol=0.0):
+            return (decimals - _ALIKE_DECIMALS) * len(values)
+    return 4 * len(values)
 
 
 def outliers(

@@ -176,6 +176,36 @@ def test_copies_are_left_out_with_a_note(drawn):
     pd.testing.assert_frame_equal(attribute(half, OPTIONS).contrasts, first.contrasts)
 
 
+def test_copies_are_found_beside_a_set_without_losses(drawn):
+    table = drawn("every run twice")
+    task = table[table.eval_set == "wiki"].assign(eval_set="task", loss=np.nan, accuracy=0.5)
+    found = attribute(pd.concat([table, task], ignore_index=True), OPTIONS)
+    assert "copies of another run" in found.notes[0]
+
+
+def test_copies_are_found_by_checkpoint(drawn):
+    """Of a table without tokens too, where runs are measured at other checkpoints."""
+    table = drawn("every run twice").assign(tokens=np.nan)
+    shorter = table.run_id.str.endswith("-again") & (table.step > 4)
+    assert "copies of another run" in attribute(table[~shorter], OPTIONS).notes[0]
+
+
+def test_rounded_losses_that_agree_by_chance_are_no_copies(designs):
+    """Seeds of one recipe end alike; of two sets, written with two decimals."""
+    study = dataclasses.replace(
+        designs.DESIGNS["factorial, 32 quiet runs"], noise=0.003, checkpoints=1
+    )
+    table = designs.plant(study, np.random.default_rng(5))
+    table = table[table.eval_set != "hellaswag"].reset_index(drop=True)
+    x = table[table.eval_set == "legal"].set_index("run_id").loss
+    facts = ["architecture", "pretraining_data", "params"]
+    recipe = table.groupby(facts).ngroup().to_numpy()
+    table["loss"] += 3.0 + 0.1 * recipe - table.run_id.map(x)  # alike x within a recipe
+    rounded = table.assign(loss=table.loss.round(2))
+    assert rounded.duplicated([*facts, "eval_set", "loss"]).sum() > 30
+    assert not any("copies" in note for note in attribute(rounded, OPTIONS).notes)
+
+
 def test_two_seeds_are_no_copies(drawn):
     assert not any(
         "copies" in note for note in attribute(drawn("factorial, 16 runs"), OPTIONS).notes
