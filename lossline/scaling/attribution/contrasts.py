@@ -204,17 +204,20 @@ def contrasts_of(
         plan=plan, matched=matched, losses=losses, options=options, unit=unit, y_set=y_set,
         margin=margin, by_group=by_group,
     )  # fmt: skip
+    compared = False
     for chosen in matched.pairs:
         main = ask.levels(chosen)
         if main is None:
             continue
+        compared = True
         contrast, groups = main
         yield contrast
         if len(matched.pairs) > _PAIRS_BY_GROUP:
             continue
         for other, levels in others.items():
             yield from ask.by_other(other, levels, contrast, groups)
-    yield from ask.shape() if matched.number is not None else ask.rest()
+    if compared:  # else no two levels have a range of loss in common
+        yield from ask.shape() if matched.number is not None else ask.rest()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

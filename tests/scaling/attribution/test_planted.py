@@ -206,6 +206,16 @@ def test_rounded_losses_that_agree_by_chance_are_no_copies(designs):
     assert not any("copies" in note for note in attribute(rounded, OPTIONS).notes)
 
 
+def test_a_trend_without_a_common_range_is_not_compared(designs):
+    """One level against the others would have the range between these, which nobody covers."""
+    study = designs.DESIGNS["learning rates, nothing moves"]
+    table = designs.plant(study, np.random.default_rng(0))
+    place = table.learning_rate.map({rate: i for i, rate in enumerate(designs.RATES)})
+    table["loss"] = 2.5 + place - 0.08 * table.step + 0.01 * np.sin(np.arange(len(table)))
+    found = verdict_of(table, "learning_rate")
+    assert found.verdict is Verdict.CONFOUNDED and "no range of loss in common" in found.sentence
+
+
 def test_two_seeds_are_no_copies(drawn):
     assert not any(
         "copies" in note for note in attribute(drawn("factorial, 16 runs"), OPTIONS).notes
