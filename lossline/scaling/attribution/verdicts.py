@@ -82,7 +82,7 @@ def judge_factor(
     """The verdict of a factor, and those of its contrasts in nats and in bits per byte.
 
     A tokenizer changes what a token is, so that it moves lines in nats per token in any case: bits
-    per byte decide. Every other factor is compared among runs of one tokenizer, where both units
+    per byte decide, if every line that moves is measured in them. Every other factor is compared among runs of one tokenizer, where both units
     say the same; sets without nats are judged in bits per byte.
     """
     in_nats, in_bits = judge_unit(nats), judge_unit(bits)
@@ -92,6 +92,10 @@ def judge_factor(
         return judge_unit([*nats, *rest]).verdict, in_nats, in_bits
     same = in_bits.verdict in (Verdict.NO_MOVE, Verdict.BELOW)
     if same and in_nats.verdict in (Verdict.MOVES, Verdict.BY_GROUP):
+        per_byte = {item.y_set for item in bits}
+        if any(item.y_set not in per_byte for item in in_nats.moved):
+            in_bits = dataclasses.replace(in_bits, verdict=Verdict.UNRESOLVED)
+            return in_nats.verdict, in_nats, in_bits
         return Verdict.PER_TOKEN, in_nats, in_bits
     if in_nats.verdict.moving and (same or in_bits.verdict is Verdict.UNRESOLVED):
         return in_nats.verdict, in_nats, in_bits

@@ -216,6 +216,16 @@ def test_a_trend_without_a_common_range_is_not_compared(designs):
     assert found.verdict is Verdict.CONFOUNDED and "no range of loss in common" in found.sentence
 
 
+def test_per_byte_is_not_judged_where_it_is_not_measured(drawn):
+    table = drawn("tokenizer, not per byte").copy()
+    tasks = table.eval_set == "hellaswag"
+    table.loc[tasks & (table.tokenizer == "unigram"), "loss"] += 0.4
+    table.loc[tasks, "bits_per_byte"] = np.nan
+    found = verdict_of(table, "tokenizer")
+    assert found.verdict is Verdict.MOVES
+    assert "moves the line per token, and whether per byte cannot be told:" in found.sentence
+
+
 def test_two_seeds_are_no_copies(drawn):
     assert not any(
         "copies" in note for note in attribute(drawn("factorial, 16 runs"), OPTIONS).notes
