@@ -54,14 +54,17 @@ def sentence_of(
     shown = clearest(found.small) if found.small else largest(levels)
     how = "moves the line, but by less than" if verdict is Verdict.BELOW else "does not move"
     bound = f"the margin of {_margin(levels)}"
+    one = len(levels) == 1
     if verdict is Verdict.BELOW:
+        rank = "" if one else f", the clearest of {len(levels)} differences"
         return (
-            f"Changing {name} {how} {bound}: {at}, {_said(shown)}, the clearest of "
-            f"{_count(levels, 'difference')}; the 90% interval of each lies within the margin."
+            f"Changing {name} {how} {bound}: {at}, {_said(shown)}{rank}; the 90% interval "
+            f"{'' if one else 'of each '}lies within the margin."
         )
+    each = "the difference" if one else f"each of {len(levels)} differences"
     return (
-        f"Changing {name} {how} the line: {at}, the 90% interval of each of "
-        f"{_count(levels, 'difference')} lies within {bound}; the largest is {_found(shown)}."
+        f"Changing {name} {how} the line: {at}, the 90% interval of {each} lies within {bound}; "
+        f"{'it' if one else 'the largest'} is {_found(shown)}."
     )
 
 
@@ -324,10 +327,6 @@ def _corrected(p_value: float) -> str:
 
 def _ends(item: Contrast) -> str:
     return f"from {item.low_level} to {item.high_level}"
-
-
-def _count(items: Sequence[Contrast], word: str) -> str:
-    return f"{len(items)} {_plural(len(items), word)}"
 
 
 def _plural(count: int, word: str) -> str:

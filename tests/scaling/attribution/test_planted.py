@@ -226,6 +226,13 @@ def test_per_byte_is_not_judged_where_it_is_not_measured(drawn):
     assert "moves the line per token, and whether per byte cannot be told:" in found.sentence
 
 
+def test_one_difference_is_not_called_each_of_one(drawn):
+    table = drawn("factorial, 32 quiet runs")
+    found = verdict_of(table, "architecture", y_sets=("wiki",))
+    assert found.verdict is Verdict.NO_MOVE
+    assert "the 90% interval of the difference lies within the margin" in found.sentence
+
+
 def test_two_seeds_are_no_copies(drawn):
     assert not any(
         "copies" in note for note in attribute(drawn("factorial, 16 runs"), OPTIONS).notes
