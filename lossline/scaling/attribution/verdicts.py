@@ -82,8 +82,9 @@ def judge_factor(
     """The verdict of a factor, and those of its contrasts in nats and in bits per byte.
 
     A tokenizer changes what a token is, so that it moves lines in nats per token in any case: bits
-    per byte decide, if every line that moves is measured in them. Every other factor is compared among runs of one tokenizer, where both units
-    say the same; sets without nats are judged in bits per byte.
+    per byte decide, if every line that moves is measured in them. Every other factor is compared
+    among runs of one tokenizer, where both units say the same; sets without nats are judged in bits
+    per byte.
     """
     in_nats, in_bits = judge_unit(nats), judge_unit(bits)
     if factor != "tokenizer" or not bits or not nats:
