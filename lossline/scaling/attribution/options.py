@@ -54,6 +54,8 @@ class AttributionOptions:
             value = getattr(self, name)
             if value is not None and not (math.isfinite(value) and value > 0):
                 raise UserError(f"attribution.{name} must be a positive number, not {value}")
+        if self.resamples < 0:
+            raise UserError(f"attribution.resamples must be 0 or more, not {self.resamples}")
 
 
 def margin_of(rows: pd.DataFrame, unit: str, options: AttributionOptions) -> float:

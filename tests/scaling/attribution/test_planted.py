@@ -362,6 +362,8 @@ def test_options_that_mean_nothing_are_refused(name):
             AttributionOptions(**{name: value})
     with pytest.raises(UserError, match=r"attribution.alpha must lie between 0 and 0.5"):
         AttributionOptions(alpha=0.7)
+    with pytest.raises(UserError, match=r"attribution.resamples must be 0 or more, not -1"):
+        AttributionOptions(resamples=-1)
 
 
 def test_a_factor_of_which_no_two_levels_can_be_compared_is_not_tested(drawn, monkeypatch):
