@@ -26,8 +26,9 @@ from lossline.scaling.run_facts import (
     run_facts,
 )
 
-__all__ = ["Design", "MatchedGroup", "design", "is_numeric", "label_of"]
+__all__ = ["TREND_FROM", "Design", "MatchedGroup", "design", "is_numeric", "label_of"]
 
+TREND_FROM = 4  # levels of a number that are compared by their trend
 # Settings that people choose by size; where they only ever change with it, they are part of
 # changing the size.
 _FOLLOW_SIZE = tuple(f.column for f in FACTS if f.setting and f.role is Role.FACTOR)
@@ -50,8 +51,8 @@ def label_of(column: str) -> str:
 
 
 def is_numeric(column: str) -> bool:
-    """Whether the levels are numbers: four or more are compared by a trend in their logarithm
-    instead of pair by pair."""
+    """Whether the levels are numbers: from `TREND_FROM` on they are compared by a trend in their
+    logarithm instead of pair by pair."""
     fact = fact_of(column)
     return fact is not None and fact.numeric
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from lossline.scaling.matching import Design
+from lossline.scaling.matching import TREND_FROM, Design
 
 __all__ = ["Shares", "nested_shares"]
 
@@ -20,9 +20,8 @@ class Shares:
     """What a factor adds to a model that has all others.
 
     share: of the squared distances from one line for all runs; partial_r2: of what the other
-      factors leave. Both NaN
-    where the factor is an alias of the others. spread: root mean square distance of the runs from
-    one line for all.
+      factors leave; both NaN where the factor is an alias of the others.
+    spread: root mean square distance of the runs from one line for all, in the unit of y.
     """
 
     share: float
@@ -66,7 +65,7 @@ def _columns(plan: Design, factor: str, run: np.ndarray, u: np.ndarray) -> np.nd
     """An offset and a tilt per level but the first; of a number with many levels, of its
     logarithm."""
     levels = plan.levels(factor)
-    values = plan.trend_of(factor) if len(levels) > 3 else None
+    values = plan.trend_of(factor) if len(levels) >= TREND_FROM else None
     if values is not None and (values > 0).all():
         number = np.log(values)[run].to_numpy(float)
         offsets = ((number - number.mean()) / max(float(np.ptp(number)), 1e-300))[:, None]

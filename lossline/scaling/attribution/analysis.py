@@ -17,13 +17,13 @@ from lossline.scaling.attribution.options import AttributionOptions, margin_of
 from lossline.scaling.line_test import line_scatter
 from lossline.scaling.matching import Design, MatchedGroup
 from lossline.scaling.nested import Shares, nested_shares
+from lossline.scaling.pairing import UNITS
 from lossline.scaling.progress import Say, counted, silent
 from lossline.tables.frames import nearest_name, nearest_names
 from lossline.tables.schema import OWN_SET, SetKind
 
-__all__ = ["UNITS", "Analysis", "analyse", "losses_on", "neutral_set"]
+__all__ = ["Analysis", "analyse", "losses_on", "neutral_set"]
 
-UNITS = ("loss", "bits_per_byte")
 _MAIN_SHARE = 0.5  # of the level, for the levels of factors
 
 
@@ -77,12 +77,7 @@ def analyse(
         only = "no validation loss but that of each run's own data" if own else "no validation loss"
         return Analysis(plan=plan, message=f"the table holds {only}")
     y_sets = _y_sets(rows, x_set, options)
-    matched = matched or tuple(
-        Matched.of(plan, name)
-        for name in plan.listed()
-        if len(plan.recorded_levels(name)) > 1 and plan.stands_for(name) == name
-    )
-    levels = {each.factor: each.levels for each in matched}
+    matched = matched or _testable(plan)
     lines = plan.lines()
     contrasts: list[Contrast] = []
     shares: dict[tuple[str, str, str], Shares] = {}
@@ -94,17 +89,17 @@ def analyse(
             margin = margin_of(rows[rows["eval_set"] == y_set], unit, options)
             margins[unit, y_set] = margin
             losses = Losses(points)
-            found = {
+            asked = {
                 each.factor: list(
                     contrasts_of(
-                        plan, each, {f: n for f, n in levels.items() if f != each.factor},
-                        losses, options, unit, y_set, margin, by_group=by_group,
+                        plan, each, matched, losses, options, unit, y_set, margin,
+                        by_group=by_group,
                     )
                 )
                 for each in matched
             }  # fmt: skip
-            in_unit += _with_chance(found, lines, losses)
-            for factor, share in nested_shares(plan, points, list(levels)).items():
+            in_unit += _with_chance(asked, lines, losses)
+            for factor, share in nested_shares(plan, points, list(asked)).items():
                 shares[factor, unit, y_set] = share
         contrasts += _corrected(in_unit, options.alpha)
     if not margins:
@@ -112,12 +107,17 @@ def analyse(
         message = f"no checkpoint has a loss on {x_set}{above} and one on another set"
         return Analysis(plan=plan, message=message)
     return Analysis(
-        plan=plan,
-        x_set=x_set,
-        matched=matched,
-        contrasts=tuple(contrasts),
-        shares=shares,
+        plan=plan, x_set=x_set, matched=matched, contrasts=tuple(contrasts), shares=shares,
         margins=margins,
+    )  # fmt: skip
+
+
+def _testable(plan: Design) -> tuple[Matched, ...]:
+    """The factors of two recorded levels or more, but for those that are tested under another."""
+    return tuple(
+        Matched.of(plan, name)
+        for name in plan.listed()
+        if len(plan.recorded_levels(name)) > 1 and plan.stands_for(name) == name
     )
 
 

@@ -8,12 +8,12 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import pandas as pd
 
-from lossline.scaling.attribution.analysis import UNITS, Analysis, analyse, losses_on
+from lossline.scaling.attribution.analysis import Analysis, analyse, losses_on
 from lossline.scaling.attribution.contrasts import Contrast, Kind
 from lossline.scaling.attribution.describe import contrast_rows, effects_of
 from lossline.scaling.attribution.options import AttributionOptions
 from lossline.scaling.attribution.sentences import (
-    UNIT_WORDS,
+    SHORT_UNITS,
     and_list,
     limits,
     named,
@@ -31,6 +31,7 @@ from lossline.scaling.attribution_results import (
     Verdict,
 )
 from lossline.scaling.matching import design, label_of
+from lossline.scaling.pairing import UNITS
 from lossline.scaling.progress import Say, silent
 from lossline.tables.schema import Status
 
@@ -233,7 +234,7 @@ def _margins(found: Analysis) -> str:
             continue
         least = min(of_unit.values())
         wider = [f"{value:.2g} on {name}" for name, value in of_unit.items() if value > least]
-        text = f"{least:.2g} {UNIT_WORDS[unit]}"
+        text = f"{least:.2g} {SHORT_UNITS[unit]}"
         parts.append(text + (f" ({', '.join(wider)}: few tokens)" if wider else ""))
     return f"A move is small within the margin of {' and '.join(parts)}." if parts else ""
 
@@ -272,7 +273,7 @@ def _if_otherwise(
         return factor  # what is left no longer compares these lines
     effect, words_of = other.named, ""
     if effect is not None:
-        words_of = f" ({effect.move.value:+.3f} {UNIT_WORDS[effect.unit]} on {effect.y_set})"
+        words_of = f" ({effect.move.value:+.3f} {SHORT_UNITS[effect.unit]} on {effect.y_set})"
     return dataclasses.replace(
         factor,
         sentence=f"{factor.sentence} Without {words} the verdict is: {other.verdict}{words_of}.",

@@ -5,14 +5,15 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from lossline.scaling.attribution.matched import Losses, Matched, by_level
 from lossline.scaling.attribution.options import AttributionOptions
 from lossline.scaling.line_test import NO_NOISE, UNKNOWN, Chance, Comparison, Noise, pooled_noise
-from lossline.scaling.matching import Design, MatchedGroup
+from lossline.scaling.matching import TREND_FROM, Design, MatchedGroup
 
 __all__ = ["BORROWED", "Contrast", "Kind", "Side", "contrasts_of", "factor_noise"]
 
@@ -115,6 +116,12 @@ class Contrast:
         return (self.low_level if d <= 0.0 else self.high_level), runs
 
     @property
+    def clarity(self) -> tuple[float, float]:
+        """Sorts contrasts, the clearest first: by p-value (those without one last), then by
+        size."""
+        return (math.inf if math.isnan(self.p_value) else self.p_value), -abs(self.move)
+
+    @property
     def significant(self) -> bool:
         """Whether the move is told from zero, after correction."""
         return self.p_corrected < self.alpha
@@ -181,7 +188,7 @@ class Contrast:
 def contrasts_of(
     plan: Design,
     matched: Matched,
-    others: Mapping[str, tuple[str, ...]],
+    all_matched: Sequence[Matched],
     losses: Losses,
     options: AttributionOptions,
     unit: str,
@@ -195,7 +202,7 @@ def contrasts_of(
     Args:
       plan: the facts of the runs.
       matched: the factor's runs.
-      others: the other factors, whose levels may answer differently, and these levels.
+      all_matched: of every factor: at the levels of the others, this one may move differently.
       losses: on the x set and this y set.
       margin: what counts as small on it.
       by_group: whether the move of each matched group is computed too.
@@ -214,8 +221,9 @@ def contrasts_of(
         yield contrast
         if len(matched.pairs) > _PAIRS_BY_GROUP:
             continue
-        for other, levels in others.items():
-            yield from ask.by_other(other, levels, contrast, groups)
+        for other in all_matched:
+            if other.factor != matched.factor:
+                yield from ask.by_other(other.factor, other.levels, contrast, groups)
     if compared:  # else no two levels have a range of loss in common
         yield from ask.shape() if matched.number is not None else ask.rest()
 
@@ -376,10 +384,10 @@ def _halves(
     plan: Design, other: str, levels: Sequence[str]
 ) -> Iterator[tuple[str, tuple[str, ...]]]:
     """How groups are told apart by another factor: each level against the rest, the one of two, and
-    the lower half of a number with four or more."""
+    the lower half of a number that has a trend."""
     if len(levels) < 2:
         return
-    if len(levels) >= 4 and plan.trend_of(other) is not None:
+    if len(levels) >= TREND_FROM and plan.trend_of(other) is not None:
         lower = tuple(levels[: len(levels) // 2])
         yield f"{lower[0]} to {lower[-1]}", lower
         return

@@ -8,12 +8,13 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import pandas as pd
 
-from lossline.scaling.attribution.analysis import UNITS, Analysis
+from lossline.scaling.attribution.analysis import Analysis
 from lossline.scaling.attribution.contrasts import Contrast, Kind
 from lossline.scaling.attribution.sentences import clearest, largest
 from lossline.scaling.attribution.verdicts import Judgement
 from lossline.scaling.attribution_results import Effect, Interval, Verdict
 from lossline.scaling.nested import Shares
+from lossline.scaling.pairing import UNITS
 
 __all__ = ["contrast_rows", "effects_of"]
 

@@ -10,11 +10,11 @@ import pandas as pd
 
 from lossline.options.roles import SIZE
 from lossline.scaling.line_test import Comparison, Points, compare
-from lossline.scaling.matching import Design, MatchedGroup
+from lossline.scaling.matching import TREND_FROM, Design, MatchedGroup
+from lossline.scaling.run_order import run_numbers
 
-__all__ = ["TREND_FROM", "Losses", "Matched", "Numbers", "by_level"]
+__all__ = ["Losses", "Matched", "Numbers", "by_level"]
 
-TREND_FROM = 4  # levels of a number that are compared by their trend
 Numbers = Mapping[str, float]  # run -> number
 
 
@@ -79,9 +79,9 @@ class Losses:
     def __init__(self, points: pd.DataFrame) -> None:
         run = np.asarray(points.index.get_level_values(0), dtype=str)
         names, start = np.unique(run, return_index=True)
-        values = np.split(points.to_numpy(float), start[1:])
-        order = sorted(range(len(names)), key=lambda i: values[i].ravel().tolist())
-        self.rank = {str(names[i]): rank for rank, i in enumerate(order)}
+        data = points.to_numpy(float)
+        values = np.split(data, start[1:])
+        self.rank = dict(zip(map(str, names), run_numbers(run, *data.T)[start], strict=True))
         self.of_run = dict(zip(map(str, names), values, strict=True))
 
     def points(

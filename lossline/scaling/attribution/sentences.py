@@ -11,7 +11,7 @@ from lossline.scaling.attribution_results import FactorAttribution, GroupMove, V
 from lossline.scaling.matching import Design, label_of
 
 __all__ = [
-    "UNIT_WORDS",
+    "SHORT_UNITS",
     "and_list",
     "clearest",
     "limits",
@@ -21,7 +21,7 @@ __all__ = [
     "untested_sentence",
 ]
 
-UNIT_WORDS = {"loss": "nats", "bits_per_byte": "bits per byte"}
+SHORT_UNITS = {"loss": "nats", "bits_per_byte": "bits per byte"}
 _FEW = 2  # runs of a level, up to which a sentence says what it rests on
 
 
@@ -167,7 +167,7 @@ def _visible(levels: Sequence[Contrast]) -> str:
     if not known:
         return ""
     least, most = (pick(known, key=lambda item: item.detectable) for pick in (min, max))
-    unit = UNIT_WORDS[least.unit]
+    unit = SHORT_UNITS[least.unit]
     text = f"The smallest move that they could have shown is {least.detectable:.2g} {unit}"
     if least.y_set == most.y_set:
         return f"{text}."
@@ -185,18 +185,14 @@ def ranking(factors: Sequence[FactorAttribution], x_set: str) -> str:
         assert effect is not None
         verdict = "" if factor.verdict is Verdict.MOVES else f", {factor.verdict}"
         parts.append(
-            f"{factor.label} {factor.size:.3g} {UNIT_WORDS[effect.unit]} ({effect.y_set}{verdict})"
+            f"{factor.label} {factor.size:.3g} {SHORT_UNITS[effect.unit]} ({effect.y_set}{verdict})"
         )
     return f"Factors by the size of their move at equal loss on {x_set}: {'; '.join(parts)}."
 
 
 def clearest(items: Sequence[Contrast]) -> Contrast:
     """The contrast of the smallest p-value; of equal ones, or without any, the largest."""
-
-    def clarity(item: Contrast) -> tuple[float, float]:
-        return (math.inf if math.isnan(item.p_value) else item.p_value), -abs(item.move)
-
-    return min(items, key=clarity)
+    return min(items, key=lambda item: item.clarity)
 
 
 def largest(items: Sequence[Contrast]) -> Contrast:
@@ -232,7 +228,7 @@ def _said(item: Contrast, *, uncorrected: bool = False) -> str:
         )
     first, second = item.sides
     return (
-        f"{item.y_set} differs {_ends(item)} by {first.move:+.3f} {UNIT_WORDS[item.unit]} where "
+        f"{item.y_set} differs {_ends(item)} by {first.move:+.3f} {SHORT_UNITS[item.unit]} where "
         f"{label_of(first.factor)} is {first.level} and by {second.move:+.3f} where it is "
         f"{second.level} (the difference: {chance})"
     )
@@ -247,7 +243,7 @@ def _groups(moves: Sequence[GroupMove]) -> str:
     each = and_list([f"by {move.move:+.3f} where it is {move.level}" for move in moves])
     return (
         f"{first.y_set} differs from {first.low_level} to {first.high_level} by an amount (in "
-        f"{UNIT_WORDS[first.unit]}) that depends on {label_of(first.factor)}: {each} "
+        f"{SHORT_UNITS[first.unit]}) that depends on {label_of(first.factor)}: {each} "
         f"({_corrected(first.p_corrected)})"
     )
 
@@ -257,7 +253,7 @@ def _by_how_much(item: Contrast) -> str:
     if abs(item.move) - item.chance.reach(2.0 * item.alpha) >= item.margin:
         return ""
     return (
-        f"; whether by more than the margin of {item.margin:.2g} {UNIT_WORDS[item.unit]} is not "
+        f"; whether by more than the margin of {item.margin:.2g} {SHORT_UNITS[item.unit]} is not "
         f"shown"
     )
 
@@ -303,14 +299,14 @@ def _same(shown: Contrast, others: Sequence[Contrast]) -> Contrast | None:
 
 def _margin(items: Sequence[Contrast]) -> str:
     values = sorted({item.margin for item in items})
-    unit = UNIT_WORDS[items[0].unit]
+    unit = SHORT_UNITS[items[0].unit]
     return f"{values[0]:.2g} {unit}" if len(values) == 1 else (
         f"{values[0]:.2g} to {values[-1]:.2g} {unit}"
     )  # fmt: skip
 
 
 def _amount(item: Contrast) -> str:
-    text = f"{item.move:+.3f} {UNIT_WORDS[item.unit]}"
+    text = f"{item.move:+.3f} {SHORT_UNITS[item.unit]}"
     low, high = item.interval()
     return text if math.isnan(low) else f"{text} [{low:+.3f}, {high:+.3f}]"
 

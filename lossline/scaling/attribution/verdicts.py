@@ -41,7 +41,7 @@ class Judgement:
 
 def judge_unit(contrasts: Sequence[Contrast]) -> Judgement:
     """The verdict of one factor in one unit; UNRESOLVED where nothing is known about chance."""
-    ranked = sorted(contrasts, key=_clarity)
+    ranked = sorted(contrasts, key=lambda item: item.clarity)
     significant = [item for item in ranked if item.significant]
     own = [item for item in significant if not item.chance.borrowed]
     moved = [item for item in own if not item.equivalent]
@@ -108,8 +108,3 @@ def alike(item: Contrast) -> bool:
     moves = [side.move for side in item.sides]
     smaller, larger = sorted(moves, key=abs)
     return smaller * larger > 0 and abs(smaller) >= _ALIKE * abs(larger)
-
-
-def _clarity(item: Contrast) -> tuple[float, float]:
-    p_value = item.p_value if item.p_value == item.p_value else float("inf")
-    return p_value, -abs(item.move)
