@@ -120,6 +120,24 @@ def test_largest_runs_are_held_out_and_predicted(results):
     assert line.heldout_error == pytest.approx(own.relative_error.abs().mean())
 
 
+@pytest.mark.parametrize("lacking", ["ranking", "factors/0/ratio", "factors/0/effects/0/margin"])
+def test_results_of_an_older_version_are_refused_in_one_line(results, tmp_path, lacking):
+    (tmp_path / study_files.MARK).write_text("{}")
+    study_files.save_results(results, tmp_path)
+    file = tmp_path / "attribution.json"
+    tree = part = json.loads(file.read_text())
+    *path, last = lacking.split("/")
+    for key in path:
+        part = part[int(key) if key.isdigit() else key]
+    del part[last]
+    file.write_text(json.dumps(tree))
+    with pytest.raises(UserError, match=r"another version of lossline; fit again .* --replace"):
+        load_results(tmp_path)
+    file.unlink()
+    with pytest.raises(UserError, match="another version of lossline"):
+        load_results(tmp_path)
+
+
 def test_results_survive_the_disk(results, tmp_path):
     (tmp_path / study_files.MARK).write_text("{}")
     study_files.save_results(results, tmp_path)

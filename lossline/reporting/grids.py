@@ -108,7 +108,7 @@ def compute_law_grid(laws: Sequence[ComputeLawFit]) -> Grid:
 
 
 def factor_grid(attribution: Attribution) -> Grid:
-    """One row per factor: verdict and the clearest effect in both units."""
+    """One row per factor: verdict and the named effect in both units."""
     columns = [
         Column("factor", keep=True), Column("levels"), Column("verdict", keep=True),
         *[

@@ -56,7 +56,8 @@ class Effect:
       factor: column of the loss table.
       x_set, y_set: evaluation sets of the line.
       unit: "loss" (nats per token) or "bits_per_byte"; both axes are in this unit.
-      low_level, high_level: the two levels that are told apart most clearly (smallest p-value);
+      low_level, high_level: the two levels that move most of those that count (of moves that are
+        all small, the two told apart most clearly);
         of a trend, its ends.
       move: y at `high_level` minus y at `low_level`; simultaneous interval over all pairs of
         levels.
@@ -135,7 +136,7 @@ class FactorAttribution:
 
     Attributes:
       factor: column of the loss table; label: how a sentence calls it.
-      levels: its levels, most frequent first.
+      levels: its levels, numbers in ascending order, words most frequent first.
       verdict, sentence: the answer; message: why it cannot be given, or what limits it.
       nats, bits_per_byte: per unit, the effect that the sentence names: the largest of the moves
         that count; else the largest of all, or of small ones the clearest (smallest p-value); the
@@ -216,7 +217,7 @@ class Attribution:
         return pd.DataFrame([_flat(effect) for factor in self.factors for effect in factor.effects])
 
     def summary(self) -> pd.DataFrame:
-        """One row per factor: verdict, sentence, and the clearest effect in nats and in bits per
+        """One row per factor: verdict, sentence, and the named effect in nats and in bits per
         byte."""
         rows = []
         for factor in self.factors:

@@ -158,12 +158,25 @@ def save_results(results: StudyResults, folder: Path) -> None:
 
 
 def load_results(path: str | os.PathLike[str]) -> StudyResults:
-    """The results that `python -m lossline.fit` has written to a folder."""
+    """The results that `python -m lossline.fit` has written to a folder.
+
+    Raises `UserError` where there are none, or only those of a version that wrote other fields.
+    """
     folder = Path(path)
     if not (folder / MARK).is_file():
         raise UserError(
             f"{folder}: holds no results of lossline.fit (no {MARK}); make them with --out={folder}"
         )
+    try:
+        return _results_in(folder)
+    except (KeyError, TypeError, FileNotFoundError) as error:  # fields or files that changed
+        raise UserError(
+            f"{folder}: holds results of another version of lossline; fit again with --out={folder} "
+            "--replace"
+        ) from error
+
+
+def _results_in(folder: Path) -> StudyResults:
     draws = pd.read_parquet(folder / "line_draws.parquet")
     by_line = {
         int(str(index)): rows[list(_DRAWS)].to_numpy(float) for index, rows in draws.groupby("line")
