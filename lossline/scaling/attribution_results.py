@@ -56,16 +56,17 @@ class Effect:
       factor: column of the loss table.
       x_set, y_set: evaluation sets of the line.
       unit: "loss" (nats per token) or "bits_per_byte"; both axes are in this unit.
-      low_level, high_level: the two levels that move most of those that count (of moves that are
-        all small, the two told apart most clearly);
-        of a trend, its ends.
+      low_level, high_level: the two levels of the largest move of those that count (where all are
+        small and some not zero, of the smallest p-value); of a trend, its ends.
       move: y at `high_level` minus y at `low_level`; simultaneous interval over all pairs of
         levels.
-      p_value: of "one line for all levels": the smallest over pairs of levels times their number, t
-        tests with the run as the unit; NaN if there is no noise estimate.
-      p_corrected: Holm over all contrasts of this unit.
+      p_value: of "these two levels have one line", times the number of pairs of levels: t tests
+        with the run as the unit; NaN if there is no noise estimate.
+      p_corrected: of the same, by Holm over the pairs of levels (and trends) of all factors and
+        sets in this unit.
       margin: what counts as small, in the unit; p_equivalent: of "some two levels are further apart
-        than the margin", the largest over pairs of levels, by two one-sided tests.
+        than the margin", the largest over pairs of levels, by two one-sided tests; NaN where the
+        runs of some pair show no noise of their own.
       detectable: the smallest move that these runs would have shown, with a power of 80% and after
         correction.
       p_resampled: of the pair shown, by permuting the runs' deviations (Freedman-Lane); NaN if not

@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 
+import numpy as np
 import pandas as pd
 
 from lossline.scaling.attribution.analysis import Analysis
@@ -52,7 +53,7 @@ def effects_of(
             p_value=min(1.0, item.p_value * len(pairs)) if item.chance.known else math.nan,
             p_corrected=item.p_corrected,
             p_resampled=item.comparison.p_resampled,
-            p_equivalent=max(pair.p_equivalent for pair in pairs),
+            p_equivalent=float(np.max([pair.p_equivalent for pair in pairs])),
             margin=item.margin,
             detectable=item.detectable,
             share=share.share,

@@ -380,6 +380,17 @@ def test_sets_that_do_not_exist_are_refused_before_any_fit(drawn):
         fit_study(drawn("factorial, 8 runs"), options, say=pytest.fail)
 
 
+def test_levels_of_which_one_shows_no_noise_are_not_shown_to_be_equivalent(drawn):
+    table = drawn("one of three levels").copy()
+    only = table[table.pretraining_data == "law"].run_id.min()
+    table = table[(table.pretraining_data != "law") | (table.run_id == only)]
+    found = verdict_of(table, "pretraining_data")
+    alike = attribute(table, OPTIONS).contrasts.query("kind == 'levels' and unit == 'loss'")
+    alike = alike[alike.factor == "pretraining_data"]
+    assert alike.p_equivalent.isna().any() and alike.p_equivalent.notna().any()
+    assert all(np.isnan(effect.p_equivalent) for effect in found.effects)
+
+
 def test_what_a_verdict_rests_on_is_said_of_two_levels_alone(drawn):
     table = drawn("factorial, 16 runs")
     few = table[(table.architecture == "llama") | table.run_id.isin(["run-008", "run-009"])]
