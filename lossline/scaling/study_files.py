@@ -171,8 +171,8 @@ def load_results(path: str | os.PathLike[str]) -> StudyResults:
         return _results_in(folder)
     except (KeyError, TypeError, FileNotFoundError) as error:  # fields or files that changed
         raise UserError(
-            f"{folder}: holds results of another version of lossline; fit again with --out={folder} "
-            "--replace"
+            f"{folder}: holds results of another version of lossline; fit again with "
+            f"--out={folder} --replace"
         ) from error
 
 
