@@ -223,7 +223,7 @@ def test_per_byte_is_not_judged_where_it_is_not_measured(drawn):
     table.loc[tasks, "bits_per_byte"] = np.nan
     found = verdict_of(table, "tokenizer")
     assert found.verdict is Verdict.MOVES
-    assert "moves the line per token, and whether per byte cannot be told:" in found.sentence
+    assert "moves the line per token (whether per byte cannot be told: " in found.sentence
 
 
 def test_one_difference_is_not_called_each_of_one(drawn):
