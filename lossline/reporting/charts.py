@@ -35,10 +35,10 @@ def attribution_chart(attribution: Attribution, *, units: Sequence[Unit]) -> Fig
     """One row per factor that varies, the largest move first, one panel per unit: how far the line
     moves, and its interval.
 
-    The large dot is the evaluation set that the sentence names; the small ones are the other sets,
-    diamonds the groups that answer differently. The axis is linear within the margin, which is
-    shaded, and logarithmic beyond it, so that factors of all sizes are seen. A factor that could
-    not be tested keeps its row and says why.
+    The large dot is the evaluation set that the sentence names; the small ones are the other sets
+    that the same two levels stand for, diamonds the groups that answer differently. The axis is
+    linear within the margin, which is shaded, and logarithmic beyond it, so that factors of all
+    sizes are seen. A factor that could not be tested keeps its row and says why.
     """
     factors = [factor for factor in attribution.factors if factor.verdict not in _NOT_VARIED]
     with publication_style():
@@ -67,8 +67,13 @@ def _factor_rows(ax: Axes, factors: Sequence[FactorAttribution], unit: Unit, alp
         if effect is None:
             _reason(ax, position, factor.message or str(factor.verdict))
             continue
+        levels = (effect.low_level, effect.high_level)
         others = [
-            e.move.value for e in factor.effects if e.unit == unit.value and e.y_set != effect.y_set
+            e.move.value
+            for e in factor.effects
+            if e.unit == unit.value
+            and e.y_set != effect.y_set
+            and (e.low_level, e.high_level) == levels
         ]
         groups = [group.move for group in factor.by_group if group.unit == unit.value]
         p_value = factor.p_corrected if effect.unit == factor.unit else effect.p_corrected

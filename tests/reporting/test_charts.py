@@ -76,6 +76,19 @@ def test_sets_far_beyond_the_axis_become_arrowheads(results):
     assert list(arrows.get_xdata()) == [ax.get_xlim()[1]]
 
 
+def test_other_levels_on_another_set_are_not_drawn_as_these(results):
+    """The move between two other levels may have the other sign."""
+    factor = results.attribution.factor("pretraining_data")
+    other = replace(
+        factor.nats, y_set="arc_easy", low_level="pubmed", high_level="wiki",
+        move=Interval(value=-0.4, low=-0.5, high=-0.3),
+    )  # fmt: skip
+    for effects, dots in (((factor.nats, other), 0), (factor.effects, 1)):
+        attribution = replace(results.attribution, factors=(replace(factor, effects=effects),))
+        ax = charts.attribution_chart(attribution, units=[Unit.NATS]).axes[0]
+        assert len(drawn(ax, "others/0/o")) == dots
+
+
 def test_a_verdict_without_numbers_is_drawn(results):
     factor = results.attribution.factor("params")
     attribution = replace(
