@@ -177,7 +177,8 @@ def _group_moves(main: tuple[Judgement, Sequence[Contrast]]) -> Iterator[GroupMo
         and (item.y_set, item.low_level, item.high_level)
         == (shown.y_set, shown.low_level, shown.high_level)
     ]
-    # Of two levels, one contrast has both; of more, each contrast holds one against the rest.
+    # Of two levels, or two halves, one contrast has both; of more levels, each contrast holds one
+    # against the rest.
     parts = [(item, side) for item in same for side in item.sides[: 2 if len(same) == 1 else 1]]
     for item, side in parts:
         yield GroupMove(

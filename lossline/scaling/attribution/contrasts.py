@@ -40,16 +40,28 @@ class Kind(enum.StrEnum):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Side:
-    """The move in the groups that share one level, or one of several levels, of another factor."""
+    """The move in the groups that share one of some levels of another factor: the mean over these
+    levels, so that what they differ by is no chance.
+
+    Attributes:
+      factor: the other factor; level: how a sentence calls its levels.
+      comparisons: one per level, or one for all where single levels cannot show chance.
+      scale: as that of the contrast.
+    """
 
     factor: str
     level: str
-    comparison: Comparison
+    comparisons: tuple[Comparison, ...]
     scale: float
 
     @property
+    def share(self) -> float:
+        """What the move of one comparison adds to the mean."""
+        return self.scale / len(self.comparisons)
+
+    @property
     def move(self) -> float:
-        return self.comparison.move * self.scale
+        return sum(part.move for part in self.comparisons) * self.share
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -63,7 +75,7 @@ class Contrast:
       scale: the move is that of `comparison` times this (1 for a pair, the log ratio of the ends
         for a trend).
       pairs: comparisons that share the interval's level.
-      comparison: the runs compared; of GROUPS, the one of `sides`[0].
+      comparison: the runs compared; of GROUPS, the first of `sides`[0].
       by_group: move per matched group; pooled_sizes: whether groups hold runs of all sizes.
       runs_used: the runs of its groups.
       alpha: level of the tests; margin: what counts as small.
@@ -161,28 +173,24 @@ class Contrast:
         return dataclasses.replace(chance, error=chance.error * abs(self.scale))
 
     def _sides_chance(self) -> Chance:
-        """Welch: both sides' own variances; degrees as if all runs had one variance."""
-        parts = [side.comparison for side in self.sides]
-        if not all(part.own_degrees > 0 for part in parts):
+        """Welch: the own variances of all parts; degrees as if all runs had one variance."""
+        parts = [(side.share**2, part) for side in self.sides for part in side.comparisons]
+        if not all(part.own_degrees > 0 for _, part in parts):
             return UNKNOWN
-        scales = [side.scale**2 for side in self.sides]
-        variance = sum(s * part.variance for s, part in zip(scales, parts, strict=True))
-        even = [s * part.between for s, part in zip(scales, parts, strict=True)]
-        degrees = sum(even) ** 2 / sum(
-            e**2 / part.own_degrees for e, part in zip(even, parts, strict=True)
-        )
+        variance = sum(share * part.variance for share, part in parts)
+        even = [(share * part.between, part.own_degrees) for share, part in parts]
+        degrees = sum(e for e, _ in even) ** 2 / sum(e**2 / own for e, own in even)
         return Chance(error=float(np.sqrt(variance)), degrees=float(degrees))
 
     def _borrowed(self, noise: Noise) -> Chance:
         if not self.sides:
             return self._scaled(self.comparison.borrowed_chance(noise, BORROWED))
         errors = [
-            side.scale * side.comparison.borrowed_chance(noise, BORROWED).error
+            side.share * part.borrowed_chance(noise, BORROWED).error
             for side in self.sides
+            for part in side.comparisons
         ]
-        return Chance(
-            error=float(np.hypot(errors[0], errors[1])), degrees=noise.degrees, borrowed=True
-        )
+        return Chance(error=float(np.linalg.norm(errors)), degrees=noise.degrees, borrowed=True)
 
 
 def contrasts_of(
@@ -299,28 +307,32 @@ class _Asker:
         main: Contrast,
         groups: Sequence[MatchedGroup],
     ) -> Iterator[Contrast]:
-        """Whether the move is the same at each level of another factor; of a number with many
-        levels, in its lower and its upper half."""
-        there = {group.facts.get(other) for group in groups}
-        levels = [level for level in known if level in there]
+        """Whether the move is the same at each level of another factor; of a number with a
+        trend, in its lower and its upper half."""
         chosen = (main.low_level, main.high_level)
-        for name, inside in _halves(self.plan, other, levels):
-            parts = [[group for group in groups if (group.facts.get(other) in inside) == within]
-                     for within in (True, False)]  # fmt: skip
-            found = [self._compare(part, chosen) if part else None for part in parts]
-            if found[0] is None or found[1] is None:
-                continue
-            rest = ", ".join(level for level in levels if level not in inside)
-            names = (name, rest if len(levels) <= 2 else f"other than {name}")
-            sides = tuple(
-                Side(factor=other, level=level, comparison=comparison, scale=main.scale)
-                for level, comparison in zip(names, found, strict=True)
-                if comparison is not None
-            )
-            yield self._contrast(
-                kind=Kind.GROUPS, low_level=main.low_level, high_level=main.high_level,
-                comparison=found[0], sides=sides, runs_used=main.runs_used,
-            )  # fmt: skip
+        inside = {
+            level: part
+            for level in known
+            if (part := [group for group in groups if group.facts.get(other) == level])
+        }
+        alone = {level: self._compare(part, chosen) for level, part in inside.items()}
+
+        def side(levels: tuple[str, ...], name: str) -> Side | None:
+            parts = [alone[level] for level in levels]
+            if len(parts) > 1 and not all(part and part.own_degrees > 0 for part in parts):
+                parts = [self._compare([g for level in levels for g in inside[level]], chosen)]
+            found = tuple(part for part in parts if part is not None)
+            if not found:
+                return None
+            return Side(factor=other, level=name, comparisons=found, scale=main.scale)
+
+        for split in _splits(self.plan, other, tuple(inside)):
+            sides = tuple(each for levels, name in split if (each := side(levels, name)))
+            if len(sides) == 2:
+                yield self._contrast(
+                    kind=Kind.GROUPS, low_level=main.low_level, high_level=main.high_level,
+                    comparison=sides[0].comparisons[0], sides=sides, runs_used=main.runs_used,
+                )  # fmt: skip
 
     def rest(self) -> Iterator[Contrast]:
         """Each of three or more levels against all others."""
@@ -380,19 +392,20 @@ def _of_levels(groups: Sequence[MatchedGroup], chosen: Sequence[str]) -> list[Ma
     return [group for group in kept if len(group.levels) > 1]
 
 
-def _halves(
-    plan: Design, other: str, levels: Sequence[str]
-) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """How groups are told apart by another factor: each level against the rest, the one of two, and
-    the lower half of a number that has a trend."""
-    if len(levels) < 2:
-        return
+def _splits(
+    plan: Design, other: str, levels: tuple[str, ...]
+) -> Iterator[tuple[tuple[tuple[str, ...], str], ...]]:
+    """How groups are told apart by another factor, as two sides (levels, name): the one of two
+    levels, each of three or more against the rest, and the halves of a number that has a trend."""
     if len(levels) >= TREND_FROM and plan.trend_of(other) is not None:
-        lower = tuple(levels[: len(levels) // 2])
-        yield f"{lower[0]} to {lower[-1]}", lower
-        return
-    for level in levels if len(levels) > 2 else levels[:1]:
-        yield level, (level,)
+        half = len(levels) // 2
+        yield tuple((part, f"{part[0]} to {part[-1]}") for part in (levels[:half], levels[half:]))
+    elif len(levels) == 2:
+        yield (levels[:1], levels[0]), (levels[1:], levels[1])
+    elif len(levels) > 2:
+        for level in levels:
+            rest = tuple(name for name in levels if name != level)
+            yield ((level,), level), (rest, f"other than {level}")
 
 
 def factor_noise(contrasts: Sequence[Contrast]) -> Noise:

@@ -109,6 +109,29 @@ def test_groups_that_answer_differently_are_named(drawn):
     assert found.size == pytest.approx(0.15, abs=0.03)
 
 
+@pytest.mark.parametrize(
+    ("levels", "seeds", "moves"),
+    [
+        ({"pretraining_data": ("wiki", "python", "law")}, 2, (0.15, -0.15, 0.0)),
+        ({"params": (1e8, 2e8, 4e8, 8e8)}, 2, (0.0, 0.0, 0.0, 0.2)),
+    ],
+)
+def test_levels_of_another_factor_hide_no_other_level(designs, levels, seeds, moves):
+    """What the rest, or half of the sizes, differ by among themselves is no chance."""
+    other, names = next(iter(levels.items()))
+    moved = dict(zip(names, moves, strict=True))
+    study = designs.PlantedStudy(
+        about="", factor="architecture", truth="by group", noise=0.01,
+        runs=designs.grid(seeds, architecture=designs.ARCHITECTURES, **levels),
+        effect=lambda facts: moved[facts[other]] * designs.mamba(facts),
+    )  # fmt: skip
+    found = verdict_of(designs.plant(study, np.random.default_rng(3)), "architecture")
+    assert found.verdict is Verdict.BY_GROUP
+    assert {group.factor for group in found.by_group} == {other}
+    planted = sorted(moves) if len(found.by_group) > 2 else [np.mean(moves[:2]), np.mean(moves[2:])]
+    assert sorted(group.move for group in found.by_group) == pytest.approx(planted, abs=0.04)
+
+
 def test_levels_that_are_alike_are_told_from_the_one_that_is_not(drawn):
     found = verdict_of(drawn("one of three levels", 1), "pretraining_data")
     assert "law" in (found.nats.low_level, found.nats.high_level)
