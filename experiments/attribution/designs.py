@@ -139,6 +139,8 @@ ARCHITECTURES, DATA, SIZES = ("llama", "mamba"), ("wiki", "python"), (1e8, 4e8)
 FACTORIAL = grid(architecture=ARCHITECTURES, pretraining_data=DATA, params=SIZES)
 TWO_SEEDS = grid(2, architecture=ARCHITECTURES, pretraining_data=DATA, params=SIZES)
 FOUR_SEEDS = grid(4, architecture=ARCHITECTURES, pretraining_data=DATA, params=SIZES)
+FOUR_SIZES, FOUR_DATA = (1e8, 4e8, 16e8, 64e8), ("wiki", "python", "law", "news")
+FOUR_BY_FOUR = grid(architecture=ARCHITECTURES, pretraining_data=FOUR_DATA, params=FOUR_SIZES)
 RATES = (1e-3, 2e-3, 4e-3, 8e-3, 16e-3)
 
 
@@ -148,6 +150,12 @@ def mamba(facts: Facts) -> bool:
 
 def python(facts: Facts) -> bool:
     return facts["pretraining_data"] == "python"
+
+
+def sign(facts: Facts) -> int:
+    """Of an interaction of data and size that neither describes alone."""
+    data, size = FOUR_DATA.index(facts["pretraining_data"]), FOUR_SIZES.index(facts["params"])
+    return (-1) ** (data + size)
 
 
 def log_rate(facts: Facts) -> float:
@@ -297,6 +305,22 @@ DESIGNS: dict[str, PlantedStudy] = {
         truth="by group",
         runs=FOUR_SEEDS,
         effect=lambda facts: 0.15 * mamba(facts) * python(facts),
+    ),
+    "crossed three ways: ±.08": PlantedStudy(
+        about="architecture × data × size, one seed, noise .01",
+        factor="architecture",
+        truth="by group",
+        runs=FOUR_BY_FOUR,
+        noise=0.01,
+        effect=lambda facts: 0.08 * mamba(facts) * sign(facts),
+    ),
+    "sizes alternate: ±.08": PlantedStudy(
+        about="four sizes × four data, noise .01",
+        factor="architecture",
+        truth="by group",
+        runs=FOUR_BY_FOUR,
+        noise=0.01,
+        effect=lambda facts: 0.08 * mamba(facts) * (-1) ** FOUR_SIZES.index(facts["params"]),
     ),
     "U of five learning rates": PlantedStudy(
         about="±.1, noise .03",

@@ -59,7 +59,6 @@ def analyse(
     plan: Design,
     matched: tuple[Matched, ...] = (),
     *,
-    by_group: bool = True,
     say: Say = silent,
 ) -> Analysis:
     """Tests every factor of the measured rows of a loss table.
@@ -68,7 +67,6 @@ def analyse(
       rows: measured rows.
       options: how to test; `UserError` for options that do not fit the table.
       plan: the facts of the runs; matched: as an analysis of the same plan found them.
-      by_group: whether the move of each matched group is computed too.
       say: hears now and then how far it is.
     """
     x_set = options.x_set or neutral_set(rows)
@@ -92,8 +90,7 @@ def analyse(
             asked = {
                 each.factor: list(
                     contrasts_of(
-                        plan, each, matched, losses, options, unit, y_set, margin,
-                        by_group=by_group,
+                        plan, each, matched, losses, options, unit, y_set, margin
                     )
                 )
                 for each in matched

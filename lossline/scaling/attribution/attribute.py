@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import pandas as pd
 
 from lossline.scaling.attribution.analysis import Analysis, analyse, losses_on
-from lossline.scaling.attribution.contrasts import Contrast, Kind
+from lossline.scaling.attribution.contrasts import Kind
 from lossline.scaling.attribution.describe import contrast_rows, effects_of
 from lossline.scaling.attribution.options import AttributionOptions
 from lossline.scaling.attribution.sentences import (
@@ -22,10 +22,9 @@ from lossline.scaling.attribution.sentences import (
     untested_sentence,
 )
 from lossline.scaling.attribution.unsound_runs import Outlier, copies, outliers
-from lossline.scaling.attribution.verdicts import Judgement, judge_factor
+from lossline.scaling.attribution.verdicts import Judged, judge_factor
 from lossline.scaling.attribution_results import (
     Attribution,
-    Effect,
     FactorAttribution,
     GroupMove,
     Verdict,
@@ -59,9 +58,10 @@ def attribute(
     if twice:
         rows = rows[~rows["run_id"].isin(list(twice))]
         plan = design(rows)
+    notes = _copies_note(twice)
     found = analyse(rows, options, plan, say=say)
     if found.message:
-        return Attribution(message=found.message, alpha=options.alpha)
+        return Attribution(message=found.message, alpha=options.alpha, notes=tuple(notes))
     factors = [_factor(found, name) for name in found.plan.listed()]
     odd = _outliers(rows, found, options)
     quick = dataclasses.replace(options, resamples=0, x_set=found.x_set)
@@ -82,7 +82,7 @@ def attribute(
         alpha=options.alpha,
         ranking=ranking(factors, found.x_set),
         margins=_margins(found),
-        notes=tuple([*_copies_note(twice), *map(_outlier_note, odd)]),
+        notes=tuple([*notes, *map(_outlier_note, odd)]),
     )
 
 
@@ -100,9 +100,7 @@ def _factor(found: Analysis, factor: str) -> FactorAttribution:
             message=message,
         )  # fmt: skip
     nats, bits = ([item for item in contrasts if item.unit == unit] for unit in UNITS)
-    verdict, in_nats, in_bits = judge_factor(factor, nats, bits)
-    sides = [(in_nats, nats), (in_bits, bits)]
-    main, other = sides if _nats_first(verdict, in_nats, in_bits, nats) else sides[::-1]
+    verdict, main, other = judge_factor(factor, nats, bits)
     by_group = tuple(_group_moves(main)) if verdict is Verdict.BY_GROUP else ()
     along = plan.along(factor)
     name = label
@@ -111,14 +109,9 @@ def _factor(found: Analysis, factor: str) -> FactorAttribution:
     used = sorted({run for item in contrasts for run in item.runs_used})
     lacking = tuple(label_of(fact) for fact in plan.lacking(factor, used))
     sentence = sentence_of(name, verdict, main, other, by_group, found.x_set)
-    judged = {"loss": in_nats, "bits_per_byte": in_bits}
-    effects = tuple(effects_of(found, factor, contrasts, judged))
-    unit = main[1][0].unit
-    shown = _headline(effects, main[0], unit)
-    heads = {unit: shown, other[1][0].unit if other[1] else "": None}
-    for effect in effects:
-        if shown is not None and effect.unit != unit and effect.y_set == shown.y_set:
-            heads[effect.unit] = effect
+    effects = tuple(effects_of(found, factor, contrasts, (main[0], other[0])))
+    shown = named(verdict, *main)
+    heads = {effect.unit: effect for effect in effects if effect.y_set == shown.y_set}
     return FactorAttribution(
         factor=factor,
         label=label,
@@ -128,42 +121,15 @@ def _factor(found: Analysis, factor: str) -> FactorAttribution:
         message=limits(contrasts),
         nats=heads.get("loss"),
         bits_per_byte=heads.get("bits_per_byte"),
-        unit=unit,
-        p_corrected=main[0].moved[0].p_corrected if by_group else _named_p(main[0], shown),
+        unit=shown.unit,
+        p_corrected=shown.p_corrected,
         effects=effects,
         by_group=by_group,
         lacking=lacking,
     )
 
 
-def _nats_first(
-    verdict: Verdict, in_nats: Judgement, in_bits: Judgement, nats: Sequence[Contrast]
-) -> bool:
-    """Whether the sentence speaks of nats first: of the unit that the verdict rests on."""
-    if not nats:
-        return False
-    return in_nats.verdict is verdict or in_bits.verdict is not verdict
-
-
-def _named_p(judged: Judgement, shown: Effect | None) -> float:
-    """Corrected p-value of the contrast that the sentence names."""
-    if judged.verdict.moving:
-        return named(judged.moved).p_corrected
-    return math.nan if shown is None else shown.p_corrected
-
-
-def _headline(effects: Sequence[Effect], judged: Judgement, unit: str) -> Effect | None:
-    """The effect that the sentence speaks of, so that a figure or a table does not name another."""
-    mine = [effect for effect in effects if effect.unit == unit]
-    if judged.verdict.moving:
-        sets = {item.y_set for item in judged.moved if item.kind is named(judged.moved).kind}
-        mine = [effect for effect in mine if effect.y_set in sets] or mine
-    elif judged.verdict is Verdict.BELOW:
-        return min(mine, key=lambda effect: effect.p_value)
-    return max(mine, key=lambda effect: abs(effect.move.value), default=None)
-
-
-def _group_moves(main: tuple[Judgement, Sequence[Contrast]]) -> Iterator[GroupMove]:
+def _group_moves(main: Judged) -> Iterator[GroupMove]:
     """The move at each level of the other factor, of the contrast that says most clearly that it
     differs."""
     judged, contrasts = main
@@ -247,16 +213,16 @@ def _verdicts(
     rows: pd.DataFrame, options: AttributionOptions, before: Analysis
 ) -> Mapping[str, FactorAttribution]:
     """Every tested factor, from some of the rows of an analysis."""
-    if rows.empty or options.x_set not in set(rows["eval_set"]):
+    measured = set(rows["eval_set"])
+    y_sets = tuple(name for name in options.y_sets if name in measured)
+    if options.x_set not in measured or (options.y_sets and not y_sets):
         return {}
-    kept = dataclasses.replace(
-        options, y_sets=tuple(name for name in options.y_sets if name in set(rows["eval_set"]))
-    )
+    kept = dataclasses.replace(options, y_sets=y_sets)
     if set(rows["run_id"]) == set(before.plan.runs.index):
         plan, matched = before.plan, before.matched
     else:
         plan, matched = design(rows), ()
-    found = analyse(rows, kept, plan, matched, by_group=False)
+    found = analyse(rows, kept, plan, matched)
     return {name: _factor(found, name) for name in found.factors}
 
 
@@ -303,10 +269,10 @@ def _outliers(rows: pd.DataFrame, found: Analysis, options: AttributionOptions) 
 def _copies_note(twice: Mapping[str, str], most: int = 3) -> list[str]:
     if not twice:
         return []
-    pairs = [f"{copy} is {first}" for copy, first in list(twice.items())[:most]]
+    pairs = [f"{copy} (copy of {first})" for copy, first in list(twice.items())[:most]]
     more = f", and {len(twice) - most} more" if len(twice) > most else ""
     return [
-        f"Left out as copies of another run (the same losses and facts): {', '.join(pairs)}{more}."
+        f"Left out, because another run has the same facts and losses: {', '.join(pairs)}{more}."
     ]
 
 

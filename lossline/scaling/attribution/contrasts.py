@@ -76,7 +76,9 @@ class Contrast:
         for a trend).
       pairs: comparisons that share the interval's level.
       comparison: the runs compared; of GROUPS, the first of `sides`[0].
-      by_group: move per matched group; pooled_sizes: whether groups hold runs of all sizes.
+      by_group: move per matched group; spread: standard deviation of these, less what runs that
+        differ in their seeds alone show of chance; pooled_sizes: whether groups hold runs of all
+        sizes.
       runs_used: the runs of its groups.
       alpha: level of the tests; margin: what counts as small.
       chance: what chance does to `move`: `own`, by the runs compared, or `lent`, by the noise of
@@ -95,6 +97,7 @@ class Contrast:
     scale: float = 1.0
     pairs: int = 1
     by_group: dict[str, float] = dataclasses.field(default_factory=dict)
+    spread: float = 0.0
     pooled_sizes: bool = False
     runs_used: tuple[str, ...] = ()
     sides: tuple[Side, ...] = ()
@@ -202,8 +205,6 @@ def contrasts_of(
     unit: str,
     y_set: str,
     margin: float,
-    *,
-    by_group: bool = True,
 ) -> Iterator[Contrast]:
     """Every contrast of one factor that the losses on these two sets allow, without its chance.
 
@@ -213,11 +214,10 @@ def contrasts_of(
       all_matched: of every factor: at the levels of the others, this one may move differently.
       losses: on the x set and this y set.
       margin: what counts as small on it.
-      by_group: whether the move of each matched group is computed too.
     """
     ask = _Asker(
         plan=plan, matched=matched, losses=losses, options=options, unit=unit, y_set=y_set,
-        margin=margin, by_group=by_group,
+        margin=margin,
     )  # fmt: skip
     compared = False
     for chosen in matched.pairs:
@@ -245,7 +245,6 @@ class _Asker:
     unit: str
     y_set: str
     margin: float
-    by_group: bool
 
     def _contrast(self, **facts) -> Contrast:
         return Contrast(
@@ -260,11 +259,13 @@ class _Asker:
             return None
         comparison, groups, pooled_sizes = found
         low, high, scale = self._ends(chosen, groups)
-        alone = {group.name: self._compare([group], chosen) for group in groups if self.by_group}
+        each = {group.name: self._compare([group], chosen) for group in groups}
+        alone = {name: comparison for name, comparison in each.items() if comparison is not None}
         contrast = self._contrast(
             kind=Kind.LEVELS, low_level=low, high_level=high, scale=scale, comparison=comparison,
             pairs=len(self.matched.pairs), pooled_sizes=pooled_sizes,
-            by_group={name: each.move * scale for name, each in alone.items() if each is not None},
+            by_group={name: comparison.move * scale for name, comparison in alone.items()},
+            spread=abs(scale) * _spread(list(alone.values())),
             runs_used=tuple(run for group in groups for run in group.runs),
         )  # fmt: skip
         return contrast, groups
@@ -390,6 +391,16 @@ def _of_levels(groups: Sequence[MatchedGroup], chosen: Sequence[str]) -> list[Ma
     """The groups with these levels alone, where they have two of them at least."""
     kept = [group.only(chosen) for group in groups]
     return [group for group in kept if len(group.levels) > 1]
+
+
+def _spread(comparisons: Sequence[Comparison]) -> float:
+    """Standard deviation of the moves of matched groups, less their own variance where a group
+    shows it."""
+    if len(comparisons) < 2:
+        return 0.0
+    own = [part.variance if part.own_degrees > 0 else 0.0 for part in comparisons]
+    whole = float(np.var([part.move for part in comparisons], ddof=1))
+    return math.sqrt(max(0.0, whole - float(np.mean(own))))
 
 
 def _splits(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pandas as pd
@@ -23,7 +23,7 @@ _NO_SHARES = Shares(share=math.nan, partial_r2=math.nan, spread=math.nan)
 
 
 def effects_of(
-    found: Analysis, factor: str, contrasts: Sequence[Contrast], judged: Mapping[str, Judgement]
+    found: Analysis, factor: str, contrasts: Sequence[Contrast], judged: Sequence[Judgement]
 ) -> Iterator[Effect]:
     """Per set and unit, the two levels that stand for the factor.
 
@@ -31,7 +31,7 @@ def effects_of(
       found: the analysis that the contrasts are from.
       factor: column of the loss table.
       contrasts: all of this factor.
-      judged: the judgement per unit.
+      judged: the judgements, the one that the verdict rests on first.
     """
     main = [item for item in contrasts if item.kind is Kind.LEVELS]
     keys = sorted(
@@ -39,7 +39,7 @@ def effects_of(
     )
     for unit, y_set in keys:
         pairs = [item for item in main if (item.unit, item.y_set) == (unit, y_set)]
-        item = _representative(pairs, judged[unit])
+        item = _representative(pairs, judged)
         share = found.shares.get((factor, unit, y_set), _NO_SHARES)
         low, high = item.interval()
         yield Effect(
@@ -71,11 +71,11 @@ def effects_of(
         )
 
 
-def _representative(pairs: Sequence[Contrast], judged: Judgement) -> Contrast:
-    """The largest move of those that count; else the largest of moves that are all small, or the
-    one that is told from zero most clearly."""
-    moved = [item for item in pairs if item in judged.moved]
-    return clearest(pairs) if judged.verdict is Verdict.BELOW else largest(moved or pairs)
+def _representative(pairs: Sequence[Contrast], judged: Sequence[Judgement]) -> Contrast:
+    """The largest move of those that count; else the largest of all, or of moves that are all
+    small the one that is told from zero most clearly."""
+    moved = [item for item in pairs if any(item in found.moved for found in judged)]
+    return clearest(pairs) if judged[0].verdict is Verdict.BELOW else largest(moved or pairs)
 
 
 def contrast_rows(found: Analysis) -> pd.DataFrame:

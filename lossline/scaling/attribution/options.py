@@ -13,7 +13,8 @@ from lossline.seeds import check_seed
 __all__ = ["SMALL", "AttributionOptions", "margin_of"]
 
 # What a reader of loss curves calls small: 5% of perplexity; the same in bits per byte for tokens
-# of 3.6 bytes. Fixed before any planted or published table was looked at.
+# of 3.6 bytes. A convention, not fitted to any table (experiments/attribution/README.md says what
+# was known when it was set).
 SMALL = {"loss": 0.05, "bits_per_byte": 0.02}
 # Losses of two models on one token differ by about so many nats (standard deviation), so that a set
 # of n tokens resolves no difference below two standard errors, twice this over √n.

@@ -51,7 +51,7 @@ def sentence_of(
     if verdict is Verdict.UNRESOLVED:
         return _unresolved(name, found, contrasts, at)
     levels = [item for item in contrasts if item.kind is Kind.LEVELS]
-    shown = clearest(found.small) if found.small else largest(levels)
+    shown = named(verdict, found, contrasts)
     how = "moves the line, but by less than" if verdict is Verdict.BELOW else "does not move"
     bound = f"the margin of {_margin(levels)}"
     one = len(levels) == 1
@@ -76,7 +76,7 @@ def _moves(
     other: tuple[Judgement, Sequence[Contrast]],
     at: str,
 ) -> str:
-    shown = named(found.moved)
+    shown = named(verdict, found, contrasts)
     _, rest = other
     lent = verdict is Verdict.PROVISIONAL
     sets = {item.y_set for item in contrasts}
@@ -85,10 +85,10 @@ def _moves(
     text = (
         f"Changing {name} moves the line{_per_token(shown, verdict, other)}"
         f"{' if its runs vary like the others' if lent else ''}: {at}, {_said(shown)}; "
-        f"{len(moving)} of {len(sets)} {'sets move' if len(sets) > 1 else 'set moves'}"
+        f"lines move on {len(moving)} of {len(sets)} {_plural(len(sets), 'set')}"
     )
     if more:
-        text += f", and {len(more)} more if runs vary alike"
+        text += f", and on {len(more)} more if runs vary alike"
     parts = [text + ("" if lent else _by_how_much(shown)) + "."]
     if shown.kind is Kind.LEVELS and (same := _same(shown, rest)) is not None:
         parts.append(f"On {same.y_set} that is {_amount(same)} ({_chance(same)}).")
@@ -121,14 +121,14 @@ def _borrows(item: Contrast) -> str:
     level, few = item.fewest
     if item.own.known:
         whose = (
-            f"Its {item.comparison.runs} runs say too little about chance "
+            f"Its {item.comparison.runs} runs are too few to estimate the noise between runs "
             f"({item.own.degrees:.2g} degrees of freedom)"
         )
     elif few:
-        whose = f"The {few} {_plural(few, 'run')} of {level} cannot show chance"
+        whose = f"{few} {_plural(few, 'run')} of {level} cannot show the noise between runs"
     else:
-        whose = "Single runs cannot show chance"
-    return f"{whose}, so the noise of other runs is used, times {BORROWED:g}."
+        whose = "Single runs cannot show the noise between runs"
+    return f"{whose}, so that of other runs is used, times {BORROWED:g}."
 
 
 def _unresolved(name: str, found: Judgement, contrasts: Sequence[Contrast], at: str) -> str:
@@ -136,8 +136,8 @@ def _unresolved(name: str, found: Judgement, contrasts: Sequence[Contrast], at: 
     shown = largest(levels)
     if all(math.isnan(item.p_value) for item in levels):
         return (
-            f"Whether {name} moves the line cannot be told: {at}, {_found(shown)}, but too few "
-            f"runs are alike to say what chance does."
+            f"Whether {name} moves the line cannot be told: {at}, {_found(shown)}, but there are "
+            f"too few matched runs to estimate the noise between runs."
         )
     more = f" by more than the margin of {_margin(levels)}" if found.small else ""
     which = "the difference" if len(levels) == 1 else f"the largest of {len(levels)} differences"
@@ -154,11 +154,21 @@ def _unresolved(name: str, found: Judgement, contrasts: Sequence[Contrast], at: 
     parts = [text + "."]
     if found.small:
         parts.append(f"Within the margin, {_said(clearest(found.small))}.")
-    parts.append(_visible(levels))
+    parts.append(_visible([item for item in levels if item.unit == shown.unit]))
+    if found.uneven:
+        parts.append(_uneven(max(found.uneven, key=lambda item: item.spread)))
     if found.hints:
         parts.append(f"There is a hint: {_said(found.hints[0], uncorrected=True)}.")
     parts.append(_rests_on(shown))
     return " ".join(text for text in parts if text)
+
+
+def _uneven(item: Contrast) -> str:
+    low, high = min(item.by_group.values()), max(item.by_group.values())
+    return (
+        f"Matched groups of runs differ: {item.y_set} moves by {low:+.3f} to {high:+.3f} "
+        f"{SHORT_UNITS[item.unit]} {_ends(item)}, which may be chance or not."
+    )
 
 
 def _visible(levels: Sequence[Contrast]) -> str:
@@ -204,10 +214,19 @@ def largest(items: Sequence[Contrast]) -> Contrast:
 _FIRST = (Kind.LEVELS, Kind.BEND, Kind.REST, Kind.OFF_TREND, Kind.GROUPS)
 
 
-def named(moved: Sequence[Contrast]) -> Contrast:
-    """Of the moves that count, the one to name: the largest of the first kind that there is."""
-    kind = min((item.kind for item in moved), key=_FIRST.index)
-    return largest([item for item in moved if item.kind is kind])
+def named(verdict: Verdict, found: Judgement, contrasts: Sequence[Contrast]) -> Contrast:
+    """The contrast that the sentence names: of those that make the verdict, the largest of the
+    first kind that there is; of moves that are all small, the clearest; else the largest move."""
+    levels = [item for item in contrasts if item.kind is Kind.LEVELS]
+    if verdict is Verdict.BY_GROUP:
+        return found.moved[0]
+    if verdict.moving:
+        kind = min((item.kind for item in found.moved), key=_FIRST.index)
+        return largest([item for item in found.moved if item.kind is kind])
+    if verdict is Verdict.BELOW:
+        small = [item for item in found.small if item.kind is Kind.LEVELS]
+        return clearest(small or found.small)
+    return largest(levels)
 
 
 def _said(item: Contrast, *, uncorrected: bool = False) -> str:
@@ -298,11 +317,13 @@ def _same(shown: Contrast, others: Sequence[Contrast]) -> Contrast | None:
 
 
 def _margin(items: Sequence[Contrast]) -> str:
-    values = sorted({item.margin for item in items})
-    unit = SHORT_UNITS[items[0].unit]
-    return f"{values[0]:.2g} {unit}" if len(values) == 1 else (
-        f"{values[0]:.2g} to {values[-1]:.2g} {unit}"
-    )  # fmt: skip
+    """The margins of the sets of some contrasts, per unit."""
+    parts = []
+    for unit in dict.fromkeys(item.unit for item in items):
+        values = sorted({item.margin for item in items if item.unit == unit})
+        ends = dict.fromkeys((values[0], values[-1]))
+        parts.append(f"{' to '.join(f'{value:.2g}' for value in ends)} {SHORT_UNITS[unit]}")
+    return and_list(parts)
 
 
 def _amount(item: Contrast) -> str:
@@ -380,6 +401,7 @@ def limits(contrasts: Sequence[Contrast]) -> str:
     if lent := {item.y_set for item in main if item.chance.borrowed}:
         where = "" if lent == sets else f" on {len(lent)} of {len(sets)} sets"
         parts.append(
-            f"too few to show chance{where}: the noise of other runs is used, times {BORROWED:g}"
+            f"too few to estimate the noise between runs{where}: that of other runs is used, "
+            f"times {BORROWED:g}"
         )
     return "; ".join(parts)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from lossline.scaling.attribution.contrasts import Contrast, Kind
 from lossline.scaling.attribution_results import Verdict
 
-__all__ = ["Judgement", "judge_factor", "judge_unit"]
+__all__ = ["Judged", "Judgement", "judge_factor", "judge_unit"]
 
 # A contrast besides the levels that is beyond the margin forbids "does not move" if its p-value,
 # corrected for the other such contrasts of its factor and set alone, is below this.
@@ -28,6 +28,8 @@ class Judgement:
       lent: the same, by the noise of other runs.
       small: significant, but within the margin.
       hints: what forbids "does not move" without being significant.
+      uneven: levels whose moves in matched groups spread by more than the margin, which forbids it
+        too: the groups may answer differently in a way that no single factor describes.
       open_sets: sets on which some two levels are not shown to be within the margin.
     """
 
@@ -36,7 +38,11 @@ class Judgement:
     lent: tuple[Contrast, ...] = ()
     small: tuple[Contrast, ...] = ()
     hints: tuple[Contrast, ...] = ()
+    uneven: tuple[Contrast, ...] = ()
     open_sets: tuple[str, ...] = ()
+
+
+Judged = tuple[Judgement, Sequence[Contrast]]
 
 
 def judge_unit(contrasts: Sequence[Contrast]) -> Judgement:
@@ -62,6 +68,7 @@ def judge_unit(contrasts: Sequence[Contrast]) -> Judgement:
         lent=tuple(lent),
         small=tuple(small),
         hints=tuple(hints),
+        uneven=tuple(item for item in main if item.spread > item.margin),
         open_sets=open_sets,
     )
     if differ := [item for item in moved if item.kind is Kind.GROUPS and not alike(item)]:
@@ -69,7 +76,7 @@ def judge_unit(contrasts: Sequence[Contrast]) -> Judgement:
         return dataclasses.replace(found, verdict=Verdict.BY_GROUP, moved=(*differ, *rest))
     if moved:
         return dataclasses.replace(found, verdict=Verdict.MOVES)
-    if main and not open_sets and not hints:
+    if main and not open_sets and not hints and not found.uneven:
         return dataclasses.replace(found, verdict=Verdict.BELOW if small else Verdict.NO_MOVE)
     if lent:
         return dataclasses.replace(found, verdict=Verdict.PROVISIONAL, moved=tuple(lent))
@@ -78,29 +85,33 @@ def judge_unit(contrasts: Sequence[Contrast]) -> Judgement:
 
 def judge_factor(
     factor: str, nats: Sequence[Contrast], bits: Sequence[Contrast]
-) -> tuple[Verdict, Judgement, Judgement]:
-    """The verdict of a factor, and those of its contrasts in nats and in bits per byte.
+) -> tuple[Verdict, Judged, Judged]:
+    """The verdict of a factor; the contrasts that it rests on, with their judgement; and those in
+    the other unit, with theirs.
 
     A tokenizer changes what a token is, so that it moves lines in nats per token in any case: bits
     per byte decide, if every line that moves is measured in them. Every other factor is compared
-    among runs of one tokenizer, where both units say the same; sets without nats are judged in bits
-    per byte.
+    among runs of one tokenizer, where both units say the same: nats decide, and bits per byte on
+    sets without nats.
     """
-    in_nats, in_bits = judge_unit(nats), judge_unit(bits)
     if factor != "tokenizer" or not bits or not nats:
         measured = {item.y_set for item in nats}
-        rest = [item for item in bits if item.y_set not in measured]
-        return judge_unit([*nats, *rest]).verdict, in_nats, in_bits
+        main = [*nats, *(item for item in bits if item.y_set not in measured)]
+        found = judge_unit(main)
+        return found.verdict, (found, main), (judge_unit(bits), bits if nats else [])
+    in_nats, in_bits = judge_unit(nats), judge_unit(bits)
+    per_token, per_byte = (in_nats, nats), (in_bits, bits)
     same = in_bits.verdict in (Verdict.NO_MOVE, Verdict.BELOW)
-    if same and in_nats.verdict in (Verdict.MOVES, Verdict.BY_GROUP):
-        per_byte = {item.y_set for item in bits}
-        if any(item.y_set not in per_byte for item in in_nats.moved):
-            in_bits = dataclasses.replace(in_bits, verdict=Verdict.UNRESOLVED)
-            return in_nats.verdict, in_nats, in_bits
-        return Verdict.PER_TOKEN, in_nats, in_bits
     if in_nats.verdict.moving and (same or in_bits.verdict is Verdict.UNRESOLVED):
-        return in_nats.verdict, in_nats, in_bits
-    return in_bits.verdict, in_nats, in_bits
+        if same and {item.y_set for item in in_nats.moved} - {item.y_set for item in bits}:
+            unknown = dataclasses.replace(in_bits, verdict=Verdict.UNRESOLVED)
+            return in_nats.verdict, per_token, (unknown, bits)
+        if same and in_nats.verdict is not Verdict.PROVISIONAL:
+            return Verdict.PER_TOKEN, per_token, per_byte
+        return in_nats.verdict, per_token, per_byte
+    if in_nats.verdict is in_bits.verdict:
+        return in_bits.verdict, per_token, per_byte
+    return in_bits.verdict, per_byte, per_token
 
 
 def alike(item: Contrast) -> bool:

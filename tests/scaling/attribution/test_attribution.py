@@ -158,7 +158,7 @@ def test_two_lone_runs_say_nothing_about_chance(study):
     attribution = attribute(rows[rows.schedule == "cosine"], QUICK)
     data = attribution.factor("pretraining_data")
     assert data.verdict is Verdict.UNRESOLVED
-    assert "too few runs are alike" in data.sentence
+    assert "too few matched runs to estimate the noise" in data.sentence
     assert math.isnan(data.nats.p_value) and math.isnan(data.nats.move.low)
 
 
@@ -225,7 +225,7 @@ def test_public_models_are_told_apart_by_data_alone(published_data):
         data = attribution.factor("pretraining_data")
         assert data.verdict is Verdict.PROVISIONAL
         assert data.nats.noise_from == "borrowed" and data.nats.p_corrected < 1e-4
-        assert "cannot show chance, so the noise of other runs" in data.sentence
+        assert "cannot show the noise between runs, so that of other" in data.sentence
         assert attribution.factors[0] is data
         assert not {name for name in found if found[name] in (Verdict.MOVES, Verdict.BY_GROUP)} - {
             "tokenizer"

@@ -152,7 +152,7 @@ def test_borrowed_noise_never_gives_a_bare_move(drawn):
         assert found.verdict in (Verdict.PROVISIONAL, Verdict.UNRESOLVED)
         assert {effect.noise_from for effect in found.effects} == {"borrowed"}
         if found.verdict is Verdict.PROVISIONAL:
-            assert "cannot show chance, so the noise of other runs" in found.sentence
+            assert "cannot show the noise between runs, so that of other" in found.sentence
 
 
 def test_the_margin_is_fixed_whatever_else_the_table_holds(drawn):
@@ -189,9 +189,7 @@ def test_copies_are_left_out_with_a_note(drawn):
     once = table[~table.run_id.str.endswith("-again")].reset_index(drop=True)
     first, second = attribute(once, OPTIONS), attribute(table, OPTIONS)
     pd.testing.assert_frame_equal(first.contrasts, second.contrasts)
-    assert "copies of another run" in second.notes[0] and not any(
-        "copies" in n for n in first.notes
-    )
+    assert "(copy of run-" in second.notes[0] and not any("copies" in n for n in first.notes)
     rounded = table.copy()
     again = rounded.run_id.str.endswith("-again")
     rounded.loc[again, "loss"] = rounded.loc[again, "loss"].map(lambda x: float(f"{x:.7g}"))
@@ -203,14 +201,14 @@ def test_copies_are_found_beside_a_set_without_losses(drawn):
     table = drawn("every run twice")
     task = table[table.eval_set == "wiki"].assign(eval_set="task", loss=np.nan, accuracy=0.5)
     found = attribute(pd.concat([table, task], ignore_index=True), OPTIONS)
-    assert "copies of another run" in found.notes[0]
+    assert "(copy of run-" in found.notes[0]
 
 
 def test_copies_are_found_by_checkpoint(drawn):
     """Of a table without tokens too, where runs are measured at other checkpoints."""
     table = drawn("every run twice").assign(tokens=np.nan)
     shorter = table.run_id.str.endswith("-again") & (table.step > 4)
-    assert "copies of another run" in attribute(table[~shorter], OPTIONS).notes[0]
+    assert "(copy of run-" in attribute(table[~shorter], OPTIONS).notes[0]
 
 
 def test_rounded_losses_that_agree_by_chance_are_no_copies(designs):
@@ -226,7 +224,7 @@ def test_rounded_losses_that_agree_by_chance_are_no_copies(designs):
     table["loss"] += 3.0 + 0.1 * recipe - table.run_id.map(x)  # alike x within a recipe
     rounded = table.assign(loss=table.loss.round(2))
     assert rounded.duplicated([*facts, "eval_set", "loss"]).sum() > 30
-    assert not any("copies" in note for note in attribute(rounded, OPTIONS).notes)
+    assert not any("copy of" in note for note in attribute(rounded, OPTIONS).notes)
 
 
 def test_a_trend_without_a_common_range_is_not_compared(designs):
@@ -258,7 +256,7 @@ def test_one_difference_is_not_called_each_of_one(drawn):
 
 def test_two_seeds_are_no_copies(drawn):
     assert not any(
-        "copies" in note for note in attribute(drawn("factorial, 16 runs"), OPTIONS).notes
+        "copy of" in note for note in attribute(drawn("factorial, 16 runs"), OPTIONS).notes
     )
 
 
@@ -421,3 +419,42 @@ def test_what_a_verdict_rests_on_is_said_of_two_levels_alone(drawn):
     assert found.nats.fewest == 2 and "This rests on 2 runs of " in found.sentence
     trend = verdict_of(drawn("trend of five learning rates"), "learning_rate")
     assert trend.nats.fewest == 0 and "rests on" not in trend.sentence
+
+
+@pytest.mark.parametrize("name", ["crossed three ways: ±.08", "sizes alternate: ±.08"])
+def test_groups_that_no_single_factor_tells_apart_forbid_does_not_move(drawn, name):
+    found = verdict_of(drawn(name), "architecture")
+    assert found.verdict in (Verdict.UNRESOLVED, Verdict.BY_GROUP)
+    if found.verdict is Verdict.UNRESOLVED:
+        assert "Matched groups of runs differ: " in found.sentence
+
+
+def test_replicates_show_what_of_a_spread_is_chance(drawn):
+    """Moves of groups spread by the noise of their runs, which seeds show."""
+    noisy = [verdict_of(drawn("factorial, 16 runs", seed), "architecture") for seed in range(4)]
+    assert not any("Matched groups" in found.sentence for found in noisy)
+
+
+def test_a_hint_forbids_does_not_move(designs, monkeypatch):
+    """All moves are shown to be within the margin, and the groups nearly tell that they differ."""
+    monkeypatch.setattr("lossline.scaling.attribution.contrasts._spread", lambda _: 0.0)
+    study = dataclasses.replace(designs.DESIGNS["crossed: +.15 and −.15"], noise=0.06)
+    table = designs.plant(study, np.random.default_rng([2, 77]))
+    found = verdict_of(table, "architecture", margin_nats=0.2)
+    assert all(effect.p_equivalent < 0.05 for effect in found.effects)
+    assert found.verdict is Verdict.UNRESOLVED and "There is a hint: " in found.sentence
+
+
+def test_sets_in_different_units_are_judged_together(drawn):
+    """Nats where there are some, bits per byte elsewhere; the sentence speaks of the set that
+    decides."""
+    table = drawn("architecture .1").copy()
+    bits = table.loss / np.log(2.0) / 4.0
+    table["bits_per_byte"] = bits.where(table.eval_set != "wiki")
+    table.loc[table.eval_set == "hellaswag", "loss"] = np.nan
+    still = (table.eval_set == "wiki") & (table.architecture == "mamba")
+    table.loc[still, "loss"] -= 0.1
+    found = verdict_of(table, "architecture")
+    assert found.verdict is Verdict.MOVES and found.unit == "bits_per_byte"
+    assert found.named is found.bits_per_byte and found.named.y_set == "hellaswag"
+    assert "hellaswag differs by +0.0" in found.sentence and "bits per byte" in found.sentence
