@@ -9,6 +9,7 @@ from functools import cache
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 
 from lossline.errors import UserError
 from lossline.scaling.attribution import AttributionOptions, attribute
@@ -189,7 +190,7 @@ def test_copies_are_left_out_with_a_note(drawn):
     once = table[~table.run_id.str.endswith("-again")].reset_index(drop=True)
     first, second = attribute(once, OPTIONS), attribute(table, OPTIONS)
     pd.testing.assert_frame_equal(first.contrasts, second.contrasts)
-    assert "(copy of run-" in second.notes[0] and not any("copies" in n for n in first.notes)
+    assert "(copy of run-" in second.notes[0] and not any("copy of" in n for n in first.notes)
     rounded = table.copy()
     again = rounded.run_id.str.endswith("-again")
     rounded.loc[again, "loss"] = rounded.loc[again, "loss"].map(lambda x: float(f"{x:.7g}"))
@@ -458,3 +459,19 @@ def test_sets_in_different_units_are_judged_together(drawn):
     assert found.verdict is Verdict.MOVES and found.unit == "bits_per_byte"
     assert found.named is found.bits_per_byte and found.named.y_set == "hellaswag"
     assert "hellaswag differs by +0.0" in found.sentence and "bits per byte" in found.sentence
+
+
+def test_borrowed_noise_counts_three_times(drawn):
+    """One run against one: the error of their difference is that of two runs, three times over."""
+    found = verdict_of(drawn("1 and 1, .5, noise borrowed"), "optimizer").nats
+    reach = float(stats.t.isf(0.025, found.degrees)) * found.noise * 2**0.5
+    assert (found.move.high - found.move.value) / reach == pytest.approx(3.0, rel=0.1)
+
+
+def test_each_of_three_levels_is_held_against_the_others(drawn):
+    rows = attribute(drawn("one of three levels"), OPTIONS).contrasts
+    rows = rows[(rows.kind == "one level against the others") & (rows.y_set == "wiki")]
+    moves = dict(zip(rows.high_level, rows.move, strict=True))
+    assert moves["law"] == pytest.approx(0.1, abs=0.03)
+    assert moves["wiki"] == pytest.approx(-0.05, abs=0.03)
+    assert rows.set_index("high_level").p_corrected["law"] < 0.05
