@@ -1,9 +1,12 @@
 """The comparison of lines: level, coverage and power with few runs whose checkpoints are far from
 independent."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
+from lossline.scaling.attribution.contrasts import _spread
 from lossline.scaling.line_test import Points, compare, line_scatter
 
 X = 3.0 + 2.0 * np.arange(1, 13) ** -0.7
@@ -146,3 +149,32 @@ def test_scatter_about_lines_recovers_the_noise():
     noise = line_scatter(given)
     assert noise.degrees == pytest.approx(60 * 3, rel=0.02)
     assert noise.deviation == pytest.approx(0.05, rel=0.15)
+
+
+def test_two_noisy_runs_have_few_degrees_whatever_the_quiet_ones_are():
+    """Welch's degrees: with 2 runs far apart against 8 close ones, those of the 2 alone."""
+    random = np.random.default_rng(5)
+    heights = [*(0.003 * random.normal(size=8)), 0.3, -0.3]
+    parts = [
+        Points(x=X, y=1.1 * X + height, run=np.full(12, i), d=np.full(12, float(i >= 8)))
+        for i, height in enumerate(heights)
+    ]
+    whole = Points(
+        **{k: np.concatenate([getattr(p, k) for p in parts]) for k in ["x", "y", "run", "d"]}
+    )
+    assert compare([whole]).own_degrees == pytest.approx(1.0, abs=0.02)
+
+
+def test_spread_of_groups_is_what_their_own_runs_do_not_show():
+    (points,) = groups(np.random.default_rng(0), count=1, runs=2)
+    one = compare([points])
+
+    def comparisons(degrees):
+        return [
+            dataclasses.replace(one, move=move, variance=0.01, own_degrees=degrees)
+            for move in (-0.1, 0.1)
+        ]
+
+    assert _spread(comparisons(2.0)) == pytest.approx((0.02 - 0.01) ** 0.5)
+    assert _spread(comparisons(0.0)) == pytest.approx(0.02**0.5)
+    assert _spread(comparisons(2.0)[:1]) == 0.0
