@@ -24,7 +24,8 @@ class Judgement:
 
     Attributes:
       verdict: MOVES, BELOW, NO_MOVE, BY_GROUP, PROVISIONAL or UNRESOLVED.
-      moved: contrasts that say so, the clearest first: significant and not within the margin.
+      moved: contrasts that say so, the clearest first: significant and not within the margin. Of
+        BY_GROUP, first those of groups that answer differently, the largest difference first.
       lent: the same, by the noise of other runs.
       small: significant, but within the margin.
       hints: what forbids "does not move" without being significant.
@@ -71,7 +72,9 @@ def judge_unit(contrasts: Sequence[Contrast]) -> Judgement:
         uneven=tuple(item for item in main if item.spread > item.margin),
         open_sets=open_sets,
     )
-    if differ := [item for item in moved if item.kind is Kind.GROUPS and not alike(item)]:
+    differ = [item for item in moved if item.kind is Kind.GROUPS and not alike(item)]
+    if differ:
+        differ.sort(key=lambda item: -abs(item.move))
         rest = [item for item in moved if item not in differ]
         return dataclasses.replace(found, verdict=Verdict.BY_GROUP, moved=(*differ, *rest))
     if moved:
