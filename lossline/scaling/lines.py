@@ -319,6 +319,7 @@ def fit_line(
     wrong with them.
     """
     options = options or LineOptions()
+    measured = len(pairs)
     if options.max_x is not None:
         pairs = pairs[pairs.x <= options.max_x]
     base = Line(
@@ -327,6 +328,8 @@ def fit_line(
         irreducible=options.irreducible,
     )  # fmt: skip
     lack = _lack(pairs, options, between=bool(y_group))
+    if measured and not len(pairs):
+        lack = f"no point has x up to lines.max_x = {options.max_x:g}"
     if lack:
         return dataclasses.replace(base, message=lack)
     base = dataclasses.replace(base, **_spans(pairs))

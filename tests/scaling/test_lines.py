@@ -234,3 +234,10 @@ def test_unknown_set_and_column_are_named():
         fit_lines(table, x_sets=["z"])
     with pytest.raises(UserError, match="cannot group by 'dataset'"):
         fit_lines(table, group_by=["dataset"])
+
+
+def test_a_line_without_points_up_to_max_x_says_so():
+    line = fit_line(planted(), options=LineOptions(max_x=0.01))
+    assert not line.parameters and line.message == "no point has x up to lines.max_x = 0.01"
+    with pytest.raises(UserError, match=r"lines.max_x must be a positive number, not -3"):
+        LineOptions(max_x=-3)
