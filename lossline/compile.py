@@ -14,13 +14,13 @@ from __future__ import annotations
 
 import sys
 
-from lossline.configuration import Flag, Verb, run_verb
+from lossline.cli.configuration import Flag, Verb, run_verb
 
 
 def load() -> Verb:
     """The verb of `lossline.train` around which this one stands, with its components."""
     from lossline import train
-    from lossline.compilation.command import CompileOptions, compile_step
+    from lossline.cli.compile_command import CompileOptions, compile_step
     from lossline.training.options import TrainOptions
 
     components = {"train": TrainOptions, **train.load().components}

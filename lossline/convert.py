@@ -7,13 +7,13 @@
 Only safetensors are read: no pickle is loaded, and no code of the folder is run.
 """
 
-from lossline.configuration import Flag, Verb, run_verb
+from lossline.cli.configuration import Flag, Verb, run_verb
 
 
 def load() -> Verb:
     """The verb, with its imports."""
-    from lossline.conversion import ConvertOptions, convert
-    from lossline.data.vocabularies import HuggingFace, SentencePiece, Tiktoken
+    from lossline.conversion.runs import ConvertOptions, convert
+    from lossline.vocabularies.vocabulary import HuggingFace, SentencePiece, Tiktoken
 
     components = {"huggingface": HuggingFace, "sentencepiece": SentencePiece, "tiktoken": Tiktoken}
     return Verb(options=ConvertOptions, run=convert, components=components)

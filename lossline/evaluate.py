@@ -5,7 +5,7 @@
 Run again, it measures what is new. With --watch it follows trainings until they have ended.
 """
 
-from lossline.configuration import Flag, Verb, run_verb
+from lossline.cli.configuration import Flag, Verb, run_verb
 
 
 def load() -> Verb:

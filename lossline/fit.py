@@ -8,15 +8,15 @@ as Parquet and JSON (lines, compute laws, attribution, hold-out), the verdict, f
 report.html. The same inputs again: up to date.
 """
 
-from lossline.configuration import Flag, Verb, run_verb
+from lossline.cli.configuration import Flag, Verb, run_verb
 
 
 def load() -> Verb:
     """The verb, with its imports."""
-    from lossline.scaling.attribution import AttributionOptions
-    from lossline.scaling.estimators import Prior
-    from lossline.scaling.fit_command import FitCommand, fit_to_folder
-    from lossline.scaling.lines import LineOptions
+    from lossline.attribution import AttributionOptions
+    from lossline.cli.fit_command import FitCommand, fit_to_folder
+    from lossline.lines.estimators import Prior
+    from lossline.lines.fitting import LineOptions
 
     components = {
         "lines": LineOptions,

@@ -8,12 +8,12 @@ benchmarks/<name>/items.jsonl, vocabularies/<name>/tokenizer.json, each with its
 What is there already is left alone.
 """
 
-from lossline.configuration import Verb, run_verb
+from lossline.cli.configuration import Verb, run_verb
 
 
 def load() -> Verb:
-    from lossline.data.corpora import PackageText
-    from lossline.data.gather_all import GatherOptions, gather
+    from lossline.corpora.corpora import PackageText
+    from lossline.corpora.gather_all import GatherOptions, gather
 
     return Verb(options=GatherOptions, run=gather, components={"package_text": PackageText})
 

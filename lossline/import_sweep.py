@@ -46,12 +46,12 @@ olmo_ladder takes a mapping where its logs name their columns otherwise or lack 
 Rows that cannot be measurements are set aside, one line each.
 """
 
-from lossline.configuration import Flag, Verb, run_verb
+from lossline.cli.configuration import Flag, Verb, run_verb
 
 
 def load() -> Verb:
     """The verb, with its imports."""
-    from lossline.tables.importing import ImportOptions, import_to_file
+    from lossline.cli.import_command import ImportOptions, import_to_file
 
     return Verb(options=ImportOptions, run=import_to_file)
 

@@ -9,13 +9,14 @@ Made: <root>/vocabularies/<name>/{tokenizer.json,spiece.model}; <out>/<vocabular
 is ready is left alone; a store of other text or another vocabulary is never overwritten.
 """
 
-from lossline.configuration import Flag, Verb, run_verb
+from lossline.cli.configuration import Flag, Verb, run_verb
 
 
 def load() -> Verb:
-    from lossline.data import sources, vocabularies
-    from lossline.data.prepare_all import PrepareOptions, StoreJob, prepare
-    from lossline.data.vocabulary_training import TrainVocabulary
+    from lossline.corpora import sources
+    from lossline.stores.prepare_all import PrepareOptions, StoreJob, prepare
+    from lossline.stores.vocabulary_training import TrainVocabulary
+    from lossline.vocabularies import vocabulary as vocabularies
 
     return Verb(
         options=PrepareOptions,

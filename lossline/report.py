@@ -7,12 +7,12 @@ RESULTS is a folder that `python -m lossline.fit` has written. The page goes int
 unless --out says otherwise; a report that lossline wrote before is replaced, nothing else ever is.
 """
 
-from lossline.configuration import Flag, Verb, run_verb
+from lossline.cli.configuration import Flag, Verb, run_verb
 
 
 def load() -> Verb:
     """The verb, with its imports."""
-    from lossline.reporting.report_command import ReportOptions, report
+    from lossline.cli.report_command import ReportOptions, report
 
     return Verb(options=ReportOptions, run=report)
 

@@ -13,7 +13,7 @@ cluster to run side by side:
 import os
 import sys
 
-from lossline.configuration import Flag, Verb, run_verb
+from lossline.cli.configuration import Flag, Verb, run_verb
 
 
 def load() -> Verb:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import sys
 
-from lossline.configuration import Flag, Verb, run_verb
+from lossline.cli.configuration import Flag, Verb, run_verb
 
 
 def load() -> Verb:

@@ -8,8 +8,11 @@ NumPy solves with one thread: attribution makes thousands of decompositions of a
 which threads only slow down, a hundred times where other work shares the cores.
 """
 
+from __future__ import annotations
+
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 os.environ.setdefault(
     "XLA_FLAGS",
@@ -20,6 +23,9 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before NumPy is imported
 
 import pytest
+
+if TYPE_CHECKING:
+    from lossline.stores.token_store import TokenStore
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -37,3 +43,18 @@ def published_data() -> Path:
     if not (folder / "README.md").exists():
         pytest.skip(f"published measurements absent: {folder} (set LOSSLINE_PUBLISHED_DATA)")
     return folder
+
+
+@pytest.fixture(scope="session")
+def texts() -> list[str]:
+    """Documents of different lengths with some characters of several bytes."""
+    return [f"Document {i}: " + "é語😀 word\n" * (i % 7 + 1) for i in range(40)]
+
+
+@pytest.fixture
+def store(tmp_path: Path, texts: list[str]) -> TokenStore:
+    """A small token store."""
+    from lossline.stores.store_writer import write_store
+    from lossline.vocabularies.vocabulary import ByteVocabulary
+
+    return write_store(tmp_path / "store", texts, ByteVocabulary(), name="small")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from lossline.configuration import _parse_command_line, build_options
+from lossline.cli.configuration import _parse_command_line, build_options
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 FILES = sorted((REPOSITORY / "gin_configs").rglob("*.gin"))

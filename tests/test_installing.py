@@ -104,18 +104,18 @@ def test_messages_before_and_after_publication(monkeypatch):
 @pytest.mark.parametrize(
     ("package", "module", "call", "extra"),
     [
-        ("sentencepiece", "data.sentencepiece_vocabulary", lambda m: m._load(b"", "x"), "data"),
-        ("sentencepiece", "data.vocabulary_training",
+        ("sentencepiece", "vocabularies.sentencepiece", lambda m: m._load(b"", "x"), "data"),
+        ("sentencepiece", "stores.vocabulary_training",
          lambda m: m.train_sentencepiece([], None), "data"),
-        ("tiktoken", "data.tiktoken_vocabulary", lambda m: m.TiktokenVocabulary(None), "data"),
-        ("seqio", "data.prepare_all", lambda m: m._import_seqio_tasks(), "data"),
+        ("tiktoken", "vocabularies.tiktoken", lambda m: m.TiktokenVocabulary(None), "data"),
+        ("seqio", "stores.prepare_all", lambda m: m._import_seqio_tasks(), "data"),
         ("lm_eval.api.model", "evaluation.harness",
          lambda m: m.harness_model("run", vocabulary="bytes"), "harness"),
     ],
 )  # fmt: skip
 def test_a_missing_package_names_its_extra(monkeypatch, package, module, call, extra):
     found = importlib.import_module(f"{NAME}.{module}")
-    monkeypatch.delitem(sys.modules, f"{NAME}.data.seqio_tasks", raising=False)
+    monkeypatch.delitem(sys.modules, f"{NAME}.corpora.seqio_tasks", raising=False)
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(UserError) as stop:
         call(found)

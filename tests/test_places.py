@@ -4,7 +4,7 @@ import importlib
 
 import pytest
 
-from lossline.configuration import run_verb
+from lossline.cli.configuration import run_verb
 
 BUCKET = "gs://bucket/there"
 

@@ -4,11 +4,11 @@ import jax
 import numpy as np
 import pytest
 
+from lossline.attribution import AttributionOptions
 from lossline.errors import UserError
-from lossline.scaling.attribution import AttributionOptions
-from lossline.scaling.bootstrap import bootstrap
-from lossline.scaling.laws import ShiftedPowerLaw
-from lossline.scaling.lines import LineOptions
+from lossline.laws.bootstrap import bootstrap
+from lossline.laws.forms import ShiftedPowerLaw
+from lossline.lines.fitting import LineOptions
 from lossline.seeds import LARGEST, check_seed, random_key
 
 NO_SEEDS = (-1, -(2**32), 2**63, 2**64 - 1, 2**64, 1.0, "5", True, np.int64(5))

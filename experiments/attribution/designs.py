@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from lossline.scaling.attribution_results import Verdict
+from lossline.attribution.results import Verdict
 from lossline.tables.frames import complete, typed
 
 __all__ = ["DESIGNS", "PlantedStudy", "grid", "plant"]

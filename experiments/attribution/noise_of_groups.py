@@ -17,11 +17,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from lossline.scaling.attribution.analysis import losses_on, neutral_set
-from lossline.scaling.attribution.contrasts import BORROWED
-from lossline.scaling.attribution.matched import Losses
-from lossline.scaling.line_test import line_scatter, pooled
-from lossline.scaling.matching import design
+from lossline.attribution.analysis import losses_on, neutral_set
+from lossline.attribution.comparison import line_scatter, pooled
+from lossline.attribution.contrasts import BORROWED
+from lossline.attribution.matched import Losses
+from lossline.matching.groups import design
 from lossline.tables.sweeps import import_sweep
 
 SWEEPS = {"kempner": "kempner_sweep.csv", "gadre": "gadre_models.csv"}

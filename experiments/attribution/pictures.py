@@ -19,11 +19,11 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
+from lossline.attribution import AttributionOptions, attribute
+from lossline.attribution.results import FactorAttribution, Verdict
 from lossline.reporting.appearance import COLORS, MARKERS
 from lossline.reporting.charts import MOVED, SAME, SMALL
 from lossline.reporting.figures import PAGE_WIDTH, new_figure, publication_style
-from lossline.scaling.attribution import AttributionOptions, attribute
-from lossline.scaling.attribution_results import FactorAttribution, Verdict
 
 FIGURES = Path(__file__).resolve().parents[2] / "docs" / "figures"
 OPTIONS = AttributionOptions(x_set="legal", resamples=0)

@@ -28,8 +28,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before numpy: one thread per pr
 import numpy as np
 from designs import DESIGNS, plant
 
-from lossline.scaling.attribution import AttributionOptions, attribute
-from lossline.scaling.attribution_results import Verdict
+from lossline.attribution import AttributionOptions, attribute
+from lossline.attribution.results import Verdict
 
 OPTIONS = AttributionOptions(x_set="legal", resamples=0)
 ERROR = 0.03

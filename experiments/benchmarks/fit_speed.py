@@ -29,13 +29,13 @@ import pandas as pd
 import scipy
 from scipy.optimize import curve_fit, minimize
 
-from lossline.scaling.bootstrap import bootstrap
-from lossline.scaling.compute_laws import Chinchilla, Kaplan, hoffmann_starts
-from lossline.scaling.laws import Law, ShiftedPowerLaw
-from lossline.scaling.objective import HUBER_ON_LOGS, LEAST_SQUARES, Loss, Objective, Residual
-from lossline.scaling.problems import Problem
-from lossline.scaling.results import FitResult
-from lossline.scaling.solver import FitOptions, fit, fit_many
+from lossline.laws.bootstrap import bootstrap
+from lossline.laws.compute_laws import Chinchilla, Kaplan, hoffmann_starts
+from lossline.laws.forms import Law, ShiftedPowerLaw
+from lossline.laws.objective import HUBER_ON_LOGS, LEAST_SQUARES, Loss, Objective, Residual
+from lossline.laws.problems import Problem
+from lossline.laws.results import FitResult
+from lossline.laws.solver import FitOptions, fit, fit_many
 
 Array = np.ndarray
 

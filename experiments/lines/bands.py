@@ -26,8 +26,8 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 import numpy as np
 import pandas as pd
 
-from lossline.scaling.lines import fit_line
-from lossline.scaling.pairing import Pairing, Pairs
+from lossline.lines.fitting import fit_line
+from lossline.tables.pairing import Pairing, Pairs
 
 Array = np.ndarray
 

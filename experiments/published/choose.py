@@ -25,14 +25,14 @@ import pandas as pd
 import sweep
 
 from lossline.errors import UserError
-from lossline.scaling.estimators import TASK_PRIOR, TEXT_PRIOR, Prior
-from lossline.scaling.laws import ShiftedPowerLaw
-from lossline.scaling.lines import LineKind, LineOptions, fit_line
-from lossline.scaling.objective import LEAST_SQUARES
-from lossline.scaling.pairing import Pairs
-from lossline.scaling.published_line import published_line
-from lossline.scaling.solver import FitOptions, fit
-from lossline.scaling.specimens import Specimen
+from lossline.laws.forms import ShiftedPowerLaw
+from lossline.laws.objective import LEAST_SQUARES
+from lossline.laws.solver import FitOptions, fit
+from lossline.lines.estimators import TASK_PRIOR, TEXT_PRIOR, Prior
+from lossline.lines.fitting import LineKind, LineOptions, fit_line
+from lossline.lines.published_line import published_line
+from lossline.lines.specimens import Specimen
+from lossline.tables.pairing import Pairs
 from lossline.tables.sweeps import import_sweep
 
 Array = np.ndarray

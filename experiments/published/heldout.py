@@ -10,16 +10,16 @@ from records import Comparison, Section, named, percent
 from scipy.optimize import curve_fit
 
 from lossline.errors import UserError
-from lossline.scaling.compute_laws import Chinchilla, Kaplan
-from lossline.scaling.extrapolation import LINE, Extrapolation, extrapolate, split_at
-from lossline.scaling.lines import LineOptions, fit_line, r_squared
-from lossline.scaling.pairing import Pairs, one_set, pair_groups
-from lossline.scaling.problems import Problem
-from lossline.scaling.published_line import published_line
-from lossline.scaling.results import FitResult
-from lossline.scaling.solver import fit_many
-from lossline.scaling.specimens import LineKind, Specimen
-from lossline.scaling.translation import near_optimal
+from lossline.laws.compute_laws import Chinchilla, Kaplan
+from lossline.laws.problems import Problem
+from lossline.laws.results import FitResult
+from lossline.laws.solver import fit_many
+from lossline.lines.extrapolation import LINE, Extrapolation, extrapolate, split_at
+from lossline.lines.fitting import LineOptions, fit_line, r_squared
+from lossline.lines.published_line import published_line
+from lossline.lines.specimens import LineKind, Specimen
+from lossline.lines.translation import near_optimal
+from lossline.tables.pairing import Pairs, one_set, pair_groups
 from lossline.tables.schema import OWN_SET
 
 __all__ = ["published_translation", "sections"]

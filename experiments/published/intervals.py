@@ -6,7 +6,7 @@ OLMo ladder and Gadre's validation losses.
 Fits every line up to one budget (3 to 7 of them; elsewhere sizes, from 2) and predicts each later
 one. Prints percent of points held per source and kind of line, and the interval score (Gneiting &
 Raftery 2007, eq. 43; percent of y), with intervals as they come ("plain": doubt of the form alone,
-4%, benchmarks 8%) and as they are (`lossline.scaling.doubt`), and writes coverage.csv.
+4%, benchmarks 8%) and as they are (`lossline.lines.doubt`), and writes coverage.csv.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ import others
 import pandas as pd
 import sweep
 
-from lossline.scaling.doubt import Doubt
-from lossline.scaling.lines import Line, LineKind, LineOptions, fit_line
-from lossline.scaling.pairing import Pairs
-from lossline.scaling.specimens import Specimen, within_groups
+from lossline.lines.doubt import Doubt
+from lossline.lines.fitting import Line, LineKind, LineOptions, fit_line
+from lossline.lines.specimens import Specimen, within_groups
+from lossline.tables.pairing import Pairs
 from lossline.tables.sweeps import import_sweep
 
 TASKS = (LineKind.TRAIN_TO_TASK, LineKind.VALIDATION_TO_TASK)

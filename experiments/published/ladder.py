@@ -10,12 +10,12 @@ import pandas as pd
 from records import Comparison, Section, named, percent
 
 from lossline.errors import UserError
-from lossline.scaling.compute_laws import Chinchilla, Kaplan
-from lossline.scaling.extrapolation import BASELINES, LINE, predict_held_out
-from lossline.scaling.pairing import Pairs
-from lossline.scaling.published_line import published_line
-from lossline.scaling.solver import fit
-from lossline.scaling.specimens import LineKind, Specimen, within_groups
+from lossline.laws.compute_laws import Chinchilla, Kaplan
+from lossline.laws.solver import fit
+from lossline.lines.extrapolation import BASELINES, LINE, predict_held_out
+from lossline.lines.published_line import published_line
+from lossline.lines.specimens import LineKind, Specimen, within_groups
+from lossline.tables.pairing import Pairs
 from lossline.tables.schema import SetKind
 from lossline.tables.sweeps import import_sweep
 

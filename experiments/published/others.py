@@ -10,19 +10,19 @@ import numpy as np
 import pandas as pd
 from records import Comparison, Section
 
+from lossline.attribution import attribute
+from lossline.attribution.results import Attribution, Effect, Verdict
 from lossline.errors import UserError
+from lossline.laws.compute_laws import Chinchilla, OverTrainingByParams, hoffmann_starts
+from lossline.laws.forms import ErrorLaw
+from lossline.laws.objective import LEAST_SQUARES
+from lossline.laws.results import FitResult
+from lossline.laws.solver import FitOptions, fit
+from lossline.lines.fitting import LineKind, LineOptions, fit_line, r_squared
+from lossline.prediction.gadre import loss_and_error, predict_error
 from lossline.reporting.charts import p_text
 from lossline.reporting.published import GADRE_TASKS
-from lossline.scaling.attribution import attribute
-from lossline.scaling.attribution_results import Attribution, Effect, Verdict
-from lossline.scaling.compute_laws import Chinchilla, OverTrainingByParams, hoffmann_starts
-from lossline.scaling.laws import ErrorLaw
-from lossline.scaling.lines import LineKind, LineOptions, fit_line, r_squared
-from lossline.scaling.objective import LEAST_SQUARES
-from lossline.scaling.pairing import pair_checkpoints
-from lossline.scaling.prediction import loss_and_error, predict_error
-from lossline.scaling.results import FitResult
-from lossline.scaling.solver import FitOptions, fit
+from lossline.tables.pairing import pair_checkpoints
 from lossline.tables.sweeps import import_sweep
 
 __all__ = ["chinchilla", "gadre", "llm_line"]

@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 
 from lossline.errors import UserError
-from lossline.scaling.study_files import aside
+from lossline.fits.files import aside
 
 __all__ = ["LIST", "Outputs"]
 

@@ -12,15 +12,15 @@ import pandas as pd
 from records import Comparison, Section, named, spread
 
 from lossline.errors import UserError
-from lossline.scaling.compute_laws import Chinchilla, Kaplan
-from lossline.scaling.lines import Line, LineOptions, fit_specimen, r_squared
-from lossline.scaling.pairing import one_set
-from lossline.scaling.problems import Problem
-from lossline.scaling.published_line import PublishedLine, published_line
-from lossline.scaling.results import FitResult
-from lossline.scaling.solver import fit_many
-from lossline.scaling.specimens import LineKind, Specimen, between_groups, within_groups
-from lossline.scaling.translation import fit_law, near_optimal, score_translations
+from lossline.laws.compute_laws import Chinchilla, Kaplan
+from lossline.laws.problems import Problem
+from lossline.laws.results import FitResult
+from lossline.laws.solver import fit_many
+from lossline.lines.fitting import Line, LineOptions, fit_specimen, r_squared
+from lossline.lines.published_line import PublishedLine, published_line
+from lossline.lines.specimens import LineKind, Specimen, between_groups, within_groups
+from lossline.lines.translation import fit_law, near_optimal, score_translations
+from lossline.tables.pairing import one_set
 from lossline.tables.schema import OWN_SET
 from lossline.tables.sweeps import import_sweep
 

@@ -25,10 +25,10 @@ from lossline.evaluation.scoring import Scorer
 from lossline.evaluation.sets import EvaluationSet, SetLibrary
 from lossline.evaluation.windows import LongDocuments, WindowRule
 from lossline.options.columns import option_columns
+from lossline.runs.run_directory import RunDirectory, RunState
 from lossline.sharding import BATCH_AXES, MeshOptions, make_mesh, make_rules
 from lossline.sharding.mesh import require_divisible
 from lossline.tables.schema import FACTS, SetKind, of_run
-from lossline.training.run_directory import RunDirectory, RunState
 from lossline.training.text import component_tokens
 
 

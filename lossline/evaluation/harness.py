@@ -17,14 +17,14 @@ from typing import Any
 
 import numpy as np
 
-from lossline.data.vocabularies import Vocabulary, VocabularySpec, load
 from lossline.errors import UserError
 from lossline.evaluation.packing import PackedTexts
 from lossline.evaluation.restoring import CheckpointUnreadable, RunModel
 from lossline.evaluation.windows import Window, WindowRule, answer_windows, document_windows
 from lossline.installing import install_extra
+from lossline.runs.run_directory import RunDirectory
 from lossline.sharding import MeshOptions, make_mesh, make_rules
-from lossline.training.run_directory import RunDirectory
+from lossline.vocabularies.vocabulary import Vocabulary, VocabularySpec, load
 
 
 class RequestScorer:

@@ -20,8 +20,8 @@ from lossline.evaluation.packing import PackedTexts, RowLayout
 from lossline.evaluation.windows import WindowRule, answer_windows, document_windows
 
 if TYPE_CHECKING:
-    from lossline.data.task_store import TaskStore
-    from lossline.data.token_store import TokenStore
+    from lossline.stores.task_store import TaskStore
+    from lossline.stores.token_store import TokenStore
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,9 +16,9 @@ from jax.sharding import Mesh
 from lossline import models
 from lossline.errors import UserError
 from lossline.evaluation.scoring import Scorer
+from lossline.runs.checkpoints import restore_arrays
+from lossline.runs.run_directory import RunDirectory
 from lossline.sharding import Rules, parameter_shardings
-from lossline.training.checkpoints import restore_arrays
-from lossline.training.run_directory import RunDirectory
 
 
 class CheckpointUnreadable(Exception):

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lossline.data.task_store import TaskStore
-from lossline.data.token_store import TokenStore
 from lossline.errors import UserError
 from lossline.evaluation.measures import AnswerLoss, ChoiceAccuracy, DocumentLoss, Layout, Measure
 from lossline.evaluation.windows import LongDocuments, WindowRule
+from lossline.stores.task_store import TaskStore
+from lossline.stores.token_store import TokenStore
 from lossline.tables.schema import SetKind
 
 

@@ -14,8 +14,8 @@ from typing import Any
 
 import pandas as pd
 
+from lossline.matching.groups import SETTINGS
 from lossline.options.roles import FACTS, Role, fact_of
-from lossline.scaling.matching import SETTINGS
 
 COLORS = (
     "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#4D4D4D",

@@ -11,11 +11,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from lossline.attribution.results import Attribution, Effect, FactorAttribution, Verdict
 from lossline.reporting import panels
 from lossline.reporting.appearance import MARKERS, NOT_STATED, Appearance, label, text
 from lossline.reporting.figures import PAGE_WIDTH, new_figure, publication_style
 from lossline.reporting.points import Unit
-from lossline.scaling.attribution_results import Attribution, Effect, FactorAttribution, Verdict
 
 MOVED = "#D55E00"
 SMALL = "#009E73"

@@ -16,12 +16,12 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
+from lossline.fits.results import ComputeLawFit
+from lossline.laws.compute_laws import Chinchilla, Kaplan
 from lossline.reporting import panels
 from lossline.reporting.appearance import RC, Appearance, label, text
 from lossline.reporting.lines import Curve, curves_for
 from lossline.reporting.points import Unit, paired, wide
-from lossline.scaling.compute_laws import Chinchilla, Kaplan
-from lossline.scaling.study_results import ComputeLawFit
 
 PAGE_WIDTH = 6.9  # inches: the text width of a two-column page
 LEGEND_WIDTH = 1.25

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from lossline.attribution.results import Attribution, Effect, Interval, Verdict
+from lossline.fits.results import ComputeLawFit, StudyResults
+from lossline.lines.common_cases import Comparison, compare
 from lossline.options.roles import OPTION_PREFIX, Role, fact_of
 from lossline.reporting.appearance import text
 from lossline.reporting.page import Cell, Column, Grid
 from lossline.reporting.points import Unit, usable
-from lossline.scaling.attribution_results import Attribution, Effect, Interval, Verdict
-from lossline.scaling.common_cases import Comparison, compare
-from lossline.scaling.study_results import ComputeLawFit, StudyResults
 from lossline.tables.schema import FACTS, of_run
 
 RUN_ROWS = 300

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from lossline.lines.estimators import PARAMETERS
+from lossline.lines.fitting import Line
 from lossline.reporting.appearance import text
 from lossline.reporting.grids import fact_columns, group_columns, number, status_cell, with_interval
 from lossline.reporting.page import Cell, Column, Grid
 from lossline.reporting.points import Unit
-from lossline.scaling.estimators import PARAMETERS
-from lossline.scaling.lines import Line
 
 _SIGNS = {"kappa": "κ", "gamma": "γ"}
 

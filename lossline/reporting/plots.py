@@ -15,13 +15,13 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from lossline.errors import UserError
+from lossline.fits.results import StudyResults
+from lossline.lines.fitting import Line
 from lossline.reporting import figures, panels
 from lossline.reporting.appearance import COLORS, Appearance, label
 from lossline.reporting.lines import curves_for, drawable
 from lossline.reporting.points import Unit
-from lossline.scaling.lines import Line
-from lossline.scaling.pairing import Pairs
-from lossline.scaling.study_results import StudyResults
+from lossline.tables.pairing import Pairs
 
 __all__ = ["plot_against", "plot_lines", "plot_pairs"]
 
@@ -69,7 +69,7 @@ def plot_pairs(
     """Paired losses of several groups, one color per name, each with its line and band.
 
     For lines between two groups of runs (train to train, test to test), whose points stand in no
-    row of the loss table; see `lossline.scaling.pairing.pair_groups`.
+    row of the loss table; see `lossline.tables.pairing.pair_groups`.
     """
     with figures.publication_style():
         ax = _axes() if ax is None else ax

@@ -9,7 +9,7 @@ import pandas as pd
 
 from lossline.errors import UserError
 from lossline.reporting.appearance import text
-from lossline.scaling.pairing import UNIT_WORDS
+from lossline.tables.pairing import UNIT_WORDS
 
 _CHECKPOINT = ["run_id", "step"]
 _FACTS = (

@@ -17,13 +17,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from lossline.errors import UserError
+from lossline.lines.fitting import Line, LineOptions, fit_line, fit_lines
+from lossline.lines.groups import GROUP_BY, split
+from lossline.lines.translation import near_optimal, score_translations, translate
+from lossline.prediction.gadre import ErrorPrediction, loss_and_error, predict_error
 from lossline.reporting import figures, panels, plots
 from lossline.reporting.points import Unit, paired
-from lossline.scaling.groups import GROUP_BY, split
-from lossline.scaling.lines import Line, LineOptions, fit_line, fit_lines
-from lossline.scaling.pairing import Pairs, one_set, pair_checkpoints, pair_groups
-from lossline.scaling.prediction import ErrorPrediction, loss_and_error, predict_error
-from lossline.scaling.translation import near_optimal, score_translations, translate
+from lossline.tables.pairing import Pairs, one_set, pair_checkpoints, pair_groups
 from lossline.tables.schema import OWN_SET
 from lossline.tables.sweeps import import_sweep
 

@@ -11,16 +11,16 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.figure import Figure
 
+from lossline.attribution.results import Verdict
 from lossline.errors import UserError
+from lossline.fits.results import StudyResults
+from lossline.lines.common_cases import compare
 from lossline.reporting import charts, figures, grids
 from lossline.reporting.appearance import Appearance
 from lossline.reporting.lines import Curve, curves_for, drawable, line_grid
 from lossline.reporting.page import Block, Listing, Page, Paragraph, Picture, Section, render
 from lossline.reporting.points import Unit, eval_sets, partners, usable
-from lossline.scaling.attribution_results import Verdict
-from lossline.scaling.common_cases import compare
-from lossline.scaling.progress import Say, now_and_then, silent
-from lossline.scaling.study_results import StudyResults
+from lossline.stages import Say, now_and_then, silent
 
 GENERATOR = '<meta name="generator" content="lossline">'
 _UNTOLD = (Verdict.CONSTANT, Verdict.MISSING)

@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lossline.configuration import build_options
-from lossline.data.manifests import NoStore
+from lossline.cli.configuration import build_options
 from lossline.errors import UserError
 from lossline.options.identity import fingerprint
+from lossline.runs.run_directory import RunDirectory, RunState
+from lossline.stores.manifests import NoStore
 from lossline.training.options import TrainOptions
-from lossline.training.run_directory import RunDirectory, RunState
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,8 +9,8 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from lossline.runs.run_directory import RunDirectory
 from lossline.studies.planned_run import PlannedRun
-from lossline.training.run_directory import RunDirectory
 
 _QUIET_SECONDS = 10.0  # between lines where the output is not a terminal
 

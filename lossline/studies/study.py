@@ -18,7 +18,7 @@ from typing import Any
 
 import pandas as pd
 
-from lossline.configuration import binding
+from lossline.cli.configuration import binding
 from lossline.errors import UserError
 from lossline.options.identity import identity
 from lossline.options.roles import OWN_PREFIX

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from lossline import models
-from lossline.data.mixture import Mixture
+from lossline.batches.mixture import Mixture
 from lossline.sharding import LaunchOptions, MeshOptions
 from lossline.training import optimizer, schedule
 from lossline.training.checkpoint_schedule import CheckpointOptions

@@ -16,17 +16,25 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from lossline.data.batches import BatchPlan, MixturePlan
+from lossline.batches.plans import BatchPlan, MixturePlan
 from lossline.errors import UserError
 from lossline.options.gin_text import gin_text
 from lossline.options.identity import identity
+from lossline.runs import checkpoints
+from lossline.runs.run_directory import (
+    RunDirectory,
+    RunState,
+    RunStatus,
+    claim,
+    write_json,
+    write_text,
+)
 from lossline.seeds import random_key
 from lossline.sharding import (
     batch_sharding,
     launch,
     parameter_table,
 )
-from lossline.training import checkpoints
 from lossline.training.components import COMPONENTS
 from lossline.training.facts import run_facts
 from lossline.training.hardware import peak_flops
@@ -36,14 +44,6 @@ from lossline.training.metrics import MetricsWriter
 from lossline.training.options import Documents, TrainOptions
 from lossline.training.prefetch import place_batch, prefetched
 from lossline.training.progress import Progress
-from lossline.training.run_directory import (
-    RunDirectory,
-    RunState,
-    RunStatus,
-    claim,
-    write_json,
-    write_text,
-)
 from lossline.training.step import METRICS, State, Trainer
 from lossline.training.text import TrainingText
 

@@ -7,14 +7,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from lossline.data.mixture import Mixture, store_identity
+from lossline.batches.mixture import Mixture, store_identity
 from lossline.errors import UserError
 from lossline.options.identity import identity
 from lossline.places import local_path
+from lossline.runs.earlier_runs import find_run
 from lossline.seeds import check_seed
 from lossline.sharding import LaunchOptions, MeshOptions
 from lossline.training.checkpoint_schedule import CheckpointOptions
-from lossline.training.earlier_runs import find_run
 from lossline.training.optimizer import AdamW, Optimizer
 from lossline.training.schedule import CosineSchedule, Schedule
 

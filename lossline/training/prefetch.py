@@ -13,7 +13,7 @@ from jax.sharding import NamedSharding
 
 
 class Plan(Protocol):
-    """What the loop needs of ``lossline.data.batches.BatchPlan``: a pure function of the step
+    """What the loop needs of ``lossline.batches.plans.BatchPlan``: a pure function of the step
     number."""
 
     def batch(self, k: int, rows: slice = ...) -> Any: ...

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from lossline.data.batches import BatchPlan, MixturePlan
-from lossline.data.interleaving import Interleaving
-from lossline.data.mixture import Mixture, described, shares_of_one
-from lossline.data.token_store import TokenStore
-from lossline.data.vocabularies import VocabularyFacts
+from lossline.batches.interleaving import Interleaving
+from lossline.batches.mixture import Mixture, described, shares_of_one
+from lossline.batches.plans import BatchPlan, MixturePlan
+from lossline.stores.token_store import TokenStore
 from lossline.tables.schema import COMPONENT_TOKENS, SHARE
+from lossline.vocabularies.vocabulary import VocabularyFacts
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import jax
 import pytest
 
+from lossline.cli.compile_command import CompileOptions, compile_step, render
 from lossline.compilation import search as searching
 from lossline.compilation import targets
 from lossline.compilation.analysis import (
@@ -18,7 +19,6 @@ from lossline.compilation.analysis import (
     out_of_memory,
     trainer_for,
 )
-from lossline.compilation.command import CompileOptions, compile_step, render
 from lossline.compilation.flops import matmul_flops, total
 from lossline.errors import UserError
 from lossline.models import HybridConfig, LlamaConfig, Mamba2Config, MambaConfig
@@ -127,9 +127,9 @@ def test_a_step_that_does_not_fit_says_by_how_much_and_what_would(monkeypatch, c
             compile_seconds=1.0, fits=size <= 1e9, memory_limit=1e9, needed=size,
         )  # fmt: skip
 
-    monkeypatch.setattr("lossline.compilation.command.analyze", pretend)
+    monkeypatch.setattr("lossline.cli.compile_command.analyze", pretend)
     monkeypatch.setattr("lossline.compilation.search.analyze", pretend)
-    monkeypatch.setattr("lossline.compilation.command.find_target", lambda name: here())
+    monkeypatch.setattr("lossline.cli.compile_command.find_target", lambda name: here())
     with pytest.raises(UserError) as mistake:
         compile_step(CompileOptions(train=training(), topology="cpu"))
     message = str(mistake.value)
@@ -168,7 +168,7 @@ def test_a_state_that_does_not_fit_is_known_without_compiling(monkeypatch, capsy
     chip = targets.Chip(name="TPU v4", memory=0.9 * 3 * params)
     devices = jax.devices("cpu")[:4]
     target = targets.Target(name="v4:2x2x1", backend="cpu", chip=chip, devices=devices)
-    monkeypatch.setattr("lossline.compilation.command.find_target", lambda name: target)
+    monkeypatch.setattr("lossline.cli.compile_command.find_target", lambda name: target)
     monkeypatch.setattr("jax.stages.Lowered.compile", lambda self: pytest.fail("compiled"))
     options = training(mesh=MeshOptions(data=1, fsdp=4))
     report = analyze(options, target)
@@ -313,7 +313,7 @@ def test_an_existing_file_is_not_overwritten(tmp_path):
 
 
 def test_a_report_that_cannot_be_written_is_refused_before_it_is_made(tmp_path, monkeypatch):
-    monkeypatch.setattr("lossline.compilation.command.find_target", lambda _: pytest.fail("began"))
+    monkeypatch.setattr("lossline.cli.compile_command.find_target", lambda _: pytest.fail("began"))
     (tmp_path / "file").write_text("")
     for out, folder in (
         (tmp_path / "file/deep/step.json", ".*/file"),

@@ -12,8 +12,7 @@ import pytest
 from flax import nnx
 
 from lossline import models, tables
-from lossline.configuration import build_options
-from lossline.data.vocabularies import ByteVocabulary
+from lossline.cli.configuration import build_options
 from lossline.errors import UserError
 from lossline.evaluate import load
 from lossline.evaluation import evaluator as evaluator_module
@@ -21,9 +20,10 @@ from lossline.evaluation.evaluator import AccuracyAt, EvaluateOptions, Evaluator
 from lossline.evaluation.losses import RunLosses
 from lossline.evaluation.packing import RowLayout
 from lossline.evaluation.sets import EvaluationSet
+from lossline.runs.run_directory import RunState, RunStatus
 from lossline.sharding import MeshOptions
 from lossline.tables.schema import SetKind
-from lossline.training.run_directory import RunState, RunStatus
+from lossline.vocabularies.vocabulary import ByteVocabulary
 
 from .small_runs import (
     ITEMS,
@@ -220,7 +220,7 @@ def test_what_was_measured_otherwise_is_measured_again_in_its_place(tmp_path, st
 def test_a_changed_store_is_measured_again(tmp_path):
     run = make_run(tmp_path / "run", LLAMA, steps=(2,))
     evaluate(options(run.path, make_stores(tmp_path / "one")))
-    from lossline.data.store_writer import write_store
+    from lossline.stores.store_writer import write_store
 
     other = make_stores(tmp_path / "two")
     wiki = other / "bytes" / "wiki-validation"
@@ -249,7 +249,7 @@ def test_a_corrupt_checkpoint_is_a_failed_row_and_the_others_go_on(tmp_path, sto
 
 def test_a_loss_that_is_no_number_is_a_failed_row(tmp_path, stores):
     run = make_run(tmp_path / "run", LLAMA, steps=(2,))
-    from lossline.training.checkpoints import CheckpointWriter
+    from lossline.runs.checkpoints import CheckpointWriter
 
     params = jax.tree.map(lambda p: p * np.nan, params_at(LLAMA, 4))
     writer = CheckpointWriter(run, data="data")
@@ -351,7 +351,7 @@ def test_mistakes_are_one_line_before_any_work(tmp_path, stores):
     refused("batch_size is 0", batch_size=0)
     refused("batch_size 6 is not divisible", batch_size=6)
     refused("stride 40", stride=40)
-    from lossline.data.store_writer import write_store
+    from lossline.stores.store_writer import write_store
 
     write_store(tmp_path / "empty", ["", ""], ByteVocabulary(), name="empty")
     refused("no text to score", sets=(EvaluationSet(name="x", path=str(tmp_path / "empty")),))

@@ -6,9 +6,9 @@ import types
 import numpy as np
 import pytest
 
-from lossline.data.vocabularies import ByteVocabulary
 from lossline.errors import UserError
 from lossline.evaluation.harness import RequestScorer, harness_model
+from lossline.vocabularies.vocabulary import ByteVocabulary
 
 from .small_runs import LLAMA, corrupt, make_run
 from .test_evaluator import float64_nats, reference_model

@@ -6,11 +6,11 @@ import math
 import numpy as np
 import pytest
 
-from lossline.data.store_writer import write_store
-from lossline.data.task_store import write_task
-from lossline.data.vocabularies import ByteVocabulary, HuggingFace, SentencePiece, load
 from lossline.evaluation.measures import AnswerLoss, DocumentLoss, Layout
 from lossline.evaluation.windows import LongDocuments, WindowRule
+from lossline.stores.store_writer import write_store
+from lossline.stores.task_store import write_task
+from lossline.vocabularies.vocabulary import ByteVocabulary, HuggingFace, SentencePiece, load
 
 from .small_runs import ITEMS, TEXTS
 

@@ -19,7 +19,7 @@ from flax import nnx
 from safetensors.numpy import save_file
 
 from lossline import models
-from lossline.models.hf import read_model
+from lossline.conversion import read_model
 from lossline.ops.cross_entropy import linear_cross_entropy
 from models.make_golden import CASES, GOLDEN, read_golden, record
 

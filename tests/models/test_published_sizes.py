@@ -13,7 +13,7 @@ from pathlib import Path
 import jax
 import pytest
 
-from lossline.configuration import build_options
+from lossline.cli.configuration import build_options
 from lossline.models import ModelConfig, abstract_state
 from lossline.train import load
 

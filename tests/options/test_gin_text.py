@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 import lossline.train
-from lossline.configuration import build_options
+from lossline.cli.configuration import build_options
 from lossline.models import CONFIGS, HybridConfig, LlamaConfig, Mamba2Config, MambaConfig
 from lossline.models.gpt import GPTConfig
 from lossline.options.gin_text import gin_text
@@ -94,8 +94,8 @@ def test_a_class_of_ones_own_is_a_comment():
 
 def test_python_writes_the_config_that_the_command_writes(tmp_path, monkeypatch):
     """And not what gin was last told, by whatever verb."""
-    from lossline.data.store_writer import write_store
-    from lossline.data.vocabularies import ByteVocabulary
+    from lossline.stores.store_writer import write_store
+    from lossline.vocabularies.vocabulary import ByteVocabulary
 
     write_store(tmp_path / "store", ["some text " * 20], ByteVocabulary(), name="text")
     monkeypatch.chdir(tmp_path)

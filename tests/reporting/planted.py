@@ -9,18 +9,18 @@ import numpy as np
 import pandas as pd
 
 from lossline import tables
-from lossline.reporting.lines import Curve, drawable
-from lossline.scaling.attribution_results import (
+from lossline.attribution.results import (
     Attribution,
     Effect,
     FactorAttribution,
     Interval,
     Verdict,
 )
-from lossline.scaling.estimators import PARAMETERS
-from lossline.scaling.lines import Line
-from lossline.scaling.results import Status
-from lossline.scaling.study_results import ComputeLawFit, StudyResults
+from lossline.fits.results import ComputeLawFit, StudyResults
+from lossline.laws.results import Status
+from lossline.lines.estimators import PARAMETERS
+from lossline.lines.fitting import Line
+from lossline.reporting.lines import Curve, drawable
 
 DATA = ("legal", "pubmed", "wiki")
 VALIDATION = ("legal", "pubmed", "wiki", "python")

@@ -1,8 +1,8 @@
 import pandas as pd
 
 from lossline import tables
+from lossline.cli.fit_command import BadRows
 from lossline.reporting.appearance import COLORS, NOT_STATED, Appearance, text
-from lossline.scaling.fit_command import BadRows
 from tests.reporting import planted
 
 

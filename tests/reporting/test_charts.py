@@ -4,9 +4,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from lossline.attribution.results import Interval, Verdict
 from lossline.reporting import charts, figures
 from lossline.reporting.points import Unit
-from lossline.scaling.attribution_results import Interval, Verdict
 from tests.reporting import planted
 
 

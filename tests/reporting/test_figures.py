@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from lossline.errors import UserError
+from lossline.lines.fitting import Line
 from lossline.reporting import figures
 from lossline.reporting.appearance import Appearance
 from lossline.reporting.points import Unit, eval_sets, paired
-from lossline.scaling.lines import Line
 from tests.reporting import planted
 
 

@@ -6,9 +6,9 @@ import pytest
 matplotlib.use("agg")
 
 from lossline.errors import UserError
+from lossline.lines.fitting import fit_line
 from lossline.reporting import plot_against, plot_lines, plot_pairs
-from lossline.scaling.lines import fit_line
-from lossline.scaling.pairing import Pairing, Pairs
+from lossline.tables.pairing import Pairing, Pairs
 from tests.reporting import planted
 
 

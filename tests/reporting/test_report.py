@@ -6,10 +6,10 @@ import pandas as pd
 import pytest
 
 from lossline import tables
+from lossline.attribution.results import Attribution
 from lossline.errors import UserError
+from lossline.fits.results import StudyResults
 from lossline.reporting.report import verdicts, write_report
-from lossline.scaling.attribution_results import Attribution
-from lossline.scaling.study_results import StudyResults
 from tests.reporting import planted
 
 EVIL = "<script>alert('x')</script>\"'&{{ 7*7 }}"

@@ -9,17 +9,17 @@ from pathlib import Path
 import pytest
 
 import lossline.train
-from lossline.configuration import _parse_command_line, build_options
-from lossline.data.store_writer import write_store
-from lossline.data.vocabularies import ByteVocabulary
+from lossline.cli.configuration import _parse_command_line, build_options
 from lossline.errors import UserError
 from lossline.options.identity import fingerprint
+from lossline.runs.run_directory import RunState, write_json
+from lossline.stores.store_writer import write_store
 from lossline.studies.grid import unique
 from lossline.studies.planned_run import PlannedRun
 from lossline.studies.study import StudyOptions, _planned, run_study
 from lossline.study import load
 from lossline.training.options import TrainOptions
-from lossline.training.run_directory import RunState, write_json
+from lossline.vocabularies.vocabulary import ByteVocabulary
 
 STORES = tuple(f"data/stores/llama3/{name}/train" for name in ("fineweb_edu", "c4", "pile"))
 FILE = "gin_configs/studies/llm_line.gin"

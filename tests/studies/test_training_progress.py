@@ -4,9 +4,9 @@ import json
 
 import pytest
 
+from lossline.runs.run_directory import MANIFEST
 from lossline.studies.planned_run import PlannedRun
 from lossline.studies.progress import TrainingProgress, last_line, tokens_done, tokens_kept
-from lossline.training.run_directory import MANIFEST
 
 PER_STEP = 1000  # tokens
 STEPS = 100

@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 
 from lossline import tables
+from lossline.cli.import_command import ImportOptions, import_to_file
 from lossline.errors import UserError
-from lossline.tables.importing import ImportOptions, import_to_file
 from lossline.tables.reading import read_any
 from lossline.tables.sweeps import import_sweep
 

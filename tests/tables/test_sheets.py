@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 from lossline import tables
-from lossline.scaling.lines import fit_lines
+from lossline.lines.fitting import fit_lines
 from lossline.tables.sweeps import import_sweep
 
 WIDE = """

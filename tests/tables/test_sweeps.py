@@ -13,7 +13,7 @@ import pytest
 
 from lossline import tables
 from lossline.errors import UserError
-from lossline.scaling.fitting import at_chance
+from lossline.fits.fitting import at_chance
 from lossline.tables.sweeps import import_sweep
 from lossline.tables.sweeps.mapped import read_mapping
 

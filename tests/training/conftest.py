@@ -7,14 +7,14 @@ from pathlib import Path
 import jax
 import pytest
 
-from lossline.data.store_writer import write_store
-from lossline.data.token_store import TokenStore
-from lossline.data.vocabularies import ByteVocabulary
 from lossline.models import LlamaConfig, MambaConfig
 from lossline.sharding import MeshOptions
+from lossline.stores.store_writer import write_store
+from lossline.stores.token_store import TokenStore
 from lossline.training.checkpoint_schedule import CheckpointOptions
 from lossline.training.loop import use_compilation_cache
 from lossline.training.options import LogOptions, TrainOptions
+from lossline.vocabularies.vocabulary import ByteVocabulary
 
 LLAMA = LlamaConfig(
     vocab_size=264,

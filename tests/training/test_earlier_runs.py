@@ -9,9 +9,9 @@ import pytest
 
 from lossline.errors import UserError
 from lossline.options.identity import identity
-from lossline.training.earlier_runs import find_run
+from lossline.runs.earlier_runs import find_run
+from lossline.runs.run_directory import RunDirectory
 from lossline.training.loop import train
-from lossline.training.run_directory import RunDirectory
 
 
 @pytest.fixture(scope="module")

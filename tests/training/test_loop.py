@@ -16,26 +16,26 @@ import jax
 import numpy as np
 import pytest
 
-from lossline.data.batches import BatchPlan
-from lossline.data.manifests import NoStore
-from lossline.data.store_writer import write_store
-from lossline.data.vocabularies import ByteVocabulary
+from lossline.batches.plans import BatchPlan
 from lossline.errors import UserError
 from lossline.models import LlamaConfig, config_from_dict
 from lossline.options.identity import identity
+from lossline.runs.checkpoints import CheckpointWriter, restore_state
+from lossline.runs.restoring import load_model
+from lossline.runs.run_directory import RunDirectory, RunState, RunStatus
 from lossline.sharding import LaunchOptions, MeshOptions, make_mesh, make_rules
 from lossline.sharding.launch import Launch
+from lossline.stores.manifests import NoStore
+from lossline.stores.store_writer import write_store
 from lossline.training.checkpoint_schedule import CheckpointOptions
-from lossline.training.checkpoints import CheckpointWriter, restore_state
 from lossline.training.loop import TrainingFailed, train
 from lossline.training.metrics import read_metrics
 from lossline.training.objective import Objective
 from lossline.training.optimizer import AdamW
 from lossline.training.options import Documents, TrainOptions
-from lossline.training.restoring import load_model
-from lossline.training.run_directory import RunDirectory, RunState, RunStatus
 from lossline.training.schedule import ConstantSchedule
 from lossline.training.step import Trainer
+from lossline.vocabularies.vocabulary import ByteVocabulary
 
 
 class Killed(Exception):
@@ -218,7 +218,7 @@ train(pickle.load(sys.stdin.buffer))
 
 KILL = """
 import os, pickle, signal, sys, time
-from lossline.training import checkpoints
+from lossline.runs import checkpoints
 from lossline.training.loop import train
 
 def die(*_, **__):

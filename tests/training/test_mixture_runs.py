@@ -12,25 +12,25 @@ import numpy as np
 import pytest
 
 from lossline import tables
-from lossline.configuration import _parse_command_line, build_options
-from lossline.data.batches import MixturePlan
-from lossline.data.manifests import NoStore
-from lossline.data.mixture import Mixture
-from lossline.data.store_writer import write_store
-from lossline.data.token_store import TokenStore
-from lossline.data.vocabularies import ByteVocabulary, Vocabulary
+from lossline.batches.mixture import Mixture
+from lossline.batches.plans import MixturePlan
+from lossline.cli.configuration import _parse_command_line, build_options
 from lossline.errors import UserError
 from lossline.evaluation.evaluator import checkpoint_columns
 from lossline.options.columns import option_columns
 from lossline.options.identity import identity
+from lossline.runs.checkpoints import restore_state
+from lossline.runs.restoring import load_model
+from lossline.stores.manifests import NoStore
+from lossline.stores.store_writer import write_store
+from lossline.stores.token_store import TokenStore
 from lossline.studies.planned_run import plan_run
 from lossline.train import load
-from lossline.training.checkpoints import restore_state
 from lossline.training.loop import train
 from lossline.training.make_trainer import make_trainer
 from lossline.training.metrics import read_metrics
-from lossline.training.restoring import load_model
 from lossline.training.text import TrainingText
+from lossline.vocabularies.vocabulary import ByteVocabulary, Vocabulary
 
 SHARES = {"wiki": 0.7, "python": 0.3}
 

@@ -15,19 +15,19 @@ import pytest
 from flax import nnx
 
 from lossline import models
-from lossline.data.store_writer import write_store
-from lossline.data.vocabularies import ByteVocabulary
 from lossline.errors import UserError
 from lossline.models import GPTConfig, HybridConfig, LlamaConfig, Mamba2Config, MambaConfig
 from lossline.options.identity import fingerprint
 from lossline.seeds import random_key
 from lossline.sharding import MeshOptions
+from lossline.stores.store_writer import write_store
 from lossline.training.checkpoint_schedule import CheckpointOptions, Spacing
 from lossline.training.make_trainer import make_trainer, rates, step_arguments
 from lossline.training.optimizer import SGD, Adam, AdamW
 from lossline.training.options import Documents, TrainOptions
 from lossline.training.schedule import ConstantSchedule, CosineSchedule, DecayShape, WSDSchedule
 from lossline.training.text import TrainingText
+from lossline.vocabularies.vocabulary import ByteVocabulary
 
 SHAPE = {"vocab_size": 264, "width": 16, "layers": 2, "context_length": 8, "init_std": 0.02}
 ATTENTION = {"heads": 2, "mlp_width": 8}

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from lossline.data.batches import Batch, BatchPlan
+from lossline.batches.plans import Batch, BatchPlan
 from lossline.sharding import MeshOptions, batch_sharding, make_mesh
 from lossline.training.prefetch import place_batch, prefetched
 

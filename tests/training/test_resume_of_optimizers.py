@@ -7,15 +7,15 @@ import jax
 import numpy as np
 import pytest
 
-from lossline.data.batches import BatchPlan
+from lossline.batches.plans import BatchPlan
+from lossline.runs import checkpoints
+from lossline.runs.run_directory import RunDirectory
 from lossline.sharding import MeshOptions
-from lossline.training import checkpoints
 from lossline.training.checkpoint_schedule import CheckpointOptions
 from lossline.training.loop import train
 from lossline.training.make_trainer import make_trainer
 from lossline.training.metrics import read_metrics
 from lossline.training.optimizer import SGD, Adam, AdamW
-from lossline.training.run_directory import RunDirectory
 
 CASES = {  # AdamW in float32 is the optimizer of test_loop.py
     "sgd": (SGD(momentum=0.0), "float32"),

@@ -7,8 +7,8 @@ import sys
 import pytest
 
 import lossline.train as verb
-from lossline.configuration import run_verb
-from lossline.training.run_directory import RunDirectory, RunState
+from lossline.cli.configuration import run_verb
+from lossline.runs.run_directory import RunDirectory, RunState
 
 MODEL = """
 train.model = @llama()
@@ -120,7 +120,7 @@ def test_help_imports_nothing_heavy():
 
 @pytest.mark.parametrize("name", ["adamw_cosine", "adamw_wsd", "adam_constant", "sgd_cosine"])
 def test_the_shipped_optimizer_files_resolve(name, tmp_path, repository, store):
-    from lossline.configuration import build_options
+    from lossline.cli.configuration import build_options
 
     (tmp_path / "model.gin").write_text(MODEL)
     options = build_options(

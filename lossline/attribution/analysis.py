@@ -1,0 +1,244 @@
+"""Every contrast of every factor of a table, with its p-value corrected for their number (Holm
+1979)."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+
+from lossline.attribution.comparison import line_scatter
+from lossline.attribution.contrasts import Contrast, Kind, contrasts_of, factor_noise
+from lossline.attribution.matched import Losses, Matched
+from lossline.attribution.options import AttributionOptions, margin_of
+from lossline.errors import UserError
+from lossline.matching.groups import Design, MatchedGroup
+from lossline.matching.nested import Shares, nested_shares
+from lossline.stages import Say, counted, silent
+from lossline.tables.frames import nearest_name, nearest_names
+from lossline.tables.pairing import UNITS
+from lossline.tables.schema import OWN_SET, SetKind
+
+__all__ = ["Analysis", "analyse", "losses_on", "neutral_set"]
+
+_MAIN_SHARE = 0.5  # of the level, for the levels of factors
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Analysis:
+    """The facts of the runs, and what was found of every factor that could be tested.
+
+    shares: by factor, unit and y set.
+    margins: by unit and y set.
+    message: why nothing could be tested.
+    """
+
+    plan: Design
+    x_set: str = ""
+    matched: tuple[Matched, ...] = ()
+    contrasts: tuple[Contrast, ...] = ()
+    shares: Mapping[tuple[str, str, str], Shares] = dataclasses.field(default_factory=dict)
+    margins: Mapping[tuple[str, str], float] = dataclasses.field(default_factory=dict)
+    message: str = ""
+
+    @property
+    def factors(self) -> tuple[str, ...]:
+        """Those that could be tested."""
+        return tuple(each.factor for each in self.matched)
+
+    def of(self, factor: str) -> list[Contrast]:
+        return [item for item in self.contrasts if item.factor == factor]
+
+
+def analyse(
+    rows: pd.DataFrame,
+    options: AttributionOptions,
+    plan: Design,
+    matched: tuple[Matched, ...] = (),
+    *,
+    say: Say = silent,
+) -> Analysis:
+    """Tests every factor of the measured rows of a loss table.
+
+    Args:
+      rows: measured rows.
+      options: how to test; `UserError` for options that do not fit the table.
+      plan: the facts of the runs; matched: as an analysis of the same plan found them.
+      say: hears now and then how far it is.
+    """
+    x_set = options.x_set or neutral_set(rows)
+    if x_set is None:
+        own = (rows["eval_set"] == OWN_SET).any()
+        only = "no validation loss but that of each run's own data" if own else "no validation loss"
+        return Analysis(plan=plan, message=f"the table holds {only}")
+    y_sets = _y_sets(rows, x_set, options)
+    matched = matched or _testable(plan)
+    lines = plan.lines()
+    contrasts: list[Contrast] = []
+    shares: dict[tuple[str, str, str], Shares] = {}
+    margins: dict[tuple[str, str], float] = {}
+    for unit in UNITS:
+        in_unit: list[Contrast] = []
+        on_sets = losses_on(rows, x_set, y_sets, unit, options.max_x)
+        for y_set, points in counted(list(on_sets.items()), say, f"sets ({unit})"):
+            margin = margin_of(rows[rows["eval_set"] == y_set], unit, options)
+            margins[unit, y_set] = margin
+            losses = Losses(points)
+            asked = {
+                each.factor: list(
+                    contrasts_of(
+                        plan, each, matched, losses, options, unit, y_set, margin
+                    )
+                )
+                for each in matched
+            }  # fmt: skip
+            in_unit += _with_chance(asked, lines, losses)
+            for factor, share in nested_shares(plan, points, list(asked)).items():
+                shares[factor, unit, y_set] = share
+        contrasts += _corrected(in_unit, options.alpha)
+    if not margins:
+        above = "" if options.max_x is None else f" up to max_x = {options.max_x:g}"
+        message = f"no checkpoint has a loss on {x_set}{above} and one on another set"
+        return Analysis(plan=plan, message=message)
+    return Analysis(
+        plan=plan, x_set=x_set, matched=matched, contrasts=tuple(contrasts), shares=shares,
+        margins=margins,
+    )  # fmt: skip
+
+
+def _testable(plan: Design) -> tuple[Matched, ...]:
+    """The factors of two recorded levels or more, but for those that are tested under another."""
+    return tuple(
+        Matched.of(plan, name)
+        for name in plan.listed()
+        if len(plan.recorded_levels(name)) > 1 and plan.stands_for(name) == name
+    )
+
+
+def losses_on(
+    rows: pd.DataFrame, x_set: str, y_sets: Sequence[str], unit: str, max_x: float | None
+) -> dict[str, pd.DataFrame]:
+    """Per y set that has any: losses of checkpoints (index: run_id, step, sorted), columns x and
+    y."""
+    values = rows[np.isfinite(rows[unit].to_numpy(float))]
+    wide = values.pivot(index=["run_id", "step"], columns="eval_set", values=unit)
+    if x_set not in wide:
+        return {}
+    if max_x is not None:
+        wide = wide[wide.index.isin(_up_to(rows, x_set, max_x))]
+    found = {
+        name: wide[[x_set, name]].dropna().sort_index() for name in y_sets if name in wide.columns
+    }
+    return {name: points for name, points in found.items() if not points.empty}
+
+
+def _up_to(rows: pd.DataFrame, x_set: str, max_x: float) -> pd.MultiIndex:
+    """The checkpoints whose x, in nats where it has such, is not above `max_x`."""
+    x = rows[rows["eval_set"] == x_set]
+    value = x["loss"] if x["loss"].notna().any() else x["bits_per_byte"]
+    return pd.MultiIndex.from_frame(x.loc[value <= max_x, ["run_id", "step"]])
+
+
+def neutral_set(rows: pd.DataFrame) -> str | None:
+    """The validation set to use as x: measured on most checkpoints, and no run's training set if
+    there is such a one."""
+    validation = rows[(rows["kind"] == str(SetKind.VALIDATION)) & (rows["eval_set"] != OWN_SET)]
+    unit = "loss" if validation["loss"].notna().any() else "bits_per_byte"
+    counts = validation[validation[unit].notna()].groupby("eval_set").size()
+    if counts.empty:
+        return None
+    trained_on = [_plain(name) for name in rows["pretraining_data"].dropna().unique()]
+    most = counts.max()
+
+    def rank(name: str) -> tuple[bool, bool, str]:
+        text = _plain(name)
+        own = any(text in data or data in text for data in trained_on)
+        return counts[name] < 0.9 * most, own, text
+
+    return min(map(str, counts.index), key=rank)
+
+
+def _plain(name: object) -> str:
+    return "".join(letter for letter in str(name).lower() if letter.isalnum())
+
+
+def _y_sets(rows: pd.DataFrame, x_set: str, options: AttributionOptions) -> list[str]:
+    known = sorted(set(rows["eval_set"]))
+    for name in (x_set, *options.y_sets):
+        if name not in known:
+            raise UserError(
+                f"attribution: no evaluation set {name!r} in the table{nearest_name(name, known)}; "
+                f"it has {nearest_names(name, known)}"
+            )
+    wanted = options.y_sets or tuple(known)
+    return [name for name in wanted if name not in (x_set, OWN_SET)]
+
+
+def _with_chance(
+    found: Mapping[str, Sequence[Contrast]], lines: Sequence[MatchedGroup], losses: Losses
+) -> list[Contrast]:
+    """Contrasts on one set with their chance; the noise to borrow is that of most degrees: of the
+    factor's own groups, about the lines of runs alike, or of other factors' groups."""
+    about_lines = line_scatter(
+        [points for group in lines if (points := losses.points(group)) is not None]
+    )
+    pooled = {factor: factor_noise(items) for factor, items in found.items()}
+    result = []
+    for factor, items in found.items():
+        others = [noise for name, noise in pooled.items() if name != factor]
+        noise = max((pooled[factor], about_lines, *others), key=lambda item: item.degrees)
+        result += [item.with_chance(noise, pooled[factor]) for item in items]
+    return result
+
+
+def _corrected(items: list[Contrast], alpha: float) -> list[Contrast]:
+    """Holm's (1979) step-down correction, by the runs compared; a contrast that is not significant
+    by these is judged once more by the noise of others, which its `chance` then says.
+
+    Half of the level goes to the levels of factors, half to all other questions.
+    """
+    result = list(items)
+    for share, family in _families(items):
+        by_own = _holm([item.own.p_value(item.move) for item in family.values()], share)
+        borrowing = [_by_most(item) for item in family.values()]
+        by_any = _holm([item.p_value for item in borrowing], share)
+        detectable = alpha * share / len(family)
+        for (index, item), other, first, second in zip(
+            family.items(), borrowing, by_own, by_any, strict=True
+        ):
+            lent = other.chance.borrowed and (second < alpha or not item.own.known)
+            chosen, p_value = (other, second) if lent and not first < alpha else (item, first)
+            result[index] = dataclasses.replace(
+                chosen, p_corrected=p_value, detectable=chosen.chance.detectable(detectable)
+            )
+    return result
+
+
+def _families(items: Sequence[Contrast]) -> Iterator[tuple[float, dict[int, Contrast]]]:
+    """Share of the level, and contrasts by their place."""
+    for share, main in ((_MAIN_SHARE, True), (1.0 - _MAIN_SHARE, False)):
+        family = {i: item for i, item in enumerate(items) if (item.kind is Kind.LEVELS) == main}
+        if family:
+            yield share, family
+
+
+def _by_most(item: Contrast) -> Contrast:
+    """A contrast by the noise of others, where this may judge it."""
+    return item.with_lent() if item.lent.known else item
+
+
+def _holm(p_values: Sequence[float], share: float) -> list[float]:
+    """Corrected p-values, NaN where there is none; such a test counts all the same."""
+    corrected = [math.nan] * len(p_values)
+    order = sorted(
+        (i for i, p_value in enumerate(p_values) if not math.isnan(p_value)),
+        key=lambda i: p_values[i],
+    )
+    worst = 0.0
+    for rank, i in enumerate(order):
+        worst = max(worst, min(1.0, p_values[i] * (len(p_values) - rank) / share))
+        corrected[i] = worst
+    return corrected

@@ -1,0 +1,120 @@
+"""Matched runs and their losses: what a factor's comparisons are made of."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+
+from lossline.attribution.comparison import Comparison, Points, compare
+from lossline.matching.groups import TREND_FROM, Design, MatchedGroup
+from lossline.options.roles import SIZE
+from lossline.run_order import run_numbers
+
+__all__ = ["Losses", "Matched", "Numbers", "by_level"]
+
+Numbers = Mapping[str, float]  # run -> number
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Matched:
+    """The runs of one factor that the facts allow to compare, whatever was measured.
+
+    Attributes:
+      equal, pooled: matched groups of runs of one size, and of all sizes.
+      levels: its recorded levels; pairs: two by two, those to compare.
+      number: of a trend, the logarithm of the factor per run.
+    """
+
+    factor: str
+    equal: list[MatchedGroup]
+    pooled: list[MatchedGroup]
+    levels: tuple[str, ...]
+    pairs: list[tuple[str, ...]]
+    number: Numbers | None
+
+    @classmethod
+    def of(cls, plan: Design, factor: str) -> Matched:
+        levels = plan.recorded_levels(factor)
+        values = plan.trend_of(factor) if len(levels) >= TREND_FROM else None
+        return cls(
+            factor=factor,
+            equal=plan.groups(factor),
+            pooled=[] if factor == SIZE else plan.groups(factor, pool_sizes=True),
+            levels=levels,
+            pairs=plan.pairs(factor) if values is None else [levels],
+            number=None if values is None else np.log(values[values > 0]).to_dict(),
+        )
+
+    def used(self, groups: Sequence[MatchedGroup]) -> list[str]:
+        """The levels that occur in these groups, in order."""
+        return [level for level in self.levels if any(level in group.levels for group in groups)]
+
+    def middle(self, level: str, groups: Sequence[MatchedGroup]) -> float:
+        """Of a trend, the number that stands for a level: the median over its runs."""
+        assert self.number is not None
+        return float(
+            np.median([self.number[run] for group in groups for run in group.levels.get(level, ())])
+        )
+
+
+def by_level(groups: Sequence[MatchedGroup], chosen: Mapping[str, float]) -> Numbers:
+    """The number of each run's level."""
+    return {
+        run: chosen[level] for group in groups for level, runs in group.levels.items()
+        for run in runs if level in chosen
+    }  # fmt: skip
+
+
+class Losses:
+    """Losses on two sets, by run. Runs are numbered by their losses, so that no result depends on
+    their names.
+
+    Args:
+      points: index (run_id, step), sorted; columns x and y (M,).
+    """
+
+    def __init__(self, points: pd.DataFrame) -> None:
+        run = np.asarray(points.index.get_level_values(0), dtype=str)
+        names, start = np.unique(run, return_index=True)
+        data = points.to_numpy(float)
+        values = np.split(data, start[1:])
+        self.rank = dict(zip(map(str, names), run_numbers(run, *data.T)[start], strict=True))
+        self.of_run = dict(zip(map(str, names), values, strict=True))
+
+    def points(
+        self, group: MatchedGroup, d: Numbers | None = None, given: Numbers | None = None
+    ) -> Points | None:
+        """Points of the runs of a group that have a number `d`; `given`: a number per run whose
+        effect is held equal."""
+        runs = [run for run in group.runs if run in self.of_run and (d is None or run in d)]
+        runs.sort(key=lambda run: self.rank[run])
+        if not runs:
+            return None
+        count = [len(self.of_run[run]) for run in runs]
+
+        def spread(numbers: Numbers) -> np.ndarray:
+            return np.repeat([float(numbers[run]) for run in runs], count)
+
+        x, y = np.concatenate([self.of_run[run] for run in runs]).T
+        return Points(
+            x=x, y=y, run=np.repeat([self.rank[run] for run in runs], count),
+            d=np.zeros(len(x)) if d is None else spread(d),
+            given=None if given is None else spread(given)[:, None],
+        )  # fmt: skip
+
+    def compare(
+        self,
+        groups: Sequence[MatchedGroup],
+        d: Numbers,
+        given: Numbers | None = None,
+        *,
+        resamples: int = 0,
+        seed: int = 0,
+    ) -> Comparison | None:
+        """The lines of the levels of these groups, compared; None if they have no common range."""
+        found = [points for group in groups if (points := self.points(group, d, given)) is not None]
+        found.sort(key=lambda points: int(points.run[0]))
+        return compare(found, resamples=resamples, seed=seed) if found else None

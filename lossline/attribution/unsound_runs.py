@@ -1,0 +1,145 @@
+"""Single runs that an attribution should not rest on: copies of another run, and runs that lie far
+off the others."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from lossline.attribution.comparison import Points, run_residuals
+from lossline.matching.groups import Design
+
+__all__ = ["Outlier", "copies", "outliers"]
+
+# Two losses that agree to this share are the same number, perhaps written with fewer digits.
+_SAME = 1e-6
+# Losses of two seeds often agree to the second decimal, so that a table with rounded losses holds
+# equal ones by chance. Of the decimals that follow, so many over all losses are no chance.
+_ALIKE_DECIMALS = 2
+_DIGITS = 6
+_LEVEL = 0.01  # of "no run lies off", over all runs and sets
+_MOST = 3  # runs that are named
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Outlier:
+    """A run that lies off: on `y_set`, by `distance` (in the unit of the losses) and `studentized`
+    standard deviations of the other runs."""
+
+    run: str
+    y_set: str
+    distance: float
+    studentized: float
+
+
+def copies(rows: pd.DataFrame, plan: Design) -> dict[str, str]:
+    """Runs whose every measurement another run of the same facts has too -> that other run.
+
+    Two runs of one recipe never agree in all losses: such a pair is one run under two names, and
+    would pass for two that agree by chance.
+
+    Args:
+      rows: measured rows of a loss table.
+      plan: the facts of its runs.
+    """
+    value = rows["loss"].where(rows["loss"].notna(), rows["bits_per_byte"]).to_numpy(float)
+    keyed = pd.Series(value, index=[rows["run_id"], rows["step"], rows["eval_set"]]).dropna()
+    of_run = {str(run): part.droplevel(0) for run, part in keyed.groupby(level=0, sort=True)}
+    found: dict[str, str] = {}
+    for _, members in plan.runs.groupby(list(plan.runs.columns), dropna=False):
+        # The run of most measurements stays; the others may be a part of it.
+        measured = [run for run in map(str, members.index) if run in of_run]
+        runs = sorted(measured, key=lambda run: (-len(of_run[run]), run))
+        for first, second in itertools.combinations(runs, 2):
+            if first not in found and second not in found and _agree(of_run[first], of_run[second]):
+                found[second] = first
+    return found
+
+
+def _agree(longer: pd.Series, shorter: pd.Series) -> bool:
+    if not shorter.index.isin(longer.index).all():
+        return False
+    values, other = shorter.to_numpy(float), longer.reindex(shorter.index).to_numpy(float)
+    same = bool(np.allclose(values, other, rtol=_SAME, atol=0.0))
+    return same and len(values) >= 2 and _telling_digits(values) >= _DIGITS
+
+
+def _telling_digits(values: np.ndarray) -> int:
+    """Decimals of all losses together by which runs of one recipe differ: those after the second,
+    and no more than four of each loss."""
+    for decimals in range(_ALIKE_DECIMALS, _ALIKE_DECIMALS + 4):
+        if np.allclose(values, values.round(decimals), rtol=_SAME, atol=0.0):
+            return (decimals - _ALIKE_DECIMALS) * len(values)
+    return 4 * len(values)
+
+
+def outliers(
+    plan: Design, factors: Sequence[str], losses: Mapping[str, pd.DataFrame]
+) -> list[Outlier]:
+    """Runs whose height about the lines is not that of the others: externally studentized residuals
+    of a model with an offset and a tilt per level of each factor, with Bonferroni's correction over
+    runs and sets. At most three, the farthest first, each judged without the ones before it.
+
+    Args:
+      plan: the facts of the runs.
+      factors: those that were tested.
+      losses: per y set, losses of checkpoints (`analysis.losses_on`).
+    """
+    found: list[Outlier] = []
+    while len(found) < _MOST:
+        gone = {item.run for item in found}
+        candidates = [
+            item
+            for y_set, points in losses.items()
+            for item in _residuals(plan, factors, y_set, points, gone)
+        ]
+        if not candidates:
+            break
+        p_value, worst = min(candidates, key=lambda item: item[0])
+        if p_value * len(candidates) >= _LEVEL:
+            break
+        found.append(worst)
+    return found
+
+
+def _residuals(
+    plan: Design, factors: Sequence[str], y_set: str, points: pd.DataFrame, gone: set[str]
+) -> Iterator[tuple[float, Outlier]]:
+    run = np.asarray(points.index.get_level_values(0), dtype=str)
+    keep = ~np.isin(run, list(gone))
+    run, (x, y) = run[keep], points.to_numpy(float)[keep].T
+    names, number = np.unique(run, return_inverse=True)
+    if len(names) < 4 or np.ptp(x) == 0:
+        return
+    found = run_residuals(Points(
+        x=x, y=y, run=number, d=np.zeros(len(x)), given=_offsets(plan, factors, run, x),
+    ))  # fmt: skip
+    for name, height, free in zip(names, found.heights, found.free, strict=True):
+        if free < 0.05 or found.degrees < 2.0:
+            continue
+        rest = (found.squares - height**2 / free) / (found.degrees - 1.0)
+        if rest <= 0:
+            continue
+        studentized = height / np.sqrt(rest * free)
+        p_value = 2.0 * float(stats.t.sf(abs(studentized), found.degrees - 1.0))
+        yield p_value, Outlier(
+            run=str(name), y_set=y_set, distance=float(height / free),
+            studentized=float(studentized),
+        )  # fmt: skip
+
+
+def _offsets(plan: Design, factors: Sequence[str], run: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """An offset and a tilt per level, but the first, of each factor: (M, k)."""
+    u = (x - x.mean()) / np.ptp(x)
+    columns = []
+    for factor in factors:
+        level = plan.runs[factor][run].to_numpy()
+        for name in plan.levels(factor)[1:]:
+            offset = (level == name).astype(float)
+            columns += [offset, offset * u]
+    return np.column_stack(columns) if columns else np.empty((len(x), 0))

@@ -1,0 +1,285 @@
+"""What `python -m lossline.fit` does: read, fit, write a folder, print the verdict."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import functools
+import hashlib
+import json
+import re
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+import lossline
+from lossline import tables
+from lossline.attribution.results import Attribution, Verdict
+from lossline.errors import UserError
+from lossline.fits.files import (
+    FolderState,
+    finish_folder,
+    folder_state,
+    save_results,
+    start_folder,
+)
+from lossline.fits.fitting import StudyFitOptions, fit_study
+from lossline.fits.results import ComputeLawFit, StudyResults
+from lossline.lines.common_cases import Comparison, compare
+from lossline.options.identity import identity
+from lossline.places import local_path
+from lossline.tables.frames import concat, row_number
+from lossline.tables.pairing import UNIT_WORDS
+from lossline.tables.storage import find_tables
+
+__all__ = ["BadRows", "FitCommand", "fit_to_folder", "verdict"]
+
+# What differs between reasons of one kind: numbers, and what stands in quotes.
+_VARYING = re.compile(r"'[^']*'|[-+]?\d[\d.,]*(?:e[-+]?\d+)?")
+
+
+class BadRows(enum.Enum):
+    """What to do with a table whose rows have problems."""
+
+    REFUSE = "refuse"
+    EXCLUDE = "exclude"
+
+
+def _not_identity(default: object = dataclasses.MISSING):
+    return dataclasses.field(default=default, metadata={"identity": False})
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FitCommand(StudyFitOptions):
+    """Options of `lossline.fit`: those of the fit, and
+
+    Attributes:
+      table: loss tables, run directories or folders of run directories; out: folder for the
+        results.
+      replace: an earlier fit of other inputs at `out` gives way; anything else never does.
+      bad_rows: exclude unsound rows, a line for each kind, and fit the rest (the default), or
+        refuse a table that has any.
+      report: whether figures and report.html are made.
+    """
+
+    table: str | tuple[str, ...] = _not_identity()
+    out: str = _not_identity()
+    replace: bool = _not_identity(False)
+    bad_rows: BadRows = BadRows.EXCLUDE
+    report: bool = True
+
+
+def fit_to_folder(options: FitCommand) -> StudyResults | None:
+    """Fits and writes; returns the results, or None where the folder was up to date."""
+    out = local_path(options.out, "fit.out")
+    table, dropped = _read(options)
+    fingerprint = fit_fingerprint(table, options)
+    state = folder_state(out, fingerprint)
+    if state is FolderState.SAME:
+        print((out / "verdict.txt").read_text(encoding="utf-8").rstrip())
+        print(f"{out} is up to date")
+        return None
+    if state is FolderState.FOREIGN:
+        raise UserError(
+            f"{out}: is not empty and holds no results of lossline.fit; choose another --out"
+        )
+    if state is FolderState.OTHER and not options.replace:
+        raise UserError(
+            f"{out}: holds the results of other inputs or of other code; choose another --out, or "
+            f"give --replace"
+        )
+    started = time.monotonic()
+    with _folder(out, fingerprint) as partial:  # first of all: a place that refuses says so at once
+        say = functools.partial(_say, started)
+        results = fit_study(table, options, say=say)
+        if len(dropped):
+            everything = pd.concat([dropped, results.excluded], ignore_index=True)
+            results = dataclasses.replace(results, excluded=everything)
+        results = dataclasses.replace(results, provenance=_provenance(options, fingerprint))
+        save_results(results, partial)
+        text = verdict(results)
+        (partial / "verdict.txt").write_text(text + "\n", encoding="utf-8")
+        if options.report:
+            from lossline.reporting import write_report
+
+            say("figures and report")
+            write_report(results, partial, say=say)
+    print(text)
+    print(f"Results: {out / 'report.html' if options.report else out}", flush=True)
+    return results
+
+
+def _say(started: float, text: str) -> None:
+    print(f"[{time.monotonic() - started:5.1f} s] {text}", flush=True)
+
+
+def _read(options: FitCommand) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The loss table, and what is not even kept in it for the record (as in
+    `StudyResults.excluded`)."""
+    paths = [options.table] if isinstance(options.table, str) else list(options.table)
+    if options.bad_rows is BadRows.REFUSE:
+        return tables.load(paths), pd.DataFrame()
+    parts = [tables.read_unchecked(file) for path in paths for file in find_tables(path)]
+    table, problems = tables.exclude_bad_rows(parts[0] if len(parts) == 1 else concat(parts))
+    where = " + ".join(paths)
+    for line in tables.summarize(problems, where):
+        print(f"excluded: {line}", flush=True)
+    dropped = [
+        {
+            "what": where,
+            "rows": 1,
+            "reason": f"dropped: {row_number(p.position)}: {p.column}: {p.what}",
+        }
+        for p in problems
+        if p.unplaceable
+    ]
+    return table, pd.DataFrame(dropped)
+
+
+def fit_fingerprint(table: pd.DataFrame, options: FitCommand) -> str:
+    """SHA-256 of everything that the results follow from: the table's rows, the options, the
+    version, the code that fits."""
+    rows = pd.util.hash_pandas_object(table, index=False).to_numpy()
+    digest = hashlib.sha256(rows.tobytes())
+    digest.update(
+        json.dumps([list(table.columns), identity(options), lossline.__version__]).encode()
+    )
+    package = Path(lossline.__file__).parent
+    rooms = ("tables", "options", "laws", "lines", "matching", "attribution", "fits")
+    for source in sorted(file for room in rooms for file in package.glob(f"{room}/**/*.py")):
+        digest.update(source.read_bytes())
+    return digest.hexdigest()
+
+
+@contextmanager
+def _folder(out: Path, fingerprint: str) -> Iterator[Path]:
+    """A folder that becomes `out` when all went well, and is gone when not."""
+    partial = start_folder(out)
+    try:
+        yield partial
+        finish_folder(partial, out, fingerprint)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _provenance(options: FitCommand, fingerprint: str) -> dict[str, object]:
+    from importlib.metadata import version
+
+    names = ("numpy", "scipy", "pandas", "matplotlib")
+    versions = {"lossline": lossline.__version__, "python": sys.version.split()[0]}
+    return {
+        "table": options.table if isinstance(options.table, str) else ", ".join(options.table),
+        "versions": versions | {name: version(name) for name in names},
+        "command": f"python -m lossline.fit {' '.join(sys.argv[1:])}".strip(),
+        "fingerprint": fingerprint,
+    }
+
+
+def verdict(results: StudyResults) -> str:
+    """The answer in text: one sentence per factor that the study varies, then what could be fitted
+    at all."""
+    lines = [*_sentences(results.attribution), "", _counts(results)]
+    lines += map(_held_out, compare(results.heldout))
+    return "\n".join([*lines, *_left_out(results.excluded)])
+
+
+def _left_out(excluded: pd.DataFrame, most: int = 20, named: int = 3) -> list[str]:
+    """What no fit has seen or what is to be doubted, a line for each reason; reasons that differ in
+    numbers and names alone are one."""
+    if excluded.empty:
+        return []
+    kinds: dict[str, list[Any]] = {}
+    for row in excluded.itertuples():
+        kinds.setdefault(_VARYING.sub("…", str(row.reason)), []).append(row)
+    lines = []
+    for rows in list(kinds.values())[:most]:
+        what = "; ".join(str(row.what) for row in rows[:named])
+        what += f"; … ({len(rows) - named} more)" if rows[named:] else ""
+        count = sum(int(row.rows) for row in rows)
+        like = ", and the like" if len({row.reason for row in rows}) > 1 else ""
+        lines.append(
+            f"- {what} ({count} {'row' if count == 1 else 'rows'}): {rows[0].reason}{like}"
+        )
+    if len(excluded) > len(lines):
+        more = f"{len(kinds) - most} more reasons, and " if len(kinds) > most else ""
+        lines.append(f"- {more}all {len(excluded)} one by one: excluded.json")
+    return ["", "Left out, or to be doubted:", *lines]
+
+
+def _sentences(attribution: Attribution) -> list[str]:
+    if attribution.message:
+        return [f"No attribution: {attribution.message}."]
+    silent = (Verdict.CONSTANT, Verdict.MISSING)
+    said = [
+        f"- {factor.sentence}" for factor in attribution.factors if factor.verdict not in silent
+    ]
+    if not said:
+        nothing = "Nothing but the amount of training varies in these runs"
+        return [f"{nothing}: there is nothing to attribute."]
+    first = [text for text in (attribution.ranking, attribution.margins) if text]
+    return [" ".join(first), *said, *(f"- {note}" for note in attribution.notes)]
+
+
+def _counts(results: StudyResults) -> str:
+    used = int((results.table["status"] == "ok").sum())
+    rows = f"{used} measurements used, {len(results.table) - used} left out."
+    if not results.lines:
+        laws = "\n".join(f"- {_law(law)}" for law in results.compute_laws[:5])
+        return f"No lines: they need two sets, one of them of validation; {rows}\n{laws}".rstrip()
+    drawn = [line for line in results.lines if line.drawable]
+    text = f"{len(drawn)} of {len(results.lines)} lines determined by the data"
+    if drawn:
+        r2 = sorted(line.r2 for line in drawn)
+        text += f", median R² {r2[len(r2) // 2]:.4f}"
+    return f"{text}; {rows}"
+
+
+def _law(law: ComputeLawFit) -> str:
+    group = ", ".join(str(v) for v in law.group.values() if v is not None) or "all runs"
+    if not law.parameters:
+        return f"{group} on {law.eval_set}: no law: {law.message or law.status}"
+    values = ", ".join(f"{name} = {value:.4g}" for name, value in law.parameters.items())
+    interval = f", 90% of E [{law.E_low:.4g}, {law.E_high:.4g}]" if law.E_low == law.E_low else ""
+    return f"{group} on {law.eval_set}: {law.equation}: {values}{interval}, R² {law.r2:.4f}"
+
+
+def _held_out(found: Comparison) -> str:
+    """The median errors of all methods on the same held-out losses, and who could not answer."""
+    medians = _medians(found.rows).sort_values(kind="stable")
+    shown = ", ".join(f"{method} {_percent(error)}" for method, error in medians.items())
+    same = f"{found.common} losses, the same for all"
+    if found.missing:
+        lacks = ", ".join(f"{method} for {count}" for method, count in found.missing.items())
+        same = (
+            f"{found.common} of {found.cases} losses, those that all of these methods answered; "
+            f"without an answer: {lacks}"
+        )
+    text = (
+        f"Largest runs predicted from the smaller ones, median error in {UNIT_WORDS[found.unit]}: "
+        f"{shown} ({same})."
+    )
+    return text + "".join(
+        f" {name.capitalize()} answered {found.answered[name]} of {found.cases}, too few to compare"
+        f"{_pairwise(rows)}."
+        for name, rows in found.apart.items()
+    )
+
+
+def _pairwise(rows: pd.DataFrame) -> str:
+    """The medians of a method that stands apart and of the line, where both answered."""
+    shown = ", ".join(f"{method} {_percent(e)}" for method, e in _medians(rows).items())
+    return f"; where the line did too: {shown}" if shown else ""
+
+
+def _medians(rows: pd.DataFrame) -> pd.Series:
+    return rows["relative_error"].abs().groupby(rows["method"]).median()
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.2f}%"

@@ -1,0 +1,399 @@
+"""Reading and writing the folder itself: config.json and one or several safetensors files.
+
+Shard by shard, tensor by tensor: reading a model takes its own size and one tensor of memory,
+writing it its own size and one shard.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import shutil
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import safetensors
+from flax import nnx
+from safetensors.numpy import save_file
+
+from lossline import models
+from lossline.conversion.families import (
+    FAMILIES,
+    HEADS,
+    Family,
+    config_from_hf,
+    family_of,
+    is_ignored,
+)
+from lossline.conversion.layout import Tensor
+from lossline.errors import UserError
+from lossline.models.config import ModelConfig
+
+INDEX = "model.safetensors.index.json"
+SINGLE = "model.safetensors"
+_DTYPES = ("F32", "BF16", "F16")
+_MAX_LISTED = 5
+
+
+def read_config(folder: str | Path, *, param_dtype: str = "float32") -> ModelConfig:
+    """Our configuration of the model in a folder.
+
+    Raises:
+        UserError: no such folder, no config.json, or a model that we do not have.
+    """
+    path = Path(folder) / "config.json"
+    return config_from_hf(_read_json(path), where=str(path), param_dtype=param_dtype)
+
+
+def read_model(
+    folder: str | Path, *, param_dtype: str | None = None
+) -> tuple[ModelConfig, dict[str, Any]]:
+    """Configuration and parameters (nested dictionaries of NumPy arrays) of the model in a folder.
+
+    Args:
+        folder: with config.json and safetensors.
+        param_dtype: "float32" or "bfloat16"; None: as stored (float16 becomes float32, exactly).
+
+    Raises:
+        UserError: a folder, configuration or set of tensors that is not one of ours; a file that is
+            no safetensors; tied embeddings with a head that is another.
+    """
+    folder = Path(folder)
+    config = read_config(folder, param_dtype=param_dtype or "float32")
+    files = _files(folder)
+    family = FAMILIES[_read_json(folder / "config.json")["model_type"]]
+    bare = not any(name.startswith(family.prefix) for names in files.values() for name in names)
+    places = {
+        name.removeprefix(family.prefix) if bare else name: (tensor, layer)
+        for name, tensor, layer in _names(family, config)
+    }
+    _check_names(folder, family, config, places, files)
+    stored = _stored_dtype(folder, places, files)
+    config = dataclasses.replace(config, param_dtype=param_dtype or stored)
+    params = _empty(config)
+    for path, names in files.items():
+        with safetensors.safe_open(path, framework="np") as file:  # mapped; gone when closed
+            for name in names:
+                if name in places:
+                    _fill(params, *places[name], file.get_tensor(name), f"{folder}: {name}")
+    if config.tie_embeddings:
+        _refuse_another_head(folder, params["embedding"], files)
+    return config, params
+
+
+def write_model(
+    folder: str | Path,
+    config: ModelConfig,
+    params: Mapping[str, Any],
+    *,
+    dtype: str | None = None,
+    shard_bytes: int = 5 * 10**9,
+    also: Mapping[str, Path] | None = None,
+) -> None:
+    """Writes a new folder that transformers and ``read_model`` open; whole or not at all.
+
+    Args:
+        folder: must not exist.
+        config, params: as from ``read_model``, or a checkpoint's.
+        dtype: "float32", "bfloat16" or "float16"; None: as the parameters are.
+        shard_bytes: size of a file beyond which another one begins.
+        also: file name -> file to copy beside it (a tokenizer).
+
+    Raises:
+        UserError: the folder exists, the family has no Hugging Face form, or a parameter is beyond
+            what the dtype holds.
+    """
+    folder, family = Path(folder), family_of(config)
+    refuse_existing(folder)
+    dtype = dtype or config.param_dtype
+    with _written_whole(folder) as partial:
+        _write_shards(partial, family, config, params, np.dtype(dtype), shard_bytes)
+        common = {
+            "architectures": [family.architecture],
+            "model_type": family.model_type,
+            "vocab_size": config.vocab_size,
+            "tie_word_embeddings": config.tie_embeddings,
+            "torch_dtype": dtype,
+        }
+        _write_json(partial / "config.json", common | family.to_hf(config))
+        for name, source in (also or {}).items():
+            shutil.copyfile(source, partial / name)
+
+
+def refuse_existing(folder: Path) -> None:
+    """A model is written into a folder of its own.
+
+    Raises:
+        UserError: something of that name exists.
+    """
+    if os.path.lexists(folder):
+        raise UserError(f"{folder} exists; name a folder that does not, or remove it")
+
+
+@contextlib.contextmanager
+def _written_whole(folder: Path) -> Iterator[Path]:
+    """A hidden sibling to write into, which becomes ``folder`` at the end, or is removed."""
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        os.replace(partial, folder)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+# --- reading -------------------------------------------------------------------------------------
+
+
+def _files(folder: Path) -> dict[Path, dict[str, str]]:
+    """The safetensors files, and the dtype of every tensor in each."""
+    index = folder / INDEX
+    single = (folder / SINGLE).is_file()
+    if index.is_file():
+        names = _shards(index)
+        if single and SINGLE not in names:
+            raise UserError(
+                f"{folder} has two sets of weights: {SINGLE}, which transformers reads, and the "
+                f"{len(names)} files that {INDEX} names; remove the one or the other"
+            )
+    elif single:
+        names = [SINGLE]
+    else:
+        raise UserError(f"{folder} has no {SINGLE}{_what_else(folder)}")
+    for name in names:
+        if Path(name).name != name or not (folder / name).is_file():
+            raise UserError(f"{folder}: {name}, which {INDEX} names, is missing; fetch it again")
+    return {folder / name: _dtypes(folder / name) for name in names}
+
+
+def _shards(index: Path) -> list[str]:
+    """The files that an index names."""
+    tree = _read_json(index)
+    where = tree.get("weight_map")
+    if not isinstance(where, dict) or not all(isinstance(name, str) for name in where.values()):
+        raise UserError(f"{index} has no weight_map of tensors to files; fetch it again")
+    return sorted(set(where.values()))
+
+
+def _dtypes(path: Path) -> dict[str, str]:
+    try:
+        with safetensors.safe_open(path, framework="np") as file:
+            return {name: file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118
+    except safetensors.SafetensorError as error:
+        raise UserError(f"{path} is no whole safetensors file ({error}); fetch it again") from None
+
+
+def _what_else(folder: Path) -> str:
+    pickles = sorted(path.name for pattern in ("*.bin", "*.pt*") for path in folder.glob(pattern))
+    if not pickles:
+        return "; is it the folder of a model?"
+    return (
+        f", only {', '.join(pickles[:_MAX_LISTED])}, which may be pickles and are never loaded; "
+        "convert them to safetensors where you trust their source"
+    )
+
+
+def _stored_dtype(
+    folder: Path, places: Mapping[str, Any], files: Mapping[Path, Mapping[str, str]]
+) -> str:
+    """Ours for the tensors that are read: the smallest of ours that holds all their values."""
+    kinds = {dtype for dtypes in files.values() for name, dtype in dtypes.items() if name in places}
+    if unknown := sorted(kinds - set(_DTYPES)):
+        raise UserError(
+            f"{folder}: tensors of dtype {', '.join(unknown)}; only {', '.join(_DTYPES)} are "
+            "supported (no quantized models)"
+        )
+    return "bfloat16" if kinds == {"BF16"} else "float32"
+
+
+def _check_names(
+    folder: Path,
+    family: Family,
+    config: ModelConfig,
+    places: Mapping[str, Any],
+    files: Mapping[Path, Mapping[str, str]],
+) -> None:
+    counts = Counter(name for names in files.values() for name in names)
+    if twice := [name for name, count in counts.items() if count > 1]:
+        raise UserError(f"{folder} has {_listed(twice)} in more than one file; fetch it again")
+    extra = [name for name in counts.keys() - places if not is_ignored(family, config, name)]
+    problems = [
+        f"{what} {_listed(names)}"
+        for what, names in (("lacks", places.keys() - counts), ("has no place for", extra))
+        if names
+    ]
+    if problems:
+        raise UserError(
+            f"{folder} {'; '.join(problems)}; its config.json does not describe its weights"
+        )
+
+
+def _listed(names: Collection[str]) -> str:
+    shown = ", ".join(sorted(names)[:_MAX_LISTED])
+    more = ", …" if len(names) > _MAX_LISTED else ""
+    return f"{len(names)} tensors: {shown}{more}"
+
+
+def _names(family: Family, config: ModelConfig) -> Iterator[tuple[str, Tensor, int | None]]:
+    """Every tensor of theirs with its layer."""
+    for tensor in family.tensors(config):
+        if not tensor.is_layered:
+            yield tensor.name, tensor, None
+            continue
+        for layer in range(config.layers):
+            yield tensor.name.format(layer=layer), tensor, layer
+
+
+def _empty(config: ModelConfig) -> dict[str, Any]:
+    _, state = models.abstract_state(config)
+    return jax.tree.map(lambda p: np.zeros(p.shape, p.dtype), nnx.to_pure_dict(state))
+
+
+def _fill(
+    params: dict[str, Any], tensor: Tensor, layer: int | None, theirs: np.ndarray, where: str
+) -> None:
+    """Puts one of their tensors into our parameters, in place."""
+    targets = [_slot(params, path, layer) for path, _ in tensor.parts]
+    shapes = [target.shape for target in targets]
+    if theirs.shape != tensor.shape(shapes):
+        raise UserError(
+            f"{where} has shape {theirs.shape}, its config.json asks for {tensor.shape(shapes)}; "
+            "the two do not belong together"
+        )
+    for target, ours in zip(targets, tensor.to_ours(theirs, shapes), strict=True):
+        target[...] = ours.astype(target.dtype)
+
+
+def _refuse_another_head(
+    folder: Path, embedding: np.ndarray, files: Mapping[Path, Mapping[str, str]]
+) -> None:
+    """A head beside tied embeddings is them once more; of another, transformers 4 makes nothing and
+    transformers 5 the head.
+    """
+    for path, names in files.items():
+        for name in HEADS & names.keys():
+            with safetensors.safe_open(path, framework="np") as file:
+                head = file.get_tensor(name)
+            if not np.array_equal(head.astype(embedding.dtype), embedding):
+                raise UserError(
+                    f"{folder}: {name} is not the embeddings, to which its config.json ties it; "
+                    "write tie_word_embeddings as the model was trained, or remove the tensor"
+                )
+
+
+def _slot(params: Mapping[str, Any], path: str, layer: int | None) -> np.ndarray:
+    """A parameter of ours, or its slice for one layer (a view)."""
+    leaf: Any = params
+    for name in path.split("/"):
+        leaf = leaf[name]
+    return leaf if layer is None else leaf[layer]
+
+
+# --- writing -------------------------------------------------------------------------------------
+
+
+def _write_shards(
+    folder: Path,
+    family: Family,
+    config: ModelConfig,
+    params: Mapping[str, Any],
+    dtype: np.dtype,
+    shard_bytes: int,
+) -> None:
+    shards = _plan(family, config, params, dtype, shard_bytes)
+    where: dict[str, str] = {}
+    total = 0
+    for number, names in enumerate(shards, start=1):
+        file = (
+            SINGLE if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+        )
+        arrays = {
+            name: _theirs(config, params, tensor, layer, dtype) for name, tensor, layer in names
+        }
+        try:
+            save_file(arrays, folder / file, metadata={"format": "pt"})
+        except safetensors.SafetensorError as error:
+            error.add_note(f'local file "{folder / file}"')
+            raise
+        where.update(dict.fromkeys(arrays, file))
+        total += sum(array.nbytes for array in arrays.values())
+    if len(shards) > 1:
+        _write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": where})
+
+
+def _plan(
+    family: Family,
+    config: ModelConfig,
+    params: Mapping[str, Any],
+    dtype: np.dtype,
+    shard_bytes: int,
+) -> list[list[tuple[str, Tensor, int | None]]]:
+    """Which tensors each file holds."""
+    shards: list[list[tuple[str, Tensor, int | None]]] = [[]]
+    filled = 0
+    for name, tensor, layer in _names(family, config):
+        parts = (_slot(params, path, layer) for path, _ in tensor.parts)
+        size = sum(part.size for part in parts) * dtype.itemsize
+        if shards[-1] and filled + size > shard_bytes:
+            shards.append([])
+            filled = 0
+        shards[-1].append((name, tensor, layer))
+        filled += size
+    return shards
+
+
+def _theirs(
+    config: ModelConfig,
+    params: Mapping[str, Any],
+    tensor: Tensor,
+    layer: int | None,
+    dtype: np.dtype,
+) -> np.ndarray:
+    """One of their tensors out of our parameters, without the padding of the vocabulary."""
+    parts = []
+    for path, _ in tensor.parts:
+        ours = np.asarray(_slot(params, path, layer))
+        if path == "embedding":
+            ours = ours[: config.vocab_size]
+        elif path == "unembed":
+            ours = ours[:, : config.vocab_size]
+        parts.append(ours)
+    theirs = tensor.to_theirs(parts)
+    with np.errstate(over="ignore"):
+        written = theirs.astype(dtype, copy=False)
+    if np.any(np.isinf(written) & np.isfinite(theirs)):
+        name, largest = tensor.name.format(layer=layer), np.max(np.abs(theirs))
+        raise UserError(
+            f"{name} reaches {largest:.3g}, which {dtype} cannot hold; choose another dtype"
+        )
+    return np.ascontiguousarray(written)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    if not path.parent.is_dir():
+        raise UserError(
+            f"{path.parent} does not exist; name a folder with config.json and safetensors"
+        )
+    try:
+        tree = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, IsADirectoryError):
+        raise UserError(
+            f"{path} is missing; name a folder with config.json and safetensors"
+        ) from None
+    except ValueError as error:
+        raise UserError(f"{path} is not JSON ({error}); fetch it again") from None
+    if not isinstance(tree, dict):
+        raise UserError(f"{path} is not a JSON object of entries; fetch it again")
+    return tree
+
+
+def _write_json(path: Path, tree: Any) -> None:
+    path.write_text(json.dumps(tree, indent=2) + "\n", encoding="utf-8")

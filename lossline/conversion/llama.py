@@ -1,0 +1,229 @@
+"""Llama (TinyLlama, SmolLM, Llama 2 and 3) and its near relatives: Qwen 3 norms queries and keys,
+OLMo has norms without parameters, OLMo 2 norms outputs, queries and keys.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from lossline.conversion.family import Entries, Family
+from lossline.conversion.layout import Tensor, tensor
+from lossline.conversion.rotary import kind_of, number_of, rotation
+from lossline.errors import UserError
+from lossline.models.llama import LlamaConfig
+
+
+def _common_from_hf(tree: Entries) -> dict[str, Any]:
+    tree.require("hidden_act", "silu")
+    tree.require("attention_bias", False)
+    tree.require("mlp_bias", False)
+    tree.require("use_sliding_window", False)
+    width, heads = tree.whole("hidden_size"), tree.whole("num_attention_heads")
+    layers, rope = tree.whole("num_hidden_layers"), rotation(tree)
+    tree.require("layer_types", None, ["full_attention"] * layers)
+    for entries in (tree, rope):
+        entries.require("partial_rotary_factor", None, 1.0)
+    return {
+        "vocab_size": tree.whole("vocab_size"),
+        "width": width,
+        "layers": layers,
+        "heads": heads,
+        "head_width": _head_width_from_hf(tree, width, heads),
+        "kv_heads": tree.whole("num_key_value_heads", heads),
+        "mlp_width": tree.whole("intermediate_size"),
+        "context_length": tree.whole("max_position_embeddings"),
+        "rope_theta": number_of(tree, rope, "rope_theta", "rope_theta", 1e4),
+        "tie_embeddings": tree.flag("tie_word_embeddings", False),
+        **_scaling_from_hf(tree, rope),
+    }
+
+
+def _head_width_from_hf(tree: Entries, width: int, heads: int) -> int | None:
+    if tree.get("head_dim") is None:
+        return None
+    head_width = tree.whole("head_dim")
+    return None if head_width * heads == width else head_width
+
+
+def _llama_from_hf(tree: Entries) -> dict[str, Any]:
+    return {**_common_from_hf(tree), "norm_eps": tree.number("rms_norm_eps")}
+
+
+def _qwen3_from_hf(tree: Entries) -> dict[str, Any]:
+    tree.whole("head_dim")  # absent, it would be 128 whatever the width
+    return {**_llama_from_hf(tree), "qk_norm": "head"}
+
+
+def _olmo_from_hf(tree: Entries) -> dict[str, Any]:
+    tree.require("clip_qkv", None)
+    return {**_common_from_hf(tree), "norm": "layer", "norm_scale": False}
+
+
+def _olmo2_from_hf(tree: Entries) -> dict[str, Any]:
+    return {**_llama_from_hf(tree), "post_norm": True, "qk_norm": "width"}
+
+
+def _scaling_from_hf(tree: Entries, scaling: Entries) -> dict[str, Any]:
+    kind = kind_of(scaling)
+    if kind == "default":
+        return {}
+    if kind != "llama3":
+        raise UserError(
+            f"{tree.where}: rope scaling of type {kind!r} is not supported; only 'llama3' is"
+        )
+    original = "original_max_position_embeddings"
+    scaling = Entries({original: tree.get(original), **scaling}, tree.where)
+    tree.require_same(original, scaling[original], f"{original} of the rotary positions")
+    return {
+        "rope_scaling": scaling.number("factor"),
+        "rope_low": scaling.number("low_freq_factor"),
+        "rope_high": scaling.number("high_freq_factor"),
+        "rope_original": scaling.whole(original),
+    }
+
+
+def _scaling_to_hf(config: LlamaConfig) -> dict[str, Any] | None:
+    if config.rope_scaling == 1.0:
+        return None
+    return {
+        "rope_type": "llama3",
+        "factor": config.rope_scaling,
+        "low_freq_factor": config.rope_low,
+        "high_freq_factor": config.rope_high,
+        "original_max_position_embeddings": config.rope_original,
+    }
+
+
+def _common_to_hf(config: LlamaConfig) -> dict[str, Any]:
+    return {
+        "hidden_size": config.width,
+        "intermediate_size": config.mlp_width,
+        "num_hidden_layers": config.layers,
+        "num_attention_heads": config.heads,
+        "num_key_value_heads": config.groups,
+        "head_dim": config.head_dim,
+        "hidden_act": "silu",
+        "rope_theta": config.rope_theta,
+        "rope_scaling": _scaling_to_hf(config),
+        "attention_bias": False,
+        "max_position_embeddings": config.context_length,
+    }
+
+
+def _llama_to_hf(config: LlamaConfig) -> dict[str, Any]:
+    return {**_common_to_hf(config), "rms_norm_eps": config.norm_eps, "mlp_bias": False}
+
+
+def _olmo_to_hf(config: LlamaConfig) -> dict[str, Any]:
+    return {**_common_to_hf(config), "clip_qkv": None}
+
+
+def _normed_to_hf(config: LlamaConfig) -> dict[str, Any]:
+    return {**_common_to_hf(config), "rms_norm_eps": config.norm_eps}
+
+
+def _matrices(config: LlamaConfig) -> list[Tensor]:
+    layer = "model.layers.{layer}."
+    tensors = [
+        tensor("model.embed_tokens.weight", ("embedding", "V D -> V D")),
+        tensor(layer + "self_attn.q_proj.weight", ("blocks/attention/query", "D H K -> (H K) D")),
+        tensor(layer + "self_attn.k_proj.weight", ("blocks/attention/key", "D G K -> (G K) D")),
+        tensor(layer + "self_attn.v_proj.weight", ("blocks/attention/value", "D G K -> (G K) D")),
+        tensor(layer + "self_attn.o_proj.weight", ("blocks/attention/out", "H K D -> D (H K)")),
+        tensor(layer + "mlp.gate_proj.weight", ("blocks/mlp/gate", "D F -> F D")),
+        tensor(layer + "mlp.up_proj.weight", ("blocks/mlp/up", "D F -> F D")),
+        tensor(layer + "mlp.down_proj.weight", ("blocks/mlp/down", "F D -> D F")),
+    ]
+    if not config.tie_embeddings:
+        tensors.append(tensor("lm_head.weight", ("unembed", "D V -> V D")))
+    return tensors
+
+
+def _norms(**names: str) -> list[Tensor]:
+    """Scales by our name in a block, with ``__`` for the slash; and the final norm."""
+    return [
+        *(
+            tensor(
+                f"model.layers.{{layer}}.{theirs}.weight",
+                (f"blocks/{ours.replace('__', '/')}/scale", "D -> D"),
+            )
+            for ours, theirs in names.items()
+        ),
+        tensor("model.norm.weight", ("final_norm/scale", "D -> D")),
+    ]
+
+
+_PRE_NORMS = {"attention_norm": "input_layernorm", "mlp_norm": "post_attention_layernorm"}
+_POST_NORMS = {
+    "attention_norm": "post_attention_layernorm",
+    "mlp_norm": "post_feedforward_layernorm",
+}
+_QK_NORMS = {
+    "attention__query_norm": "self_attn.q_norm",
+    "attention__key_norm": "self_attn.k_norm",
+}
+
+
+def _is(**wanted: Any) -> Callable[[LlamaConfig], bool]:
+    """Whether a configuration is a Llama's but for the options that are given."""
+    options = {
+        "mlp": "swiglu",
+        "norm": "rms",
+        "norm_scale": True,
+        "positions": "rotary",
+        "rope_fraction": 1.0,
+        "qk_norm": "none",
+        "post_norm": False,
+        "biases": False,
+        "parallel": False,
+        **wanted,
+    }
+    return lambda config: all(getattr(config, name) == value for name, value in options.items())
+
+
+LLAMA = Family(
+    model_type="llama",
+    architecture="LlamaForCausalLM",
+    config=LlamaConfig,
+    from_hf=_llama_from_hf,
+    to_hf=_llama_to_hf,
+    tensors=lambda config: _matrices(config) + _norms(**_PRE_NORMS),
+    # transformers opens no other Llama, whatever its head_dim
+    writes=lambda config: _is()(config) and config.width % config.heads == 0,
+    prefix="model.",
+    ignored=r"rotary_emb\.inv_freq$",
+)
+
+QWEN3 = Family(
+    model_type="qwen3",
+    architecture="Qwen3ForCausalLM",
+    config=LlamaConfig,
+    from_hf=_qwen3_from_hf,
+    to_hf=_normed_to_hf,
+    tensors=lambda config: _matrices(config) + _norms(**_PRE_NORMS, **_QK_NORMS),
+    writes=_is(qk_norm="head"),
+    prefix="model.",
+)
+
+OLMO = Family(
+    model_type="olmo",
+    architecture="OlmoForCausalLM",
+    config=LlamaConfig,
+    from_hf=_olmo_from_hf,
+    to_hf=_olmo_to_hf,
+    tensors=_matrices,
+    writes=lambda config: _is(norm="layer", norm_scale=False)(config) and config.norm_eps == 1e-5,
+    prefix="model.",
+)
+
+OLMO2 = Family(
+    model_type="olmo2",
+    architecture="Olmo2ForCausalLM",
+    config=LlamaConfig,
+    from_hf=_olmo2_from_hf,
+    to_hf=_normed_to_hf,
+    tensors=lambda config: _matrices(config) + _norms(**_POST_NORMS, **_QK_NORMS),
+    writes=_is(qk_norm="width", post_norm=True),
+    prefix="model.",
+)

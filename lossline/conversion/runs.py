@@ -1,0 +1,303 @@
+"""Between Hugging Face folders and run directories: a public model measured like a run of ours, and
+a run of ours used elsewhere.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from flax import nnx
+
+import lossline
+from lossline import models
+from lossline.conversion import read_model, refuse_existing, write_model
+from lossline.errors import UserError
+from lossline.models.config import ModelConfig
+from lossline.places import local_path
+from lossline.runs.checkpoints import restore_arrays, write_manifest
+from lossline.runs.run_directory import (
+    RunDirectory,
+    RunState,
+    RunStatus,
+    claim,
+    write_json,
+    write_text,
+)
+from lossline.vocabularies.vocabulary import Vocabulary, VocabularySpec, load
+
+TOKENIZER = "tokenizer.json"
+_SAVED_AT_ONCE_GB = 1  # bounds the buffers of a save, whatever the model's size
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConvertOptions:
+    """What ``lossline convert`` is told. A run directory is written as a Hugging Face folder; any
+    other source is read as one.
+
+    Attributes:
+        source: Hugging Face folder, or run directory.
+        target: to be made. An existing run directory of the same model gets one more checkpoint.
+        step: reading, the step of its training that the model has reached (default 1); writing, the
+            checkpoint (default the last).
+        dtype: "float32", "bfloat16" or (writing) "float16"; None: as stored.
+        pretraining_data: reading: what the model was trained on.
+        tokens: reading: training tokens that it has seen.
+        vocabulary: reading: its tokenizer, "bytes", a .model or .json file, or ``@huggingface()``
+            and its like; None: the folder's tokenizer.json.
+        context_length: reading: tokens; None: as config.json has it.
+        tokenizer: writing: a tokenizer.json to put beside the tensors.
+        shard_gigabytes: writing: size of one safetensors file.
+    """
+
+    source: str
+    target: str
+    step: int | None = None
+    dtype: str | None = None
+    pretraining_data: str | None = None
+    tokens: int | None = None
+    vocabulary: VocabularySpec | str | None = None
+    context_length: int | None = None
+    tokenizer: str | None = None
+    shard_gigabytes: float = 5.0
+
+    def __post_init__(self) -> None:
+        dtypes = (None, "float32", "bfloat16", "float16")
+        if self.dtype not in dtypes:
+            raise UserError(f"convert.dtype = {self.dtype!r}: choose float32, bfloat16 or float16")
+        for name in ("step", "tokens", "context_length", "shard_gigabytes"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise UserError(f"convert.{name} = {value}: must be positive and finite")
+
+
+def convert(options: ConvertOptions) -> None:
+    """Reads or writes a Hugging Face folder, whichever the source is not.
+
+    Raises:
+        UserError: what ``import_run`` and ``export_run`` refuse.
+    """
+    if (Path(options.source) / "facts.json").is_file():
+        export_run(options)
+    else:
+        import_run(options)
+
+
+def import_run(options: ConvertOptions) -> RunDirectory:
+    """A run directory with a checkpoint, the model of a Hugging Face folder; the evaluator takes it
+    as any other.
+
+    Raises:
+        UserError: a folder that cannot be read; facts that the loss table needs and nobody gave; no
+            vocabulary; a target that is another run.
+    """
+    source, target = Path(options.source), local_path(options.target, "convert.target")
+    if not source.is_dir():
+        raise UserError(
+            f"convert.source: no folder {source}; name one with config.json and safetensors, or a "
+            f"run directory"
+        )
+    for name in ("pretraining_data", "tokens"):
+        if getattr(options, name) is None:
+            raise UserError(
+                f"convert.{name} is not bound: the loss table needs to know what {source} has seen"
+            )
+    if options.dtype == "float16":
+        raise UserError("convert.dtype: models here are float32 or bfloat16; choose one of them")
+    vocabulary = _vocabulary(source, options)
+    config, params = read_model(source, param_dtype=options.dtype)
+    if config.position_params() and (options.context_length or 0) > config.context_length:
+        raise UserError(
+            f"convert.context_length = {options.context_length}: {source} has learned "
+            f"{config.context_length} positions; bind at most those"
+        )
+    if vocabulary.vocab_size > config.vocab_size:
+        raise UserError(
+            f"{source}: {config.vocab_size} embeddings do not cover the {vocabulary.vocab_size} "
+            f"ids of vocabulary {vocabulary.name}; name the one that the model was trained with"
+        )
+    return _write_run(target, config, params, _facts(target, config, vocabulary, options), options)
+
+
+def _write_run(
+    target: Path,
+    config: ModelConfig,
+    params: Any,
+    facts: dict[str, Any],
+    options: ConvertOptions,
+) -> RunDirectory:
+    step = options.step or 1
+    identity = {"__class__": "ImportedRun", "model": config.to_dict()}
+    run, there = claim(target, identity)
+    _require_room(target, sum(leaf.nbytes for leaf in jax.tree.leaves(params)))
+    target.mkdir(parents=True, exist_ok=True)
+    with run.lock(), _removed_if_it_fails(None if there else target):
+        if step in run.checkpoint_steps():
+            raise UserError(
+                f"run directory {target} has a checkpoint {step}; bind convert.step to another "
+                "one, or name another target"
+            )
+        write_json(target / "config.json", identity)  # first: a killed import can be repeated
+        _keep_facts(run, facts, config)
+        _save(run, step, params, data=f"imported {Path(options.source).resolve().name}")
+        last = max(run.checkpoint_steps())
+        run.write_status(RunStatus(state=RunState.FINISHED, step=last))
+    count = config.num_params().total
+    print(f"{target}: {config.family} of {count:,} parameters, checkpoint {step}", flush=True)
+    return run
+
+
+@contextlib.contextmanager
+def _removed_if_it_fails(folder: Path | None) -> Iterator[None]:
+    """Takes a folder away that was begun here and not finished."""
+    try:
+        yield
+    except BaseException:
+        for _ in range(10):  # a thread of Orbax's may still write
+            if folder is not None and folder.exists():
+                shutil.rmtree(folder, ignore_errors=True)
+                time.sleep(0.05)
+        raise
+
+
+def _require_room(target: Path, size: float) -> None:
+    """Refuses to begin what the disk cannot hold."""
+    folder = next(parent for parent in target.absolute().parents if parent.exists())
+    free = shutil.disk_usage(folder).free
+    if size > free:
+        raise UserError(
+            f"{target} needs {size / 1e9:.3f} GB, but {folder} has {free / 1e9:.3f} GB left; make "
+            "room there, or name another target"
+        )
+
+
+def export_run(options: ConvertOptions) -> None:
+    """A Hugging Face folder of a checkpoint.
+
+    Raises:
+        UserError: no such checkpoint, a corrupt one; a target that exists; no such tokenizer.
+    """
+    target = local_path(options.target, "convert.target")
+    run = RunDirectory.open(options.source)
+    refuse_existing(target)  # before the model is read
+    step = options.step or max(run.checkpoint_steps(), default=0)
+    tokenizer = Path(options.tokenizer) if options.tokenizer else None
+    if tokenizer is not None and not tokenizer.is_file():
+        raise UserError(
+            f"convert.tokenizer: no file {tokenizer}; name the tokenizer.json of the run"
+        )
+    config = models.config_from_dict(run.config["model"])
+    width = np.dtype(options.dtype or config.param_dtype).itemsize
+    _require_room(target, width * config.num_params().total)
+    params = restore_arrays(run, step, _on_host(config))
+    write_model(
+        target,
+        config,
+        params,
+        dtype=options.dtype,
+        shard_bytes=int(options.shard_gigabytes * 1e9),
+        also={TOKENIZER: tokenizer} if tokenizer else None,
+    )
+    count = config.num_params().total
+    print(f"{target}: checkpoint {step} of {run.path}, {count:,} parameters", flush=True)
+
+
+def _on_host(config: ModelConfig) -> Any:
+    """Shapes of the parameters, whole on one CPU."""
+    where = jax.sharding.SingleDeviceSharding(jax.local_devices(backend="cpu")[0])
+    _, state = models.abstract_state(config)
+    return jax.tree.map(
+        lambda p: jax.ShapeDtypeStruct(p.shape, p.dtype, sharding=where), nnx.to_pure_dict(state)
+    )
+
+
+def _save(run: RunDirectory, step: int, params: dict[str, Any], *, data: str) -> None:
+    """A sealed checkpoint of parameters alone; ``params`` is taken apart on the way."""
+    folder = (run.path / "checkpoints" / str(step)).resolve()
+    shutil.rmtree(folder, ignore_errors=True)  # without a manifest, so the rest of a killed import
+    handler = ocp.StandardCheckpointHandler(save_concurrent_gb=_SAVED_AT_ONCE_GB)
+    with ocp.Checkpointer(ocp.CompositeCheckpointHandler(params=handler)) as orbax:
+        tree = ocp.args.StandardSave(_taken(params))
+        orbax.save(folder, args=ocp.args.Composite(params=tree))
+    write_manifest(folder, step=step, kept=True, data=data)
+
+
+def _taken(params: dict[str, Any]) -> dict[str, Any]:
+    """The tree as JAX arrays on the CPU, emptying ``params`` leaf by leaf: a model is held once."""
+    cpu = jax.local_devices(backend="cpu")[0]
+    taken = {}
+    for name in list(params):
+        value = params.pop(name)
+        taken[name] = _taken(value) if isinstance(value, dict) else jax.device_put(value, cpu)
+    return taken
+
+
+def _vocabulary(source: Path, options: ConvertOptions) -> Vocabulary:
+    if options.vocabulary is not None:
+        return load(options.vocabulary)
+    if not (source / TOKENIZER).is_file():
+        raise UserError(
+            f"{source} has no {TOKENIZER}; name the model's vocabulary as convert.vocabulary"
+        )
+    return load(str(source / TOKENIZER))
+
+
+def _facts(
+    target: Path, config: ModelConfig, vocabulary: Vocabulary, options: ConvertOptions
+) -> dict[str, Any]:
+    assert options.tokens is not None
+    context = options.context_length or config.context_length
+    counts = config.num_params()
+    return {
+        "run_id": target.resolve().name,
+        "architecture": config.family,
+        "pretraining_data": options.pretraining_data,
+        "tokenizer": vocabulary.name,
+        "context_length": context,
+        "params": counts.total,
+        "params_non_embedding": counts.non_embedding,
+        "source": "imported",
+        "tokens_per_step": options.tokens / (options.step or 1),
+        "flops_per_token": config.flops_per_token(context),
+        "vocabulary_hash": vocabulary.hash,
+        "vocab_size": vocabulary.vocab_size,
+        "versions": {"lossline": lossline.__version__},
+    }
+
+
+def _keep_facts(run: RunDirectory, facts: dict[str, Any], config: ModelConfig) -> None:
+    """Writes the facts, or checks that those there are the same."""
+    path = run.path / "facts.json"
+    if not path.exists():
+        write_json(path, facts)
+        write_text(run.path / "model.txt", _parameter_table(config))
+        return
+    there = run.facts
+    differing = [name for name in facts if name != "versions" and there.get(name) != facts[name]]
+    if differing:
+        name = differing[0]
+        raise UserError(
+            f"run directory {run.path} has {name} = {there.get(name)!r}, this checkpoint "
+            f"{facts[name]!r}; checkpoints of one run share their facts (tokens / step too): "
+            "name another target"
+        )
+
+
+def _parameter_table(config: ModelConfig) -> str:
+    _, state = models.abstract_state(config)
+    flat, _ = jax.tree_util.tree_flatten_with_path(nnx.to_pure_dict(state))
+    lines = [
+        f"{jax.tree_util.keystr(path, simple=True, separator='/')}  {p.shape}  {p.dtype}"
+        for path, p in flat
+    ]
+    total = sum(math.prod(p.shape) for _, p in flat)
+    return "\n".join([*lines, f"total  {total:,}"]) + "\n"

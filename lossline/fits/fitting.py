@@ -1,0 +1,338 @@
+"""From a loss table to everything that a report shows: lines, laws, hold-out scores, attribution.
+
+results = fit_study(tables.load("losses.parquet"))
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from lossline.attribution import AttributionOptions, attribute, neutral_set
+from lossline.errors import UserError
+from lossline.fits.results import ComputeLawFit, StudyResults
+from lossline.laws.bootstrap import bootstrap_problem
+from lossline.laws.compute_laws import Kaplan
+from lossline.laws.problems import Problem
+from lossline.laws.results import FitResult, Status
+from lossline.laws.solver import fit_many
+from lossline.lines.fitting import Line, LineOptions, fit_specimen
+from lossline.lines.groups import GROUP_BY, Group, split
+from lossline.lines.heldout import hold_out
+from lossline.lines.specimens import within_groups
+from lossline.run_order import run_numbers
+from lossline.stages import Say, counted, silent
+from lossline.tables.chance import chance_level
+from lossline.tables.frames import nearest_name, nearest_names
+from lossline.tables.pairing import UNITS, one_set
+from lossline.tables.schema import OWN_SET, SetKind
+from lossline.tables.schema import Status as RowStatus
+
+__all__ = ["StudyFitOptions", "fit_study"]
+
+_LAW = Kaplan()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StudyFitOptions:
+    """What is fitted, and how.
+
+    Attributes:
+      group_by: facts that the runs of one line share.
+      x_sets: validation sets for the x axis; all by default. y_sets: sets for the y axis; all by
+        default.
+      units: "loss" (nats per token) and "bits_per_byte".
+      lines, attribution: how lines are fitted, and how factors are tested.
+      law_resamples: bootstrap resamples for the interval of E of the compute-to-loss laws; 0 for
+        none.
+    """
+
+    group_by: tuple[str, ...] = GROUP_BY
+    x_sets: tuple[str, ...] = ()
+    y_sets: tuple[str, ...] = ()
+    units: tuple[str, ...] = UNITS
+    lines: LineOptions = dataclasses.field(default_factory=LineOptions)
+    attribution: AttributionOptions = dataclasses.field(default_factory=AttributionOptions)
+    law_resamples: int = 100
+
+    def __post_init__(self) -> None:
+        for unit in self.units:
+            if unit not in UNITS:
+                raise UserError(f"fit.units: {unit!r} is unknown; choose of {', '.join(UNITS)}")
+
+
+def fit_study(
+    table: pd.DataFrame, options: StudyFitOptions | None = None, *, say: Say = silent
+) -> StudyResults:
+    """Fits everything that a validated loss table allows.
+
+    A group or a set that cannot be fitted is in the results with a status and a message; the rest
+    is fitted all the same. Raises `UserError` for options that name what the table does not have,
+    or a table without measurements.
+    """
+    options = options or StudyFitOptions()
+    rows = table[table["status"] == str(RowStatus.OK)]
+    if rows.empty:
+        raise UserError("the loss table has no row with status ok: there is nothing to fit")
+    x_sets, y_sets = _sets(rows, options)
+    units = [unit for unit in options.units if rows[unit].notna().any()]
+    if not units:
+        raise UserError(
+            f"the loss table has no value in {' or '.join(options.units)}: there is nothing to fit"
+        )
+    groups = len(split(rows, options.group_by))
+    say(f"compute-to-loss laws of {groups} {'group' if groups == 1 else 'groups'} of runs")
+    laws = [law for unit in units for law in _compute_laws(rows, unit, options, say)]
+    with_loss = [{n for u in units for n in _measured(rows, s, u)} for s in (x_sets, y_sets)]
+    say("lines: {} x sets, {} y sets".format(*map(len, with_loss)))
+    specimens = [
+        specimen
+        for unit in units
+        for specimen in within_groups(
+            _in_unit(rows, unit),
+            x_sets=_measured(rows, x_sets, unit),
+            y_sets=_measured(rows, y_sets, unit),
+            group_by=options.group_by,
+            unit=unit,
+        )
+    ]
+    lines = [
+        fit_specimen(specimen, options=options.lines)
+        for specimen in counted(specimens, say, "lines")
+    ]
+    say("runs of largest compute, predicted from the others")
+    main = options.attribution.x_set or neutral_set(rows)
+    heldout, lines = _held_out(rows, main, y_sets, units, lines, options, say)
+    say("attribution: what moves the lines")
+    attribution = attribute(table, _attribution_options(options), say=say)
+    return StudyResults(
+        table=table,
+        lines=tuple(lines),
+        compute_laws=tuple(laws),
+        attribution=attribution,
+        heldout=heldout,
+        excluded=pd.concat(
+            [exclusions(table), without_line(lines), without_loss(rows), at_chance(rows)],
+            ignore_index=True,
+        ),
+        settings=dataclasses.asdict(options),
+    )
+
+
+def _attribution_options(options: StudyFitOptions) -> AttributionOptions:
+    """Checkpoints that the lines leave out are no evidence of what moves them."""
+    if options.attribution.max_x is not None:
+        return options.attribution
+    return dataclasses.replace(options.attribution, max_x=options.lines.max_x)
+
+
+def _sets(rows: pd.DataFrame, options: StudyFitOptions) -> tuple[list[str], list[str]]:
+    kinds = dict(zip(rows["eval_set"], rows["kind"], strict=True))
+    asked = {
+        "fit": (*options.x_sets, *options.y_sets),
+        "attribution": (options.attribution.x_set, *options.attribution.y_sets),
+    }
+    for verb, name in ((verb, name) for verb, names in asked.items() for name in names):
+        if name is not None and name not in kinds:
+            raise UserError(
+                f"{verb}: no evaluation set {name!r} in the table{nearest_name(name, kinds)}; "
+                f"it has {nearest_names(name, sorted(kinds))}"
+            )
+    # A task's loss on the x axis is unusual but allowed where a person names it.
+    x_sets = list(options.x_sets) or [
+        name for name, kind in sorted(kinds.items()) if kind == SetKind.VALIDATION
+    ]
+    return x_sets, list(options.y_sets) or sorted(kinds)
+
+
+def _measured(rows: pd.DataFrame, names: Sequence[str], unit: str) -> list[str]:
+    known = set(rows.loc[rows[unit].notna(), "eval_set"])
+    return [name for name in names if name in known]
+
+
+def _in_unit(rows: pd.DataFrame, unit: str) -> pd.DataFrame:
+    return rows[rows[unit].notna()]
+
+
+# --- compute-to-loss laws ----------------------------------------------------------------------
+
+
+def _compute_laws(
+    rows: pd.DataFrame, unit: str, options: StudyFitOptions, say: Say
+) -> list[ComputeLawFit]:
+    """The Kaplan-style law of each group on each set: all fitted at once, then resampled one by
+    one."""
+    found = [
+        _to_fit(group, eval_set, unit)
+        for group in split(rows, options.group_by)
+        for eval_set in sorted(group.table.loc[group.table[unit].notna(), "eval_set"].unique())
+    ]
+    fits = iter(fit_many(_LAW, [problem for _, problem, _ in found if problem is not None]))
+    return [
+        base
+        if problem is None
+        else _with_law(base, problem, runs, next(fits), options.law_resamples)
+        for base, problem, runs in counted(found, say, f"laws resampled ({unit})")
+    ]
+
+
+def _to_fit(
+    group: Group, eval_set: str, unit: str
+) -> tuple[ComputeLawFit, Problem | None, np.ndarray]:
+    """The facts of a law that is to be fitted, its points and the numbers of their runs (by data,
+    so that names cannot move intervals); no points where they cannot determine it."""
+    points = one_set(group.table, eval_set, unit)
+    known = points[points["params"].notna() & points["tokens"].notna()]
+    base = ComputeLawFit(
+        group=dict(group.facts),
+        eval_set=eval_set,
+        unit=unit,
+        law=_LAW.name,
+        equation=_LAW.equation,
+        status=Status.UNDERDETERMINED.value,
+        n_runs=known["run_id"].nunique(),
+        n_points=len(known),
+    )
+    inputs = {"N": known["params"].to_numpy(float), "D": known["tokens"].to_numpy(float)}
+    problem = Problem(inputs=inputs, target=known["value"].to_numpy(float))
+    runs = run_numbers(known["run_id"], *inputs.values(), problem.target)
+    sizes = known["params"].nunique()
+    if sizes < 2:
+        message = f"{sizes} model size: a law in N and D needs two at least"
+        return dataclasses.replace(base, message=message), None, runs
+    return base, problem, runs
+
+
+def _with_law(
+    base: ComputeLawFit, problem: Problem, runs: np.ndarray, found: FitResult, resamples: int
+) -> ComputeLawFit:
+    """With E's 90% interval by a bootstrap over runs."""
+    message, low, high = "", math.nan, math.nan
+    if resamples:
+        resampled = bootstrap_problem(_LAW, problem, runs=runs, resamples=resamples, fit=found)
+        message = resampled.message
+        if resampled.determined:
+            low, high = resampled.interval("E", 0.9)
+    return dataclasses.replace(
+        base,
+        status=found.status.value,
+        message=found.message or message,
+        parameters={name: float(value) for name, value in found.parameters.items()},
+        E_low=float(low),
+        E_high=float(high),
+        r2=found.r2,
+    )
+
+
+# --- hold-out ----------------------------------------------------------------------------------
+
+
+def _held_out(
+    rows: pd.DataFrame,
+    x_set: str | None,
+    y_sets: Sequence[str],
+    units: Sequence[str],
+    lines: Sequence[Line],
+    options: StudyFitOptions,
+    say: Say,
+) -> tuple[pd.DataFrame, list[Line]]:
+    """Scores of predicting each group's largest runs along lines from `x_set`; the lines with their
+    mean error."""
+    if x_set is None:
+        return pd.DataFrame(), list(lines)
+    wanted = [name for name in y_sets if name not in (x_set, OWN_SET)]
+    cases = [
+        (group, y_set, unit)
+        for unit in units
+        for group in split(rows, options.group_by)
+        for y_set in _measured(rows, wanted, unit)
+    ]
+    parts = [
+        hold_out(group, x_set, y_set, unit, options.lines)
+        for group, y_set, unit in counted(cases, say, "held-out sets")
+    ]
+    parts = [part for part in parts if len(part)]
+    if not parts:
+        return pd.DataFrame(), list(lines)
+    scores = pd.concat(parts, ignore_index=True)
+    return scores, [_scored(line, scores) for line in lines]
+
+
+def _scored(line: Line, scores: pd.DataFrame) -> Line:
+    own = (scores["method"] == "line") & (scores["unit"] == line.unit)
+    own &= (scores["x_set"] == line.x_set) & (scores["y_set"] == line.y_set)
+    for name, value in line.group.items():
+        own &= scores[name].isna() if value is None else scores[name] == value
+    errors = scores.loc[own, "relative_error"].abs()
+    return dataclasses.replace(line, heldout_error=float(errors.mean())) if len(errors) else line
+
+
+# --- what was left out -------------------------------------------------------------------------
+
+
+_EXCLUDED = ["what", "rows", "reason"]
+
+
+def exclusions(table: pd.DataFrame) -> pd.DataFrame:
+    """Rows that no fit has seen: columns what, rows, reason; one line per set and reason."""
+    unused = table[table["status"] != str(RowStatus.OK)]
+    if unused.empty:
+        return pd.DataFrame(columns=_EXCLUDED)
+    reason = unused["message"].astype(object).where(unused["message"].notna(), "no reason given")
+    grouped = unused.assign(reason=reason).groupby(["eval_set", "status", "reason"], sort=True)
+    lines: list[dict[str, Any]] = []
+    for (eval_set, status, why), rows in grouped:
+        runs = rows["run_id"].unique()
+        named = ", ".join(map(str, runs[:3])) + (f", … ({len(runs)} runs)" if len(runs) > 3 else "")
+        lines.append(
+            {"what": f"{eval_set}: {named}", "rows": len(rows), "reason": f"{status}: {why}"}
+        )
+    return pd.DataFrame(lines, columns=_EXCLUDED)
+
+
+def without_line(lines: Sequence[Line]) -> pd.DataFrame:
+    """Groups of runs that got no line, or none to be trusted; one row per group and reason."""
+    found: dict[tuple[str, str], list[Line]] = {}
+    for line in lines:
+        if not line.drawable:
+            group = ", ".join(str(v) for v in line.group.values() if v is not None) or "all runs"
+            found.setdefault((group, line.message), []).append(line)
+    rows = []
+    for (group, message), members in found.items():
+        sets = sorted({line.y_set for line in members})
+        named = ", ".join(sets[:3]) + (f", … ({len(sets)} sets)" if len(sets) > 3 else "")
+        points = max(line.n_points for line in members)
+        rows.append({"what": f"{group}: {named}", "rows": points, "reason": f"no line: {message}"})
+    return pd.DataFrame(rows, columns=_EXCLUDED)
+
+
+def without_loss(rows: pd.DataFrame) -> pd.DataFrame:
+    """Sets with accuracies alone, to which no line is fitted."""
+    has_loss = rows[[*UNITS]].notna().any(axis=1).groupby(rows["eval_set"]).any()
+    counts = rows["eval_set"].value_counts()
+    reason = "no line: it has accuracies alone, and lines are of losses"
+    found = [
+        {"what": str(name), "rows": int(counts[name]), "reason": reason}
+        for name in has_loss.index[~has_loss]
+    ]
+    return pd.DataFrame(found, columns=_EXCLUDED)
+
+
+def at_chance(rows: pd.DataFrame) -> pd.DataFrame:
+    """Benchmarks on which no checkpoint does better than guessing; their losses are fitted all the
+    same."""
+    found = []
+    for name, part in rows[rows["accuracy"].notna()].groupby("eval_set"):
+        chance = chance_level(str(name), part)
+        if chance is not None and (part["accuracy"] <= chance).all():
+            reason = (
+                f"kept, but at or below chance ({chance:.3g}) at every checkpoint: its loss says "
+                "nothing of the skill yet"
+            )
+            found.append({"what": str(name), "rows": len(part), "reason": reason})
+    return pd.DataFrame(found, columns=_EXCLUDED)

@@ -1,0 +1,389 @@
+"""Uncertainty of a fit: a seeded bootstrap whose unit is the training run, and bands for the law
+and for new measurements.
+
+Checkpoints of one run err together, so that whole runs are drawn with replacement (the cluster
+bootstrap). Where draws of few runs would often lack what the law needs, such as a third size, runs
+are reweighted instead. All resamples are fitted in one batch: they share the data and differ by
+weights. Resamples that cannot be fitted are counted, not hidden.
+
+With few runs the plain percentile interval is too narrow, twice over: the residuals of a fit are
+smaller than the errors, and their spread is itself uncertain. Deviations from the fit are therefore
+scaled by sqrt(G/(G-1) (n-1)/(n-p)) for G runs, n points and p free parameters, and by the root of
+nu over a chi-squared variable of nu = min(G - 1, n - p) degrees of freedom, which turns normal
+deviations into Student's t (Cameron, Gelbach & Miller 2008, section II, for the two corrections).
+"""
+
+import dataclasses
+import enum
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from scipy import special
+
+from lossline.errors import UserError
+from lossline.laws.batch import Batch
+from lossline.laws.conditioning import (
+    condition_numbers,
+    penalty_jacobian,
+    residual_jacobian,
+)
+from lossline.laws.forms import Law
+from lossline.laws.levenberg import descend
+from lossline.laws.objective import Penalty, Residual
+from lossline.laws.problems import Prepared, Problem, internal_bounds, prepare, stack
+from lossline.laws.results import FitResult
+from lossline.laws.solver import FitOptions, finish, fit_many, penalty_rows
+from lossline.laws.starts import Nodes, nodes, project
+from lossline.run_order import run_numbers
+from lossline.seeds import check_seed
+
+Array = np.ndarray
+
+_NODES = 24  # of the projected grid, the best on all the data, tried for each resample
+_STARTS = 1  # of them descended from, beside the fit to all the data
+_STATIONARY = 1e-5  # relative Newton decrement: far below what resampling moves the objective
+_ENOUGH = 1e-10  # of the objective promised by a Newton step: the last, it ends nearer by far
+# Share of draws with replacement that must determine the law. Of few runs they often do not (two of
+# three sizes); reweighting keeps all runs in, at the price of intervals a little too narrow.
+_DRAWABLE = 0.95
+_DETERMINED = 0.8  # share of resamples that must give a fit
+_NOISE_DRAWS = 8  # of measurement noise per resample, for prediction bands
+
+
+class Band(enum.Enum):
+    """What a band should hold with its probability."""
+
+    CONFIDENCE = "confidence"  # the law itself
+    PREDICTION = "prediction"  # one more measurement
+
+
+class Resampling(enum.Enum):
+    """How a resample weighs the runs."""
+
+    DRAW = "draw"  # with replacement, as many as there are (Efron 1979)
+    REWEIGHT = "reweight"  # uniformly distributed shares (the Bayesian bootstrap, Rubin 1981)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Bootstrap:
+    """A fit with resamples of its runs.
+
+    ``samples`` (B, P) are natural parameters of the resamples that could be fitted; ``failures``
+    counts the others by reason; ``resamples`` is both together. ``message`` says why nothing may be
+    drawn where `determined` is False."""
+
+    fit: FitResult
+    samples: Array
+    resamples: int
+    failures: Mapping[str, int]
+    n_runs: int
+    residual: Residual
+    resampling: Resampling
+    low: Array  # natural bounds (P,)
+    high: Array
+    seed: int
+    message: str
+
+    @property
+    def determined(self) -> bool:
+        """Whether the data determine the law, so that bands mean something."""
+        return not self.message
+
+    @property
+    def degrees(self) -> int:
+        """Degrees of freedom of the scatter: the fewer, the heavier the tails."""
+        return max(1, min(self.n_runs - 1, self.fit.n_points - self.fit.n_free))
+
+    @property
+    def inflation(self) -> float:
+        """What deviations of resamples are multiplied by: fits follow their own data."""
+        # Variance of a run's weight: (G - 1) / G when drawn, (G - 1) / (G + 1) when reweighted.
+        more = int(self.resampling is Resampling.REWEIGHT)
+        runs = (self.n_runs + more) / (self.n_runs - 1)
+        return float(
+            np.sqrt(runs * (self.fit.n_points - 1) / max(1, self.fit.n_points - self.fit.n_free))
+        )
+
+    def interval(self, name: str, level: float = 0.9) -> tuple[float, float]:
+        """Interval of one parameter, natural; nan where not `determined`."""
+        index = self.fit.law.index(name)
+        _check_level(level)
+        if not self.determined:
+            return float("nan"), float("nan")
+        log = self.fit.law.parameters[index].log
+        center = self.fit.parameters[name]
+        draws = self._spread(center, self.samples[:, index], log=log)
+        low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
+        return (
+            float(np.clip(low, self.low[index], self.high[index])),
+            float(np.clip(high, self.low[index], self.high[index])),
+        )
+
+    def percentiles(self, name: str, level: float = 0.9) -> tuple[float, float]:
+        """Plain percentile interval of one parameter, as published studies report it; `interval` is
+        corrected for few runs."""
+        _check_level(level)
+        if not self.determined:
+            return float("nan"), float("nan")
+        draws = self.samples[:, self.fit.law.index(name)]
+        low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
+        return float(low), float(high)
+
+    def band(
+        self, level: float = 0.9, kind: Band = Band.CONFIDENCE, **inputs: Any
+    ) -> tuple[Array, Array]:
+        """Lower and upper band at the inputs (any shape), e.g. ``band(0.9, x=3.1)``, ``band(N=1e9,
+        D=2e10)``.
+
+        Arrays of nan where the data do not determine the law: there is nothing to draw."""
+        _check_level(level)
+        arrays = {k: np.asarray(v, float) for k, v in inputs.items()}
+        shape = np.broadcast_shapes(*(a.shape for a in arrays.values()))
+        if not self.determined:
+            return np.full(shape, np.nan), np.full(shape, np.nan)
+        columns = self.fit.law.columns(
+            {k: np.broadcast_to(a, shape).ravel() for k, a in arrays.items()}
+        )
+        flat = tuple(c[None] for c in columns)
+        with np.errstate(all="ignore"):
+            theta = self.fit.law.to_internal(self.samples)
+            draws = self.fit.law.value(theta, flat)
+            here = self.fit.law.to_internal(np.array([list(self.fit.parameters.values())]))
+            center = self.fit.law.value(here, flat)[0]
+        spread = self._spread(center, draws, log=self.residual is Residual.LOG, kind=Band(kind))
+        low, high = np.quantile(spread, [(1 - level) / 2, (1 + level) / 2], axis=0)
+        # An interval holds the law it belongs to, also where resamples lie to one side of it (at a
+        # bound).
+        return np.minimum(low, center).reshape(shape), np.maximum(high, center).reshape(shape)
+
+    def _spread(
+        self, center: Any, draws: Array, *, log: bool, kind: Band = Band.CONFIDENCE
+    ) -> Array:
+        """Draws (B, ...) with deviations from the center corrected for the number of runs; with
+        noise if asked."""
+        repeat = _NOISE_DRAWS if kind is Band.PREDICTION else 1
+        rng = np.random.default_rng(self.seed)
+        count = len(draws) * repeat
+        shape = (count,) + (1,) * (draws.ndim - 1)
+        heavy = np.sqrt(
+            self.degrees / _stratified(special.chdtri, rng, count, self.degrees)
+        ).reshape(shape)
+        with np.errstate(all="ignore"):
+            middle = np.log(center) if log else center
+            values = np.log(draws) if log else draws
+            deviation = self.inflation * np.repeat(values - middle, repeat, axis=0)
+            if kind is Band.PREDICTION:
+                noise = self.fit.scatter * _stratified(special.ndtri, rng, count).reshape(shape)
+                deviation = deviation + noise * (
+                    center if self.residual is Residual.RELATIVE else 1.0
+                )
+            result = middle + heavy * deviation
+            return np.exp(result) if log else result
+
+
+def _check_level(level: float) -> None:
+    if not 0 < level < 1:
+        raise UserError(f"level must lie between 0 and 1, not {level}")
+
+
+def _stratified(quantile: Any, rng: np.random.Generator, count: int, *shape: float) -> Array:
+    """``count`` draws that are evenly spread over the distribution, in random order."""
+    share = (rng.permutation(count) + 0.5) / count
+    return quantile(*shape, share)
+
+
+def bootstrap(
+    law: Law,
+    inputs: Mapping[str, Array],
+    target: Array,
+    *,
+    runs: Sequence[Any] | Array | None = None,
+    weights: Array | None = None,
+    bounds: Mapping[str, tuple[float, float]] | None = None,
+    fixed: Mapping[str, float] | None = None,
+    penalties: Sequence[Penalty] = (),
+    starts: Array | None = None,
+    options: FitOptions | None = None,
+    resamples: int = 1000,
+    resampling: Resampling | None = None,
+    seed: int = 0,
+) -> Bootstrap:
+    """Fits a law and resamples its runs. ``runs`` (M,) names each point's run; None: every point is
+    a run of its own."""
+    problem = Problem(
+        inputs=inputs,
+        target=target,
+        weights=weights,
+        bounds=bounds or {},
+        fixed=fixed or {},
+        penalties=penalties,
+        starts=starts,
+    )
+    return bootstrap_problem(
+        law,
+        problem,
+        runs=runs,
+        options=options,
+        resamples=resamples,
+        resampling=resampling,
+        seed=seed,
+    )
+
+
+def bootstrap_problem(
+    law: Law,
+    problem: Problem,
+    *,
+    runs: Sequence[Any] | Array | None = None,
+    options: FitOptions | None = None,
+    resamples: int = 1000,
+    resampling: Resampling | None = None,
+    seed: int = 0,
+    fit: FitResult | None = None,
+) -> Bootstrap:
+    """As `bootstrap`, for a `Problem`; ``fit`` saves fitting it again.
+
+    ``resampling`` None draws runs with replacement, unless too few draws would determine the
+    law."""
+    options = options or FitOptions()
+    if resamples < 2:
+        raise UserError(f"resamples must be at least 2, not {resamples}")
+    check_seed(seed, "seed")
+    fit = fit or fit_many(law, [problem], options=options)[0]
+    data = prepare(law, problem, options.objective)
+    run = _run_numbers(runs, data)
+    low, high = internal_bounds(law, problem, data) if fit.ok else (_nothing(law), _nothing(law))
+    base = _Base(law, problem, data, options, fit, low, high)
+    count = int(run.max()) + 1 if len(run) else 0
+    how = Resampling.DRAW if resampling is None else Resampling(resampling)
+    samples, failures = np.zeros((0, len(law.parameters))), dict[str, int]()
+    message = "" if fit.ok else fit.message
+    if not message and count < 2:
+        message = "one run only: nothing to resample"
+    if not message:
+        weights = _resample(run, count, resamples, how, seed) * data.weights
+        if resampling is None and np.mean(base.determined_by(weights)) < _DRAWABLE:
+            how = Resampling.REWEIGHT
+            weights = _resample(run, count, resamples, how, seed) * data.weights
+        samples, failures = _fit_resamples(base, weights)
+        if len(samples) < _DETERMINED * resamples:
+            message = f"only {len(samples)} of {resamples} resamples of the runs could be fitted"
+    return Bootstrap(
+        fit=fit,
+        samples=samples,
+        resamples=resamples,
+        failures=failures,
+        n_runs=count,
+        residual=options.objective.residual,
+        resampling=how,
+        low=law.to_natural(low),
+        high=law.to_natural(high),
+        seed=seed,
+        message=message,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Base:
+    """The fit whose runs are resampled; bounds are internal (P,)."""
+
+    law: Law
+    problem: Problem
+    data: Prepared
+    options: FitOptions
+    fit: FitResult
+    low: Array
+    high: Array
+
+    @property
+    def theta(self) -> Array:
+        return self.law.to_internal(np.array([self.fit.parameters[n] for n in self.law.names]))
+
+    def determined_by(self, weights_BxM: Array) -> Array:
+        """Which weightings (B,) would determine all parameters, were this fit the truth."""
+        theta, objective = self.theta, self.options.objective
+        numbers = condition_numbers(
+            residual_jacobian(self.law, self.data, objective, theta),
+            penalty_jacobian(self.law, self.data, self.problem.penalties, theta),
+            weights_BxM,
+            (self.low < theta) & (theta < self.high),
+        )
+        return numbers <= self.options.condition_limit
+
+
+def _nothing(law: Law) -> Array:
+    return np.full(len(law.parameters), np.nan)
+
+
+def _run_numbers(runs: Sequence[Any] | Array | None, data: Prepared) -> Array:
+    """Run of each usable point, numbered by the runs' data, so that neither the order of points nor
+    the names of runs can matter."""
+    if runs is None:
+        return np.arange(data.n)
+    names = np.asarray(runs)
+    if names.shape != (data.given,):
+        raise UserError(
+            f"runs must name the run of each of the {data.given} points, one name per point"
+        )
+    return run_numbers(names[data.order], *data.columns, data.target)
+
+
+def _resample(run: Array, count: int, resamples: int, resampling: Resampling, seed: int) -> Array:
+    """Weight of each point (B, M): that of its run, 1 on average."""
+    rng = np.random.default_rng(seed)
+    if resampling is Resampling.DRAW:
+        drawn = rng.multinomial(count, np.full(count, 1 / count), size=resamples).astype(float)
+    else:
+        drawn = count * rng.dirichlet(np.ones(count), size=resamples)
+    return drawn[:, run]
+
+
+def _fit_resamples(base: _Base, weights_BxM: Array) -> tuple[Array, dict[str, int]]:
+    """Natural parameters of the resamples that could be fitted, and how many could not, by
+    reason."""
+    law, usable = base.law, base.determined_by(weights_BxM)
+    failures = {"the runs drawn do not determine the law": int(np.sum(~usable))}
+    weights_BxM = weights_BxM[usable]
+    count = len(weights_BxM)
+    if not count:
+        return np.zeros((0, len(law.parameters))), failures
+    starts = _resample_starts(base, weights_BxM)
+    row_fit = np.repeat(np.arange(count), starts.shape[1])
+    shape = (len(row_fit), len(law.parameters))
+    batch = Batch(
+        stack=stack(law, base.options.objective, [base.data]),
+        problem=np.zeros(len(row_fit), int),
+        weights=weights_BxM,
+        weight=row_fit,
+        fit=row_fit,
+        low=np.broadcast_to(base.low, shape),
+        high=np.broadcast_to(base.high, shape),
+        penalties=penalty_rows(law, [base.problem.penalties], np.zeros(len(row_fit), int)),
+    )
+    descent = descend(
+        batch,
+        starts.reshape(shape),
+        iterations=base.options.iterations,
+        tolerance=base.options.tolerance,
+    )
+    best = finish(batch, descent, count, finalists=1, iterations=4, enough=_ENOUGH)
+    good = (best.row >= 0) & (best.decrement < _STATIONARY)
+    failures["no optimum reached"] = int(np.sum(~good))
+    return law.to_natural(best.theta[good]), {why: n for why, n in failures.items() if n}
+
+
+def _resample_starts(base: _Base, weights_BxM: Array) -> Array:
+    """The fit to all the data and the resample's best projected nodes, (B, S, P)."""
+    law, data, objective = base.law, base.data, base.options.objective
+    low, high = base.low, base.high
+    grid = nodes(law, data.columns, data.target, low, high)
+    once = data.weights[None]
+    best = project(law, objective, grid, data.target, once, low, high, keep=_NODES)[0]
+    nonlinear = [i for i in range(len(law.parameters)) if i not in law.linear_indices]
+    same = grid.theta[:, None, nonlinear] == best[None, :, nonlinear]
+    keep = np.flatnonzero(same.all(axis=2).any(axis=1))
+    few = Nodes(grid.theta[keep], grid.offset[keep], grid.basis[keep])
+    projected = project(law, objective, few, data.target, weights_BxM, low, high, keep=_STARTS)
+    here = np.broadcast_to(base.theta, (len(weights_BxM), 1, len(low)))
+    return np.clip(np.concatenate([here, projected], axis=1), low, high)

@@ -1,0 +1,77 @@
+"""Linear parameters solved, not searched, in every step of a descent (variable projection; Golub &
+Pereyra 1973, with the step of Kaufman 1975).
+
+A coefficient has to follow its exponent along a curved valley, which a search does in many short
+steps and a linear solve in one. It is exact where the objective is quadratic in the coefficient:
+least squares of plain or relative residuals. With Huber's loss or on logs the weights would change
+with every solve, and nothing is gained over searching."""
+
+import numpy as np
+
+from lossline.laws.batch import Batch
+from lossline.laws.objective import Loss, Residual
+
+Array = np.ndarray
+
+
+def solvable(batch: Batch) -> list[int]:
+    """The parameters that the objective is quadratic in, in natural units, whatever the others."""
+    law, objective = batch.stack.law, batch.stack.objective
+    if objective.loss is not Loss.LEAST_SQUARES or objective.residual is Residual.LOG:
+        return []
+    bent = {
+        i
+        for i, kind in zip(batch.penalties.index, batch.penalties.kind, strict=True)
+        if (kind == "exp") is not law.parameters[i].log
+    }
+    return [i for i in law.linear_indices if i not in bent]
+
+
+def solve(batch: Batch, theta_RxP: Array, rows: Array, chosen: list[int]) -> Array:
+    """theta (R, P) with the ``chosen`` parameters solved for.
+
+    Those on a bound stay there; a row whose solution lies on or beyond one keeps what was
+    searched."""
+    linear = batch.stack.law.linear_indices
+    is_log = np.array([batch.stack.law.parameters[i].log for i in linear])
+    low, high, here = batch.low[rows][:, linear], batch.high[rows][:, linear], theta_RxP[:, linear]
+    free = (low < here) & (here < high) & np.isin(linear, chosen)
+    natural = np.where(is_log, np.exp(here), here)
+    gram, moment = _normal_equations(batch, theta_RxP, rows)
+    for q, i in enumerate(batch.penalties.index):
+        if i in chosen:
+            place, precision = linear.index(i), batch.penalties.precision[rows, q]
+            gram[:, place, place] += precision
+            moment[:, place] += precision * batch.penalties.center[rows, q]
+    moment -= (gram @ np.where(free, 0.0, natural)[:, :, None])[:, :, 0]
+    value = _solve(gram, moment, free)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        solved = np.where(is_log, np.log(value), value)
+    inside = (~free | ((low < solved) & (solved < high))).all(axis=1)
+    theta = theta_RxP.copy()
+    theta[:, linear] = np.where(free & inside[:, None], solved, here)
+    return theta
+
+
+def _normal_equations(batch: Batch, theta_RxP: Array, rows: Array) -> tuple[Array, Array]:
+    """Gram matrix (R, L, L) and moment (R, L) of the linear parameters' basis."""
+    count, size = len(rows), len(batch.stack.law.linear_indices)
+    gram, moment = np.empty((count, size, size)), np.empty((count, size))
+    for here, theta, piece in batch.pieces(theta_RxP, rows):
+        columns, goal, weights = batch.take(piece)
+        offset, basis = batch.stack.law.basis(theta, columns)
+        if batch.stack.objective.residual is Residual.RELATIVE:
+            weights = weights / goal**2
+        weighted = basis * weights[:, None, :]
+        gram[here] = weighted @ basis.transpose(0, 2, 1)
+        moment[here] = (weighted @ (goal - offset)[:, :, None])[:, :, 0]
+    return gram, moment
+
+
+def _solve(gram: Array, moment: Array, free: Array) -> Array:
+    """The free unknowns (R, L) of the normal equations, scaled to a unit diagonal."""
+    scale = free / np.sqrt(np.maximum(np.einsum("rii->ri", gram), 1e-300))
+    system = gram * scale[:, :, None] * scale[:, None, :]
+    np.einsum("rii->ri", system)[...] = 1 + 1e-13  # parallel columns stay solvable
+    system = np.where(np.isfinite(system), system, np.eye(system.shape[1]))
+    return np.linalg.solve(system, (moment * scale)[:, :, None])[:, :, 0] * scale

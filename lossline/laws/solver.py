@@ -1,0 +1,382 @@
+"""Fits of one law to one set of points (`fit`) or to many at once (`fit_many`), float64.
+
+Starts come from a projected grid (see `starts`), descend together (`levenberg.descend`), and the
+best few are polished by Newton's method; the result says how it ended. A study's bad problems come
+back as results with a status; only arguments that no data could mend (unknown parameter, unequal
+lengths, missing input) raise UserError."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from lossline.errors import UserError
+from lossline.laws.batch import Batch, Penalties
+from lossline.laws.conditioning import (
+    condition_number,
+    penalty_jacobian,
+    residual_jacobian,
+)
+from lossline.laws.forms import Law
+from lossline.laws.levenberg import Descent, descend
+from lossline.laws.newton import polish
+from lossline.laws.objective import HUBER_ON_LOGS, Objective, Penalty
+from lossline.laws.problems import (
+    Prepared,
+    Problem,
+    internal_bounds,
+    prepare,
+    stack,
+)
+from lossline.laws.results import FitResult, Status
+from lossline.laws.starts import nodes, project
+
+Array = np.ndarray
+
+# Relative Newton decrement below which a point counts as stationary: the objective could fall by no
+# more than this share.
+_STATIONARY = 1e-8
+# Optima whose objectives agree to this share are the same one, for counting the starts that reached
+# it.
+_SAME_OBJECTIVE = 1e-4
+_FINALISTS = 3
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FitOptions:
+    """How to fit.
+
+    ``starts``: nodes of the projected grid to descend from, where a problem brings none of its own.
+    ``iterations`` and ``polish`` limit the descent and the Newton steps after it, ``tolerance`` is
+    the relative decrease that ends a descent. Beyond ``condition_limit`` a fit is
+    underdetermined."""
+
+    objective: Objective = HUBER_ON_LOGS
+    starts: int = 4
+    iterations: int = 150
+    polish: int = 40
+    tolerance: float = 1e-7
+    condition_limit: float = 1e7
+
+
+def fit(
+    law: Law,
+    inputs: Mapping[str, Array],
+    target: Array,
+    *,
+    weights: Array | None = None,
+    bounds: Mapping[str, tuple[float, float]] | None = None,
+    fixed: Mapping[str, float] | None = None,
+    penalties: Sequence[Penalty] = (),
+    starts: Array | None = None,
+    options: FitOptions | None = None,
+) -> FitResult:
+    """Fits one law to M points: inputs by name (M,), target (M,); everything natural. See `Problem`
+    and `FitOptions`."""
+    problem = Problem(
+        inputs=inputs,
+        target=target,
+        weights=weights,
+        bounds=bounds or {},
+        fixed=fixed or {},
+        penalties=penalties,
+        starts=starts,
+    )
+    return fit_many(law, [problem], options=options)[0]
+
+
+def fit_many(
+    law: Law, problems: Sequence[Problem], *, options: FitOptions | None = None
+) -> list[FitResult]:
+    """Fits one law to each problem, all in one batch; results in the order of the problems."""
+    options = options or FitOptions()
+    data = [prepare(law, p, options.objective) for p in problems]
+    limits = [
+        internal_bounds(law, p, d) if d.n else None for p, d in zip(problems, data, strict=True)
+    ]
+    results: list[FitResult | None] = [None] * len(problems)
+    groups: dict[int, list[int]] = {}
+    for i, (p, d, limit) in enumerate(zip(problems, data, limits, strict=True)):
+        lack = _too_little(d, limit, len(p.penalties))
+        if lack:
+            results[i] = _empty(law, p, d, Status.UNDERDETERMINED, lack)
+        else:
+            # Problems of like size share a batch, so that padding stays below half.
+            groups.setdefault(int(np.ceil(np.log2(d.n))), []).append(i)
+    for members in groups.values():
+        fitted = _fit_group(
+            law,
+            [problems[i] for i in members],
+            [data[i] for i in members],
+            [limits[i] for i in members],  # type: ignore[misc]
+            options,
+        )
+        for i, result in zip(members, fitted, strict=True):
+            results[i] = result
+    return [r for r in results if r is not None]
+
+
+def _too_little(data: Prepared, limits: tuple[Array, Array] | None, penalties: int) -> str:
+    """Why nothing can be fitted at all, or an empty string. A penalty counts as a point."""
+    if limits is None:
+        return f"none of {data.given} points can be used"
+    free = int(np.sum(limits[0] < limits[1]))
+    needed = free - penalties
+    distinct = len(np.unique(np.column_stack(data.columns), axis=0))
+    if data.n < needed:
+        return f"{data.n} usable points for {free} free parameters"
+    if distinct < 2 and needed > 1:
+        return f"all {data.n} points have the same inputs"
+    if distinct < needed:
+        return f"{distinct} distinct inputs for {free} free parameters"
+    return ""
+
+
+def _empty(law: Law, problem: Problem, data: Prepared, status: Status, message: str) -> FitResult:
+    return FitResult(
+        law=law,
+        parameters={},
+        objective=float("nan"),
+        status=status,
+        message=message,
+        conditioning=float("inf"),
+        residuals=np.full(data.given, np.nan),
+        dropped=data.dropped,
+        at_bound=(),
+        n_points=data.n,
+        n_free=0,
+        scatter=float("nan"),
+        starts=0,
+        starts_reached=0,
+        iterations=0,
+        r2=float("nan"),
+        label=problem.label,
+    )
+
+
+def penalty_rows(law: Law, penalties: Sequence[Sequence[Penalty]], row_fit: Array) -> Penalties:
+    """The penalties of each fit, repeated for its rows. Fits without a given penalty have precision
+    0 there."""
+    slots = sorted(
+        {(law.index(p.parameter), p.log) for fit_penalties in penalties for p in fit_penalties}
+    )
+    center = np.zeros((len(penalties), len(slots)))
+    precision = np.zeros_like(center)
+    for f, fit_penalties in enumerate(penalties):
+        for p in fit_penalties:
+            q = slots.index((law.index(p.parameter), p.log))
+            if precision[f, q]:
+                raise UserError(f"two penalties on {p.parameter} in one fit")
+            center[f, q] = np.log(p.center) if p.log else p.center
+            precision[f, q] = p.strength / p.scale**2
+    kinds = tuple(
+        "same" if law.parameters[i].log == log else ("log" if log else "exp") for i, log in slots
+    )
+    return Penalties(tuple(i for i, _ in slots), kinds, center[row_fit], precision[row_fit])
+
+
+def _starts(
+    law: Law, problem: Problem, data: Prepared, low: Array, high: Array, options: FitOptions
+) -> Array:
+    """Internal starts (S, P) of one problem, sorted, so that their order as given cannot matter."""
+    if problem.starts is None:
+        grid = nodes(law, data.columns, data.target, low, high)
+        found = project(
+            law,
+            options.objective,
+            grid,
+            data.target,
+            data.weights[None],
+            low,
+            high,
+            keep=options.starts,
+        )[0]
+    else:
+        given = np.atleast_2d(np.asarray(problem.starts, float))
+        if given.shape[1] != len(law.parameters):
+            raise UserError(
+                f"starts have {given.shape[1]} columns, the law {law.name!r} has the parameters "
+                f"{', '.join(law.names)}"
+            )
+        found = law.to_internal(given)
+    found = np.clip(found, low, high)
+    return found[np.lexsort(found.T[::-1])]
+
+
+def _fit_group(
+    law: Law,
+    problems: Sequence[Problem],
+    data: Sequence[Prepared],
+    limits: Sequence[tuple[Array, Array]],
+    options: FitOptions,
+) -> list[FitResult]:
+    stacked = stack(law, options.objective, data)
+    starts = [
+        _starts(law, p, d, low, high, options)
+        for p, d, (low, high) in zip(problems, data, limits, strict=True)
+    ]
+    row_fit = np.repeat(np.arange(len(problems)), [len(s) for s in starts])
+    batch = Batch(
+        stack=stacked,
+        problem=row_fit,
+        weights=stacked.weights,
+        weight=row_fit,
+        fit=row_fit,
+        low=np.stack([low for low, _ in limits])[row_fit],
+        high=np.stack([high for _, high in limits])[row_fit],
+        penalties=penalty_rows(law, [p.penalties for p in problems], row_fit),
+    )
+    descent = descend(
+        batch, np.concatenate(starts), iterations=options.iterations, tolerance=options.tolerance
+    )
+    best = finish(batch, descent, len(problems), iterations=options.polish)
+    return [
+        _result(law, problems[i], data[i], batch, descent, best, i, options)
+        for i in range(len(problems))
+    ]
+
+
+@dataclasses.dataclass(frozen=True)
+class Best:
+    """The best polished row of each of F fits: its row in the batch (-1 if none), theta, objective,
+    relative decrement."""
+
+    row: Array
+    theta: Array
+    objective: Array
+    decrement: Array
+
+
+def finish(
+    batch: Batch,
+    descent: Descent,
+    fits: int,
+    *,
+    finalists: int = _FINALISTS,
+    **polishing: Any,
+) -> Best:
+    """Polishes each fit's best few distinct ends and keeps the best; ``polishing`` goes to
+    `newton.polish`."""
+    rows = np.flatnonzero(
+        (descent.leader == np.arange(len(descent.leader))) & np.isfinite(descent.objective)
+    )
+    order = rows[np.lexsort([rows, descent.objective[rows], batch.fit[rows]])]
+    fit_of = batch.fit[order]
+    first = np.searchsorted(fit_of, np.arange(fits))
+    place = np.arange(len(order)) - first[fit_of]
+    lowest = np.full(fits, np.inf)
+    np.minimum.at(lowest, fit_of, descent.objective[order])
+    near = (
+        descent.objective[order] <= lowest[fit_of] * 1.02 + batch.stack.tiny[batch.problem[order]]
+    )
+    rows = order[(place < finalists) & near]
+    theta, objective, decrement = polish(batch, rows, descent.theta[rows], **polishing)
+    chosen = np.lexsort([decrement, objective, batch.fit[rows]])
+    has, first = np.unique(batch.fit[rows][chosen], return_index=True)
+    pick = chosen[first]
+    best = Best(
+        row=np.full(fits, -1),
+        theta=np.full((fits, theta.shape[1]), np.nan),
+        objective=np.full(fits, np.nan),
+        decrement=np.full(fits, np.inf),
+    )
+    best.row[has] = rows[pick]
+    best.theta[has], best.objective[has], best.decrement[has] = (
+        theta[pick],
+        objective[pick],
+        decrement[pick],
+    )
+    return best
+
+
+def _result(
+    law: Law,
+    problem: Problem,
+    data: Prepared,
+    batch: Batch,
+    descent: Descent,
+    best: Best,
+    i: int,
+    options: FitOptions,
+) -> FitResult:
+    if best.row[i] < 0:
+        return _empty(law, problem, data, Status.ABNORMAL, "no start had a finite objective")
+    row, theta = int(best.row[i]), best.theta[i]
+    low, high = batch.low[row], batch.high[row]
+    mine = np.flatnonzero(batch.fit == i)
+    same = best.objective[i] * (1 + _SAME_OBJECTIVE) + batch.stack.tiny[i]
+    stuck = (low < high) & ((theta <= low) | (theta >= high))
+    at_bound = tuple(name for name, held in zip(law.names, stuck, strict=True) if held)
+    condition = _condition(law, problem, data, theta, (low < theta) & (theta < high), options)
+    status, message = _status(
+        float(best.decrement[i]), bool(descent.settled[row]), at_bound, condition, options
+    )
+    return FitResult(
+        law=law,
+        parameters=dict(zip(law.names, law.to_natural(theta).tolist(), strict=True)),
+        objective=float(best.objective[i]),
+        status=status,
+        message=message,
+        conditioning=condition,
+        dropped=data.dropped,
+        at_bound=at_bound,
+        n_points=data.n,
+        n_free=int(np.sum(low < high)),
+        starts=len(mine),
+        starts_reached=int(np.sum(descent.objective[mine] <= same)),
+        iterations=descent.iterations,
+        label=problem.label,
+        **_goodness(law, data, theta, int(np.sum(low < high)), options.objective),
+    )
+
+
+def _condition(
+    law: Law, problem: Problem, data: Prepared, theta: Array, free: Array, options: FitOptions
+) -> float:
+    root = np.sqrt(data.weights)[:, None]
+    rows = residual_jacobian(law, data, options.objective, theta) * root
+    prior = penalty_jacobian(law, data, problem.penalties, theta)
+    return condition_number(np.concatenate([rows, prior]), free)
+
+
+def _goodness(
+    law: Law, data: Prepared, theta: Array, free: int, objective: Objective
+) -> dict[str, Any]:
+    """Residuals in the order given, their scatter, and R^2 in the target's own space."""
+    with np.errstate(all="ignore"):
+        f = law.value(theta[None], tuple(c[None] for c in data.columns))[0]
+        kept = objective.residuals(f, objective.target(data.target))
+    residuals = np.full(data.given, np.nan)
+    residuals[data.order] = kept
+    share = data.weights / data.weights.sum()
+    spread = float(np.sum(share * (data.target - np.sum(share * data.target)) ** 2))
+    missed = float(np.sum(share * (data.target - f) ** 2))
+    left = data.n - free
+    return {
+        "residuals": residuals,
+        "scatter": float(np.sqrt(np.sum(share * kept**2) * data.n / left)) if left > 0 else np.nan,
+        "r2": 1 - missed / spread if spread > 0 else np.nan,
+    }
+
+
+def _status(
+    decrement: float,
+    settled: bool,
+    at_bound: tuple[str, ...],
+    condition: float,
+    options: FitOptions,
+) -> tuple[Status, str]:
+    if condition > options.condition_limit:
+        return (
+            Status.UNDERDETERMINED,
+            f"the data leave a direction undetermined (conditioning {condition:.1e})",
+        )
+    if decrement > _STATIONARY:
+        left = f"a share of {decrement:.1e} of the objective could still be gained"
+        if not settled:
+            return Status.ITERATION_LIMIT, f"{left} after {options.iterations} iterations"
+        return Status.ABNORMAL, f"{left}, but no step gains it"
+    if at_bound:
+        return Status.BOUND_HIT, f"{', '.join(at_bound)} at a bound"
+    return Status.CONVERGED, ""

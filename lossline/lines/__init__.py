@@ -1,0 +1,1 @@
+"""Loss-to-loss lines: fit, interval, hold-out and translation."""

@@ -1,0 +1,401 @@
+"""An estimator of the shifted power law  y = K (x - E_x)^kappa + E_y  that stays regular when
+extrapolated.
+
+Two of the four parameters, E_x and kappa, say almost the same thing, how the line bends, and losses
+determine them badly: free least squares follows the noise into wild extrapolations, and E from a
+compute-to-loss law inherits the bias of that law. `estimate` weighs all shapes (E_x, kappa) on a
+grid by their likelihood, with K and E_y solved (variable projection), times a weak prior, and
+returns the law at the mean shape. Three things make it sharp:
+
+- points of low loss count more, because that is the end that gets extrapolated;
+- a term in ln(D/N) takes up what a run's allocation of compute adds to its place on the line, where
+  many runs show it (two runs of equal loss on A differ on B if one was starved of data);
+- the noise variance is integrated out, and what the checkpoints of a run share of their errors is
+  taken out first (`run_errors`): how a line bends is told within runs, where it lies by the runs.
+
+The grid makes it deterministic and independent of starts and of the order of points, and cheap
+enough to repeat for hundreds of reweightings of the runs, from which the bands come. The draws lean
+to no shape: the prior that makes the one line predict well would pull all of them to one side of a
+line that bends sharply. What it was chosen against, and how, stands in
+experiments/published/README.md; how often bands hold planted lines in experiments/lines/README.md.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import operator
+from collections.abc import Iterable
+
+import numpy as np
+
+from lossline.errors import UserError
+from lossline.lines.run_errors import RunErrors, few_runs, shared_part, worth
+
+__all__ = [
+    "PARAMETERS",
+    "TASK_PRIOR",
+    "TEXT_PRIOR",
+    "Estimate",
+    "Points",
+    "Prior",
+    "curve",
+    "estimate",
+]
+
+Array = np.ndarray
+
+# Shares of min x at which E_x is tried, and exponents. The last tenth is even in the logarithm of
+# what is left of min x: a line may bend right in front of its lowest point.
+_NEAREST = 0.998
+_SHARES = np.append(np.linspace(0.0, 0.9, 14), 1 - np.geomspace(0.1, 1 - _NEAREST, 5)[1:])
+_LOG_KAPPA = np.linspace(np.log(0.2), np.log(4.0), 25)
+# Refinements of the grid, and the number of nodes over which the posterior should be spread.
+_REFINEMENTS = 3
+_ENOUGH_NODES = 12.0
+# The effect of D/N is told from the bend of the line only by this many runs, and where x explains
+# no more than this share of ln(D/N). Along one run it explains all.
+_RUNS_FOR_ALLOCATION = 8
+_EXPLAINED_ALLOCATION = 0.5
+# Of E_x / min x, for the draws: a Beta distribution that is uniform in sqrt(1 - E_x / min x). Even
+# in E_x itself, lines of E_x near min x would be too rare for bands to hold such a line.
+_SHARE_OF_DRAWS = (1.0, 0.5)
+# Weights toward low loss leave a sample of at least this many points' worth, if it has them.
+_POINTS_TO_KEEP = 20.0
+PARAMETERS = ("K", "kappa", "E_x", "E_y", "gamma", "tilt")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Prior:
+    """What is believed of a line before it is seen; chosen once, by nested hold-out on published
+    sweeps.
+
+    Attributes:
+      kappa: center of kappa; log_kappa: standard deviation of ln kappa about ln of it.
+      share: (a, b) of a Beta distribution of E_x / min x, for the line; draws for bands lean to no
+        E_x.
+      nearness: points weigh (x / min x)^-nearness, or less steeply where these are few.
+      allocation: standard deviation of the relative move of y per e-fold of D/N at equal x; its
+        change with x has three times that per doubling of x. 0 leaves both out.
+    """
+
+    kappa: float = 1.0
+    log_kappa: float = 1.0
+    share: tuple[float, float] = (2.0, 3.0)
+    nearness: float = 6.0
+    allocation: float = 0.003
+
+    def __post_init__(self) -> None:
+        positive = (self.kappa, self.log_kappa, *self.share)
+        if len(self.share) != 2 or not min(positive) > 0 or min(self.nearness, self.allocation) < 0:
+            raise UserError(
+                "Prior: kappa, log_kappa and both of share must be positive, nearness and "
+                "allocation not negative"
+            )
+
+
+TEXT_PRIOR = Prior()
+# The loss of gold answers falls faster as models get better: its lines bend downward.
+TASK_PRIOR = Prior(kappa=0.37, log_kappa=0.5, share=(3.0, 2.0))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Points:
+    """x, y (M,); run of each point as 0..R-1 (M,); ln(D/N) relative to a reference (M,), NaN where
+    unknown."""
+
+    x: Array
+    y: Array
+    run: Array
+    allocation: Array
+
+    @property
+    def n_runs(self) -> int:
+        return int(self.run.max()) + 1 if len(self.run) else 0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """The law, and how it moves when runs are reweighed.
+
+    Attributes:
+      parameters: (6,) K, kappa, E_x, E_y, gamma, tilt of the law in `curve`.
+      draws: (S, 6) the same for S reweightings of the runs, each at a shape of its posterior, as
+        far off as so few runs can be wrong (`run_errors.few_runs`).
+      scatter: relative standard deviation of y about the law, degrees of freedom taken off.
+    """
+
+    parameters: Array
+    draws: Array
+    scatter: float
+
+
+def curve(parameters_Px6: Array, x: Array, allocation: Array | float = 0.0) -> Array:
+    """The law (P, M) of each parameter vector at x (M,), at and below E_x its limit:
+
+    y = K (x - E_x)^kappa + E_y + (gamma + tilt x) a,   a = ln(D/N) - ln(D/N of the reference)
+    """
+    K, kappa, E_x, E_y, gamma, tilt = (
+        np.asarray(parameters_Px6, float)[:, i, None] for i in range(len(PARAMETERS))
+    )
+    x = np.asarray(x, float)
+    gap = np.maximum(x - E_x, 1e-12)
+    return K * gap**kappa + E_y + (gamma + tilt * x) * np.asarray(allocation, float)
+
+
+def estimate(
+    points: Points, prior: Prior, *, resamples: int = 200, seed: int = 0,
+    E_x: float | None = None, E_y: float | None = None,
+) -> Estimate:  # fmt: skip
+    """Fits the law to M points of at least three distinct x; E_x and E_y may be given."""
+    grid = _Grid(points, prior, E_x, E_y)
+    once = np.ones((1, len(points.x)))
+    parameters = grid.mean_shape(once)[0]
+    if points.n_runs < len(points.x):
+        grid.take_out(points.y / grid.curve(parameters) - 1)
+        parameters = grid.mean_shape(once)[0]
+    residual = points.y / grid.curve(parameters) - 1
+    spread = np.sum(grid.weight * residual**2) / np.sum(grid.weight)
+    independent = worth(grid.weight, points.run, grid.errors.shared)
+    left = max(independent - grid.degrees, 1.0)
+    draws = np.empty((0, len(PARAMETERS)))
+    if resamples and points.n_runs > 1:
+        random = np.random.default_rng(seed)
+        draws = grid.drawn_shape(_run_weights(points, resamples, random), random)
+    return Estimate(
+        parameters=parameters,
+        draws=draws,
+        scatter=float(np.sqrt(spread * max(independent / left, 1.0))),
+    )
+
+
+def _run_weights(points: Points, resamples: int, random: np.random.Generator) -> Array:
+    """Bayesian bootstrap by run (Rubin 1981): weights (S, M), Dirichlet(1, ..., 1) over runs.
+
+    Smooth weights, because a multinomial resample of three runs is one run in one case of nine.
+    """
+    shares = random.dirichlet(np.ones(points.n_runs), size=resamples) * points.n_runs
+    return shares[:, points.run]
+
+
+def _nearness(x: Array, power: float, run: Array, shared: float) -> Array:
+    """(x / min x)^-power, with a smaller power where few independent points would be left to speak;
+    mean 1."""
+    enough = min(_POINTS_TO_KEEP, 0.99 * worth(np.ones_like(x), run, shared))
+    for share in np.linspace(1.0, 0.0, 25):
+        weight = (x / x.min()) ** (-power * share)
+        if worth(weight, run, shared) >= enough:
+            break
+    return weight / weight.mean()
+
+
+def _size_of_y(x: Array, y: Array, weight: Array) -> Array:
+    """A smooth y (M,) to which errors are relative: relative to the measured one, low outliers
+    would weigh most."""
+    slope, height = np.polyfit(x, np.log(y), 1, w=np.sqrt(weight))
+    return np.exp(height + slope * x)
+
+
+def _sum(parts: Iterable[Array]) -> Array | float:
+    """0 where there are none."""
+    return functools.reduce(operator.add, parts, 0.0)
+
+
+def _zoom(axis: Array, probability: Array) -> Array:
+    """As many nodes, spaced like these, over the part of the axis that is not improbable, and one
+    node to either side."""
+    if len(axis) == 1:
+        return axis
+    inside = np.flatnonzero(probability > 1e-3 * probability.max())
+    low, high = max(inside[0] - 1, 0), min(inside[-1] + 1, len(axis) - 1)
+    return np.interp(np.linspace(low, high, len(axis)), np.arange(len(axis)), axis)
+
+
+def _tells_allocation(points: Points) -> bool:
+    """Whether the points show what D/N does at equal x."""
+    a, x = points.allocation, points.x
+    if points.n_runs < _RUNS_FOR_ALLOCATION or not np.all(np.isfinite(a)) or not np.ptp(a) > 0:
+        return False
+    return float(np.corrcoef(a, np.log(x))[0, 1]) ** 2 <= _EXPLAINED_ALLOCATION
+
+
+class _Grid:
+    """All shapes (E_x, kappa) of one sample, with the linear parameters solved for each.
+
+    Internally the power is scaled to 1 at the median x, so that its coefficient has the size of y,
+    and the columns beside it (the "rest": 1, a, a (x / min x - 1)) are projected out.
+    """
+
+    def __init__(self, points: Points, prior: Prior, E_x: float | None, E_y: float | None) -> None:
+        self.x, self.y, self.E_y, self.prior = points.x, points.y, E_y, prior
+        self.low, self.middle = float(points.x.min()), float(np.median(points.x))
+        used = prior.allocation > 0 and _tells_allocation(points)
+        self.allocation = points.allocation if used else np.zeros_like(points.x)
+        self.used = used
+        # Before there is a line: residuals of a parabola tell errors that a run's points share.
+        smooth = np.polyval(np.polyfit(self.x, np.log(self.y), 2), self.x)
+        shared = shared_part(np.log(self.y) - smooth, points.run)
+        self.errors = RunErrors(run=points.run, shared=shared)
+        self.weight = _nearness(self.x, prior.nearness, points.run, shared)
+        self.size = _size_of_y(self.x, self.y, self.weight)
+        self.degrees = 2 + int(E_x is None) + int(E_y is None) + 2 * int(used) - 1
+        self._set_nodes(_SHARES if E_x is None else np.array([E_x / self.low]), _LOG_KAPPA)
+        self._refine()
+
+    def curve(self, parameters: Array) -> Array:
+        """The law (M,) at the points."""
+        return curve(parameters[None], self.x, self.allocation)[0]
+
+    def take_out(self, residual: Array) -> None:
+        """Takes the errors that runs share from the relative residuals (M,) of a fit."""
+        run = self.errors.run
+        self.errors = RunErrors(run=run, shared=shared_part(residual, run))
+
+    def _set_nodes(self, shares: Array, log_kappas: Array) -> None:
+        """Takes all combinations as the grid."""
+        self.axes = (shares, log_kappas)
+        share, log_kappa = np.meshgrid(shares, log_kappas, indexing="ij")
+        self.share, self.log_kappa = share.ravel(), log_kappa.ravel()
+        cell = np.gradient(shares) if len(shares) > 1 else np.zeros(1)
+        self.cell = np.repeat(cell, len(log_kappas))
+
+    def _log_prior(self, share: tuple[float, float]) -> Array:
+        """Log density (G,) of the shapes, with the cells' sizes, for a Beta distribution of E_x /
+        min x."""
+        z = (self.log_kappa - np.log(self.prior.kappa)) / self.prior.log_kappa
+        if not np.any(self.cell):
+            return -0.5 * z**2
+        (a, b), inside = share, np.clip(self.share, 0.005, _NEAREST)
+        density = (a - 1) * np.log(inside) + (b - 1) * np.log1p(-inside)
+        return density + np.log(self.cell) - 0.5 * z**2
+
+    def _refine(self) -> None:
+        """Shrinks the grid to where the posterior is, while that is only a few nodes wide."""
+        once = np.ones((1, len(self.x)))
+        ridge = self._ridge(once)
+        for _ in range(_REFINEMENTS):
+            probability = self._posterior(once, ridge, _SHARE_OF_DRAWS)[:, 0]
+            if 1 / np.sum(probability**2) > _ENOUGH_NODES:
+                return
+            table = probability.reshape(len(self.axes[0]), len(self.axes[1]))
+            self._set_nodes(
+                _zoom(self.axes[0], table.sum(axis=1)), _zoom(self.axes[1], table.sum(axis=0))
+            )
+
+    def _rest(self) -> Array:
+        """Columns (Q, M) beside the power: 1 unless E_y is given, and the allocation's."""
+        rows = [] if self.E_y is not None else [np.ones_like(self.x)]
+        if self.used:
+            rows += [self.allocation, self.allocation * (self.x / self.low - 1)]
+        return np.array(rows).reshape(len(rows), len(self.x))
+
+    def _power(self, E_x: Array, log_kappa: Array) -> Array:
+        """((x - E_x) / (middle - E_x))^kappa (G, M)."""
+        # A grid has few E_x: one logarithm for each, and one large array, worked on in place.
+        shifts, which = np.unique(E_x, return_inverse=True)
+        gap = (self.x - shifts[:, None]) / (self.middle - shifts)[:, None]
+        power = np.log(np.maximum(gap, 1e-12))[which]
+        power *= np.exp(log_kappa)[:, None]
+        return np.exp(power, out=power)
+
+    def _white(self, rows: Array) -> Array:
+        """Rows (..., M) relative to the size of y, without what runs share of their errors."""
+        return self.errors.taken_out(rows / self.size)
+
+    def _solve(
+        self, z: Array, weights: Array, ridge: Array, *, paired: bool = False
+    ) -> tuple[Array, Array, list[Array]]:
+        """Weighted least squares of y on z (G, M) and the rest, for weightings (S, M): objective
+        (G, S), coefficient of z (G, S), and of each of the rest (G, S).
+
+        ``paired``: z has one row per weighting, and G is left out of the shapes.
+        """
+        w, z = weights * self.weight, self._white(z)
+        y, rows = self._white(self.y - (self.E_y or 0.0)), self._white(self._rest())
+
+        def product(columns: Array) -> Array:
+            return np.sum(columns * w, axis=-1) if paired else columns @ w.T
+
+        count = len(rows)
+        gram = (w @ (rows[:, None] * rows).reshape(count**2, len(self.x)).T).reshape(
+            len(w), count, count
+        )
+        diagonal = np.arange(count)
+        gram[:, diagonal, diagonal] += ridge + 1e-12 * gram[:, diagonal, diagonal]
+        inverse = np.linalg.inv(gram) if count else gram
+        by = (w * y) @ rows.T
+        by_inverse = np.einsum("sq,sqp->ps", by, inverse)
+        # Coefficients stand in front: sums over two or three of them are sums of large arrays.
+        zb = [product(z * row) for row in rows]
+        zb_inverse = [_sum(one * part for one, part in zip(zb, column.T, strict=True))
+                      for column in np.moveaxis(inverse, 2, 0)]  # fmt: skip
+        zz = product(z**2) - _sum(one * two for one, two in zip(zb, zb_inverse, strict=True))
+        zy = product(z * y) - _sum(one * part for one, part in zip(zb_inverse, by.T, strict=True))
+        yy = w @ y**2
+        left = yy - np.sum(by_inverse * by.T, axis=0)
+        K = np.maximum(zy, 0.0) / np.maximum(zz, 1e-300)
+        objective = np.maximum(left - K * zy, 1e-14 * yy)
+        rest = [one - K * two for one, two in zip(by_inverse, zb_inverse, strict=True)]
+        return objective, K, rest
+
+    def _ridge(self, weights: Array) -> Array:
+        """Precision (S, Q) of the rest's coefficients: noise variance over prior variance."""
+        rows = self._rest()
+        ridge = np.zeros((len(weights), len(rows)))
+        if self.used:
+            straight = self._power(np.array([0.5 * self.low]), np.zeros(1))
+            noise = self._solve(straight, weights, ridge)[0][0] / max(len(self.x) - 5, 1)
+            # All of it: errors that drift along a run look like an effect of its D/N.
+            noise = noise / (1 - self.errors.shared)
+            scale = self.prior.allocation * np.median(self.y)
+            ridge[:, -2] = noise / scale**2
+            ridge[:, -1] = noise / (3 * scale) ** 2
+        return ridge
+
+    def _posterior(self, weights: Array, ridge: Array, share: tuple[float, float]) -> Array:
+        """Probability (G, S) of each shape; E_y < 0 is impossible unless nothing else is left."""
+        z = self._power(self.share * self.low, self.log_kappa)
+        objective, _, coefficients = self._solve(z, weights, ridge)
+        exponent = max(worth(self.weight, self.errors.run) - self.degrees, 1.0) / 2
+        log = self._log_prior(share)[:, None] - exponent * np.log(objective / objective.min(axis=0))
+        if self.E_y is None:
+            possible = coefficients[0] >= 0
+            log = np.where(possible | ~possible.any(axis=0), log, -np.inf)
+        probability = np.exp(log - log.max(axis=0))
+        return probability / probability.sum(axis=0)
+
+    def _laws(self, E_x: Array, log_kappa: Array, weights: Array, ridge: Array) -> Array:
+        """Parameters (S, 6), the linear ones solved at one shape (S,), (S,) per weighting."""
+        z = self._power(E_x, log_kappa)
+        _, K, rest = self._solve(z, weights, ridge, paired=True)
+        kappa = np.exp(log_kappa)
+        out = np.zeros((len(weights), len(PARAMETERS)))
+        out[:, 0], out[:, 1], out[:, 2] = K * (self.middle - E_x) ** -kappa, kappa, E_x
+        out[:, 3] = rest[0] if self.E_y is None else self.E_y
+        if self.used:
+            out[:, 4], out[:, 5] = rest[-2] - rest[-1], rest[-1] / self.low
+        return out
+
+    def mean_shape(self, weights: Array) -> Array:
+        """The law (S, 6) at the posterior mean of E_x and ln kappa."""
+        ridge = self._ridge(weights)
+        probability = self._posterior(weights, ridge, self.prior.share)
+        E_x = self.low * (self.share @ probability)
+        return self._laws(E_x, self.log_kappa @ probability, weights, ridge)
+
+    def drawn_shape(self, weights: Array, random: np.random.Generator) -> Array:
+        """The law (S, 6) at one shape drawn from each weighting's posterior; the reweighting moves
+        it as far as so few runs can be wrong."""
+        ridge = self._ridge(weights)
+        cumulative = np.cumsum(self._posterior(weights, ridge, _SHARE_OF_DRAWS), axis=0)
+        pick = np.argmax(cumulative >= random.random(len(weights)) * cumulative[-1], axis=0)
+        off = random.uniform(-0.5, 0.5, (2, len(weights)))
+        share = self.share[pick] + off[0] * self.cell[pick]
+        if np.any(self.cell):
+            share = np.clip(share, 0.0, _NEAREST)
+        step = self.axes[1][1] - self.axes[1][0]
+        shape = self.low * share, self.log_kappa[pick] + off[1] * step
+        once = np.ones_like(weights)
+        middle = self._laws(*shape, once, self._ridge(once))
+        widen = few_runs(int(self.errors.run.max()) + 1, len(weights), random)
+        return middle + widen[:, None] * (self._laws(*shape, weights, ridge) - middle)

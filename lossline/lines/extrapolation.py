@@ -1,0 +1,222 @@
+"""Held-out extrapolation: fit below a compute cut, predict above it, beside simple ways to do so.
+
+    found = extrapolate(specimen, cut=2.1e18)
+    found.predictions                       # one row per held-out point and method
+    score([found, ...])                     # errors and coverage per kind of line and method
+
+A run that trains beyond the cut is held out whole. Checkpoints of a run err together: its early
+ones would tell the fit how far its late ones lie off the line.
+
+The methods beside the line: the compute-to-loss law of y, the ratio y / x of the largest fitted
+runs, a straight line, and the fitted run whose x is nearest.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterable, Mapping
+
+import numpy as np
+import pandas as pd
+
+from lossline.errors import UserError
+from lossline.laws.compute_laws import Kaplan
+from lossline.laws.results import FitResult
+from lossline.laws.solver import fit
+from lossline.lines.common_cases import LINE
+from lossline.lines.fitting import Line, LineOptions, fit_line
+from lossline.lines.specimens import Specimen
+from lossline.tables.pairing import Pairs
+
+__all__ = [
+    "BASELINES",
+    "LINE",
+    "Extrapolation",
+    "extrapolate",
+    "fit_compute_law",
+    "nearest_run",
+    "predict_held_out",
+    "score",
+    "split_at",
+    "straight_line",
+]
+
+Array = np.ndarray
+Baseline = Callable[[Pairs, Pairs], Array]
+
+# A budget is met if compute agrees to this share: sources print it with few digits.
+_SAME_COMPUTE = 0.01
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Extrapolation:
+    """A line fitted to the runs that end below a cut, and how it and the baselines predict the
+    points of the other runs above it.
+
+    `predictions`: run, x, y, flops, method, predicted (NaN: the method has no answer), low, high
+    (only of the line), relative_error = predicted / y - 1. `message`: why there are none.
+    """
+
+    specimen: Specimen
+    cut: float
+    line: Line | None = None
+    predictions: pd.DataFrame = dataclasses.field(default_factory=pd.DataFrame)
+    message: str = ""
+
+
+def fit_compute_law(pairs: Pairs) -> FitResult:
+    """The Kaplan-style law of N and D to y (arXiv 2411.12925 eq. 1)."""
+    return fit(Kaplan(), {"N": pairs.params, "D": pairs.tokens}, pairs.y)
+
+
+def compute_law(fitted: Pairs, held: Pairs) -> Array:
+    """y by the compute-to-loss law of the same runs, well determined or not."""
+    law = fit_compute_law(fitted)
+    if not law.parameters:
+        return np.full(len(held), math.nan)
+    return law.predict(N=held.params, D=held.tokens)
+
+
+def constant_ratio(fitted: Pairs, held: Pairs) -> Array:
+    """x times the mean y / x of the runs of the largest compute fitted."""
+    largest = fitted.flops >= fitted.flops.max() * (1 - _SAME_COMPUTE)
+    return held.x * np.mean(fitted.y[largest] / fitted.x[largest])
+
+
+def straight_line(fitted: Pairs, held: Pairs) -> Array:
+    """Least squares of y on x."""
+    if not np.ptp(fitted.x) > 0:
+        return np.full(len(held), math.nan)
+    return np.polyval(np.polyfit(fitted.x, fitted.y, 1), held.x)
+
+
+def nearest_run(fitted: Pairs, held: Pairs) -> Array:
+    """The y of the fitted run whose x is nearest."""
+    return fitted.y[np.argmin(np.abs(fitted.x[:, None] - held.x), axis=0)]
+
+
+BASELINES: Mapping[str, Baseline] = {
+    "compute law": compute_law,
+    "constant ratio": constant_ratio,
+    "straight line": straight_line,
+    "nearest run": nearest_run,
+}
+
+
+def split_at(pairs: Pairs, cut: float, target: float | None = None) -> tuple[Pairs, Pairs]:
+    """Points to fit: those of the runs that end at `cut` FLOPs or before. Points to predict: those
+    above `cut`, or of the budget `target` alone.
+
+    The points up to `cut` of a run that trains beyond it are in neither. Where each run has one
+    point, as in published sweeps, that is no point.
+    """
+    if not cut > 0:
+        raise UserError(f"the compute cut must be positive, not {cut}")
+    above = pairs.flops > cut * (1 + _SAME_COMPUTE)
+    beyond = pairs.of_the_runs(~(pairs.flops <= cut * (1 + _SAME_COMPUTE)))
+    if target is not None:
+        above &= np.abs(np.log(pairs.flops / target)) < _SAME_COMPUTE
+    return pairs[~beyond], pairs[above]
+
+
+def extrapolate(
+    specimen: Specimen, *, cut: float, target: float | None = None, level: float = 0.9,
+    options: LineOptions | None = None, baselines: Mapping[str, Baseline] = BASELINES,
+) -> Extrapolation:  # fmt: skip
+    """Fits the runs that end at `cut` FLOPs or before, and predicts the others' points above it, or
+    only those of the budget `target` (`split_at`)."""
+    empty = Extrapolation(specimen=specimen, cut=cut)
+    if specimen.pairs is None:
+        return dataclasses.replace(empty, message=specimen.message)
+    if not np.all(np.isfinite(specimen.pairs.flops)):
+        return dataclasses.replace(empty, message="runs without compute: give flops, or N and D")
+    fitted, held = split_at(specimen.pairs, cut, target)
+    if not len(held):
+        return dataclasses.replace(empty, message=f"no run above {cut:.3g} FLOPs to predict")
+    if not len(fitted):
+        return dataclasses.replace(empty, message=_nothing_to_fit(specimen.pairs, cut))
+    line, predictions = predict_held_out(
+        specimen, fitted, held, level=level, options=options, baselines=baselines
+    )
+    if not line.parameters:
+        predictions = predictions.iloc[:0]
+    message = "" if line.drawable else line.message
+    return dataclasses.replace(empty, line=line, predictions=predictions, message=message)
+
+
+def _nothing_to_fit(pairs: Pairs, cut: float) -> str:
+    """Why no run is left below the cut, and what to do about it."""
+    what = f"no run ends at {cut:.3g} FLOPs or before, and one that trains beyond is held out whole"
+    ends = np.array([pairs.flops[pairs.runs == run].max() for run in np.unique(pairs.runs)])
+    if ends.min() * (1 + _SAME_COMPUTE) < ends.max():
+        return f"{what}; raise the cut to {ends.min():.3g}, where the smallest run ends, or higher"
+    return f"{what}; all runs end at {ends.max():.3g}: train smaller ones to fit the line to"
+
+
+def predict_held_out(
+    specimen: Specimen, fitted: Pairs, held: Pairs, *, level: float = 0.9,
+    options: LineOptions | None = None, baselines: Mapping[str, Baseline] = BASELINES,
+) -> tuple[Line, pd.DataFrame]:  # fmt: skip
+    """The line of a specimen fitted to some of its pairs, and the others as predicted by it and the
+    baselines (`Extrapolation.predictions`; the line's are NaN if it has no parameters)."""
+    line = fit_line(
+        fitted, x_set=specimen.x_set, y_set=specimen.y_set, group=specimen.group,
+        y_group=specimen.y_group, unit=specimen.unit, kind=specimen.kind, options=options,
+    )  # fmt: skip
+    parts = [_by_line(line, held, level)]
+    parts += [_rows(held, name, baseline(fitted, held)) for name, baseline in baselines.items()]
+    return line, pd.concat(parts, ignore_index=True)
+
+
+def _by_line(line: Line, held: Pairs, level: float) -> pd.DataFrame:
+    if not line.parameters:
+        return _rows(held, LINE, np.full(len(held), math.nan))
+    per_param = held.tokens / held.params
+    low, high = line.interval(held.x, level, tokens_per_param=per_param)
+    predicted = line.predict(held.x, tokens_per_param=per_param)
+    return _rows(held, LINE, predicted).assign(low=low, high=high)
+
+
+def _rows(held: Pairs, method: str, predicted: Array) -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "run": held.runs,
+            "x": held.x,
+            "y": held.y,
+            "flops": held.flops,
+            "method": method,
+            "predicted": predicted,
+            "low": math.nan,
+            "high": math.nan,
+            "relative_error": predicted / held.y - 1,
+        }
+    )
+
+
+def score(found: Iterable[Extrapolation]) -> pd.DataFrame:
+    """Per kind of line and method: points, median, mean, 90th percentile and worst |relative
+    error|, points without an answer, and the share of points that the intervals hold."""
+    parts = [
+        one.predictions.assign(kind=str(one.specimen.kind)) for one in found if len(one.predictions)
+    ]
+    if not parts:
+        return pd.DataFrame()
+    rows = pd.concat(parts, ignore_index=True)
+    rows["error"] = rows["relative_error"].abs()
+    rows["inside"] = (rows["low"] <= rows["y"]) & (rows["y"] <= rows["high"])
+    scores = [
+        {
+            "kind": kind,
+            "method": method,
+            "points": len(part),
+            "undefined": int(part["error"].isna().sum()),
+            "median": part["error"].median(),
+            "mean": part["error"].mean(),
+            "p90": part["error"].quantile(0.9),
+            "worst": part["error"].max(),
+            "coverage": part["inside"].mean() if part["low"].notna().any() else math.nan,
+        }
+        for (kind, method), part in rows.groupby(["kind", "method"], sort=False)
+    ]
+    return pd.DataFrame(scores)

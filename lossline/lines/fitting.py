@@ -1,0 +1,472 @@
+"""Loss-to-loss lines: how the loss on one set follows the loss on another over a group of runs.
+
+    lines = fit_lines(table, x_sets=["wiki"], y_sets=["hellaswag", "pubmed"])
+    lines[0].predict(3.2), lines[0].band([3.0, 3.2], level=0.9)
+    across = fit_lines_between(table, vary=["pretraining_data"])  # train-to-train, all pairs
+
+Forms: arXiv 2502.12120 section 3; arXiv 2411.12925 sections 3 to 5.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import functools
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy.special import ndtri, stdtrit
+
+from lossline.errors import UserError
+from lossline.laws.compute_laws import Kaplan
+from lossline.laws.results import Status
+from lossline.laws.solver import fit
+from lossline.lines.doubt import Doubt, doubt_of
+from lossline.lines.estimators import (
+    PARAMETERS,
+    TASK_PRIOR,
+    TEXT_PRIOR,
+    Points,
+    Prior,
+    curve,
+    estimate,
+)
+from lossline.lines.groups import GROUP_BY
+from lossline.lines.specimens import LineKind, Specimen, between_groups, within_groups
+from lossline.seeds import check_seed
+from lossline.tables.pairing import Pairing, Pairs
+
+__all__ = [
+    "Irreducible",
+    "Line",
+    "LineKind",
+    "LineOptions",
+    "fit_line",
+    "fit_lines",
+    "fit_lines_between",
+    "fit_specimen",
+]
+
+Array = np.ndarray
+
+# Of two groups of runs, as `pairing.pair_groups` brings them together.
+NO_PARTNER = "no checkpoints of equal N and D, and none of one at the other's compute"
+
+
+# Up to so many runs, a band wider than this share of the line's rise over its points is told of.
+_FEW_RUNS = 3
+_USELESS = 0.25
+
+
+class Irreducible(enum.StrEnum):
+    """Where E_x and E_y come from."""
+
+    JOINT = "joint"  # estimated with the line
+    LAW = "law"  # from a compute-to-loss law of either axis, as in arXiv 2411.12925
+    GIVEN = "given"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LineOptions:
+    """How lines are fitted.
+
+    Attributes:
+      irreducible: where E_x and E_y come from.
+      prior, task_prior: what is believed beforehand of lines to text and to benchmarks.
+      min_runs: a group of fewer runs gets no line; min_points: nor does one of fewer pairs.
+      max_x: pairs with x above it are left out (early checkpoints that no line describes).
+      resamples, seed: of the runs, for bands; 0 resamples gives no bands.
+    """
+
+    irreducible: Irreducible = Irreducible.JOINT
+    prior: Prior = TEXT_PRIOR
+    task_prior: Prior = TASK_PRIOR
+    min_runs: int = 2
+    min_points: int = 4
+    max_x: float | None = None
+    resamples: int = 200
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "irreducible", Irreducible(self.irreducible))
+        if self.min_runs < 1 or self.min_points < 2 or self.resamples < 0:
+            raise UserError(
+                "lines: min_runs must be at least 1, min_points at least 2, resamples at least 0"
+            )
+        check_seed(self.seed, "lines.seed")
+        if self.max_x is not None and not self.max_x > 0:
+            raise UserError(f"lines.max_x must be a positive number, not {self.max_x}")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Line:
+    """One fitted line, or the reason why there is none (`status`, `message`).
+
+    Attributes:
+      x_set, y_set: names of the axes; kind; unit: "loss" (nats per token) or "bits_per_byte".
+      group: facts that the runs share (of x, where the axes belong to two groups); y_group: those
+        of y, else empty.
+      parameters: K, kappa, E_x, E_y of y = K (x - E_x)^kappa + E_y, and gamma, tilt where D/N has
+        a term (`estimators.curve`); or empty.
+      tokens_per_param: D/N at which the line is drawn, the median of the runs; NaN without a term.
+      status: CONVERGED; UNDERDETERMINED: the data cannot say where the line runs.
+      message: why there is no line, or what a band of so few runs is worth; else empty.
+      r2: of the line in loss space; r2_linear: of a straight line through the same points.
+      n_runs, n_points, left_out: runs and pairs fitted, checkpoints without partner.
+      pairing: how x met y; irreducible: where E_x and E_y come from.
+      x_range, y_range: spans of the fitted points.
+      scatter: relative standard deviation of y about the line, of the runs fitted.
+      doubt: what makes intervals out of draws and scatter, by kind of line.
+      draws: (S, 6) parameters over reweightings of the runs, as far off as so few runs can be
+        wrong; bands hold a share of them.
+      heldout_error: mean |relative error| on the runs of largest compute when they are left out.
+    """
+
+    x_set: str
+    y_set: str
+    group: Mapping[str, Any]
+    unit: str = "loss"
+    kind: LineKind = LineKind.OTHER
+    y_group: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    parameters: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    tokens_per_param: float = math.nan
+    status: Status = Status.UNDERDETERMINED
+    message: str = ""
+    r2: float = math.nan
+    r2_linear: float = math.nan
+    n_runs: int = 0
+    n_points: int = 0
+    left_out: int = 0
+    pairing: Pairing = Pairing.NONE
+    x_range: tuple[float, float] = (math.nan, math.nan)
+    y_range: tuple[float, float] = (math.nan, math.nan)
+    scatter: float = math.nan
+    doubt: Doubt = dataclasses.field(default_factory=Doubt)
+    draws: Array = dataclasses.field(
+        default_factory=lambda: np.empty((0, len(PARAMETERS))), repr=False
+    )
+    irreducible: Irreducible = Irreducible.JOINT
+    heldout_error: float = math.nan
+
+    @property
+    def drawable(self) -> bool:
+        """Whether the data determined a line."""
+        return self.status in (Status.CONVERGED, Status.BOUND_HIT)
+
+    @property
+    def name(self) -> str:
+        """In words, e.g. ``llama, wiki: wiki -> hellaswag``."""
+        x, y = _words(self.group), _words(self.y_group)
+        return f"{x or 'all runs'}: {self.x_set} -> {f'{y}: ' if y else ''}{self.y_set}"
+
+    def predict(self, x: Any, *, tokens_per_param: Any = None) -> Array:
+        """y at x (any shape), in `unit`; at and below E_x the limit E_y.
+
+        `tokens_per_param`: D/N of the run at x, for lines with such a term. UserError without
+        parameters.
+        """
+        if not self.parameters:
+            raise UserError(f"{self.name}: nothing to predict with: {self.message}")
+        x = np.asarray(x, float)
+        vector = np.array([[self.parameters.get(name, 0.0) for name in PARAMETERS]])
+        return curve(vector, x.ravel(), self._off(tokens_per_param, x))[0].reshape(x.shape)
+
+    def band(
+        self, x: Any, level: float = 0.9, *, tokens_per_param: Any = None
+    ) -> tuple[Array, Array]:
+        """Interval of the line itself at x (any shape), as far below as above it, in ratio.
+
+        Holds planted lines as often as `level` says from two runs on (experiments/lines/README.md);
+        of two or three runs it is wide, for they hardly show how far runs lie apart. NaN where
+        there are no draws: without resamples, or of one run.
+        """
+        return self._interval(x, level, tokens_per_param, noise=False)
+
+    def interval(
+        self, x: Any, level: float = 0.9, *, tokens_per_param: Any = None
+    ) -> tuple[Array, Array]:
+        """Interval for the y of one more run at x: the band, the runs' scatter about it and, beyond
+        the fitted points, the doubt about the form of the law."""
+        return self._interval(x, level, tokens_per_param, noise=True)
+
+    def _interval(
+        self, x: Any, level: float, tokens_per_param: Any, *, noise: bool
+    ) -> tuple[Array, Array]:
+        if not 0 < level < 1:
+            raise UserError(f"level must lie between 0 and 1, not {level}")
+        center = self.predict(x, tokens_per_param=tokens_per_param)
+        x = np.asarray(x, float)
+        if not len(self.draws):
+            return np.full(x.shape, math.nan), np.full(x.shape, math.nan)
+        inside = np.clip(x, *self.x_range)
+        at_end = self._deviations(inside, tokens_per_param)
+        fan = self._deviations(x, tokens_per_param) - at_end
+        y_SxM = center.ravel() + at_end + self.doubt.fan_of(self.n_runs) * fan
+        if noise:
+            noise_S, form_S = _normal_samples(len(self.draws))
+            beyond = (self.predict(x) - self.predict(inside)).ravel()
+            scatter = max(self.doubt.scatter, _tails(self.n_runs, level)) * self.scatter
+            y_SxM = y_SxM + noise_S[:, None] * scatter * center.ravel()
+            y_SxM = y_SxM + form_S[:, None] * self.doubt.form * beyond
+        # About the line, not about the middle of the draws: the line at the mean shape predicts
+        # better than they do. The lower end is as far in ratio, since no loss is negative.
+        off = np.quantile(np.abs(y_SxM - center.ravel()), level, axis=0).reshape(x.shape)
+        high = center + off
+        return np.where(center > 0, center**2 / np.where(center > 0, high, 1.0), center - off), high
+
+    def _deviations(self, x: Array, tokens_per_param: Any) -> Array:
+        """Of the reweighed lines from the line at x: (S, M)."""
+        off = self._off(tokens_per_param, x)
+        center = self.predict(x, tokens_per_param=tokens_per_param)
+        return curve(self.draws, x.ravel(), off) - center.ravel()
+
+    def _off(self, tokens_per_param: Any, x: Array) -> Array | float:
+        if tokens_per_param is None or not math.isfinite(self.tokens_per_param):
+            return 0.0
+        off = np.log(np.asarray(tokens_per_param, float) / self.tokens_per_param)
+        return np.broadcast_to(np.where(np.isfinite(off), off, 0.0), x.shape).ravel()
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able, without the draws; NaN becomes None."""
+        names = [f.name for f in dataclasses.fields(self) if f.name != "draws"]
+        return {name: _plain(getattr(self, name)) for name in names}
+
+
+def _words(facts: Mapping[str, Any]) -> str:
+    return ", ".join(str(value) for value in facts.values() if value is not None)
+
+
+def _tails(runs: int, level: float) -> float:
+    """How much further Student's t of R - 1 degrees of freedom reaches than a normal error: R runs
+    show no better how far runs lie apart."""
+    upper = (1 + level) / 2
+    return float(stdtrit(runs - 1, upper) / ndtri(upper))
+
+
+@functools.lru_cache(maxsize=8)
+def _normal_samples(count: int) -> tuple[Array, Array]:
+    """Normal quantiles in two fixed shuffled orders: noise without luck, the same for all lines."""
+    quantiles = ndtri((np.arange(count) + 0.5) / count)
+    random = np.random.default_rng(count)
+    return random.permutation(quantiles), random.permutation(quantiles)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, enum.Enum):
+        return value.value
+    if isinstance(value, Doubt):
+        return dataclasses.asdict(value)
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, (tuple, list)):
+        return [_plain(v) for v in value]
+    if isinstance(value, (float, np.floating)):
+        return float(value) if math.isfinite(value) else None
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def fit_lines(
+    table: pd.DataFrame, *, x_sets: Sequence[str] | None = None,
+    y_sets: Sequence[str] | None = None, group_by: Sequence[str] = GROUP_BY, unit: str = "loss",
+    options: LineOptions | None = None,
+) -> list[Line]:  # fmt: skip
+    """One line per group and (x set, y set), x != y, both losses of the same checkpoint.
+
+    `x_sets` defaults to all validation sets, `y_sets` to all sets. Order: groups, then x sets, then
+    y sets as given. A group that cannot be fitted comes back as a line with a status and a message;
+    the others are fitted all the same.
+    """
+    found = within_groups(table, x_sets=x_sets, y_sets=y_sets, group_by=group_by, unit=unit)
+    return [fit_specimen(specimen, options=options) for specimen in found]
+
+
+def fit_lines_between(
+    table: pd.DataFrame, *, vary: Sequence[str], x_set: str | None = None,
+    y_set: str | None = None, group_by: Sequence[str] = GROUP_BY, unit: str = "loss",
+    options: LineOptions | None = None,
+) -> list[Line]:  # fmt: skip
+    """One line per ordered pair of groups that differ in a fact of `vary` and in no other.
+
+    Without sets: each group's loss on its own validation set (train-to-train). One named set for
+    both: test-to-test. Runs are paired by equal (N, D), or interpolated in compute: `Line.pairing`.
+    """
+    found = between_groups(table, vary=vary, x_set=x_set, y_set=y_set, group_by=group_by, unit=unit)
+    return [fit_specimen(specimen, options=options) for specimen in found]
+
+
+def fit_specimen(specimen: Specimen, *, options: LineOptions | None = None) -> Line:
+    """The line of one specimen; one that could not be paired comes back with its message."""
+    facts: dict[str, Any] = {
+        "x_set": specimen.x_set, "y_set": specimen.y_set, "group": specimen.group,
+        "y_group": specimen.y_group, "unit": specimen.unit, "kind": specimen.kind,
+    }  # fmt: skip
+    if specimen.pairs is None:
+        return Line(**facts, message=specimen.message)
+    return fit_line(specimen.pairs, **facts, options=options)
+
+
+def fit_line(
+    pairs: Pairs, *, x_set: str = "x", y_set: str = "y", group: Mapping[str, Any] | None = None,
+    y_group: Mapping[str, Any] | None = None, unit: str = "loss", kind: LineKind = LineKind.OTHER,
+    E_x: float | None = None, E_y: float | None = None, options: LineOptions | None = None,
+) -> Line:  # fmt: skip
+    """Fits one line to pairs of losses; E_x and E_y where `options.irreducible` is GIVEN.
+
+    Never raises for what the data are like: a line without parameters says in `message` what is
+    wrong with them.
+    """
+    options = options or LineOptions()
+    measured = len(pairs)
+    if options.max_x is not None:
+        pairs = pairs[pairs.x <= options.max_x]
+    base = Line(
+        x_set=x_set, y_set=y_set, group=group or {}, y_group=y_group or {}, unit=unit, kind=kind,
+        n_runs=pairs.n_runs, n_points=len(pairs), left_out=pairs.left_out, pairing=pairs.how,
+        irreducible=options.irreducible,
+    )  # fmt: skip
+    lack = _lack(pairs, options, between=bool(y_group))
+    if measured and not len(pairs):
+        lack = f"no point has x up to lines.max_x = {options.max_x:g}"
+    if lack:
+        return dataclasses.replace(base, message=lack)
+    base = dataclasses.replace(base, **_spans(pairs))
+    try:
+        E_x, E_y = _given(pairs, options, E_x, E_y)
+    except UserError as mistake:
+        return dataclasses.replace(base, message=str(mistake))
+    return _fitted(base, pairs, options, E_x, E_y)
+
+
+def _lack(pairs: Pairs, options: LineOptions, *, between: bool) -> str:
+    """Why no line can be fitted at all, or an empty string."""
+    if not len(pairs) and between:
+        return NO_PARTNER
+    if not len(pairs):
+        return "no checkpoint has a loss on both axes"
+    if pairs.n_runs < options.min_runs:
+        return f"{pairs.n_runs} run, at least {options.min_runs} are needed; train another size"
+    if len(pairs) < options.min_points:
+        return f"{len(pairs)} points, at least {options.min_points} are needed"
+    if np.ptp(pairs.x) <= 1e-9 * pairs.x.max():
+        return f"all {len(pairs)} points have the same x"
+    if len(np.unique(pairs.x)) < 3:
+        return "fewer than 3 distinct x"
+    return ""
+
+
+def _spans(pairs: Pairs) -> dict[str, Any]:
+    straight = np.polyval(np.polyfit(pairs.x, pairs.y, 1), pairs.x)
+    return {
+        "x_range": (float(pairs.x.min()), float(pairs.x.max())),
+        "y_range": (float(pairs.y.min()), float(pairs.y.max())),
+        "r2_linear": r_squared(pairs.y, straight),
+    }
+
+
+def r_squared(y: Array, predicted: Array) -> float:
+    """1 - residual / total sum of squares, in the unit of y; NaN where y does not vary."""
+    total = float(np.sum((y - y.mean()) ** 2))
+    return float(1 - np.sum((y - predicted) ** 2) / total) if total > 0 else math.nan
+
+
+def _given(
+    pairs: Pairs, options: LineOptions, E_x: float | None, E_y: float | None
+) -> tuple[float | None, float | None]:
+    if options.irreducible is Irreducible.LAW:
+        return irreducible_by_law(pairs, pairs.x, "x"), irreducible_by_law(pairs, pairs.y, "y")
+    if options.irreducible is Irreducible.JOINT:
+        return None, None
+    if E_x is None or E_y is None:
+        raise UserError("irreducible losses are to be given: pass both E_x and E_y")
+    if not (0 <= E_x < pairs.x.min() and 0 <= E_y <= pairs.y.min()):
+        raise UserError(
+            f"E_x = {E_x:.4g} and E_y = {E_y:.4g} must not be negative nor above the smallest "
+            f"losses {pairs.x.min():.4g} and {pairs.y.min():.4g}"
+        )
+    return E_x, E_y
+
+
+def irreducible_by_law(pairs: Pairs, loss: Array, axis: str) -> float:
+    """E of the Kaplan-style law (arXiv 2411.12925 eq. 1) of N and D; UserError where it has none
+    below the losses."""
+    result = fit(Kaplan(), {"N": pairs.params, "D": pairs.tokens}, loss)
+    if "E" not in result.parameters:
+        raise UserError(f"E of the {axis} axis: {result.message}")
+    E = result.parameters["E"]
+    if loss.min() <= E:
+        raise UserError(f"E of the {axis} axis by a law, {E:.4g}, is not below the smallest loss")
+    return E
+
+
+def _fitted(
+    base: Line, pairs: Pairs, options: LineOptions, E_x: float | None, E_y: float | None
+) -> Line:
+    reference = float(np.exp(np.median(pairs.allocation)))
+    points = Points(
+        x=pairs.x,
+        y=pairs.y,
+        run=pairs.run_numbers,
+        allocation=pairs.allocation - np.log(reference),
+    )
+    task = base.kind is LineKind.VALIDATION_TO_TASK or base.kind is LineKind.TRAIN_TO_TASK
+    prior = options.task_prior if task else options.prior
+    found = estimate(
+        points,
+        prior,
+        resamples=options.resamples,
+        seed=options.seed,
+        E_x=E_x,
+        E_y=E_y,
+    )
+    names = PARAMETERS if np.any(found.parameters[4:]) else PARAMETERS[:4]
+    parameters = {name: float(value) for name, value in zip(names, found.parameters, strict=False)}
+    line = dataclasses.replace(
+        base,
+        parameters=parameters,
+        tokens_per_param=reference if len(names) > 4 else math.nan,
+        draws=found.draws,
+        scatter=found.scatter,
+        doubt=doubt_of(base.kind),
+    )
+    predicted = line.predict(pairs.x, tokens_per_param=pairs.tokens / pairs.params)
+    doubt = _doubt(line)
+    status = Status.UNDERDETERMINED if doubt else Status.CONVERGED
+    return dataclasses.replace(
+        line,
+        r2=r_squared(pairs.y, predicted),
+        status=status,
+        message=doubt or _few_runs(line),
+    )
+
+
+def _few_runs(line: Line) -> str:
+    """What the band of a line of few runs is worth, or an empty string."""
+    if line.n_runs == 1:
+        return "1 run: no band, since one run does not show how far runs lie apart; train another"
+    ends = np.array(line.x_range)
+    if line.n_runs > _FEW_RUNS or not len(line.draws):
+        return ""
+    low, high = line.band(np.linspace(ends[0], ends[1], 9))
+    share = float(np.median(high - low)) / abs(float(np.diff(line.predict(ends))[0]))
+    if share < _USELESS:
+        return ""
+    return (
+        f"{line.n_runs} runs: the 90% band is {share:.0%} as wide as the line rises, since so few "
+        "hardly show how far runs lie apart; train more"
+    )
+
+
+def _doubt(line: Line) -> str:
+    """Why the points do not determine the line that was fitted to them, or an empty string."""
+    if line.parameters["K"] <= 0:
+        return "y does not rise with x: no shifted power law describes these points"
+    if len(line.draws):
+        ends = np.array(line.x_range)
+        rise = np.diff(curve(line.draws, ends), axis=1)[:, 0]
+        wide = np.ptp(np.quantile(rise, [0.05, 0.95]))
+        if np.mean(rise <= 0) > 0.05 or wide > 2 * float(np.diff(line.predict(ends))[0]):
+            return "the runs do not determine the slope: reweighting them can undo it"
+    return ""

@@ -1,0 +1,1 @@
+"""From scale to benchmark scores."""

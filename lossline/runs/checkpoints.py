@@ -1,0 +1,280 @@
+"""Checkpoints: Orbax writes the arrays, a manifest of our own says that all of them are there and
+whole.
+
+``checkpoints/<step>/`` holds ``params/`` and ``optimizer/`` (two Orbax trees: an evaluator reads
+only the first; an optimizer without state writes only the first) and ``manifest.json``, written
+last, with size and checksum of every file. A folder without a manifest is a save that was killed; a
+file that does not match its checksum is a corrupt checkpoint, and resuming falls back to the one
+before.
+
+Checkpoints by step are kept; those by time are replaced by the next one of either kind. Only the
+newest few keep their optimizer state, which is two thirds of the bytes and of use to a resume
+alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import re
+import shutil
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+
+from lossline.errors import UserError
+from lossline.runs.run_directory import MANIFEST, RunDirectory, read_json, write_json
+
+# Orbax narrates every save, and logs with its traceback what it raises as well.
+logging.getLogger("absl").setLevel(logging.CRITICAL)
+
+PARTS = ("params", "optimizer")
+
+
+def parts_of(state: dict[str, Any]) -> tuple[str, ...]:
+    """The parts of a training state, or of its shapes, that have arrays: what a checkpoint must
+    hold for a resume. SGD without momentum has no ``optimizer``."""
+    return tuple(part for part in PARTS if jax.tree.leaves(state[part]))
+
+
+class CheckpointWriter:
+    """Writes the checkpoints of one run, one at a time, behind the training loop's back."""
+
+    def __init__(self, run: RunDirectory, *, data: str, optimizer_states: int = 2) -> None:
+        """
+        Args:
+            run: locked by this process.
+            data: fingerprint of the training data, kept in every manifest.
+            optimizer_states: how many of the newest checkpoints keep their optimizer state.
+        """
+        self._folder = (run.path / "checkpoints").resolve()
+        self._run = run
+        self._data = data
+        self._optimizer_states = optimizer_states
+        self._orbax = ocp.AsyncCheckpointer(
+            ocp.CompositeCheckpointHandler(
+                **{part: ocp.StandardCheckpointHandler() for part in PARTS}
+            )
+        )
+        self._parts: tuple[str, ...] = PARTS  # of the state that is saved
+        self._finishing: threading.Thread | None = None
+        self._error: BaseException | None = None
+
+    def save(self, step: int, state: dict[str, Any], *, kept: bool) -> None:
+        """Starts saving ``state`` as of after ``step`` updates; returns when the state may be
+        overwritten.
+
+        Waits for the save before it, and raises what that one failed with.
+        """
+        self.wait()
+        target = self._folder / str(step)
+        if jax.process_index() == 0 and target.exists():
+            shutil.rmtree(target)  # the same step of a run that was set back: equal by construction
+        self._parts = parts_of(state)
+        items = {part: ocp.args.StandardSave(state[part]) for part in self._parts}
+        self._orbax.save(target, args=ocp.args.Composite(**items))
+        self._finishing = threading.Thread(
+            target=self._finish, args=(step, kept), name=f"checkpoint {step}"
+        )
+        self._finishing.start()
+
+    def wait(self) -> None:
+        """Returns when nothing is being saved; raises what a save failed with."""
+        if self._finishing is not None:
+            self._finishing.join()
+            self._finishing = None
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
+
+    def close(self) -> None:
+        """Waits and frees Orbax's threads."""
+        try:
+            self.wait()
+        finally:
+            self._orbax.close()
+
+    def _finish(self, step: int, kept: bool) -> None:
+        try:
+            self._orbax.wait_until_finished()
+            if jax.process_index() == 0:
+                write_manifest(self._folder / str(step), step=step, kept=kept, data=self._data)
+                self._retire(step)
+        except BaseException as error:
+            self._error = error
+
+    def _retire(self, newest: int) -> None:
+        """Removes replaceable checkpoints before ``newest``, and optimizer states beyond the newest
+        few."""
+        full: list[int] = []
+        for step in reversed(self._run.checkpoint_steps()):
+            folder = self._folder / str(step)
+            manifest = read_json(folder / MANIFEST)
+            if step < newest and not manifest["kept"] and full:
+                remove(folder)
+            elif _holds(folder, self._parts):
+                full.append(step)
+                if len(full) > self._optimizer_states and "optimizer" in self._parts:
+                    drop_optimizer(folder)
+
+
+def write_manifest(folder: Path, *, step: int, kept: bool, data: str) -> None:
+    """Seals a checkpoint: from here on it counts."""
+    write_json(
+        folder / MANIFEST,
+        {"step": step, "kept": kept, "data": data, "files": _checksums(folder, _files(folder))},
+    )
+
+
+def drop_optimizer(folder: Path) -> None:
+    """Takes the optimizer state out of a sealed checkpoint; killed in between, the checkpoint stays
+    whole."""
+    manifest = read_json(folder / MANIFEST)
+    files = {
+        name: value
+        for name, value in manifest["files"].items()
+        if not name.startswith("optimizer/")
+    }
+    write_json(folder / MANIFEST, {**manifest, "files": files})
+    shutil.rmtree(folder / "optimizer")
+
+
+def remove(folder: Path) -> None:
+    """Removes a checkpoint, the manifest first, so that it is never taken for a whole one."""
+    (folder / MANIFEST).unlink(missing_ok=True)
+    shutil.rmtree(folder)
+
+
+def problem(folder: Path) -> str | None:
+    """What is wrong with the checkpoint in ``folder``; None if every file is what was written."""
+    try:
+        manifest = read_json(folder / MANIFEST)
+        expected = {name: tuple(value) for name, value in manifest["files"].items()}
+    except UserError as error:
+        return str(error)
+    except (KeyError, TypeError, AttributeError):
+        return f"{MANIFEST} is malformed"
+    missing = [name for name in expected if not (folder / name).is_file()]
+    if missing:
+        return f"{missing[0]} is missing"
+    found = _checksums(folder, list(expected))
+    changed = [name for name in expected if tuple(found[name]) != expected[name]]
+    return f"{changed[0]} has changed since it was written" if changed else None
+
+
+def newest_intact(
+    run: RunDirectory, *, parts: tuple[str, ...] = PARTS, say: Callable[[str], None]
+) -> int | None:
+    """The newest checkpoint that a run can resume from; corrupt ones are moved aside, saying so.
+
+    Args:
+        parts: what it must hold (``parts_of``).
+        say: told about each checkpoint that is passed over.
+
+    Returns:
+        step, or None where there is none.
+    """
+    folder = run.path / "checkpoints"
+    for step in reversed(run.checkpoint_steps()):
+        wrong = problem(folder / str(step))
+        if wrong is not None:
+            say(
+                f"checkpoint {folder / str(step)} is corrupt ({wrong}); falling back to the one "
+                f"before"
+            )
+            _set_aside(folder / str(step))
+        elif _holds(folder / str(step), parts):
+            return step
+    return None
+
+
+def _holds(folder: Path, parts: tuple[str, ...]) -> bool:
+    return all((folder / part).exists() for part in parts)
+
+
+def clear_unsealed(run: RunDirectory) -> None:
+    """Removes what killed saves have left; only for the holder of the run's lock."""
+    folder = run.path / "checkpoints"
+    if not folder.is_dir():
+        return
+    for item in folder.iterdir():
+        torn = item.name.isdigit() and not (item / MANIFEST).is_file()
+        if item.is_dir() and (torn or re.match(r"\d+\.orbax-checkpoint-tmp", item.name)):
+            shutil.rmtree(item)
+
+
+def restore_state(
+    run: RunDirectory, step: int, abstract: dict[str, Any], *, data: str
+) -> dict[str, Any]:
+    """The whole training state after ``step`` updates, placed as ``abstract`` says (any mesh).
+
+    Raises:
+        UserError: the checkpoint was made on other data.
+    """
+    folder = (run.path / "checkpoints" / str(step)).resolve()
+    there = read_json(folder / MANIFEST)["data"]
+    if there != data:
+        raise UserError(
+            f"checkpoint {folder} was trained on data with fingerprint {there[:12]}, the store now "
+            f"has {data[:12]}; "
+            "restore that store, or train into another directory"
+        )
+    restored = {part: _restore(folder / part, abstract[part]) for part in parts_of(abstract)}
+    return {**abstract, **restored}
+
+
+def restore_arrays(run: RunDirectory, step: int, abstract: Any) -> Any:
+    """The parameters of a checkpoint, in the structure and placement of ``abstract``.
+
+    Raises:
+        UserError: there is no complete checkpoint of that step, or it is corrupt.
+    """
+    folder = (run.path / "checkpoints" / str(step)).resolve()
+    steps = run.checkpoint_steps()
+    if not steps:
+        raise UserError(f"run {run.path} has no whole checkpoint yet; train it to its first one")
+    if step not in steps:
+        raise UserError(
+            f"run {run.path} has no checkpoint {step}; it has {', '.join(map(str, steps))}: name "
+            f"one of them"
+        )
+    wrong = problem(folder)
+    if wrong is not None:
+        raise UserError(
+            f"checkpoint {folder} is corrupt: {wrong}; resume the training to make it again"
+        )
+    return _restore(folder / "params", abstract)
+
+
+def _restore(folder: Path, abstract: Any) -> Any:
+    with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as orbax:
+        return orbax.restore(folder, args=ocp.args.StandardRestore(abstract))
+
+
+def _set_aside(folder: Path) -> None:
+    number = 0
+    while (aside := folder.with_name(f"{folder.name}.corrupt-{number}")).exists():
+        number += 1
+    os.replace(folder, aside)
+
+
+def _files(folder: Path) -> list[str]:
+    found = (item for item in folder.rglob("*") if item.is_file() and item != folder / MANIFEST)
+    return sorted(item.relative_to(folder).as_posix() for item in found)
+
+
+def _checksums(folder: Path, names: list[str]) -> dict[str, tuple[int, str]]:
+    with ThreadPoolExecutor(max_workers=4) as pool:
+        return dict(zip(names, pool.map(lambda name: _checksum(folder / name), names), strict=True))
+
+
+def _checksum(path: Path) -> tuple[int, str]:
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16))
+    return path.stat().st_size, digest.hexdigest()

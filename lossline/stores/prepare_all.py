@@ -1,0 +1,303 @@
+"""What ``python -m lossline.prepare`` does."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lossline.corpora import sources
+from lossline.corpora.benchmarks import benchmark_folder, gathered_items
+from lossline.corpora.gathering import file_sha256, job_hash, read_provenance
+from lossline.corpora.sources import JsonLines, Parquet, PlainFiles, SeqioTask, Source, Subset, Tfds
+from lossline.errors import UserError
+from lossline.installing import install_extra
+from lossline.places import local_path
+from lossline.stores import manifests
+from lossline.stores.store_writer import write_store
+from lossline.stores.task_store import write_task
+from lossline.stores.token_store import TokenStore
+from lossline.stores.vocabulary_training import TrainVocabulary, train_vocabulary
+from lossline.terminal import Progress
+from lossline.vocabularies import vocabulary as vocabularies
+from lossline.vocabularies.vocabulary import (
+    Bytes,
+    HuggingFace,
+    SentencePiece,
+    Tiktoken,
+    Vocabulary,
+    VocabularySpec,
+)
+
+FORMAT = 1  # raised whenever the same text and vocabulary give another store
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoreJob:
+    """Gin component ``store``: every set x split, and every task, with one vocabulary.
+
+    Attributes:
+        vocabulary: "bytes", a ``.model`` or ``.json`` file, a name below ``<root>/vocabularies``,
+            or ``@bytes()``, ``@sentencepiece()``, ``@huggingface()``, ``@tiktoken()``.
+        sets: gathered corpora, or ``@jsonl()``, ``@parquet()``, ``@files()``, ``@tfds()``,
+            ``@seqio_task()``.
+        splits: of the sets.
+        tasks: gathered benchmarks.
+        max_documents: subset of each set and split, see ``Subset``; 0: all.
+        max_megabytes: likewise.
+        max_document_kilobytes: likewise.
+    """
+
+    vocabulary: str | Bytes | SentencePiece | HuggingFace | Tiktoken
+    sets: tuple[str | JsonLines | Parquet | PlainFiles | Tfds | SeqioTask, ...] = ()
+    splits: tuple[str, ...] = ("train", "validation")
+    tasks: tuple[str, ...] = ()
+    max_documents: int = 0
+    max_megabytes: float = 0.0
+    max_document_kilobytes: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrepareOptions:
+    """What to prepare, and where it goes.
+
+    Attributes:
+        root: data root of ``gather``.
+        stores: what to tokenize with what.
+        vocabularies: what ``--train_vocabulary`` trains.
+        train_vocabulary: train the vocabularies instead of making stores.
+        out: folder of the stores; default ``<root>/stores``.
+        processes: tokenizing processes; 0: one per core.
+    """
+
+    root: str = "data"
+    stores: tuple[StoreJob, ...] = ()
+    vocabularies: tuple[TrainVocabulary, ...] = ()
+    train_vocabulary: bool = False
+    out: str = field(default="", metadata={"identity": False})
+    processes: int = field(default=0, metadata={"identity": False})
+
+
+def prepare(options: PrepareOptions) -> None:
+    """Trains vocabularies or makes stores; what is ready is left alone.
+
+    Raises:
+        UserError: nothing to do is named, a set is missing, another store is in the way, …
+    """
+    root = local_path(options.root, "prepare.root")
+    if options.train_vocabulary:
+        _train_all(options, root)
+        return
+    if not options.stores:
+        raise UserError(
+            "prepare.stores: names no store; bind (@store(),), or ask for --train_vocabulary"
+        )
+    out = local_path(options.out, "prepare.out") if options.out else root / "stores"
+    processes = options.processes or os.cpu_count() or 1
+    steps = [step for job in options.stores for step in _steps(job, root, out)]
+    missing = [step for step in steps if not step.is_ready()]
+    for step in missing:
+        step.run(processes)
+    ready = len(steps) - len(missing)
+    print(f"prepare: {len(missing)} stores made, {ready} already prepared, in {out}", flush=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Step:
+    """One store to make."""
+
+    path: Path
+    kind: str
+    job: str
+    text_bytes: int
+    make: Callable[[int, Progress], str]
+
+    def is_ready(self) -> bool:
+        """Whether the store is there, made of the same text with the same vocabulary."""
+        if not self.path.exists():
+            return False
+        present = manifests.read(str(self.path), kind=self.kind)
+        if present.job != self.job:
+            raise UserError(
+                f"{self.path}: holds another store (vocabulary {present.vocabulary.name}, "
+                f"{present.source_task}); choose another prepare.out or delete it"
+            )
+        if self.kind == "text":
+            TokenStore.open(self.path)
+        print(f"prepare {self.path}: already prepared", file=sys.stderr, flush=True)
+        return True
+
+    def run(self, processes: int) -> None:
+        if self.kind == "text":
+            _import_seqio_tasks()  # before the clock starts
+        progress = Progress(f"prepare {self.path}", total=self.text_bytes)
+        progress.finish(self.make(processes, progress))
+
+
+def _steps(job: StoreJob, root: Path, out: Path) -> Iterator[_Step]:
+    spec = vocabulary_spec(job.vocabulary, root)
+    vocabulary = vocabularies.load(spec)
+    subset = Subset(
+        max_documents=job.max_documents,
+        max_megabytes=job.max_megabytes,
+        max_document_kilobytes=job.max_document_kilobytes,
+    )
+    for item in job.sets:
+        source = sources.gathered(root, item) if isinstance(item, str) else item
+        for split in job.splits:
+            yield _text_step(source, split, subset, spec, vocabulary, out)
+    for name in job.tasks:
+        yield _task_step(name, vocabulary, root, out)
+
+
+def vocabulary_spec(named: str | VocabularySpec, root: Path) -> VocabularySpec:
+    """The specification of a vocabulary; a bare name is looked up below ``<root>/vocabularies``.
+
+    Raises:
+        UserError: nothing of that name.
+    """
+    if not isinstance(named, str):
+        return named
+    folder = root / "vocabularies" / named
+    for file in ("tokenizer.json", "spiece.model"):
+        if (folder / file).is_file():
+            # A published tokenizer may normalize; text here is kept as it is.
+            drop = vocabularies.Normalization.DROP
+            path = str(folder / file)
+            if file == "spiece.model":
+                return SentencePiece(path=path, name=named, normalization=drop)
+            return HuggingFace(path=path, name=named, normalization=drop)
+    if named != "bytes" and not Path(named).suffix:
+        raise UserError(
+            f"vocabulary {named!r}: not below {folder.parent}; train it (prepare "
+            "--train_vocabulary) or gather it"
+        )
+    return vocabularies.spec_for(named)
+
+
+def _text_step(
+    source: Source,
+    split: str,
+    subset: Subset,
+    spec: VocabularySpec,
+    vocabulary: Vocabulary,
+    out: Path,
+) -> _Step:
+    name = source.name or getattr(source, "task", "")
+    limits = [subset.max_documents, subset.max_megabytes, subset.max_document_kilobytes]
+    job = job_hash("text", FORMAT, sources.identity(source, split), limits, vocabulary.hash)
+    path = out / vocabulary.name / name.replace("/", "_") / split
+
+    def make(processes: int, progress: Progress) -> str:
+        seqio_tasks = _import_seqio_tasks()
+
+        store = write_store(
+            path,
+            subset.apply(seqio_tasks.texts(source, split)),
+            spec,
+            name=name,
+            split=split,
+            source_task=", ".join(filter(None, [_describe(source), subset.describe()])),
+            license=source.license,
+            job=job,
+            processes=processes,
+            report=progress.advance,
+            found=progress.found,
+        )
+        facts = store.manifest
+        return (
+            f"{facts.documents:,} documents, {facts.bytes / 1e6:,.2f} MB, {facts.tokens:,} tokens "
+            f"({facts.bytes / facts.tokens:.2f} bytes each)"
+        )
+
+    size = sources.text_bytes(source, split, subset)
+    return _Step(path=path, kind="text", job=job, text_bytes=size, make=make)
+
+
+def _import_seqio_tasks() -> Any:
+    """Imports TensorFlow, which takes seconds and talks: only where there is work, and quietly."""
+    if "tensorflow" not in sys.modules:
+        print("prepare: importing TensorFlow", file=sys.stderr, flush=True)
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
+    try:
+        with _quiet_stderr():
+            from lossline.corpora import seqio_tasks
+    except ImportError as error:
+        raise UserError(
+            f"making stores needs a package that is missing ({error}); {install_extra('data')}"
+        ) from error
+    return seqio_tasks
+
+
+@contextmanager
+def _quiet_stderr() -> Iterator[None]:
+    """Keeps what C++ code writes to stderr; Python's exceptions still say what is wrong."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    try:
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
+def _task_step(name: str, vocabulary: Vocabulary, root: Path, out: Path) -> _Step:
+    folder = benchmark_folder(root, name)
+    if not folder.is_dir():
+        raise UserError(
+            f"{folder}: no such benchmark; gather {name!r} first (python -m lossline.gather)"
+        )
+    provenance = read_provenance(folder)
+    job = job_hash("task", FORMAT, file_sha256(folder / "items.jsonl"), vocabulary.hash)
+    path = out / vocabulary.name / "tasks" / name
+
+    def make(processes: int, progress: Progress) -> str:
+        del processes, progress
+        store = write_task(
+            path,
+            gathered_items(folder / "items.jsonl"),
+            vocabulary,
+            benchmark=name,
+            split=provenance["split"],
+            source_task=f"items of {provenance['packages'][0]['requirement']}",
+            license=provenance["content_license"],
+            job=job,
+        )
+        return f"{store.num_questions:,} questions, {store.manifest.tokens:,} tokens"
+
+    return _Step(path=path, kind="task", job=job, text_bytes=0, make=make)
+
+
+def _describe(source: Source) -> str:
+    if isinstance(source, SeqioTask):
+        return f"seqio Task {source.task}"
+    if isinstance(source, Tfds):
+        return f"seqio Task lossline.{source.name} of TFDS {source.dataset}"
+    return f"seqio Task lossline.{source.name} of {type(source).__name__}"
+
+
+def _train_all(options: PrepareOptions, root: Path) -> None:
+    if not options.vocabularies:
+        raise UserError("prepare.vocabularies: names none to train; bind (@vocabulary(),)")
+    for spec in options.vocabularies:
+        progress = Progress(f"prepare vocabulary {spec.name}")
+        print(
+            f"prepare vocabulary {spec.name}: {spec.algorithm.value} of {spec.vocab_size} ids on "
+            f"{', '.join(s if isinstance(s, str) else s.name for s in spec.sets)}",
+            file=sys.stderr,
+            flush=True,
+        )
+        path, provenance, new = train_vocabulary(spec, root)
+        facts = f"{path} ({provenance['vocab_size']:,} ids, {provenance['hash'][:12]})"
+        if new:
+            progress.finish(facts)
+        else:
+            print(f"prepare vocabulary {spec.name}: already trained, {facts}", file=sys.stderr)

@@ -1,0 +1,281 @@
+"""Writes token stores: resumable, atomic, never over another one.
+
+A store is built in ``<path>.partial`` and renamed when it is whole. The text is tokenized in
+chunks, each kept as a part with the hashes of its text and of its tokens: after a kill, parts that
+are whole and of the same text are used again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from lossline.corpora import utf8
+from lossline.errors import UserError
+from lossline.files import building
+from lossline.stores import arrays, manifests
+from lossline.stores.manifests import Manifest
+from lossline.stores.token_store import TokenStore
+from lossline.stores.tokenization import CHUNK_BYTES, Tokenizer, Tokens, chunked, text_sha256
+from lossline.vocabularies.vocabulary import Vocabulary, VocabularySpec
+
+Report = Callable[[int], None]  # called with UTF-8 bytes of text
+
+
+@dataclass(frozen=True, kw_only=True)
+class Description:
+    """What a store's manifest says beside its counts; see ``Manifest``."""
+
+    name: str
+    split: str = "train"
+    source_task: str = "documents"
+    license: str = ""
+    job: str = ""
+
+
+def write_store(
+    path: str | Path,
+    documents: Iterable[str | bytes],
+    vocabulary: Vocabulary | VocabularySpec,
+    *,
+    name: str = "documents",
+    split: str = "train",
+    source_task: str = "documents",
+    license: str = "",
+    job: str = "",
+    processes: int = 1,
+    shard: int = arrays.SHARD,
+    chunk: int = CHUNK_BYTES,
+    report: Report = lambda done: None,
+    found: Report | None = None,
+) -> TokenStore:
+    """Tokenizes documents into a token store and opens it.
+
+    Where ``path`` already holds a store with the very same content, that one is opened.
+
+    Args:
+        path: folder to make.
+        documents: texts (``bytes`` must be UTF-8), in order.
+        vocabulary: a vocabulary, or its specification, which worker processes need.
+        name: the set's name; with ``split``, ``source_task``, ``license`` and ``job`` recorded in
+            the manifest.
+        processes: tokenizing processes.
+        shard: tokens per file.
+        chunk: characters tokenized at once, and done again at most after a kill.
+        report: progress; found: of it, what an earlier start had tokenized (default: told to
+            ``report`` like the rest).
+
+    Raises:
+        UserError: another store is there, no documents, text that is not UTF-8, another process at
+            work on the same path.
+    """
+    path = Path(path)
+    description = Description(
+        name=name, split=split, source_task=source_task, license=license, job=job
+    )
+    tokenizer = Tokenizer(vocabulary, processes=processes)
+    with building(path) as partial, _no_trace_of_mistakes(partial):
+        chunks = chunked(_texts(documents), chunk)
+        parts = _tokenize_parts(partial, chunks, tokenizer, report, found or report)
+        manifest = _assemble(partial, parts, tokenizer.vocabulary, description, shard=shard)
+        publish(partial, path, manifest)
+    return TokenStore.open(path)
+
+
+def publish(partial: Path, path: Path, manifest: Manifest) -> None:
+    """Makes ``partial`` the store at ``path``, or drops it where the same store is already.
+
+    Raises:
+        UserError: ``path`` holds something else.
+    """
+    if path.exists():
+        present = manifests.read(str(path), kind=manifest.kind)
+        if present.fingerprint != manifest.fingerprint:
+            raise UserError(
+                f"{path}: holds another store ({present.name}, {present.documents} documents, "
+                f"vocabulary {present.vocabulary.name}); choose another folder or delete it "
+                "yourself"
+            )
+        shutil.rmtree(partial)
+        return
+    manifests.write(partial, manifest)
+    os.replace(partial, path)
+
+
+@contextmanager
+def _no_trace_of_mistakes(partial: Path) -> Iterator[None]:
+    """Removes ``partial`` where a person's mistake came before any finished part."""
+    try:
+        yield
+    except UserError:
+        if not any((partial / "parts").glob("*")):
+            shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Part:
+    path: Path
+    documents: int
+    tokens: int
+
+    def load(self) -> Tokens:
+        with np.load(self.path, allow_pickle=False) as stored:
+            return Tokens(ids=stored["ids"], lengths=stored["lengths"], bytes=stored["bytes"])
+
+
+def _texts(documents: Iterable[str | bytes]) -> Iterator[str]:
+    for number, document in enumerate(documents):
+        try:
+            text = document.decode() if isinstance(document, bytes) else document
+        except UnicodeDecodeError as error:
+            raise UserError(
+                f"document {number} (from 0) is not UTF-8: {error}; leave it out or repair it"
+            ) from error
+        utf8.require(text, f"document {number} (from 0) is not UTF-8")
+        yield text
+
+
+def _tokenize_parts(
+    partial: Path,
+    chunks: Iterable[list[str]],
+    tokenizer: Tokenizer,
+    report: Report,
+    found: Report,
+) -> list[_Part]:
+    folder = partial / "parts"
+    folder.mkdir(exist_ok=True)
+    parts: dict[int, _Part] = {}
+    count = 0
+
+    def missing() -> Iterator[tuple[int, list[str]]]:
+        nonlocal count
+        for number, chunk in enumerate(chunks):
+            count = number + 1
+            part = _kept_part(folder, number, chunk, tokenizer.vocabulary)
+            if part is None:
+                yield number, chunk
+            else:
+                parts[number] = part
+                found(sum(len(text.encode()) for text in chunk))
+
+    for number, chunk, tokens in tokenizer.map(missing()):
+        parts[number] = _write_part(folder, number, chunk, tokens, tokenizer.vocabulary)
+        report(int(tokens.bytes.sum()))
+    return [parts[number] for number in range(count)]
+
+
+def _part_paths(folder: Path, number: int) -> tuple[Path, Path]:
+    return folder / f"{number:08d}.npz", folder / f"{number:08d}.json"
+
+
+def _write_part(
+    folder: Path, number: int, chunk: list[str], tokens: Tokens, vocabulary: Vocabulary
+) -> _Part:
+    data_path, facts_path = _part_paths(folder, number)
+    buffer = io.BytesIO()
+    np.savez(
+        buffer,
+        ids=tokens.ids.astype(id_dtype(vocabulary)),
+        lengths=tokens.lengths,
+        bytes=tokens.bytes,
+    )
+    data = buffer.getvalue()
+    facts = {
+        "text_sha256": text_sha256(chunk),
+        "vocabulary": vocabulary.hash,
+        "sha256": hashlib.sha256(data).hexdigest(),
+        "documents": len(chunk),
+        "tokens": len(tokens.ids),
+    }
+    for path, content in ((data_path, data), (facts_path, json.dumps(facts).encode())):
+        temporary = path.with_name(path.name + ".tmp")
+        temporary.write_bytes(content)
+        temporary.replace(path)
+    return _Part(path=data_path, documents=len(chunk), tokens=len(tokens.ids))
+
+
+def _kept_part(folder: Path, number: int, chunk: list[str], vocabulary: Vocabulary) -> _Part | None:
+    """The part that a killed writer made of the same text and vocabulary, if it is whole."""
+    data_path, facts_path = _part_paths(folder, number)
+    if not (data_path.is_file() and facts_path.is_file()):
+        return None
+    try:
+        facts = json.loads(facts_path.read_text())
+        same = (facts["text_sha256"], facts["vocabulary"]) == (text_sha256(chunk), vocabulary.hash)
+    except (ValueError, KeyError, TypeError):
+        return None
+    if not same or hashlib.sha256(data_path.read_bytes()).hexdigest() != facts["sha256"]:
+        return None
+    return _Part(path=data_path, documents=facts["documents"], tokens=facts["tokens"])
+
+
+def _assemble(
+    partial: Path,
+    parts: list[_Part],
+    vocabulary: Vocabulary,
+    description: Description,
+    *,
+    shard: int,
+) -> Manifest:
+    documents = sum(part.documents for part in parts)
+    if not documents:
+        raise UserError(
+            f"{description.name}/{description.split}: no documents, so no store; check the source"
+        )
+    tokens = sum(part.tokens for part in parts)
+    lengths: list[np.ndarray] = []
+    sizes: list[np.ndarray] = []
+
+    def blocks() -> Iterator[np.ndarray]:
+        for part in parts:
+            loaded = part.load()
+            lengths.append(loaded.lengths)
+            sizes.append(loaded.bytes)
+            yield loaded.ids
+
+    facts = {
+        "tokens": arrays.write(
+            partial / "tokens", blocks(), dtype=id_dtype(vocabulary), size=tokens, shard=shard
+        )
+    }
+    offsets = np.concatenate([[0], np.cumsum(np.concatenate(lengths))]).astype(np.int64)
+    small: dict[str, np.ndarray] = {
+        "offsets": offsets,
+        "document_bytes": np.concatenate(sizes).astype(np.int64),
+        "token_bytes": vocabulary.token_bytes,
+    }
+    for name, values in small.items():
+        facts[name] = arrays.write(
+            partial / name, [values], dtype=values.dtype.name, size=values.size
+        )
+    shutil.rmtree(partial / "parts")
+    return Manifest(
+        kind="text",
+        fingerprint=manifests.fingerprint(facts, vocabulary.facts),
+        name=description.name,
+        split=description.split,
+        source_task=description.source_task,
+        license=description.license,
+        vocabulary=vocabulary.facts,
+        documents=documents,
+        tokens=tokens,
+        bytes=int(small["document_bytes"].sum()),
+        dtype=id_dtype(vocabulary),
+        job=description.job,
+        arrays=facts,
+    )
+
+
+def id_dtype(vocabulary: Vocabulary) -> str:
+    """Smallest unsigned type that holds every id: ``uint16`` up to 65,536 of them."""
+    return "uint16" if vocabulary.vocab_size <= 1 << 16 else "uint32"

@@ -1,0 +1,151 @@
+"""Documents to arrays of token ids, in worker processes that know no TensorFlow."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import dataclass
+from itertools import chain, islice
+from multiprocessing import get_context
+from typing import Any, NoReturn
+
+import numpy as np
+
+from lossline.child_process import die_with_pool
+from lossline.errors import UserError
+from lossline.vocabularies import vocabulary as vocabularies
+from lossline.vocabularies.vocabulary import Vocabulary, VocabularySpec
+
+# Characters handed to a worker at once; also what a killed `prepare` may have to do again.
+CHUNK_BYTES = 1 << 21
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tokens:
+    """Documents: all ``ids``, with ``lengths`` (eos included) and text ``bytes`` of each."""
+
+    ids: np.ndarray
+    lengths: np.ndarray
+    bytes: np.ndarray
+
+
+def tokenize(texts: Sequence[str], vocabulary: Vocabulary) -> Tokens:
+    """Tokenizes documents and checks that the tokens stand for exactly their bytes.
+
+    Raises:
+        UserError: a document comes back changed.
+    """
+    encoded = vocabulary.encode_batch(texts)
+    sizes = np.array([len(text.encode()) for text in texts], np.int64)
+    for text, ids in zip(texts, encoded, strict=True):
+        if vocabulary.decode_bytes(ids) != text.encode():
+            _refuse_changed(vocabulary, text, ids)
+    lengths = np.array([len(ids) + 1 for ids in encoded], np.int64)
+    flat = np.full(int(lengths.sum()), vocabulary.eos_id, np.int32)
+    for ids, stop in zip(encoded, np.cumsum(lengths), strict=True):
+        flat[stop - 1 - len(ids) : stop - 1] = ids
+    return Tokens(ids=flat, lengths=lengths, bytes=sizes)
+
+
+def _refuse_changed(vocabulary: Vocabulary, text: str, ids: np.ndarray) -> NoReturn:
+    back = vocabulary.decode(ids)
+    pairs = enumerate(zip(text, back, strict=False))
+    place = next((i for i, (a, b) in pairs if a != b), min(len(text), len(back)))
+    start = max(0, place - 20)
+    before, after = text[start : place + 20], back[start : place + 20]
+    raise UserError(
+        f"vocabulary {vocabulary.name} does not keep the text {text[:60]!r}: from character "
+        f"{place} it gives back {after!r} for {before!r}; {vocabulary.remedy()}"
+    )
+
+
+def chunked(documents: Iterable[str], limit: int) -> Iterator[list[str]]:
+    """Consecutive documents in lists of about ``limit`` characters; depends on them alone."""
+    chunk: list[str] = []
+    size = 0
+    for document in documents:
+        chunk.append(document)
+        size += len(document)
+        if size >= limit:
+            yield chunk
+            chunk, size = [], 0
+    if chunk:
+        yield chunk
+
+
+def text_sha256(texts: Sequence[str]) -> str:
+    """Hash of a list of documents, their boundaries included."""
+    digest = hashlib.sha256()
+    for text in texts:
+        data = text.encode()
+        digest.update(b"%d\n" % len(data))
+        digest.update(data)
+    return digest.hexdigest()
+
+
+class Tokenizer:
+    """Tokenizes chunks of documents in order, on ``processes`` processes (1: in this one)."""
+
+    def __init__(self, spec: VocabularySpec | Vocabulary, *, processes: int = 1) -> None:
+        self._spec: Any = spec
+        self.vocabulary = spec if isinstance(spec, Vocabulary) else vocabularies.load(spec)
+        self._processes = 1 if isinstance(spec, Vocabulary) else processes
+
+    def map(
+        self, chunks: Iterable[tuple[int, list[str]]]
+    ) -> Iterator[tuple[int, list[str], Tokens]]:
+        """Yields ``(number, texts, tokens)`` for ``(number, texts)``, in order."""
+        source = iter(chunks)
+        first = list(islice(source, 2))
+        # Starting workers costs a second: not for a single chunk.
+        if self._processes <= 1 or len(first) < 2:
+            for number, texts in chain(first, source):
+                yield number, texts, tokenize(texts, self.vocabulary)
+            return
+        # Spawned, not forked: the parent may hold TensorFlow's threads, which do not survive a
+        # fork.
+        with ProcessPoolExecutor(
+            self._processes,
+            mp_context=get_context("spawn"),
+            initializer=_start_worker,
+            initargs=(self._spec,),
+        ) as pool:
+            yield from self._pipeline(pool, chain(first, source))
+
+    def _pipeline(
+        self, pool: ProcessPoolExecutor, chunks: Iterator[tuple[int, list[str]]]
+    ) -> Iterator[tuple[int, list[str], Tokens]]:
+        pending: list[tuple[int, list[str], Future[Tokens]]] = []
+
+        def submit(count: int) -> None:
+            for number, texts in islice(chunks, count):
+                pending.append((number, texts, pool.submit(_tokenize_in_worker, texts)))
+
+        submit(2 * self._processes)
+        try:
+            while pending:
+                number, texts, future = pending.pop(0)
+                tokens = future.result()
+                submit(1)
+                yield number, texts, tokens
+        finally:
+            for _, _, future in pending:
+                future.cancel()
+
+
+_worker_vocabulary: Vocabulary | None = None
+
+
+def _start_worker(spec: VocabularySpec) -> None:
+    import os
+
+    die_with_pool()
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # one process per core already
+    global _worker_vocabulary
+    _worker_vocabulary = vocabularies.load(spec)
+
+
+def _tokenize_in_worker(texts: list[str]) -> Tokens:
+    assert _worker_vocabulary is not None
+    return tokenize(texts, _worker_vocabulary)

@@ -1,0 +1,234 @@
+"""Pairs of losses (x, y) out of a loss table: of one checkpoint on two sets, or of two runs of
+equal scale.
+
+Train-to-test and validation lines pair one checkpoint with itself. Train-to-train and test-to-test
+lines pair checkpoints of two groups; where these share no N and D, the second group is interpolated
+in compute. `Pairs.how` says which.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+
+from lossline.errors import UserError
+from lossline.run_order import run_numbers
+
+__all__ = [
+    "UNITS",
+    "UNIT_WORDS",
+    "Pairing",
+    "Pairs",
+    "one_set",
+    "pair_checkpoints",
+    "pair_groups",
+    "same_checkpoints",
+]
+
+Array = np.ndarray
+
+UNIT_WORDS: Mapping[str, str] = {"loss": "nats per token", "bits_per_byte": "bits per byte"}
+UNITS = tuple(UNIT_WORDS)
+# Sources print N and D with few digits: they count as equal if they agree to this share.
+_SAME_SCALE = 1e-3
+_CHECKPOINT = ["run_id", "step"]
+# Columns of the runs behind a pair of two groups: that of x, and those that y lies between.
+_SOURCES = ("x_run", "y_run", "next_y_run")
+
+
+class Pairing(enum.StrEnum):
+    """How x and y were brought together."""
+
+    CHECKPOINT = "same checkpoint"
+    EQUAL_SCALE = "equal (N, D)"
+    INTERPOLATED = "interpolated in compute"
+    NONE = "no pairs"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Pairs:
+    """Points of one line, run by run in the order of their data (`run_order`), so that neither the
+    order of rows nor the names of runs can matter.
+
+    Attributes:
+      x, y: losses (M,), nats per token or bits per byte.
+      runs: run of each point (M,), the unit of resampling; a pair of runs reads "a | b".
+      sources: columns (M,) of the runs that each point's x and y were measured on; `runs` alone if
+        empty, as for points of one checkpoint each.
+      params, tokens, flops: N, D and C of x's checkpoint (M,), NaN where not recorded.
+      how: `Pairing`; left_out: checkpoints that found no partner or hold no loss.
+    """
+
+    x: Array
+    y: Array
+    runs: Array
+    params: Array
+    tokens: Array
+    flops: Array
+    how: Pairing
+    left_out: int = 0
+    sources: tuple[Array, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def __getitem__(self, keep: Array) -> Pairs:
+        """The points where the mask (M,) holds, or those at positions, in their order."""
+        columns = ("x", "y", "runs", "params", "tokens", "flops")
+        kept = {name: getattr(self, name)[keep] for name in columns}
+        sources = tuple(source[keep] for source in self.sources)
+        return dataclasses.replace(self, **kept, sources=sources)
+
+    def of_the_runs(self, points: Array) -> Array:
+        """Mask (M,) of all points that share a run with one of the mask `points` (M,)."""
+        sources = self.sources or (self.runs,)
+        runs = np.concatenate([source[points] for source in sources])
+        return np.any([np.isin(source, runs) for source in sources], axis=0)
+
+    @property
+    def n_runs(self) -> int:
+        return len(np.unique(self.runs))
+
+    @property
+    def run_numbers(self) -> Array:
+        """Run of each point as 0 to R - 1 (M,), numbered by the runs' data, not by their names."""
+        return run_numbers(self.runs, self.params, self.tokens, self.x, self.y)
+
+    @property
+    def allocation(self) -> Array:
+        """ln(D / N) (M,); NaN where unknown."""
+        with np.errstate(all="ignore"):
+            return np.log(self.tokens / self.params)
+
+
+def one_set(table: pd.DataFrame, eval_set: str, unit: str) -> pd.DataFrame:
+    """Measured rows of one set, with columns run_id, step, params, tokens, flops, value.
+
+    A checkpoint that is there twice counts once, by its lower loss, if its copies agree to 1e-6;
+    else `UserError`.
+    """
+    if unit not in UNITS:
+        raise UserError(f"unit {unit!r} is unknown; choose one of {', '.join(UNITS)}")
+    rows = table[(table["eval_set"] == eval_set) & (table["status"] == "ok")]
+    value = pd.to_numeric(rows[unit], errors="coerce").astype(float)
+    frame = rows[["run_id", "step", "params", "tokens", "flops"]].assign(value=value)
+    frame = frame[np.isfinite(value) & (value > 0)]
+    copies = frame.groupby(_CHECKPOINT)["value"].agg(["min", "max"])
+    torn = copies[copies["max"] > copies["min"] * (1 + 1e-6)]
+    if len(torn):
+        run, step = torn.index[0]
+        raise UserError(
+            f"eval_set {eval_set!r}: run {run!r}, step {step} is there twice with different losses "
+            f"({torn['min'].iloc[0]:.6g}, {torn['max'].iloc[0]:.6g}); keep one of the two rows"
+        )
+    rising = frame["value"].to_numpy().argsort(kind="stable")
+    lower = rising[~frame.iloc[rising].duplicated(_CHECKPOINT).to_numpy()]
+    return frame.iloc[np.sort(lower)]
+
+
+def _scale(frame: pd.DataFrame) -> pd.DataFrame:
+    """Fills C = 6 N D where it is not recorded."""
+    flops = frame["flops"].astype(float)
+    known = 6.0 * frame["params"].astype(float) * frame["tokens"].astype(float)
+    return frame.assign(flops=flops.where(flops.notna(), known))
+
+
+def _pairs(frame: pd.DataFrame, how: Pairing, left_out: int) -> Pairs:
+    numbers = {
+        name: frame[name].to_numpy(dtype=float, na_value=np.nan)
+        for name in ("x", "y", "params", "tokens", "flops")
+    }
+    runs = frame["run_id"].astype(str).to_numpy(dtype=str)
+    how = how if len(frame) else Pairing.NONE
+    sources = tuple(frame[name].to_numpy(dtype=str) for name in _SOURCES if name in frame)
+    pairs = Pairs(runs=runs, how=how, left_out=left_out, sources=sources, **numbers)
+    return pairs[np.lexsort((pairs.y, pairs.x, pairs.tokens, pairs.run_numbers))]
+
+
+def pair_checkpoints(table: pd.DataFrame, x_set: str, y_set: str, *, unit: str = "loss") -> Pairs:
+    """Losses of the same checkpoints on two sets."""
+    return same_checkpoints(one_set(table, x_set, unit), one_set(table, y_set, unit))
+
+
+def same_checkpoints(x: pd.DataFrame, y: pd.DataFrame) -> Pairs:
+    """Pairs out of the rows of two sets, as `one_set` gives them."""
+    both = x.rename(columns={"value": "x"}).merge(
+        y[[*_CHECKPOINT, "value"]].rename(columns={"value": "y"}), on=_CHECKPOINT, how="inner"
+    )
+    return _pairs(_scale(both), Pairing.CHECKPOINT, len(x) + len(y) - 2 * len(both))
+
+
+def pair_groups(
+    x_table: pd.DataFrame, y_table: pd.DataFrame, x_set: str, y_set: str, *, unit: str = "loss"
+) -> Pairs:
+    """Losses of two groups of runs, x of the first on `x_set`, y of the second on `y_set`.
+
+    Checkpoints of equal N and D are paired one to one; where a group has several runs of one N and
+    D, by lot, the same lot for any names of runs and order of rows. If fewer than three are paired,
+    frontier meets frontier: the runs of the first group that have the lowest loss up to their
+    compute are paired with that of the second, interpolated linearly in ln C and ln y, never beyond
+    its ends.
+    """
+    x = _scale(one_set(x_table, x_set, unit)).rename(columns={"value": "x"})
+    y = _scale(one_set(y_table, y_set, unit)).rename(columns={"value": "y"})
+    equal = _equal_scale(x, y)
+    if len(equal) >= 3 or not len(x) or not len(y):
+        return _pairs(equal, Pairing.EQUAL_SCALE, len(x) + len(y) - 2 * len(equal))
+    inter = _interpolated(x, y)
+    return _pairs(inter, Pairing.INTERPOLATED, len(x) - len(inter))
+
+
+def _equal_scale(x: pd.DataFrame, y: pd.DataFrame) -> pd.DataFrame:
+    """One-to-one partners by N and D."""
+    x, y = _by_scale(x, "x"), _by_scale(y, "y")
+    with np.errstate(all="ignore"):
+        place_x, place_y = (np.log(f[["params", "tokens"]].to_numpy(float)) for f in (x, y))
+    taken = np.zeros(len(y), bool)
+    partner = np.full(len(x), -1)
+    for i, place in enumerate(place_x):
+        distance = np.abs(place_y - place).max(axis=1) if len(place_y) else np.empty(0)
+        distance[taken | ~np.isfinite(distance)] = np.inf
+        if len(distance) and distance.min() < _SAME_SCALE:
+            partner[i] = int(distance.argmin())
+            taken[partner[i]] = True
+    has = partner >= 0
+    mate = y.iloc[partner[has]].reset_index(drop=True)
+    paired = x[has].reset_index(drop=True)
+    return paired.assign(
+        y=mate["y"],
+        run_id=paired["run_id"] + " | " + mate["run_id"],
+        x_run=paired["run_id"],
+        y_run=mate["run_id"],
+    )
+
+
+def _by_scale(frame: pd.DataFrame, axis: str) -> pd.DataFrame:
+    """Rows by N and D; runs of one N and D by lot. In the order of their losses, the best would
+    meet the best, and noise would pass for a line."""
+    number = run_numbers(frame["run_id"], frame["params"], frame["tokens"], frame[axis])
+    lots = np.random.default_rng(ord(axis)).permutation(frame["run_id"].nunique())
+    order = ["params", "tokens", "lot", "step"]
+    return frame.assign(lot=lots[number]).sort_values(order).reset_index(drop=True)
+
+
+def _interpolated(x: pd.DataFrame, y: pd.DataFrame) -> pd.DataFrame:
+    frontier = y.dropna(subset=["flops"]).sort_values(["flops", "y"])
+    frontier = frontier[frontier["y"] <= frontier["y"].cummin()].drop_duplicates("flops")
+    x = x.dropna(subset=["flops"])
+    if len(frontier) < 2 or not len(x):
+        return x.iloc[:0].assign(y=pd.Series(dtype=float))
+    compute = np.log(frontier["flops"].to_numpy(float))
+    wanted = np.log(x["flops"].to_numpy(float))
+    inside = (wanted >= compute[0]) & (wanted <= compute[-1])
+    y_at = np.exp(np.interp(wanted, compute, np.log(frontier["y"].to_numpy(float))))
+    run = frontier["run_id"].to_numpy(dtype=str)
+    before = np.searchsorted(compute, wanted, side="right") - 1
+    after = np.minimum(np.searchsorted(compute, wanted), len(run) - 1)
+    x = x.assign(y=y_at, x_run=x["run_id"], y_run=run[before], next_y_run=run[after])
+    # Frontier against frontier: a run far from optimal on x would meet an optimal y.
+    best = x[inside].sort_values(["flops", "x"])
+    return best[best["x"] <= best["x"].cummin()].drop_duplicates("flops")

@@ -1,0 +1,1 @@
+"""Vocabularies: bytes, SentencePiece, Hugging Face, tiktoken. Text to ids and back, exactly."""

@@ -1,0 +1,196 @@
+"""``tokenizer.json`` files of the Hugging Face tokenizers library as vocabularies."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from lossline.errors import UserError
+from lossline.vocabularies import tokenizer_json
+from lossline.vocabularies.vocabulary import (
+    METASPACE,
+    HuggingFace,
+    Normalization,
+    Vocabulary,
+    default_name,
+    drop_remedy,
+)
+
+EOS_TOKENS = ("<|endoftext|>", "</s>", "<eos>", "<|end_of_text|>", "<|end▁of▁sentence|>", "[EOS]")
+PAD_TOKENS = ("<|padding|>", "<pad>", "[PAD]", "<|pad|>", "<|finetune_right_pad_id|>")
+_BYTE_PIECE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
+
+
+class HuggingFaceVocabulary(Vocabulary):
+    """A ``tokenizer.json``: byte-level (GPT-2, NeoX, Llama 3) or byte fallback (Llama 2).
+
+    Tokens that the file adds as special stand for no text: their names in a text are cut like any
+    other. Tokens that it adds as not special are cut out of a text wherever it holds them. Dropout
+    and sampling are switched off.
+    """
+
+    def __init__(self, spec: HuggingFace) -> None:
+        self._spec = spec
+        description = tokenizer_json.read(spec.path)
+        tokenizer_json.switch_off_sampling(description)
+        # Post-processors add special tokens, truncation and padding change lengths: none of it is
+        # part of the text.
+        description.update(post_processor=None, truncation=None, padding=None)
+        specials = {spec.eos_token, spec.pad_token, *EOS_TOKENS, *PAD_TOKENS}
+        for added in tokenizer_json.added_tokens(description):
+            added["special"] = added.get("special") or added.get("content") in specials
+        if spec.normalization is Normalization.DROP:
+            tokenizer_json.drop_text_changes(description)
+        self._replaced_texts = tokenizer_json.replaced_texts(description)
+        self._tokenizer = _build(description, spec.path)
+        self._metaspace = not _is_byte_level(description)
+        pieces = _pieces(self._tokenizer, description, byte_level=not self._metaspace)
+        byte_ids = {piece: i for i, piece in enumerate(pieces) if len(piece) == 1}
+        self._metaspace_ids = [byte_ids.get(bytes([b])) for b in METASPACE.encode()]
+        self._notation = _notation(self._tokenizer, description, byte_level=not self._metaspace)
+        name = spec.name or default_name(spec.path)
+        vocabulary = self._tokenizer.get_vocab(with_added_tokens=True)
+        eos = _find(vocabulary, spec.eos_token, EOS_TOKENS)
+        if eos is None:
+            raise UserError(
+                f"vocabulary {name}: {spec.path} has no eos token "
+                f"{spec.eos_token or 'known by name'}; set huggingface.eos_token"
+            )
+        pad = _find(vocabulary, spec.pad_token, PAD_TOKENS)
+        if pad is None and spec.pad_token:
+            raise UserError(
+                f"vocabulary {name}: {spec.path} has no token {spec.pad_token!r}; set "
+                "huggingface.pad_token"
+            )
+        pad = eos if pad is None else pad
+        canonical = json.dumps(description, sort_keys=True, ensure_ascii=False).encode()
+        super().__init__(
+            name=name,
+            kind="huggingface",
+            pieces=pieces,
+            eos_id=eos,
+            pad_id=pad,
+            content=hashlib.sha256(canonical).hexdigest(),
+        )
+
+    def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
+        if self._notation and any(map(self._notation.search, texts)):
+            return [self._encode_around_notation(text, self._notation) for text in texts]
+        return [np.array(ids, np.int32) for ids in self._ids(list(texts))]
+
+    def _probes(self) -> list[str]:
+        added = self._tokenizer.get_added_tokens_decoder().values()
+        texts = [*self._replaced_texts, *(token.content for token in added if not token.special)]
+        return [*super()._probes(), *(f"a  {text}  b{text}c" for text in texts)]
+
+    def remedy(self) -> str:
+        return drop_remedy(self._spec) or super().remedy()
+
+    def _encode_around_notation(self, text: str, notation: re.Pattern[str]) -> np.ndarray:
+        cuts = [(0, 0), *(match.span() for match in notation.finditer(text)), (len(text), 0)]
+        parts = self._ids([text[start:stop] for (_, start), (stop, _) in pairwise(cuts)])
+        ids = list(parts[0])
+        for (start, stop), part in zip(cuts[1:-1], parts[1:], strict=True):
+            ids += [i for i in self._metaspace_ids if stop > start and i is not None]
+            ids += part
+        return np.array(ids, np.int32)
+
+    def _ids(self, texts: list[str]) -> list[list[int]]:
+        try:
+            encodings = self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+        except Exception as error:  # the library raises nothing narrower
+            raise UserError(
+                f"vocabulary {self.name} (huggingface) has no token for some text ({error}); "
+                f"{self.remedy()}"
+            ) from error
+        return [encoding.ids for encoding in encodings]
+
+
+def _build(description: dict[str, Any], path: str) -> Any:
+    from tokenizers import Tokenizer
+
+    try:
+        tokenizer = Tokenizer.from_str(json.dumps(description))
+    except Exception as error:  # the library raises nothing narrower
+        raise UserError(
+            f"vocabulary: {path} cannot be read by the tokenizers library: {error}"
+        ) from error
+    # "<|endoftext|>" inside a document is thirteen characters of text.
+    tokenizer.encode_special_tokens = True
+    return tokenizer
+
+
+def _is_byte_level(description: dict[str, Any]) -> bool:
+    def mentions(step: Any) -> bool:
+        if isinstance(step, dict):
+            return step.get("type") == "ByteLevel" or any(map(mentions, step.values()))
+        return isinstance(step, list) and any(map(mentions, step))
+
+    return any(mentions(description.get(key)) for key in ("pre_tokenizer", "decoder", "normalizer"))
+
+
+def _pieces(tokenizer: Any, description: dict[str, Any], *, byte_level: bool) -> list[bytes]:
+    vocabulary = tokenizer.get_vocab(with_added_tokens=True)
+    pieces = [b""] * (max(vocabulary.values()) + 1)
+    characters = byte_characters()
+    unknown = description["model"].get("unk_token")
+    for token, token_id in vocabulary.items():
+        byte = _BYTE_PIECE.fullmatch(token)
+        if token == unknown:
+            continue
+        if byte_level:
+            pieces[token_id] = bytes(characters[c] for c in token if c in characters)
+        elif byte:
+            pieces[token_id] = bytes.fromhex(byte.group(1))
+        else:
+            pieces[token_id] = _plain(token).encode()
+    for token_id, added in tokenizer.get_added_tokens_decoder().items():
+        # What is matched after normalization has the space that Replace or Prepend wrote.
+        matched = added.content if byte_level or not added.normalized else _plain(added.content)
+        pieces[token_id] = b"" if added.special else matched.encode()
+    return pieces
+
+
+def _plain(token: str) -> str:
+    return token.replace(METASPACE, " ")
+
+
+def _notation(
+    tokenizer: Any, description: dict[str, Any], *, byte_level: bool
+) -> re.Pattern[str] | None:
+    """Where a text is cut, so that what it holds is not taken for the tokenizer's own notation.
+
+    At a metaspace, which goes through its bytes. In a Unigram also after the first character of the
+    name of a special or of a byte (``<0x41>``): it finds every piece by its name, those too.
+    """
+    places = [] if byte_level else [METASPACE]
+    if description["model"].get("type") == "Unigram":
+        added = tokenizer.get_added_tokens_decoder().values()
+        names = [token.content for token in added if token.special]
+        names += [] if byte_level else [f"<0x{byte:02X}>" for byte in range(256)]
+        names += [tokenizer.id_to_token(description["model"].get("unk_id") or 0) or ""]
+        rests: dict[str, list[str]] = {}
+        for name in filter(lambda name: len(name) > 1, names):
+            rests.setdefault(re.escape(name[0]), []).append(re.escape(name[1:]))
+        places += [f"(?<={first})(?={'|'.join(rest)})" for first, rest in rests.items()]
+    return re.compile("|".join(places)) if places else None
+
+
+def _find(vocabulary: dict[str, int], wanted: str, known: Sequence[str]) -> int | None:
+    candidates = [wanted] if wanted else known
+    return next((vocabulary[token] for token in candidates if token in vocabulary), None)
+
+
+def byte_characters() -> dict[str, int]:
+    """GPT-2's printable stand-ins for bytes: character -> byte (openai/gpt-2, encoder.py)."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [byte for byte in range(256) if byte not in printable]
+    table = {chr(byte): byte for byte in printable}
+    table.update({chr(256 + i): byte for i, byte in enumerate(others)})
+    return table

@@ -1,0 +1,146 @@
+"""Files of tiktoken ranks as vocabularies."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from lossline.errors import UserError
+from lossline.installing import install_extra
+from lossline.vocabularies.vocabulary import Tiktoken, Vocabulary, default_name
+
+MAX_RANK = 1 << 24  # pieces are a list with a place for each rank; published files end at 200,018
+
+# The patterns of the published encodings (openai/tiktoken, tiktoken_ext/openai_public.py; MIT).
+_GPT2 = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"""
+_CL100K = (
+    r"""'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}++|\p{N}{1,3}+"""
+    r"""| ?[^\s\p{L}\p{N}]++[\r\n]*+|\s++$|\s*[\r\n]|\s+(?!\S)|\s"""
+)
+_O200K = "|".join(
+    [
+        r"""[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?""",
+        r"""[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?""",
+        r"""\p{N}{1,3}""",
+        r""" ?[^\s\p{L}\p{N}]+[\r\n/]*""",
+        r"""\s*[\r\n]+""",
+        r"""\s+(?!\S)""",
+        r"""\s+""",
+    ]
+)
+PATTERNS = {
+    "gpt2": _GPT2,
+    "r50k_base": _GPT2,
+    "p50k_base": _GPT2,
+    "p50k_edit": _GPT2,
+    "cl100k": _CL100K,
+    "cl100k_base": _CL100K,
+    "o200k": _O200K,
+    "o200k_base": _O200K,
+    "o200k_harmony": _O200K,
+}
+
+
+class TiktokenVocabulary(Vocabulary):
+    """Byte-pair ranks in tiktoken's format, with one special token after the last rank."""
+
+    def __init__(self, spec: Tiktoken) -> None:
+        try:
+            import tiktoken
+        except ImportError as error:
+            raise UserError(
+                f"tiktoken vocabularies need the package tiktoken; {install_extra('data')}"
+            ) from error
+        ranks = _read(spec.path)
+        eos = max(ranks.values()) + 1
+        pattern = PATTERNS.get(spec.pattern, spec.pattern)
+        name = spec.name or default_name(spec.path)
+        if pattern.isidentifier():
+            raise UserError(
+                f"tiktoken.pattern: no pattern {pattern!r}; use {', '.join(PATTERNS)} or a regular "
+                "expression"
+            )
+        try:
+            self._encoding = tiktoken.Encoding(
+                name, pat_str=pattern, mergeable_ranks=ranks, special_tokens={spec.eos_token: eos}
+            )
+        except ValueError as error:
+            raise UserError(
+                f"tiktoken.pattern {pattern!r} is no regular expression: {error}; correct it or "
+                f"use {', '.join(PATTERNS)}"
+            ) from error
+        pieces = [b""] * (eos + 1)
+        for piece, rank in ranks.items():
+            pieces[rank] = piece
+        content = hashlib.sha256(pattern.encode())
+        for piece, rank in sorted(ranks.items(), key=lambda item: item[1]):
+            content.update(b"%d %s\n" % (rank, base64.b64encode(piece)))
+        super().__init__(
+            name=name,
+            kind="tiktoken",
+            pieces=pieces,
+            eos_id=eos,
+            pad_id=eos,
+            content=content.hexdigest(),
+        )
+
+    def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
+        return [np.array(self._encode_ordinary(text), np.int32) for text in texts]
+
+    def _encode_ordinary(self, text: str) -> list[int]:
+        try:
+            return self._encoding.encode_ordinary(text)
+        except BaseException as error:  # a panic of the library's Rust is no Exception
+            if type(error).__name__ != "PanicException":
+                raise
+            raise UserError(
+                f"vocabulary {self.name}: its pattern cannot cut the text {text[:40]!r} of "
+                f"{len(text)} characters ({error}); set store.max_document_kilobytes, or leave out "
+                "the document"
+            ) from error
+
+    def remedy(self) -> str:
+        return f"set tiktoken.pattern to one that drops no character: {', '.join(PATTERNS)}"
+
+
+def _read(path: str) -> dict[bytes, int]:
+    ranks: dict[bytes, int] = {}
+    line_of: dict[int, int] = {}
+    for number, line in enumerate(Path(path).read_bytes().splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            token, rank = _token_and_rank(line)
+        except ValueError as error:
+            raise UserError(
+                f"vocabulary: {path} is not a file of tiktoken ranks (lines of base64 and a "
+                f"number), line {number}: {error}; correct the line"
+            ) from error
+        if ranks.get(token, rank) != rank or (rank in line_of and token not in ranks):
+            first = line_of[ranks.get(token, rank)]
+            raise UserError(
+                f"vocabulary: {path}, line {number}: repeats the token or the rank of line "
+                f"{first}; give each token one rank"
+            )
+        ranks[token] = rank
+        line_of[rank] = number
+    missing = [value for value in range(256) if bytes([value]) not in ranks]
+    if missing:
+        raise UserError(
+            f"vocabulary: {path} lacks a rank for byte {missing[0]}; ranks must hold all 256 bytes"
+        )
+    return ranks
+
+
+def _token_and_rank(line: bytes) -> tuple[bytes, int]:
+    parts = line.split()
+    if len(parts) != 2:
+        raise ValueError(f"{len(parts)} words in place of two")
+    token, rank = base64.b64decode(parts[0], validate=True), int(parts[1])
+    if not token or not 0 <= rank < MAX_RANK:
+        raise ValueError(f"empty token, or rank {rank} outside 0 to {MAX_RANK - 1}")
+    return token, rank

@@ -1,0 +1,485 @@
+"""`lossline.fit`: a table in, a folder out; nothing overwritten, nothing half-written, one bad
+group no harm."""
+
+import dataclasses
+import json
+import math
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from planted_study import Study
+
+from lossline import stages as progress
+from lossline import tables
+from lossline.attribution import AttributionOptions
+from lossline.attribution.results import Verdict
+from lossline.cli import fit_command
+from lossline.cli.fit_command import BadRows, FitCommand, fit_to_folder
+from lossline.errors import UserError
+from lossline.fits import files as study_files
+from lossline.fits.files import load_results
+from lossline.fits.fitting import StudyFitOptions, fit_study
+from lossline.lines.fitting import LineOptions
+from lossline.reporting import write_report
+
+QUICK = {
+    "x_sets": ("legal",),
+    "lines": LineOptions(resamples=20),
+    "attribution": AttributionOptions(resamples=0),
+    "law_resamples": 0,
+}
+
+
+@pytest.fixture(scope="module")
+def table() -> pd.DataFrame:
+    """Two sets, two architectures: enough for every part of a fit, small enough to fit in a
+    second."""
+    study = Study(
+        moves={"pretraining_data": {"python": 0.6}},
+        sets={"legal": 0.0, "wiki": 0.3, "hellaswag": 0.8},
+    )
+    whole = study.table()
+    return whole[(whole.tokenizer == "bpe") & (whole.schedule == "cosine")].reset_index(drop=True)
+
+
+@pytest.fixture(scope="module")
+def few(table) -> pd.DataFrame:
+    """One architecture, two sets."""
+    keep = (table.architecture == "llama") & (table.pretraining_data != "pubmed")
+    return table[keep].reset_index(drop=True)
+
+
+@pytest.fixture
+def saved(table, tmp_path) -> Path:
+    return tables.write(table, tmp_path / "losses.parquet")
+
+
+def command(saved: Path, **changes) -> FitCommand:
+    given = {"table": str(saved), "out": str(saved.parent / "fits"), "report": False, **QUICK}
+    return FitCommand(**(given | changes))
+
+
+@pytest.fixture(scope="module")
+def results(table):
+    return fit_study(table, StudyFitOptions(**QUICK))
+
+
+@pytest.fixture
+def instant(results, monkeypatch):
+    """Fitting takes no time, for tests of what becomes of the folder."""
+    monkeypatch.setattr(fit_command, "fit_study", lambda table, options, say: results)
+
+
+def test_results_of_other_code_are_not_up_to_date(table, saved, tmp_path, monkeypatch):
+    """Between two versions the code changes too."""
+    package = tmp_path / "package"
+    shutil.copytree(Path(fit_command.lossline.__file__).parent, package)
+    before = fit_command.fit_fingerprint(table, command(saved))
+    monkeypatch.setattr(fit_command.lossline, "__file__", str(package / "__init__.py"))
+    assert fit_command.fit_fingerprint(table, command(saved)) == before
+    for room in ("laws", "lines", "matching", "attribution", "fits", "tables", "options"):
+        with (package / room / "__init__.py").open("a") as code:
+            code.write("# other\n")
+        after = fit_command.fit_fingerprint(table, command(saved))
+        assert after != before, room
+        before = after
+
+
+def test_every_part_is_there(results):
+    assert len(results.lines) == 2 * 6 * 2  # units × groups × y sets
+    assert all(line.drawable for line in results.lines)
+    assert len(results.compute_laws) == 2 * 6 * 3
+    assert results.attribution.factor("pretraining_data").verdict is Verdict.MOVES
+    assert results.excluded.empty
+
+
+def test_every_long_stage_says_how_far_it_is(few, tmp_path, monkeypatch):
+    monkeypatch.setattr(progress, "_EVERY", 0.0)  # seconds: everything there is to say
+    heard = []
+    options = StudyFitOptions(lines=LineOptions(resamples=20), law_resamples=20)
+    results = fit_study(few, options, say=heard.append)
+    write_report(results, tmp_path, say=heard.append)
+    count = len(results.lines)
+    assert f"  {count - 1} of {count} lines" in heard
+    for stage in ("laws resampled (loss)", "held-out sets", "figures/overview.png"):
+        assert any(stage in line for line in heard), stage
+
+
+def test_largest_runs_are_held_out_and_predicted(results):
+    heldout = results.heldout
+    largest = results.table.groupby("run_id")["params"].first()
+    assert (largest[heldout.run_id.unique()] > 1.5e6).all()
+    error = heldout.groupby("method")["relative_error"].apply(lambda values: values.abs().median())
+    assert error["line"] < 0.03
+    assert {"line", "straight line", "nearest run"} <= set(error.index)
+    line = next(line for line in results.lines if line.unit == "loss" and line.y_set == "wiki")
+    own = heldout[(heldout.method == "line") & (heldout.unit == "loss") & (heldout.y_set == "wiki")]
+    for name, value in line.group.items():
+        own = own[own[name] == value]
+    assert line.heldout_error == pytest.approx(own.relative_error.abs().mean())
+
+
+@pytest.mark.parametrize("lacking", ["ranking", "factors/0/ratio", "factors/0/effects/0/margin"])
+def test_results_of_an_older_version_are_refused_in_one_line(results, tmp_path, lacking):
+    (tmp_path / study_files.MARK).write_text("{}")
+    study_files.save_results(results, tmp_path)
+    file = tmp_path / "attribution.json"
+    tree = part = json.loads(file.read_text())
+    *path, last = lacking.split("/")
+    for key in path:
+        part = part[int(key) if key.isdigit() else key]
+    del part[last]
+    file.write_text(json.dumps(tree))
+    with pytest.raises(UserError, match=r"another version of lossline; fit again .* --replace"):
+        load_results(tmp_path)
+    file.unlink()
+    with pytest.raises(UserError, match="another version of lossline"):
+        load_results(tmp_path)
+
+
+def test_results_survive_the_disk(results, tmp_path):
+    (tmp_path / study_files.MARK).write_text("{}")
+    study_files.save_results(results, tmp_path)
+    again = load_results(tmp_path)
+    pd.testing.assert_frame_equal(again.table, results.table)
+    x = np.linspace(3.5, 5, 4)
+    for before, after in zip(results.lines, again.lines, strict=True):
+        np.testing.assert_allclose(after.predict(x), before.predict(x))
+        np.testing.assert_allclose(after.band(x), before.band(x))
+        assert (after.status, after.group, after.kind) == (before.status, before.group, before.kind)
+    assert len(again.compute_laws) == len(results.compute_laws)
+    pd.testing.assert_frame_equal(again.attribution.effects(), results.attribution.effects())
+    pd.testing.assert_frame_equal(again.heldout, results.heldout, check_dtype=False)
+    flat = pd.read_parquet(tmp_path / "lines.parquet")
+    assert {"group.architecture", "parameters.K", "x_range.0", "r2", "r2_linear", "status"} <= set(
+        flat.columns
+    )
+
+
+def test_one_bad_group_leaves_the_rest(table):
+    lone = table[
+        (table.architecture == "llama")
+        & (table.pretraining_data == "wiki")
+        & (table.params < 1.5e6)
+    ]
+    flat = lone.assign(run_id="flat", architecture="gru", loss=3.0, bits_per_byte=1.0)
+    alone = lone.assign(run_id="alone", architecture="rnn")
+    results = fit_study(tables.concat([table, flat, alone]), StudyFitOptions(**QUICK))
+    by_group = {(line.group["architecture"], line.drawable) for line in results.lines}
+    assert ("llama", True) in by_group and ("mamba", True) in by_group
+    bad = [line for line in results.lines if line.group["architecture"] in ("gru", "rnn")]
+    assert bad and all(line.message and not line.drawable for line in bad)
+
+
+def test_left_out_rows_are_listed_with_their_reason(table):
+    table = table.copy()
+    table.loc[:1, ["status", "message"]] = ["excluded", "diverged"]
+    excluded = fit_study(table, StudyFitOptions(**QUICK)).excluded
+    assert excluded.rows.sum() == 2
+    assert excluded.reason.tolist() == ["excluded: diverged"]
+
+
+def test_a_table_without_measurements(table):
+    with pytest.raises(UserError, match="nothing to fit"):
+        fit_study(table.assign(status="excluded"))
+
+
+def test_sets_with_accuracies_alone_are_named(few):
+    quiz = few[few.eval_set == "wiki"].assign(eval_set="quiz", kind="task", accuracy=0.5)
+    for column in ("loss", "bits_per_byte", "nats", "target_tokens", "target_bytes"):
+        quiz[column] = np.nan
+    with_quiz = tables.concat([few, quiz])
+    excluded = fit_study(with_quiz, StudyFitOptions(**QUICK)).excluded
+    assert excluded.what.tolist() == ["quiz"] and excluded.rows.tolist() == [len(quiz)]
+    assert "accuracies alone" in excluded.reason.iloc[0]
+
+
+def test_one_set_alone_has_laws_and_no_lines(few, capsys, tmp_path):
+    own = few[few.eval_set == "wiki"].assign(eval_set="own")
+    tables.write(own, tmp_path / "own.parquet")
+    quick = {"x_sets": (), "attribution": AttributionOptions(resamples=0)}
+    results = fit_to_folder(command(tmp_path / "own.parquet", **quick))
+    assert results.lines == ()
+    printed = capsys.readouterr().out
+    assert "no validation loss but that of each run's own data" in printed
+    assert "No lines: they need two sets, one of them of validation; " in printed
+    law = results.compute_laws[0]
+    assert f"wiki, bpe on own: {law.equation}: E = {law.parameters['E']:.4g}" in printed
+
+
+def test_unknown_sets_and_units_are_named(table):
+    with pytest.raises(
+        UserError, match="no evaluation set 'c5' in the table; it has hellaswag, legal, wiki"
+    ):
+        fit_study(table, StudyFitOptions(**(QUICK | {"x_sets": ("c5",)})))
+    for name, expected in (
+        ("nats", "is no fact of a run"),
+        ("architectur", "did you mean 'archit"),
+    ):
+        with pytest.raises(UserError, match=f"cannot group by '{name}': .*{expected}"):
+            fit_study(table, StudyFitOptions(**(QUICK | {"group_by": (name,)})))
+    with pytest.raises(UserError, match="'nats' is unknown; choose of loss, bits_per_byte"):
+        StudyFitOptions(units=("nats",))
+
+
+def test_same_inputs_are_up_to_date_and_others_never_overwritten(saved, table, capsys, instant):
+    assert fit_to_folder(command(saved)) is not None
+    verdict = (saved.parent / "fits" / "verdict.txt").read_text()
+    assert fit_to_folder(command(saved)) is None
+    assert "fits is up to date" in capsys.readouterr().out
+    with pytest.raises(
+        UserError, match="of other inputs or of other code; choose another --out, or give --replace"
+    ):
+        fit_to_folder(command(saved, law_resamples=2))
+    tables.write(table.assign(loss=table.loss + 0.01, bits_per_byte=np.nan), saved)
+    with pytest.raises(UserError, match="other inputs"):
+        fit_to_folder(command(saved))
+    assert (saved.parent / "fits" / "verdict.txt").read_text() == verdict
+    assert fit_to_folder(command(saved, replace=True)) is not None
+    assert sorted(path.name for path in saved.parent.iterdir()) == ["fits", "losses.parquet"]
+
+
+def test_a_foreign_folder_is_never_touched(saved):
+    out = saved.parent / "thesis"
+    out.mkdir()
+    (out / "chapter.txt").write_text("years of work")
+    with pytest.raises(UserError, match="holds no results of lossline"):
+        fit_to_folder(command(saved, out=str(out), replace=True))
+    assert [path.name for path in out.iterdir()] == ["chapter.txt"]
+
+
+def test_an_empty_folder_is_free(saved, instant):
+    (saved.parent / "fits").mkdir()
+    assert fit_to_folder(command(saved)) is not None
+
+
+def test_an_interrupted_fit_leaves_nothing(saved, monkeypatch, instant):
+    def interrupted(results, folder):
+        (folder / "lines.json").write_text("[")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(fit_command, "save_results", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        fit_to_folder(command(saved))
+    assert [path.name for path in saved.parent.iterdir()] == ["losses.parquet"]
+
+
+def test_a_place_that_refuses_says_so_before_the_fit(saved, monkeypatch):
+    def fitted(*_, **__):
+        raise AssertionError("fitted first")
+
+    monkeypatch.setattr(fit_command, "fit_study", fitted)
+    with pytest.raises((OSError, UserError)):
+        fit_to_folder(command(saved, out=str(saved / "fits")))  # below a file
+    assert [path.name for path in saved.parent.iterdir()] == ["losses.parquet"]
+
+
+def test_what_a_killed_fit_left_is_removed(saved, instant):
+    left = saved.parent / ".fits.partial-999999999"
+    left.mkdir()
+    (left / "lines.json").write_text("[")
+    fit_to_folder(command(saved))
+    assert not left.exists()
+
+
+def test_bad_rows_are_refused_on_demand_and_else_left_out(saved, table, capsys):
+    broken = table.copy()
+    broken.loc[3, "loss"] = -1.0
+    broken.to_parquet(saved)
+    with pytest.raises(UserError, match=r"column 'loss', row 4: -1 is negative"):
+        fit_to_folder(command(saved, bad_rows=BadRows.REFUSE))
+    results = fit_to_folder(command(saved))
+    printed = capsys.readouterr().out
+    assert printed.count("-1 is negative") == 2  # while reading, and at the end
+    assert results.excluded.rows.sum() == 1
+    assert all(line.drawable for line in results.lines)
+    again = load_results(saved.parent / "fits").excluded
+    assert "-1 is negative" in again.reason.iloc[0]
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess:
+    line = [sys.executable, "-m", "lossline.fit", *arguments]
+    return subprocess.run(line, capture_output=True, text=True, check=False)
+
+
+def test_the_command_prints_the_verdict_and_writes_the_report(saved):
+    fast = [
+        f"--gin.fit.{name}" for name in ('x_sets=["legal"]', "law_resamples=0", "lines=@lines()")
+    ]
+    done = run(
+        "--table",
+        str(saved),
+        "--out",
+        str(saved.parent / "fits"),
+        *fast,
+        "--gin.lines.resamples=20",
+    )
+    assert done.returncode == 0, done.stderr
+    assert "- Changing the pretraining data moves the line" in done.stdout
+    assert "report.html" in done.stdout.splitlines()[-1]
+    out = saved.parent / "fits"
+    names = {
+        "report.html",
+        "lines.parquet",
+        "lines.json",
+        "attribution.json",
+        "verdict.txt",
+        "heldout.parquet",
+    }
+    assert names <= {path.name for path in out.iterdir()}
+    assert list((out / "figures").glob("*.png"))
+    assert load_results(out).provenance["command"].startswith("python -m lossline.fit --table")
+
+
+def spoiled(table: pd.DataFrame) -> pd.DataFrame:
+    """Everything at once that is to be named and left out while the rest is fitted."""
+    table = table.copy()
+    table.loc[4, ["loss", "bits_per_byte"]] = math.nan
+    table.loc[5, "loss"] = -2.0
+    table.loc[6, "loss"] /= math.log(2)
+    table.loc[7, "run_id"] = None
+    table["accuracy"] = table["accuracy"].where(table["kind"] != "task", 0.2)
+    like = table[(table.architecture == "llama") & (table.pretraining_data == "wiki")]
+    lone = like[like.run_id == like.run_id.iloc[0]].dropna(subset=["run_id", "loss"])
+    lone = lone[lone.loss > 0]
+    flat = like.dropna(subset=["run_id", "loss"]).assign(architecture="flat", loss=3.0)
+    flat = flat.assign(bits_per_byte=math.nan, run_id=flat.run_id + "-flat")
+    few = flat[flat.step < 2].assign(architecture="few", run_id="few-" + flat.run_id)
+    few["loss"] = few["loss"] + few["params"] / 1e7
+    alone = lone.assign(architecture="alone", run_id="alone")
+    return pd.concat([table, table.iloc[[0, 0]], alone, flat, few], ignore_index=True)
+
+
+SPOILED = {
+    "row 5: the value is missing (NaN)",
+    "row 6: -2 is negative",
+    "nats are mixed with bits",
+    "column 'run_id', row 8: the cell is empty",
+    "is already in row 1",
+    "alone, wiki, bpe: hellaswag",
+    "no line: 1 run, at least 2 are needed",
+    "points have the same x",
+    "no line: 2 points, at least 4 are needed",
+    "hellaswag (",
+    "at or below chance (0.25) at every checkpoint",
+}
+
+
+def test_what_is_unsound_is_named_line_by_line_and_the_rest_is_fitted(table, tmp_path):
+    spoiled(table).to_parquet(tmp_path / "losses.parquet", index=False)
+    out = tmp_path / "fits"
+    fast = ['--gin.fit.x_sets=["legal"]', "--gin.fit.law_resamples=0", "--gin.fit.lines=@lines()"]
+    fast += ["--gin.lines.resamples=20", "--gin.fit.report=False"]
+    done = run("--table", str(tmp_path / "losses.parquet"), "--out", str(out), *fast)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    missing = [said for said in SPOILED if said not in done.stdout]
+    assert not missing, done.stdout
+    verdict = done.stdout.split("Left out, or to be doubted:")[1].splitlines()
+    assert all(line.startswith("- ") for line in verdict[1:-1])
+    kept = load_results(out)
+    sound = [line for line in kept.lines if line.group["architecture"] in ("llama", "mamba")]
+    assert sound and all(line.drawable for line in sound)
+    reasons = " ".join(row["reason"] for row in json.loads((out / "excluded.json").read_text()))
+    for said in (
+        "(NaN)",
+        "negative",
+        "mixed with bits",
+        "cell is empty",
+        "already",
+        "no line: 1 run",
+    ):
+        assert said in reasons
+
+
+def test_many_left_out_for_like_reasons_are_one_line_and_the_list_stays_whole(table, results):
+    entries = [
+        {"what": f"set{n}: run{n}", "rows": 2, "reason": f"excluded: loss: -{n}.5 is negative"}
+        for n in range(30)
+    ]
+    entries += [{"what": "wiki: a", "rows": 1, "reason": "failed: diverged"}]
+    entries += [
+        {"what": f"g{n}", "rows": 3, "reason": "no line: 1 run, at least 2 are needed"}
+        for n in range(2)
+    ]
+    many = dataclasses.replace(results, excluded=pd.DataFrame(entries))
+    said = fit_command.verdict(many).split("Left out, or to be doubted:\n")[1].splitlines()
+    assert said == [
+        "- set0: run0; set1: run1; set2: run2; … (27 more) (60 rows): "
+        "excluded: loss: -0.5 is negative, and the like",
+        "- wiki: a (1 row): failed: diverged",
+        "- g0; g1 (6 rows): no line: 1 run, at least 2 are needed",
+        "- all 33 one by one: excluded.json",
+    ]
+
+
+def test_a_cell_of_text_where_a_number_belongs_costs_its_row(few, tmp_path):
+    broken = few.astype({"loss": object, "step": object})
+    broken.loc[3, "loss"] = "oops"
+    broken.loc[9, "step"] = 1.5
+    broken.to_csv(tmp_path / "losses.csv", index=False)
+    results = fit_to_folder(command(tmp_path / "losses.csv"))
+    said = " ".join(results.excluded.reason)
+    assert "'oops' is not a number" in said and "1.5 is not a whole number" in said
+    assert all(line.drawable for line in results.lines)
+    with pytest.raises(UserError, match=r"'step', row 10: 1\.5 is not a whole number"):
+        tables.read(tmp_path / "losses.csv")
+
+
+def test_a_run_that_changes_its_facts_is_left_out_where_it_differs(few, tmp_path):
+    """Several rows of one run: the rest is a sound table that can be written."""
+    run_id = few.run_id.iloc[0]
+    rows = few.index[few.run_id == run_id][:3]
+    torn = few.copy()
+    torn.loc[rows, "params"] = 7e6
+    torn.to_parquet(tmp_path / "losses.parquet", index=False)
+    results = fit_to_folder(command(tmp_path / "losses.parquet"))
+    assert results.excluded.rows.sum() == 3
+    assert all(line.drawable for line in results.lines)
+
+
+def test_units_of_which_nobody_can_say_which_are_right_cost_only_their_set(few, tmp_path):
+    torn = few.copy()
+    half = (torn.eval_set == "hellaswag") & (torn.params > 1.5e6)
+    torn.loc[half, "loss"] /= math.log(2)
+    torn.to_parquet(tmp_path / "losses.parquet", index=False)
+    results = fit_to_folder(command(tmp_path / "losses.parquet"))
+    assert {line.y_set for line in results.lines if line.drawable} == {"wiki"}
+    assert results.excluded.rows.sum() == (few.eval_set == "hellaswag").sum()
+    assert results.excluded.reason.str.contains("as many rows").any()
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (lambda t: t.drop(columns="loss"), "column 'loss' is missing"),
+        (lambda t: t.assign(loss=-1.0), "there is nothing to fit"),
+    ],
+)
+def test_a_table_of_no_use_is_one_line_and_status_2(table, tmp_path, change, expected):
+    change(table).to_parquet(tmp_path / "losses.parquet", index=False)
+    done = run("--table", str(tmp_path / "losses.parquet"), "--out", str(tmp_path / "fits"))
+    assert done.returncode == 2
+    assert expected in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert done.stderr.startswith("lossline fit: error: ")
+    assert [path.name for path in tmp_path.iterdir()] == ["losses.parquet"]
+
+
+def test_a_missing_table_is_one_line(tmp_path):
+    done = run("--table", str(tmp_path / "no.parquet"), "--out", str(tmp_path / "fits"))
+    assert done.returncode == 2
+    assert "no such file or folder" in done.stderr
+
+
+def test_three_lines_in_a_notebook(saved, results, monkeypatch):
+    from lossline.reporting import plot_lines
+
+    table = tables.load(saved)
+    pd.testing.assert_frame_equal(table, results.table)
+    assert plot_lines(results, x="legal", y="hellaswag").lines

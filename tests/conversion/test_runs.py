@@ -1,0 +1,204 @@
+"""The convert verb: a foreign model becomes a run that the evaluator measures, and comes out as it
+went in.
+"""
+
+import contextlib
+import dataclasses
+import json
+import shutil
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from lossline import tables
+from lossline.cli.configuration import build_options
+from lossline.conversion.runs import ConvertOptions, convert
+from lossline.convert import load
+from lossline.errors import UserError
+from lossline.evaluation.evaluator import EvaluateOptions, evaluate
+from lossline.evaluation.sets import EvaluationSet
+from lossline.runs.run_directory import RunDirectory, RunState
+from lossline.stores.store_writer import write_store
+from lossline.vocabularies.vocabulary import ByteVocabulary
+
+from .numpy_models import LLAMA, llama, llama_shapes
+from .test_huggingface import make_folder
+
+TREE = LLAMA | {"vocab_size": 259}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A Hugging Face folder of a byte-level Llama."""
+    path = tmp_path / "hf"
+    path.mkdir()
+    rng = np.random.default_rng(0)
+    tensors = {
+        name: rng.normal(0, 0.3, shape).astype(np.float32)
+        for name, shape in llama_shapes(TREE).items()
+    }
+    save_file(tensors, path / "model.safetensors")
+    (path / "config.json").write_text(json.dumps(TREE))
+    return path
+
+
+def reading(folder, target, **changes):
+    options = ConvertOptions(
+        source=str(folder),
+        target=str(target),
+        pretraining_data="stories",
+        tokens=1000,
+        vocabulary="bytes",
+        step=10,
+    )
+    return dataclasses.replace(options, **changes)
+
+
+def test_a_foreign_model_is_measured_like_any_run(folder, tmp_path):
+    convert(reading(folder, tmp_path / "runs" / "foreign"))
+    run = RunDirectory.open(tmp_path / "runs" / "foreign")
+    assert run.status.state is RunState.FINISHED and run.kept_checkpoint_steps() == [10]
+    text = "A text of 24 bytes here."
+    write_store(tmp_path / "store", [text], ByteVocabulary(), name="text")
+    sets = (EvaluationSet(name="text", path=str(tmp_path / "store")),)
+    evaluate(
+        EvaluateOptions(runs=(str(run.path),), sets=sets, batch_size=8, compilation_cache="off")
+    )
+    row = tables.read(run.path / "losses.parquet").iloc[0]
+    ids = [byte + 3 for byte in text.encode()]
+    logits = llama(load_file(folder / "model.safetensors"), TREE, [1, *ids[:-1]])
+    log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    assert row["nats"] == pytest.approx(-log_p[np.arange(len(ids)), ids].sum(), rel=1e-5)
+    assert (row["tokens"], row["step"], row["target_bytes"]) == (1000, 10, 24)
+    assert (row["run_id"], row["architecture"]) == ("foreign", "llama")
+    assert row["pretraining_data"] == "stories"
+
+
+def test_it_comes_out_as_it_went_in(folder, tmp_path):
+    convert(reading(folder, tmp_path / "run"))
+    (tmp_path / "tok.json").write_text("{}")
+    back = tmp_path / "back"
+    tokenizer = str(tmp_path / "tok.json")
+    convert(ConvertOptions(source=str(tmp_path / "run"), target=str(back), tokenizer=tokenizer))
+    before, after = (load_file(f / "model.safetensors") for f in (folder, back))
+    assert before.keys() == after.keys()
+    assert all(before[name].tobytes() == after[name].tobytes() for name in before)
+    assert (back / "tokenizer.json").read_text() == "{}"
+
+
+def test_another_checkpoint_joins_its_run(folder, tmp_path):
+    convert(reading(folder, tmp_path / "run"))
+    convert(reading(folder, tmp_path / "run", step=20, tokens=2000))
+    run = RunDirectory.open(tmp_path / "run")
+    assert run.kept_checkpoint_steps() == [10, 20] and run.status.step == 20
+    with pytest.raises(UserError, match="has a checkpoint 20"):
+        convert(reading(folder, tmp_path / "run", step=20, tokens=2000))
+    with pytest.raises(UserError, match="tokens_per_step"):
+        convert(reading(folder, tmp_path / "run", step=30))
+    with pytest.raises(UserError, match="pretraining_data = 'stories'"):
+        convert(reading(folder, tmp_path / "run", step=30, tokens=3000, pretraining_data="c4"))
+
+
+def test_mistakes_are_one_line_and_leave_nothing(folder, tmp_path):
+    target = tmp_path / "run"
+
+    def refused(match, **changes):
+        with pytest.raises(UserError, match=match):
+            convert(reading(folder, target, **changes))
+        assert not target.exists()
+
+    refused("no folder", source=str(tmp_path / "nowhere"))
+    refused("convert.tokens is not bound", tokens=None)
+    refused("convert.pretraining_data is not bound", pretraining_data=None)
+    refused("has no tokenizer.json", vocabulary=None)
+    refused("float32 or bfloat16", dtype="float16")
+    refused("name 'bytes'", vocabulary="no such")
+    (folder / "config.json").write_text(json.dumps(TREE | {"vocab_size": 100}))
+    refused("shape")
+    with pytest.raises(UserError, match=r"convert.dtype = 'int8'"):
+        reading(folder, target, dtype="int8")
+    with pytest.raises(UserError, match=r"convert.step = 0"):
+        reading(folder, target, step=0)
+
+
+def test_too_few_embeddings_for_the_vocabulary(folder, tmp_path):
+    tensors = load_file(folder / "model.safetensors")
+    for name in ("model.embed_tokens.weight", "lm_head.weight"):
+        tensors[name] = tensors[name][:100]
+    save_file(tensors, folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps(TREE | {"vocab_size": 100}))
+    with pytest.raises(UserError, match="100 embeddings do not cover the 259 ids"):
+        convert(reading(folder, tmp_path / "run"))
+
+
+def test_an_import_that_fails_leaves_nothing_and_a_killed_one_is_repeated(
+    folder, tmp_path, monkeypatch
+):
+    def end(error):
+        def ended(*_, **__):
+            raise error
+
+        return ended
+
+    target = tmp_path / "run"
+    with monkeypatch.context() as patched:
+        patched.setattr(
+            "lossline.conversion.runs.write_manifest", end(OSError(28, "No space left"))
+        )
+        with pytest.raises(OSError, match="No space"):
+            convert(reading(folder, target))
+        assert not target.exists()
+        # a kill cleans nothing up
+        patched.setattr("lossline.conversion.runs._removed_if_it_fails", contextlib.nullcontext)
+        with pytest.raises(OSError, match="No space"):
+            convert(reading(folder, target))
+    assert RunDirectory.open(target).checkpoint_steps() == []
+    convert(reading(folder, target))
+    assert RunDirectory.open(target).checkpoint_steps() == [10]
+
+
+def test_what_the_disk_cannot_hold_is_refused_before_it_is_begun(folder, tmp_path, monkeypatch):
+    convert(reading(folder, tmp_path / "run"))
+    out = ConvertOptions(source=str(tmp_path / "run"), target=str(tmp_path / "deep" / "out"))
+    usage = shutil.disk_usage(tmp_path)._replace(free=1000)
+    monkeypatch.setattr("lossline.conversion.runs.shutil.disk_usage", lambda _: usage)
+    for again, target in ((reading(folder, tmp_path / "more"), "more"), (out, "deep")):
+        with pytest.raises(UserError, match=r"GB, but .* has 0.000 GB left; make room there"):
+            convert(again)
+        assert not (tmp_path / target).exists()
+
+
+def test_no_longer_context_than_learned_positions(tmp_path):
+    make_folder(tmp_path / "gpt", "gpt2", vocab_size=259)
+    convert(reading(tmp_path / "gpt", tmp_path / "short", context_length=24))
+    assert RunDirectory.open(tmp_path / "short").facts["context_length"] == 24
+    with pytest.raises(UserError, match=r"context_length = 25: .* has learned 24 positions"):
+        convert(reading(tmp_path / "gpt", tmp_path / "long", context_length=25))
+    assert not (tmp_path / "long").exists()
+
+
+def test_writing_refuses_what_is_there_and_what_is_not(folder, tmp_path):
+    convert(reading(folder, tmp_path / "run"))
+    out = ConvertOptions(source=str(tmp_path / "run"), target=str(tmp_path / "out"))
+    with pytest.raises(UserError, match="has no checkpoint 7; it has 10: name one of them"):
+        convert(dataclasses.replace(out, step=7))
+    with pytest.raises(UserError, match="no file"):
+        convert(dataclasses.replace(out, tokenizer="nowhere.json"))
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(UserError, match="exists"):
+        convert(dataclasses.replace(out, target=str(folder)))
+    shutil.rmtree(tmp_path / "run" / "checkpoints")
+    with pytest.raises(UserError, match="has no whole checkpoint yet; train it"):
+        convert(out)
+
+
+@pytest.mark.parametrize("value", [0.0, float("inf"), float("nan")])
+def test_sizes_are_positive_and_finite(value):
+    with pytest.raises(UserError, match=f"shard_gigabytes = {value}: must be positive and finite"):
+        ConvertOptions(source="a", target="b", shard_gigabytes=value)
+
+
+def test_options_resolve():
+    bindings = ["convert.source = 'a'", "convert.target = 'b'", "convert.tokens = 5"]
+    assert build_options("convert", load(), bindings=bindings).tokens == 5

@@ -1,0 +1,345 @@
+"""Solver: planted laws, published optimum, parity with SciPy, invariances, statuses, bad input."""
+
+import dataclasses
+
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.optimize
+
+from lossline.errors import UserError
+from lossline.laws.compute_laws import Chinchilla, Kaplan, OverTrainingByParams, hoffmann_starts
+from lossline.laws.forms import ErrorLaw, OffsetPowerLaw, ShiftedPowerLaw, StraightLine
+from lossline.laws.objective import LEAST_SQUARES, Loss, Objective, Penalty, Residual
+from lossline.laws.problems import Problem
+from lossline.laws.results import Status
+from lossline.laws.solver import FitOptions, fit, fit_many
+from tests.laws.planted_laws import EXAMPLES, LAWS, inputs_of
+
+LEAST = FitOptions(objective=LEAST_SQUARES)
+
+
+def noisy_line(count=60, noise=0.005, seed=0):
+    rng = np.random.default_rng(seed)
+    x = rng.uniform(2.3, 5.0, count)
+    y = 0.9 * (x - 1.8) ** 1.15 + 1.4
+    return x, y * np.exp(noise * rng.standard_normal(count))
+
+
+@LAWS
+@pytest.mark.parametrize("objective", [Objective(), LEAST_SQUARES], ids=["huber_log", "squares"])
+def test_planted_parameters_are_recovered(law, objective):
+    inputs = inputs_of(law, count=80)
+    target = law.predict(EXAMPLES[law], inputs)
+    if objective.residual is Residual.LOG and np.any(target <= 0):
+        pytest.skip("a log objective needs positive targets")
+    result = fit(law, inputs, target, options=FitOptions(objective=objective))
+    assert result.ok, result
+    assert result.r2 == pytest.approx(1, abs=1e-9)
+    for name, value in EXAMPLES[law].items():
+        assert result.parameters[name] == pytest.approx(value, rel=1e-4), name
+
+
+@pytest.fixture(scope="module")
+def chinchilla_points(published_data):
+    points = pd.read_csv(published_data / "chinchilla_points.csv")
+    points = points.sort_values("loss").iloc[:-5]
+    size = points["params"].to_numpy()
+    return {"N": size, "D": points["flops"].to_numpy() / (6 * size)}, points["loss"].to_numpy()
+
+
+def check_published_optimum(result):
+    # Besiroglu et al., arXiv 2404.10102: the grid optimum on their 240 points, to the digits known.
+    assert result.status is Status.CONVERGED
+    assert result.objective == pytest.approx(1.018274e-3, abs=5e-10)
+    published = {"E": 1.8172, "A": 477.82, "B": 2143.42, "alpha": 0.3473, "beta": 0.3672}
+    digits = {"E": 1e-4, "A": 1e-2, "B": 1e-2, "alpha": 1e-4, "beta": 1e-4}
+    for name, value in published.items():
+        assert result.parameters[name] == pytest.approx(value, abs=digits[name]), name
+
+
+def test_published_chinchilla_optimum_from_the_published_starts(chinchilla_points):
+    inputs, loss = chinchilla_points
+    result = fit(Chinchilla(), inputs, loss, starts=hoffmann_starts())
+    check_published_optimum(result)
+    assert result.starts == 4500
+    assert result.starts_reached > 2000
+
+
+def test_published_chinchilla_optimum_from_projected_starts(chinchilla_points):
+    inputs, loss = chinchilla_points
+    result = fit(Chinchilla(), inputs, loss)
+    check_published_optimum(result)
+    assert result.starts_reached == result.starts
+
+
+@pytest.mark.parametrize(
+    ("data", "published"),
+    [("rpj", (1.8366, 166.2, 366.7, 0.2729)), ("c4_original", (1.5083, 113.7, 189.5, 0.2425))],
+)
+def test_published_over_training_laws(published_data, data, published):
+    # Gadre et al. fit four parameters to five models: M = 20 below 1B parameters, 11M at M = 320.
+    table = pd.read_csv(published_data / "gadre_models.csv")
+    ratio = table["tokens"] / table["params"]
+    chosen = table[
+        (table["pretraining_data"] == data)
+        & (
+            (np.isclose(ratio, 20, rtol=0.05) & (table["params"] < 5e8))
+            | (np.isclose(ratio, 320, rtol=0.05) & (table["params"] < 2e7))
+        )
+    ]
+    assert len(chosen) == 5
+    inputs = {"N": chosen["params"].to_numpy(), "D": chosen["tokens"].to_numpy()}
+    result = fit(OverTrainingByParams(), inputs, chosen["loss/c4_val"].to_numpy(), options=LEAST)
+    assert result.ok
+    assert tuple(result.parameters.values()) == pytest.approx(published, rel=4e-4)
+
+
+def test_the_order_of_points_and_starts_cannot_matter(chinchilla_points):
+    inputs, loss = chinchilla_points
+    rng = np.random.default_rng(3)
+    starts = hoffmann_starts()[::50]
+    first = fit(Chinchilla(), inputs, loss, starts=starts)
+    order = rng.permutation(len(loss))
+    shuffled = {k: v[order] for k, v in inputs.items()}
+    second = fit(Chinchilla(), shuffled, loss[order], starts=rng.permutation(starts))
+    assert second.parameters == first.parameters
+    assert second.objective == first.objective
+    np.testing.assert_array_equal(second.residuals, first.residuals[order])
+
+
+def test_the_starts_chosen_do_not_move_the_optimum(chinchilla_points):
+    inputs, loss = chinchilla_points
+    results = [
+        fit(Chinchilla(), inputs, loss),
+        fit(Chinchilla(), inputs, loss, starts=hoffmann_starts()[7::90]),
+        fit(Chinchilla(), inputs, loss, options=FitOptions(starts=9)),
+    ]
+    for other in results[1:]:
+        for name in other.parameters:
+            assert other.parameters[name] == pytest.approx(results[0].parameters[name], rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("loss", "scipy_loss"),
+    [(Loss.SOFT_L1, "soft_l1"), (Loss.HUBER, "huber"), (Loss.LEAST_SQUARES, "linear")],
+)
+def test_objectives_agree_with_scipy(loss, scipy_loss):
+    x, y = noisy_line()
+    delta = 3e-3
+    result = fit(
+        ShiftedPowerLaw(),
+        {"x": x},
+        y,
+        options=FitOptions(objective=Objective(loss=loss, delta=delta)),
+    )
+
+    def residuals(p):
+        return np.log(p[0] * (x - p[2]) ** p[1] + p[3]) - np.log(y)
+
+    found = scipy.optimize.least_squares(
+        residuals,
+        list(result.parameters.values()),
+        loss=scipy_loss,
+        f_scale=delta,
+        bounds=([0, 0, 0, 0], [np.inf, np.inf, x.min() - 1e-3 * np.ptp(x), y.min()]),
+        x_scale="jac",
+        ftol=1e-15,
+        xtol=1e-15,
+        gtol=1e-15,
+    )
+    assert result.ok
+    assert result.objective <= found.cost * (1 + 1e-9)
+    assert result.objective == pytest.approx(found.cost, rel=1e-6)
+
+
+def test_straight_line_is_weighted_least_squares():
+    rng = np.random.default_rng(1)
+    x, y, weights = rng.normal(size=30) * 1e3, rng.normal(size=30) * 1e6, rng.uniform(0.1, 2, 30)
+    result = fit(StraightLine(), {"x": x}, y, weights=weights, options=LEAST)
+    slope, intercept = np.polyfit(x, y, 1, w=np.sqrt(weights))
+    assert result.parameters["slope"] == pytest.approx(slope, rel=1e-9)
+    assert result.parameters["intercept"] == pytest.approx(intercept, rel=1e-9)
+
+
+def test_integer_weights_are_repeated_points():
+    x, y = noisy_line(25)
+    times = np.random.default_rng(2).integers(0, 4, 25)
+    weighted = fit(ShiftedPowerLaw(), {"x": x}, y, weights=times.astype(float))
+    repeated = fit(ShiftedPowerLaw(), {"x": np.repeat(x, times)}, np.repeat(y, times))
+    assert weighted.objective == pytest.approx(repeated.objective, rel=1e-9)
+
+
+def test_huber_resists_an_outlier():
+    inputs = {"x": np.geomspace(1e6, 1e10, 40)}
+    truth = {"E": 1.8, "A": 40.0, "alpha": 0.25}
+    y = OffsetPowerLaw().predict(truth, inputs)
+    y[5] *= 1.5
+    robust = fit(OffsetPowerLaw(), inputs, y)
+    assert robust.parameters["E"] == pytest.approx(1.8, rel=1e-3)
+    assert abs(fit(OffsetPowerLaw(), inputs, y, options=LEAST).parameters["E"] - 1.8) > 1e-2
+
+
+def test_many_at_once_are_each_alone():
+    rng = np.random.default_rng(5)
+    problems = []
+    for k in range(7):
+        x, y = noisy_line(10 + 9 * k, seed=k)
+        problems.append(Problem(inputs={"x": x}, target=y, weights=rng.uniform(0.5, 1, len(x))))
+    together = fit_many(ShiftedPowerLaw(), problems)
+    for problem, result in zip(problems, together, strict=True):
+        alone = fit_many(ShiftedPowerLaw(), [problem])[0]
+        assert result.status is alone.status
+        assert result.objective == pytest.approx(alone.objective, rel=1e-8)
+        for name in alone.parameters:
+            assert result.parameters[name] == pytest.approx(alone.parameters[name], rel=1e-5)
+
+
+def test_a_study_goes_on_where_one_fit_cannot():
+    x, y = noisy_line(30)
+    bad = y.copy()
+    bad[:28] = np.nan
+    results = fit_many(
+        ShiftedPowerLaw(),
+        [
+            Problem(inputs={"x": x}, target=y, label="good"),
+            Problem(inputs={"x": x}, target=bad, label="two points"),
+            Problem(inputs={"x": np.full(30, 3.0)}, target=y, label="one x"),
+            Problem(inputs={"x": x}, target=-y, label="negative"),
+        ],
+    )
+    assert [r.ok for r in results] == [True, False, False, False]
+    assert [r.status for r in results[1:]] == [Status.UNDERDETERMINED] * 3
+    assert "2 usable points for 4" in results[1].message
+    assert "same inputs" in results[2].message
+    assert "none of 30 points" in results[3].message
+    assert {d.reason for d in results[3].dropped} == {"target not positive"}
+    assert results[1].parameters == {}
+    with pytest.raises(UserError, match="two points: nothing to predict with"):
+        results[1].predict(x=3.0)
+
+
+def test_dropped_points_are_named_and_do_not_move_the_fit():
+    x, y = noisy_line(30)
+    clean = fit(ShiftedPowerLaw(), {"x": x}, y)
+    dirty_x, dirty_y = np.append(x, [np.nan, 3.0, 3.1]), np.append(y, [3.0, np.inf, -1.0])
+    dirty = fit(ShiftedPowerLaw(), {"x": dirty_x}, dirty_y)
+    assert dirty.parameters == clean.parameters
+    assert [(d.index, d.reason.split()[0]) for d in dirty.dropped] == [
+        (30, "an"),
+        (31, "target"),
+        (32, "target"),
+    ]
+    assert np.isnan(dirty.residuals[30:]).all()
+    assert np.isfinite(dirty.residuals[:30]).all()
+
+
+def test_bounds_and_fixed_values_hold():
+    x, y = noisy_line()
+    held = fit(ShiftedPowerLaw(), {"x": x}, y, bounds={"kappa": (1.16, 2.0)})
+    assert held.status is Status.BOUND_HIT
+    assert held.at_bound == ("kappa",)
+    assert held.parameters["kappa"] == pytest.approx(1.16, abs=1e-12)
+    given = fit(ShiftedPowerLaw(), {"x": x}, y, fixed={"E_x": 1.8, "E_y": 1.4})
+    assert given.status is Status.CONVERGED
+    assert (given.parameters["E_x"], given.parameters["E_y"]) == (1.8, 1.4)
+    assert given.parameters["kappa"] == pytest.approx(1.15, abs=0.02)
+    assert given.objective >= fit(ShiftedPowerLaw(), {"x": x}, y).objective
+
+
+def test_too_curved_a_line_ends_at_a_bound_and_says_so():
+    # E_x wants below 0: the optimum over the law's own bounds lies on E_x = 0.
+    x = np.linspace(1.0, 4.0, 40)
+    result = fit(ShiftedPowerLaw(), {"x": x}, np.exp(0.6 * x), options=LEAST)
+    assert result.status is Status.BOUND_HIT
+    assert "E_x" in result.at_bound
+
+
+def test_a_law_with_one_direction_unseen_is_underdetermined():
+    # D does not vary: B and E are one number.
+    size = np.geomspace(1e7, 1e10, 12)
+    inputs = {"N": size, "D": np.full(12, 1e10)}
+    loss = Chinchilla().predict(EXAMPLES[Chinchilla()], inputs)
+    result = fit(Chinchilla(), inputs, loss)
+    assert result.status is Status.UNDERDETERMINED
+    assert "undetermined" in result.message
+    assert not result.ok
+
+
+def test_an_iteration_limit_is_reported():
+    few = FitOptions(iterations=1, polish=1)
+    result = fit(Kaplan(), inputs_of(Kaplan()), np.geomspace(2, 4, 40), options=few)
+    assert result.status is Status.ITERATION_LIMIT
+    assert "after 1 iterations" in result.message
+
+
+def test_a_penalty_is_a_gaussian_prior():
+    x, y = noisy_line(20, noise=0.01)
+    strength = 1e-4
+    pull = Penalty(parameter="kappa", center=1.0, scale=0.05, strength=strength, log=True)
+    result = fit(ShiftedPowerLaw(), {"x": x}, y, penalties=[pull], options=LEAST)
+
+    def residuals(p):
+        r = p[0] * (x - p[2]) ** p[1] + p[3] - y
+        return np.append(r, np.sqrt(strength) * np.log(p[1]) / 0.05)
+
+    best = min(
+        scipy.optimize.least_squares(
+            residuals,
+            [0.9, 1.1, start, 0.9 * y.min()],
+            bounds=([0, 0.1, 0, 0], [9, 5, x.min() - 1e-3 * np.ptp(x), y.min()]),
+            x_scale="jac",
+        ).cost
+        for start in (0.5, 1.2, 1.8)
+    )
+    assert result.objective <= best * (1 + 1e-9)
+    free = fit(ShiftedPowerLaw(), {"x": x}, y, options=LEAST)
+    assert abs(np.log(result.parameters["kappa"])) < abs(np.log(free.parameters["kappa"]))
+    strong = fit(
+        ShiftedPowerLaw(),
+        {"x": x},
+        y,
+        penalties=[dataclasses.replace(pull, strength=1e6, log=False)],
+        options=LEAST,
+    )
+    assert strong.parameters["kappa"] == pytest.approx(1, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"inputs": {"z": np.ones(5)}}, "needs the inputs x; x missing among z"),
+        ({"inputs": {"x": np.ones(4)}}, "x has 4 points, the target 5"),
+        ({"target": np.ones((5, 1))}, "one-dimensional"),
+        ({"target": ["a", "b", "c", "d", "e"]}, "target must be numbers"),
+        ({"weights": [1, 1, 1, 1, -1]}, "weights must be finite and not negative"),
+        ({"fixed": {"E_z": 1.0}}, "no parameter 'E_z'; it has K, kappa, E_x, E_y"),
+        ({"bounds": {"kappa": (2.0, 1.0)}}, "bounds of kappa"),
+        ({"fixed": {"K": -1.0}}, "fixed K"),
+        ({"starts": np.ones((2, 3))}, "starts have 3 columns"),
+    ],
+)
+def test_garbage_arguments_are_refused_in_one_line(arguments, message):
+    given = {"inputs": {"x": np.linspace(2, 4, 5)}, "target": np.linspace(2, 4, 5), **arguments}
+    with pytest.raises(UserError, match=message):
+        fit(ShiftedPowerLaw(), given.pop("inputs"), given.pop("target"), **given)
+
+
+def test_an_objective_and_a_penalty_check_themselves():
+    with pytest.raises(UserError, match="delta must be positive"):
+        Objective(delta=0)
+    with pytest.raises(UserError, match="scale must be positive"):
+        Penalty(parameter="kappa", center=1, scale=0)
+    x, y = noisy_line()
+    twice = [Penalty(parameter="kappa", center=1, scale=1)] * 2
+    with pytest.raises(UserError, match="two penalties on kappa"):
+        fit(ShiftedPowerLaw(), {"x": x}, y, penalties=twice)
+
+
+def test_a_result_is_a_dictionary_and_a_line_of_text():
+    x = np.linspace(2, 4, 20)
+    result = fit(ErrorLaw(), {"x": x}, 0.86 - 2.2 * np.exp(-0.9 * x), options=LEAST)
+    summary = result.to_dict()
+    assert summary["law"] == "error"
+    assert summary["status"] == "converged"
+    assert "gamma = 0.9" in str(result)

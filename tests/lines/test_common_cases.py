@@ -1,0 +1,98 @@
+"""Methods of prediction are compared on the same losses, each unit apart."""
+
+import math
+
+import pandas as pd
+import pytest
+
+from lossline.cli.fit_command import verdict
+from lossline.fits.results import StudyResults
+from lossline.lines.common_cases import compare
+from lossline.reporting.grids import held_out_grid
+
+
+def predictions(errors: dict[str, dict[int, float]], unit="loss") -> pd.DataFrame:
+    """Relative error of each method on the sets it answered, of one run."""
+    return pd.DataFrame(
+        {
+            "run_id": "big", "x_set": "wiki", "y_set": f"set{case}", "unit": unit,
+            "method": method, "measured": 3.0, "predicted": 3.0 * (1 + error),
+            "low": math.nan, "high": math.nan, "relative_error": error,
+        }
+        for method, of in errors.items()
+        for case, error in of.items()
+    )  # fmt: skip
+
+
+def said(heldout: pd.DataFrame) -> list[str]:
+    table = pd.DataFrame({"status": []})
+    text = verdict(StudyResults(table=table, heldout=heldout))
+    return [line for line in text.splitlines() if line.startswith("Largest runs")]
+
+
+# The line answers eight losses, of which the last two are hard; the law answers the easy ones.
+LINE = {**dict.fromkeys(range(6), 0.01), 6: 0.2, 7: 0.3}
+LAW = dict.fromkeys(range(6), 0.02)
+NEAREST = dict.fromkeys(range(8), 0.05)
+
+
+def test_medians_are_over_the_losses_that_all_methods_answered():
+    heldout = predictions({"line": LINE, "law": LAW, "nearest run": NEAREST})
+    (found,) = compare(heldout)
+    assert (found.cases, found.common) == (8, 6)
+    assert found.answered == {"line": 8, "nearest run": 8, "law": 6}
+    assert found.missing == {"law": 2}
+    assert found.rows.groupby("method").size().to_dict() == {"line": 6, "law": 6, "nearest run": 6}
+    (text,) = said(heldout)
+    assert "in nats per token: line 1.00%, law 2.00%, nearest run 5.00%" in text
+    assert "6 of 8 losses" in text and "without an answer: law for 2" in text
+
+
+def test_a_method_that_fails_on_the_hard_losses_does_not_look_better_for_it():
+    """On the easy losses the law errs twice as much; over its own eleven the line's median is 3%,
+    and the law's 2%."""
+    easy = {0: 0.01, 1: 0.01, 2: 0.01, 3: 0.01, 4: 0.03, 5: 0.03}
+    line = {**easy, **dict.fromkeys(range(6, 11), 0.2)}
+    (text,) = said(predictions({"line": line, "law": LAW}))
+    assert "line 1.00%, law 2.00%" in text
+
+
+def test_units_are_never_in_one_median():
+    tokens = predictions({"line": LINE, "law": NEAREST})
+    bits = predictions({"line": dict.fromkeys(range(8), 0.07)}, unit="bits_per_byte")
+    first, second = said(pd.concat([tokens, bits]))
+    assert "nats per token: line 1.00%, law 5.00% (8 losses, the same for all)" in first
+    assert "bits per byte: line 7.00% (8 losses" in second
+
+
+def test_a_method_that_answers_few_stands_apart_and_costs_the_others_nothing():
+    rare = {6: 0.02, 7: 0.02}
+    heldout = predictions({"rare": rare, "nearest run": NEAREST, "line": LINE})
+    (found,) = compare(heldout)
+    assert found.methods == ["line", "nearest run"]
+    assert found.common == 8
+    (text,) = said(heldout)
+    assert "line 1.00%, nearest run 5.00%" in text
+    assert "Rare answered 2 of 8, too few to compare; where the line did too: " in text
+    assert "line 25.00%" in text and "rare 2.00%" in text
+    rows = [[cell.text for cell in row] for row in held_out_grid(heldout).rows]
+    assert [row[0] for row in rows] == ["line", "nearest run", "rare", "line, where rare answered"]
+    assert [row[3] for row in rows] == ["8", "8", "2", "2"]
+
+
+def test_a_line_that_answers_nothing_is_named():
+    gone = dict.fromkeys(range(8), math.nan)
+    (text,) = said(predictions({"line": gone, "nearest run": NEAREST}))
+    assert "nearest run 5.00%" in text
+    assert "without an answer: line for 8" in text
+
+
+def test_the_order_of_rows_cannot_matter():
+    heldout = predictions({"line": LINE, "law": LAW, "nearest run": NEAREST, "rare": {0: 0.1}})
+    other = heldout.sample(frac=1, random_state=3)
+    assert said(heldout) == said(other)
+
+
+@pytest.mark.parametrize("heldout", [pd.DataFrame(), predictions({"line": {}})])
+def test_nothing_held_out_is_no_comparison(heldout):
+    assert compare(heldout) == [] and said(heldout) == []

@@ -1,0 +1,161 @@
+"""Checkpoints: whole or not there, on any mesh, of the data they were trained on."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+
+from lossline.errors import UserError
+from lossline.runs.checkpoints import (
+    CheckpointWriter,
+    clear_unsealed,
+    newest_intact,
+    problem,
+    restore_arrays,
+    restore_state,
+)
+from lossline.runs.run_directory import RunDirectory
+from lossline.sharding import MeshOptions, make_mesh
+
+REPLICATED = PartitionSpec()
+
+
+def make_state(step):
+    return {
+        "params": {"a": {"w": jnp.arange(64.0).reshape(8, 8) + step}, "b": jnp.float32(step)},
+        "optimizer": {"mu": jnp.full((8, 8), step, jnp.float32), "count": jnp.int32(step)},
+    }
+
+
+def abstract(mesh=None, spec=REPLICATED):
+    mesh = mesh or make_mesh(MeshOptions(data=1), devices=jax.devices()[:1])
+
+    def describe(leaf):
+        part = spec if leaf.ndim else REPLICATED
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=NamedSharding(mesh, part))
+
+    return jax.tree.map(describe, make_state(0))
+
+
+def write(run, steps, *, kept=lambda step: True, **options):
+    writer = CheckpointWriter(run, data="text", **options)
+    for step in steps:
+        writer.save(step, make_state(step), kept=kept(step))
+    writer.close()
+
+
+@pytest.fixture
+def run(tmp_path):
+    return RunDirectory(tmp_path)
+
+
+def largest_file(folder):
+    return max((f for f in folder.rglob("*") if f.is_file()), key=lambda f: f.stat().st_size)
+
+
+def assert_equal(state, step):
+    jax.tree.map(np.testing.assert_array_equal, state, make_state(step))
+
+
+def test_round_trip_on_another_mesh(run):
+    write(run, [5])
+    mesh = make_mesh(MeshOptions(data=2, fsdp=4))
+    state = restore_state(run, 5, abstract(mesh, PartitionSpec("fsdp", "data")), data="text")
+    assert_equal(state, 5)
+    assert state["params"]["a"]["w"].addressable_shards[0].data.shape == (2, 4)
+    assert_equal({"params": restore_arrays(run, 5, abstract()["params"])} | make_state(5), 5)
+
+
+def test_a_saved_state_may_be_overwritten_at_once(run):
+    step = jax.jit(lambda s: jax.tree.map(lambda x: x + 1, s), donate_argnums=0)
+    writer = CheckpointWriter(run, data="text", optimizer_states=9)
+    state = make_state(0)
+    for k in range(4):
+        writer.save(k, state, kept=True)
+        state = step(state)
+    writer.close()
+    for k in range(4):
+        assert_equal(restore_state(run, k, abstract(), data="text"), k)
+
+
+def test_only_the_newest_keep_their_optimizer(run):
+    write(run, [1, 2, 3, 4], optimizer_states=2)
+    assert run.checkpoint_steps() == run.kept_checkpoint_steps() == [1, 2, 3, 4]
+    folder = run.path / "checkpoints"
+    assert [(folder / str(s) / "optimizer").exists() for s in (1, 2, 3, 4)] == [0, 0, 1, 1]
+    assert all(problem(folder / str(s)) is None for s in (1, 2, 3, 4))
+
+
+def test_replaceable_ones_are_replaced(run):
+    write(run, [1, 2, 3, 4, 5], kept=lambda step: step in (2, 5))
+    assert run.checkpoint_steps() == run.kept_checkpoint_steps() == [2, 5]
+
+
+@pytest.mark.parametrize("damage", ["flip", "truncate", "remove", "manifest"])
+def test_a_corrupt_newest_falls_back_and_says_so(run, damage):
+    write(run, [1, 2, 3], optimizer_states=3)
+    folder = run.path / "checkpoints" / "3"
+    victim = (
+        folder / "manifest.json" if damage == "manifest" else largest_file(folder / "optimizer")
+    )
+    content = bytearray(victim.read_bytes())
+    content[len(content) // 2] ^= 1
+    if damage == "truncate":
+        del content[len(content) // 2 :]
+    if damage == "manifest":
+        content[:] = b'{"step": 3'
+    victim.write_bytes(content)
+    if damage == "remove":
+        victim.unlink()
+    said = []
+    assert newest_intact(run, say=said.append) == 2
+    assert len(said) == 1 and "3 is corrupt" in said[0] and "falling back" in said[0]
+    assert run.checkpoint_steps() == [1, 2]
+    assert (folder.parent / "3.corrupt-0").is_dir()  # kept for whoever wants to look
+    said.clear()
+    assert newest_intact(run, say=said.append) == 2 and not said
+
+
+def test_nothing_to_resume_from(run):
+    assert newest_intact(run, say=print) is None
+    write(run, [1])
+    largest_file(run.path / "checkpoints").unlink()
+    assert newest_intact(run, say=lambda text: None) is None
+
+
+def test_unsealed_leftovers_are_cleared(run):
+    write(run, [1, 2])
+    folder = run.path / "checkpoints"
+    (folder / "2" / "manifest.json").unlink()
+    (folder / "3.orbax-checkpoint-tmp-7").mkdir()
+    clear_unsealed(run)
+    assert sorted(item.name for item in folder.iterdir()) == ["1"]
+
+
+def test_other_data_is_refused(run):
+    write(run, [1])
+    with pytest.raises(UserError, match="fingerprint text, the store now has other"):
+        restore_state(run, 1, abstract(), data="other")
+
+
+def test_evaluation_of_a_missing_or_corrupt_checkpoint(run):
+    write(run, [1, 2])
+    with pytest.raises(UserError, match="no checkpoint 3; it has 1, 2"):
+        restore_arrays(run, 3, abstract()["params"])
+    largest_file(run.path / "checkpoints" / "2" / "params").write_bytes(b"?")
+    with pytest.raises(UserError, match="2 is corrupt"):
+        restore_arrays(run, 2, abstract()["params"])
+
+
+def test_a_failed_save_is_raised_at_the_next_wait(run, monkeypatch):
+    def fail(*_, **__):
+        raise OSError("disk full")
+
+    monkeypatch.setattr("lossline.runs.checkpoints.write_manifest", fail)
+    writer = CheckpointWriter(run, data="text")
+    writer.save(1, make_state(1), kept=True)
+    with pytest.raises(OSError, match="disk full"):
+        writer.wait()
+    writer.close()
+    assert run.checkpoint_steps() == []
