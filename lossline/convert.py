@@ -13,7 +13,7 @@ from lossline.cli.configuration import Flag, Verb, run_verb
 def load() -> Verb:
     """The verb, with its imports."""
     from lossline.conversion.runs import ConvertOptions, convert
-    from lossline.vocabularies.vocabulary import HuggingFace, SentencePiece, Tiktoken
+    from lossline.vocabularies import HuggingFace, SentencePiece, Tiktoken
 
     components = {"huggingface": HuggingFace, "sentencepiece": SentencePiece, "tiktoken": Tiktoken}
     return Verb(options=ConvertOptions, run=convert, components=components)

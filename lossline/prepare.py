@@ -13,10 +13,10 @@ from lossline.cli.configuration import Flag, Verb, run_verb
 
 
 def load() -> Verb:
+    from lossline import vocabularies
     from lossline.corpora import sources
     from lossline.stores.prepare_all import PrepareOptions, StoreJob, prepare
     from lossline.stores.vocabulary_training import TrainVocabulary
-    from lossline.vocabularies import vocabulary as vocabularies
 
     return Verb(
         options=PrepareOptions,

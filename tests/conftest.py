@@ -55,6 +55,6 @@ def texts() -> list[str]:
 def store(tmp_path: Path, texts: list[str]) -> TokenStore:
     """A small token store."""
     from lossline.stores.store_writer import write_store
-    from lossline.vocabularies.vocabulary import ByteVocabulary
+    from lossline.vocabularies import ByteVocabulary
 
     return write_store(tmp_path / "store", texts, ByteVocabulary(), name="small")

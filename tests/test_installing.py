@@ -105,8 +105,8 @@ def test_messages_before_and_after_publication(monkeypatch):
     ("package", "module", "call", "extra"),
     [
         ("sentencepiece", "vocabularies.sentencepiece", lambda m: m._load(b"", "x"), "data"),
-        ("sentencepiece", "stores.vocabulary_training",
-         lambda m: m.train_sentencepiece([], None), "data"),
+        ("sentencepiece", "vocabularies.training",
+         lambda m: m.train([], m.Algorithm.UNIGRAM, 300, name="x"), "data"),
         ("tiktoken", "vocabularies.tiktoken", lambda m: m.TiktokenVocabulary(None), "data"),
         ("seqio", "stores.prepare_all", lambda m: m._import_seqio_tasks(), "data"),
         ("lm_eval.api.model", "evaluation.harness",

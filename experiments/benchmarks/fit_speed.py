@@ -32,8 +32,8 @@ from scipy.optimize import curve_fit, minimize
 from lossline.laws.bootstrap import bootstrap
 from lossline.laws.compute_laws import Chinchilla, Kaplan, hoffmann_starts
 from lossline.laws.forms import Law, ShiftedPowerLaw
-from lossline.laws.objective import HUBER_ON_LOGS, LEAST_SQUARES, Loss, Objective, Residual
-from lossline.laws.problems import Problem
+from lossline.laws.objective import HUBER_ON_LOGS, LEAST_SQUARES, FitObjective, Loss, Residual
+from lossline.laws.problems import FitProblem
 from lossline.laws.results import FitResult
 from lossline.laws.solver import FitOptions, fit, fit_many
 
@@ -45,7 +45,7 @@ class Peer:
     """SciPy on one problem: internal coordinates, analytic derivatives, bounds as ours."""
 
     law: Law
-    objective: Objective
+    objective: FitObjective
     inputs: Mapping[str, Array]
     target: Array
     weights: Array | None = None
@@ -57,7 +57,7 @@ class Peer:
         self.mass = np.ones(len(self.target)) if self.weights is None else self.weights
 
     def curve_fit(self, start: Array) -> float:
-        """Objective reached by trust-region least squares from one start; inf where it fails."""
+        """FitObjective reached by trust-region least squares from one start; inf where it fails."""
         log = self.objective.residual is Residual.LOG
 
         def value(_: Array, *theta: float) -> Array:
@@ -94,7 +94,7 @@ class Peer:
         return float((self.objective.rho(r) * self.mass).sum()), (jacobian[0] @ pull[0])
 
     def lbfgs(self, start: Array) -> float:
-        """Objective reached by L-BFGS-B from one start. Its rules are absolute: the objective is
+        """FitObjective reached by L-BFGS-B from one start. Its rules are absolute: the objective is
         scaled to be about 1, without which it stops at once."""
 
         def scaled(theta: Array) -> tuple[float, Array]:
@@ -170,7 +170,7 @@ def kempner_job(data: Path) -> Job:
             keep = np.isfinite(y) & (y > 0)
             if keep.sum() > 5:
                 problems.append(
-                    Problem(inputs={k: v[keep] for k, v in inputs.items()}, target=y[keep])
+                    FitProblem(inputs={k: v[keep] for k, v in inputs.items()}, target=y[keep])
                 )
     logs = np.array([5.0, 10.0, 15.0, 20.0])
     starts = np.array([[np.exp(0.5), a, b, 0.4, 0.4] for a in logs for b in logs])
@@ -207,7 +207,7 @@ def bootstrap_job(data: Path) -> Job:
     def peer(i: int) -> Peer:
         return Peer(law, LEAST_SQUARES, {"x": x}, y, weights=drawn[i].astype(float))
 
-    same = [Problem(inputs={"x": x}, target=y, weights=w.astype(float)) for w in drawn]
+    same = [FitProblem(inputs={"x": x}, target=y, weights=w.astype(float)) for w in drawn]
     return Job(
         name=f"bootstrap of one line, {len(x)} runs, 1,000 resamples",
         target="0.5 s",

@@ -200,7 +200,7 @@ checkpoints.count = 0
 def train_rate(task: dict[str, Any]) -> dict[str, float]:
     """Tokens per second as `python -m lossline.train` logs them, for the model of the task."""
     from lossline.stores.store_writer import write_store
-    from lossline.vocabularies.vocabulary import ByteVocabulary
+    from lossline.vocabularies import ByteVocabulary
 
     text = "".join(chr(97 + n) for n in np.random.default_rng(0).integers(0, 26, 2_000_000))
     with tempfile.TemporaryDirectory() as folder:

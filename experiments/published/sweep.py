@@ -13,7 +13,7 @@ from records import Comparison, Section, named, spread
 
 from lossline.errors import UserError
 from lossline.laws.compute_laws import Chinchilla, Kaplan
-from lossline.laws.problems import Problem
+from lossline.laws.problems import FitProblem
 from lossline.laws.results import FitResult
 from lossline.laws.solver import fit_many
 from lossline.lines.fitting import Line, LineOptions, fit_specimen, r_squared
@@ -179,7 +179,7 @@ def laws_of(table: pd.DataFrame, law, sets: Sequence[str] | None = None):
                 continue
             inputs = {"N": points["params"].to_numpy(float), "D": points["tokens"].to_numpy(float)}
             keys.append((str(data), name))
-            problems.append(Problem(inputs=inputs, target=points["value"].to_numpy(float)))
+            problems.append(FitProblem(inputs=inputs, target=points["value"].to_numpy(float)))
     return dict(zip(keys, fit_many(law, problems), strict=True))
 
 

@@ -32,8 +32,8 @@ __all__ = [
     "UNKNOWN",
     "Chance",
     "Comparison",
+    "MatchedPoints",
     "Noise",
-    "Points",
     "RunResiduals",
     "compare",
     "line_scatter",
@@ -62,7 +62,7 @@ _HIDDEN = 0.05  # share of the variance of a move that no residual shows, above 
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Points:
+class MatchedPoints:
     """Points of one matched group: losses x, y (M,), the run of each (M,), and d (M,), the level as
     a number. `given` (M, k): more columns of the runs, whose effects are held equal."""
 
@@ -72,10 +72,10 @@ class Points:
     d: Array
     given: Array | None = None
 
-    def keep(self, mask: Array) -> Points:
+    def keep(self, mask: Array) -> MatchedPoints:
         """The points that a mask (M,) holds."""
         given = None if self.given is None else self.given[mask]
-        return Points(
+        return MatchedPoints(
             x=self.x[mask], y=self.y[mask], run=self.run[mask], d=self.d[mask], given=given
         )
 
@@ -184,7 +184,7 @@ class Comparison:
         return Chance(error=error, degrees=noise.degrees, borrowed=True)
 
 
-def _fewest(groups: list[Points]) -> tuple[float, int]:
+def _fewest(groups: list[MatchedPoints]) -> tuple[float, int]:
     counts: dict[float, int] = {}
     for points in groups:
         for level in np.unique(points.d):
@@ -212,7 +212,7 @@ def pooled_noise(comparisons: list[Comparison], share: float = 1.0) -> Noise:
     return Noise(deviation=float(np.sqrt(variance)), degrees=share * degrees)
 
 
-def comparable(points: Points) -> Points | None:
+def comparable(points: MatchedPoints) -> MatchedPoints | None:
     """The points at x that more than one level covers, so that every comparison is an
     interpolation.
 
@@ -252,7 +252,7 @@ def _common_range(x: Array, spans: list[tuple[float, float]]) -> tuple[float, fl
     return low - margin, high + margin
 
 
-def compare(groups: list[Points], *, resamples: int = 0, seed: int = 0) -> Comparison | None:
+def compare(groups: list[MatchedPoints], *, resamples: int = 0, seed: int = 0) -> Comparison | None:
     """Compares the levels within each group and pools the move over groups; None if no group has a
     common range."""
     inside = [points for points in map(comparable, groups) if points is not None]
@@ -277,7 +277,7 @@ def compare(groups: list[Points], *, resamples: int = 0, seed: int = 0) -> Compa
     return comparison
 
 
-def line_scatter(groups: list[Points]) -> Noise:
+def line_scatter(groups: list[MatchedPoints]) -> Noise:
     """How far runs of one group stray from the group's own line, pooled; `d` of the points is not
     looked at."""
     squares = degrees = 0.0
@@ -311,7 +311,7 @@ class _Rows:
     shared: int  # columns of the levels (d, perhaps d u); the rest is the one line of each group
 
     @classmethod
-    def of(cls, groups: list[Points]) -> _Rows:
+    def of(cls, groups: list[MatchedPoints]) -> _Rows:
         design, y, shared = _design(groups)
         numbers, start = [], 0
         for points in groups:
@@ -342,7 +342,7 @@ class _Rows:
         )
 
 
-def _design(groups: list[Points]) -> tuple[Array, Array, int]:
+def _design(groups: list[MatchedPoints]) -> tuple[Array, Array, int]:
     """Columns: d, d u (if every level can bear it), then each group's own polynomial."""
     tilt = all(
         np.unique(points.x[points.d == level]).size >= _TILT_FROM
@@ -490,7 +490,7 @@ class RunResiduals:
     degrees: float
 
 
-def run_residuals(points: Points) -> RunResiduals:
+def run_residuals(points: MatchedPoints) -> RunResiduals:
     """How far each run lies off one line and the effects of the `given` columns; `d` is not looked
     at."""
     rows = _Rows.of([dataclasses.replace(points, d=np.zeros(len(points.x)))])

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from lossline.attribution.comparison import Comparison, Points, compare
+from lossline.attribution.comparison import Comparison, MatchedPoints, compare
 from lossline.matching.groups import TREND_FROM, Design, MatchedGroup
 from lossline.options.roles import SIZE
 from lossline.run_order import run_numbers
@@ -86,7 +86,7 @@ class Losses:
 
     def points(
         self, group: MatchedGroup, d: Numbers | None = None, given: Numbers | None = None
-    ) -> Points | None:
+    ) -> MatchedPoints | None:
         """Points of the runs of a group that have a number `d`; `given`: a number per run whose
         effect is held equal."""
         runs = [run for run in group.runs if run in self.of_run and (d is None or run in d)]
@@ -99,7 +99,7 @@ class Losses:
             return np.repeat([float(numbers[run]) for run in runs], count)
 
         x, y = np.concatenate([self.of_run[run] for run in runs]).T
-        return Points(
+        return MatchedPoints(
             x=x, y=y, run=np.repeat([self.rank[run] for run in runs], count),
             d=np.zeros(len(x)) if d is None else spread(d),
             given=None if given is None else spread(given)[:, None],

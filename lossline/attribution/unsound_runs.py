@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from lossline.attribution.comparison import Points, run_residuals
+from lossline.attribution.comparison import MatchedPoints, run_residuals
 from lossline.matching.groups import Design
 
 __all__ = ["Outlier", "copies", "outliers"]
@@ -116,7 +116,7 @@ def _residuals(
     names, number = np.unique(run, return_inverse=True)
     if len(names) < 4 or np.ptp(x) == 0:
         return
-    found = run_residuals(Points(
+    found = run_residuals(MatchedPoints(
         x=x, y=y, run=number, d=np.zeros(len(x)), given=_offsets(plan, factors, run, x),
     ))  # fmt: skip
     for name, height, free in zip(names, found.heights, found.free, strict=True):

@@ -13,7 +13,7 @@ from lossline.places import local_path
 from lossline.tables.frames import complete, typed
 from lossline.tables.schema import Status
 from lossline.tables.storage import read, write
-from lossline.tables.sweeps import Source, import_sweep
+from lossline.tables.sweeps import Sweep, import_sweep
 
 __all__ = ["ImportOptions", "import_to_file"]
 
@@ -23,7 +23,7 @@ class ImportOptions:
     """Options of `import_sweep`: the source, its files, the loss table to write and, for csv and
     JSON, the mapping file."""
 
-    source: Source
+    source: Sweep
     path: tuple[str, ...]
     out: str
     mapping: str | None = None

@@ -33,7 +33,7 @@ from lossline.runs.run_directory import (
     write_json,
     write_text,
 )
-from lossline.vocabularies.vocabulary import Vocabulary, VocabularySpec, load
+from lossline.vocabularies import Vocabulary, VocabularySpec, load
 
 TOKENIZER = "tokenizer.json"
 _SAVED_AT_ONCE_GB = 1  # bounds the buffers of a save, whatever the model's size

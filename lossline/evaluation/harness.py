@@ -24,7 +24,7 @@ from lossline.evaluation.windows import Window, WindowRule, answer_windows, docu
 from lossline.installing import install_extra
 from lossline.runs.run_directory import RunDirectory
 from lossline.sharding import MeshOptions, make_mesh, make_rules
-from lossline.vocabularies.vocabulary import Vocabulary, VocabularySpec, load
+from lossline.vocabularies import Vocabulary, VocabularySpec, load
 
 
 class RequestScorer:

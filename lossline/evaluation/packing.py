@@ -29,7 +29,7 @@ class RowLayout(enum.Enum):
 
 
 @dataclass(frozen=True)
-class Batch:
+class PackedRows:
     """One call of the model.
 
     inputs_BxL, segment_ids_BxL (1, 2, … within a row, 0 for padding), positions_BxL (from 0 in
@@ -112,11 +112,11 @@ class PackedTexts:
         """Tokens that go through the model; context counts again, padding does not."""
         return int(self._length.sum())
 
-    def batches(self) -> Iterator[Batch]:
+    def batches(self) -> Iterator[PackedRows]:
         """All batches, in order."""
         return (self.batch(index) for index in range(self.num_batches))
 
-    def batch(self, index: int) -> Batch:
+    def batch(self, index: int) -> PackedRows:
         """Rows ``index * B`` to ``(index + 1) * B``; those beyond the last are padding."""
         lo, hi = np.searchsorted(
             self._row, [index * self.batch_size, (index + 1) * self.batch_size]
@@ -131,7 +131,7 @@ class PackedTexts:
         cells = (self.batch_size, self.row_length)
         entries = (self.groups, self.capacity)
         in_group = at[keep] % (self.batch_size // self.groups * self.row_length)
-        return Batch(
+        return PackedRows(
             inputs_BxL=_scatter(at, self._ids[read], cells),
             segment_ids_BxL=_scatter(at, self._segment[lo:hi][window], cells),
             positions_BxL=_scatter(at, offset, cells),

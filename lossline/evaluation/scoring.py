@@ -21,7 +21,7 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
-from lossline.evaluation.packing import Batch, PackedTexts
+from lossline.evaluation.packing import PackedRows, PackedTexts
 from lossline.ops.backend import target_backend
 from lossline.ops.cross_entropy import linear_cross_entropy
 from lossline.sharding import BATCH_AXES, batch_sharding
@@ -61,11 +61,11 @@ class Scorer:
         return self._sums(state, texts, self._misses)
 
     def _sums(
-        self, state: Any, texts: PackedTexts, dispatch: Callable[[Any, Batch], jax.Array]
+        self, state: Any, texts: PackedTexts, dispatch: Callable[[Any, PackedRows], jax.Array]
     ) -> np.ndarray:
         """Adds up per text what ``dispatch`` gives for every scored token, in float64."""
         total = np.zeros(texts.num_texts)
-        waiting: deque[tuple[Batch, jax.Array]] = deque()
+        waiting: deque[tuple[PackedRows, jax.Array]] = deque()
         for batch in texts.batches():
             waiting.append((batch, dispatch(state, batch)))
             if len(waiting) > _IN_FLIGHT:
@@ -74,13 +74,13 @@ class Scorer:
             _add(total, batch, values_GxK)
         return total
 
-    def _nats(self, state: Any, batch: Batch) -> jax.Array:
+    def _nats(self, state: Any, batch: PackedRows) -> jax.Array:
         return self._cross_entropy(state, batch, "nats_T")
 
-    def _misses(self, state: Any, batch: Batch) -> jax.Array:
+    def _misses(self, state: Any, batch: PackedRows) -> jax.Array:
         return 1.0 - self._cross_entropy(state, batch, "correct_T")
 
-    def _cross_entropy(self, state: Any, batch: Batch, field: str) -> jax.Array:
+    def _cross_entropy(self, state: Any, batch: PackedRows, field: str) -> jax.Array:
         arrays = (
             batch.inputs_BxL,
             batch.segment_ids_BxL,
@@ -128,7 +128,7 @@ def _products_of(dtype: str) -> AbstractContextManager:
     return jax.default_matmul_precision("float32") if exact else nullcontext()
 
 
-def _add(total: np.ndarray, batch: Batch, values_GxK: jax.Array) -> None:
+def _add(total: np.ndarray, batch: PackedRows, values_GxK: jax.Array) -> None:
     """Adds a batch's values to the texts' totals, in float64."""
     values = np.asarray(values_GxK, np.float64)[batch.scored_GxK]
     total += np.bincount(batch.texts_GxK[batch.scored_GxK], values, minlength=len(total))

@@ -20,7 +20,7 @@ from lossline import tables
 from lossline.attribution.results import Attribution
 from lossline.errors import UserError
 from lossline.fits.results import ComputeLawFit, StudyResults
-from lossline.laws.results import Status
+from lossline.laws.results import FitStatus
 from lossline.lines.doubt import Doubt
 from lossline.lines.estimators import PARAMETERS
 from lossline.lines.fitting import Irreducible, Line, LineKind
@@ -204,7 +204,7 @@ def _line(tree: Mapping[str, Any], draws: np.ndarray) -> Line:
     for name in ("x_range", "y_range"):
         fields[name] = tuple(math.nan if value is None else value for value in tree[name])
     fields["doubt"] = Doubt(**tree["doubt"])
-    enums = {"status": Status, "kind": LineKind, "pairing": Pairing, "irreducible": Irreducible}
+    enums = {"status": FitStatus, "kind": LineKind, "pairing": Pairing, "irreducible": Irreducible}
     fields |= {name: cls(tree[name]) for name, cls in enums.items()}
     return Line(**fields, draws=draws)
 

@@ -18,8 +18,8 @@ from lossline.errors import UserError
 from lossline.fits.results import ComputeLawFit, StudyResults
 from lossline.laws.bootstrap import bootstrap_problem
 from lossline.laws.compute_laws import Kaplan
-from lossline.laws.problems import Problem
-from lossline.laws.results import FitResult, Status
+from lossline.laws.problems import FitProblem
+from lossline.laws.results import FitResult, FitStatus
 from lossline.laws.solver import fit_many
 from lossline.lines.fitting import Line, LineOptions, fit_specimen
 from lossline.lines.groups import GROUP_BY, Group, split
@@ -30,8 +30,7 @@ from lossline.stages import Say, counted, silent
 from lossline.tables.chance import chance_level
 from lossline.tables.frames import nearest_name, nearest_names
 from lossline.tables.pairing import UNITS, one_set
-from lossline.tables.schema import OWN_SET, SetKind
-from lossline.tables.schema import Status as RowStatus
+from lossline.tables.schema import OWN_SET, SetKind, Status
 
 __all__ = ["StudyFitOptions", "fit_study"]
 
@@ -76,7 +75,7 @@ def fit_study(
     or a table without measurements.
     """
     options = options or StudyFitOptions()
-    rows = table[table["status"] == str(RowStatus.OK)]
+    rows = table[table["status"] == str(Status.OK)]
     if rows.empty:
         raise UserError("the loss table has no row with status ok: there is nothing to fit")
     x_sets, y_sets = _sets(rows, options)
@@ -183,7 +182,7 @@ def _compute_laws(
 
 def _to_fit(
     group: Group, eval_set: str, unit: str
-) -> tuple[ComputeLawFit, Problem | None, np.ndarray]:
+) -> tuple[ComputeLawFit, FitProblem | None, np.ndarray]:
     """The facts of a law that is to be fitted, its points and the numbers of their runs (by data,
     so that names cannot move intervals); no points where they cannot determine it."""
     points = one_set(group.table, eval_set, unit)
@@ -194,12 +193,12 @@ def _to_fit(
         unit=unit,
         law=_LAW.name,
         equation=_LAW.equation,
-        status=Status.UNDERDETERMINED.value,
+        status=FitStatus.UNDERDETERMINED.value,
         n_runs=known["run_id"].nunique(),
         n_points=len(known),
     )
     inputs = {"N": known["params"].to_numpy(float), "D": known["tokens"].to_numpy(float)}
-    problem = Problem(inputs=inputs, target=known["value"].to_numpy(float))
+    problem = FitProblem(inputs=inputs, target=known["value"].to_numpy(float))
     runs = run_numbers(known["run_id"], *inputs.values(), problem.target)
     sizes = known["params"].nunique()
     if sizes < 2:
@@ -209,7 +208,7 @@ def _to_fit(
 
 
 def _with_law(
-    base: ComputeLawFit, problem: Problem, runs: np.ndarray, found: FitResult, resamples: int
+    base: ComputeLawFit, problem: FitProblem, runs: np.ndarray, found: FitResult, resamples: int
 ) -> ComputeLawFit:
     """With E's 90% interval by a bootstrap over runs."""
     message, low, high = "", math.nan, math.nan
@@ -280,7 +279,7 @@ _EXCLUDED = ["what", "rows", "reason"]
 
 def exclusions(table: pd.DataFrame) -> pd.DataFrame:
     """Rows that no fit has seen: columns what, rows, reason; one line per set and reason."""
-    unused = table[table["status"] != str(RowStatus.OK)]
+    unused = table[table["status"] != str(Status.OK)]
     if unused.empty:
         return pd.DataFrame(columns=_EXCLUDED)
     reason = unused["message"].astype(object).where(unused["message"].notna(), "no reason given")

@@ -22,7 +22,6 @@ import numpy as np
 from scipy import special
 
 from lossline.errors import UserError
-from lossline.laws.batch import Batch
 from lossline.laws.conditioning import (
     condition_numbers,
     penalty_jacobian,
@@ -31,8 +30,9 @@ from lossline.laws.conditioning import (
 from lossline.laws.forms import Law
 from lossline.laws.levenberg import descend
 from lossline.laws.objective import Penalty, Residual
-from lossline.laws.problems import Prepared, Problem, internal_bounds, prepare, stack
+from lossline.laws.problems import FitProblem, Prepared, internal_bounds, prepare, stack
 from lossline.laws.results import FitResult
+from lossline.laws.rows import Rows
 from lossline.laws.solver import FitOptions, finish, fit_many, penalty_rows
 from lossline.laws.starts import Nodes, nodes, project
 from lossline.run_order import run_numbers
@@ -211,7 +211,7 @@ def bootstrap(
 ) -> Bootstrap:
     """Fits a law and resamples its runs. ``runs`` (M,) names each point's run; None: every point is
     a run of its own."""
-    problem = Problem(
+    problem = FitProblem(
         inputs=inputs,
         target=target,
         weights=weights,
@@ -233,7 +233,7 @@ def bootstrap(
 
 def bootstrap_problem(
     law: Law,
-    problem: Problem,
+    problem: FitProblem,
     *,
     runs: Sequence[Any] | Array | None = None,
     options: FitOptions | None = None,
@@ -242,7 +242,7 @@ def bootstrap_problem(
     seed: int = 0,
     fit: FitResult | None = None,
 ) -> Bootstrap:
-    """As `bootstrap`, for a `Problem`; ``fit`` saves fitting it again.
+    """As `bootstrap`, for a `FitProblem`; ``fit`` saves fitting it again.
 
     ``resampling`` None draws runs with replacement, unless too few draws would determine the
     law."""
@@ -289,7 +289,7 @@ class _Base:
     """The fit whose runs are resampled; bounds are internal (P,)."""
 
     law: Law
-    problem: Problem
+    problem: FitProblem
     data: Prepared
     options: FitOptions
     fit: FitResult
@@ -351,7 +351,7 @@ def _fit_resamples(base: _Base, weights_BxM: Array) -> tuple[Array, dict[str, in
     starts = _resample_starts(base, weights_BxM)
     row_fit = np.repeat(np.arange(count), starts.shape[1])
     shape = (len(row_fit), len(law.parameters))
-    batch = Batch(
+    batch = Rows(
         stack=stack(law, base.options.objective, [base.data]),
         problem=np.zeros(len(row_fit), int),
         weights=weights_BxM,

@@ -9,13 +9,13 @@ from collections.abc import Sequence
 import numpy as np
 
 from lossline.laws.forms import Law
-from lossline.laws.objective import Objective, Penalty
+from lossline.laws.objective import FitObjective, Penalty
 from lossline.laws.problems import Prepared
 
 Array = np.ndarray
 
 
-def residual_jacobian(law: Law, data: Prepared, objective: Objective, theta: Array) -> Array:
+def residual_jacobian(law: Law, data: Prepared, objective: FitObjective, theta: Array) -> Array:
     """d residual / d theta (M, P) in centered coordinates, without weights."""
     with np.errstate(all="ignore"):
         f, jacobian = law.value_and_jacobian(theta[None], tuple(c[None] for c in data.columns))

@@ -10,8 +10,8 @@ import dataclasses
 import numpy as np
 
 from lossline.laws import projection
-from lossline.laws.batch import Batch
 from lossline.laws.newton import polish
+from lossline.laws.rows import Rows
 
 Array = np.ndarray
 
@@ -50,7 +50,7 @@ class _Front:
     settled: Array
 
 
-def descend(batch: Batch, theta_RxP: Array, *, iterations: int, tolerance: float) -> Descent:
+def descend(batch: Rows, theta_RxP: Array, *, iterations: int, tolerance: float) -> Descent:
     """Runs all rows from theta until the relative decrease per iteration is below the tolerance, or
     the limit."""
     with np.errstate(all="ignore"):
@@ -74,7 +74,7 @@ def descend(batch: Batch, theta_RxP: Array, *, iterations: int, tolerance: float
     )
 
 
-def _begin(batch: Batch, theta_RxP: Array) -> _Front:
+def _begin(batch: Rows, theta_RxP: Array) -> _Front:
     theta = np.clip(theta_RxP, batch.low, batch.high)
     rows = np.arange(len(theta))
     front = _Front(
@@ -90,7 +90,7 @@ def _begin(batch: Batch, theta_RxP: Array) -> _Front:
 
 
 def _advance(
-    batch: Batch,
+    batch: Rows,
     front: _Front,
     rows: Array,
     inverse: Array,
@@ -116,7 +116,7 @@ def _advance(
     front.settled[rows] = small | (damping >= 1e8) | (before <= floor)
 
 
-def _gather(batch: Batch, front: _Front, active: Array, leader: Array, *, last: bool) -> Array:
+def _gather(batch: Rows, front: _Front, active: Array, leader: Array, *, last: bool) -> Array:
     """Polishes the best active row of each crowded fit; rows from which the objective falls all
     along the straight line to its optimum are in its basin, and follow it. With ``last`` the rest
     of such a fit is given up. Returns who is still active."""
@@ -157,7 +157,7 @@ def _solve(matrix: Array, vector: Array, held: Array) -> Array:
     return np.linalg.solve(system, (vector * free)[:, :, None])[:, :, 0]
 
 
-def _bounded_step(batch: Batch, theta: Array, gradient: Array, damped: Array, rows: Array) -> Array:
+def _bounded_step(batch: Rows, theta: Array, gradient: Array, damped: Array, rows: Array) -> Array:
     """The damped step; a parameter that would cross its bound is put on it and the others solved
     again."""
     held = batch.held(theta, gradient, rows)
@@ -177,7 +177,7 @@ def _bounded_step(batch: Batch, theta: Array, gradient: Array, damped: Array, ro
     return np.clip(step, -reach, reach)
 
 
-def _damp(batch: Batch, normal: Array, damping: Array, inverse: Array, rows: Array) -> Array:
+def _damp(batch: Rows, normal: Array, damping: Array, inverse: Array, rows: Array) -> Array:
     """normal + damping x T' diag(T^-T normal T^-1) T: Marquardt's scaling, taken in centered
     coordinates."""
     forward = batch.matrix(batch.stack.center, rows)

@@ -6,7 +6,7 @@ differences of the analytic gradient, so that a law need not bring second deriva
 
 import numpy as np
 
-from lossline.laws.batch import Batch
+from lossline.laws.rows import Rows
 
 Array = np.ndarray
 
@@ -17,7 +17,7 @@ _SHARES = (1.0, 0.3, 0.1, 0.02)
 
 
 def polish(
-    batch: Batch,
+    batch: Rows,
     rows: Array,
     theta_RxP: Array,
     *,
@@ -46,7 +46,7 @@ def polish(
 
 
 def _improve(
-    batch: Batch, rows: Array, theta: Array, objective: Array, part: Array
+    batch: Rows, rows: Array, theta: Array, objective: Array, part: Array
 ) -> tuple[Array, Array]:
     """One step of the rows ``part``, in place. Returns what its model promised, and who moved.
 
@@ -71,7 +71,7 @@ def _improve(
 
 
 def _damped(
-    batch: Batch,
+    batch: Rows,
     rows: Array,
     theta: Array,
     objective: Array,
@@ -94,7 +94,7 @@ def _damped(
 
 
 def _bounded_step(
-    batch: Batch, rows: Array, theta: Array, hessian: Array, gradient: Array, normal: Array
+    batch: Rows, rows: Array, theta: Array, hessian: Array, gradient: Array, normal: Array
 ) -> tuple[Array, Array]:
     """Newton step and half its decrement (R,); the parameter that would first cross its bound is
     put on it and the others solved again, until none crosses."""
@@ -120,7 +120,7 @@ def _bounded_step(
     return step, promise
 
 
-def _hessian(batch: Batch, rows: Array, theta: Array, normal: Array) -> Array:
+def _hessian(batch: Rows, rows: Array, theta: Array, normal: Array) -> Array:
     """Central differences of the gradient, one-sided at a bound; `normal` where that fails."""
     low, high = batch.low[rows], batch.high[rows]
     count, size = theta.shape

@@ -31,7 +31,7 @@ class Loss(enum.Enum):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Objective:
+class FitObjective:
     """Sum of weight x rho(residual). The default is approach 3 of Hoffmann et al.: Huber, delta
     1e-3, on logs."""
 
@@ -84,8 +84,8 @@ class Objective:
         return 1 / np.sqrt(1 + s * s)
 
 
-LEAST_SQUARES = Objective(residual=Residual.LINEAR, loss=Loss.LEAST_SQUARES)
-HUBER_ON_LOGS = Objective()
+LEAST_SQUARES = FitObjective(residual=Residual.LINEAR, loss=Loss.LEAST_SQUARES)
+HUBER_ON_LOGS = FitObjective()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -12,13 +12,13 @@ import numpy as np
 
 from lossline.errors import UserError
 from lossline.laws.forms import Columns, Law
-from lossline.laws.objective import Objective, Penalty, Residual
+from lossline.laws.objective import FitObjective, Penalty, Residual
 
 Array = np.ndarray
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Problem:
+class FitProblem:
     """One fit: inputs and target of equal length M; bounds, fixed values and penalties by parameter
     name, in natural units."""
 
@@ -71,7 +71,7 @@ def _vector(value: object, what: str, label: str) -> Array:
     return array
 
 
-def prepare(law: Law, problem: Problem, objective: Objective) -> Prepared:
+def prepare(law: Law, problem: FitProblem, objective: FitObjective) -> Prepared:
     """Checks a problem and drops unusable points. UserError for arguments that no data could
     mend."""
     label = f"{problem.label}: " if problem.label else ""
@@ -112,7 +112,7 @@ def prepare(law: Law, problem: Problem, objective: Objective) -> Prepared:
     )
 
 
-def _reasons(columns: Columns, target: Array, weights: Array, objective: Objective) -> Array:
+def _reasons(columns: Columns, target: Array, weights: Array, objective: FitObjective) -> Array:
     reasons = np.full(len(target), "", dtype=object)
     reasons[weights == 0] = "weight 0"
     for column in columns:
@@ -123,7 +123,7 @@ def _reasons(columns: Columns, target: Array, weights: Array, objective: Objecti
     return reasons
 
 
-def internal_bounds(law: Law, problem: Problem, data: Prepared) -> tuple[Array, Array]:
+def internal_bounds(law: Law, problem: FitProblem, data: Prepared) -> tuple[Array, Array]:
     """Internal bounds (P,), (P,): the law's, those of the data, the person's; a fixed parameter has
     both equal."""
     low, high = law.bounds(data.columns, data.target)
@@ -147,7 +147,7 @@ class Stack:
     """U problems of at most M points, padded by weight 0. Columns and target are (U, M)."""
 
     law: Law
-    objective: Objective
+    objective: FitObjective
     columns: Columns
     goal: Array  # objective.target of the measurements
     weights: Array  # (U, M)
@@ -155,7 +155,7 @@ class Stack:
     tiny: Array  # (U,): an objective this small is rounding error
 
 
-def stack(law: Law, objective: Objective, data: Sequence[Prepared]) -> Stack:
+def stack(law: Law, objective: FitObjective, data: Sequence[Prepared]) -> Stack:
     width = max(d.n for d in data)
 
     def padded(values: Array, fill: float) -> Array:

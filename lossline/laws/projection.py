@@ -8,13 +8,13 @@ with every solve, and nothing is gained over searching."""
 
 import numpy as np
 
-from lossline.laws.batch import Batch
 from lossline.laws.objective import Loss, Residual
+from lossline.laws.rows import Rows
 
 Array = np.ndarray
 
 
-def solvable(batch: Batch) -> list[int]:
+def solvable(batch: Rows) -> list[int]:
     """The parameters that the objective is quadratic in, in natural units, whatever the others."""
     law, objective = batch.stack.law, batch.stack.objective
     if objective.loss is not Loss.LEAST_SQUARES or objective.residual is Residual.LOG:
@@ -27,7 +27,7 @@ def solvable(batch: Batch) -> list[int]:
     return [i for i in law.linear_indices if i not in bent]
 
 
-def solve(batch: Batch, theta_RxP: Array, rows: Array, chosen: list[int]) -> Array:
+def solve(batch: Rows, theta_RxP: Array, rows: Array, chosen: list[int]) -> Array:
     """theta (R, P) with the ``chosen`` parameters solved for.
 
     Those on a bound stay there; a row whose solution lies on or beyond one keeps what was
@@ -53,7 +53,7 @@ def solve(batch: Batch, theta_RxP: Array, rows: Array, chosen: list[int]) -> Arr
     return theta
 
 
-def _normal_equations(batch: Batch, theta_RxP: Array, rows: Array) -> tuple[Array, Array]:
+def _normal_equations(batch: Rows, theta_RxP: Array, rows: Array) -> tuple[Array, Array]:
     """Gram matrix (R, L, L) and moment (R, L) of the linear parameters' basis."""
     count, size = len(rows), len(batch.stack.law.linear_indices)
     gram, moment = np.empty((count, size, size)), np.empty((count, size))

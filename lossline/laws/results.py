@@ -14,7 +14,7 @@ from lossline.laws.problems import Dropped
 Array = np.ndarray
 
 
-class Status(enum.Enum):
+class FitStatus(enum.Enum):
     """How a fit ended. Only the first two are answers; `FitResult.message` says more."""
 
     CONVERGED = "converged"
@@ -37,7 +37,7 @@ class FitResult:
     law: Law
     parameters: Mapping[str, float]
     objective: float
-    status: Status
+    status: FitStatus
     message: str
     conditioning: float
     residuals: Array
@@ -55,7 +55,7 @@ class FitResult:
     @property
     def ok(self) -> bool:
         """Whether the parameters are a stationary point that the data determine."""
-        return self.status in (Status.CONVERGED, Status.BOUND_HIT)
+        return self.status in (FitStatus.CONVERGED, FitStatus.BOUND_HIT)
 
     def predict(self, **inputs: Any) -> Array:
         """The law at the inputs, e.g. ``predict(x=3.0)`` or ``predict(N=1e9, D=2e10)``; UserError

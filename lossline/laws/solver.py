@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 
 from lossline.errors import UserError
-from lossline.laws.batch import Batch, Penalties
 from lossline.laws.conditioning import (
     condition_number,
     penalty_jacobian,
@@ -21,15 +20,16 @@ from lossline.laws.conditioning import (
 from lossline.laws.forms import Law
 from lossline.laws.levenberg import Descent, descend
 from lossline.laws.newton import polish
-from lossline.laws.objective import HUBER_ON_LOGS, Objective, Penalty
+from lossline.laws.objective import HUBER_ON_LOGS, FitObjective, Penalty
 from lossline.laws.problems import (
+    FitProblem,
     Prepared,
-    Problem,
     internal_bounds,
     prepare,
     stack,
 )
-from lossline.laws.results import FitResult, Status
+from lossline.laws.results import FitResult, FitStatus
+from lossline.laws.rows import Penalties, Rows
 from lossline.laws.starts import nodes, project
 
 Array = np.ndarray
@@ -52,7 +52,7 @@ class FitOptions:
     the relative decrease that ends a descent. Beyond ``condition_limit`` a fit is
     underdetermined."""
 
-    objective: Objective = HUBER_ON_LOGS
+    objective: FitObjective = HUBER_ON_LOGS
     starts: int = 4
     iterations: int = 150
     polish: int = 40
@@ -72,9 +72,11 @@ def fit(
     starts: Array | None = None,
     options: FitOptions | None = None,
 ) -> FitResult:
-    """Fits one law to M points: inputs by name (M,), target (M,); everything natural. See `Problem`
-    and `FitOptions`."""
-    problem = Problem(
+    """Fits one law to M points: inputs by name (M,), target (M,), both in natural units.
+
+    See `FitProblem` and `FitOptions`.
+    """
+    problem = FitProblem(
         inputs=inputs,
         target=target,
         weights=weights,
@@ -87,7 +89,7 @@ def fit(
 
 
 def fit_many(
-    law: Law, problems: Sequence[Problem], *, options: FitOptions | None = None
+    law: Law, problems: Sequence[FitProblem], *, options: FitOptions | None = None
 ) -> list[FitResult]:
     """Fits one law to each problem, all in one batch; results in the order of the problems."""
     options = options or FitOptions()
@@ -100,7 +102,7 @@ def fit_many(
     for i, (p, d, limit) in enumerate(zip(problems, data, limits, strict=True)):
         lack = _too_little(d, limit, len(p.penalties))
         if lack:
-            results[i] = _empty(law, p, d, Status.UNDERDETERMINED, lack)
+            results[i] = _empty(law, p, d, FitStatus.UNDERDETERMINED, lack)
         else:
             # Problems of like size share a batch, so that padding stays below half.
             groups.setdefault(int(np.ceil(np.log2(d.n))), []).append(i)
@@ -133,7 +135,9 @@ def _too_little(data: Prepared, limits: tuple[Array, Array] | None, penalties: i
     return ""
 
 
-def _empty(law: Law, problem: Problem, data: Prepared, status: Status, message: str) -> FitResult:
+def _empty(
+    law: Law, problem: FitProblem, data: Prepared, status: FitStatus, message: str
+) -> FitResult:
     return FitResult(
         law=law,
         parameters={},
@@ -177,7 +181,7 @@ def penalty_rows(law: Law, penalties: Sequence[Sequence[Penalty]], row_fit: Arra
 
 
 def _starts(
-    law: Law, problem: Problem, data: Prepared, low: Array, high: Array, options: FitOptions
+    law: Law, problem: FitProblem, data: Prepared, low: Array, high: Array, options: FitOptions
 ) -> Array:
     """Internal starts (S, P) of one problem, sorted, so that their order as given cannot matter."""
     if problem.starts is None:
@@ -206,7 +210,7 @@ def _starts(
 
 def _fit_group(
     law: Law,
-    problems: Sequence[Problem],
+    problems: Sequence[FitProblem],
     data: Sequence[Prepared],
     limits: Sequence[tuple[Array, Array]],
     options: FitOptions,
@@ -217,7 +221,7 @@ def _fit_group(
         for p, d, (low, high) in zip(problems, data, limits, strict=True)
     ]
     row_fit = np.repeat(np.arange(len(problems)), [len(s) for s in starts])
-    batch = Batch(
+    batch = Rows(
         stack=stacked,
         problem=row_fit,
         weights=stacked.weights,
@@ -249,7 +253,7 @@ class Best:
 
 
 def finish(
-    batch: Batch,
+    batch: Rows,
     descent: Descent,
     fits: int,
     *,
@@ -292,16 +296,16 @@ def finish(
 
 def _result(
     law: Law,
-    problem: Problem,
+    problem: FitProblem,
     data: Prepared,
-    batch: Batch,
+    batch: Rows,
     descent: Descent,
     best: Best,
     i: int,
     options: FitOptions,
 ) -> FitResult:
     if best.row[i] < 0:
-        return _empty(law, problem, data, Status.ABNORMAL, "no start had a finite objective")
+        return _empty(law, problem, data, FitStatus.ABNORMAL, "no start had a finite objective")
     row, theta = int(best.row[i]), best.theta[i]
     low, high = batch.low[row], batch.high[row]
     mine = np.flatnonzero(batch.fit == i)
@@ -332,7 +336,7 @@ def _result(
 
 
 def _condition(
-    law: Law, problem: Problem, data: Prepared, theta: Array, free: Array, options: FitOptions
+    law: Law, problem: FitProblem, data: Prepared, theta: Array, free: Array, options: FitOptions
 ) -> float:
     root = np.sqrt(data.weights)[:, None]
     rows = residual_jacobian(law, data, options.objective, theta) * root
@@ -341,7 +345,7 @@ def _condition(
 
 
 def _goodness(
-    law: Law, data: Prepared, theta: Array, free: int, objective: Objective
+    law: Law, data: Prepared, theta: Array, free: int, objective: FitObjective
 ) -> dict[str, Any]:
     """Residuals in the order given, their scatter, and R^2 in the target's own space."""
     with np.errstate(all="ignore"):
@@ -366,17 +370,17 @@ def _status(
     at_bound: tuple[str, ...],
     condition: float,
     options: FitOptions,
-) -> tuple[Status, str]:
+) -> tuple[FitStatus, str]:
     if condition > options.condition_limit:
         return (
-            Status.UNDERDETERMINED,
+            FitStatus.UNDERDETERMINED,
             f"the data leave a direction undetermined (conditioning {condition:.1e})",
         )
     if decrement > _STATIONARY:
         left = f"a share of {decrement:.1e} of the objective could still be gained"
         if not settled:
-            return Status.ITERATION_LIMIT, f"{left} after {options.iterations} iterations"
-        return Status.ABNORMAL, f"{left}, but no step gains it"
+            return FitStatus.ITERATION_LIMIT, f"{left} after {options.iterations} iterations"
+        return FitStatus.ABNORMAL, f"{left}, but no step gains it"
     if at_bound:
-        return Status.BOUND_HIT, f"{', '.join(at_bound)} at a bound"
-    return Status.CONVERGED, ""
+        return FitStatus.BOUND_HIT, f"{', '.join(at_bound)} at a bound"
+    return FitStatus.CONVERGED, ""

@@ -9,7 +9,7 @@ import dataclasses
 import numpy as np
 
 from lossline.laws.forms import Columns, Law
-from lossline.laws.objective import Objective, Residual
+from lossline.laws.objective import FitObjective, Residual
 
 Array = np.ndarray
 
@@ -63,7 +63,7 @@ def _solve_linear(gram: Array, moment: Array, low: Array, high: Array) -> Array:
 
 def project(
     law: Law,
-    objective: Objective,
+    objective: FitObjective,
     grid: Nodes,
     target: Array,
     weights_VxM: Array,
@@ -113,7 +113,7 @@ def _searchable(value: Array, is_log: Array, basis: Array, target: Array) -> Arr
 
 def _rank(
     law: Law,
-    objective: Objective,
+    objective: FitObjective,
     theta: Array,
     best: Array,
     grid: Nodes,

@@ -22,7 +22,7 @@ from scipy.special import ndtri, stdtrit
 
 from lossline.errors import UserError
 from lossline.laws.compute_laws import Kaplan
-from lossline.laws.results import Status
+from lossline.laws.results import FitStatus
 from lossline.laws.solver import fit
 from lossline.lines.doubt import Doubt, doubt_of
 from lossline.lines.estimators import (
@@ -133,7 +133,7 @@ class Line:
     y_group: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     parameters: Mapping[str, float] = dataclasses.field(default_factory=dict)
     tokens_per_param: float = math.nan
-    status: Status = Status.UNDERDETERMINED
+    status: FitStatus = FitStatus.UNDERDETERMINED
     message: str = ""
     r2: float = math.nan
     r2_linear: float = math.nan
@@ -154,7 +154,7 @@ class Line:
     @property
     def drawable(self) -> bool:
         """Whether the data determined a line."""
-        return self.status in (Status.CONVERGED, Status.BOUND_HIT)
+        return self.status in (FitStatus.CONVERGED, FitStatus.BOUND_HIT)
 
     @property
     def name(self) -> str:
@@ -433,7 +433,7 @@ def _fitted(
     )
     predicted = line.predict(pairs.x, tokens_per_param=pairs.tokens / pairs.params)
     doubt = _doubt(line)
-    status = Status.UNDERDETERMINED if doubt else Status.CONVERGED
+    status = FitStatus.UNDERDETERMINED if doubt else FitStatus.CONVERGED
     return dataclasses.replace(
         line,
         r2=r_squared(pairs.y, predicted),

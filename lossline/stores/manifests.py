@@ -17,7 +17,7 @@ import tensorstore as ts
 
 from lossline.errors import UserError
 from lossline.stores.arrays import ArrayFacts
-from lossline.vocabularies.vocabulary import VocabularyFacts
+from lossline.vocabularies import VocabularyFacts
 
 FORMAT_VERSION = 1
 FILE_NAME = "manifest.json"

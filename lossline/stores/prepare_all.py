@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from lossline import vocabularies
 from lossline.corpora import sources
 from lossline.corpora.benchmarks import benchmark_folder, gathered_items
 from lossline.corpora.gathering import file_sha256, job_hash, read_provenance
@@ -23,8 +24,7 @@ from lossline.stores.task_store import write_task
 from lossline.stores.token_store import TokenStore
 from lossline.stores.vocabulary_training import TrainVocabulary, train_vocabulary
 from lossline.terminal import Progress
-from lossline.vocabularies import vocabulary as vocabularies
-from lossline.vocabularies.vocabulary import (
+from lossline.vocabularies import (
     Bytes,
     HuggingFace,
     SentencePiece,

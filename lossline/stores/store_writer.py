@@ -26,7 +26,7 @@ from lossline.stores import arrays, manifests
 from lossline.stores.manifests import Manifest
 from lossline.stores.token_store import TokenStore
 from lossline.stores.tokenization import CHUNK_BYTES, Tokenizer, Tokens, chunked, text_sha256
-from lossline.vocabularies.vocabulary import Vocabulary, VocabularySpec
+from lossline.vocabularies import Vocabulary, VocabularySpec
 
 Report = Callable[[int], None]  # called with UTF-8 bytes of text
 

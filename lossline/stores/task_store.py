@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from lossline.corpora import utf8
+from lossline.corpora.items import Item
 from lossline.errors import UserError
 from lossline.files import building
 from lossline.stores import arrays, manifests
@@ -24,19 +25,9 @@ from lossline.stores.manifests import Manifest
 from lossline.stores.store_writer import id_dtype, publish
 from lossline.stores.token_store import check_arrays
 from lossline.stores.tokenization import tokenize
-from lossline.vocabularies.vocabulary import Vocabulary
+from lossline.vocabularies import Vocabulary
 
 ARRAYS = ("tokens", "offsets", "questions", "text_bytes", "gold", "token_bytes")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Item:
-    """One question as text; ``context + choices[gold]`` is the right answer read aloud."""
-
-    id: str
-    context: str
-    choices: tuple[str, ...]
-    gold: int
 
 
 @dataclass(frozen=True, kw_only=True)

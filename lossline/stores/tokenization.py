@@ -12,10 +12,10 @@ from typing import Any, NoReturn
 
 import numpy as np
 
+from lossline import vocabularies
 from lossline.child_process import die_with_pool
 from lossline.errors import UserError
-from lossline.vocabularies import vocabulary as vocabularies
-from lossline.vocabularies.vocabulary import Vocabulary, VocabularySpec
+from lossline.vocabularies import Vocabulary, VocabularySpec
 
 # Characters handed to a worker at once; also what a killed `prepare` may have to do again.
 CHUNK_BYTES = 1 << 21

@@ -14,7 +14,7 @@ from typing import Any
 from lossline.errors import UserError
 
 
-class Record:
+class StudyRecord:
     """Steps that are done, each with a key of everything it depended on."""
 
     def __init__(self, path: Path) -> None:

@@ -27,7 +27,7 @@ from lossline.studies.grid import Grid, Point, unique
 from lossline.studies.planned_run import PlannedRun, plan_run
 from lossline.studies.processes import Job, run, run_many
 from lossline.studies.progress import LogProgress, TrainingProgress, announce
-from lossline.studies.record import Record, content_key, single
+from lossline.studies.record import StudyRecord, content_key, single
 from lossline.tables import load, write
 
 
@@ -106,7 +106,7 @@ def run_study(options: StudyOptions) -> None:
         _print_plan(options, runs)
         return
     with single(folder):
-        record = Record(folder / "study.json")
+        record = StudyRecord(folder / "study.json")
         for number, command in enumerate(options.before, start=1):
             announce(number, steps, command.title)
             _once(record, f"{number}-{command.verb}", command, _job(options, command))
@@ -164,7 +164,7 @@ def _job(
     return Job(name=name or command.verb, verb=command.verb, arguments=arguments)
 
 
-def _once(record: Record, name: str, command: Command, job: Job) -> None:
+def _once(record: StudyRecord, name: str, command: Command, job: Job) -> None:
     """Runs a job unless it is noted as done with the same command line and gin file."""
     key = content_key([list(job.arguments)], [command.gin_file])
     if record.holds(name, key):
@@ -186,7 +186,7 @@ def _train(options: StudyOptions, runs: Sequence[PlannedRun], at_once: int) -> N
 
 
 def _evaluate(
-    options: StudyOptions, runs: Sequence[PlannedRun], record: Record, at_once: int
+    options: StudyOptions, runs: Sequence[PlannedRun], record: StudyRecord, at_once: int
 ) -> None:
     """Splits the runs over as many evaluators as trainings ran at a time, each on its own cores."""
     key = content_key(
@@ -219,7 +219,7 @@ def _shares(runs: Sequence[PlannedRun], count: int) -> list[list[PlannedRun]]:
     return shares
 
 
-def _fit(options: StudyOptions, runs: Sequence[PlannedRun], record: Record) -> None:
+def _fit(options: StudyOptions, runs: Sequence[PlannedRun], record: StudyRecord) -> None:
     table = options.folder / "losses.parquet"
     write(with_factors(load([item.folder for item in runs]), runs), table)
     out = options.folder / "report"

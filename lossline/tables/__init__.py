@@ -6,7 +6,7 @@ tables.write(table, "losses.parquet")
 """
 
 from lossline.tables.checks import (
-    Problem,
+    Defect,
     exclude_bad_rows,
     find_problems,
     summarize,
@@ -19,7 +19,7 @@ from lossline.tables.storage import load, read, read_unchecked, write
 __all__ = [
     "COLUMNS",
     "COLUMN_NAMES",
-    "Problem",
+    "Defect",
     "SetKind",
     "Status",
     "concat",

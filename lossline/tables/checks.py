@@ -33,7 +33,7 @@ from lossline.tables.schema import (
 from lossline.tables.units import in_bits
 
 __all__ = [
-    "Problem",
+    "Defect",
     "check_columns",
     "exclude_bad_rows",
     "find_problems",
@@ -48,7 +48,7 @@ _BITS_TOLERANCE = 0.02
 
 
 @dataclass(frozen=True, kw_only=True)
-class Problem:
+class Defect:
     """Something wrong in one cell: which column, which row (0-based position), what, and how to
     mend it."""
 
@@ -107,7 +107,7 @@ def validate(frame: pd.DataFrame, *, where: str = "the table") -> None:
         raise UserError(problems[0].line(where) + others)
 
 
-def find_problems(frame: pd.DataFrame) -> Iterator[Problem]:
+def find_problems(frame: pd.DataFrame) -> Iterator[Defect]:
     """Everything wrong with the rows of a table whose columns are right, the gravest kind first."""
     frame = frame.reset_index(drop=True)
     yield from _empty_cells(frame)
@@ -121,7 +121,7 @@ def find_problems(frame: pd.DataFrame) -> Iterator[Problem]:
     yield from _checkpoint_mismatch(frame, used)
 
 
-def exclude_bad_rows(frame: pd.DataFrame) -> tuple[pd.DataFrame, list[Problem]]:
+def exclude_bad_rows(frame: pd.DataFrame) -> tuple[pd.DataFrame, list[Defect]]:
     """The table with every row that has a problem marked ``excluded`` (message: the problem), and
     the problems.
 
@@ -138,9 +138,9 @@ def exclude_bad_rows(frame: pd.DataFrame) -> tuple[pd.DataFrame, list[Problem]]:
     return kept, problems
 
 
-def summarize(problems: Iterable[Problem], where: str, most: int = 5) -> list[str]:
+def summarize(problems: Iterable[Defect], where: str, most: int = 5) -> list[str]:
     """One line per kind of problem: the first row that has it in full, then the other rows."""
-    kinds: dict[tuple[str, str], list[Problem]] = {}
+    kinds: dict[tuple[str, str], list[Defect]] = {}
     for problem in problems:
         kinds.setdefault((problem.column, problem.mend), []).append(problem)
     lines = []
@@ -156,13 +156,13 @@ def _where(mask: np.ndarray | pd.Series) -> list[int]:
     return [int(position) for position in np.flatnonzero(np.asarray(mask, dtype=bool))]
 
 
-def _empty_cells(frame: pd.DataFrame) -> Iterator[Problem]:
+def _empty_cells(frame: pd.DataFrame) -> Iterator[Defect]:
     for column in COLUMNS:
         if column.required:
             for position in _where(frame[column.name].isna()):
                 said = str(frame["message"].iloc[position])
                 of_this = f"{column.name}: "  # as `frames.exclude_unreadable` says it
-                yield Problem(
+                yield Defect(
                     column=column.name,
                     position=position,
                     what=said.removeprefix(of_this)
@@ -173,11 +173,11 @@ def _empty_cells(frame: pd.DataFrame) -> Iterator[Problem]:
                 )
 
 
-def _unknown_words(frame: pd.DataFrame) -> Iterator[Problem]:
+def _unknown_words(frame: pd.DataFrame) -> Iterator[Defect]:
     for name, words in (("kind", SetKind), ("status", Status)):
         known = [str(word) for word in words]
         for position in _where(frame[name].notna() & ~frame[name].isin(known)):
-            yield Problem(
+            yield Defect(
                 column=name,
                 position=position,
                 what=f"{frame[name].iloc[position]!r} is not one of {', '.join(known)}",
@@ -203,11 +203,11 @@ def _open_numbers(frame: pd.DataFrame) -> list[str]:
     return [column.name for column in columns if column and column.kind is Kind.NUMBER]
 
 
-def _bad_numbers(frame: pd.DataFrame, used: np.ndarray) -> Iterator[Problem]:
+def _bad_numbers(frame: pd.DataFrame, used: np.ndarray) -> Iterator[Defect]:
     for name in (*_NUMBERS, *_open_numbers(frame)):
         values = frame[name].to_numpy(dtype="float64", na_value=np.nan)
         for position in _where(used & np.isinf(values)):
-            yield Problem(
+            yield Defect(
                 column=name,
                 position=position,
                 what="the value is infinite",
@@ -215,7 +215,7 @@ def _bad_numbers(frame: pd.DataFrame, used: np.ndarray) -> Iterator[Problem]:
             )
         for position in _where(used & (values < 0)):
             shown = int(values[position]) if name in COUNTS else values[position]
-            yield Problem(
+            yield Defect(
                 column=name,
                 position=position,
                 what=f"{shown:g} is negative",
@@ -224,7 +224,7 @@ def _bad_numbers(frame: pd.DataFrame, used: np.ndarray) -> Iterator[Problem]:
     for name in _POSITIVE:
         values = frame[name].to_numpy(dtype="float64", na_value=np.nan)
         for position in _where(used & (values == 0)):
-            yield Problem(
+            yield Defect(
                 column=name,
                 position=position,
                 what="the value is 0",
@@ -232,7 +232,7 @@ def _bad_numbers(frame: pd.DataFrame, used: np.ndarray) -> Iterator[Problem]:
             )
     accuracy = frame["accuracy"].to_numpy(dtype="float64")
     for position in _where(used & (accuracy > 1)):
-        yield Problem(
+        yield Defect(
             column="accuracy",
             position=position,
             what=f"{accuracy[position]:g} is above 1 (a mapping with percent = true converts)",
@@ -240,13 +240,13 @@ def _bad_numbers(frame: pd.DataFrame, used: np.ndarray) -> Iterator[Problem]:
         )
 
 
-def _bad_units(frame: pd.DataFrame, used: np.ndarray) -> Iterator[Problem]:
+def _bad_units(frame: pd.DataFrame, used: np.ndarray) -> Iterator[Defect]:
     yield from _means_against_sums(frame, used)
     yield from _bytes_per_token(frame, used)
     yield from _bits_among_nats(frame, used)
 
 
-def _means_against_sums(frame: pd.DataFrame, used: np.ndarray) -> Iterator[Problem]:
+def _means_against_sums(frame: pd.DataFrame, used: np.ndarray) -> Iterator[Defect]:
     number = {name: frame[name].to_numpy(dtype="float64", na_value=np.nan) for name in _NUMBERS}
     with np.errstate(divide="ignore", invalid="ignore"):
         expected = {
@@ -261,7 +261,7 @@ def _means_against_sums(frame: pd.DataFrame, used: np.ndarray) -> Iterator[Probl
             np.abs(given - right) > _RELATIVE_TOLERANCE * np.maximum(np.abs(right), 1e-12)
         )
         for position in _where(off):
-            yield Problem(
+            yield Defect(
                 column=name,
                 position=position,
                 what=f"{given[position]:.6g} does not agree with its sums, "
@@ -282,7 +282,7 @@ def _unit_guess(given: float, right: float, name: str) -> str:
     return ""
 
 
-def _bytes_per_token(frame: pd.DataFrame, used: np.ndarray) -> Iterator[Problem]:
+def _bytes_per_token(frame: pd.DataFrame, used: np.ndarray) -> Iterator[Defect]:
     """Bytes per token follow from loss and bits per byte, and belong to the text and its tokenizer
     (of runs whose tokenizer is not recorded, each to the run's own).
 
@@ -310,7 +310,7 @@ def _bytes_per_token(frame: pd.DataFrame, used: np.ndarray) -> Iterator[Problem]
             others = "as many rows" if split else "other rows"
             others = f"{others} of this set and tokenizer have"
             other = values[mixed].median() if split and not mixed[position] else usual
-            yield Problem(
+            yield Defect(
                 column="loss",
                 position=int(position),
                 what=f"loss and bits per byte imply {values[position]:.3g} bytes per token where "
@@ -327,7 +327,7 @@ def _usual(values: np.ndarray) -> tuple[float, int]:
     return float(np.exp(logs[support.argmax()])), int(support.max())
 
 
-def _bits_among_nats(frame: pd.DataFrame, used: np.ndarray) -> Iterator[Problem]:
+def _bits_among_nats(frame: pd.DataFrame, used: np.ndarray) -> Iterator[Defect]:
     """Losses without sums or bits per byte beside them, held against those of runs alike in every
     fact."""
     number = {name: frame[name].to_numpy(dtype="float64", na_value=np.nan) for name in _NUMBERS}
@@ -343,7 +343,7 @@ def _bits_among_nats(frame: pd.DataFrame, used: np.ndarray) -> Iterator[Problem]
         loss, params, tokens = (number[name][place] for name in ("loss", "params", "tokens"))
         runs = frame["run_id"].fillna("").to_numpy()[place]
         for position in place[in_bits(loss, params, tokens, runs, frame[facts].iloc[place])]:
-            yield Problem(
+            yield Defect(
                 column="loss",
                 position=int(position),
                 what=f"{number['loss'][position]:.6g} is 1/ln 2 times what other rows of this set "
@@ -358,13 +358,13 @@ _SIZES = ("run_id", "params", "params_non_embedding", "seed")
 _PLACES = ("x_source_row", "x_source_column")
 
 
-def _missing_measurements(frame: pd.DataFrame, used: np.ndarray) -> Iterator[Problem]:
+def _missing_measurements(frame: pd.DataFrame, used: np.ndarray) -> Iterator[Defect]:
     ok = used & (frame["status"] == str(Status.OK)).to_numpy()
     loss_like = frame["loss"].notna() | frame["bits_per_byte"].notna()
     task = (frame["kind"] == str(SetKind.TASK)).to_numpy()
     nothing = ok & ~loss_like.to_numpy() & ~(task & frame["accuracy"].notna().to_numpy())
     for position in _where(nothing):
-        yield Problem(
+        yield Defect(
             column="loss",
             position=position,
             what="the value is missing (NaN) although the status is ok",
@@ -373,7 +373,7 @@ def _missing_measurements(frame: pd.DataFrame, used: np.ndarray) -> Iterator[Pro
     failed = used & (frame["status"] == str(Status.FAILED)).to_numpy()
     for name in ("loss", "bits_per_byte", "accuracy"):
         for position in _where(failed & frame[name].notna().to_numpy()):
-            yield Problem(
+            yield Defect(
                 column=name,
                 position=position,
                 what="a row that failed carries a value",
@@ -381,7 +381,7 @@ def _missing_measurements(frame: pd.DataFrame, used: np.ndarray) -> Iterator[Pro
             )
 
 
-def _duplicates(frame: pd.DataFrame, used: np.ndarray) -> Iterator[Problem]:
+def _duplicates(frame: pd.DataFrame, used: np.ndarray) -> Iterator[Defect]:
     rows = frame.loc[used, list(KEY)].dropna()
     again = rows.duplicated(keep="first")
     if not again.any():
@@ -396,7 +396,7 @@ def _duplicates(frame: pd.DataFrame, used: np.ndarray) -> Iterator[Problem]:
         before = first_seen[(run_id, step, eval_set)]
         differs = abs(loss[position] - loss[before]) > _RELATIVE_TOLERANCE * abs(loss[before])
         values = f" (loss {loss[before]:.6g} there, {loss[position]:.6g} here)" if differs else ""
-        yield Problem(
+        yield Defect(
             column="eval_set",
             position=int(position),
             what=f"run {run_id!r} at step {step} on {eval_set!r} is already in "
@@ -406,17 +406,17 @@ def _duplicates(frame: pd.DataFrame, used: np.ndarray) -> Iterator[Problem]:
         )
 
 
-def _changing_facts(frame: pd.DataFrame, used: np.ndarray) -> Iterator[Problem]:
+def _changing_facts(frame: pd.DataFrame, used: np.ndarray) -> Iterator[Defect]:
     facts = [name for name in of_run(map(str, frame.columns)) if name != "run_id"]
     yield from _changing(frame.loc[used], ["run_id"], facts, "run")
 
 
-def _checkpoint_mismatch(frame: pd.DataFrame, used: np.ndarray) -> Iterator[Problem]:
+def _checkpoint_mismatch(frame: pd.DataFrame, used: np.ndarray) -> Iterator[Defect]:
     facts = [name for name in of_checkpoint(map(str, frame.columns)) if name != "step"]
     yield from _changing(frame.loc[used], ["run_id", "step"], facts, "checkpoint")
 
 
-def _changing(rows: pd.DataFrame, by: list[str], names: list[str], unit: str) -> Iterator[Problem]:
+def _changing(rows: pd.DataFrame, by: list[str], names: list[str], unit: str) -> Iterator[Defect]:
     rows = rows.dropna(subset=by)
     if rows.empty:
         return
@@ -431,7 +431,7 @@ def _changing(rows: pd.DataFrame, by: list[str], names: list[str], unit: str) ->
             reference = texts.index[texts == usual][0]
             shown = " at step ".join(str(part) for part in key) if isinstance(key, tuple) else key
             for position in texts.index[texts != usual]:
-                yield Problem(
+                yield Defect(
                     column=name,
                     position=int(position),
                     what=f"{unit} {shown} has {rows[name].loc[position]} here and "

@@ -11,7 +11,7 @@ from lossline.batches.mixture import Mixture, described, shares_of_one
 from lossline.batches.plans import BatchPlan, MixturePlan
 from lossline.stores.token_store import TokenStore
 from lossline.tables.schema import COMPONENT_TOKENS, SHARE
-from lossline.vocabularies.vocabulary import VocabularyFacts
+from lossline.vocabularies import VocabularyFacts
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,14 +13,8 @@ import numpy as np
 
 from lossline.errors import UserError
 from lossline.vocabularies import tokenizer_json
-from lossline.vocabularies.vocabulary import (
-    METASPACE,
-    HuggingFace,
-    Normalization,
-    Vocabulary,
-    default_name,
-    drop_remedy,
-)
+from lossline.vocabularies.specs import HuggingFace, Normalization, default_name, drop_remedy
+from lossline.vocabularies.vocabulary import METASPACE, Vocabulary
 
 EOS_TOKENS = ("<|endoftext|>", "</s>", "<eos>", "<|end_of_text|>", "<|end▁of▁sentence|>", "[EOS]")
 PAD_TOKENS = ("<|padding|>", "<pad>", "[PAD]", "<|pad|>", "<|finetune_right_pad_id|>")
@@ -90,7 +84,7 @@ class HuggingFaceVocabulary(Vocabulary):
         return [*super()._probes(), *(f"a  {text}  b{text}c" for text in texts)]
 
     def remedy(self) -> str:
-        return drop_remedy(self._spec) or super().remedy()
+        return drop_remedy(self._spec, type(self)) or super().remedy()
 
     def _encode_around_notation(self, text: str, notation: re.Pattern[str]) -> np.ndarray:
         cuts = [(0, 0), *(match.span() for match in notation.finditer(text)), (len(text), 0)]

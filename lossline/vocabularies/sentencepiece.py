@@ -11,14 +11,8 @@ import numpy as np
 
 from lossline.errors import UserError
 from lossline.installing import install_extra
-from lossline.vocabularies.vocabulary import (
-    METASPACE,
-    Normalization,
-    SentencePiece,
-    Vocabulary,
-    default_name,
-    drop_remedy,
-)
+from lossline.vocabularies.specs import Normalization, SentencePiece, default_name, drop_remedy
+from lossline.vocabularies.vocabulary import METASPACE, Vocabulary
 
 
 class SentencePieceVocabulary(Vocabulary):
@@ -68,7 +62,7 @@ class SentencePieceVocabulary(Vocabulary):
         ]
 
     def remedy(self) -> str:
-        return drop_remedy(self._spec) or super().remedy()
+        return drop_remedy(self._spec, type(self)) or super().remedy()
 
     def _encode_around_metaspace(self, text: str) -> list[int]:
         first, *others = text.split(METASPACE)

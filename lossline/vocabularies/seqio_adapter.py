@@ -8,8 +8,9 @@ import numpy as np
 import seqio
 import tensorflow as tf
 
-from lossline.vocabularies import vocabulary as vocabularies
-from lossline.vocabularies.vocabulary import Vocabulary, VocabularySpec
+from lossline import vocabularies
+from lossline.vocabularies.specs import VocabularySpec
+from lossline.vocabularies.vocabulary import Vocabulary
 
 
 class SeqioVocabulary(seqio.Vocabulary):

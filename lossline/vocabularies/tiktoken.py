@@ -11,7 +11,8 @@ import numpy as np
 
 from lossline.errors import UserError
 from lossline.installing import install_extra
-from lossline.vocabularies.vocabulary import Tiktoken, Vocabulary, default_name
+from lossline.vocabularies.specs import Tiktoken, default_name
+from lossline.vocabularies.vocabulary import Vocabulary
 
 MAX_RANK = 1 << 24  # pieces are a list with a place for each rank; published files end at 200,018
 

@@ -9,13 +9,11 @@ lower-casing, a leading space) is refused, or loaded without that step if one as
 from __future__ import annotations
 
 import abc
-import enum
 import hashlib
 import json
 import random
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from dataclasses import asdict, dataclass
 
 import numpy as np
 
@@ -23,13 +21,6 @@ from lossline.errors import UserError
 
 HASH_VERSION = 1
 METASPACE = "\u2581"  # how SentencePiece writes a space inside a piece
-
-
-class Normalization(enum.Enum):
-    """What to do with a tokenizer's own changes to the text (normal forms, a leading space)."""
-
-    KEEP = "keep"
-    DROP = "drop"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,141 +172,6 @@ class ByteVocabulary(Vocabulary):
             np.frombuffer(text.encode(), np.uint8).astype(np.int32) + self.SPECIALS
             for text in texts
         ]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Bytes:
-    """Gin component: the byte vocabulary."""
-
-    name: str = "bytes"
-
-
-@dataclass(frozen=True, kw_only=True)
-class SentencePiece:
-    """Gin component: a SentencePiece ``.model`` file.
-
-    Attributes:
-        path: the model.
-        name: default: the file's stem, or its folder's name where the stem says nothing.
-        eos_token: piece that ends a document; default: the model's own eos.
-        normalization: ``drop`` loads it without leading space and whitespace folding.
-    """
-
-    path: str
-    name: str = ""
-    eos_token: str = ""
-    normalization: Normalization = Normalization.KEEP
-
-
-@dataclass(frozen=True, kw_only=True)
-class HuggingFace:
-    """Gin component: a ``tokenizer.json`` of the Hugging Face tokenizers library.
-
-    The same text always gives the same ids: BPE dropout and Unigram sampling are switched off.
-
-    Attributes:
-        path: the file.
-        name: default: the file's stem, or its folder's name where the stem says nothing.
-        eos_token: special token that ends a document; default: a well-known one that it has.
-        pad_token: default: a well-known one that it has, else the eos token.
-        normalization: ``drop`` leaves out Unicode normal forms, lower-casing, and characters that
-            the tokenizer replaces, drops or adds (a leading space).
-    """
-
-    path: str
-    name: str = ""
-    eos_token: str = ""
-    pad_token: str = ""
-    normalization: Normalization = Normalization.KEEP
-
-
-@dataclass(frozen=True, kw_only=True)
-class Tiktoken:
-    """Gin component: a file of tiktoken ranks (lines of base64 and rank).
-
-    Attributes:
-        path: the file.
-        pattern: "gpt2", "cl100k", "o200k", the name of one of tiktoken's encodings, or the regular
-            expression itself, which cuts text before merging.
-        name: default: the file's stem.
-        eos_token: special token that ends a document; gets the id after the last rank.
-    """
-
-    path: str
-    pattern: str
-    name: str = ""
-    eos_token: str = "<|endoftext|>"
-
-
-VocabularySpec = Bytes | SentencePiece | HuggingFace | Tiktoken
-
-
-def spec_for(path_or_name: str) -> VocabularySpec:
-    """The specification that a short string stands for: "bytes", a ``.model`` file, or a
-    ``tokenizer.json``.
-
-    Raises:
-        UserError: the string is none of these.
-    """
-    if path_or_name == "bytes":
-        return Bytes()
-    if path_or_name.endswith(".model"):
-        return SentencePiece(path=path_or_name)
-    if path_or_name.endswith(".json"):
-        return HuggingFace(path=path_or_name)
-    raise UserError(
-        f"vocabulary {path_or_name!r}: name 'bytes', a .model (SentencePiece) or .json (Hugging "
-        "Face) file, or bind @tiktoken() for a file of ranks"
-    )
-
-
-def load(spec: VocabularySpec | str) -> Vocabulary:
-    """Builds a vocabulary.
-
-    Raises:
-        UserError: no such file, not such a file, or a vocabulary that changes text.
-    """
-    if isinstance(spec, str):
-        spec = spec_for(spec)
-    if isinstance(spec, Bytes):
-        return ByteVocabulary(name=spec.name)
-    if not Path(spec.path).is_file():
-        raise UserError(
-            f"vocabulary: no file {spec.path}; train one with `prepare --train_vocabulary`"
-        )
-    if isinstance(spec, SentencePiece):
-        from lossline.vocabularies.sentencepiece import SentencePieceVocabulary
-
-        return SentencePieceVocabulary(spec)
-    if isinstance(spec, HuggingFace):
-        from lossline.vocabularies.huggingface import HuggingFaceVocabulary
-
-        return HuggingFaceVocabulary(spec)
-    from lossline.vocabularies.tiktoken import TiktokenVocabulary
-
-    return TiktokenVocabulary(spec)
-
-
-def drop_remedy(spec: SentencePiece | HuggingFace) -> str:
-    """What a message proposes where leaving out a vocabulary's normalization makes it exact.
-
-    Empty where that is done already or does not help.
-    """
-    if spec.normalization is Normalization.DROP:
-        return ""
-    try:
-        load(replace(spec, normalization=Normalization.DROP))
-    except UserError:
-        return ""
-    component = "sentencepiece" if isinstance(spec, SentencePiece) else "huggingface"
-    return f"set normalization = 'drop' (of @{component}())"
-
-
-def default_name(path: str) -> str:
-    """A readable name for a vocabulary file: its stem, or its folder where that says nothing."""
-    stem = Path(path).stem
-    generic = {"tokenizer", "spiece", "model", "sentencepiece", "vocabulary", "vocab"}
-    return Path(path).resolve().parent.name if stem in generic else stem
 
 
 def round_trip_probes() -> list[str]:

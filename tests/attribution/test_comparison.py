@@ -6,7 +6,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from lossline.attribution.comparison import Points, compare, line_scatter
+from lossline.attribution.comparison import MatchedPoints, compare, line_scatter
 from lossline.attribution.contrasts import _spread
 
 X = 3.0 + 2.0 * np.arange(1, 13) ** -0.7
@@ -20,7 +20,7 @@ def groups(
     move: float = 0.0,
     run_noise: float = 0.03,
     single: bool = False,
-) -> list[Points]:
+) -> list[MatchedPoints]:
     """`count` matched groups of two levels with `runs` runs each; errors within a run are
     autocorrelated."""
     result = []
@@ -43,7 +43,7 @@ def groups(
                     (x, y, np.full(len(x), f"{level}-{run}"), np.full(len(x), float(level)))
                 )
         x, y, run, d = (np.concatenate(column) for column in zip(*parts, strict=True))
-        result.append(Points(x=x, y=y, run=run, d=d))
+        result.append(MatchedPoints(x=x, y=y, run=run, d=d))
     return result
 
 
@@ -92,7 +92,7 @@ def test_a_bend_is_no_move():
                 y = 1.05 * (x - 1.5) ** 0.5 + stray
                 parts.append((x, y, np.full(40, f"{level}-{run}"), np.full(40, float(level))))
         x, y, run, d = (np.concatenate(column) for column in zip(*parts, strict=True))
-        comparison = compare([Points(x=x, y=y, run=run, d=d)])
+        comparison = compare([MatchedPoints(x=x, y=y, run=run, d=d)])
         rejected += comparison.own_chance().p_value(comparison.move) < 0.05
     assert rejected <= 8  # 3 expected by chance; 52 of a parabola
 
@@ -126,7 +126,7 @@ def test_without_degrees_of_freedom_there_is_no_p_value():
 
 def test_lines_that_do_not_overlap_are_not_compared():
     (points,) = groups(np.random.default_rng(0), count=1, runs=2)
-    apart = Points(x=points.x + 5 * points.d, y=points.y, run=points.run, d=points.d)
+    apart = MatchedPoints(x=points.x + 5 * points.d, y=points.y, run=points.run, d=points.d)
     assert compare([apart]) is None
 
 
@@ -139,7 +139,7 @@ def test_one_model_is_placed_on_the_line_of_others():
         line.y[on], np.interp(3.7, np.sort(line.x[on]), line.y[on][np.argsort(line.x[on])]) + 0.3
     )
     run, d = np.append(line.run[on], "new"), np.append(np.zeros(on.sum()), 1.0)
-    comparison = compare([Points(x=x, y=y, run=run, d=d)])
+    comparison = compare([MatchedPoints(x=x, y=y, run=run, d=d)])
     assert comparison.move == pytest.approx(0.3, abs=0.05)
 
 
@@ -156,10 +156,10 @@ def test_two_noisy_runs_have_few_degrees_whatever_the_quiet_ones_are():
     random = np.random.default_rng(5)
     heights = [*(0.003 * random.normal(size=8)), 0.3, -0.3]
     parts = [
-        Points(x=X, y=1.1 * X + height, run=np.full(12, i), d=np.full(12, float(i >= 8)))
+        MatchedPoints(x=X, y=1.1 * X + height, run=np.full(12, i), d=np.full(12, float(i >= 8)))
         for i, height in enumerate(heights)
     ]
-    whole = Points(
+    whole = MatchedPoints(
         **{k: np.concatenate([getattr(p, k) for p in parts]) for k in ["x", "y", "run", "d"]}
     )
     assert compare([whole]).own_degrees == pytest.approx(1.0, abs=0.02)

@@ -12,7 +12,7 @@ from lossline.batches.plans import BatchPlan
 from lossline.errors import UserError
 from lossline.stores.store_writer import write_store
 from lossline.stores.token_store import TokenStore
-from lossline.vocabularies.vocabulary import ByteVocabulary
+from lossline.vocabularies import ByteVocabulary
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 4, 5, 17, 255, 256, 257, 10_007])

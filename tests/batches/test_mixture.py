@@ -12,7 +12,7 @@ from lossline.batches.plans import Batch, BatchPlan, MixturePlan
 from lossline.errors import UserError
 from lossline.stores.store_writer import write_store
 from lossline.stores.token_store import TokenStore
-from lossline.vocabularies.vocabulary import ByteVocabulary, Vocabulary
+from lossline.vocabularies import ByteVocabulary, Vocabulary
 
 FIELDS = ("inputs", "targets", "weights", "segment_ids")
 

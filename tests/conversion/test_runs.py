@@ -20,7 +20,7 @@ from lossline.evaluation.evaluator import EvaluateOptions, evaluate
 from lossline.evaluation.sets import EvaluationSet
 from lossline.runs.run_directory import RunDirectory, RunState
 from lossline.stores.store_writer import write_store
-from lossline.vocabularies.vocabulary import ByteVocabulary
+from lossline.vocabularies import ByteVocabulary
 
 from .numpy_models import LLAMA, llama, llama_shapes
 from .test_huggingface import make_folder

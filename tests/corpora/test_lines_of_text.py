@@ -9,14 +9,16 @@ from pathlib import Path
 import pytest
 
 from lossline.corpora.benchmarks import gathered_items
+from lossline.corpora.items import Item
 from lossline.corpora.sources import FileSource, JsonLines, Parquet, PlainFiles, documents
 from lossline.errors import UserError
 from lossline.stores import prepare_all
 from lossline.stores.prepare_all import PrepareOptions, StoreJob
-from lossline.stores.task_store import Item, write_task
+from lossline.stores.task_store import write_task
 from lossline.stores.token_store import TokenStore
-from lossline.stores.vocabulary_training import Algorithm, TrainVocabulary, train_vocabulary
-from lossline.vocabularies.vocabulary import ByteVocabulary
+from lossline.stores.vocabulary_training import TrainVocabulary, train_vocabulary
+from lossline.vocabularies import ByteVocabulary
+from lossline.vocabularies.training import Algorithm
 
 GOOD = b'{"text": "good"}\n'
 FAULTS = {

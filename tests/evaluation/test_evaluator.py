@@ -23,7 +23,7 @@ from lossline.evaluation.sets import EvaluationSet
 from lossline.runs.run_directory import RunState, RunStatus
 from lossline.sharding import MeshOptions
 from lossline.tables.schema import SetKind
-from lossline.vocabularies.vocabulary import ByteVocabulary
+from lossline.vocabularies import ByteVocabulary
 
 from .small_runs import (
     ITEMS,

@@ -8,7 +8,7 @@ import pytest
 
 from lossline.errors import UserError
 from lossline.evaluation.harness import RequestScorer, harness_model
-from lossline.vocabularies.vocabulary import ByteVocabulary
+from lossline.vocabularies import ByteVocabulary
 
 from .small_runs import LLAMA, corrupt, make_run
 from .test_evaluator import float64_nats, reference_model

@@ -10,7 +10,7 @@ from lossline.evaluation.measures import AnswerLoss, DocumentLoss, Layout
 from lossline.evaluation.windows import LongDocuments, WindowRule
 from lossline.stores.store_writer import write_store
 from lossline.stores.task_store import write_task
-from lossline.vocabularies.vocabulary import ByteVocabulary, HuggingFace, SentencePiece, load
+from lossline.vocabularies import ByteVocabulary, HuggingFace, SentencePiece, load
 
 from .small_runs import ITEMS, TEXTS
 

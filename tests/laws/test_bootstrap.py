@@ -9,7 +9,7 @@ from lossline.errors import UserError
 from lossline.laws.bootstrap import Band, Resampling, bootstrap
 from lossline.laws.compute_laws import Chinchilla
 from lossline.laws.forms import OffsetPowerLaw, ShiftedPowerLaw
-from lossline.laws.objective import LEAST_SQUARES, Objective
+from lossline.laws.objective import LEAST_SQUARES, FitObjective
 from lossline.laws.solver import FitOptions
 from lossline.run_order import run_numbers
 from tests.laws.planted_laws import EXAMPLES
@@ -97,7 +97,7 @@ def test_resamples_are_fits_of_the_resampled_runs():
         np.testing.assert_allclose(ours, alone.predict(**grid), rtol=1e-5)
 
 
-@pytest.mark.parametrize("objective", [LEAST_SQUARES, Objective()], ids=["squares", "huber_log"])
+@pytest.mark.parametrize("objective", [LEAST_SQUARES, FitObjective()], ids=["squares", "huber_log"])
 def test_bands_cover_the_planted_line_and_new_runs(objective):
     at = np.array([2.4, 3.0, 3.6, 4.8])  # beyond the data on both sides, and within
     truth = ShiftedPowerLaw().predict(LINE, {"x": at})

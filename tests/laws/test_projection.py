@@ -3,16 +3,16 @@
 import numpy as np
 import pytest
 
-from lossline.laws import batch as batch_module
 from lossline.laws import projection
-from lossline.laws.batch import Batch
+from lossline.laws import rows as rows_module
 from lossline.laws.forms import ShiftedPowerLaw
-from lossline.laws.objective import LEAST_SQUARES, Loss, Objective, Penalty, Residual
-from lossline.laws.problems import Problem, internal_bounds, prepare, stack
+from lossline.laws.objective import LEAST_SQUARES, FitObjective, Loss, Penalty, Residual
+from lossline.laws.problems import FitProblem, internal_bounds, prepare, stack
+from lossline.laws.rows import Rows
 from lossline.laws.solver import FitOptions, fit, penalty_rows
 
 LAW = ShiftedPowerLaw()
-RELATIVE = Objective(residual=Residual.RELATIVE, loss=Loss.LEAST_SQUARES)
+RELATIVE = FitObjective(residual=Residual.RELATIVE, loss=Loss.LEAST_SQUARES)
 LINEAR = [0, 3]  # K and E_y
 
 
@@ -24,12 +24,12 @@ def points(count=40):
 
 def batch_of(objective, thetas, penalties=(), **limits):
     x, y = points()
-    problem = Problem(inputs={"x": x}, target=y, penalties=penalties, **limits)
+    problem = FitProblem(inputs={"x": x}, target=y, penalties=penalties, **limits)
     data = prepare(LAW, problem, objective)
     low, high = internal_bounds(LAW, problem, data)
     rows = np.zeros(len(thetas), int)
     together = stack(LAW, objective, [data])
-    return Batch(
+    return Rows(
         stack=together,
         problem=rows,
         weights=together.weights,
@@ -85,7 +85,7 @@ def test_a_parameter_on_a_bound_or_given_stays():
     assert not np.any(solved[:, 0] == start[:, 0])
 
 
-@pytest.mark.parametrize("objective", [Objective(), Objective(loss="least_squares")])
+@pytest.mark.parametrize("objective", [FitObjective(), FitObjective(loss="least_squares")])
 def test_nothing_is_solved_where_the_objective_is_not_quadratic(objective):
     assert projection.solvable(batch_of(objective, THETAS)) == []
 
@@ -110,7 +110,7 @@ def test_the_size_of_the_chunks_cannot_matter(monkeypatch):
     x, y = points()
     results = []
     for size in (12_000, 100, 1):
-        monkeypatch.setattr(batch_module, "_CHUNK_ELEMENTS", size)
+        monkeypatch.setattr(rows_module, "_CHUNK_ELEMENTS", size)
         results.append(fit(LAW, {"x": x}, y, options=FitOptions(objective=LEAST_SQUARES)))
     for other in results[1:]:
         assert other.parameters == results[0].parameters

@@ -10,9 +10,9 @@ import scipy.optimize
 from lossline.errors import UserError
 from lossline.laws.compute_laws import Chinchilla, Kaplan, OverTrainingByParams, hoffmann_starts
 from lossline.laws.forms import ErrorLaw, OffsetPowerLaw, ShiftedPowerLaw, StraightLine
-from lossline.laws.objective import LEAST_SQUARES, Loss, Objective, Penalty, Residual
-from lossline.laws.problems import Problem
-from lossline.laws.results import Status
+from lossline.laws.objective import LEAST_SQUARES, FitObjective, Loss, Penalty, Residual
+from lossline.laws.problems import FitProblem
+from lossline.laws.results import FitStatus
 from lossline.laws.solver import FitOptions, fit, fit_many
 from tests.laws.planted_laws import EXAMPLES, LAWS, inputs_of
 
@@ -27,7 +27,7 @@ def noisy_line(count=60, noise=0.005, seed=0):
 
 
 @LAWS
-@pytest.mark.parametrize("objective", [Objective(), LEAST_SQUARES], ids=["huber_log", "squares"])
+@pytest.mark.parametrize("objective", [FitObjective(), LEAST_SQUARES], ids=["huber_log", "squares"])
 def test_planted_parameters_are_recovered(law, objective):
     inputs = inputs_of(law, count=80)
     target = law.predict(EXAMPLES[law], inputs)
@@ -50,7 +50,7 @@ def chinchilla_points(published_data):
 
 def check_published_optimum(result):
     # Besiroglu et al., arXiv 2404.10102: the grid optimum on their 240 points, to the digits known.
-    assert result.status is Status.CONVERGED
+    assert result.status is FitStatus.CONVERGED
     assert result.objective == pytest.approx(1.018274e-3, abs=5e-10)
     published = {"E": 1.8172, "A": 477.82, "B": 2143.42, "alpha": 0.3473, "beta": 0.3672}
     digits = {"E": 1e-4, "A": 1e-2, "B": 1e-2, "alpha": 1e-4, "beta": 1e-4}
@@ -131,7 +131,7 @@ def test_objectives_agree_with_scipy(loss, scipy_loss):
         ShiftedPowerLaw(),
         {"x": x},
         y,
-        options=FitOptions(objective=Objective(loss=loss, delta=delta)),
+        options=FitOptions(objective=FitObjective(loss=loss, delta=delta)),
     )
 
     def residuals(p):
@@ -185,7 +185,7 @@ def test_many_at_once_are_each_alone():
     problems = []
     for k in range(7):
         x, y = noisy_line(10 + 9 * k, seed=k)
-        problems.append(Problem(inputs={"x": x}, target=y, weights=rng.uniform(0.5, 1, len(x))))
+        problems.append(FitProblem(inputs={"x": x}, target=y, weights=rng.uniform(0.5, 1, len(x))))
     together = fit_many(ShiftedPowerLaw(), problems)
     for problem, result in zip(problems, together, strict=True):
         alone = fit_many(ShiftedPowerLaw(), [problem])[0]
@@ -202,14 +202,14 @@ def test_a_study_goes_on_where_one_fit_cannot():
     results = fit_many(
         ShiftedPowerLaw(),
         [
-            Problem(inputs={"x": x}, target=y, label="good"),
-            Problem(inputs={"x": x}, target=bad, label="two points"),
-            Problem(inputs={"x": np.full(30, 3.0)}, target=y, label="one x"),
-            Problem(inputs={"x": x}, target=-y, label="negative"),
+            FitProblem(inputs={"x": x}, target=y, label="good"),
+            FitProblem(inputs={"x": x}, target=bad, label="two points"),
+            FitProblem(inputs={"x": np.full(30, 3.0)}, target=y, label="one x"),
+            FitProblem(inputs={"x": x}, target=-y, label="negative"),
         ],
     )
     assert [r.ok for r in results] == [True, False, False, False]
-    assert [r.status for r in results[1:]] == [Status.UNDERDETERMINED] * 3
+    assert [r.status for r in results[1:]] == [FitStatus.UNDERDETERMINED] * 3
     assert "2 usable points for 4" in results[1].message
     assert "same inputs" in results[2].message
     assert "none of 30 points" in results[3].message
@@ -237,11 +237,11 @@ def test_dropped_points_are_named_and_do_not_move_the_fit():
 def test_bounds_and_fixed_values_hold():
     x, y = noisy_line()
     held = fit(ShiftedPowerLaw(), {"x": x}, y, bounds={"kappa": (1.16, 2.0)})
-    assert held.status is Status.BOUND_HIT
+    assert held.status is FitStatus.BOUND_HIT
     assert held.at_bound == ("kappa",)
     assert held.parameters["kappa"] == pytest.approx(1.16, abs=1e-12)
     given = fit(ShiftedPowerLaw(), {"x": x}, y, fixed={"E_x": 1.8, "E_y": 1.4})
-    assert given.status is Status.CONVERGED
+    assert given.status is FitStatus.CONVERGED
     assert (given.parameters["E_x"], given.parameters["E_y"]) == (1.8, 1.4)
     assert given.parameters["kappa"] == pytest.approx(1.15, abs=0.02)
     assert given.objective >= fit(ShiftedPowerLaw(), {"x": x}, y).objective
@@ -251,7 +251,7 @@ def test_too_curved_a_line_ends_at_a_bound_and_says_so():
     # E_x wants below 0: the optimum over the law's own bounds lies on E_x = 0.
     x = np.linspace(1.0, 4.0, 40)
     result = fit(ShiftedPowerLaw(), {"x": x}, np.exp(0.6 * x), options=LEAST)
-    assert result.status is Status.BOUND_HIT
+    assert result.status is FitStatus.BOUND_HIT
     assert "E_x" in result.at_bound
 
 
@@ -261,7 +261,7 @@ def test_a_law_with_one_direction_unseen_is_underdetermined():
     inputs = {"N": size, "D": np.full(12, 1e10)}
     loss = Chinchilla().predict(EXAMPLES[Chinchilla()], inputs)
     result = fit(Chinchilla(), inputs, loss)
-    assert result.status is Status.UNDERDETERMINED
+    assert result.status is FitStatus.UNDERDETERMINED
     assert "undetermined" in result.message
     assert not result.ok
 
@@ -269,7 +269,7 @@ def test_a_law_with_one_direction_unseen_is_underdetermined():
 def test_an_iteration_limit_is_reported():
     few = FitOptions(iterations=1, polish=1)
     result = fit(Kaplan(), inputs_of(Kaplan()), np.geomspace(2, 4, 40), options=few)
-    assert result.status is Status.ITERATION_LIMIT
+    assert result.status is FitStatus.ITERATION_LIMIT
     assert "after 1 iterations" in result.message
 
 
@@ -327,7 +327,7 @@ def test_garbage_arguments_are_refused_in_one_line(arguments, message):
 
 def test_an_objective_and_a_penalty_check_themselves():
     with pytest.raises(UserError, match="delta must be positive"):
-        Objective(delta=0)
+        FitObjective(delta=0)
     with pytest.raises(UserError, match="scale must be positive"):
         Penalty(parameter="kappa", center=1, scale=0)
     x, y = noisy_line()

@@ -9,7 +9,7 @@ import pytest
 
 from lossline import tables
 from lossline.errors import UserError
-from lossline.laws.results import Status
+from lossline.laws.results import FitStatus
 from lossline.lines.fitting import Irreducible, LineOptions, fit_line, fit_lines
 from lossline.tables.pairing import Pairing, Pairs
 
@@ -41,7 +41,7 @@ def truth(x):
 
 def test_planted_line_is_recovered_beyond_the_points():
     line = fit_line(planted())
-    assert line.status is Status.CONVERGED
+    assert line.status is FitStatus.CONVERGED
     np.testing.assert_allclose(line.predict([2.4, 3.0, 4.4]), truth([2.4, 3.0, 4.4]), rtol=2e-3)
     np.testing.assert_allclose(line.predict([2.1, 2.2]), truth([2.1, 2.2]), rtol=1e-2)
     assert line.r2 > 0.999
@@ -185,7 +185,7 @@ def test_the_same_seed_gives_the_same_band():
 )
 def test_what_cannot_be_fitted_says_why(pairs, words):
     line = fit_line(pairs)
-    assert line.status is Status.UNDERDETERMINED
+    assert line.status is FitStatus.UNDERDETERMINED
     assert not line.drawable
     assert words in line.message
     assert "\n" not in line.message

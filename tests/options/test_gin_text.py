@@ -95,7 +95,7 @@ def test_a_class_of_ones_own_is_a_comment():
 def test_python_writes_the_config_that_the_command_writes(tmp_path, monkeypatch):
     """And not what gin was last told, by whatever verb."""
     from lossline.stores.store_writer import write_store
-    from lossline.vocabularies.vocabulary import ByteVocabulary
+    from lossline.vocabularies import ByteVocabulary
 
     write_store(tmp_path / "store", ["some text " * 20], ByteVocabulary(), name="text")
     monkeypatch.chdir(tmp_path)

@@ -17,7 +17,7 @@ from lossline.attribution.results import (
     Verdict,
 )
 from lossline.fits.results import ComputeLawFit, StudyResults
-from lossline.laws.results import Status
+from lossline.laws.results import FitStatus
 from lossline.lines.estimators import PARAMETERS
 from lossline.lines.fitting import Line
 from lossline.reporting.lines import Curve, drawable
@@ -137,7 +137,7 @@ def line(group: dict, y: str, unit: str) -> Line:
     noise = np.random.default_rng(0).standard_normal((200, len(PARAMETERS)))
     noise[:, :4] *= [0.02, 0.02, 0.01, 0.005]
     return Line(
-        x_set="wiki", y_set=y, group=group, unit=unit, status=Status.CONVERGED, r2=0.9987,
+        x_set="wiki", y_set=y, group=group, unit=unit, status=FitStatus.CONVERGED, r2=0.9987,
         parameters=dict(zip(("K", "kappa", "E_x", "E_y"), map(float, truth), strict=False)),
         r2_linear=0.9901, n_runs=3, n_points=36, x_range=(2.2 * scale, 4.6 * scale),
         draws=truth * (1 + noise), scatter=0.006,

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lossline import vocabularies
 from lossline.cli.configuration import build_options
 from lossline.corpora.deduplication import content_hash
 from lossline.corpora.sources import (
@@ -32,9 +33,9 @@ from lossline.stores.prepare_all import PrepareOptions, StoreJob, prepare
 from lossline.stores.store_writer import write_store
 from lossline.stores.task_store import TaskStore
 from lossline.stores.token_store import TokenStore
-from lossline.stores.vocabulary_training import Algorithm, TrainVocabulary
-from lossline.vocabularies import vocabulary as vocabularies
-from lossline.vocabularies.vocabulary import Bytes
+from lossline.stores.vocabulary_training import TrainVocabulary
+from lossline.vocabularies import Bytes
+from lossline.vocabularies.training import Algorithm
 
 TEXTS = [f"Text {i}: the number {i * i} é語 is a number.\n" * (i % 5 + 1) for i in range(50)]
 

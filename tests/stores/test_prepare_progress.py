@@ -4,7 +4,7 @@ import pytest
 
 from lossline.stores.store_writer import write_store
 from lossline.terminal import Progress
-from lossline.vocabularies.vocabulary import ByteVocabulary
+from lossline.vocabularies import ByteVocabulary
 
 
 class Clock:

@@ -12,13 +12,13 @@ from lossline.errors import UserError
 from lossline.files import building
 from lossline.stores.store_writer import write_store
 from lossline.stores.token_store import TokenStore
-from lossline.vocabularies.vocabulary import Bytes, ByteVocabulary
+from lossline.vocabularies import Bytes, ByteVocabulary
 
 COUNT = 60
 KILLED = """
 import os, signal, sys
 from lossline.stores.store_writer import write_store
-from lossline.vocabularies.vocabulary import ByteVocabulary
+from lossline.vocabularies import ByteVocabulary
 
 def documents():
     for i in range({count}):

@@ -5,10 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lossline.corpora.items import Item
 from lossline.errors import UserError
-from lossline.stores.task_store import Item, TaskStore, write_task
+from lossline.stores.task_store import TaskStore, write_task
 from lossline.stores.token_store import TokenStore
-from lossline.vocabularies.vocabulary import ByteVocabulary
+from lossline.vocabularies import ByteVocabulary
 
 ITEMS = [
     Item(id="a", context="Question: one?\nAnswer:", choices=(" yes", " no"), gold=1),

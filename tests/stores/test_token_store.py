@@ -10,7 +10,7 @@ import pytest
 from lossline.errors import UserError
 from lossline.stores.store_writer import write_store
 from lossline.stores.token_store import TokenStore
-from lossline.vocabularies.vocabulary import ByteVocabulary
+from lossline.vocabularies import ByteVocabulary
 
 
 def test_documents_come_back(store: TokenStore, texts: list[str]) -> None:

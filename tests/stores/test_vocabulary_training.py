@@ -7,17 +7,15 @@ from pathlib import Path
 
 import pytest
 
+from lossline import vocabularies
 from lossline.corpora.sources import JsonLines
 from lossline.errors import UserError
 from lossline.stores.vocabulary_training import (
-    Algorithm,
     TrainVocabulary,
-    train_bpe,
-    train_sentencepiece,
     train_vocabulary,
 )
-from lossline.vocabularies import vocabulary as vocabularies
-from lossline.vocabularies.vocabulary import Vocabulary
+from lossline.vocabularies import Vocabulary, training
+from lossline.vocabularies.training import Algorithm
 
 SENTENCEPIECE = (Algorithm.UNIGRAM, Algorithm.SENTENCEPIECE_BPE)
 
@@ -31,10 +29,8 @@ def chinese(words: int, seed: int = 0) -> str:
 
 
 def train(folder: Path, texts: list[str], algorithm: Algorithm, size: int) -> Vocabulary:
-    spec = TrainVocabulary(name="v", algorithm=algorithm, vocab_size=size, sets=("x",))
-    is_bpe = algorithm is Algorithm.BPE
-    path = folder / ("v.json" if is_bpe else "v.model")
-    path.write_bytes((train_bpe if is_bpe else train_sentencepiece)(iter(texts), spec))
+    path = folder / ("v.json" if algorithm is Algorithm.BPE else "v.model")
+    path.write_bytes(training.train(iter(texts), algorithm, size, name="v"))
     return vocabularies.load(str(path))
 
 

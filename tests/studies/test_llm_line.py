@@ -19,7 +19,7 @@ from lossline.studies.planned_run import PlannedRun
 from lossline.studies.study import StudyOptions, _planned, run_study
 from lossline.study import load
 from lossline.training.options import TrainOptions
-from lossline.vocabularies.vocabulary import ByteVocabulary
+from lossline.vocabularies import ByteVocabulary
 
 STORES = tuple(f"data/stores/llama3/{name}/train" for name in ("fineweb_edu", "c4", "pile"))
 FILE = "gin_configs/studies/llm_line.gin"

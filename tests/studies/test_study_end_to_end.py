@@ -100,7 +100,7 @@ fit/command.gin_file = "fit.gin"
 @pytest.fixture(scope="module")
 def workshop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder with the study's gin files and its stores, made once."""
-    from lossline.vocabularies.vocabulary import ByteVocabulary
+    from lossline.vocabularies import ByteVocabulary
 
     folder = tmp_path_factory.mktemp("study")
     library = sysconfig.get_path("stdlib")

@@ -14,7 +14,7 @@ from lossline.stores.token_store import TokenStore
 from lossline.training.checkpoint_schedule import CheckpointOptions
 from lossline.training.loop import use_compilation_cache
 from lossline.training.options import LogOptions, TrainOptions
-from lossline.vocabularies.vocabulary import ByteVocabulary
+from lossline.vocabularies import ByteVocabulary
 
 LLAMA = LlamaConfig(
     vocab_size=264,

@@ -35,7 +35,7 @@ from lossline.training.optimizer import AdamW
 from lossline.training.options import Documents, TrainOptions
 from lossline.training.schedule import ConstantSchedule
 from lossline.training.step import Trainer
-from lossline.vocabularies.vocabulary import ByteVocabulary
+from lossline.vocabularies import ByteVocabulary
 
 
 class Killed(Exception):

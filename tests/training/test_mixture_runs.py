@@ -30,7 +30,7 @@ from lossline.training.loop import train
 from lossline.training.make_trainer import make_trainer
 from lossline.training.metrics import read_metrics
 from lossline.training.text import TrainingText
-from lossline.vocabularies.vocabulary import ByteVocabulary, Vocabulary
+from lossline.vocabularies import ByteVocabulary, Vocabulary
 
 SHARES = {"wiki": 0.7, "python": 0.3}
 

@@ -27,7 +27,7 @@ from lossline.training.optimizer import SGD, Adam, AdamW
 from lossline.training.options import Documents, TrainOptions
 from lossline.training.schedule import ConstantSchedule, CosineSchedule, DecayShape, WSDSchedule
 from lossline.training.text import TrainingText
-from lossline.vocabularies.vocabulary import ByteVocabulary
+from lossline.vocabularies import ByteVocabulary
 
 SHAPE = {"vocab_size": 264, "width": 16, "layers": 2, "context_length": 8, "init_std": 0.02}
 ATTENTION = {"heads": 2, "mlp_width": 8}

@@ -8,10 +8,10 @@ import pytest
 import tiktoken
 from tiktoken_ext import openai_public
 
+from lossline import vocabularies
 from lossline.errors import UserError
-from lossline.vocabularies import vocabulary as vocabularies
+from lossline.vocabularies import Tiktoken, round_trip_probes
 from lossline.vocabularies.tiktoken import PATTERNS
-from lossline.vocabularies.vocabulary import Tiktoken, round_trip_probes
 
 SHORT_NAMES = {"cl100k": "cl100k_base", "o200k": "o200k_base"}
 RANKS = {bytes([value]): value for value in range(256)} | {

@@ -7,16 +7,16 @@ from typing import Any
 
 import pytest
 
+from lossline import vocabularies
 from lossline.errors import UserError
 from lossline.stores.tokenization import tokenize
-from lossline.stores.vocabulary_training import Algorithm, TrainVocabulary, train_bpe
-from lossline.vocabularies import vocabulary as vocabularies
-from lossline.vocabularies.vocabulary import (
+from lossline.vocabularies import (
     HuggingFace,
     Normalization,
     Vocabulary,
     round_trip_probes,
 )
+from lossline.vocabularies.training import train_bpe
 
 METASPACE = "\u2581"
 SPACE_AS_METASPACE = {"type": "Replace", "pattern": {"String": " "}, "content": METASPACE}
@@ -45,8 +45,7 @@ def byte_fallback(**parts: Any) -> dict[str, Any]:
 
 
 def byte_level(**parts: Any) -> dict[str, Any]:
-    spec = TrainVocabulary(name="b", algorithm=Algorithm.BPE, vocab_size=262, sets=("x",))
-    return {**json.loads(train_bpe([TEXT], spec)), **parts}
+    return {**json.loads(train_bpe([TEXT], 262)), **parts}
 
 
 def metaspace(**options: Any) -> dict[str, Any]:

@@ -8,16 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lossline import vocabularies
 from lossline.errors import UserError
-from lossline.stores.vocabulary_training import (
-    Algorithm,
-    TrainVocabulary,
-    train_bpe,
-    train_sentencepiece,
-)
-from lossline.vocabularies import vocabulary as vocabularies
-from lossline.vocabularies.huggingface import byte_characters
-from lossline.vocabularies.vocabulary import (
+from lossline.vocabularies import (
     HuggingFace,
     Normalization,
     SentencePiece,
@@ -25,6 +18,8 @@ from lossline.vocabularies.vocabulary import (
     Vocabulary,
     round_trip_probes,
 )
+from lossline.vocabularies.huggingface import byte_characters
+from lossline.vocabularies.training import Algorithm, train
 
 TEXT = [
     "The quick brown fox jumps over the lazy dog; it's 3.14 o'clock.\n",
@@ -33,21 +28,17 @@ TEXT = [
 ] * 30
 
 
-def training(algorithm: Algorithm, size: int = 400) -> TrainVocabulary:
-    return TrainVocabulary(name="trained", algorithm=algorithm, vocab_size=size, sets=("x",))
-
-
 @pytest.fixture(scope="session")
 def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """One file per kind; the ranks are those of the BPE, so both must cut alike."""
     folder = tmp_path_factory.mktemp("vocabularies")
     bpe = folder / "bpe.json"
-    bpe.write_bytes(train_bpe(TEXT, training(Algorithm.BPE)))
+    bpe.write_bytes(train(TEXT, Algorithm.BPE, 400, name="trained"))
     pieces = vocabularies.load(str(bpe)).pieces
     lines = [base64.b64encode(piece) + b" %d" % i for i, piece in enumerate(p for p in pieces if p)]
     (folder / "ranks.tiktoken").write_bytes(b"\n".join(lines))
     for algorithm in (Algorithm.UNIGRAM, Algorithm.SENTENCEPIECE_BPE):
-        model = train_sentencepiece(TEXT, training(algorithm, size=320))
+        model = train(TEXT, algorithm, 320, name="trained")
         (folder / f"{algorithm.value}.model").write_bytes(model)
     return {path.stem: path for path in folder.iterdir()}
 

@@ -18,10 +18,10 @@ from lossline.tables.sweeps.mapped import by_mapping, read_mapping
 from lossline.tables.sweeps.olmo_ladder import olmo_ladder
 from lossline.tables.sweeps.wide import Imported
 
-__all__ = ["Imported", "Source", "import_sweep"]
+__all__ = ["Imported", "Sweep", "import_sweep"]
 
 
-class Source(enum.StrEnum):
+class Sweep(enum.StrEnum):
     """The sources with an importer of their own, and `csv` for any other table."""
 
     KEMPNER = "kempner"
@@ -33,7 +33,7 @@ class Source(enum.StrEnum):
 
 
 def import_sweep(
-    source: Source | str,
+    source: Sweep | str,
     paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
     *,
     mapping: str | os.PathLike[str] | None = None,
@@ -49,7 +49,7 @@ def import_sweep(
     Raises `UserError` for an unknown source, a missing file, and missing columns (which, and which
     were found).
     """
-    names = [str(item) for item in Source]
+    names = [str(item) for item in Sweep]
     if str(source) not in names:
         raise UserError(f"unknown source {str(source)!r}; known: {', '.join(names)}")
     given = [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
@@ -57,11 +57,11 @@ def import_sweep(
     if not files:
         raise UserError("no path to import; name the file that the source publishes")
     columns = Path(mapping) if mapping is not None else None
-    if source == Source.CSV:
+    if source == Sweep.CSV:
         return by_mapping(files, columns)
-    if source == Source.GADRE:
+    if source == Sweep.GADRE:
         return gadre(files, columns)
-    if source == Source.OLMO_LADDER:
+    if source == Sweep.OLMO_LADDER:
         stated = read_mapping(columns, needs_sets=False) if columns else None
         return olmo_ladder(files, stated)
     if mapping is not None:

@@ -22,7 +22,7 @@ from lossline.tables.sweeps.nested import SUFFIXES, common_name, read_nested
 from lossline.tables.sweeps.sheets import Sheet, in_one_table, own_runs, read_sheets
 from lossline.tables.sweeps.wide import (
     Imported,
-    Measure,
+    MeasuredColumn,
     fact,
     find_files,
     numbers,
@@ -174,13 +174,13 @@ def _models(frame: pd.DataFrame, where: str, *, chance: Mapping[str, float]) -> 
         batch = numbers(frame, "batch_sequences", where)
         facts[OPTION_PREFIX + "batch_size"] = batch.map("{:.10g}".format, na_action="ignore")
     measures = [
-        Measure(eval_set=column.removeprefix("loss/"), kind=SetKind.VALIDATION, loss=column)
+        MeasuredColumn(eval_set=column.removeprefix("loss/"), kind=SetKind.VALIDATION, loss=column)
         for column in frame.columns
         if column.startswith("loss/")
     ]
     tasks = [c.removeprefix("accuracy/") for c in frame.columns if c.startswith("accuracy/")]
     measures += [
-        Measure(
+        MeasuredColumn(
             eval_set=task,
             kind=SetKind.TASK,
             accuracy=f"accuracy/{task}",

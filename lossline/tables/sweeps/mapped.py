@@ -73,9 +73,9 @@ from lossline.tables.sweeps.sheets import (
 )
 from lossline.tables.sweeps.wide import (
     QUANTITIES,
+    ColumnUnit,
     Imported,
-    Measure,
-    Unit,
+    MeasuredColumn,
     fact,
     find_files,
     measured,
@@ -120,7 +120,7 @@ class ColumnMapping:
     join: tuple[str, ...]
     columns: Mapping[str, str]
     constants: Mapping[str, Any]
-    sets: tuple[Measure, ...]
+    sets: tuple[MeasuredColumn, ...]
 
     def asked(self) -> list[str]:
         """The columns of the source that are used, patterns with their star."""
@@ -211,7 +211,7 @@ def _check_star(path: Path, what: str, column: str) -> None:
         )
 
 
-def _measure(path: Path, name: str, given: Any) -> Measure:
+def _measure(path: Path, name: str, given: Any) -> MeasuredColumn:
     if not isinstance(given, dict):
         raise UserError(
             f"{path}: [sets.{name}] must be a section with loss, bits_per_byte or accuracy"
@@ -232,7 +232,7 @@ def _measure(path: Path, name: str, given: Any) -> Measure:
         raise UserError(
             f"{path}: [sets.{name}] kind = {given['kind']!r}: must be one of {', '.join(kinds)}"
         )
-    units = [str(unit) for unit in Unit]
+    units = [str(unit) for unit in ColumnUnit]
     if given.get("unit", "nats") not in units:
         raise UserError(
             f"{path}: [sets.{name}] unit = {given['unit']!r}: must be one of {', '.join(units)} "
@@ -257,11 +257,11 @@ def _measure(path: Path, name: str, given: Any) -> Measure:
                 f"{path}: [sets.{name}] {text!r}: a set whose name has a star is a pattern, and "
                 "each of its columns has one star too"
             )
-    return Measure(
+    return MeasuredColumn(
         eval_set=eval_set,
         kind=SetKind(given.get("kind", "task" if alone else "validation")),
         chance=chance,
-        unit=Unit(given.get("unit", "nats")),
+        unit=ColumnUnit(given.get("unit", "nats")),
         percent=given.get("percent", False),
         **values,
     )
@@ -395,7 +395,7 @@ def _not_there(what: str, column: str, mapping: ColumnMapping, found: Sequence[s
 
 def _expanded(
     frame: pd.DataFrame, where: str, mapping: ColumnMapping, found: Sequence[str]
-) -> list[Measure]:
+) -> list[MeasuredColumn]:
     """The sets of a mapping, patterns as one set for each text that their star stands for."""
     sets = {measure.eval_set: measure for measure in mapping.sets if "*" not in measure.eval_set}
     by_hand = set(sets)

@@ -26,7 +26,7 @@ from lossline.tables.frames import nearest_names
 from lossline.tables.json_text import objects
 from lossline.tables.sweeps.file_names import in_file_name, is_file_name
 
-__all__ = ["JOINED", "SUFFIXES", "Nested", "Record", "common_name", "read_nested", "starred"]
+__all__ = ["JOINED", "SUFFIXES", "JsonRecord", "Nested", "common_name", "read_nested", "starred"]
 
 SUFFIXES = (".json", ".jsonl")
 JOINED = "<join>"  # column of the value that joins the files of one model
@@ -47,7 +47,7 @@ class Nested:
 
     frame: pd.DataFrame
     where: str
-    records: Sequence[Record]
+    records: Sequence[JsonRecord]
     notes: tuple[str, ...] = ()
 
     def names(self) -> list[str]:
@@ -57,7 +57,7 @@ class Nested:
 
 
 @dataclass(frozen=True)
-class Record:
+class JsonRecord:
     """One object: its leaves by dotted path, those within lists apart, and the lists' lengths."""
 
     label: str
@@ -130,14 +130,14 @@ def common_name(files: Sequence[Path]) -> str:
     return (os.path.commonpath(files) if alike else "") or f"{len(files)} JSON files"
 
 
-def _records(path: Path) -> Iterator[Record]:
+def _records(path: Path) -> Iterator[JsonRecord]:
     for label, tree in objects(path):
-        record = Record(label, path)
+        record = JsonRecord(label, path)
         _collect(record, "", tree, within=False)
         yield record
 
 
-def _collect(record: Record, path: str, tree: Any, *, within: bool) -> None:
+def _collect(record: JsonRecord, path: str, tree: Any, *, within: bool) -> None:
     if isinstance(tree, (dict, list)):
         if isinstance(tree, list):
             record.lists[path] = len(tree)
@@ -151,7 +151,7 @@ def _collect(record: Record, path: str, tree: Any, *, within: bool) -> None:
     (record.listed if within else record.leaves)[path] = tree
 
 
-def _resolve(record: Record, column: str) -> dict[str, Any]:
+def _resolve(record: JsonRecord, column: str) -> dict[str, Any]:
     """What a column stands for in an object: its value by name, several with a star in a selector,
     none where it is not there."""
     if is_file_name(column) and column not in record.leaves:
@@ -178,7 +178,7 @@ def _resolve(record: Record, column: str) -> dict[str, Any]:
     return values
 
 
-def _chosen(record: Record, path: str, how: str, wanted: str) -> list[str]:
+def _chosen(record: JsonRecord, path: str, how: str, wanted: str) -> list[str]:
     """With which texts in place of `wanted` an item is chosen by what its field, or a list there,
     says."""
     cells = [record.value(path)]
@@ -194,7 +194,7 @@ def _text(cell: Any) -> str:
 
 
 def _joined(
-    records: Sequence[Record],
+    records: Sequence[JsonRecord],
     rows: Sequence[Mapping[str, Any]],
     join: Sequence[str],
     asked: Sequence[re.Pattern[str]],
@@ -227,7 +227,7 @@ def _joined(
     return list(models.values()), labels, left
 
 
-def _in_lists(records: Sequence[Record]) -> Iterator[str]:
+def _in_lists(records: Sequence[JsonRecord]) -> Iterator[str]:
     """Paths within lists, their numbers left out."""
     for record in records:
         longest = sorted(record.lists, key=len, reverse=True)

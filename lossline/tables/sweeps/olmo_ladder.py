@@ -18,7 +18,7 @@ from lossline.tables.sweeps.mapped import ColumnMapping, mapped_facts
 from lossline.tables.sweeps.sheets import Sheet, in_one_table, read_sheets
 from lossline.tables.sweeps.wide import (
     Imported,
-    Measure,
+    MeasuredColumn,
     fact,
     find_column,
     first_of,
@@ -91,17 +91,17 @@ def _facts(frame: pd.DataFrame, where: str, stated: pd.DataFrame) -> pd.DataFram
     return facts.assign(**{str(name): stated[name] for name in stated.columns})
 
 
-def _measures(frame: pd.DataFrame) -> list[Measure]:
+def _measures(frame: pd.DataFrame) -> list[MeasuredColumn]:
     measures = []
     for column in frame.columns:
         if found := _VALIDATION.match(column):
-            measures.append(Measure(eval_set=found[1], kind=SetKind.VALIDATION, loss=column))
+            measures.append(MeasuredColumn(eval_set=found[1], kind=SetKind.VALIDATION, loss=column))
         elif found := _TASK.match(column):
             accuracy = first_of(
                 frame, [f"eval/downstream/{found[1]}_{name}" for name in ("len_norm", "acc")]
             )
             measures.append(
-                Measure(
+                MeasuredColumn(
                     eval_set=found[1], kind=SetKind.TASK, bits_per_byte=column, accuracy=accuracy
                 )
             )

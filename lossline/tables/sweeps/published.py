@@ -23,7 +23,7 @@ from lossline.tables.schema import OWN_SET, SetKind
 from lossline.tables.sweeps.sheets import Sheet, in_one_table, own_runs, read_sheets, with_steps
 from lossline.tables.sweeps.wide import (
     Imported,
-    Measure,
+    MeasuredColumn,
     fact,
     find_column,
     first_of,
@@ -78,16 +78,16 @@ def _kempner(frame: pd.DataFrame, where: str) -> Sheet:
             "flops": _iso_flop(frame, where).fillna(6 * params * tokens),
         }
     )
-    measures = [Measure(eval_set=OWN_SET, kind=SetKind.VALIDATION, loss="val_loss")]
+    measures = [MeasuredColumn(eval_set=OWN_SET, kind=SetKind.VALIDATION, loss="val_loss")]
     for column in frame.columns:
         if found := _KEMPNER_VALIDATION.match(column):
-            measures.append(Measure(eval_set=found[1], kind=SetKind.VALIDATION, loss=column))
+            measures.append(MeasuredColumn(eval_set=found[1], kind=SetKind.VALIDATION, loss=column))
         elif found := _KEMPNER_TASK.match(column):
             accuracy = first_of(
                 frame, [f"eval/downstream/{found[1]}_test_{name}" for name in ("len_norm", "acc")]
             )
             measures.append(
-                Measure(eval_set=found[1], kind=SetKind.TASK, loss=column, accuracy=accuracy)
+                MeasuredColumn(eval_set=found[1], kind=SetKind.TASK, loss=column, accuracy=accuracy)
             )
     return Sheet(frame=frame, facts=facts, measures=measures, where=where)
 
@@ -182,7 +182,7 @@ def _known_columns(names: Sequence[str]) -> int:
     return sum(name in _LINE_REQUIRED or name.endswith(endings) for name in names)
 
 
-def _line_measures(frame: pd.DataFrame) -> list[Measure]:
+def _line_measures(frame: pd.DataFrame) -> list[MeasuredColumn]:
     measures = []
     for column in frame.columns:
         if column.endswith(" Validation Loss"):
@@ -194,13 +194,15 @@ def _line_measures(frame: pd.DataFrame) -> list[Measure]:
             column.endswith(" Accuracy") and f"{column.removesuffix(' Accuracy')} Loss" not in frame
         ):
             name, kind = column.removesuffix(" Accuracy"), SetKind.TASK
-            measures.append(Measure(eval_set=name, kind=kind, accuracy=column))
+            measures.append(MeasuredColumn(eval_set=name, kind=kind, accuracy=column))
             continue
         else:
             continue
         bits = first_of(frame, [column.removesuffix("Loss") + "BPB"])
         measures.append(
-            Measure(eval_set=name, kind=kind, loss=column, bits_per_byte=bits, accuracy=accuracy)
+            MeasuredColumn(
+                eval_set=name, kind=kind, loss=column, bits_per_byte=bits, accuracy=accuracy
+            )
         )
     return measures
 
@@ -244,5 +246,5 @@ def _chinchilla(frame: pd.DataFrame, where: str) -> Sheet:
             "flops": flops,
         }
     )
-    measures = [Measure(eval_set=OWN_SET, kind=SetKind.VALIDATION, loss=loss)]
+    measures = [MeasuredColumn(eval_set=OWN_SET, kind=SetKind.VALIDATION, loss=loss)]
     return Sheet(frame=frame, facts=facts, measures=measures, where=where)

@@ -19,7 +19,7 @@ from lossline.tables.checks import exclude_bad_rows, summarize
 from lossline.tables.frames import concat
 from lossline.tables.sweeps.wide import (
     Imported,
-    Measure,
+    MeasuredColumn,
     filled_elsewhere,
     find_files,
     long_table,
@@ -53,7 +53,7 @@ class Sheet:
 
     frame: pd.DataFrame
     facts: pd.DataFrame
-    measures: Sequence[Measure]
+    measures: Sequence[MeasuredColumn]
     where: str
     notes: tuple[str, ...] = ()
 

@@ -29,9 +29,9 @@ from lossline.tables.reading import SUFFIXES, read_any
 from lossline.tables.schema import KEY, SetKind, Status
 
 __all__ = [
+    "ColumnUnit",
     "Imported",
-    "Measure",
-    "Unit",
+    "MeasuredColumn",
     "fact",
     "filled_elsewhere",
     "find_column",
@@ -64,7 +64,7 @@ class Imported:
     notes: tuple[str, ...] = ()
 
 
-class Unit(enum.StrEnum):
+class ColumnUnit(enum.StrEnum):
     """What a column of losses holds, per token."""
 
     NATS = "nats"
@@ -73,7 +73,7 @@ class Unit(enum.StrEnum):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Measure:
+class MeasuredColumn:
     """One evaluation set of a wide table: the columns of the source that hold its values, the
     accuracy of guessing where it is stated, and the units of its loss (per token) and accuracy."""
 
@@ -83,7 +83,7 @@ class Measure:
     bits_per_byte: str | None = None
     accuracy: str | None = None
     chance: float | None = None
-    unit: Unit = Unit.NATS
+    unit: ColumnUnit = ColumnUnit.NATS
     percent: bool = False
 
     def columns(self) -> dict[str, str]:
@@ -228,7 +228,7 @@ def read_wide(path: Path, *, repeated_names: bool = False) -> pd.DataFrame:
 
 
 def long_table(
-    frame: pd.DataFrame, facts: pd.DataFrame, measures: Sequence[Measure], where: str
+    frame: pd.DataFrame, facts: pd.DataFrame, measures: Sequence[MeasuredColumn], where: str
 ) -> Imported:
     """A loss table out of a wide one.
 
@@ -274,10 +274,12 @@ def long_table(
     return Imported(table=table, notes=(*notes, *more))
 
 
-def _in_nats(values: pd.Series, unit: Unit) -> pd.Series:
-    if unit is Unit.BITS:
+def _in_nats(values: pd.Series, unit: ColumnUnit) -> pd.Series:
+    if unit is ColumnUnit.BITS:
         return values * math.log(2.0)
-    if unit is Unit.PERPLEXITY:  # one of 0 or below is no perplexity, and set aside as infinite
+    if (
+        unit is ColumnUnit.PERPLEXITY
+    ):  # one of 0 or below is no perplexity, and set aside as infinite
         return np.log(values.where(~(values <= 0), np.inf))
     return values
 

@@ -43,7 +43,7 @@ class Penalties:
 
 
 @dataclasses.dataclass(frozen=True)
-class Batch:
+class Rows:
     """R rows over the problems of a stack. Weights (V, M) are referred to by row, so that resamples
     share the data."""
 
