@@ -116,6 +116,7 @@ def test_messages_before_and_after_publication(monkeypatch):
 def test_a_missing_package_names_its_extra(monkeypatch, package, module, call, extra):
     found = importlib.import_module(f"{NAME}.{module}")
     monkeypatch.delitem(sys.modules, f"{NAME}.corpora.seqio_tasks", raising=False)
+    monkeypatch.delattr(f"{NAME}.corpora.seqio_tasks", raising=False)  # set once imported
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(UserError) as stop:
         call(found)
