@@ -1,49 +1,160 @@
-"""Folders that appear whole or not at all: built beside their place by one writer, then renamed."""
+"""Write files and folders atomically, and lock them for one writer.
+
+A reader sees the old contents or the new ones, never half of them. A lock belongs to a process and
+ends with it, however it ends, so no stale lock is ever left behind.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
+import json
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+import shutil
+import socket
+import uuid
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from lossline.errors import UserError
 
 
-@contextmanager
-def building(path: Path) -> Iterator[Path]:
-    """The folder ``<path>.partial``, locked for one writer; what a killed writer left there stays.
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a temporary sibling of ``path`` to write to; it replaces ``path`` when the block ends.
 
-    The caller fills it and renames it to ``path``. A lock dies with its process, so a killed writer
-    leaves none.
+    If the block raises, the temporary file is removed and ``path`` keeps its contents.
+    """
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
+    try:
+        yield partial
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file as UTF-8, atomically."""
+    with replacing(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a binary file atomically."""
+    with replacing(path) as partial:
+        partial.write_bytes(content)
+
+
+def write_json(path: Path, tree: Any, *, indent: int = 1) -> None:
+    """Write readable JSON atomically.
 
     Raises:
-        UserError: another process is at work there.
+        ValueError: a number is NaN or infinite, which JSON cannot hold.
+    """
+    text = json.dumps(tree, indent=indent, ensure_ascii=False, allow_nan=False)
+    write_text(path, text + "\n")
+
+
+@contextlib.contextmanager
+def building(path: Path) -> Iterator[Path]:
+    """Yield the folder ``<path>.partial``, locked for one writer.
+
+    The caller fills it and renames it to ``path``. What an interrupted writer left there stays, so
+    that its work can be continued.
+
+    Raises:
+        UserError: another process is writing there.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
-    handle = _lock(partial, path)
+    descriptor = _lock_folder(partial, path)
     try:
         yield partial
     finally:
         if partial.is_dir() and not any(partial.iterdir()):
             partial.rmdir()
-        os.close(handle)
+        os.close(descriptor)
 
 
-def _lock(partial: Path, path: Path) -> int:
-    while True:
-        partial.mkdir(exist_ok=True)
-        handle = os.open(partial, os.O_RDONLY)
+@contextlib.contextmanager
+def building_anew(path: Path) -> Iterator[Path]:
+    """Yield ``building(path)``, emptied first, and removed again if the block raises.
+
+    The caller renames it to ``path`` when it is complete.
+    """
+    with building(path) as partial:
+        _empty(partial)
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            yield partial
+        except BaseException:
+            _empty(partial)
+            raise
+
+
+@contextlib.contextmanager
+def locked(path: Path, refusal: Callable[[str], str]) -> Iterator[None]:
+    """Hold the lock file ``path`` while the block runs.
+
+    Args:
+        path: the lock file; made if absent, and never removed.
+        refusal: makes the error message from the name of the owner ("12345 on host").
+
+    Raises:
+        UserError: another process holds the lock.
+    """
+    with _descriptor(path) as descriptor:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            owner = path.read_text(encoding="utf-8").strip() or "unknown"
+            raise UserError(refusal(owner)) from None
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+        yield
+
+
+def is_locked(path: Path) -> bool:
+    """Return whether a living process holds the lock file ``path``."""
+    if not path.exists():
+        return False
+    with _descriptor(path) as descriptor:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+@contextlib.contextmanager
+def _descriptor(path: Path) -> Iterator[int]:
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _lock_folder(partial: Path, path: Path) -> int:
+    while True:
+        try:
+            partial.mkdir(exist_ok=True)
+        except FileNotFoundError:  # the answer of /proc
+            raise UserError(f"{path}: no folder can be made there. Choose another path.") from None
+        descriptor = os.open(partial, os.O_RDONLY)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            os.close(handle)
+            os.close(descriptor)
             raise UserError(
-                f"{path}: another process is making it; wait for it or choose another folder"
+                f"{path}: another process is writing it. Wait for it or choose another folder."
             ) from error
-        # Another writer may have finished and renamed the folder between our opening and locking.
-        if partial.is_dir() and os.path.samestat(os.fstat(handle), os.stat(partial)):
-            return handle
-        os.close(handle)
+        # Another writer may have renamed the folder between our opening it and locking it.
+        if partial.is_dir() and os.path.samestat(os.fstat(descriptor), os.stat(partial)):
+            return descriptor
+        os.close(descriptor)
+
+
+def _empty(folder: Path) -> None:
+    for item in folder.iterdir() if folder.is_dir() else ():
+        shutil.rmtree(item) if item.is_dir() and not item.is_symlink() else item.unlink()

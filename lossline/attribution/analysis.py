@@ -17,10 +17,10 @@ from lossline.attribution.options import AttributionOptions, margin_of
 from lossline.errors import UserError
 from lossline.matching.groups import Design, MatchedGroup
 from lossline.matching.nested import Shares, nested_shares
-from lossline.stages import Say, counted, silent
 from lossline.tables.frames import nearest_name, nearest_names
 from lossline.tables.pairing import UNITS
 from lossline.tables.schema import OWN_SET, SetKind
+from lossline.terminal import Say, counted, silent
 
 __all__ = ["Analysis", "analyse", "losses_on", "neutral_set"]
 

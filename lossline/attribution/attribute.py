@@ -30,9 +30,9 @@ from lossline.attribution.sentences import (
 from lossline.attribution.unsound_runs import Outlier, copies, outliers
 from lossline.attribution.verdicts import Judged, judge_factor
 from lossline.matching.groups import design, label_of
-from lossline.stages import Say, silent
 from lossline.tables.pairing import UNITS
 from lossline.tables.schema import Status
+from lossline.terminal import Say, silent
 
 __all__ = ["attribute"]
 

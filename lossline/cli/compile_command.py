@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-import os
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +19,7 @@ from lossline.compilation.search import (
 )
 from lossline.compilation.targets import Target, find_target
 from lossline.errors import UserError
+from lossline.files import write_json
 from lossline.places import local_path
 from lossline.training.options import TrainOptions
 
@@ -203,6 +202,4 @@ def to_json(report: StepReport) -> dict[str, Any]:
 
 def _write(path: Path, report: StepReport) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(to_json(report), indent=1) + "\n", encoding="utf-8")
-    os.replace(partial, path)
+    write_json(path, to_json(report))

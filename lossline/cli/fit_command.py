@@ -8,11 +8,8 @@ import functools
 import hashlib
 import json
 import re
-import shutil
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +21,9 @@ from lossline.attribution.results import Attribution, Verdict
 from lossline.errors import UserError
 from lossline.fits.files import (
     FolderState,
-    finish_folder,
     folder_state,
     save_results,
-    start_folder,
+    writing_fit,
 )
 from lossline.fits.fitting import StudyFitOptions, fit_study
 from lossline.fits.results import ComputeLawFit, StudyResults
@@ -95,7 +91,9 @@ def fit_to_folder(options: FitCommand) -> StudyResults | None:
             f"give --replace"
         )
     started = time.monotonic()
-    with _folder(out, fingerprint) as partial:  # first of all: a place that refuses says so at once
+    with writing_fit(
+        out, fingerprint
+    ) as partial:  # first of all: a place that refuses says so at once
         say = functools.partial(_say, started)
         results = fit_study(table, options, say=say)
         if len(dropped):
@@ -155,17 +153,6 @@ def fit_fingerprint(table: pd.DataFrame, options: FitCommand) -> str:
     for source in sorted(file for room in rooms for file in package.glob(f"{room}/**/*.py")):
         digest.update(source.read_bytes())
     return digest.hexdigest()
-
-
-@contextmanager
-def _folder(out: Path, fingerprint: str) -> Iterator[Path]:
-    """A folder that becomes `out` when all went well, and is gone when not."""
-    partial = start_folder(out)
-    try:
-        yield partial
-        finish_folder(partial, out, fingerprint)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _provenance(options: FitCommand, fingerprint: str) -> dict[str, object]:

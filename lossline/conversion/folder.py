@@ -6,7 +6,6 @@ writing it its own size and one shard.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import os
@@ -33,6 +32,7 @@ from lossline.conversion.families import (
 )
 from lossline.conversion.layout import Tensor
 from lossline.errors import UserError
+from lossline.files import building_anew, write_json
 from lossline.models.config import ModelConfig
 
 INDEX = "model.safetensors.index.json"
@@ -112,7 +112,7 @@ def write_model(
     folder, family = Path(folder), family_of(config)
     refuse_existing(folder)
     dtype = dtype or config.param_dtype
-    with _written_whole(folder) as partial:
+    with building_anew(folder) as partial:
         _write_shards(partial, family, config, params, np.dtype(dtype), shard_bytes)
         common = {
             "architectures": [family.architecture],
@@ -121,9 +121,10 @@ def write_model(
             "tie_word_embeddings": config.tie_embeddings,
             "torch_dtype": dtype,
         }
-        _write_json(partial / "config.json", common | family.to_hf(config))
+        write_json(partial / "config.json", common | family.to_hf(config), indent=2)
         for name, source in (also or {}).items():
             shutil.copyfile(source, partial / name)
+        os.replace(partial, folder)
 
 
 def refuse_existing(folder: Path) -> None:
@@ -134,20 +135,6 @@ def refuse_existing(folder: Path) -> None:
     """
     if os.path.lexists(folder):
         raise UserError(f"{folder} exists; name a folder that does not, or remove it")
-
-
-@contextlib.contextmanager
-def _written_whole(folder: Path) -> Iterator[Path]:
-    """A hidden sibling to write into, which becomes ``folder`` at the end, or is removed."""
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
-        yield partial
-        os.replace(partial, folder)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
 
 
 # --- reading -------------------------------------------------------------------------------------
@@ -326,7 +313,9 @@ def _write_shards(
         where.update(dict.fromkeys(arrays, file))
         total += sum(array.nbytes for array in arrays.values())
     if len(shards) > 1:
-        _write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": where})
+        write_json(
+            folder / INDEX, {"metadata": {"total_size": total}, "weight_map": where}, indent=2
+        )
 
 
 def _plan(
@@ -393,7 +382,3 @@ def _read_json(path: Path) -> dict[str, Any]:
     if not isinstance(tree, dict):
         raise UserError(f"{path} is not a JSON object of entries; fetch it again")
     return tree
-
-
-def _write_json(path: Path, tree: Any) -> None:
-    path.write_text(json.dumps(tree, indent=2) + "\n", encoding="utf-8")

@@ -22,17 +22,11 @@ import lossline
 from lossline import models
 from lossline.conversion import read_model, refuse_existing, write_model
 from lossline.errors import UserError
+from lossline.files import write_json, write_text
 from lossline.models.config import ModelConfig
 from lossline.places import local_path
 from lossline.runs.checkpoints import restore_arrays, write_manifest
-from lossline.runs.run_directory import (
-    RunDirectory,
-    RunState,
-    RunStatus,
-    claim,
-    write_json,
-    write_text,
-)
+from lossline.runs.run_directory import RunDirectory, RunState, RunStatus, claim
 from lossline.vocabularies import Vocabulary, VocabularySpec, load
 
 TOKENIZER = "tokenizer.json"

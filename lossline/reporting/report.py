@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 
 from lossline.attribution.results import Verdict
 from lossline.errors import UserError
+from lossline.files import write_text
 from lossline.fits.results import StudyResults
 from lossline.lines.common_cases import compare
 from lossline.reporting import charts, figures, grids
@@ -20,7 +21,7 @@ from lossline.reporting.appearance import Appearance
 from lossline.reporting.lines import Curve, curves_for, drawable, line_grid
 from lossline.reporting.page import Block, Listing, Page, Paragraph, Picture, Section, render
 from lossline.reporting.points import Unit, eval_sets, partners, usable
-from lossline.stages import Say, now_and_then, silent
+from lossline.terminal import Say, now_and_then, silent
 
 GENERATOR = '<meta name="generator" content="lossline">'
 _UNTOLD = (Verdict.CONSTANT, Verdict.MISSING)
@@ -52,9 +53,7 @@ def write_report(
         raise UserError("the loss table has no measured rows, so there is nothing to report")
     folder.mkdir(parents=True, exist_ok=True)
     html = render(_Report.of(results, folder / "figures", say).page(title))
-    partial = page.with_name(f".{page.name}.partial")
-    partial.write_text(html, encoding="utf-8")
-    os.replace(partial, page)
+    write_text(page, html)
     return page
 
 

@@ -29,7 +29,8 @@ import jax
 import orbax.checkpoint as ocp
 
 from lossline.errors import UserError
-from lossline.runs.run_directory import MANIFEST, RunDirectory, read_json, write_json
+from lossline.files import write_json
+from lossline.runs.run_directory import MANIFEST, RunDirectory, read_json
 
 # Orbax narrates every save, and logs with its traceback what it raises as well.
 logging.getLogger("absl").setLevel(logging.CRITICAL)

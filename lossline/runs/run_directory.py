@@ -10,17 +10,16 @@ parameter), ``metrics.jsonl``, ``tensorboard/``, ``checkpoints/<step>/``, ``stat
 
 from __future__ import annotations
 
-import contextlib
 import enum
-import fcntl
 import json
 import os
-from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from lossline.errors import UserError
+from lossline.files import is_locked, locked, write_json
 
 MANIFEST = "manifest.json"
 
@@ -116,45 +115,19 @@ class RunDirectory:
         return [s for s in self.checkpoint_steps() if read_json(folder / str(s) / MANIFEST)["kept"]]
 
     def is_locked(self) -> bool:
-        """Whether a living process is writing here."""
-        if not (self.path / "lock").exists():
-            return False
-        try:
-            with _flock(self.path / "lock"):
-                return False
-        except BlockingIOError:
-            return True
+        """Return whether a living process writes to this run directory."""
+        return is_locked(self.path / "lock")
 
-    @contextlib.contextmanager
-    def lock(self) -> Iterator[None]:
-        """Holds the right to write. The kernel releases it with the process, however that ends: no
-        stale locks.
+    def lock(self) -> AbstractContextManager[None]:
+        """Hold the right to write.
 
         Raises:
             UserError: another process holds it.
         """
-        path = self.path / "lock"
-        try:
-            with _flock(path) as descriptor:
-                os.ftruncate(descriptor, 0)
-                os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
-                yield
-        except BlockingIOError:
-            writer = path.read_text(encoding="utf-8").strip() or "unknown"
-            raise UserError(
-                f"run directory {self.path} is being written by process {writer}; wait for it, or "
-                f"end it"
-            ) from None
+        return locked(self.path / "lock", self._being_written)
 
-
-@contextlib.contextmanager
-def _flock(path: Path) -> Iterator[int]:
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield descriptor
-    finally:
-        os.close(descriptor)
+    def _being_written(self, owner: str) -> str:
+        return f"run directory {self.path} is being written by process {owner}. Wait or stop it."
 
 
 def claim(path: Path, config: dict[str, Any]) -> tuple[RunDirectory, bool]:
@@ -219,19 +192,6 @@ def _short(value: Any) -> str:
     """A value for a message; of a hash, its beginning."""
     is_hash = isinstance(value, str) and len(value) == 64 and set(value) <= set("0123456789abcdef")
     return f"'{value[:12]}…'" if is_hash else repr(value)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes a temporary sibling and moves it into place, so that no reader ever sees half a
-    file."""
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
-
-
-def write_json(path: Path, content: Any) -> None:
-    """``write_text`` of readable JSON; NaN is refused (it is not JSON)."""
-    write_text(path, json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def read_json(path: Path) -> Any:

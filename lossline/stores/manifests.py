@@ -16,6 +16,7 @@ from typing import Any
 import tensorstore as ts
 
 from lossline.errors import UserError
+from lossline.files import write_json
 from lossline.stores.arrays import ArrayFacts
 from lossline.vocabularies import VocabularyFacts
 
@@ -71,9 +72,7 @@ def write(folder: Path, manifest: Manifest) -> None:
     """Writes the manifest; the store is whole from then on."""
     body = {"format": FORMAT_VERSION, **asdict(manifest)}
     body["manifest_sha256"] = _sha256(body)
-    temporary = folder / (FILE_NAME + ".tmp")
-    temporary.write_text(json.dumps(body, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    temporary.replace(folder / FILE_NAME)
+    write_json(folder / FILE_NAME, body)
 
 
 def read(location: str, *, kind: str) -> Manifest:

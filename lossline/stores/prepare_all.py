@@ -23,7 +23,7 @@ from lossline.stores.store_writer import write_store
 from lossline.stores.task_store import write_task
 from lossline.stores.token_store import TokenStore
 from lossline.stores.vocabulary_training import TrainVocabulary, train_vocabulary
-from lossline.terminal import Progress
+from lossline.terminal import WorkProgress
 from lossline.vocabularies import (
     Bytes,
     HuggingFace,
@@ -114,7 +114,7 @@ class _Step:
     kind: str
     job: str
     text_bytes: int
-    make: Callable[[int, Progress], str]
+    make: Callable[[int, WorkProgress], str]
 
     def is_ready(self) -> bool:
         """Whether the store is there, made of the same text with the same vocabulary."""
@@ -134,7 +134,7 @@ class _Step:
     def run(self, processes: int) -> None:
         if self.kind == "text":
             _import_seqio_tasks()  # before the clock starts
-        progress = Progress(f"prepare {self.path}", total=self.text_bytes)
+        progress = WorkProgress(f"prepare {self.path}", total=self.text_bytes)
         progress.finish(self.make(processes, progress))
 
 
@@ -192,7 +192,7 @@ def _text_step(
     job = job_hash("text", FORMAT, sources.identity(source, split), limits, vocabulary.hash)
     path = out / vocabulary.name / name.replace("/", "_") / split
 
-    def make(processes: int, progress: Progress) -> str:
+    def make(processes: int, progress: WorkProgress) -> str:
         seqio_tasks = _import_seqio_tasks()
 
         store = write_store(
@@ -259,7 +259,7 @@ def _task_step(name: str, vocabulary: Vocabulary, root: Path, out: Path) -> _Ste
     job = job_hash("task", FORMAT, file_sha256(folder / "items.jsonl"), vocabulary.hash)
     path = out / vocabulary.name / "tasks" / name
 
-    def make(processes: int, progress: Progress) -> str:
+    def make(processes: int, progress: WorkProgress) -> str:
         del processes, progress
         store = write_task(
             path,
@@ -288,7 +288,7 @@ def _train_all(options: PrepareOptions, root: Path) -> None:
     if not options.vocabularies:
         raise UserError("prepare.vocabularies: names none to train; bind (@vocabulary(),)")
     for spec in options.vocabularies:
-        progress = Progress(f"prepare vocabulary {spec.name}")
+        progress = WorkProgress(f"prepare vocabulary {spec.name}")
         print(
             f"prepare vocabulary {spec.name}: {spec.algorithm.value} of {spec.vocab_size} ids on "
             f"{', '.join(s if isinstance(s, str) else s.name for s in spec.sets)}",

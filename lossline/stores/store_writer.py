@@ -21,7 +21,7 @@ import numpy as np
 
 from lossline.corpora import utf8
 from lossline.errors import UserError
-from lossline.files import building
+from lossline.files import building, write_bytes
 from lossline.stores import arrays, manifests
 from lossline.stores.manifests import Manifest
 from lossline.stores.token_store import TokenStore
@@ -198,9 +198,7 @@ def _write_part(
         "tokens": len(tokens.ids),
     }
     for path, content in ((data_path, data), (facts_path, json.dumps(facts).encode())):
-        temporary = path.with_name(path.name + ".tmp")
-        temporary.write_bytes(content)
-        temporary.replace(path)
+        write_bytes(path, content)
     return _Part(path=data_path, documents=len(chunk), tokens=len(tokens.ids))
 
 

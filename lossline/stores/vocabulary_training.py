@@ -12,16 +12,10 @@ from typing import Any
 
 from lossline import vocabularies
 from lossline.corpora import sources
-from lossline.corpora.gathering import (
-    PROVENANCE,
-    file_sha256,
-    job_hash,
-    read_provenance,
-    write_json,
-)
+from lossline.corpora.gathering import PROVENANCE, file_sha256, job_hash, read_provenance
 from lossline.corpora.sources import FileSource, JsonLines, Parquet, PlainFiles, Subset
 from lossline.errors import UserError
-from lossline.files import building
+from lossline.files import building, write_json
 from lossline.vocabularies.training import Algorithm, train
 
 RECIPE = 1  # raised whenever the same text gives another vocabulary

@@ -3,48 +3,16 @@
 from __future__ import annotations
 
 import json
-import shutil
-import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from lossline.runs.run_directory import RunDirectory
 from lossline.studies.planned_run import PlannedRun
-
-_QUIET_SECONDS = 10.0  # between lines where the output is not a terminal
-
-
-def announce(number: int, steps: int, title: str) -> None:
-    """Prints a step's name."""
-    print(f"[{number}/{steps}] {title}", flush=True)
+from lossline.terminal import StatusLine, duration
 
 
-def clock(seconds: float) -> str:
-    """``m:ss`` or ``h:mm:ss``."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
-
-
-class _Line:
-    """One line that is rewritten on a terminal and repeated now and then elsewhere."""
-
-    def __init__(self) -> None:
-        self._shown_at = 0.0
-        self._terminal = sys.stdout.isatty()
-
-    def show(self, text: str, *, last: bool = False) -> None:
-        now = time.monotonic()
-        if self._terminal:
-            width = shutil.get_terminal_size().columns - 3  # a line that wraps cannot be replaced
-            print(f"\r\x1b[2K  {text[:width]}", end="\n" if last else "", flush=True)
-        elif last or now - self._shown_at >= _QUIET_SECONDS:
-            self._shown_at = now
-            print(f"  {text}", flush=True)
-
-
-class TrainingProgress:
+class StudyProgress:
     """All trainings of a study in one line, measured in tokens. The rate and the time left come
     from what this start has trained.
 
@@ -60,7 +28,7 @@ class TrainingProgress:
         self._total = sum(run.tokens for run in runs)
         self._now = now
         self._began = now()
-        self._line = _Line()
+        self._line = StatusLine()
 
     def show(self, running: list[str], done: int) -> None:
         finished = sum(run.update() for run in self._runs)
@@ -71,8 +39,10 @@ class TrainingProgress:
         text += f"{self._total / 1e6:.1f}M tokens"
         if here > 0 and seconds > 0:
             left = (self._total - tokens) * seconds / here
-            text += f", {here / seconds / 1e3:.1f}k tokens/s, {clock(left)} left"
-        self._line.show(f"{text}: {', '.join(running)}" if running else text, last=not running)
+            text += f", {here / seconds / 1e3:.1f}k tokens/s, {duration(left)} left"
+        self._line.show(
+            f"  {text}: {', '.join(running)}" if running else f"  {text}", last=not running
+        )
 
 
 class _TrainedTokens:
@@ -110,11 +80,11 @@ class LogProgress:
 
     def __init__(self, logs: Path) -> None:
         self._logs = logs
-        self._line = _Line()
+        self._line = StatusLine()
 
     def show(self, running: list[str], done: int) -> None:
         lines = [f"{name}: {self._said(name)}" for name in running]
-        self._line.show(" | ".join(lines) if lines else f"{done} done", last=not running)
+        self._line.show("  " + (" | ".join(lines) or f"{done} done"), last=not running)
 
     def _said(self, name: str) -> str:
         line = last_line(self._logs / f"{name}.log")

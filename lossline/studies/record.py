@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
-import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from lossline.errors import UserError
+from lossline.files import locked, write_json
 
 
 class StudyRecord:
@@ -34,9 +34,7 @@ class StudyRecord:
     def note(self, step: str, key: str) -> None:
         """Adds a step; the file is replaced in one move."""
         self._done[step] = key
-        partial = self._path.with_suffix(".json.partial")
-        partial.write_text(json.dumps(self._done, indent=1) + "\n", encoding="utf-8")
-        os.replace(partial, self._path)
+        write_json(self._path, self._done)
 
 
 def content_key(values: Any, files: Sequence[str | Path]) -> str:
@@ -47,24 +45,15 @@ def content_key(values: Any, files: Sequence[str | Path]) -> str:
     return digest.hexdigest()
 
 
-@contextmanager
-def single(folder: Path) -> Iterator[None]:
-    """Holds the study's lock; the kernel lets go of it when the process ends, however it ends.
+def single(folder: Path) -> AbstractContextManager[None]:
+    """Hold the lock of the study in ``folder``.
 
     Raises:
         UserError: another process holds it.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("a+") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock.seek(0)
-            owner = lock.read().strip() or "unknown"
-            raise UserError(
-                f"{folder}: process {owner} already works on this study; wait for it or stop it"
-            ) from None
-        lock.truncate(0)
-        lock.write(str(os.getpid()))
-        lock.flush()
-        yield
+    return locked(folder / "lock", partial(_already_running, folder))
+
+
+def _already_running(folder: Path, owner: str) -> str:
+    return f"{folder}: process {owner} already works on this study. Wait for it or stop it."

@@ -26,9 +26,10 @@ from lossline.places import local_path
 from lossline.studies.grid import Grid, Point, unique
 from lossline.studies.planned_run import PlannedRun, plan_run
 from lossline.studies.processes import Job, run, run_many
-from lossline.studies.progress import LogProgress, TrainingProgress, announce
+from lossline.studies.progress import LogProgress, StudyProgress
 from lossline.studies.record import StudyRecord, content_key, single
 from lossline.tables import load, write
+from lossline.terminal import announce
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,7 +180,7 @@ def _train(options: StudyOptions, runs: Sequence[PlannedRun], at_once: int) -> N
     if not todo:
         print(f"  done before: all {len(runs)} runs are finished", flush=True)
         return
-    progress = TrainingProgress(runs)
+    progress = StudyProgress(runs)
     longest_first = sorted(todo, key=lambda item: item.flops, reverse=True)
     jobs = [Job(name=item.name, verb="train", arguments=item.arguments) for item in longest_first]
     run_many(jobs, logs=options.folder / "logs", at_once=at_once, tick=progress.show)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from lossline.errors import UserError
+from lossline.files import replacing
 from lossline.tables.checks import check_columns, validate
 from lossline.tables.frames import concat, derive, exclude_unreadable, typed
 from lossline.tables.reading import read_any
@@ -55,15 +56,11 @@ def write(frame: pd.DataFrame, path: str | os.PathLike[str]) -> Path:
             f"{path}: a loss table is written as .parquet or .csv; change the name's ending"
         )
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
+    with replacing(path) as partial:
         if path.suffix == ".parquet":
             frame.to_parquet(partial, index=False)
         else:
             frame.to_csv(partial, index=False)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
     return path
 
 

@@ -18,17 +18,11 @@ from jax.sharding import Mesh
 
 from lossline.batches.plans import BatchPlan, MixturePlan
 from lossline.errors import UserError
+from lossline.files import write_json, write_text
 from lossline.options.gin_text import gin_text
 from lossline.options.identity import identity
 from lossline.runs import checkpoints
-from lossline.runs.run_directory import (
-    RunDirectory,
-    RunState,
-    RunStatus,
-    claim,
-    write_json,
-    write_text,
-)
+from lossline.runs.run_directory import RunDirectory, RunState, RunStatus, claim
 from lossline.seeds import random_key
 from lossline.sharding import (
     batch_sharding,
@@ -43,7 +37,7 @@ from lossline.training.make_trainer import make_trainer, rates, step_arguments
 from lossline.training.metrics import MetricsWriter
 from lossline.training.options import Documents, TrainOptions
 from lossline.training.prefetch import place_batch, prefetched
-from lossline.training.progress import Progress
+from lossline.training.progress import StepProgress
 from lossline.training.step import METRICS, State, Trainer
 from lossline.training.text import TrainingText
 
@@ -67,7 +61,7 @@ def train(options: TrainOptions) -> RunDirectory:
         KeyboardInterrupt: SIGINT or SIGTERM came; a checkpoint has been saved.
     """
     launch(options.launch)
-    say = Progress(
+    say = StepProgress(
         steps=options.total_steps, seconds=options.log.seconds, quiet=jax.process_index() > 0
     )
     config = identity(options)
@@ -108,7 +102,7 @@ class _Job:
 
     options: TrainOptions
     run: RunDirectory
-    progress: Progress
+    progress: StepProgress
     text: TrainingText
     plan: BatchPlan | MixturePlan
     mesh: Mesh
@@ -125,7 +119,7 @@ class _Job:
 # --- before the first step ----------------------------------------------------------------------
 
 
-def _prepare(options: TrainOptions, run: RunDirectory, progress: Progress) -> _Job:
+def _prepare(options: TrainOptions, run: RunDirectory, progress: StepProgress) -> _Job:
     """Everything that can refuse, before anything is written."""
     text = TrainingText.open(options.store)
     plan = text.plan(
@@ -331,7 +325,7 @@ class _Reporter:
         if self._writer is not None and (step % options.log.every == 0 or step in (1, total)):
             self._writer.write(self._row(step, values))
         left = None if self._rate is None else (total - step) * options.tokens_per_step / self._rate
-        self._job.progress.show(
+        self._job.progress.show_step(
             step, loss=values["loss"], tokens_per_second=self._rate, seconds_left=left
         )
 

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 
-from lossline.runs.run_directory import write_text
+from lossline.files import write_text
 
 Scalars = Mapping[str, float | int | None]
 

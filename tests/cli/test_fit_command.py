@@ -14,8 +14,7 @@ import pandas as pd
 import pytest
 from planted_study import Study
 
-from lossline import stages as progress
-from lossline import tables
+from lossline import tables, terminal
 from lossline.attribution import AttributionOptions
 from lossline.attribution.results import Verdict
 from lossline.cli import fit_command
@@ -99,7 +98,7 @@ def test_every_part_is_there(results):
 
 
 def test_every_long_stage_says_how_far_it_is(few, tmp_path, monkeypatch):
-    monkeypatch.setattr(progress, "_EVERY", 0.0)  # seconds: everything there is to say
+    monkeypatch.setattr(terminal, "_SECONDS_BETWEEN_STAGES", 0.0)  # every message
     heard = []
     options = StudyFitOptions(lines=LineOptions(resamples=20), law_resamples=20)
     results = fit_study(few, options, say=heard.append)
@@ -280,7 +279,7 @@ def test_a_place_that_refuses_says_so_before_the_fit(saved, monkeypatch):
 
 
 def test_what_a_killed_fit_left_is_removed(saved, instant):
-    left = saved.parent / ".fits.partial-999999999"
+    left = saved.parent / "fits.partial"
     left.mkdir()
     (left / "lines.json").write_text("[")
     fit_to_folder(command(saved))

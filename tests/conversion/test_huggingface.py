@@ -173,7 +173,7 @@ def test_a_folder_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("lossline.conversion.folder._write_json", full)
+    monkeypatch.setattr("lossline.conversion.folder.write_json", full)
     with pytest.raises(OSError, match="No space"):
         write_model(tmp_path / "deep" / "back", config, params)
     assert not list((tmp_path / "deep").iterdir())

@@ -9,8 +9,9 @@ from flax import nnx
 
 from lossline import models
 from lossline.corpora.items import Item
+from lossline.files import write_json
 from lossline.runs.checkpoints import CheckpointWriter
-from lossline.runs.run_directory import RunDirectory, RunState, RunStatus, write_json
+from lossline.runs.run_directory import RunDirectory, RunState, RunStatus
 from lossline.stores.store_writer import write_store
 from lossline.stores.task_store import write_task
 from lossline.vocabularies import ByteVocabulary

@@ -2,7 +2,7 @@
 
 import pytest
 
-from lossline.evaluation.progress import Progress
+from lossline.evaluation.progress import EvaluationProgress
 
 
 class Clock:
@@ -22,7 +22,7 @@ def line(clock, capsys):
     """``line(tokens)``: what is shown when so many more are measured."""
 
     def shown(progress, tokens):
-        progress._printed = -float("inf")
+        progress._shown = -float("inf")
         progress.advance(tokens, "run step 5")
         return capsys.readouterr().out.strip()
 
@@ -30,7 +30,7 @@ def line(clock, capsys):
 
 
 def test_rate_and_time_left(clock, line):
-    progress = Progress(clock=clock)
+    progress = EvaluationProgress(clock=clock)
     progress.expect(50_000)
     progress.expect(50_000)
     clock.now += 100  # restoring and compiling
@@ -42,7 +42,7 @@ def test_rate_and_time_left(clock, line):
 
 @pytest.mark.parametrize("seconds", [0.0, -4.0, None])
 def test_without_time_there_is_no_rate(clock, line, seconds):
-    progress = Progress(clock=clock)
+    progress = EvaluationProgress(clock=clock)
     progress.expect(100)
     if seconds is not None:
         progress.start()
@@ -51,7 +51,7 @@ def test_without_time_there_is_no_rate(clock, line, seconds):
 
 
 def test_waiting_for_a_checkpoint_is_no_measuring(clock, line):
-    progress = Progress(clock=clock)
+    progress = EvaluationProgress(clock=clock)
     for wait in (0, 3600):
         clock.now += wait
         progress.expect(100_000)
@@ -64,7 +64,7 @@ def test_waiting_for_a_checkpoint_is_no_measuring(clock, line):
 
 
 def test_nothing_is_left_at_the_end(clock, line):
-    progress = Progress(clock=clock)
+    progress = EvaluationProgress(clock=clock)
     progress.expect(10_000)
     progress.start()
     clock.now += 10

@@ -2,15 +2,14 @@
 
 import pytest
 
-from lossline.fits.files import FolderState, finish_folder, folder_state, start_folder
+from lossline.fits.files import FolderState, folder_state, writing_fit
 
 
 def fitted(out, fingerprint, files):
-    partial = start_folder(out)
-    for name in files:
-        (partial / name).parent.mkdir(exist_ok=True)
-        (partial / name).write_text(fingerprint)
-    finish_folder(partial, out, fingerprint)
+    with writing_fit(out, fingerprint) as partial:
+        for name in files:
+            (partial / name).parent.mkdir(exist_ok=True)
+            (partial / name).write_text(fingerprint)
 
 
 def names(folder):

@@ -7,14 +7,8 @@ import sys
 import pytest
 
 from lossline.errors import UserError
-from lossline.runs.run_directory import (
-    RunDirectory,
-    RunState,
-    RunStatus,
-    claim,
-    differences,
-    write_json,
-)
+from lossline.files import write_json
+from lossline.runs.run_directory import RunDirectory, RunState, RunStatus, claim, differences
 
 HOLD = """
 import sys, time

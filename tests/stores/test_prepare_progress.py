@@ -3,7 +3,7 @@
 import pytest
 
 from lossline.stores.store_writer import write_store
-from lossline.terminal import Progress
+from lossline.terminal import WorkProgress
 from lossline.vocabularies import ByteVocabulary
 
 
@@ -22,7 +22,7 @@ def clock():
 @pytest.fixture
 def progress(clock):
     """One line per call, of 10 MB."""
-    return Progress("prepare", total=10e6, every=0.0, clock=clock)
+    return WorkProgress("prepare", total=10e6, seconds=0.0, clock=clock)
 
 
 def said(capsys):
@@ -58,7 +58,7 @@ def test_a_part_found_amid_the_work_leaves_the_clock_alone(progress, clock, caps
 
 @pytest.mark.parametrize("seconds", [0.0, -5.0])
 def test_without_time_there_is_no_rate(clock, capsys, seconds):
-    progress = Progress("prepare", total=10e6, every=-100.0, clock=clock)
+    progress = WorkProgress("prepare", total=10e6, seconds=-100.0, clock=clock)
     clock.now += seconds
     progress.advance(4e6)
     assert said(capsys) == ["prepare: 4.0 of 10.0 MB"]

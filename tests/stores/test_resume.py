@@ -102,7 +102,7 @@ def test_worker_processes_give_the_same_store(tmp_path: Path) -> None:
 def test_two_writers_at_one_path_are_refused(tmp_path: Path) -> None:
     with (
         building(tmp_path / "store"),
-        pytest.raises(UserError, match="another process is making it"),
+        pytest.raises(UserError, match="another process is writing it"),
     ):
         write_store(tmp_path / "store", documents(), ByteVocabulary())
     write_store(tmp_path / "store", documents(), ByteVocabulary())

@@ -11,8 +11,9 @@ import pytest
 import lossline.train
 from lossline.cli.configuration import _parse_command_line, build_options
 from lossline.errors import UserError
+from lossline.files import write_json
 from lossline.options.identity import fingerprint
-from lossline.runs.run_directory import RunState, write_json
+from lossline.runs.run_directory import RunState
 from lossline.stores.store_writer import write_store
 from lossline.studies.grid import unique
 from lossline.studies.planned_run import PlannedRun

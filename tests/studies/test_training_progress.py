@@ -6,7 +6,7 @@ import pytest
 
 from lossline.runs.run_directory import MANIFEST
 from lossline.studies.planned_run import PlannedRun
-from lossline.studies.progress import TrainingProgress, last_line, tokens_done, tokens_kept
+from lossline.studies.progress import StudyProgress, last_line, tokens_done, tokens_kept
 
 PER_STEP = 1000  # tokens
 STEPS = 100
@@ -52,7 +52,7 @@ def line(capsys):
     """``line(progress)``: what it shows when no line is too soon after the last."""
 
     def shown(progress, running=("run",)):
-        progress._line._shown_at = -float("inf")
+        progress._line._shown = -float("inf")
         progress.show(list(running), 0)
         return capsys.readouterr().out.strip()
 
@@ -71,21 +71,21 @@ def test_metrics_that_reach_beyond_the_checkpoint_are_no_work_done(run, line):
     run.metrics(1, 30, 60)
     run.checkpoint(40)
     clock = Clock()
-    progress = TrainingProgress([run.planned], now=clock)
+    progress = StudyProgress([run.planned], now=clock)
     clock.now += 10  # still importing
     assert line(progress) == "0/1 runs, 40% of 0.1M tokens: run"
     run.metrics(1, 30)
     assert line(progress) == "0/1 runs, 40% of 0.1M tokens: run"
     run.metrics(1, 30, 60)
     clock.now += 10
-    assert line(progress) == "0/1 runs, 60% of 0.1M tokens, 1.0k tokens/s, 0:40 left: run"
+    assert line(progress) == "0/1 runs, 60% of 0.1M tokens, 1.0k tokens/s, 40 s left: run"
 
 
 def test_a_checkpoint_between_two_rows_of_metrics(run, line):
     run.metrics(1, 30)
     run.checkpoint(35)
     clock = Clock()
-    progress = TrainingProgress([run.planned], now=clock)
+    progress = StudyProgress([run.planned], now=clock)
     clock.now += 5
     run.metrics(1, 30, 40)
     assert line(progress) == "0/1 runs, 40% of 0.1M tokens, 1.0k tokens/s, 1:00 left: run"
@@ -97,7 +97,7 @@ def test_a_corrupt_newest_checkpoint(run, line):
     run.checkpoint(20)
     run.checkpoint(50)
     clock = Clock()
-    progress = TrainingProgress([run.planned], now=clock)
+    progress = StudyProgress([run.planned], now=clock)
     (run.folder / "checkpoints" / "50").rename(run.folder / "checkpoints" / "50.corrupt-0")
     run.metrics(1, 10)
     clock.now += 10
@@ -110,7 +110,7 @@ def test_a_run_that_begins_again(run, line):
     """Killed before its first checkpoint."""
     run.metrics(1, 60)
     clock = Clock()
-    progress = TrainingProgress([run.planned], now=clock)
+    progress = StudyProgress([run.planned], now=clock)
     clock.now += 10
     assert line(progress) == "0/1 runs, 0% of 0.1M tokens: run"
     run.metrics()
@@ -123,7 +123,7 @@ def test_a_row_that_is_being_written_is_not_there_yet(run, line):
     run.metrics(1, 20)
     run.checkpoint(20)
     clock = Clock()
-    progress = TrainingProgress([run.planned], now=clock)
+    progress = StudyProgress([run.planned], now=clock)
     clock.now += 10
     run.metrics(1, 20, 30, torn='{"step": 40, "tok')
     assert tokens_done(run.planned) == 30 * PER_STEP
@@ -134,19 +134,19 @@ def test_runs_finished_before_are_no_rate_of_this_start(tmp_path, line):
     before, now = Run(tmp_path / "before"), Run(tmp_path / "now")
     before.finish()
     clock = Clock()
-    progress = TrainingProgress([before.planned, now.planned], now=clock)
+    progress = StudyProgress([before.planned, now.planned], now=clock)
     clock.now += 50
     now.metrics(1, 50)
-    assert line(progress) == "1/2 runs, 75% of 0.2M tokens, 1.0k tokens/s, 0:50 left: run"
+    assert line(progress) == "1/2 runs, 75% of 0.2M tokens, 1.0k tokens/s, 50 s left: run"
     now.finish()
     clock.now += 50
-    assert line(progress, ()) == "2/2 runs, 100% of 0.2M tokens, 1.0k tokens/s, 0:00 left"
+    assert line(progress, ()) == "2/2 runs, 100% of 0.2M tokens, 1.0k tokens/s, 00 s left"
 
 
 @pytest.mark.parametrize("seconds", [0.0, -20.0])
 def test_without_time_there_is_no_rate(run, line, seconds):
     clock = Clock()
-    progress = TrainingProgress([run.planned], now=clock)
+    progress = StudyProgress([run.planned], now=clock)
     run.metrics(1, 50)
     clock.now += seconds
     assert line(progress) == "0/1 runs, 50% of 0.1M tokens: run"

@@ -6,8 +6,9 @@ import jax.numpy as jnp
 import pytest
 
 from lossline.sharding import MeshOptions, make_mesh
+from lossline.terminal import duration
 from lossline.training import loop
-from lossline.training.progress import Progress, duration
+from lossline.training.progress import StepProgress
 
 
 class Clock:
@@ -20,12 +21,12 @@ class Clock:
 def show(progress, clock, steps, seconds_each=1.0):
     for step in steps:
         clock.now += seconds_each
-        progress.show(step, loss=1.0, tokens_per_second=1234.0, seconds_left=60.0)
+        progress.show_step(step, loss=1.0, tokens_per_second=1234.0, seconds_left=60.0)
 
 
 def test_in_a_log_a_line_every_so_often_and_the_last(capsys):
     clock = Clock()
-    show(Progress(steps=45, seconds=20, clock=clock), clock, range(1, 46))
+    show(StepProgress(steps=45, seconds=20, clock=clock), clock, range(1, 46))
     lines = capsys.readouterr().out.splitlines()
     assert [line.split("  ")[0] for line in lines] == [f"step {n}/45" for n in (1, 21, 41, 45)]
     assert lines[0] == "step 1/45  loss 1.0000  1,234 tokens/s  1:00 left"
@@ -35,17 +36,17 @@ def test_in_a_log_a_line_every_so_often_and_the_last(capsys):
 def test_on_a_terminal_one_line_is_rewritten(capsys, monkeypatch):
     monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
     clock = Clock()
-    progress = Progress(steps=3, seconds=20, clock=clock)
+    progress = StepProgress(steps=3, seconds=20, clock=clock)
     show(progress, clock, (1, 2))
     progress.say("a message")
     show(progress, clock, (3,))
     written = capsys.readouterr().out
-    assert written.count("\r") == 3 and "\na message\n" in written and written.endswith("\n")
+    assert written.count("\r") == 4 and "\x1b[2Ka message\n" in written and written.endswith("\n")
 
 
 def test_quiet(capsys):
-    progress = Progress(steps=3, seconds=0, quiet=True)
-    progress.show(3, loss=1.0, tokens_per_second=None, seconds_left=None)
+    progress = StepProgress(steps=3, seconds=0, quiet=True)
+    progress.show_step(3, loss=1.0, tokens_per_second=None, seconds_left=None)
     progress.say("nothing")
     assert capsys.readouterr().out == ""
 
@@ -65,7 +66,7 @@ def reporter(options, monkeypatch):
         options=options(),
         first=False,
         mesh=make_mesh(MeshOptions(data=8)),
-        progress=Progress(steps=12, seconds=0.0),
+        progress=StepProgress(steps=12, seconds=0.0),
     )
     made = loop._Reporter(job)
     made.now = 100.0

@@ -2,26 +2,26 @@
 
 import pytest
 
-from lossline import stages as progress
+from lossline import terminal
 
 
 @pytest.fixture
 def clock(monkeypatch):
     """Seconds that pass when a test says so."""
     now = [100.0]
-    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(terminal.time, "monotonic", lambda: now[0])
     return now
 
 
 def test_counted_says_how_many_are_done_every_few_seconds(clock):
     heard = []
     items = list("abcdefgh")
-    for item in progress.counted(items, heard.append, "letters"):
+    for item in terminal.counted(items, heard.append, "letters"):
         clock[0] += 2.0 if item != "h" else 60.0
     assert heard == ["  3 of 8 letters", "  6 of 8 letters"]
 
 
 def test_quick_stages_say_nothing(clock):
     heard = []
-    assert list(progress.counted("abc", heard.append, "letters")) == ["a", "b", "c"]
+    assert list(terminal.counted("abc", heard.append, "letters")) == ["a", "b", "c"]
     assert heard == []
