@@ -373,7 +373,7 @@ def test_a_store_of_another_vocabulary_is_refused(tmp_path, stores):
 
 def test_two_evaluations_of_one_run_are_refused(tmp_path, stores):
     run = make_run(tmp_path / "run", LLAMA, steps=(2,))
-    with RunLosses(run.path), pytest.raises(UserError, match="another process"):
+    with RunLosses(run.path), pytest.raises(UserError, match="is evaluating this run"):
         evaluate(options(run.path, stores))
 
 

@@ -140,7 +140,7 @@ def test_runs_finished_before_are_no_rate_of_this_start(tmp_path, line):
     assert line(progress) == "1/2 runs, 75% of 0.2M tokens, 1.0k tokens/s, 50 s left: run"
     now.finish()
     clock.now += 50
-    assert line(progress, ()) == "2/2 runs, 100% of 0.2M tokens, 1.0k tokens/s, 00 s left"
+    assert line(progress, ()) == "2/2 runs, 100% of 0.2M tokens, 1.0k tokens/s, 0 s left"
 
 
 @pytest.mark.parametrize("seconds", [0.0, -20.0])
