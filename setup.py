@@ -9,7 +9,6 @@ HERE = Path(__file__).parent
 INSTALLING = runpy.run_path(str(HERE / "lossline" / "installing.py"))
 
 CORE = [
-    "absl-py>=2.1",
     "flax>=0.12.8",
     "gin-config>=0.5.0",
     "jax>=0.10.2,<0.13",
@@ -25,7 +24,6 @@ CORE = [
     "tensorboard>=2.20",
     "tensorstore>=0.1.80",
     "tokenizers>=0.21",
-    "tqdm>=4.66",
 ]
 # Only `prepare` needs these: they bring TensorFlow along, and nothing else imports it.
 DATA = [
@@ -42,7 +40,6 @@ DEV = [
     "mypy>=1.14",
     "nbclient>=0.10",
     "nbformat>=5.10",
-    "psutil>=6.0",
     "pytest>=8.3",
     "pytest-xdist>=3.6",
     "ruff>=0.9",
@@ -68,6 +65,5 @@ setup(
         "tpu": ["jax[tpu]"],
         "harness": ["lm-eval>=0.4.9"],
         "peers": ["torch>=2.11", "transformers>=5.17", "mambapy>=1.2.0"],
-        "wandb": ["wandb>=0.19"],
     },
 )

@@ -1,15 +1,10 @@
-"""Metrics of a run: one JSON object per logged step, and the same as TensorBoard scalars.
-
-The TensorBoard file is written by hand (a TFRecord of four protobuf fields): TensorFlow stays out
-of training.
-"""
+"""Metrics of a run: one JSON object per logged step, and the same as TensorBoard scalars."""
 
 from __future__ import annotations
 
 import json
 import os
 import socket
-import struct
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -80,76 +75,38 @@ def _keep_until(path: Path, step: int) -> None:
 
 
 class EventWriter:
-    """A TensorBoard event file of scalars.
+    """A TensorBoard event file of scalars, written by TensorBoard's own record writer.
 
-    The file opens with a session start at ``step``, at which TensorBoard forgets the later events
-    of older files.
+    The file opens with a session start at ``step``: TensorBoard then ignores events beyond it that
+    an interrupted start wrote earlier. TensorBoard's ``EventFileWriter`` would do the same,
+    but it imports TensorFlow wherever that is installed.
     """
 
     def __init__(self, folder: Path, *, step: int = 0) -> None:
+        from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+        from tensorboard.compat.proto.summary_pb2 import Summary
+        from tensorboard.summary.writer.record_writer import RecordWriter
+
+        self._event, self._summary = Event, Summary
         folder.mkdir(parents=True, exist_ok=True)
         stamp = f"{time.time():.6f}"
         name = f"events.out.tfevents.{stamp}.{socket.gethostname()}.{os.getpid()}"
-        self._file = (folder / name).open("wb")
-        self._event(_bytes(3, b"brain.Event:2"))
+        self._records = RecordWriter((folder / name).open("wb"))
+        self._write(file_version="brain.Event:2")
         if step:
-            self._event(_varint_field(2, step + 1) + _bytes(7, _varint_field(1, 1)))
+            self._write(step=step + 1, session_log=SessionLog(status=SessionLog.START))
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """Adds one event with all ``values`` at ``step``."""
-        summary = b"".join(
-            _bytes(1, _bytes(1, name.encode()) + _key(2, 5) + struct.pack("<f", value))
-            for name, value in values.items()
-        )
-        self._event(_varint_field(2, step) + _bytes(5, summary))
-        self._file.flush()
+        """Write one event with all ``values`` at ``step``."""
+        summary = self._summary()
+        for name, value in values.items():
+            summary.value.add(tag=name, simple_value=value)
+        self._write(step=step, summary=summary)
 
     def close(self) -> None:
-        """Closes the file."""
-        self._file.close()
+        """Close the file."""
+        self._records.close()
 
-    def _event(self, fields: bytes) -> None:
-        data = _key(1, 1) + struct.pack("<d", time.time()) + fields
-        length = struct.pack("<Q", len(data))
-        self._file.write(length + _masked_crc(length) + data + _masked_crc(data))
-
-
-def _varint(value: int) -> bytes:
-    out = bytearray()
-    while value > 0x7F:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
-
-
-def _key(field: int, wire: int) -> bytes:
-    return _varint(field << 3 | wire)
-
-
-def _varint_field(field: int, value: int) -> bytes:
-    return _key(field, 0) + _varint(value)
-
-
-def _bytes(field: int, data: bytes) -> bytes:
-    return _key(field, 2) + _varint(len(data)) + data
-
-
-def _crc_table() -> tuple[int, ...]:
-    table = []
-    for byte in range(256):
-        for _ in range(8):
-            byte = byte >> 1 ^ (0x82F63B78 if byte & 1 else 0)
-        table.append(byte)
-    return tuple(table)
-
-
-_CRC32C = _crc_table()
-
-
-def _masked_crc(data: bytes) -> bytes:
-    crc = 0xFFFFFFFF
-    for byte in data:
-        crc = _CRC32C[(crc ^ byte) & 0xFF] ^ crc >> 8
-    crc ^= 0xFFFFFFFF
-    return struct.pack("<I", ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF)
+    def _write(self, **fields: object) -> None:
+        self._records.write(self._event(wall_time=time.time(), **fields).SerializeToString())
+        self._records.flush()
