@@ -89,14 +89,15 @@ def test_false_alarms_of_the_whole_family_stay_near_their_level(study):
     said to move."""
     sets = {"legal": 0.0, "wiki": 0.3, "hellaswag": 0.8}
     alarms = []
-    for seed in range(40):
+    for seed in range(20, 40):
         table = study(seed=seed, sets=sets).table()
         table["bits_per_byte"] = np.nan
         table = table[table.tokenizer == "bpe"]
         effects = attribute(table, QUICK).effects()
         alarms.append((effects.p_corrected < 0.05).any())
-    # 5% of 40 is 2; 7 or more would come of a true level of 5% in one of 300 cases.
-    assert sum(alarms) <= 6
+    # A true level of 5% gives 4 alarms or more in one of 63 families of 20 studies; the third that
+    # p-values without the correction give, in 94 of 100.
+    assert sum(alarms) <= 3
 
 
 def test_more_checkpoints_are_not_more_evidence(study):
