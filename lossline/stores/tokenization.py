@@ -55,8 +55,8 @@ def _refuse_changed(vocabulary: Vocabulary, text: str, ids: np.ndarray) -> NoRet
     start = max(0, place - 20)
     before, after = text[start : place + 20], back[start : place + 20]
     raise UserError(
-        f"vocabulary {vocabulary.name} does not keep the text {text[:60]!r}: from character "
-        f"{place} it gives back {after!r} for {before!r}; {vocabulary.remedy()}"
+        f"vocabulary {vocabulary.name} changes the text {text[:60]!r} at character {place}: it "
+        f"decodes {before!r} as {after!r}. {vocabulary.remedy()}"
     )
 
 

@@ -1,7 +1,9 @@
-"""Vocabularies: bytes, SentencePiece, Hugging Face, tiktoken. Text to ids and back, exactly.
+"""Lossless vocabularies: bytes, SentencePiece, Hugging Face and tiktoken.
 
-vocabulary = load("tokenizer.json")
-vocabulary.decode(vocabulary.encode(text)) == text
+Every vocabulary restores the exact text from its token ids::
+
+    vocabulary = load("tokenizer.json")
+    assert vocabulary.decode(vocabulary.encode(text)) == text
 """
 
 from lossline.vocabularies.loading import load

@@ -1,4 +1,4 @@
-"""``tokenizer.json`` files of the Hugging Face tokenizers library as vocabularies."""
+"""Vocabularies from ``tokenizer.json`` files (Hugging Face tokenizers library)."""
 
 from __future__ import annotations
 
@@ -22,19 +22,28 @@ _BYTE_PIECE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
 
 class HuggingFaceVocabulary(Vocabulary):
-    """A ``tokenizer.json``: byte-level (GPT-2, NeoX, Llama 3) or byte fallback (Llama 2).
+    """Vocabulary from a ``tokenizer.json``.
 
-    Tokens that the file adds as special stand for no text: their names in a text are cut like any
-    other. Tokens that it adds as not special are cut out of a text wherever it holds them. Dropout
-    and sampling are switched off.
+    Supports byte-level files (GPT-2, NeoX, Llama 3) and byte-fallback files (Llama 2). BPE dropout
+    and Unigram sampling are switched off.
+
+    Special added tokens have no text: if a document contains the name of a special token, the name
+    is tokenized as ordinary text. Added tokens that are not special match wherever their text
+    occurs.
+
+    Args:
+        spec: path of the file and options.
+
+    Raises:
+        UserError: the file is not a valid ``tokenizer.json``, has no eos token, or changes text.
     """
 
     def __init__(self, spec: HuggingFace) -> None:
         self._spec = spec
         description = tokenizer_json.read(spec.path)
         tokenizer_json.switch_off_sampling(description)
-        # Post-processors add special tokens, truncation and padding change lengths: none of it is
-        # part of the text.
+        # A post-processor adds special tokens; truncation and padding change the number of tokens.
+        # Token ids must represent the text and nothing else, so all three are removed.
         description.update(post_processor=None, truncation=None, padding=None)
         specials = {spec.eos_token, spec.pad_token, *EOS_TOKENS, *PAD_TOKENS}
         for added in tokenizer_json.added_tokens(description):
@@ -54,13 +63,13 @@ class HuggingFaceVocabulary(Vocabulary):
         if eos is None:
             raise UserError(
                 f"vocabulary {name}: {spec.path} has no eos token "
-                f"{spec.eos_token or 'known by name'}; set huggingface.eos_token"
+                f"{spec.eos_token or 'with a well-known name'}. Set huggingface.eos_token."
             )
         pad = _find(vocabulary, spec.pad_token, PAD_TOKENS)
         if pad is None and spec.pad_token:
             raise UserError(
-                f"vocabulary {name}: {spec.path} has no token {spec.pad_token!r}; set "
-                "huggingface.pad_token"
+                f"vocabulary {name}: {spec.path} has no pad token {spec.pad_token!r}. Set "
+                "huggingface.pad_token."
             )
         pad = eos if pad is None else pad
         canonical = json.dumps(description, sort_keys=True, ensure_ascii=False).encode()
@@ -74,6 +83,7 @@ class HuggingFaceVocabulary(Vocabulary):
         )
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """Return the token ids of each text; see ``Vocabulary.encode_batch``."""
         if self._notation and any(map(self._notation.search, texts)):
             return [self._encode_around_notation(text, self._notation) for text in texts]
         return [np.array(ids, np.int32) for ids in self._ids(list(texts))]
@@ -84,9 +94,11 @@ class HuggingFaceVocabulary(Vocabulary):
         return [*super()._probes(), *(f"a  {text}  b{text}c" for text in texts)]
 
     def remedy(self) -> str:
+        """Return how to make the vocabulary lossless, as a sentence of an error message."""
         return drop_remedy(self._spec, type(self)) or super().remedy()
 
     def _encode_around_notation(self, text: str, notation: re.Pattern[str]) -> np.ndarray:
+        """Encode the parts between matches of ``notation``; encode a metaspace as its bytes."""
         cuts = [(0, 0), *(match.span() for match in notation.finditer(text)), (len(text), 0)]
         parts = self._ids([text[start:stop] for (_, start), (stop, _) in pairwise(cuts)])
         ids = list(parts[0])
@@ -98,9 +110,9 @@ class HuggingFaceVocabulary(Vocabulary):
     def _ids(self, texts: list[str]) -> list[list[int]]:
         try:
             encodings = self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)
-        except Exception as error:  # the library raises nothing narrower
+        except Exception as error:  # the library raises plain Exception
             raise UserError(
-                f"vocabulary {self.name} (huggingface) has no token for some text ({error}); "
+                f"vocabulary {self.name} (huggingface) has no token for some text ({error}). "
                 f"{self.remedy()}"
             ) from error
         return [encoding.ids for encoding in encodings]
@@ -111,11 +123,12 @@ def _build(description: dict[str, Any], path: str) -> Any:
 
     try:
         tokenizer = Tokenizer.from_str(json.dumps(description))
-    except Exception as error:  # the library raises nothing narrower
+    except Exception as error:  # the library raises plain Exception
         raise UserError(
-            f"vocabulary: {path} cannot be read by the tokenizers library: {error}"
+            f"vocabulary: {path} cannot be read by the tokenizers library: {error}. Give a valid "
+            "tokenizer.json."
         ) from error
-    # "<|endoftext|>" inside a document is thirteen characters of text.
+    # The name of a special token inside a document, such as "<|endoftext|>", is ordinary text.
     tokenizer.encode_special_tokens = True
     return tokenizer
 
@@ -145,7 +158,8 @@ def _pieces(tokenizer: Any, description: dict[str, Any], *, byte_level: bool) ->
         else:
             pieces[token_id] = _plain(token).encode()
     for token_id, added in tokenizer.get_added_tokens_decoder().items():
-        # What is matched after normalization has the space that Replace or Prepend wrote.
+        # An added token with ``normalized`` is matched after normalization, where a space is
+        # written as a metaspace; _plain() restores the space.
         matched = added.content if byte_level or not added.normalized else _plain(added.content)
         pieces[token_id] = b"" if added.special else matched.encode()
     return pieces
@@ -158,10 +172,13 @@ def _plain(token: str) -> str:
 def _notation(
     tokenizer: Any, description: dict[str, Any], *, byte_level: bool
 ) -> re.Pattern[str] | None:
-    """Where a text is cut, so that what it holds is not taken for the tokenizer's own notation.
+    """Return the pattern at which a text is split before encoding, or None.
 
-    At a metaspace, which goes through its bytes. In a Unigram also after the first character of the
-    name of a special or of a byte (``<0x41>``): it finds every piece by its name, those too.
+    Split points keep the text from matching the tokenizer's internal names:
+
+    * At a metaspace: it is encoded as its UTF-8 bytes, because the tokenizer uses it for a space.
+    * For Unigram models also after the first character of the name of a special token or of a byte
+      piece (``<0x41>``): a Unigram matches these names in text like ordinary pieces.
     """
     places = [] if byte_level else [METASPACE]
     if description["model"].get("type") == "Unigram":
@@ -182,7 +199,10 @@ def _find(vocabulary: dict[str, int], wanted: str, known: Sequence[str]) -> int 
 
 
 def byte_characters() -> dict[str, int]:
-    """GPT-2's printable stand-ins for bytes: character -> byte (openai/gpt-2, encoder.py)."""
+    """Return GPT-2's table from printable character to the byte that it represents.
+
+    Source: openai/gpt-2, ``encoder.py``, ``bytes_to_unicode``.
+    """
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = [byte for byte in range(256) if byte not in printable]
     table = {chr(byte): byte for byte in printable}

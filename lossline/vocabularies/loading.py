@@ -1,4 +1,7 @@
-"""From a specification to its vocabulary. A tokenizer's package is imported when one is loaded."""
+"""Load a vocabulary from its specification.
+
+Tokenizer packages are imported only when a vocabulary needs them.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +13,13 @@ from lossline.vocabularies.vocabulary import ByteVocabulary, Vocabulary
 
 
 def load(spec: VocabularySpec | str) -> Vocabulary:
-    """Builds a vocabulary.
+    """Load a vocabulary.
+
+    Args:
+        spec: a specification, or a string that ``spec_for`` accepts ("bytes", a path).
 
     Raises:
-        UserError: no such file, not such a file, or a vocabulary that changes text.
+        UserError: the file does not exist or has another format, or the vocabulary changes text.
     """
     if isinstance(spec, str):
         spec = spec_for(spec)
@@ -21,7 +27,8 @@ def load(spec: VocabularySpec | str) -> Vocabulary:
         return ByteVocabulary(name=spec.name)
     if not Path(spec.path).is_file():
         raise UserError(
-            f"vocabulary: no file {spec.path}; train one with `prepare --train_vocabulary`"
+            f"vocabulary: no file {spec.path}. Correct the path, or train a vocabulary with "
+            "python -m lossline.prepare --train_vocabulary."
         )
     if isinstance(spec, SentencePiece):
         from lossline.vocabularies.sentencepiece import SentencePieceVocabulary

@@ -1,4 +1,4 @@
-"""SentencePiece models as vocabularies."""
+"""Vocabularies from SentencePiece models."""
 
 from __future__ import annotations
 
@@ -16,10 +16,16 @@ from lossline.vocabularies.vocabulary import METASPACE, Vocabulary
 
 
 class SentencePieceVocabulary(Vocabulary):
-    """A SentencePiece model whose pieces are the text: identity normalization, byte fallback.
+    """Vocabulary from a SentencePiece model with identity normalization and byte fallback.
 
-    SentencePiece writes a space as U+2581, so a text that holds U+2581 itself would come back with
-    spaces; here that character goes through its three byte pieces instead.
+    SentencePiece writes a space as U+2581, so it would decode a U+2581 of the text as a space.
+    This class encodes U+2581 as its three byte pieces instead.
+
+    Args:
+        spec: path of the model and options.
+
+    Raises:
+        UserError: the file is not a SentencePiece model, has no eos piece, or changes text.
     """
 
     def __init__(self, spec: SentencePiece) -> None:
@@ -38,8 +44,8 @@ class SentencePieceVocabulary(Vocabulary):
         eos = processor.piece_to_id(spec.eos_token) if spec.eos_token else processor.eos_id()
         if eos < 0 or (spec.eos_token and eos == processor.unk_id()):
             raise UserError(
-                f"vocabulary {name}: {spec.path} has no eos piece {spec.eos_token!r}; set "
-                "sentencepiece.eos_token"
+                f"vocabulary {name}: {spec.path} has no eos piece {spec.eos_token!r}. Set "
+                "sentencepiece.eos_token."
             )
         super().__init__(
             name=name,
@@ -51,6 +57,7 @@ class SentencePieceVocabulary(Vocabulary):
         )
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """Return the token ids of each text; see ``Vocabulary.encode_batch``."""
         plain = [text for text in texts if METASPACE not in text]
         encoded = iter(self._processor.encode(plain) if plain else [])
         return [
@@ -62,6 +69,7 @@ class SentencePieceVocabulary(Vocabulary):
         ]
 
     def remedy(self) -> str:
+        """Return how to make the vocabulary lossless, as a sentence of an error message."""
         return drop_remedy(self._spec, type(self)) or super().remedy()
 
     def _encode_around_metaspace(self, text: str) -> list[int]:
@@ -83,7 +91,7 @@ def _load(model: bytes, path: str) -> Any:
         return sentencepiece.SentencePieceProcessor(model_proto=model)
     except (RuntimeError, OSError) as error:
         raise UserError(
-            f"vocabulary: {path} is no SentencePiece model; give a .model file"
+            f"vocabulary: {path} is not a SentencePiece model. Give a .model file."
         ) from error
 
 
@@ -109,7 +117,7 @@ def _without_normalization(model: bytes, path: str) -> bytes:
         proto.ParseFromString(model)
     except DecodeError as error:
         raise UserError(
-            f"vocabulary: {path} is no SentencePiece model; give a .model file"
+            f"vocabulary: {path} is not a SentencePiece model. Give a .model file."
         ) from error
     normalizer = proto.normalizer_spec
     normalizer.name = "identity"

@@ -1,4 +1,4 @@
-"""The vocabularies as seqio sees them, for Tasks that tokenize. Imports TensorFlow."""
+"""Adapter that lets seqio Tasks tokenize with lossline vocabularies. Imports TensorFlow."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from lossline.vocabularies.vocabulary import Vocabulary
 
 
 class SeqioVocabulary(seqio.Vocabulary):
-    """A ``lossline`` vocabulary with seqio's interface.
+    """A lossline vocabulary behind seqio's ``Vocabulary`` interface.
 
     Args:
-        vocabulary: the vocabulary, its specification, or a path that ``vocabularies.load`` knows.
+        vocabulary: a vocabulary, its specification, or a string that ``vocabularies.load`` accepts.
     """
 
     def __init__(self, vocabulary: Vocabulary | VocabularySpec | str) -> None:
@@ -28,19 +28,22 @@ class SeqioVocabulary(seqio.Vocabulary):
 
     @property
     def bos_id(self) -> None:
+        """None: lossline vocabularies have no bos token."""
         return None
 
     @property
     def eos_id(self) -> int:
+        """Id of the token that ends a document."""
         return self.exact.eos_id
 
     @property
     def pad_id(self) -> int:
+        """Id of the padding token."""
         return self.exact.pad_id
 
     @property
     def unk_id(self) -> None:
-        """None: every text has its tokens."""
+        """None: lossline vocabularies encode every text, so they need no unknown token."""
         return None
 
     @property
@@ -55,7 +58,7 @@ class SeqioVocabulary(seqio.Vocabulary):
 
     def _encode_tf(self, s: tf.Tensor) -> tf.Tensor:
         def encode(text: bytes | np.ndarray) -> np.ndarray:
-            data = text if isinstance(text, bytes) else text.item()  # eager tensors come as arrays
+            data = text if isinstance(text, bytes) else text.item()  # eager tensors are arrays
             return self.exact.encode(data.decode())
 
         ids = tf.numpy_function(encode, [s], tf.int32, stateful=False)

@@ -1,4 +1,4 @@
-"""Which vocabulary to load, and how: the options that a gin file or a short string gives."""
+"""Vocabulary specifications: the options of each kind of vocabulary."""
 
 from __future__ import annotations
 
@@ -12,15 +12,19 @@ from lossline.errors import UserError
 
 
 class Normalization(enum.Enum):
-    """What to do with a tokenizer's own changes to the text (normal forms, a leading space)."""
+    """Whether to keep the tokenizer's changes to the text, such as NFC or a leading space."""
 
-    KEEP = "keep"
-    DROP = "drop"
+    KEEP = "keep"  # as in the file; a vocabulary that changes text is then refused
+    DROP = "drop"  # remove every step that changes text
 
 
 @dataclass(frozen=True, kw_only=True)
 class Bytes:
-    """Gin component: the byte vocabulary."""
+    """Gin component: the byte vocabulary (256 bytes and 3 special ids).
+
+    Attributes:
+        name: name of the vocabulary.
+    """
 
     name: str = "bytes"
 
@@ -30,10 +34,11 @@ class SentencePiece:
     """Gin component: a SentencePiece ``.model`` file.
 
     Attributes:
-        path: the model.
-        name: default: the file's stem, or its folder's name where the stem says nothing.
-        eos_token: piece that ends a document; default: the model's own eos.
-        normalization: ``drop`` loads it without leading space and whitespace folding.
+        path: path of the model.
+        name: name of the vocabulary. Default: ``default_name(path)``.
+        eos_token: piece that ends a document. Default: the eos piece of the model.
+        normalization: "drop" removes the normalization rule, the added leading space and the
+            merging of spaces.
     """
 
     path: str
@@ -46,15 +51,17 @@ class SentencePiece:
 class HuggingFace:
     """Gin component: a ``tokenizer.json`` of the Hugging Face tokenizers library.
 
-    The same text always gives the same ids: BPE dropout and Unigram sampling are switched off.
+    BPE dropout and Unigram sampling are switched off, so the same text always gives the same ids.
 
     Attributes:
-        path: the file.
-        name: default: the file's stem, or its folder's name where the stem says nothing.
-        eos_token: special token that ends a document; default: a well-known one that it has.
-        pad_token: default: a well-known one that it has, else the eos token.
-        normalization: ``drop`` leaves out Unicode normal forms, lower-casing, and characters that
-            the tokenizer replaces, drops or adds (a leading space).
+        path: path of the file.
+        name: name of the vocabulary. Default: ``default_name(path)``.
+        eos_token: special token that ends a document. Default: the first well-known eos token in
+            the file.
+        pad_token: token that fills masked positions. Default: the first well-known pad token in
+            the file, otherwise the eos token.
+        normalization: "drop" removes every step that changes text: Unicode normal forms,
+            lower-casing, and replaced, removed or added characters (such as a leading space).
     """
 
     path: str
@@ -66,14 +73,14 @@ class HuggingFace:
 
 @dataclass(frozen=True, kw_only=True)
 class Tiktoken:
-    """Gin component: a file of tiktoken ranks (lines of base64 and rank).
+    """Gin component: a file of tiktoken ranks (each line: a base64 token and its rank).
 
     Attributes:
-        path: the file.
-        pattern: "gpt2", "cl100k", "o200k", the name of one of tiktoken's encodings, or the regular
-            expression itself, which cuts text before merging.
-        name: default: the file's stem.
-        eos_token: special token that ends a document; gets the id after the last rank.
+        path: path of the file.
+        pattern: regular expression that splits text before merging, or the name of a known one:
+            "gpt2", "cl100k", "o200k" or the name of a tiktoken encoding.
+        name: name of the vocabulary. Default: ``default_name(path)``.
+        eos_token: name of the special token that ends a document. Its id is the last rank + 1.
     """
 
     path: str
@@ -86,11 +93,13 @@ VocabularySpec = Bytes | SentencePiece | HuggingFace | Tiktoken
 
 
 def spec_for(path_or_name: str) -> VocabularySpec:
-    """The specification that a short string stands for: "bytes", a ``.model`` file, or a
-    ``tokenizer.json``.
+    """Return the specification for a short string.
+
+    Args:
+        path_or_name: "bytes", the path of a ``.model`` file, or the path of a ``.json`` file.
 
     Raises:
-        UserError: the string is none of these.
+        UserError: the string has none of these forms.
     """
     if path_or_name == "bytes":
         return Bytes()
@@ -99,8 +108,8 @@ def spec_for(path_or_name: str) -> VocabularySpec:
     if path_or_name.endswith(".json"):
         return HuggingFace(path=path_or_name)
     raise UserError(
-        f"vocabulary {path_or_name!r}: name 'bytes', a .model (SentencePiece) or .json (Hugging "
-        "Face) file, or bind @tiktoken() for a file of ranks"
+        f"vocabulary {path_or_name!r}: unknown form. Give 'bytes', a .model (SentencePiece) file "
+        "or a .json (Hugging Face) file, or bind @tiktoken() for a file of ranks."
     )
 
 
@@ -108,10 +117,15 @@ SpecOfFile = TypeVar("SpecOfFile", SentencePiece, HuggingFace)
 
 
 def drop_remedy(spec: SpecOfFile, build: Callable[[SpecOfFile], object]) -> str:
-    """What a message proposes where leaving out a vocabulary's normalization makes it exact.
+    """Return the advice to drop normalization if that makes the vocabulary lossless.
 
-    Empty where that is done already or does not help. `build` makes the vocabulary of a
-    specification.
+    Args:
+        spec: specification of a vocabulary that changes text.
+        build: builds the vocabulary of a specification.
+
+    Returns:
+        One sentence for an error message, or "" if normalization is already dropped or dropping it
+        does not help.
     """
     if spec.normalization is Normalization.DROP:
         return ""
@@ -120,11 +134,15 @@ def drop_remedy(spec: SpecOfFile, build: Callable[[SpecOfFile], object]) -> str:
     except UserError:
         return ""
     component = "sentencepiece" if isinstance(spec, SentencePiece) else "huggingface"
-    return f"set normalization = 'drop' (of @{component}())"
+    return f"Use @{component}() with {component}.normalization = 'drop'."
 
 
 def default_name(path: str) -> str:
-    """A readable name for a vocabulary file: its stem, or its folder where that says nothing."""
+    """Return a readable name for a vocabulary file.
+
+    The name is the stem of the file, or the name of its folder if the stem is generic, such as
+    "tokenizer".
+    """
     stem = Path(path).stem
     generic = {"tokenizer", "spiece", "model", "sentencepiece", "vocabulary", "vocab"}
     return Path(path).resolve().parent.name if stem in generic else stem

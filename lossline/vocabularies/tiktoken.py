@@ -1,4 +1,4 @@
-"""Files of tiktoken ranks as vocabularies."""
+"""Vocabularies from files of tiktoken ranks."""
 
 from __future__ import annotations
 
@@ -14,9 +14,11 @@ from lossline.installing import install_extra
 from lossline.vocabularies.specs import Tiktoken, default_name
 from lossline.vocabularies.vocabulary import Vocabulary
 
-MAX_RANK = 1 << 24  # pieces are a list with a place for each rank; published files end at 200,018
+# Limit on ranks: memory for the list of pieces grows with the largest rank, so a wrong number in
+# the file must not fill memory. Ranks of published files end at 200,018.
+MAX_RANK = 1 << 24
 
-# The patterns of the published encodings (openai/tiktoken, tiktoken_ext/openai_public.py; MIT).
+# Patterns of the published encodings (openai/tiktoken, tiktoken_ext/openai_public.py; MIT).
 _GPT2 = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"""
 _CL100K = (
     r"""'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}++|\p{N}{1,3}+"""
@@ -47,7 +49,16 @@ PATTERNS = {
 
 
 class TiktokenVocabulary(Vocabulary):
-    """Byte-pair ranks in tiktoken's format, with one special token after the last rank."""
+    """Vocabulary from byte-pair ranks in tiktoken's format.
+
+    The eos token is the only special token. Its id is the last rank + 1.
+
+    Args:
+        spec: path of the ranks, pattern and options.
+
+    Raises:
+        UserError: the ranks or the pattern are invalid, or the vocabulary changes text.
+    """
 
     def __init__(self, spec: Tiktoken) -> None:
         try:
@@ -62,8 +73,8 @@ class TiktokenVocabulary(Vocabulary):
         name = spec.name or default_name(spec.path)
         if pattern.isidentifier():
             raise UserError(
-                f"tiktoken.pattern: no pattern {pattern!r}; use {', '.join(PATTERNS)} or a regular "
-                "expression"
+                f"tiktoken.pattern: no pattern {pattern!r}. Use {', '.join(PATTERNS)} or a regular "
+                "expression."
             )
         try:
             self._encoding = tiktoken.Encoding(
@@ -71,8 +82,8 @@ class TiktokenVocabulary(Vocabulary):
             )
         except ValueError as error:
             raise UserError(
-                f"tiktoken.pattern {pattern!r} is no regular expression: {error}; correct it or "
-                f"use {', '.join(PATTERNS)}"
+                f"tiktoken.pattern {pattern!r} is not a regular expression: {error}. Correct it or "
+                f"use {', '.join(PATTERNS)}."
             ) from error
         pieces = [b""] * (eos + 1)
         for piece, rank in ranks.items():
@@ -90,22 +101,24 @@ class TiktokenVocabulary(Vocabulary):
         )
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """Return the token ids of each text; see ``Vocabulary.encode_batch``."""
         return [np.array(self._encode_ordinary(text), np.int32) for text in texts]
 
     def _encode_ordinary(self, text: str) -> list[int]:
         try:
             return self._encoding.encode_ordinary(text)
-        except BaseException as error:  # a panic of the library's Rust is no Exception
+        except BaseException as error:  # a Rust panic does not derive from Exception
             if type(error).__name__ != "PanicException":
                 raise
             raise UserError(
-                f"vocabulary {self.name}: its pattern cannot cut the text {text[:40]!r} of "
-                f"{len(text)} characters ({error}); set store.max_document_kilobytes, or leave out "
-                "the document"
+                f"vocabulary {self.name}: its pattern cannot split the text {text[:40]!r} of "
+                f"{len(text)} characters ({error}). Set store.max_document_kilobytes or remove the "
+                "document."
             ) from error
 
     def remedy(self) -> str:
-        return f"set tiktoken.pattern to one that drops no character: {', '.join(PATTERNS)}"
+        """Return how to make the vocabulary lossless, as a sentence of an error message."""
+        return f"Set tiktoken.pattern to one that drops no character: {', '.join(PATTERNS)}."
 
 
 def _read(path: str) -> dict[bytes, int]:
@@ -118,21 +131,22 @@ def _read(path: str) -> dict[bytes, int]:
             token, rank = _token_and_rank(line)
         except ValueError as error:
             raise UserError(
-                f"vocabulary: {path} is not a file of tiktoken ranks (lines of base64 and a "
-                f"number), line {number}: {error}; correct the line"
+                f"vocabulary: {path} is not a file of tiktoken ranks (each line: base64 and a "
+                f"number), line {number}: {error}. Correct the line."
             ) from error
         if ranks.get(token, rank) != rank or (rank in line_of and token not in ranks):
             first = line_of[ranks.get(token, rank)]
             raise UserError(
                 f"vocabulary: {path}, line {number}: repeats the token or the rank of line "
-                f"{first}; give each token one rank"
+                f"{first}. Give each token one rank."
             )
         ranks[token] = rank
         line_of[rank] = number
     missing = [value for value in range(256) if bytes([value]) not in ranks]
     if missing:
         raise UserError(
-            f"vocabulary: {path} lacks a rank for byte {missing[0]}; ranks must hold all 256 bytes"
+            f"vocabulary: {path} lacks a rank for byte {missing[0]}. Give a file with ranks for "
+            "all 256 bytes."
         )
     return ranks
 
@@ -140,7 +154,7 @@ def _read(path: str) -> dict[bytes, int]:
 def _token_and_rank(line: bytes) -> tuple[bytes, int]:
     parts = line.split()
     if len(parts) != 2:
-        raise ValueError(f"{len(parts)} words in place of two")
+        raise ValueError(f"{len(parts)} words instead of two")
     token, rank = base64.b64decode(parts[0], validate=True), int(parts[1])
     if not token or not 0 <= rank < MAX_RANK:
         raise ValueError(f"empty token, or rank {rank} outside 0 to {MAX_RANK - 1}")

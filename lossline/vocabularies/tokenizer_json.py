@@ -1,7 +1,7 @@
-"""What a ``tokenizer.json`` does to text beside cutting it, and how to leave that out.
+"""Remove the steps of a ``tokenizer.json`` that change text.
 
-A description is the parsed file. Steps that change nothing are kept as they stand, since the
-vocabulary's hash is of the description.
+"Description" means the parsed file. Steps that do not change text stay unmodified, because the
+hash of the vocabulary is computed from the description.
 """
 
 from __future__ import annotations
@@ -23,34 +23,35 @@ _SPACES = ({"String": " "}, {"Regex": " "})
 
 
 def read(path: str) -> dict[str, Any]:
-    """Parses a ``tokenizer.json``.
+    """Parse a ``tokenizer.json`` and return its description.
 
     Raises:
-        UserError: not JSON, or a JSON file of something else.
+        UserError: the file is not JSON, or has no ``model``.
     """
     try:
         description = json.loads(Path(path).read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise UserError(
-            f"vocabulary: {path} is not JSON ({error}); give a tokenizer.json"
+            f"vocabulary: {path} is not JSON ({error}). Give a tokenizer.json."
         ) from error
     if not isinstance(description, dict) or not isinstance(description.get("model"), dict):
         raise UserError(
-            f"vocabulary: {path} has no 'model'; give a tokenizer.json of the tokenizers library"
+            f"vocabulary: {path} has no 'model'. Give a tokenizer.json of the tokenizers library."
         )
     return description
 
 
 def added_tokens(description: dict[str, Any]) -> list[dict[str, Any]]:
-    """The tokens that stand beside the model's, such as specials."""
+    """Return the added tokens: those outside the model's vocabulary, such as special tokens."""
     return _steps(description, "added_tokens")
 
 
 def switch_off_sampling(description: dict[str, Any]) -> None:
-    """Leaves out what draws the cut of a text anew each time: it is made for training a model.
+    """Remove random tokenization from a description, in place.
 
-    BPE dropout (Provilkov et al., ACL 2020) and Unigram's subword regularization (Kudo, ACL 2018).
-    The description, and so the hash, is then that of the same file without them.
+    Removes BPE dropout (Provilkov et al., ACL 2020) and Unigram subword regularization (Kudo,
+    ACL 2018). The description then equals that of the same file without these options, so both
+    files have the same hash.
     """
     model = description["model"]
     if model.get("dropout"):
@@ -61,18 +62,21 @@ def switch_off_sampling(description: dict[str, Any]) -> None:
 
 
 def drop_text_changes(description: dict[str, Any]) -> None:
-    """Leaves out normal forms, lower-casing, and characters replaced, dropped or added."""
+    """Remove every step that changes text from a description, in place.
+
+    Removes Unicode normal forms, lower-casing, and steps that replace, remove or add characters.
+    """
     description["normalizer"] = _exact_normalizer(description.get("normalizer"))
     if description.get("pre_tokenizer"):
         description["pre_tokenizer"] = _exact_pre_tokenizer(description["pre_tokenizer"])
     for added in added_tokens(description):
         for side in ("lstrip", "rstrip"):
             if added.get(side) and not added.get("special"):
-                added[side] = False  # it would swallow the spaces beside the token
+                added[side] = False  # strip options would remove the spaces around the token
 
 
 def replaced_texts(description: dict[str, Any]) -> list[str]:
-    """The patterns that a normalizer replaces, as texts."""
+    """Return the patterns of all ``Replace`` steps of the normalizer, for round-trip checks."""
     return _replaced_by(description.get("normalizer"))
 
 
@@ -85,7 +89,10 @@ def _replaced_by(step: Any) -> list[str]:
 
 
 def _steps(tree: Step, key: str) -> list[Step]:
-    """The objects of a list; another value is left to the tokenizers library to refuse."""
+    """Return the objects of the list ``tree[key]``; [] if the value is not a list.
+
+    The tokenizers library reports wrong values later.
+    """
     items = tree.get(key)
     return [item for item in items if isinstance(item, dict)] if isinstance(items, list) else []
 
@@ -104,7 +111,10 @@ def _exact_normalizer(step: Step | None) -> Step | None:
 
 
 def _exact_replace(step: Step) -> Step | None:
-    """Writes each space as a metaspace, where XLM-R writes one for a run; replaces nothing else."""
+    """Keep a replacement only if it writes spaces as metaspaces.
+
+    XLM-R writes one metaspace for several spaces; the returned step writes one for each space.
+    """
     if step.get("content") != METASPACE:
         return None
     return step if step.get("pattern") in _SPACES else {**step, "pattern": _SPACES[0]}

@@ -1,4 +1,4 @@
-"""Trains vocabularies that keep every text exactly: byte-level BPE and SentencePiece."""
+"""Train lossless vocabularies: byte-level BPE and SentencePiece."""
 
 from __future__ import annotations
 
@@ -13,26 +13,32 @@ from lossline.installing import install_extra
 from lossline.vocabularies.vocabulary import METASPACE
 
 EOS, PAD = "<|endoftext|>", "<|padding|>"
-SENTENCEPIECE_UNKNOWN = "\u2585"  # its trainer's mark of an unknown character
-LONGEST_WORD = 10_000  # characters of a word that byte-level BPE is trained on
+SENTENCEPIECE_UNKNOWN = "\u2585"  # SentencePiece's trainer reserves it for unknown characters
+LONGEST_WORD = 10_000  # characters; byte-level BPE training splits longer words
 
 
 class Algorithm(enum.Enum):
-    """How a vocabulary is learned."""
+    """Training algorithm of a vocabulary."""
 
-    BPE = "bpe"  # byte-level, by the tokenizers library -> tokenizer.json
-    UNIGRAM = "unigram"  # SentencePiece with byte fallback -> spiece.model
-    SENTENCEPIECE_BPE = "sentencepiece_bpe"
+    BPE = "bpe"  # byte-level BPE (tokenizers library), writes tokenizer.json
+    UNIGRAM = "unigram"  # SentencePiece Unigram with byte fallback, writes spiece.model
+    SENTENCEPIECE_BPE = "sentencepiece_bpe"  # SentencePiece BPE with byte fallback
 
 
 def train(texts: Iterable[str], algorithm: Algorithm, vocab_size: int, *, name: str) -> bytes:
-    """The file of a vocabulary learned from texts: ``tokenizer.json`` or a SentencePiece model.
+    """Train a vocabulary and return the bytes of its file.
 
     Args:
-        name: of the vocabulary, for messages.
+        texts: training documents.
+        algorithm: training algorithm.
+        vocab_size: number of ids, special tokens and bytes included.
+        name: name of the vocabulary, for error messages.
+
+    Returns:
+        Contents of a ``tokenizer.json`` (``Algorithm.BPE``) or of a SentencePiece model.
 
     Raises:
-        UserError: too little text for the size, or sentencepiece is not installed.
+        UserError: too little text for ``vocab_size``, or sentencepiece is not installed.
     """
     if algorithm is Algorithm.BPE:
         return train_bpe(texts, vocab_size)
@@ -40,7 +46,7 @@ def train(texts: Iterable[str], algorithm: Algorithm, vocab_size: int, *, name: 
 
 
 def train_bpe(texts: Iterable[str], vocab_size: int) -> bytes:
-    """Byte-level BPE with GPT-2's cut into words, as a ``tokenizer.json``.
+    """Train byte-level BPE with GPT-2's word splitting; return the ``tokenizer.json``.
 
     Source: Sennrich et al., ACL 2016; Radford et al., 2019 (bytes as the alphabet).
     """
@@ -62,9 +68,12 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> bytes:
 def train_sentencepiece(
     texts: Iterable[str], vocab_size: int, *, algorithm: Algorithm, name: str
 ) -> bytes:
-    """A SentencePiece model that leaves text as it is; characters it lacks become bytes.
+    """Train SentencePiece without normalization and with byte fallback; return the model.
 
-    Source: Kudo, ACL 2018 (unigram); Kudo & Richardson, EMNLP 2018.
+    Source: Kudo, ACL 2018 (Unigram); Kudo & Richardson, EMNLP 2018.
+
+    Raises:
+        UserError: no text, too little text for ``vocab_size``, or sentencepiece is not installed.
     """
     try:
         import sentencepiece
@@ -74,11 +83,12 @@ def train_sentencepiece(
         ) from error
     lines = list(_lines(texts))
     if not lines:
-        raise UserError(f"vocabulary {name}: its sets hold no text; give some")
+        raise UserError(f"vocabulary {name}: its sets contain no text. Give sets with text.")
     model = _sentencepiece_model(lines, vocab_size, algorithm, name)
     processor = sentencepiece.SentencePieceProcessor(model_proto=model)
     if processor.piece_to_id(METASPACE) == processor.unk_id():
-        # Text (almost) without spaces leaves the space out, and what stands for it has no bytes.
+        # Training text with (almost) no spaces gives a model without a piece for the space, and
+        # SentencePiece has no byte fallback for it. Train again with the space required.
         model = _sentencepiece_model(lines, vocab_size, algorithm, name, required_chars=METASPACE)
     return model
 
@@ -102,7 +112,7 @@ def _sentencepiece_model(
             allow_whitespace_only_pieces=True,
             split_digits=False,
             character_coverage=0.9999,
-            # U+0009 and U+000A stay pieces of their own: training text comes line by line.
+            # SentencePiece trains on single lines, so it never learns pieces for tab and newline.
             user_defined_symbols=["\n", "\t"],
             pad_id=0,
             eos_id=1,
@@ -110,26 +120,29 @@ def _sentencepiece_model(
             bos_id=-1,
             pad_piece=PAD,
             eos_piece=EOS,
-            num_threads=1,  # the pieces' scores are sums over threads: one thread, one result
+            num_threads=1,  # scores are sums over threads: several threads would not be repeatable
             minloglevel=2,
             **options,
         )
     except (RuntimeError, OSError) as error:
         raise UserError(
-            f"vocabulary {name}: SentencePiece refuses ({_reason(error)}); change vocab_size "
-            "or give more text"
+            f"vocabulary {name}: SentencePiece cannot train it ({_reason(error)}). Change "
+            "vocab_size or give more text."
         ) from error
     return model.getvalue()
 
 
 def _reason(error: Exception) -> str:
-    """What SentencePiece says, without its own place and without options that are none here."""
+    """Return SentencePiece's message without its source location and without its own advice."""
     said = re.sub(r"^.*\] (?=.)", "", str(error), flags=re.DOTALL)
     return said.split(" Increase vocab_size")[0].strip()[:160]
 
 
 def _long_words_cut(texts: Iterable[str]) -> Iterator[str]:
-    """Cuts within words beyond ``LONGEST_WORD``: the time to train is the square of a word."""
+    """Split words longer than ``LONGEST_WORD``.
+
+    The training time of BPE grows with the square of the word length.
+    """
     for text in texts:
         start = 0
         for word in re.finditer(r"\S+|\s+", text) if len(text) > LONGEST_WORD else ():
@@ -140,9 +153,10 @@ def _long_words_cut(texts: Iterable[str]) -> Iterator[str]:
 
 
 def _lines(texts: Iterable[str]) -> Iterator[str]:
-    """Lines of at most 1,000 characters, cut where SentencePiece would skip all of a line.
+    """Split texts into lines of at most 1,000 characters.
 
-    It skips "sentences" of more than 4,192 bytes, and those that hold its own U+2585.
+    SentencePiece skips lines longer than 4,192 bytes and lines that contain U+2585, so the text is
+    also split at U+2585.
     """
     for text in texts:
         for line in re.split(f"[\n{SENTENCEPIECE_UNKNOWN}]", text):

@@ -1,9 +1,11 @@
-"""Vocabularies: text to token ids and back, exactly.
+"""Base class of lossless vocabularies, and the byte vocabulary.
 
-A vocabulary here cuts a text into pieces whose bytes, put one after the other, ARE the text. That
-makes bits per byte the same quantity for every vocabulary: the bytes of a scored token are known,
-and their sum is the document. A tokenizer that changes the text first (Unicode normal forms,
-lower-casing, a leading space) is refused, or loaded without that step if one asks for it.
+A vocabulary splits a text into pieces. The bytes of the pieces, joined in order, equal the UTF-8
+bytes of the text. Bits per byte is therefore the same quantity for every vocabulary: the number of
+bytes of each scored token is known, and these numbers add up to the size of the document.
+
+A tokenizer that changes the text (Unicode normal forms, lower-casing, a leading space) is refused.
+The option ``normalization = "drop"`` loads it without the steps that change text.
 """
 
 from __future__ import annotations
@@ -20,12 +22,21 @@ import numpy as np
 from lossline.errors import UserError
 
 HASH_VERSION = 1
-METASPACE = "\u2581"  # how SentencePiece writes a space inside a piece
+METASPACE = "\u2581"  # SentencePiece's character for a space inside a piece
 
 
 @dataclass(frozen=True, kw_only=True)
 class VocabularyFacts:
-    """What a store remembers of its vocabulary. ``hash`` is of the content alone."""
+    """Facts about a vocabulary that a store records.
+
+    Attributes:
+        name: readable name.
+        kind: "bytes", "sentencepiece", "huggingface" or "tiktoken".
+        hash: SHA-256 (hex) of the contents; independent of name and path.
+        vocab_size: largest id + 1.
+        eos_id: id that ends a document.
+        pad_id: id that fills masked positions.
+    """
 
     name: str
     kind: str
@@ -35,23 +46,29 @@ class VocabularyFacts:
     pad_id: int
 
     def to_dict(self) -> dict[str, str | int]:
-        """JSON-able form."""
+        """Return the facts as a dict that JSON can store."""
         return asdict(self)
 
 
 class Vocabulary(abc.ABC):
-    """Cuts text into tokens that stand for known bytes.
+    """Base class: splits text into tokens and knows the bytes of each token.
 
     Args:
-        name: readable name; becomes the run's fact ``tokenizer`` and a folder name.
+        name: readable name; recorded as the run's ``tokenizer`` and used as a folder name.
         kind: "bytes", "sentencepiece", "huggingface" or "tiktoken".
-        pieces: for every id the UTF-8 bytes that it stands for, ``b""`` for specials.
-        eos_id: ends every document of a store and stands before the first token.
-        pad_id: fills what is masked; may equal ``eos_id``.
-        content: hash of what the tokenizer is made of.
+        pieces: UTF-8 bytes of every id; ``b""`` for special tokens.
+        eos_id: id that ends every document of a store and precedes the first token.
+        pad_id: id that fills masked positions; may equal ``eos_id``.
+        content: hash of the tokenizer's contents.
+
+    Attributes:
+        pieces: as above, as a tuple.
+        token_bytes: int32 [vocab_size]: number of bytes of each id; 0 for special tokens.
+        facts: what a store records of the vocabulary.
 
     Raises:
-        UserError: a text comes back changed.
+        UserError: the eos or pad id is invalid, or a test text does not survive encoding and
+            decoding.
     """
 
     def __init__(
@@ -91,10 +108,12 @@ class Vocabulary(abc.ABC):
 
     @property
     def name(self) -> str:
+        """Readable name."""
         return self.facts.name
 
     @property
     def hash(self) -> str:
+        """SHA-256 (hex) of the contents; independent of name and path."""
         return self.facts.hash
 
     @property
@@ -104,39 +123,47 @@ class Vocabulary(abc.ABC):
 
     @property
     def eos_id(self) -> int:
+        """Id that ends a document."""
         return self.facts.eos_id
 
     @property
     def pad_id(self) -> int:
+        """Id that fills masked positions."""
         return self.facts.pad_id
 
     @abc.abstractmethod
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """Token ids (int32) of each text, without eos. Names of special tokens are plain text."""
+        """Return the token ids of each text (int32 [tokens]), without eos.
+
+        Names of special tokens inside a text are encoded as ordinary text.
+        """
 
     def encode(self, text: str) -> np.ndarray:
-        """Token ids (int32) of one text, without eos."""
+        """Return the token ids of one text (int32 [tokens]), without eos."""
         return self.encode_batch([text])[0]
 
     def decode_bytes(self, ids: Sequence[int] | np.ndarray) -> bytes:
-        """The bytes that the ids stand for, one after the other; specials stand for none."""
+        """Return the joined bytes of the ids; special tokens have no bytes."""
         return b"".join(map(self.pieces.__getitem__, np.asarray(ids, np.int64).tolist()))
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
-        """Text of the ids; bytes that are not UTF-8 (a character cut in two) become U+FFFD."""
+        """Return the text of the ids.
+
+        Invalid UTF-8, such as half of a character, becomes U+FFFD.
+        """
         return self.decode_bytes(ids).decode("utf-8", errors="replace")
 
     def _check_specials(self) -> None:
         for role, token_id in (("eos", self.eos_id), ("pad", self.pad_id)):
             if not 0 <= token_id < self.vocab_size:
                 raise UserError(
-                    f"vocabulary {self.name}: {role} id {token_id} is outside its "
-                    f"{self.vocab_size} ids; name another {role} token"
+                    f"vocabulary {self.name}: {role} id {token_id} is outside the range 0 to "
+                    f"{self.vocab_size - 1}. Name another {role} token."
                 )
             if self.pieces[token_id]:
                 raise UserError(
                     f"vocabulary {self.name}: the {role} token {self.pieces[token_id]!r} is "
-                    f"ordinary text; name a special token as {role}"
+                    f"ordinary text. Name a special token as {role}."
                 )
 
     def _check_round_trip(self) -> None:
@@ -144,22 +171,24 @@ class Vocabulary(abc.ABC):
         for text, ids in zip(probes, self.encode_batch(probes), strict=True):
             if self.decode_bytes(ids) != text.encode():
                 raise UserError(
-                    f"vocabulary {self.name} ({self.facts.kind}) gives back "
-                    f"{self.decode(ids)[:40]!r} for {text[:40]!r}: it changes text; "
-                    f"{self.remedy()}"
+                    f"vocabulary {self.name} ({self.facts.kind}) changes text: it decodes "
+                    f"{text[:40]!r} as {self.decode(ids)[:40]!r}. {self.remedy()}"
                 )
 
     def _probes(self) -> list[str]:
-        """Texts that must come back; a kind adds those that its own file may change."""
+        """Return texts for the round-trip check; a subclass adds texts that its file may change."""
         return round_trip_probes()
 
     def remedy(self) -> str:
-        """How to mend a vocabulary that changes text, for the message."""
-        return "choose one that covers every UTF-8 text (byte-level BPE, byte_fallback)"
+        """Return how to make the vocabulary lossless, as a sentence of an error message."""
+        return "Choose a vocabulary that covers all UTF-8 text (byte-level BPE, byte_fallback)."
 
 
 class ByteVocabulary(Vocabulary):
-    """UTF-8 bytes as ByT5 numbers them: pad 0, eos 1, unknown 2 (never used), then 256 bytes."""
+    """UTF-8 bytes with ByT5's ids: pad 0, eos 1, unknown 2 (never used), byte b is b + 3.
+
+    Source: Xue et al., TACL 2022 (ByT5).
+    """
 
     SPECIALS = 3
 
@@ -168,6 +197,7 @@ class ByteVocabulary(Vocabulary):
         super().__init__(name=name, kind="bytes", pieces=pieces, eos_id=1, pad_id=0, content="byt5")
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """Return the token ids of each text; see ``Vocabulary.encode_batch``."""
         return [
             np.frombuffer(text.encode(), np.uint8).astype(np.int32) + self.SPECIALS
             for text in texts
@@ -175,7 +205,7 @@ class ByteVocabulary(Vocabulary):
 
 
 def round_trip_probes() -> list[str]:
-    """Texts that a tokenizer with any opinion about text changes; always the same ones."""
+    """Return fixed texts that a tokenizer with normalization is likely to change."""
     fixed = [
         "",
         " ",

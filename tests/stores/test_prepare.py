@@ -353,7 +353,7 @@ def test_missing_things_are_one_line(root: Path) -> None:
     with pytest.raises(UserError, match="holds not all bytes"):
         prepare(options(root, train_vocabulary=True, vocabularies=(small,)))
     large = TrainVocabulary(name="l", algorithm=Algorithm.UNIGRAM, vocab_size=9000, sets=("demo",))
-    with pytest.raises(UserError, match="SentencePiece refuses"):
+    with pytest.raises(UserError, match="SentencePiece cannot train it"):
         prepare(options(root, train_vocabulary=True, vocabularies=(large,)))
     assert not (root / "vocabularies" / "l").exists()
 

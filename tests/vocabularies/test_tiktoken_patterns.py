@@ -1,4 +1,4 @@
-"""Named tiktoken patterns are tiktoken's own, and cut hard text as it does."""
+"""Named tiktoken patterns equal tiktoken's patterns and split difficult text equally."""
 
 import base64
 import random
@@ -39,18 +39,18 @@ def ranks(tmp_path: Path) -> Path:
 
 
 def published_pattern(monkeypatch: pytest.MonkeyPatch, name: str) -> str:
-    """tiktoken's text of a pattern; its ranks, which it would download, are left out."""
+    """Return a pattern from tiktoken, without the download of its ranks."""
     for loader in ("load_tiktoken_bpe", "data_gym_to_mergeable_bpe_ranks"):
         monkeypatch.setattr(openai_public, loader, lambda *args, **kwargs: {})
     return openai_public.ENCODING_CONSTRUCTORS[name]()["pat_str"]
 
 
-def test_every_encoding_has_its_name() -> None:
+def test_every_tiktoken_encoding_has_a_named_pattern() -> None:
     assert set(openai_public.ENCODING_CONSTRUCTORS) | set(SHORT_NAMES) == set(PATTERNS)
 
 
 @pytest.mark.parametrize("name", sorted(PATTERNS))
-def test_named_patterns_are_tiktokens(
+def test_named_patterns_match_tiktoken(
     ranks: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     published = published_pattern(monkeypatch, SHORT_NAMES.get(name, name))
@@ -68,7 +68,7 @@ def test_named_patterns_are_tiktokens(
         assert ours.decode(ids) == text
 
 
-def test_bad_patterns_and_ranks_are_one_line(ranks: Path, tmp_path: Path) -> None:
+def test_bad_pattern_or_rank_gives_one_line_error(ranks: Path, tmp_path: Path) -> None:
     lines = ranks.read_text().splitlines()
 
     def changed(name: str, number: int, line: str) -> str:
@@ -78,9 +78,9 @@ def test_bad_patterns_and_ranks_are_one_line(ranks: Path, tmp_path: Path) -> Non
 
     good = str(ranks)
     for path, pattern, message in (
-        (good, "(", "tiktoken.pattern '\\(' is no regular expression"),
-        (good, r"\w+", "it changes text; set tiktoken.pattern to one that drops no character"),
-        (changed("words", 258, "aGU= 257 1"), "gpt2", "line 258: 3 words in place of two"),
+        (good, "(", "tiktoken.pattern '\\(' is not a regular expression"),
+        (good, r"\w+", "changes text: .* Set tiktoken.pattern to one that drops no character"),
+        (changed("words", 258, "aGU= 257 1"), "gpt2", "line 258: 3 words instead of two"),
         (changed("base", 258, "a 257"), "gpt2", "line 258"),
         (changed("negative", 260, "aW4= -1"), "gpt2", "line 260: .* rank -1"),
         (changed("rank", 260, "aW4= 257"), "gpt2", "line 260: repeats .* of line 258"),
@@ -91,8 +91,8 @@ def test_bad_patterns_and_ranks_are_one_line(ranks: Path, tmp_path: Path) -> Non
         assert "\n" not in str(caught.value) and "normalization" not in str(caught.value)
 
 
-def test_a_text_that_a_pattern_cannot_cut_is_one_line(ranks: Path) -> None:
-    """The pattern of o200k needs a stack as deep as a run of spaces is long."""
+def test_text_that_a_pattern_cannot_split_gives_one_line_error(ranks: Path) -> None:
+    """The o200k pattern needs stack memory proportional to the number of spaces in a row."""
     vocabulary = vocabularies.load(Tiktoken(path=str(ranks), pattern="o200k"))
-    with pytest.raises(UserError, match=r"cannot cut the text .* of 1000000 characters"):
+    with pytest.raises(UserError, match=r"cannot split the text .* of 1000000 characters"):
         vocabulary.encode(" " * 1_000_000)

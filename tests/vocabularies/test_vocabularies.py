@@ -1,4 +1,4 @@
-"""Vocabularies keep every text, know the bytes of every token, and are the same everywhere."""
+"""Vocabularies: lossless round trips, bytes per token, stable hashes, error messages."""
 
 import base64
 import json
@@ -30,7 +30,7 @@ TEXT = [
 
 @pytest.fixture(scope="session")
 def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """One file per kind; the ranks are those of the BPE, so both must cut alike."""
+    """One file per kind. The tiktoken ranks come from the BPE, so both must split equally."""
     folder = tmp_path_factory.mktemp("vocabularies")
     bpe = folder / "bpe.json"
     bpe.write_bytes(train(TEXT, Algorithm.BPE, 400, name="trained"))
@@ -60,7 +60,7 @@ KINDS = ("bytes", "bpe", "unigram", "sentencepiece_bpe", "ranks")
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_any_text_comes_back(all_kinds: dict[str, Vocabulary], kind: str) -> None:
+def test_round_trip_of_any_text_is_exact(all_kinds: dict[str, Vocabulary], kind: str) -> None:
     vocabulary = all_kinds[kind]
     draw = random.Random(7)
     ranges = [(0, 0x80), (0, 0x800), (0x2500, 0x2700), (0, 0xD800), (0xE000, 0x110000)]
@@ -76,7 +76,9 @@ def test_any_text_comes_back(all_kinds: dict[str, Vocabulary], kind: str) -> Non
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_names_of_specials_are_ordinary_text(all_kinds: dict[str, Vocabulary], kind: str) -> None:
+def test_names_of_special_tokens_are_encoded_as_text(
+    all_kinds: dict[str, Vocabulary], kind: str
+) -> None:
     vocabulary = all_kinds[kind]
     text = "a<|endoftext|>b<|padding|></s><unk><0x41>"
     ids = vocabulary.encode(text)
@@ -85,30 +87,32 @@ def test_names_of_specials_are_ordinary_text(all_kinds: dict[str, Vocabulary], k
     assert vocabulary.token_bytes[[vocabulary.eos_id, vocabulary.pad_id]].tolist() == [0, 0]
 
 
-def test_same_text_has_the_same_bytes_in_every_vocabulary(all_kinds: dict[str, Vocabulary]) -> None:
+def test_byte_count_of_a_text_is_equal_in_every_vocabulary(
+    all_kinds: dict[str, Vocabulary],
+) -> None:
     text = "".join(TEXT) + "".join(round_trip_probes())
     counts = {kind: len(v.encode(text)) for kind, v in all_kinds.items()}
     sums = {kind: int(v.token_bytes[v.encode(text)].sum()) for kind, v in all_kinds.items()}
     assert set(sums.values()) == {len(text.encode())}
-    assert len(set(counts.values())) >= 4  # though they cut it differently
+    assert len(set(counts.values())) >= 4  # although the numbers of tokens differ
 
 
-def test_two_libraries_cut_alike(all_kinds: dict[str, Vocabulary]) -> None:
-    """The ranks of tiktoken's file are the merges of the tokenizers library's, in that order."""
+def test_tiktoken_and_tokenizers_split_equally(all_kinds: dict[str, Vocabulary]) -> None:
+    """The tiktoken ranks are the merges of the ``tokenizer.json``, in the same order."""
     bpe, ranks = all_kinds["bpe"], all_kinds["ranks"]
     for text in [*TEXT, *round_trip_probes()]:
         cut = [[v.pieces[i] for i in v.encode(text)] for v in (bpe, ranks)]
         assert cut[0] == cut[1]
 
 
-def test_byte_characters_are_gpt2s() -> None:
+def test_byte_characters_match_gpt2() -> None:
     from tokenizers.pre_tokenizers import ByteLevel
 
     assert set(byte_characters()) == set(ByteLevel.alphabet())
     assert byte_characters()["Ġ"] == ord(" ") and byte_characters()["Ċ"] == ord("\n")
 
 
-def test_hash_is_of_the_content(files: dict[str, Path], tmp_path: Path) -> None:
+def test_hash_depends_only_on_content(files: dict[str, Path], tmp_path: Path) -> None:
     first = vocabularies.load(str(files["bpe"]))
     reformatted = tmp_path / "elsewhere.json"
     reformatted.write_text(
@@ -124,7 +128,7 @@ def test_hash_is_of_the_content(files: dict[str, Path], tmp_path: Path) -> None:
 
 
 def test_hash_of_the_byte_vocabulary_never_changes() -> None:
-    """Golden: stores remember it. It may change only together with HASH_VERSION."""
+    """Golden value: stores record this hash. Change it only together with HASH_VERSION."""
     expected = "dc64d3d869f8f6725a8676ee388a8b2f6898fcae3b1ebb861d471633f5ddd409"
     assert vocabularies.load("bytes").hash == expected
 
@@ -137,7 +141,7 @@ def test_hash_of_the_byte_vocabulary_never_changes() -> None:
         {"type": "Strip", "strip_left": True, "strip_right": True},
     ],
 )
-def test_a_tokenizer_that_changes_text_is_refused_or_stripped(
+def test_text_changing_normalizer_is_refused_or_dropped(
     files: dict[str, Path], tmp_path: Path, normalizer: dict
 ) -> None:
     path = tmp_path / "changing.json"
@@ -145,14 +149,14 @@ def test_a_tokenizer_that_changes_text_is_refused_or_stripped(
     description["normalizer"] = {"type": "Sequence", "normalizers": [normalizer]}
     path.write_text(json.dumps(description))
     with pytest.raises(
-        UserError, match=r"gives back .* it changes text; set normalization = 'drop'"
+        UserError, match=r"changes text: it decodes .* Use @huggingface\(\) with .* = 'drop'"
     ):
         vocabularies.load(str(path))
     kept = vocabularies.load(HuggingFace(path=str(path), normalization=Normalization.DROP))
     assert kept.decode(kept.encode(" E\u0301 x ")) == " E\u0301 x "
 
 
-def test_a_vocabulary_with_holes_is_refused(files: dict[str, Path], tmp_path: Path) -> None:
+def test_vocabulary_that_misses_a_byte_is_refused(files: dict[str, Path], tmp_path: Path) -> None:
     path = tmp_path / "holes.json"
     description = json.loads(files["bpe"].read_text())
     del description["model"]["vocab"]["z"]
@@ -160,11 +164,11 @@ def test_a_vocabulary_with_holes_is_refused(files: dict[str, Path], tmp_path: Pa
         m for m in description["model"]["merges"] if "z" not in "".join(m)
     ]
     path.write_text(json.dumps(description))
-    with pytest.raises(UserError, match="covers every UTF-8 text"):
+    with pytest.raises(UserError, match="covers all UTF-8 text"):
         vocabularies.load(str(path))
 
 
-def test_a_sentencepiece_that_adds_a_space_is_refused_or_stripped(tmp_path: Path) -> None:
+def test_sentencepiece_with_normalization_is_refused_or_dropped(tmp_path: Path) -> None:
     import io
 
     import sentencepiece
@@ -183,8 +187,8 @@ def test_a_sentencepiece_that_adds_a_space_is_refused_or_stripped(tmp_path: Path
     assert kept.decode(kept.encode("no  space\ufb01 added ")) == "no  space\ufb01 added "
 
 
-def test_drop_is_proposed_only_where_it_helps(tmp_path: Path) -> None:
-    """Without byte pieces no SentencePiece model covers every text."""
+def test_message_proposes_drop_only_if_it_helps(tmp_path: Path) -> None:
+    """A SentencePiece model without byte pieces cannot cover every text, with or without drop."""
     import io
 
     import sentencepiece
@@ -198,12 +202,12 @@ def test_drop_is_proposed_only_where_it_helps(tmp_path: Path) -> None:
     path.write_bytes(model.getvalue())
     for normalization in Normalization:
         spec = SentencePiece(path=str(path), normalization=normalization)
-        with pytest.raises(UserError, match="changes text; choose one that covers") as caught:
+        with pytest.raises(UserError, match=r"changes text: .* Choose .* that covers") as caught:
             vocabularies.load(spec)
         assert "drop" not in str(caught.value)
 
 
-def test_mistakes_are_one_line(files: dict[str, Path], tmp_path: Path) -> None:
+def test_user_errors_are_one_line(files: dict[str, Path], tmp_path: Path) -> None:
     broken = tmp_path / "broken.json"
     broken.write_text("{")
     empty = tmp_path / "empty.json"
@@ -217,12 +221,12 @@ def test_mistakes_are_one_line(files: dict[str, Path], tmp_path: Path) -> None:
     few = tmp_path / "few.tiktoken"
     few.write_bytes(base64.b64encode(b"a") + b" 0")
     for spec, message in (
-        ("unknown", "name 'bytes', a .model"),
+        ("unknown", "Give 'bytes', a .model"),
         (str(tmp_path / "nowhere.json"), "no file"),
         (str(broken), "is not JSON"),
         (str(empty), "has no 'model'"),
         (str(half), "cannot be read"),
-        (str(model), "is no SentencePiece model"),
+        (str(model), "is not a SentencePiece model"),
         (Tiktoken(path=str(ranks), pattern="gpt2"), "is not a file of tiktoken ranks"),
         (Tiktoken(path=str(few), pattern="gpt2"), "lacks a rank for byte 0"),
         (Tiktoken(path=str(files["ranks"]), pattern="gpt9"), "no pattern 'gpt9'"),
@@ -235,7 +239,7 @@ def test_mistakes_are_one_line(files: dict[str, Path], tmp_path: Path) -> None:
         assert "\n" not in str(caught.value)
 
 
-def test_training_and_evaluation_need_no_tensorflow() -> None:
+def test_training_and_evaluation_do_not_import_tensorflow() -> None:
     import subprocess
     import sys
 
