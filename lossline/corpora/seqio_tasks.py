@@ -1,4 +1,7 @@
-"""Sources as seqio Tasks, and a Task's texts. Imports TensorFlow; only ``prepare`` uses it."""
+"""Turn sources into seqio Tasks and read their texts.
+
+Imports TensorFlow; only ``lossline.prepare`` uses it.
+"""
 
 from __future__ import annotations
 
@@ -23,12 +26,14 @@ TEXT = {
 
 
 def task_for(source: Source) -> Any:
-    """The seqio Task or Mixture of a source; registered as ``lossline.<name>`` if it is none yet.
+    """Return the seqio Task or Mixture of a source.
+
+    A source that is not a seqio Task is registered as the Task ``lossline.<name>``.
 
     Raises:
-        UserError: no Task of that name, or a module that does not exist.
+        UserError: no Task or Mixture has that name, or a module does not exist.
     """
-    tf.config.set_visible_devices([], "GPU")  # text needs none, and TensorFlow would take it whole
+    tf.config.set_visible_devices([], "GPU")  # TensorFlow would reserve all GPU memory
     if isinstance(source, SeqioTask):
         return _registered(source)
     name = f"lossline.{source.name}"
@@ -45,7 +50,7 @@ def task_for(source: Source) -> Any:
         splits = [split for split in ("train", "validation") if getattr(source, split)]
 
         def read(split: str, shuffle_files: bool) -> Any:
-            del shuffle_files  # the order of the files is the order of the store
+            del shuffle_files  # the store keeps the order of the files
             return _read_files(source, split)
 
         data = seqio.FunctionDataSource(read, splits=splits)
@@ -56,48 +61,49 @@ def task_for(source: Source) -> Any:
 
 
 def texts(source: Source, split: str) -> Iterator[str]:
-    """Texts of a split, in the Task's own order.
+    """Yield the texts of a split in the order of the Task.
 
     Raises:
-        UserError: the Task has no such split or feature, or yields ids that cannot be text again.
+        UserError: the Task lacks the split or the feature, yields ids of a vocabulary that is not
+            lossless, or yields a value that is not UTF-8 text.
     """
     task = task_for(source)
     if isinstance(source, Tfds):
         _check_tfds(source, split)
     if split not in task.splits:
         raise UserError(
-            f"{task.name}: no split {split!r}; it has {', '.join(map(str, task.splits))}"
+            f"{task.name}: no split {split!r}. Use one of {', '.join(map(str, task.splits))}."
         )
     feature = source.feature if isinstance(source, SeqioTask) else "text"
     decode = _decoder(task, feature)
-    tf.random.set_seed(0)  # how a Mixture interleaves its Tasks is drawn
+    tf.random.set_seed(0)  # a Mixture interleaves its Tasks at random
     try:
         dataset = task.get_dataset(sequence_length=None, split=split, shuffle=False, num_epochs=1)
     except ValueError as error:
-        if not str(error).startswith("Task dataset"):  # seqio's check of features and their types
+        if not str(error).startswith("Task dataset"):  # seqio's message for wrong features or types
             raise
-        raise UserError(f"{task.name}: {error}; name a feature that holds text") from error
+        raise UserError(f"{task.name}: {error}. Name a feature that contains text.") from error
     try:
         for number, example in enumerate(dataset.as_numpy_iterator()):
             yield _text(decode(example[feature]), f"{task.name}/{split}, example {number} (from 0)")
     except tf.errors.OpError as error:
         if _mistakes:
             raise _mistakes.pop() from error
-        if "UnicodeDecodeError" in str(error):  # from a step of the Task that tokenizes
+        if "UnicodeDecodeError" in str(error):  # from a tokenizing step of the Task
             raise UserError(
-                f"{task.name}/{split}: text that is not UTF-8; repair or leave out the example"
+                f"{task.name}/{split}: a text is not UTF-8. Fix or remove the example."
             ) from error
         raise
 
 
 def _text(data: Any, where: str) -> str:
     if not isinstance(data, bytes):
-        raise UserError(f"{where}: no text but an array; name a feature that holds one text")
+        raise UserError(f"{where}: an array, not a text. Name a feature that contains one text.")
     try:
         return data.decode()
     except UnicodeDecodeError as error:
         raise UserError(
-            f"{where}: not UTF-8 ({error}); repair or leave out the example in its Task"
+            f"{where}: not UTF-8 ({error}). Fix or remove the example in its Task."
         ) from error
 
 
@@ -106,18 +112,18 @@ def _registered(source: SeqioTask) -> Any:
         try:
             importlib.import_module(module)
         except ModuleNotFoundError as error:
-            raise UserError(f"seqio_task.modules: {error}; correct the name") from error
+            raise UserError(f"seqio_task.modules: {error}. Correct the name.") from error
     try:
         return seqio.get_mixture_or_task(source.task)
     except ValueError as error:
         raise UserError(
-            f"seqio_task.task: no Task or Mixture {source.task!r}; name the modules that register "
-            "it"
+            f"seqio_task.task: no Task or Mixture {source.task!r}. Set seqio_task.modules to the "
+            "modules that register it."
         ) from error
 
 
 def _check_tfds(source: Tfds, split: str) -> None:
-    """Nothing is downloaded here: TFDS datasets must have been built."""
+    """Raise ``UserError`` unless the dataset is built; nothing is downloaded here."""
     import tensorflow_datasets as tfds
 
     try:
@@ -125,25 +131,28 @@ def _check_tfds(source: Tfds, split: str) -> None:
     except (tfds.core.DatasetNotFoundError, ValueError, AssertionError) as error:
         reason = str(error).strip().splitlines()[0][:160]
         raise UserError(
-            f"tfds.dataset {source.dataset!r}: {reason}; correct name or version"
+            f"tfds.dataset {source.dataset!r}: {reason}. Correct the name or version."
         ) from error
     if not builder.info.splits:
         raise UserError(
-            f"tfds.dataset {source.dataset!r}: not built in {builder.data_dir}; run `tfds build` "
-            "first"
+            f"tfds.dataset {source.dataset!r}: not built in {builder.data_dir}. Run tfds build "
+            "first."
         )
     if source.feature not in (builder.info.features or {}):
-        raise UserError(f"tfds.dataset {source.dataset!r}: no feature {source.feature!r}")
+        raise UserError(
+            f"tfds.dataset {source.dataset!r}: no feature {source.feature!r}. Correct tfds.feature."
+        )
     try:
-        builder.info.splits[getattr(source, split, split)]  # knows slices such as "train[:10%]"
+        builder.info.splits[getattr(source, split, split)]  # accepts slices such as "train[:10%]"
     except (ValueError, KeyError, AssertionError) as error:
         raise UserError(
-            f"tfds.dataset {source.dataset!r}: no split {getattr(source, split, split)!r}; it has "
-            f"{', '.join(builder.info.splits)}"
+            f"tfds.dataset {source.dataset!r}: no split {getattr(source, split, split)!r}. Use one "
+            f"of {', '.join(builder.info.splits)}."
         ) from error
 
 
-_mistakes: list[UserError] = []  # TensorFlow passes on no exception of a generator, only its text
+# TensorFlow reports an exception of a generator only as text, so the exception is kept here.
+_mistakes: list[UserError] = []
 
 
 def _read_files(source: FileSource, split: str) -> Any:
@@ -161,10 +170,13 @@ def _read_files(source: FileSource, split: str) -> Any:
 
 
 def _decoder(task: Any, feature: str) -> Any:
-    """How a feature becomes the bytes of a text: it holds them, or ids of an exact vocabulary."""
+    """Return the function that converts a feature's value to the bytes of a text.
+
+    The value is either the text itself, or ids of a ``SeqioVocabulary``.
+    """
     if feature not in task.output_features:
         raise UserError(
-            f"{task.name}: no feature {feature!r}; it has {', '.join(task.output_features)}"
+            f"{task.name}: no feature {feature!r}. Use one of {', '.join(task.output_features)}."
         )
     described = task.output_features[feature]
     if described.dtype == tf.string:
@@ -172,6 +184,6 @@ def _decoder(task: Any, feature: str) -> Any:
     if isinstance(described.vocabulary, SeqioVocabulary):
         return described.vocabulary.exact.decode_bytes
     raise UserError(
-        f"{task.name}: {feature!r} holds ids of {type(described.vocabulary).__name__}, which need "
-        "not be the text exactly; name a feature that holds text"
+        f"{task.name}: {feature!r} contains ids of {type(described.vocabulary).__name__}, which "
+        "may not restore the exact text. Name a feature that contains text."
     )

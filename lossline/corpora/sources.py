@@ -1,8 +1,7 @@
-"""Where text comes from: gathered corpora, one's own files, TFDS, seqio Tasks. Light; no
-TensorFlow.
+"""Sources of text: gathered corpora, your own files, TFDS datasets and seqio Tasks.
 
-Every source is turned into a seqio Task by ``seqio_tasks``; those that are files can also be read
-directly here, which training a vocabulary does.
+``seqio_tasks`` turns every source into a seqio Task. This module reads file sources directly,
+without TensorFlow; vocabulary training uses that.
 """
 
 from __future__ import annotations
@@ -23,15 +22,16 @@ from lossline.errors import UserError
 
 @dataclass(frozen=True, kw_only=True)
 class JsonLines:
-    """Gin component: files with one JSON object per line, plain or compressed (``.gz``, ``.zst``,
-    ``.bz2``).
+    """Gin component: files with one JSON object per line.
+
+    Files may be compressed (``.gz``, ``.zst``, ``.bz2``).
 
     Attributes:
-        name: of the set.
+        name: name of the set.
         train: paths or globs of the training split.
         validation: paths or globs of the validation split.
         field: key of the text.
-        license: of the text.
+        license: license of the text.
     """
 
     name: str
@@ -43,7 +43,15 @@ class JsonLines:
 
 @dataclass(frozen=True, kw_only=True)
 class Parquet:
-    """Gin component: Parquet files; attributes as ``JsonLines``, ``column`` holds the text."""
+    """Gin component: Parquet files.
+
+    Attributes:
+        name: name of the set.
+        train: paths or globs of the training split.
+        validation: paths or globs of the validation split.
+        column: name of the column with the text.
+        license: license of the text.
+    """
 
     name: str
     train: tuple[str, ...] = ()
@@ -54,7 +62,14 @@ class Parquet:
 
 @dataclass(frozen=True, kw_only=True)
 class PlainFiles:
-    """Gin component: text files, each one document; attributes as ``JsonLines``."""
+    """Gin component: text files; each file is one document.
+
+    Attributes:
+        name: name of the set.
+        train: paths or globs of the training split.
+        validation: paths or globs of the validation split.
+        license: license of the text.
+    """
 
     name: str
     train: tuple[str, ...] = ()
@@ -67,13 +82,13 @@ class Tfds:
     """Gin component: a TensorFlow dataset.
 
     Attributes:
-        name: of the set.
+        name: name of the set.
         dataset: TFDS name with version, such as ``lm1b:1.1.0``.
-        feature: feature that holds the text.
-        train: TFDS split or slice that is the training split.
-        validation: the same for the validation split.
-        data_dir: where TFDS keeps its files; default: its own.
-        license: of the text.
+        feature: feature that contains the text.
+        train: TFDS split or slice to use as the training split.
+        validation: TFDS split or slice to use as the validation split.
+        data_dir: folder of the TFDS datasets. Default: TFDS's own default.
+        license: license of the text.
     """
 
     name: str
@@ -87,14 +102,16 @@ class Tfds:
 
 @dataclass(frozen=True, kw_only=True)
 class SeqioTask:
-    """Gin component: a registered seqio Task, or a Mixture (which ends with its first Task).
+    """Gin component: a registered seqio Task or Mixture.
+
+    A Mixture ends as soon as one of its Tasks is exhausted.
 
     Attributes:
-        name: of the set; default: the Task's.
         task: registered name.
-        modules: modules to import first, which register it.
-        feature: feature with the text, or with ids of a ``SeqioVocabulary``.
-        license: of the text.
+        name: name of the set. Default: the name of the Task.
+        modules: modules to import first; they register the Task.
+        feature: feature that contains the text, or ids of a ``SeqioVocabulary``.
+        license: license of the text.
     """
 
     task: str
@@ -110,12 +127,15 @@ Source = JsonLines | Parquet | PlainFiles | Tfds | SeqioTask
 
 @dataclass(frozen=True, kw_only=True)
 class Subset:
-    """Part of a set, the same for every vocabulary; 0 means no limit.
+    """Limits that select part of a set, equally for every vocabulary; 0 means no limit.
 
     Attributes:
-        max_documents: that many documents of smallest content hash.
-        max_megabytes: of those as many as fit into 10^6 bytes of text, at least one.
-        max_document_kilobytes: every document is cut to its first 10^3 bytes, at a character.
+        max_documents: maximum number of documents; those with the smallest content hashes are
+            kept.
+        max_megabytes: maximum text in 10^6 bytes; documents with the smallest content hashes are
+            kept, at least one.
+        max_document_kilobytes: maximum size of a document in 10^3 bytes; longer documents are
+            truncated at a character boundary.
     """
 
     max_documents: int = 0
@@ -123,7 +143,11 @@ class Subset:
     max_document_kilobytes: float = 0.0
 
     def apply(self, texts: Iterable[str]) -> Iterable[str]:
-        """The subset; in its given order where nothing is left out, else by content hash."""
+        """Return the subset of the texts.
+
+        Texts keep their order if the number of documents and the total size are unlimited.
+        Otherwise they are sorted by content hash.
+        """
         if self.max_document_kilobytes:
             limit = int(self.max_document_kilobytes * 1000)
             texts = (text.encode()[:limit].decode(errors="ignore") for text in texts)
@@ -132,7 +156,7 @@ class Subset:
         return self._smallest(texts)
 
     def describe(self) -> str:
-        """In words, empty for everything."""
+        """Return the limits in words; "" if there are none."""
         parts = []
         if self.max_documents:
             parts.append(f"at most {self.max_documents} documents")
@@ -145,7 +169,8 @@ class Subset:
     def _smallest(self, texts: Iterable[str]) -> list[str]:
         room = int(self.max_megabytes * 1e6) if self.max_megabytes else float("inf")
         count = self.max_documents or float("inf")
-        # A heap with the largest hash on top holds what may still be kept: memory is the subset's.
+        # The heap contains the candidates, largest hash first, so memory stays at the size of the
+        # subset instead of the whole set.
         heap: list[tuple[int, int, str]] = []
         total = 0
         for number, text in enumerate(texts):
@@ -157,14 +182,16 @@ class Subset:
 
 
 def gathered(root: Path, name: str) -> JsonLines:
-    """The source of a gathered corpus.
+    """Return the source of a gathered corpus.
 
     Raises:
-        UserError: it was not gathered.
+        UserError: the corpus is not gathered.
     """
     folder = text_folder(root, name)
     if not folder.is_dir():
-        raise UserError(f"{folder}: no such set; gather {name!r} first (python -m lossline.gather)")
+        raise UserError(
+            f"{folder}: no such set. Gather {name!r} first with python -m lossline.gather."
+        )
     return JsonLines(
         name=name,
         train=(str(folder / "train.jsonl"),),
@@ -174,25 +201,28 @@ def gathered(root: Path, name: str) -> JsonLines:
 
 
 def paths(source: FileSource, split: str) -> list[Path]:
-    """Files of a split, sorted.
+    """Return the files of a split; the matches of each pattern are sorted.
 
     Raises:
-        UserError: no such split, or a pattern that matches nothing.
+        UserError: the source lacks the split, or a pattern matches no file.
     """
     patterns = {"train": source.train, "validation": source.validation}.get(split, ())
     if not patterns:
-        raise UserError(f"set {source.name}: has no split {split!r}; bind its files")
+        raise UserError(f"set {source.name}: has no split {split!r}. Bind its files.")
     found: list[Path] = []
     for pattern in patterns:
         matches = sorted(glob.glob(pattern, recursive=True))
         if not matches:
-            raise UserError(f"set {source.name}, {split}: no file {pattern}; correct the path")
+            raise UserError(f"set {source.name}, {split}: no file {pattern}. Correct the path.")
         found += map(Path, matches)
     return found
 
 
 def text_bytes(source: Source, split: str, subset: Subset) -> int:
-    """Bytes of text to come, about: the files' sizes; 0 where not known. For the time left."""
+    """Return the approximate bytes of text in a split, from file sizes; 0 if unknown.
+
+    Used to estimate the remaining time.
+    """
     if not isinstance(source, JsonLines | Parquet | PlainFiles) or subset.max_documents:
         return 0
     files, limit = paths(source, split), int(subset.max_megabytes * 1e6)
@@ -203,10 +233,10 @@ def text_bytes(source: Source, split: str, subset: Subset) -> int:
 
 
 def documents(source: FileSource, split: str) -> Iterator[str]:
-    """Texts of a split of files, in order.
+    """Yield the texts of a split in the order of its files.
 
     Raises:
-        UserError: a line, column or file that holds no text in UTF-8, or cannot be read.
+        UserError: a file cannot be read, or a line, row or file is not UTF-8 text.
     """
     for path in paths(source, split):
         try:
@@ -217,11 +247,14 @@ def documents(source: FileSource, split: str) -> Iterator[str]:
             else:
                 yield _plain(path)
         except OSError as error:
-            raise UserError(f"{path}: cannot be read ({error}); correct the path") from error
+            raise UserError(f"{path}: cannot be read ({error}). Correct the path.") from error
 
 
 def identity(source: Source, split: str) -> str:
-    """Hash of what a source's split holds: of the files' contents, or of names where none are."""
+    """Return a hash (SHA-256, hex) that identifies the contents of a split.
+
+    For files it is computed from their contents; for TFDS and seqio from their options.
+    """
     if isinstance(source, JsonLines | Parquet | PlainFiles):
         contents = [file_sha256(path) for path in paths(source, split)]
         column = getattr(source, "field", getattr(source, "column", ""))
@@ -233,9 +266,9 @@ def _json_lines(path: Path, field: str) -> Iterator[str]:
     for where, record in read_objects(path):
         text = record.get(field)
         if not isinstance(text, str):
-            found = f"it holds {kind_of(text)}" if field in record else f"it has {_listed(record)}"
+            found = f"it is {kind_of(text)}" if field in record else f"keys: {_listed(record)}"
             raise UserError(
-                f"{where}: no text under {field!r} ({found}); correct the line or jsonl.field"
+                f"{where}: no text under {field!r} ({found}). Fix the line or jsonl.field."
             )
         utf8.require(text, f"{where}, {field!r}")
         yield text
@@ -243,7 +276,7 @@ def _json_lines(path: Path, field: str) -> Iterator[str]:
 
 def _listed(names: Iterable[str]) -> str:
     shown = [repr(name) for name in names][:8]
-    return ", ".join(shown) or "no key"
+    return ", ".join(shown) or "none"
 
 
 def _parquet(path: Path, column: str) -> Iterator[str]:
@@ -255,36 +288,41 @@ def _parquet(path: Path, column: str) -> Iterator[str]:
         file = pyarrow.parquet.ParquetFile(path)
         if column not in file.schema_arrow.names:
             raise UserError(
-                f"{path}: no column {column!r}; it has {_listed(file.schema_arrow.names)}"
+                f"{path}: no column {column!r}. Set parquet.column to one of "
+                f"{_listed(file.schema_arrow.names)}."
             )
         for batch in file.iter_batches(columns=[column]):
             for data in _undecoded(batch.column(0), f"{path}: {column!r}"):
                 yield _decoded(data, f"{path}, row {row} (from 0): {column!r}")
                 row += 1
     except (pyarrow.ArrowException, OSError) as error:
-        raise UserError(f"{path}: no Parquet file, or damaged after row {row} ({error})") from error
+        raise UserError(
+            f"{path}: not a Parquet file, or damaged after row {row} ({error}). Download or write "
+            "the file again."
+        ) from error
 
 
 def _undecoded(column: Any, where: str) -> list[bytes | None]:
-    """A column's texts as the file holds them: pyarrow names no row where it meets bad UTF-8."""
+    """Return the raw bytes of a column's texts; None for null.
+
+    pyarrow's own decoding does not report the row of invalid UTF-8.
+    """
     from pyarrow import large_binary, types
 
     if types.is_dictionary(column.type):
         column = column.dictionary_decode()
     if str(column.type) not in ("string", "large_string", "string_view"):
-        raise UserError(f"{where} holds {column.type}, no text; correct parquet.column")
+        raise UserError(f"{where} contains {column.type}, not text. Correct parquet.column.")
     return column.cast(large_binary()).to_pylist()
 
 
 def _decoded(data: bytes | None, where: str) -> str:
     if data is None:
-        raise UserError(f"{where} holds no text (null); leave out the row")
+        raise UserError(f"{where} is null, not text. Remove the row.")
     try:
         return data.decode()
     except UnicodeDecodeError as error:
-        raise UserError(
-            f"{where} holds no text in UTF-8 ({error}); repair or leave out the row"
-        ) from error
+        raise UserError(f"{where} is not UTF-8 ({error}). Fix or remove the row.") from error
 
 
 def _plain(path: Path) -> str:
@@ -294,5 +332,5 @@ def _plain(path: Path) -> str:
     except UnicodeDecodeError as error:
         line = len((data[: error.start] + b".").splitlines())
         raise UserError(
-            f"{path}, line {line}: not UTF-8 ({error}); convert the file to UTF-8 or leave it out"
+            f"{path}, line {line}: not UTF-8 ({error}). Convert the file to UTF-8 or remove it."
         ) from error

@@ -1,7 +1,7 @@
-"""Text that UTF-8 can hold. A Python string can hold more: halves of surrogate pairs.
+"""Find characters that UTF-8 cannot encode: lone surrogates.
 
-JSON brings them in as ``"\\ud83d"`` without its second half, and ``surrogateescape`` as stand-ins
-of bytes that are not UTF-8.
+A Python string can contain half of a surrogate pair. Such halves come from JSON (``"\\ud83d"``
+without its second half) and from ``surrogateescape``, which stores invalid bytes as surrogates.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from lossline.errors import UserError
 
 
 def fault(text: str) -> str:
-    """The first character that UTF-8 cannot hold, in words; empty where it holds all of them."""
+    """Return a description of the first character that UTF-8 cannot encode; "" if none."""
     try:
         text.encode()
     except UnicodeEncodeError as error:
@@ -20,7 +20,15 @@ def fault(text: str) -> str:
 
 
 def require(text: str, where: str) -> None:
-    """Raises ``UserError`` that begins with ``where`` unless UTF-8 can hold the text."""
+    """Check that UTF-8 can encode a text.
+
+    Args:
+        text: the text to check.
+        where: position of the text; the error message starts with it.
+
+    Raises:
+        UserError: the text contains a lone surrogate.
+    """
     found = fault(text)
     if found:
-        raise UserError(f"{where}: {found}, which is not UTF-8; repair the text or leave it out")
+        raise UserError(f"{where}: {found}, which is not UTF-8. Fix or remove the text.")

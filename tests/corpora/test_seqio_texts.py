@@ -1,4 +1,4 @@
-"""What a seqio Task yields is a text in UTF-8, exactly, or refused by the example's number."""
+"""Texts of a seqio Task are exact UTF-8; invalid examples are refused by number."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,7 +11,7 @@ from lossline.errors import UserError
 
 @pytest.fixture
 def task() -> Callable[..., SeqioTask]:
-    """Registers a Task of one split that yields these values of one feature."""
+    """Register a Task with one split that yields the given values of one feature."""
     import seqio
     import tensorflow as tf
 
@@ -33,7 +33,7 @@ def task() -> Callable[..., SeqioTask]:
         seqio.TaskRegistry.remove(name)
 
 
-def test_what_is_no_text_is_one_line(task: Callable[..., SeqioTask]) -> None:
+def test_invalid_example_gives_one_line_error(task: Callable[..., SeqioTask]) -> None:
     import seqio
     import tensorflow as tf
 
@@ -44,12 +44,12 @@ def test_what_is_no_text_is_one_line(task: Callable[..., SeqioTask]) -> None:
     several = seqio.Feature(
         vocabulary=seqio.PassThroughVocabulary(size=0), add_eos=False, dtype=tf.string, rank=1
     )
-    half = SeqioVocabulary("bytes").encode("dé")[:2]  # cut within a character
+    half = SeqioVocabulary("bytes").encode("dé")[:2]  # ends inside a character
     for source, message in (
         (task("text", [b"ok", b"a\xff"], TEXT["text"]), r"example 1 \(from 0\): not UTF-8"),
         (task("targets", [half], ids), r"example 0 \(from 0\): not UTF-8"),
-        (task("targets", [b"a\xff"], ids, seqio.preprocessors.tokenize), "text that is not UTF-8"),
-        (task("text", [[b"a", b"b"]], several), "no text but an array"),
+        (task("targets", [b"a\xff"], ids, seqio.preprocessors.tokenize), "a text is not UTF-8"),
+        (task("text", [[b"a", b"b"]], several), "an array, not a text"),
         (task("text", [1, 2], TEXT["text"]), "incorrect type for feature 'text'"),
         (task("body", [b"a"], TEXT["text"]), "missing expected output feature"),
     ):

@@ -230,12 +230,12 @@ def test_ones_own_files_and_tasks(root: Path, tmp_path: Path) -> None:
             (SeqioTask(name="x", task="own_text", feature="inputs"), "no feature 'inputs'"),
             (
                 SeqioTask(name="x", task="own_lossy", feature="targets"),
-                "need not be the text exactly",
+                "may not restore the exact text",
             ),
             (JsonLines(name="x", train=(lines,), field="body"), "line 1: no text under 'body'"),
             (JsonLines(name="x", train=(str(tmp_path / "nope"),)), "no file"),
             (Parquet(name="x", train=(str(tmp_path / "own/a.parquet"),)), "no column 'text'"),
-            (Parquet(name="x", train=(lines,)), "no Parquet file"),
+            (Parquet(name="x", train=(lines,)), "not a Parquet file"),
             (JsonLines(name="x", validation=(lines,)), "has no split 'train'"),
         ):
             with pytest.raises(UserError, match=message):
