@@ -1,1 +1,1 @@
-"""Token stores and benchmark stores: ids as zarr arrays beside a manifest of hashes."""
+"""Token stores and task stores: zarr arrays of token ids, and a manifest with hashes."""

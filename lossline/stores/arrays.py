@@ -1,4 +1,7 @@
-"""One-dimensional zarr3 arrays (TensorStore): written once, sharded, a checksum per chunk."""
+"""Write and read one-dimensional zarr3 arrays (TensorStore), sharded, with checksums.
+
+Arrays are written once and never modified. Every chunk has a CRC-32C checksum.
+"""
 
 from __future__ import annotations
 
@@ -13,25 +16,46 @@ import tensorstore as ts
 
 from lossline.errors import UserError
 
-CHUNK = 1 << 13  # elements read at once: a training window touches one or two chunks
+CHUNK = 1 << 13  # elements per read: a training window needs only a few chunks
 SHARD = 1 << 24  # elements per file
-CACHE_BYTES = 1 << 28
+CACHE_BYTES = 1 << 28  # bytes of chunks kept in memory per array
 
 
 @dataclass(frozen=True, kw_only=True)
 class ArrayFacts:
-    """What a manifest records of an array, so that a missing, short or changed file is noticed."""
+    """Facts about an array in the manifest; used to detect missing, truncated or changed files.
+
+    Attributes:
+        dtype: type of the elements.
+        size: number of elements.
+        sha256: SHA-256 (hex) of the elements in order, little endian.
+        files: size of every file in bytes, by path below the array's folder.
+    """
 
     dtype: str
     size: int
-    sha256: str  # of the elements in order, little endian
-    files: dict[str, int]  # path below the array's folder -> bytes
+    sha256: str
+    files: dict[str, int]
 
 
 def write(
     folder: Path, blocks: Iterable[np.ndarray], *, dtype: str, size: int, shard: int = SHARD
 ) -> ArrayFacts:
-    """Writes blocks, one after the other, as one array of ``size`` elements in ``folder``."""
+    """Write consecutive blocks as one array.
+
+    Args:
+        folder: folder of the array; replaced if it exists.
+        blocks: one-dimensional arrays, in order.
+        dtype: type of the elements.
+        size: total number of elements.
+        shard: elements per file.
+
+    Returns:
+        The facts for the manifest.
+
+    Raises:
+        ValueError: the blocks do not have ``size`` elements in total.
+    """
     array = ts.open(
         _creation(folder, dtype=dtype, size=size, shard=shard), create=True, delete_existing=True
     ).result()
@@ -41,15 +65,23 @@ def write(
         array[start : start + block.size].write(block).result()
         start += block.size
     if start != size:
-        raise ValueError(f"{folder}: {start} elements came, {size} were announced")
+        raise ValueError(f"{folder}: {start} elements written, {size} expected")
     return ArrayFacts(dtype=dtype, size=size, sha256=digest.hexdigest(), files=_files(folder))
 
 
 def open_array(location: str, facts: ArrayFacts, *, cache_bytes: int = CACHE_BYTES) -> Any:
-    """Opens ``location`` (a folder or a URL such as ``gs://…``) for reading.
+    """Open an array for reading.
+
+    Args:
+        location: folder, or URL such as ``gs://…``.
+        facts: facts of the array in the manifest.
+        cache_bytes: bytes of chunks to keep in memory.
+
+    Returns:
+        An open ``tensorstore.TensorStore``.
 
     Raises:
-        UserError: it is missing, or has another type or size than ``facts`` say.
+        UserError: the array is missing or damaged, or differs from ``facts`` in type or size.
     """
     try:
         array = ts.open(
@@ -60,32 +92,40 @@ def open_array(location: str, facts: ArrayFacts, *, cache_bytes: int = CACHE_BYT
         ).result()
     except (ValueError, OSError) as error:
         raise UserError(
-            f"{location}: damaged ({str(error).splitlines()[0][:160]}); prepare it again"
+            f"{location}: damaged ({str(error).splitlines()[0][:160]}). Prepare the store again."
         ) from error
     found = (array.dtype.numpy_dtype.name, tuple(array.shape))
     if found != (facts.dtype, (facts.size,)):
         raise UserError(
-            f"{location}: holds {found}, the manifest says {facts.dtype} of {facts.size}; prepare "
-            "it again"
+            f"{location}: type and shape are {found}, but the manifest records {facts.dtype} and "
+            f"{facts.size} elements. Prepare the store again."
         )
     return array
 
 
 def check_files(folder: Path, facts: ArrayFacts) -> None:
-    """Raises ``UserError`` where a file of the array is missing or has another size."""
+    """Check the size of every file of an array.
+
+    Raises:
+        UserError: a file is missing or has another size.
+    """
     for name, size in facts.files.items():
         path = folder / name
         if not path.is_file():
-            raise UserError(f"{path}: missing; the store is incomplete, prepare it again")
+            raise UserError(f"{path}: missing, so the store is incomplete. Prepare it again.")
         if path.stat().st_size != size:
             raise UserError(
-                f"{path}: {path.stat().st_size} bytes, the manifest says {size}; truncated, "
-                "prepare it again"
+                f"{path}: truncated or changed ({path.stat().st_size} bytes; the manifest records "
+                f"{size}). Prepare the store again."
             )
 
 
 def content_sha256(array: Any, *, block: int = SHARD) -> str:
-    """Hash of an open array's elements, as ``write`` computes it.
+    """Return the SHA-256 (hex) of an open array's elements, computed as in ``write``.
+
+    Args:
+        array: open array.
+        block: elements read at once.
 
     Raises:
         UserError: a chunk does not match its checksum.
@@ -98,7 +138,7 @@ def content_sha256(array: Any, *, block: int = SHARD) -> str:
 
 
 def read(array: Any, start: int, stop: int) -> np.ndarray:
-    """Elements ``start:stop`` of an open array.
+    """Return elements ``start:stop`` of an open array.
 
     Raises:
         UserError: a chunk is unreadable or does not match its checksum.
@@ -107,12 +147,13 @@ def read(array: Any, start: int, stop: int) -> np.ndarray:
         return np.asarray(array[start:stop].read().result())
     except ValueError as error:
         raise UserError(
-            f"{array.kvstore.url}: damaged ({str(error).splitlines()[0][:160]}); prepare it again"
+            f"{array.kvstore.url}: damaged ({str(error).splitlines()[0][:160]}). Prepare the "
+            "store again."
         ) from error
 
 
 def kvstore(location: str) -> Any:
-    """TensorStore's name for a folder: a URL stays as it is, a path becomes a file store."""
+    """Return TensorStore's key-value store for a location: a URL unchanged, a path as a spec."""
     return (
         location if "://" in location else {"driver": "file", "path": str(Path(location).resolve())}
     )
@@ -134,11 +175,12 @@ def _creation(folder: Path, *, dtype: str, size: int, shard: int) -> dict[str, A
     return {
         "driver": "zarr3",
         "kvstore": kvstore(str(folder)),
-        "store_data_equal_to_fill_value": True,  # a chunk of zeros is data, its absence is damage
+        # By default, chunks of zeros are not written. Write them, so a missing chunk means damage.
+        "store_data_equal_to_fill_value": True,
         "metadata": {
             "shape": [size],
             "data_type": dtype,
-            # Shards no longer than the array: a small array is one small file.
+            # Shards are not longer than the array, so a small array is one small file.
             "chunk_grid": {
                 "name": "regular",
                 "configuration": {"chunk_shape": [_shard_length(size, shard, chunk)]},
@@ -153,7 +195,7 @@ def _shard_length(size: int, shard: int, chunk: int) -> int:
 
 
 def _rechunked(blocks: Iterable[np.ndarray], dtype: np.dtype, length: int) -> Iterator[np.ndarray]:
-    """The same elements in blocks of ``length``, so that every shard is written once."""
+    """Yield the same elements in blocks of ``length``, so that every shard is written once."""
     waiting: list[np.ndarray] = []
     count = 0
     for block in blocks:

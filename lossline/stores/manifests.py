@@ -1,7 +1,8 @@
-"""``manifest.json``: what a store holds, written last, with a hash of itself.
+"""Write, read and check ``manifest.json``, which describes a store.
 
-A folder without a manifest is no store; a manifest that was edited no longer matches its own hash;
-a file of another length than it says is a truncated store. Each is one line to the person.
+The manifest is written last, so a folder without a manifest is an unfinished store. It contains a
+hash of itself, so edits are detected. It records the size of every file, so truncated files are
+detected. Each of these problems raises ``UserError``.
 """
 
 from __future__ import annotations
@@ -25,26 +26,29 @@ FILE_NAME = "manifest.json"
 
 
 class NoStore(UserError):
-    """Raised when there is no store at a place: it has not been prepared yet."""
+    """Raised when a location contains no store."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """What a store holds.
+    """Description of a store.
 
     Attributes:
-        kind: "text" (a token store) or "task" (a benchmark).
-        fingerprint: hash of the arrays and the vocabulary: same fingerprint, same tokens.
-        name: the corpus or benchmark; becomes the fact ``pretraining_data`` or ``eval_set``.
-        split: "train", "validation", …
-        source_task: where the text came from, in words (a seqio task, a file).
-        license: of the content, as its source states it.
-        documents: documents of a text, questions of a task.
-        tokens: tokens in all; for a text one eos per document included.
-        bytes: UTF-8 bytes of the text in all.
-        dtype: of the token ids.
-        job: hash of the request (source's content, vocabulary, subset): the same request finds the
-            store ready.
+        kind: "text" (a token store) or "task" (a task store).
+        fingerprint: hash of the arrays and the vocabulary. Stores with equal fingerprints contain
+            equal tokens.
+        name: corpus or benchmark; recorded as ``pretraining_data`` or ``eval_set``.
+        split: "train", "validation", ….
+        source_task: origin of the text in words, such as a seqio Task.
+        license: license of the content, as its source states it.
+        vocabulary: facts about the vocabulary.
+        documents: number of documents (token store) or questions (task store).
+        tokens: total number of tokens; a token store includes one eos per document.
+        bytes: total UTF-8 bytes of the text.
+        dtype: type of the token ids.
+        job: hash of the request: contents of the source, vocabulary and limits. ``prepare`` skips
+            a store whose job equals the request.
+        arrays: facts about every array, by name.
     """
 
     kind: str
@@ -63,24 +67,31 @@ class Manifest:
 
 
 def fingerprint(arrays: Mapping[str, ArrayFacts], vocabulary: VocabularyFacts) -> str:
-    """Hash of the arrays' contents and of the vocabulary; no names, no cut into files."""
+    """Return the SHA-256 (hex) of the arrays' contents and the vocabulary.
+
+    Independent of names, paths and shard sizes.
+    """
     content = {name: [facts.dtype, facts.size, facts.sha256] for name, facts in arrays.items()}
     return _sha256({"version": FORMAT_VERSION, "arrays": content, "vocabulary": vocabulary.hash})
 
 
 def write(folder: Path, manifest: Manifest) -> None:
-    """Writes the manifest; the store is whole from then on."""
+    """Write the manifest; this completes the store."""
     body = {"format": FORMAT_VERSION, **asdict(manifest)}
     body["manifest_sha256"] = _sha256(body)
     write_json(folder / FILE_NAME, body)
 
 
 def read(location: str, *, kind: str) -> Manifest:
-    """Reads and checks the manifest below ``location``.
+    """Read and check the manifest of a store.
+
+    Args:
+        location: folder or URL of the store.
+        kind: expected kind of store, "text" or "task".
 
     Raises:
-        NoStore: there is none.
-        UserError: it was changed, or it is of another kind of store.
+        NoStore: the location contains no manifest.
+        UserError: the manifest was changed, has another format, or is of another kind.
     """
     text = _read_text(location)
     try:
@@ -88,32 +99,43 @@ def read(location: str, *, kind: str) -> Manifest:
         claimed = body.pop("manifest_sha256")
     except (ValueError, KeyError, AttributeError) as error:
         raise UserError(
-            f"{location}/{FILE_NAME}: no manifest of a store; prepare it again"
+            f"{location}/{FILE_NAME}: not the manifest of a store. Prepare the store again."
         ) from error
     if claimed != _sha256(body):
         raise UserError(
-            f"{location}/{FILE_NAME}: was changed after it was written; prepare the store again"
+            f"{location}/{FILE_NAME}: changed after it was written. Prepare the store again."
         )
     version = body.pop("format")
     if version != FORMAT_VERSION:
         raise UserError(
-            f"{location}: store format {version}, this lossline reads {FORMAT_VERSION}; prepare it "
-            "again"
+            f"{location}: store format {version}, but this lossline reads {FORMAT_VERSION}. "
+            "Prepare the store again."
         )
     if body["kind"] != kind:
-        raise UserError(f"{location}: is a {body['kind']} store, a {kind} store is wanted here")
+        raise UserError(
+            f"{location}: is a {body['kind']} store, not a {kind} store. Give a {kind} store."
+        )
     vocabulary = VocabularyFacts(**body.pop("vocabulary"))
     arrays = {name: ArrayFacts(**facts) for name, facts in body.pop("arrays").items()}
     return Manifest(**body, vocabulary=vocabulary, arrays=arrays)
 
 
 def check_vocabulary(location: str, manifest: Manifest, vocabulary_hash: str | None) -> None:
-    """Raises ``UserError`` where the store was made with another vocabulary than the one wanted."""
+    """Check that a store was made with the expected vocabulary.
+
+    Args:
+        location: folder or URL of the store, for the message.
+        manifest: manifest of the store.
+        vocabulary_hash: hash of the expected vocabulary; None skips the check.
+
+    Raises:
+        UserError: the store was made with another vocabulary.
+    """
     if vocabulary_hash is not None and vocabulary_hash != manifest.vocabulary.hash:
         raise UserError(
             f"{location}: made with vocabulary {manifest.vocabulary.name} "
-            f"({manifest.vocabulary.hash[:12]}), but {vocabulary_hash[:12]} is wanted; prepare the "
-            "text with that vocabulary"
+            f"({manifest.vocabulary.hash[:12]}) instead of {vocabulary_hash[:12]}. Prepare the "
+            "text with the same vocabulary."
         )
 
 
@@ -122,15 +144,19 @@ def _read_text(location: str) -> str:
         found = ts.KvStore.open(location.rstrip("/") + "/").result().read(FILE_NAME).result()
         if found.state == "missing":
             raise NoStore(
-                f"{location}: no store (no {FILE_NAME}); make one with `python -m lossline.prepare`"
+                f"{location}: no {FILE_NAME} there. Run python -m lossline.prepare or give another "
+                "path."
             )
         return found.value.decode()
     folder = Path(location)
     if not folder.is_dir():
-        raise NoStore(f"{location}: no such store; make it with `python -m lossline.prepare`")
+        raise NoStore(
+            f"{location}: no such store. Run python -m lossline.prepare or give another path."
+        )
     if not (folder / FILE_NAME).is_file():
         raise NoStore(
-            f"{location}: no store (no {FILE_NAME}); make one with `python -m lossline.prepare`"
+            f"{location}: no {FILE_NAME} there. Run python -m lossline.prepare or give another "
+            "path."
         )
     return (folder / FILE_NAME).read_text(encoding="utf-8", errors="replace")
 

@@ -1,4 +1,4 @@
-"""What ``python -m lossline.prepare`` does."""
+"""Implementation of ``python -m lossline.prepare``."""
 
 from __future__ import annotations
 
@@ -33,23 +33,26 @@ from lossline.vocabularies import (
     VocabularySpec,
 )
 
-FORMAT = 1  # raised whenever the same text and vocabulary give another store
+FORMAT = 1  # increase when the same text and vocabulary give a different store
 
 
 @dataclass(frozen=True, kw_only=True)
 class StoreJob:
-    """Gin component ``store``: every set x split, and every task, with one vocabulary.
+    """Gin component ``store``: stores to make with one vocabulary.
+
+    One store is made for each set and split, and one for each task.
 
     Attributes:
-        vocabulary: "bytes", a ``.model`` or ``.json`` file, a name below ``<root>/vocabularies``,
-            or ``@bytes()``, ``@sentencepiece()``, ``@huggingface()``, ``@tiktoken()``.
-        sets: gathered corpora, or ``@jsonl()``, ``@parquet()``, ``@files()``, ``@tfds()``,
-            ``@seqio_task()``.
-        splits: of the sets.
-        tasks: gathered benchmarks.
-        max_documents: subset of each set and split, see ``Subset``; 0: all.
-        max_megabytes: likewise.
-        max_document_kilobytes: likewise.
+        vocabulary: "bytes", the path of a ``.model`` or ``.json`` file, a name below
+            ``<root>/vocabularies``, or ``@bytes()``, ``@sentencepiece()``, ``@huggingface()``,
+            ``@tiktoken()``.
+        sets: names of gathered corpora, or ``@jsonl()``, ``@parquet()``, ``@files()``,
+            ``@tfds()``, ``@seqio_task()``.
+        splits: splits of every set.
+        tasks: names of gathered benchmarks.
+        max_documents: maximum number of documents per set and split; see ``Subset``. 0: no limit.
+        max_megabytes: maximum text per set and split; see ``Subset``. 0: no limit.
+        max_document_kilobytes: maximum size of a document; see ``Subset``. 0: no limit.
     """
 
     vocabulary: str | Bytes | SentencePiece | HuggingFace | Tiktoken
@@ -63,15 +66,15 @@ class StoreJob:
 
 @dataclass(frozen=True, kw_only=True)
 class PrepareOptions:
-    """What to prepare, and where it goes.
+    """Options of ``prepare``.
 
     Attributes:
-        root: data root of ``gather``.
-        stores: what to tokenize with what.
-        vocabularies: what ``--train_vocabulary`` trains.
-        train_vocabulary: train the vocabularies instead of making stores.
-        out: folder of the stores; default ``<root>/stores``.
-        processes: tokenizing processes; 0: one per core.
+        root: data root, as in ``gather``.
+        stores: stores to make.
+        vocabularies: vocabularies that ``--train_vocabulary`` trains.
+        train_vocabulary: whether to train the vocabularies instead of making stores.
+        out: folder of the stores. Default: ``<root>/stores``.
+        processes: number of tokenizing processes. 0: one per core.
     """
 
     root: str = "data"
@@ -83,10 +86,11 @@ class PrepareOptions:
 
 
 def prepare(options: PrepareOptions) -> None:
-    """Trains vocabularies or makes stores; what is ready is left alone.
+    """Train vocabularies or make stores; skip those that exist.
 
     Raises:
-        UserError: nothing to do is named, a set is missing, another store is in the way, …
+        UserError: no store or vocabulary is named, a set is missing, a folder contains another
+            store, or a text is invalid.
     """
     root = local_path(options.root, "prepare.root")
     if options.train_vocabulary:
@@ -94,7 +98,8 @@ def prepare(options: PrepareOptions) -> None:
         return
     if not options.stores:
         raise UserError(
-            "prepare.stores: names no store; bind (@store(),), or ask for --train_vocabulary"
+            "prepare.stores: no store named. Bind (@store(),), or add --train_vocabulary to train "
+            "vocabularies."
         )
     out = local_path(options.out, "prepare.out") if options.out else root / "stores"
     processes = options.processes or os.cpu_count() or 1
@@ -117,14 +122,14 @@ class _Step:
     make: Callable[[int, WorkProgress], str]
 
     def is_ready(self) -> bool:
-        """Whether the store is there, made of the same text with the same vocabulary."""
+        """Return whether the store exists; raise ``UserError`` if it is from another request."""
         if not self.path.exists():
             return False
         present = manifests.read(str(self.path), kind=self.kind)
         if present.job != self.job:
             raise UserError(
-                f"{self.path}: holds another store (vocabulary {present.vocabulary.name}, "
-                f"{present.source_task}); choose another prepare.out or delete it"
+                f"{self.path}: contains another store (vocabulary {present.vocabulary.name}, "
+                f"{present.source_task}). Choose another prepare.out or delete it."
             )
         if self.kind == "text":
             TokenStore.open(self.path)
@@ -133,7 +138,7 @@ class _Step:
 
     def run(self, processes: int) -> None:
         if self.kind == "text":
-            _import_seqio_tasks()  # before the clock starts
+            _import_seqio_tasks()  # before the progress clock starts
         progress = WorkProgress(f"prepare {self.path}", total=self.text_bytes)
         progress.finish(self.make(processes, progress))
 
@@ -155,17 +160,22 @@ def _steps(job: StoreJob, root: Path, out: Path) -> Iterator[_Step]:
 
 
 def vocabulary_spec(named: str | VocabularySpec, root: Path) -> VocabularySpec:
-    """The specification of a vocabulary; a bare name is looked up below ``<root>/vocabularies``.
+    """Return the specification of a vocabulary.
+
+    Args:
+        named: a specification, a string that ``spec_for`` accepts, or a name below
+            ``<root>/vocabularies``.
+        root: data root.
 
     Raises:
-        UserError: nothing of that name.
+        UserError: no vocabulary has that name.
     """
     if not isinstance(named, str):
         return named
     folder = root / "vocabularies" / named
     for file in ("tokenizer.json", "spiece.model"):
         if (folder / file).is_file():
-            # A published tokenizer may normalize; text here is kept as it is.
+            # A published tokenizer may normalize text; stores require lossless tokens.
             drop = vocabularies.Normalization.DROP
             path = str(folder / file)
             if file == "spiece.model":
@@ -173,8 +183,8 @@ def vocabulary_spec(named: str | VocabularySpec, root: Path) -> VocabularySpec:
             return HuggingFace(path=path, name=named, normalization=drop)
     if named != "bytes" and not Path(named).suffix:
         raise UserError(
-            f"vocabulary {named!r}: not below {folder.parent}; train it (prepare "
-            "--train_vocabulary) or gather it"
+            f"vocabulary {named!r}: not below {folder.parent}. Train it with python -m "
+            "lossline.prepare --train_vocabulary, or gather it."
         )
     return vocabularies.spec_for(named)
 
@@ -219,7 +229,11 @@ def _text_step(
 
 
 def _import_seqio_tasks() -> Any:
-    """Imports TensorFlow, which takes seconds and talks: only where there is work, and quietly."""
+    """Import ``seqio_tasks``, and TensorFlow with it.
+
+    The import takes seconds and prints warnings, so it happens only if a store must be made, and
+    its warnings are hidden.
+    """
     if "tensorflow" not in sys.modules:
         print("prepare: importing TensorFlow", file=sys.stderr, flush=True)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -237,7 +251,7 @@ def _import_seqio_tasks() -> Any:
 
 @contextmanager
 def _quiet_stderr() -> Iterator[None]:
-    """Keeps what C++ code writes to stderr; Python's exceptions still say what is wrong."""
+    """Discard what C++ code writes to stderr; Python exceptions are not affected."""
     sys.stderr.flush()
     kept = os.dup(2)
     try:
@@ -253,7 +267,7 @@ def _task_step(name: str, vocabulary: Vocabulary, root: Path, out: Path) -> _Ste
     folder = benchmark_folder(root, name)
     if not folder.is_dir():
         raise UserError(
-            f"{folder}: no such benchmark; gather {name!r} first (python -m lossline.gather)"
+            f"{folder}: no such benchmark. Gather {name!r} first with python -m lossline.gather."
         )
     provenance = read_provenance(folder)
     job = job_hash("task", FORMAT, file_sha256(folder / "items.jsonl"), vocabulary.hash)
@@ -286,7 +300,7 @@ def _describe(source: Source) -> str:
 
 def _train_all(options: PrepareOptions, root: Path) -> None:
     if not options.vocabularies:
-        raise UserError("prepare.vocabularies: names none to train; bind (@vocabulary(),)")
+        raise UserError("prepare.vocabularies: no vocabulary named. Bind (@vocabulary(),).")
     for spec in options.vocabularies:
         progress = WorkProgress(f"prepare vocabulary {spec.name}")
         print(

@@ -1,8 +1,8 @@
-"""Writes token stores: resumable, atomic, never over another one.
+"""Write token stores: resumable, atomic, and never over another store.
 
-A store is built in ``<path>.partial`` and renamed when it is whole. The text is tokenized in
-chunks, each kept as a part with the hashes of its text and of its tokens: after a kill, parts that
-are whole and of the same text are used again.
+A store is built in ``<path>.partial`` and renamed when it is complete. The text is tokenized in
+chunks. Each chunk is saved as a part, with hashes of its text and its tokens. After a kill, the
+next start reuses every undamaged part whose text and vocabulary are unchanged.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from lossline.stores.token_store import TokenStore
 from lossline.stores.tokenization import CHUNK_BYTES, Tokenizer, Tokens, chunked, text_sha256
 from lossline.vocabularies import Vocabulary, VocabularySpec
 
-Report = Callable[[int], None]  # called with UTF-8 bytes of text
+Report = Callable[[int], None]  # called with a number of UTF-8 bytes of text
 
 
 @dataclass(frozen=True, kw_only=True)
 class Description:
-    """What a store's manifest says beside its counts; see ``Manifest``."""
+    """Descriptive fields of a manifest; see ``Manifest``."""
 
     name: str
     split: str = "train"
@@ -58,25 +58,29 @@ def write_store(
     report: Report = lambda done: None,
     found: Report | None = None,
 ) -> TokenStore:
-    """Tokenizes documents into a token store and opens it.
+    """Tokenize documents into a token store and open it.
 
-    Where ``path`` already holds a store with the very same content, that one is opened.
+    If ``path`` already contains a store with equal contents, that store is opened.
 
     Args:
-        path: folder to make.
-        documents: texts (``bytes`` must be UTF-8), in order.
-        vocabulary: a vocabulary, or its specification, which worker processes need.
-        name: the set's name; with ``split``, ``source_task``, ``license`` and ``job`` recorded in
-            the manifest.
-        processes: tokenizing processes.
+        path: folder of the store.
+        documents: texts in order; ``bytes`` must be UTF-8.
+        vocabulary: a vocabulary, or its specification. Several processes need a specification.
+        name: name of the set, for the manifest.
+        split: split of the set, for the manifest.
+        source_task: origin of the text, for the manifest.
+        license: license of the text, for the manifest.
+        job: hash of the request, for the manifest.
+        processes: number of tokenizing processes.
         shard: tokens per file.
-        chunk: characters tokenized at once, and done again at most after a kill.
-        report: progress; found: of it, what an earlier start had tokenized (default: told to
-            ``report`` like the rest).
+        chunk: characters per chunk; a kill loses the work of at most a few chunks.
+        report: called with the bytes of text tokenized since the last call.
+        found: called with the bytes of text that an earlier start has tokenized. Default:
+            ``report``.
 
     Raises:
-        UserError: another store is there, no documents, text that is not UTF-8, another process at
-            work on the same path.
+        UserError: ``path`` contains another store, the source has no documents, a text is not
+            UTF-8, or another process writes to the same path.
     """
     path = Path(path)
     description = Description(
@@ -92,18 +96,22 @@ def write_store(
 
 
 def publish(partial: Path, path: Path, manifest: Manifest) -> None:
-    """Makes ``partial`` the store at ``path``, or drops it where the same store is already.
+    """Rename ``partial`` to ``path``, or delete it if ``path`` contains an equal store.
+
+    Args:
+        partial: folder with the arrays of the new store.
+        path: folder of the store.
+        manifest: manifest of the new store.
 
     Raises:
-        UserError: ``path`` holds something else.
+        UserError: ``path`` contains another store.
     """
     if path.exists():
         present = manifests.read(str(path), kind=manifest.kind)
         if present.fingerprint != manifest.fingerprint:
             raise UserError(
-                f"{path}: holds another store ({present.name}, {present.documents} documents, "
-                f"vocabulary {present.vocabulary.name}); choose another folder or delete it "
-                "yourself"
+                f"{path}: contains another store ({present.name}, {present.documents} documents, "
+                f"vocabulary {present.vocabulary.name}). Choose another folder or delete it."
             )
         shutil.rmtree(partial)
         return
@@ -113,7 +121,7 @@ def publish(partial: Path, path: Path, manifest: Manifest) -> None:
 
 @contextmanager
 def _no_trace_of_mistakes(partial: Path) -> Iterator[None]:
-    """Removes ``partial`` where a person's mistake came before any finished part."""
+    """Delete ``partial`` after a user error if it contains no finished part."""
     try:
         yield
     except UserError:
@@ -139,7 +147,7 @@ def _texts(documents: Iterable[str | bytes]) -> Iterator[str]:
             text = document.decode() if isinstance(document, bytes) else document
         except UnicodeDecodeError as error:
             raise UserError(
-                f"document {number} (from 0) is not UTF-8: {error}; leave it out or repair it"
+                f"document {number} (from 0) is not UTF-8: {error}. Fix or remove it."
             ) from error
         utf8.require(text, f"document {number} (from 0) is not UTF-8")
         yield text
@@ -203,7 +211,10 @@ def _write_part(
 
 
 def _kept_part(folder: Path, number: int, chunk: list[str], vocabulary: Vocabulary) -> _Part | None:
-    """The part that a killed writer made of the same text and vocabulary, if it is whole."""
+    """Return the part of an earlier start, or None.
+
+    None means that the part is missing or damaged, or is from another text or vocabulary.
+    """
     data_path, facts_path = _part_paths(folder, number)
     if not (data_path.is_file() and facts_path.is_file()):
         return None
@@ -228,7 +239,8 @@ def _assemble(
     documents = sum(part.documents for part in parts)
     if not documents:
         raise UserError(
-            f"{description.name}/{description.split}: no documents, so no store; check the source"
+            f"{description.name}/{description.split}: the source has no documents. Check the "
+            "source."
         )
     tokens = sum(part.tokens for part in parts)
     lengths: list[np.ndarray] = []
@@ -275,5 +287,5 @@ def _assemble(
 
 
 def id_dtype(vocabulary: Vocabulary) -> str:
-    """Smallest unsigned type that holds every id: ``uint16`` up to 65,536 of them."""
+    """Return the smallest type for the ids: "uint16" for up to 65,536 ids, else "uint32"."""
     return "uint16" if vocabulary.vocab_size <= 1 << 16 else "uint32"

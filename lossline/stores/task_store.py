@@ -1,10 +1,11 @@
-"""Multiple-choice benchmarks, tokenized with one vocabulary. Read-only but for ``write``; no
-TensorFlow.
+"""Task stores: multiple-choice benchmarks tokenized with one vocabulary.
 
-A question is a context and its choices; a choice continues the context as it stands (it begins with
-its own space). Context and choices are tokenized apart, so the bytes of a choice are exactly its
-text's. (lm-eval tokenizes both together and cuts at the context's length; with a vocabulary that
-never merges across a word's leading space that gives the same tokens.)
+A question has a context and choices. A choice continues the context directly: it starts with its
+own space. Context and choices are tokenized separately, so the tokens of a choice have exactly the
+bytes of the choice.
+
+lm-eval tokenizes context and choice together and splits at the context's length. This gives the
+same tokens if the vocabulary never merges across the space before a word.
 """
 
 from __future__ import annotations
@@ -35,10 +36,10 @@ class Question:
     """One question as tokens.
 
     Attributes:
-        context: int32 ids, without any eos.
-        choices: int32 ids of each choice, without any eos.
-        choice_bytes: UTF-8 bytes of each choice.
-        gold: index of the right choice.
+        context: int32 [tokens]: ids of the context, without eos.
+        choices: int32 [tokens] each: ids of every choice, without eos.
+        choice_bytes: UTF-8 bytes of every choice.
+        gold: index of the correct choice.
     """
 
     context: np.ndarray
@@ -48,7 +49,15 @@ class Question:
 
 
 class TaskStore:
-    """A tokenized benchmark. Texts lie one after the other: context, choices, next context, …"""
+    """A tokenized benchmark, read-only.
+
+    Texts are stored in this order: context, its choices, next context, its choices, …. Open with
+    ``TaskStore.open``; write with ``write_task`` or ``python -m lossline.prepare``.
+
+    Args:
+        location: folder or URL.
+        manifest: checked manifest.
+    """
 
     def __init__(self, location: str, manifest: Manifest) -> None:
         self.location = location
@@ -58,10 +67,16 @@ class TaskStore:
     def open(
         cls, path: str | Path, *, vocabulary_hash: str | None = None, verify: bool = False
     ) -> TaskStore:
-        """Opens a store at a folder or a URL; checks as ``TokenStore.open`` does.
+        """Open a task store; see ``TokenStore.open`` for the checks.
+
+        Args:
+            path: folder or URL.
+            vocabulary_hash: hash of the expected vocabulary; None accepts every vocabulary.
+            verify: whether to read all arrays and compare their hashes.
 
         Raises:
-            UserError: no store, a damaged or changed one, or one of another vocabulary.
+            NoStore: ``path`` contains no store.
+            UserError: the store is damaged or changed, or has another vocabulary.
         """
         location = str(path)
         manifest = manifests.read(location, kind="task")
@@ -74,19 +89,25 @@ class TaskStore:
 
     @property
     def benchmark(self) -> str:
+        """Name of the benchmark."""
         return self.manifest.name
 
     @property
     def num_questions(self) -> int:
+        """Number of questions."""
         return self.manifest.documents
 
     @cached_property
     def token_bytes(self) -> np.ndarray:
-        """int32 [vocab_size]: UTF-8 bytes that each token id stands for; 0 for specials."""
+        """int32 [vocab_size]: UTF-8 bytes of each token id; 0 for special tokens."""
         return self._read("token_bytes")
 
     def question(self, index: int) -> Question:
-        """The ``index``-th question."""
+        """Return question number ``index``, from 0.
+
+        Raises:
+            IndexError: no such question.
+        """
         if not 0 <= index < self.num_questions:
             raise IndexError(f"question {index} of {self.num_questions}")
         first, last = self._questions[index], self._questions[index + 1]
@@ -99,16 +120,18 @@ class TaskStore:
         )
 
     def verify(self) -> None:
-        """Reads everything and compares it with the manifest.
+        """Read all arrays and compare their hashes with the manifest.
 
         Raises:
-            UserError: an array does not hold what was written.
+            UserError: an array is damaged or was changed.
         """
         for name in ARRAYS:
             facts = self.manifest.arrays[name]
             opened = arrays.open_array(f"{self.location.rstrip('/')}/{name}", facts)
             if arrays.content_sha256(opened) != facts.sha256:
-                raise UserError(f"{self.location}/{name}: contents were changed; prepare it again")
+                raise UserError(
+                    f"{self.location}/{name}: contents were changed. Prepare the store again."
+                )
 
     def _read(self, name: str) -> np.ndarray:
         facts = self.manifest.arrays[name]
@@ -116,8 +139,8 @@ class TaskStore:
             arrays.open_array(f"{self.location.rstrip('/')}/{name}", facts), 0, facts.size
         )
 
-    # A benchmark is small (HellaSwag: 10,042 questions, 4 MB), so it is read whole at its first
-    # use.
+    # A benchmark is small (HellaSwag: 10,042 questions, 4 MB), so each array is read completely on
+    # first use.
     @cached_property
     def _tokens(self) -> np.ndarray:
         return self._read("tokens").astype(np.int32)
@@ -150,11 +173,21 @@ def write_task(
     license: str = "",
     job: str = "",
 ) -> TaskStore:
-    """Tokenizes a benchmark into a store and opens it; atomic, and never over another store.
+    """Tokenize a benchmark into a task store and open it; atomic, never over another store.
+
+    Args:
+        path: folder of the store.
+        items: questions in order.
+        vocabulary: vocabulary to tokenize with.
+        benchmark: name of the benchmark, for the manifest.
+        split: split of the benchmark, for the manifest.
+        source_task: origin of the questions, for the manifest.
+        license: license of the questions, for the manifest.
+        job: hash of the request, for the manifest.
 
     Raises:
-        UserError: no questions, a gold index outside the choices, an empty choice, text that is no
-            UTF-8, another store.
+        UserError: no questions, an invalid ``gold``, an empty text, a text that is not UTF-8, or
+            another store at ``path``.
     """
     path = Path(path)
     questions = list(items)
@@ -162,7 +195,7 @@ def write_task(
     texts = [text for item in questions for text in (item.context, *item.choices)]
     encoded = tokenize(texts, vocabulary)
     is_text = np.ones(encoded.ids.size, bool)
-    is_text[np.cumsum(encoded.lengths) - 1] = False  # each text's eos
+    is_text[np.cumsum(encoded.lengths) - 1] = False  # the eos of each text
     lengths = np.cumsum([1 + len(item.choices) for item in questions])
     values = {
         "tokens": encoded.ids[is_text].astype(id_dtype(vocabulary)),
@@ -198,16 +231,16 @@ def write_task(
 
 def _check_items(items: list[Item], benchmark: str) -> None:
     if not items:
-        raise UserError(f"benchmark {benchmark}: no questions; check its source")
+        raise UserError(f"benchmark {benchmark}: no questions. Check its source.")
     for item in items:
         for text in (item.context, *item.choices):
             utf8.require(text, f"benchmark {benchmark}, question {item.id}")
         if not 0 <= item.gold < len(item.choices):
             raise UserError(
-                f"benchmark {benchmark}, question {item.id}: gold {item.gold} is none of its "
-                f"{len(item.choices)} choices; repair or leave out the question"
+                f"benchmark {benchmark}, question {item.id}: gold {item.gold} is not the index of "
+                f"one of its {len(item.choices)} choices. Fix or remove the question."
             )
         if not all(item.choices) or not item.context:
             raise UserError(
-                f"benchmark {benchmark}, question {item.id}: empty text; leave out the question"
+                f"benchmark {benchmark}, question {item.id}: empty text. Remove the question."
             )

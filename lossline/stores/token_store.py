@@ -1,6 +1,4 @@
-"""Token store: one flat array of token ids, the documents' offsets and bytes, and a manifest.
-Read-only; no TensorFlow.
-"""
+"""Token stores: one flat array of token ids, offsets and sizes of documents, and a manifest."""
 
 from __future__ import annotations
 
@@ -19,10 +17,14 @@ ARRAYS = ("tokens", "offsets", "document_bytes", "token_bytes")
 
 
 class TokenStore:
-    """The tokens of a set of documents: each document's text tokens, then one eos.
+    """The tokens of a set of documents, read-only; each document ends with one eos.
 
-    Open with ``TokenStore.open``; write with ``lossline.stores.store_writer.write_store`` or with
+    Open with ``TokenStore.open``; write with ``lossline.stores.store_writer.write_store`` or
     ``python -m lossline.prepare``.
+
+    Args:
+        location: folder or URL.
+        manifest: checked manifest.
     """
 
     def __init__(self, location: str, manifest: Manifest) -> None:
@@ -34,18 +36,19 @@ class TokenStore:
     def open(
         cls, path: str | Path, *, vocabulary_hash: str | None = None, verify: bool = False
     ) -> TokenStore:
-        """Opens a store at a folder or a URL (``gs://…``).
+        """Open a token store.
 
-        Always checked: the manifest's own hash, every file's length, types and sizes, and the
-            contents of the small arrays.
+        The checks always cover the hash of the manifest, the size of every local file, the type
+        and size of every array, and the contents of the small arrays.
 
         Args:
-            path: folder or URL.
-            vocabulary_hash: refuse a store that was made with another vocabulary.
-            verify: hash the tokens too (reads everything).
+            path: folder, or URL such as ``gs://…``.
+            vocabulary_hash: hash of the expected vocabulary; None accepts every vocabulary.
+            verify: whether to read all arrays and compare their hashes.
 
         Raises:
-            UserError: no store, a damaged or changed one, or one of another vocabulary.
+            NoStore: ``path`` contains no store.
+            UserError: the store is damaged or changed, or has another vocabulary.
         """
         location = str(path)
         manifest = manifests.read(location, kind="text")
@@ -59,15 +62,17 @@ class TokenStore:
 
     @property
     def num_tokens(self) -> int:
+        """Number of tokens, one eos per document included."""
         return self.manifest.tokens
 
     @property
     def num_documents(self) -> int:
+        """Number of documents."""
         return self.manifest.documents
 
     @cached_property
     def offsets(self) -> np.ndarray:
-        """int64 [documents + 1]: where documents begin; the last one is ``num_tokens``."""
+        """int64 [documents + 1]: first token of each document; the last entry is ``num_tokens``."""
         return self._read_whole("offsets")
 
     @cached_property
@@ -77,17 +82,29 @@ class TokenStore:
 
     @cached_property
     def token_bytes(self) -> np.ndarray:
-        """int32 [vocab_size]: UTF-8 bytes that each token id stands for; 0 for specials."""
+        """int32 [vocab_size]: UTF-8 bytes of each token id; 0 for special tokens."""
         return self._read_whole("token_bytes")
 
     def read(self, start: int, stop: int) -> np.ndarray:
-        """Tokens ``start:stop`` as int32."""
+        """Return tokens ``start:stop`` as int32 [stop - start].
+
+        Raises:
+            IndexError: the range is outside the store.
+            UserError: the tokens are damaged.
+        """
         if not 0 <= start <= stop <= self.num_tokens:
             raise IndexError(f"tokens {start}:{stop} of {self.num_tokens}")
         return arrays.read(self._tokens, start, stop).astype(np.int32)
 
     def read_many(self, starts: Sequence[int] | np.ndarray, length: int) -> np.ndarray:
-        """``length`` tokens from every start, as int32 [len(starts), length]; read at once."""
+        """Return ``length`` tokens from each start, read concurrently.
+
+        Returns:
+            int32 [len(starts), length].
+
+        Raises:
+            UserError: the tokens are damaged.
+        """
         pending = [self._tokens[int(start) : int(start) + length].read() for start in starts]
         rows = np.empty((len(pending), length), np.int32)
         for row, future in zip(rows, pending, strict=True):
@@ -95,40 +112,46 @@ class TokenStore:
                 row[:] = future.result()
             except ValueError as error:
                 raise UserError(
-                    f"{self.location}: damaged tokens ({error}); prepare it again"
+                    f"{self.location}: damaged tokens ({error}). Prepare the store again."
                 ) from error
         return rows
 
     def document(self, index: int) -> np.ndarray:
-        """Tokens of one document as int32, its eos included."""
+        """Return the tokens of one document as int32 [tokens], its eos included.
+
+        Raises:
+            IndexError: no such document.
+            UserError: the tokens are damaged.
+        """
         if not 0 <= index < self.num_documents:
             raise IndexError(f"document {index} of {self.num_documents}")
         return self.read(int(self.offsets[index]), int(self.offsets[index + 1]))
 
     def verify(self) -> None:
-        """Reads everything and compares it with the manifest.
+        """Read all arrays and compare their hashes with the manifest.
 
         Raises:
-            UserError: an array does not hold what was written.
+            UserError: an array is damaged or was changed.
         """
         for name in ARRAYS:
             if arrays.content_sha256(self._open(name)) != self.manifest.arrays[name].sha256:
                 raise UserError(
-                    f"{self.location}/{name}: contents were changed; prepare the store again"
+                    f"{self.location}/{name}: contents were changed. Prepare the store again."
                 )
 
     def _check_contents(self) -> None:
         manifest, offsets = self.manifest, self.offsets
         if offsets[0] != 0 or offsets[-1] != manifest.tokens or (np.diff(offsets) < 1).any():
             raise UserError(
-                f"{self.location}: offsets do not cut {manifest.tokens} tokens; prepare it again"
+                f"{self.location}: offsets do not match the {manifest.tokens} tokens. Prepare the "
+                "store again."
             )
         if (
             int(self.document_bytes.sum()) != manifest.bytes
             or self.token_bytes.size != manifest.vocabulary.vocab_size
         ):
             raise UserError(
-                f"{self.location}: the bytes do not add up to the manifest's; prepare it again"
+                f"{self.location}: byte counts do not match the manifest. Prepare the store again."
             )
 
     def _open(self, name: str) -> Any:
@@ -139,24 +162,34 @@ class TokenStore:
 
 
 def store_fingerprint(path: str | Path) -> str:
-    """Fingerprint of the token store at a folder or URL; reads its manifest only.
+    """Return the fingerprint of the token store at a folder or URL; reads only its manifest.
 
     Raises:
-        NoStore: no store is there.
+        NoStore: ``path`` contains no store.
         UserError: the manifest was changed.
     """
     return manifests.read(str(path), kind="text").fingerprint
 
 
 def check_arrays(location: str, manifest: Manifest, names: Sequence[str]) -> None:
-    """Raises ``UserError`` where a manifest lacks an array or lies, or a local file is short."""
+    """Check a manifest and the sizes of its local files.
+
+    Args:
+        location: folder or URL of the store.
+        manifest: manifest of the store.
+        names: names of the arrays that the store must have.
+
+    Raises:
+        UserError: the manifest lacks an array or does not match its fingerprint, or a local file
+            is missing or has another size.
+    """
     missing = [name for name in names if name not in manifest.arrays]
     if (
         missing
         or manifests.fingerprint(manifest.arrays, manifest.vocabulary) != manifest.fingerprint
     ):
         raise UserError(
-            f"{location}/{manifests.FILE_NAME}: contradicts itself; prepare the store again"
+            f"{location}/{manifests.FILE_NAME}: does not match its arrays. Prepare the store again."
         )
     if "://" not in location:
         for name in names:

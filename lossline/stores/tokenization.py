@@ -1,4 +1,4 @@
-"""Documents to arrays of token ids, in worker processes that know no TensorFlow."""
+"""Tokenize documents in worker processes, without TensorFlow."""
 
 from __future__ import annotations
 
@@ -17,13 +17,20 @@ from lossline.child_process import die_with_pool
 from lossline.errors import UserError
 from lossline.vocabularies import Vocabulary, VocabularySpec
 
-# Characters handed to a worker at once; also what a killed `prepare` may have to do again.
+# Characters per chunk. A chunk is the unit of work of a process, and the unit that a killed
+# `prepare` repeats.
 CHUNK_BYTES = 1 << 21
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tokens:
-    """Documents: all ``ids``, with ``lengths`` (eos included) and text ``bytes`` of each."""
+    """Tokens of consecutive documents.
+
+    Attributes:
+        ids: int32 [tokens]: ids of all documents, each with its eos.
+        lengths: int64 [documents]: tokens of each document, eos included.
+        bytes: int64 [documents]: UTF-8 bytes of each document.
+    """
 
     ids: np.ndarray
     lengths: np.ndarray
@@ -31,10 +38,10 @@ class Tokens:
 
 
 def tokenize(texts: Sequence[str], vocabulary: Vocabulary) -> Tokens:
-    """Tokenizes documents and checks that the tokens stand for exactly their bytes.
+    """Tokenize documents and check that the tokens have exactly the bytes of the text.
 
     Raises:
-        UserError: a document comes back changed.
+        UserError: the vocabulary changes the text of a document.
     """
     encoded = vocabulary.encode_batch(texts)
     sizes = np.array([len(text.encode()) for text in texts], np.int64)
@@ -61,7 +68,10 @@ def _refuse_changed(vocabulary: Vocabulary, text: str, ids: np.ndarray) -> NoRet
 
 
 def chunked(documents: Iterable[str], limit: int) -> Iterator[list[str]]:
-    """Consecutive documents in lists of about ``limit`` characters; depends on them alone."""
+    """Yield lists of consecutive documents with at least ``limit`` characters each.
+
+    The last list may be shorter. The lists depend only on the documents and ``limit``.
+    """
     chunk: list[str] = []
     size = 0
     for document in documents:
@@ -75,7 +85,7 @@ def chunked(documents: Iterable[str], limit: int) -> Iterator[list[str]]:
 
 
 def text_sha256(texts: Sequence[str]) -> str:
-    """Hash of a list of documents, their boundaries included."""
+    """Return the SHA-256 (hex) of a list of documents and their boundaries."""
     digest = hashlib.sha256()
     for text in texts:
         data = text.encode()
@@ -85,7 +95,12 @@ def text_sha256(texts: Sequence[str]) -> str:
 
 
 class Tokenizer:
-    """Tokenizes chunks of documents in order, on ``processes`` processes (1: in this one)."""
+    """Tokenizes chunks of documents in order, in one or several processes.
+
+    Args:
+        spec: a vocabulary (always in this process), or its specification.
+        processes: number of worker processes; 1 means this process.
+    """
 
     def __init__(self, spec: VocabularySpec | Vocabulary, *, processes: int = 1) -> None:
         self._spec: Any = spec
@@ -95,16 +110,19 @@ class Tokenizer:
     def map(
         self, chunks: Iterable[tuple[int, list[str]]]
     ) -> Iterator[tuple[int, list[str], Tokens]]:
-        """Yields ``(number, texts, tokens)`` for ``(number, texts)``, in order."""
+        """Yield ``(number, texts, tokens)`` for every ``(number, texts)``, in order.
+
+        Raises:
+            UserError: the vocabulary changes the text of a document.
+        """
         source = iter(chunks)
         first = list(islice(source, 2))
-        # Starting workers costs a second: not for a single chunk.
+        # Starting workers takes a second, which is too long for a single chunk.
         if self._processes <= 1 or len(first) < 2:
             for number, texts in chain(first, source):
                 yield number, texts, tokenize(texts, self.vocabulary)
             return
-        # Spawned, not forked: the parent may hold TensorFlow's threads, which do not survive a
-        # fork.
+        # Spawn instead of fork: TensorFlow may have started threads, which a fork does not copy.
         with ProcessPoolExecutor(
             self._processes,
             mp_context=get_context("spawn"),
@@ -141,7 +159,7 @@ def _start_worker(spec: VocabularySpec) -> None:
     import os
 
     die_with_pool()
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # one process per core already
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # every core already has a process
     global _worker_vocabulary
     _worker_vocabulary = vocabularies.load(spec)
 

@@ -1,4 +1,4 @@
-"""Trains vocabularies that keep every text exactly, on the training splits of sets."""
+"""Train lossless vocabularies on the training splits of sets."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from lossline.errors import UserError
 from lossline.files import building, write_json
 from lossline.vocabularies.training import Algorithm, train
 
-RECIPE = 1  # raised whenever the same text gives another vocabulary
+RECIPE = 1  # increase when the same text gives a different vocabulary
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,11 +26,12 @@ class TrainVocabulary:
     """Gin component: a vocabulary to train.
 
     Attributes:
-        name: of the vocabulary and its folder.
+        name: name of the vocabulary and of its folder.
         algorithm: "bpe", "unigram" or "sentencepiece_bpe".
-        vocab_size: ids in all, specials and bytes included.
-        sets: gathered corpora, or files (``@jsonl()``, ``@parquet()``, ``@files()``).
-        max_megabytes: text taken of each set at most, by content hash.
+        vocab_size: number of ids, special tokens and bytes included; at least 259.
+        sets: names of gathered corpora, or files (``@jsonl()``, ``@parquet()``, ``@files()``).
+        max_megabytes: maximum text per set, in 10^6 bytes; documents with the smallest content
+            hashes are used. 0: no limit.
     """
 
     name: str
@@ -41,19 +42,25 @@ class TrainVocabulary:
 
 
 def train_vocabulary(spec: TrainVocabulary, root: Path) -> tuple[Path, dict[str, Any], bool]:
-    """Trains ``<root>/vocabularies/<name>/{tokenizer.json,spiece.model}`` unless it is there.
+    """Train ``<root>/vocabularies/<name>/{tokenizer.json,spiece.model}`` if it does not exist.
+
+    Args:
+        spec: vocabulary to train.
+        root: data root.
 
     Returns:
-        The file, its provenance, and whether it was trained now.
+        The path of the file, its provenance, and whether this call trained it.
 
     Raises:
-        UserError: another vocabulary is there; a set is missing; too little text for the size.
+        UserError: the folder contains another vocabulary, a set is missing, or the text is too
+            short for ``vocab_size``.
     """
     if not spec.sets:
-        raise UserError(f"vocabulary {spec.name}: trained on no set; bind vocabulary.sets")
+        raise UserError(f"vocabulary {spec.name}: no sets to train on. Bind vocabulary.sets.")
     if spec.vocab_size < 256 + 3:
         raise UserError(
-            f"vocabulary {spec.name}: vocab_size {spec.vocab_size} holds not all bytes; give 259+"
+            f"vocabulary {spec.name}: vocab_size {spec.vocab_size} is too small for all bytes. "
+            "Give at least 259."
         )
     chosen = [sources.gathered(root, s) if isinstance(s, str) else s for s in spec.sets]
     texts_hash = [[source.name, sources.identity(source, "train")] for source in chosen]
@@ -68,10 +75,10 @@ def train_vocabulary(spec: TrainVocabulary, root: Path) -> tuple[Path, dict[str,
         texts = chain.from_iterable(subset.apply(_train_split(source)) for source in chosen)
         (partial / file).write_bytes(train(texts, spec.algorithm, spec.vocab_size, name=spec.name))
         facts = vocabularies.load(str(partial / file)).facts
-        if facts.vocab_size < spec.vocab_size:  # BPE stops where no two tokens are left to merge
+        if facts.vocab_size < spec.vocab_size:  # BPE stops when no pair is left to merge
             raise UserError(
-                f"vocabulary {spec.name}: the text gives {facts.vocab_size} ids at most, not "
-                f"{spec.vocab_size}; lower vocab_size or give more text"
+                f"vocabulary {spec.name}: the text gives at most {facts.vocab_size} ids, not "
+                f"{spec.vocab_size}. Lower vocab_size or give more text."
             )
         provenance = {
             "job": job,
@@ -90,7 +97,7 @@ def train_vocabulary(spec: TrainVocabulary, root: Path) -> tuple[Path, dict[str,
 
 @contextmanager
 def _nothing_left(partial: Path) -> Iterator[None]:
-    """Removes what was written where a person's mistake came up."""
+    """Delete ``partial`` after a user error."""
     try:
         yield
     except UserError:
@@ -108,7 +115,7 @@ def _present(folder: Path, file: str, job: str) -> dict[str, Any]:
     whole = path.is_file() and file_sha256(path) == provenance.get("sha256")
     if provenance.get("job") != job or not whole:
         raise UserError(
-            f"{folder}: holds another vocabulary (other text, size or algorithm); choose another "
-            "name or delete it"
+            f"{folder}: contains another vocabulary (other text, size or algorithm). Choose "
+            "another name or delete it."
         )
     return provenance

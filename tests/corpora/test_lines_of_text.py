@@ -85,9 +85,7 @@ def test_line_number_is_right_for_every_line_ending(
 
 
 @pytest.mark.parametrize("fault", ["comma", "blank", "byte", "null text"])
-def test_line_number_is_right_in_long_and_compressed_files(
-    tmp_path: Path, fault: str
-) -> None:
+def test_line_number_is_right_in_long_and_compressed_files(tmp_path: Path, fault: str) -> None:
     line, message = FAULTS[fault]
     long = json.dumps({"text": "é\u2028\u0085x" * 500_000}, ensure_ascii=False).encode() + b"\n"
     data = GOOD * 3000 + long + line + GOOD

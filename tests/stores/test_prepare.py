@@ -1,4 +1,4 @@
-"""prepare: seqio Tasks to stores, once; vocabularies trained on sets; the shipped files resolve."""
+"""``prepare`` makes stores once, trains vocabularies, and resolves the shipped gin files."""
 
 import bz2
 import gzip
@@ -48,7 +48,7 @@ def write_lines(path: Path, texts: list[str]) -> str:
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """A data root as ``gather`` leaves it: the set "demo" and the benchmark "toy"."""
+    """A data root as ``gather`` writes it, with the set "demo" and the benchmark "toy"."""
     folder = tmp_path / "root" / "text" / "demo"
     write_lines(folder / "train.jsonl", TEXTS)
     write_lines(folder / "validation.jsonl", TEXTS[:10])
@@ -67,10 +67,10 @@ def options(root: Path, *jobs: StoreJob, **others) -> PrepareOptions:
 
 
 def no_tensorflow() -> None:
-    pytest.fail("TensorFlow was imported though there was nothing to do")
+    pytest.fail("TensorFlow was imported although no store had to be made")
 
 
-def test_sets_and_tasks_become_stores_once(
+def test_sets_and_tasks_are_prepared_once(
     root: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
 ) -> None:
     job = StoreJob(vocabulary="bytes", sets=("demo",), tasks=("toy",))
@@ -91,19 +91,19 @@ def test_sets_and_tasks_become_stores_once(
     assert out.err.count("already prepared") == 3
 
 
-def test_another_text_or_limit_is_never_written_over_a_store(root: Path) -> None:
+def test_store_is_never_overwritten_with_another_text_or_limit(root: Path) -> None:
     job = StoreJob(vocabulary="bytes", sets=("demo",), splits=("validation",))
     prepare(options(root, job))
     limited = StoreJob(vocabulary="bytes", sets=("demo",), splits=("validation",), max_documents=3)
-    with pytest.raises(UserError, match="holds another store"):
+    with pytest.raises(UserError, match="contains another store"):
         prepare(options(root, limited))
     write_lines(root / "text" / "demo" / "validation.jsonl", TEXTS[:11])
-    with pytest.raises(UserError, match="holds another store"):
+    with pytest.raises(UserError, match="contains another store"):
         prepare(options(root, job))
     assert TokenStore.open(root / "stores/bytes/demo/validation").num_documents == 10
 
 
-def test_truncated_store_is_not_taken_for_ready(root: Path) -> None:
+def test_truncated_store_is_refused(root: Path) -> None:
     job = StoreJob(vocabulary="bytes", sets=("demo",), splits=("validation",))
     prepare(options(root, job))
     file = root / "stores/bytes/demo/validation/tokens/c/0"
@@ -128,7 +128,7 @@ def test_vocabularies_are_trained_once_and_found_by_name(root: Path) -> None:
     again = PrepareOptions(root=str(root), train_vocabulary=True, vocabularies=trained, processes=1)
     prepare(again)
     changed = TrainVocabulary(name="b", algorithm=Algorithm.BPE, vocab_size=301, sets=("demo",))
-    with pytest.raises(UserError, match="holds another vocabulary"):
+    with pytest.raises(UserError, match="contains another vocabulary"):
         prepare(options(root, train_vocabulary=True, vocabularies=(changed,)))
 
     jobs = [
@@ -138,7 +138,7 @@ def test_vocabularies_are_trained_once_and_found_by_name(root: Path) -> None:
     stores = [
         TokenStore.open(root / "stores" / v / "demo" / "validation") for v in ("b", "u", "bytes")
     ]
-    for store in stores:  # the same bytes, document by document, in other tokens
+    for store in stores:  # tokens differ, but every document has the same bytes
         np.testing.assert_array_equal(store.document_bytes, stores[0].document_bytes)
         sums = np.add.reduceat(
             store.token_bytes[store.read(0, store.num_tokens)], store.offsets[:-1]
@@ -149,7 +149,7 @@ def test_vocabularies_are_trained_once_and_found_by_name(root: Path) -> None:
         TokenStore.open(stores[0].location, vocabulary_hash=stores[1].manifest.vocabulary.hash)
 
 
-def test_training_is_the_same_every_time(root: Path, tmp_path: Path) -> None:
+def test_vocabulary_training_is_deterministic(root: Path, tmp_path: Path) -> None:
     for algorithm, size in ((Algorithm.BPE, 300), (Algorithm.UNIGRAM, 290)):
         hashes = set()
         for copy in range(2):
@@ -174,13 +174,13 @@ def zstd(data: bytes) -> bytes:
 @pytest.mark.parametrize(
     ("suffix", "compress"), [(".gz", gzip.compress), (".zst", zstd), (".bz2", bz2.compress)]
 )
-def test_compressed_lines_are_the_lines(
+def test_compressed_file_gives_the_same_documents(
     tmp_path: Path, suffix: str, compress: Callable[[bytes], bytes]
 ) -> None:
     path = tmp_path / f"a.json{suffix}"
     lines = Path(write_lines(tmp_path / "a.jsonl", TEXTS)).read_bytes()
     half = lines.index(b"\n", len(lines) // 2) + 1
-    path.write_bytes(compress(lines[:half]) + compress(lines[half:]))  # as shards are put together
+    path.write_bytes(compress(lines[:half]) + compress(lines[half:]))  # like concatenated shards
     source = JsonLines(name="lines", train=(str(path),))
     assert list(documents(source, "train")) == list(TEXTS)
     assert text_bytes(source, "train", Subset()) == 0
@@ -190,7 +190,7 @@ def test_compressed_lines_are_the_lines(
         list(documents(source, "train"))
 
 
-def test_ones_own_files_and_tasks(root: Path, tmp_path: Path) -> None:
+def test_own_files_and_seqio_tasks_become_stores(root: Path, tmp_path: Path) -> None:
     import pyarrow
     import pyarrow.parquet
 
@@ -219,7 +219,7 @@ def test_ones_own_files_and_tasks(root: Path, tmp_path: Path) -> None:
         own = [vocabularies.load("bytes").decode(stores["task"].document(i)[:-1]) for i in range(3)]
         assert own == ["own 0 é", "own 1 é", "own 2 é"]
         assert stores["ids"].manifest.fingerprint == stores["task"].manifest.fingerprint
-        assert 3 <= stores["mixture"].num_documents <= 6  # until one Task is exhausted
+        assert 3 <= stores["mixture"].num_documents <= 6  # ends when one Task is exhausted
         again = (SeqioTask(name="again", task="own_mixture", modules=("own_tasks",)),)
         prepare(options(root, StoreJob(vocabulary="bytes", sets=again, splits=("train",))))
         drawn_again = TokenStore.open(root / "stores/bytes/again/train")
@@ -278,9 +278,9 @@ seqio.MixtureRegistry.add("own_mixture", ["own_text", "own_more"], default_rate=
 """
 
 
-def test_tensorflow_datasets(root: Path, tmp_path: Path) -> None:
+def test_tensorflow_dataset_becomes_a_store(root: Path, tmp_path: Path) -> None:
     pytest.importorskip(
-        "importlib_resources", reason="tensorflow-datasets builds nothing without it"
+        "importlib_resources", reason="tensorflow-datasets cannot build a dataset without it"
     )
     import tensorflow as tf
     import tensorflow_datasets as tfds
@@ -307,7 +307,7 @@ def test_tensorflow_datasets(root: Path, tmp_path: Path) -> None:
     assert TokenStore.open(root / "stores/bytes/t/validation").num_documents == 1
     for wrong, message in (
         ({"dataset": "nope:1.0.0"}, "Dataset nope not found"),
-        ({"dataset": "lm1b:1.1.0"}, "run `tfds build` first"),
+        ({"dataset": "lm1b:1.1.0"}, "Run tfds build first"),
         ({"feature": "text"}, "no feature 'text'"),
         ({"train": "nope"}, "no split"),
     ):
@@ -316,7 +316,7 @@ def test_tensorflow_datasets(root: Path, tmp_path: Path) -> None:
             prepare(options(root, job))
 
 
-def test_seqio_sees_the_same_tokens() -> None:
+def test_seqio_adapter_gives_the_same_tokens() -> None:
     import seqio
     import tensorflow as tf
 
@@ -337,20 +337,20 @@ def test_seqio_sees_the_same_tokens() -> None:
     assert ours == SeqioVocabulary(Bytes(name="other")) and ours != theirs
 
 
-def test_missing_things_are_one_line(root: Path) -> None:
+def test_missing_set_task_or_vocabulary_is_refused(root: Path) -> None:
     for job, message in (
-        (StoreJob(vocabulary="bytes", sets=("nope",)), "gather 'nope' first"),
-        (StoreJob(vocabulary="bytes", tasks=("nope",)), "gather 'nope' first"),
+        (StoreJob(vocabulary="bytes", sets=("nope",)), "Gather 'nope' first"),
+        (StoreJob(vocabulary="bytes", tasks=("nope",)), "Gather 'nope' first"),
         (StoreJob(vocabulary="nope", sets=("demo",)), "vocabulary 'nope': not below"),
     ):
         with pytest.raises(UserError, match=message):
             prepare(options(root, job))
-    with pytest.raises(UserError, match="names no store"):
+    with pytest.raises(UserError, match="no store named"):
         prepare(options(root))
-    with pytest.raises(UserError, match="names none to train"):
+    with pytest.raises(UserError, match="no vocabulary named"):
         prepare(options(root, train_vocabulary=True))
     small = TrainVocabulary(name="s", algorithm=Algorithm.BPE, vocab_size=100, sets=("demo",))
-    with pytest.raises(UserError, match="holds not all bytes"):
+    with pytest.raises(UserError, match="too small for all bytes"):
         prepare(options(root, train_vocabulary=True, vocabularies=(small,)))
     large = TrainVocabulary(name="l", algorithm=Algorithm.UNIGRAM, vocab_size=9000, sets=("demo",))
     with pytest.raises(UserError, match="SentencePiece cannot train it"):
@@ -358,7 +358,7 @@ def test_missing_things_are_one_line(root: Path) -> None:
     assert not (root / "vocabularies" / "l").exists()
 
 
-def test_subset_is_by_hash_and_in_bytes() -> None:
+def test_subset_keeps_the_smallest_hashes_within_a_byte_limit() -> None:
     ordered = sorted(TEXTS, key=content_hash)
     assert list(Subset().apply(TEXTS)) == TEXTS
     assert list(Subset(max_documents=7).apply(TEXTS)) == ordered[:7]
@@ -372,7 +372,7 @@ def test_subset_is_by_hash_and_in_bytes() -> None:
     assert "\ufffd" not in "".join(cut)
 
 
-def test_killed_verb_goes_on_to_the_same_store(root: Path, tmp_path: Path) -> None:
+def test_killed_prepare_resumes_to_the_same_store(root: Path, tmp_path: Path) -> None:
     draw = np.random.default_rng(0)
     texts = [" ".join(map(str, draw.integers(0, 10**9, 1000))) for _ in range(1500)]
     write_lines(root / "text" / "demo" / "train.jsonl", texts)

@@ -1,4 +1,4 @@
-"""Progress of a long step: what an earlier start has done is no rate of this one."""
+"""Progress of a long step: the rate counts only the work of the present start."""
 
 import pytest
 
@@ -21,7 +21,7 @@ def clock():
 
 @pytest.fixture
 def progress(clock):
-    """One line per call, of 10 MB."""
+    """Progress of 10 MB that prints one line per call."""
     return WorkProgress("prepare", total=10e6, seconds=0.0, clock=clock)
 
 
@@ -29,13 +29,13 @@ def said(capsys):
     return capsys.readouterr().err.splitlines()
 
 
-def test_rate_and_time_left(progress, clock, capsys):
+def test_progress_prints_rate_and_time_left(progress, clock, capsys):
     clock.now += 2
     progress.advance(4e6)
     assert said(capsys) == ["prepare: 4.0 of 10.0 MB, 2.00 MB/s, 3 s left"]
 
 
-def test_parts_of_an_earlier_start_are_no_rate(progress, clock, capsys):
+def test_rate_excludes_parts_of_an_earlier_start(progress, clock, capsys):
     for _ in range(2):
         clock.now += 1
         progress.found(3e6)
@@ -48,7 +48,7 @@ def test_parts_of_an_earlier_start_are_no_rate(progress, clock, capsys):
     ]
 
 
-def test_a_part_found_amid_the_work_leaves_the_clock_alone(progress, clock, capsys):
+def test_part_found_between_new_parts_does_not_change_the_rate(progress, clock, capsys):
     clock.now += 2
     progress.advance(2e6)
     clock.now += 2
@@ -57,20 +57,20 @@ def test_a_part_found_amid_the_work_leaves_the_clock_alone(progress, clock, caps
 
 
 @pytest.mark.parametrize("seconds", [0.0, -5.0])
-def test_without_time_there_is_no_rate(clock, capsys, seconds):
+def test_no_rate_without_elapsed_time(clock, capsys, seconds):
     progress = WorkProgress("prepare", total=10e6, seconds=-100.0, clock=clock)
     clock.now += seconds
     progress.advance(4e6)
     assert said(capsys) == ["prepare: 4.0 of 10.0 MB"]
 
 
-def test_no_time_left_is_told_where_the_total_was_too_low(progress, clock, capsys):
+def test_no_time_left_if_the_total_was_too_low(progress, clock, capsys):
     clock.now += 2
     progress.advance(12e6)
     assert said(capsys) == ["prepare: 12.0 of 10.0 MB, 6.00 MB/s"]
 
 
-def test_a_store_tells_what_it_has_found_apart_from_what_it_has_done(tmp_path):
+def test_write_store_reports_found_and_new_text_separately(tmp_path):
     texts = [f"text number {n}. " for n in range(40)]
     whole = sum(len(text.encode()) for text in texts)
 

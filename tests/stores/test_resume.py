@@ -1,4 +1,4 @@
-"""A writer killed anywhere leaves no store, and the next one goes on from its finished parts."""
+"""A killed writer leaves no store; the next writer resumes from the finished parts."""
 
 import json
 import signal
@@ -36,7 +36,7 @@ def documents() -> list[str]:
 
 @pytest.fixture
 def killed(tmp_path: Path) -> Path:
-    """Path of a store whose writer was killed two thirds through."""
+    """Path of a store whose writer was killed after two thirds of the documents."""
     path = tmp_path / "store"
     code = KILLED.format(count=COUNT, stop=40)
     done = subprocess.run([sys.executable, "-c", code, str(path)], check=False)
@@ -44,9 +44,7 @@ def killed(tmp_path: Path) -> Path:
     return path
 
 
-def test_killed_writer_leaves_no_store_and_the_next_one_goes_on(
-    killed: Path, tmp_path: Path
-) -> None:
+def test_killed_writer_leaves_no_store_and_the_next_resumes(killed: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such store"):
         TokenStore.open(killed)
     parts = {
@@ -63,7 +61,7 @@ def test_killed_writer_leaves_no_store_and_the_next_one_goes_on(
 
 
 def _watched(parts: dict) -> list[str]:
-    """The documents; asserts at the end that no finished part was written again."""
+    """Yield the documents; then assert that no finished part was written again."""
 
     def texts():
         yield from documents()
@@ -73,7 +71,7 @@ def _watched(parts: dict) -> list[str]:
     return texts()
 
 
-def test_damaged_and_foreign_parts_are_made_again(killed: Path, tmp_path: Path) -> None:
+def test_damaged_and_foreign_parts_are_replaced(killed: Path, tmp_path: Path) -> None:
     folder = killed.parent / "store.partial" / "parts"
     data = sorted(folder.glob("*.npz"))
     data[0].write_bytes(data[0].read_bytes()[:-50])
@@ -86,7 +84,7 @@ def test_damaged_and_foreign_parts_are_made_again(killed: Path, tmp_path: Path) 
     assert resumed.manifest.fingerprint == whole.manifest.fingerprint
 
 
-def test_parts_of_a_text_that_changed_are_made_again(killed: Path, tmp_path: Path) -> None:
+def test_parts_of_changed_text_are_replaced(killed: Path, tmp_path: Path) -> None:
     changed = ["another beginning " * 20, *documents()[1:]]
     resumed = write_store(killed, changed, ByteVocabulary(), chunk=2000)
     whole = write_store(tmp_path / "whole", changed, ByteVocabulary(), chunk=2000)
@@ -99,7 +97,7 @@ def test_worker_processes_give_the_same_store(tmp_path: Path) -> None:
     assert one.manifest == two.manifest
 
 
-def test_two_writers_at_one_path_are_refused(tmp_path: Path) -> None:
+def test_second_writer_at_the_same_path_is_refused(tmp_path: Path) -> None:
     with (
         building(tmp_path / "store"),
         pytest.raises(UserError, match="another process is writing it"),

@@ -1,4 +1,4 @@
-"""A benchmark's store gives back its questions, with the bytes of every choice."""
+"""A task store returns its questions and the bytes of every choice."""
 
 from pathlib import Path
 
@@ -23,7 +23,7 @@ def task(tmp_path: Path) -> TaskStore:
     return write_task(tmp_path / "task", ITEMS, ByteVocabulary(), benchmark="toy")
 
 
-def test_questions_come_back(task: TaskStore) -> None:
+def test_task_store_returns_its_questions(task: TaskStore) -> None:
     vocabulary = ByteVocabulary()
     assert (task.benchmark, task.num_questions, task.manifest.kind) == ("toy", 3, "task")
     for index, item in enumerate(ITEMS):
@@ -38,7 +38,7 @@ def test_questions_come_back(task: TaskStore) -> None:
         task.question(3)
 
 
-def test_bad_items_are_refused_and_leave_nothing(tmp_path: Path) -> None:
+def test_invalid_questions_are_refused_and_leave_no_files(tmp_path: Path) -> None:
     vocabulary = ByteVocabulary()
     bad = Item(id="q7", context="x", choices=(" a", " b"), gold=2)
     for items, message in (
@@ -51,8 +51,8 @@ def test_bad_items_are_refused_and_leave_nothing(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_damage_and_wrong_kind_are_refused(task: TaskStore) -> None:
-    with pytest.raises(UserError, match="is a task store, a text store is wanted"):
+def test_damaged_store_and_wrong_kind_are_refused(task: TaskStore) -> None:
+    with pytest.raises(UserError, match="is a task store, not a text store"):
         TokenStore.open(task.location)
     with pytest.raises(UserError, match="made with vocabulary bytes"):
         TaskStore.open(task.location, vocabulary_hash="0" * 64)

@@ -1,4 +1,4 @@
-"""A store gives back its documents, and anything wrong with it is one line."""
+"""A token store returns its documents and detects damage and changes."""
 
 import json
 import shutil
@@ -13,7 +13,7 @@ from lossline.stores.token_store import TokenStore
 from lossline.vocabularies import ByteVocabulary
 
 
-def test_documents_come_back(store: TokenStore, texts: list[str]) -> None:
+def test_token_store_returns_its_documents(store: TokenStore, texts: list[str]) -> None:
     vocabulary = ByteVocabulary()
     assert store.num_documents == len(texts)
     for i in (0, 5, len(texts) - 1):
@@ -28,7 +28,7 @@ def test_documents_come_back(store: TokenStore, texts: list[str]) -> None:
     assert store.token_bytes[store.read(0, store.num_tokens)].sum() == sum(sizes)
 
 
-def test_shards_and_processes_do_not_change_the_store(
+def test_shard_size_does_not_change_the_fingerprint(
     store: TokenStore, tmp_path: Path, texts: list[str]
 ) -> None:
     other = write_store(tmp_path / "other", texts, ByteVocabulary(), name="small", shard=512)
@@ -40,23 +40,23 @@ def test_shards_and_processes_do_not_change_the_store(
     )
 
 
-def test_url_opens_as_path_does(store: TokenStore) -> None:
+def test_url_opens_the_same_store_as_path(store: TokenStore) -> None:
     by_url = TokenStore.open(f"file://{store.location}")
     assert by_url.manifest == store.manifest
     np.testing.assert_array_equal(by_url.document(3), store.document(3))
 
 
-def test_same_content_again_is_kept_other_content_is_refused(
+def test_equal_content_is_kept_and_other_content_is_refused(
     store: TokenStore, texts: list[str]
 ) -> None:
     again = write_store(store.location, texts, ByteVocabulary(), name="small")
     assert again.manifest == store.manifest
-    with pytest.raises(UserError, match="holds another store"):
+    with pytest.raises(UserError, match="contains another store"):
         write_store(store.location, ["something else"], ByteVocabulary())
     assert TokenStore.open(store.location, verify=True).manifest == store.manifest
 
 
-def test_no_documents_and_no_utf8_are_refused(tmp_path: Path) -> None:
+def test_empty_source_and_invalid_utf8_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no documents"):
         write_store(tmp_path / "store", [], ByteVocabulary())
     with pytest.raises(UserError, match=r"document 1 .* is not UTF-8"):
@@ -72,7 +72,7 @@ def test_another_vocabulary_is_refused(store: TokenStore) -> None:
         TokenStore.open(store.location, vocabulary_hash="0" * 64)
 
 
-def test_missing_and_half_written_stores_are_refused(store: TokenStore, tmp_path: Path) -> None:
+def test_missing_and_unfinished_stores_are_refused(store: TokenStore, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such store"):
         TokenStore.open(tmp_path / "nowhere")
     (Path(store.location) / "manifest.json").unlink()
@@ -81,7 +81,7 @@ def test_missing_and_half_written_stores_are_refused(store: TokenStore, tmp_path
 
 
 @pytest.mark.parametrize("array", ["tokens", "offsets", "document_bytes", "token_bytes"])
-def test_truncation_is_noticed_at_opening(store: TokenStore, array: str) -> None:
+def test_open_detects_truncated_and_missing_files(store: TokenStore, array: str) -> None:
     file = next(path for path in (Path(store.location) / array / "c").rglob("*") if path.is_file())
     file.write_bytes(file.read_bytes()[:-10])
     with pytest.raises(UserError, match="truncated"):
@@ -92,31 +92,31 @@ def test_truncation_is_noticed_at_opening(store: TokenStore, array: str) -> None
 
 
 @pytest.mark.parametrize("key", ["documents", "tokens", "name", "vocabulary", "arrays"])
-def test_tampered_manifest_is_noticed_at_opening(store: TokenStore, key: str) -> None:
+def test_open_detects_a_changed_manifest(store: TokenStore, key: str) -> None:
     path = Path(store.location) / "manifest.json"
     body = json.loads(path.read_text())
     body[key] = {**body[key], "hash": "f" * 64} if isinstance(body[key], dict) else "changed"
     path.write_text(json.dumps(body))
-    with pytest.raises(UserError, match="was changed after it was written"):
+    with pytest.raises(UserError, match="changed after it was written"):
         TokenStore.open(store.location)
 
 
-def test_changed_tokens_are_noticed_by_their_checksums(store: TokenStore) -> None:
+def test_checksums_detect_changed_tokens(store: TokenStore) -> None:
     file = next((Path(store.location) / "tokens" / "c").iterdir())
     data = bytearray(file.read_bytes())
     data[40] ^= 1
     file.write_bytes(bytes(data))
-    damaged = TokenStore.open(store.location)  # lengths are right: cheap checks pass
+    damaged = TokenStore.open(store.location)  # file sizes are right, so the open checks pass
     with pytest.raises(UserError, match="damaged"):
         damaged.read(0, 30)
     with pytest.raises(UserError, match="damaged"):
         TokenStore.open(store.location, verify=True)
 
 
-def test_exchanged_tokens_are_noticed_by_verify(
+def test_verify_detects_tokens_of_another_store(
     store: TokenStore, tmp_path: Path, texts: list[str]
 ) -> None:
-    """Every file whole and with valid checksums, but not the ones of this manifest."""
+    """All files are complete with valid checksums, but belong to another store."""
     reversed_documents = [text[::-1] for text in texts]
     other = write_store(tmp_path / "other", reversed_documents, ByteVocabulary())
     shutil.rmtree(Path(store.location) / "tokens")

@@ -1,4 +1,4 @@
-"""Vocabularies are learned from all of the text, whatever its lines and letters, or refused."""
+"""Vocabulary training uses all of the text, whatever its lines and letters, or fails clearly."""
 
 import json
 import random
@@ -21,7 +21,7 @@ SENTENCEPIECE = (Algorithm.UNIGRAM, Algorithm.SENTENCEPIECE_BPE)
 
 
 def chinese(words: int, seed: int = 0) -> str:
-    """Words of two and three of 60 characters, with stops and without any space."""
+    """Return words of 2 or 3 characters from an alphabet of 60, with stops, without spaces."""
     draw = random.Random(seed)
     letters = [chr(0x4E00 + 7 * i) for i in range(60)]
     known = ["".join(draw.choices(letters, k=draw.choice((2, 3)))) for _ in range(80)]
@@ -40,25 +40,30 @@ def train(folder: Path, texts: list[str], algorithm: Algorithm, size: int) -> Vo
     [
         [chinese(30, seed) for seed in range(40)],
         [chinese(1500)],
-        [chinese(3000) + " " + chinese(3000)],  # one space is below the characters' coverage
+        [chinese(3000) + " " + chinese(3000)],  # character_coverage excludes the single space
     ],
     ids=["documents", "one long line", "one space"],
 )
-def test_text_without_spaces(tmp_path: Path, algorithm: Algorithm, texts: list[str]) -> None:
+def test_training_works_without_spaces(
+    tmp_path: Path, algorithm: Algorithm, texts: list[str]
+) -> None:
     vocabulary = train(tmp_path, texts, algorithm, 400)
     assert vocabulary.vocab_size == 400
     for text in (*texts, " a b\n\t c  ", "\u2581"):
         assert vocabulary.decode(vocabulary.encode(text)) == text
-    assert len(vocabulary.encode(texts[0])) < 0.4 * len(texts[0].encode())  # letters and words
+    # The vocabulary learned characters and words, not only bytes.
+    assert len(vocabulary.encode(texts[0])) < 0.4 * len(texts[0].encode())
 
 
 @pytest.mark.parametrize("algorithm", SENTENCEPIECE)
 @pytest.mark.parametrize(
     "text",
     ["😀👍🏁" * 3000, "жщюя " * 2000, "жщюя\u2585южжя" * 40, "жщюя\0южжя " * 40],
-    ids=["line of 36 kB", "line of 10 kB", "SentencePiece's own mark", "NUL"],
+    ids=["line of 36 kB", "line of 10 kB", "reserved U+2585", "NUL"],
 )
-def test_sentencepiece_skips_no_line(tmp_path: Path, algorithm: Algorithm, text: str) -> None:
+def test_sentencepiece_training_uses_every_line(
+    tmp_path: Path, algorithm: Algorithm, text: str
+) -> None:
     vocabulary = train(tmp_path, ["the hat, that bath. " * 20, text], algorithm, 275)
     letters = set(text) - set(" \0\u2585")
     assert letters <= {piece.decode(errors="replace") for piece in vocabulary.pieces}
@@ -66,7 +71,7 @@ def test_sentencepiece_skips_no_line(tmp_path: Path, algorithm: Algorithm, text:
 
 
 def test_byte_level_bpe_of_one_long_word_takes_seconds(tmp_path: Path) -> None:
-    """100,000 letters without a space took 5 s, a million 500 s."""
+    """Without the word limit, 100,000 letters take 5 s and a million letters take 500 s."""
     word = "".join(random.Random(0).choices("acgt", k=400_000))
     start = time.process_time()
     vocabulary = train(tmp_path, [word, "the hat"], Algorithm.BPE, 290)
@@ -74,8 +79,8 @@ def test_byte_level_bpe_of_one_long_word_takes_seconds(tmp_path: Path) -> None:
     assert vocabulary.vocab_size == 290 and b"acg" in vocabulary.pieces
 
 
-def test_words_below_the_limit_are_trained_on_whole(tmp_path: Path) -> None:
-    """Long documents of short words are cut nowhere: the same vocabulary as word by word."""
+def test_words_below_the_limit_are_not_split(tmp_path: Path) -> None:
+    """A long document of short words gives the same vocabulary as the separate words."""
     draw = random.Random(3)
     words = [" " + "".join(draw.choices("abc", k=draw.randrange(1, 9))) for _ in range(8000)]
     whole = train(tmp_path, ["".join(words)], Algorithm.BPE, 330)
@@ -84,7 +89,7 @@ def test_words_below_the_limit_are_trained_on_whole(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("algorithm", Algorithm)
-def test_too_little_text_is_one_line_and_leaves_nothing(
+def test_too_little_text_is_refused_and_leaves_no_files(
     tmp_path: Path, algorithm: Algorithm
 ) -> None:
     path = tmp_path / "x.jsonl"
@@ -98,14 +103,14 @@ def test_too_little_text_is_one_line_and_leaves_nothing(
     ):
         path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
         spec = TrainVocabulary(name="v", algorithm=algorithm, vocab_size=size, sets=(source,))
-        with pytest.raises(UserError, match=r"vocabulary v: .*(give some|more text)$") as caught:
+        with pytest.raises(UserError, match=r"vocabulary v: .*(with|more) text\.$") as caught:
             train_vocabulary(spec, tmp_path / "root")
         assert "()" not in str(caught.value)
         assert not list((tmp_path / "root" / "vocabularies").iterdir())
 
 
 @pytest.mark.parametrize("algorithm", SENTENCEPIECE)
-def test_more_letters_than_ids_is_one_line(tmp_path: Path, algorithm: Algorithm) -> None:
+def test_more_letters_than_ids_is_refused(tmp_path: Path, algorithm: Algorithm) -> None:
     letters = "".join(map(chr, range(0x4E00, 0x4E00 + 2000)))
     with pytest.raises(UserError, match=r"smaller than required_chars. 500 vs 2\d\d\d"):
         train(tmp_path, [letters], algorithm, 500)
