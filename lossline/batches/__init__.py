@@ -1,1 +1,1 @@
-"""Training batches as a pure function of (fingerprint, seed, k), of one store or a mixture."""
+"""Training batches of one store or a mixture, as a pure function of (fingerprint, seed, k)."""

@@ -1,14 +1,16 @@
-"""The component of every row of a mixture: after any number of rows, each component has had its
-share to within one row.
+"""Choose the component of every row of a mixture.
 
-A component of share s may have had floor(s·t) or ceil(s·t) rows after t rows: its j-th row has a
-place from floor((j-1)/s) on and before ceil(j/s), its deadline. Of the rows that may come now, the
-one with the earliest deadline is taken. That is proportionate fairness on one processor (Baruah,
-Cohen, Plaxton & Varvel, Algorithmica 15, 1996).
+Guarantee: after any t rows, a component with share s has had floor(s·t) or ceil(s·t) rows. Its
+count is always less than one row away from its exact share.
 
-Such an order is made from its beginning. To start anywhere, the rows are cut into blocks, and the
-counts at a block's two ends are found from the row number alone (``_counts_at``). All numbers are
-whole, so nothing drifts, however long the run.
+Method: row j of a component (j = 1, 2, …) is released at row floor((j-1)/s) and must come before
+row ceil(j/s), its deadline. Among the released rows, the one with the earliest deadline comes next.
+This is proportionate fairness on one processor (Baruah, Cohen, Plaxton & Varvel, Algorithmica 15,
+1996).
+
+This method must start at row 0. To start at any row, rows are grouped into blocks. The counts at
+both ends of a block depend only on the row number (``_counts_at``), and the method then runs inside
+the block. All numbers are integers, so no error accumulates in a long run.
 """
 
 from __future__ import annotations
@@ -22,20 +24,23 @@ from fractions import Fraction
 
 import numpy as np
 
-_PAGE = 4096  # rows made at a time
-_BLOCKS_KEPT = 4
+_PAGE = 4096  # rows computed at a time
+_BLOCKS_KEPT = 4  # blocks in the cache
 
 
 class Interleaving:
-    """A fixed order of the components of a mixture.
+    """Fixed order of the components of a mixture.
 
-    A page of rows is made in about ten milliseconds. Reading far into the run makes the rows of one
-    block at most: 4096 of them, or 1/(the smallest share) if that is more.
+    Computing a page of rows takes about 10 ms. Reading any row computes at most one block: 4,096
+    rows, or about 1/(smallest share) rows if that is more.
 
     Args:
-        shares: whole numbers, at least 1; component i has ``shares[i] / sum(shares)`` of the rows.
-        keys: one text per component. Which of two components comes first where both may is decided
-            by their keys, so that the order of the arguments changes nothing.
+        shares: integers of at least 1; component i gets ``shares[i] / sum(shares)`` of the rows.
+        keys: one text per component. Keys break ties between components, so the order of the
+            arguments has no effect. Default: ties are broken by position.
+
+    Raises:
+        ValueError: no shares, or a share below 1.
     """
 
     def __init__(self, shares: Sequence[int], keys: Sequence[str] | None = None) -> None:
@@ -44,20 +49,21 @@ class Interleaving:
         places = range(len(shares))
         self._given = np.array(sorted(places, key=keys.__getitem__) if keys else places)
         self._shares = tuple(int(shares[place]) for place in self._given)
-        # Every component gets a row in every block: its counts at the two ends cannot cross.
+        # In a block, the exact share of every component is at least one row. Its count therefore
+        # never decreases between the two ends, although each end is rounded on its own.
         pages = -(-sum(self._shares) // (min(self._shares) * _PAGE))
         self._block_rows = pages * _PAGE
         self._blocks: OrderedDict[int, _Block] = OrderedDict()
         self._lock = threading.Lock()
 
     def assign(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Component of each row, and the row's number among that component's rows.
+        """Return the component of each row and the index of the row within that component.
 
         Args:
-            rows: int64 [R], numbers of rows from 0.
+            rows: int64 [R]: row numbers, from 0.
 
         Returns:
-            Two int64 arrays [R].
+            Component and index, each int64 [R].
         """
         component = np.empty_like(rows)
         index = np.empty_like(rows)
@@ -73,13 +79,13 @@ class Interleaving:
         return self._given[component], index
 
     def counts(self, rows: int) -> tuple[int, ...]:
-        """Rows of each component among the first ``rows``."""
+        """Return the number of rows of each component among the first ``rows`` rows."""
         components, counts = self._page(rows // _PAGE)
         more = np.bincount(components[: rows % _PAGE], minlength=len(self._shares))
         return tuple((counts + more)[np.argsort(self._given)].tolist())
 
     def _page(self, page: int) -> tuple[np.ndarray, np.ndarray]:
-        """Components of the rows of a page, and the counts before it; both int64."""
+        """Return the components of a page's rows, and the counts before the page; both int64."""
         block, place = divmod(page, self._block_rows // _PAGE)
         with self._lock:
             if block not in self._blocks:
@@ -92,7 +98,7 @@ class Interleaving:
 
 
 class _Block:
-    """The rows from ``first`` to ``end``, made page by page as they are asked for."""
+    """Rows ``first`` to ``end - 1``, computed page by page on demand."""
 
     def __init__(self, shares: Sequence[int], first: int, end: int) -> None:
         before = _counts_at(shares, first)
@@ -102,6 +108,7 @@ class _Block:
         self._dtype = np.min_scalar_type(len(shares))
 
     def page(self, number: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return the components of a page's rows, and the counts before the page; both int64."""
         while len(self._pages) <= number:
             made = np.fromiter(itertools.islice(self._order, _PAGE), self._dtype, _PAGE)
             self._pages.append(made)
@@ -114,8 +121,14 @@ class _Block:
 def _earliest_deadline_first(
     shares: Sequence[int], first: int, end: int, before: Sequence[int], after: Sequence[int]
 ) -> Iterator[int]:
-    """Components of the rows ``first`` to ``end``, which take the counts from ``before`` to
-    ``after``.
+    """Yield the components of rows ``first`` to ``end - 1``.
+
+    Args:
+        shares: integer shares.
+        first: first row.
+        end: row after the last one.
+        before: rows of each component before ``first``.
+        after: rows of each component before ``end``.
     """
     total = sum(shares)
     done = list(before)
@@ -125,6 +138,7 @@ def _earliest_deadline_first(
     def offer_next(which: int) -> None:
         if done[which] < after[which]:
             earliest = done[which] * total // shares[which]
+            # ceil(j/s) in integers. Rows that must come in this block are due at its end at latest.
             deadline = min(-(-(done[which] + 1) * total // shares[which]), end)
             heapq.heappush(to_come, (earliest, deadline, which))
 
@@ -140,13 +154,17 @@ def _earliest_deadline_first(
 
 
 def _counts_at(shares: Sequence[int], row: int) -> list[int]:
-    """Rows of each component before ``row``, where two blocks meet: floor(s·row) or ceil(s·row).
+    """Return the rows of each component before ``row``, the boundary of two blocks.
 
-    The components that are rounded up must leave the later rows able to keep every deadline, and
-    the earlier rows able not to come too soon. By Hall's theorem it is enough that, ordered by
-    their next deadline, the first m components (any m) hold as many of those rounded up as the sum
-    of their fractions, itself rounded up or down; and the same ordered by the start of their
-    current interval; and that every component has a row in every block.
+    Each count is floor(s·row) or ceil(s·row). The choice must satisfy two conditions: every later
+    row can still meet its deadline, and no earlier row comes before its release.
+
+    By Hall's theorem, three conditions are sufficient:
+
+    * Sort the components by their next deadline. Among the first m components, for every m, the
+      number of counts rounded up is the sum of their fractions, rounded up or down.
+    * The same holds if they are sorted by the release of their current row.
+    * The exact share of every component in a block is at least one row.
     """
     total = sum(shares)
     counts = [share * row // total for share in shares]
@@ -162,12 +180,23 @@ def _counts_at(shares: Sequence[int], row: int) -> list[int]:
 def _rounded_up(
     parts: Sequence[int], total: int, first: Sequence[int], second: Sequence[int]
 ) -> list[int]:
-    """Which of ``parts`` (in units of 1/total, together a whole number) to round up, so that each
-    prefix in the order ``first``, and each in the order ``second``, is rounded up or down too.
+    """Choose the parts to round up, so that all prefix sums in two orders are rounded correctly.
 
-    The parts are a flow: from a chain of nodes in one order to a chain in the other; what flows
-    along a chain is a prefix sum. A fractional flow is made whole by pushing along cycles of
-    fractional edges, which takes no edge past a whole number.
+    Rounded correctly means to the next integer above or below.
+
+    Method: build a flow network with two chains of nodes, one per order. Each part is an edge from
+    its node in the first chain to its node in the second chain. The edges along a chain carry the
+    prefix sums. Pushing flow along a cycle of fractional edges keeps all sums consistent, moves no
+    edge past an integer, and makes at least one edge an integer. Repeat until all are integers.
+
+    Args:
+        parts: fractions of all components, in units of 1/``total``; their sum is an integer.
+        total: unit of the fractions.
+        first: components with a fraction, in the first order.
+        second: the same components, in the second order.
+
+    Returns:
+        The components to round up.
     """
     places = [{which: place for place, which in enumerate(order)} for order in (first, second)]
     ends: list[tuple[tuple[int, int], tuple[int, int]]] = []  # (chain, place) of both nodes
@@ -178,10 +207,11 @@ def _rounded_up(
     for chain, order in enumerate((first, second)):
         sums = itertools.accumulate(parts[which] for which in order)
         for place, flow in zip(range(len(order) - 1), sums, strict=False):
-            # The first chain carries what has yet to leave it: a whole number minus the prefix.
+            # The first chain carries the rest: an integer minus the prefix sum, hence the sign.
             ends.append(((chain, place), (chain, place + 1)))
             flows.append(flow if chain else -flow)
     while cycle := _fractional_cycle(ends, flows, total):
+        # The largest push that takes no edge past the next integer in its direction.
         push = min(
             -flows[edge] % total if sign > 0 else flows[edge] % total for edge, sign in cycle
         )
@@ -193,8 +223,13 @@ def _rounded_up(
 def _fractional_cycle(
     ends: Sequence[tuple[tuple[int, int], tuple[int, int]]], flows: Sequence[int], total: int
 ) -> list[tuple[int, int]]:
-    """A cycle of edges whose flow is not whole, each with +1 or -1 for its direction; empty if
-    every flow is whole. No node has only one such edge, so a walk always goes on.
+    """Return a cycle of edges with fractional flow, or [] if all flows are integers.
+
+    Flow is conserved at every node, so no node has exactly one fractional edge. A walk along
+    fractional edges therefore always continues until it closes a cycle.
+
+    Returns:
+        Edges of the cycle, each with +1 (along the edge) or -1 (against it).
     """
     touching: dict[tuple[int, int], list[int]] = {}
     for edge, flow in enumerate(flows):

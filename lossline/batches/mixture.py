@@ -1,4 +1,4 @@
-"""Mixtures of token stores by name and share, and what makes two of them the same."""
+"""Mixtures of token stores: names, shares and identity."""
 
 from __future__ import annotations
 
@@ -19,17 +19,18 @@ _NAME = re.compile(r"[\w.+-]+")
 
 @dataclass(frozen=True, kw_only=True)
 class Mixture:
-    """A mixture to train on: ``train.store = @mixture()``.
+    """Gin component: a mixture of token stores, ``train.store = @mixture()``.
 
     Attributes:
-        components: name -> folder (or URL) of a token store. All are of one vocabulary.
-        shares: name -> share of the training rows, for every component. They need not sum to 1;
-            0.7 and 0.3 are the same shares as 7 and 3. A share of 0 leaves the component out: its
-            store is not read, and need not exist.
+        components: folder or URL of each component's token store, by name. All stores must have
+            the same vocabulary.
+        shares: share of the training rows of each component, by name. Shares need not sum to 1:
+            0.7 and 0.3 are equal to 7 and 3. A share of 0 excludes the component; its store is not
+            read and may be missing.
 
     Raises:
-        UserError: a component without a share, a share without its component, a share that is below
-            0 or not finite, none above 0, or a name that cannot stand in the loss table's
+        UserError: components and shares have different names, a share is negative or not finite,
+            no share is above 0, or a name is not valid in the loss table's column
             ``share.<component>``.
     """
 
@@ -40,34 +41,36 @@ class Mixture:
         for name in self.components:
             if not _NAME.fullmatch(name):
                 raise UserError(
-                    f"mixture.components: {name!r} cannot name a component; use letters, digits "
+                    f"mixture.components: {name!r} is not a valid name. Use only letters, digits "
                     "and . _ + -"
                 )
         for name in self.shares:
             if name not in self.components:
                 raise UserError(
-                    f"mixture.shares: {name!r} is not in mixture.components, which names "
-                    f"{', '.join(self.components) or 'nothing'}; correct one of the two"
+                    f"mixture.shares: {name!r} is not in mixture.components "
+                    f"({', '.join(self.components) or 'empty'}). Correct one of the two."
                 )
         for name in self.components:
             if name not in self.shares:
                 raise UserError(
-                    f"mixture.shares: no share for {name!r}; give it one (0 leaves it out)"
+                    f"mixture.shares: no share for {name!r}. Add one (0 excludes the component)."
                 )
-        _ = self.whole_shares
+        _ = self.whole_shares  # raises UserError for invalid shares
 
     @property
     def whole_shares(self) -> dict[str, int]:
-        """The shares above 0 as whole numbers without a common divisor, in the order of names."""
+        """The shares above 0 as integers without a common divisor, sorted by name."""
         return whole_shares({name: self.shares[name] for name in sorted(self.shares)})
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What enters the run's identity: the components in use by the fingerprints of their
-        stores, and their shares of 1.
+        """Identity of the mixture, which is part of the run's identity.
+
+        Contains the store fingerprint and the normalized share (sum 1) of every component with a
+        share above 0.
 
         Raises:
-            NoStore: a component's store does not exist.
+            NoStore: the store of a component does not exist.
         """
         whole = self.whole_shares
         return {
@@ -78,7 +81,7 @@ class Mixture:
 
 
 def store_identity(store: str | Mixture) -> str | dict[str, Any]:
-    """How ``train.store`` enters a run's identity: by contents, not by places.
+    """Return the identity of ``train.store``: it depends on contents, not on paths.
 
     Raises:
         NoStore: a store does not exist.
@@ -87,22 +90,26 @@ def store_identity(store: str | Mixture) -> str | dict[str, Any]:
 
 
 def whole_shares(shares: Mapping[str, float], *, where: str = "mixture.shares") -> dict[str, int]:
-    """Shares in the same proportions as whole numbers without a common divisor.
+    """Convert shares to integers with the same proportions and no common divisor.
 
-    A float is the decimal that it is written as, so that 0.7 and 0.3 are exactly 7 to 3 and nothing
-    drifts in a long run. A component whose share is 0 is left out.
+    A float counts as its decimal notation: 0.7 and 0.3 give exactly 7 and 3, so no error
+    accumulates in a long run. Components with share 0 are excluded.
+
+    Args:
+        shares: share of each component, by name.
+        where: option to name in error messages.
 
     Raises:
-        UserError: a share is below 0 or not finite, or none is above 0.
+        UserError: a share is negative or not finite, or no share is above 0.
     """
     for name, share in shares.items():
         if not math.isfinite(share) or share < 0:
             raise UserError(
-                f"{where}: the share of {name!r} is {share}; give a number of at least 0"
+                f"{where}: the share of {name!r} is {share}. Give a number of at least 0."
             )
     exact = {name: Fraction(str(float(share))) for name, share in shares.items() if share > 0}
     if not exact:
-        raise UserError(f"{where}: no component has a share above 0; give one a positive share")
+        raise UserError(f"{where}: no component has a share above 0. Give one a positive share.")
     unit = math.lcm(*(share.denominator for share in exact.values()))
     whole = {name: int(share * unit) for name, share in exact.items()}
     divisor = math.gcd(*whole.values())
@@ -110,18 +117,24 @@ def whole_shares(shares: Mapping[str, float], *, where: str = "mixture.shares") 
 
 
 def shares_of_one(whole: Mapping[str, int]) -> dict[str, float]:
-    """Whole shares as parts of 1."""
+    """Normalize integer shares to a sum of 1."""
     return {name: share / sum(whole.values()) for name, share in whole.items()}
 
 
 def described(shares: Mapping[str, float]) -> str:
-    """Shares of 1 as ``pretraining_data`` of the loss table: "python 30% + wiki 70%"."""
+    """Return normalized shares as text for the loss table, such as "python 30% + wiki 70%"."""
     return " + ".join(f"{name} {100 * share:.6g}%" for name, share in sorted(shares.items()))
 
 
 def mixture_fingerprint(fingerprints: Sequence[str], shares: Sequence[int]) -> str:
-    """SHA-256 (hex) of stores and their whole shares, in whatever order; that of one store is its
-    own, since its batches are.
+    """Return the fingerprint of a mixture: SHA-256 (hex) of its stores and shares.
+
+    The order of the stores has no effect. A mixture of one store has the fingerprint of the store,
+    because its batches are equal.
+
+    Args:
+        fingerprints: fingerprint of each store.
+        shares: integer share of each store, without a common divisor.
     """
     if len(fingerprints) == 1:
         return fingerprints[0]

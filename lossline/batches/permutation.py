@@ -1,8 +1,7 @@
-"""Pseudo-random permutations of range(n) that need no memory: a Feistel network with cycle walking.
+"""Pseudo-random permutations of range(n) in constant memory: a Feistel network with cycle walking.
 
-Source: Black & Rogaway, "Ciphers with arbitrary finite domains", CT-RSA 2002, methods 2 and 3; Luby
-    & Rackoff, SIAM J. Comput.
-17(2), 1988. This is a shuffle, not a cipher.
+Source: Black & Rogaway, "Ciphers with arbitrary finite domains", CT-RSA 2002, methods 2 and 3;
+Luby & Rackoff, SIAM J. Comput. 17(2), 1988. Use it only to shuffle, not to encrypt.
 """
 
 from __future__ import annotations
@@ -11,15 +10,20 @@ import hashlib
 
 import numpy as np
 
-_ROUNDS = 6
+_ROUNDS = 6  # Feistel rounds
 
 
 class Permutation:
-    """A bijection of ``range(size)`` chosen by ``key``: the same everywhere, O(1) per element.
+    """A bijection of ``range(size)``, determined by ``key``; expected O(1) time per element.
+
+    The result is the same on every machine.
 
     Args:
         size: number of elements, at least 1.
-        key: anything that is different for different shuffles; joined into a text and hashed.
+        key: values that identify the shuffle; they are joined to a text and hashed.
+
+    Raises:
+        ValueError: ``size`` is below 1.
     """
 
     def __init__(self, size: int, *key: str | int) -> None:
@@ -33,13 +37,23 @@ class Permutation:
         self._keys = np.frombuffer(digest, "<u8")[:_ROUNDS].astype(np.uint64)
 
     def __call__(self, index: np.ndarray | int) -> np.ndarray:
-        """Where each index (int64, any shape) goes."""
+        """Return the image of each index.
+
+        Args:
+            index: int64 of any shape, in ``range(size)``.
+
+        Returns:
+            int64 of the same shape.
+
+        Raises:
+            IndexError: an index is outside ``range(size)``.
+        """
         flat = np.atleast_1d(np.asarray(index, np.int64))
         if flat.size and (flat.min() < 0 or flat.max() >= self.size):
             raise IndexError(f"index outside range({self.size})")
         value = self._once(flat.astype(np.uint64))
-        # The network permutes a power of two < 4 · size; walking its cycles until inside
-        # range(size) permutes range(size).
+        # The network permutes range(2^m) with 2^m at most about 4 · size. Applying it again until
+        # the value is inside range(size) (cycle walking) gives a permutation of range(size).
         outside = value >= self.size
         while outside.any():
             value[outside] = self._once(value[outside])
@@ -54,7 +68,7 @@ class Permutation:
 
 
 def _mix(value: np.ndarray) -> np.ndarray:
-    """Finalizer of splitmix64 (Steele, Lea & Flood, OOPSLA 2014)."""
+    """Mix the bits of uint64 values: finalizer of splitmix64 (Steele et al., OOPSLA 2014)."""
     value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return value ^ (value >> np.uint64(31))

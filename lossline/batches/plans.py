@@ -1,12 +1,12 @@
 """Training batches as a pure function of (fingerprint, seed, k).
 
-The documents stand one after the other, each ended by eos, and are cut into windows of
-``context_length`` targets. Every window's input is its targets shifted by one, so it begins with
-the token before them (the first one with eos): each token of the set is a target exactly once per
-epoch, but for the last ``num_tokens % context_length``. Each epoch has its own shuffle of the
-windows.
+All documents are concatenated, each followed by eos, and split into windows of ``context_length``
+targets. The inputs of a window are its targets shifted by one: they start with the token before the
+first target (the first window starts with eos). Each token is a target exactly once per epoch,
+except for the last ``num_tokens % context_length`` tokens. Every epoch shuffles the windows
+differently.
 
-Nothing here has a state: the step number says which batch comes next, on one host or on a thousand.
+Nothing here has state: the step number determines the batch, on any number of hosts.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from lossline.stores.token_store import TokenStore
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """Rows of training windows, B x L.
+    """Rows of training windows.
 
     Attributes:
-        inputs: int32 token ids.
-        targets: int32 token ids, ``inputs`` shifted by one.
-        weights: float32, 1 where the target counts.
-        segment_ids: int32, from 1 within each row: the document of the TARGET. The eos before a
-            document is its first input, as in evaluation, so with attention kept within segments
-            every document starts from eos alone.
+        inputs: int32 [B, L]: token ids.
+        targets: int32 [B, L]: token ids; ``targets[:, i]`` is the token after ``inputs[:, i]``.
+        weights: float32 [B, L]: 1 if the target counts, else 0.
+        segment_ids: int32 [B, L]: number of the document that the target belongs to, from 1 in
+            each row. The eos before a document is therefore the document's first input, as in
+            evaluation. If attention stays within segments, every document starts from only eos.
     """
 
     inputs: np.ndarray
@@ -43,15 +43,29 @@ class Batch:
 
 
 class Windows:
-    """The windows of one store in the order of a seed."""
+    """The windows of one store, shuffled.
+
+    Args:
+        store: an open token store.
+        context_length: L, targets per window.
+        seed: seed of the shuffles.
+
+    Attributes:
+        store: as above.
+        length: ``context_length``.
+        count: number of windows per epoch.
+
+    Raises:
+        UserError: ``context_length`` is below 1 or longer than the store.
+    """
 
     def __init__(self, store: TokenStore, *, context_length: int, seed: int) -> None:
         if context_length < 1:
-            raise UserError(f"context_length {context_length}: give a length of at least 1")
+            raise UserError(f"context_length {context_length}: too short. Give at least 1.")
         if store.num_tokens < context_length:
             raise UserError(
                 f"{store.location}: {store.num_tokens} tokens are fewer than context_length "
-                f"{context_length}; shorten the context or prepare a larger set"
+                f"{context_length}. Shorten the context or prepare a larger set."
             )
         self.store = store
         self.length = context_length
@@ -59,7 +73,14 @@ class Windows:
         self._key = (store.manifest.fingerprint, seed, context_length)
 
     def order(self, rows: np.ndarray) -> np.ndarray:
-        """Window shown as the ``rows``-th of the training; epochs follow each other."""
+        """Return the window of each row; epochs follow each other.
+
+        Args:
+            rows: int64 [R]: row numbers since the start of training, from 0.
+
+        Returns:
+            int64 [R]: window numbers.
+        """
         windows = np.empty_like(rows)
         epochs = rows // self.count
         for epoch in np.unique(epochs):
@@ -70,10 +91,17 @@ class Windows:
         return windows
 
     def read(self, windows: np.ndarray) -> Batch:
-        """The given windows as rows."""
+        """Read windows as a batch.
+
+        Args:
+            windows: int64 [R]: window numbers.
+
+        Returns:
+            A batch of R rows.
+        """
         starts = windows * self.length
         tokens = np.empty((len(windows), self.length + 1), np.int32)
-        first = starts == 0
+        first = starts == 0  # no token precedes the first window; its first input is eos
         tokens[~first] = self.store.read_many(starts[~first] - 1, self.length + 1)
         tokens[first, 1:] = self.store.read_many(starts[first], self.length)
         tokens[first, 0] = self.store.manifest.vocabulary.eos_id
@@ -94,10 +122,14 @@ class BatchPlan:
         store: an open token store.
         context_length: L, targets per row.
         batch_size: B, rows of the global batch.
-        seed: chooses the shuffles.
+        seed: seed of the shuffles.
+
+    Attributes:
+        fingerprint: fingerprint of the store.
 
     Raises:
-        UserError: ``context_length`` is longer than the set.
+        UserError: ``context_length`` is below 1 or longer than the store, or ``batch_size`` is
+            below 1.
     """
 
     def __init__(
@@ -109,36 +141,47 @@ class BatchPlan:
 
     @property
     def steps_per_epoch(self) -> float:
-        """Batches after which every window was seen once."""
+        """Number of batches per epoch."""
         return self.windows.count / self.batch_size
 
     def batch(self, k: int, rows: slice | None = None) -> Batch:
-        """Batch number ``k`` (from 0), or only some of its rows (a host's share)."""
+        """Return a batch, or some of its rows.
+
+        Args:
+            k: number of the batch, from 0.
+            rows: rows to return, such as those of one host. None: all B rows.
+
+        Raises:
+            IndexError: ``k`` is negative.
+        """
         return self.windows.read(self.windows.order(_row_numbers(k, self.batch_size, rows)))
 
 
 class MixturePlan:
-    """Batches drawn from several stores, each in its own shuffled order, epoch by epoch.
+    """Batches of several stores, each in its own shuffled order, epoch by epoch.
 
-    After any number of rows, each store has had its share of them to within one row
-    (``lossline.batches.interleaving``). The batches depend on the stores' contents, the shares, the
-    seed and the batch's number; a mixture of one store is that store's ``BatchPlan``.
+    After any number of rows, the count of each store is less than one row away from its share
+    (``lossline.batches.interleaving``). Batches depend only on the contents of the stores, the
+    shares, the seed and the number of the batch. A mixture of one store gives the batches of its
+    ``BatchPlan``.
 
     Args:
-        stores: open token stores of one vocabulary.
-        weights: share of rows of each store; need not sum to 1. Floats count as the decimals they
-            are written as: 0.7 and 0.3 are exactly 7 to 3. A store of weight 0 is left out.
+        stores: open token stores with the same vocabulary.
+        weights: share of rows of each store; need not sum to 1. A float counts as its decimal
+            notation: 0.7 and 0.3 are exactly 7 to 3. A store with weight 0 is excluded.
         context_length: L, targets per row.
         batch_size: B, rows of the global batch.
-        seed: chooses the shuffles.
+        seed: seed of the shuffles.
 
     Attributes:
-        sources: windows of the stores that are not left out, in the order given.
-        shares: their shares, whole numbers without a common divisor.
+        sources: windows of the stores with a positive weight, in the given order.
+        shares: their shares, as integers without a common divisor.
+        fingerprint: fingerprint of the mixture.
 
     Raises:
-        UserError: unequal numbers, a weight below 0 or not finite, no weight above 0, stores of two
-            vocabularies, one store twice, a context longer than a set.
+        UserError: the numbers of stores and weights differ, a weight is negative or not finite, no
+            weight is above 0, the stores have several vocabularies, a store occurs twice, or
+            ``context_length`` is longer than a store.
     """
 
     def __init__(
@@ -152,8 +195,8 @@ class MixturePlan:
     ) -> None:
         if not stores or len(stores) != len(weights):
             raise UserError(
-                f"mixture: {len(stores)} stores and {len(weights)} weights; give one weight per "
-                "store"
+                f"mixture: {len(stores)} stores and {len(weights)} weights. Give one weight per "
+                "store."
             )
         self.batch_size = _checked_batch_size(batch_size)
         whole = whole_shares(
@@ -171,7 +214,15 @@ class MixturePlan:
         self._interleaving = Interleaving(self.shares, prints)
 
     def batch(self, k: int, rows: slice | None = None) -> Batch:
-        """Batch number ``k`` (from 0), or only some of its rows (a host's share)."""
+        """Return a batch, or some of its rows.
+
+        Args:
+            k: number of the batch, from 0.
+            rows: rows to return, such as those of one host. None: all B rows.
+
+        Raises:
+            IndexError: ``k`` is negative.
+        """
         numbers = _row_numbers(k, self.batch_size, rows)
         source, index = self.assign(numbers)
         shape = (len(numbers), self.sources[0].length)
@@ -191,11 +242,18 @@ class MixturePlan:
         return Batch(**columns)
 
     def assign(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """For each row of the training, its source and its number among that source's rows."""
+        """Return the source of each row and the index of the row within that source.
+
+        Args:
+            numbers: int64 [R]: row numbers since the start of training, from 0.
+
+        Returns:
+            Source and index, each int64 [R].
+        """
         return self._interleaving.assign(numbers)
 
     def counts(self, rows: int) -> tuple[int, ...]:
-        """Rows of each source among the first ``rows`` of the training."""
+        """Return the number of rows of each source among the first ``rows`` rows of training."""
         return self._interleaving.counts(rows)
 
 
@@ -208,23 +266,29 @@ def _row_numbers(k: int, batch_size: int, rows: slice | None) -> np.ndarray:
 
 def _checked_batch_size(batch_size: int) -> int:
     if batch_size < 1:
-        raise UserError(f"batch_size {batch_size}: give at least 1 row")
+        raise UserError(f"batch_size {batch_size}: too small. Give at least 1.")
     return batch_size
 
 
 def _check_one_vocabulary(stores: Sequence[TokenStore]) -> None:
     if len({store.manifest.vocabulary.hash for store in stores}) > 1:
-        told = ", ".join(f"{s.location} has {s.manifest.vocabulary.name}" for s in stores)
-        raise UserError(f"mixture: stores of several vocabularies ({told}); prepare them with one")
+        found = ", ".join(f"{s.location} has {s.manifest.vocabulary.name}" for s in stores)
+        raise UserError(
+            f"mixture: stores of several vocabularies ({found}). Prepare them with the same "
+            "vocabulary."
+        )
 
 
 def _check_different(stores: Sequence[TokenStore]) -> None:
-    """Two components of one content have one shuffle: each window would come twice in a row."""
+    """Raise ``UserError`` if two stores have equal contents.
+
+    Equal contents have equal shuffles, so every window would occur twice in succession.
+    """
     first: dict[str, TokenStore] = {}
     for store in stores:
         same = first.setdefault(store.manifest.fingerprint, store)
         if same is not store:
             raise UserError(
-                f"mixture: {same.location} and {store.location} are the same text, and its windows "
-                "would be shown twice; name it once, with the sum of both shares"
+                f"mixture: {same.location} and {store.location} are the same text, so training "
+                "would repeat every window. Name it once, with the sum of both shares."
             )

@@ -1,6 +1,4 @@
-"""Batches: each token a target once per epoch, whoever reads which rows, and the same ones
-tomorrow.
-"""
+"""Batches: every token is a target once per epoch; batches are equal on all hosts and forever."""
 
 from pathlib import Path
 
@@ -36,10 +34,8 @@ def test_permutations_shuffle_and_differ_by_key() -> None:
     assert abs(neighbors.mean() / size - 1 / 3) < 0.02  # mean distance of two uniform draws
 
 
-def test_permutation_is_the_same_everywhere_and_always() -> None:
-    """A golden value: it may change only together with every fingerprint, since it would change the
-    data of old runs.
-    """
+def test_permutation_equals_the_golden_value() -> None:
+    """Change the golden value only together with all fingerprints: it is the data of old runs."""
     assert Permutation(1000, "fingerprint", 0, 0)(np.arange(5)).tolist() == GOLDEN
 
 
@@ -58,7 +54,7 @@ def test_every_token_is_a_target_once_per_epoch(store: TokenStore) -> None:
     assert plan.steps_per_epoch == windows / size
 
 
-def test_inputs_are_targets_shifted_and_begin_with_the_token_before(store: TokenStore) -> None:
+def test_inputs_are_targets_shifted_by_one_token(store: TokenStore) -> None:
     stream = np.concatenate([[store.manifest.vocabulary.eos_id], store.read(0, store.num_tokens)])
     plan = BatchPlan(store, context_length=16, batch_size=64, seed=0)
     batch = plan.batch(0)
@@ -69,17 +65,17 @@ def test_inputs_are_targets_shifted_and_begin_with_the_token_before(store: Token
     assert batch.inputs.dtype == batch.targets.dtype == batch.segment_ids.dtype == np.int32
 
 
-def test_segments_are_the_documents_of_the_targets(store: TokenStore) -> None:
+def test_segment_ids_number_the_documents_of_the_targets(store: TokenStore) -> None:
     eos = store.manifest.vocabulary.eos_id
     batch = BatchPlan(store, context_length=64, batch_size=32, seed=0).batch(0)
     assert (batch.segment_ids[:, 0] == 1).all()
-    # A new segment begins exactly where the input is the eos that ended the document before.
+    # A new segment starts exactly where the input is the eos of the previous document.
     begins = np.diff(batch.segment_ids, axis=1)
     np.testing.assert_array_equal(begins, (batch.inputs[:, 1:] == eos).astype(np.int32))
     assert begins.any()
 
 
-def test_batch_does_not_depend_on_who_reads_it(store: TokenStore) -> None:
+def test_batch_is_equal_for_all_hosts(store: TokenStore) -> None:
     plan = BatchPlan(store, context_length=8, batch_size=6, seed=1)
     again = BatchPlan(TokenStore.open(store.location), context_length=8, batch_size=6, seed=1)
     for k in (0, 7, 1000):
@@ -89,7 +85,7 @@ def test_batch_does_not_depend_on_who_reads_it(store: TokenStore) -> None:
             np.testing.assert_array_equal(np.concatenate(hosts), getattr(whole, field))
 
 
-def test_seeds_epochs_and_fingerprints_change_the_order(store: TokenStore, tmp_path: Path) -> None:
+def test_seed_epoch_and_fingerprint_change_the_order(store: TokenStore, tmp_path: Path) -> None:
     def order(source: TokenStore, seed: int, epoch: int) -> list[int]:
         plan = BatchPlan(source, context_length=8, batch_size=1, seed=seed)
         return plan.windows.order(
@@ -104,9 +100,9 @@ def test_seeds_epochs_and_fingerprints_change_the_order(store: TokenStore, tmp_p
     assert order(copy, 0, 0) != order(store, 0, 0)[: len(order(copy, 0, 0))]
 
 
-def test_context_longer_than_the_set_is_refused(store: TokenStore) -> None:
+def test_context_longer_than_the_store_is_refused(store: TokenStore) -> None:
     BatchPlan(store, context_length=store.num_tokens, batch_size=1, seed=0).batch(0)
     with pytest.raises(UserError, match=r"fewer than context_length"):
         BatchPlan(store, context_length=store.num_tokens + 1, batch_size=1, seed=0)
-    with pytest.raises(UserError, match="at least 1"):
+    with pytest.raises(UserError, match="Give at least 1"):
         BatchPlan(store, context_length=8, batch_size=0, seed=0)

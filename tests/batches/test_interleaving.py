@@ -1,4 +1,4 @@
-"""The component of each row: shares within one row after every row, wherever one starts."""
+"""Interleaving: every count stays within one row of its share, from any starting row."""
 
 import random
 
@@ -11,7 +11,7 @@ PAGE = 4096
 
 
 def random_shares(rng: random.Random) -> list[int]:
-    """Whole shares of 1 to 20 components: even ones, and some that differ a thousandfold."""
+    """Return integer shares of 1 to 20 components, equal or different by a factor up to 1000."""
     size = rng.choice([1, 2, 3, 4, 5, 8, 20])
     power = rng.randint(1, 8)
     shares = [1 + int(10**12 * rng.random() ** power) for _ in range(size)]
@@ -19,8 +19,10 @@ def random_shares(rng: random.Random) -> list[int]:
 
 
 def furthest(shares: list[int], first: int, rows: int) -> int:
-    """Largest |count · sum(shares) - share · row| of any component after any row from ``first`` to
-    ``first + rows``, exactly: below sum(shares) where it is below one row.
+    """Return the largest |count · sum(shares) - share · row| of any component.
+
+    The maximum is over all rows from ``first`` to ``first + rows``, in exact integers. A value
+    below sum(shares) means an error below one row.
     """
     order = Interleaving(shares)
     component, index = order.assign(np.arange(first, first + rows, dtype=np.int64))
@@ -50,7 +52,7 @@ def test_every_prefix_has_every_share_within_one_row() -> None:
 
 
 def test_shares_do_not_drift_in_ten_billion_rows() -> None:
-    """Also across the ends of blocks, where the order is made anew."""
+    """Includes rows across block boundaries, where the counts are computed again."""
     rng = random.Random(8)
     for _ in range(40):
         shares = random_shares(rng)
@@ -61,17 +63,17 @@ def test_shares_do_not_drift_in_ten_billion_rows() -> None:
 @pytest.mark.parametrize(
     "shares", [[1, 1], [3, 3, 2, 2], [4, 4, 1, 1], [1] * 12, [98, 2], [10**6, 1, 1], [10**9, 1]]
 )
-def test_shares_that_fall_due_together(shares: list[int]) -> None:
+def test_shares_with_equal_deadlines_stay_within_one_row(shares: list[int]) -> None:
     assert furthest(shares, 0, 3 * PAGE) < sum(shares)
 
 
-def test_a_tiny_share_comes_when_it_is_due() -> None:
+def test_tiny_share_gets_its_rows_on_time() -> None:
     order = Interleaving([299_999, 1])
     assert order.counts(300_000) == (299_999, 1)
     assert order.counts(900_000) == (899_997, 3)
 
 
-def test_a_row_is_the_same_wherever_one_starts() -> None:
+def test_row_does_not_depend_on_the_starting_row() -> None:
     shares = [5_000_000_019, 1_234_567_890, 777_777_777, 31]
     rows = np.arange(0, 3 * PAGE, dtype=np.int64)
     whole = np.stack(Interleaving(shares).assign(rows))
@@ -84,18 +86,16 @@ def test_a_row_is_the_same_wherever_one_starts() -> None:
     )
 
 
-def test_rows_are_well_mixed() -> None:
-    """Any stretch of rows, such as a batch, has each share to within two rows."""
+def test_every_batch_is_within_two_rows_of_the_shares() -> None:
+    """Holds for any consecutive rows."""
     component, _ = Interleaving([7, 3]).assign(np.arange(1000, dtype=np.int64))
     for width in (10, 32, 100):
         seen = np.convolve(component == 1, np.ones(width, int), mode="valid")
         assert seen.min() >= 0.3 * width - 2 and seen.max() <= 0.3 * width + 2
 
 
-def test_the_order_never_changes() -> None:
-    """A golden value: it may change only together with every fingerprint, since it would change the
-    data of old runs.
-    """
+def test_order_equals_the_golden_value() -> None:
+    """Change the golden value only together with all fingerprints: it is the data of old runs."""
     component, _ = Interleaving([7, 2, 1]).assign(np.arange(20, dtype=np.int64))
     assert component.tolist() == GOLDEN
     first = 10**9 + 7

@@ -1,6 +1,4 @@
-"""Batches of a mixture: the shares asked for after any number of rows, each store epoch by epoch,
-and the same rows whoever reads them.
-"""
+"""Mixture batches: exact shares after any row, whole epochs of each store, equal on all hosts."""
 
 from pathlib import Path
 
@@ -19,7 +17,7 @@ FIELDS = ("inputs", "targets", "weights", "segment_ids")
 
 @pytest.fixture
 def stores(tmp_path: Path) -> list[TokenStore]:
-    """Stores a, b and c whose windows of 16 tokens are 1011, 101 and 506."""
+    """Stores a, b and c, with 1011, 101 and 506 windows of 16 tokens."""
     return [
         write_store(
             tmp_path / name,
@@ -32,7 +30,7 @@ def stores(tmp_path: Path) -> list[TokenStore]:
 
 
 class OtherBytes(ByteVocabulary):
-    """The same bytes, of another tokenizer."""
+    """The byte vocabulary with another content hash."""
 
     def __init__(self) -> None:
         pieces = [b""] * 3 + [bytes([value]) for value in range(256)]
@@ -50,10 +48,10 @@ def same(first: Batch, second: Batch) -> bool:
 
 
 @pytest.mark.parametrize("weights", [[0.5, 0.5], [0.98, 0.02], [0.5, 0.2, 0.3], [3, 1e-4, 1.7]])
-def test_a_store_is_shown_epoch_by_epoch(stores: list[TokenStore], weights: list[float]) -> None:
-    """In the first n rows of a store of n windows each is shown once, in the next n again, in
-    another order: never one five times before another was shown.
-    """
+def test_store_repeats_no_window_within_an_epoch(
+    stores: list[TokenStore], weights: list[float]
+) -> None:
+    """Every n rows of a store with n windows contain each window once, in another order each."""
     mixture = plan(stores[: len(weights)], weights)
     rows = 4100
     source, index = mixture.assign(np.arange(rows))
@@ -69,7 +67,7 @@ def test_a_store_is_shown_epoch_by_epoch(stores: list[TokenStore], weights: list
             assert epochs[0].tolist() != epochs[1].tolist()
 
 
-def test_a_run_of_just_over_one_epoch_shows_every_window(stores: list[TokenStore]) -> None:
+def test_run_of_just_over_one_epoch_uses_every_window(stores: list[TokenStore]) -> None:
     mixture = plan(stores, [0.5, 0.25, 0.25])
     source, index = mixture.assign(np.arange(2042))  # 1.01 epochs of the first store
     windows = mixture.sources[0]
@@ -78,7 +76,7 @@ def test_a_run_of_just_over_one_epoch_shows_every_window(stores: list[TokenStore
     assert (times.min(), times.max()) == (1, 2)
 
 
-def test_batches_hold_the_rows_that_were_assigned(stores: list[TokenStore]) -> None:
+def test_batch_contains_the_assigned_rows(stores: list[TokenStore]) -> None:
     mixture = plan(stores, [5, 2, 3], size=20)
     for k in (0, 1, 777, 10**8):
         batch = mixture.batch(k)
@@ -90,7 +88,7 @@ def test_batches_hold_the_rows_that_were_assigned(stores: list[TokenStore]) -> N
                 np.testing.assert_array_equal(getattr(batch, field)[row], getattr(alone, field)[0])
 
 
-def test_batch_does_not_depend_on_who_reads_it_or_what_was_read_before(
+def test_batch_is_equal_for_all_hosts_and_read_orders(
     stores: list[TokenStore],
 ) -> None:
     whole = plan(stores, [0.5, 0.2, 0.3], size=12)
@@ -102,7 +100,7 @@ def test_batch_does_not_depend_on_who_reads_it_or_what_was_read_before(
             np.testing.assert_array_equal(np.concatenate(parts), getattr(batch, field))
 
 
-def test_one_store_alone_gives_its_own_batches(stores: list[TokenStore]) -> None:
+def test_mixture_of_one_store_gives_the_batches_of_the_store(stores: list[TokenStore]) -> None:
     alone = BatchPlan(stores[0], context_length=16, batch_size=8, seed=3)
     for mixture in (plan(stores[:1], [0.3]), plan(stores, [2, 0, 0])):
         assert mixture.fingerprint == alone.fingerprint
@@ -110,7 +108,7 @@ def test_one_store_alone_gives_its_own_batches(stores: list[TokenStore]) -> None
             assert same(mixture.batch(k), alone.batch(k))
 
 
-def test_order_and_scale_of_the_components_change_nothing(stores: list[TokenStore]) -> None:
+def test_order_and_scale_of_components_have_no_effect(stores: list[TokenStore]) -> None:
     first = plan(stores, [0.5, 0.2, 0.3])
     second = plan(stores[::-1], [3, 2, 5])
     assert first.fingerprint == second.fingerprint
@@ -120,7 +118,7 @@ def test_order_and_scale_of_the_components_change_nothing(stores: list[TokenStor
     assert other.fingerprint != first.fingerprint
 
 
-def test_a_share_of_zero_drops_the_component(stores: list[TokenStore]) -> None:
+def test_component_with_share_zero_is_excluded(stores: list[TokenStore]) -> None:
     long = 10_000  # more than b and c hold
     mixture = MixturePlan(stores, weights=[1, 0, 0], context_length=long, batch_size=1, seed=0)
     assert len(mixture.sources) == 1
@@ -128,7 +126,7 @@ def test_a_share_of_zero_drops_the_component(stores: list[TokenStore]) -> None:
         MixturePlan(stores, weights=[1, 1e-9, 0], context_length=long, batch_size=1, seed=0)
 
 
-def test_shares_are_the_decimals_that_they_are_written_as() -> None:
+def test_float_shares_count_as_their_decimal_notation() -> None:
     assert whole_shares({"a": 0.7, "b": 0.3}) == {"a": 7, "b": 3}
     assert whole_shares({"a": 70, "b": 0, "c": 30.0}) == {"a": 7, "c": 3}
     assert whole_shares({"a": 1e-9, "b": 1}) == {"a": 1, "b": 10**9}
@@ -138,18 +136,18 @@ def test_shares_are_the_decimals_that_they_are_written_as() -> None:
 @pytest.mark.parametrize(
     ("shares", "message"),
     [
-        ({"a": 1, "b": -0.1}, r"the share of 'b' is -0\.1; give a number of at least 0"),
+        ({"a": 1, "b": -0.1}, r"the share of 'b' is -0\.1\. Give a number of at least 0"),
         ({"a": 1, "b": float("nan")}, r"the share of 'b' is nan"),
         ({"a": float("inf")}, r"the share of 'a' is inf"),
         ({"a": 0, "b": 0.0}, r"no component has a share above 0"),
     ],
 )
-def test_shares_that_make_no_sense_are_refused(shares: dict[str, float], message: str) -> None:
+def test_invalid_shares_are_refused(shares: dict[str, float], message: str) -> None:
     with pytest.raises(UserError, match=message):
         whole_shares(shares)
 
 
-def test_mixture_refuses_what_does_not_fit_together(
+def test_mixture_refuses_other_vocabularies_and_missing_weights(
     stores: list[TokenStore], tmp_path: Path
 ) -> None:
     with pytest.raises(UserError, match="one weight per store"):
@@ -157,6 +155,6 @@ def test_mixture_refuses_what_does_not_fit_together(
     with pytest.raises(UserError, match="one weight per store"):
         plan([], [])
     words = write_store(tmp_path / "words", ["w" * 900], OtherBytes(), name="words")
-    with pytest.raises(UserError, match=r"several vocabularies .*; prepare them with one"):
+    with pytest.raises(UserError, match=r"several vocabularies .*\. Prepare them with the same"):
         plan([stores[0], words], [1, 1])
     assert len(plan([stores[0], words], [1, 0]).sources) == 1
