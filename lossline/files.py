@@ -60,8 +60,8 @@ def write_json(path: Path, tree: Any, *, indent: int = 1) -> None:
 def building(path: Path) -> Iterator[Path]:
     """Yield the folder ``<path>.partial``, locked for one writer.
 
-    The caller fills it and renames it to ``path``. What an interrupted writer left there stays, so
-    that its work can be continued.
+    The caller fills it and renames it to ``path``. Files of an interrupted writer stay in the
+    folder, so the next writer can resume.
 
     Raises:
         UserError: another process is writing there.
@@ -139,7 +139,7 @@ def _lock_folder(partial: Path, path: Path) -> int:
     while True:
         try:
             partial.mkdir(exist_ok=True)
-        except FileNotFoundError:  # the answer of /proc
+        except FileNotFoundError:  # raised in pseudo file systems such as /proc
             raise UserError(f"{path}: no folder can be made there. Choose another path.") from None
         descriptor = os.open(partial, os.O_RDONLY)
         try:

