@@ -24,16 +24,15 @@ from scipy import special
 from lossline.errors import UserError
 from lossline.laws.conditioning import (
     condition_numbers,
-    penalty_jacobian,
     residual_jacobian,
 )
 from lossline.laws.forms import Law
 from lossline.laws.levenberg import descend
-from lossline.laws.objective import Penalty, Residual
+from lossline.laws.objective import Residual
 from lossline.laws.problems import FitProblem, Prepared, internal_bounds, prepare, stack
 from lossline.laws.results import FitResult
 from lossline.laws.rows import Rows
-from lossline.laws.solver import FitOptions, finish, fit_many, penalty_rows
+from lossline.laws.solver import FitOptions, finish, fit_many
 from lossline.laws.starts import Nodes, nodes, project
 from lossline.run_order import run_numbers
 from lossline.seeds import check_seed
@@ -202,7 +201,6 @@ def bootstrap(
     weights: Array | None = None,
     bounds: Mapping[str, tuple[float, float]] | None = None,
     fixed: Mapping[str, float] | None = None,
-    penalties: Sequence[Penalty] = (),
     starts: Array | None = None,
     options: FitOptions | None = None,
     resamples: int = 1000,
@@ -217,7 +215,6 @@ def bootstrap(
         weights=weights,
         bounds=bounds or {},
         fixed=fixed or {},
-        penalties=penalties,
         starts=starts,
     )
     return bootstrap_problem(
@@ -254,7 +251,7 @@ def bootstrap_problem(
     data = prepare(law, problem, options.objective)
     run = _run_numbers(runs, data)
     low, high = internal_bounds(law, problem, data) if fit.ok else (_nothing(law), _nothing(law))
-    base = _Base(law, problem, data, options, fit, low, high)
+    base = _Base(law, data, options, fit, low, high)
     count = int(run.max()) + 1 if len(run) else 0
     how = Resampling.DRAW if resampling is None else Resampling(resampling)
     samples, failures = np.zeros((0, len(law.parameters))), dict[str, int]()
@@ -289,7 +286,6 @@ class _Base:
     """The fit whose runs are resampled; bounds are internal (P,)."""
 
     law: Law
-    problem: FitProblem
     data: Prepared
     options: FitOptions
     fit: FitResult
@@ -305,7 +301,6 @@ class _Base:
         theta, objective = self.theta, self.options.objective
         numbers = condition_numbers(
             residual_jacobian(self.law, self.data, objective, theta),
-            penalty_jacobian(self.law, self.data, self.problem.penalties, theta),
             weights_BxM,
             (self.low < theta) & (theta < self.high),
         )
@@ -359,7 +354,6 @@ def _fit_resamples(base: _Base, weights_BxM: Array) -> tuple[Array, dict[str, in
         fit=row_fit,
         low=np.broadcast_to(base.low, shape),
         high=np.broadcast_to(base.high, shape),
-        penalties=penalty_rows(law, [base.problem.penalties], np.zeros(len(row_fit), int)),
     )
     descent = descend(
         batch,

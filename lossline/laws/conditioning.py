@@ -4,12 +4,10 @@ Coefficients are referred to the middle of the data (`Law.centering`): at x = 1,
 points, a coefficient and its exponent are correlated to 0.999 in any data set, which says nothing
 about it."""
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from lossline.laws.forms import Law
-from lossline.laws.objective import FitObjective, Penalty
+from lossline.laws.objective import FitObjective
 from lossline.laws.problems import Prepared
 
 Array = np.ndarray
@@ -21,19 +19,6 @@ def residual_jacobian(law: Law, data: Prepared, objective: FitObjective, theta: 
         f, jacobian = law.value_and_jacobian(theta[None], tuple(c[None] for c in data.columns))
         slope = objective.slope(f[0], objective.target(data.target))
         rows = jacobian[0].T if slope is None else jacobian[0].T * slope[:, None]
-    return rows @ np.linalg.inv(law.centering(data.columns))
-
-
-def penalty_jacobian(law: Law, data: Prepared, penalties: Sequence[Penalty], theta: Array) -> Array:
-    """The same of the penalties' residuals (Q, P), each scaled as it enters the objective."""
-    rows = np.zeros((len(penalties), len(theta)))
-    natural = law.to_natural(theta)
-    for row, p in zip(rows, penalties, strict=True):
-        i = law.index(p.parameter)
-        slope = 1.0
-        if law.parameters[i].log != p.log:
-            slope = 1 / max(natural[i], 1e-12) if p.log else natural[i]
-        row[i] = np.sqrt(p.strength) / p.scale * slope
     return rows @ np.linalg.inv(law.centering(data.columns))
 
 
@@ -51,17 +36,15 @@ def condition_number(rows: Array, free: Array) -> float:
     return float(values[0] / values[-1])
 
 
-def condition_numbers(
-    jacobian_MxP: Array, penalty_QxP: Array, weights_BxM: Array, free: Array
-) -> Array:
+def condition_numbers(jacobian_MxP: Array, weights_BxM: Array, free: Array) -> Array:
     """Condition numbers (B,) for many weightings of the points; above about 3e6 only its order
     holds, and above 1e8 it is inf, since they are taken from the squared matrix."""
-    jacobian, penalty = jacobian_MxP[:, free], penalty_QxP[:, free]
+    jacobian = jacobian_MxP[:, free]
     size = jacobian.shape[1]
     if not size:
         return np.ones(len(weights_BxM))
     products = (jacobian[:, :, None] * jacobian[:, None, :]).reshape(len(jacobian), -1)
-    normal = (weights_BxM @ products).reshape(-1, size, size) + penalty.T @ penalty
+    normal = (weights_BxM @ products).reshape(-1, size, size)
     diagonal = np.einsum("bii->bi", normal)
     seen = np.isfinite(normal).all(axis=(1, 2)) & (diagonal > 0).all(axis=1)
     out = np.full(len(weights_BxM), np.inf)

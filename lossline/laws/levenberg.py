@@ -1,5 +1,4 @@
-"""Batched Levenberg-Marquardt with iteratively reweighted least squares, bounds and Gaussian
-penalties.
+"""Batched Levenberg-Marquardt with iteratively reweighted least squares, and bounds.
 
 All rows advance together; a row leaves when it has converged, and rows of one fit whose paths have
 met go on as one. A row costs one Jacobian per iteration. `newton.polish` finishes what this brings
@@ -95,15 +94,15 @@ def _advance(
     rows: Array,
     inverse: Array,
     tolerance: float,
-    linear: list[int],
+    linear: bool,
 ) -> None:
-    """One iteration of the rows, in place; the parameters ``linear`` are solved for."""
+    """One iteration of the rows, in place; with ``linear`` the linear parameters are solved for."""
     here, before, gradient = front.theta[rows], front.objective[rows], front.gradient[rows]
     damped = _damp(batch, front.normal[rows], front.damping[rows], inverse, rows)
     step = _bounded_step(batch, here, gradient, damped, rows)
     trial = batch.inside(here + step, rows)
     if linear:
-        trial = projection.solve(batch, trial, rows, linear)
+        trial = projection.solve(batch, trial, rows)
     after, slope, normal = batch.derivatives(trial, rows)
     better = (after < before) & np.isfinite(normal).all(axis=(1, 2))
     moved = rows[better]

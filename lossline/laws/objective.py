@@ -1,4 +1,4 @@
-"""What a fit minimizes: the SUM over points of weight x rho(residual), plus Gaussian penalties.
+"""What a fit minimizes: the SUM over points of weight x rho(residual).
 
 The sum, not the mean: quasi-Newton stopping rules are absolute, and with the mean of Huber terms
 they stop at A = 842 instead of 478 on the Chinchilla points. The solver here scales its rules
@@ -86,26 +86,3 @@ class FitObjective:
 
 LEAST_SQUARES = FitObjective(residual=Residual.LINEAR, loss=Loss.LEAST_SQUARES)
 HUBER_ON_LOGS = FitObjective()
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Penalty:
-    """A Gaussian penalty (strength / 2) ((g(parameter) - center) / scale)^2, g = log if ``log``
-    else the natural value.
-
-    With least squares of noise variance s^2, strength = s^2 makes the fit the posterior mode under
-    a prior N(center, scale^2). Penalties toward kappa = 1, and toward a group's mean in partial
-    pooling, are written with this."""
-
-    parameter: str
-    center: float
-    scale: float
-    strength: float = 1.0
-    log: bool = False
-
-    def __post_init__(self) -> None:
-        if not (self.scale > 0 and self.strength >= 0 and np.isfinite(self.center)):
-            raise UserError(
-                f"penalty on {self.parameter}: scale must be positive, strength not negative and "
-                f"center finite, not {self.scale}, {self.strength}, {self.center}"
-            )

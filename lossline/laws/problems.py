@@ -12,22 +12,21 @@ import numpy as np
 
 from lossline.errors import UserError
 from lossline.laws.forms import Columns, Law
-from lossline.laws.objective import FitObjective, Penalty, Residual
+from lossline.laws.objective import FitObjective, Residual
 
 Array = np.ndarray
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FitProblem:
-    """One fit: inputs and target of equal length M; bounds, fixed values and penalties by parameter
-    name, in natural units."""
+    """One fit: inputs and target of equal length M; bounds and fixed values by parameter name, in
+    natural units."""
 
     inputs: Mapping[str, Array]
     target: Array
     weights: Array | None = None
     bounds: Mapping[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
     fixed: Mapping[str, float] = dataclasses.field(default_factory=dict)
-    penalties: Sequence[Penalty] = ()
     starts: Array | None = (
         None  # (S, P) natural, in the order of the law's parameters; None: by projection
     )
@@ -95,7 +94,7 @@ def prepare(law: Law, problem: FitProblem, objective: FitObjective) -> Prepared:
             raise UserError(f"{label}{name} has {len(value)} points, the target {len(target)}")
     if np.any(~np.isfinite(weights)) or np.any(weights < 0):
         raise UserError(f"{label}weights must be finite and not negative")
-    for name in [*problem.bounds, *problem.fixed, *(p.parameter for p in problem.penalties)]:
+    for name in [*problem.bounds, *problem.fixed]:
         law.index(name)
     with np.errstate(all="ignore"):
         columns = law.columns(inputs)

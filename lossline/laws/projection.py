@@ -14,35 +14,24 @@ from lossline.laws.rows import Rows
 Array = np.ndarray
 
 
-def solvable(batch: Rows) -> list[int]:
-    """The parameters that the objective is quadratic in, in natural units, whatever the others."""
-    law, objective = batch.stack.law, batch.stack.objective
-    if objective.loss is not Loss.LEAST_SQUARES or objective.residual is Residual.LOG:
-        return []
-    bent = {
-        i
-        for i, kind in zip(batch.penalties.index, batch.penalties.kind, strict=True)
-        if (kind == "exp") is not law.parameters[i].log
-    }
-    return [i for i in law.linear_indices if i not in bent]
+def solvable(batch: Rows) -> bool:
+    """Return whether the objective is quadratic in the law's linear parameters."""
+    objective = batch.stack.objective
+    quadratic = objective.loss is Loss.LEAST_SQUARES and objective.residual is not Residual.LOG
+    return quadratic and bool(batch.stack.law.linear_indices)
 
 
-def solve(batch: Rows, theta_RxP: Array, rows: Array, chosen: list[int]) -> Array:
-    """theta (R, P) with the ``chosen`` parameters solved for.
+def solve(batch: Rows, theta_RxP: Array, rows: Array) -> Array:
+    """Return theta (R, P) with the linear parameters solved for.
 
     Those on a bound stay there; a row whose solution lies on or beyond one keeps what was
     searched."""
     linear = batch.stack.law.linear_indices
     is_log = np.array([batch.stack.law.parameters[i].log for i in linear])
     low, high, here = batch.low[rows][:, linear], batch.high[rows][:, linear], theta_RxP[:, linear]
-    free = (low < here) & (here < high) & np.isin(linear, chosen)
+    free = (low < here) & (here < high)
     natural = np.where(is_log, np.exp(here), here)
     gram, moment = _normal_equations(batch, theta_RxP, rows)
-    for q, i in enumerate(batch.penalties.index):
-        if i in chosen:
-            place, precision = linear.index(i), batch.penalties.precision[rows, q]
-            gram[:, place, place] += precision
-            moment[:, place] += precision * batch.penalties.center[rows, q]
     moment -= (gram @ np.where(free, 0.0, natural)[:, :, None])[:, :, 0]
     value = _solve(gram, moment, free)
     with np.errstate(divide="ignore", invalid="ignore"):

@@ -20,29 +20,6 @@ _CHUNK_ELEMENTS = 12_000
 
 
 @dataclasses.dataclass(frozen=True)
-class Penalties:
-    """Gaussian penalties of R rows: precision (R, Q) on g(theta[index]); kinds: "same", "log" (of
-    an identity), "exp" (of a log)."""
-
-    index: tuple[int, ...]
-    kind: tuple[str, ...]
-    center: Array
-    precision: Array
-
-    def terms(self, theta_RxP: Array, rows: Array) -> Iterator[tuple[int, Array, Array, Array]]:
-        """(parameter, g - center, dg/dtheta, precision) per penalty."""
-        for q, (i, kind) in enumerate(zip(self.index, self.kind, strict=True)):
-            value = theta_RxP[:, i]
-            slope = np.ones_like(value)
-            if kind == "log":
-                floor = np.maximum(value, 1e-12)
-                value, slope = np.log(floor), 1 / floor
-            elif kind == "exp":
-                value = slope = np.exp(value)
-            yield i, value - self.center[rows, q], slope, self.precision[rows, q]
-
-
-@dataclasses.dataclass(frozen=True)
 class Rows:
     """R rows over the problems of a stack. Weights (V, M) are referred to by row, so that resamples
     share the data."""
@@ -54,7 +31,6 @@ class Rows:
     fit: Array  # (R,) row -> fit it is a start of; rows merge within a fit only
     low: Array  # (R, P)
     high: Array
-    penalties: Penalties
 
     def pieces(self, theta_RxP: Array, rows: Array) -> Iterator[tuple[slice, Array, Array]]:
         """Places, theta and rows chunk by chunk, for whatever makes arrays of rows x points."""
@@ -90,8 +66,6 @@ class Rows:
             o = self.stack.objective
             r = o.residuals(self.stack.law.value(theta, columns), goal)
             total[here] = np.vecdot(o.rho(r), weights)
-        for _, gap, _, precision in self.penalties.terms(theta_RxP, rows):
-            total += 0.5 * precision * gap * gap
         return np.where(np.isfinite(total), total, np.inf)
 
     def derivatives(self, theta_RxP: Array, rows: Array) -> tuple[Array, Array, Array]:
@@ -101,12 +75,7 @@ class Rows:
         total, product = np.empty(count), np.empty((count, size, size + 1))
         for here, theta, piece in self.pieces(theta_RxP, rows):
             total[here], product[here] = self._sums(theta, piece)
-        gradient, normal = product[:, :, 0], product[:, :, 1:]
-        for i, gap, dg, precision in self.penalties.terms(theta_RxP, rows):
-            total += 0.5 * precision * gap * gap
-            gradient[:, i] += precision * gap * dg
-            normal[:, i, i] += precision * dg * dg
-        return total, gradient, normal
+        return total, product[:, :, 0], product[:, :, 1:]
 
     def _sums(self, theta: Array, rows: Array) -> tuple[Array, Array]:
         """Sums over the points: the objective (R,), and gradient and Gauss-Newton matrix side by
@@ -139,8 +108,6 @@ class Rows:
             for factor in (o.robust_weight(r), o.slope(f, goal)):
                 pull = pull if factor is None else pull * factor
             gradient[here] = (jacobian @ pull[:, :, None])[:, :, 0]
-        for i, gap, dg, precision in self.penalties.terms(theta_RxP, rows):
-            gradient[:, i] += precision * gap * dg
         return gradient
 
     def inside(self, theta: Array, rows: Array) -> Array:

@@ -14,13 +14,12 @@ import numpy as np
 from lossline.errors import UserError
 from lossline.laws.conditioning import (
     condition_number,
-    penalty_jacobian,
     residual_jacobian,
 )
 from lossline.laws.forms import Law
 from lossline.laws.levenberg import Descent, descend
 from lossline.laws.newton import polish
-from lossline.laws.objective import HUBER_ON_LOGS, FitObjective, Penalty
+from lossline.laws.objective import HUBER_ON_LOGS, FitObjective
 from lossline.laws.problems import (
     FitProblem,
     Prepared,
@@ -29,7 +28,7 @@ from lossline.laws.problems import (
     stack,
 )
 from lossline.laws.results import FitResult, FitStatus
-from lossline.laws.rows import Penalties, Rows
+from lossline.laws.rows import Rows
 from lossline.laws.starts import nodes, project
 
 Array = np.ndarray
@@ -68,7 +67,6 @@ def fit(
     weights: Array | None = None,
     bounds: Mapping[str, tuple[float, float]] | None = None,
     fixed: Mapping[str, float] | None = None,
-    penalties: Sequence[Penalty] = (),
     starts: Array | None = None,
     options: FitOptions | None = None,
 ) -> FitResult:
@@ -82,7 +80,6 @@ def fit(
         weights=weights,
         bounds=bounds or {},
         fixed=fixed or {},
-        penalties=penalties,
         starts=starts,
     )
     return fit_many(law, [problem], options=options)[0]
@@ -100,7 +97,7 @@ def fit_many(
     results: list[FitResult | None] = [None] * len(problems)
     groups: dict[int, list[int]] = {}
     for i, (p, d, limit) in enumerate(zip(problems, data, limits, strict=True)):
-        lack = _too_little(d, limit, len(p.penalties))
+        lack = _too_little(d, limit)
         if lack:
             results[i] = _empty(law, p, d, FitStatus.UNDERDETERMINED, lack)
         else:
@@ -119,18 +116,17 @@ def fit_many(
     return [r for r in results if r is not None]
 
 
-def _too_little(data: Prepared, limits: tuple[Array, Array] | None, penalties: int) -> str:
-    """Why nothing can be fitted at all, or an empty string. A penalty counts as a point."""
+def _too_little(data: Prepared, limits: tuple[Array, Array] | None) -> str:
+    """Why nothing can be fitted at all, or an empty string."""
     if limits is None:
         return f"none of {data.given} points can be used"
     free = int(np.sum(limits[0] < limits[1]))
-    needed = free - penalties
     distinct = len(np.unique(np.column_stack(data.columns), axis=0))
-    if data.n < needed:
+    if data.n < free:
         return f"{data.n} usable points for {free} free parameters"
-    if distinct < 2 and needed > 1:
+    if distinct < 2 and free > 1:
         return f"all {data.n} points have the same inputs"
-    if distinct < needed:
+    if distinct < free:
         return f"{distinct} distinct inputs for {free} free parameters"
     return ""
 
@@ -157,27 +153,6 @@ def _empty(
         r2=float("nan"),
         label=problem.label,
     )
-
-
-def penalty_rows(law: Law, penalties: Sequence[Sequence[Penalty]], row_fit: Array) -> Penalties:
-    """The penalties of each fit, repeated for its rows. Fits without a given penalty have precision
-    0 there."""
-    slots = sorted(
-        {(law.index(p.parameter), p.log) for fit_penalties in penalties for p in fit_penalties}
-    )
-    center = np.zeros((len(penalties), len(slots)))
-    precision = np.zeros_like(center)
-    for f, fit_penalties in enumerate(penalties):
-        for p in fit_penalties:
-            q = slots.index((law.index(p.parameter), p.log))
-            if precision[f, q]:
-                raise UserError(f"two penalties on {p.parameter} in one fit")
-            center[f, q] = np.log(p.center) if p.log else p.center
-            precision[f, q] = p.strength / p.scale**2
-    kinds = tuple(
-        "same" if law.parameters[i].log == log else ("log" if log else "exp") for i, log in slots
-    )
-    return Penalties(tuple(i for i, _ in slots), kinds, center[row_fit], precision[row_fit])
 
 
 def _starts(
@@ -229,7 +204,6 @@ def _fit_group(
         fit=row_fit,
         low=np.stack([low for low, _ in limits])[row_fit],
         high=np.stack([high for _, high in limits])[row_fit],
-        penalties=penalty_rows(law, [p.penalties for p in problems], row_fit),
     )
     descent = descend(
         batch, np.concatenate(starts), iterations=options.iterations, tolerance=options.tolerance
@@ -312,7 +286,7 @@ def _result(
     same = best.objective[i] * (1 + _SAME_OBJECTIVE) + batch.stack.tiny[i]
     stuck = (low < high) & ((theta <= low) | (theta >= high))
     at_bound = tuple(name for name, held in zip(law.names, stuck, strict=True) if held)
-    condition = _condition(law, problem, data, theta, (low < theta) & (theta < high), options)
+    condition = _condition(law, data, theta, (low < theta) & (theta < high), options)
     status, message = _status(
         float(best.decrement[i]), bool(descent.settled[row]), at_bound, condition, options
     )
@@ -335,13 +309,10 @@ def _result(
     )
 
 
-def _condition(
-    law: Law, problem: FitProblem, data: Prepared, theta: Array, free: Array, options: FitOptions
-) -> float:
+def _condition(law: Law, data: Prepared, theta: Array, free: Array, options: FitOptions) -> float:
     root = np.sqrt(data.weights)[:, None]
     rows = residual_jacobian(law, data, options.objective, theta) * root
-    prior = penalty_jacobian(law, data, problem.penalties, theta)
-    return condition_number(np.concatenate([rows, prior]), free)
+    return condition_number(rows, free)
 
 
 def _goodness(

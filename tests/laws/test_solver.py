@@ -1,7 +1,5 @@
 """Solver: planted laws, published optimum, parity with SciPy, invariances, statuses, bad input."""
 
-import dataclasses
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -10,7 +8,7 @@ import scipy.optimize
 from lossline.errors import UserError
 from lossline.laws.compute_laws import Chinchilla, Kaplan, OverTrainingByParams, hoffmann_starts
 from lossline.laws.forms import ErrorLaw, OffsetPowerLaw, ShiftedPowerLaw, StraightLine
-from lossline.laws.objective import LEAST_SQUARES, FitObjective, Loss, Penalty, Residual
+from lossline.laws.objective import LEAST_SQUARES, FitObjective, Loss, Residual
 from lossline.laws.problems import FitProblem
 from lossline.laws.results import FitStatus
 from lossline.laws.solver import FitOptions, fit, fit_many
@@ -273,38 +271,6 @@ def test_an_iteration_limit_is_reported():
     assert "after 1 iterations" in result.message
 
 
-def test_a_penalty_is_a_gaussian_prior():
-    x, y = noisy_line(20, noise=0.01)
-    strength = 1e-4
-    pull = Penalty(parameter="kappa", center=1.0, scale=0.05, strength=strength, log=True)
-    result = fit(ShiftedPowerLaw(), {"x": x}, y, penalties=[pull], options=LEAST)
-
-    def residuals(p):
-        r = p[0] * (x - p[2]) ** p[1] + p[3] - y
-        return np.append(r, np.sqrt(strength) * np.log(p[1]) / 0.05)
-
-    best = min(
-        scipy.optimize.least_squares(
-            residuals,
-            [0.9, 1.1, start, 0.9 * y.min()],
-            bounds=([0, 0.1, 0, 0], [9, 5, x.min() - 1e-3 * np.ptp(x), y.min()]),
-            x_scale="jac",
-        ).cost
-        for start in (0.5, 1.2, 1.8)
-    )
-    assert result.objective <= best * (1 + 1e-9)
-    free = fit(ShiftedPowerLaw(), {"x": x}, y, options=LEAST)
-    assert abs(np.log(result.parameters["kappa"])) < abs(np.log(free.parameters["kappa"]))
-    strong = fit(
-        ShiftedPowerLaw(),
-        {"x": x},
-        y,
-        penalties=[dataclasses.replace(pull, strength=1e6, log=False)],
-        options=LEAST,
-    )
-    assert strong.parameters["kappa"] == pytest.approx(1, abs=1e-6)
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -325,15 +291,9 @@ def test_garbage_arguments_are_refused_in_one_line(arguments, message):
         fit(ShiftedPowerLaw(), given.pop("inputs"), given.pop("target"), **given)
 
 
-def test_an_objective_and_a_penalty_check_themselves():
+def test_delta_that_is_not_positive_is_refused():
     with pytest.raises(UserError, match="delta must be positive"):
         FitObjective(delta=0)
-    with pytest.raises(UserError, match="scale must be positive"):
-        Penalty(parameter="kappa", center=1, scale=0)
-    x, y = noisy_line()
-    twice = [Penalty(parameter="kappa", center=1, scale=1)] * 2
-    with pytest.raises(UserError, match="two penalties on kappa"):
-        fit(ShiftedPowerLaw(), {"x": x}, y, penalties=twice)
 
 
 def test_a_result_is_a_dictionary_and_a_line_of_text():
