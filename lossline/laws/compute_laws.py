@@ -68,7 +68,6 @@ class Chinchilla(ComputeLaw, PowerSum):
         Parameter(name="alpha", low=0, max_step=0.5),
         Parameter(name="beta", low=0, max_step=0.5),
     )
-    floor = True
     term_exponents = (3, 4)
 
     def columns(self, inputs: Mapping[str, Array]) -> Columns:
@@ -198,7 +197,6 @@ class OverTraining(ComputeLaw, PowerSum):
         Parameter(name="b", low=0, log=True, linear=True),
         Parameter(name="eta", low=0, max_step=0.5),
     )
-    floor = True
     term_exponents = (3, 3)
     exponent_grid = np.linspace(0.01, 0.6, 40)
 
@@ -224,7 +222,6 @@ class OverTrainingByParams(ComputeLaw, PowerSum):
         Parameter(name="beta", low=0, log=True, linear=True),
         Parameter(name="decay", low=0, max_step=0.5),
     )
-    floor = True
     term_exponents = (3, 3)
     exponent_grid = np.linspace(0.02, 1.2, 40)
 

@@ -160,40 +160,34 @@ def linspace_grid(*axes: Array) -> Array:
 
 
 class PowerSum(Law):
-    """Shared by all laws of the shape  y = [E +] sum_k A_k exp(-alpha_k z_k),  z_k a logarithm of
+    """Shared by all laws of the shape  y = E + sum_k A_k exp(-alpha_k z_k),  z_k a logarithm of
     the inputs.
 
     Subclasses say by ``term_exponents`` which exponent each term uses, as positions in
     ``parameters``; the coefficients stand after E (if any) in the order of the terms."""
 
-    floor: ClassVar[bool]
     term_exponents: ClassVar[tuple[int, ...]]
     exponent_grid: ClassVar[Array] = np.array(
         [0.05, 0.1, 0.15, 0.2, 0.27, 0.35, 0.43, 0.5, 0.6, 0.75, 1.0, 1.5]
     )
 
     def _terms(self, theta: Array, columns: Columns) -> list[Array]:
-        first = int(self.floor)
         return [
-            np.exp(theta[:, first + k, None] - theta[:, e, None] * columns[k])
+            np.exp(theta[:, 1 + k, None] - theta[:, e, None] * columns[k])
             for k, e in enumerate(self.term_exponents)
         ]
 
     def value(self, theta_RxP: Array, columns: Columns) -> Array:
         terms = self._terms(theta_RxP, columns)
-        total = sum(terms[1:], start=terms[0])
-        return total + theta_RxP[:, :1] if self.floor else total
+        return sum(terms[1:], start=terms[0]) + theta_RxP[:, :1]
 
     def value_and_jacobian(self, theta_RxP: Array, columns: Columns) -> tuple[Array, Array]:
         terms = self._terms(theta_RxP, columns)
-        total = sum(terms[1:], start=terms[0])
+        total = sum(terms[1:], start=terms[0]) + theta_RxP[:, :1]
         jacobian = np.empty((*theta_RxP.shape, total.shape[1]))
-        first = int(self.floor)
-        if self.floor:
-            total = total + theta_RxP[:, :1]
-            jacobian[:, 0] = 1.0
+        jacobian[:, 0] = 1.0
         for k, e in enumerate(self.term_exponents):
-            jacobian[:, first + k] = terms[k]
+            jacobian[:, 1 + k] = terms[k]
             if e in self.term_exponents[:k]:
                 jacobian[:, e] -= terms[k] * columns[k]
             else:
@@ -204,8 +198,7 @@ class PowerSum(Law):
         terms = [
             np.exp(-theta_GxP[:, e, None] * columns[k]) for k, e in enumerate(self.term_exponents)
         ]
-        ones = [np.ones_like(terms[0])] if self.floor else []
-        return np.zeros_like(terms[0]), np.stack(ones + terms, axis=1)
+        return np.zeros_like(terms[0]), np.stack([np.ones_like(terms[0]), *terms], axis=1)
 
     def grid(self, columns: Columns, target_M: Array) -> Array:
         exponents = sorted(set(self.term_exponents))
@@ -217,78 +210,8 @@ class PowerSum(Law):
     def centering(self, columns: Columns) -> Array:
         matrix = np.eye(len(self.parameters))
         for k, e in enumerate(self.term_exponents):
-            matrix[int(self.floor) + k, e] = -float(np.mean(columns[k]))
+            matrix[1 + k, e] = -float(np.mean(columns[k]))
         return matrix
-
-
-@dataclasses.dataclass(frozen=True)
-class PowerLaw(PowerSum):
-    """y = A x^(-alpha), a straight line in logs (FLP's L(C) = (C/C_N)^alpha_N, arXiv 2410.08527 eq.
-    1)."""
-
-    name = "power"
-    equation = "y = A x^(-alpha)"
-    inputs = ("x",)
-    parameters = (
-        Parameter(name="A", low=0, log=True, linear=True),
-        Parameter(name="alpha", max_step=0.5),
-    )
-    floor = False
-    term_exponents = (1,)
-    exponent_grid = np.concatenate([-PowerSum.exponent_grid[::-1], [0.0], PowerSum.exponent_grid])
-
-    def columns(self, inputs: Mapping[str, Array]) -> Columns:
-        return (np.log(inputs["x"]),)
-
-
-@dataclasses.dataclass(frozen=True)
-class OffsetPowerLaw(PowerSum):
-    """y = E + A x^(-alpha), with the irreducible E >= 0 and alpha >= 0."""
-
-    name = "offset_power"
-    equation = "y = E + A x^(-alpha)"
-    inputs = ("x",)
-    parameters = (
-        Parameter(name="E", low=0, linear=True, ceiling="y"),
-        Parameter(name="A", low=0, log=True, linear=True),
-        Parameter(name="alpha", low=0, max_step=0.5),
-    )
-    floor = True
-    term_exponents = (2,)
-
-    def columns(self, inputs: Mapping[str, Array]) -> Columns:
-        return (np.log(inputs["x"]),)
-
-
-@dataclasses.dataclass(frozen=True)
-class StraightLine(Law):
-    """y = intercept + slope x."""
-
-    name = "straight"
-    equation = "y = intercept + slope x"
-    inputs = ("x",)
-    parameters = (Parameter(name="intercept", linear=True), Parameter(name="slope", linear=True))
-
-    def columns(self, inputs: Mapping[str, Array]) -> Columns:
-        return (np.asarray(inputs["x"], float),)
-
-    def value(self, theta_RxP: Array, columns: Columns) -> Array:
-        return theta_RxP[:, 0, None] + theta_RxP[:, 1, None] * columns[0]
-
-    def value_and_jacobian(self, theta_RxP: Array, columns: Columns) -> tuple[Array, Array]:
-        value = self.value(theta_RxP, columns)
-        ones = np.ones_like(value)
-        return value, np.stack([ones, ones * columns[0]], axis=1)
-
-    def basis(self, theta_GxP: Array, columns: Columns) -> tuple[Array, Array]:
-        x = np.broadcast_to(columns[0], (len(theta_GxP), columns[0].shape[-1]))
-        return np.zeros(x.shape), np.stack([np.ones(x.shape), x], axis=1)
-
-    def grid(self, columns: Columns, target_M: Array) -> Array:
-        return np.zeros((1, 2))
-
-    def centering(self, columns: Columns) -> Array:
-        return np.array([[1.0, float(np.mean(columns[0]))], [0.0, 1.0]])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -396,54 +319,3 @@ class ErrorLaw(Law):
         matrix = np.eye(3)
         matrix[1, 2] = -float(np.mean(columns[0]))
         return matrix
-
-
-@dataclasses.dataclass(frozen=True)
-class Sigmoid(Law):
-    """y = low + (high - low) / (1 + exp(steepness (x - middle))): accuracy falling from high to low
-    as the loss x rises.
-
-    low is the chance level (fix it where it is known), high the ceiling; both in [0, 1]; steepness
-    >= 0."""
-
-    name = "sigmoid"
-    equation = "y = low + (high - low) / (1 + exp(steepness (x - middle)))"
-    inputs = ("x",)
-    parameters = (
-        Parameter(name="low", low=0, high=1, linear=True),
-        Parameter(name="high", low=0, high=1, linear=True),
-        Parameter(name="middle"),
-        Parameter(name="steepness", low=0),
-    )
-
-    def columns(self, inputs: Mapping[str, Array]) -> Columns:
-        return (np.asarray(inputs["x"], float),)
-
-    @staticmethod
-    def _share(theta: Array, x: Array) -> Array:
-        # tanh does not overflow where exp does.
-        return 0.5 - 0.5 * np.tanh(0.5 * theta[:, 3, None] * (x - theta[:, 2, None]))
-
-    def value(self, theta_RxP: Array, columns: Columns) -> Array:
-        share = self._share(theta_RxP, columns[0])
-        return theta_RxP[:, 0, None] * (1 - share) + theta_RxP[:, 1, None] * share
-
-    def value_and_jacobian(self, theta_RxP: Array, columns: Columns) -> tuple[Array, Array]:
-        share = self._share(theta_RxP, columns[0])
-        slope = (theta_RxP[:, 1] - theta_RxP[:, 0])[:, None] * share * (1 - share)
-        steepness, distance = theta_RxP[:, 3, None], columns[0] - theta_RxP[:, 2, None]
-        jacobian = np.stack([1 - share, share, slope * steepness, -slope * distance], axis=1)
-        return theta_RxP[:, 0, None] * (1 - share) + theta_RxP[:, 1, None] * share, jacobian
-
-    def basis(self, theta_GxP: Array, columns: Columns) -> tuple[Array, Array]:
-        share = self._share(theta_GxP, columns[0])
-        return np.zeros_like(share), np.stack([1 - share, share], axis=1)
-
-    def grid(self, columns: Columns, target_M: Array) -> Array:
-        x = columns[0]
-        spread = max(float(np.max(x) - np.min(x)), 1e-9)
-        middles = np.linspace(float(np.min(x)) - spread, float(np.max(x)) + spread, 13)
-        nodes = linspace_grid(middles, np.geomspace(0.5, 50, 10) / spread)
-        theta = np.zeros((len(nodes), 4))
-        theta[:, 2:] = nodes
-        return theta

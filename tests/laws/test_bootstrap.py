@@ -8,7 +8,7 @@ import pytest
 from lossline.errors import UserError
 from lossline.laws.bootstrap import Band, Resampling, bootstrap
 from lossline.laws.compute_laws import Chinchilla
-from lossline.laws.forms import OffsetPowerLaw, ShiftedPowerLaw
+from lossline.laws.forms import ErrorLaw, ShiftedPowerLaw
 from lossline.laws.objective import LEAST_SQUARES, FitObjective
 from lossline.laws.solver import FitOptions
 from lossline.run_order import run_numbers
@@ -169,11 +169,11 @@ def test_what_the_data_do_not_determine_is_not_drawn():
     assert "one run only" in single.message
     assert np.isnan(single.band(0.9, x=np.array([2.0, 3.0]))).all()
     assert np.isnan(single.interval("kappa")).all()
-    points = {"x": np.array([1e7, 1e8, 1e9, 1e10])}
+    points = {"x": np.array([2.4, 2.8, 3.2, 4.0])}
     four = bootstrap(
-        OffsetPowerLaw(),
+        ErrorLaw(),
         points,
-        np.array([4.0, 3.2, 2.8, 2.6]),
+        ErrorLaw().predict(EXAMPLES[ErrorLaw()], points),
         resamples=50,
         resampling=Resampling.DRAW,
     )
@@ -185,17 +185,18 @@ def test_what_the_data_do_not_determine_is_not_drawn():
 
 
 def test_few_runs_are_reweighted_where_drawing_them_loses_the_law():
-    # Four sizes, three of which the law needs: a third of the draws has two or one.
-    inputs = {"x": np.repeat([1e7, 1e8, 1e9, 1e10], 5)}
+    # The law has three parameters and needs three of the four values of x: a third of the draws has
+    # two or one.
+    inputs = {"x": np.repeat([2.4, 2.8, 3.2, 4.0], 5)}
     rng = np.random.default_rng(0)
     run = np.repeat(np.arange(4), 5)
-    y = OffsetPowerLaw().predict({"E": 2.0, "A": 40.0, "alpha": 0.2}, inputs)
+    y = ErrorLaw().predict({"epsilon": 0.86, "k": 2.2, "gamma": 0.71}, inputs)
     y *= np.exp(2e-3 * rng.standard_normal(4)[run] + 1e-3 * rng.standard_normal(20))
-    result = bootstrap(OffsetPowerLaw(), inputs, y, runs=run, resamples=100)
+    result = bootstrap(ErrorLaw(), inputs, y, runs=run, resamples=100)
     assert result.determined
     assert result.resampling is Resampling.REWEIGHT
-    low, high = result.interval("E")
-    assert low < result.fit.parameters["E"] < high
+    low, high = result.interval("epsilon")
+    assert low < result.fit.parameters["epsilon"] < high
     enough, target, runs = planted_line(0)
     drawn = bootstrap(ShiftedPowerLaw(), enough, target, runs=runs, resamples=20)
     assert drawn.resampling is Resampling.DRAW

@@ -7,7 +7,7 @@ import scipy.optimize
 
 from lossline.errors import UserError
 from lossline.laws.compute_laws import Chinchilla, Kaplan, OverTrainingByParams, hoffmann_starts
-from lossline.laws.forms import ErrorLaw, OffsetPowerLaw, ShiftedPowerLaw, StraightLine
+from lossline.laws.forms import ErrorLaw, ShiftedPowerLaw
 from lossline.laws.objective import LEAST_SQUARES, FitObjective, Loss, Residual
 from lossline.laws.problems import FitProblem
 from lossline.laws.results import FitStatus
@@ -151,13 +151,15 @@ def test_objectives_agree_with_scipy(loss, scipy_loss):
     assert result.objective == pytest.approx(found.cost, rel=1e-6)
 
 
-def test_straight_line_is_weighted_least_squares():
+def test_line_with_kappa_fixed_at_1_is_weighted_least_squares():
     rng = np.random.default_rng(1)
-    x, y, weights = rng.normal(size=30) * 1e3, rng.normal(size=30) * 1e6, rng.uniform(0.1, 2, 30)
-    result = fit(StraightLine(), {"x": x}, y, weights=weights, options=LEAST)
+    x, weights = rng.uniform(2, 9, 30) * 1e3, rng.uniform(0.1, 2, 30)
+    y = 1e6 + 150 * x + 1e4 * rng.normal(size=30)
+    straight = {"kappa": 1.0, "E_x": 0.0}
+    result = fit(ShiftedPowerLaw(), {"x": x}, y, weights=weights, fixed=straight, options=LEAST)
     slope, intercept = np.polyfit(x, y, 1, w=np.sqrt(weights))
-    assert result.parameters["slope"] == pytest.approx(slope, rel=1e-9)
-    assert result.parameters["intercept"] == pytest.approx(intercept, rel=1e-9)
+    assert result.parameters["K"] == pytest.approx(slope, rel=1e-9)
+    assert result.parameters["E_y"] == pytest.approx(intercept, rel=1e-9)
 
 
 def test_integer_weights_are_repeated_points():
@@ -169,13 +171,12 @@ def test_integer_weights_are_repeated_points():
 
 
 def test_huber_resists_an_outlier():
-    inputs = {"x": np.geomspace(1e6, 1e10, 40)}
-    truth = {"E": 1.8, "A": 40.0, "alpha": 0.25}
-    y = OffsetPowerLaw().predict(truth, inputs)
+    inputs = inputs_of(Chinchilla())
+    y = Chinchilla().predict(EXAMPLES[Chinchilla()], inputs)
     y[5] *= 1.5
-    robust = fit(OffsetPowerLaw(), inputs, y)
+    robust = fit(Chinchilla(), inputs, y)
     assert robust.parameters["E"] == pytest.approx(1.8, rel=1e-3)
-    assert abs(fit(OffsetPowerLaw(), inputs, y, options=LEAST).parameters["E"] - 1.8) > 1e-2
+    assert abs(fit(Chinchilla(), inputs, y, options=LEAST).parameters["E"] - 1.8) > 1e-2
 
 
 def test_many_at_once_are_each_alone():
