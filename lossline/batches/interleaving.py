@@ -145,7 +145,7 @@ def _earliest_deadline_first(
     for which in range(len(shares)):
         offer_next(which)
     for row in range(first, end):
-        while to_come and to_come[0][0] <= row:
+        while to_come and to_come[0][0] <= row:  # released by now
             heapq.heappush(waiting, heapq.heappop(to_come)[1:])
         _, which = heapq.heappop(waiting)
         yield which
@@ -217,6 +217,7 @@ def _rounded_up(
         )
         for edge, sign in cycle:
             flows[edge] += sign * push
+    # The first edges are the parts: each flow is now 0 (rounded down) or ``total`` (rounded up).
     return [which for which, flow in zip(first, flows, strict=False) if flow]
 
 
@@ -242,7 +243,7 @@ def _fractional_cycle(
     walk: list[tuple[int, int]] = []
     reached = {node: 0}  # node -> edges walked before it
     while True:
-        came_by = walk[-1][0] if walk else None
+        came_by = walk[-1][0] if walk else None  # never walk back along the same edge
         edge = next(edge for edge in touching[node] if edge != came_by)
         tail, head = ends[edge]
         walk.append((edge, 1 if node == tail else -1))

@@ -107,6 +107,8 @@ def whole_shares(shares: Mapping[str, float], *, where: str = "mixture.shares") 
             raise UserError(
                 f"{where}: the share of {name!r} is {share}. Give a number of at least 0."
             )
+    # Fraction(0.7) is the binary value of the float, slightly less than 7/10. Fraction("0.7") is
+    # exactly 7/10.
     exact = {name: Fraction(str(float(share))) for name, share in shares.items() if share > 0}
     if not exact:
         raise UserError(f"{where}: no component has a share above 0. Give one a positive share.")

@@ -30,9 +30,11 @@ class Permutation:
         if size < 1:
             raise ValueError(f"a permutation of {size} elements")
         self.size = size
+        # A balanced Feistel network needs two halves of equal width, so odd widths are rounded up.
         bits = max(2, (size - 1).bit_length())
         self._half = np.uint64((bits + 1) // 2)
         self._mask = np.uint64((1 << int(self._half)) - 1)
+        # SHA-512 gives eight 64-bit words, enough for one key per round.
         digest = hashlib.sha512("\x00".join(map(str, key)).encode()).digest()
         self._keys = np.frombuffer(digest, "<u8")[:_ROUNDS].astype(np.uint64)
 

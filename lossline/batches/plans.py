@@ -102,10 +102,13 @@ class Windows:
         starts = windows * self.length
         tokens = np.empty((len(windows), self.length + 1), np.int32)
         first = starts == 0  # no token precedes the first window; its first input is eos
+        # One read gives inputs and targets: the window and the token before it.
         tokens[~first] = self.store.read_many(starts[~first] - 1, self.length + 1)
         tokens[first, 1:] = self.store.read_many(starts[first], self.length)
         tokens[first, 0] = self.store.manifest.vocabulary.eos_id
         positions = starts[:, None] + np.arange(self.length)
+        # Number of documents that start at or before each target; an eos counts to the document
+        # that it ends.
         documents = np.searchsorted(self.store.offsets, positions, side="right")
         return Batch(
             inputs=tokens[:, :-1],

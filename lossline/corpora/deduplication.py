@@ -50,6 +50,8 @@ def near_duplicates(texts: Sequence[str], *, threshold: float = 0.5) -> np.ndarr
     shingles = [_shingles(text) for text in texts]
     owner = np.repeat(np.arange(len(texts)), [len(s) for s in shingles])
     flat = np.concatenate(shingles) if shingles else np.empty(0, np.uint64)
+    # ``flat`` is in document order, so the first occurrence of a shingle is in the earliest
+    # document that contains it.
     _, first, inverse = np.unique(flat, return_index=True, return_inverse=True)
     seen_before = owner[first][inverse] < owner
     totals = np.bincount(owner, minlength=len(texts))

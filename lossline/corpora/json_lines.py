@@ -77,6 +77,8 @@ def kind_of(value: Any) -> str:
 
 
 def _text_file(path: Path) -> TextIO:
+    # "utf-8-sig" skips a byte order mark. "surrogateescape" keeps invalid bytes, so that the error
+    # can name the byte and its column.
     if path.suffix not in COMPRESSED:
         return path.open(encoding="utf-8-sig", errors="surrogateescape")
     import pyarrow

@@ -87,8 +87,8 @@ def texts(source: Source, split: str) -> Iterator[str]:
         for number, example in enumerate(dataset.as_numpy_iterator()):
             yield _text(decode(example[feature]), f"{task.name}/{split}, example {number} (from 0)")
     except tf.errors.OpError as error:
-        if _mistakes:
-            raise _mistakes.pop() from error
+        if _user_errors:
+            raise _user_errors.pop() from error
         if "UnicodeDecodeError" in str(error):  # from a tokenizing step of the Task
             raise UserError(
                 f"{task.name}/{split}: a text is not UTF-8. Fix or remove the example."
@@ -152,7 +152,7 @@ def _check_tfds(source: Tfds, split: str) -> None:
 
 
 # TensorFlow reports an exception of a generator only as text, so the exception is kept here.
-_mistakes: list[UserError] = []
+_user_errors: list[UserError] = []
 
 
 def _read_files(source: FileSource, split: str) -> Any:
@@ -161,7 +161,7 @@ def _read_files(source: FileSource, split: str) -> Any:
             for text in sources.documents(source, split):
                 yield {"text": text}
         except UserError as error:
-            _mistakes.append(error)
+            _user_errors.append(error)
             raise
 
     return tf.data.Dataset.from_generator(

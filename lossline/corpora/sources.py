@@ -169,8 +169,8 @@ class Subset:
     def _smallest(self, texts: Iterable[str]) -> list[str]:
         room = int(self.max_megabytes * 1e6) if self.max_megabytes else float("inf")
         count = self.max_documents or float("inf")
-        # The heap contains the candidates, largest hash first, so memory stays at the size of the
-        # subset instead of the whole set.
+        # The heap contains only the candidates, so memory does not grow with the set. heapq removes
+        # the smallest entry; negated hashes make that the largest hash.
         heap: list[tuple[int, int, str]] = []
         total = 0
         for number, text in enumerate(texts):

@@ -87,7 +87,7 @@ def write_store(
         name=name, split=split, source_task=source_task, license=license, job=job
     )
     tokenizer = Tokenizer(vocabulary, processes=processes)
-    with building(path) as partial, _no_trace_of_mistakes(partial):
+    with building(path) as partial, _cleaning_up_after_user_error(partial):
         chunks = chunked(_texts(documents), chunk)
         parts = _tokenize_parts(partial, chunks, tokenizer, report, found or report)
         manifest = _assemble(partial, parts, tokenizer.vocabulary, description, shard=shard)
@@ -120,7 +120,7 @@ def publish(partial: Path, path: Path, manifest: Manifest) -> None:
 
 
 @contextmanager
-def _no_trace_of_mistakes(partial: Path) -> Iterator[None]:
+def _cleaning_up_after_user_error(partial: Path) -> Iterator[None]:
     """Delete ``partial`` after a user error if it contains no finished part."""
     try:
         yield
@@ -205,6 +205,7 @@ def _write_part(
         "documents": len(chunk),
         "tokens": len(tokens.ids),
     }
+    # The facts are written last: they mark the part as finished.
     for path, content in ((data_path, data), (facts_path, json.dumps(facts).encode())):
         write_bytes(path, content)
     return _Part(path=data_path, documents=len(chunk), tokens=len(tokens.ids))
@@ -247,6 +248,7 @@ def _assemble(
     sizes: list[np.ndarray] = []
 
     def blocks() -> Iterator[np.ndarray]:
+        # Reads every part once: fills ``lengths`` and ``sizes`` while the tokens are written.
         for part in parts:
             loaded = part.load()
             lengths.append(loaded.lengths)

@@ -105,6 +105,7 @@ class TokenStore:
         Raises:
             UserError: the tokens are damaged.
         """
+        # Start all reads before waiting for the first result, so that they overlap.
         pending = [self._tokens[int(start) : int(start) + length].read() for start in starts]
         rows = np.empty((len(pending), length), np.int32)
         for row, future in zip(rows, pending, strict=True):

@@ -47,7 +47,7 @@ def tokenize(texts: Sequence[str], vocabulary: Vocabulary) -> Tokens:
     sizes = np.array([len(text.encode()) for text in texts], np.int64)
     for text, ids in zip(texts, encoded, strict=True):
         if vocabulary.decode_bytes(ids) != text.encode():
-            _refuse_changed(vocabulary, text, ids)
+            _raise_for_changed_text(vocabulary, text, ids)
     lengths = np.array([len(ids) + 1 for ids in encoded], np.int64)
     flat = np.full(int(lengths.sum()), vocabulary.eos_id, np.int32)
     for ids, stop in zip(encoded, np.cumsum(lengths), strict=True):
@@ -55,7 +55,7 @@ def tokenize(texts: Sequence[str], vocabulary: Vocabulary) -> Tokens:
     return Tokens(ids=flat, lengths=lengths, bytes=sizes)
 
 
-def _refuse_changed(vocabulary: Vocabulary, text: str, ids: np.ndarray) -> NoReturn:
+def _raise_for_changed_text(vocabulary: Vocabulary, text: str, ids: np.ndarray) -> NoReturn:
     back = vocabulary.decode(ids)
     pairs = enumerate(zip(text, back, strict=False))
     place = next((i for i, (a, b) in pairs if a != b), min(len(text), len(back)))
@@ -140,6 +140,7 @@ class Tokenizer:
             for number, texts in islice(chunks, count):
                 pending.append((number, texts, pool.submit(_tokenize_in_worker, texts)))
 
+        # Two chunks per process keep all processes busy while results are returned in order.
         submit(2 * self._processes)
         try:
             while pending:

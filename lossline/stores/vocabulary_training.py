@@ -70,7 +70,7 @@ def train_vocabulary(spec: TrainVocabulary, root: Path) -> tuple[Path, dict[str,
     file = "tokenizer.json" if spec.algorithm is Algorithm.BPE else "spiece.model"
     if folder.exists():
         return folder / file, _present(folder, file, job), False
-    with building(folder) as partial, _nothing_left(partial):
+    with building(folder) as partial, _cleaning_up_after_user_error(partial):
         subset = Subset(max_megabytes=spec.max_megabytes)
         texts = chain.from_iterable(subset.apply(_train_split(source)) for source in chosen)
         (partial / file).write_bytes(train(texts, spec.algorithm, spec.vocab_size, name=spec.name))
@@ -96,7 +96,7 @@ def train_vocabulary(spec: TrainVocabulary, root: Path) -> tuple[Path, dict[str,
 
 
 @contextmanager
-def _nothing_left(partial: Path) -> Iterator[None]:
+def _cleaning_up_after_user_error(partial: Path) -> Iterator[None]:
     """Delete ``partial`` after a user error."""
     try:
         yield

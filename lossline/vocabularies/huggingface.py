@@ -103,6 +103,7 @@ class HuggingFaceVocabulary(Vocabulary):
         parts = self._ids([text[start:stop] for (_, start), (stop, _) in pairwise(cuts)])
         ids = list(parts[0])
         for (start, stop), part in zip(cuts[1:-1], parts[1:], strict=True):
+            # A match of length 1 is a metaspace; a match of length 0 only splits the text.
             ids += [i for i in self._metaspace_ids if stop > start and i is not None]
             ids += part
         return np.array(ids, np.int32)

@@ -61,7 +61,7 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> bytes:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(_long_words_cut(texts), trainer=trainer)
+    tokenizer.train_from_iterator(_split_long_words(texts), trainer=trainer)
     return tokenizer.to_str(pretty=False).encode()
 
 
@@ -134,11 +134,11 @@ def _sentencepiece_model(
 
 def _reason(error: Exception) -> str:
     """Return SentencePiece's message without its source location and without its own advice."""
-    said = re.sub(r"^.*\] (?=.)", "", str(error), flags=re.DOTALL)
-    return said.split(" Increase vocab_size")[0].strip()[:160]
+    message = re.sub(r"^.*\] (?=.)", "", str(error), flags=re.DOTALL)
+    return message.split(" Increase vocab_size")[0].strip()[:160]
 
 
-def _long_words_cut(texts: Iterable[str]) -> Iterator[str]:
+def _split_long_words(texts: Iterable[str]) -> Iterator[str]:
     """Split words longer than ``LONGEST_WORD``.
 
     The training time of BPE grows with the square of the word length.

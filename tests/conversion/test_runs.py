@@ -113,7 +113,7 @@ def test_mistakes_are_one_line_and_leave_nothing(folder, tmp_path):
     refused("convert.pretraining_data is not bound", pretraining_data=None)
     refused("has no tokenizer.json", vocabulary=None)
     refused("float32 or bfloat16", dtype="float16")
-    refused("name 'bytes'", vocabulary="no such")
+    refused("Give 'bytes'", vocabulary="no such")
     (folder / "config.json").write_text(json.dumps(TREE | {"vocab_size": 100}))
     refused("shape")
     with pytest.raises(UserError, match=r"convert.dtype = 'int8'"):

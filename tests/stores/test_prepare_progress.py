@@ -25,14 +25,14 @@ def progress(clock):
     return WorkProgress("prepare", total=10e6, seconds=0.0, clock=clock)
 
 
-def said(capsys):
+def printed(capsys):
     return capsys.readouterr().err.splitlines()
 
 
 def test_progress_prints_rate_and_time_left(progress, clock, capsys):
     clock.now += 2
     progress.advance(4e6)
-    assert said(capsys) == ["prepare: 4.0 of 10.0 MB, 2.00 MB/s, 3 s left"]
+    assert printed(capsys) == ["prepare: 4.0 of 10.0 MB, 2.00 MB/s, 3 s left"]
 
 
 def test_rate_excludes_parts_of_an_earlier_start(progress, clock, capsys):
@@ -41,7 +41,7 @@ def test_rate_excludes_parts_of_an_earlier_start(progress, clock, capsys):
         progress.found(3e6)
     clock.now += 2
     progress.advance(1e6)
-    assert said(capsys) == [
+    assert printed(capsys) == [
         "prepare: 3.0 of 10.0 MB",
         "prepare: 6.0 of 10.0 MB",
         "prepare: 7.0 of 10.0 MB, 0.50 MB/s, 6 s left",
@@ -53,7 +53,7 @@ def test_part_found_between_new_parts_does_not_change_the_rate(progress, clock, 
     progress.advance(2e6)
     clock.now += 2
     progress.found(4e6)
-    assert said(capsys)[-1] == "prepare: 6.0 of 10.0 MB, 0.50 MB/s, 8 s left"
+    assert printed(capsys)[-1] == "prepare: 6.0 of 10.0 MB, 0.50 MB/s, 8 s left"
 
 
 @pytest.mark.parametrize("seconds", [0.0, -5.0])
@@ -61,13 +61,13 @@ def test_no_rate_without_elapsed_time(clock, capsys, seconds):
     progress = WorkProgress("prepare", total=10e6, seconds=-100.0, clock=clock)
     clock.now += seconds
     progress.advance(4e6)
-    assert said(capsys) == ["prepare: 4.0 of 10.0 MB"]
+    assert printed(capsys) == ["prepare: 4.0 of 10.0 MB"]
 
 
 def test_no_time_left_if_the_total_was_too_low(progress, clock, capsys):
     clock.now += 2
     progress.advance(12e6)
-    assert said(capsys) == ["prepare: 12.0 of 10.0 MB, 6.00 MB/s"]
+    assert printed(capsys) == ["prepare: 12.0 of 10.0 MB, 6.00 MB/s"]
 
 
 def test_write_store_reports_found_and_new_text_separately(tmp_path):
