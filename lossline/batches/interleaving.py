@@ -138,7 +138,7 @@ def _earliest_deadline_first(
     def offer_next(which: int) -> None:
         if done[which] < after[which]:
             earliest = done[which] * total // shares[which]
-            # ceil(j/s) in integers. Rows that must come in this block are due at its end at latest.
+            # ceil(j/s) in integers; rows of this block are due at its end at the latest.
             deadline = min(-(-(done[which] + 1) * total // shares[which]), end)
             heapq.heappush(to_come, (earliest, deadline, which))
 

@@ -54,8 +54,8 @@ class Permutation:
         if flat.size and (flat.min() < 0 or flat.max() >= self.size):
             raise IndexError(f"index outside range({self.size})")
         value = self._once(flat.astype(np.uint64))
-        # The network permutes range(2^m) with 2^m at most about 4 · size. Applying it again until
-        # the value is inside range(size) (cycle walking) gives a permutation of range(size).
+        # The network permutes range(2^m) with 2^m at most 4 · size. Applying it again until the
+        # value is inside range(size) (cycle walking) gives a permutation of range(size).
         outside = value >= self.size
         while outside.any():
             value[outside] = self._once(value[outside])

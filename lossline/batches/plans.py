@@ -107,7 +107,7 @@ class Windows:
         tokens[first, 1:] = self.store.read_many(starts[first], self.length)
         tokens[first, 0] = self.store.manifest.vocabulary.eos_id
         positions = starts[:, None] + np.arange(self.length)
-        # Number of documents that start at or before each target; an eos counts to the document
+        # Number of documents that start at or before each target. An eos belongs to the document
         # that it ends.
         documents = np.searchsorted(self.store.offsets, positions, side="right")
         return Batch(

@@ -48,7 +48,7 @@ class Selection:
     def __post_init__(self) -> None:
         if not 0 < self.validation_share < 1:
             raise UserError(
-                f"validation_share {self.validation_share}: not a share. Give a number between 0 "
+                f"validation_share {self.validation_share}: out of range. Give a number between 0 "
                 "and 1."
             )
 

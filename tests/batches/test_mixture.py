@@ -51,7 +51,7 @@ def same(first: Batch, second: Batch) -> bool:
 def test_store_repeats_no_window_within_an_epoch(
     stores: list[TokenStore], weights: list[float]
 ) -> None:
-    """Every n rows of a store with n windows contain each window once, in another order each."""
+    """Each epoch of a store contains every window once, in a new order."""
     mixture = plan(stores[: len(weights)], weights)
     rows = 4100
     source, index = mixture.assign(np.arange(rows))
@@ -119,7 +119,7 @@ def test_order_and_scale_of_components_have_no_effect(stores: list[TokenStore]) 
 
 
 def test_component_with_share_zero_is_excluded(stores: list[TokenStore]) -> None:
-    long = 10_000  # more than b and c hold
+    long = 10_000  # longer than stores b and c
     mixture = MixturePlan(stores, weights=[1, 0, 0], context_length=long, batch_size=1, seed=0)
     assert len(mixture.sources) == 1
     with pytest.raises(UserError, match="fewer than context_length"):
