@@ -1,4 +1,4 @@
-"""Training: options, objective, optimizer, step, loop, checkpoints, metrics, run directory.
+"""Training: options, objective, optimizer, step, loop and metrics.
 
-Nothing is imported here: reading a run directory must not import JAX.
+This file imports nothing, so that reading a run directory does not import JAX.
 """

@@ -1,5 +1,8 @@
-"""When checkpoints are taken: which ones are points of the loss table, which only guard against an
-interruption."""
+"""Checkpoint schedule: the steps after which a run saves checkpoints.
+
+Kept checkpoints become points of the loss table. Replaceable checkpoints only limit the work that
+an interruption loses.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from lossline.errors import UserError
 
 
 class Spacing(Enum):
-    """How ``count`` checkpoints lie between the first and the last step."""
+    """Spacing of ``count`` checkpoints between the first and the last step."""
 
     LINEAR = "linear"
     GEOMETRIC = "geometric"
@@ -18,20 +21,20 @@ class Spacing(Enum):
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointOptions:
-    """When checkpoints are taken. The last step always is one.
+    """When to save checkpoints. The last step is always saved.
 
     Attributes:
-        every: keep one each that many steps; None: none for this reason.
-        steps: keep one at each of these steps.
-        count: keep that many, spaced as ``spacing`` says, the last one at the last step; 0: none
-            for this reason.
-        spacing: "linear" or "geometric" (each a constant factor after the one before, beginning at
-            ``first``).
-        first: step of the first of ``count``; default: as the spacing gives it (linear), 1% of the
-            steps (geometric).
-        minutes: replaceable checkpoints about that often, so that an interruption loses no more; 0:
-            none.
-        optimizer_states: how many of the newest checkpoints keep their optimizer state; at least 1.
+        every: Keep a checkpoint every this many steps. None: no regular interval.
+        steps: Keep a checkpoint at each of these steps.
+        count: Keep this many checkpoints, spaced by ``spacing``; the last one is at the last step.
+            0: none.
+        spacing: "linear" (equal distances) or "geometric" (each step is a constant factor times the
+            one before, starting at ``first``).
+        first: Step of the first of the ``count`` checkpoints. Default: steps / count (linear) or 1%
+            of the steps (geometric).
+        minutes: Minutes between replaceable checkpoints: an interruption loses at most about this
+            much work. 0: none.
+        optimizer_states: Number of newest checkpoints that keep their optimizer state; at least 1.
     """
 
     every: int | None = None
@@ -44,37 +47,43 @@ class CheckpointOptions:
 
     def __post_init__(self) -> None:
         if self.every is not None and self.every < 1:
-            raise UserError(f"checkpoints.every = {self.every}: must be at least 1, or None")
+            raise UserError(
+                f"checkpoints.every = {self.every}: must be at least 1, or None for no interval"
+            )
         if self.count < 0 or self.minutes < 0:
             raise UserError("checkpoints.count and checkpoints.minutes must be at least 0")
         if self.optimizer_states < 1:
             raise UserError(
-                "checkpoints.optimizer_states must be at least 1: without one nothing can resume"
+                f"checkpoints.optimizer_states = {self.optimizer_states}: must be at least 1: "
+                "a run cannot resume without an optimizer state"
             )
 
     def kept_steps(self, steps: int) -> tuple[int, ...]:
-        """The steps, ascending, after which a checkpoint is taken and kept, for a run of ``steps``
-        updates.
+        """Return the steps after which a checkpoint is saved and kept, ascending.
+
+        Args:
+            steps: Number of updates of the run.
 
         Raises:
-            UserError: a listed step beyond the run, more checkpoints than steps.
+            UserError: A listed step is outside the run, or there are more checkpoints than steps.
         """
         for step in self.steps:
             if not 1 <= step <= steps:
                 raise UserError(
-                    f"checkpoints.steps has {step}, but the run has steps 1 to {steps}; leave it "
-                    f"out, or train longer"
+                    f"checkpoints.steps contains {step}, but the run has steps 1 to {steps}. "
+                    f"Remove {step} or train longer."
                 )
         if self.count > steps:
             raise UserError(
-                f"checkpoints.count = {self.count} is more than the {steps} steps of the run; set "
-                f"it to {steps} or fewer (0: the last step alone), or train longer"
+                f"checkpoints.count = {self.count} is more than the {steps} steps of the run. Set "
+                f"it to {steps} or less (0: only the last step), or train longer."
             )
         latest = steps - self.count + 1
         if self.first is not None and not 1 <= self.first <= latest:
             raise UserError(
-                f"checkpoints.first = {self.first} leaves no room for {self.count} checkpoints "
-                f"among {steps} steps; set it between 1 and {latest}"
+                f"checkpoints.first = {self.first} leaves fewer than {self.count} steps for "
+                f"{self.count} checkpoints (the run has {steps} steps). Set it between 1 and "
+                f"{latest}."
             )
         chosen = {steps, *self.steps}
         if self.every is not None:
@@ -92,9 +101,8 @@ class CheckpointOptions:
             first = max(1.0, steps / 100) if self.first is None else self.first
             points = [first * (steps / first) ** (i / (n - 1)) for i in range(n)]
         spaced: list[int] = []
-        for i, point in enumerate(
-            points
-        ):  # rounding may merge neighbors of a short run: push them apart
+        for i, point in enumerate(points):
+            # In a short run, rounding can give two checkpoints the same step: move them apart.
             lowest = spaced[-1] + 1 if spaced else 1
             spaced.append(min(max(round(point), lowest), steps - (n - 1 - i)))
         return spaced

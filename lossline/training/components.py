@@ -1,4 +1,4 @@
-"""What a training is built of, by the names that gin files use."""
+"""Registry of the components that gin files of ``lossline.train`` can build, by gin name."""
 
 from __future__ import annotations
 

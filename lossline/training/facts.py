@@ -1,5 +1,7 @@
-"""What is known of a run before its first step: the facts of the loss table, and what a reader
-needs to trust them."""
+"""Facts of a run that are known before its first step.
+
+They become columns of the loss table, and record how the run was made: versions, devices, data.
+"""
 
 from __future__ import annotations
 
@@ -20,14 +22,14 @@ _PACKAGES = ("flax", "jax", "jaxlib", "numpy", "optax", "orbax-checkpoint")
 def run_facts(
     options: TrainOptions, *, run_id: str, text: TrainingText, fingerprint: str, mesh: Mesh
 ) -> dict[str, Any]:
-    """Facts named like the columns of the loss table, then those beyond it.
+    """Return the facts of a run: the columns of the loss table first, then further records.
 
     Args:
-        options: of the run.
-        run_id: name of the run directory.
-        text: that the run is trained on.
-        fingerprint: of the data that the batches are drawn from.
-        mesh: the devices in use.
+        options: Options of the run.
+        run_id: Name of the run directory.
+        text: Text that the run is trained on.
+        fingerprint: Fingerprint of the data that the batches are drawn from.
+        mesh: Devices in use.
     """
     counts = options.model.num_params()
     vocabulary = text.vocabulary

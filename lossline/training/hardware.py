@@ -1,20 +1,20 @@
-"""Peak rates of the accelerators, for MFU: the model's operations per second over that peak.
+"""Peak FLOP/s of accelerators, the denominator of MFU (model FLOPs utilization).
 
-The model's operations are those of training without recomputation (remat), counted in two ways:
+The numerator is the model's training FLOPs without recomputation (remat), counted in two ways:
 
-``mfu``         with attention's whole square of positions (``flops_per_token``), as PaLM
-                (2204.02311, appendix B) and most published figures. A causal kernel skips half of
-                the square, so that at long contexts this can exceed 1.
-``mfu_causal``  without attention to later positions (``causal_flops_per_token``): all of it must be
-                computed, so that no step exceeds 1. This is what `lossline.compile` bounds.
+- ``mfu``: attention over all pairs of positions (``flops_per_token``), as in PaLM
+  (arXiv:2204.02311, appendix B) and most published figures. A causal kernel skips half of the
+  pairs, so this value can exceed 1 at long contexts.
+- ``mfu_causal``: attention only to earlier positions (``causal_flops_per_token``). All of these
+  FLOPs must be computed, so this value never exceeds 1. ``lossline.compile`` reports a bound on it.
 """
 
 from __future__ import annotations
 
 import jax
 
-# Dense bfloat16 FLOP/s per JAX device, from the vendors' data sheets (without sparsity). Longest
-# match first.
+# Dense bfloat16 FLOP/s per JAX device, from the vendors' data sheets (without sparsity). The first
+# name that occurs in the device kind is used, so longer names stand before their prefixes.
 _PEAKS = (
     ("TPU v6 lite", 918e12),
     ("TPU v6e", 918e12),
@@ -37,7 +37,7 @@ _PEAKS = (
 
 
 def peak_flops(device: jax.Device) -> float | None:
-    """Peak dense bfloat16 FLOP/s of one device; None where it is not known (any CPU)."""
+    """Return the peak dense bfloat16 FLOP/s of one device, or None if unknown (such as a CPU)."""
     kind = device.device_kind.lower()
     for name, peak in _PEAKS:
         if name.lower() in kind:

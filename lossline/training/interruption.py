@@ -1,5 +1,4 @@
-"""The orderly end of a training that is asked to stop: by a person, or by a cluster that takes its
-machines back."""
+"""Stop a training cleanly on SIGINT or SIGTERM, also when a cluster preempts only one host."""
 
 from __future__ import annotations
 
@@ -14,12 +13,14 @@ from jax.experimental import multihost_utils
 
 
 class Interruption:
-    """While entered, SIGINT and SIGTERM ask for an end after the next step; a second one ends the
-    process at once.
+    """Context manager that turns SIGINT and SIGTERM into a stop after the current step.
 
-    Of several processes one may be signalled alone: JAX's preemption service, which takes SIGTERM
-    from `jax.distributed.initialize` on, then finds a step that none has begun, and all stop after
-    it. A SIGINT is handed on to it as a SIGTERM; only a second SIGINT then ends a process at once.
+    With one process, a second signal kills the process at once.
+
+    With several processes, a signal may reach only one of them. JAX's preemption service (it
+    handles SIGTERM after ``jax.distributed.initialize``) then chooses a step that no process has
+    started, and all processes stop after it. A SIGINT is forwarded to the service as a SIGTERM;
+    only a second SIGINT kills the process at once.
     """
 
     def __init__(self) -> None:
@@ -37,8 +38,11 @@ class Interruption:
         self._restore()
 
     def asked(self, step: int) -> bool:
-        """Whether to stop after ``step``; to be called at every step, and the same answer in every
-        process."""
+        """Return whether to stop after ``step``.
+
+        Call it at every step: with several processes all of them must ask, and all get the same
+        answer.
+        """
         if jax.process_count() > 1:
             return multihost_utils.reached_preemption_sync_point(step)
         return self._asked.is_set()

@@ -1,4 +1,8 @@
-"""The training loop: prepare, restore or begin, step, look at the step before, save, finish."""
+"""The training loop.
+
+Prepare, restore or initialize, dispatch a step, read the metrics of the previous step, save,
+finish.
+"""
 
 from __future__ import annotations
 
@@ -41,24 +45,26 @@ from lossline.training.progress import StepProgress
 from lossline.training.step import METRICS, State, Trainer
 from lossline.training.text import TrainingText
 
-# With several processes, the first one's clock decides about checkpoints by time; asking it costs a
-# collective, so it is asked only every so many steps.
+# With several processes, the clock of the first process decides when a replaceable checkpoint is
+# due. Asking it costs a collective operation, so it is asked only every so many steps.
 CLOCK_EVERY = 32
 
 
 class TrainingFailed(Exception):
-    """The run cannot go on: its loss is no number. One line; the last good checkpoint is named in
-    it."""
+    """Raised when the loss or a norm is NaN or infinite.
+
+    The message is one line and names the last good checkpoint.
+    """
 
 
 def train(options: TrainOptions) -> RunDirectory:
-    """Trains to the last step, going on where an earlier start stopped.
+    """Train to the last step; continue from the newest checkpoint if the run was started before.
 
     Raises:
-        UserError: options, data, mesh and run directory do not fit each other; nothing has been
-            written then.
-        TrainingFailed: the loss became NaN or infinite.
-        KeyboardInterrupt: SIGINT or SIGTERM came; a checkpoint has been saved.
+        UserError: Options, data, mesh and run directory do not fit each other. Nothing has been
+            written.
+        TrainingFailed: The loss or a norm became NaN or infinite.
+        KeyboardInterrupt: SIGINT or SIGTERM arrived. A checkpoint has been saved.
     """
     launch(options.launch)
     say = StepProgress(
@@ -67,7 +73,7 @@ def train(options: TrainOptions) -> RunDirectory:
     config = identity(options)
     run, _ = claim(options.folder, config)
     if run.status.state is RunState.FINISHED:
-        say.say(f"{run.path} is finished ({run.status.step} steps); nothing to do")
+        say.say(f"{run.path} is finished ({run.status.step} steps): nothing to do")
         return run
     job = _prepare(options, run, say)
     run.path.mkdir(parents=True, exist_ok=True)
@@ -76,21 +82,23 @@ def train(options: TrainOptions) -> RunDirectory:
     with _writing(run):
         _, started = claim(options.folder, config)
         if started:
-            _mend(job)
+            _delete_partial_saves(job)
         try:
             _run(job, config)
         except TrainingFailed as failure:
-            # Only now is the last save known to have ended.
+            # The last save ended only when the writer was closed, so list checkpoints now.
             steps = run.checkpoint_steps()
             kept = (
-                f"the last good checkpoint is {steps[-1]}" if steps else "no checkpoint was due yet"
+                f"the last good checkpoint is {steps[-1]}"
+                if steps
+                else "there is no checkpoint yet"
             )
             job.note(RunState.FAILED, f"{failure}; {kept}")
             raise TrainingFailed(f"{failure}; {kept}") from None
         except (UserError, KeyboardInterrupt):
             raise
         except Exception as error:
-            with contextlib.suppress(OSError):  # of a full disk, say: the first error is the one
+            with contextlib.suppress(OSError):  # e.g. a full disk: keep the first error
                 job.note(RunState.FAILED, f"{type(error).__name__}: {error}".splitlines()[0])
             raise
     return run
@@ -98,7 +106,7 @@ def train(options: TrainOptions) -> RunDirectory:
 
 @dataclass
 class _Job:
-    """What the parts of one training share."""
+    """State shared by the parts of one training."""
 
     options: TrainOptions
     run: RunDirectory
@@ -107,11 +115,11 @@ class _Job:
     plan: BatchPlan | MixturePlan
     mesh: Mesh
     trainer: Trainer
-    first: bool  # this process writes
-    step: int = 0  # updates done
+    first: bool  # whether this process is the first one, which writes the files
+    step: int = 0  # number of finished updates
 
     def note(self, state: RunState, message: str = "") -> None:
-        """Writes the run's status."""
+        """Write the run's status."""
         if self.first:
             self.run.write_status(RunStatus(state=state, step=self.step, message=message))
 
@@ -120,7 +128,7 @@ class _Job:
 
 
 def _prepare(options: TrainOptions, run: RunDirectory, progress: StepProgress) -> _Job:
-    """Everything that can refuse, before anything is written."""
+    """Open and check everything that can fail, before anything is written."""
     text = TrainingText.open(options.store)
     plan = text.plan(
         context_length=options.length,
@@ -130,27 +138,26 @@ def _prepare(options: TrainOptions, run: RunDirectory, progress: StepProgress) -
     vocabulary = text.vocabulary
     if vocabulary.vocab_size > options.model.vocab_size:
         raise UserError(
-            f"model vocab_size {options.model.vocab_size} is smaller than the "
-            f"{vocabulary.vocab_size} of {text.location} "
-            f"(vocabulary {vocabulary.name}); set it to {vocabulary.vocab_size}, or train on a "
-            f"store of that vocabulary"
+            f"model vocab_size = {options.model.vocab_size} is smaller than the vocabulary of "
+            f"{text.location} ({vocabulary.name}, {vocabulary.vocab_size} tokens). Set vocab_size "
+            f"to {vocabulary.vocab_size}, or train on a store of a smaller vocabulary."
         )
     trainer = make_trainer(options)
-    with jax.set_mesh(trainer.mesh):  # operations refuse when traced; the steps trace no more
+    with jax.set_mesh(trainer.mesh):  # errors of operations appear here, when traced
         jax.eval_shape(trainer.step, *step_arguments(options, trainer))
     first = jax.process_index() == 0
     return _Job(options, run, progress, text, plan, trainer.mesh, trainer, first)
 
 
-def _mend(job: _Job) -> None:
-    """Clears away what a killed writer left."""
+def _delete_partial_saves(job: _Job) -> None:
+    """Delete partial checkpoints that a killed process left."""
     if job.first:
         checkpoints.clear_unsealed(job.run)
 
 
 @contextlib.contextmanager
 def _writing(run: RunDirectory) -> Iterator[None]:
-    """The lock is the first process's business; the others act on its behalf."""
+    """Hold the run's lock in the first process; the other processes rely on it."""
     if jax.process_index() > 0:
         yield
         return
@@ -159,8 +166,10 @@ def _writing(run: RunDirectory) -> Iterator[None]:
 
 
 def _describe(job: _Job, config: dict[str, Any]) -> None:
-    """Writes down what the run is; ``config.json`` last, since it makes the folder a run
-    directory."""
+    """Write the files that describe the run.
+
+    ``config.json`` is written last, because it marks the folder as a run directory.
+    """
     facts = run_facts(
         job.options,
         run_id=job.run.name,
@@ -179,7 +188,7 @@ def _describe(job: _Job, config: dict[str, Any]) -> None:
 
 
 def _begin(job: _Job) -> State:
-    """The newest intact checkpoint's state, or a fresh one."""
+    """Return the state of the newest intact checkpoint, or a fresh state."""
     abstract = job.trainer.abstract_state
     found = None
     if job.first:
@@ -191,12 +200,12 @@ def _begin(job: _Job) -> State:
     if found is None:
         return job.trainer.init(random_key(job.options.seed))
     job.step = found
-    job.progress.say(f"going on from checkpoint {found} of {job.run.path}")
+    job.progress.say(f"continuing from checkpoint {found} of {job.run.path}")
     return checkpoints.restore_state(job.run, found, abstract, data=job.plan.fingerprint)
 
 
 def use_compilation_cache(folder: Path) -> None:
-    """Keeps every compiled program in ``folder``: the second run of a shape compiles nothing."""
+    """Keep every compiled program in ``folder``, so that later runs of a shape skip compilation."""
     jax.config.update("jax_compilation_cache_dir", str(folder.resolve()))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
@@ -236,7 +245,7 @@ def _steps(
     reporter: _Reporter,
     stop: Interruption,
 ) -> None:
-    """All updates that are left. Step t is dispatched before the metrics of step t - 1 are read."""
+    """Run the remaining updates. Step t is dispatched before the metrics of step t - 1 are read."""
     options, total = job.options, job.options.total_steps
     keep = frozenset(options.checkpoints.kept_steps(total))
     names: tuple[str, ...] = ("inputs", "targets", "weights")
@@ -260,7 +269,7 @@ def _steps(
             profile.after(step, state)
             stopping = stop.asked(step)
             if step in keep or stopping or clock.due(step):
-                reporter.flush()  # a state whose metrics are not finite must not be saved
+                reporter.flush()  # raises before a state with NaN or infinity is saved
                 writer.save(step, state, kept=step in keep)
                 clock.reset()
                 job.step = step
@@ -268,7 +277,7 @@ def _steps(
             if stopping and step < total:
                 writer.wait()
                 job.progress.say(
-                    f"stopped by a signal at step {step}; the same command goes on from there"
+                    f"stopped by a signal at step {step}; run the same command again to continue"
                 )
                 raise KeyboardInterrupt
     reporter.flush()
@@ -277,8 +286,10 @@ def _steps(
 
 
 class _Reporter:
-    """Reads metrics one step late, writes and shows them, and stops the run where they are no
-    numbers."""
+    """Read metrics one step late, write and show them, and stop the run if one is NaN or infinite.
+
+    Reading late keeps the device busy: it already computes the next step while the host waits.
+    """
 
     def __init__(self, job: _Job) -> None:
         self._job = job
@@ -290,7 +301,8 @@ class _Reporter:
         )
         peak = peak_flops(job.mesh.devices.flat[0])
         self._peak = None if peak is None else peak * job.mesh.size
-        self._mark: tuple[float, int] | None = None  # time and step from which the rate is taken
+        # Time and step at the start of the interval over which the rate is measured.
+        self._mark: tuple[float, int] | None = None
         self._rate: float | None = None
 
     def __enter__(self) -> _Reporter:
@@ -301,16 +313,14 @@ class _Reporter:
             self._writer.close()
 
     def saw(self, step: int, metrics: jax.Array) -> None:
-        """Takes the metrics of ``step``, which may not be computed yet, and reports those of the
-        step before."""
+        """Store the metrics of ``step``, perhaps not computed yet; report the step before."""
         metrics.copy_to_host_async()
         before, self._waiting = self._waiting, (step, metrics)
         if before is not None:
             self._report(*before)
 
     def flush(self) -> None:
-        """Reports what is waiting; afterwards every step that was dispatched is known to be
-        finite."""
+        """Report the stored metrics. Afterwards all dispatched steps are known to be finite."""
         before, self._waiting = self._waiting, None
         if before is not None:
             self._report(*before)
@@ -347,14 +357,17 @@ class _Reporter:
         }
 
     def _measure_rate(self, step: int) -> None:
-        """Tokens per second over the last while; the first step, which compiles, does not count."""
+        """Update the tokens per second, over at least the last second.
+
+        The first step is not counted, because it compiles.
+        """
         now = time.monotonic()
         if self._mark is None:
             self._mark = (now, step)
             return
         seconds = now - self._mark[0]
-        only_chance = self._rate is None and step == self._job.options.total_steps
-        if seconds >= 1.0 or (only_chance and seconds > 0):
+        last_step_without_rate = self._rate is None and step == self._job.options.total_steps
+        if seconds >= 1.0 or (last_step_without_rate and seconds > 0):
             done = (step - self._mark[1]) * self._job.options.tokens_per_step
             self._rate = done / seconds
             self._mark = (now, step)
@@ -362,25 +375,24 @@ class _Reporter:
     def _diagnosis(self, step: int, values: dict[str, float]) -> str:
         shown = ", ".join(f"{name} {value}" for name, value in values.items())
         return (
-            f"{self._job.run.path}: step {step} gave {shown}; lower the learning rate, lengthen "
-            f"the warmup, "
-            "or look at the data of that step"
+            f"{self._job.run.path}: step {step} gave {shown}. Decrease the learning rate, lengthen "
+            f"the warmup, or inspect the data of that step"
         )
 
 
 class _CheckpointClock:
-    """When the next replaceable checkpoint is due; the same answer in every process."""
+    """Timer of the replaceable checkpoints, with the same answer in every process."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
         self.reset()
 
     def reset(self) -> None:
-        """Counts from now."""
+        """Restart the timer."""
         self._since = time.monotonic()
 
     def due(self, step: int) -> bool:
-        """Whether ``seconds`` have passed."""
+        """Return whether ``seconds`` have passed since the last reset."""
         if not self._seconds:
             return False
         due = time.monotonic() - self._since >= self._seconds
@@ -392,35 +404,34 @@ class _CheckpointClock:
 
 
 class _Profile:
-    """A profiler trace of the steps that ``profile_steps`` names, into ``profile/``: of those that
-    this start runs."""
+    """Profiler trace of those steps in ``profile_steps`` that this start runs."""
 
     def __init__(self, job: _Job) -> None:
         self._first, self._last = job.options.profiled_steps or (0, 0)
         self._folder = job.run.path / "profile"
         self._say = job.progress.say
-        self._traced: tuple[int, int] | None = None  # while the trace runs: first and last so far
+        self._traced: tuple[int, int] | None = None  # first and last step of the running trace
         if 0 < self._last <= job.step:
             self._say(
-                f"no profile: steps {self._first} to {self._last} were done before this start; "
-                f"name steps from {job.step + 1} on"
+                f"no profile: steps {self._first} to {self._last} finished in an earlier start. "
+                f"Choose steps from {job.step + 1} on."
             )
 
     def __enter__(self) -> _Profile:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._traced:  # the run ends amid the steps: what there is
+        if self._traced:  # the run ends before the last profiled step: keep a shorter trace
             self._end()
 
     def before(self, step: int) -> None:
-        """Starts the trace at its first step."""
+        """Start the trace at its first step."""
         if self._first <= step <= self._last and self._traced is None:
             jax.profiler.start_trace(str(self._folder))
             self._traced = step, step
 
     def after(self, step: int, state: State) -> None:
-        """Ends the trace when its last step has really ended."""
+        """End the trace after the device has finished its last step."""
         if self._traced:
             self._traced = self._traced[0], step
             if step == self._last:

@@ -1,4 +1,4 @@
-"""The trainer that options ask for: the same one to train with and to compile ahead of time."""
+"""Build the ``Trainer`` of given options, for training and for compiling ahead of time."""
 
 from __future__ import annotations
 
@@ -24,23 +24,23 @@ from lossline.training.step import State, Trainer
 
 
 def make_trainer(options: TrainOptions, *, devices: Sequence[jax.Device] | None = None) -> Trainer:
-    """The step, its mesh and its shardings.
+    """Build the training step with its mesh and shardings.
 
     Args:
-        options: of the training.
-        devices: to spread it over; None: all that JAX has.
+        options: Options of the training.
+        devices: Devices to use. None: all devices of JAX.
 
     Raises:
-        UserError: the mesh fits neither the devices, nor the batch, nor the model.
+        UserError: The mesh does not fit the devices, the batch or the model.
     """
     mesh = make_mesh(options.mesh) if devices is None else make_mesh(options.mesh, devices=devices)
     require_whole_rows(options.batch_size, options.microbatches, mesh)
     if (pieces := mesh.shape["sequence"]) > 1:
         if hasattr(options.model, "scan_implementation"):
             raise UserError(
-                f"mesh sequence = {pieces}: the state of {options.model.family!r} layers passes "
-                f"through every position in turn, so that its length cannot be split; set it to 1 "
-                f"and split tensor or fsdp"
+                f"mesh sequence = {pieces}: {options.model.family!r} has recurrent layers, which "
+                "need the whole sequence on one device. Set mesh.sequence = 1 and use mesh.tensor "
+                "or mesh.fsdp."
             )
         along = devices_along(mesh, "sequence")
         require_divisible(
@@ -58,15 +58,16 @@ def make_trainer(options: TrainOptions, *, devices: Sequence[jax.Device] | None 
         rules=make_rules(options.mesh.rules),
         microbatches=options.microbatches,
     )
-    _ = trainer.shardings  # refuses a mesh that does not fit the model
+    _ = trainer.shardings  # raises UserError if the mesh does not fit the model
     return trainer
 
 
 def step_arguments(
     options: TrainOptions, trainer: Trainer
 ) -> tuple[State, dict[str, jax.ShapeDtypeStruct], np.ndarray]:
-    """What one step is called with: state and batch as shapes where they lie, and rates. A trace of
-    these is kept by JAX, and serves the calls of the step too.
+    """Return abstract arguments of one step: state, batch (shapes with shardings) and rates.
+
+    JAX caches the trace made with them, so the first real call of the step does not trace again.
     """
     shape = (options.batch_size, options.length)
     dtypes = {"inputs": jnp.int32, "targets": jnp.int32, "weights": jnp.float32}
@@ -80,18 +81,22 @@ def step_arguments(
 
 
 def rates(options: TrainOptions, step: int) -> np.ndarray:
-    """[learning rate, weight decay] of update number ``step`` (from 1); float32 [2]."""
+    """Return [learning rate, weight decay] of update ``step`` (counted from 1), float32 [2]."""
     factor = options.schedule.factor(step - 1, options.total_steps)
     optimizer = options.optimizer
     return np.asarray([factor * optimizer.learning_rate, optimizer.weight_decay], np.float32)
 
 
 def require_whole_rows(rows: int, parts: int, mesh: Mesh) -> None:
-    """Refuses a batch that does not give every device as many rows in each of ``parts``
-    microbatches.
+    """Check that every device gets the same number of rows in each microbatch.
+
+    Args:
+        rows: Rows of the batch.
+        parts: Number of microbatches.
+        mesh: Devices; rows are split over ``data`` and ``fsdp``.
 
     Raises:
-        UserError: with the nearest batches, microbatches or meshes that do.
+        UserError: Names the nearest batch sizes, microbatches or meshes that work.
     """
     shards = mesh.shape["data"] * mesh.shape["fsdp"]
     if rows % (shards * parts) == 0:

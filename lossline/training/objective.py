@@ -1,4 +1,4 @@
-"""The training objective: mean negative log-probability of the targets, plus the z-loss."""
+"""Training objective: mean negative log-probability of the targets, plus the z-loss."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ BatchArrays = Mapping[str, jax.Array]
 
 @dataclass(frozen=True, kw_only=True)
 class Objective:
-    """How a model's loss on a batch is taken.
+    """Loss of a model on a batch.
 
     Attributes:
-        vocab_size: columns of the unembedding beyond it are padding.
-        z_loss: coefficient of logsumexp² (PaLM, arXiv:2204.02311, section 5); not part of the
+        vocab_size: Size of the vocabulary; further columns of the unembedding are padding.
+        z_loss: Coefficient of logsumexp² (PaLM, arXiv:2204.02311, section 5). Not part of the
             reported loss.
-        implementation: of ``ops.cross_entropy``.
+        implementation: Name of an implementation in ``lossline.ops.cross_entropy``.
     """
 
     vocab_size: int
@@ -32,17 +32,17 @@ class Objective:
     def __call__(
         self, model: Any, batch: BatchArrays, total_weight: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
-        """Share of one (micro)batch in the mean loss of the whole batch.
+        """Return the contribution of one batch or microbatch to the mean loss of the whole batch.
 
         Args:
-            model: module with ``hidden`` and ``unembedding``.
-            batch: "inputs", "targets" int32 [B, L], "weights" float32 [B, L], optionally
+            model: Module with ``hidden`` and ``unembedding``.
+            batch: "inputs" and "targets" int32 [B, L], "weights" float32 [B, L], optionally
                 "segment_ids" int32 [B, L].
-            total_weight: sum of the weights of the whole batch, of which this may be a part.
+            total_weight: Sum of the weights of the whole batch; ``batch`` may be only a part of it.
 
         Returns:
-            (what is differentiated, nats per target token), both divided by ``total_weight``,
-            float32 scalars.
+            (objective to differentiate, nats per target token): float32 scalars, both divided by
+                ``total_weight``.
         """
         x_BxLxD = model.hidden(batch["inputs"], batch.get("segment_ids"))
         weights = batch["weights"] / total_weight

@@ -1,8 +1,8 @@
-"""Optimizers: Optax directions, decoupled weight decay with a mask, one traced learning rate.
+"""Optimizers: Optax update directions, decoupled and masked weight decay, a traced learning rate.
 
-The update is p ← p − lr · (direction(g) + weight_decay · p): AdamW as in arXiv:1711.05101, with the
-decay scaled by the learning rate as Optax and PyTorch do. ``lr`` and ``weight_decay`` enter as
-arguments: two runs that differ in them share one compilation.
+The update is p ← p - lr · (direction(g) + weight_decay · p): AdamW (arXiv:1711.05101) with the
+weight decay scaled by the learning rate, as in Optax and PyTorch. ``lr`` and ``weight_decay`` are
+arguments of the compiled step, so runs that differ only in them share one compilation.
 """
 
 from __future__ import annotations
@@ -17,35 +17,47 @@ import optax
 
 from lossline.errors import UserError
 
-# Log-spaced state-space parameters and their skips have a meaning at their own scale; the reference
-# Mamba code marks the same ones `_no_weight_decay`.
+# The decay rates of a state space are log-spaced: pulling them to zero would change their meaning.
+# The reference Mamba code marks the same parameters `_no_weight_decay`.
 UNDECAYED_NAMES = frozenset({"log_decay"})
 
 
 class Optimizer(Protocol):
-    """What the training step needs of an optimizer; ``family`` is the run's fact "optimizer"."""
+    """Interface of an optimizer for the training step. ``family`` is the run's fact "optimizer"."""
 
     family: ClassVar[str]
 
     @property
-    def learning_rate(self) -> float: ...
-    @property
-    def weight_decay(self) -> float: ...
-    @property
-    def clip_norm(self) -> float | None: ...
+    def learning_rate(self) -> float:
+        """Peak learning rate; the schedule scales it."""
+        ...
 
-    def direction(self) -> optax.GradientTransformation: ...
+    @property
+    def weight_decay(self) -> float:
+        """Coefficient of the decoupled weight decay."""
+        ...
+
+    @property
+    def clip_norm(self) -> float | None:
+        """Largest global gradient norm; None does not clip."""
+        ...
+
+    def direction(self) -> optax.GradientTransformation:
+        """Return the Optax transformation from gradients to update directions."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class AdamW:
-    """Adam with decoupled weight decay.
+    """Adam with decoupled weight decay (arXiv:1711.05101).
 
     Attributes:
-        learning_rate: peak; the schedule scales it.
-        weight_decay: 0 makes it Adam.
-        b1, b2, eps: as in the paper. ``eps`` stands outside the square root.
-        clip_norm: gradients of a larger global norm are scaled down to it; None does not clip.
+        learning_rate: Peak learning rate; the schedule scales it.
+        weight_decay: Coefficient of the decay. 0 gives Adam.
+        b1: Decay rate of the first moment.
+        b2: Decay rate of the second moment.
+        eps: Added to the square root of the second moment, outside the root.
+        clip_norm: Gradients with a larger global norm are scaled down to it. None: no clipping.
     """
 
     family: ClassVar[str] = "adamw"
@@ -60,7 +72,7 @@ class AdamW:
         _check(self)
 
     def direction(self) -> optax.GradientTransformation:
-        """Gradient -> step direction; both moments in float32."""
+        """Return the Optax transformation from gradients to directions; float32 moments."""
         return optax.scale_by_adam(b1=self.b1, b2=self.b2, eps=self.eps, mu_dtype=jnp.float32)
 
 
@@ -74,7 +86,9 @@ class Adam(AdamW):
     def __post_init__(self) -> None:
         _check(self)
         if self.weight_decay:
-            raise UserError(f"adam.weight_decay = {self.weight_decay}: Adam has none; use @adamw()")
+            raise UserError(
+                f"adam.weight_decay = {self.weight_decay}: Adam has no weight decay. Use @adamw()."
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,8 +96,10 @@ class SGD:
     """Stochastic gradient descent with momentum.
 
     Attributes:
-        learning_rate, weight_decay, clip_norm: as in AdamW.
-        momentum: 0 keeps no state.
+        learning_rate: Peak learning rate; the schedule scales it.
+        weight_decay: Coefficient of the decoupled decay.
+        momentum: Coefficient of the momentum. 0 keeps no optimizer state.
+        clip_norm: Gradients with a larger global norm are scaled down to it. None: no clipping.
     """
 
     family: ClassVar[str] = "sgd"
@@ -96,7 +112,7 @@ class SGD:
         _check(self)
 
     def direction(self) -> optax.GradientTransformation:
-        """Gradient -> step direction."""
+        """Return the Optax transformation from gradients to update directions."""
         return optax.trace(self.momentum) if self.momentum else optax.identity()
 
 
@@ -109,18 +125,19 @@ def _check(options: AdamW | SGD) -> None:
     for name in ("b1", "b2", "momentum"):
         share = getattr(options, name, 0.0)
         if not 0 <= share < 1:
-            raise UserError(f"{options.family}.{name} = {share}: must be from 0 to below 1")
+            raise UserError(f"{options.family}.{name} = {share}: must be at least 0 and below 1")
 
 
 def decay_mask(axes: Any) -> Any:
-    """Which parameters decay: matrices and embeddings; never norms, biases, or a state space's A, D
-    and time step.
+    """Return which parameters decay: matrices and embeddings.
+
+    Norms, biases and the A, D and time-step parameters of a state space do not decay.
 
     Args:
-        axes: pytree of tuples of logical axis names (``lossline.models.logical_axes``).
+        axes: Pytree of tuples of logical axis names (``lossline.models.logical_axes``).
 
     Returns:
-        pytree of bool.
+        Pytree of bool.
     """
 
     def decays(path: tuple[Any, ...], names: tuple[str | None, ...]) -> bool:
@@ -134,12 +151,14 @@ def decay_mask(axes: Any) -> Any:
 
 
 class Masters(NamedTuple):
-    """Optimizer state of parameters that are stored in less than float32: updates smaller than a
-    rounding of theirs add up in float32 copies.
+    """Optimizer state with float32 copies of parameters that are stored in a narrower type.
+
+    An update smaller than the rounding of a bfloat16 parameter would be lost; in the copies such
+    updates add up.
 
     Attributes:
-        moments: as without copies.
-        params: the copies, which the stored parameters are rounded from.
+        moments: State of the Optax transformation.
+        params: Float32 copies. The stored parameters are these, rounded.
     """
 
     moments: Any
@@ -147,19 +166,19 @@ class Masters(NamedTuple):
 
 
 def widened(tree: Any) -> Any:
-    """Every leaf in float32."""
+    """Return the tree with every leaf in float32."""
     return jax.tree.map(lambda leaf: leaf.astype(jnp.float32), tree)
 
 
 def global_norm(tree: Any) -> jax.Array:
-    """√(sum of squares) over all leaves, in float32 whatever their type."""
+    """Return the square root of the sum of squares over all leaves, computed in float32."""
     return jnp.sqrt(
         sum(jnp.sum(jnp.square(leaf.astype(jnp.float32))) for leaf in jax.tree.leaves(tree))
     )
 
 
 def clip(gradients: Any, norm: jax.Array, largest: float | None) -> Any:
-    """Scales ``gradients`` of global norm ``norm`` down to ``largest``."""
+    """Return ``gradients`` of global norm ``norm``, scaled down to at most ``largest``."""
     if largest is None:
         return gradients
     scale = jnp.minimum(1.0, largest / jnp.maximum(norm, 1e-16))
@@ -167,7 +186,7 @@ def clip(gradients: Any, norm: jax.Array, largest: float | None) -> Any:
 
 
 def apply(params: Any, direction: Any, *, lr: jax.Array, weight_decay: jax.Array, mask: Any) -> Any:
-    """p − lr · (direction + weight_decay · p where masked), computed in float32."""
+    """Return p - lr · (direction + weight_decay · p where masked), computed in float32."""
 
     def update(p: jax.Array, d: jax.Array, decays: bool) -> jax.Array:
         wide = p.astype(jnp.float32)

@@ -1,4 +1,4 @@
-"""The options of a training: one frozen tree, from gin or from Python."""
+"""Options of a training: one frozen tree, built by gin or in Python."""
 
 from __future__ import annotations
 
@@ -20,39 +20,56 @@ from lossline.training.schedule import CosineSchedule, Schedule
 
 
 class Documents(enum.Enum):
-    """Whether the documents that share a training window see each other."""
+    """Whether documents in one training window can attend to each other."""
 
-    JOINED = "joined"  # plain language modeling over the stream
-    SEPARATE = "separate"  # attention and state end with the document
+    JOINED = "joined"  # language modeling over the stream of documents
+    SEPARATE = "separate"  # attention and recurrent state end with each document
 
 
 class ModelConfig(Protocol):
-    """What training needs of a model's config (``lossline.models``)."""
+    """Interface of a model config (``lossline.models``) for training."""
 
     @property
-    def family(self) -> str: ...
+    def family(self) -> str:
+        """Name of the architecture: the run's fact "architecture"."""
+        ...
+
     @property
-    def vocab_size(self) -> int: ...
+    def vocab_size(self) -> int:
+        """Size of the vocabulary."""
+        ...
+
     @property
-    def context_length(self) -> int: ...
-    def num_params(self) -> Any: ...
-    def flops_per_token(self, context_length: int) -> float: ...
-    def causal_flops_per_token(self, context_length: int) -> float: ...
+    def context_length(self) -> int:
+        """Largest number of positions."""
+        ...
+
+    def num_params(self) -> Any:
+        """Return the parameter counts."""
+        ...
+
+    def flops_per_token(self, context_length: int) -> float:
+        """Return training FLOPs per token, attention over all pairs of positions."""
+        ...
+
+    def causal_flops_per_token(self, context_length: int) -> float:
+        """Return training FLOPs per token, attention to earlier positions only."""
+        ...
 
 
 def _elsewhere(default: Any = None, **kwargs: Any) -> Any:
-    """A field that does not make the run another run."""
+    """Return a field that is not part of the run's identity."""
     return field(default=default, metadata={"identity": False}, **kwargs)
 
 
 @dataclass(frozen=True, kw_only=True)
 class LogOptions:
-    """What a training says while it runs.
+    """Output of a training while it runs.
 
     Attributes:
-        every: steps between rows of metrics.jsonl and TensorBoard.
-        tensorboard: write TensorBoard events.
-        seconds: between progress lines where the output is no terminal.
+        every: Steps between rows of metrics.jsonl and TensorBoard.
+        tensorboard: Whether to write TensorBoard events.
+        seconds: Seconds between progress lines if the output is not a terminal.
     """
 
     every: int = 10
@@ -66,35 +83,38 @@ class LogOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainOptions:
-    """A training run. Options that define the experiment are hashed into the run's name; output
-    path, mesh and logging are not. Stores enter by their fingerprints, not by their paths.
+    """A training run.
+
+    Options that define the experiment are hashed into the run's name; output paths, mesh and
+    logging are not. Token stores enter the hash by their fingerprints, not by their paths.
 
     Attributes:
-        name: readable part of the run directory's name.
-        model: model config, such as ``@llama()``.
-        store: folder (or URL) of the token store; or a mixture of several, ``@mixture()``.
-        batch_size: sequences per step, over all devices.
-        steps: updates; or
-        tokens: target tokens to see, rounded up to whole steps. Exactly one of the two.
-        context_length: tokens per sequence; default the model's.
+        name: Readable part of the run directory's name.
+        model: Model config, such as ``@llama()``.
+        store: Folder (or URL) of the token store, or a mixture of several stores, ``@mixture()``.
+        batch_size: Sequences per step, over all devices.
+        steps: Number of updates. Bind exactly one of ``steps`` and ``tokens``.
+        tokens: Number of target tokens, rounded up to whole steps.
+        context_length: Tokens per sequence. Default: the model's.
         documents: "joined" or "separate".
-        seed: of the parameters, and of the data's order unless ``data_seed`` is given; from 0 to
-            2^63 - 1, every bit counts.
-        data_seed: of the data's order.
-        microbatches: parts that the batch is split into inside the step, to save memory.
-        optimizer: ``@adamw()``, ``@adam()``, ``@sgd()``.
-        schedule: ``@cosine()``, ``@wsd()``, ``@constant()``.
-        z_loss: coefficient of logsumexp².
-        checkpoints: when they are taken.
-        root: folder of run directories.
-        directory: the run directory itself, in place of ``root``/``name``-hash.
-        mesh: devices along each axis.
-        launch: how several processes find each other.
-        cross_entropy: implementation in ``lossline.ops.cross_entropy``.
-        log: metrics and progress.
-        profile_steps: "first:last", both included: a profiler trace of these steps in ``profile/``.
-        compilation_cache: folder of compiled programs; default ``root``/.compilation_cache; "off"
-            for none.
+        seed: Seed of the parameters, and of the data order unless ``data_seed`` is given; from 0 to
+            2^63 - 1, all bits are used.
+        data_seed: Seed of the data order.
+        microbatches: Number of parts into which the step splits the batch, to save memory.
+        optimizer: ``@adamw()``, ``@adam()`` or ``@sgd()``.
+        schedule: ``@cosine()``, ``@wsd()`` or ``@constant_rate()``.
+        z_loss: Coefficient of logsumexp².
+        checkpoints: When to save checkpoints.
+        root: Folder of run directories.
+        directory: The run directory itself, instead of ``root``/``name``-hash.
+        mesh: Devices along each axis.
+        launch: How several processes find each other.
+        cross_entropy: Implementation in ``lossline.ops.cross_entropy``.
+        log: Metrics and progress.
+        profile_steps: "first:last", both included: write a profiler trace of these steps to
+            ``profile/``.
+        compilation_cache: Folder of compiled programs. Default: ``root``/.compilation_cache; "off":
+            none.
     """
 
     name: str = _elsewhere("run")
@@ -131,23 +151,22 @@ class TrainOptions:
             check_seed(self.data_seed, "train.data_seed")
         if (self.steps is None) == (self.tokens is None):
             raise UserError(
-                "bind exactly one of train.steps and train.tokens (the other one to None): how "
-                "long the run is"
+                "train.steps and train.tokens: exactly one must be bound. Bind one and set the "
+                "other to None."
             )
         if not self.name or "/" in self.name:
-            raise UserError(f"train.name = {self.name!r}: must be a folder's name, without '/'")
+            raise UserError(f"train.name = {self.name!r}: must be a folder name without '/'")
         for name in ("root", "directory", "compilation_cache"):
             place = getattr(self, name)
             if place is not None:
                 local_path(place, f"train.{name}")
         if self.length > self.model.context_length:
             raise UserError(
-                f"train.context_length {self.length} is more than the model's context_length "
-                f"{self.model.context_length}; "
-                "raise the model's or lower train's"
+                f"train.context_length = {self.length} is more than the model's context_length "
+                f"{self.model.context_length}. Increase the model's or decrease train's."
             )
         self.checkpoints.kept_steps(self.total_steps)
-        _ = self.profiled_steps  # refuses a malformed range now, not at that step
+        _ = self.profiled_steps  # raises now if the range is malformed
 
     @property
     def length(self) -> int:
@@ -156,17 +175,17 @@ class TrainOptions:
 
     @property
     def order_seed(self) -> int:
-        """Seed of the data's order."""
+        """Seed of the data order."""
         return self.seed if self.data_seed is None else self.data_seed
 
     @property
     def tokens_per_step(self) -> int:
-        """Target tokens of one update."""
+        """Target tokens per update."""
         return self.batch_size * self.length
 
     @property
     def total_steps(self) -> int:
-        """Updates of the whole run."""
+        """Number of updates of the whole run."""
         if self.steps is not None:
             return self.steps
         assert self.tokens is not None
@@ -174,26 +193,29 @@ class TrainOptions:
 
     @property
     def total_tokens(self) -> int:
-        """Target tokens of the whole run."""
+        """Number of target tokens of the whole run."""
         return self.total_steps * self.tokens_per_step
 
     @property
     def flops_per_token(self) -> float:
-        """Training FLOPs (forward and backward, exact matrix products) per token at this context
-        length."""
+        """Training FLOPs per token at this context length.
+
+        Counts the matrix products of the forward and backward pass, attention over all pairs of
+        positions.
+        """
         return float(self.model.flops_per_token(self.length))
 
     @property
     def causal_flops_per_token(self) -> float:
-        """The same without attention to later positions."""
+        """As ``flops_per_token``, without attention to later positions."""
         return float(self.model.causal_flops_per_token(self.length))
 
     @property
     def folder(self) -> Path:
-        """The run directory: ``directory``, or the one below ``root`` that holds this run.
+        """Run directory: ``directory``, or the folder of this run below ``root``.
 
         Raises:
-            NoStore: the store does not exist yet, so the run has no identity.
+            NoStore: The store does not exist yet, so the run has no identity.
         """
         if self.directory is not None:
             return Path(self.directory)
@@ -201,7 +223,7 @@ class TrainOptions:
 
     @property
     def cache_folder(self) -> Path | None:
-        """Where compiled programs are kept."""
+        """Folder of compiled programs; None for no cache."""
         if self.compilation_cache == "off":
             return None
         if self.compilation_cache is not None:
@@ -211,26 +233,27 @@ class TrainOptions:
 
     @property
     def profiled_steps(self) -> tuple[int, int] | None:
-        """First and last profiled step, counted from 1.
+        """First and last profiled step, counted from 1; None for no profile.
 
         Raises:
-            UserError: ``profile_steps`` is no range, or one beyond the run.
+            UserError: ``profile_steps`` is not a range, or goes beyond the run.
         """
         if self.profile_steps is None:
             return None
         first, colon, last = self.profile_steps.partition(":")
         if not (first.isdigit() and (last or first).isdigit() and bool(colon) == bool(last)):
             raise UserError(
-                f"train.profile_steps = {self.profile_steps!r}: write first:last, such as 10:12"
+                f"train.profile_steps = {self.profile_steps!r}: must be first:last, such as 10:12"
             )
         span = int(first), int(last or first)
         if not 1 <= span[0] <= span[1]:
             raise UserError(
-                f"train.profile_steps = {self.profile_steps!r}: must run forward from 1 or later"
+                f"train.profile_steps = {self.profile_steps!r}: must have first from 1 and last "
+                "not before first"
             )
         if span[1] > self.total_steps:
             raise UserError(
-                f"train.profile_steps = {self.profile_steps!r}: the run has steps 1 to "
-                f"{self.total_steps}; name some of them"
+                f"train.profile_steps = {self.profile_steps!r}: the run has only steps 1 to "
+                f"{self.total_steps}. Choose steps in this range."
             )
         return span

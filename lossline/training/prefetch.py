@@ -1,4 +1,4 @@
-"""The next batches, made and placed by a thread while the device works."""
+"""Build the next batches and place them on the devices in a thread, while the devices compute."""
 
 from __future__ import annotations
 
@@ -13,21 +13,24 @@ from jax.sharding import NamedSharding
 
 
 class Plan(Protocol):
-    """What the loop needs of ``lossline.batches.plans.BatchPlan``: a pure function of the step
-    number."""
+    """Batches as a pure function of the step number (``lossline.batches.plans.BatchPlan``)."""
 
-    def batch(self, k: int, rows: slice = ...) -> Any: ...
+    def batch(self, k: int, rows: slice = ...) -> Any:
+        """Return rows ``rows`` of batch ``k``."""
+        ...
 
 
 def place_batch(
     plan: Plan, k: int, *, batch_size: int, sharding: NamedSharding, names: tuple[str, ...]
 ) -> dict[str, jax.Array]:
-    """Batch ``k`` as global arrays; each process reads only the rows that its devices hold.
+    """Return batch ``k`` as global arrays; each process reads only the rows that its devices hold.
 
     Args:
-        batch_size: rows of the whole batch.
-        sharding: splits the rows over the mesh.
-        names: fields of the batch to place.
+        plan: Source of the batches.
+        k: Number of the batch, from 0.
+        batch_size: Rows of the whole batch.
+        sharding: Sharding that splits the rows over the mesh.
+        names: Fields of the batch to place.
     """
     held = sharding.addressable_devices_indices_map((batch_size,)).values()
     spans = [_rows(index, batch_size) for index in held]
@@ -48,7 +51,7 @@ def place_batch(
 
 
 def _rows(index: tuple[slice, ...] | None, batch_size: int) -> tuple[int, int]:
-    """First row and end of a device's share."""
+    """Return the first row and the end (exclusive) of a device's part."""
     start, stop, _ = (index[0] if index else slice(None)).indices(batch_size)
     return start, stop
 
@@ -56,8 +59,10 @@ def _rows(index: tuple[slice, ...] | None, batch_size: int) -> tuple[int, int]:
 def prefetched(
     make: Callable[[int], dict[str, jax.Array]], *, start: int, stop: int, depth: int = 2
 ) -> Generator[dict[str, jax.Array], None, None]:
-    """``make(start), …, make(stop - 1)``, up to ``depth`` of them ahead of the consumer; errors
-    arrive at the consumer."""
+    """Yield ``make(start)``, …, ``make(stop - 1)``, built up to ``depth`` ahead of the consumer.
+
+    An exception in ``make`` is raised in the consumer.
+    """
     ready: queue.Queue[Any] = queue.Queue(maxsize=depth)
     ended = threading.Event()
 
@@ -75,7 +80,7 @@ def prefetched(
                 offer((make(k), None))
                 if ended.is_set():
                     return
-        except Exception as error:  # handed over: the consumer raises it
+        except Exception as error:  # the consumer raises it
             offer((None, error))
 
     thread = threading.Thread(target=work, name="batches", daemon=True)

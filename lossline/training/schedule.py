@@ -1,7 +1,7 @@
-"""Learning-rate schedules: plain functions of the step on the host, in float64.
+"""Learning-rate schedules: functions of the step, computed on the host in float64.
 
-They stay out of the compiled step (which takes the rate as an argument), so that runs that differ
-in nothing but the schedule, the rate or the length share one compilation.
+They are not part of the compiled step (the rate is an argument), so runs that differ only in
+schedule, learning rate or length share one compilation.
 """
 
 from __future__ import annotations
@@ -17,24 +17,24 @@ from lossline.errors import UserError
 class Schedule(Protocol):
     """A factor in [0, 1] of the peak learning rate.
 
-    ``family`` is the run's fact "schedule"; ``factor(k, steps)`` is what update number ``k`` (from
-    0) of ``steps`` uses.
+    ``family`` is the run's fact "schedule".
     """
 
     family: ClassVar[str]
 
-    def factor(self, k: int, steps: int) -> float: ...
+    def factor(self, k: int, steps: int) -> float:
+        """Return the factor of update ``k`` (from 0) of ``steps``."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class CosineSchedule:
-    """Linear warmup, then half a cosine down to ``final`` of the peak (Loshchilov & Hutter,
-    arXiv:1608.03983).
+    """Linear warmup, then half a cosine down to ``final`` times the peak (arXiv:1608.03983).
 
     Attributes:
-        warmup: share of the steps spent warming up; the first update already uses 1/warmup_steps of
-            the peak.
-        final: factor reached by the last update.
+        warmup: Share of the steps spent warming up. The first update uses 1 / (number of warmup
+            steps) of the peak.
+        final: Factor of the last update.
     """
 
     family: ClassVar[str] = "cosine"
@@ -46,7 +46,7 @@ class CosineSchedule:
         _require_share("cosine.final", self.final)
 
     def factor(self, k: int, steps: int) -> float:
-        """Factor of update ``k`` (from 0) of ``steps``."""
+        """Return the factor of update ``k`` (from 0) of ``steps``."""
         warmup = warmup_steps(self.warmup, steps)
         if k < warmup:
             return (k + 1) / warmup
@@ -55,7 +55,7 @@ class CosineSchedule:
 
 
 class DecayShape(enum.Enum):
-    """How a warmup-stable-decay schedule goes down."""
+    """Shape of the decay of a warmup-stable-decay schedule."""
 
     LINEAR = "linear"
     SQRT = "sqrt"  # 1 - sqrt(progress), arXiv:2405.18392
@@ -64,12 +64,12 @@ class DecayShape(enum.Enum):
 
 @dataclass(frozen=True, kw_only=True)
 class WSDSchedule:
-    """Linear warmup, a constant stretch, then a decay (warmup-stable-decay, arXiv:2404.06395).
+    """Linear warmup, constant rate, then a decay (warmup-stable-decay, arXiv:2404.06395).
 
     Attributes:
-        warmup: share of the steps spent warming up.
-        decay: share of the steps spent going down.
-        final: factor reached by the last update.
+        warmup: Share of the steps spent warming up.
+        decay: Share of the steps spent in the decay.
+        final: Factor of the last update.
         shape: "linear", "sqrt" or "cosine".
     """
 
@@ -84,12 +84,12 @@ class WSDSchedule:
             _require_share(f"wsd.{name}", getattr(self, name))
         if self.warmup + self.decay > 1:
             raise UserError(
-                f"wsd.warmup {self.warmup} + wsd.decay {self.decay} is more than the whole run; "
-                f"lower one of them"
+                f"wsd.warmup + wsd.decay = {self.warmup} + {self.decay}: more than the whole run. "
+                f"Decrease one of them so that the sum is at most 1."
             )
 
     def factor(self, k: int, steps: int) -> float:
-        """Factor of update ``k`` (from 0) of ``steps``."""
+        """Return the factor of update ``k`` (from 0) of ``steps``."""
         warmup, decay = warmup_steps(self.warmup, steps), round(self.decay * steps)
         if k < warmup:
             return (k + 1) / warmup
@@ -106,10 +106,10 @@ class WSDSchedule:
 
 @dataclass(frozen=True, kw_only=True)
 class ConstantSchedule:
-    """Linear warmup, then the peak to the end.
+    """Linear warmup, then the peak until the end.
 
     Attributes:
-        warmup: share of the steps spent warming up.
+        warmup: Share of the steps spent warming up.
     """
 
     family: ClassVar[str] = "constant"
@@ -119,13 +119,13 @@ class ConstantSchedule:
         _require_share("constant_rate.warmup", self.warmup)
 
     def factor(self, k: int, steps: int) -> float:
-        """Factor of update ``k`` (from 0) of ``steps``."""
+        """Return the factor of update ``k`` (from 0) of ``steps``."""
         warmup = warmup_steps(self.warmup, steps)
         return (k + 1) / warmup if k < warmup else 1.0
 
 
 def warmup_steps(share: float, steps: int) -> int:
-    """Number of warmup updates; leaves at least one update after them."""
+    """Return the number of warmup updates; at least one update follows them."""
     return min(round(share * steps), max(steps - 1, 0))
 
 

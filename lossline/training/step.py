@@ -1,9 +1,8 @@
-"""The compiled training step: one ``jax.jit``, its state placed on the mesh and donated.
+"""The compiled training step: one ``jax.jit``, with its state placed on the mesh and donated.
 
-State is a plain dictionary {"params", "optimizer"}; the step number lives on the host. Parameters
-that are stored in bfloat16 have float32 copies among the optimizer's state. Learning
-rate, weight decay and seed are arguments, so that one compilation serves a whole grid of runs of
-one shape.
+The state is a dictionary {"params", "optimizer"}; the step number stays on the host. For parameters
+stored in bfloat16, the optimizer state contains float32 copies. Learning rate, weight decay and
+seed are arguments, so one compilation serves all runs of the same shape.
 """
 
 from __future__ import annotations
@@ -31,17 +30,18 @@ METRICS = ("loss", "gradient_norm", "parameter_norm")
 
 @dataclass(frozen=True, kw_only=True)
 class Trainer:
-    """Model, objective and optimizer bound to a mesh.
+    """A model, an objective and an optimizer on a mesh.
 
     Attributes:
-        model: model config (``lossline.models``).
-        objective: the loss.
-        optimizer: options of the optimizer.
-        mesh: devices.
-        rules: logical axis -> mesh axis.
-        microbatches: the batch is split into that many parts, one after the other inside the step;
-            their gradients are summed in float32, which equals the whole batch up to rounding. On
-            a mesh of ``data`` alone they are reduced once, elsewhere once per microbatch.
+        model: Model config (``lossline.models``).
+        objective: Objective that is minimized.
+        optimizer: Options of the optimizer.
+        mesh: Devices.
+        rules: Logical axis -> mesh axis.
+        microbatches: Number of parts of the batch that the step computes one after the other. Their
+            gradients are added in float32, which equals the gradient of the whole batch up to
+            rounding. If the mesh has only ``data``, gradients are reduced over devices once per
+            step, otherwise once per microbatch.
     """
 
     model: Any
@@ -69,10 +69,10 @@ class Trainer:
 
     @cached_property
     def shardings(self) -> State:
-        """``NamedSharding`` of every leaf of the state: moments lie where their parameter lies.
+        """``NamedSharding`` of every leaf of the state; moments are placed like their parameter.
 
         Raises:
-            UserError: the mesh and the model do not fit.
+            UserError: The mesh does not fit the model.
         """
         params = parameter_shardings(
             self.shapes["params"], self.logical_axes, self.mesh, self.rules
@@ -90,7 +90,7 @@ class Trainer:
 
     @cached_property
     def abstract_state(self) -> State:
-        """Shapes with shardings: what a checkpoint is restored into."""
+        """Shapes with shardings, the target when a checkpoint is restored."""
         return jax.tree.map(
             lambda shape, sharding: jax.ShapeDtypeStruct(
                 shape.shape, shape.dtype, sharding=sharding
@@ -109,7 +109,7 @@ class Trainer:
 
     @cached_property
     def _has_masters(self) -> bool:
-        """Whether the optimizer keeps float32 copies of the parameters."""
+        """Whether the optimizer state contains float32 copies of the parameters."""
         return any(leaf.dtype != jnp.float32 for leaf in jax.tree.leaves(self._abstract[1]))
 
     def _fresh_optimizer(self, params: Any) -> Any:
@@ -118,7 +118,10 @@ class Trainer:
         return optimizers.Masters(moments, wide) if self._has_masters else moments
 
     def init(self, key: jax.Array) -> State:
-        """Fresh state, every leaf created where it will live; the same numbers on every mesh."""
+        """Return a fresh state; every leaf is created on its devices.
+
+        The numbers depend only on ``key``, not on the mesh.
+        """
 
         def make(key: jax.Array) -> State:
             params = nnx.to_pure_dict(nnx.state(models.build(self.model, key=key)))
@@ -131,27 +134,31 @@ class Trainer:
             return jitted(key)
 
     def _init_compiler_options(self) -> dict[str, int] | None:
-        """XLA's CPU backend takes longer to optimize the random numbers than to draw them."""
+        """Return options that reduce compile time of the initialization on CPUs.
+
+        XLA's CPU backend would take longer to optimize the random-number code than to run it.
+        """
         on_cpu = self.mesh.devices.flat[0].platform == "cpu"
         return {"xla_backend_optimization_level": 1} if on_cpu else None
 
     def merge(self, params: Any) -> nnx.Module:
-        """The module with ``params``; cheap, for use inside a traced function."""
+        """Return the module with ``params``; cheap, for use inside a traced function."""
         graph, abstract = self._abstract
         state = jax.tree.map(lambda leaf: leaf, abstract)
         nnx.replace_by_pure_dict(state, params)
         return nnx.merge(graph, state)
 
     def gradients(self, params: Any, batch: BatchArrays) -> tuple[Any, jax.Array]:
-        """(gradients, nats per target token) of the whole batch; traced inside ``step``."""
+        """Return (gradients, nats per target token) of the whole batch; traced inside ``step``."""
         total_weight = jnp.maximum(jnp.sum(batch["weights"]), 1e-9)
         if self.microbatches == 1:
             return self._differentiated(params, batch, total_weight)
         if not 1 < self.mesh.size == self.mesh.shape["data"]:
             return self._accumulated(params, batch, total_weight)
 
-        # Every device holds all parameters: it adds up the gradients of its own rows as if it were
-        # alone, so that they are reduced once per step and not once per microbatch.
+        # Every device holds all parameters. Under shard_map it sums the gradients of its own rows
+        # over all microbatches, so one all-reduce per step suffices. With plain jit, XLA would
+        # reduce once per microbatch.
         def of_own_rows(params: Any, batch: BatchArrays, total_weight: jax.Array) -> Any:
             with jax.sharding.use_abstract_mesh(AbstractMesh((), ())):
                 return jax.lax.psum(self._accumulated(params, batch, total_weight), "data")
@@ -176,7 +183,7 @@ class Trainer:
     def _accumulated(
         self, params: Any, batch: BatchArrays, total_weight: jax.Array
     ) -> tuple[Any, jax.Array]:
-        """As ``_differentiated``, one microbatch after the other."""
+        """Return the same as ``_differentiated``, computed one microbatch at a time."""
 
         def accumulate(carry: tuple[Any, jax.Array], microbatch: BatchArrays) -> tuple[Any, None]:
             gradients, nats = self._differentiated(params, microbatch, total_weight)
@@ -188,7 +195,7 @@ class Trainer:
         return jax.lax.scan(accumulate, (zeros, jnp.zeros((), jnp.float32)), parts)[0]
 
     def _split(self, array: jax.Array) -> jax.Array:
-        """[B, L] -> [microbatches, B/microbatches, L] without moving a row to another device."""
+        """Reshape [B, L] to [microbatches, B/microbatches, L]; every row stays on its device."""
         rows = array.shape[0] // self.microbatches
         split = array.reshape(rows, self.microbatches, *array.shape[1:]).swapaxes(0, 1)
         if jax.sharding.get_abstract_mesh().empty:
@@ -200,12 +207,12 @@ class Trainer:
     def step(
         self,
     ) -> Callable[[State, BatchArrays, jax.Array | np.ndarray], tuple[State, jax.Array]]:
-        """(state, batch, [learning rate, weight decay]) -> (state, metrics); the state given is
-        donated.
+        """The compiled step: (state, batch, [learning rate, weight decay]) -> (state, metrics).
 
-        The metrics are one float32 vector in the order of ``METRICS``. ``loss`` and
-        ``gradient_norm`` (before clipping) belong to the parameters before the update,
-        ``parameter_norm`` to those after it: if all three are finite, so is the state.
+        The given state is donated. The metrics are one float32 vector in the order of ``METRICS``.
+        ``loss`` and ``gradient_norm`` (before clipping) belong to the parameters before the update,
+        ``parameter_norm`` to the parameters after it: if all three are finite, the new state is
+        finite too.
         """
 
         def run(state: State, batch: BatchArrays, rates: jax.Array) -> tuple[State, jax.Array]:

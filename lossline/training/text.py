@@ -1,4 +1,4 @@
-"""The text that a run is trained on: one token store, or a mixture of several."""
+"""Training text of a run: one token store, or a mixture of several."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from lossline.vocabularies import VocabularyFacts
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingText:
-    """What ``train.store`` names, opened.
+    """The opened stores of ``train.store``.
 
     Attributes:
-        stores: in the order of the components' names; of one store, its place is the name.
-        shares: whole shares of a mixture's components; empty for one store.
+        stores: Component name -> store. For a single store the name is its location.
+        shares: Component name -> whole-number share; empty for a single store.
     """
 
     stores: Mapping[str, TokenStore]
@@ -28,10 +28,10 @@ class TrainingText:
 
     @classmethod
     def open(cls, source: str | Mixture) -> TrainingText:
-        """Opens the store, or each component that has a share.
+        """Open the store, or each component whose share is not 0.
 
         Raises:
-            UserError: a store is absent, damaged or changed.
+            UserError: A store is missing, damaged or changed.
         """
         if not isinstance(source, Mixture):
             return cls(stores={source: TokenStore.open(source)}, shares={})
@@ -41,12 +41,12 @@ class TrainingText:
 
     @property
     def vocabulary(self) -> VocabularyFacts:
-        """Of the store; ``plan`` refuses components that differ in it."""
+        """Vocabulary of the stores; ``plan`` refuses components with different ones."""
         return self._first.manifest.vocabulary
 
     @property
     def location(self) -> str:
-        """Where a store of this vocabulary is."""
+        """Location of one store of this vocabulary."""
         return self._first.location
 
     @property
@@ -54,10 +54,11 @@ class TrainingText:
         return next(iter(self.stores.values()))
 
     def plan(self, *, context_length: int, batch_size: int, seed: int) -> BatchPlan | MixturePlan:
-        """The batches.
+        """Return the plan of the batches.
 
         Raises:
-            UserError: a context longer than a store, or components of several vocabularies.
+            UserError: The context is longer than a store, or components have different
+                vocabularies.
         """
         if not self.shares:
             return BatchPlan(
@@ -72,11 +73,14 @@ class TrainingText:
         )
 
     def facts(self, tokens: int) -> dict[str, Any]:
-        """Facts of the run: ``pretraining_data``, and either ``store`` and ``epochs``, or each
-        ``share.<component>`` and, in ``components``, what `component_tokens` needs.
+        """Return the facts of the run about its text.
+
+        They are ``pretraining_data``, and for a single store ``store`` and ``epochs``; for a
+        mixture each ``share.<component>``, and ``components`` with the records that
+        ``component_tokens`` reads.
 
         Args:
-            tokens: target tokens of the whole run.
+            tokens: Number of target tokens of the whole run.
         """
         if not self.shares:
             return {
@@ -99,12 +103,15 @@ class TrainingText:
 
 
 def component_tokens(facts: Mapping[str, Any], step: int) -> dict[str, int]:
-    """``component_tokens.<component>`` of the loss table after ``step`` updates: the tokens of each
-    component of a mixture that the run has seen; nothing for a run on one store.
+    """Return the tokens of each mixture component that a run has seen after ``step`` updates.
 
     Args:
-        facts: of the run (``facts.json``).
-        step: of a checkpoint.
+        facts: Facts of the run (``facts.json``).
+        step: Step of a checkpoint.
+
+    Returns:
+        ``component_tokens.<component>`` -> tokens, columns of the loss table. Empty for a run on
+            one store.
     """
     components = facts.get("components")
     if not components:

@@ -33,7 +33,7 @@ MAMBA = MambaConfig(
     state=8,
     context_length=32,
     activation_dtype="float32",
-    scan_chunk=4,  # the smaller the chunk, the quicker it compiles
+    scan_chunk=4,  # a smaller chunk compiles faster
 )
 
 
@@ -44,7 +44,7 @@ def models() -> dict[str, LlamaConfig | MambaConfig]:
 
 @pytest.fixture(scope="session")
 def store(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> TokenStore:
-    """The source of this package as bytes: text enough, and always at hand."""
+    """Token store of this package's source as bytes: enough text, and always available."""
     texts = [
         path.read_text(encoding="utf-8")
         for path in sorted((repository / "lossline/sharding").glob("*.py"))
@@ -56,7 +56,7 @@ def store(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> TokenSt
 
 @pytest.fixture(scope="session", autouse=True)
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One compilation cache for all tests: the same tiny step is compiled once."""
+    """One compilation cache for all tests, so that each tiny step is compiled once."""
     folder = tmp_path_factory.mktemp("cache")
     use_compilation_cache(folder)
     return folder
@@ -64,7 +64,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def base_options(store: TokenStore, cache: Path) -> TrainOptions:
-    """12 steps of a tiny Llama on one data-parallel mesh of all devices; ``root`` is to be set."""
+    """12 steps of a tiny Llama, data-parallel over all devices; tests set ``root``."""
     return TrainOptions(
         name="tiny",
         model=LLAMA,
@@ -80,5 +80,5 @@ def base_options(store: TokenStore, cache: Path) -> TrainOptions:
 
 @pytest.fixture
 def options(tmp_path: Path, base_options: TrainOptions) -> Callable[..., TrainOptions]:
-    """``options(**changes)``: the base options, in a folder of the test's own."""
+    """``options(**changes)``: the base options, in a folder of this test."""
     return lambda **changes: replace(base_options, **{"root": str(tmp_path / "runs"), **changes})

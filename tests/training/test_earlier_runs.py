@@ -1,4 +1,4 @@
-"""Runs that an earlier lossline made are found again under their old names."""
+"""Runs made by an earlier version of lossline are found again under their old names."""
 
 import hashlib
 import json
@@ -21,8 +21,10 @@ def finished(base_options, tmp_path_factory):
 
 @pytest.fixture
 def earlier(finished, base_options, tmp_path):
-    """The same run as it was written before identities held fingerprints; the rule of its name was
-    SHA-256 of this JSON."""
+    """A run directory as written before identities contained fingerprints.
+
+    Its name was the SHA-256 of this JSON.
+    """
     config = json.loads((finished.path / "config.json").read_text())
     config |= {"store": base_options.store, "token_selection": "all"}
     text = json.dumps(config, sort_keys=True, separators=(",", ":"))
@@ -32,7 +34,9 @@ def earlier(finished, base_options, tmp_path):
     return folder
 
 
-def test_an_earlier_run_is_found_and_not_trained_again(options, earlier, tmp_path, capsys):
+def test_run_of_an_earlier_version_is_found_and_not_trained_again(
+    options, earlier, tmp_path, capsys
+):
     chosen = options(steps=3, root=str(earlier.parent))
     assert chosen.folder == earlier
     before = (earlier / "config.json").read_bytes()
@@ -42,13 +46,13 @@ def test_an_earlier_run_is_found_and_not_trained_again(options, earlier, tmp_pat
     assert [path.name for path in earlier.parent.iterdir()] == [earlier.name]
 
 
-def test_other_options_are_still_another_run(options, earlier):
+def test_other_options_do_not_match_the_earlier_run(options, earlier):
     assert options(steps=3, seed=1, root=str(earlier.parent)).folder != earlier
     assert options(steps=3, name="tin", root=str(earlier.parent)).folder != earlier
 
 
-def test_an_earlier_run_is_told_by_its_contents_not_by_its_path(options, earlier):
-    """The store has since been moved: the recorded path leads nowhere."""
+def test_earlier_run_is_identified_by_store_contents_not_path(options, earlier):
+    """The store was moved after the run: the recorded path no longer exists."""
     config = json.loads((earlier / "config.json").read_text())
     (earlier / "config.json").write_text(json.dumps({**config, "store": "/gone/store"}))
     assert options(steps=3, root=str(earlier.parent)).folder == earlier
@@ -57,8 +61,8 @@ def test_an_earlier_run_is_told_by_its_contents_not_by_its_path(options, earlier
     assert options(steps=3, root=str(earlier.parent)).folder != earlier
 
 
-def test_a_named_token_selection_was_never_in_effect(earlier):
-    """It reached hash and facts, and never the training step."""
+def test_recorded_token_selection_is_replaced_by_all(earlier):
+    """It was in the hash and the facts, but the training step never read it."""
     for name in ("config.json", "facts.json"):
         content = json.loads((earlier / name).read_text())
         (earlier / name).write_text(json.dumps({**content, "token_selection": "rho"}))
@@ -66,7 +70,7 @@ def test_a_named_token_selection_was_never_in_effect(earlier):
     assert "token_selection" not in RunDirectory(earlier).config
 
 
-def test_a_name_with_special_characters_finds_its_run(finished, tmp_path, options):
+def test_run_name_with_glob_characters_is_found(finished, tmp_path, options):
     folder = tmp_path / "a[b]*-00000000"
     shutil.copytree(finished.path, folder)
     assert find_run(tmp_path, "a[b]*", identity(options(steps=3))) == folder
@@ -76,12 +80,12 @@ def test_a_name_with_special_characters_finds_its_run(finished, tmp_path, option
     ("name", "content"),
     [("config.json", ""), ("facts.json", None), ("facts.json", "{}"), ("facts.json", "[]")],
 )
-def test_a_damaged_run_of_the_name_stops_no_other(options, earlier, name, content):
+def test_damaged_run_of_the_same_name_does_not_block_another(options, earlier, name, content):
     if content is None:
         (earlier / name).unlink()
     else:
         (earlier / name).write_text(content)
     chosen = options(steps=3, seed=1, root=str(earlier.parent))
     assert not chosen.folder.exists()
-    with pytest.raises(UserError, match=name):  # by itself it is one line
+    with pytest.raises(UserError, match=name):  # opening the damaged run itself raises one line
         _ = RunDirectory(earlier).config

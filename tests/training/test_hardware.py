@@ -1,4 +1,4 @@
-"""Peaks by the names that JAX gives devices."""
+"""Peak FLOP/s by JAX's device names."""
 
 from types import SimpleNamespace
 
@@ -20,5 +20,5 @@ from lossline.training.hardware import peak_flops
         ("cpu", None),
     ],
 )
-def test_peak(kind, peak):
+def test_peak_flops_of_known_devices(kind, peak):
     assert peak_flops(SimpleNamespace(device_kind=kind)) == peak

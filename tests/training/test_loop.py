@@ -1,4 +1,4 @@
-"""Whole trainings: resumed ones are bitwise those never stopped, however they were stopped."""
+"""Whole trainings: a resumed run is bitwise identical to an uninterrupted one."""
 
 import contextlib
 import json
@@ -39,12 +39,12 @@ from lossline.vocabularies import ByteVocabulary
 
 
 class Killed(Exception):
-    """Stands for whatever may stop a run."""
+    """Raised by a test to stop a run."""
 
 
 @pytest.fixture
 def stopped_at(monkeypatch):
-    """``stopped_at(k, how)`` makes reading batch k do something else than read."""
+    """``stopped_at(k, act)``: call ``act`` when batch k is read."""
     batch = BatchPlan.batch
 
     def arrange(k, act):
@@ -63,7 +63,7 @@ def fail():
 
 
 def state_of(run, options, step):
-    """The whole training state of a checkpoint, as NumPy arrays."""
+    """Return the training state of a checkpoint as NumPy arrays."""
     trainer = Trainer(
         model=options.model,
         objective=Objective(vocab_size=options.model.vocab_size),
@@ -92,11 +92,11 @@ def assert_same_run(run, reference, options):
 
 @pytest.fixture(scope="module")
 def reference(base_options, tmp_path_factory):
-    """The run that nothing stopped; only read."""
+    """An uninterrupted run; tests only read it."""
     return train(replace(base_options, root=str(tmp_path_factory.mktemp("reference"))))
 
 
-def test_an_operation_that_is_not_to_be_had_here_is_refused_before_anything_is_written(options):
+def test_unavailable_implementation_is_refused_before_anything_is_written(options):
     chosen = options()
     for changes, words in (
         ({"model": replace(chosen.model, attention_implementation="splash")}, "needs tpu, this is"),
@@ -108,7 +108,7 @@ def test_an_operation_that_is_not_to_be_had_here_is_refused_before_anything_is_w
         assert not lacking.folder.exists()
 
 
-def test_what_refuses_costs_no_second_trace_of_the_step(options, monkeypatch):
+def test_the_step_is_traced_only_once(options, monkeypatch):
     traces = []
     objective = Objective.__call__
     monkeypatch.setattr(Objective, "__call__", lambda *a: traces.append(1) or objective(*a))
@@ -116,7 +116,7 @@ def test_what_refuses_costs_no_second_trace_of_the_step(options, monkeypatch):
     assert len(traces) == 1
 
 
-def test_a_run_and_what_it_leaves(options, store, monkeypatch):
+def test_contents_of_a_finished_run_directory(options, store, monkeypatch):
     chosen = options(steps=40, mesh=MeshOptions(data=2, fsdp=2, tensor=2))
     monkeypatch.setattr("lossline.training.loop.peak_flops", lambda device: 1e12)
     run = train(chosen)
@@ -141,7 +141,7 @@ def test_a_run_and_what_it_leaves(options, store, monkeypatch):
     assert "blocks/mlp/gate" in (run.path / "model.txt").read_text()
 
 
-def test_a_loaded_model_has_the_loss_that_the_next_step_saw(options, reference, store):
+def test_loaded_model_reproduces_the_loss_of_the_next_step(options, reference, store):
     model = load_model(reference, 4)
     batch = BatchPlan(store, context_length=32, batch_size=8, seed=0).batch(4)
     log_probs = jax.nn.log_softmax(jax.jit(model)(batch.inputs))
@@ -150,16 +150,16 @@ def test_a_loaded_model_has_the_loss_that_the_next_step_saw(options, reference, 
     assert step == 5 and nats.mean() == pytest.approx(loss, rel=1e-5)
 
 
-def test_finished_says_so_and_does_nothing(options, reference, capsys, monkeypatch):
+def test_finished_run_is_not_trained_again(options, reference, capsys, monkeypatch):
     monkeypatch.setattr("lossline.training.loop._prepare", fail)
     before = {f: f.stat().st_mtime_ns for f in reference.path.rglob("*")}
     train(options(root=str(reference.path.parent)))
-    assert "is finished (12 steps); nothing to do" in capsys.readouterr().out
+    assert "is finished (12 steps): nothing to do" in capsys.readouterr().out
     assert before == {f: f.stat().st_mtime_ns for f in reference.path.rglob("*")}
 
 
 @pytest.mark.parametrize("k", [0, 3, 6, 11])
-def test_resumed_after_a_crash_is_bitwise_the_same(options, reference, stopped_at, monkeypatch, k):
+def test_resume_after_a_crash_is_bitwise_identical(options, reference, stopped_at, monkeypatch, k):
     stopped_at(k, fail)
     with pytest.raises(Killed):
         train(options())
@@ -168,7 +168,7 @@ def test_resumed_after_a_crash_is_bitwise_the_same(options, reference, stopped_a
     assert_same_run(run, reference, options())
 
 
-def test_a_signal_saves_and_stops(options, reference, stopped_at, monkeypatch, capsys):
+def test_signal_saves_a_checkpoint_and_stops(options, reference, stopped_at, monkeypatch, capsys):
     stopped_at(6, lambda: os.kill(os.getpid(), signal.SIGTERM))
     with pytest.raises(KeyboardInterrupt):
         train(options())
@@ -177,11 +177,11 @@ def test_a_signal_saves_and_stops(options, reference, stopped_at, monkeypatch, c
     said = capsys.readouterr().out
     assert "stopped by a signal at step" in said
     run = train(options())
-    assert "going on from checkpoint" in capsys.readouterr().out
+    assert "continuing from checkpoint" in capsys.readouterr().out
     assert_same_run(run, reference, options())
 
 
-def test_resumed_on_another_mesh(options, reference, stopped_at, monkeypatch):
+def test_resume_on_another_mesh(options, reference, stopped_at, monkeypatch):
     stopped_at(6, fail)
     with pytest.raises(Killed):
         train(options())
@@ -190,7 +190,7 @@ def test_resumed_on_another_mesh(options, reference, stopped_at, monkeypatch):
     np.testing.assert_allclose(losses(run), losses(reference), rtol=1e-4)
 
 
-def test_a_corrupt_newest_checkpoint_falls_back(
+def test_corrupt_newest_checkpoint_falls_back_to_the_previous(
     options, reference, stopped_at, monkeypatch, capsys
 ):
     stopped_at(11, fail)
@@ -204,7 +204,7 @@ def test_a_corrupt_newest_checkpoint_falls_back(
     victim.write_bytes(content)
     run = train(options())
     said = capsys.readouterr().out
-    assert "checkpoints/8 is corrupt" in said and "going on from checkpoint 4" in said
+    assert "checkpoints/8 is corrupt" in said and "continuing from checkpoint 4" in said
     assert_same_run(run, reference, options())
 
 
@@ -244,7 +244,7 @@ train(pickle.load(sys.stdin.buffer))
 @pytest.mark.parametrize(
     "where", ["while Orbax writes", "before the manifest", "while dropping an old optimizer"]
 )
-def test_kill_9_in_the_middle_of_a_save(options, reference, where):
+def test_resume_after_kill_during_a_save_is_bitwise_identical(options, reference, where):
     chosen = options()
     killed = subprocess.run(
         [sys.executable, "-c", KILL, where],
@@ -259,23 +259,23 @@ def test_kill_9_in_the_middle_of_a_save(options, reference, where):
     assert not leftovers
 
 
-# --- what goes wrong ----------------------------------------------------------------------------
+# --- failures ----------------------------------------------------------------------------
 
 
-def test_nan_stops_and_keeps_the_last_good_checkpoint(options, capsys):
+def test_nan_in_the_first_step_stops_the_run(options, capsys):
     chosen = options(
         optimizer=AdamW(learning_rate=1e38),
         schedule=ConstantSchedule(),
         checkpoints=CheckpointOptions(count=0, every=1),
     )
-    with pytest.raises(TrainingFailed, match=r"step 1 gave .*lower the learning rate"):
+    with pytest.raises(TrainingFailed, match=r"step 1 gave .*Decrease the learning rate"):
         train(chosen)
     status = chosen_status(chosen)
     assert status["state"] == "failed" and "step 1 gave" in status["message"]
     assert not (chosen.folder / "checkpoints" / "1").exists()
 
 
-def test_nan_later_keeps_the_checkpoint_before(options, monkeypatch):
+def test_nan_keeps_the_last_good_checkpoint(options, monkeypatch):
     monkeypatch.setattr(ConstantSchedule, "factor", lambda self, k, steps: 1.0 if k < 7 else 1e38)
     chosen = options(schedule=ConstantSchedule(), optimizer=AdamW(learning_rate=1e-3))
     with pytest.raises(TrainingFailed, match="the last good checkpoint is 4"):
@@ -289,7 +289,7 @@ def chosen_status(chosen):
     return json.loads((chosen.folder / "status.json").read_text())
 
 
-def test_other_data_in_the_same_place_is_another_run(options, stopped_at, monkeypatch, tmp_path):
+def test_changed_data_at_the_same_path_is_another_run(options, stopped_at, monkeypatch, tmp_path):
     store = tmp_path / "store"
     write_store(store, ["one text, " * 400], ByteVocabulary(), name="one")
     chosen = options(store=str(store), directory=str(tmp_path / "run"))
@@ -301,16 +301,16 @@ def test_other_data_in_the_same_place_is_another_run(options, stopped_at, monkey
     store.rename(tmp_path / "old")
     write_store(store, ["another text, " * 400], ByteVocabulary(), name="one")
     assert options(store=str(store)).folder != before
-    with pytest.raises(UserError, match=r"another config: store is '[0-9a-f]{12}…' there"):
+    with pytest.raises(UserError, match=r"another config: store was '[0-9a-f]{12}…'"):
         train(chosen)
-    # The manifest of the checkpoint refuses it as well, should the config have been edited.
+    # If the config was edited, the manifest of the checkpoint still refuses the other data.
     (tmp_path / "run/config.json").write_text(json.dumps(identity(chosen)))
     with pytest.raises(UserError, match="trained on data with fingerprint"):
         train(chosen)
 
 
-def test_a_moved_store_is_the_same_run(options, reference, store, tmp_path, monkeypatch, capsys):
-    """Relative, absolute and moved paths: the run is found again, finished."""
+def test_moved_store_is_the_same_run(options, reference, store, tmp_path, monkeypatch, capsys):
+    """Relative, absolute and moved paths of one store find the same finished run."""
     moved = tmp_path / "elsewhere"
     shutil.copytree(store.location, moved)
     monkeypatch.chdir(tmp_path)
@@ -335,36 +335,36 @@ def test_a_moved_store_is_the_same_run(options, reference, store, tmp_path, monk
                     vocab_size=100, width=8, layers=1, heads=1, mlp_width=8, context_length=32
                 )
             },
-            "vocab_size 100 is smaller than the 259",
+            "vocab_size = 100 is smaller than the vocabulary of .* 259 tokens",
         ),
     ],
 )
-def test_mistakes_leave_no_trace(options, changes, message):
+def test_wrong_options_write_nothing(options, changes, message):
     chosen = options(**changes)
     with pytest.raises(UserError, match=message):
         train(chosen)
     assert not chosen.folder.exists()
 
 
-def test_a_store_that_does_not_exist_is_refused(options):
+def test_missing_store_is_refused(options):
     chosen = options(store="nowhere")
     with pytest.raises(NoStore, match="nowhere: no such store"):
         train(chosen)
     assert not os.path.exists(chosen.root)
 
 
-def test_context_longer_than_the_set(options, tmp_path):
+def test_context_longer_than_the_store_is_refused(options, tmp_path):
     write_store(tmp_path / "short", ["short"], ByteVocabulary(), name="short")
     with pytest.raises(UserError, match="fewer than context_length 32"):
         train(options(store=str(tmp_path / "short")))
 
 
-def test_a_directory_of_another_config(options, reference):
-    with pytest.raises(UserError, match="another config: seed is 0 there, 1 here"):
+def test_directory_of_another_config_is_refused(options, reference):
+    with pytest.raises(UserError, match="another config: seed was 0 and is now 1"):
         train(options(seed=1, directory=str(reference.path)))
 
 
-def test_two_writers(options):
+def test_second_writer_is_refused(options):
     chosen = options()
     chosen.folder.mkdir(parents=True)
     code = (
@@ -384,17 +384,17 @@ def test_two_writers(options):
         holder.stdout.close()
 
 
-def test_options_that_refuse(options):
+def test_wrong_options_raise_user_error(options):
     for changes, message in (
-        ({"tokens": 100}, "exactly one of train.steps and train.tokens"),
-        ({"steps": None}, "exactly one of train.steps and train.tokens"),
+        ({"tokens": 100}, "train.steps and train.tokens: exactly one"),
+        ({"steps": None}, "train.steps and train.tokens: exactly one"),
         ({"context_length": 64}, "more than the model's context_length 32"),
         ({"name": "a/b"}, "train.name"),
         ({"batch_size": 0}, "train.batch_size = 0"),
         ({"profile_steps": "3"}, None),
-        ({"profile_steps": "5:3"}, "must run forward"),
-        ({"profile_steps": "x:y"}, "write first:last"),
-        ({"profile_steps": "9:13"}, "the run has steps 1 to 12; name some of them"),
+        ({"profile_steps": "5:3"}, "must have first from 1"),
+        ({"profile_steps": "x:y"}, "must be first:last"),
+        ({"profile_steps": "9:13"}, "the run has only steps 1 to 12. Choose"),
     ):
         if message is None:
             assert options(**changes).profiled_steps == (3, 3)
@@ -403,7 +403,7 @@ def test_options_that_refuse(options):
             options(**changes)
 
 
-def test_what_is_another_run_and_what_is_not(options):
+def test_only_options_of_the_experiment_change_the_run_name(options):
     base = options().folder
     for same in (
         {"mesh": MeshOptions(fsdp=8, data=1)},
@@ -429,8 +429,8 @@ def test_separate_documents_and_data_seed_change_the_losses(options, tmp_path):
     assert len({first, separate, other}) == 3
 
 
-def test_every_bit_of_both_seeds_counts(options):
-    """The upper bits of 2^32 + 5 were dropped: the run had the parameters of seed 5."""
+def test_all_bits_of_both_seeds_are_used(options):
+    """JAX drops the upper bits of 2^32 + 5, which would give the parameters of seed 5."""
     chosen = {"steps": 1, "checkpoints": CheckpointOptions(count=0)}
     small, large, other_data = (
         losses(train(options(**chosen, seed=seed, data_seed=data_seed)))[0]
@@ -439,13 +439,13 @@ def test_every_bit_of_both_seeds_counts(options):
     assert len({small, large, other_data}) == 3
 
 
-def test_profile(options, capsys):
+def test_profiler_trace_is_written(options, capsys):
     run = train(options(profile_steps="2:3", steps=4, mesh=MeshOptions(data=8)))
     assert list((run.path / "profile").rglob("*.xplane.pb"))
     assert "profile of steps 2 to 3" in capsys.readouterr().out
 
 
-def test_a_profile_is_of_the_steps_that_a_start_runs(options, capsys, stopped_at):
+def test_profile_covers_only_steps_of_this_start(options, capsys, stopped_at):
     chosen = options(steps=4, checkpoints=CheckpointOptions(steps=(2,), count=0))
     for batch, asked, said in (
         (2, "2:4", "profile of steps 2 to 2 in"),
@@ -460,14 +460,14 @@ def test_a_profile_is_of_the_steps_that_a_start_runs(options, capsys, stopped_at
     assert {trace.stat().st_size > 0 for trace in traces} == {True}
 
 
-def test_a_place_that_takes_no_folder_refuses_before_anything_is_compiled(options, recwarn):
-    """JAX warns of each program that it cannot keep."""
+def test_unwritable_cache_folder_is_refused_before_compilation(options, recwarn):
+    """JAX would only warn about each program that it cannot cache."""
     with pytest.raises(FileNotFoundError):
         train(options(directory="/proc/x/run", compilation_cache=None))
     assert not [each for each in recwarn if "compilation cache" in str(each.message)]
 
 
-def test_checkpoints_by_time_are_replaced(options, monkeypatch):
+def test_replaceable_checkpoints_are_replaced(options, monkeypatch):
     seen = []
     retire = CheckpointWriter._retire
 
@@ -482,8 +482,8 @@ def test_checkpoints_by_time_are_replaced(options, monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_torn_compilation_cache_is_only_slow(options, tmp_path):
-    """A process that is killed while it writes an entry must not spoil the runs after it."""
+def test_damaged_compilation_cache_entry_does_not_break_a_run(options, tmp_path):
+    """A process killed while it writes a cache entry must not break later runs."""
     folder = tmp_path / "torn"
     code = f"import sys{TRAIN_PICKLED}"
     chosen = options(compilation_cache=str(folder), steps=3)
@@ -514,7 +514,7 @@ train(replace(options, launch=launch))
 
 
 def joined(chosen: TrainOptions) -> list[subprocess.Popen]:
-    """Two processes of two devices each that train ``chosen`` over loopback, on a mesh of four."""
+    """Start two processes of two devices each that train ``chosen`` on a mesh of four."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -547,9 +547,8 @@ def joined(chosen: TrainOptions) -> list[subprocess.Popen]:
 
 
 @pytest.mark.slow
-def test_two_processes_train_like_one(options, tmp_path):
-    """Over loopback, with data and parameters split between them; then resumed by one process
-    alone."""
+def test_two_processes_train_like_one_process(options, tmp_path):
+    """Data and parameters are split over two processes; then one process resumes the run."""
     chosen = options()
     processes = joined(chosen)
     outputs = [process.stdout.read().decode() for process in processes]
@@ -559,7 +558,7 @@ def test_two_processes_train_like_one(options, tmp_path):
     assert together.facts["processes"] == 2 and together.kept_checkpoint_steps() == [4, 8, 12]
     alone = options(root=str(tmp_path / "alone"), mesh=MeshOptions(data=2, fsdp=2, tensor=2))
     np.testing.assert_allclose(losses(together), losses(train(alone)), rtol=1e-4)
-    # The last checkpoint again, by one process on another mesh, from the one before it.
+    # One process on another mesh repeats the last checkpoint, starting from the one before it.
     expected = losses(together)
     shutil.rmtree(together.path / "checkpoints" / "12")
     together.write_status(RunStatus(state=RunState.RUNNING, step=8))
@@ -569,9 +568,11 @@ def test_two_processes_train_like_one(options, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_signal_to_one_of_two_processes_ends_both_after_the_same_step(options, tmp_path):
-    """The SIGINT becomes the SIGTERM that a cluster sends; gone on with, the run is as if nothing
-    had been."""
+def test_signal_to_one_process_stops_both_after_the_same_step(options, tmp_path):
+    """The SIGINT is forwarded as the SIGTERM that a cluster sends.
+
+    The resumed run then equals an undisturbed one.
+    """
     undisturbed = replace(
         options(steps=400, mesh=MeshOptions(data=2, fsdp=2, tensor=2)),
         checkpoints=CheckpointOptions(count=1, minutes=0),

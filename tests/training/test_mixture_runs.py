@@ -36,12 +36,12 @@ SHARES = {"wiki": 0.7, "python": 0.3}
 
 
 class Killed(Exception):
-    """Stands for whatever may stop a run."""
+    """Raised by a test to stop a run."""
 
 
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory) -> Path:
-    """Stores wiki, python and code below one folder, as bytes."""
+    """Folder with byte stores wiki, python and code."""
     folder = tmp_path_factory.mktemp("components")
     for name, text in (("wiki", "An article. "), ("python", "def f(x): "), ("code", "int x; ")):
         texts = [text * (20 + number) for number in range(20)]
@@ -79,7 +79,7 @@ def last_state(run, options):
 
 
 @pytest.mark.parametrize("k", [5, 9])
-def test_resumed_after_a_crash_is_bitwise_the_same(options, mixture, finished, monkeypatch, k):
+def test_resume_after_a_crash_is_bitwise_identical(options, mixture, finished, monkeypatch, k):
     chosen = options(store=mixture(), name="mixed")
     batch = MixturePlan.batch
 
@@ -98,7 +98,7 @@ def test_resumed_after_a_crash_is_bitwise_the_same(options, mixture, finished, m
     jax.tree.map(np.testing.assert_array_equal, *states)
 
 
-def test_a_step_has_the_loss_of_the_mixtures_batch(finished, folder):
+def test_logged_loss_is_that_of_the_mixture_batch(finished, folder):
     stores = [TokenStore.open(folder / name) for name in SHARES]
     weights = list(SHARES.values())
     plan = MixturePlan(stores, weights=weights, context_length=32, batch_size=8, seed=0)
@@ -136,13 +136,13 @@ def test_facts_name_components_and_shares(finished, folder):
     }
 
 
-def test_config_gin_builds_the_run_again(finished):
+def test_config_gin_rebuilds_the_run(finished):
     options = build_options("train", load(), gin_files=[finished.path / "config.gin"])
     assert options.folder == finished.path
     assert options.store.shares == SHARES
 
 
-def test_the_identity_holds_contents_and_shares_not_places(options, mixture, folder, tmp_path):
+def test_identity_contains_contents_and_shares_not_paths(options, mixture, folder, tmp_path):
     base = options(store=mixture())
     assert json.dumps(identity(base)).count(str(folder)) == 0
     columns = option_columns(identity(base))
@@ -168,7 +168,7 @@ def test_the_identity_holds_contents_and_shares_not_places(options, mixture, fol
     assert len(folders) == len(others) and base.folder not in folders
 
 
-def test_other_contents_of_a_component_are_another_run(options, mixture, folder, tmp_path):
+def test_changed_contents_of_a_component_are_another_run(options, mixture, folder, tmp_path):
     shutil.copytree(folder, tmp_path / "parts")
     parts = {name: str(tmp_path / "parts" / name) for name in SHARES}
     chosen = options(store=Mixture(components=parts, shares=SHARES))
@@ -179,8 +179,8 @@ def test_other_contents_of_a_component_are_another_run(options, mixture, folder,
     assert chosen.folder != before
 
 
-def test_columns_of_the_loss_table(finished):
-    """Tokens seen of each component: cumulative, whole rows, within one row of the share."""
+def test_component_tokens_are_columns_of_the_loss_table(finished):
+    """Cumulative tokens per component: whole rows, within one row of the share."""
     for step in (4, 8, 12):
         columns = checkpoint_columns(finished, step)
         seen = columns["component_tokens.python"], columns["component_tokens.wiki"]
@@ -191,7 +191,7 @@ def test_columns_of_the_loss_table(finished):
         assert columns["pretraining_data"] == "python 30% + wiki 70%"
 
 
-def test_component_tokens_are_those_that_the_batches_held(finished, mixture, folder):
+def test_component_tokens_equal_tokens_in_the_batches(finished, mixture, folder):
     plan = TrainingText.open(mixture()).plan(context_length=32, batch_size=8, seed=0)
     python = TokenStore.open(folder / "python")
     windows = {tuple(row) for row in python.read(0, python.num_tokens // 32 * 32).reshape(-1, 32)}
@@ -202,8 +202,8 @@ def test_component_tokens_are_those_that_the_batches_held(finished, mixture, fol
 
 
 @pytest.mark.parametrize("suffix", [".parquet", ".csv"])
-def test_tables_of_other_components_go_together(finished, tmp_path, suffix):
-    """A column that another mixture, or a run on one store, does not have is empty there."""
+def test_tables_of_runs_with_different_components_are_joined(finished, tmp_path, suffix):
+    """Runs without a component have an empty cell in its columns."""
     measured = {"eval_set": "a", "kind": "validation", "nats": 2.0, "target_tokens": 1}
     row = checkpoint_columns(finished, 4) | measured
     names = [n for n in row if n.startswith(("share.", "component_tokens.", "option."))]
@@ -259,7 +259,7 @@ def test_gin_binds_a_mixture(tmp_path, folder):
         ([1, 2], "must be a dictionary"),
     ],
 )
-def test_mistakes_are_one_line(tmp_path, shares, message):
+def test_wrong_shares_raise_one_line(tmp_path, shares, message):
     with pytest.raises(UserError, match=message):
         built(
             tmp_path,
@@ -269,13 +269,13 @@ def test_mistakes_are_one_line(tmp_path, shares, message):
 
 
 @pytest.mark.parametrize("name", ["", "a b", "a,b", "a/b", 'a"'])
-def test_a_name_must_fit_into_a_columns_name(name):
+def test_component_name_with_special_characters_is_refused(name):
     with pytest.raises(UserError, match="is not a valid name"):
         Mixture(components={name: "a"}, shares={name: 1})
 
 
 class OtherBytes(ByteVocabulary):
-    """The same bytes, of another tokenizer."""
+    """The same bytes as another vocabulary."""
 
     def __init__(self) -> None:
         pieces = [b""] * 3 + [bytes([value]) for value in range(256)]
@@ -284,7 +284,7 @@ class OtherBytes(ByteVocabulary):
         )
 
 
-def test_what_does_not_fit_together_leaves_no_trace(options, folder, tmp_path):
+def test_components_that_do_not_fit_together_write_nothing(options, folder, tmp_path):
     write_store(tmp_path / "words", ["w" * 900], OtherBytes(), name="words")
     write_store(tmp_path / "short", ["w"], ByteVocabulary(), name="short")
     (tmp_path / "again").symlink_to(folder / "wiki")
@@ -300,7 +300,7 @@ def test_what_does_not_fit_together_leaves_no_trace(options, folder, tmp_path):
         assert not chosen.folder.exists()
 
 
-def test_a_component_that_does_not_exist_is_named(options, folder):
+def test_missing_component_store_is_named(options, folder):
     parts = {"wiki": str(folder / "wiki"), "other": "nowhere/other"}
     chosen = options(store=Mixture(components=parts, shares={"wiki": 1, "other": 1}))
     with pytest.raises(NoStore, match="nowhere/other: no such store"):
@@ -308,7 +308,7 @@ def test_a_component_that_does_not_exist_is_named(options, folder):
 
 
 def test_a_mixture_is_a_level_of_a_study(tmp_path, folder):
-    """Bindings of a grid's point, quoted for a command line and read again."""
+    """Bindings of a grid point survive being quoted for a command line and parsed again."""
     (tmp_path / "run.gin").write_text(GIN.replace("train.store = @mixture()\n", ""))
     root = f"train.root = {str(tmp_path / 'runs')!r}"
     parts = {name: str(folder / name) for name in SHARES}

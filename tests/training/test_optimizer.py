@@ -1,4 +1,4 @@
-"""Our update against Optax's own AdamW, and what decays."""
+"""Our update against Optax's AdamW, and the mask of weight decay."""
 
 import jax
 import jax.numpy as jnp
@@ -61,7 +61,7 @@ def test_adamw_equals_optax(problem, clip):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-6), found, expected)
 
 
-def test_sgd_by_hand(problem):
+def test_sgd_equals_hand_computation(problem):
     params, gradients, _ = problem
     found = updates(
         SGD(momentum=0.5, clip_norm=None),
@@ -86,7 +86,7 @@ def undecayed(model):
     }
 
 
-def test_what_does_not_decay(models):
+def test_norms_biases_and_state_space_parameters_do_not_decay(models):
     norms = {"final_norm/scale"}
     assert undecayed(models["llama"]) == norms | {
         "blocks/attention_norm/scale",
@@ -104,10 +104,10 @@ def test_what_does_not_decay(models):
         (lambda: AdamW(clip_norm=0), "adamw.clip_norm"),
         (lambda: AdamW(weight_decay=-0.1), "adamw.weight_decay"),
         (lambda: AdamW(b2=1.0), "adamw.b2"),
-        (lambda: Adam(weight_decay=0.1), "Adam has none"),
+        (lambda: Adam(weight_decay=0.1), "Adam has no weight decay"),
         (lambda: SGD(momentum=-0.1), "sgd.momentum"),
     ],
 )
-def test_mistakes(make, message):
+def test_wrong_options_raise_user_error(make, message):
     with pytest.raises(UserError, match=message):
         make()

@@ -50,7 +50,7 @@ BASES = {
         attention_every=2,
     ),
 }
-# Option -> another value, and changes of the base without which the option has no meaning.
+# Option -> another value, optionally with changes of the base that the option needs.
 MODEL_VALUES = {
     "vocab_size": 272,
     "width": 32,
@@ -130,10 +130,10 @@ CHECKPOINT_VALUES = {
     "first": 3,
 }
 
-# Options that change neither batches, nor parameters, nor the step, and why they are in the
-# identity all the same.
+# Options that change neither batches, nor parameters, nor the step, with the reason why they are
+# still in the identity.
 EXCEPTIONS = {
-    "adam.weight_decay": "Adam has none; the class refuses every other value",
+    "adam.weight_decay": "Adam has no weight decay; the class refuses every other value",
     **{
         f"train.{part}": "its options are changed one by one"
         for part in ("model", "optimizer", "schedule", "checkpoints")
@@ -272,7 +272,7 @@ def test_every_option_of_a_schedule_has_an_effect(base, kind):
 
 
 @pytest.mark.parametrize("name", of_identity(CheckpointOptions))
-def test_every_option_of_checkpoints_chooses_other_checkpoints(name):
+def test_every_option_of_checkpoints_changes_the_kept_steps(name):
     options = CheckpointOptions(count=2)
     needed = {"spacing": {"count": 5}}.get(name, {})
     before, after = changed(options, name, (CHECKPOINT_VALUES[name], needed))
@@ -284,5 +284,5 @@ def test_every_exception_names_an_option_and_gives_a_reason():
     for name, reason in EXCEPTIONS.items():
         owner, _, option = name.partition(".")
         assert option in of_identity(owners[owner]) and reason
-    with pytest.raises(UserError, match="Adam has none"):
+    with pytest.raises(UserError, match="Adam has no weight decay"):
         Adam(weight_decay=0.1)

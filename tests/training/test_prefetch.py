@@ -1,4 +1,4 @@
-"""Batches ahead of time: in order, only the rows asked for, errors where they are read."""
+"""Batches built ahead: right order, only the needed rows, errors reach the consumer."""
 
 import threading
 
@@ -11,14 +11,14 @@ from lossline.sharding import MeshOptions, batch_sharding, make_mesh
 from lossline.training.prefetch import place_batch, prefetched
 
 
-def test_in_order_and_not_too_far_ahead():
+def test_batches_come_in_order_and_at_most_depth_ahead():
     made = []
     batches = prefetched(lambda k: made.append(k) or k, start=3, stop=20, depth=2)
     assert next(batches) == 3
     assert list(batches) == list(range(4, 20)) and made == list(range(3, 20))
 
 
-def test_an_error_arrives_at_its_batch():
+def test_error_is_raised_at_its_batch():
     def make(k):
         if k == 2:
             raise OSError("unreadable")
@@ -30,7 +30,7 @@ def test_an_error_arrives_at_its_batch():
         next(batches)
 
 
-def test_closing_early_ends_the_thread():
+def test_closing_the_generator_ends_the_thread():
     batches = prefetched(lambda k: k, start=0, stop=10**9)
     next(batches)
     batches.close()
@@ -41,7 +41,7 @@ def test_closing_early_ends_the_thread():
     "mesh",
     [MeshOptions(data=8), MeshOptions(data=2, fsdp=2, tensor=2), MeshOptions(data=1, tensor=8)],
 )
-def test_placed_equals_read(store, mesh):
+def test_placed_batch_equals_the_batch_read(store, mesh):
     plan = BatchPlan(store, context_length=16, batch_size=8, seed=0)
     sharding = batch_sharding(make_mesh(mesh))
     placed = place_batch(
@@ -53,9 +53,8 @@ def test_placed_equals_read(store, mesh):
         assert array.sharding.is_equivalent_to(sharding, 2)
 
 
-def test_only_the_rows_of_our_devices_are_read():
-    """Half of the mesh's rows belong to this process when the other half's devices are not
-    addressable."""
+def test_only_rows_of_addressable_devices_are_read():
+    """Pretend that half of the mesh's devices belong to another process."""
     asked = []
 
     class Plan:

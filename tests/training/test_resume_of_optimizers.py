@@ -1,4 +1,4 @@
-"""Every optimizer resumes to the last bit, those without state among them."""
+"""Every optimizer resumes bitwise, also those without state."""
 
 import shutil
 from dataclasses import replace
@@ -29,7 +29,7 @@ STOP = 3  # the batch, from 0, at which the first start dies
 
 
 class Killed(Exception):
-    """Stands for whatever may stop a run."""
+    """Raised by a test to stop a run."""
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ def stopped(monkeypatch):
 
 @pytest.fixture
 def small(options, models):
-    """Options of 5 steps, a kept checkpoint after step 2."""
+    """Options of 5 steps with a kept checkpoint after step 2."""
 
     def make(optimizer, param_dtype="float32", **changes):
         chosen = {"count": 0, "steps": (2,), **changes}
@@ -87,12 +87,12 @@ def whole_run(run, options):
     [pytest.param(*case, marks=() if name == "sgd" else pytest.mark.slow, id=name)
      for name, case in CASES.items()],
 )  # fmt: skip
-def test_resumes_bitwise(small, stopped, capsys, tmp_path, optimizer, param_dtype):
+def test_resume_is_bitwise_identical(small, stopped, capsys, tmp_path, optimizer, param_dtype):
     options = small(optimizer, param_dtype)
     stopped(options)
     capsys.readouterr()
     run = train(options)
-    assert "going on from checkpoint 2 of" in capsys.readouterr().out
+    assert "continuing from checkpoint 2 of" in capsys.readouterr().out
     other = replace(options, root=str(tmp_path / "never stopped"))
     (losses, arrays), (expected, wanted) = whole_run(run, options), whole_run(train(other), other)
     assert [step for step, *_ in losses] == [1, 2, 3, 4, 5] and losses == expected
@@ -100,7 +100,7 @@ def test_resumes_bitwise(small, stopped, capsys, tmp_path, optimizer, param_dtyp
     assert all(np.array_equal(a, b) for a, b in zip(arrays, wanted, strict=True))
 
 
-def test_replaceable_checkpoints_of_an_earlier_version_are_resumed_from_and_retired(
+def test_replaceable_checkpoints_of_an_earlier_version_are_resumed_and_deleted(
     small, stopped, monkeypatch, capsys
 ):
     """Without optimizer state it kept all replaceable ones, and resumed from none."""
@@ -110,22 +110,20 @@ def test_replaceable_checkpoints_of_an_earlier_version_are_resumed_from_and_reti
         run = stopped(options)
         assert run.checkpoint_steps() == [1, 2, 3]
     train(options)
-    assert "going on from checkpoint 3 of" in capsys.readouterr().out
+    assert "continuing from checkpoint 3 of" in capsys.readouterr().out
     assert run.checkpoint_steps() == run.kept_checkpoint_steps() == [5]
 
 
-def test_a_checkpoint_without_the_state_that_its_optimizer_has_is_not_resumed_from(
-    small, stopped, capsys
-):
+def test_checkpoint_without_required_optimizer_state_is_not_resumed(small, stopped, capsys):
     """Of Adam's checkpoints only the newest few hold it; one without is no start."""
     options = small(AdamW(), steps=(1, 2))
     run = stopped(options)
     checkpoints.drop_optimizer(run.path / "checkpoints" / "2")
     train(options)
-    assert "going on from checkpoint 1 of" in capsys.readouterr().out
+    assert "continuing from checkpoint 1 of" in capsys.readouterr().out
 
 
-def test_kept_checkpoints_without_optimizer_state_all_stay(small, stopped):
+def test_kept_checkpoints_of_a_stateless_optimizer_all_stay(small, stopped):
     options = small(SGD(momentum=0.0), steps=(1, 2, 3, 4), optimizer_states=1)
     run = train(options)
     assert run.checkpoint_steps() == [1, 2, 3, 4, 5]

@@ -1,4 +1,4 @@
-"""Schedules against their formulas, by hand."""
+"""Schedules compared with their formulas."""
 
 import math
 
@@ -17,7 +17,7 @@ SCHEDULES = (
 )
 
 
-def test_cosine_by_hand():
+def test_cosine_equals_its_formula():
     schedule = CosineSchedule(warmup=0.1, final=0.1)
     factors = [schedule.factor(k, 100) for k in range(100)]
     assert factors[:10] == pytest.approx([(k + 1) / 10 for k in range(10)])
@@ -30,7 +30,7 @@ def test_cosine_by_hand():
     ("shape", "halfway"),
     [(DecayShape.LINEAR, 0.5), (DecayShape.SQRT, 1 - math.sqrt(0.5)), (DecayShape.COSINE, 0.5)],
 )
-def test_wsd_by_hand(shape, halfway):
+def test_wsd_equals_its_formula(shape, halfway):
     schedule = WSDSchedule(warmup=0.1, decay=0.2, final=0.0, shape=shape)
     factors = [schedule.factor(k, 100) for k in range(100)]
     assert factors[0] == pytest.approx(0.1)
@@ -39,13 +39,13 @@ def test_wsd_by_hand(shape, halfway):
     assert factors[-1] == pytest.approx(0.0)
 
 
-def test_constant():
+def test_constant_rate_after_warmup():
     assert [ConstantSchedule().factor(k, 5) for k in range(5)] == [1.0] * 5
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=str)
 @pytest.mark.parametrize("steps", [1, 2, 3, 7, 1000])
-def test_every_length_of_run_has_factors_in_range(schedule, steps):
+def test_factors_are_in_range_for_every_number_of_steps(schedule, steps):
     factors = [schedule.factor(k, steps) for k in range(steps)]
     assert all(0 <= factor <= 1 for factor in factors)
     peak = factors.index(max(factors))
@@ -62,6 +62,6 @@ def test_every_length_of_run_has_factors_in_range(schedule, steps):
         (lambda: ConstantSchedule(warmup=-1), "constant_rate.warmup"),
     ],
 )
-def test_mistakes(make, message):
+def test_wrong_options_raise_user_error(make, message):
     with pytest.raises(UserError, match=message):
         make()

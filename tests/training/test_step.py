@@ -1,5 +1,7 @@
-"""The compiled step: equal however it is split, placed as declared, and talking only where it
-must."""
+"""The compiled step.
+
+Equal results however it is split, state placed as declared, and no unnecessary collectives.
+"""
 
 import re
 from dataclasses import replace
@@ -95,8 +97,8 @@ def assert_close(found, expected):
     flat, tree = jax.tree.flatten(jax.tree.map(np.asarray, state["params"]))
     flat_0, tree_0 = jax.tree.flatten(jax.tree.map(np.asarray, state_0["params"]))
     assert tree == tree_0
-    # Adam turns tiny gradients into steps of size lr, whichever way their rounding points; what
-    # is compared is therefore the move of a whole parameter, relative to the moves made.
+    # Adam turns even tiny gradients into steps of size lr, with a sign that depends on rounding.
+    # So compare the update of a whole parameter, relative to the size of the updates.
     for a, b in zip(flat, flat_0, strict=True):
         assert np.linalg.norm(a - b) <= 1e-3 * RATES[0] * 2 * np.sqrt(a.size) + 1e-6
 
@@ -112,8 +114,8 @@ FAST = {("llama", "all"), ("mamba", "all")}
         for mesh in MESHES
     ],
 )
-def test_sharded_equals_alone(models, batch, fresh, alone, family, mesh):
-    """Where every axis is split, the fresh state is made there too."""
+def test_sharded_step_equals_one_device(models, batch, fresh, alone, family, mesh):
+    """On a mesh with every axis split, the fresh state is created there too."""
     trainer = make_trainer(models[family], MESHES[mesh])
     found = run(trainer, batch, start=None if mesh == "all" else fresh[family])
     assert_close(found, alone[family])
@@ -128,23 +130,23 @@ def test_microbatches_equal_the_whole_batch(models, batch, alone):
 
 
 @pytest.mark.parametrize("family", ["llama", pytest.param("mamba", marks=pytest.mark.slow)])
-def test_microbatches_over_data_alone(models, batch, fresh, alone, family):
+def test_microbatches_on_a_data_mesh_equal_one_device(models, batch, fresh, alone, family):
     trainer = make_trainer(models[family], MESHES["data"], microbatches=2)
     assert_close(run(trainer, batch, start=fresh[family]), alone[family])
 
 
-def test_microbatches_on_a_mesh(models, batch, alone):
+def test_microbatches_on_a_mixed_mesh_equal_one_device(models, batch, alone):
     mesh = MeshOptions(data=2, fsdp=2, tensor=2)
     assert_close(run(make_trainer(models["llama"], mesh, microbatches=2), batch), alone["llama"])
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("remat", ["full", "dots", "offload"])
-def test_remat_changes_nothing(models, batch, alone, remat):
+def test_remat_does_not_change_the_result(models, batch, alone, remat):
     assert_close(run(make_trainer(replace(models["llama"], remat=remat)), batch), alone["llama"])
 
 
-def test_moments_lie_where_their_parameter_lies(models):
+def test_moments_are_sharded_like_their_parameter(models):
     trainer = make_trainer(models["llama"], MESHES["all"])
     moments = trainer.shardings["optimizer"]
     assert moments.mu == trainer.shardings["params"] == moments.nu
@@ -154,7 +156,7 @@ def test_moments_lie_where_their_parameter_lies(models):
     assert gate.addressable_shards[0].data.size * 4 == gate.size  # fsdp 2 × tensor 2
 
 
-def test_updates_too_small_for_bfloat16_add_up_in_float32_copies(models, batch):
+def test_float32_copies_accumulate_updates_below_bfloat16_precision(models, batch):
     trainer = make_trainer(replace(models["llama"], param_dtype="bfloat16"), MESHES["all"])
     moments, copies = trainer.shardings["optimizer"]
     assert copies == trainer.shardings["params"] == moments.nu
@@ -173,7 +175,7 @@ def test_updates_too_small_for_bfloat16_add_up_in_float32_copies(models, batch):
     jax.tree_util.tree_map_with_path(compare, first, state["optimizer"].params, state["params"])
 
 
-def test_same_fresh_parameters_on_every_mesh(models):
+def test_fresh_parameters_are_the_same_on_every_mesh(models):
     states = [
         jax.tree.map(np.asarray, make_trainer(models["mamba"], mesh).init(jax.random.key(3)))
         for mesh in (None, MESHES["all"])
@@ -189,7 +191,7 @@ def test_state_is_donated(models, batch):
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state["params"]))
 
 
-def test_rates_and_seed_share_one_compilation(models, batch):
+def test_other_rates_and_seeds_do_not_recompile(models, batch):
     trainer = make_trainer(models["llama"])
 
     def lowered(seed):
@@ -201,7 +203,7 @@ def test_rates_and_seed_share_one_compilation(models, batch):
 
 
 def test_loss_is_the_mean_over_weighted_targets(models, batch, fresh):
-    """Against whole logits; the reported loss leaves the z-loss out, the update does not."""
+    """Compared with full logits. The z-loss is in the update, not in the reported loss."""
     plain, pulled = (make_trainer(models["llama"], z_loss=z_loss) for z_loss in (0.0, 1.0))
     module = plain.merge(plain.init(jax.random.key(0))["params"])
     logits = jax.jit(module)(batch["inputs"], batch["segment_ids"])
@@ -259,7 +261,7 @@ def test_data_parallel_reduces_gradients_once_and_gathers_nothing(models, family
     trainer = make_trainer(model, MESHES["data"])
     found = collectives(trainer)
     assert {kind for kind, _ in found} == {"all-reduce"}
-    # Inside the scan a layer's gradients stand for those of all layers.
+    # The scan contains one layer; its gradients represent those of all layers.
     assert sum(sizes(found, "all-reduce")) <= once(trainer, model) + 64
 
 
@@ -287,7 +289,7 @@ def test_fsdp_gathers_parameters_and_never_logits_or_moments(models, family):
     assert max(sizes(found, "all-gather")) <= embeddings / 2
 
 
-def test_fsdp_with_tensor_gathers_only_its_share(models):
+def test_fsdp_with_tensor_gathers_only_its_tensor_shard(models):
     model = with_plain_attention(models["llama"])
     trainer = make_trainer(model, MESHES["all"])
     found = collectives(trainer)

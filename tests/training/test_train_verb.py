@@ -1,5 +1,7 @@
-"""``python -m lossline.train``: from gin to a finished run, and mistakes in one line with status
-2."""
+"""``python -m lossline.train``: from a gin file to a finished run.
+
+User errors are one line with exit status 2.
+"""
 
 import subprocess
 import sys
@@ -24,7 +26,7 @@ llama.activation_dtype = "float32"
 
 @pytest.fixture
 def call(tmp_path, store, cache, repository):
-    """``call(*arguments)`` runs the verb in this process on the shipped quickstart file."""
+    """``call(*arguments)``: run the verb in this process on the shipped quickstart file."""
     model = tmp_path / "model.gin"
     model.write_text(MODEL)
     arguments = [
@@ -40,7 +42,7 @@ def call(tmp_path, store, cache, repository):
     )
 
 
-def test_the_shipped_run_file_trains(call, tmp_path, capsys):
+def test_shipped_run_file_trains(call, tmp_path, capsys):
     call("--gin.checkpoints.count=3", "--gin.train.mesh=@mesh()", "--gin.mesh.data=8")
     (folder,) = (tmp_path / "runs").iterdir()
     run = RunDirectory.open(folder)
@@ -64,13 +66,13 @@ def test_the_shipped_run_file_trains(call, tmp_path, capsys):
         (["--gin.train.optimizer=@adamm()"], "adamm"),
         (["--gin.train.schedule=@wsd()", "--gin.wsd.shape=round"], "'linear', 'sqrt', 'cosine'"),
         (["--gin.train.store=nowhere"], "nowhere: no such store"),
-        (["--gin.train.steps=3"], "exactly one of train.steps and train.tokens"),
-        (["--profile_steps=later"], "write first:last"),
+        (["--gin.train.steps=3"], "train.steps and train.tokens: exactly one"),
+        (["--profile_steps=later"], "must be first:last"),
         (["--gin.llama.heads=3"], "does not divide"),
         (["--gin.train.root=gs://bucket/runs"], "train.root = gs://bucket/runs: is a URL"),
     ],
 )
-def test_mistakes(call, tmp_path, capsys, arguments, message):
+def test_user_errors_are_one_line_with_status_2(call, tmp_path, capsys, arguments, message):
     with pytest.raises(SystemExit) as stop:
         call(*arguments)
     assert stop.value.code == 2
@@ -80,7 +82,7 @@ def test_mistakes(call, tmp_path, capsys, arguments, message):
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_missing_binding_names_it(capsys, repository):
+def test_missing_binding_is_named(capsys, repository):
     with pytest.raises(SystemExit) as stop:
         run_verb(
             "train",
@@ -93,7 +95,7 @@ def test_a_missing_binding_names_it(capsys, repository):
     assert "missing binding" in said and "train.model" in said and "train.store" in said
 
 
-def test_a_run_that_diverges_ends_with_status_1(call):
+def test_diverged_run_exits_with_status_1(call):
     with pytest.raises(SystemExit) as stop:
         call(
             "--gin.train.optimizer=@adamw()",
@@ -106,7 +108,7 @@ def test_a_run_that_diverges_ends_with_status_1(call):
     assert "\n" not in stop.value.code
 
 
-def test_help_imports_nothing_heavy():
+def test_help_does_not_import_jax():
     code = (
         "import runpy, sys; sys.argv = ['train', '--help']\n"
         "try: runpy.run_module('lossline.train', run_name='__main__')\n"
@@ -119,7 +121,7 @@ def test_help_imports_nothing_heavy():
 
 
 @pytest.mark.parametrize("name", ["adamw_cosine", "adamw_wsd", "adam_constant", "sgd_cosine"])
-def test_the_shipped_optimizer_files_resolve(name, tmp_path, repository, store):
+def test_shipped_optimizer_files_resolve(name, tmp_path, repository, store):
     from lossline.cli.configuration import build_options
 
     (tmp_path / "model.gin").write_text(MODEL)
@@ -134,7 +136,7 @@ def test_the_shipped_optimizer_files_resolve(name, tmp_path, repository, store):
 
 @pytest.mark.parametrize("option", ["seed", "data_seed"])
 @pytest.mark.parametrize("seed", [-1, 2**63, 2**64 - 1, 2**64])
-def test_seeds_that_would_be_cut_short_are_refused(call, tmp_path, capsys, option, seed):
+def test_seeds_outside_the_range_are_refused(call, tmp_path, capsys, option, seed):
     with pytest.raises(SystemExit) as stop:
         call(f"--gin.train.{option}={seed}")
     said = capsys.readouterr().err
