@@ -1,1 +1,1 @@
-"""Run directories: their files, checkpoints, and how they are restored."""
+"""Run directories: their files, their checkpoints, and how to restore them."""

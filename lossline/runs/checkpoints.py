@@ -1,15 +1,14 @@
-"""Checkpoints: Orbax writes the arrays, a manifest of our own says that all of them are there and
-whole.
+"""Checkpoints: Orbax writes the arrays; a manifest marks a complete and undamaged checkpoint.
 
-``checkpoints/<step>/`` holds ``params/`` and ``optimizer/`` (two Orbax trees: an evaluator reads
-only the first; an optimizer without state writes only the first) and ``manifest.json``, written
-last, with size and checksum of every file. A folder without a manifest is a save that was killed; a
-file that does not match its checksum is a corrupt checkpoint, and resuming falls back to the one
-before.
+``checkpoints/<step>/`` contains two Orbax trees, ``params/`` and ``optimizer/``, so that an
+evaluator can read only the first. An optimizer without state has no ``optimizer/``.
+``manifest.json`` is written last, with the size and checksum of every file. A folder without a
+manifest is a save that was killed. A file that does not match its checksum is a corrupt checkpoint;
+resuming then falls back to the previous one.
 
-Checkpoints by step are kept; those by time are replaced by the next one of either kind. Only the
-newest few keep their optimizer state, which is two thirds of the bytes and of use to a resume
-alone.
+Kept checkpoints (saved at scheduled steps) stay. Replaceable checkpoints (saved at time intervals)
+are deleted when a newer checkpoint exists. Only the newest few keep their optimizer state: it is
+two thirds of the bytes, and only resuming needs it.
 """
 
 from __future__ import annotations
@@ -32,27 +31,30 @@ from lossline.errors import UserError
 from lossline.files import write_json
 from lossline.runs.run_directory import MANIFEST, RunDirectory, read_json
 
-# Orbax narrates every save, and logs with its traceback what it raises as well.
+# Orbax logs every save, and logs the traceback of errors that it also raises.
 logging.getLogger("absl").setLevel(logging.CRITICAL)
 
 PARTS = ("params", "optimizer")
 
 
 def parts_of(state: dict[str, Any]) -> tuple[str, ...]:
-    """The parts of a training state, or of its shapes, that have arrays: what a checkpoint must
-    hold for a resume. SGD without momentum has no ``optimizer``."""
+    """Return the parts of a training state (or of its shapes) that contain arrays.
+
+    A checkpoint must contain these parts to be resumed. SGD without momentum has no ``optimizer``.
+    """
     return tuple(part for part in PARTS if jax.tree.leaves(state[part]))
 
 
 class CheckpointWriter:
-    """Writes the checkpoints of one run, one at a time, behind the training loop's back."""
+    """Write the checkpoints of one run, one at a time, in the background."""
 
     def __init__(self, run: RunDirectory, *, data: str, optimizer_states: int = 2) -> None:
-        """
+        """Start Orbax.
+
         Args:
-            run: locked by this process.
-            data: fingerprint of the training data, kept in every manifest.
-            optimizer_states: how many of the newest checkpoints keep their optimizer state.
+            run: Run directory, locked by this process.
+            data: Fingerprint of the training data, recorded in every manifest.
+            optimizer_states: Number of newest checkpoints that keep their optimizer state.
         """
         self._folder = (run.path / "checkpoints").resolve()
         self._run = run
@@ -63,20 +65,21 @@ class CheckpointWriter:
                 **{part: ocp.StandardCheckpointHandler() for part in PARTS}
             )
         )
-        self._parts: tuple[str, ...] = PARTS  # of the state that is saved
+        self._parts: tuple[str, ...] = PARTS  # parts of the state being saved
         self._finishing: threading.Thread | None = None
         self._error: BaseException | None = None
 
     def save(self, step: int, state: dict[str, Any], *, kept: bool) -> None:
-        """Starts saving ``state`` as of after ``step`` updates; returns when the state may be
-        overwritten.
+        """Start to save ``state`` after ``step`` updates; return when the state may be overwritten.
 
-        Waits for the save before it, and raises what that one failed with.
+        Waits for the previous save, and raises the error of that save if it failed.
         """
         self.wait()
         target = self._folder / str(step)
         if jax.process_index() == 0 and target.exists():
-            shutil.rmtree(target)  # the same step of a run that was set back: equal by construction
+            shutil.rmtree(
+                target
+            )  # this step was saved before a fallback to an older step; same content
         self._parts = parts_of(state)
         items = {part: ocp.args.StandardSave(state[part]) for part in self._parts}
         self._orbax.save(target, args=ocp.args.Composite(**items))
@@ -86,7 +89,7 @@ class CheckpointWriter:
         self._finishing.start()
 
     def wait(self) -> None:
-        """Returns when nothing is being saved; raises what a save failed with."""
+        """Wait for the current save; raise its error if it failed."""
         if self._finishing is not None:
             self._finishing.join()
             self._finishing = None
@@ -95,7 +98,7 @@ class CheckpointWriter:
             raise error
 
     def close(self) -> None:
-        """Waits and frees Orbax's threads."""
+        """Wait for the current save, then stop Orbax's threads."""
         try:
             self.wait()
         finally:
@@ -111,8 +114,7 @@ class CheckpointWriter:
             self._error = error
 
     def _retire(self, newest: int) -> None:
-        """Removes replaceable checkpoints before ``newest``, and optimizer states beyond the newest
-        few."""
+        """Delete replaceable checkpoints before ``newest`` and old optimizer states."""
         full: list[int] = []
         for step in reversed(self._run.checkpoint_steps()):
             folder = self._folder / str(step)
@@ -126,7 +128,7 @@ class CheckpointWriter:
 
 
 def write_manifest(folder: Path, *, step: int, kept: bool, data: str) -> None:
-    """Seals a checkpoint: from here on it counts."""
+    """Write the manifest, which makes the checkpoint complete."""
     write_json(
         folder / MANIFEST,
         {"step": step, "kept": kept, "data": data, "files": _checksums(folder, _files(folder))},
@@ -134,8 +136,11 @@ def write_manifest(folder: Path, *, step: int, kept: bool, data: str) -> None:
 
 
 def drop_optimizer(folder: Path) -> None:
-    """Takes the optimizer state out of a sealed checkpoint; killed in between, the checkpoint stays
-    whole."""
+    """Delete the optimizer state of a complete checkpoint.
+
+    The manifest is changed first, so the checkpoint stays valid if the process is killed in
+    between.
+    """
     manifest = read_json(folder / MANIFEST)
     files = {
         name: value
@@ -147,13 +152,13 @@ def drop_optimizer(folder: Path) -> None:
 
 
 def remove(folder: Path) -> None:
-    """Removes a checkpoint, the manifest first, so that it is never taken for a whole one."""
+    """Delete a checkpoint, the manifest first, so that a partial folder never counts."""
     (folder / MANIFEST).unlink(missing_ok=True)
     shutil.rmtree(folder)
 
 
 def problem(folder: Path) -> str | None:
-    """What is wrong with the checkpoint in ``folder``; None if every file is what was written."""
+    """Return what is wrong with the checkpoint in ``folder``, or None if it is undamaged."""
     try:
         manifest = read_json(folder / MANIFEST)
         expected = {name: tuple(value) for name, value in manifest["files"].items()}
@@ -172,22 +177,23 @@ def problem(folder: Path) -> str | None:
 def newest_intact(
     run: RunDirectory, *, parts: tuple[str, ...] = PARTS, say: Callable[[str], None]
 ) -> int | None:
-    """The newest checkpoint that a run can resume from; corrupt ones are moved aside, saying so.
+    """Return the step of the newest checkpoint that can be resumed; move corrupt ones aside.
 
     Args:
-        parts: what it must hold (``parts_of``).
-        say: told about each checkpoint that is passed over.
+        run: Run directory.
+        parts: Parts that the checkpoint must contain (``parts_of``).
+        say: Called with one line for each corrupt checkpoint.
 
     Returns:
-        step, or None where there is none.
+        Step, or None if no checkpoint can be resumed.
     """
     folder = run.path / "checkpoints"
     for step in reversed(run.checkpoint_steps()):
         wrong = problem(folder / str(step))
         if wrong is not None:
             say(
-                f"checkpoint {folder / str(step)} is corrupt ({wrong}); falling back to the one "
-                f"before"
+                f"checkpoint {folder / str(step)} is corrupt ({wrong}); falling back to the "
+                f"previous one"
             )
             _set_aside(folder / str(step))
         elif _holds(folder / str(step), parts):
@@ -200,7 +206,7 @@ def _holds(folder: Path, parts: tuple[str, ...]) -> bool:
 
 
 def clear_unsealed(run: RunDirectory) -> None:
-    """Removes what killed saves have left; only for the holder of the run's lock."""
+    """Delete what killed saves left; call it only while holding the run's lock."""
     folder = run.path / "checkpoints"
     if not folder.is_dir():
         return
@@ -213,42 +219,42 @@ def clear_unsealed(run: RunDirectory) -> None:
 def restore_state(
     run: RunDirectory, step: int, abstract: dict[str, Any], *, data: str
 ) -> dict[str, Any]:
-    """The whole training state after ``step`` updates, placed as ``abstract`` says (any mesh).
+    """Return the whole training state after ``step`` updates, placed as in ``abstract`` (any mesh).
 
     Raises:
-        UserError: the checkpoint was made on other data.
+        UserError: The checkpoint was trained on other data.
     """
     folder = (run.path / "checkpoints" / str(step)).resolve()
     there = read_json(folder / MANIFEST)["data"]
     if there != data:
         raise UserError(
-            f"checkpoint {folder} was trained on data with fingerprint {there[:12]}, the store now "
-            f"has {data[:12]}; "
-            "restore that store, or train into another directory"
+            f"checkpoint {folder} was trained on data with fingerprint {there[:12]}, but the store "
+            f"now has {data[:12]}. Restore that store, or train into another directory."
         )
     restored = {part: _restore(folder / part, abstract[part]) for part in parts_of(abstract)}
     return {**abstract, **restored}
 
 
 def restore_arrays(run: RunDirectory, step: int, abstract: Any) -> Any:
-    """The parameters of a checkpoint, in the structure and placement of ``abstract``.
+    """Return the parameters of a checkpoint, in the structure and placement of ``abstract``.
 
     Raises:
-        UserError: there is no complete checkpoint of that step, or it is corrupt.
+        UserError: No complete checkpoint of this step exists, or it is corrupt.
     """
     folder = (run.path / "checkpoints" / str(step)).resolve()
     steps = run.checkpoint_steps()
     if not steps:
-        raise UserError(f"run {run.path} has no whole checkpoint yet; train it to its first one")
+        raise UserError(
+            f"run {run.path} has no complete checkpoint yet. Train until its first one."
+        )
     if step not in steps:
         raise UserError(
-            f"run {run.path} has no checkpoint {step}; it has {', '.join(map(str, steps))}: name "
-            f"one of them"
+            f"run {run.path} has no checkpoint {step}. Choose one of {', '.join(map(str, steps))}."
         )
     wrong = problem(folder)
     if wrong is not None:
         raise UserError(
-            f"checkpoint {folder} is corrupt: {wrong}; resume the training to make it again"
+            f"checkpoint {folder} is corrupt: {wrong}. Resume the training to write it again."
         )
     return _restore(folder / "params", abstract)
 

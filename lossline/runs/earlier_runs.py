@@ -1,9 +1,9 @@
-"""Find the directory of a run, also one that an earlier lossline made.
+"""Find the directory of a run, also if an earlier version of lossline made it.
 
-Earlier, a run's identity held the path of its store and ``token_selection``, which no training step
-read. Such a run is recognized by what its directory recorded (``RunDirectory.config``): its
-``facts.json`` names the store's fingerprint. The directory keeps its name, so its ``run_id`` in
-existing loss tables stays valid.
+In earlier versions the identity of a run contained the path of its store, and ``token_selection``,
+which no training step read. Such a run is recognized by what its directory recorded
+(``RunDirectory.config``): its ``facts.json`` contains the store's fingerprint. The directory keeps
+its name, so its ``run_id`` in existing loss tables stays valid.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from lossline.runs.run_directory import RunDirectory
 
 
 def find_run(root: Path, name: str, identity: Mapping[str, Any]) -> Path:
-    """Directory of the run of this name and identity below ``root``.
+    """Return the directory below ``root`` of the run with this name and identity.
 
     Args:
-        root: folder of run directories; need not exist.
-        name: readable part of the directory's name.
+        root: Folder of run directories; need not exist.
+        name: Readable part of the directory's name.
         identity: ``lossline.options.identity.identity`` of the run's options.
 
     Returns:
-        ``root``/``name``-``hash``; an existing directory with another hash if an earlier lossline
-        made this run there.
+        ``root``/``name``-``hash``, or an existing directory with another hash if an earlier version
+            of lossline made this run there.
     """
     folder = root / f"{name}-{tree_hash(identity)[:8]}"
     if folder.exists():
@@ -40,7 +40,7 @@ def find_run(root: Path, name: str, identity: Mapping[str, Any]) -> Path:
 
 
 def _is_of(folder: Path, identity: Mapping[str, Any]) -> bool:
-    """Whether a folder holds the run; a damaged one is no reason to refuse another run."""
+    """Return whether a folder contains this run; a damaged folder gives False, not an error."""
     if not (folder / "config.json").is_file():
         return False
     try:

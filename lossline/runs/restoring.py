@@ -1,4 +1,4 @@
-"""A model out of a run directory, for whoever wants to look at it."""
+"""Load a model from a run directory."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from lossline.sharding import MeshOptions, make_mesh, make_rules, parameter_shar
 
 
 def load_model(run: RunDirectory, step: int, *, mesh: Mesh | None = None) -> nnx.Module:
-    """The model after ``step`` updates.
+    """Return the model after ``step`` updates.
 
     Args:
-        run: a run directory.
-        step: one of ``run.checkpoint_steps()``.
-        mesh: where the parameters live; default: one device.
+        run: Run directory.
+        step: One of ``run.checkpoint_steps()``.
+        mesh: Devices of the parameters. Default: one device.
 
     Raises:
-        UserError: no such checkpoint, a corrupt one, or a mesh that does not fit the model.
+        UserError: The checkpoint is missing or corrupt, or the mesh does not fit the model.
     """
     if mesh is None:
         mesh = make_mesh(MeshOptions(data=1), devices=jax.devices()[:1])

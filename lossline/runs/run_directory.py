@@ -1,11 +1,12 @@
-"""The folder that a training leaves behind, and the rules about who may write in it.
+"""The run directory that a training writes, and who may write in it.
 
-Light on purpose (no JAX): the evaluator's watcher, the loss table and the study read run
-directories too.
+This module does not import JAX, because the evaluator's watcher, the loss table and the study also
+read run directories.
 
-``config.json`` (what makes the run itself), ``config.gin`` (all options as bindings),
-``facts.json`` (the run's columns of the loss table, versions, mesh), ``model.txt`` (every
-parameter), ``metrics.jsonl``, ``tensorboard/``, ``checkpoints/<step>/``, ``status.json``, ``lock``.
+A run directory contains ``config.json`` (the run's identity), ``config.gin`` (all options as
+bindings), ``facts.json`` (the run's columns of the loss table, versions, mesh), ``model.txt``
+(table of parameters), ``metrics.jsonl``, ``tensorboard/``, ``checkpoints/<step>/``, ``status.json``
+and ``lock``.
 """
 
 from __future__ import annotations
@@ -25,8 +26,11 @@ MANIFEST = "manifest.json"
 
 
 class RunState(enum.Enum):
-    """What a run directory says about itself; a killed run still says "running", see
-    ``RunDirectory.is_locked``."""
+    """State recorded in ``status.json``.
+
+    A killed run still records "running"; ``RunDirectory.is_locked`` tells whether a process is
+    alive.
+    """
 
     RUNNING = "running"
     FINISHED = "finished"
@@ -35,7 +39,7 @@ class RunState(enum.Enum):
 
 @dataclass(frozen=True, kw_only=True)
 class RunStatus:
-    """Content of ``status.json``: the state, the last step known to it, and why it is so."""
+    """Content of ``status.json``: state, last recorded step, and the reason of the state."""
 
     state: RunState
     step: int
@@ -44,49 +48,50 @@ class RunStatus:
 
 @dataclass(frozen=True)
 class RunDirectory:
-    """A run directory that exists. Reads nothing until asked."""
+    """An existing run directory. Files are read only when a property or method needs them."""
 
     path: Path
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> RunDirectory:
-        """The run directory at ``path``.
+        """Return the run directory at ``path``.
 
         Raises:
-            UserError: there is none.
+            UserError: No run directory exists there.
         """
         path = Path(path)
         if not (path / "config.json").is_file():
-            what = "is no run directory (no config.json)" if path.exists() else "does not exist"
+            what = "contains no config.json" if path.exists() else "does not exist"
             raise UserError(
-                f"run directory {path} {what}; name a folder that lossline train has written"
+                f"run directory {path} {what}. Give a folder that lossline.train has written."
             )
         return cls(path)
 
     @property
     def name(self) -> str:
-        """The folder's name: the run_id of the loss table."""
+        """Name of the folder, the run_id of the loss table."""
         return self.path.resolve().name
 
     @property
     def config(self) -> dict[str, Any]:
-        """Identity of the options that made the run (``lossline.options.identity``), in today's
-        form."""
+        """Identity of the options that made the run (``lossline.options.identity``).
+
+        The identity of a run of an earlier version is converted to the current form.
+        """
         tree = read_json(self.path / "config.json")
         return _todays_config(tree, self.path) if _made_before_fingerprints(tree) else tree
 
     @property
     def facts(self) -> dict[str, Any]:
-        """The run's facts, named like the columns of the loss table, and what else was known at the
-        start."""
+        """Facts recorded at the start of the run, named like the columns of the loss table."""
         facts = read_json(self.path / "facts.json")
         if _made_before_fingerprints(read_json(self.path / "config.json")):
-            facts["token_selection"] = "all"  # whatever was named, every token was trained on
+            facts["token_selection"] = "all"  # every token was trained on, whatever was recorded
         return facts
 
     @property
     def status(self) -> RunStatus:
-        """What the run says about itself; step 0 and "running" before it has said anything."""
+        """Recorded status; "running" at step 0 before the first record."""
         path = self.path / "status.json"
         if not path.is_file():
             return RunStatus(state=RunState.RUNNING, step=0, message="not started")
@@ -94,12 +99,14 @@ class RunDirectory:
         return RunStatus(**{**content, "state": RunState(content["state"])})
 
     def write_status(self, status: RunStatus) -> None:
-        """Replaces ``status.json`` in one move."""
+        """Replace ``status.json`` atomically."""
         write_json(self.path / "status.json", {**asdict(status), "state": status.state.value})
 
     def checkpoint_steps(self) -> list[int]:
-        """Steps of the complete checkpoints, ascending. One that is still being written is not
-        among them."""
+        """Return the steps of the complete checkpoints, ascending.
+
+        A checkpoint that is still being written is not included.
+        """
         folder = self.path / "checkpoints"
         if not folder.is_dir():
             return []
@@ -107,9 +114,9 @@ class RunDirectory:
         return sorted(step for step in steps if (folder / str(step) / MANIFEST).is_file())
 
     def kept_checkpoint_steps(self) -> list[int]:
-        """Steps of the checkpoints that the schedule asked for: the points of the loss table.
+        """Return the steps of the kept checkpoints, which are the points of the loss table.
 
-        Leaves out the replaceable ones, which exist only so that an interrupted run loses little.
+        Replaceable checkpoints are not included.
         """
         folder = self.path / "checkpoints"
         return [s for s in self.checkpoint_steps() if read_json(folder / str(s) / MANIFEST)["kept"]]
@@ -122,7 +129,7 @@ class RunDirectory:
         """Hold the right to write.
 
         Raises:
-            UserError: another process holds it.
+            UserError: Another process holds the lock.
         """
         return locked(self.path / "lock", self._being_written)
 
@@ -131,53 +138,54 @@ class RunDirectory:
 
 
 def claim(path: Path, config: dict[str, Any]) -> tuple[RunDirectory, bool]:
-    """The run directory at ``path`` for the run that ``config`` describes; and whether it had been
-    started before.
+    """Return the run directory at ``path`` for the run of ``config``, and whether it exists.
 
-    Writes nothing: a run that cannot start leaves no trace.
+    Writes nothing, so that a run that cannot start leaves no files.
 
     Raises:
-        UserError: the folder belongs to another config (the differing options are named), or is
-            something else.
+        UserError: The folder belongs to another config (the message names the differences), or is
+            not a run directory.
     """
     if (path / "config.json").is_file():
         differing = differences(RunDirectory(path).config, config)
         if differing:
             raise UserError(
-                f"run directory {path} belongs to another config: {'; '.join(differing[:3])}; "
-                "use another directory or name, or the bindings it was made with"
+                f"run directory {path} belongs to another config: {'; '.join(differing[:3])}. "
+                "Use another directory or name, or the bindings it was made with."
             )
         return RunDirectory(path), True
     if path.exists() and not path.is_dir():
-        raise UserError(f"run directory {path} is a file; use another directory or name")
+        raise UserError(f"run directory {path} is a file. Use another directory or name.")
     if path.is_dir() and any(item.name != "lock" for item in path.iterdir()):
         raise UserError(
-            f"run directory {path} is no run directory (no config.json) and not empty; use another "
-            f"directory or name"
+            f"run directory {path} is not empty and contains no config.json. Use another directory "
+            f"or name."
         )
     return RunDirectory(path), False
 
 
 def _made_before_fingerprints(config: Any) -> bool:
-    """Whether an earlier lossline made the run: its identity held the path of the store, and a
-    ``token_selection`` that had no effect."""
+    """Return whether an earlier version of lossline made the run.
+
+    Its identity contained the path of the store, and a ``token_selection`` that had no effect.
+    """
     return isinstance(config, dict) and "token_selection" in config and "store" in config
 
 
 def _todays_config(config: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """The identity of such a run with the store's fingerprint, which its facts recorded."""
+    """Return the identity of such a run with the store's fingerprint from its facts."""
     facts = read_json(folder / "facts.json")
     if not isinstance(facts, dict) or "store_fingerprint" not in facts:
         raise UserError(
-            f"{folder / 'facts.json'} names no store_fingerprint; the run directory is damaged, "
-            "restore the file or train again"
+            f"{folder / 'facts.json'} contains no store_fingerprint: the run directory is damaged. "
+            "Restore the file or train again."
         )
     tree = {name: value for name, value in config.items() if name != "token_selection"}
     return {**tree, "store": facts["store_fingerprint"]}
 
 
 def differences(there: Any, here: Any, where: str = "") -> list[str]:
-    """The leaves in which two JSON trees differ, as "model.width is 64 there, 128 here"."""
+    """Return the leaves in which two JSON trees differ, as "model.width was 64 and is now 128"."""
     if isinstance(there, dict) and isinstance(here, dict):
         keys = list(dict.fromkeys([*there, *here]))
         inner = (
@@ -185,26 +193,26 @@ def differences(there: Any, here: Any, where: str = "") -> list[str]:
             for key in keys
         )
         return [item for items in inner for item in items]
-    return [] if there == here else [f"{where} is {_short(there)} there, {_short(here)} here"]
+    return [] if there == here else [f"{where} was {_short(there)} and is now {_short(here)}"]
 
 
 def _short(value: Any) -> str:
-    """A value for a message; of a hash, its beginning."""
+    """Return a value for a message; a hash is shortened to its beginning."""
     is_hash = isinstance(value, str) and len(value) == 64 and set(value) <= set("0123456789abcdef")
     return f"'{value[:12]}…'" if is_hash else repr(value)
 
 
 def read_json(path: Path) -> Any:
-    """The content of a JSON file of a run directory.
+    """Return the content of a JSON file of a run directory.
 
     Raises:
-        UserError: absent, or not JSON.
+        UserError: The file is missing or not JSON.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(
-            f"{path} is missing; the run directory is damaged, restore the file or train again"
+            f"{path} is missing: the run directory is damaged. Restore the file or train again."
         ) from None
     except ValueError as error:
-        raise UserError(f"{path} is not JSON ({error}); restore the file or train again") from None
+        raise UserError(f"{path} is not JSON ({error}). Restore the file or train again.") from None

@@ -189,7 +189,7 @@ def test_writing_refuses_what_is_there_and_what_is_not(folder, tmp_path):
     with pytest.raises(UserError, match="exists"):
         convert(dataclasses.replace(out, target=str(folder)))
     shutil.rmtree(tmp_path / "run" / "checkpoints")
-    with pytest.raises(UserError, match="has no whole checkpoint yet; train it"):
+    with pytest.raises(UserError, match=r"has no complete checkpoint yet\. Train"):
         convert(out)
 
 

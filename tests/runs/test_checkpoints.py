@@ -1,4 +1,4 @@
-"""Checkpoints: whole or not there, on any mesh, of the data they were trained on."""
+"""Checkpoints: complete or absent, restorable on any mesh, tied to their training data."""
 
 import jax
 import jax.numpy as jnp
@@ -67,7 +67,7 @@ def test_round_trip_on_another_mesh(run):
     assert_equal({"params": restore_arrays(run, 5, abstract()["params"])} | make_state(5), 5)
 
 
-def test_a_saved_state_may_be_overwritten_at_once(run):
+def test_state_may_be_overwritten_when_save_returns(run):
     step = jax.jit(lambda s: jax.tree.map(lambda x: x + 1, s), donate_argnums=0)
     writer = CheckpointWriter(run, data="text", optimizer_states=9)
     state = make_state(0)
@@ -79,7 +79,7 @@ def test_a_saved_state_may_be_overwritten_at_once(run):
         assert_equal(restore_state(run, k, abstract(), data="text"), k)
 
 
-def test_only_the_newest_keep_their_optimizer(run):
+def test_only_the_newest_checkpoints_keep_their_optimizer_state(run):
     write(run, [1, 2, 3, 4], optimizer_states=2)
     assert run.checkpoint_steps() == run.kept_checkpoint_steps() == [1, 2, 3, 4]
     folder = run.path / "checkpoints"
@@ -87,13 +87,13 @@ def test_only_the_newest_keep_their_optimizer(run):
     assert all(problem(folder / str(s)) is None for s in (1, 2, 3, 4))
 
 
-def test_replaceable_ones_are_replaced(run):
+def test_replaceable_checkpoints_are_deleted(run):
     write(run, [1, 2, 3, 4, 5], kept=lambda step: step in (2, 5))
     assert run.checkpoint_steps() == run.kept_checkpoint_steps() == [2, 5]
 
 
 @pytest.mark.parametrize("damage", ["flip", "truncate", "remove", "manifest"])
-def test_a_corrupt_newest_falls_back_and_says_so(run, damage):
+def test_corrupt_newest_checkpoint_falls_back_with_a_message(run, damage):
     write(run, [1, 2, 3], optimizer_states=3)
     folder = run.path / "checkpoints" / "3"
     victim = (
@@ -112,19 +112,19 @@ def test_a_corrupt_newest_falls_back_and_says_so(run, damage):
     assert newest_intact(run, say=said.append) == 2
     assert len(said) == 1 and "3 is corrupt" in said[0] and "falling back" in said[0]
     assert run.checkpoint_steps() == [1, 2]
-    assert (folder.parent / "3.corrupt-0").is_dir()  # kept for whoever wants to look
+    assert (folder.parent / "3.corrupt-0").is_dir()  # kept for inspection
     said.clear()
     assert newest_intact(run, say=said.append) == 2 and not said
 
 
-def test_nothing_to_resume_from(run):
+def test_no_intact_checkpoint_gives_none(run):
     assert newest_intact(run, say=print) is None
     write(run, [1])
     largest_file(run.path / "checkpoints").unlink()
     assert newest_intact(run, say=lambda text: None) is None
 
 
-def test_unsealed_leftovers_are_cleared(run):
+def test_partial_checkpoints_are_deleted(run):
     write(run, [1, 2])
     folder = run.path / "checkpoints"
     (folder / "2" / "manifest.json").unlink()
@@ -135,20 +135,20 @@ def test_unsealed_leftovers_are_cleared(run):
 
 def test_other_data_is_refused(run):
     write(run, [1])
-    with pytest.raises(UserError, match="fingerprint text, the store now has other"):
+    with pytest.raises(UserError, match="fingerprint text, but the store now has other"):
         restore_state(run, 1, abstract(), data="other")
 
 
-def test_evaluation_of_a_missing_or_corrupt_checkpoint(run):
+def test_restoring_a_missing_or_corrupt_checkpoint_raises_user_error(run):
     write(run, [1, 2])
-    with pytest.raises(UserError, match="no checkpoint 3; it has 1, 2"):
+    with pytest.raises(UserError, match=r"no checkpoint 3\. Choose one of 1, 2"):
         restore_arrays(run, 3, abstract()["params"])
     largest_file(run.path / "checkpoints" / "2" / "params").write_bytes(b"?")
     with pytest.raises(UserError, match="2 is corrupt"):
         restore_arrays(run, 2, abstract()["params"])
 
 
-def test_a_failed_save_is_raised_at_the_next_wait(run, monkeypatch):
+def test_error_of_a_save_is_raised_at_the_next_wait(run, monkeypatch):
     def fail(*_, **__):
         raise OSError("disk full")
 

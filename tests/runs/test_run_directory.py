@@ -1,4 +1,4 @@
-"""One writer, one config, no stale locks; and reading imports nothing heavy."""
+"""Run directories: one writer, one config, no stale locks, no import of JAX."""
 
 import signal
 import subprocess
@@ -32,7 +32,7 @@ def other_writer(tmp_path):
     process.stdout.close()
 
 
-def test_two_writers_are_refused_and_a_killed_one_leaves_no_lock(tmp_path, other_writer):
+def test_second_writer_is_refused_and_a_killed_writer_leaves_no_lock(tmp_path, other_writer):
     run = RunDirectory(tmp_path)
     with pytest.raises(UserError, match=rf"written by process {other_writer.pid}"), run.lock():
         pass
@@ -44,25 +44,25 @@ def test_two_writers_are_refused_and_a_killed_one_leaves_no_lock(tmp_path, other
         assert run.is_locked()
 
 
-def test_asking_for_the_lock_writes_nothing(tmp_path):
+def test_is_locked_writes_nothing(tmp_path):
     assert not RunDirectory(tmp_path).is_locked()
     assert list(tmp_path.iterdir()) == []
 
 
-def test_claim(tmp_path):
+def test_claim_accepts_only_the_same_config(tmp_path):
     config = {"__class__": "TrainOptions", "seed": 0, "model": {"width": 64}}
     run, started = claim(tmp_path / "a" / "run", config)
     assert not started and not run.path.exists()
     run.path.mkdir(parents=True)
     write_json(run.path / "config.json", config)
     assert claim(run.path, config) == (run, True)
-    with pytest.raises(UserError, match=r"another config: model\.width is 64 there, 32 here"):
+    with pytest.raises(UserError, match=r"another config: model\.width was 64 and is now 32"):
         claim(run.path, {**config, "model": {"width": 32}})
 
 
-def test_claim_of_something_else(tmp_path):
+def test_claim_refuses_what_is_not_a_run_directory(tmp_path):
     (tmp_path / "thesis.tex").write_text("mine")
-    with pytest.raises(UserError, match="no run directory"):
+    with pytest.raises(UserError, match=r"not empty and contains no config\.json"):
         claim(tmp_path, {})
     with pytest.raises(UserError, match="is a file"):
         claim(tmp_path / "thesis.tex", {})
@@ -72,7 +72,7 @@ def test_claim_of_something_else(tmp_path):
         RunDirectory.open(tmp_path / "nowhere")
 
 
-def test_status_and_steps(tmp_path):
+def test_status_and_checkpoint_steps(tmp_path):
     run = RunDirectory(tmp_path)
     assert run.status.state is RunState.RUNNING and run.status.step == 0
     run.write_status(RunStatus(state=RunState.FAILED, step=3, message="why"))
@@ -86,14 +86,14 @@ def test_status_and_steps(tmp_path):
     assert run.kept_checkpoint_steps() == [10]
 
 
-def test_differences_name_the_leaf():
+def test_differences_name_the_leaves():
     assert differences({"a": {"b": 1}, "c": 2}, {"a": {"b": 1}, "d": 3}) == [
-        "c is 2 there, None here",
-        "d is None there, 3 here",
+        "c was 2 and is now None",
+        "d was None and is now 3",
     ]
 
 
-def test_damaged_json_is_one_line(tmp_path):
+def test_damaged_json_raises_one_line(tmp_path):
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(UserError, match=r"config\.json is not JSON"):
         _ = RunDirectory.open(tmp_path).config
@@ -101,6 +101,6 @@ def test_damaged_json_is_one_line(tmp_path):
         _ = RunDirectory.open(tmp_path).facts
 
 
-def test_reading_imports_nothing_heavy():
+def test_reading_does_not_import_jax():
     code = "import sys, lossline.runs.run_directory; sys.exit('jax' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
