@@ -1,1 +1,1 @@
-"""Measuring losses: definitions, windows, packing, scoring, and the rows of the loss table."""
+"""Measure losses: definitions, windows, packing, scoring, rows of the loss table."""

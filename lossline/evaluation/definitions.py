@@ -1,26 +1,26 @@
-"""What every metric means. The one place: nothing else in the package divides nats by anything.
+"""Definitions of all metrics. No other module divides nats by a count.
 
-An evaluator returns **sums**; they add over documents, batches, shards and sets, and are divided
+An evaluator returns **sums**. Sums are added over documents, batches, shards and sets, and divided
 once, at the end.
 
-``nats``: sum over scored tokens of -ln p(token | everything before it in its window).
-``target_tokens``: number of scored tokens.
-``target_bytes``: UTF-8 bytes of the original text that the scored tokens cover, in any vocabulary.
-``documents``: documents (questions, for a benchmark) that the sums cover.
-``truncated``: of these, how many lost something: the text behind the window (rule "truncate"), or
-the beginning of a question's context that does not fit before its answer.
-``questions``: benchmark only: questions asked.
-``correct``: benchmark only: questions whose gold answer has the smallest total nats; None where
-only the gold answers were scored.
+- ``nats``: sum over the scored tokens of -ln p(token | the tokens before it in its window).
+- ``target_tokens``: number of scored tokens.
+- ``target_bytes``: UTF-8 bytes of the original text that the scored tokens cover; the same count
+  for every vocabulary.
+- ``documents``: number of documents (for a benchmark: questions) in the sums.
+- ``truncated``: number of documents with a part left out: the text after the window (rule
+  "truncate"), or the beginning of a question that does not fit before its answer.
+- ``questions``: benchmarks only: number of questions.
+- ``correct``: benchmarks only: number of questions whose gold answer has the smallest total nats;
+  None if only the gold answers were scored.
 
-Which tokens are scored: every token of the text, the first one included (it is predicted from the
-end-of-document token, which opens each document); the end-of-document token itself is never scored,
-because it stands for no byte of text. Of a benchmark's question the tokens of the answer are scored
-and those of the context are not.
+Every token of a document is scored, also the first one, which is predicted from the end-of-document
+token that opens each document. The end-of-document token itself is never scored, because it covers
+no byte of text. For a benchmark question, only the tokens of the answer are scored.
 
-``bits_per_byte`` of one text is thereby comparable between vocabularies: numerator and denominator
-both cover exactly the text, nothing else. (A token-weighted mean of per-batch ratios, or a fixed
-number of bytes per token, is not.)
+So numerator and denominator of ``bits_per_byte`` cover exactly the same text, and the metric can be
+compared between vocabularies. (A token-weighted mean of per-batch ratios, or a fixed number of
+bytes per token, would not be comparable.)
 """
 
 from __future__ import annotations
@@ -35,12 +35,21 @@ import numpy as np
 
 @dataclass(frozen=True, kw_only=True)
 class Sums:
-    """What an evaluation of one set returns; see the module's docstring. Adds with ``+``.
+    """Sums of one evaluation set; see the module's docstring. Add them with ``+``.
 
-    ``correct_per_token`` and ``correct_per_byte`` are ``correct`` with each answer's nats divided
-    by its tokens or bytes before they are compared. ``document_losses`` is the sum over documents
-    of nats per token: divided by ``documents`` it is the mean of means that "LLMs on the Line"
-    (arXiv 2502.12120) reports, kept for comparison with published numbers only.
+    Attributes:
+        nats: Sum of the nats of the scored tokens.
+        target_tokens: Number of scored tokens.
+        target_bytes: UTF-8 bytes covered by the scored tokens.
+        documents: Number of documents or questions.
+        truncated: Number of documents or questions with a part left out.
+        questions: Number of questions; None for running text.
+        correct: Number of questions whose gold answer has the smallest nats.
+        correct_per_token: As ``correct``, with each answer's nats divided by its tokens.
+        correct_per_byte: As ``correct``, with each answer's nats divided by its bytes.
+        document_losses: Sum over documents of nats per token. Divided by ``documents`` it is the
+            mean of means that "LLMs on the Line" (arXiv:2502.12120) reports; only for comparison
+            with published numbers.
     """
 
     nats: float
@@ -70,29 +79,41 @@ class Sums:
 
     @property
     def accuracy(self) -> float | None:
-        """Share of questions answered correctly; None where wrong answers were not scored."""
+        """Share of questions answered correctly; None if wrong answers were not scored."""
         if self.correct is None or self.questions is None:
             return None
         return accuracy(self.correct, self.questions)
 
 
 def loss(nats: float, target_tokens: float) -> float:
-    """Nats per token. ValueError where nothing was scored: an empty set has no loss of zero."""
+    """Return nats per token.
+
+    Raises:
+        ValueError: Nothing was scored. The loss of an empty set is undefined, not 0.
+    """
     return nats / _positive(target_tokens, "target_tokens")
 
 
 def bits_per_byte(nats: float, target_bytes: float) -> float:
-    """Bits per UTF-8 byte of the original text that the scored tokens cover."""
+    """Return bits per UTF-8 byte of the original text that the scored tokens cover.
+
+    Raises:
+        ValueError: Nothing was scored.
+    """
     return nats / math.log(2.0) / _positive(target_bytes, "target_bytes")
 
 
 def accuracy(correct: float, questions: float) -> float:
-    """Share of correct answers."""
+    """Return the share of correct answers.
+
+    Raises:
+        ValueError: Nothing was scored.
+    """
     return correct / _positive(questions, "questions")
 
 
 def answer(nats_per_choice: Sequence[float] | np.ndarray) -> int:
-    """The choice that the model prefers: the smallest nats, the first of equals (deterministic)."""
+    """Return the model's choice: the index of the smallest nats, the first of equal ones."""
     return int(np.argmin(np.asarray(nats_per_choice, np.float64)))
 
 
@@ -103,5 +124,5 @@ def _positive(count: float, name: str) -> float:
 
 
 def _add(a: Any, b: Any) -> Any:
-    """None (not measured) plus anything is None: part of a sum would pass for the whole."""
+    """Add; None plus anything is None, because a partial sum must not look complete."""
     return None if a is None or b is None else a + b

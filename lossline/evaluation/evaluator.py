@@ -1,4 +1,4 @@
-"""Every checkpoint of every run on every set, each measured once, into the runs' loss tables."""
+"""Measure every checkpoint of every run on every set, once, into the runs' loss tables."""
 
 from __future__ import annotations
 
@@ -33,8 +33,9 @@ from lossline.training.text import component_tokens
 
 
 class AccuracyAt(enum.Enum):
-    """Which checkpoints have a benchmark's wrong answers scored as well: the last of a run that has
-    ended, all, or none.
+    """Checkpoints for which the wrong answers of a benchmark are scored too, for the accuracy.
+
+    LAST: the last checkpoint of a run that has ended. ALL: every checkpoint. NONE: no checkpoint.
     """
 
     LAST = "last"
@@ -44,26 +45,27 @@ class AccuracyAt(enum.Enum):
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateOptions:
-    """What ``lossline evaluate`` is told.
+    """Options of ``lossline.evaluate``.
 
     Attributes:
-        runs: run directories, or folders of run directories.
-        sets: what to measure.
-        context: tokens of a window; None: the context that the run was trained with.
-        stride: tokens by which windows move on in a longer document; None: half the context.
-        long_documents: rule for documents longer than the context.
-        batch_size: rows per call of the model; no result depends on it.
-        rows: several texts in a row, or one.
-        accuracy: which checkpoints get an accuracy besides the gold answers' loss.
-        activations: dtype the model computes in, whatever it was trained in; float32, with products
-            in full precision, makes the sums independent of the batch's shape to the last rounding
-            (and costs several times bfloat16 on accelerators). "" keeps the model's own.
-        steps: only these checkpoints; empty: all that the run's schedule kept.
-        watch: stay, and measure checkpoints as they appear, until all runs have ended.
-        poll_seconds: how often to look for them.
-        mesh: devices; rows are spread over ``data`` and ``fsdp``.
-        compilation_cache: folder of compiled programs; default .compilation_cache beside the first
-            run; "off" for none.
+        runs: Run directories, or folders of run directories.
+        sets: Evaluation sets.
+        context: Tokens of a window. None: the context length of the run's training.
+        stride: Tokens by which windows move forward in a longer document. None: half the context.
+        long_documents: Rule for documents longer than the context.
+        batch_size: Rows per call of the model. It does not change results.
+        rows: Several texts per row ("packed"), or one ("padded").
+        accuracy: Checkpoints that get an accuracy besides the loss of the gold answers.
+        activations: Type to compute in, whatever the run was trained in. With float32 (and products
+            in full precision) the sums do not depend on the shape of the batch, except for the last
+            rounding; on accelerators it takes several times as long as bfloat16. "": the model's
+            own type.
+        steps: Measure only these checkpoints. Empty: all kept checkpoints.
+        watch: Keep running and measure new checkpoints until all runs have ended.
+        poll_seconds: Seconds between two looks for new checkpoints.
+        mesh: Devices; rows are split over ``data`` and ``fsdp``.
+        compilation_cache: Folder of compiled programs. Default: .compilation_cache beside the first
+            run; "off": none.
     """
 
     runs: tuple[str, ...]
@@ -84,7 +86,7 @@ class EvaluateOptions:
 
 @dataclass(frozen=True)
 class _Measurement:
-    """One row to be: a set, at a checkpoint that others may share."""
+    """A row of the loss table to measure: one set at one checkpoint."""
 
     set: EvaluationSet
     key: MeasurementKey
@@ -92,17 +94,17 @@ class _Measurement:
 
 
 def evaluate(options: EvaluateOptions) -> None:
-    """Measures what is not measured yet; says what it did.
+    """Measure what is not measured yet, and print a summary.
 
     Raises:
-        UserError: no run or set there; a set that is empty or made for another vocabulary (before
-        anything is measured).
+        UserError: A run or set is missing, or a set is empty or has another vocabulary; raised
+            before anything is measured.
     """
     Evaluator(options).run()
 
 
 class Evaluator:
-    """The runs and sets of one call of ``lossline evaluate``."""
+    """The runs and sets of one call of ``lossline.evaluate``."""
 
     def __init__(
         self, options: EvaluateOptions, *, progress: EvaluationProgress | None = None
@@ -126,7 +128,7 @@ class Evaluator:
         self._failures: list[str] = []
 
     def run(self) -> None:
-        """Measures until nothing is left to measure (or, watching, to wait for)."""
+        """Measure until nothing is left; with ``watch``, until all runs have ended."""
         runs = find_runs(self._options.runs)
         self._use_compilation_cache(runs[0])
         with ExitStack() as stack:
@@ -134,8 +136,8 @@ class Evaluator:
             for run in runs:
                 losses[run.path].restate(run_columns(run))
             while True:
-                # Asked before the checkpoints are listed: a run that ends in between is looked at
-                # once more.
+                # Check this before listing checkpoints: a run that ends in between gets one more
+                # round.
                 waiting = self._options.watch and any(not has_ended(run) for run in runs)
                 self._round(runs, losses)
                 if not waiting:
@@ -144,7 +146,7 @@ class Evaluator:
         self._report(runs)
 
     def _round(self, runs: Sequence[RunDirectory], losses: Mapping[Path, RunLosses]) -> None:
-        """Measures all that is there now and not measured."""
+        """Measure everything that exists now and is not measured."""
         work = [(run, steps) for run in runs if (steps := self._pending(run, losses[run.path]))]
         for _, steps in work:
             self._progress.expect(
@@ -154,8 +156,9 @@ class Evaluator:
             self._measure_run(run, steps, losses[run.path])
 
     def _pending(self, run: RunDirectory, losses: RunLosses) -> dict[int, list[_Measurement]]:
-        """What is not measured yet, by checkpoint. Opens every set first: a mistake in one stops us
-        before any work.
+        """Return what is not measured yet, by checkpoint.
+
+        Opens every set first, so that an error in one stops the program before any work.
         """
         steps = run.kept_checkpoint_steps()
         if not steps:
@@ -223,8 +226,9 @@ class Evaluator:
         scorer: Scorer,
         state: Any,
     ) -> dict[str, Any]:
-        """A row of the loss table: measured, or failed with the reason; the other rows do not
-        suffer.
+        """Return a row of the loss table: measured, or failed with the reason.
+
+        A failure does not stop the other rows.
         """
         key, kind = measurement.key, measurement.set.kind
         if isinstance(state, CheckpointUnreadable):
@@ -244,7 +248,7 @@ class Evaluator:
         return row
 
     def _use_compilation_cache(self, run: RunDirectory) -> None:
-        """Before anything is compiled: JAX looks at its cache's folder once."""
+        """Set the cache before the first compilation; JAX reads it only once."""
         folder = self._options.compilation_cache or str(run.path.parent / ".compilation_cache")
         if folder != "off":
             jax.config.update("jax_compilation_cache_dir", str(Path(folder).resolve()))
@@ -254,16 +258,20 @@ class Evaluator:
         empty = [run.name for run in runs if not run.kept_checkpoint_steps()]
         if empty:
             self._progress.say(f"evaluate: no checkpoint yet in {', '.join(empty)}")
-        failed = f"; {len(self._failures)} failed, see column message" if self._failures else ""
+        failed = (
+            f"; {len(self._failures)} failed (the reason is in the column message)"
+            if self._failures
+            else ""
+        )
         what = f"{self._measured} measured" if self._measured else "nothing left to measure"
         self._progress.say(f"evaluate: {len(runs)} runs: {what}{failed}")
 
 
 def find_runs(paths: Sequence[str]) -> list[RunDirectory]:
-    """The run directories among ``paths``, and directly below those that are none.
+    """Return the run directories among ``paths``, and those directly inside the other folders.
 
     Raises:
-        UserError: a path is absent, or neither a run directory nor a folder of them.
+        UserError: A path is missing, or is neither a run directory nor a folder of run directories.
     """
     found: dict[Path, RunDirectory] = {}
     for name in paths:
@@ -279,25 +287,22 @@ def find_runs(paths: Sequence[str]) -> list[RunDirectory]:
 
 
 def has_ended(run: RunDirectory) -> bool:
-    """Whether no more checkpoints will come: it says so, or says it runs but no process does
-    (killed).
+    """Return whether no more checkpoints will come.
+
+    The run records that it has ended, or it records "running" but no process is alive (killed).
     """
     return run.status.state is not RunState.RUNNING or not run.is_locked()
 
 
 def run_columns(run: RunDirectory) -> dict[str, Any]:
-    """The run's facts as columns of the loss table: the named ones, and every option of its
-    identity.
-    """
+    """Return the run's columns of the loss table: its facts, and every option of its identity."""
     facts = run.facts
     named = {name: facts.get(name) for name in (*FACTS, *of_run(facts))}
     return named | option_columns(run.config)
 
 
 def checkpoint_columns(run: RunDirectory, step: int) -> dict[str, Any]:
-    """The columns of the loss table that are known before measuring: the run's facts, and the
-    checkpoint's.
-    """
+    """Return the columns known before measuring: of the run, and of the checkpoint."""
     facts = run.facts
     tokens = step * facts["tokens_per_step"]
     return run_columns(run) | {
@@ -309,21 +314,20 @@ def checkpoint_columns(run: RunDirectory, step: int) -> dict[str, Any]:
 
 
 def shape_key(run: RunDirectory) -> str:
-    """Runs with equal keys share a compilation, and so are measured one after the other."""
+    """Return a key that is equal for runs that share a compilation."""
     return json.dumps([run.config["model"], run.facts["vocabulary_hash"]], sort_keys=True)
 
 
 def _check(options: EvaluateOptions) -> None:
     if not options.runs:
-        raise UserError("evaluate.runs is empty: name a run directory, or a folder of them")
+        raise UserError("evaluate.runs is empty. Give a run directory, or a folder of them.")
     if not options.sets:
-        raise UserError("evaluate.sets is empty: name at least one evaluation set")
+        raise UserError("evaluate.sets is empty. Give at least one evaluation set.")
     names = [s.name for s in options.sets]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise UserError(
-            f"evaluate.sets: two sets are named {twice[0]!r}; the loss table tells sets apart by "
-            "name"
+            f"evaluate.sets: two sets are named {twice[0]!r}. Give every set its own name."
         )
     if options.batch_size < 1:
-        raise UserError(f"evaluate.batch_size is {options.batch_size}: it must be at least 1")
+        raise UserError(f"evaluate.batch_size = {options.batch_size}: must be at least 1")

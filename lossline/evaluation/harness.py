@@ -1,12 +1,13 @@
-"""A run as a model of the LM evaluation harness, for benchmarks beyond the built-in ones.
+"""Adapter of a run for the LM evaluation harness, for benchmarks beyond the built-in ones.
 
     from lossline.evaluation.harness import harness_model
     model = harness_model("runs/wiki-llama-1a2b3c4d", vocabulary="bytes")
     lm_eval.simple_evaluate(model=model, tasks=["arc_easy"])
 
-The harness (extra ``[harness]``) downloads its tasks itself, when it is told to run them. Losses
-are the evaluator's: same windows, same packing, float64 sums. Question and answer are tokenized
-apart, so that an answer's tokens do not depend on what stands before it. Nothing is generated.
+The harness (extra ``[harness]``) downloads its tasks itself when it runs them. Losses are computed
+as by the evaluator: same windows, same packing, float64 sums. Question and answer are tokenized
+separately, so that the tokens of an answer do not depend on the question. Text generation is not
+supported.
 """
 
 from __future__ import annotations
@@ -28,18 +29,18 @@ from lossline.vocabularies import Vocabulary, VocabularySpec, load
 
 
 class RequestScorer:
-    """Answers the harness's two kinds of request about likelihoods, for one checkpoint.
+    """Answer the two likelihood requests of the harness for one checkpoint.
 
     Args:
-        run: run directory.
-        vocabulary: the run's.
-        step: checkpoint; None: the last.
-        batch_size: rows per call of the model; must suit the mesh.
-        activations: dtype to compute in.
-        mesh: devices.
+        run: Run directory.
+        vocabulary: The vocabulary of the run.
+        step: Checkpoint. None: the last one.
+        batch_size: Rows per call of the model; must be divisible over the mesh.
+        activations: Type to compute in.
+        mesh: Devices.
 
     Raises:
-        UserError: another vocabulary than the run's, no such checkpoint, or a corrupt one.
+        UserError: The vocabulary is not that of the run, or the checkpoint is missing or corrupt.
     """
 
     def __init__(
@@ -57,7 +58,7 @@ class RequestScorer:
             raise UserError(
                 f"run {run.path} was trained with vocabulary {facts['tokenizer']} "
                 f"({facts['vocabulary_hash'][:8]}), not with {vocabulary.name} "
-                f"({vocabulary.hash[:8]}); name that one"
+                f"({vocabulary.hash[:8]}). Give the run's vocabulary."
             )
         options = mesh or MeshOptions()
         model = RunModel(
@@ -76,7 +77,7 @@ class RequestScorer:
         self._vocabulary, self._batch_size = vocabulary, batch_size
 
     def loglikelihood(self, pairs: Sequence[tuple[str, str]]) -> list[tuple[float, bool]]:
-        """ln p of each continuation after its context, and whether greedy decoding would say it."""
+        """Return ln p of each continuation, and whether greedy decoding produces it."""
         contexts = self._vocabulary.encode_batch([context for context, _ in pairs])
         answers = self._vocabulary.encode_batch([answer for _, answer in pairs])
         texts = [np.concatenate(pair) for pair in zip(contexts, answers, strict=True)]
@@ -90,7 +91,7 @@ class RequestScorer:
         return [(-float(n), bool(m == 0)) for n, m in zip(nats, misses, strict=True)]
 
     def loglikelihood_rolling(self, texts: Sequence[str]) -> list[float]:
-        """ln p of each whole text."""
+        """Return ln p of each whole text."""
         tokens = self._vocabulary.encode_batch(texts)
         windows = [document_windows(len(t), self._rule) if len(t) else [] for t in tokens]
         nats = self._scorer.nats_per_text(self._state, self._packed(tokens, windows))
@@ -110,15 +111,15 @@ class RequestScorer:
 
 
 def harness_model(run: str | Path, *, vocabulary: VocabularySpec | str, **options: Any) -> Any:
-    """An ``lm_eval.api.model.LM`` for a checkpoint of a run.
+    """Return an ``lm_eval.api.model.LM`` for a checkpoint of a run.
 
     Args:
-        run: run directory.
+        run: Run directory.
         vocabulary: "bytes", a .model or .json file, or a specification.
-        options: of ``RequestScorer``.
+        options: Options of ``RequestScorer``.
 
     Raises:
-        UserError: the harness is not installed; or as ``RequestScorer``.
+        UserError: The harness is not installed, or as for ``RequestScorer``.
     """
     try:
         from lm_eval.api.model import LM
@@ -140,8 +141,8 @@ def harness_model(run: str | Path, *, vocabulary: VocabularySpec | str, **option
 
         def generate_until(self, requests: Any, disable_tqdm: bool = False) -> Any:
             raise UserError(
-                "a task of the harness asks for generated text, which runs here do not give; "
-                "choose tasks that compare likelihoods"
+                "a task of the harness needs generated text, which lossline does not support. "
+                "Choose tasks that compare likelihoods."
             )
 
     return RunModelOfHarness()

@@ -1,9 +1,9 @@
-"""A store made ready to be measured: which tokens are scored, and what sums their nats become.
+"""Prepared evaluation sets: which tokens are scored, and which sums their nats become.
 
-``DocumentLoss`` measures running text, ``AnswerLoss`` a benchmark's gold answers,
-``ChoiceAccuracy`` all answers of a benchmark (the gold ones included, so that it yields
-``AnswerLoss``'s sums too). Each is built once per vocabulary and context, and serves every
-checkpoint.
+``DocumentLoss`` measures running text, ``AnswerLoss`` the gold answers of a benchmark,
+``ChoiceAccuracy`` all answers of a benchmark. The last one also yields the sums of ``AnswerLoss``,
+because it scores the gold answers too. Each is built once per vocabulary and context and is used
+for every checkpoint.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """Shape of the batches: ``batch_size`` rows of a context each, in ``groups``."""
+    """Shape of the batches: ``batch_size`` rows of one context each, in ``groups``."""
 
     batch_size: int
     groups: int = 1
@@ -34,12 +34,12 @@ class Layout:
 
 
 class Measure(Protocol):
-    """What the evaluator asks of a prepared set."""
+    """Interface of a prepared set for the evaluator."""
 
     texts: PackedTexts
 
     def sums(self, nats: np.ndarray) -> Sums:
-        """The set's sums, out of the nats of each of ``texts`` (float64)."""
+        """Return the sums of the set from the nats of each of ``texts`` (float64)."""
         ...
 
 
@@ -47,7 +47,7 @@ class DocumentLoss:
     """Every token of every document of a token store.
 
     Raises:
-        UserError: the store holds no text.
+        UserError: The store contains no text.
     """
 
     def __init__(
@@ -63,8 +63,7 @@ class DocumentLoss:
         if not documents:
             raise UserError(
                 f"evaluation set {store.manifest.name} has no text to score ({store.num_documents} "
-                "documents): prepare a set "
-                "with at least one document that is not empty"
+                "documents). Prepare a set with at least one document that is not empty."
             )
         windows = [document_windows(len(tokens), rule) for _, tokens in documents]
         self._lengths = np.array([ws[-1].stop for ws in windows], np.int64)
@@ -77,6 +76,7 @@ class DocumentLoss:
         self.texts = _packed([tokens for _, tokens in documents], windows, store, rule, layout)
 
     def sums(self, nats: np.ndarray) -> Sums:
+        """Return the sums of the set from the nats of each document (float64)."""
         return Sums(
             nats=float(nats.sum()),
             target_tokens=int(self._lengths.sum()),
@@ -88,10 +88,10 @@ class DocumentLoss:
 
 
 class AnswerLoss:
-    """The gold answer of every question of a benchmark, after its question.
+    """The gold answer of every question of a benchmark, given the question.
 
     Raises:
-        UserError: the store holds no question.
+        UserError: The store contains no question, or an empty answer.
     """
 
     def __init__(
@@ -106,12 +106,18 @@ class AnswerLoss:
         self.texts = self._answers.packed(rule, layout)
 
     def sums(self, nats: np.ndarray) -> Sums:
+        """Return the sums of the gold answers from their nats (float64)."""
         return self._answers.gold_sums(nats)
 
 
 class ChoiceAccuracy:
-    """All answers of every question: the gold answers' sums, and how often the gold answer is the
-    model's choice.
+    """All answers of every question of a benchmark.
+
+    Gives the sums of the gold answers, and the number of questions whose gold answer is the model's
+    choice.
+
+    Raises:
+        UserError: The store contains no question, or an empty answer.
     """
 
     def __init__(
@@ -126,19 +132,20 @@ class ChoiceAccuracy:
         self.texts = self._answers.packed(rule, layout)
 
     def sums(self, nats: np.ndarray) -> Sums:
+        """Return sums and numbers of correct answers from the nats of all answers (float64)."""
         return self._answers.gold_sums(nats, with_accuracy=True)
 
 
 class _Answers:
-    """Answers of a benchmark as texts: the question's tokens, then the answer's."""
+    """Answers of a benchmark as texts: the tokens of the question, then those of the answer."""
 
     def __init__(self, store: TaskStore, max_questions: int | None, *, gold_only: bool) -> None:
         self._store = store
         count = min(store.num_questions, max_questions or store.num_questions)
         if count == 0:
             raise UserError(
-                f"evaluation set {store.manifest.name} has no questions: prepare a benchmark with "
-                "at least one"
+                f"evaluation set {store.manifest.name} has no questions. Prepare a benchmark with "
+                "at least one question."
             )
         texts, scored, sizes, question, gold = [], [], [], [], []
         for number in range(count):
@@ -149,8 +156,7 @@ class _Answers:
                 if not len(tokens):
                     raise UserError(
                         f"evaluation set {store.manifest.name}: answer {choice} of question "
-                        f"{number} is empty; leave the "
-                        "question out when preparing the benchmark"
+                        f"{number} is empty. Remove the question and prepare the benchmark again."
                     )
                 texts.append(np.concatenate([item.context, tokens]).astype(np.int32))
                 scored.append(len(item.context))
@@ -194,7 +200,7 @@ class _Answers:
         )
 
     def _correct(self, scores: np.ndarray) -> int:
-        """Questions whose gold answer has the smallest score."""
+        """Return the number of questions whose gold answer has the smallest score."""
         bounds = np.flatnonzero(np.diff(self._question)) + 1
         return sum(
             bool(gold[answer(scores)])
@@ -205,18 +211,18 @@ class _Answers:
 
 
 def _texts(store: TokenStore, count: int) -> list[np.ndarray]:
-    """The first documents' tokens, each without the end-of-document id that closes it."""
+    """Return the tokens of the first documents, each without its final end-of-document id."""
     offsets = store.offsets[: count + 1]
     tokens = store.read(0, int(offsets[-1])) if count else np.zeros(0, np.int32)
     return [tokens[a : b - 1] for a, b in pairwise(offsets)]
 
 
 def _covered_bytes(store: TokenStore, index: int, tokens: np.ndarray, scored: int) -> int:
-    """UTF-8 bytes of the document that its first ``scored`` tokens cover.
+    """Return the UTF-8 bytes of a document that its first ``scored`` tokens cover.
 
-    For a whole document the store's own count, which no vocabulary can distort; for a part the
-    bytes that its tokens stand for, never more than the document has (a SentencePiece vocabulary
-    may put a space before the first word).
+    For a whole document this is the store's own count, which does not depend on the vocabulary. For
+    a part it is the sum of the bytes of the tokens, but never more than the document has: the first
+    token of a SentencePiece vocabulary may include a space that is not in the text.
     """
     whole = int(store.document_bytes[index])
     if scored == len(tokens):

@@ -1,9 +1,8 @@
-"""Laying windows out as rows of a fixed shape, so that a model is compiled once and little of its
-work is padding.
+"""Pack windows into rows of a fixed shape, with little padding and only one compilation.
 
-Several short windows share a row; segment ids keep them apart (attention, recurrent state and
-convolutions do not cross), and positions restart in each. The layout depends on the texts, the rule
-and the row length alone, never on the batch size.
+Several short windows share a row. Segment ids separate them (attention, recurrent state and
+convolutions do not cross), and positions restart at 0 in each window. The layout depends only on
+the texts, the rule and the row length, never on the batch size.
 
 Letters: B rows of a batch, L row length, G groups of rows, K scored tokens of a group (padded to a
 fixed number).
@@ -22,7 +21,7 @@ from lossline.evaluation.windows import Window
 
 
 class RowLayout(enum.Enum):
-    """PACKED: as many windows in a row as fit. PADDED: one, for a model without segment ids."""
+    """PACKED: as many windows per row as fit. PADDED: one, for a model without segment ids."""
 
     PACKED = "packed"
     PADDED = "padded"
@@ -30,13 +29,18 @@ class RowLayout(enum.Enum):
 
 @dataclass(frozen=True)
 class PackedRows:
-    """One call of the model.
+    """Input of one call of the model.
 
-    inputs_BxL, segment_ids_BxL (1, 2, … within a row, 0 for padding), positions_BxL (from 0 in
-    each window): int32. The B rows fall into G equal groups, one for each device that holds rows:
-    index_GxK are the positions (row * L + column, within the group's rows) of the scored tokens,
-    targets_GxK their ids, texts_GxK the text each belongs to, and scored_GxK whether the entry is
-    real (True) or padding.
+    The B rows form G equal groups, one for each device that holds rows.
+
+    Attributes:
+        inputs_BxL: Token ids, int32.
+        segment_ids_BxL: 1, 2, … within a row, 0 for padding; int32.
+        positions_BxL: Positions from 0 in each window, int32.
+        index_GxK: Position (row * L + column, within the rows of the group) of each scored token.
+        targets_GxK: Id of each scored token.
+        texts_GxK: Text that each scored token belongs to.
+        scored_GxK: True for real entries, False for padding.
     """
 
     inputs_BxL: np.ndarray
@@ -49,16 +53,16 @@ class PackedRows:
 
 
 class PackedTexts:
-    """Texts, cut into windows and placed in rows; ``batches`` yields them in a fixed shape.
+    """Texts cut into windows and packed into rows; ``batches`` yields them in a fixed shape.
 
     Args:
-        texts: token ids of each text, int32 [length].
-        windows: windows of each text.
-        opening_id: the id in front of each text (the vocabulary's end-of-document id).
-        row_length: L; no window may be longer.
+        texts: Token ids of each text, int32 [length].
+        windows: Windows of each text.
+        opening_id: Id in front of each text (the vocabulary's end-of-document id).
+        row_length: L; at least the longest window.
         batch_size: B.
         groups: G; must divide B.
-        layout: packed or padded.
+        layout: Packed or padded.
     """
 
     def __init__(
@@ -92,6 +96,7 @@ class PackedTexts:
         self._source = first[self._text] + start
         self._skip = scored - start
         self._row, self._column, self._segment = _place(self._length, row_length, layout)
+        # Sorted by row, so that a batch is a slice that searchsorted finds.
         order = np.lexsort((self._column, self._row))
         for name in ("_text", "_length", "_source", "_skip", "_row", "_column", "_segment"):
             setattr(self, name, getattr(self, name)[order])
@@ -104,20 +109,20 @@ class PackedTexts:
 
     @property
     def num_batches(self) -> int:
-        """Calls of the model that the set takes."""
+        """Number of calls of the model for the whole set."""
         return -(-self.num_rows // self.batch_size)
 
     @property
     def num_tokens(self) -> int:
-        """Tokens that go through the model; context counts again, padding does not."""
+        """Tokens that the model computes; repeated context counts, padding does not."""
         return int(self._length.sum())
 
     def batches(self) -> Iterator[PackedRows]:
-        """All batches, in order."""
+        """Return an iterator over all batches, in order."""
         return (self.batch(index) for index in range(self.num_batches))
 
     def batch(self, index: int) -> PackedRows:
-        """Rows ``index * B`` to ``(index + 1) * B``; those beyond the last are padding."""
+        """Return rows ``index * B`` to ``(index + 1) * B``; rows after the last one are padding."""
         lo, hi = np.searchsorted(
             self._row, [index * self.batch_size, (index + 1) * self.batch_size]
         )
@@ -142,7 +147,7 @@ class PackedTexts:
         )
 
     def _slots(self, at: np.ndarray) -> np.ndarray:
-        """Where each scored token stands in the flat GxK entries: in turn within its group."""
+        """Return the index of each scored token in the flat GxK entries, in group order."""
         group = at // (self.batch_size // self.groups * self.row_length)
         count = np.bincount(group, minlength=self.groups)
         turn = np.empty(len(at), np.int64)
@@ -150,7 +155,10 @@ class PackedTexts:
         return group * self.capacity + turn
 
     def _scored_capacity(self) -> int:
-        """K: the fullest group, rounded up to a quarter of its cells so that few shapes exist."""
+        """Return K: the scored tokens of the fullest group, rounded up.
+
+        Rounding up to a quarter of the group's cells keeps the number of compiled shapes small.
+        """
         rows = self.batch_size // self.groups
         counts = np.bincount(self._row // rows, weights=self._length - self._skip, minlength=1)
         quarter = -(-rows * self.row_length // 4)
@@ -160,18 +168,18 @@ class PackedTexts:
 def _place(
     length: np.ndarray, row_length: int, layout: RowLayout
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Row, column and segment id of each window: best fit, longest first.
+    """Return row, column and segment id of each window: best fit, longest window first.
 
-    Takes at most 11/9 of the fewest rows possible (D. S. Johnson, 1973), in practice 1-2% more.
+    Needs at most 11/9 of the smallest possible number of rows (D. S. Johnson, 1973), in practice
+    1-2% more than it.
     """
     count = len(length)
     if layout is RowLayout.PADDED:
         return np.arange(count), np.zeros(count, np.int64), np.ones(count, np.int64)
     row, column, segment = (np.zeros(count, np.int64) for _ in range(3))
-    rooms: list[int] = []  # the distinct amounts of free room, ascending
-    open_rows: dict[
-        int, list[tuple[int, int]]
-    ] = {}  # free room -> rows, with the windows they hold
+    rooms: list[int] = []  # distinct amounts of free room, ascending
+    # Free room -> (row, number of windows in it).
+    open_rows: dict[int, list[tuple[int, int]]] = {}
     rows = 0
     for w in np.argsort(-length, kind="stable"):
         need = int(length[w])
@@ -195,7 +203,7 @@ def _place(
 
 
 def _spread(length: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """For windows laid end to end: which window, and how far into it, each token is."""
+    """Return the window and the offset in it of each token of windows laid end to end."""
     window = np.repeat(np.arange(len(length)), length)
     return window, np.arange(len(window)) - np.repeat(np.cumsum(length) - length, length)
 

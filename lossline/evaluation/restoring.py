@@ -1,6 +1,4 @@
-"""A run's model, and its checkpoints one after the other, the next being read while one is
-measured.
-"""
+"""Load the checkpoints of a run one after the other; the next is read while one is measured."""
 
 from __future__ import annotations
 
@@ -22,16 +20,17 @@ from lossline.sharding import Rules, parameter_shardings
 
 
 class CheckpointUnreadable(Exception):
-    """A checkpoint that is damaged; the message says how."""
+    """A damaged checkpoint; the message describes the damage."""
 
 
 class RunModel:
     """The model of a run directory.
 
     Args:
-        activations: dtype to compute in; "" for the dtype that the run was trained in.
-        mesh: where parameters and rows live.
-        rules: logical axis -> mesh axis.
+        run: Run directory.
+        activations: Type to compute in; "" for the type that the run was trained in.
+        mesh: Devices of parameters and rows.
+        rules: Logical axis -> mesh axis.
     """
 
     def __init__(self, run: RunDirectory, *, activations: str, mesh: Mesh, rules: Rules) -> None:
@@ -52,7 +51,7 @@ class RunModel:
         )
 
     def states(self, steps: Sequence[int]) -> Iterator[tuple[int, Any]]:
-        """(step, parameters) of each checkpoint, or a ``CheckpointUnreadable`` for parameters."""
+        """Yield (step, parameters) of each checkpoint; a ``CheckpointUnreadable`` if damaged."""
         with ThreadPoolExecutor(max_workers=1) as reader:
             pending = [reader.submit(self._read, step) for step in steps[:1]]
             for number, step in enumerate(steps):

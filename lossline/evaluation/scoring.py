@@ -1,8 +1,8 @@
-"""Nats of every scored token under one model, and their float64 sums per text.
+"""Compute the nats of every scored token under one model, and their float64 sums per text.
 
-The model runs on the mesh in rows of a fixed shape; its parameters are an argument, so that all
-checkpoints of one shape (and all runs that share it) are served by one compilation. Only the scored
-positions reach the unembedding.
+The model runs on the mesh in rows of a fixed shape. Its parameters are an argument, so one
+compilation serves all checkpoints of one shape (and all runs of that shape). Only scored positions
+are multiplied by the unembedding.
 
 Letters: B rows, L row length, G groups of rows, K scored tokens of a group, D width, V vocabulary.
 """
@@ -26,18 +26,19 @@ from lossline.ops.backend import target_backend
 from lossline.ops.cross_entropy import linear_cross_entropy
 from lossline.sharding import BATCH_AXES, batch_sharding
 
-# Batches that may wait on the device for their turn: enough to hide the host's work, few enough to
-# bound memory.
+# Batches dispatched before the host reads the oldest result: enough to hide the host's work, few
+# enough to bound memory.
 _IN_FLIGHT = 4
 
 
 class Scorer:
-    """Scores packed texts with a model that has ``hidden(tokens, segment_ids, positions)`` and
-    ``unembedding()``.
+    """Score packed texts with a model.
+
+    The model must have ``hidden(tokens, segment_ids, positions)`` and ``unembedding()``.
 
     Args:
-        graphdef: the model's definition, ``nnx.split(model)[0]``.
-        mesh: where rows are spread (axes ``data`` and ``fsdp``); None: one device.
+        graphdef: Definition of the model, ``nnx.split(model)[0]``.
+        mesh: Mesh over whose axes ``data`` and ``fsdp`` rows are split. None: one device.
     """
 
     def __init__(self, graphdef: Any, *, mesh: Mesh | None = None) -> None:
@@ -46,24 +47,25 @@ class Scorer:
         self.groups = 1 if mesh is None else int(np.prod([mesh.shape[axis] for axis in BATCH_AXES]))
 
     def nats_per_text(self, state: Any, texts: PackedTexts) -> np.ndarray:
-        """Sum of the scored tokens' nats for each text, float64 [texts].
+        """Return the sum of the nats of the scored tokens of each text, float64 [texts].
 
         Args:
-            state: the parameters, ``nnx.split(model)[1]``, placed on the mesh.
-            texts: packed with ``groups`` equal to this scorer's.
+            state: Parameters, ``nnx.split(model)[1]``, placed on the mesh.
+            texts: Texts packed with this scorer's ``groups``.
         """
         return self._sums(state, texts, self._nats)
 
     def misses_per_text(self, state: Any, texts: PackedTexts) -> np.ndarray:
-        """Number of scored tokens that are not the most probable one, for each text: 0 where greedy
-        decoding says the text.
+        """Return, for each text, the number of scored tokens that are not the most probable token.
+
+        It is 0 if greedy decoding produces the text.
         """
         return self._sums(state, texts, self._misses)
 
     def _sums(
         self, state: Any, texts: PackedTexts, dispatch: Callable[[Any, PackedRows], jax.Array]
     ) -> np.ndarray:
-        """Adds up per text what ``dispatch`` gives for every scored token, in float64."""
+        """Sum over each text, in float64, what ``dispatch`` returns for every scored token."""
         total = np.zeros(texts.num_texts)
         waiting: deque[tuple[PackedRows, jax.Array]] = deque()
         for batch in texts.batches():
@@ -90,7 +92,7 @@ class Scorer:
         )
         if self._mesh is None:
             return _score(self._graphdef, field, state, *arrays)
-        with jax.set_mesh(self._mesh):  # the model pins its activations to it
+        with jax.set_mesh(self._mesh):  # the model's sharding constraints need it
             placed = jax.device_put(arrays, batch_sharding(self._mesh))
             return _score(self._graphdef, field, state, *placed)
 
@@ -106,8 +108,9 @@ def _score(
     index_GxK: jax.Array,
     targets_GxK: jax.Array,
 ) -> jax.Array:
-    """A field of ``CrossEntropy`` [G, K] in float32, of the targets at the indexed positions. What
-    padding entries get means nothing.
+    """Return one field of ``CrossEntropy`` at the indexed positions, float32 [G, K].
+
+    Values of padding entries are meaningless.
     """
     model = nnx.merge(graphdef, state)
     with _products_of(model.config.activation_dtype):
@@ -121,14 +124,15 @@ def _score(
 
 
 def _products_of(dtype: str) -> AbstractContextManager:
-    """Products of float32 in float32: TPUs round their factors to bfloat16, GPUs to TensorFloat-32,
-    unless told not to.
+    """Return a context in which float32 products are computed in float32.
+
+    Otherwise TPUs would round the factors to bfloat16 and GPUs to TensorFloat-32.
     """
     exact = dtype == "float32" and target_backend() != "cpu"
     return jax.default_matmul_precision("float32") if exact else nullcontext()
 
 
 def _add(total: np.ndarray, batch: PackedRows, values_GxK: jax.Array) -> None:
-    """Adds a batch's values to the texts' totals, in float64."""
+    """Add the values of a batch to the totals of its texts, in float64."""
     values = np.asarray(values_GxK, np.float64)[batch.scored_GxK]
     total += np.bincount(batch.texts_GxK[batch.scored_GxK], values, minlength=len(total))

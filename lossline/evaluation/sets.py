@@ -1,4 +1,4 @@
-"""Evaluation sets: named in a gin file, opened for one run's vocabulary and context."""
+"""Evaluation sets: named in a gin file, opened for the vocabulary and context of one run."""
 
 from __future__ import annotations
 
@@ -18,17 +18,18 @@ from lossline.tables.schema import SetKind
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationSet:
-    """One set that every checkpoint is measured on.
+    """One set on which every checkpoint is measured.
 
     Attributes:
         name: ``eval_set`` in the loss table.
-        path: the store's folder. ``{tokenizer}`` and any other column of the run's facts are filled
-            in, ``{name}`` is this set's name, so that one set serves runs of several vocabularies:
-            "data/stores/{tokenizer}/{name}-validation".
-        kind: a token store's running text ("validation"), or a benchmark's answers ("task").
-        long_documents: how documents longer than the context are scored; None: as the other sets.
-        max_documents: only the first so many documents or questions; None: all. The same ones for
-        every vocabulary.
+        path: Folder of the store. ``{tokenizer}`` and other columns of the run's facts are replaced
+            by their values, ``{name}`` by this set's name, so that one set serves runs with
+            different vocabularies: "data/stores/{tokenizer}/{name}-validation".
+        kind: "validation" (running text of a token store) or "task" (answers of a benchmark).
+        long_documents: How documents longer than the context are scored. None: as for the other
+            sets.
+        max_documents: Number of documents or questions to use, the first ones of the store, so that
+            every vocabulary uses the same ones. None: all.
     """
 
     name: str
@@ -40,29 +41,29 @@ class EvaluationSet:
     def __post_init__(self) -> None:
         if self.max_documents is not None and self.max_documents < 1:
             raise UserError(
-                f"evaluation set {self.name}: max_documents is {self.max_documents}, it must be at "
-                "least 1"
+                f"evaluation set {self.name}: max_documents = {self.max_documents}: must be at "
+                "least 1, or None for all"
             )
 
     def path_for(self, facts: Mapping[str, Any]) -> Path:
-        """Where the store for a run's vocabulary lies.
+        """Return the folder of the store for a run's vocabulary.
 
         Raises:
-            UserError: the path names a fact that the run does not have.
+            UserError: The path contains a fact that the run does not have.
         """
         known = {**facts, "name": self.name}
         for _, field, _, _ in string.Formatter().parse(self.path):
             if field is not None and known.get(field) is None:
                 raise UserError(
-                    f"evaluation set {self.name}: path {self.path} names {{{field}}}, which run "
-                    f"{facts.get('run_id')} does not "
-                    "have; {tokenizer} and {name} are what one usually needs"
+                    f"evaluation set {self.name}: path {self.path} contains {{{field}}}, but run "
+                    f"{facts.get('run_id')} has no such fact. Use facts of the run, such as "
+                    "{tokenizer}, or {name}."
                 )
         return Path(self.path.format(**known))
 
 
 class SetLibrary:
-    """Opens stores and prepares measures once, however many runs and checkpoints use them."""
+    """Cache of opened stores and prepared sets, shared by all runs and checkpoints."""
 
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
@@ -72,10 +73,10 @@ class SetLibrary:
     def store(
         self, evaluation_set: EvaluationSet, facts: Mapping[str, Any]
     ) -> TokenStore | TaskStore:
-        """The set's store for a run.
+        """Return the set's store for a run.
 
         Raises:
-            UserError: absent, damaged, or made with another vocabulary than the run's.
+            UserError: The store is missing, damaged, or has another vocabulary than the run.
         """
         path = evaluation_set.path_for(facts)
         if path not in self._stores:
@@ -86,10 +87,9 @@ class SetLibrary:
         if theirs.hash != ours:
             raise UserError(
                 f"evaluation set {evaluation_set.name}: store {path} was made with vocabulary "
-                f"{theirs.name} ({theirs.hash[:8]}), "
-                f"run {facts['run_id']} with {facts['tokenizer']} ({ours[:8]}); prepare the set "
-                "with the run's vocabulary, or name "
-                "stores by {tokenizer} in the set's path"
+                f"{theirs.name} ({theirs.hash[:8]}), but run {facts['run_id']} was trained with "
+                f"{facts['tokenizer']} ({ours[:8]}). Prepare the set with the run's vocabulary, or "
+                "use {tokenizer} in the set's path."
             )
         return store
 
@@ -101,10 +101,10 @@ class SetLibrary:
         *,
         with_accuracy: bool,
     ) -> Measure:
-        """The prepared set.
+        """Return the prepared set.
 
         Raises:
-            UserError: as ``store``; or the set is empty.
+            UserError: As for ``store``, or the set is empty.
         """
         store = self.store(evaluation_set, facts)
         limit = evaluation_set.max_documents

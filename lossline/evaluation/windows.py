@@ -1,8 +1,8 @@
-"""Cutting texts into windows that fit a model's context, each token scored exactly once.
+"""Windows: parts of a text that fit a model's context, with each token scored exactly once.
 
-A text of n tokens is seen as ``inputs = [end-of-document] + tokens[:-1]`` and ``targets = tokens``:
-position i predicts token i, and the end-of-document token in front makes the first token a target
-too. A ``Window`` is a range of these positions.
+A text of n tokens becomes ``inputs = [end-of-document] + tokens[:-1]`` and ``targets = tokens``:
+position i predicts token i. The end-of-document token in front makes the first token a target too.
+A ``Window`` is a range of these positions.
 """
 
 from __future__ import annotations
@@ -14,12 +14,13 @@ from lossline.errors import UserError
 
 
 class LongDocuments(enum.Enum):
-    """What to do with a document longer than the context.
+    """Rule for a document that is longer than the context.
 
-    SLIDE: windows of the whole context; each after the first moves on by ``stride`` and scores only
-    the tokens not yet scored, with at least ``context - stride`` tokens before them (arXiv
-    2404.09937 uses 1900 and 512); the last window ends at the document's end. TRUNCATE: the first
-    ``context`` tokens only, and the document counts as truncated.
+    SLIDE: windows of the full context. Each window after the first moves forward by ``stride``
+    tokens and scores only tokens that are not scored yet, with at least ``context - stride`` tokens
+    before them (arXiv:2404.09937 uses 1900 and 512). The last window ends at the document's end.
+
+    TRUNCATE: only the first ``context`` tokens; the document counts as truncated.
     """
 
     SLIDE = "slide"
@@ -28,7 +29,7 @@ class LongDocuments(enum.Enum):
 
 @dataclass(frozen=True, kw_only=True)
 class WindowRule:
-    """How a set's texts become windows; ``str(rule)`` is what the loss table records."""
+    """Rule that cuts the texts of a set into windows. The loss table records ``str(rule)``."""
 
     context: int
     stride: int
@@ -36,11 +37,11 @@ class WindowRule:
 
     def __post_init__(self) -> None:
         if self.context < 1:
-            raise UserError(f"evaluation context is {self.context}: it must be at least 1 token")
+            raise UserError(f"evaluation context = {self.context}: must be at least 1 token")
         if not 1 <= self.stride <= self.context:
             raise UserError(
-                f"evaluation stride {self.stride} does not lie between 1 and the context of "
-                f"{self.context} tokens: a longer stride would skip tokens"
+                f"evaluation stride = {self.stride}: must be from 1 to the context of "
+                f"{self.context} tokens, because a longer stride would skip tokens"
             )
 
     def __str__(self) -> str:
@@ -51,7 +52,7 @@ class WindowRule:
 
 @dataclass(frozen=True)
 class Window:
-    """Positions ``start`` to ``stop`` go through the model; those from ``scored`` on count."""
+    """Positions ``start`` to ``stop`` go into the model; those from ``scored`` on are scored."""
 
     start: int
     stop: int
@@ -59,24 +60,31 @@ class Window:
 
 
 def document_windows(length: int, rule: WindowRule) -> list[Window]:
-    """Windows of a document of ``length`` tokens: all is scored, or the beginning (TRUNCATE)."""
+    """Return the windows of a document of ``length`` tokens.
+
+    All tokens are scored, with the rule TRUNCATE only the first ``context`` tokens.
+    """
     if length < 1:
-        raise ValueError(f"a document of {length} tokens has nothing to score")
+        raise ValueError(f"a document of {length} tokens has no token to score")
     if rule.long_documents is LongDocuments.TRUNCATE:
         return [Window(0, min(length, rule.context), 0)]
     return _slide(length, rule, scored=0, first_stop=min(length, rule.context))
 
 
 def answer_windows(length: int, scored: int, rule: WindowRule) -> list[Window]:
-    """Windows of a question and its answer: ``length`` tokens, of which those from ``scored`` on
-    (the answer) are scored.
+    """Return the windows of a question with its answer.
 
-    What does not fit loses the beginning of the question, as in the LM evaluation harness, so that
-    the answer is always whole. An answer longer than the context is slid over, whatever the rule
-    for documents: half an answer answers nothing.
+    If both do not fit, the beginning of the question is left out, as in the LM evaluation harness,
+    so that the answer stays complete. An answer longer than the context is always cut into sliding
+    windows, because a truncated answer could not be compared with the others.
+
+    Args:
+        length: Tokens of question and answer together.
+        scored: First token of the answer; the tokens from here on are scored.
+        rule: Context and stride.
     """
     if not 0 <= scored < length:
-        raise ValueError(f"an answer from token {scored} of {length} has nothing to score")
+        raise ValueError(f"an answer from token {scored} of {length} has no token to score")
     if length - scored <= rule.context:
         return [Window(max(0, length - rule.context), length, scored)]
     first_stop = min(length, max(rule.context, scored + rule.stride))

@@ -1,4 +1,4 @@
-"""Stores in memory and a model small enough to be written twice."""
+"""Stores in memory, and a model small enough to implement a second time in NumPy."""
 
 from dataclasses import dataclass, field
 from types import SimpleNamespace

@@ -1,4 +1,4 @@
-"""Sums add, divide once, and never stand in for what was not measured."""
+"""Sums are added, divided once, and missing values stay missing."""
 
 import math
 
@@ -11,7 +11,7 @@ def sums(**kwargs):
     return Sums(**{"nats": 0.0, "target_tokens": 0, "target_bytes": 0, "documents": 0, **kwargs})
 
 
-def test_sums_add_and_divide_once():
+def test_sums_are_added_and_divided_once():
     short = sums(nats=1.0, target_tokens=1, target_bytes=1, documents=1)
     long = sums(nats=3.0, target_tokens=9, target_bytes=31, documents=1, truncated=1)
     total = short + long
@@ -22,7 +22,7 @@ def test_sums_add_and_divide_once():
     assert total.loss != (short.loss + long.loss) / 2
 
 
-def test_what_was_not_measured_has_no_value():
+def test_values_that_were_not_measured_are_none():
     unmeasured = sums(questions=4, target_tokens=1)
     assert unmeasured.accuracy is None
     assert (unmeasured + sums(questions=4, correct=3)).correct is None
@@ -30,10 +30,10 @@ def test_what_was_not_measured_has_no_value():
 
 
 @pytest.mark.parametrize("divide", [loss, bits_per_byte, accuracy])
-def test_nothing_scored_is_an_error_not_a_zero(divide):
+def test_dividing_by_no_scored_tokens_raises(divide):
     with pytest.raises(ValueError, match="nothing was scored"):
         divide(0.0, 0)
 
 
-def test_ties_go_to_the_first_choice():
+def test_first_of_equal_choices_is_chosen():
     assert answer([2.0, 1.0, 1.0]) == 1

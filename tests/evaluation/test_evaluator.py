@@ -1,6 +1,4 @@
-"""From run directories and stores to rows of the loss table: what is measured, skipped, refused,
-and said.
-"""
+"""From run directories and stores to rows of the loss table: measured, skipped, refused, failed."""
 
 import dataclasses
 import functools
@@ -82,7 +80,7 @@ def float64_nats(config, step, text, *, scored_from=0):
 
 
 @pytest.mark.parametrize("config", [LLAMA, MAMBA], ids=lambda c: c.family)
-def test_rows_hold_the_sums_of_the_definition(tmp_path, stores, config):
+def test_rows_contain_the_sums_of_the_definition(tmp_path, stores, config):
     run = make_run(tmp_path / "run", config, steps=(2, 5))
     evaluate(options(run.path, stores))
     table = tables.read(run.path / "losses.parquet").set_index(["step", "eval_set"])
@@ -106,7 +104,7 @@ def test_rows_hold_the_sums_of_the_definition(tmp_path, stores, config):
     assert sky["accuracy"] == sky["correct"] / 3
 
 
-def test_gold_answers_of_a_real_model(tmp_path, stores):
+def test_gold_answers_agree_with_the_definition(tmp_path, stores):
     run = make_run(tmp_path / "run", LLAMA, steps=(2,))
     evaluate(options(run.path, stores))
     table = tables.read(run.path / "losses.parquet").set_index("eval_set")
@@ -116,7 +114,7 @@ def test_gold_answers_of_a_real_model(tmp_path, stores):
         kept = text[-32:] if len(text) > 32 else text
         lost = len(text) - len(kept)
         if lost:
-            # The window begins in the middle of the question: its first token is no target.
+            # The window begins inside the question; its first token is not a target.
             expected += _nats_without_opening(text, len(item.context))
         else:
             expected += float64_nats(LLAMA, 2, text, scored_from=len(item.context))
@@ -135,7 +133,7 @@ def _nats_without_opening(text, scored_from):
 
 
 @pytest.mark.parametrize("config", [LLAMA, MAMBA], ids=lambda c: c.family)
-def test_no_result_depends_on_the_batch(tmp_path, stores, config):
+def test_results_do_not_depend_on_the_batch_size(tmp_path, stores, config):
     def nats(name, **changes):
         run = make_run(tmp_path / name, config, steps=(2,))
         evaluate(options(run.path, stores, **changes))
@@ -148,7 +146,7 @@ def test_no_result_depends_on_the_batch(tmp_path, stores, config):
     np.testing.assert_allclose(nats("mesh", mesh=mesh), base, rtol=1e-6)
 
 
-def test_what_is_measured_is_skipped(tmp_path, stores, capsys):
+def test_measured_rows_are_skipped(tmp_path, stores, capsys):
     run = make_run(tmp_path / "run", LLAMA, steps=(2,))
     evaluate(options(run.path, stores))
     before = tables.read(run.path / "losses.parquet")
@@ -176,7 +174,7 @@ def test_every_option_of_the_run_is_a_column(tmp_path, stores):
     }
 
 
-def test_rows_without_options_get_them_and_nothing_is_measured_again(tmp_path, stores, capsys):
+def test_rows_of_an_earlier_version_get_option_columns_without_measuring(tmp_path, stores, capsys):
     """Tables that an earlier lossline wrote."""
     run = make_run(tmp_path / "run", MAMBA, steps=(2,))
     evaluate(options(run.path, stores))
@@ -203,7 +201,7 @@ def test_rows_without_options_get_them_and_nothing_is_measured_again(tmp_path, s
     ],
     ids=lambda c: next(iter(c)),
 )
-def test_what_was_measured_otherwise_is_measured_again_in_its_place(tmp_path, stores, changes):
+def test_rows_measured_with_other_options_are_replaced(tmp_path, stores, changes):
     run = make_run(tmp_path / "run", LLAMA, steps=(2, 4))
     evaluate(options(run.path, stores))
     before = tables.read(run.path / "losses.parquet")
@@ -217,7 +215,7 @@ def test_what_was_measured_otherwise_is_measured_again_in_its_place(tmp_path, st
         assert (after["nats"] != before["nats"]).any()
 
 
-def test_a_changed_store_is_measured_again(tmp_path):
+def test_changed_store_is_measured_again(tmp_path):
     run = make_run(tmp_path / "run", LLAMA, steps=(2,))
     evaluate(options(run.path, make_stores(tmp_path / "one")))
     from lossline.stores.store_writer import write_store
@@ -231,7 +229,7 @@ def test_a_changed_store_is_measured_again(tmp_path):
     assert len(table) == 2 and table.loc["wiki", "target_bytes"] == len("other words")
 
 
-def test_a_corrupt_checkpoint_is_a_failed_row_and_the_others_go_on(tmp_path, stores, capsys):
+def test_corrupt_checkpoint_gives_a_failed_row_and_others_are_measured(tmp_path, stores, capsys):
     run = make_run(tmp_path / "run", LLAMA)
     corrupt(run, 4)
     evaluate(options(run.path, stores))
@@ -241,13 +239,13 @@ def test_a_corrupt_checkpoint_is_a_failed_row_and_the_others_go_on(tmp_path, sto
     assert failed[["nats", "loss", "bits_per_byte"]].isna().all()
     assert (table.drop(4, level="step")["status"] == "ok").all()
     assert "2 failed" in capsys.readouterr().out
-    # Mended, it is measured like any other.
+    # After the repair it is measured like any other checkpoint.
     add_checkpoints(run, LLAMA, (4,))
     evaluate(options(run.path, stores))
     assert (tables.read(run.path / "losses.parquet")["status"] == "ok").all()
 
 
-def test_a_loss_that_is_no_number_is_a_failed_row(tmp_path, stores):
+def test_nan_loss_gives_a_failed_row(tmp_path, stores):
     run = make_run(tmp_path / "run", LLAMA, steps=(2,))
     from lossline.runs.checkpoints import CheckpointWriter
 
@@ -262,7 +260,7 @@ def test_a_loss_that_is_no_number_is_a_failed_row(tmp_path, stores):
     assert table.loc[(2, "wiki"), "status"] == "ok"
 
 
-def test_killed_in_the_middle_it_goes_on_after_the_last_checkpoint(
+def test_killed_evaluation_continues_after_the_last_written_checkpoint(
     tmp_path, stores, monkeypatch, capsys
 ):
     run = make_run(tmp_path / "run", LLAMA)
@@ -292,7 +290,7 @@ def test_killed_in_the_middle_it_goes_on_after_the_last_checkpoint(
     assert resumed.equals(fresh)
 
 
-def test_watching_measures_until_the_run_has_ended(tmp_path, stores, monkeypatch):
+def test_watch_measures_until_the_run_has_ended(tmp_path, stores, monkeypatch):
     run = make_run(tmp_path / "run", LLAMA, steps=(2,), state=RunState.RUNNING)
     naps = []
 
@@ -307,12 +305,12 @@ def test_watching_measures_until_the_run_has_ended(tmp_path, stores, monkeypatch
         evaluate(options(run.path, stores, watch=True))
     table = tables.read(run.path / "losses.parquet").set_index(["step", "eval_set"])
     assert naps == [2, 2] and len(table) == 4
-    # Which checkpoint is the last one was not known before the end.
+    # Before the end it was unknown which checkpoint is the last one.
     assert np.isnan(table.loc[(2, "sky"), "accuracy"])
     assert table.loc[(4, "sky"), "accuracy"] >= 0
 
 
-def test_watching_a_run_that_was_killed_ends(tmp_path, stores):
+def test_watch_ends_when_the_run_was_killed(tmp_path, stores):
     run = make_run(tmp_path / "run", LLAMA, steps=(2,), state=RunState.RUNNING)
     evaluator = Evaluator(options(run.path, stores, watch=True))
     done = threading.Thread(target=evaluator.run, daemon=True)
@@ -321,7 +319,7 @@ def test_watching_a_run_that_was_killed_ends(tmp_path, stores):
     assert not done.is_alive()
 
 
-def test_several_runs_in_a_folder_and_one_without_checkpoints(tmp_path, stores, capsys):
+def test_folder_of_runs_with_one_without_checkpoints(tmp_path, stores, capsys):
     make_run(tmp_path / "runs" / "llama", LLAMA, steps=(2,))
     make_run(tmp_path / "runs" / "mamba", MAMBA, steps=(2,))
     make_run(tmp_path / "runs" / "young", LLAMA, steps=(), state=RunState.RUNNING)
@@ -332,7 +330,7 @@ def test_several_runs_in_a_folder_and_one_without_checkpoints(tmp_path, stores, 
     assert set(table["run_id"]) == {"llama", "mamba"} and len(table) == 4
 
 
-def test_mistakes_are_one_line_before_any_work(tmp_path, stores):
+def test_user_errors_are_raised_before_anything_is_measured(tmp_path, stores):
     run = make_run(tmp_path / "run", LLAMA, steps=(2,))
     good = options(run.path, stores)
 
@@ -342,24 +340,24 @@ def test_mistakes_are_one_line_before_any_work(tmp_path, stores):
         assert not (run.path / "losses.parquet").exists()
 
     refused("does not exist", runs=(str(tmp_path / "nowhere"),))
-    refused("is no run directory", runs=(str(stores),))
+    refused("contains no config.json", runs=(str(stores),))
     refused("evaluate.runs is empty", runs=())
     refused("evaluate.sets is empty", sets=())
     refused("two sets are named 'wiki'", sets=(good.sets[0], good.sets[0]))
     refused("no such store", sets=(EvaluationSet(name="x", path=str(tmp_path / "absent")),))
-    refused(r"names \{language\}", sets=(EvaluationSet(name="x", path="{language}/y"),))
-    refused("batch_size is 0", batch_size=0)
+    refused(r"contains \{language\}", sets=(EvaluationSet(name="x", path="{language}/y"),))
+    refused("batch_size = 0", batch_size=0)
     refused("batch_size 6 is not divisible", batch_size=6)
-    refused("stride 40", stride=40)
+    refused("stride = 40", stride=40)
     from lossline.stores.store_writer import write_store
 
     write_store(tmp_path / "empty", ["", ""], ByteVocabulary(), name="empty")
     refused("no text to score", sets=(EvaluationSet(name="x", path=str(tmp_path / "empty")),))
-    with pytest.raises(UserError, match="max_documents is 0"):
+    with pytest.raises(UserError, match="max_documents = 0"):
         EvaluationSet(name="x", path="y", max_documents=0)
 
 
-def test_a_store_of_another_vocabulary_is_refused(tmp_path, stores):
+def test_store_of_another_vocabulary_is_refused(tmp_path, stores):
     class OtherBytes(ByteVocabulary):
         def __init__(self):
             super().__init__()
@@ -371,13 +369,13 @@ def test_a_store_of_another_vocabulary_is_refused(tmp_path, stores):
         evaluate(options(run.path, stores, sets=bad))
 
 
-def test_two_evaluations_of_one_run_are_refused(tmp_path, stores):
+def test_second_evaluation_of_a_run_is_refused(tmp_path, stores):
     run = make_run(tmp_path / "run", LLAMA, steps=(2,))
     with RunLosses(run.path), pytest.raises(UserError, match="is evaluating this run"):
         evaluate(options(run.path, stores))
 
 
-def test_the_shipped_configuration_resolves(repository):
+def test_shipped_gin_file_resolves(repository):
     built = build_options(
         "evaluate",
         load(),

@@ -1,4 +1,4 @@
-"""The harness adapter: likelihoods are the evaluator's, greedy answers are told from others."""
+"""The harness adapter returns the evaluator's likelihoods and recognizes greedy answers."""
 
 import sys
 import types
@@ -19,7 +19,7 @@ def run(tmp_path_factory):
     return make_run(tmp_path_factory.mktemp("runs") / "run", LLAMA, steps=(2, 4))
 
 
-def test_likelihoods_are_those_of_the_definition(run):
+def test_likelihoods_agree_with_the_definition(run):
     scorer = RequestScorer(run, ByteVocabulary(), step=2, batch_size=8)
     pairs = [("The sky is", " blue"), ("", "no context"), ("context", "")]
     answers = scorer.loglikelihood(pairs)
@@ -31,7 +31,7 @@ def test_likelihoods_are_those_of_the_definition(run):
     assert scorer.loglikelihood_rolling(texts) == pytest.approx(expected, rel=2e-6)
 
 
-def test_greedy_answers_are_known(run):
+def test_greedy_answers_are_recognized(run):
     contexts = [chr(code) for code in range(97, 123)]
     rows = np.zeros((128, 32), np.int32)
     rows[:26, :2] = [[1, ord(c) + 3] for c in contexts]
@@ -43,7 +43,7 @@ def test_greedy_answers_are_known(run):
     assert [c for c, (_, greedy) in zip(letters, answers, strict=True) if greedy] == [said]
 
 
-def test_mistakes(run, tmp_path, monkeypatch):
+def test_user_errors_are_raised(run, tmp_path, monkeypatch):
     class Other(ByteVocabulary):
         @property
         def hash(self):
@@ -62,7 +62,7 @@ def test_mistakes(run, tmp_path, monkeypatch):
         harness_model(run.path, vocabulary="bytes")
 
 
-def test_the_harness_sees_a_model(run, monkeypatch):
+def test_harness_model_answers_requests(run, monkeypatch):
     class LM:
         """Stands in for lm_eval.api.model.LM, an optional dependency: it has no state of its own
         that we use.

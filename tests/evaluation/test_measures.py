@@ -1,4 +1,4 @@
-"""The evaluator against its definitions, computed one token at a time in float64."""
+"""Measures compared with their definitions, computed one token at a time in float64."""
 
 import math
 
@@ -74,7 +74,7 @@ def test_documents_agree_with_the_definition(small_model, rows):
     assert got.bits_per_byte == pytest.approx(sum(per_document) / math.log(2) / got.target_bytes)
 
 
-def test_truncating_counts_what_it_scores(small_model):
+def test_truncated_documents_count_only_scored_tokens_and_bytes(small_model):
     store = random_store(LENGTHS)
     got = measured(DocumentLoss(store, rule=TRUNCATE, layout=Layout(batch_size=4)), small_model)
     kept = [d[:CONTEXT] for d in store.documents]
@@ -85,7 +85,7 @@ def test_truncating_counts_what_it_scores(small_model):
     assert got.truncated == sum(n > CONTEXT for n in LENGTHS)
 
 
-def test_truncating_never_counts_more_bytes_than_the_document_has(small_model):
+def test_truncated_document_never_counts_more_bytes_than_it_has(small_model):
     # A SentencePiece vocabulary's first token may stand for a space that is not in the text.
     store = MemoryStore([np.array([5] * 13, np.int32)], [12], np.full(40, 1, np.int32))
     got = DocumentLoss(store, rule=TRUNCATE, layout=Layout(batch_size=1)).sums(np.ones(1))
@@ -121,7 +121,7 @@ def test_gold_answers_and_accuracies_agree_with_the_definition(small_model):
     assert 0 < every.correct < 9  # the case tells a right comparison from a wrong one
 
 
-def test_answers_longer_than_the_context_are_scored_whole(small_model):
+def test_answers_longer_than_the_context_are_fully_scored(small_model):
     task = random_task([3], [30])
     got = measured(AnswerLoss(task, rule=TRUNCATE, layout=Layout(batch_size=1)), small_model)
     assert got.target_tokens == 30
@@ -141,7 +141,7 @@ def test_sums_do_not_depend_on_batch_size_or_padding(small_model, batch_size, ro
     assert (got.target_tokens, got.target_bytes) == (base.target_tokens, base.target_bytes)
 
 
-def test_spread_over_devices_gives_the_same_sums(small_model):
+def test_sums_do_not_depend_on_the_number_of_devices(small_model):
     store = random_store(LENGTHS)
     mesh = make_mesh(MeshOptions(data=4, fsdp=2))
     assert len(jax.devices()) == 8
@@ -150,25 +150,25 @@ def test_spread_over_devices_gives_the_same_sums(small_model):
     assert measured(measure, small_model, mesh=mesh).nats == pytest.approx(base.nats, rel=3e-7)
 
 
-def test_limits_take_the_first_documents(small_model):
+def test_max_documents_takes_the_first_documents(small_model):
     store = random_store(LENGTHS)
     few = DocumentLoss(store, rule=SLIDE, layout=Layout(batch_size=2), max_documents=3)
     assert few.sums(np.ones(3)).target_tokens == sum(LENGTHS[:3])
 
 
-def test_documents_without_text_are_not_documents():
+def test_empty_documents_are_not_counted():
     store = random_store([0, 4, 0])
     measure = DocumentLoss(store, rule=SLIDE, layout=Layout(batch_size=2))
     assert measure.sums(np.ones(1)).documents == 1
 
 
 @pytest.mark.parametrize("lengths", [[], [0, 0]])
-def test_an_empty_set_is_refused(lengths):
+def test_empty_set_is_refused(lengths):
     with pytest.raises(UserError, match="evaluation set memory has no text to score"):
         DocumentLoss(random_store(lengths), rule=SLIDE, layout=Layout(batch_size=2))
 
 
-def test_an_empty_benchmark_or_answer_is_refused():
+def test_empty_benchmark_or_answer_is_refused():
     with pytest.raises(UserError, match="has no questions"):
         AnswerLoss(random_task([], [1]), rule=SLIDE, layout=Layout(batch_size=2))
     with pytest.raises(UserError, match="answer 1 of question 0 is empty"):

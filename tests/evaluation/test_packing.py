@@ -1,4 +1,4 @@
-"""Rows hold every window once, whole, and tell them apart."""
+"""Packed rows contain every window once, complete and separated from the others."""
 
 import numpy as np
 import pytest
@@ -49,7 +49,7 @@ LENGTHS = [1, 5, 16, 17, 40, 3, 3, 9, 2, 33, 15, 1]
 
 @pytest.mark.parametrize("layout", RowLayout)
 @pytest.mark.parametrize("groups", [1, 2, 4])
-def test_every_token_is_a_target_once_and_sees_its_own_text(layout, groups):
+def test_every_token_is_a_target_once_and_sees_only_its_own_text(layout, groups):
     texts, plan = packed(LENGTHS, layout=layout, groups=groups)
     found = [[] for _ in texts]
     for batch in plan.batches():
@@ -62,7 +62,7 @@ def test_every_token_is_a_target_once_and_sees_its_own_text(layout, groups):
         assert sorted(pairs) == sorted(zip(shifted, text, strict=True))
 
 
-def test_windows_stay_whole_and_positions_restart():
+def test_windows_are_not_split_and_positions_restart():
     texts, plan = packed([4, 7, 2, 12, 16, 1])
     expected = sorted(tuple([EOS, *text[:-1]]) for text in texts)
     windows = list(segments(plan))
@@ -81,7 +81,7 @@ def test_layout_does_not_depend_on_the_batch_size():
     np.testing.assert_array_equal(rows(1), rows(100))
 
 
-def test_packing_wastes_little():
+def test_packing_adds_little_padding():
     rng = np.random.default_rng(3)
     _, plan = packed(rng.integers(1, 100, 500), row_length=256, batch_size=8)
     assert plan.num_tokens / (plan.num_rows * 256) > 0.97
@@ -101,6 +101,6 @@ def test_shapes_are_fixed_and_padding_is_marked():
     assert (last.segment_ids_BxL[used:] == 0).all()
 
 
-def test_a_window_longer_than_a_row_is_refused():
+def test_window_longer_than_a_row_is_refused():
     with pytest.raises(ValueError, match="does not fit rows of 8"):
         packed([12], row_length=8, context=12)

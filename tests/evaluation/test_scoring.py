@@ -1,4 +1,4 @@
-"""Float32 evaluations multiply in float32 wherever they run."""
+"""Float32 evaluations multiply in float32 on every device."""
 
 import jax
 import jax.numpy as jnp
@@ -39,7 +39,7 @@ def products(config, backend: str, dtype: str) -> set:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_products_of_float32_are_not_rounded_on_accelerators(family):
+def test_float32_products_are_not_rounded_on_accelerators(family):
     full = (jax.lax.Precision.HIGHEST, jax.lax.Precision.HIGHEST)
     for backend in ("tpu", "gpu"):
         assert products(FAMILIES[family], backend, "float32") == {full}

@@ -66,7 +66,7 @@ def vocabulary(request, tmp_path_factory):
     return made[request.param](folder)
 
 
-def test_bits_per_byte_divide_by_the_bytes_of_the_text(vocabulary, tmp_path):
+def test_bits_per_byte_divides_by_the_bytes_of_the_text(vocabulary, tmp_path):
     store = write_store(tmp_path / "store", TEXTS, vocabulary, name="five texts")
     measure = DocumentLoss(store, rule=SLIDE, layout=Layout(batch_size=2))
     tokens = [len(vocabulary.encode(text)) for text in TEXTS if text]

@@ -26,7 +26,7 @@ def times_scored(windows, length):
 
 @pytest.mark.parametrize("stride", [1, 3, 7, 8])
 @pytest.mark.parametrize("length", [1, 2, 7, 8, 9, 11, 16, 17, 40, 41])
-def test_sliding_scores_each_token_once_with_enough_before_it(length, stride):
+def test_sliding_scores_each_token_once_with_enough_context(length, stride):
     windows = document_windows(length, rule(stride=stride))
     assert (times_scored(windows, length) == 1).all()
     for w in windows:
@@ -38,7 +38,7 @@ def test_sliding_scores_each_token_once_with_enough_before_it(length, stride):
     assert windows[-1].stop == length
 
 
-def test_truncating_scores_the_beginning():
+def test_truncating_scores_only_the_beginning():
     truncate = rule(long_documents=LongDocuments.TRUNCATE)
     assert document_windows(20, truncate) == [Window(0, 8, 0)]
     assert document_windows(5, truncate) == [Window(0, 5, 0)]
@@ -49,7 +49,7 @@ def test_truncating_scores_the_beginning():
     [(n, m) for n in (1, 6, 8, 9, 14, 30) for m in (1, 2, 5, 8, 9, 20) if m <= n],
 )
 @pytest.mark.parametrize("long_documents", LongDocuments)
-def test_answers_are_scored_whole(length, answer, long_documents):
+def test_answers_are_fully_scored(length, answer, long_documents):
     scored = length - answer
     windows = answer_windows(length, scored, rule(long_documents=long_documents))
     expected = np.arange(length) >= scored
@@ -59,10 +59,10 @@ def test_answers_are_scored_whole(length, answer, long_documents):
         assert windows == [Window(max(0, length - 8), length, scored)]
 
 
-def test_rules_are_recorded_and_checked():
+def test_rules_are_checked_and_recorded_as_text():
     assert str(rule()) == "slide 8 by 3"
     assert str(rule(long_documents=LongDocuments.TRUNCATE)) == "truncate 8"
-    with pytest.raises(UserError, match="stride 9"):
+    with pytest.raises(UserError, match="stride = 9"):
         rule(stride=9)
     with pytest.raises(UserError, match="at least 1 token"):
         rule(context=0, stride=0)
