@@ -1,1 +1,1 @@
-"""Studies: a grid of runs as data, and the steps that turn text into a report."""
+"""Studies: a grid of runs as data, and the steps from text to report."""

@@ -1,7 +1,7 @@
-"""A grid is data: combinators of axes that yield named sets of gin bindings.
+"""Grids of runs as data: combinators of axes that yield named sets of gin bindings.
 
-``Axis`` lists the levels of one factor; ``Product`` crosses, ``Zip`` pairs, ``Chain`` appends. Each
-is a frozen dataclass with one method, ``points()``, so that a gin file can nest them freely.
+``Axis`` lists the levels of one factor, ``Product`` combines, ``Zip`` pairs, ``Chain`` appends.
+Each is a frozen dataclass with one method, ``points()``, so a gin file can nest them freely.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from typing import Any, Protocol
 from lossline.errors import UserError
 
 INCLUDE = "gin_file"
-UNNAMED_LEVEL = "default"  # a level with an empty name, in the loss table
+UNNAMED_LEVEL = "default"  # name in the loss table of a level whose name is empty
 
 
 @dataclass(frozen=True, kw_only=True)
 class Point:
-    """One run to be: the level names that make its name, gin files to include, and bindings.
+    """One planned run: level names, gin files to include, and bindings.
 
     Attributes:
-        levels: names of the chosen levels, in the order of the axes.
-        gin_files: files parsed after the study's base run file, in order.
-        bindings: gin key -> value, later axes win.
-        factors: what the axes vary -> the chosen level; ``factor.<name>`` of the loss table.
+        levels: Names of the chosen levels, in the order of the axes.
+        gin_files: Files parsed after the study's base run file, in order.
+        bindings: Gin key -> value; later axes override earlier ones.
+        factors: Factor of each axis -> chosen level; ``factor.<name>`` in the loss table.
     """
 
     levels: tuple[str, ...] = ()
@@ -35,11 +35,11 @@ class Point:
 
     @property
     def name(self) -> str:
-        """Readable name: the levels joined by hyphens; levels with an empty name leave no trace."""
+        """Readable name of the run: the non-empty level names, joined by hyphens."""
         return "-".join(level for level in self.levels if level)
 
     def joined(self, other: Point) -> Point:
-        """This point refined by another: names appended, the other's bindings win."""
+        """Return this point combined with another, whose bindings override equal keys."""
         return Point(
             levels=self.levels + other.levels,
             gin_files=self.gin_files + other.gin_files,
@@ -49,10 +49,10 @@ class Point:
 
 
 class Grid(Protocol):
-    """Anything that yields points."""
+    """Interface of everything that yields points."""
 
     def points(self) -> list[Point]:
-        """The runs, in order."""
+        """Return the planned runs, in order."""
         ...
 
 
@@ -61,11 +61,11 @@ class Axis:
     """The levels of one factor.
 
     Attributes:
-        factor: what varies. A factor of the loss table: the level of each run stands in the column
-            ``factor.<factor>``, and attribution tests it unless the run's recorded facts already
-            tell its levels apart.
-        levels: level name -> bindings; the key ``gin_file`` names a file (or a list of files) to
-            include instead.
+        factor: Name of the factor. The loss table records each run's level in the column
+            ``factor.<factor>``. Attribution tests the factor, unless the run's recorded facts
+            already distinguish its levels.
+        levels: Level name -> bindings. The key ``gin_file`` gives a file (or a list of files) to
+            include.
     """
 
     factor: str
@@ -74,12 +74,15 @@ class Axis:
     def __post_init__(self) -> None:
         if not self.levels:
             raise UserError(
-                f"axis.levels of factor {self.factor!r} is empty; give it at least one level"
+                f"axis.levels of factor {self.factor!r} is empty. Give it at least one level."
             )
         if not self.factor.strip():
-            raise UserError("axis.factor is empty; name what the levels vary")
+            raise UserError(
+                "axis.factor is empty. Give the name of the factor that the levels vary."
+            )
 
     def points(self) -> list[Point]:
+        """Return one point per level."""
         return [self._point(name, dict(bindings)) for name, bindings in self.levels.items()]
 
     def _point(self, name: str, bindings: dict[str, Any]) -> Point:
@@ -100,50 +103,55 @@ class Product:
     parts: Sequence[Grid]
 
     def points(self) -> list[Point]:
+        """Return the combinations, in order."""
         combinations = itertools.product(*(part.points() for part in self.parts))
         return [_join(combination) for combination in combinations]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Zip:
-    """The parts side by side: first with first, second with second.
+    """The parts in parallel: the first point of each, the second of each, and so on.
 
     Raises:
-        UserError: parts of different lengths.
+        UserError: The parts have different numbers of points.
     """
 
     parts: Sequence[Grid]
 
     def points(self) -> list[Point]:
+        """Return the joined points, in order."""
         columns = [part.points() for part in self.parts]
         lengths = [len(column) for column in columns]
         if len(set(lengths)) > 1:
-            raise UserError(f"zip.parts have {lengths} points; they must have equally many")
+            raise UserError(
+                f"zip.parts have {lengths} points. Give parts with the same number of points."
+            )
         return [_join(row) for row in zip(*columns, strict=True)]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Chain:
-    """One part after the other."""
+    """The points of one part after the other."""
 
     parts: Sequence[Grid]
 
     def points(self) -> list[Point]:
+        """Return the points of all parts, in order."""
         return [point for part in self.parts for point in part.points()]
 
 
 def unique(points: Sequence[Point]) -> list[Point]:
-    """The points, checked for names that occur twice.
+    """Return the points as a list, after a check that all names differ.
 
     Raises:
-        UserError: two points of one name (a run's name must tell it from the others).
+        UserError: Two points have the same name.
     """
     seen: dict[str, Point] = {}
     for point in points:
         if point.name in seen:
             raise UserError(
-                f"study.grid yields two runs called {point.name!r}; "
-                "give their levels different names"
+                f"study.grid yields two runs called {point.name!r}. "
+                "Give their levels different names."
             )
         seen[point.name] = point
     return list(points)

@@ -1,4 +1,4 @@
-"""A run that a study wants: its command line, its folder, and how far it is."""
+"""Planned run of a study: its command line, its run directory and its state."""
 
 from __future__ import annotations
 
@@ -19,14 +19,15 @@ class PlannedRun:
     """One training of a study.
 
     Attributes:
-        name: the grid point's name.
-        arguments: command line of ``lossline.train``.
-        folder: its run directory; without the hash (``name-?``) while its store does not exist.
-        fingerprint: hash of its identity; empty while its store does not exist.
-        factors: what the grid's axes vary -> this run's level.
-        missing: why there is no fingerprint, empty otherwise.
-        tokens: target tokens of the whole run.
-        flops: training FLOPs of the whole run.
+        name: Name of the grid point.
+        arguments: Command line of ``lossline.train``.
+        folder: Run directory. Its name ends in ``-?`` instead of the hash while the store does not
+            exist.
+        fingerprint: Hash of the run's identity; empty while the store does not exist.
+        tokens: Target tokens of the whole run.
+        flops: Training FLOPs of the whole run.
+        factors: Factor of each axis -> level of this run.
+        missing: Reason why there is no fingerprint; empty if there is one.
     """
 
     name: str
@@ -39,13 +40,13 @@ class PlannedRun:
     missing: str = ""
 
     def finished(self) -> bool:
-        """Whether the run has reached its last step."""
+        """Return whether the run has reached its last step."""
         if self.missing or not (self.folder / "status.json").exists():
             return False
         return RunDirectory.open(self.folder).status.state is RunState.FINISHED
 
     def measured(self) -> bool:
-        """Whether the evaluator has written the run's losses."""
+        """Return whether the evaluator has written the run's losses."""
         return (self.folder / "losses.parquet").exists()
 
 
@@ -55,17 +56,17 @@ def plan_run(
     bindings: Sequence[str],
     factors: Mapping[str, str] | None = None,
 ) -> PlannedRun:
-    """Resolves a run's options, so that a mistake in any run shows before the first one starts.
+    """Resolve the options of a run, so that an error in any run appears before training.
 
     Args:
-        name: the grid point's name.
-        gin_files: files of ``lossline.train``, in order.
-        bindings: binding lines, after the files.
-        factors: what the grid's axes vary -> this run's level.
+        name: Name of the grid point.
+        gin_files: Gin files of ``lossline.train``, in order.
+        bindings: Binding lines, applied after the files.
+        factors: Factor of each axis -> level of this run.
 
     Raises:
-        UserError: as ``lossline.train`` would, with the run's name in front. A store that does not
-            exist yet is no error here: see ``PlannedRun.missing``.
+        UserError: The error that ``lossline.train`` would raise, after the run's name. A missing
+            store is not an error here, see ``PlannedRun.missing``.
     """
     from lossline.train import load
 
@@ -89,7 +90,7 @@ def plan_run(
 
 
 def _identified(options: TrainOptions) -> tuple[Path, str, str]:
-    """Run directory, fingerprint, and why there is none."""
+    """Return run directory, fingerprint, and the reason if there is no fingerprint."""
     try:
         return options.folder, fingerprint(options), ""
     except NoStore as error:

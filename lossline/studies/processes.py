@@ -1,9 +1,8 @@
-"""Child processes of a study: our own verbs, one or several at a time, that never outlive the
-study.
+"""Child processes of a study: verbs of lossline, one or several at a time.
 
-A verb runs as its own process, as a person would start it, so that a crash, a leak or a kill
-touches one run only. Children are killed with their parent (Linux), so a study that is killed
-leaves no second writer behind.
+Each verb runs in its own process, as a user would start it, so that a crash, a memory leak or a
+kill affects only one run. On Linux the children are killed when their parent dies, so a killed
+study leaves no process that still writes.
 """
 
 from __future__ import annotations
@@ -20,8 +19,9 @@ from pathlib import Path
 from lossline import child_process
 from lossline.errors import UserError
 
-# glibc gives a step's buffers back to the system and faults them in again at every step: on a CPU
-# that is a fifth of the time. It reads these before Python starts, so only a parent can set them.
+# By default glibc returns the buffers of a step to the system, and every step page-faults them in
+# again: a fifth of the time on a CPU. glibc reads these variables before Python starts, so only the
+# parent process can set them.
 ALLOCATOR = {
     "MALLOC_ARENA_MAX": "1",
     "MALLOC_MMAP_MAX_": "0",
@@ -30,7 +30,7 @@ ALLOCATOR = {
 
 
 class ChildFailed(Exception):
-    """A verb ended with a non-zero status; the message says which and shows the end of its log."""
+    """Raised when a verb ends with an error; the message contains the end of its log."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,9 +38,9 @@ class Job:
     """One verb to run.
 
     Attributes:
-        name: shown in progress, and the log's file name.
-        verb: the module under ``lossline`` to run.
-        arguments: its command line.
+        name: Name in the progress line, and of the log file.
+        verb: Module of ``lossline`` to run.
+        arguments: Its command line.
     """
 
     name: str
@@ -49,25 +49,26 @@ class Job:
 
     @property
     def command(self) -> list[str]:
+        """Command with the path of this Python."""
         return [sys.executable, *self.shown[1:]]
 
     @property
     def shown(self) -> list[str]:
-        """The command as a person would type it."""
+        """Command as a user would type it."""
         return ["python", "-m", f"lossline.{self.verb}", *self.arguments]
 
 
 def run(job: Job) -> None:
-    """Runs one verb in the foreground, its output going where ours goes.
+    """Run one verb in the foreground; its output goes to this process's output.
 
     Raises:
-        UserError: it ended with status 2 (it has said why).
-        ChildFailed: it ended otherwise.
+        UserError: It ended with status 2, after it printed the reason.
+        ChildFailed: It ended with another error.
     """
     code = subprocess.run(_as_child(job, None), check=False).returncode
     if code == 2:
         raise UserError(
-            f"the step {job.name} refused its input (see the line above); mend it and start again"
+            f"the step {job.name} refused its input: see the line above. Fix it and start again."
         )
     if code != 0:
         raise ChildFailed(f"{job.name} ended with {_ending(code)}: {' '.join(job.command)}")
@@ -81,18 +82,19 @@ def run_many(
     tick: Callable[[list[str], int], None],
     seconds: float = 0.5,
 ) -> None:
-    """Runs verbs side by side, each on its own share of the cores, each into its own log file.
+    """Run verbs in parallel, each on its own part of the cores and with its own log file.
 
     Args:
-        jobs: started in this order.
-        logs: folder of ``<name>.log`` files, appended to.
-        at_once: how many run at a time.
-        tick: called every ``seconds`` with the names of the running jobs and the number of those
-            done.
+        jobs: Jobs, started in this order.
+        logs: Folder of the ``<name>.log`` files, which are appended to.
+        at_once: Number of jobs at a time.
+        tick: Called every ``seconds`` with the names of the running jobs and the number of finished
+            ones.
+        seconds: Interval between two calls of ``tick``.
 
     Raises:
-        ChildFailed: one failed; the others that were running have been stopped (each goes on at the
-            next start).
+        ChildFailed: A job failed. The other running jobs were stopped; each continues at the next
+            start.
     """
     logs.mkdir(parents=True, exist_ok=True)
     waiting, done = list(jobs), 0
@@ -136,14 +138,15 @@ def _start(job: Job, logs: Path, cores: set[int] | None) -> subprocess.Popen[byt
 
 
 def _as_child(job: Job, cores: set[int] | None) -> list[str]:
-    """The job's command behind the program that ties it to this process and to its cores."""
+    """Return the command that ties the job to this process and to its cores."""
     share = ",".join(map(str, sorted(cores))) if cores else "-"
     return [sys.executable, child_process.__file__, str(os.getpid()), share, *job.command]
 
 
 def _core_shares(at_once: int) -> list[set[int] | None]:
-    """Disjoint sets of cores, one per job: two single-core trainings beat one after the other on
-    two cores.
+    """Return disjoint sets of cores, one per job; None for all cores.
+
+    On two cores, two single-core trainings in parallel are faster than one after the other.
     """
     if at_once == 1 or not hasattr(os, "sched_getaffinity"):
         return [None] * at_once
@@ -157,7 +160,7 @@ def _failure(job: Job, code: int, log: Path) -> str:
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines()[-12:]
     return "\n".join(
         [
-            f"{job.name} ended with {_ending(code)}; the end of {log}:",
+            f"{job.name} ended with {_ending(code)}. The end of {log}:",
             *(f"    {line}" for line in lines),
         ]
     )

@@ -1,4 +1,4 @@
-"""What a study has done: a small JSON note per step, and the lock that keeps a second study out."""
+"""Record of a study's finished steps, and the lock that excludes a second process."""
 
 from __future__ import annotations
 
@@ -15,7 +15,11 @@ from lossline.files import locked, write_json
 
 
 class StudyRecord:
-    """Steps that are done, each with a key of everything it depended on."""
+    """Finished steps, each with a hash of everything that it depends on.
+
+    Raises:
+        UserError: The file is not JSON.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -25,20 +29,21 @@ class StudyRecord:
             self._done = {}
         except ValueError:
             raise UserError(
-                f"{path} is not JSON; remove it (finished steps will find that out again)"
+                f"{path} is not JSON. Delete it; finished steps are recognized again."
             ) from None
 
     def holds(self, step: str, key: str) -> bool:
+        """Return whether a step is finished with this key."""
         return self._done.get(step) == key
 
     def note(self, step: str, key: str) -> None:
-        """Adds a step; the file is replaced in one move."""
+        """Record a finished step; the file is replaced atomically."""
         self._done[step] = key
         write_json(self._path, self._done)
 
 
 def content_key(values: Any, files: Sequence[str | Path]) -> str:
-    """SHA-256 (hex) of JSON-able values and of the contents of files."""
+    """Return the SHA-256 (hex) of JSON-able values and of the contents of files."""
     digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode())
     for path in files:
         digest.update(hashlib.sha256(Path(path).read_bytes()).digest())
@@ -49,7 +54,7 @@ def single(folder: Path) -> AbstractContextManager[None]:
     """Hold the lock of the study in ``folder``.
 
     Raises:
-        UserError: another process holds it.
+        UserError: Another process holds the lock.
     """
     folder.mkdir(parents=True, exist_ok=True)
     return locked(folder / "lock", partial(_already_running, folder))

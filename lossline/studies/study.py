@@ -1,7 +1,7 @@
 """A study from text to report: gather, prepare, train the grid, evaluate, fit.
 
-Every step is one of our verbs in its own process and resumes by itself; what has been done is noted
-in ``study.json``, keyed by everything that the step depends on, so that a finished step is not even
+Every step runs one verb in its own process and resumes by itself. ``study.json`` records the
+finished steps, with a hash of everything that each depends on, so that a finished step is not
 started again.
 """
 
@@ -38,10 +38,10 @@ class Command:
 
     Attributes:
         verb: ``gather``, ``prepare``, ….
-        title: what it does, in a few words, for the person who watches.
-        gin_file: the verb's gin file.
-        flags: extra command-line flags, as ``--train_vocabulary``.
-        bindings: gin key -> value. ``{study}`` in a text stands for the study's folder.
+        title: What the command does, in a few words, printed when it starts.
+        gin_file: Gin file of the verb.
+        flags: Further command-line flags, such as ``--train_vocabulary``.
+        bindings: Gin key -> value. ``{study}`` in a string is replaced by the study's folder.
     """
 
     verb: str
@@ -56,19 +56,19 @@ class StudyOptions:
     """A study.
 
     Attributes:
-        name: the study's folder under ``root``.
-        root: where studies live.
-        before: commands before training (gathering, vocabularies, stores), in order.
-        run_gin_file: base gin file of every run; the grid's points refine it.
-        grid: the runs.
-        evaluate: command that measures every checkpoint; the study binds its ``evaluate.runs``.
-        fit: command that fits the lines and writes the report; the study binds its table and
+        name: Name of the study's folder below ``root``.
+        root: Folder of studies.
+        before: Commands before training (gathering, vocabularies, stores), in order.
+        run_gin_file: Base gin file of every run; the points of the grid change it.
+        grid: The runs.
+        evaluate: Command that measures every checkpoint. The study binds its ``evaluate.runs``.
+        fit: Command that fits the lines and writes the report. The study binds its table and
             folder.
-        processes: trainings at a time; 0 = one per core (8 at most) on a CPU, one on an
+        processes: Number of trainings at a time. 0: one per core (at most 8) on a CPU, one on an
             accelerator.
-        dry_run: print what would run, and stop.
-        commands: print the command of every training that is not finished, and stop: for a cluster
-            that runs them side by side. Started again afterwards, the study goes on from there.
+        dry_run: Print what would run, and stop.
+        commands: Print the command of every training that is not finished, and stop. A cluster can
+            run these commands in parallel; the study then continues when it is started again.
     """
 
     name: str
@@ -84,18 +84,20 @@ class StudyOptions:
 
     @property
     def folder(self) -> Path:
+        """Folder of the study."""
         return local_path(self.root, "study.root") / self.name
 
 
 def run_study(options: StudyOptions) -> None:
-    """Runs what is not done yet, printing each step's name, its progress and, at the end, the
-    verdict and the report's path.
+    """Run the steps that are not finished.
+
+    Prints the progress of each step, and finally the verdict and the path of the report.
 
     Raises:
-        UserError: a binding of the study or of any of its runs is wrong (checked before anything
-            starts), another process works on the study, a step refused its input, or a run's store
-            does not exist after the commands before training.
-        ChildFailed: a step broke; what it had done is kept.
+        UserError: A binding of the study or of one of its runs is wrong (checked before anything
+            starts), another process runs the study, a step refused its input, or a run's store does
+            not exist after the commands before training.
+        ChildFailed: A step failed; its finished work is kept.
     """
     folder = options.folder
     runs = [_planned(options, point) for point in unique(options.grid.points())]
@@ -122,7 +124,7 @@ def run_study(options: StudyOptions) -> None:
 
 
 def _identified(options: StudyOptions) -> list[PlannedRun]:
-    """The runs again, now that their stores are there."""
+    """Plan the runs again after their stores were made."""
     runs = [_planned(options, point) for point in unique(options.grid.points())]
     for item in runs:
         if item.missing:
@@ -142,7 +144,7 @@ def _planned(options: StudyOptions, point: Point) -> PlannedRun:
 
 
 def _filled(options: StudyOptions, bindings: Mapping[str, Any]) -> dict[str, Any]:
-    """``{study}`` replaced in every text, however deep."""
+    """Return the bindings with ``{study}`` replaced in every string, also in nested ones."""
 
     def fill(value: Any) -> Any:
         if isinstance(value, str):
@@ -166,7 +168,7 @@ def _job(
 
 
 def _once(record: StudyRecord, name: str, command: Command, job: Job) -> None:
-    """Runs a job unless it is noted as done with the same command line and gin file."""
+    """Run a job unless it is recorded as finished with the same command line and gin file."""
     key = content_key([list(job.arguments)], [command.gin_file])
     if record.holds(name, key):
         print("  done before: nothing to do", flush=True)
@@ -189,7 +191,7 @@ def _train(options: StudyOptions, runs: Sequence[PlannedRun], at_once: int) -> N
 def _evaluate(
     options: StudyOptions, runs: Sequence[PlannedRun], record: StudyRecord, at_once: int
 ) -> None:
-    """Splits the runs over as many evaluators as trainings ran at a time, each on its own cores."""
+    """Split the runs over several evaluators, as many as trainings ran at a time."""
     key = content_key(
         [identity(options.evaluate), [item.fingerprint for item in runs]],
         [options.evaluate.gin_file],
@@ -213,7 +215,10 @@ def _evaluate(
 
 
 def _shares(runs: Sequence[PlannedRun], count: int) -> list[list[PlannedRun]]:
-    """The runs in shares of about equal work: the most expensive first, to the least laden."""
+    """Split the runs into parts of about equal work.
+
+    The most expensive run goes first; each run goes to the part with the least work so far.
+    """
     shares: list[list[PlannedRun]] = [[] for _ in range(min(count, len(runs)))]
     for item in sorted(runs, key=lambda item: item.flops, reverse=True):
         min(shares, key=lambda share: sum(other.flops for other in share)).append(item)
@@ -227,7 +232,7 @@ def _fit(options: StudyOptions, runs: Sequence[PlannedRun], record: StudyRecord)
     job = _job(options, options.fit, {"fit.table": str(table), "fit.out": str(out)})
     key = content_key([list(job.arguments)], [options.fit.gin_file, table])
     if record.holds("fit", key) and (out / "report.html").exists():
-        print("  done before: nothing has changed since", flush=True)
+        print("  done before: nothing has changed", flush=True)
         print((out / "verdict.txt").read_text(encoding="utf-8").rstrip())
     else:
         run(job)
@@ -236,8 +241,9 @@ def _fit(options: StudyOptions, runs: Sequence[PlannedRun], record: StudyRecord)
 
 
 def with_factors(table: pd.DataFrame, runs: Sequence[PlannedRun]) -> pd.DataFrame:
-    """The loss table with a column ``factor.<name>`` for each factor of the grid: the run's level,
-    empty for runs that have none.
+    """Return the loss table with a column ``factor.<name>`` for each factor of the grid.
+
+    A cell contains the run's level; it is empty for runs without that factor.
     """
     of_run = {item.folder.resolve().name: item.factors for item in runs}
     names = dict.fromkeys(name for item in runs for name in item.factors)
@@ -249,8 +255,11 @@ def with_factors(table: pd.DataFrame, runs: Sequence[PlannedRun]) -> pd.DataFram
 
 
 def _at_once(options: StudyOptions) -> int:
-    """Trainings side by side. JAX is asked in a process of its own: here it would take the
-    device."""
+    """Return the number of trainings to run in parallel.
+
+    A separate process asks JAX for its backend, because JAX in this process would occupy the
+    device.
+    """
     if options.processes:
         return options.processes
     question = "import jax; print(jax.default_backend())"
@@ -268,10 +277,10 @@ def _at_once(options: StudyOptions) -> int:
 
 
 def _print_commands(options: StudyOptions, runs: Sequence[PlannedRun]) -> None:
-    """Prints the training command of each run that is not finished and whose store exists.
+    """Print the training command of each run that is not finished and whose store exists.
 
     Raises:
-        UserError: after printing, where stores are missing: it names the commands that make them.
+        UserError: Stores are missing; raised after printing, with the commands that make them.
     """
     for item in runs:
         if not item.missing and not item.finished():
@@ -279,7 +288,7 @@ def _print_commands(options: StudyOptions, runs: Sequence[PlannedRun]) -> None:
     if missing := [item for item in runs if item.missing]:
         first = "; ".join(shlex.join(_job(options, item).shown) for item in options.before)
         raise UserError(
-            f"no command for {len(missing)} of {len(runs)} runs, whose stores do not exist yet "
+            f"no command for {len(missing)} of {len(runs)} runs: their stores do not exist yet "
             f"({missing[0].name}: {missing[0].missing.partition(';')[0]}). Run first: "
             f"{first or 'python -m lossline.prepare --gin_file=…'}"
         )
@@ -294,6 +303,6 @@ def _print_plan(options: StudyOptions, runs: Sequence[PlannedRun]) -> None:
     print(f"{'fit':10s} {options.fit.title}  ({options.fit.gin_file})")
     if missing := {item.missing.partition(";")[0] for item in runs if item.missing}:
         print(
-            f"A name that ends in ? lacks its hash: the run's store does not exist yet, and its "
-            f"contents are part of the run's identity. Missing: {'; '.join(sorted(missing))}."
+            f"A name that ends in ? has no hash yet: the hash depends on the contents of the run's "
+            f"store, which does not exist yet. Missing: {'; '.join(sorted(missing))}."
         )

@@ -1,4 +1,4 @@
-"""Grids are data: what the combinators yield."""
+"""Points that the combinators of a grid yield."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_zip_pairs_and_refuses_unequal_lengths() -> None:
         Zip(parts=[MODEL, Axis(factor="one", levels={"a": {}})]).points()
 
 
-def test_later_parts_win_and_empty_levels_leave_no_trace() -> None:
+def test_later_parts_override_and_empty_level_names_are_omitted() -> None:
     override = Axis(factor="again", levels={"": {"train.store": "x"}})
     [point] = Product(
         parts=[Axis(factor="data", levels={"wiki": {"train.store": "w"}}), override]
@@ -54,21 +54,21 @@ def test_later_parts_win_and_empty_levels_leave_no_trace() -> None:
     assert point.factors == {"data": "wiki", "again": "default"}
 
 
-def test_chain_appends_and_names_must_differ() -> None:
+def test_chain_appends_and_equal_names_are_refused() -> None:
     assert len(unique(Chain(parts=[MODEL, DATA]).points())) == 4
     with pytest.raises(UserError, match="two runs called 'llama'"):
         unique(Chain(parts=[MODEL, MODEL]).points())
 
 
-def test_an_axis_has_levels() -> None:
+def test_axis_without_levels_or_factor_is_refused() -> None:
     with pytest.raises(UserError, match="'data' is empty"):
         Axis(factor="data", levels={})
-    with pytest.raises(UserError, match="name what the levels vary"):
+    with pytest.raises(UserError, match="name of the factor"):
         Axis(factor=" ", levels={"a": {}})
 
 
-def test_the_levels_of_a_run_stand_in_the_loss_table() -> None:
-    """Also for a factor that no option records; a run without the axis has an empty cell."""
+def test_levels_are_columns_of_the_loss_table() -> None:
+    """Also for a factor that no option records. A run without the axis has an empty cell."""
     hand = Axis(factor="hand", levels={"x": {}})
     grid = Chain(parts=[Product(parts=[MODEL, DATA]), hand])
     runs = [

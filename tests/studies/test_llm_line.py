@@ -1,4 +1,4 @@
-"""The grid of LLMs on the Line as shipped: its runs, their sizes and tokens, and their commands."""
+"""The shipped grid of LLMs on the Line: its runs, their sizes and tokens, and their commands."""
 
 import re
 import shlex
@@ -45,7 +45,7 @@ def options_of(arguments: tuple[str, ...] | list[str]) -> TrainOptions:
     return build_options("train", lossline.train.load(), gin_files=gin_files, bindings=bindings)
 
 
-def test_the_grid_has_the_papers_runs(runs):
+def test_grid_has_the_runs_of_the_paper(runs):
     assert len(runs) == 113
     assert Counter(run.name.split("-")[0] for run in runs) == {"llama": 54, "mamba": 53, "gpt": 6}
     assert Counter(run.name.split("-")[2] for run in runs if run.name.count("-") == 2) == {
@@ -58,7 +58,7 @@ def test_the_grid_has_the_papers_runs(runs):
     assert sum("-lr" in run.name for run in runs) == 22
 
 
-def test_every_run_sees_the_papers_tokens(runs):
+def test_every_run_trains_on_the_tokens_of_the_paper(runs):
     """8.4 billion; the other contexts 2.1, 4.2 and 12.6 (METHODS: "keep batch and steps")."""
     shares = {"ctx512": 0.25, "ctx1024": 0.5, "ctx3072": 1.5}
     for run in runs:
@@ -66,7 +66,7 @@ def test_every_run_sees_the_papers_tokens(runs):
         assert run.tokens == pytest.approx(8.4e9 * share, rel=2e-3), run.name
 
 
-def test_sizes_contexts_and_checkpoints_are_as_named(runs, repository, monkeypatch):
+def test_sizes_contexts_and_checkpoints_match_the_names(runs, repository, monkeypatch):
     monkeypatch.chdir(repository)
     seen = set()
     for run in runs:
@@ -76,7 +76,7 @@ def test_sizes_contexts_and_checkpoints_are_as_named(runs, repository, monkeypat
         seen.add(family)
         options = options_of(run.arguments)
         named = float(re.search(r"-(\d+)M", run.name)[1]) * 1e6
-        # The Mambas of the paper are called by round sizes, not by their own.
+        # The paper's names of the Mambas contain rounded sizes.
         assert options.model.num_params().total == pytest.approx(named, rel=0.02), run.name
         context = re.search(r"ctx(\d+)", run.name)
         assert options.length == (int(context[1]) if context else 2048)
@@ -89,19 +89,19 @@ def test_sizes_contexts_and_checkpoints_are_as_named(runs, repository, monkeypat
 
 @pytest.fixture
 def few(study, repository, tmp_path, monkeypatch) -> StudyOptions:
-    """The six GPTs in a working folder without stores."""
+    """The six GPT runs, in a working folder without stores."""
     (tmp_path / "gin_configs").symlink_to(repository / "gin_configs")
     monkeypatch.chdir(tmp_path)
     return replace(study, root=str(tmp_path), grid=study.grid.parts[2], commands=True)
 
 
 def prepared(*places: str) -> None:
-    """Stores at these places, as far as planning reads them."""
+    """Write small stores at these locations."""
     for text, place in enumerate(places):
         write_store(Path(place), [f"text {text}"], ByteVocabulary(), name=Path(place).parent.name)
 
 
-def test_commands_are_those_of_the_runs_that_are_not_finished(few, capsys):
+def test_commands_are_printed_for_unfinished_runs(few, capsys):
     prepared(*STORES)
     planned = [_planned(few, point) for point in few.grid.points()]
     done = planned[1].folder
@@ -118,8 +118,8 @@ def test_commands_are_those_of_the_runs_that_are_not_finished(few, capsys):
         assert (options.folder, fingerprint(options)) == (run.folder, run.fingerprint)
 
 
-def test_commands_name_what_must_run_first_where_stores_are_missing(few, capsys):
-    """The others' commands are printed; a command that would fail is not."""
+def test_missing_stores_are_reported_with_the_command_that_makes_them(few, capsys):
+    """Only commands of runs whose stores exist are printed."""
     prepared(*STORES[:2])
     with pytest.raises(UserError, match="no command for 2 of 6 runs") as refused:
         run_study(few)
@@ -129,7 +129,7 @@ def test_commands_name_what_must_run_first_where_stores_are_missing(few, capsys)
     assert str(refused.value).endswith(first)
 
 
-def test_a_dry_run_without_stores_prints_runs_without_hashes(few, capsys):
+def test_dry_run_without_stores_prints_names_without_hashes(few, capsys):
     prepared(*STORES[:2])
     run_study(replace(few, commands=False, dry_run=True))
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("train ")]
@@ -139,10 +139,10 @@ def test_a_dry_run_without_stores_prints_runs_without_hashes(few, capsys):
     assert sum(bool(re.search("-[0-9a-f]{8}$", name)) for name in names) == 4
     run_study(replace(few, commands=False, dry_run=True))
     said = capsys.readouterr().out
-    assert f"{STORES[2]}: no such store" in said and "lacks its hash" in said
+    assert f"{STORES[2]}: no such store" in said and "has no hash yet" in said
 
 
-def test_rows_divide_over_four_devices_and_microbatches(runs, repository, monkeypatch):
+def test_batches_divide_over_four_devices_and_microbatches(runs, repository, monkeypatch):
     monkeypatch.chdir(repository)
     for run in runs:
         options = options_of(run.arguments)

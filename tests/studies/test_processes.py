@@ -1,4 +1,4 @@
-"""Children of a study: their status is heard, their logs are kept, and they never outlive it."""
+"""Child processes of a study: status is checked, logs are kept, none outlives the study."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ def job(name: str, code: str) -> Job:
     return Code(name=name, verb="code")
 
 
-def test_a_job_that_has_said_nothing_is_starting(tmp_path: Path, capsys) -> None:
-    """Not its command, which `run_many` writes into its log and is longer than any terminal."""
+def test_job_without_output_is_shown_as_starting(tmp_path: Path, capsys) -> None:
+    """The first log line is the command, which is longer than a terminal line; it is not shown."""
     progress = LogProgress(tmp_path)
     for said, shown in (("", "starting"), ("1 of 9\r2 of 9\n", "2 of 9")):
         (tmp_path / "evaluate-1.log").write_text(f"$ python -m lossline.evaluate\n{said}")
         progress.show(["evaluate-1"], 0)
-        progress = LogProgress(tmp_path)  # a new one is not too soon after the last
+        progress = LogProgress(tmp_path)  # a new object, because a line was printed just now
         assert capsys.readouterr().out == f"  evaluate-1: {shown}\n"
 
 
@@ -52,7 +52,7 @@ def test_all_jobs_run_and_are_counted(tmp_path: Path) -> None:
     assert [(tmp_path / f"j{i}.log").read_text().splitlines()[-1] for i in range(4)] == list("0123")
 
 
-def test_a_failure_shows_the_log_and_stops_the_others(tmp_path: Path) -> None:
+def test_failure_shows_the_log_and_stops_the_other_jobs(tmp_path: Path) -> None:
     marker = tmp_path / "late"
     slow = job(
         "slow", f"import time, pathlib; time.sleep(20); pathlib.Path({str(marker)!r}).touch()"
@@ -63,7 +63,7 @@ def test_a_failure_shows_the_log_and_stops_the_others(tmp_path: Path) -> None:
     assert not marker.exists()
 
 
-def test_a_refused_input_is_a_mistake_of_the_person() -> None:
+def test_status_2_is_a_user_error() -> None:
     with pytest.raises(UserError, match="the step store refused its input"):
         run(job("store", "raise SystemExit(2)"))
     with pytest.raises(ChildFailed, match="SIGKILL"):
@@ -71,7 +71,7 @@ def test_a_refused_input_is_a_mistake_of_the_person() -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells children of a parent's death")
-def test_children_die_with_a_killed_parent(tmp_path: Path) -> None:
+def test_children_die_when_their_parent_is_killed(tmp_path: Path) -> None:
     pid_file = tmp_path / "pid"
     child_code = (
         f"import os, time, pathlib; pathlib.Path({str(pid_file)!r}).write_text(str(os.getpid()));"

@@ -1,4 +1,4 @@
-"""A small study on real text: interrupted by kill -9, it ends with the same loss table."""
+"""A small study on real text that is killed three times ends with the same loss table."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from lossline import tables
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
-# Text that every Python brings along: three packages of its standard library.
+# Text that every Python installation has: three packages of its standard library.
 STORES = """
 prepare.root = "data"
 prepare.stores = (@store(),)
@@ -141,7 +141,7 @@ def losses(folder: Path, root: str) -> pd.DataFrame:
 
 
 @pytest.mark.slow
-def test_a_study_killed_three_times_ends_with_the_same_loss_table(workshop: Path) -> None:
+def test_killed_study_ends_with_the_same_loss_table(workshop: Path) -> None:
     plain = start(workshop, "plain")
     output, _ = plain.communicate(timeout=900)
     assert plain.returncode == 0, output
@@ -149,9 +149,9 @@ def test_a_study_killed_three_times_ends_with_the_same_loss_table(workshop: Path
 
     runs = workshop / "killed" / "small" / "runs"
     states = [
-        lambda: any(runs.glob("*/metrics.jsonl")),  # in the first trainings
+        lambda: any(runs.glob("*/metrics.jsonl")),  # during the first trainings
         lambda: any(runs.glob("*/checkpoints/24*")),  # between two checkpoints
-        lambda: any(runs.glob("*/losses.parquet")),  # while it measures
+        lambda: any(runs.glob("*/losses.parquet")),  # during the evaluation
     ]
     for reached in states:
         process = start(workshop, "killed")
@@ -173,7 +173,7 @@ def test_a_study_killed_three_times_ends_with_the_same_loss_table(workshop: Path
     assert output.count("done before") == 4, output
 
 
-def test_a_mistake_in_any_run_shows_before_anything_starts(workshop: Path) -> None:
+def test_error_in_any_run_is_raised_before_anything_starts(workshop: Path) -> None:
     (workshop / "wrong.gin").write_text(STUDY.replace("llama.width", "llama.widht"))
     result = subprocess.run(
         [sys.executable, "-m", "lossline.study", "--gin_file=wrong.gin", "--gin.study.root=wrong"],
