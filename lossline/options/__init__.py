@@ -1,1 +1,1 @@
-"""What defines a run: the identity of its options and their roles; as columns and as gin text."""
+"""Options of a run: their identity, their roles, as table columns, as gin text."""

@@ -1,4 +1,4 @@
-"""Identity of a run as columns of the loss table: ``option.<path>``, one text per option."""
+"""Identity of a run as columns of the loss table: ``option.<path>``, one cell per option."""
 
 from __future__ import annotations
 
@@ -8,18 +8,16 @@ from typing import Any
 
 from lossline.options.roles import OPTION_PREFIX
 
-__all__ = ["option_columns"]
-
 _CLASS = "__class__"
 
 
 def option_columns(identity: Mapping[str, Any]) -> dict[str, str]:
-    """Every option of an identity (``lossline.options.identity``) as a cell of the loss table.
+    """Return every option of an identity (``lossline.options.identity``) as a table cell.
 
-    The path of an option within nested options is joined by dots: ``option.schedule.warmup``. Cells
-    are text: strings as they are, None and "" as "none" (an empty cell means "not recorded"),
-    everything else as JSON. Which class an option is of (a Llama, a cosine schedule) is told by the
-    named columns ``architecture``, ``optimizer`` and ``schedule``.
+    The column of a nested option is its path joined by dots: ``option.schedule.warmup``. Cells are
+    text: strings unchanged, None and "" as "none" (an empty cell means "not recorded"), everything
+    else as JSON. The classes of options (such as a Llama or a cosine schedule) are not included;
+    the columns ``architecture``, ``optimizer`` and ``schedule`` record them.
     """
     return {OPTION_PREFIX + path: _text(value) for path, value in _leaves(identity, "")}
 

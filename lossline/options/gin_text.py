@@ -1,4 +1,4 @@
-"""A tree of options as gin text that builds the same tree again. Written without gin."""
+"""Write a tree of options as gin text that builds the same tree. This module does not need gin."""
 
 from __future__ import annotations
 
@@ -10,20 +10,19 @@ from typing import Any
 
 from lossline.options.identity import option_value
 
-__all__ = ["gin_text"]
-
 
 def gin_text(name: str, options: Any, components: Mapping[str, Callable[..., Any]]) -> str:
-    """The bindings of every option, defaults included.
+    """Return the bindings of all options, defaults included.
 
     Args:
-        name: gin name of the options, such as "train".
-        options: dataclass; its fields may hold other dataclasses.
-        components: gin name -> class of those, as the entry point registers them.
+        name: Gin name of the options, such as "train".
+        options: Dataclass; its fields may contain other dataclasses.
+        components: Gin name -> class of these, as registered by the entry point.
 
     Returns:
         One block of ``owner.option = value`` lines per dataclass. An option whose value gin cannot
-        build (a class of one's own, passed from Python) is a comment with its ``repr``.
+            build (such as a user's own class, passed from Python) becomes a comment with its
+            ``repr``.
     """
     writer = _Writer(components)
     writer.add(name, options)
@@ -31,15 +30,15 @@ def gin_text(name: str, options: Any, components: Mapping[str, Callable[..., Any
 
 
 class _Writer:
-    """Blocks of lines; two different values of one class get scopes, equal ones share a block."""
+    """Writer of blocks. Different values of one class get scopes; equal values share a block."""
 
     def __init__(self, components: Mapping[str, Callable[..., Any]]) -> None:
         self.blocks: list[list[str]] = []
         self._names = {component: name for name, component in components.items()}
-        self._known: dict[str, Any] = {}  # owner -> the options it was written for
+        self._known: dict[str, Any] = {}  # owner -> the options of its block
 
     def add(self, owner: str, options: Any) -> None:
-        """Writes the block of ``owner``, then those of what it holds."""
+        """Write the block of ``owner``, then the blocks of the dataclasses that it contains."""
         self._known[owner] = options
         block: list[str] = []
         self.blocks.append(block)
@@ -82,4 +81,4 @@ class _Writer:
 
 
 class _NotGin(Exception):
-    """A value that gin text cannot build."""
+    """Raised for a value that gin text cannot build."""

@@ -12,21 +12,21 @@ from typing import Any
 
 
 def identity(options: Any) -> Any:
-    """The JSON-able tree that makes two option trees the same experiment.
+    """Return the JSON-able tree of the options that define the experiment.
 
-    Dataclasses become dictionaries with ``__class__``. A field's ``metadata["identity"]`` says how
-    the field enters:
+    Two option trees with equal identities are the same experiment. Dataclasses become dictionaries
+    with ``__class__``. A field's ``metadata["identity"]`` says how the field is included:
 
-    - True (default): by its value;
-    - False: not at all (output paths, mesh, logging);
-    - "unless None": by its value, left out where it is None (an option added later, whose None is
-      what every earlier experiment was);
-    - a function: by what it returns for the value (a path enters by the fingerprint of its
-      contents).
+    - True (default): its value.
+    - False: not included (output paths, mesh, logging).
+    - "unless None": its value, but left out if it is None. For options added later: None means what
+      earlier experiments did.
+    - a function: the result of the function for the value. For example, a path is included as the
+      fingerprint of its contents.
 
     Raises:
-        TypeError: an option of a type without an identity.
-        UserError: raised by a field's function, such as a store that does not exist.
+        TypeError: An option has a type without an identity.
+        UserError: A field's function raised it, for example because a store does not exist.
     """
     if dataclasses.is_dataclass(options) and not isinstance(options, type):
         tree = {"__class__": type(options).__name__}
@@ -50,18 +50,18 @@ def identity(options: Any) -> Any:
 
 
 def option_value(options: Any, item: dataclasses.Field[Any]) -> Any:
-    """The value of a field; a whole number given for a float is that float, as gin makes it."""
+    """Return the value of a field; an int given for a float becomes a float, as in gin."""
     value = getattr(options, item.name)
     is_whole = isinstance(value, int) and not isinstance(value, bool)
     return float(value) if is_whole and item.type in ("float", "float | None", float) else value
 
 
 def fingerprint(options: Any) -> str:
-    """SHA-256 (hex) of ``identity(options)``."""
+    """Return the SHA-256 (hex) of ``identity(options)``."""
     return tree_hash(identity(options))
 
 
 def tree_hash(tree: Any) -> str:
-    """SHA-256 (hex) of the canonical JSON of an identity."""
+    """Return the SHA-256 (hex) of the canonical JSON of an identity."""
     text = json.dumps(tree, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()

@@ -1,17 +1,18 @@
-"""The role of each option and fact of a run: the one list that matching, reports and figures use.
+"""Role of each option and fact of a run. Matching, reports and figures all use this list.
 
-A factor is something that a study compares. Everything else that may differ between two runs has
-another role, so that no difference is counted as chance because nobody looked at it:
+A factor is what a study compares. Every other difference between two runs has one of the other
+roles, so that no difference is counted as run-to-run noise by mistake:
 
-- ``FACTOR``: a choice whose effect on the line is tested;
-- ``SIZE``: a dimension of the model, which is part of its parameter count;
-- ``ALONG``: how far along the line the run goes, and where it is measured;
-- ``REPLICATE``: seeds; runs that differ in nothing else measure chance;
-- ``NUMERICS``: how the same mathematics is computed; differences are rounding.
+- ``FACTOR``: a choice whose effect on the line is tested.
+- ``SIZE``: a dimension of the model; it is part of the parameter count.
+- ``ALONG``: how far along the line the run goes, and where it is measured.
+- ``REPLICATE``: seeds. Runs that differ only in seeds measure the run-to-run noise.
+- ``NUMERICS``: how the same mathematics is computed. Differences are rounding.
 
-Options are named by their path in the run's identity (``schedule.warmup``), and stand in the loss
-table as ``option.<path>``. A test holds this list to the option dataclasses: an option without a
-role fails it. Imports nothing heavy: both halves of the project read it.
+Options are named by their path in the run's identity (``schedule.warmup``); their column in the
+loss table is ``option.<path>``. A test compares this list with the option dataclasses: an option
+without a role fails it. This module imports nothing heavy, because training and analysis both use
+it.
 """
 
 from __future__ import annotations
@@ -19,15 +20,13 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
-__all__ = ["FACTS", "OPTION_PREFIX", "OWN_PREFIX", "SIZE", "Fact", "Role", "fact_of", "option_fact"]
-
 OPTION_PREFIX = "option."
-OWN_PREFIX = "factor."  # a factor of a person's own: ``axis.factor`` of a grid
+OWN_PREFIX = "factor."  # a user's own factor: ``axis.factor`` of a grid
 SIZE = "params"
 
 
 class Role(enum.Enum):
-    """What a difference in a fact means for two runs."""
+    """Meaning of a difference between two runs in one fact."""
 
     FACTOR = "factor"
     SIZE = "size"
@@ -41,16 +40,16 @@ class Fact:
     """One fact of a run.
 
     Attributes:
-        column: of the loss table.
-        role: see the module's docstring.
-        label: the fact in a sentence, as in "changing the batch size".
-        option: path of the option in the run's identity that holds it; empty where it is derived.
-        owner: column of the factor that brings the option along: the architecture has its own
-            options, and so have optimizer and schedule. Empty for none.
-        setting: people choose it by the model's size; where it only changes together with the size,
-            it is part of changing the size.
-        numeric: levels are numbers; four or more are compared by their trend.
-        principal: listed in every report, also where it does not vary or is not recorded.
+        column: Column of the loss table.
+        role: Role, see the module's docstring.
+        label: Name of the fact in a sentence, as in "changing the batch size".
+        option: Path of the option in the run's identity; empty if the fact is derived.
+        owner: Column of the factor that this option belongs to: architecture, optimizer and
+            schedule have their own options. Empty: none.
+        setting: Whether it is usually chosen by model size. If such an option changes only together
+            with the size, it is part of changing the size.
+        numeric: Whether levels are numbers; four or more levels are compared by their trend.
+        principal: Whether every report lists it, even if it does not vary or is not recorded.
     """
 
     column: str
@@ -73,7 +72,7 @@ def option_fact(
     numeric: bool = False,
     principal: bool = False,
 ) -> Fact:
-    """The fact of an option that has no named column: it stands in ``option.<path>``."""
+    """Return the fact of an option without a named column; its column is ``option.<path>``."""
     return Fact(
         column=OPTION_PREFIX + path,
         role=role,
@@ -212,8 +211,8 @@ _FACTORS = (
     _model("decay_max", "the largest fresh decay rate", numeric=True),
 )
 _OTHERS = (
-    # The store's content: a factor by the names that its manifest gives, "pretraining_data" and
-    # "tokenizer".
+    # The store's content is a factor through two named columns, "pretraining_data" and "tokenizer",
+    # which its manifest records.
     *(
         option_fact(path, Role.FACTOR, "the text of the store", owner="pretraining_data")
         for path in ("store", "store.components", "store.shares")
@@ -258,11 +257,11 @@ _BY_COLUMN = {fact.column: fact for fact in FACTS} | {
 
 
 def fact_of(column: str) -> Fact | None:
-    """The fact that a column of the loss table holds: by its name, or as ``option.<path>``; a
-    column ``factor.<name>`` is a factor of a person's own. None for columns of other meaning.
+    """Return the fact in a column of the loss table, or None for a column that contains no fact.
 
-    An option that is not in the list (of another program's runs) is a factor: what it does is not
-    known, so its effect must not pass for chance.
+    The column is the fact's name, ``option.<path>``, or ``factor.<name>`` for a user's own factor.
+    An option that is not in the list (from runs of another program) is a factor: its effect is
+    unknown, so it must not be counted as noise.
     """
     if column in _BY_COLUMN:
         return _BY_COLUMN[column]

@@ -7,7 +7,7 @@ from lossline.training.optimizer import AdamW
 from lossline.training.schedule import WSDSchedule
 
 
-def test_every_option_has_a_column_under_its_path():
+def test_every_option_has_a_column_named_by_its_path():
     hybrid = HybridConfig(
         vocab_size=9,
         width=8,
@@ -40,7 +40,7 @@ def test_every_option_has_a_column_under_its_path():
     )
 
 
-def test_no_cell_is_empty_for_an_option_that_is_set():
+def test_recorded_options_never_have_an_empty_cell():
     """An empty cell of the loss table means "not recorded"."""
     assert option_columns({"a": None, "b": "", "c": [], "d": False, "e": 0}) == {
         "option.a": "none",

@@ -1,4 +1,4 @@
-"""Options written as gin text are the options that were written, wherever they came from."""
+"""Options written as gin text are rebuilt unchanged, whether they came from gin or from Python."""
 
 import dataclasses
 
@@ -34,7 +34,7 @@ def again(text):
 
 
 @pytest.mark.parametrize("model", MODELS, ids=lambda model: model.family)
-def test_every_model_is_built_again(model):
+def test_every_model_is_rebuilt(model):
     options = TrainOptions(model=model, store="a 'quoted' store", batch_size=2, steps=20)
     assert again(gin_text("train", options, COMPONENTS)) == options
     assert {type(model) for model in MODELS} == set(CONFIGS.values())
@@ -56,14 +56,14 @@ def test_every_model_is_built_again(model):
         },
     ],
 )
-def test_every_option_is_built_again(changes):
+def test_every_option_is_rebuilt(changes):
     options = dataclasses.replace(
         TrainOptions(model=MODELS[0], store="s", batch_size=2, steps=20), **changes
     )
     assert again(gin_text("train", options, COMPONENTS)) == options
 
 
-def test_two_values_of_one_class_get_scopes_and_equal_ones_share():
+def test_different_values_of_one_class_get_scopes_and_equal_values_share():
     @dataclasses.dataclass(frozen=True, kw_only=True)
     class Two:
         first: AdamW
@@ -80,7 +80,7 @@ def test_two_values_of_one_class_get_scopes_and_equal_ones_share():
     assert text.count("adamw.learning_rate") == 2 and "n2/adamw.learning_rate = 0.01" in text
 
 
-def test_a_class_of_ones_own_is_a_comment():
+def test_unregistered_class_becomes_a_comment():
     @dataclasses.dataclass(frozen=True, kw_only=True)
     class Lion(AdamW):
         pass
@@ -92,8 +92,8 @@ def test_a_class_of_ones_own_is_a_comment():
     assert "# train.optimizer = " in text and "Lion(learning_rate=0.001" in text
 
 
-def test_python_writes_the_config_that_the_command_writes(tmp_path, monkeypatch):
-    """And not what gin was last told, by whatever verb."""
+def test_python_and_the_command_write_the_same_config(tmp_path, monkeypatch):
+    """Gin's global state of an earlier command must not change the file."""
     from lossline.stores.store_writer import write_store
     from lossline.vocabularies import ByteVocabulary
 

@@ -1,4 +1,4 @@
-"""One list gives each option of a run its role; an option without one fails here."""
+"""The list of roles contains every option of a run."""
 
 import dataclasses
 
@@ -12,7 +12,7 @@ from lossline.training.options import TrainOptions
 
 
 def identity_paths() -> set[str]:
-    """Path of every option that enters a run's identity, over all classes that hold some."""
+    """Return the path of every option in a run's identity, over all classes of components."""
     components = load().components
     nested = {
         "model": list(models.CONFIGS.values()),
@@ -41,14 +41,14 @@ def test_every_option_of_the_identity_has_a_role():
     assert not lacking, f"give each a line in lossline/options/roles.py: {lacking}"
 
 
-def test_no_role_without_its_option():
+def test_every_role_belongs_to_an_existing_option():
     known = identity_paths() | {"model.__class__", "optimizer.__class__", "schedule.__class__"}
     gone = sorted(fact.option for fact in FACTS if fact.option and fact.option not in known)
     assert not gone, f"remove their lines from lossline/options/roles.py: {gone}"
 
 
-def test_every_component_that_a_run_is_built_of_is_looked_at():
-    """A class that a gin file may bind to ``train`` and whose options nobody lists is caught."""
+def test_options_of_every_component_of_a_run_are_listed():
+    """Fails for a class that gin can bind to ``train`` but whose options are not listed."""
     looked_at = {"TrainOptions", *models.CONFIGS}
     looked_at |= {"AdamW", "Adam", "SGD", "CosineSchedule", "WSDSchedule", "ConstantSchedule"}
     looked_at |= {"CheckpointOptions", "Mixture"}
@@ -79,11 +79,11 @@ def test_facts_are_columns_of_the_loss_table():
         ("option.model.of_another_program", Role.FACTOR),
     ],
 )
-def test_roles(column, role):
+def test_role_of_columns(column, role):
     assert fact_of(column).role is role
 
 
-def test_an_option_with_a_named_column_is_that_fact():
+def test_option_with_a_named_column_is_the_same_fact():
     assert fact_of("option.optimizer.learning_rate").column == "learning_rate"
     assert fact_of("option.context_length").column == "context_length"
     assert fact_of("option.seed").column == "seed"
