@@ -181,7 +181,7 @@ def test_no_longer_context_than_learned_positions(tmp_path):
 def test_writing_refuses_what_is_there_and_what_is_not(folder, tmp_path):
     convert(reading(folder, tmp_path / "run"))
     out = ConvertOptions(source=str(tmp_path / "run"), target=str(tmp_path / "out"))
-    with pytest.raises(UserError, match="has no checkpoint 7; it has 10: name one of them"):
+    with pytest.raises(UserError, match=r"has no checkpoint 7\. Choose one of 10\."):
         convert(dataclasses.replace(out, step=7))
     with pytest.raises(UserError, match="no file"):
         convert(dataclasses.replace(out, tokenizer="nowhere.json"))

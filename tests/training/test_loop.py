@@ -450,7 +450,11 @@ def test_profile_covers_only_steps_of_this_start(options, capsys, stopped_at):
     for batch, asked, said in (
         (2, "2:4", "profile of steps 2 to 2 in"),
         (3, "1:4", "profile of steps 3 to 3 in"),
-        (9, "1:2", "no profile: steps 1 to 2 were done before this start; name steps from 3 on"),
+        (
+            9,
+            "1:2",
+            "no profile: steps 1 to 2 finished in an earlier start. Choose steps from 3 on.",
+        ),
     ):
         stopped_at(batch, fail)
         with pytest.raises(Killed) if batch < 4 else contextlib.nullcontext():
