@@ -1,1 +1,1 @@
-"""The edge: command lines, gin files, and the verbs that join rooms. Only this room knows gin."""
+"""Command lines: gin files, options, and the verbs that join rooms. Only this room uses gin."""

@@ -1,4 +1,4 @@
-"""What `python -m lossline.compile` does: compile, report, search, write."""
+"""Implementation of ``python -m lossline.compile``: compile, report, search, write."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ GIB = 2.0**30
 
 @dataclass(frozen=True, kw_only=True)
 class CompileOptions:
-    """Options of `lossline.compile`.
+    """Options of ``lossline.compile``.
 
     Attributes:
-      train: the training whose step is compiled; its store is not read.
-      topology: "v4:4x4x8" and the like, "h200:8", "cpu", "cpu:8", "gpu", or "here".
-      search: try meshes, remat policies and microbatches, and print the best that fits.
-      max_trials: compilations of a search.
-      out: JSON file for the report.
+        train: training whose step is compiled; its token store is not read.
+        topology: "v4:4x4x8" and the like, "h200:8", "cpu", "cpu:8", "gpu", or "here".
+        search: whether to try meshes, remat policies and microbatches and print the best that fits.
+        max_trials: largest number of compilations of a search.
+        out: JSON file for the report.
     """
 
     train: TrainOptions
@@ -50,11 +50,11 @@ class CompileOptions:
 
 
 def compile_step(options: CompileOptions) -> StepReport:
-    """Compile and print the report; returns it.
+    """Compile the step, print the report and return it.
 
     Raises:
-      UserError: an unknown topology, options that do not fit the devices, a step that does not fit
-        their memory, or an `out` that exists.
+        UserError: the topology is unknown, the options do not fit the devices, the step does not
+            fit their memory, or ``out`` exists.
     """
     out = None if options.out is None else local_path(options.out, "compile.out")
     if out is not None:
@@ -69,15 +69,15 @@ def compile_step(options: CompileOptions) -> StepReport:
 
 
 def _refuse_unwritable(out: Path) -> None:
-    """Before the minutes or hours that a report takes."""
+    """Check ``out`` now, before the minutes or hours of compilation."""
     if out.exists():
-        raise UserError(f"{out} exists; remove it or choose another --out")
+        raise UserError(f"{out} exists. Delete it or choose another --out.")
     folder = next(parent for parent in out.absolute().parents if parent.exists())
     try:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError:
-        raise UserError(f"{out} cannot be written below {folder}; choose another --out") from None
+        raise UserError(f"{out}: folder {folder} is not writable. Choose another --out.") from None
 
 
 def _single(options: CompileOptions, target: Target) -> tuple[TrainOptions, StepReport]:
@@ -91,8 +91,8 @@ def _single(options: CompileOptions, target: Target) -> tuple[TrainOptions, Step
         f"{who} {report.needed / GIB:.2f} GiB of {limit / GIB:.2f} GiB, {excess / GIB:.2f} too much"
     )
     if report.needed != report.needed:
-        by = f"needs more than the {limit / GIB:.2f} GiB there are"
-    print(f"does not fit one {report.chip} ({by}); trying what would:", flush=True)
+        by = f"needs more than its {limit / GIB:.2f} GiB"
+    print(f"does not fit one {report.chip} ({by}); searching for settings that fit:", flush=True)
     mend = what_would_fit(options.train, target, say=_say)
     raise UserError(f"the step does not fit one {report.chip} of {report.topology}: {by}; {mend}")
 
@@ -103,8 +103,8 @@ def _searched(options: CompileOptions, target: Target) -> tuple[TrainOptions, St
     found = best(trials)
     if found is None:
         raise UserError(
-            f"none of {len(trials)} settings fits {options.topology}; take "
-            f"{more_devices(options.train, target)}, or a smaller model or batch"
+            f"none of {len(trials)} settings fits {options.topology}. Use "
+            f"{more_devices(options.train, target)}, or a smaller model or batch."
         )
     train, report = found
     assert isinstance(report, StepReport)
@@ -117,7 +117,7 @@ def _say(text: str) -> None:
 
 
 def render(train: TrainOptions, report: StepReport, target: Target) -> str:
-    """The report as text."""
+    """Return the report as text."""
     counts = train.model.num_params()
     mesh = " × ".join(f"{axis}={size}" for axis, size in report.mesh.items())
     lines = [
@@ -139,12 +139,14 @@ def render(train: TrainOptions, report: StepReport, target: Target) -> str:
         ],
     ]
     if report.unknown_loops:
-        lines.append(f"  {report.unknown_loops} loops of unknown length are counted as one trip")
+        lines.append(
+            f"  {report.unknown_loops} loops of unknown length are counted as one iteration"
+        )
     return "\n".join([*lines, "", *_pace_lines(report)])
 
 
 def _large(count: float) -> str:
-    """1.30B, 417M."""
+    """Format a count as 1.30B or 417M."""
     for size, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M")):
         if count >= size:
             return f"{count / size:.3g}{letter}"
@@ -166,7 +168,7 @@ def _memory_lines(report: StepReport) -> list[str]:
 def _pace_lines(report: StepReport) -> list[str]:
     bound = report.mfu_causal_bound
     if report.step_seconds is None or bound is None or not report.tokens_per_second:
-        return [f"no roofline: the data sheet of {report.chip!r} is not known"]
+        return [f"no roofline: peak rates of {report.chip!r} are unknown"]
     bounds = {
         "compute": report.compute_seconds,
         "HBM": report.memory_seconds,
@@ -190,7 +192,7 @@ def _pace_lines(report: StepReport) -> list[str]:
 
 
 def to_json(report: StepReport) -> dict[str, Any]:
-    """All fields and bounds; what is not a number is null."""
+    """Return all fields and bounds as a JSON-able tree; a value that is not finite is null."""
     tree = dataclasses.asdict(report)
     tree["collectives"] = [dataclasses.asdict(row) for row in report.collectives]
     for name in ("step_seconds", "mfu_causal_bound", "tokens_per_second", "tokens_per_step"):

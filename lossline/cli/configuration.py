@@ -1,8 +1,8 @@
-"""The edge: command lines and gin files become one tree of frozen option dataclasses.
+"""Turn command lines and gin files into one tree of frozen option dataclasses.
 
-Nothing inside the rooms knows gin. An entry point names its options class, the components that a
-gin file may build, and the function to call; everything a person can get wrong on the way is one
-line and exit status 2.
+The other rooms do not use gin. An entry point gives its options class, the components that a gin
+file may build, and the function to call. Every user error on the way is one line with exit status
+2.
 """
 
 from __future__ import annotations
@@ -32,25 +32,27 @@ from lossline.errors import UserError
 
 Loader = Callable[[], "Verb"]
 
-# What a file system refuses that a person can mend, and how.
+# Errors of the file system that the user can fix, and how.
 _PLACES = {
-    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "make room there, or name another place"),
-    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "name a place that you may use"),
-    **dict.fromkeys((errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ELOOP), "name another place"),
-    errno.ENAMETOOLONG: "choose a shorter name",
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "Free space there, or choose another path."),
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "Choose a path that you may write."),
+    **dict.fromkeys(
+        (errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ELOOP), "Choose another path."
+    ),
+    errno.ENAMETOOLONG: "Choose a shorter name.",
 }
 
 
 @dataclass(frozen=True, kw_only=True)
 class Verb:
-    """What an entry point does once its imports are done.
+    """What an entry point does after its imports.
 
     Attributes:
-        options: frozen keyword-only dataclass; bound in gin under the verb's name
-            (``train.steps = 100``).
-        run: called with the built options.
-        components: gin name -> dataclass (or keyword-only function) that option fields may hold
-            (``@llama()``).
+        options: frozen keyword-only dataclass; bound in gin under the verb's name (``train.steps =
+            100``).
+        run: function called with the built options.
+        components: gin name -> dataclass (or keyword-only function) that gin may build for a field
+            of the options (``@llama()``).
     """
 
     options: type
@@ -62,8 +64,11 @@ class Verb:
 class Flag:
     """A command-line flag that stands for one gin binding.
 
-    ``kind`` is "value" (``--name=x``), "values" (``--name a b``), "switch" (``--name``) or
-    "positional" (``x``).
+    Attributes:
+        binding: gin key that the flag binds.
+        help: text for ``--help``.
+        kind: "value" (``--name=x``), "values" (``--name a b``), "switch" (``--name``) or
+            "positional" (``x``).
     """
 
     binding: str
@@ -79,12 +84,12 @@ def run_verb(
     flags: Mapping[str, Flag | tuple[str, str]] | None = None,
     argv: Sequence[str] | None = None,
 ) -> None:
-    """Parses the command line, builds the options, runs the verb; a person's mistake is status 2.
+    """Parse the command line, build the options and run the verb; a user error exits with status 2.
 
     Args:
         name: the verb, which is also the gin name of its options.
-        description: text of ``--help``; by custom the module's docstring.
-        load: imports what is heavy and returns the ``Verb``; not called for ``--help``.
+        description: text of ``--help``, usually the module's docstring.
+        load: imports the heavy modules and returns the ``Verb``; not called for ``--help``.
         flags: flag name -> ``Flag`` or ``(binding, help)``.
         argv: arguments after the program's name; default ``sys.argv[1:]``.
     """
@@ -100,8 +105,8 @@ def run_verb(
         sys.exit(2)
     except BrokenPipeError:
         if not _reader_has_gone():
-            raise  # of another pipe: a bug
-        # nothing is left for Python to flush there
+            raise  # another pipe broke: a bug
+        # Python flushes stdout at exit; send that to /dev/null, so that it cannot fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         sys.exit(128 + signal.SIGPIPE)
     except Exception as error:
@@ -111,22 +116,22 @@ def run_verb(
         sys.exit(2)
     except KeyboardInterrupt:
         print(
-            f"lossline {name}: interrupted; the same command goes on where it was", file=sys.stderr
+            f"lossline {name}: interrupted; run the same command again to continue", file=sys.stderr
         )
         sys.exit(130)
 
 
 def _reader_has_gone() -> bool:
-    """Whether nobody reads what is printed any more (``… | head``)."""
+    """Return whether the reader of standard output has closed it (``… | head``)."""
     output = select.poll()
     output.register(1)
     return any(event & select.POLLERR for _, event in output.poll(0))
 
 
 def _refusal_of_a_place(error: Exception) -> str | None:
-    """What a file system has refused, where, and the mend; None where it is another error.
+    """Return the message for a file-system error that the user can fix; None for other errors.
 
-    Libraries in C++ and Rust tell the number of the system's error in their text.
+    C++ and Rust libraries give the number of the system's error only in their text.
     """
     if isinstance(error, OSError):
         number, where = error.errno, error.filename
@@ -137,14 +142,14 @@ def _refusal_of_a_place(error: Exception) -> str | None:
         found = re.search(r'local file "([^"]+)"', text)
         where = found[1] if found else None
     if number == errno.ENOENT and where and _takes_nothing_new(Path(os.fsdecode(where)).parent):
-        return f"{where}: nothing can be made there; name another place"
+        return f"{where}: no file or folder can be made there. Choose another path."
     if number not in _PLACES:
         return None
-    return f"{f'{where}: ' if where else ''}{os.strerror(number)}; {_PLACES[number]}"
+    return f"{f'{where}: ' if where else ''}{os.strerror(number)}. {_PLACES[number]}"
 
 
 def _takes_nothing_new(folder: Path) -> bool:
-    """Whether a folder is one such as /proc, which answers "no such file" to who makes one."""
+    """Return whether a folder is like /proc, where creating a file gives "no such file"."""
     try:
         with tempfile.TemporaryFile(dir=folder):
             return False
@@ -155,10 +160,10 @@ def _takes_nothing_new(folder: Path) -> bool:
 def build_options(
     name: str, verb: Verb, *, gin_files: Sequence[str | Path] = (), bindings: Sequence[str] = ()
 ) -> Any:
-    """Resolves gin files and bindings into ``verb.options``.
+    """Build ``verb.options`` from gin files and bindings.
 
     Raises:
-        UserError: missing file; unknown, unused, mistyped or missing binding.
+        UserError: a file is missing, or a binding is unknown, unused, missing or of a wrong type.
     """
     import gin
 
@@ -172,7 +177,7 @@ def build_options(
     for path in gin_files:
         if not Path(path).is_file():
             raise UserError(f"--gin_file: no file {path}{_nearest_file(Path(path))}")
-    logging.disable(logging.ERROR)  # gin logs every folder in which an included file is not
+    logging.disable(logging.ERROR)  # gin logs every folder without the included file
     try:
         gin.parse_config_files_and_bindings(
             [str(path) for path in gin_files], list(bindings), finalize_config=False
@@ -185,7 +190,7 @@ def build_options(
     try:
         options = factory()
     except UserError as error:
-        raise UserError(str(error).splitlines()[0]) from error  # gin appends where it was called
+        raise UserError(str(error).splitlines()[0]) from error  # gin appends its call stack
     except (RuntimeError, ValueError) as error:
         if "Required bindings" in str(error) or "No configurable matching" in str(error):
             raise UserError(_gin_message(error)) from error
@@ -195,8 +200,9 @@ def build_options(
 
 
 def binding(key: str, value: object) -> str:
-    """One gin binding line out of a Python value: ``binding("train.steps", 3)`` is ``"train.steps =
-    3"``.
+    """Return a gin binding line for a Python value.
+
+    ``binding("train.steps", 3)`` is ``"train.steps = 3"``.
     """
     if isinstance(value, str) and value[:1] in ("@", "%"):
         return f"{key} = {value}"
@@ -217,7 +223,7 @@ def _parse_command_line(
         prog=f"python -m lossline.{name}",
         description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="--gin.NAME=VALUE binds one option, after the files: --gin.train.steps=100",
+        epilog="--gin.NAME=VALUE binds one option and overrides the files: --gin.train.steps=100",
         allow_abbrev=False,
     )
     parser.add_argument(
@@ -246,8 +252,9 @@ def _parse_command_line(
 
 
 def _meant(argument: str, name: str, flags: Mapping[str, Flag], verb: Verb) -> str:
-    """What an unknown argument may have been meant to be: an option of the verb or of what it is
-    built of, or a flag spelled otherwise.
+    """Return a suggestion for an unknown argument.
+
+    It is an option of the verb or of one of its components, or a flag with a similar name.
     """
     option = argument.lstrip("-").partition("=")[0].replace("-", "_")
     owners: dict[str, Callable[..., Any]] = {name: verb.options, **verb.components}
@@ -262,12 +269,13 @@ def _meant(argument: str, name: str, flags: Mapping[str, Flag], verb: Verb) -> s
     near = difflib.get_close_matches(option, ["gin_file", *flags], n=1)
     if near and argument.startswith("--"):
         return f"did you mean --{near[0]}?"
-    return "options are bound as --gin.NAME=VALUE, see --help"
+    return "bind options as --gin.NAME=VALUE, see --help"
 
 
 def _gin_bindings(arguments: Sequence[str], meant: Callable[[str], str]) -> list[str]:
-    """``--gin.NAME=VALUE`` or ``--gin.NAME VALUE`` to binding lines; a bare word counts as a
-    string. ``meant`` proposes something in place of another argument.
+    """Turn ``--gin.NAME=VALUE`` or ``--gin.NAME VALUE`` into binding lines.
+
+    A bare word becomes a string. ``meant`` gives a suggestion for every other argument.
     """
     bindings = []
     rest = list(arguments)
@@ -278,7 +286,7 @@ def _gin_bindings(arguments: Sequence[str], meant: Callable[[str], str]) -> list
         key, equals, value = argument.removeprefix("--gin.").partition("=")
         if not equals:
             if not rest:
-                raise UserError(f"{argument} has no value; write {argument}=VALUE")
+                raise UserError(f"{argument} has no value. Write {argument}=VALUE.")
             value = rest.pop(0)
         bindings.append(f"{key.strip()} = {_gin_value(value.strip())}")
     return bindings
@@ -295,8 +303,10 @@ def _gin_value(text: str) -> str:
 
 
 def _search_path(gin_files: Sequence[str | Path]) -> list[str]:
-    """Folders against which ``include`` lines are resolved: the file's own, the working folder's,
-    the checkout's.
+    """Return the folders in which ``include`` lines look for files.
+
+    They are the folder of each gin file, and ``gin_configs`` of the working folder and of the
+    checkout.
     """
     folders = [str(Path(path).resolve().parent) for path in gin_files]
     folders += ["gin_configs", str(Path(__file__).resolve().parents[1] / "gin_configs")]
@@ -306,11 +316,9 @@ def _search_path(gin_files: Sequence[str | Path]) -> list[str]:
 def _nearest_file(path: Path) -> str:
     folder = path.parent
     if not folder.is_dir():
-        return f" (there is no folder {folder} either)"
+        return f": the folder {folder} does not exist. Give the path of an existing file."
     near = difflib.get_close_matches(path.name, [item.name for item in folder.iterdir()], n=1)
-    return (
-        f"; did you mean {folder / near[0]}?" if near else f"; {folder} holds no file of that name"
-    )
+    return f"; did you mean {folder / near[0]}?" if near else ". Give the path of an existing file."
 
 
 # --- gin -----------------------------------------------------------------------------------------
@@ -319,8 +327,10 @@ _REGISTERED: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {}
 
 
 def _register(name: str, component: Callable[..., Any]) -> Callable[..., Any]:
-    """Makes ``component`` known to gin under ``name``, behind a check of names and types; returns
-    the gin version.
+    """Register ``component`` in gin under ``name``, with a check of names and types.
+
+    Returns:
+        The configurable that gin made of it.
     """
     import gin
 
@@ -333,7 +343,7 @@ def _register(name: str, component: Callable[..., Any]) -> Callable[..., Any]:
     if name in ("constant", "macro", "singleton"):
         raise ValueError(f"gin itself has a {name}: a reference to ours would be ambiguous")
     signature = inspect.signature(component)
-    # A dataclass's own hints resolve in the module of each of its bases; its __init__'s would not.
+    # Hints of a dataclass resolve in the module of each base class; hints of its __init__ do not.
     named = inspect.isfunction(component) or dataclasses.is_dataclass(component)
     hints = typing.get_type_hints(component if named else component.__init__)
 
@@ -349,11 +359,11 @@ def _register(name: str, component: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class _NotWritable:
-    """Default of an option whose default cannot be written as gin text."""
+    """Default of an option whose own default cannot be written as gin text."""
 
 
 def _keyword_signature(signature: inspect.Signature) -> inspect.Signature:
-    """The same parameters, keyword-only, with defaults that gin may print."""
+    """Return the same parameters, keyword-only, with defaults that gin can print."""
     parameters = []
     for item in signature.parameters.values():
         default = item.default
@@ -378,7 +388,7 @@ def _checked(
     if missing:
         wanted = ", ".join(f"{name}.{key}" for key in missing)
         raise UserError(
-            f"missing binding: {wanted}; bind it in the gin file or with "
+            f"missing binding: {wanted}. Bind it in the gin file or with "
             f"--gin.{name}.{missing[0]}=…"
         )
     return {
@@ -387,11 +397,12 @@ def _checked(
 
 
 def _coerce(where: str, value: Any, hint: Any) -> Any:
-    """``value`` as the annotated type: lists to tuples, strings to enum members or paths, whole
-    numbers to floats.
+    """Return ``value`` as the annotated type.
+
+    Lists become tuples, strings become enum members or paths, and ints become floats.
 
     Raises:
-        UserError: naming the binding, what it holds and what it should hold.
+        UserError: names the binding, its value and the required type.
     """
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if hint is Any or isinstance(hint, typing.TypeVar):
@@ -411,7 +422,7 @@ def _coerce(where: str, value: Any, hint: Any) -> Any:
             key: _coerce(f"{where}[{key!r}]", item, arguments[1]) for key, item in value.items()
         }
     if origin is not None or not inspect.isclass(hint):
-        return value  # callables and other generics: the component itself judges
+        return value  # callables and other generics: the component itself checks them
     return _coerce_plain(where, value, hint)
 
 
@@ -455,7 +466,7 @@ def _coerce_plain(where: str, value: Any, hint: type) -> Any:
     if hint is float and whole:
         return float(value)
     if hint is int and isinstance(value, bool):
-        raise UserError(f"{where} = {value!r}: must be a whole number, not a truth value")
+        raise UserError(f"{where} = {value!r}: must be a whole number, not True or False")
     if getattr(hint, "_is_protocol", False) or isinstance(value, hint):
         return value
     shown = (
@@ -470,8 +481,10 @@ def _coerce_plain(where: str, value: Any, hint: type) -> Any:
 
 
 def _read_files_only() -> None:
-    """An included file is a file. gin also takes its folder for a Python package, and fails where
-    the working folder has one of that name: ``runs/quickstart.gin`` beside ``runs/``.
+    """Make gin read an included path only as a file.
+
+    Otherwise gin also takes the path's folder for a Python package, and fails if the working folder
+    contains a folder of that name: ``runs/quickstart.gin`` in a folder with ``runs/``.
     """
     from gin import config as gin_config
 
@@ -479,8 +492,12 @@ def _read_files_only() -> None:
 
 
 def _refuse_unused() -> None:
-    """Every binding must have had an effect: one that had none is a typing mistake or a forgotten
-    reference.
+    """Check that every binding was used.
+
+    An unused binding is a spelling error, or the reference to its component is missing.
+
+    Raises:
+        UserError: a binding was not used.
     """
     from gin import config as gin_config
 
@@ -491,20 +508,24 @@ def _refuse_unused() -> None:
             continue
         if selector == "gin.macro":
             raise UserError(
-                f"unused binding: {scope} = … is set but %{scope} is used nowhere; "
-                "remove it or refer to it"
+                f"unused binding: {scope} = … is set but %{scope} is used nowhere. "
+                "Remove it or refer to it."
             )
         component = selector.removeprefix("lossline.")
         name = f"{scope}/{component}" if scope else component
         key = next(iter(parameters), "")
         raise UserError(
-            f"unused binding: {name}.{key} is set but @{name}() is used nowhere; "
-            "remove it or refer to it"
+            f"unused binding: {name}.{key} is set but @{name}() is used nowhere. "
+            "Remove it or refer to it."
         )
 
 
 def _refuse_unset_macros() -> None:
-    """A macro that is referred to must be set."""
+    """Check that every macro that is referred to is set.
+
+    Raises:
+        UserError: a macro is not set.
+    """
     from gin import config as gin_config
 
     known = {scope for scope, selector in gin_config._CONFIG if selector == "gin.macro"}
@@ -516,12 +537,12 @@ def _refuse_unset_macros() -> None:
             if name not in known:
                 where = f"{selector.removeprefix('lossline.')} refers to %{name}"
                 raise UserError(
-                    f"missing binding: {where}, which is set nowhere; add a line {name} = …"
+                    f"missing binding: {where}, which is not set. Add a line {name} = …"
                 )
 
 
 def _gin_message(error: Exception) -> str:
-    """gin's message in one line, the place first."""
+    """Return gin's message in one line, with file and line number first."""
     text = str(error)
     place = re.search(
         r"[Ii]n (?:file|bindings string) \"?([^\"\n]+?)\"?, line (\d+)", text
@@ -533,16 +554,16 @@ def _gin_message(error: Exception) -> str:
     if missing:
         keys = ", ".join(f"{missing[1]}.{key}" for key in ast.literal_eval(missing[2]))
         first = keys.split(", ")[0]
-        return f"missing binding: {keys}; bind it in the gin file or with --gin.{first}=…"
+        return f"missing binding: {keys}. Bind it in the gin file or with --gin.{first}=…"
     unknown = re.search(r"No configurable matching (?:reference )?'@?%?([\w./]+)", text)
     if unknown:
         near = difflib.get_close_matches(unknown[1].rsplit("/", 1)[-1], list(_REGISTERED), n=1)
         hint = (
             f"; did you mean {near[0]}?"
             if near
-            else f"; known here: {', '.join(sorted(_REGISTERED))}"
+            else f"; known names: {', '.join(sorted(_REGISTERED))}"
         )
-        first = f"unknown binding: nothing here is called {unknown[1]!r}{hint}"
+        first = f"unknown binding: nothing is called {unknown[1]!r}{hint}"
     parameter = re.search(r"Configurable '([\w./]+)' doesn't have a parameter named '(\w+)'", text)
     if parameter and parameter[1] in _REGISTERED:
         names = list(inspect.signature(_REGISTERED[parameter[1]][0]).parameters)

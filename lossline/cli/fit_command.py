@@ -1,4 +1,4 @@
-"""What `python -m lossline.fit` does: read, fit, write a folder, print the verdict."""
+"""Implementation of ``python -m lossline.fit``: read, fit, write a folder, print the verdict."""
 
 from __future__ import annotations
 
@@ -34,14 +34,12 @@ from lossline.tables.frames import concat, row_number
 from lossline.tables.pairing import UNIT_WORDS
 from lossline.tables.storage import find_tables
 
-__all__ = ["BadRows", "FitCommand", "fit_to_folder", "verdict"]
-
-# What differs between reasons of one kind: numbers, and what stands in quotes.
+# Parts in which reasons of one kind differ: numbers and quoted names.
 _VARYING = re.compile(r"'[^']*'|[-+]?\d[\d.,]*(?:e[-+]?\d+)?")
 
 
 class BadRows(enum.Enum):
-    """What to do with a table whose rows have problems."""
+    """What to do with a table that has bad rows."""
 
     REFUSE = "refuse"
     EXCLUDE = "exclude"
@@ -53,15 +51,16 @@ def _not_identity(default: object = dataclasses.MISSING):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FitCommand(StudyFitOptions):
-    """Options of `lossline.fit`: those of the fit, and
+    """Options of ``lossline.fit``: those of ``StudyFitOptions``, and these.
 
     Attributes:
-      table: loss tables, run directories or folders of run directories; out: folder for the
-        results.
-      replace: an earlier fit of other inputs at `out` gives way; anything else never does.
-      bad_rows: exclude unsound rows, a line for each kind, and fit the rest (the default), or
-        refuse a table that has any.
-      report: whether figures and report.html are made.
+        table: loss tables, run directories or folders of run directories.
+        out: folder for the results.
+        replace: whether to replace an earlier fit of other inputs at ``out``; other folders are
+            never replaced.
+        bad_rows: "exclude" (default): leave bad rows out, print one line for each kind, and fit the
+            rest. "refuse": stop if the table has any.
+        report: whether to make figures and report.html.
     """
 
     table: str | tuple[str, ...] = _not_identity()
@@ -72,7 +71,14 @@ class FitCommand(StudyFitOptions):
 
 
 def fit_to_folder(options: FitCommand) -> StudyResults | None:
-    """Fits and writes; returns the results, or None where the folder was up to date."""
+    """Fit the table, write the folder and print the verdict.
+
+    Returns:
+        The results, or None if the folder is up to date.
+
+    Raises:
+        UserError: the table or an option is wrong, or ``out`` contains something else.
+    """
     out = local_path(options.out, "fit.out")
     table, dropped = _read(options)
     fingerprint = fit_fingerprint(table, options)
@@ -83,17 +89,16 @@ def fit_to_folder(options: FitCommand) -> StudyResults | None:
         return None
     if state is FolderState.FOREIGN:
         raise UserError(
-            f"{out}: is not empty and holds no results of lossline.fit; choose another --out"
+            f"{out} is not empty and contains no results of lossline.fit. Choose another --out."
         )
     if state is FolderState.OTHER and not options.replace:
         raise UserError(
-            f"{out}: holds the results of other inputs or of other code; choose another --out, or "
-            f"give --replace"
+            f"{out} contains the results of other inputs or of other code. Choose another --out "
+            f"or add --replace."
         )
     started = time.monotonic()
-    with writing_fit(
-        out, fingerprint
-    ) as partial:  # first of all: a place that refuses says so at once
+    # Open the folder before fitting, so that an unwritable path is reported at once.
+    with writing_fit(out, fingerprint) as partial:
         say = functools.partial(_say, started)
         results = fit_study(table, options, say=say)
         if len(dropped):
@@ -118,8 +123,10 @@ def _say(started: float, text: str) -> None:
 
 
 def _read(options: FitCommand) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The loss table, and what is not even kept in it for the record (as in
-    `StudyResults.excluded`)."""
+    """Return the loss table, and the rows that could not be kept in it.
+
+    The latter have the columns of ``StudyResults.excluded``.
+    """
     paths = [options.table] if isinstance(options.table, str) else list(options.table)
     if options.bad_rows is BadRows.REFUSE:
         return tables.load(paths), pd.DataFrame()
@@ -141,8 +148,10 @@ def _read(options: FitCommand) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 def fit_fingerprint(table: pd.DataFrame, options: FitCommand) -> str:
-    """SHA-256 of everything that the results follow from: the table's rows, the options, the
-    version, the code that fits."""
+    """Return the SHA-256 (hex) of everything that the results depend on.
+
+    It covers the rows of the table, the options, the version, and the code that fits.
+    """
     rows = pd.util.hash_pandas_object(table, index=False).to_numpy()
     digest = hashlib.sha256(rows.tobytes())
     digest.update(
@@ -169,16 +178,21 @@ def _provenance(options: FitCommand, fingerprint: str) -> dict[str, object]:
 
 
 def verdict(results: StudyResults) -> str:
-    """The answer in text: one sentence per factor that the study varies, then what could be fitted
-    at all."""
+    """Return the verdict as text.
+
+    First one sentence per factor that varies, then the counts of lines and measurements, the
+    prediction errors of the held-out runs, and what was left out.
+    """
     lines = [*_sentences(results.attribution), "", _counts(results)]
     lines += map(_held_out, compare(results.heldout))
     return "\n".join([*lines, *_left_out(results.excluded)])
 
 
 def _left_out(excluded: pd.DataFrame, most: int = 20, named: int = 3) -> list[str]:
-    """What no fit has seen or what is to be doubted, a line for each reason; reasons that differ in
-    numbers and names alone are one."""
+    """Return the lines about what was left out or is uncertain, one per reason.
+
+    Reasons that differ only in numbers and quoted names are one line.
+    """
     if excluded.empty:
         return []
     kinds: dict[str, list[Any]] = {}
@@ -189,14 +203,14 @@ def _left_out(excluded: pd.DataFrame, most: int = 20, named: int = 3) -> list[st
         what = "; ".join(str(row.what) for row in rows[:named])
         what += f"; … ({len(rows) - named} more)" if rows[named:] else ""
         count = sum(int(row.rows) for row in rows)
-        like = ", and the like" if len({row.reason for row in rows}) > 1 else ""
+        like = ", and similar" if len({row.reason for row in rows}) > 1 else ""
         lines.append(
             f"- {what} ({count} {'row' if count == 1 else 'rows'}): {rows[0].reason}{like}"
         )
     if len(excluded) > len(lines):
         more = f"{len(kinds) - most} more reasons, and " if len(kinds) > most else ""
-        lines.append(f"- {more}all {len(excluded)} one by one: excluded.json")
-    return ["", "Left out, or to be doubted:", *lines]
+        lines.append(f"- {more}the full list of {len(excluded)}: excluded.json")
+    return ["", "Left out or uncertain:", *lines]
 
 
 def _sentences(attribution: Attribution) -> list[str]:
@@ -207,8 +221,8 @@ def _sentences(attribution: Attribution) -> list[str]:
         f"- {factor.sentence}" for factor in attribution.factors if factor.verdict not in silent
     ]
     if not said:
-        nothing = "Nothing but the amount of training varies in these runs"
-        return [f"{nothing}: there is nothing to attribute."]
+        nothing = "Only the amount of training varies in these runs"
+        return [f"{nothing}: nothing to attribute."]
     first = [text for text in (attribution.ranking, attribution.margins) if text]
     return [" ".join(first), *said, *(f"- {note}" for note in attribution.notes)]
 
@@ -218,7 +232,9 @@ def _counts(results: StudyResults) -> str:
     rows = f"{used} measurements used, {len(results.table) - used} left out."
     if not results.lines:
         laws = "\n".join(f"- {_law(law)}" for law in results.compute_laws[:5])
-        return f"No lines: they need two sets, one of them of validation; {rows}\n{laws}".rstrip()
+        return (
+            f"No lines: a line needs two sets, at least one of validation; {rows}\n{laws}".rstrip()
+        )
     drawn = [line for line in results.lines if line.drawable]
     text = f"{len(drawn)} of {len(results.lines)} lines determined by the data"
     if drawn:
@@ -237,31 +253,31 @@ def _law(law: ComputeLawFit) -> str:
 
 
 def _held_out(found: Comparison) -> str:
-    """The median errors of all methods on the same held-out losses, and who could not answer."""
+    """Return the median errors of all methods on the same held-out losses."""
     medians = _medians(found.rows).sort_values(kind="stable")
     shown = ", ".join(f"{method} {_percent(error)}" for method, error in medians.items())
     same = f"{found.common} losses, the same for all"
     if found.missing:
-        lacks = ", ".join(f"{method} for {count}" for method, count in found.missing.items())
+        lacks = ", ".join(f"{count} by {method}" for method, count in found.missing.items())
         same = (
-            f"{found.common} of {found.cases} losses, those that all of these methods answered; "
-            f"without an answer: {lacks}"
+            f"the {found.common} of {found.cases} losses that all of these methods predicted; "
+            f"not predicted: {lacks}"
         )
     text = (
         f"Largest runs predicted from the smaller ones, median error in {UNIT_WORDS[found.unit]}: "
         f"{shown} ({same})."
     )
     return text + "".join(
-        f" {name.capitalize()} answered {found.answered[name]} of {found.cases}, too few to compare"
-        f"{_pairwise(rows)}."
+        f" {name.capitalize()} predicted {found.answered[name]} of {found.cases}, too few to "
+        f"compare{_pairwise(rows)}."
         for name, rows in found.apart.items()
     )
 
 
 def _pairwise(rows: pd.DataFrame) -> str:
-    """The medians of a method that stands apart and of the line, where both answered."""
+    """Return the medians of one method and of the line on the losses that both predicted."""
     shown = ", ".join(f"{method} {_percent(e)}" for method, e in _medians(rows).items())
-    return f"; where the line did too: {shown}" if shown else ""
+    return f"; on those that the line predicted too: {shown}" if shown else ""
 
 
 def _medians(rows: pd.DataFrame) -> pd.Series:

@@ -1,5 +1,4 @@
-"""What `python -m lossline.import_sweep` does: import, say what was set aside, write the loss table
-once."""
+"""Implementation of ``python -m lossline.import_sweep``: import, report left-out rows, write."""
 
 from __future__ import annotations
 
@@ -15,13 +14,17 @@ from lossline.tables.schema import Status
 from lossline.tables.storage import read, write
 from lossline.tables.sweeps import Sweep, import_sweep
 
-__all__ = ["ImportOptions", "import_to_file"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class ImportOptions:
-    """Options of `import_sweep`: the source, its files, the loss table to write and, for csv and
-    JSON, the mapping file."""
+    """Options of ``lossline.import_sweep``.
+
+    Attributes:
+        source: format of the table.
+        path: files, or a folder of files.
+        out: loss table to write.
+        mapping: TOML file of columns, for csv and JSON.
+    """
 
     source: Sweep
     path: tuple[str, ...]
@@ -30,8 +33,13 @@ class ImportOptions:
 
 
 def import_to_file(options: ImportOptions) -> Path:
-    """Imports and writes; an existing file is never overwritten, but the same table again is no
-    mistake."""
+    """Import a table and write the loss table.
+
+    An existing file with the same contents is left as it is.
+
+    Raises:
+        UserError: ``out`` exists with different contents.
+    """
     out = local_path(options.out, "import_sweep.out")
     imported = import_sweep(options.source, options.path, mapping=options.mapping)
     for note in imported.notes:
@@ -40,8 +48,7 @@ def import_to_file(options: ImportOptions) -> Path:
     if out.exists():
         if not _same(out, table):
             raise UserError(
-                f"{out}: is there already and holds something else; remove it or choose another "
-                f"--out"
+                f"{out} already exists with different contents. Delete it or pass another --out."
             )
         print(f"{out} is up to date")
         return out
@@ -49,13 +56,15 @@ def import_to_file(options: ImportOptions) -> Path:
     used = table[table["status"] == str(Status.OK)]
     print(
         f"{out}: {len(used)} measurements of {used['run_id'].nunique()} runs on "
-        f"{used['eval_set'].nunique()} sets; {len(table) - len(used)} rows set aside"
+        f"{used['eval_set'].nunique()} sets; {len(table) - len(used)} rows left out"
     )
     return out
 
 
 def _same(out: Path, table: pd.DataFrame) -> bool:
     try:
-        return read(out).equals(typed(complete(table)))  # columns in the order of a file
+        return read(out).equals(
+            typed(complete(table))
+        )  # with the columns in the order of a written file
     except UserError:
         return False

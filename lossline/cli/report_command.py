@@ -1,4 +1,4 @@
-"""What `python -m lossline.report` does: the results of a fit, drawn again."""
+"""Implementation of ``python -m lossline.report``: draw the results of a fit again."""
 
 from __future__ import annotations
 
@@ -8,17 +8,15 @@ from pathlib import Path
 from lossline.fits.files import load_results
 from lossline.reporting.report import write_report
 
-__all__ = ["ReportOptions", "report"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class ReportOptions:
-    """Options of `lossline.report`.
+    """Options of ``lossline.report``.
 
     Attributes:
-      results: folder that `lossline.fit` has written.
-      out: where report.html and figures/ go; the same folder if None.
-      title: headline of the page.
+        results: folder that ``lossline.fit`` has written.
+        out: folder for report.html and figures/. None: the same folder.
+        title: headline of the page.
     """
 
     results: str
@@ -27,7 +25,7 @@ class ReportOptions:
 
 
 def report(options: ReportOptions) -> Path:
-    """Write the page and its figures; print where."""
+    """Write the page and its figures, print the path and return it."""
     results = load_results(options.results)
     page = write_report(results, options.out or options.results, title=options.title)
     print(f"Report: {page}")

@@ -1,4 +1,4 @@
-"""The edge: what a person may get wrong is one line and exit status 2."""
+"""Command lines and gin files: every user error is one line with exit status 2."""
 
 from __future__ import annotations
 
@@ -82,21 +82,21 @@ def test_values_take_their_annotated_types() -> None:
         (["demo.stps = 3"], "did you mean demo.steps"),
         (["dmo.steps = 3"], "did you mean demo"),
         (["demo.steps = 'many'"], "demo.steps = 'many': must be a whole number"),
-        (["demo.steps = True"], "not a truth value"),
+        (["demo.steps = True"], "not True or False"),
         (["demo.steps = 2.5"], "demo.steps = 2.5: must be a whole number"),
         (["demo.rule = 'skip'"], "must be one of 'slide', 'truncate'"),
         (["demo.sizes = 3"], "must be a list"),
         (["demo.sizes = [1, 'x']"], "demo.sizes[1] = 'x'"),
         (["demo.model = 3"], "must be a Model"),
         (["demo.model = @demo_other()"], "must be a Model"),
-        (["demo.model = @nothing()"], "nothing here is called 'nothing'"),
+        (["demo.model = @nothing()"], "nothing is called 'nothing'"),
         (["demo_other.width = 3"], "unused binding: demo_other.width"),
         (["WIDTH = 3"], "unused binding: WIDTH"),
         (["demo_model.width = %WIDTH"], "refers to %WIDTH"),
         (["demo_model.width = %gin.REQUIRED"], "missing binding: demo_model.width"),
     ],
 )
-def test_each_wrong_binding_is_named(bindings: list[str], message: str) -> None:
+def test_wrong_binding_is_named(bindings: list[str], message: str) -> None:
     with pytest.raises(UserError) as caught:
         options_of(*bindings)
     assert message in str(caught.value)
@@ -121,13 +121,13 @@ def test_scoped_bindings_count_as_used() -> None:
     assert options.model == Model(width=2, rate=1.0)
 
 
-def test_missing_file_names_the_nearest(tmp_path: Path) -> None:
+def test_missing_file_suggests_the_most_similar_name(tmp_path: Path) -> None:
     (tmp_path / "run.gin").write_text("")
     with pytest.raises(UserError, match=r"did you mean .*run\.gin"):
         build_options("demo", VERB, gin_files=[tmp_path / "runn.gin"])
 
 
-def test_a_folder_of_the_same_name_hides_no_included_file(
+def test_folder_of_the_same_name_does_not_hide_an_included_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """``include "runs/base.gin"`` in a working folder that has ``runs/``."""
@@ -141,25 +141,25 @@ def test_a_folder_of_the_same_name_hides_no_included_file(
     assert build_options("demo", VERB, gin_files=[configs / "run.gin"]).steps == 7
 
 
-def test_mistake_in_a_file_names_file_and_line(tmp_path: Path) -> None:
+def test_error_in_a_gin_file_names_file_and_line(tmp_path: Path) -> None:
     path = tmp_path / "run.gin"
     path.write_text("# comment\ndemo.stps = 3\n")
     with pytest.raises(UserError, match=r"run\.gin, line 2: .*demo\.steps"):
         build_options("demo", VERB, gin_files=[path])
 
 
-def test_identity_leaves_out_what_does_not_change_the_experiment() -> None:
+def test_identity_excludes_options_that_do_not_change_the_experiment() -> None:
     one, two = options_of("demo.out = 'a'"), options_of("demo.out = 'b'")
     assert fingerprint(one) == fingerprint(two)
     assert fingerprint(one) != fingerprint(options_of("demo.steps = 6"))
     assert identity(one)["model"] == {"__class__": "Model", "width": 8, "rate": 0.1}
 
 
-def test_a_whole_number_from_python_is_the_float_that_gin_makes_of_it() -> None:
+def test_int_for_a_float_has_the_same_identity_from_python_and_gin() -> None:
     assert fingerprint(Model(width=8, rate=1)) == fingerprint(Model(width=8, rate=1.0))  # type: ignore[arg-type]
 
 
-def test_identity_leaves_out_an_option_that_came_later_while_it_is_none() -> None:
+def test_identity_excludes_a_later_option_while_it_is_none() -> None:
     @dataclass(frozen=True, kw_only=True)
     class Model:
         width: int = 8
@@ -171,12 +171,12 @@ def test_identity_leaves_out_an_option_that_came_later_while_it_is_none() -> Non
     assert identity(Model(depth=0)) == {**before, "depth": 0}
 
 
-def test_binding_writes_gin() -> None:
+def test_binding_writes_a_gin_line() -> None:
     assert binding("a.b", "x") == "a.b = 'x'"
     assert binding("a.b", "@c()") == "a.b = @c()"
 
 
-def test_command_line(capsys: pytest.CaptureFixture[str]) -> None:
+def test_command_line_binds_options(capsys: pytest.CaptureFixture[str]) -> None:
     run_verb(
         "demo",
         "d",
@@ -204,10 +204,10 @@ def test_command_line(capsys: pytest.CaptureFixture[str]) -> None:
         ("--wher=b", "--wher=b; did you mean --where?"),
         ("--dry-run", "--dry-run; did you mean --dry_run?"),
         ("--gin_fil=a", "did you mean --gin_file?"),
-        ("steps", "steps; options are bound as --gin.NAME=VALUE, see --help"),
+        ("steps", "steps; bind options as --gin.NAME=VALUE, see --help"),
     ],
 )
-def test_an_unknown_argument_is_answered_with_what_was_meant(argument, said, capsys) -> None:
+def test_unknown_argument_gets_a_suggestion(argument, said, capsys) -> None:
     flags = {"where": Flag("demo.out", "a place"), "dry_run": Flag("demo.sizes", "b", "switch")}
     with pytest.raises(SystemExit) as exit_:
         run_verb("demo", "d", lambda: VERB, flags=flags, argv=[argument])
@@ -215,7 +215,7 @@ def test_an_unknown_argument_is_answered_with_what_was_meant(argument, said, cap
     assert capsys.readouterr().err.endswith(f"{said}\n")
 
 
-def test_a_place_that_cannot_be_written_is_a_persons_mistake(tmp_path, capsys) -> None:
+def test_unwritable_path_is_a_user_error(tmp_path, capsys) -> None:
     (tmp_path / "file").write_text("")
 
     def write(options: Options) -> None:
@@ -238,14 +238,18 @@ def test_a_place_that_cannot_be_written_is_a_persons_mistake(tmp_path, capsys) -
         run_verb("demo", "d", lambda: verb, argv=[*bindings, f"--gin.demo.out={out}"])
 
     for does, out, said in (
-        (write, "file/x", f"error: {tmp_path}/file/x: Not a directory; name another place"),
-        (write, "file", f"error: {tmp_path}/file: File exists; name another place"),
-        (write, "/proc/x/y", "error: /proc/x: nothing can be made there; name another place"),
-        (full, "x", "error: No space left on device; make room there, or name another place"),
+        (write, "file/x", f"error: {tmp_path}/file/x: Not a directory. Choose another path."),
+        (write, "file", f"error: {tmp_path}/file: File exists. Choose another path."),
+        (
+            write,
+            "/proc/x/y",
+            "error: /proc/x: no file or folder can be made there. Choose another path.",
+        ),
+        (full, "x", "error: No space left on device. Free space there, or choose another path."),
         (
             library,
             "x",
-            "error: /runs/x/: No space left on device; make room there, or name another place",
+            "error: /runs/x/: No space left on device. Free space there, or choose another path.",
         ),
     ):
         with pytest.raises(SystemExit) as exit_:
@@ -257,7 +261,7 @@ def test_a_place_that_cannot_be_written_is_a_persons_mistake(tmp_path, capsys) -
 
 
 @pytest.mark.parametrize("verb", VERBS)
-def test_help_is_instant_and_imports_nothing_heavy(verb: str) -> None:
+def test_help_imports_nothing_heavy(verb: str) -> None:
     code = (
         "import sys, runpy; sys.argv = ['x', '--help']\n"
         f"try: runpy.run_module('lossline.{verb}', run_name='__main__')\n"
@@ -272,7 +276,7 @@ def test_help_is_instant_and_imports_nothing_heavy(verb: str) -> None:
     assert "--gin_file" in result.stdout
 
 
-def test_a_reader_that_goes_away_ends_the_verb_without_a_traceback():
+def test_closed_reader_of_stdout_ends_the_verb_without_a_traceback():
     code = (
         "from lossline.cli.configuration import Verb, run_verb\n"
         "from tests.cli.test_configuration import Other\n"
@@ -294,7 +298,7 @@ def test_a_reader_that_goes_away_ends_the_verb_without_a_traceback():
     assert process.stderr is not None and process.stderr.read() == ""
 
 
-def test_another_pipe_that_breaks_is_a_bug_and_not_silent() -> None:
+def test_other_broken_pipe_raises() -> None:
     def write(options: Other) -> None:
         raise BrokenPipeError(errno.EPIPE, "to a child")
 

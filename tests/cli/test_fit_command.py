@@ -1,5 +1,4 @@
-"""`lossline.fit`: a table in, a folder out; nothing overwritten, nothing half-written, one bad
-group no harm."""
+"""``lossline.fit``: writes a complete folder or nothing, and fits what is sound."""
 
 import dataclasses
 import json
@@ -75,7 +74,7 @@ def instant(results, monkeypatch):
 
 
 def test_results_of_other_code_are_not_up_to_date(table, saved, tmp_path, monkeypatch):
-    """Between two versions the code changes too."""
+    """Two versions of lossline have different code."""
     package = tmp_path / "package"
     shutil.copytree(Path(fit_command.lossline.__file__).parent, package)
     before = fit_command.fit_fingerprint(table, command(saved))
@@ -89,7 +88,7 @@ def test_results_of_other_code_are_not_up_to_date(table, saved, tmp_path, monkey
         before = after
 
 
-def test_every_part_is_there(results):
+def test_every_part_of_the_results_exists(results):
     assert len(results.lines) == 2 * 6 * 2  # units × groups × y sets
     assert all(line.drawable for line in results.lines)
     assert len(results.compute_laws) == 2 * 6 * 3
@@ -97,7 +96,7 @@ def test_every_part_is_there(results):
     assert results.excluded.empty
 
 
-def test_every_long_stage_says_how_far_it_is(few, tmp_path, monkeypatch):
+def test_long_stages_report_progress(few, tmp_path, monkeypatch):
     monkeypatch.setattr(terminal, "_SECONDS_BETWEEN_STAGES", 0.0)  # every message
     heard = []
     options = StudyFitOptions(lines=LineOptions(resamples=20), law_resamples=20)
@@ -124,7 +123,7 @@ def test_largest_runs_are_held_out_and_predicted(results):
 
 
 @pytest.mark.parametrize("lacking", ["ranking", "factors/0/ratio", "factors/0/effects/0/margin"])
-def test_results_of_an_older_version_are_refused_in_one_line(results, tmp_path, lacking):
+def test_results_of_another_version_are_refused_in_one_line(results, tmp_path, lacking):
     (tmp_path / study_files.MARK).write_text("{}")
     study_files.save_results(results, tmp_path)
     file = tmp_path / "attribution.json"
@@ -141,7 +140,7 @@ def test_results_of_an_older_version_are_refused_in_one_line(results, tmp_path, 
         load_results(tmp_path)
 
 
-def test_results_survive_the_disk(results, tmp_path):
+def test_results_are_loaded_as_saved(results, tmp_path):
     (tmp_path / study_files.MARK).write_text("{}")
     study_files.save_results(results, tmp_path)
     again = load_results(tmp_path)
@@ -160,7 +159,7 @@ def test_results_survive_the_disk(results, tmp_path):
     )
 
 
-def test_one_bad_group_leaves_the_rest(table):
+def test_bad_group_does_not_affect_the_others(table):
     lone = table[
         (table.architecture == "llama")
         & (table.pretraining_data == "wiki")
@@ -175,7 +174,7 @@ def test_one_bad_group_leaves_the_rest(table):
     assert bad and all(line.message and not line.drawable for line in bad)
 
 
-def test_left_out_rows_are_listed_with_their_reason(table):
+def test_left_out_rows_are_listed_with_a_reason(table):
     table = table.copy()
     table.loc[:1, ["status", "message"]] = ["excluded", "diverged"]
     excluded = fit_study(table, StudyFitOptions(**QUICK)).excluded
@@ -183,12 +182,12 @@ def test_left_out_rows_are_listed_with_their_reason(table):
     assert excluded.reason.tolist() == ["excluded: diverged"]
 
 
-def test_a_table_without_measurements(table):
+def test_table_without_measurements_is_refused(table):
     with pytest.raises(UserError, match="nothing to fit"):
         fit_study(table.assign(status="excluded"))
 
 
-def test_sets_with_accuracies_alone_are_named(few):
+def test_sets_with_only_accuracies_are_named(few):
     quiz = few[few.eval_set == "wiki"].assign(eval_set="quiz", kind="task", accuracy=0.5)
     for column in ("loss", "bits_per_byte", "nats", "target_tokens", "target_bytes"):
         quiz[column] = np.nan
@@ -198,7 +197,7 @@ def test_sets_with_accuracies_alone_are_named(few):
     assert "accuracies alone" in excluded.reason.iloc[0]
 
 
-def test_one_set_alone_has_laws_and_no_lines(few, capsys, tmp_path):
+def test_single_set_has_laws_and_no_lines(few, capsys, tmp_path):
     own = few[few.eval_set == "wiki"].assign(eval_set="own")
     tables.write(own, tmp_path / "own.parquet")
     quick = {"x_sets": (), "attribution": AttributionOptions(resamples=0)}
@@ -206,7 +205,7 @@ def test_one_set_alone_has_laws_and_no_lines(few, capsys, tmp_path):
     assert results.lines == ()
     printed = capsys.readouterr().out
     assert "no validation loss but that of each run's own data" in printed
-    assert "No lines: they need two sets, one of them of validation; " in printed
+    assert "No lines: a line needs two sets, at least one of validation; " in printed
     law = results.compute_laws[0]
     assert f"wiki, bpe on own: {law.equation}: E = {law.parameters['E']:.4g}" in printed
 
@@ -226,13 +225,13 @@ def test_unknown_sets_and_units_are_named(table):
         StudyFitOptions(units=("nats",))
 
 
-def test_same_inputs_are_up_to_date_and_others_never_overwritten(saved, table, capsys, instant):
+def test_same_inputs_are_up_to_date_and_other_results_are_kept(saved, table, capsys, instant):
     assert fit_to_folder(command(saved)) is not None
     verdict = (saved.parent / "fits" / "verdict.txt").read_text()
     assert fit_to_folder(command(saved)) is None
     assert "fits is up to date" in capsys.readouterr().out
     with pytest.raises(
-        UserError, match="of other inputs or of other code; choose another --out, or give --replace"
+        UserError, match=r"of other inputs or of other code\. Choose another --out or add --replace"
     ):
         fit_to_folder(command(saved, law_resamples=2))
     tables.write(table.assign(loss=table.loss + 0.01, bits_per_byte=np.nan), saved)
@@ -243,21 +242,21 @@ def test_same_inputs_are_up_to_date_and_others_never_overwritten(saved, table, c
     assert sorted(path.name for path in saved.parent.iterdir()) == ["fits", "losses.parquet"]
 
 
-def test_a_foreign_folder_is_never_touched(saved):
+def test_folder_without_results_is_never_changed(saved):
     out = saved.parent / "thesis"
     out.mkdir()
     (out / "chapter.txt").write_text("years of work")
-    with pytest.raises(UserError, match="holds no results of lossline"):
+    with pytest.raises(UserError, match="contains no results of lossline"):
         fit_to_folder(command(saved, out=str(out), replace=True))
     assert [path.name for path in out.iterdir()] == ["chapter.txt"]
 
 
-def test_an_empty_folder_is_free(saved, instant):
+def test_empty_folder_is_used(saved, instant):
     (saved.parent / "fits").mkdir()
     assert fit_to_folder(command(saved)) is not None
 
 
-def test_an_interrupted_fit_leaves_nothing(saved, monkeypatch, instant):
+def test_interrupted_fit_leaves_no_files(saved, monkeypatch, instant):
     def interrupted(results, folder):
         (folder / "lines.json").write_text("[")
         raise KeyboardInterrupt
@@ -268,7 +267,7 @@ def test_an_interrupted_fit_leaves_nothing(saved, monkeypatch, instant):
     assert [path.name for path in saved.parent.iterdir()] == ["losses.parquet"]
 
 
-def test_a_place_that_refuses_says_so_before_the_fit(saved, monkeypatch):
+def test_unwritable_path_is_reported_before_the_fit(saved, monkeypatch):
     def fitted(*_, **__):
         raise AssertionError("fitted first")
 
@@ -278,7 +277,7 @@ def test_a_place_that_refuses_says_so_before_the_fit(saved, monkeypatch):
     assert [path.name for path in saved.parent.iterdir()] == ["losses.parquet"]
 
 
-def test_what_a_killed_fit_left_is_removed(saved, instant):
+def test_files_of_a_killed_fit_are_removed(saved, instant):
     left = saved.parent / "fits.partial"
     left.mkdir()
     (left / "lines.json").write_text("[")
@@ -286,7 +285,7 @@ def test_what_a_killed_fit_left_is_removed(saved, instant):
     assert not left.exists()
 
 
-def test_bad_rows_are_refused_on_demand_and_else_left_out(saved, table, capsys):
+def test_bad_rows_are_left_out_or_refused_on_request(saved, table, capsys):
     broken = table.copy()
     broken.loc[3, "loss"] = -1.0
     broken.to_parquet(saved)
@@ -369,7 +368,7 @@ SPOILED = {
 }
 
 
-def test_what_is_unsound_is_named_line_by_line_and_the_rest_is_fitted(table, tmp_path):
+def test_bad_parts_are_reported_and_the_rest_is_fitted(table, tmp_path):
     spoiled(table).to_parquet(tmp_path / "losses.parquet", index=False)
     out = tmp_path / "fits"
     fast = ['--gin.fit.x_sets=["legal"]', "--gin.fit.law_resamples=0", "--gin.fit.lines=@lines()"]
@@ -379,7 +378,7 @@ def test_what_is_unsound_is_named_line_by_line_and_the_rest_is_fitted(table, tmp
     assert done.stderr == ""
     missing = [said for said in SPOILED if said not in done.stdout]
     assert not missing, done.stdout
-    verdict = done.stdout.split("Left out, or to be doubted:")[1].splitlines()
+    verdict = done.stdout.split("Left out or uncertain:")[1].splitlines()
     assert all(line.startswith("- ") for line in verdict[1:-1])
     kept = load_results(out)
     sound = [line for line in kept.lines if line.group["architecture"] in ("llama", "mamba")]
@@ -396,7 +395,7 @@ def test_what_is_unsound_is_named_line_by_line_and_the_rest_is_fitted(table, tmp
         assert said in reasons
 
 
-def test_many_left_out_for_like_reasons_are_one_line_and_the_list_stays_whole(table, results):
+def test_similar_reasons_are_one_line_and_the_full_list_is_kept(table, results):
     entries = [
         {"what": f"set{n}: run{n}", "rows": 2, "reason": f"excluded: loss: -{n}.5 is negative"}
         for n in range(30)
@@ -407,17 +406,17 @@ def test_many_left_out_for_like_reasons_are_one_line_and_the_list_stays_whole(ta
         for n in range(2)
     ]
     many = dataclasses.replace(results, excluded=pd.DataFrame(entries))
-    said = fit_command.verdict(many).split("Left out, or to be doubted:\n")[1].splitlines()
+    said = fit_command.verdict(many).split("Left out or uncertain:\n")[1].splitlines()
     assert said == [
         "- set0: run0; set1: run1; set2: run2; … (27 more) (60 rows): "
-        "excluded: loss: -0.5 is negative, and the like",
+        "excluded: loss: -0.5 is negative, and similar",
         "- wiki: a (1 row): failed: diverged",
         "- g0; g1 (6 rows): no line: 1 run, at least 2 are needed",
-        "- all 33 one by one: excluded.json",
+        "- the full list of 33: excluded.json",
     ]
 
 
-def test_a_cell_of_text_where_a_number_belongs_costs_its_row(few, tmp_path):
+def test_text_in_a_number_column_excludes_its_row(few, tmp_path):
     broken = few.astype({"loss": object, "step": object})
     broken.loc[3, "loss"] = "oops"
     broken.loc[9, "step"] = 1.5
@@ -430,8 +429,8 @@ def test_a_cell_of_text_where_a_number_belongs_costs_its_row(few, tmp_path):
         tables.read(tmp_path / "losses.csv")
 
 
-def test_a_run_that_changes_its_facts_is_left_out_where_it_differs(few, tmp_path):
-    """Several rows of one run: the rest is a sound table that can be written."""
+def test_rows_of_a_run_with_other_facts_are_left_out(few, tmp_path):
+    """Rows of one run with other facts are left out; the rest is a valid table."""
     run_id = few.run_id.iloc[0]
     rows = few.index[few.run_id == run_id][:3]
     torn = few.copy()
@@ -442,7 +441,7 @@ def test_a_run_that_changes_its_facts_is_left_out_where_it_differs(few, tmp_path
     assert all(line.drawable for line in results.lines)
 
 
-def test_units_of_which_nobody_can_say_which_are_right_cost_only_their_set(few, tmp_path):
+def test_ambiguous_units_exclude_only_their_set(few, tmp_path):
     torn = few.copy()
     half = (torn.eval_set == "hellaswag") & (torn.params > 1.5e6)
     torn.loc[half, "loss"] /= math.log(2)
@@ -460,7 +459,7 @@ def test_units_of_which_nobody_can_say_which_are_right_cost_only_their_set(few, 
         (lambda t: t.assign(loss=-1.0), "there is nothing to fit"),
     ],
 )
-def test_a_table_of_no_use_is_one_line_and_status_2(table, tmp_path, change, expected):
+def test_unusable_table_is_one_line_with_status_2(table, tmp_path, change, expected):
     change(table).to_parquet(tmp_path / "losses.parquet", index=False)
     done = run("--table", str(tmp_path / "losses.parquet"), "--out", str(tmp_path / "fits"))
     assert done.returncode == 2
@@ -470,13 +469,13 @@ def test_a_table_of_no_use_is_one_line_and_status_2(table, tmp_path, change, exp
     assert [path.name for path in tmp_path.iterdir()] == ["losses.parquet"]
 
 
-def test_a_missing_table_is_one_line(tmp_path):
+def test_missing_table_is_one_line(tmp_path):
     done = run("--table", str(tmp_path / "no.parquet"), "--out", str(tmp_path / "fits"))
     assert done.returncode == 2
     assert "no such file or folder" in done.stderr
 
 
-def test_three_lines_in_a_notebook(saved, results, monkeypatch):
+def test_table_and_lines_are_plotted_from_python(saved, results, monkeypatch):
     from lossline.reporting import plot_lines
 
     table = tables.load(saved)

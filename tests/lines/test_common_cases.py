@@ -45,7 +45,7 @@ def test_medians_are_over_the_losses_that_all_methods_answered():
     assert found.rows.groupby("method").size().to_dict() == {"line": 6, "law": 6, "nearest run": 6}
     (text,) = said(heldout)
     assert "in nats per token: line 1.00%, law 2.00%, nearest run 5.00%" in text
-    assert "6 of 8 losses" in text and "without an answer: law for 2" in text
+    assert "6 of 8 losses" in text and "not predicted: 2 by law" in text
 
 
 def test_a_method_that_fails_on_the_hard_losses_does_not_look_better_for_it():
@@ -73,7 +73,9 @@ def test_a_method_that_answers_few_stands_apart_and_costs_the_others_nothing():
     assert found.common == 8
     (text,) = said(heldout)
     assert "line 1.00%, nearest run 5.00%" in text
-    assert "Rare answered 2 of 8, too few to compare; where the line did too: " in text
+    assert (
+        "Rare predicted 2 of 8, too few to compare; on those that the line predicted too: " in text
+    )
     assert "line 25.00%" in text and "rare 2.00%" in text
     rows = [[cell.text for cell in row] for row in held_out_grid(heldout).rows]
     assert [row[0] for row in rows] == ["line", "nearest run", "rare", "line, where rare answered"]
@@ -84,7 +86,7 @@ def test_a_line_that_answers_nothing_is_named():
     gone = dict.fromkeys(range(8), math.nan)
     (text,) = said(predictions({"line": gone, "nearest run": NEAREST}))
     assert "nearest run 5.00%" in text
-    assert "without an answer: line for 8" in text
+    assert "not predicted: 8 by line" in text
 
 
 def test_the_order_of_rows_cannot_matter():

@@ -429,7 +429,7 @@ def test_command_writes_once_and_is_idempotent(tmp_path):
     _kempner_original(val_loss=[3.0, 2.8]).to_csv(tmp_path / "sweep.csv", index=False)
     other = _command(*arguments)
     assert other.returncode == 2
-    assert "is there already and holds something else" in other.stderr
+    assert "already exists with different contents" in other.stderr
     assert len(other.stderr.splitlines()) == 1
 
 
