@@ -22,10 +22,10 @@ class Point:
     """One planned run: level names, gin files to include, and bindings.
 
     Attributes:
-        levels: Names of the chosen levels, in the order of the axes.
-        gin_files: Files parsed after the study's base run file, in order.
+        levels: names of the chosen levels, in the order of the axes.
+        gin_files: files parsed after the study's base run file, in order.
         bindings: Gin key -> value; later axes override earlier ones.
-        factors: Factor of each axis -> chosen level; ``factor.<name>`` in the loss table.
+        factors: factor of each axis -> chosen level; ``factor.<name>`` in the loss table.
     """
 
     levels: tuple[str, ...] = ()
@@ -61,10 +61,10 @@ class Axis:
     """The levels of one factor.
 
     Attributes:
-        factor: Name of the factor. The loss table records each run's level in the column
+        factor: name of the factor. The loss table records each run's level in the column
             ``factor.<factor>``. Attribution tests the factor, unless the run's recorded facts
             already distinguish its levels.
-        levels: Level name -> bindings. The key ``gin_file`` gives a file (or a list of files) to
+        levels: level name -> bindings. The key ``gin_file`` gives a file (or a list of files) to
             include.
     """
 
@@ -113,7 +113,7 @@ class Zip:
     """The parts in parallel: the first point of each, the second of each, and so on.
 
     Raises:
-        UserError: The parts have different numbers of points.
+        UserError: the parts have different numbers of points.
     """
 
     parts: Sequence[Grid]
@@ -144,7 +144,7 @@ def unique(points: Sequence[Point]) -> list[Point]:
     """Return the points as a list, after a check that all names differ.
 
     Raises:
-        UserError: Two points have the same name.
+        UserError: two points have the same name.
     """
     seen: dict[str, Point] = {}
     for point in points:

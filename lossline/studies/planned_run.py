@@ -19,15 +19,15 @@ class PlannedRun:
     """One training of a study.
 
     Attributes:
-        name: Name of the grid point.
-        arguments: Command line of ``lossline.train``.
-        folder: Run directory. Its name ends in ``-?`` instead of the hash while the store does not
+        name: name of the grid point.
+        arguments: command line of ``lossline.train``.
+        folder: run directory. Its name ends in ``-?`` instead of the hash while the store does not
             exist.
-        fingerprint: Hash of the run's identity; empty while the store does not exist.
-        tokens: Target tokens of the whole run.
-        flops: Training FLOPs of the whole run.
-        factors: Factor of each axis -> level of this run.
-        missing: Reason why there is no fingerprint; empty if there is one.
+        fingerprint: hash of the run's identity; empty while the store does not exist.
+        tokens: target tokens of the whole run.
+        flops: training FLOPs of the whole run.
+        factors: factor of each axis -> level of this run.
+        missing: reason why there is no fingerprint; empty if there is one.
     """
 
     name: str
@@ -59,13 +59,13 @@ def plan_run(
     """Resolve the options of a run, so that an error in any run appears before training.
 
     Args:
-        name: Name of the grid point.
+        name: name of the grid point.
         gin_files: Gin files of ``lossline.train``, in order.
-        bindings: Binding lines, applied after the files.
-        factors: Factor of each axis -> level of this run.
+        bindings: binding lines, applied after the files.
+        factors: factor of each axis -> level of this run.
 
     Raises:
-        UserError: The error that ``lossline.train`` would raise, after the run's name. A missing
+        UserError: the error that ``lossline.train`` would raise, after the run's name. A missing
             store is not an error here, see ``PlannedRun.missing``.
     """
     from lossline.train import load

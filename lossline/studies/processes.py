@@ -38,9 +38,9 @@ class Job:
     """One verb to run.
 
     Attributes:
-        name: Name in the progress line, and of the log file.
-        verb: Module of ``lossline`` to run.
-        arguments: Its command line.
+        name: name in the progress line, and of the log file.
+        verb: module of ``lossline`` to run.
+        arguments: its command line.
     """
 
     name: str
@@ -62,8 +62,8 @@ def run(job: Job) -> None:
     """Run one verb in the foreground; its output goes to this process's output.
 
     Raises:
-        UserError: It ended with status 2, after it printed the reason.
-        ChildFailed: It ended with another error.
+        UserError: it ended with status 2, after it printed the reason.
+        ChildFailed: it ended with another error.
     """
     code = subprocess.run(_as_child(job, None), check=False).returncode
     if code == 2:
@@ -85,15 +85,15 @@ def run_many(
     """Run verbs in parallel, each on its own part of the cores and with its own log file.
 
     Args:
-        jobs: Jobs, started in this order.
-        logs: Folder of the ``<name>.log`` files, which are appended to.
-        at_once: Number of jobs at a time.
-        tick: Called every ``seconds`` with the names of the running jobs and the number of finished
+        jobs: jobs, started in this order.
+        logs: folder of the ``<name>.log`` files, which are appended to.
+        at_once: number of jobs at a time.
+        tick: called every ``seconds`` with the names of the running jobs and the number of finished
             ones.
-        seconds: Interval between two calls of ``tick``.
+        seconds: interval between two calls of ``tick``.
 
     Raises:
-        ChildFailed: A job failed. The other running jobs were stopped; each continues at the next
+        ChildFailed: a job failed. The other running jobs were stopped; each continues at the next
             start.
     """
     logs.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""What a study prints while it works: the step, how far it is, the rate, the time to go."""
+"""Progress lines of a study: how far it is, the rate, and the time left."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ from lossline.terminal import StatusLine, duration
 
 
 class StudyProgress:
-    """All trainings of a study in one line, measured in tokens. The rate and the time left come
-    from what this start has trained.
+    """All trainings of a study in one line, measured in tokens.
+
+    Rate and time left use only the tokens trained since this start of the study.
 
     Args:
-        runs: of the study, finished ones too.
-        now: for tests.
+        runs: all runs of the study, also finished ones.
+        now: clock in seconds, for tests.
     """
 
     def __init__(
@@ -31,6 +32,7 @@ class StudyProgress:
         self._line = StatusLine()
 
     def show(self, running: list[str], done: int) -> None:
+        """Show the line; ``running`` are the names of the running jobs."""
         finished = sum(run.update() for run in self._runs)
         tokens = sum(run.tokens for run in self._runs)
         here = tokens - sum(run.start for run in self._runs)
@@ -46,83 +48,90 @@ class StudyProgress:
 
 
 class _TrainedTokens:
-    """Tokens of one run, now and at the study's start.
+    """Tokens of one run, now and when the study started.
 
-    A run that was killed goes on from its newest checkpoint. Its metrics reach further, until its
-    next start cuts them: those steps are trained again and count only then.
+    A killed run continues from its newest checkpoint. Its metrics file may go beyond that
+    checkpoint until the next start of the run truncates it. Those steps are trained again and must
+    be counted only then.
 
     Attributes:
-        tokens: that the run has trained, as of the last ``update``.
-        start: of these, before the study's start.
+        tokens: tokens trained, at the last ``update``.
+        start: tokens trained before the study started.
     """
 
     def __init__(self, run: PlannedRun) -> None:
         self._run = run
-        self._uncut: int | None = tokens_done(run)  # None: the run has started again
+        self._uncut: int | None = tokens_done(
+            run
+        )  # metrics not truncated yet; None: the run has started again
         self.tokens = self.start = run.tokens if run.finished() else tokens_kept(run)
 
     def update(self) -> bool:
-        """Looks at the run again; whether it is finished."""
+        """Read the state of the run again; return whether it is finished."""
         if self._run.finished():
             self.tokens = self._run.tokens
             return True
         found = tokens_done(self._run)
         if found != self._uncut:
             self._uncut = None
-            if found < self.start:  # perhaps from an earlier checkpoint, the newest being corrupt
+            if (
+                found < self.start
+            ):  # it continued from an earlier checkpoint, because the newest one is corrupt
                 self.start = min(self.start, tokens_kept(self._run))
             self.tokens = max(found, self.start)
         return False
 
 
 class LogProgress:
-    """The last line that each running job has said."""
+    """The last line of each running job's log."""
 
     def __init__(self, logs: Path) -> None:
         self._logs = logs
         self._line = StatusLine()
 
     def show(self, running: list[str], done: int) -> None:
+        """Show the last lines of the ``running`` jobs, or the number of finished jobs."""
         lines = [f"{name}: {self._said(name)}" for name in running]
         self._line.show("  " + (" | ".join(lines) or f"{done} done"), last=not running)
 
     def _said(self, name: str) -> str:
         line = last_line(self._logs / f"{name}.log")
-        return "starting" if line.startswith("$ ") else line  # its command, by `run_many`
+        return "starting" if line.startswith("$ ") else line  # `run_many` writes the command first
 
 
 def tokens_done(run: PlannedRun) -> int:
-    """Tokens that a run has seen, by the last whole row of its metrics."""
+    """Return the tokens trained according to the last complete row of the run's metrics."""
     return _last_row(run)[1]
 
 
 def tokens_kept(run: PlannedRun) -> int:
-    """Tokens that the next start of a run goes on from: those at its newest checkpoint."""
+    """Return the tokens at the newest checkpoint, from which the next start continues."""
     step, tokens = _last_row(run)
     checkpoints = RunDirectory(run.folder).checkpoint_steps()
     return tokens // step * checkpoints[-1] if step and checkpoints else 0
 
 
 def _last_row(run: PlannedRun) -> tuple[int, int]:
-    """Step and tokens; zeros where nothing is written yet."""
+    """Return step and tokens of the last complete row; zeros if nothing is written yet."""
     for line in reversed(_last_lines(run.folder / "metrics.jsonl")):
         try:
             row = json.loads(line)
             return int(row["step"]), int(row["tokens"])
         except (ValueError, KeyError, TypeError):
-            continue  # a line still being written, or the end of one that began before the tail
+            continue  # a line that is still being written, or that begins before the tail
     return 0, 0
 
 
 def last_line(path: Path) -> str:
-    """The last line of a text file that is not blank, the last of its carriage-return updates;
-    empty where there is no file.
+    """Return the last non-blank line of a text file, or "" if the file does not exist.
+
+    Carriage returns count as line ends.
     """
     return next(iter(reversed(_last_lines(path))), "")
 
 
 def _last_lines(path: Path, tail: int = 4096) -> list[str]:
-    """The lines in the last ``tail`` bytes of a file, none of them blank."""
+    """Return the non-blank lines in the last ``tail`` bytes of a file."""
     try:
         with path.open("rb") as file:
             file.seek(0, 2)

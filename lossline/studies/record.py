@@ -18,7 +18,7 @@ class StudyRecord:
     """Finished steps, each with a hash of everything that it depends on.
 
     Raises:
-        UserError: The file is not JSON.
+        UserError: the file is not JSON.
     """
 
     def __init__(self, path: Path) -> None:
@@ -54,7 +54,7 @@ def single(folder: Path) -> AbstractContextManager[None]:
     """Hold the lock of the study in ``folder``.
 
     Raises:
-        UserError: Another process holds the lock.
+        UserError: another process holds the lock.
     """
     folder.mkdir(parents=True, exist_ok=True)
     return locked(folder / "lock", partial(_already_running, folder))

@@ -38,9 +38,9 @@ class Command:
 
     Attributes:
         verb: ``gather``, ``prepare``, ….
-        title: What the command does, in a few words, printed when it starts.
+        title: what the command does, in a few words, printed when it starts.
         gin_file: Gin file of the verb.
-        flags: Further command-line flags, such as ``--train_vocabulary``.
+        flags: further command-line flags, such as ``--train_vocabulary``.
         bindings: Gin key -> value. ``{study}`` in a string is replaced by the study's folder.
     """
 
@@ -56,18 +56,18 @@ class StudyOptions:
     """A study.
 
     Attributes:
-        name: Name of the study's folder below ``root``.
-        root: Folder of studies.
-        before: Commands before training (gathering, vocabularies, stores), in order.
-        run_gin_file: Base gin file of every run; the points of the grid change it.
-        grid: The runs.
-        evaluate: Command that measures every checkpoint. The study binds its ``evaluate.runs``.
-        fit: Command that fits the lines and writes the report. The study binds its table and
+        name: name of the study's folder below ``root``.
+        root: folder of studies.
+        before: commands before training (gathering, vocabularies, stores), in order.
+        run_gin_file: base gin file of every run; the points of the grid change it.
+        grid: the runs.
+        evaluate: command that measures every checkpoint. The study binds its ``evaluate.runs``.
+        fit: command that fits the lines and writes the report. The study binds its table and
             folder.
-        processes: Number of trainings at a time. 0: one per core (at most 8) on a CPU, one on an
+        processes: number of trainings at a time. 0: one per core (at most 8) on a CPU, one on an
             accelerator.
-        dry_run: Print what would run, and stop.
-        commands: Print the command of every training that is not finished, and stop. A cluster can
+        dry_run: print what would run, and stop.
+        commands: print the command of every training that is not finished, and stop. A cluster can
             run these commands in parallel; the study then continues when it is started again.
     """
 
@@ -94,10 +94,10 @@ def run_study(options: StudyOptions) -> None:
     Prints the progress of each step, and finally the verdict and the path of the report.
 
     Raises:
-        UserError: A binding of the study or of one of its runs is wrong (checked before anything
+        UserError: a binding of the study or of one of its runs is wrong (checked before anything
             starts), another process runs the study, a step refused its input, or a run's store does
             not exist after the commands before training.
-        ChildFailed: A step failed; its finished work is kept.
+        ChildFailed: a step failed; its finished work is kept.
     """
     folder = options.folder
     runs = [_planned(options, point) for point in unique(options.grid.points())]
@@ -280,7 +280,7 @@ def _print_commands(options: StudyOptions, runs: Sequence[PlannedRun]) -> None:
     """Print the training command of each run that is not finished and whose store exists.
 
     Raises:
-        UserError: Stores are missing; raised after printing, with the commands that make them.
+        UserError: stores are missing; raised after printing, with the commands that make them.
     """
     for item in runs:
         if not item.missing and not item.finished():

@@ -70,7 +70,7 @@ def test_status_2_is_a_user_error() -> None:
         run(job("store", "import os; os.kill(os.getpid(), 9)"))
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells children of a parent's death")
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux can kill a child with its parent")
 def test_children_die_when_their_parent_is_killed(tmp_path: Path) -> None:
     pid_file = tmp_path / "pid"
     child_code = (

@@ -1,4 +1,4 @@
-"""What a study says while it trains: rate and time left are those of this start."""
+"""The progress line of a study: rate and time left use only the work of this start."""
 
 import json
 
@@ -13,7 +13,7 @@ STEPS = 100
 
 
 class Run:
-    """A run directory as far as progress reads it."""
+    """A run directory with the files that the progress line reads."""
 
     def __init__(self, folder):
         self.folder = folder
@@ -49,7 +49,7 @@ def run(tmp_path):
 
 @pytest.fixture
 def line(capsys):
-    """``line(progress)``: what it shows when no line is too soon after the last."""
+    """``line(progress)``: the line that it shows."""
 
     def shown(progress, running=("run",)):
         progress._line._shown = -float("inf")
@@ -66,8 +66,8 @@ class Clock:
         return self.now
 
 
-def test_metrics_that_reach_beyond_the_checkpoint_are_no_work_done(run, line):
-    """The child cuts them when it goes on: the rate was negative from then on."""
+def test_metrics_after_the_newest_checkpoint_do_not_count(run, line):
+    """The restarted run truncates them. Counting them once gave a negative rate."""
     run.metrics(1, 30, 60)
     run.checkpoint(40)
     clock = Clock()
@@ -81,7 +81,7 @@ def test_metrics_that_reach_beyond_the_checkpoint_are_no_work_done(run, line):
     assert line(progress) == "0/1 runs, 60% of 0.1M tokens, 1.0k tokens/s, 40 s left: run"
 
 
-def test_a_checkpoint_between_two_rows_of_metrics(run, line):
+def test_checkpoint_between_two_rows_of_metrics(run, line):
     run.metrics(1, 30)
     run.checkpoint(35)
     clock = Clock()
@@ -91,8 +91,8 @@ def test_a_checkpoint_between_two_rows_of_metrics(run, line):
     assert line(progress) == "0/1 runs, 40% of 0.1M tokens, 1.0k tokens/s, 1:00 left: run"
 
 
-def test_a_corrupt_newest_checkpoint(run, line):
-    """Set aside by the child, which goes on from the one before."""
+def test_corrupt_newest_checkpoint(run, line):
+    """The restarted run moves it aside and continues from the previous one."""
     run.metrics(1, 30, 60)
     run.checkpoint(20)
     run.checkpoint(50)
@@ -106,8 +106,8 @@ def test_a_corrupt_newest_checkpoint(run, line):
     assert line(progress) == "0/1 runs, 30% of 0.1M tokens, 1.0k tokens/s, 1:10 left: run"
 
 
-def test_a_run_that_begins_again(run, line):
-    """Killed before its first checkpoint."""
+def test_run_that_starts_from_step_0_again(run, line):
+    """The run was killed before its first checkpoint."""
     run.metrics(1, 60)
     clock = Clock()
     progress = StudyProgress([run.planned], now=clock)
@@ -119,7 +119,7 @@ def test_a_run_that_begins_again(run, line):
     assert line(progress) == "0/1 runs, 10% of 0.1M tokens, 1.0k tokens/s, 1:30 left: run"
 
 
-def test_a_row_that_is_being_written_is_not_there_yet(run, line):
+def test_partial_row_of_metrics_is_ignored(run, line):
     run.metrics(1, 20)
     run.checkpoint(20)
     clock = Clock()
@@ -130,7 +130,7 @@ def test_a_row_that_is_being_written_is_not_there_yet(run, line):
     assert line(progress) == "0/1 runs, 30% of 0.1M tokens, 1.0k tokens/s, 1:10 left: run"
 
 
-def test_runs_finished_before_are_no_rate_of_this_start(tmp_path, line):
+def test_runs_finished_earlier_do_not_count_in_the_rate(tmp_path, line):
     before, now = Run(tmp_path / "before"), Run(tmp_path / "now")
     before.finish()
     clock = Clock()
@@ -144,7 +144,7 @@ def test_runs_finished_before_are_no_rate_of_this_start(tmp_path, line):
 
 
 @pytest.mark.parametrize("seconds", [0.0, -20.0])
-def test_without_time_there_is_no_rate(run, line, seconds):
+def test_no_rate_without_elapsed_time(run, line, seconds):
     clock = Clock()
     progress = StudyProgress([run.planned], now=clock)
     run.metrics(1, 50)
@@ -152,6 +152,6 @@ def test_without_time_there_is_no_rate(run, line, seconds):
     assert line(progress) == "0/1 runs, 50% of 0.1M tokens: run"
 
 
-def test_nothing_written_yet(run, tmp_path):
+def test_missing_files_count_as_zero_tokens(run, tmp_path):
     assert tokens_done(run.planned) == tokens_kept(run.planned) == 0
     assert last_line(tmp_path / "none.log") == ""
