@@ -38,16 +38,16 @@ class Sums:
     """Sums of one evaluation set; see the module's docstring. Add them with ``+``.
 
     Attributes:
-        nats: Sum of the nats of the scored tokens.
-        target_tokens: Number of scored tokens.
+        nats: sum of the nats of the scored tokens.
+        target_tokens: number of scored tokens.
         target_bytes: UTF-8 bytes covered by the scored tokens.
-        documents: Number of documents or questions.
-        truncated: Number of documents or questions with a part left out.
-        questions: Number of questions; None for running text.
-        correct: Number of questions whose gold answer has the smallest nats.
-        correct_per_token: As ``correct``, with each answer's nats divided by its tokens.
-        correct_per_byte: As ``correct``, with each answer's nats divided by its bytes.
-        document_losses: Sum over documents of nats per token. Divided by ``documents`` it is the
+        documents: number of documents or questions.
+        truncated: number of documents or questions with a part left out.
+        questions: number of questions; None for running text.
+        correct: number of questions whose gold answer has the smallest nats.
+        correct_per_token: as ``correct``, with each answer's nats divided by its tokens.
+        correct_per_byte: as ``correct``, with each answer's nats divided by its bytes.
+        document_losses: sum over documents of nats per token. Divided by ``documents`` it is the
             mean of means that "LLMs on the Line" (arXiv:2502.12120) reports; only for comparison
             with published numbers.
     """
@@ -89,7 +89,7 @@ def loss(nats: float, target_tokens: float) -> float:
     """Return nats per token.
 
     Raises:
-        ValueError: Nothing was scored. The loss of an empty set is undefined, not 0.
+        ValueError: nothing was scored. The loss of an empty set is undefined, not 0.
     """
     return nats / _positive(target_tokens, "target_tokens")
 
@@ -98,7 +98,7 @@ def bits_per_byte(nats: float, target_bytes: float) -> float:
     """Return bits per UTF-8 byte of the original text that the scored tokens cover.
 
     Raises:
-        ValueError: Nothing was scored.
+        ValueError: nothing was scored.
     """
     return nats / math.log(2.0) / _positive(target_bytes, "target_bytes")
 
@@ -107,7 +107,7 @@ def accuracy(correct: float, questions: float) -> float:
     """Return the share of correct answers.
 
     Raises:
-        ValueError: Nothing was scored.
+        ValueError: nothing was scored.
     """
     return correct / _positive(questions, "questions")
 

@@ -48,23 +48,23 @@ class EvaluateOptions:
     """Options of ``lossline.evaluate``.
 
     Attributes:
-        runs: Run directories, or folders of run directories.
-        sets: Evaluation sets.
-        context: Tokens of a window. None: the context length of the run's training.
-        stride: Tokens by which windows move forward in a longer document. None: half the context.
-        long_documents: Rule for documents longer than the context.
-        batch_size: Rows per call of the model. It does not change results.
-        rows: Several texts per row ("packed"), or one ("padded").
-        accuracy: Checkpoints that get an accuracy besides the loss of the gold answers.
-        activations: Type to compute in, whatever the run was trained in. With float32 (and products
+        runs: run directories, or folders of run directories.
+        sets: evaluation sets.
+        context: tokens of a window. None: the context length of the run's training.
+        stride: tokens by which windows move forward in a longer document. None: half the context.
+        long_documents: rule for documents longer than the context.
+        batch_size: rows per call of the model. It does not change results.
+        rows: several texts per row ("packed"), or one ("padded").
+        accuracy: checkpoints that get an accuracy besides the loss of the gold answers.
+        activations: type to compute in, whatever the run was trained in. With float32 (and products
             in full precision) the sums do not depend on the shape of the batch, except for the last
             rounding; on accelerators it takes several times as long as bfloat16. "": the model's
             own type.
-        steps: Measure only these checkpoints. Empty: all kept checkpoints.
-        watch: Keep running and measure new checkpoints until all runs have ended.
-        poll_seconds: Seconds between two looks for new checkpoints.
-        mesh: Devices; rows are split over ``data`` and ``fsdp``.
-        compilation_cache: Folder of compiled programs. Default: .compilation_cache beside the first
+        steps: measure only these checkpoints. Empty: all kept checkpoints.
+        watch: keep running and measure new checkpoints until all runs have ended.
+        poll_seconds: seconds between two looks for new checkpoints.
+        mesh: devices; rows are split over ``data`` and ``fsdp``.
+        compilation_cache: folder of compiled programs. Default: .compilation_cache beside the first
             run; "off": none.
     """
 
@@ -97,7 +97,7 @@ def evaluate(options: EvaluateOptions) -> None:
     """Measure what is not measured yet, and print a summary.
 
     Raises:
-        UserError: A run or set is missing, or a set is empty or has another vocabulary; raised
+        UserError: a run or set is missing, or a set is empty or has another vocabulary; raised
             before anything is measured.
     """
     Evaluator(options).run()
@@ -271,7 +271,7 @@ def find_runs(paths: Sequence[str]) -> list[RunDirectory]:
     """Return the run directories among ``paths``, and those directly inside the other folders.
 
     Raises:
-        UserError: A path is missing, or is neither a run directory nor a folder of run directories.
+        UserError: a path is missing, or is neither a run directory nor a folder of run directories.
     """
     found: dict[Path, RunDirectory] = {}
     for name in paths:

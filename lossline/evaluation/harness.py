@@ -32,15 +32,15 @@ class RequestScorer:
     """Answer the two likelihood requests of the harness for one checkpoint.
 
     Args:
-        run: Run directory.
-        vocabulary: The vocabulary of the run.
-        step: Checkpoint. None: the last one.
-        batch_size: Rows per call of the model; must be divisible over the mesh.
-        activations: Type to compute in.
-        mesh: Devices.
+        run: run directory.
+        vocabulary: the vocabulary of the run.
+        step: checkpoint. None: the last one.
+        batch_size: rows per call of the model; must be divisible over the mesh.
+        activations: type to compute in.
+        mesh: devices.
 
     Raises:
-        UserError: The vocabulary is not that of the run, or the checkpoint is missing or corrupt.
+        UserError: the vocabulary is not that of the run, or the checkpoint is missing or corrupt.
     """
 
     def __init__(
@@ -114,12 +114,12 @@ def harness_model(run: str | Path, *, vocabulary: VocabularySpec | str, **option
     """Return an ``lm_eval.api.model.LM`` for a checkpoint of a run.
 
     Args:
-        run: Run directory.
+        run: run directory.
         vocabulary: "bytes", a .model or .json file, or a specification.
-        options: Options of ``RequestScorer``.
+        options: options of ``RequestScorer``.
 
     Raises:
-        UserError: The harness is not installed, or as for ``RequestScorer``.
+        UserError: the harness is not installed, or as for ``RequestScorer``.
     """
     try:
         from lm_eval.api.model import LM

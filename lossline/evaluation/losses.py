@@ -1,8 +1,7 @@
-"""The measured losses of one run: what is there, and a writer that never leaves half a table.
+"""Measured losses of one run, and a writer that never leaves a partial table.
 
-A row is measured once. It is measured again when its store, its rule, or what was asked of it
-changed, and the new row takes the old one's place: a loss table holds one row per checkpoint and
-set.
+Each row is measured once. If its store, its rule or its options change, it is measured again and
+replaced, so the loss table has one row per checkpoint and set.
 """
 
 from __future__ import annotations
@@ -22,22 +21,23 @@ from lossline.files import locked
 
 LOSSES = "losses.parquet"
 _LOCK = "losses.lock"
-# Writing takes a tenth of measuring a small checkpoint; a kill loses at most so many seconds.
+# Writing takes a tenth of the time of measuring a small checkpoint. A kill loses at most these
+# seconds of work.
 _SECONDS_BETWEEN_WRITES = 3.0
-# Columns of this measurement that the loss table carries along without giving them a meaning.
+# Sums without a meaning in the loss table; it keeps them as extra columns.
 _SUMS_BEYOND_THE_TABLE = ("correct_per_token", "correct_per_byte", "document_losses")
 
 
 @dataclass(frozen=True, kw_only=True)
 class MeasurementKey:
-    """What one row measures.
+    """Identity of one measurement.
 
     Attributes:
         step: the checkpoint.
-        eval_set: the set's name.
+        eval_set: name of the set.
         store: fingerprint of the set's tokens.
-        rule: windows, stride and documents taken (``x_rule``).
-        activations: dtype that the model computed in (``x_activations``).
+        rule: windows, stride and number of documents (``x_rule``).
+        activations: type that the model computed in (``x_activations``).
         with_accuracy: whether wrong answers were scored too.
     """
 
@@ -50,10 +50,10 @@ class MeasurementKey:
 
 
 class RunLosses:
-    """``losses.parquet`` of one run directory; a context manager that keeps other writers out.
+    """``losses.parquet`` of one run directory; a context manager that excludes other writers.
 
     Raises:
-        UserError: another process measures this run, or the table there cannot be read.
+        UserError: another process evaluates this run, or the table cannot be read.
     """
 
     def __init__(self, run: Path) -> None:
@@ -78,7 +78,7 @@ class RunLosses:
             self._lock.close()
 
     def holds(self, key: MeasurementKey) -> bool:
-        """Whether this is measured. A failed measurement is not: it is tried again."""
+        """Return whether the table contains this measurement, not failed."""
         row = self._rows.get((key.step, key.eval_set))
         return (
             row is not None
@@ -90,12 +90,13 @@ class RunLosses:
         )
 
     def restate(self, run: Mapping[str, Any]) -> None:
-        """Brings the run's own columns up to date in every row; measurements stay as they are.
+        """Update the run's own columns in every row; measurements stay as they are.
 
-        Rows that an earlier lossline wrote lack the options of the run, and get them here.
+        Rows that an earlier version of lossline wrote have no columns for the run's options; they
+        get them here.
 
         Args:
-            run: column -> value, as `lossline.evaluation.evaluator.run_columns` gives them.
+            run: column -> value, from ``lossline.evaluation.evaluator.run_columns``.
         """
         for row in self._rows.values():
             if any(row.get(name) != value for name, value in run.items()):
@@ -103,8 +104,9 @@ class RunLosses:
                 self._unwritten = True
 
     def put(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Adds rows, each in the place of an older one for the same checkpoint and set; writes the
-        table unless it has just been written.
+        """Add rows; each replaces an older row of the same checkpoint and set.
+
+        Writes the table unless it was written a moment ago.
         """
         for row in rows:
             self._rows[row["step"], row["eval_set"]] = dict(row)
@@ -113,7 +115,7 @@ class RunLosses:
             self.flush()
 
     def flush(self) -> None:
-        """Writes what has been put since the last write."""
+        """Write the table if rows were added since the last write."""
         if self._unwritten:
             ordered = [self._rows[key] for key in sorted(self._rows)]
             tables.write(tables.from_rows(ordered), self._path)
@@ -124,7 +126,16 @@ class RunLosses:
 def measured_row(
     checkpoint: Mapping[str, Any], key: MeasurementKey, kind: tables.SetKind, sums: Sums
 ) -> dict[str, Any]:
-    """The row of a measurement; ``checkpoint``: the run's facts and the checkpoint's columns."""
+    """Return the row of a measurement.
+
+    If the nats are not finite, it is a failed row.
+
+    Args:
+        checkpoint: columns of the run and of the checkpoint.
+        key: identity of the measurement.
+        kind: kind of the set.
+        sums: measured sums.
+    """
     if not math.isfinite(sums.nats):
         return failed_row(
             checkpoint,
@@ -140,7 +151,7 @@ def measured_row(
 def failed_row(
     checkpoint: Mapping[str, Any], key: MeasurementKey, kind: tables.SetKind, message: str
 ) -> dict[str, Any]:
-    """The row of what could not be measured: a reason, and no value."""
+    """Return the row of a failed measurement: it has a message and no values."""
     return _row(checkpoint, key, kind) | {
         "status": str(tables.Status.FAILED),
         "message": " ".join(message.split()),
@@ -161,7 +172,7 @@ def _row(
 
 
 def _rows_of(path: Path) -> list[dict[str, Any]]:
-    """The rows of a table, with None where a cell is empty."""
+    """Return the rows of a table, with None for empty cells."""
     if not path.exists():
         return []
     frame = tables.read(path)

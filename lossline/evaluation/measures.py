@@ -47,7 +47,7 @@ class DocumentLoss:
     """Every token of every document of a token store.
 
     Raises:
-        UserError: The store contains no text.
+        UserError: the store contains no text.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class AnswerLoss:
     """The gold answer of every question of a benchmark, given the question.
 
     Raises:
-        UserError: The store contains no question, or an empty answer.
+        UserError: the store contains no question, or an empty answer.
     """
 
     def __init__(
@@ -117,7 +117,7 @@ class ChoiceAccuracy:
     choice.
 
     Raises:
-        UserError: The store contains no question, or an empty answer.
+        UserError: the store contains no question, or an empty answer.
     """
 
     def __init__(

@@ -34,13 +34,13 @@ class PackedRows:
     The B rows form G equal groups, one for each device that holds rows.
 
     Attributes:
-        inputs_BxL: Token ids, int32.
+        inputs_BxL: token ids, int32.
         segment_ids_BxL: 1, 2, … within a row, 0 for padding; int32.
-        positions_BxL: Positions from 0 in each window, int32.
-        index_GxK: Position (row * L + column, within the rows of the group) of each scored token.
-        targets_GxK: Id of each scored token.
-        texts_GxK: Text that each scored token belongs to.
-        scored_GxK: True for real entries, False for padding.
+        positions_BxL: positions from 0 in each window, int32.
+        index_GxK: position (row * L + column, within the rows of the group) of each scored token.
+        targets_GxK: id of each scored token.
+        texts_GxK: text that each scored token belongs to.
+        scored_GxK: true for real entries, False for padding.
     """
 
     inputs_BxL: np.ndarray
@@ -56,13 +56,13 @@ class PackedTexts:
     """Texts cut into windows and packed into rows; ``batches`` yields them in a fixed shape.
 
     Args:
-        texts: Token ids of each text, int32 [length].
-        windows: Windows of each text.
-        opening_id: Id in front of each text (the vocabulary's end-of-document id).
+        texts: token ids of each text, int32 [length].
+        windows: windows of each text.
+        opening_id: id in front of each text (the vocabulary's end-of-document id).
         row_length: L; at least the longest window.
         batch_size: B.
         groups: G; must divide B.
-        layout: Packed or padded.
+        layout: packed or padded.
     """
 
     def __init__(

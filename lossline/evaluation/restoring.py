@@ -27,10 +27,10 @@ class RunModel:
     """The model of a run directory.
 
     Args:
-        run: Run directory.
-        activations: Type to compute in; "" for the type that the run was trained in.
-        mesh: Devices of parameters and rows.
-        rules: Logical axis -> mesh axis.
+        run: run directory.
+        activations: type to compute in; "" for the type that the run was trained in.
+        mesh: devices of parameters and rows.
+        rules: logical axis -> mesh axis.
     """
 
     def __init__(self, run: RunDirectory, *, activations: str, mesh: Mesh, rules: Rules) -> None:

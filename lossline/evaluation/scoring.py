@@ -37,8 +37,8 @@ class Scorer:
     The model must have ``hidden(tokens, segment_ids, positions)`` and ``unembedding()``.
 
     Args:
-        graphdef: Definition of the model, ``nnx.split(model)[0]``.
-        mesh: Mesh over whose axes ``data`` and ``fsdp`` rows are split. None: one device.
+        graphdef: definition of the model, ``nnx.split(model)[0]``.
+        mesh: mesh over whose axes ``data`` and ``fsdp`` rows are split. None: one device.
     """
 
     def __init__(self, graphdef: Any, *, mesh: Mesh | None = None) -> None:
@@ -50,8 +50,8 @@ class Scorer:
         """Return the sum of the nats of the scored tokens of each text, float64 [texts].
 
         Args:
-            state: Parameters, ``nnx.split(model)[1]``, placed on the mesh.
-            texts: Texts packed with this scorer's ``groups``.
+            state: parameters, ``nnx.split(model)[1]``, placed on the mesh.
+            texts: texts packed with this scorer's ``groups``.
         """
         return self._sums(state, texts, self._nats)
 

@@ -22,13 +22,13 @@ class EvaluationSet:
 
     Attributes:
         name: ``eval_set`` in the loss table.
-        path: Folder of the store. ``{tokenizer}`` and other columns of the run's facts are replaced
+        path: folder of the store. ``{tokenizer}`` and other columns of the run's facts are replaced
             by their values, ``{name}`` by this set's name, so that one set serves runs with
             different vocabularies: "data/stores/{tokenizer}/{name}-validation".
         kind: "validation" (running text of a token store) or "task" (answers of a benchmark).
-        long_documents: How documents longer than the context are scored. None: as for the other
+        long_documents: how documents longer than the context are scored. None: as for the other
             sets.
-        max_documents: Number of documents or questions to use, the first ones of the store, so that
+        max_documents: number of documents or questions to use, the first ones of the store, so that
             every vocabulary uses the same ones. None: all.
     """
 
@@ -49,7 +49,7 @@ class EvaluationSet:
         """Return the folder of the store for a run's vocabulary.
 
         Raises:
-            UserError: The path contains a fact that the run does not have.
+            UserError: the path contains a fact that the run does not have.
         """
         known = {**facts, "name": self.name}
         for _, field, _, _ in string.Formatter().parse(self.path):
@@ -76,7 +76,7 @@ class SetLibrary:
         """Return the set's store for a run.
 
         Raises:
-            UserError: The store is missing, damaged, or has another vocabulary than the run.
+            UserError: the store is missing, damaged, or has another vocabulary than the run.
         """
         path = evaluation_set.path_for(facts)
         if path not in self._stores:
@@ -104,7 +104,7 @@ class SetLibrary:
         """Return the prepared set.
 
         Raises:
-            UserError: As for ``store``, or the set is empty.
+            UserError: as for ``store``, or the set is empty.
         """
         store = self.store(evaluation_set, facts)
         limit = evaluation_set.max_documents

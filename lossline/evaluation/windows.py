@@ -79,9 +79,9 @@ def answer_windows(length: int, scored: int, rule: WindowRule) -> list[Window]:
     windows, because a truncated answer could not be compared with the others.
 
     Args:
-        length: Tokens of question and answer together.
-        scored: First token of the answer; the tokens from here on are scored.
-        rule: Context and stride.
+        length: tokens of question and answer together.
+        scored: first token of the answer; the tokens from here on are scored.
+        rule: context and stride.
     """
     if not 0 <= scored < length:
         raise ValueError(f"an answer from token {scored} of {length} has no token to score")

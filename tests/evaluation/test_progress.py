@@ -1,4 +1,4 @@
-"""What an evaluation says: rate and time left of what is measured, not of what is waited for."""
+"""The progress line of an evaluation: rate and time left exclude waiting."""
 
 import pytest
 
@@ -19,7 +19,7 @@ def clock():
 
 @pytest.fixture
 def line(clock, capsys):
-    """``line(tokens)``: what is shown when so many more are measured."""
+    """``line(progress, tokens)``: the line after so many more tokens."""
 
     def shown(progress, tokens):
         progress._shown = -float("inf")
@@ -41,7 +41,7 @@ def test_rate_and_time_left(clock, line):
 
 
 @pytest.mark.parametrize("seconds", [0.0, -4.0, None])
-def test_without_time_there_is_no_rate(clock, line, seconds):
+def test_no_rate_without_elapsed_time(clock, line, seconds):
     progress = EvaluationProgress(clock=clock)
     progress.expect(100)
     if seconds is not None:
@@ -50,7 +50,7 @@ def test_without_time_there_is_no_rate(clock, line, seconds):
     assert line(progress, 25) == "evaluate  25%  run step 5"
 
 
-def test_waiting_for_a_checkpoint_is_no_measuring(clock, line):
+def test_waiting_for_a_checkpoint_does_not_count(clock, line):
     progress = EvaluationProgress(clock=clock)
     for wait in (0, 3600):
         clock.now += wait
@@ -63,10 +63,10 @@ def test_waiting_for_a_checkpoint_is_no_measuring(clock, line):
         line(progress, 50_000)
 
 
-def test_nothing_is_left_at_the_end(clock, line):
+def test_time_left_is_0_at_the_end(clock, line):
     progress = EvaluationProgress(clock=clock)
     progress.expect(10_000)
     progress.start()
     clock.now += 10
     assert "about 0 s to go" in line(progress, 10_000)
-    assert "about 0 s to go" in line(progress, 10_000)  # more than was expected
+    assert "about 0 s to go" in line(progress, 10_000)  # more tokens than expected
