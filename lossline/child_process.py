@@ -1,12 +1,12 @@
-"""Children that never outlive their parent: a killed command leaves no second writer behind.
+"""Child processes that end with their parent, so that a killed command leaves no writer.
 
-Run as a program, it becomes another command after asking to die with the parent and moving to
-given cores:
+Run as a program, this file asks the kernel to kill it with its parent, moves to the given cores,
+and then becomes another command:
 
     python lossline/child_process.py PARENT_PID CORES COMMAND ...
 
-A program of its own, because Python code between fork and exec is not safe in a process that has
-threads. Both settings survive the exec. CORES is a comma-separated list, or "-" for all.
+CORES is a comma-separated list, or "-" for all. Both settings survive the exec. It is a separate
+program because running Python code between fork and exec is not safe in a process with threads.
 """
 
 from __future__ import annotations
@@ -21,10 +21,11 @@ _PR_SET_PDEATHSIG = 1
 
 
 def die_with_parent(parent: int) -> None:
-    """Asks the kernel to kill this process when its parent dies (Linux; elsewhere does nothing).
+    """Ask the kernel to kill this process when its parent dies (Linux; elsewhere it does nothing).
 
     Args:
-        parent: process id of the parent as it should be; if it has died already, exits at once.
+        parent: expected process id of the parent. If the parent has already died, this process
+            exits.
     """
     if sys.platform != "linux":
         return
@@ -34,14 +35,14 @@ def die_with_parent(parent: int) -> None:
 
 
 def die_with_pool() -> None:
-    """Initializer of a process pool's workers: ``die_with_parent`` of the process that has it."""
+    """Initialize a worker of a process pool: ``die_with_parent`` for the pool's process."""
     parent = multiprocessing.parent_process()
     if parent is not None and parent.pid is not None:
         die_with_parent(parent.pid)
 
 
 def main() -> None:
-    """See the module's docstring."""
+    """Run the command of the command line; see the module's docstring."""
     parent, cores, *command = sys.argv[1:]
     die_with_parent(int(parent))
     if cores != "-" and hasattr(os, "sched_setaffinity"):

@@ -1,13 +1,13 @@
-"""Compiles a training step for a machine that need not be here, and says what it would need.
+"""Compile a training step for a machine that may be elsewhere, and report what it would need.
 
     python -m lossline.compile --gin_file=gin_configs/runs/big.gin --topology=v4:4x4x8
     python -m lossline.compile --gin_file=gin_configs/runs/big.gin --topology=v4:4x4x8 --search
 
-Reports per device: memory against the chip's, FLOPs, bytes over HBM, collective bytes per mesh
-axis; a roofline of step time and MFU; tokens per second, days and chip-hours of the run. TPU slices
-(v4, v5e, v5p, v6e) need only the libtpu wheel, no TPU; h200:8, h100, a100 only the CUDA wheels, no
-card; also cpu, cpu:8, gpu, here. The gin file is that of `lossline.train`; its token store is not
-read.
+Reports per device: memory compared with the chip's, FLOPs, bytes over HBM, collective bytes per
+mesh axis, and a roofline of step time and MFU; and for the whole run: tokens per second, days and
+chip-hours. TPU slices (v4, v5e, v5p, v6e) need only the libtpu wheel, no TPU. h200:8, h100 and a100
+need only the CUDA wheels, no GPU. Other topologies: cpu, cpu:8, gpu, here. The gin file is that of
+`lossline.train`; its token store is not read.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from lossline.cli.configuration import Flag, Verb, run_verb
 
 
 def load() -> Verb:
-    """The verb of `lossline.train` around which this one stands, with its components."""
+    """Return the verb, with the components of ``lossline.train``, whose options it contains."""
     from lossline import train
     from lossline.cli.compile_command import CompileOptions, compile_step
     from lossline.training.options import TrainOptions
@@ -32,7 +32,8 @@ FLAGS = {
     "search": Flag("compile.search", "try meshes, remat and microbatches", "switch"),
     "out": Flag("compile.out", "JSON file for the report"),
 }
-# What a person would bind for `lossline.train` and need not here; their own bindings come later.
+# Bindings that `lossline.train` requires but this verb does not need. Bindings of the user come
+# later and override them.
 DEFAULTS = ("--gin.compile.train=@train()", "--gin.train.store=unread")
 
 if __name__ == "__main__":

@@ -1,17 +1,17 @@
-"""Reads a Hugging Face folder into a run directory, or writes a run directory as such a folder.
+"""Convert a Hugging Face folder to a run directory, or a run directory to a Hugging Face folder.
 
     python -m lossline.convert pythia-160m runs/pythia-160m --pretraining_data=pile \\
         --gin.convert.tokens=299892736000 --gin.convert.step=143000
     python -m lossline.convert runs/wiki-llama-1a2b3c4d wiki-llama-hf --tokenizer=tokenizer.json
 
-Only safetensors are read: no pickle is loaded, and no code of the folder is run.
+Only safetensors files are read: no pickle is loaded, and no code of the folder runs.
 """
 
 from lossline.cli.configuration import Flag, Verb, run_verb
 
 
 def load() -> Verb:
-    """The verb, with its imports."""
+    """Return the verb, with its imports."""
     from lossline.conversion.runs import ConvertOptions, convert
     from lossline.vocabularies import HuggingFace, SentencePiece, Tiktoken
 
@@ -22,9 +22,11 @@ def load() -> Verb:
 FLAGS = {
     "source": Flag("convert.source", "Hugging Face folder, or run directory", "positional"),
     "target": Flag("convert.target", "run directory, or new folder", "positional"),
-    "pretraining_data": Flag("convert.pretraining_data", "what a foreign model was trained on"),
-    "vocabulary": Flag("convert.vocabulary", "a foreign model's tokenizer; default: its folder's"),
-    "tokenizer": Flag("convert.tokenizer", "tokenizer.json to put beside the tensors written"),
+    "pretraining_data": Flag("convert.pretraining_data", "pretraining data of a foreign model"),
+    "vocabulary": Flag(
+        "convert.vocabulary", "tokenizer of a foreign model; default: that of its folder"
+    ),
+    "tokenizer": Flag("convert.tokenizer", "tokenizer.json to copy into the new folder"),
 }
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""The one exception for mistakes that a person can mend."""
+"""The exception for errors that the user can fix."""
 
 
 class UserError(Exception):
-    """A person's mistake: what is wrong, where, and the mend, in one line.
+    """User error: what is wrong, where, and how to fix it, in one line.
 
-    Entry points print it as ``lossline <verb>: error: <message>`` and exit with status 2. A bug is
-    any other exception, and keeps its traceback.
+    Entry points print it as ``lossline <verb>: error: <message>`` and exit with status 2. Every
+    other exception is a bug and keeps its traceback.
     """
 
     def __init__(self, message: str) -> None:

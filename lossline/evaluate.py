@@ -1,14 +1,16 @@
-"""Measures every checkpoint of every run on every evaluation set, once, into <run>/losses.parquet.
+"""Measure every checkpoint of every run on every evaluation set, into <run>/losses.parquet.
 
     python -m lossline.evaluate --gin_file=gin_configs/evaluation/quickstart.gin --runs runs/
 
-Run again, it measures what is new. With --watch it follows trainings until they have ended.
+Run again, it measures only what is new. With --watch it measures new checkpoints of running
+trainings until they have ended.
 """
 
 from lossline.cli.configuration import Flag, Verb, run_verb
 
 
 def load() -> Verb:
+    """Return the verb, with its imports."""
     from lossline.evaluation.evaluator import EvaluateOptions, evaluate
     from lossline.evaluation.sets import EvaluationSet
     from lossline.sharding.mesh import MeshOptions
@@ -22,7 +24,9 @@ def load() -> Verb:
 
 FLAGS = {
     "runs": Flag("evaluate.runs", "run directories, or folders of them", "values"),
-    "watch": Flag("evaluate.watch", "follow trainings until they have ended", "switch"),
+    "watch": Flag(
+        "evaluate.watch", "measure new checkpoints until the trainings have ended", "switch"
+    ),
 }
 
 if __name__ == "__main__":

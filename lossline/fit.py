@@ -1,18 +1,18 @@
-"""Fits the lines of a loss table and says what moved them: a table in, a folder out.
+"""Fit the lines of a loss table and attribute what moved them: a table in, a folder out.
 
     python -m lossline.fit --table runs/ --out runs/fits
     python -m lossline.fit --gin_file=gin_configs/fits/default.gin --table losses.parquet --out fits
 
 --table takes loss tables, run directories, or folders of run directories. The folder gets the fits
 as Parquet and JSON (lines, compute laws, attribution, hold-out), the verdict, figures and
-report.html. The same inputs again: up to date.
+report.html. If the folder already contains the results of the same inputs, nothing is done.
 """
 
 from lossline.cli.configuration import Flag, Verb, run_verb
 
 
 def load() -> Verb:
-    """The verb, with its imports."""
+    """Return the verb, with its imports."""
     from lossline.attribution import AttributionOptions
     from lossline.cli.fit_command import FitCommand, fit_to_folder
     from lossline.lines.estimators import Prior
@@ -28,7 +28,7 @@ def load() -> Verb:
 
 FLAGS = {
     "table": Flag("fit.table", "loss tables, run directories, or folders of these", "values"),
-    "out": Flag("fit.out", "folder for the results; must be new, empty or an earlier result"),
+    "out": Flag("fit.out", "folder for the results: new, empty or an earlier result"),
     "replace": Flag("fit.replace", "replace an earlier result of other inputs", "switch"),
 }
 

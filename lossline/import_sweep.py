@@ -1,10 +1,10 @@
-"""Turns a published sweep, or any table of losses, into a loss table.
+"""Convert a published sweep, or any table of losses, to a loss table.
 
     python -m lossline.import_sweep kempner --path sweep.csv --out kempner.parquet
     python -m lossline.import_sweep csv --path export.csv --mapping columns.toml --out mine.parquet
 
-SOURCE is kempner, llm_line, gadre, chinchilla, olmo_ladder, or csv: any CSV, Parquet or JSON with a
-mapping file (TOML) that says which column is what:
+SOURCE is kempner, llm_line, gadre, chinchilla, olmo_ladder, or csv. csv reads any CSV, Parquet or
+JSON; a mapping file (TOML) gives the column of each value:
 
     [columns]                     # loss table column = your column
     run_id = "Name"
@@ -17,33 +17,33 @@ mapping file (TOML) that says which column is what:
     [sets.hellaswag]
     kind = "task"
     loss = "eval/hellaswag/loss"
-    accuracy = "eval/hellaswag/acc" # a fraction; percent = true converts
-    chance = 0.25                 # accuracy of guessing, where it matters and the name does not say
-    [sets.tasks]                  # a pattern: one set per column that matches, the star its name
+    accuracy = "eval/hellaswag/acc" # a fraction; percent = true converts percentages
+    chance = 0.25                 # accuracy of guessing; needed only for unknown benchmarks
+    [sets.tasks]                  # one set per column that matches the pattern; * is its name
     name = "task/*"
     kind = "task"
     accuracy = "eval/*/acc"
 
---path takes several files, or a folder of them. Of JSON (.json files or a folder of them, .jsonl)
-the columns are the nested keys joined by dots:
+--path takes several files, or a folder of files. The columns of JSON (.json files, a folder of
+them, or .jsonl) are the nested keys joined by dots:
 
-    join = ["model", "name"]      # files that tell of one model: the first of these keys they have
+    join = ["model", "name"]      # joins files about one model by the first of these keys they have
     [columns]
     params = "hyperparameters.params"
     [sets.c4]
-    loss = "results[set=c4].loss" # of the item whose set is c4; ~ instead of =: contains c4
+    loss = "results[set=c4].loss" # of the list item whose set is c4; ~ instead of =: contains c4
 
-What only a file's name says is a column too: run_id = "file[*/metrics]" is the folder of each
-metrics.csv, join = ["name", "file[evaluation_*_heavy]"] what the star stands for.
+Parts of a file's path are columns too: run_id = "file[*/metrics]" is the folder of each
+metrics.csv; join = ["name", "file[evaluation_*_heavy]"] uses the part that matches the *.
 
-gadre takes the source's own folder exp_data/ as it is, and other JSON with such a mapping.
-olmo_ladder takes a mapping where its logs name their columns otherwise or lack their tokens:
+gadre reads the source's own folder exp_data/ without a mapping, and other JSON with such a mapping.
+olmo_ladder needs a mapping only if its logs have other column names or no column of tokens:
 
     [columns]
-    tokens = "train/tokens"       # or, to count tokens = step times this:
-    batch_size_in_tokens = "gbs"  # (in [constants] where it is the same for all rows)
+    tokens = "train/tokens"       # or, to compute tokens as step times this:
+    batch_size_in_tokens = "gbs"  # (in [constants] if it is the same for all rows)
 
-Rows that cannot be measurements are set aside, one line each.
+Rows that cannot be measurements are left out; one line each reports them.
 """
 
 from lossline.cli.configuration import Flag, Verb, run_verb
@@ -57,8 +57,8 @@ def load() -> Verb:
 
 
 FLAGS = {
-    "source": Flag("import_sweep.source", "where the table comes from", "positional"),
-    "path": Flag("import_sweep.path", "files, or a folder of them", "values"),
+    "source": Flag("import_sweep.source", "format of the table", "positional"),
+    "path": Flag("import_sweep.path", "files, or a folder of files", "values"),
     "out": Flag("import_sweep.out", "loss table to write, .parquet or .csv"),
     "mapping": Flag(
         "import_sweep.mapping", "for csv, olmo_ladder and gadre in JSON: TOML file of columns"

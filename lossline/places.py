@@ -1,4 +1,4 @@
-"""Places that a person names for something to be written there."""
+"""Check paths of output that the user gives."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from lossline.errors import UserError
 
 
 def local_path(place: str | os.PathLike[str], name: str) -> Path:
-    """A folder or file to write, as a path.
+    """Return the path of a folder or file to write.
 
     Args:
-        place: what was given.
-        name: the option it was given for.
+        place: path as given.
+        name: option that it was given for.
 
     Raises:
-        UserError: a URL, which `pathlib` takes for a folder of the name ``gs:``.
+        UserError: it is a URL. ``pathlib`` would make a folder named ``gs:`` of it.
     """
     if "://" in os.fspath(place):
         raise UserError(
-            f"{name} = {place}: is a URL, and results are written to file systems; mount the "
-            "bucket (or a network disk that all machines see) and name the folder there"
+            f"{name} = {place}: is a URL, but results are written to a file system. Mount the "
+            "bucket, or a network disk that all machines share, and give the folder there."
         )
     return Path(place)

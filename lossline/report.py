@@ -1,17 +1,17 @@
-"""Draws the results of a fit: one HTML page that needs nothing else, and its figures.
+"""Draw the results of a fit: one self-contained HTML page, and its figures.
 
     python -m lossline.report runs/quickstart/fit
     python -m lossline.report runs/quickstart/fit --out=paper --title="Three corpora"
 
-RESULTS is a folder that `python -m lossline.fit` has written. The page goes into the same folder
-unless --out says otherwise; a report that lossline wrote before is replaced, nothing else ever is.
+RESULTS is a folder that `python -m lossline.fit` has written. The page is written to the same
+folder, or to --out. Only an earlier report of lossline is replaced there.
 """
 
 from lossline.cli.configuration import Flag, Verb, run_verb
 
 
 def load() -> Verb:
-    """The verb, with its imports."""
+    """Return the verb, with its imports."""
     from lossline.cli.report_command import ReportOptions, report
 
     return Verb(options=ReportOptions, run=report)
@@ -19,7 +19,7 @@ def load() -> Verb:
 
 FLAGS = {
     "results": Flag("report.results", "folder of a fit", "positional"),
-    "out": Flag("report.out", "where the page goes"),
+    "out": Flag("report.out", "folder for the page; default: the folder of the fit"),
     "title": Flag("report.title", "headline of the page"),
 }
 

@@ -1,4 +1,4 @@
-"""Seeds: which numbers they may be, and a JAX key that depends on all their bits."""
+"""Seeds: their allowed range, and a JAX key that uses all their bits."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from lossline.errors import UserError
 if TYPE_CHECKING:
     import jax
 
-# The loss table holds a run's seed as a signed 64-bit integer.
+# The loss table stores a run's seed as a signed 64-bit integer.
 LARGEST = 2**63 - 1
 
 
 def check_seed(seed: object, name: str) -> None:
-    """Refuses what is no seed.
+    """Check a seed.
 
     Args:
-        seed: what was given.
-        name: the option it was given for.
+        seed: value as given.
+        name: option that it was given for.
 
     Raises:
         UserError: not a whole number from 0 to ``LARGEST``.
@@ -28,10 +28,10 @@ def check_seed(seed: object, name: str) -> None:
 
 
 def random_key(seed: int) -> jax.Array:
-    """The JAX key of a seed: ``jax.random.key(seed)`` below 2^32, where that takes all its bits.
+    """Return the JAX key of a seed, which depends on all 63 bits.
 
-    Above, ``jax.random.key`` drops the upper 32 bits unless JAX runs with 64-bit types; this is the
-    key that it makes with them.
+    Below 2^32 it equals ``jax.random.key(seed)``. Above, ``jax.random.key`` drops the upper 32 bits
+    unless JAX uses 64-bit types; this key equals the one that JAX makes with 64-bit types.
     """
     import jax
     import jax.numpy as jnp

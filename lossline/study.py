@@ -1,11 +1,10 @@
-"""Runs a study from text to report: gather, prepare, train the grid, evaluate every checkpoint, fit
-the lines.
+"""Run a study from text to report: gather, prepare, train the grid, evaluate, fit the lines.
 
     python -m lossline.study --gin_file=gin_configs/studies/quickstart.gin
 
-Interrupted and started again, it goes on where it was; finished, it says so. --dry_run prints what
-would run. --commands prints the command of every training that is not finished, one a line, for a
-cluster to run side by side:
+Run the same command again to continue an interrupted study. --dry_run prints what would run.
+--commands prints the command of every unfinished training, one per line, so that a cluster can run
+them in parallel:
 
     python -m lossline.study --gin_file=STUDY.gin --commands | xargs -d '\\n' -n 1 sbatch --wrap
 """
@@ -17,6 +16,7 @@ from lossline.cli.configuration import Flag, Verb, run_verb
 
 
 def load() -> Verb:
+    """Return the verb, with its imports."""
     from lossline.studies.grid import Axis, Chain, Product, Zip
     from lossline.studies.study import Command, StudyOptions
 
@@ -49,7 +49,9 @@ def _run(options: object) -> None:
 
 FLAGS = {
     "dry_run": Flag("study.dry_run", "print what would run, and stop", "switch"),
-    "commands": Flag("study.commands", "print the trainings' commands, and stop", "switch"),
+    "commands": Flag(
+        "study.commands", "print the commands of the unfinished trainings, and stop", "switch"
+    ),
 }
 
 if __name__ == "__main__":

@@ -1,9 +1,12 @@
-"""Trains one model on a token store, or a mixture of several: python -m lossline.train
---gin_file=gin_configs/runs/quickstart.gin
+"""Train one model on a token store, or on a mixture of several.
 
-Writes a run directory (checkpoints, metrics, facts); started again, it goes on from the newest
-checkpoint, and says so when the run is finished. Options: gin_configs/runs/quickstart.gin lists
-those that one usually binds.
+    python -m lossline.train --gin_file=gin_configs/runs/quickstart.gin \\
+        --gin_file=gin_configs/models/quickstart_llama.gin \\
+        --gin.train.store=data/stores/bpe4096/wiki/train
+
+Writes a run directory: checkpoints, metrics, facts. Run the same command again to continue an
+interrupted run from its newest checkpoint; a finished run is left as it is. The header of
+gin_configs/runs/quickstart.gin lists the options that are often changed.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ from lossline.cli.configuration import Flag, Verb, run_verb
 
 
 def load() -> Verb:
-    """Imports what training needs and names the components that a gin file may build."""
+    """Return the verb, with its imports and the components that a gin file may build."""
     from lossline.training.components import COMPONENTS
     from lossline.training.loop import TrainingFailed, train
     from lossline.training.options import TrainOptions
@@ -29,7 +32,9 @@ def load() -> Verb:
 
 
 FLAGS = {
-    "profile_steps": Flag("train.profile_steps", "first:last, a profiler trace of these steps"),
+    "profile_steps": Flag(
+        "train.profile_steps", "first:last: write a profiler trace of these steps"
+    ),
 }
 
 if __name__ == "__main__":

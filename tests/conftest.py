@@ -1,11 +1,11 @@
-"""Shared fixtures. JAX sees eight virtual CPU devices, so every mesh split is tested anywhere.
+"""Shared fixtures. JAX sees eight virtual CPU devices, so that every mesh can be tested anywhere.
 
-Programs are compiled once and run for moments, so LLVM optimizes nothing, and fusions are emitted
-without MLIR, in half the time: the program that XLA partitions and schedules is made as ever. What
-a test starts as a user would, with an environment of its own, is compiled as a user's is.
+Tests compile many programs and run each only briefly. So LLVM optimization is off, and fusions are
+emitted without MLIR, which halves the compile time. XLA still partitions and schedules the same
+program. Processes that a test starts with their own environment compile as for a user.
 
-NumPy solves with one thread: attribution makes thousands of decompositions of a few hundred rows,
-which threads only slow down, a hundred times where other work shares the cores.
+NumPy's linear algebra uses one thread. Attribution decomposes thousands of small matrices (a few
+hundred rows), which threads make slower: up to a hundred times if other work uses the cores.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Studies with planted moves: what each factor does to the lines is known."""
+"""Studies with planted moves: the effect of each factor on the lines is known."""
 
 import math
 from collections.abc import Mapping
@@ -9,23 +9,21 @@ import pandas as pd
 from lossline import tables
 
 BYTES_PER_TOKEN = 4.0  # of the bpe vocabulary
-# Tokens of the unigram vocabulary have so many times the bytes of a bpe token; what suits one text
-# does not suit another.
+# Bytes of a unigram token per byte of a bpe token. The ratio depends on the text.
 UNIGRAM = {"legal": 0.9, "wiki": 1.0, "python": 1.15, "hellaswag": 1.05}
 FINAL = 12  # checkpoints
 SETS = {"legal": 0.0, "wiki": 0.3, "python": -0.4, "hellaswag": 0.8}
 
 
 class Study:
-    """{llama, mamba} × three sets × two sizes, and on one set another tokenizer and another
-    optimizer setting.
+    """A study of {llama, mamba} × three sets × two sizes.
 
-    Lines are y = 1.05 (x - 1.5)^0.97 + 1.4 + offset of the set; `moves` adds to y on every set but
-    the x set, per level: ``{"architecture": {"mamba": 0.2}}``. Each run strays from its line by
-      `run_noise` and each checkpoint a little,
-    neighbours alike. Losses are drawn in nats per token of the bpe vocabulary and converted for the
-    other one, so that a tokenizer moves lines per token and not per byte, unless `moves` says
-    otherwise.
+    On one set there is also another tokenizer and another optimizer setting. Lines are y = 1.05 (x
+    - 1.5)^0.97 + 1.4 + offset of the set. ``moves`` adds to y on every set except the x set, per
+    level: ``{"architecture": {"mamba": 0.2}}``. Each run deviates from its line by ``run_noise``;
+    checkpoints deviate a little too, with neighbors correlated. Losses are drawn in nats per token
+    of the bpe vocabulary and converted for the other one, so a tokenizer moves lines per token and
+    not per byte, unless ``moves`` adds a move.
     """
 
     def __init__(

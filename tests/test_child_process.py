@@ -1,4 +1,4 @@
-"""Workers of a process pool end with the process that has the pool."""
+"""Workers of a process pool end with the process that owns the pool."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells children of a parent's death")
-def test_pool_workers_die_with_a_killed_process(tmp_path: Path) -> None:
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux can kill a child with its parent")
+def test_pool_workers_die_when_the_process_is_killed(tmp_path: Path) -> None:
     script = tmp_path / "pool.py"
     script.write_text(CODE)
     parent = subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True)

@@ -1,4 +1,4 @@
-"""Every shipped gin file opens with the command that uses it, and that command resolves."""
+"""Every shipped gin file starts with a command that uses it, and that command resolves."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FILES = sorted((REPOSITORY / "gin_configs").rglob("*.gin"))
 
 
 def command_of(path: Path) -> list[str]:
-    """Words of the command in the opening comment; backslashes continue a line."""
+    """Return the words of the command in the opening comment; a backslash continues a line."""
     header = []
     for line in path.read_text(encoding="utf-8").splitlines():
         if not line.startswith("#"):
@@ -24,12 +24,12 @@ def command_of(path: Path) -> list[str]:
         header.append(line.removeprefix("#").strip())
     text = re.sub(r"\\\s*\n\s*", " ", "\n".join(header))
     found = re.search(r"python -m lossline\.\w+ .*", text)
-    assert found, f"{path}: the opening comment holds no `python -m lossline.VERB …`"
+    assert found, f"{path}: the opening comment contains no `python -m lossline.VERB …`"
     return shlex.split(found[0])
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(REPOSITORY)))
-def test_the_command_of_a_gin_file_resolves(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_command_of_a_gin_file_resolves(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(REPOSITORY)
     words = command_of(path)
     verb = words[2].removeprefix("lossline.")
@@ -41,5 +41,5 @@ def test_the_command_of_a_gin_file_resolves(path: Path, monkeypatch: pytest.Monk
     build_options(verb, module.load(), gin_files=gin_files, bindings=bindings)
 
 
-def test_there_are_gin_files() -> None:
+def test_gin_files_are_found() -> None:
     assert FILES

@@ -1,4 +1,4 @@
-"""Nobody is told to install the package of the same name on the index, which is another's."""
+"""No text tells users to install "lossline" from the package index, which is another project."""
 
 import importlib
 import re
@@ -10,10 +10,10 @@ import pytest
 from lossline import installing
 from lossline.errors import UserError
 
-NAME = "loss" + "line"  # written apart, so that this file does not hold what it searches for
+NAME = "loss" + "line"  # in two parts, so that this file does not match its own search
 PUBLISHED = "https://github.com/someone/project"
 
-# A requirement with an extra; "pip install" with the bare name after it; a line of requirements.
+# A requirement with an extra, "pip install" before the bare name, or a line of a requirements file.
 OLD_FORMS = re.compile(
     rf"\b{NAME}\["
     r"|\b(?:pip3?|uv|pipx|conda) (?:install|add|download)\b(?:(?!import)[^;|`]){0,80}?[ '\"\\]"
@@ -23,7 +23,7 @@ OLD_FORMS = re.compile(
 
 
 def old_forms(text: str) -> set[str]:
-    """What tells to install the bare name, also over the ends of lines and of adjacent strings."""
+    """Return commands that install the bare name, also across line ends and adjacent strings."""
     joined = re.sub(r"[\"']\s*\n\s*[fr]?[\"']", "", text)
     spaced = re.sub(r"(?<=[\w=-])\s*\\?\n\s*(?=\S)", " ", joined)
     return {match[0] for version in (text, joined, spaced) for match in OLD_FORMS.finditer(version)}
@@ -44,7 +44,7 @@ def old_forms(text: str) -> set[str]:
         f"numpy\n{NAME}\n",
     ],
 )
-def test_the_search_finds_old_forms(text):
+def test_search_finds_forbidden_install_commands(text):
     assert old_forms(text)
 
 
@@ -58,11 +58,11 @@ def test_the_search_finds_old_forms(text):
         f"{NAME} trains models",
     ],
 )
-def test_the_search_leaves_the_rest(text):
+def test_search_ignores_allowed_text(text):
     assert not old_forms(text)
 
 
-def test_no_file_tells_to_install_the_package_of_another(repository):
+def test_no_file_contains_a_forbidden_install_command(repository):
     listed = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
         cwd=repository,
@@ -70,7 +70,7 @@ def test_no_file_tells_to_install_the_package_of_another(repository):
         check=False,
     )
     if listed.returncode:
-        pytest.skip("no git checkout: which files belong to the tree is not known")
+        pytest.skip("no git checkout: the files of the tree are unknown")
     paths = [repository / name for name in listed.stdout.decode().split("\0") if name]
     assert len(paths) > 100
     found = {}
@@ -80,7 +80,7 @@ def test_no_file_tells_to_install_the_package_of_another(repository):
     assert not found
 
 
-def test_the_distribution_has_a_name_of_its_own(repository):
+def test_distribution_has_its_own_name(repository):
     asked = subprocess.run(
         [sys.executable, "setup.py", "--name"],
         cwd=repository,
@@ -91,7 +91,7 @@ def test_the_distribution_has_a_name_of_its_own(repository):
     assert asked.stdout.split()[-1] == installing.DISTRIBUTION != NAME
 
 
-def test_messages_before_and_after_publication(monkeypatch):
+def test_install_message_before_and_after_publication(monkeypatch):
     assert installing.install_extra("tpu") == (
         "install the [tpu] extra: `pip install -e '.[tpu]'` in the checkout"
     )
@@ -113,7 +113,7 @@ def test_messages_before_and_after_publication(monkeypatch):
          lambda m: m.harness_model("run", vocabulary="bytes"), "harness"),
     ],
 )  # fmt: skip
-def test_a_missing_package_names_its_extra(monkeypatch, package, module, call, extra):
+def test_missing_package_error_names_the_extra(monkeypatch, package, module, call, extra):
     found = importlib.import_module(f"{NAME}.{module}")
     monkeypatch.delitem(sys.modules, f"{NAME}.corpora.seqio_tasks", raising=False)
     monkeypatch.delattr(f"{NAME}.corpora.seqio_tasks", raising=False)  # set once imported

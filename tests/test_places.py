@@ -1,4 +1,4 @@
-"""A URL where something is to be written: one line, and no folder of the name ``gs:``."""
+"""A URL as output path is one line, and creates no folder named ``gs:``."""
 
 import importlib
 
@@ -24,7 +24,7 @@ BUCKET = "gs://bucket/there"
                    "--gin_file=gin_configs/studies/quickstart.gin"], "study.root"),
     ],
 )  # fmt: skip
-def test_nothing_is_written_to_a_url(
+def test_url_as_output_path_is_refused(
     name, arguments, option, tmp_path, monkeypatch, capsys, repository
 ):
     monkeypatch.chdir(tmp_path)
@@ -36,6 +36,6 @@ def test_nothing_is_written_to_a_url(
         run_verb(name, verb.__doc__, verb.load, flags=flags, argv=arguments)
     assert stop.value.code == 2
     said = capsys.readouterr().err
-    assert said.startswith(f"lossline {name}: error: {option} = {BUCKET}: is a URL, and results")
+    assert said.startswith(f"lossline {name}: error: {option} = {BUCKET}: is a URL, but results")
     assert said.count("\n") == 1
     assert {item.name for item in tmp_path.iterdir()} == {"experiments", "gin_configs"}

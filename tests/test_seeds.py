@@ -1,4 +1,4 @@
-"""Every bit of a seed counts, and what is no seed is refused."""
+"""All bits of a seed are used, and invalid seeds are refused."""
 
 import jax
 import numpy as np
@@ -20,7 +20,7 @@ def draw(seed: int) -> list[float]:
 
 
 @pytest.mark.parametrize("seed", [0, 1, 5, 2**31 - 1, 2**31, 2**32 - 1])
-def test_seeds_of_32_bits_have_the_keys_that_jax_gives_them(seed):
+def test_keys_of_32_bit_seeds_equal_those_of_jax(seed):
     key = jax.random.key(seed)
     assert random_key(seed).dtype == key.dtype
     np.testing.assert_array_equal(jax.random.key_data(random_key(seed)), jax.random.key_data(key))
@@ -28,13 +28,13 @@ def test_seeds_of_32_bits_have_the_keys_that_jax_gives_them(seed):
 
 
 @pytest.mark.parametrize("seed", [2**32, 2**32 + 5, 2**53 + 1, LARGEST])
-def test_longer_seeds_have_the_keys_of_jax_with_64_bits(seed):
+def test_keys_of_longer_seeds_equal_those_of_jax_with_64_bit_types(seed):
     with jax.enable_x64(True):
         wanted = np.asarray(jax.random.key_data(jax.random.key(seed)))
     np.testing.assert_array_equal(jax.random.key_data(random_key(seed)), wanted)
 
 
-def test_each_bit_of_a_seed_makes_another_key():
+def test_every_bit_of_a_seed_changes_the_key():
     seeds = [5, *(5 ^ (1 << bit) for bit in range(63))]
     assert len({tuple(draw(seed)) for seed in seeds}) == 64
 
@@ -49,7 +49,7 @@ def test_each_bit_of_a_seed_makes_another_key():
         ("seed", lambda seed: bootstrap(ShiftedPowerLaw(), {"x": X}, X, resamples=2, seed=seed)),
     ],
 )
-def test_what_is_no_seed_is_refused(name, use, seed):
+def test_invalid_seeds_are_refused(name, use, seed):
     with pytest.raises(UserError) as stop:
         use(seed)
     said = f"{name} = {seed!r}: must be a whole number from 0 to 2^63 - 1 (9223372036854775807)"
@@ -57,5 +57,5 @@ def test_what_is_no_seed_is_refused(name, use, seed):
 
 
 @pytest.mark.parametrize("seed", [0, 2**32, LARGEST])
-def test_seeds_of_fits(seed):
+def test_fits_check_their_seeds(seed):
     assert LineOptions(seed=seed).seed == AttributionOptions(seed=seed).seed == seed
