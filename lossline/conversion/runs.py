@@ -39,7 +39,7 @@ class ConvertOptions:
     other source is read as one.
 
     Attributes:
-        source: Hugging Face folder, or run directory.
+        source: hugging Face folder, or run directory.
         target: to be made. An existing run directory of the same model gets one more checkpoint.
         step: reading, the step of its training that the model has reached (default 1); writing, the
             checkpoint (default the last).

@@ -52,7 +52,7 @@ class TransformerConfig(ModelConfig):
         positions: "rotary" or "learned".
         rope_theta: base of the rotary frequencies.
         rope_fraction: share of each head's channels that rotate (GPT-NeoX: 0.25).
-        rope_scaling: Llama 3's stretching of the low frequencies for long contexts, by this
+        rope_scaling: llama 3's stretching of the low frequencies for long contexts, by this
             factor; 1: none.
         rope_low, rope_high: wavelengths longer than rope_original / rope_low are stretched,
             shorter than rope_original / rope_high are left, between them is a smooth passage.

@@ -16,7 +16,7 @@ def gin_text(name: str, options: Any, components: Mapping[str, Callable[..., Any
 
     Args:
         name: Gin name of the options, such as "train".
-        options: Dataclass; its fields may contain other dataclasses.
+        options: dataclass; its fields may contain other dataclasses.
         components: Gin name -> class of these, as registered by the entry point.
 
     Returns:

@@ -25,8 +25,8 @@ def identity(options: Any) -> Any:
       fingerprint of its contents.
 
     Raises:
-        TypeError: An option has a type without an identity.
-        UserError: A field's function raised it, for example because a store does not exist.
+        TypeError: an option has a type without an identity.
+        UserError: a field's function raised it, for example because a store does not exist.
     """
     if dataclasses.is_dataclass(options) and not isinstance(options, type):
         tree = {"__class__": type(options).__name__}

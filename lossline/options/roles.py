@@ -40,16 +40,16 @@ class Fact:
     """One fact of a run.
 
     Attributes:
-        column: Column of the loss table.
-        role: Role, see the module's docstring.
-        label: Name of the fact in a sentence, as in "changing the batch size".
-        option: Path of the option in the run's identity; empty if the fact is derived.
-        owner: Column of the factor that this option belongs to: architecture, optimizer and
+        column: column of the loss table.
+        role: role, see the module's docstring.
+        label: name of the fact in a sentence, as in "changing the batch size".
+        option: path of the option in the run's identity; empty if the fact is derived.
+        owner: column of the factor that this option belongs to: architecture, optimizer and
             schedule have their own options. Empty: none.
-        setting: Whether it is usually chosen by model size. If such an option changes only together
+        setting: whether it is usually chosen by model size. If such an option changes only together
             with the size, it is part of changing the size.
-        numeric: Whether levels are numbers; four or more levels are compared by their trend.
-        principal: Whether every report lists it, even if it does not vary or is not recorded.
+        numeric: whether levels are numbers; four or more levels are compared by their trend.
+        principal: whether every report lists it, even if it does not vary or is not recorded.
     """
 
     column: str

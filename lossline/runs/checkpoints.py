@@ -52,9 +52,9 @@ class CheckpointWriter:
         """Start Orbax.
 
         Args:
-            run: Run directory, locked by this process.
-            data: Fingerprint of the training data, recorded in every manifest.
-            optimizer_states: Number of newest checkpoints that keep their optimizer state.
+            run: run directory, locked by this process.
+            data: fingerprint of the training data, recorded in every manifest.
+            optimizer_states: number of newest checkpoints that keep their optimizer state.
         """
         self._folder = (run.path / "checkpoints").resolve()
         self._run = run
@@ -180,9 +180,9 @@ def newest_intact(
     """Return the step of the newest checkpoint that can be resumed; move corrupt ones aside.
 
     Args:
-        run: Run directory.
-        parts: Parts that the checkpoint must contain (``parts_of``).
-        say: Called with one line for each corrupt checkpoint.
+        run: run directory.
+        parts: parts that the checkpoint must contain (``parts_of``).
+        say: called with one line for each corrupt checkpoint.
 
     Returns:
         Step, or None if no checkpoint can be resumed.
@@ -222,7 +222,7 @@ def restore_state(
     """Return the whole training state after ``step`` updates, placed as in ``abstract`` (any mesh).
 
     Raises:
-        UserError: The checkpoint was trained on other data.
+        UserError: the checkpoint was trained on other data.
     """
     folder = (run.path / "checkpoints" / str(step)).resolve()
     there = read_json(folder / MANIFEST)["data"]
@@ -239,7 +239,7 @@ def restore_arrays(run: RunDirectory, step: int, abstract: Any) -> Any:
     """Return the parameters of a checkpoint, in the structure and placement of ``abstract``.
 
     Raises:
-        UserError: No complete checkpoint of this step exists, or it is corrupt.
+        UserError: no complete checkpoint of this step exists, or it is corrupt.
     """
     folder = (run.path / "checkpoints" / str(step)).resolve()
     steps = run.checkpoint_steps()

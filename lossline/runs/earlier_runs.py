@@ -22,8 +22,8 @@ def find_run(root: Path, name: str, identity: Mapping[str, Any]) -> Path:
     """Return the directory below ``root`` of the run with this name and identity.
 
     Args:
-        root: Folder of run directories; need not exist.
-        name: Readable part of the directory's name.
+        root: folder of run directories; need not exist.
+        name: readable part of the directory's name.
         identity: ``lossline.options.identity.identity`` of the run's options.
 
     Returns:

@@ -18,12 +18,12 @@ def load_model(run: RunDirectory, step: int, *, mesh: Mesh | None = None) -> nnx
     """Return the model after ``step`` updates.
 
     Args:
-        run: Run directory.
-        step: One of ``run.checkpoint_steps()``.
-        mesh: Devices of the parameters. Default: one device.
+        run: run directory.
+        step: one of ``run.checkpoint_steps()``.
+        mesh: devices of the parameters. Default: one device.
 
     Raises:
-        UserError: The checkpoint is missing or corrupt, or the mesh does not fit the model.
+        UserError: the checkpoint is missing or corrupt, or the mesh does not fit the model.
     """
     if mesh is None:
         mesh = make_mesh(MeshOptions(data=1), devices=jax.devices()[:1])

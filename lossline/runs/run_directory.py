@@ -57,7 +57,7 @@ class RunDirectory:
         """Return the run directory at ``path``.
 
         Raises:
-            UserError: No run directory exists there.
+            UserError: no run directory exists there.
         """
         path = Path(path)
         if not (path / "config.json").is_file():
@@ -129,7 +129,7 @@ class RunDirectory:
         """Hold the right to write.
 
         Raises:
-            UserError: Another process holds the lock.
+            UserError: another process holds the lock.
         """
         return locked(self.path / "lock", self._being_written)
 
@@ -143,7 +143,7 @@ def claim(path: Path, config: dict[str, Any]) -> tuple[RunDirectory, bool]:
     Writes nothing, so that a run that cannot start leaves no files.
 
     Raises:
-        UserError: The folder belongs to another config (the message names the differences), or is
+        UserError: the folder belongs to another config (the message names the differences), or is
             not a run directory.
     """
     if (path / "config.json").is_file():
@@ -206,7 +206,7 @@ def read_json(path: Path) -> Any:
     """Return the content of a JSON file of a run directory.
 
     Raises:
-        UserError: The file is missing or not JSON.
+        UserError: the file is missing or not JSON.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))

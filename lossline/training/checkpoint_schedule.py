@@ -24,17 +24,17 @@ class CheckpointOptions:
     """When to save checkpoints. The last step is always saved.
 
     Attributes:
-        every: Keep a checkpoint every this many steps. None: no regular interval.
-        steps: Keep a checkpoint at each of these steps.
-        count: Keep this many checkpoints, spaced by ``spacing``; the last one is at the last step.
+        every: keep a checkpoint every this many steps. None: no regular interval.
+        steps: keep a checkpoint at each of these steps.
+        count: keep this many checkpoints, spaced by ``spacing``; the last one is at the last step.
             0: none.
         spacing: "linear" (equal distances) or "geometric" (each step is a constant factor times the
             one before, starting at ``first``).
-        first: Step of the first of the ``count`` checkpoints. Default: steps / count (linear) or 1%
+        first: step of the first of the ``count`` checkpoints. Default: steps / count (linear) or 1%
             of the steps (geometric).
-        minutes: Minutes between replaceable checkpoints: an interruption loses at most about this
+        minutes: minutes between replaceable checkpoints: an interruption loses at most about this
             much work. 0: none.
-        optimizer_states: Number of newest checkpoints that keep their optimizer state; at least 1.
+        optimizer_states: number of newest checkpoints that keep their optimizer state; at least 1.
     """
 
     every: int | None = None
@@ -62,10 +62,10 @@ class CheckpointOptions:
         """Return the steps after which a checkpoint is saved and kept, ascending.
 
         Args:
-            steps: Number of updates of the run.
+            steps: number of updates of the run.
 
         Raises:
-            UserError: A listed step is outside the run, or there are more checkpoints than steps.
+            UserError: a listed step is outside the run, or there are more checkpoints than steps.
         """
         for step in self.steps:
             if not 1 <= step <= steps:

@@ -25,11 +25,11 @@ def run_facts(
     """Return the facts of a run: the columns of the loss table first, then further records.
 
     Args:
-        options: Options of the run.
-        run_id: Name of the run directory.
-        text: Text that the run is trained on.
-        fingerprint: Fingerprint of the data that the batches are drawn from.
-        mesh: Devices in use.
+        options: options of the run.
+        run_id: name of the run directory.
+        text: text that the run is trained on.
+        fingerprint: fingerprint of the data that the batches are drawn from.
+        mesh: devices in use.
     """
     counts = options.model.num_params()
     vocabulary = text.vocabulary

@@ -61,9 +61,9 @@ def train(options: TrainOptions) -> RunDirectory:
     """Train to the last step; continue from the newest checkpoint if the run was started before.
 
     Raises:
-        UserError: Options, data, mesh and run directory do not fit each other. Nothing has been
+        UserError: options, data, mesh and run directory do not fit each other. Nothing has been
             written.
-        TrainingFailed: The loss or a norm became NaN or infinite.
+        TrainingFailed: the loss or a norm became NaN or infinite.
         KeyboardInterrupt: SIGINT or SIGTERM arrived. A checkpoint has been saved.
     """
     launch(options.launch)

@@ -27,11 +27,11 @@ def make_trainer(options: TrainOptions, *, devices: Sequence[jax.Device] | None 
     """Build the training step with its mesh and shardings.
 
     Args:
-        options: Options of the training.
-        devices: Devices to use. None: all devices of JAX.
+        options: options of the training.
+        devices: devices to use. None: all devices of JAX.
 
     Raises:
-        UserError: The mesh does not fit the devices, the batch or the model.
+        UserError: the mesh does not fit the devices, the batch or the model.
     """
     mesh = make_mesh(options.mesh) if devices is None else make_mesh(options.mesh, devices=devices)
     require_whole_rows(options.batch_size, options.microbatches, mesh)
@@ -91,12 +91,12 @@ def require_whole_rows(rows: int, parts: int, mesh: Mesh) -> None:
     """Check that every device gets the same number of rows in each microbatch.
 
     Args:
-        rows: Rows of the batch.
-        parts: Number of microbatches.
-        mesh: Devices; rows are split over ``data`` and ``fsdp``.
+        rows: rows of the batch.
+        parts: number of microbatches.
+        mesh: devices; rows are split over ``data`` and ``fsdp``.
 
     Raises:
-        UserError: Names the nearest batch sizes, microbatches or meshes that work.
+        UserError: names the nearest batch sizes, microbatches or meshes that work.
     """
     shards = mesh.shape["data"] * mesh.shape["fsdp"]
     if rows % (shards * parts) == 0:

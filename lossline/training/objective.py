@@ -19,10 +19,10 @@ class Objective:
     """Loss of a model on a batch.
 
     Attributes:
-        vocab_size: Size of the vocabulary; further columns of the unembedding are padding.
-        z_loss: Coefficient of logsumexp² (PaLM, arXiv:2204.02311, section 5). Not part of the
+        vocab_size: size of the vocabulary; further columns of the unembedding are padding.
+        z_loss: coefficient of logsumexp² (PaLM, arXiv:2204.02311, section 5). Not part of the
             reported loss.
-        implementation: Name of an implementation in ``lossline.ops.cross_entropy``.
+        implementation: name of an implementation in ``lossline.ops.cross_entropy``.
     """
 
     vocab_size: int
@@ -35,10 +35,10 @@ class Objective:
         """Return the contribution of one batch or microbatch to the mean loss of the whole batch.
 
         Args:
-            model: Module with ``hidden`` and ``unembedding``.
+            model: module with ``hidden`` and ``unembedding``.
             batch: "inputs" and "targets" int32 [B, L], "weights" float32 [B, L], optionally
                 "segment_ids" int32 [B, L].
-            total_weight: Sum of the weights of the whole batch; ``batch`` may be only a part of it.
+            total_weight: sum of the weights of the whole batch; ``batch`` may be only a part of it.
 
         Returns:
             (objective to differentiate, nats per target token): float32 scalars, both divided by

@@ -52,12 +52,12 @@ class AdamW:
     """Adam with decoupled weight decay (arXiv:1711.05101).
 
     Attributes:
-        learning_rate: Peak learning rate; the schedule scales it.
-        weight_decay: Coefficient of the decay. 0 gives Adam.
-        b1: Decay rate of the first moment.
-        b2: Decay rate of the second moment.
-        eps: Added to the square root of the second moment, outside the root.
-        clip_norm: Gradients with a larger global norm are scaled down to it. None: no clipping.
+        learning_rate: peak learning rate; the schedule scales it.
+        weight_decay: coefficient of the decay. 0 gives Adam.
+        b1: decay rate of the first moment.
+        b2: decay rate of the second moment.
+        eps: added to the square root of the second moment, outside the root.
+        clip_norm: gradients with a larger global norm are scaled down to it. None: no clipping.
     """
 
     family: ClassVar[str] = "adamw"
@@ -96,10 +96,10 @@ class SGD:
     """Stochastic gradient descent with momentum.
 
     Attributes:
-        learning_rate: Peak learning rate; the schedule scales it.
-        weight_decay: Coefficient of the decoupled decay.
-        momentum: Coefficient of the momentum. 0 keeps no optimizer state.
-        clip_norm: Gradients with a larger global norm are scaled down to it. None: no clipping.
+        learning_rate: peak learning rate; the schedule scales it.
+        weight_decay: coefficient of the decoupled decay.
+        momentum: coefficient of the momentum. 0 keeps no optimizer state.
+        clip_norm: gradients with a larger global norm are scaled down to it. None: no clipping.
     """
 
     family: ClassVar[str] = "sgd"
@@ -134,7 +134,7 @@ def decay_mask(axes: Any) -> Any:
     Norms, biases and the A, D and time-step parameters of a state space do not decay.
 
     Args:
-        axes: Pytree of tuples of logical axis names (``lossline.models.logical_axes``).
+        axes: pytree of tuples of logical axis names (``lossline.models.logical_axes``).
 
     Returns:
         Pytree of bool.
@@ -157,7 +157,7 @@ class Masters(NamedTuple):
     updates add up.
 
     Attributes:
-        moments: State of the Optax transformation.
+        moments: state of the Optax transformation.
         params: Float32 copies. The stored parameters are these, rounded.
     """
 

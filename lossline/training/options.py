@@ -67,9 +67,9 @@ class LogOptions:
     """Output of a training while it runs.
 
     Attributes:
-        every: Steps between rows of metrics.jsonl and TensorBoard.
-        tensorboard: Whether to write TensorBoard events.
-        seconds: Seconds between progress lines if the output is not a terminal.
+        every: steps between rows of metrics.jsonl and TensorBoard.
+        tensorboard: whether to write TensorBoard events.
+        seconds: seconds between progress lines if the output is not a terminal.
     """
 
     every: int = 10
@@ -89,31 +89,31 @@ class TrainOptions:
     logging are not. Token stores enter the hash by their fingerprints, not by their paths.
 
     Attributes:
-        name: Readable part of the run directory's name.
-        model: Model config, such as ``@llama()``.
-        store: Folder (or URL) of the token store, or a mixture of several stores, ``@mixture()``.
-        batch_size: Sequences per step, over all devices.
-        steps: Number of updates. Bind exactly one of ``steps`` and ``tokens``.
-        tokens: Number of target tokens, rounded up to whole steps.
-        context_length: Tokens per sequence. Default: the model's.
+        name: readable part of the run directory's name.
+        model: model config, such as ``@llama()``.
+        store: folder (or URL) of the token store, or a mixture of several stores, ``@mixture()``.
+        batch_size: sequences per step, over all devices.
+        steps: number of updates. Bind exactly one of ``steps`` and ``tokens``.
+        tokens: number of target tokens, rounded up to whole steps.
+        context_length: tokens per sequence. Default: the model's.
         documents: "joined" or "separate".
-        seed: Seed of the parameters, and of the data order unless ``data_seed`` is given; from 0 to
+        seed: seed of the parameters, and of the data order unless ``data_seed`` is given; from 0 to
             2^63 - 1, all bits are used.
-        data_seed: Seed of the data order.
-        microbatches: Number of parts into which the step splits the batch, to save memory.
+        data_seed: seed of the data order.
+        microbatches: number of parts into which the step splits the batch, to save memory.
         optimizer: ``@adamw()``, ``@adam()`` or ``@sgd()``.
         schedule: ``@cosine()``, ``@wsd()`` or ``@constant_rate()``.
-        z_loss: Coefficient of logsumexp².
-        checkpoints: When to save checkpoints.
-        root: Folder of run directories.
-        directory: The run directory itself, instead of ``root``/``name``-hash.
-        mesh: Devices along each axis.
-        launch: How several processes find each other.
-        cross_entropy: Implementation in ``lossline.ops.cross_entropy``.
-        log: Metrics and progress.
+        z_loss: coefficient of logsumexp².
+        checkpoints: when to save checkpoints.
+        root: folder of run directories.
+        directory: the run directory itself, instead of ``root``/``name``-hash.
+        mesh: devices along each axis.
+        launch: how several processes find each other.
+        cross_entropy: implementation in ``lossline.ops.cross_entropy``.
+        log: metrics and progress.
         profile_steps: "first:last", both included: write a profiler trace of these steps to
             ``profile/``.
-        compilation_cache: Folder of compiled programs. Default: ``root``/.compilation_cache; "off":
+        compilation_cache: folder of compiled programs. Default: ``root``/.compilation_cache; "off":
             none.
     """
 
@@ -215,7 +215,7 @@ class TrainOptions:
         """Run directory: ``directory``, or the folder of this run below ``root``.
 
         Raises:
-            NoStore: The store does not exist yet, so the run has no identity.
+            NoStore: the store does not exist yet, so the run has no identity.
         """
         if self.directory is not None:
             return Path(self.directory)

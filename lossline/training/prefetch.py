@@ -26,11 +26,11 @@ def place_batch(
     """Return batch ``k`` as global arrays; each process reads only the rows that its devices hold.
 
     Args:
-        plan: Source of the batches.
-        k: Number of the batch, from 0.
-        batch_size: Rows of the whole batch.
-        sharding: Sharding that splits the rows over the mesh.
-        names: Fields of the batch to place.
+        plan: source of the batches.
+        k: number of the batch, from 0.
+        batch_size: rows of the whole batch.
+        sharding: sharding that splits the rows over the mesh.
+        names: fields of the batch to place.
     """
     held = sharding.addressable_devices_indices_map((batch_size,)).values()
     spans = [_rows(index, batch_size) for index in held]

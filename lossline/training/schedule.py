@@ -32,9 +32,9 @@ class CosineSchedule:
     """Linear warmup, then half a cosine down to ``final`` times the peak (arXiv:1608.03983).
 
     Attributes:
-        warmup: Share of the steps spent warming up. The first update uses 1 / (number of warmup
+        warmup: share of the steps spent warming up. The first update uses 1 / (number of warmup
             steps) of the peak.
-        final: Factor of the last update.
+        final: factor of the last update.
     """
 
     family: ClassVar[str] = "cosine"
@@ -67,9 +67,9 @@ class WSDSchedule:
     """Linear warmup, constant rate, then a decay (warmup-stable-decay, arXiv:2404.06395).
 
     Attributes:
-        warmup: Share of the steps spent warming up.
-        decay: Share of the steps spent in the decay.
-        final: Factor of the last update.
+        warmup: share of the steps spent warming up.
+        decay: share of the steps spent in the decay.
+        final: factor of the last update.
         shape: "linear", "sqrt" or "cosine".
     """
 
@@ -109,7 +109,7 @@ class ConstantSchedule:
     """Linear warmup, then the peak until the end.
 
     Attributes:
-        warmup: Share of the steps spent warming up.
+        warmup: share of the steps spent warming up.
     """
 
     family: ClassVar[str] = "constant"

@@ -33,12 +33,12 @@ class Trainer:
     """A model, an objective and an optimizer on a mesh.
 
     Attributes:
-        model: Model config (``lossline.models``).
-        objective: Objective that is minimized.
-        optimizer: Options of the optimizer.
-        mesh: Devices.
-        rules: Logical axis -> mesh axis.
-        microbatches: Number of parts of the batch that the step computes one after the other. Their
+        model: model config (``lossline.models``).
+        objective: objective that is minimized.
+        optimizer: options of the optimizer.
+        mesh: devices.
+        rules: logical axis -> mesh axis.
+        microbatches: number of parts of the batch that the step computes one after the other. Their
             gradients are added in float32, which equals the gradient of the whole batch up to
             rounding. If the mesh has only ``data``, gradients are reduced over devices once per
             step, otherwise once per microbatch.
@@ -72,7 +72,7 @@ class Trainer:
         """``NamedSharding`` of every leaf of the state; moments are placed like their parameter.
 
         Raises:
-            UserError: The mesh does not fit the model.
+            UserError: the mesh does not fit the model.
         """
         params = parameter_shardings(
             self.shapes["params"], self.logical_axes, self.mesh, self.rules

@@ -19,8 +19,8 @@ class TrainingText:
     """The opened stores of ``train.store``.
 
     Attributes:
-        stores: Component name -> store. For a single store the name is its location.
-        shares: Component name -> whole-number share; empty for a single store.
+        stores: component name -> store. For a single store the name is its location.
+        shares: component name -> whole-number share; empty for a single store.
     """
 
     stores: Mapping[str, TokenStore]
@@ -31,7 +31,7 @@ class TrainingText:
         """Open the store, or each component whose share is not 0.
 
         Raises:
-            UserError: A store is missing, damaged or changed.
+            UserError: a store is missing, damaged or changed.
         """
         if not isinstance(source, Mixture):
             return cls(stores={source: TokenStore.open(source)}, shares={})
@@ -57,7 +57,7 @@ class TrainingText:
         """Return the plan of the batches.
 
         Raises:
-            UserError: The context is longer than a store, or components have different
+            UserError: the context is longer than a store, or components have different
                 vocabularies.
         """
         if not self.shares:
@@ -80,7 +80,7 @@ class TrainingText:
         ``component_tokens`` reads.
 
         Args:
-            tokens: Number of target tokens of the whole run.
+            tokens: number of target tokens of the whole run.
         """
         if not self.shares:
             return {
@@ -106,8 +106,8 @@ def component_tokens(facts: Mapping[str, Any], step: int) -> dict[str, int]:
     """Return the tokens of each mixture component that a run has seen after ``step`` updates.
 
     Args:
-        facts: Facts of the run (``facts.json``).
-        step: Step of a checkpoint.
+        facts: facts of the run (``facts.json``).
+        step: step of a checkpoint.
 
     Returns:
         ``component_tokens.<component>`` -> tokens, columns of the loss table. Empty for a run on

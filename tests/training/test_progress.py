@@ -1,4 +1,4 @@
-"""The line that a training shows, on a terminal and in a log."""
+"""The progress line of a training, on a terminal and in a log."""
 
 from types import SimpleNamespace
 
@@ -24,7 +24,7 @@ def show(progress, clock, steps, seconds_each=1.0):
         progress.show_step(step, loss=1.0, tokens_per_second=1234.0, seconds_left=60.0)
 
 
-def test_in_a_log_a_line_every_so_often_and_the_last(capsys):
+def test_log_gets_a_line_per_interval_and_the_last_line(capsys):
     clock = Clock()
     show(StepProgress(steps=45, seconds=20, clock=clock), clock, range(1, 46))
     lines = capsys.readouterr().out.splitlines()
@@ -33,7 +33,7 @@ def test_in_a_log_a_line_every_so_often_and_the_last(capsys):
     assert "left" not in lines[-1]
 
 
-def test_on_a_terminal_one_line_is_rewritten(capsys, monkeypatch):
+def test_terminal_line_is_rewritten(capsys, monkeypatch):
     monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
     clock = Clock()
     progress = StepProgress(steps=3, seconds=20, clock=clock)
@@ -44,7 +44,7 @@ def test_on_a_terminal_one_line_is_rewritten(capsys, monkeypatch):
     assert written.count("\r") == 4 and "\x1b[2Ka message\n" in written and written.endswith("\n")
 
 
-def test_quiet(capsys):
+def test_quiet_prints_nothing(capsys):
     progress = StepProgress(steps=3, seconds=0, quiet=True)
     progress.show_step(3, loss=1.0, tokens_per_second=None, seconds_left=None)
     progress.say("nothing")
@@ -55,13 +55,13 @@ def test_quiet(capsys):
     ("seconds", "text"),
     [(0.4, "0 s"), (59, "59 s"), (60, "1:00"), (3725, "1:02:05"), (97 * 3600 + 180, "4 d 01:03")],
 )
-def test_duration(seconds, text):
+def test_duration_as_text(seconds, text):
     assert duration(seconds) == text
 
 
 @pytest.fixture
 def reporter(options, monkeypatch):
-    """A reporter of a run of 12 steps of 256 tokens, at a time that the test sets."""
+    """A reporter of a run of 12 steps of 256 tokens, with a clock that the test sets."""
     job = SimpleNamespace(
         options=options(),
         first=False,
@@ -79,8 +79,8 @@ def report(reporter, step, now):
     reporter._report(step, jnp.ones(3))
 
 
-def test_rate_and_time_left_after_a_resume_are_those_of_this_start(reporter, capsys):
-    """Steps 1 to 6 were done by another start."""
+def test_rate_and_time_left_after_a_resume_use_only_this_start(reporter, capsys):
+    """Steps 1 to 6 were trained by an earlier start."""
     for step, now in ((7, 100.0), (8, 102.0), (9, 104.0)):
         report(reporter, step, now)
     assert capsys.readouterr().out.splitlines() == [
@@ -91,20 +91,20 @@ def test_rate_and_time_left_after_a_resume_are_those_of_this_start(reporter, cap
 
 
 @pytest.mark.parametrize("last", [104.0, 104.00001, 90.0])
-def test_the_last_step_is_no_measure_of_its_own(reporter, capsys, last):
-    """Its metrics may be there with those of the step before: no time has passed between them."""
+def test_last_step_does_not_change_the_rate(reporter, capsys, last):
+    """Its metrics may arrive with those of the step before, with no time between them."""
     for step, now in ((10, 100.0), (11, 104.0), (12, last)):
         report(reporter, step, now)
     assert capsys.readouterr().out.splitlines()[-1] == "step 12/12  loss 1.0000  64 tokens/s"
 
 
-def test_one_step_that_is_left_has_no_rate(reporter, capsys):
+def test_single_step_has_no_rate(reporter, capsys):
     report(reporter, 12, 100.0)
     assert capsys.readouterr().out == "step 12/12  loss 1.0000\n"
 
 
 @pytest.mark.parametrize("seconds", [0.0, -3.0])
-def test_without_time_there_is_no_rate(reporter, capsys, seconds):
+def test_no_rate_without_elapsed_time(reporter, capsys, seconds):
     report(reporter, 11, 100.0)
     report(reporter, 12, 100.0 + seconds)
     assert capsys.readouterr().out.splitlines()[-1] == "step 12/12  loss 1.0000"
