@@ -1,7 +1,7 @@
-"""An order of runs by their data, so that no result depends on what runs are called.
+"""Order runs by their data, so that no result depends on the names of runs.
 
-Resampling gives the n-th run the n-th random weight, and ties go to the first run: numbered by
-name, runs would change intervals when they are renamed.
+Resampling gives the n-th run the n-th random weight, and ties go to the first run. If runs were
+numbered by name, renaming them would change intervals.
 """
 
 from __future__ import annotations
@@ -10,17 +10,19 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["run_numbers"]
-
 Array = np.ndarray
 
 
 def run_numbers(runs: Any, *columns: Array) -> Array:
-    """Number (M,) of the run of each of M points, 0 to R - 1.
+    """Return the number of the run of each of M points, 0 to R - 1, int [M].
 
-    `runs` (M,) names each point's run; `columns`, each (M,), are the points' data. A run is placed
-    by its points in sorted order, compared by the first column, then the next; NaN comes last. Only
-    runs with equal data keep the order of their names: exchanging them changes nothing.
+    A run is placed by its points in sorted order, compared by the first column, then the next; NaN
+    comes last. Only runs with equal data keep the order of their names, which has no effect because
+    their data are equal.
+
+    Args:
+        runs: name of each point's run, [M].
+        columns: data of the points, each [M].
     """
     names, number = np.unique(np.asarray(runs).astype(str), return_inverse=True)
     rows = np.column_stack([np.asarray(column, float) for column in columns])
