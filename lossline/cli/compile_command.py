@@ -93,8 +93,8 @@ def _single(options: CompileOptions, target: Target) -> tuple[TrainOptions, Step
     if report.needed != report.needed:
         by = f"needs more than its {limit / GIB:.2f} GiB"
     print(f"does not fit one {report.chip} ({by}); searching for settings that fit:", flush=True)
-    mend = what_would_fit(options.train, target, say=_say)
-    raise UserError(f"the step does not fit one {report.chip} of {report.topology}: {by}; {mend}")
+    fix = what_would_fit(options.train, target, say=_say)
+    raise UserError(f"the step does not fit one {report.chip} of {report.topology}: {by}; {fix}")
 
 
 def _searched(options: CompileOptions, target: Target) -> tuple[TrainOptions, StepReport]:

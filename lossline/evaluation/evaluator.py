@@ -152,6 +152,7 @@ class Evaluator:
             self._progress.expect(
                 sum(m.measure.texts.num_tokens for ms in steps.values() for m in ms)
             )
+        # Runs of one shape follow each other, so that they use the same compiled program.
         for run, steps in sorted(work, key=lambda item: shape_key(item[0])):
             self._measure_run(run, steps, losses[run.path])
 

@@ -201,6 +201,7 @@ class _Answers:
 
     def _correct(self, scores: np.ndarray) -> int:
         """Return the number of questions whose gold answer has the smallest score."""
+        # The answers of a question are consecutive; split where the question number changes.
         bounds = np.flatnonzero(np.diff(self._question)) + 1
         return sum(
             bool(gold[answer(scores)])

@@ -135,6 +135,7 @@ class PackedTexts:
         slots = self._slots(at[keep])
         cells = (self.batch_size, self.row_length)
         entries = (self.groups, self.capacity)
+        # Positions count within a group, because each device gathers only from its own rows.
         in_group = at[keep] % (self.batch_size // self.groups * self.row_length)
         return PackedRows(
             inputs_BxL=_scatter(at, self._ids[read], cells),

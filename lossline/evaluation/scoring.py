@@ -115,6 +115,7 @@ def _score(
     model = nnx.merge(graphdef, state)
     with _products_of(model.config.activation_dtype):
         x_BxLxD = model.hidden(inputs_BxL, segment_ids_BxL, positions_BxL)
+        # Gather the scored positions before the unembedding, which is the most expensive product.
         x_GxNxD = x_BxLxD.reshape(index_GxK.shape[0], -1, x_BxLxD.shape[-1])
         x_GxKxD = jnp.take_along_axis(x_GxNxD, index_GxK[..., None], axis=1)
         scored = linear_cross_entropy(

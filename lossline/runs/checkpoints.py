@@ -56,7 +56,7 @@ class CheckpointWriter:
             data: fingerprint of the training data, recorded in every manifest.
             optimizer_states: number of newest checkpoints that keep their optimizer state.
         """
-        self._folder = (run.path / "checkpoints").resolve()
+        self._folder = (run.path / "checkpoints").resolve()  # Orbax needs an absolute path
         self._run = run
         self._data = data
         self._optimizer_states = optimizer_states
@@ -111,7 +111,7 @@ class CheckpointWriter:
                 write_manifest(self._folder / str(step), step=step, kept=kept, data=self._data)
                 self._retire(step)
         except BaseException as error:
-            self._error = error
+            self._error = error  # this is a thread; wait() raises it in the training loop
 
     def _retire(self, newest: int) -> None:
         """Delete replaceable checkpoints before ``newest`` and old optimizer states."""
@@ -119,6 +119,7 @@ class CheckpointWriter:
         for step in reversed(self._run.checkpoint_steps()):
             folder = self._folder / str(step)
             manifest = read_json(folder / MANIFEST)
+            # ``full`` is empty until a newer checkpoint can be resumed; keep older ones until then.
             if step < newest and not manifest["kept"] and full:
                 remove(folder)
             elif _holds(folder, self._parts):
@@ -196,7 +197,7 @@ def newest_intact(
                 f"previous one"
             )
             _set_aside(folder / str(step))
-        elif _holds(folder / str(step), parts):
+        elif _holds(folder / str(step), parts):  # old kept checkpoints have no optimizer state
             return step
     return None
 

@@ -119,7 +119,7 @@ def run_many(
         tick([], done)
     finally:
         for _, process in running.values():
-            process.terminate()
+            process.terminate()  # SIGTERM: a training saves a checkpoint before it ends
         for _, process in running.values():
             process.wait()
 

@@ -183,6 +183,7 @@ def _train(options: StudyOptions, runs: Sequence[PlannedRun], at_once: int) -> N
         print(f"  done before: all {len(runs)} runs are finished", flush=True)
         return
     progress = StudyProgress(runs)
+    # The longest run first, so that at the end no long run occupies one core alone.
     longest_first = sorted(todo, key=lambda item: item.flops, reverse=True)
     jobs = [Job(name=item.name, verb="train", arguments=item.arguments) for item in longest_first]
     run_many(jobs, logs=options.folder / "logs", at_once=at_once, tick=progress.show)

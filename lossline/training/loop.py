@@ -195,6 +195,7 @@ def _begin(job: _Job) -> State:
         parts = checkpoints.parts_of(abstract)
         found = checkpoints.newest_intact(job.run, parts=parts, say=job.progress.say)
     if jax.process_count() > 1:
+        # Only the first process checks the files; all must restore the same checkpoint.
         found = int(multihost_utils.broadcast_one_to_all(np.int32(-1 if found is None else found)))
         found = None if found < 0 else found
     if found is None:
@@ -314,7 +315,7 @@ class _Reporter:
 
     def saw(self, step: int, metrics: jax.Array) -> None:
         """Store the metrics of ``step``, perhaps not computed yet; report the step before."""
-        metrics.copy_to_host_async()
+        metrics.copy_to_host_async()  # the transfer overlaps with the next step
         before, self._waiting = self._waiting, (step, metrics)
         if before is not None:
             self._report(*before)

@@ -102,12 +102,12 @@ def require_whole_rows(rows: int, parts: int, mesh: Mesh) -> None:
     if rows % (shards * parts) == 0:
         return
     if rows % shards == 0:
-        mend = f"train.microbatches = {nearest_divisors(rows // shards, parts)}"
+        fix = f"train.microbatches = {nearest_divisors(rows // shards, parts)}"
     else:
         along = mesh.size // mesh.shape["sequence"]
         kept = parts if rows % parts == 0 else 1
         sizes = nearest_divisors(math.gcd(rows // kept, along), shards)
-        mend = f"data × fsdp = {sizes} (and mesh tensor with the devices that are left)"
-        mend += "" if kept == parts else " and train.microbatches = 1"
+        fix = f"data × fsdp = {sizes} (with the remaining devices on mesh tensor)"
+        fix += "" if kept == parts else " and train.microbatches = 1"
     by = "data × fsdp × microbatches"
-    raise indivisible("train.batch_size", rows, by, shards * parts, mend=mend)
+    raise indivisible("train.batch_size", rows, by, shards * parts, mend=fix)

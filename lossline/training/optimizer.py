@@ -142,6 +142,7 @@ def decay_mask(axes: Any) -> Any:
 
     def decays(path: tuple[Any, ...], names: tuple[str | None, ...]) -> bool:
         keys = [str(getattr(key, "key", getattr(key, "name", key))).lower() for key in path]
+        # Scanned layers add a leading axis, which does not make a bias a matrix.
         inner = [name for name in names if name != "layers"]
         return len(inner) > 1 and "norm" not in inner and not UNDECAYED_NAMES.intersection(keys)
 
@@ -181,7 +182,7 @@ def clip(gradients: Any, norm: jax.Array, largest: float | None) -> Any:
     """Return ``gradients`` of global norm ``norm``, scaled down to at most ``largest``."""
     if largest is None:
         return gradients
-    scale = jnp.minimum(1.0, largest / jnp.maximum(norm, 1e-16))
+    scale = jnp.minimum(1.0, largest / jnp.maximum(norm, 1e-16))  # the bound avoids 1 / 0
     return jax.tree.map(lambda g: g * scale.astype(g.dtype), gradients)
 
 

@@ -35,7 +35,7 @@ def place_batch(
     held = sharding.addressable_devices_indices_map((batch_size,)).values()
     spans = [_rows(index, batch_size) for index in held]
     first, last = min(start for start, _ in spans), max(stop for _, stop in spans)
-    local = plan.batch(k, rows=slice(first, last))
+    local = plan.batch(k, rows=slice(first, last))  # one read for all local devices
 
     def place(array: np.ndarray) -> jax.Array:
         if sharding.mesh.size == 1:
@@ -69,6 +69,7 @@ def prefetched(
     def offer(item: Any) -> None:
         while not ended.is_set():
             try:
+                # With a timeout, so that the thread notices when the consumer has stopped.
                 ready.put(item, timeout=0.1)
                 return
             except queue.Full:

@@ -50,6 +50,7 @@ class CosineSchedule:
         warmup = warmup_steps(self.warmup, steps)
         if k < warmup:
             return (k + 1) / warmup
+        # Progress is 1 at the last update (k = steps - 1), which therefore uses ``final``.
         progress = (k - warmup + 1) / (steps - warmup)
         return self.final + (1 - self.final) * 0.5 * (1 + math.cos(math.pi * progress))
 

@@ -144,12 +144,14 @@ class Trainer:
     def merge(self, params: Any) -> nnx.Module:
         """Return the module with ``params``; cheap, for use inside a traced function."""
         graph, abstract = self._abstract
+        # A copy, because replace_by_pure_dict changes its argument.
         state = jax.tree.map(lambda leaf: leaf, abstract)
         nnx.replace_by_pure_dict(state, params)
         return nnx.merge(graph, state)
 
     def gradients(self, params: Any, batch: BatchArrays) -> tuple[Any, jax.Array]:
         """Return (gradients, nats per target token) of the whole batch; traced inside ``step``."""
+        # The bound avoids 0 / 0 for a batch of only padding.
         total_weight = jnp.maximum(jnp.sum(batch["weights"]), 1e-9)
         if self.microbatches == 1:
             return self._differentiated(params, batch, total_weight)
@@ -187,6 +189,7 @@ class Trainer:
 
         def accumulate(carry: tuple[Any, jax.Array], microbatch: BatchArrays) -> tuple[Any, None]:
             gradients, nats = self._differentiated(params, microbatch, total_weight)
+            # In bfloat16 a sum of many microbatches would lose its small terms.
             wide = jax.tree.map(lambda total, g: total + g.astype(jnp.float32), carry[0], gradients)
             return (wide, carry[1] + nats), None
 
@@ -218,6 +221,7 @@ class Trainer:
         def run(state: State, batch: BatchArrays, rates: jax.Array) -> tuple[State, jax.Array]:
             params, optimizer = state["params"], state["optimizer"]
             gradients, nats = self.gradients(params, batch)
+            # Sharded like the parameters, so that fsdp keeps only its own part of each gradient.
             gradients = jax.lax.with_sharding_constraint(gradients, self.shardings["params"])
             gradients = optimizers.widened(gradients)
             norm = optimizers.global_norm(gradients)
@@ -229,6 +233,7 @@ class Trainer:
             )
             params = jax.tree.map(lambda w, p: w.astype(p.dtype), wide, params)
             optimizer = optimizers.Masters(moments, wide) if self._has_masters else moments
+            # One vector, so that the host fetches one array per step.
             metrics = jnp.stack([nats, norm, optimizers.global_norm(params)])
             return {"params": params, "optimizer": optimizer}, metrics
 
