@@ -1,4 +1,4 @@
-"""Runs are ordered by their data: names and the order of points cannot matter."""
+"""Runs are ordered by their data; names and the order of points have no effect."""
 
 import numpy as np
 
@@ -8,7 +8,7 @@ NAMES = np.array(["a", "b", "c", "d"])
 
 
 def points(seed=0):
-    """Four runs of 3, 1, 2 and 2 points; the last two agree in all but the last value."""
+    """Four runs of 3, 1, 2 and 2 points; the last two differ only in the last value."""
     run = np.array([0, 0, 0, 1, 2, 2, 3, 3])
     size = np.array([1.0, 1, 1, 5, 2, 2, 2, 2])
     value = np.array([3.0, 2, 1, 9, 4, 7, 4, 8])
@@ -21,7 +21,7 @@ def test_runs_are_numbered_by_their_points():
     np.testing.assert_array_equal(run_numbers(NAMES[run], size, value), [0, 0, 0, 3, 1, 1, 2, 2])
 
 
-def test_neither_names_nor_the_order_of_points_change_the_number_of_a_run():
+def test_names_and_the_order_of_points_do_not_change_the_numbers():
     run, size, value = points()
     expected = dict(zip(run, run_numbers(NAMES[run], size, value), strict=True))
     for seed in range(1, 6):
@@ -31,10 +31,10 @@ def test_neither_names_nor_the_order_of_points_change_the_number_of_a_run():
         assert dict(zip(run, found, strict=True)) == expected
 
 
-def test_what_is_not_known_comes_last():
+def test_unknown_values_come_last():
     known, unknown = [1.0, 1.0], [np.nan, 0.5]
     np.testing.assert_array_equal(run_numbers(["a", "b"], known, unknown), [1, 0])
 
 
-def test_no_points_have_no_runs():
+def test_no_points_give_no_runs():
     assert len(run_numbers([], [], [])) == 0

@@ -1,4 +1,4 @@
-"""Long stages tell now and then that they go on."""
+"""Long stages report their progress from time to time."""
 
 import pytest
 
@@ -7,13 +7,13 @@ from lossline import terminal
 
 @pytest.fixture
 def clock(monkeypatch):
-    """Seconds that pass when a test says so."""
+    """A clock that tests advance."""
     now = [100.0]
     monkeypatch.setattr(terminal.time, "monotonic", lambda: now[0])
     return now
 
 
-def test_counted_says_how_many_are_done_every_few_seconds(clock):
+def test_counted_reports_progress_every_few_seconds(clock):
     heard = []
     items = list("abcdefgh")
     for item in terminal.counted(items, heard.append, "letters"):
@@ -21,7 +21,7 @@ def test_counted_says_how_many_are_done_every_few_seconds(clock):
     assert heard == ["  3 of 8 letters", "  6 of 8 letters"]
 
 
-def test_quick_stages_say_nothing(clock):
+def test_quick_stages_report_nothing(clock):
     heard = []
     assert list(terminal.counted("abc", heard.append, "letters")) == ["a", "b", "c"]
     assert heard == []

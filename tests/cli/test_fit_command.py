@@ -35,8 +35,7 @@ QUICK = {
 
 @pytest.fixture(scope="module")
 def table() -> pd.DataFrame:
-    """Two sets, two architectures: enough for every part of a fit, small enough to fit in a
-    second."""
+    """Two sets and two architectures: enough for every part of a fit, and fitted in a second."""
     study = Study(
         moves={"pretraining_data": {"python": 0.6}},
         sets={"legal": 0.0, "wiki": 0.3, "hellaswag": 0.8},
@@ -69,7 +68,7 @@ def results(table):
 
 @pytest.fixture
 def instant(results, monkeypatch):
-    """Fitting takes no time, for tests of what becomes of the folder."""
+    """Replace fitting by an instant result, for tests about the folder."""
     monkeypatch.setattr(fit_command, "fit_study", lambda table, options, say: results)
 
 
@@ -335,7 +334,7 @@ def test_the_command_prints_the_verdict_and_writes_the_report(saved):
 
 
 def spoiled(table: pd.DataFrame) -> pd.DataFrame:
-    """Everything at once that is to be named and left out while the rest is fitted."""
+    """Return the table with every kind of bad row and group at once."""
     table = table.copy()
     table.loc[4, ["loss", "bits_per_byte"]] = math.nan
     table.loc[5, "loss"] = -2.0

@@ -14,7 +14,7 @@ VOCAB = 40
 
 @dataclass
 class MemoryStore:
-    """What the evaluation asks of a token store, for documents given as arrays of tokens."""
+    """The parts of a token store that evaluation uses, for documents given as arrays of tokens."""
 
     documents: list[np.ndarray]
     document_bytes: np.ndarray
@@ -39,7 +39,7 @@ class MemoryStore:
 
 @dataclass
 class MemoryTask:
-    """What the evaluation asks of a task store."""
+    """The parts of a task store that evaluation uses."""
 
     questions: list[SimpleNamespace]
 
@@ -56,7 +56,7 @@ class MemoryTask:
 
 
 def random_store(lengths, *, seed=0):
-    """Documents of random tokens that stand for 1 to 4 bytes each."""
+    """Return documents of random tokens; each token represents 1 to 4 bytes."""
     rng = np.random.default_rng(seed)
     token_bytes = rng.integers(1, 5, VOCAB).astype(np.int32)
     token_bytes[:2] = 0
@@ -66,7 +66,7 @@ def random_store(lengths, *, seed=0):
 
 
 def random_task(contexts, answers, *, seed=0):
-    """One question per context length; its answers have the lengths given."""
+    """Return one question per context length, with answers of the given lengths."""
     rng = np.random.default_rng(seed)
     return MemoryTask(
         [
@@ -88,8 +88,10 @@ class SmallConfig:
 
 
 class SmallModel(nnx.Module):
-    """Hidden state: a decaying sum of the embeddings before it in its segment, plus its position's
-    embedding.
+    """A model whose hidden state is easy to compute.
+
+    It is a decaying sum of the previous embeddings in the segment, plus the embedding of the
+    position.
     """
 
     def __init__(self, *, width=8, positions=64, seed=0):
@@ -112,8 +114,9 @@ class SmallModel(nnx.Module):
 
 
 def reference_nats(model, inputs):
-    """-log p of every next token after a single unpacked sequence, in float64 NumPy, one position
-    at a time: [L, V].
+    """Return -log p of every next token after a single unpacked sequence, [L, V].
+
+    Computed in float64 NumPy, one position at a time.
     """
     embedding, position, out = (
         np.asarray(p[...], np.float64) for p in (model.embedding, model.position, model.out)

@@ -1,4 +1,4 @@
-"""Run directories as a training leaves them, made in a moment: fresh parameters at every step."""
+"""Run directories like those of a training, made quickly: fresh parameters at every step."""
 
 import json
 
@@ -29,14 +29,14 @@ ITEMS = [
 
 
 def params_at(config, step):
-    """Parameters of the checkpoint of a step: random, without compiling an initialization."""
+    """Return random parameters of a step's checkpoint, without compiling an initialization."""
     rng = np.random.default_rng(step)
     shapes = nnx.to_pure_dict(models.abstract_state(config)[1])
     return jax.tree.map(lambda p: jnp.asarray(rng.normal(0, 0.5, p.shape), p.dtype), shapes)
 
 
 def make_run(path, config, *, steps=(2, 4, 6), vocabulary=None, state=RunState.FINISHED):
-    """A run directory with a kept checkpoint at each step."""
+    """Make a run directory with a kept checkpoint at each step."""
     vocabulary = vocabulary or ByteVocabulary()
     path.mkdir(parents=True)
     run = RunDirectory(path)
@@ -62,7 +62,7 @@ def make_run(path, config, *, steps=(2, 4, 6), vocabulary=None, state=RunState.F
 
 
 def add_checkpoints(run, config, steps):
-    """More checkpoints, as a training that goes on writes them."""
+    """Add checkpoints, as a continued training would."""
     writer = CheckpointWriter(run, data="data")
     for step in steps:
         writer.save(step, {"params": params_at(config, step), "optimizer": {}}, kept=True)
@@ -70,7 +70,7 @@ def add_checkpoints(run, config, steps):
 
 
 def make_stores(folder, vocabulary=None):
-    """A token store and a benchmark under folder/<vocabulary>/."""
+    """Make a token store and a benchmark under folder/<vocabulary>/."""
     vocabulary = vocabulary or ByteVocabulary()
     root = folder / vocabulary.name
     write_store(root / "wiki-validation", TEXTS, vocabulary, name="wiki", split="validation")
@@ -79,7 +79,7 @@ def make_stores(folder, vocabulary=None):
 
 
 def corrupt(run, step):
-    """Changes a byte of a checkpoint's parameters."""
+    """Change a byte of a checkpoint's parameters."""
     manifest = json.loads((run.path / "checkpoints" / str(step) / "manifest.json").read_text())
     name = max(
         (n for n in manifest["files"] if n.startswith("params/")),

@@ -52,8 +52,9 @@ def options(runs, stores, **changes):
 
 @functools.cache
 def reference_model(family, step):
-    """A function tokens [N, 32] -> logits [N, 32, V] with the parameters of a step, unpacked, in
-    float32.
+    """Return a function tokens [N, 32] -> logits [N, 32, V] with the parameters of a step.
+
+    It computes in float32, without packing.
     """
     config = {"llama": LLAMA, "mamba": MAMBA}[family]
     graph, state = models.abstract_state(dataclasses.replace(config, activation_dtype="float32"))
@@ -62,7 +63,7 @@ def reference_model(family, step):
 
 
 def float64_nats(config, step, text, *, scored_from=0):
-    """The definition, one token at a time: the window that scores it, its logits, a float64 sum."""
+    """Compute the definition one token at a time: its window, its logits, a float64 sum."""
     ids, context, stride = [byte + 3 for byte in text.encode()], 32, 16
     rows, ends = np.zeros((128, context), np.int32), []
     for i in range(scored_from, len(ids)):
@@ -175,7 +176,7 @@ def test_every_option_of_the_run_is_a_column(tmp_path, stores):
 
 
 def test_rows_of_an_earlier_version_get_option_columns_without_measuring(tmp_path, stores, capsys):
-    """Tables that an earlier lossline wrote."""
+    """An earlier version of lossline wrote the table without option columns."""
     run = make_run(tmp_path / "run", MAMBA, steps=(2,))
     evaluate(options(run.path, stores))
     path = run.path / "losses.parquet"

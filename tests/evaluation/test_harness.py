@@ -64,9 +64,7 @@ def test_user_errors_are_raised(run, tmp_path, monkeypatch):
 
 def test_harness_model_answers_requests(run, monkeypatch):
     class LM:
-        """Stands in for lm_eval.api.model.LM, an optional dependency: it has no state of its own
-        that we use.
-        """
+        """Replaces lm_eval.api.model.LM, an optional dependency."""
 
     names = ("lm_eval", "lm_eval.api", "lm_eval.api.model")
     for name in names:

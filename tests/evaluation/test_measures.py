@@ -40,15 +40,13 @@ def measured(measure, model, *, mesh=None):
 
 
 def nats_of(model, tokens, i, first):
-    """-log p(token i | tokens first..i-1), where the end-of-document id stands before token 0."""
+    """Return -log p(token i | tokens first..i-1); the end-of-document id stands before token 0."""
     inputs = [EOS, *tokens][first : i + 1]
     return reference_nats(model, inputs)[-1][tokens[i]]
 
 
 def sliding_nats(model, tokens):
-    """The definition of the sliding rule, token by token: which window scores token i, and so what
-    it sees.
-    """
+    """Compute the sliding rule token by token: the window that scores token i, and its context."""
     total = 0.0
     for i in range(len(tokens)):
         stop = CONTEXT

@@ -35,7 +35,7 @@ def packed(
 
 
 def segments(plan):
-    """(inputs, positions) of each window found in the rows."""
+    """Return (inputs, positions) of each window in the rows."""
     for batch in plan.batches():
         for inputs, ids, positions in zip(
             batch.inputs_BxL, batch.segment_ids_BxL, batch.positions_BxL, strict=True

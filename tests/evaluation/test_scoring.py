@@ -19,7 +19,7 @@ FAMILIES = {
 
 
 def products(config, backend: str, dtype: str) -> set:
-    """The precisions of all products of a scoring, those inside kernels too."""
+    """Return the precisions of all products in a scoring, also inside kernels."""
     graphdef, state = models.abstract_state(
         type(config)(**{**vars(config), "activation_dtype": dtype})
     )

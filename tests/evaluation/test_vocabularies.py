@@ -1,4 +1,4 @@
-"""Bits per byte mean the same for every vocabulary: the same text cut in three ways."""
+"""Bits per byte are comparable between vocabularies: one text, tokenized in three ways."""
 
 import io
 import math
@@ -22,7 +22,7 @@ TRUNCATE = WindowRule(context=4, stride=4, long_documents=LongDocuments.TRUNCATE
 
 
 def byte_bpe(folder):
-    """Byte-level BPE: characters outside ASCII are cut within their bytes."""
+    """Byte-level BPE that splits characters outside ASCII into bytes."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
     tokenizer = Tokenizer(models.BPE())

@@ -1,4 +1,4 @@
-"""Every rule scores what it says, each token once, with the context it promises."""
+"""Every window rule scores each token once, with the context that it promises."""
 
 import numpy as np
 import pytest

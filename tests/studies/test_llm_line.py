@@ -59,7 +59,7 @@ def test_grid_has_the_runs_of_the_paper(runs):
 
 
 def test_every_run_trains_on_the_tokens_of_the_paper(runs):
-    """8.4 billion; the other contexts 2.1, 4.2 and 12.6 (METHODS: "keep batch and steps")."""
+    """8.4 billion; for the other contexts 2.1, 4.2 and 12.6 (METHODS: "keep batch and steps")."""
     shares = {"ctx512": 0.25, "ctx1024": 0.5, "ctx3072": 1.5}
     for run in runs:
         share = next((s for context, s in shares.items() if context in run.name), 1.0)

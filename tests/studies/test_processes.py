@@ -17,7 +17,7 @@ from lossline.studies.progress import LogProgress
 
 
 def job(name: str, code: str) -> Job:
-    """A job that runs Python code in place of a verb."""
+    """Return a job that runs Python code instead of a verb."""
 
     class Code(Job):
         @property
@@ -105,7 +105,7 @@ def wait_for(path: Path) -> str:
 
 
 def alive(pid: int) -> bool:
-    """Whether a process runs; a zombie that nobody has waited for does not."""
+    """Return whether a process runs; a zombie process does not."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
     except FileNotFoundError:

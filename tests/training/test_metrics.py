@@ -1,4 +1,4 @@
-"""metrics.jsonl and TensorBoard files, read back by others."""
+"""metrics.jsonl and TensorBoard files are readable by other programs."""
 
 import json
 

@@ -1,5 +1,7 @@
-"""A run on a mixture: reachable from gin, named by what it is made of, resumed exactly, and its
-components in the loss table.
+"""Runs on a mixture of stores.
+
+They are bound by gin, named by their contents, resumed exactly, and have component columns in the
+loss table.
 """
 
 import json

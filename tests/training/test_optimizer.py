@@ -14,7 +14,7 @@ from lossline.training.optimizer import SGD, Adam, AdamW
 
 
 def updates(options, params, gradients, rates, mask):
-    """Parameters after following ``gradients`` with our update."""
+    """Return the parameters after our updates with ``gradients``."""
     transform = options.direction()
     state = transform.init(params)
     for g, lr in zip(gradients, rates, strict=True):

@@ -1,8 +1,7 @@
-"""No option without effect: whatever enters a run's identity changes its batches, its parameters or
-its compiled step.
+"""Every option in a run's identity changes its batches, its parameters or its compiled step.
 
-An option that is hashed into the run's name and reaches the loss table without being read anywhere
-would make a study train the same model twice and report that the option does not move the line.
+An option that is hashed into the run's name but never read would make a study train the same model
+twice, and report that the option does not move the line.
 """
 
 import dataclasses
@@ -165,7 +164,7 @@ def base(tmp_path_factory) -> TrainOptions:
 
 
 def fed(options: TrainOptions) -> list[bytes]:
-    """The first batches, the key of the parameters, and the rates that the loop passes."""
+    """Return what a run is fed: first batches, key of the parameters, rates."""
     plan = TrainingText.open(options.store).plan(
         context_length=options.length, batch_size=options.batch_size, seed=options.order_seed
     )
@@ -220,8 +219,11 @@ def of_identity(kind: type) -> list[str]:
 
 
 def changed(options, name, value):
-    """The options before and after the change of one: ``value`` may be a mapping from the value in
-    use, or a pair with changes of the base."""
+    """Return the options before and after the change of one option.
+
+    ``value`` is the new value, a mapping from the current value to the new one, or a pair of value
+    and changes of the base.
+    """
     if isinstance(value, dict):
         value = value[getattr(options, name)]
     value, needed = (
@@ -233,7 +235,7 @@ def changed(options, name, value):
 
 
 def assert_effects(base, part, options, values, prefix):
-    """Each option of the identity of ``options``, which stand at ``base.<part>``, has an effect."""
+    """Check that each option in the identity of ``options`` (at ``base.<part>``) has an effect."""
     names = of_identity(type(options))
     assert set(names) <= set(values), "give each new option another value in this file"
 

@@ -34,7 +34,7 @@ class Killed(Exception):
 
 @pytest.fixture
 def stopped(monkeypatch):
-    """Trains until the batch ``STOP``."""
+    """Train until batch ``STOP``."""
 
     def start(options):
         batch = BatchPlan.batch
@@ -72,7 +72,7 @@ def small(options, models):
 
 
 def whole_run(run, options):
-    """Losses of all steps, and the state after the last one."""
+    """Return the losses of all steps and the state after the last one."""
     rows = read_metrics(run.path / "metrics.jsonl")
     data = run.facts["store_fingerprint"]
     state = checkpoints.restore_state(
@@ -103,7 +103,7 @@ def test_resume_is_bitwise_identical(small, stopped, capsys, tmp_path, optimizer
 def test_replaceable_checkpoints_of_an_earlier_version_are_resumed_and_deleted(
     small, stopped, monkeypatch, capsys
 ):
-    """Without optimizer state it kept all replaceable ones, and resumed from none."""
+    """That version kept all replaceable checkpoints of stateless optimizers, and resumed none."""
     options = small(SGD(momentum=0.0), steps=(), minutes=1e-9)
     with monkeypatch.context() as earlier:
         earlier.setattr(checkpoints.CheckpointWriter, "_retire", lambda self, newest: None)
@@ -115,7 +115,7 @@ def test_replaceable_checkpoints_of_an_earlier_version_are_resumed_and_deleted(
 
 
 def test_checkpoint_without_required_optimizer_state_is_not_resumed(small, stopped, capsys):
-    """Of Adam's checkpoints only the newest few hold it; one without is no start."""
+    """Only the newest few checkpoints of Adam contain its state; the others cannot be resumed."""
     options = small(AdamW(), steps=(1, 2))
     run = stopped(options)
     checkpoints.drop_optimizer(run.path / "checkpoints" / "2")

@@ -47,7 +47,7 @@ def make_trainer(model, mesh=None, *, z_loss=1e-3, **changes):
 
 @pytest.fixture(scope="module")
 def batch():
-    """Rows with padding of different lengths, in two documents each."""
+    """Rows with two documents each and padding of different lengths."""
     generator = np.random.default_rng(0)
     tokens = generator.integers(0, 264, (ROWS, LENGTH + 1), np.int32)
     filled = generator.integers(3, LENGTH + 1, ROWS)
@@ -60,7 +60,7 @@ def batch():
 
 
 def run(trainer, batch, steps=2, rates=RATES, start=None):
-    """(state, metrics) after ``steps`` updates of ``start``, or of a fresh state, on one batch."""
+    """Return (state, metrics) after ``steps`` updates on one batch, from ``start`` or fresh."""
     if start is None:
         state = trainer.init(jax.random.key(0))
     else:
@@ -75,7 +75,7 @@ def run(trainer, batch, steps=2, rates=RATES, start=None):
 
 @pytest.fixture(scope="module")
 def fresh(models):
-    """A fresh state of one device, per family, as NumPy arrays."""
+    """A fresh state on one device as NumPy arrays, per family."""
     key = jax.random.key(0)
     return {
         family: jax.tree.map(np.asarray, make_trainer(models[family]).init(key))
@@ -225,7 +225,7 @@ def test_loss_is_the_mean_over_weighted_targets(models, batch, fresh):
 
 
 def compiled(trainer):
-    """The text of the compiled step, in the accelerators' form."""
+    """Return the compiled step as text, in the form of the accelerators."""
     batch = {
         name: jax.ShapeDtypeStruct((ROWS, LENGTH), dtype)
         for name, dtype in (("inputs", jnp.int32), ("targets", jnp.int32), ("weights", jnp.float32))
@@ -237,7 +237,7 @@ def compiled(trainer):
 
 
 def collectives(trainer):
-    """[(kind, result shapes)] of every collective in the compiled step."""
+    """Return (kind, result shapes) of every collective in the compiled step."""
     text = compiled(trainer)
     kinds = "all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute"
     found = re.findall(rf"= (\S.*?) ({kinds})(?:-start)?\(", text)
@@ -310,7 +310,6 @@ def test_tensor_parallel_reduces_and_never_gathers(models, family):
 
 
 def once(trainer, model):
-    """Elements of all parameters with the layers counted as one: what stands in the program's
-    text."""
+    """Return the number of parameters with one layer only, as in the text of the program."""
     flat, _ = jax.tree_util.tree_flatten_with_path(trainer.shapes["params"])
     return sum(leaf.size // (model.layers if path[0].key == "blocks" else 1) for path, leaf in flat)
