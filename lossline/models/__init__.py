@@ -11,7 +11,7 @@ Build a module once, split it into graph definition and state, and jit pure func
     def logits(state, tokens_BxL):
         return nnx.merge(graph, state)(tokens_BxL)
 
-Nothing here knows of data, gin or files. Axis letters: see ``lossline.ops``.
+Model code uses no data, gin or files. ``lossline.ops`` defines the axis letters.
 """
 
 from __future__ import annotations
@@ -56,20 +56,22 @@ CONFIGS: dict[str, type[ModelConfig]] = {
 
 
 def build(config: ModelConfig, *, key: jax.Array) -> LanguageModel:
-    """A model with fresh parameters, the same for the same key on any backend and mesh."""
+    """Return a model with fresh parameters; the same key gives the same values on any backend and
+    mesh.
+    """
     return LanguageModel(config, key=key)
 
 
 def abstract_state(config: ModelConfig) -> tuple[nnx.GraphDef, nnx.State]:
-    """Graph definition and a state of shapes and dtypes; no parameter is computed or allocated."""
+    """Return the graph definition and a state of shapes and dtypes; allocate no parameter."""
     return nnx.split(nnx.eval_shape(lambda: build(config, key=jax.random.key(0))))
 
 
 def logical_axes(state: nnx.State) -> nnx.State:
-    """The same tree with each parameter replaced by the tuple of its axes' logical names.
+    """Return the same tree with each parameter replaced by the tuple of its logical axis names.
 
-    The tree's leaves are tuples: pass ``is_leaf=lambda x: isinstance(x, tuple)`` to ``jax.tree``
-    functions.
+    The leaves of the result are tuples: pass ``is_leaf=lambda x: isinstance(x, tuple)`` to
+    ``jax.tree`` functions.
     """
     axes = [
         (path, variable.get_metadata("logical_axes")) for path, variable in nnx.to_flat_state(state)
@@ -78,8 +80,9 @@ def logical_axes(state: nnx.State) -> nnx.State:
 
 
 def config_from_dict(tree: Mapping[str, Any]) -> ModelConfig:
-    """Rebuilds a configuration from ``ModelConfig.to_dict``'s form; missing options take their
-    defaults.
+    """Rebuild a configuration from the output of ``ModelConfig.to_dict``.
+
+    Options that are missing get their defaults.
 
     Raises:
         UserError: the class or an option is unknown.
@@ -87,12 +90,12 @@ def config_from_dict(tree: Mapping[str, Any]) -> ModelConfig:
     name = tree.get("__class__")
     if name not in CONFIGS:
         raise UserError(
-            f"model configuration of class {name!r} is unknown: one of {', '.join(CONFIGS)}"
+            f"unknown class of model configuration {name!r}: choose one of {', '.join(CONFIGS)}"
         )
     options = {key: value for key, value in tree.items() if key != "__class__"}
     known = {field.name for field in dataclasses.fields(CONFIGS[name])}
     if unknown := sorted(set(options) - known):
         raise UserError(
-            f"{name} has no option {', '.join(unknown)}; it has {', '.join(sorted(known))}"
+            f"{name} has no option {', '.join(unknown)}; its options: {', '.join(sorted(known))}"
         )
     return CONFIGS[name](**options)

@@ -1,6 +1,4 @@
-"""What all model configurations share: options, validation, counts, and the dictionary form stored
-with a run.
-"""
+"""Base class of all model configurations: options, validation, counts, dictionary form."""
 
 from __future__ import annotations
 
@@ -29,9 +27,9 @@ class ParamCounts:
     """Numbers of parameters.
 
     Attributes:
-        total: all of them; padding of the vocabulary is not counted.
-        non_embedding: without token embedding, unembedding and learned positions (Kaplan et al.,
-            2001.08361, section 2.1).
+        total: all parameters, without the padding of the vocabulary.
+        non_embedding: ``total`` without token embedding, unembedding and learned positions (Kaplan
+            et al., 2001.08361, section 2.1).
     """
 
     total: int
@@ -43,12 +41,11 @@ class FlopCounts:
     """Floating-point operations of one token's forward pass.
 
     Attributes:
-        matmul: 2 per multiply-add of every matrix product. Attention scores count the full square
-            of positions, as PaLM (2204.02311, appendix B) and most published figures do; a causal
-            kernel does about half of that part.
-        square: that part of ``matmul``.
-        scan: elementwise work of state-space layers that is no matrix product: convolution and
-            recurrence.
+        matmul: operations of matrix products, 2 per multiply-add. Attention scores count the full
+            square of positions, as in PaLM (2204.02311, appendix B) and most published figures; a
+            causal kernel does about half of them.
+        square: the part of ``matmul`` that attention scores and their use as weights take.
+        scan: elementwise operations of state-space layers: convolution and recurrence.
     """
 
     matmul: float
@@ -70,30 +67,33 @@ class FlopCounts:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig(ABC):
-    """Options of every family. Subclasses add theirs, count, and make one block of layers.
+    """Options that every family shares.
+
+    A subclass adds its own options, counts its parameters and operations, and makes one block.
 
     Attributes:
-        vocab_size: token ids the model knows.
-        width: of the residual stream.
-        layers: depth.
-        context_length: positions the model is meant for.
-        tie_embeddings: the unembedding is the transposed token embedding.
+        vocab_size: number of token ids.
+        width: width of the residual stream.
+        layers: number of layers.
+        context_length: number of positions in a training row.
+        tie_embeddings: use the transposed token embedding as unembedding.
         norm: "rms" or "layer".
-        norm_scale: norms have a learned scale (OLMo's have none).
-        norm_bias: of layer norms.
-        norm_eps: added to the mean square (or variance) under the root.
+        norm_scale: give norms a learned scale (OLMo has none).
+        norm_bias: give layer norms a learned bias.
+        norm_eps: number added to the mean square (or variance) before the square root.
         init_std: standard deviation of fresh matrices and embeddings; None: 1 / sqrt(fan in).
             Output projections of layers are divided by sqrt(2 layers) (GPT-2).
-        vocab_multiple: the embedding matrices are padded to a multiple of this, so that they shard
-            evenly; ids of the padding get probability 0.
-        activation_dtype: of activations and products; norms, softmax, scan states and logits are
-            float32 regardless.
-        param_dtype: of the stored parameters; training keeps float32 copies of bfloat16 ones.
-        remat: what the backward recomputes: "none"; "full" keeps only each block's input; "dots"
-            keeps the products of matrices; "offload" keeps those in host memory.
-        scan_layers: one compiled block looped over the depth: compile time independent of depth.
-            Unrolled (False), steps on CPU are 1.2 to 1.35 times faster and compile longer.
-            Parameters are stacked either way.
+        vocab_multiple: pad the embedding matrices to a multiple of this number, so that the mesh
+            can split them evenly. Padded ids get probability 0.
+        activation_dtype: dtype of activations and matrix products. Norms, softmax, scan states and
+            logits are always float32.
+        param_dtype: dtype of the stored parameters. Training keeps float32 copies of bfloat16 ones.
+        remat: what the backward pass recomputes. "none": nothing; "full": everything but the input
+            of each block; "dots": everything but matrix products; "offload": the same, with those
+            products kept in host memory.
+        scan_layers: compile one block and loop it over the depth, so that compile time does not
+            grow with depth. False unrolls the loop: steps on CPU are 1.2 to 1.35 times faster,
+            compilation is slower. Parameters are stacked in both cases.
     """
 
     vocab_size: int
@@ -119,42 +119,50 @@ class ModelConfig(ABC):
             self.require_positive(name)
         self.require_choice("norm", NORMS)
         if self.norm_bias and not self.norm_scale:
-            raise UserError(f"{self.family}.norm_bias: only norms with a scale have a bias")
+            raise UserError(
+                f"{self.family}.norm_bias = True needs {self.family}.norm_scale = True: set both,"
+                f" or set norm_bias to False"
+            )
         self.require_choice("activation_dtype", ACTIVATION_DTYPES)
         self.require_choice("param_dtype", PARAM_DTYPES)
         self.require_choice("remat", REMAT_POLICIES)
         if not 0 <= self.norm_eps < math.inf:
             raise UserError(
-                f"{self.family}.norm_eps is {self.norm_eps}: it must not be negative, nor infinite"
+                f"{self.family}.norm_eps is {self.norm_eps}: it must be finite and at least 0"
             )
         if self.init_std is not None and not 0 < self.init_std < math.inf:
             raise UserError(
                 f"{self.family}.init_std is {self.init_std}: it must be positive and finite"
             )
 
-    # --- what a family provides ---
+    # --- methods that a family implements ---
 
     @property
     def block_layers(self) -> int:
-        """Layers in one block, the unit that is stacked and scanned."""
+        """Layers in one block; blocks are stacked and scanned."""
         return 1
 
     @abstractmethod
     def make_block(self, key: jax.Array) -> nnx.Module:
-        """One block with fresh parameters: called as ``block(x_BxLxD, rows)``."""
+        """Return one block with fresh parameters, to be called as ``block(x_BxLxD, rows)``."""
 
     @abstractmethod
     def stack_params(self) -> int:
-        """Parameters of all layers and the final norm."""
+        """Return the number of parameters in all layers and the final norm."""
 
     @abstractmethod
     def stack_flops(self, context_length: int) -> FlopCounts:
-        """Forward operations per token of all layers."""
+        """Return the forward operations per token of all layers."""
 
-    # --- what blocks are made of ---
+    # --- parts of a block ---
 
     def std(self, fan_in: int, *, output: bool = False) -> float:
-        """Standard deviation of a fresh matrix."""
+        """Return the standard deviation of a fresh matrix.
+
+        Args:
+            fan_in: number of inputs of one output.
+            output: the matrix projects a layer's result back to the residual stream.
+        """
         std = fan_in**-0.5 if self.init_std is None else self.init_std
         return std * (2 * self.layers) ** -0.5 if output else std
 
@@ -166,28 +174,36 @@ class ModelConfig(ABC):
         fan_in: int | None = None,
         output: bool = False,
     ) -> nnx.Param:
-        """Fresh weights; ``fan_in`` is the first axis unless given, ``output`` as in ``std``."""
+        """Return fresh weights.
+
+        Args:
+            key: random key.
+            shape: shape of the weights.
+            *axes: logical name of each axis.
+            fan_in: number of inputs of one output; None: the size of the first axis.
+            output: as in ``std``.
+        """
         std = self.std(shape[0] if fan_in is None else fan_in, output=output)
         return parameter(truncated_normal(key, shape, std, self.param_dtype), *axes)
 
     def vector(self, length: int, axis: str) -> nnx.Param:
-        """A fresh bias."""
+        """Return a fresh bias of zeros, [length]."""
         return parameter(jnp.zeros(length, self.param_dtype), axis)
 
     def make_norm(self, width: int) -> nnx.Module:
-        """A norm of the configured kind."""
+        """Return a norm of the configured kind."""
         eps, dtype, scale = self.norm_eps, self.param_dtype, self.norm_scale
         if self.norm == "rms":
             return RMSNorm(width, eps=eps, dtype=dtype, scale=scale)
         return LayerNorm(width, eps=eps, dtype=dtype, scale=scale, bias=self.norm_bias)
 
     def norm_params(self, width: int) -> int:
-        """Parameters of a norm of that width."""
+        """Return the number of parameters of a norm of this width."""
         if not self.norm_scale:
             return 0
         return 2 * width if self.norm == "layer" and self.norm_bias else width
 
-    # --- what follows from it ---
+    # --- derived quantities ---
 
     @property
     def blocks(self) -> int:
@@ -196,7 +212,7 @@ class ModelConfig(ABC):
 
     @property
     def padded_vocab_size(self) -> int:
-        """Rows of the embedding matrices."""
+        """Rows of the embedding matrices, padding included."""
         return -(-self.vocab_size // self.vocab_multiple) * self.vocab_multiple
 
     @property
@@ -205,62 +221,67 @@ class ModelConfig(ABC):
         return jnp.dtype(self.activation_dtype)
 
     def position_params(self) -> int:
-        """Parameters of learned positions."""
+        """Return the number of parameters of learned positions."""
         return 0
 
     def num_params(self) -> ParamCounts:
-        """Exact parameter counts."""
+        """Return the exact parameter counts."""
         matrices = 1 if self.tie_embeddings else 2
         embedding = matrices * self.vocab_size * self.width + self.position_params()
         stack = self.stack_params()
         return ParamCounts(total=stack + embedding, non_embedding=stack)
 
     def flop_counts(self, context_length: int | None = None) -> FlopCounts:
-        """Forward operations per token at a context length (default the config's)."""
+        """Return the forward operations per token.
+
+        Args:
+            context_length: tokens in a row; None: ``self.context_length``.
+        """
         length = self.context_length if context_length is None else context_length
         return self.stack_flops(length) + FlopCounts(matmul=2 * self.width * self.vocab_size)
 
     def flops_per_token(self, context_length: int | None = None) -> float:
-        """Training operations per token: 3 times the forward's (the backward of a product is two
-        products).
+        """Return the training operations per token: 3 times those of the forward pass.
 
-        Products of matrices (see ``FlopCounts.matmul``) plus scan; the recomputation of remat is
-        not counted.
+        The backward pass of one matrix product is two products. Scan operations count too;
+        operations that remat repeats do not. See ``FlopCounts.matmul``.
         """
         counts = self.flop_counts(context_length)
         return 3 * (counts.matmul + counts.scan)
 
     def causal_flops_per_token(self, context_length: int | None = None) -> float:
-        """``flops_per_token`` without the pairs of a query and a later position, which causal
-        attention need not compute: what no implementation can do without.
+        """Return ``flops_per_token`` without the attention scores above the diagonal.
+
+        Causal attention does not need the pairs of a query and a later position. This is the lower
+        limit for any implementation.
         """
         length = self.context_length if context_length is None else context_length
         above_diagonal = 0.5 * (1 - 1 / length)
         return self.flops_per_token(length) - 3 * above_diagonal * self.flop_counts(length).square
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-able form; ``config_from_dict`` turns it back."""
+        """Return a form that JSON can store; ``config_from_dict`` reads it."""
         return {"__class__": type(self).__name__, **dataclasses.asdict(self)}
 
     # --- validation ---
 
     def require_positive(self, name: str) -> None:
-        """Raises a UserError unless the named option is at least 1."""
+        """Raise a UserError unless the named option is at least 1."""
         value = getattr(self, name)
         if value < 1:
             raise UserError(f"{self.family}.{name} is {value}: it must be at least 1")
 
     def require_interval(self, low: str, high: str) -> None:
-        """Raises a UserError unless 0 < the first named option <= the second."""
+        """Raise a UserError unless 0 < the first named option <= the second."""
         values = getattr(self, low), getattr(self, high)
         if not 0 < values[0] <= values[1]:
             raise UserError(
                 f"{self.family}.{low} = {values[0]} and {self.family}.{high} = {values[1]}: the"
-                f" first must be positive, the second no less"
+                f" first must be positive, the second must be at least the first"
             )
 
     def require_choice(self, name: str, choices: tuple[str, ...]) -> None:
-        """Raises a UserError unless the named option is one of ``choices``."""
+        """Raise a UserError unless the named option is one of ``choices``."""
         value = getattr(self, name)
         if value not in choices:
             raise UserError(
@@ -270,8 +291,14 @@ class ModelConfig(ABC):
     def require_divides(
         self, divisor: str, dividend: str, works: Callable[[int, int], bool] = lambda *_: True
     ) -> None:
-        """Raises a UserError naming both numbers and the nearest that work, unless one option
-        divides the other. ``works`` is what else must hold of a divisor and a dividend.
+        """Raise a UserError unless one option divides the other.
+
+        The message gives both numbers and the nearest numbers that work.
+
+        Args:
+            divisor: name of the option that must divide.
+            dividend: name of the option that must be divisible.
+            works: further condition on a divisor and a dividend, for the numbers to propose.
         """
         small, large = getattr(self, divisor), getattr(self, dividend)
         if large % small == 0:
@@ -291,8 +318,9 @@ class ModelConfig(ABC):
 def nearest_divisors(
     wanted: int, number: int, works: Callable[[int], bool] = lambda _: True
 ) -> list[int]:
-    """The largest divisor of ``number`` below ``wanted`` and the smallest above, of those that
-    work, where they exist.
+    """Return the nearest divisors of ``number`` below and above ``wanted``, where they exist.
+
+    Only divisors for which ``works`` returns true are considered.
     """
     divisors = [n for n in range(1, number + 1) if number % n == 0 and works(n)]
     below = [n for n in divisors if n < wanted][-1:]
@@ -301,6 +329,9 @@ def nearest_divisors(
 
 
 def nearest_multiple(wanted: int, factor: int, works: Callable[[int], bool]) -> int | None:
-    """The multiple of ``factor`` nearest to ``wanted`` that works, below twice that; None: none."""
+    """Return the multiple of ``factor`` nearest to ``wanted`` for which ``works`` returns true.
+
+    The search ends at twice ``wanted``; the result is None if no multiple works.
+    """
     multiples = range(factor, 2 * wanted + 2 * factor, factor)
     return min(filter(works, multiples), key=lambda n: abs(n - wanted), default=None)

@@ -1,9 +1,12 @@
-"""GPT-2 (Radford et al., 2019) and its relatives: LayerNorm, learned positions, GELU.
+"""GPT-2 (Radford et al., 2019) and related models: LayerNorm, learned positions, GELU.
 
-Options make it GPT-2 (``biases = True``, ``mlp = "gelu_tanh"``, tied embeddings), GPT-NeoX and
-Pythia (``positions = "rotary"``, ``rope_fraction = 0.25``, ``parallel = True``, ``biases = True``),
-or the loss-to-loss ladder of OLMo's code (``positions = "rotary"``, ``qk_norm = "width"``,
-``norm_bias = False``).
+Options for known models:
+
+- GPT-2: ``biases = True``, ``mlp = "gelu_tanh"``, tied embeddings.
+- GPT-NeoX and Pythia: ``positions = "rotary"``, ``rope_fraction = 0.25``, ``parallel = True``,
+  ``biases = True``.
+- The ladder of the loss-to-loss study in OLMo's code: ``positions = "rotary"``, ``qk_norm =
+  "width"``, ``norm_bias = False``.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ from lossline.models.transformer import TransformerConfig
 
 @dataclass(frozen=True, kw_only=True)
 class GPTConfig(TransformerConfig):
-    """Options of a GPT model: ``TransformerConfig``'s, with these defaults."""
+    """Options of a GPT model: those of ``TransformerConfig`` with other defaults."""
 
     norm: str = "layer"
     norm_bias: bool = True

@@ -1,8 +1,7 @@
-"""Attention in every k-th layer, state-space layers between: what lies between a Llama and a Mamba
-(as Jamba, 2403.19887, and Samba, 2406.07522, with other details).
+"""Hybrid models: attention in every k-th layer, state-space layers between.
 
-At its two ends it is the pure families: ``attention_every = 1`` computes what the Llama of the same
-options does, and 0 what the Mamba does.
+Jamba (2403.19887) and Samba (2406.07522) are similar and differ in details. With ``attention_every
+= 1`` the model computes the same as a Llama of the same options; with 0 the same as a Mamba.
 """
 
 from __future__ import annotations
@@ -26,11 +25,12 @@ STATE_SPACES: dict[str, type[StateSpaceConfig]] = {"mamba": MambaConfig, "mamba2
 
 @dataclass(frozen=True, kw_only=True)
 class HybridConfig(TransformerConfig, MambaConfig, Mamba2Config):
-    """Options of a hybrid: those of its transformer layers, of its state-space layers, and
+    """Options of a hybrid: those of its transformer layers and of its state-space layers, and two
+    more.
 
     Attributes:
-        attention_every: k, which divides the layers: of k layers in a row, the last is a
-            transformer layer (attention and MLP), the others are state-space layers; 0: no
+        attention_every: k, a divisor of the number of layers. The last of every k layers is a
+            transformer layer (attention and MLP), the others are state-space layers. 0: no
             attention.
         state_space: "mamba" or "mamba2".
     """
@@ -54,29 +54,29 @@ class HybridConfig(TransformerConfig, MambaConfig, Mamba2Config):
 
     @property
     def has_duality_layers(self) -> bool:
-        """Whether the state-space layers are Mamba-2's."""
+        """Whether the state-space layers are those of Mamba-2."""
         return self.state_space == "mamba2"
 
     @property
     def block_layers(self) -> int:
-        """Layers in one block, the unit that is stacked and scanned."""
+        """Layers in one block; blocks are stacked and scanned."""
         return max(self.attention_every, 1)
 
     @property
     def attention_layers(self) -> int:
-        """Transformer layers in all."""
+        """Number of transformer layers in the whole model."""
         return self.layers // self.attention_every if self.attention_every else 0
 
     def make_mixer(self, key: jax.Array) -> nnx.Module:
-        """The mixer of a state-space layer."""
+        """Return the mixer of a state-space layer."""
         return STATE_SPACES[self.state_space].make_mixer(self, key)
 
     def make_block(self, key: jax.Array) -> nnx.Module:
-        """``block_layers`` layers."""
+        """Return ``block_layers`` layers with fresh parameters."""
         return HybridBlock(self, key)
 
     def stack_params(self) -> int:
-        """All layers and the final norm."""
+        """Return the number of parameters in all layers and the final norm."""
         state_space = STATE_SPACES[self.state_space].layer_params(self)
         attention = TransformerConfig.layer_params(self)
         return (
@@ -86,7 +86,7 @@ class HybridConfig(TransformerConfig, MambaConfig, Mamba2Config):
         )
 
     def stack_flops(self, context_length: int) -> FlopCounts:
-        """Of all layers."""
+        """Return the forward operations per token of all layers."""
         state_space = STATE_SPACES[self.state_space].layer_flops(self, context_length)
         attention = TransformerConfig.layer_flops(self, context_length)
         return state_space * (self.layers - self.attention_layers) + (
@@ -95,8 +95,9 @@ class HybridConfig(TransformerConfig, MambaConfig, Mamba2Config):
 
 
 class HybridBlock(nnx.Module):
-    """State-space layers, then a transformer layer; with ``attention_every = 0``, one state-space
-    layer.
+    """State-space layers followed by one transformer layer.
+
+    With ``attention_every = 0`` it is one state-space layer.
     """
 
     def __init__(self, config: HybridConfig, key: jax.Array) -> None:

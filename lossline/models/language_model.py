@@ -1,4 +1,4 @@
-"""The shell around every family: tokens in, hidden states or logits out."""
+"""The language model around every family: token ids in, hidden states or logits out."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class LanguageModel(nnx.Module):
         segment_ids_BxL: jax.Array | None = None,
         positions_BxL: jax.Array | None = None,
     ) -> jax.Array:
-        """Next-token logits [B, L, vocab_size] in float32; arguments as ``hidden``."""
+        """Return next-token logits [B, L, vocab_size] in float32; arguments as in ``hidden``."""
         x_BxLxD = self.hidden(tokens_BxL, segment_ids_BxL, positions_BxL)
         return linear(x_BxLxD, self.unembedding()).astype(jnp.float32)
 
@@ -60,18 +60,21 @@ class LanguageModel(nnx.Module):
         segment_ids_BxL: jax.Array | None = None,
         positions_BxL: jax.Array | None = None,
     ) -> jax.Array:
-        """Normed hidden states [B, L, D] in the activation dtype, ready for the unembedding.
+        """Return normed hidden states [B, L, D] in the activation dtype, ready for the unembedding.
 
         Args:
             tokens_BxL: int32 ids below ``vocab_size``.
-            segment_ids_BxL: documents packed into the row; nothing passes from one to the next, in
-                any layer.
-            positions_BxL: overrides the positions, which count from each document's beginning.
+            segment_ids_BxL: id of the document of each token, for rows of several documents. No
+                layer lets information pass from one document to another.
+            positions_BxL: positions to use; None: count from the beginning of each document.
+
+        Raises:
+            UserError: the row is longer than the learned positions.
         """
         config = self.config
         rows = self._rows(tokens_BxL.shape, segment_ids_BxL, positions_BxL)
-        # Gathered along the width before the lookup: the partitioner cannot turn a split of the
-        # width into one of the batch, and would replicate the lookup's result.
+        # Gather the table along the width before the lookup: the partitioner cannot turn a split of
+        # the width into a split of the batch, and would replicate the result on every device.
         table_VxD = constrain(self.embedding[...], "vocab", None)
         x_BxLxD = table_VxD.at[tokens_BxL].get(mode="clip").astype(config.dtype)
         if config.position_params():
@@ -81,22 +84,25 @@ class LanguageModel(nnx.Module):
         return constrain(self.final_norm(x_BxLxD), "batch", "length", None)
 
     def unembedding(self, *, padded: bool = False) -> jax.Array:
-        """Unembedding matrix [D, V] in the parameter dtype.
+        """Return the unembedding matrix [D, V] in the parameter dtype.
 
-        ``padded`` keeps the columns that ``vocab_multiple`` added, which a sharded loss wants;
-        such a loss must then be told the true ``vocab_size``.
+        Args:
+            padded: keep the columns that ``vocab_multiple`` added. A sharded loss needs them, and
+                then needs the true ``vocab_size`` as an argument.
         """
         w_DxV = self.embedding[...].T if self.config.tie_embeddings else self.unembed[...]
-        w_DxV = constrain(w_DxV, None, "vocab")  # gathered once, not in every chunk of the loss
+        # Gather the width here, once; otherwise every chunk of the loss would gather it again.
+        w_DxV = constrain(w_DxV, None, "vocab")
         return w_DxV if padded else w_DxV[:, : self.config.vocab_size]
 
     def _positions(self, length: int, rows: Rows) -> jax.Array:
-        """Learned position embeddings, [B or 1, L, D] in the activation dtype."""
+        """Return learned position embeddings, [B or 1, L, D], in the activation dtype."""
         config = self.config
         if length > config.context_length:
             raise UserError(
-                f"a row of {length} tokens, but this {config.family} model has learned"
-                f" {config.context_length} positions ({config.family}.context_length)"
+                f"a row has {length} tokens, but this {config.family} model has"
+                f" {config.context_length} learned positions: use shorter rows, or set"
+                f" {config.family}.context_length"
             )
         table = self.position_embedding[...].astype(config.dtype)
         return table[None, :length] if rows.positions_BxL is None else table[rows.positions_BxL]

@@ -1,6 +1,4 @@
-"""Pieces that several families share: initialisers, norms, rotary positions, the stack of
-blocks.
-"""
+"""Parts that several families share: initializers, norms, rotary positions, the stack of blocks."""
 
 from __future__ import annotations
 
@@ -21,18 +19,18 @@ from lossline.ops.tpu_attention import RESIDUALS
 
 ModuleType = TypeVar("ModuleType", bound=nnx.Module)
 
-PRODUCT = "product"  # checkpoint_name of every matrix product that remat "dots" keeps
+PRODUCT = "product"  # checkpoint_name of every matrix product that remat = "dots" keeps
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rows:
-    """What a block may know about the rows of a batch, besides the activations.
+    """Facts about the rows of a batch that a block receives besides the activations.
 
     Attributes:
-        positions_BxL: of each token within its document; None: 0 … L-1.
+        positions_BxL: position of each token in its document; None: 0 … L-1.
         runs_BxL: index of the document at each position; None: every row is one document.
-        keep_BxL: 0 where a document begins, else 1, float32; None as runs_BxL.
-        rotary: cosines and sines, [B or 1, L, 1, K/2] each; None where no layer rotates.
+        keep_BxL: 0 where a document begins, 1 elsewhere, float32; None if ``runs_BxL`` is None.
+        rotary: cosines and sines, each [B or 1, L, 1, K/2]; None if no layer uses them.
     """
 
     positions_BxL: jax.Array | None = None
@@ -42,20 +40,25 @@ class Rows:
 
 
 def parameter(value: jax.Array, *axes: str) -> nnx.Param:
-    """A parameter with the logical names of its axes."""
+    """Return a parameter that carries the logical names of its axes.
+
+    Raises:
+        ValueError: the number of names differs from the number of axes.
+    """
     if len(axes) != value.ndim:
         raise ValueError(f"{len(axes)} axis names {axes} for an array of shape {value.shape}")
     return nnx.Param(value, logical_axes=axes)
 
 
 def truncated_normal(key: jax.Array, shape: tuple[int, ...], std: float, dtype: str) -> jax.Array:
-    """Normal values cut at 3 ``std``, as Llama's and OLMo's initialisers."""
+    """Return normal values cut at 3 ``std``, as the initializers of Llama and OLMo do."""
     return (std * jax.random.truncated_normal(key, -3.0, 3.0, shape, jnp.float32)).astype(dtype)
 
 
 class RMSNorm(nnx.Module):
-    """``x / sqrt(mean(x²) + eps) · scale`` over the last axis, in float32 (Zhang & Sennrich,
-    1910.07467).
+    """RMSNorm: ``x / sqrt(mean(x²) + eps) · scale`` over the last axis, in float32.
+
+    Source: Zhang & Sennrich, 1910.07467.
     """
 
     def __init__(self, width: int, *, eps: float, dtype: str, scale: bool = True) -> None:
@@ -79,7 +82,9 @@ def _rms_norm_forward(x, scale, eps):
 
 
 def _rms_norm_backward(eps, residuals, g):
-    """Written out: autodiff keeps float32 copies of x and adds one gradient twice."""
+    """Compute the gradients by hand: autodiff keeps float32 copies of x and adds one gradient
+    twice.
+    """
     x, scale, root = residuals
     normed, g32 = x.astype(jnp.float32) * root, g.astype(jnp.float32)
     dnormed = g32 if scale is None else g32 * scale.astype(jnp.float32)
@@ -94,8 +99,10 @@ _rms_norm.defvjp(_rms_norm_forward, _rms_norm_backward)
 
 
 class LayerNorm(nnx.Module):
-    """``(x - mean) / sqrt(variance + eps) · scale + bias`` over the last axis, in float32 (Ba et
-    al., 1607.06450).
+    """LayerNorm: ``(x - mean) / sqrt(variance + eps) · scale + bias`` over the last axis, in
+    float32.
+
+    Source: Ba et al., 1607.06450.
     """
 
     def __init__(
@@ -121,8 +128,10 @@ class LayerNorm(nnx.Module):
 def gated_rms_norm(
     x: jax.Array, gate: jax.Array, scale: jax.Array, groups: int, eps: float
 ) -> jax.Array:
-    """RMSNorm of each of ``groups`` equal parts of the last axis of ``x · silu(gate)``, times
-    ``scale``: in float32, rounded once, to gate's dtype (the gated norm of Mamba-2).
+    """Apply the gated norm of Mamba-2: RMSNorm of ``x · silu(gate)``, times ``scale``.
+
+    The last axis is split into ``groups`` equal parts, and each part is normed separately. The work
+    is in float32 and is rounded once, to the dtype of ``gate``.
     """
     return _gated_rms_norm_forward(x, gate, scale, groups, eps)[0]
 
@@ -135,7 +144,9 @@ def _gated_rms_norm_forward(x, gate, scale, groups, eps):
 
 
 def _gated_rms_norm_backward(groups, eps, residuals, g):
-    """From the inputs alone, where autodiff keeps three more float32 arrays of their size."""
+    """Compute the gradients from the inputs: autodiff keeps three more float32 arrays of their
+    size.
+    """
     x, gate, scale, root = residuals
     gated, (x32, gate32, sigmoid) = _silu_gated(x, gate, groups)
     normed, g32 = gated * root, g.astype(jnp.float32)
@@ -158,21 +169,26 @@ gated_rms_norm.defvjp(_gated_rms_norm_forward, _gated_rms_norm_backward)
 
 
 def rotary_tables(positions_BxL: jax.Array, frequencies: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Cosines and sines [B, L, 1, K/2] in float32 for angular frequencies [K/2] (radians per
-    position).
+    """Return cosines and sines, each [B, L, 1, K/2], in float32.
+
+    Args:
+        positions_BxL: position of each token.
+        frequencies: angular frequencies [K/2] in radians per position.
     """
     angles = positions_BxL[:, :, None, None].astype(jnp.float32) * frequencies
     if target_backend() != "cpu":
         return jnp.cos(angles), jnp.sin(angles)
-    # XLA CPU computes an elementwise function anew in every fusion that reads it (7% of a step),
-    # optimization_barrier or not; what a loop has computed stays
+    # XLA CPU recomputes an elementwise function in every fusion that reads it (7% of a step), even
+    # behind an optimization_barrier. It does not recompute the result of a loop.
     cos, sin = jax.lax.map(lambda x: (jnp.cos(x), jnp.sin(x)), angles.swapaxes(0, 1))
     return cos.swapaxes(0, 1), sin.swapaxes(0, 1)
 
 
 def rotate(x_BxLxHxK: jax.Array, tables: tuple[jax.Array, jax.Array]) -> jax.Array:
-    """Rotary position embedding (Su et al., 2104.09864) on halves: of the first R channels, for
-    which the tables hold R/2 angles, channel i turns with channel i + R/2.
+    """Apply rotary position embeddings to the first R channels of each head.
+
+    The tables hold R/2 angles. Channel i is rotated together with channel i + R/2. Source: Su et
+    al., 2104.09864.
     """
     cos, sin = tables
     half = cos.shape[-1]
@@ -186,13 +202,15 @@ def rotate(x_BxLxHxK: jax.Array, tables: tuple[jax.Array, jax.Array]) -> jax.Arr
 
 @jax.custom_vjp
 def gated(x: jax.Array, gate: jax.Array) -> jax.Array:
-    """``x · silu(gate)``, in float32, rounded once."""
+    """Return ``x · silu(gate)``, computed in float32 and rounded once."""
     gate32 = gate.astype(jnp.float32)
     return (x.astype(jnp.float32) * gate32 * jax.nn.sigmoid(gate32)).astype(x.dtype)
 
 
 def _gated_backward(residuals, g):
-    """From the inputs alone, where autodiff keeps three more float32 arrays of their size."""
+    """Compute the gradients from the inputs: autodiff keeps three more float32 arrays of their
+    size.
+    """
     x, gate = residuals
     g32, x32, gate32 = (array.astype(jnp.float32) for array in (g, x, gate))
     sigmoid = jax.nn.sigmoid(gate32)
@@ -204,14 +222,12 @@ gated.defvjp(lambda x, gate: (gated(x, gate), (x, gate)), _gated_backward)
 
 
 def product(x: jax.Array) -> jax.Array:
-    """Marks the result of a matrix product as worth keeping for the backward."""
+    """Mark the result of a matrix product as one that remat may keep for the backward pass."""
     return checkpoint_name(x, PRODUCT)
 
 
 def stacked(make: Callable[[jax.Array], ModuleType], key: jax.Array, times: int) -> ModuleType:
-    """``times`` modules of fresh parameters as one module whose parameters have a leading axis
-    "layers".
-    """
+    """Return ``times`` fresh modules as one, whose parameters have a leading axis "layers"."""
     graph, _ = nnx.split(nnx.eval_shape(lambda: make(key)))
     state = jax.vmap(lambda key: nnx.state(make(key)))(jax.random.split(key, times))
     module = nnx.merge(graph, state)
@@ -224,7 +240,7 @@ def stacked(make: Callable[[jax.Array], ModuleType], key: jax.Array, times: int)
 def run_stack(
     stack: nnx.Module, x_BxLxD: jax.Array, rows: Rows, *, scan: bool, remat: str
 ) -> jax.Array:
-    """Applies the stacked blocks one after the other, looped or unrolled."""
+    """Apply the stacked blocks one after the other, in a loop or unrolled."""
     graph, state = nnx.split(stack)
 
     def apply(x: jax.Array, block_state: nnx.State, rows: Rows) -> jax.Array:
@@ -245,8 +261,8 @@ def run_stack(
 def _unstack(state: nnx.State) -> list[nnx.State]:
     leaves, tree = jax.tree.flatten(state)
     blocks = leaves[0].shape[0]
-    # lax.split, because its gradient is one concatenation; the gradient of indexing is a padded
-    # sum per block
+    # The gradient of lax.split is one concatenation; the gradient of indexing is a padded sum per
+    # block.
     parts = [jax.lax.split(leaf, (1,) * blocks) for leaf in leaves]
     return [
         jax.tree.unflatten(tree, [part[i].reshape(part[i].shape[1:]) for part in parts])

@@ -1,6 +1,4 @@
-"""Mamba (Gu & Dao, 2312.00752): a stack of gated selective state-space layers, no attention, no
-MLP.
-"""
+"""Mamba (Gu & Dao, 2312.00752): a stack of selective state-space layers; no attention, no MLP."""
 
 from __future__ import annotations
 
@@ -27,7 +25,7 @@ from lossline.ops.selective_scan import selective_scan
 
 @dataclass(frozen=True, kw_only=True)
 class MambaConfig(StateSpaceConfig):
-    """Options of a Mamba (Mamba-1) model: ``StateSpaceConfig``'s, and
+    """Options of a Mamba (Mamba-1) model: those of ``StateSpaceConfig`` and one more.
 
     Attributes:
         dt_rank: rank of the step-size projection; None: width / 16, rounded up.
@@ -49,30 +47,39 @@ class MambaConfig(StateSpaceConfig):
         return math.ceil(self.width / 16) if self.dt_rank is None else self.dt_rank
 
     def make_mixer(self, key: jax.Array) -> nnx.Module:
-        """A Mamba-1 mixer."""
+        """Return a Mamba-1 mixer with fresh parameters."""
         return MambaMixer(self, key)
 
     def layer_matrix_params(self) -> int:
-        """Elements of one layer's weight matrices (those of matrix products)."""
+        """Return the number of elements in the weight matrices (those of matrix products) of one
+        layer.
+        """
         D, E, N, R = self.width, self.inner, self.state, self.step_rank
         return 2 * D * E + E * (R + 2 * N) + R * E + E * D
 
     def layer_params(self) -> int:
-        """Matrices, convolution and its bias, step bias, A, skip, norm."""
+        """Return the number of parameters of one layer.
+
+        They are the matrices, the convolution and its bias, step bias, A, skip and norm.
+        """
         E = self.inner
         vectors = self.conv * E + E + E + self.state * E + E
         return MambaConfig.layer_matrix_params(self) + vectors + self.norm_params(self.width)
 
     def layer_flops(self, context_length: int) -> FlopCounts:
-        """Products of matrices, and per state element 7 operations of the recurrence: dt·A, exp,
-        ·h, ·B, +, ·C, Σ.
+        """Return the forward operations per token of one layer.
+
+        The recurrence takes 7 operations per state element: dt·A, exp, ·h, ·B, +, ·C, Σ.
         """
         scan = self.inner * (7 * self.state + 2 * self.conv + 2)
         return FlopCounts(matmul=2 * MambaConfig.layer_matrix_params(self), scan=scan)
 
 
 class MambaMixer(nnx.Module):
-    """Figure 3 of the paper: convolution, selective scan and gate between two projections."""
+    """Mixer of a Mamba layer: convolution, selective scan and gate between two projections.
+
+    Source: Gu & Dao, 2312.00752, figure 3.
+    """
 
     def __init__(self, config: MambaConfig, key: jax.Array) -> None:
         D, E, N, R = config.width, config.inner, config.state, config.step_rank
@@ -105,8 +112,9 @@ class MambaMixer(nnx.Module):
         return product(linear(gated(y_BxLxE, gate_BxLxE), self.out[...]))
 
     def state_space(self, u_BxLxE: jax.Array, rows: Rows) -> jax.Array:
-        """The selective scan with its input-dependent step sizes and maps, plus the skip; in u's
-        dtype.
+        """Apply the selective scan, with step sizes and maps computed from its input, and the skip.
+
+        The result has the dtype of ``u_BxLxE``.
         """
         maps = [self.step_down[...], self.input_map[...], self.output_map[...]]
         step_BxLxR, b_BxLxN, c_BxLxN = (product(x) for x in linear_many(u_BxLxE, maps))

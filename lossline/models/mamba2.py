@@ -1,6 +1,4 @@
-"""Mamba-2 (Dao & Gu, 2405.21060): heads with one decay each, so that the scan becomes products of
-matrices.
-"""
+"""Mamba-2 (Dao & Gu, 2405.21060): one decay per head, so that the scan becomes matrix products."""
 
 from __future__ import annotations
 
@@ -21,13 +19,13 @@ from lossline.ops.state_space_duality import state_space_duality
 
 @dataclass(frozen=True, kw_only=True)
 class Mamba2Config(StateSpaceConfig):
-    """Options of a Mamba-2 model: ``StateSpaceConfig``'s, and
+    """Options of a Mamba-2 model: those of ``StateSpaceConfig`` and these.
 
     Attributes:
-        head_channels: inner channels of a head; they divide the inner width.
-        map_groups: groups of heads that share input and output maps (B and C); they divide the
-            heads.
-        decay_min, decay_max: fresh decay rates -A are uniform between them.
+        head_channels: inner channels of a head; must divide the inner width.
+        map_groups: groups of heads that share input and output maps (B and C); must divide the
+            number of heads.
+        decay_min, decay_max: limits of the fresh decay rates -A, which are uniform between them.
     """
 
     state: int = 128
@@ -51,7 +49,9 @@ class Mamba2Config(StateSpaceConfig):
 
     @property
     def has_duality_layers(self) -> bool:
-        """Whether the options of this class matter (a hybrid may have layers of Mamba-1)."""
+        """Whether the model uses the options of this class (a hybrid may have Mamba-1 layers
+        instead).
+        """
         return True
 
     @property
@@ -61,35 +61,46 @@ class Mamba2Config(StateSpaceConfig):
 
     @property
     def map_width(self) -> int:
-        """Channels of the input maps of all groups, and of the output maps."""
+        """Channels of the input maps of all groups; the output maps have the same number."""
         return self.map_groups * self.state
 
     def make_mixer(self, key: jax.Array) -> nnx.Module:
-        """A Mamba-2 mixer."""
+        """Return a Mamba-2 mixer with fresh parameters."""
         return Mamba2Mixer(self, key)
 
     def layer_matrix_params(self) -> int:
-        """Elements of one layer's weight matrices (those of matrix products)."""
+        """Return the number of elements in the weight matrices (those of matrix products) of one
+        layer.
+        """
         D, E = self.width, self.inner
         return D * (2 * E + 2 * self.map_width + self.inner_heads) + E * D
 
     def layer_params(self) -> int:
-        """Matrices, convolutions and their biases, step bias, A and skip per head, both norms."""
+        """Return the number of parameters of one layer.
+
+        They are the matrices, the convolutions and their biases, step bias, A and skip of each
+        head, and both norms.
+        """
         E = self.inner
         vectors = (self.conv + 1) * (E + 2 * self.map_width) + 3 * self.inner_heads + E
         return Mamba2Config.layer_matrix_params(self) + vectors + self.norm_params(self.width)
 
     def layer_flops(self, context_length: int) -> FlopCounts:
-        """Products of matrices, and per state element the recurrence's 2 multiply-adds and the
-        decay: what the layer needs, not what chunks of one size or another add.
+        """Return the forward operations per token of one layer.
+
+        The recurrence takes 2 multiply-adds and the decay per state element. Operations that an
+        implementation in chunks adds are not counted, because they depend on the size of the
+        chunks.
         """
         scan = self.inner * (5 * self.state + 2) + 2 * self.conv * (self.inner + 2 * self.map_width)
         return FlopCounts(matmul=2 * Mamba2Config.layer_matrix_params(self), scan=scan)
 
 
 class Mamba2Mixer(nnx.Module):
-    """Figure 6 of the paper (right): all inputs of the state-space layer in one projection, a
-    gated norm before the output.
+    """Mixer of a Mamba-2 layer: one input projection, the scan, a gated norm and the output
+    projection.
+
+    Source: Dao & Gu, 2405.21060, figure 6 (right).
     """
 
     def __init__(self, config: Mamba2Config, key: jax.Array) -> None:
@@ -139,7 +150,17 @@ class Mamba2Mixer(nnx.Module):
     def state_space(
         self, x_BxLxE: jax.Array, step_BxLxH: jax.Array, b: jax.Array, c: jax.Array, rows: Rows
     ) -> jax.Array:
-        """The recurrence and the skip, [B, L, E] as x; b and c are [B, L, G·N]."""
+        """Apply the recurrence and the skip.
+
+        Args:
+            x_BxLxE: convolved inputs.
+            step_BxLxH: step sizes before the bias and softplus.
+            b, c: input and output maps, [B, L, G·N].
+            rows: where documents begin.
+
+        Returns:
+            [B, L, E] in the dtype of ``x_BxLxE``.
+        """
         config, (B, L, _) = self.config, x_BxLxE.shape
         step_bias = self.step_bias[...].astype(jnp.float32)
         b_BxLxGxN, c_BxLxGxN = (m.reshape(B, L, config.map_groups, config.state) for m in (b, c))

@@ -1,4 +1,4 @@
-"""What the state-space families share: options, the layer around a mixer, fresh step sizes."""
+"""Parts that the state-space families share: options, the layer around a mixer, fresh step sizes."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ class StateSpaceConfig(ModelConfig):
         expand: inner width as a multiple of the width.
         state: state size N of each inner channel.
         conv: taps of the causal convolution.
-        dt_min, dt_max: fresh step sizes are log-uniform between them.
+        dt_min, dt_max: limits of the fresh step sizes, which are log-uniform between them.
         scan_implementation: one of the ``IMPLEMENTATIONS`` of the layer's module in
             ``lossline.ops``, or "auto".
-        scan_chunk: positions per chunk; None: what suits the backend.
+        scan_chunk: positions per chunk; None: the default of the backend.
     """
 
     expand: int = 2
@@ -51,35 +51,37 @@ class StateSpaceConfig(ModelConfig):
 
     @abstractmethod
     def make_mixer(self, key: jax.Array) -> nnx.Module:
-        """What mixes the positions: called as ``mixer(x_BxLxD, rows)``."""
+        """Return the module that mixes positions, to be called as ``mixer(x_BxLxD, rows)``."""
 
     @abstractmethod
     def layer_matrix_params(self) -> int:
-        """Elements of one layer's weight matrices (those of matrix products)."""
+        """Return the number of elements in the weight matrices (those of matrix products) of one
+        layer.
+        """
 
     @abstractmethod
     def layer_params(self) -> int:
-        """All parameters of one layer."""
+        """Return the number of parameters of one layer."""
 
     @abstractmethod
     def layer_flops(self, context_length: int) -> FlopCounts:
-        """Forward operations per token of one layer: the same for any context length."""
+        """Return the forward operations per token of one layer; the context length changes nothing."""
 
     def make_block(self, key: jax.Array) -> nnx.Module:
-        """One layer."""
+        """Return one layer with fresh parameters."""
         return StateSpaceBlock(self, key)
 
     def stack_params(self) -> int:
-        """All layers and the final norm."""
+        """Return the number of parameters in all layers and the final norm."""
         return self.layers * self.layer_params() + self.norm_params(self.width)
 
     def stack_flops(self, context_length: int) -> FlopCounts:
-        """Of all layers."""
+        """Return the forward operations per token of all layers."""
         return self.layer_flops(context_length) * self.layers
 
 
 class StateSpaceBlock(nnx.Module):
-    """Norm, then the mixer, added to the residual stream."""
+    """One state-space layer: norm, then mixer, added to the residual stream."""
 
     def __init__(self, config: StateSpaceConfig, key: jax.Array) -> None:
         self.norm = config.make_norm(config.width)
@@ -90,7 +92,7 @@ class StateSpaceBlock(nnx.Module):
 
 
 def fresh_step_bias(key: jax.Array, config: StateSpaceConfig, size: int) -> jax.Array:
-    """Inverse softplus of log-uniform step sizes, [size]."""
+    """Return the inverse softplus of log-uniform step sizes, [size]."""
     low, high = math.log(config.dt_min), math.log(config.dt_max)
     dt = jnp.exp(jax.random.uniform(key, (size,), minval=low, maxval=high))
-    return dt + jnp.log(-jnp.expm1(-dt))
+    return dt + jnp.log(-jnp.expm1(-dt))  # log(exp(dt) - 1), without overflow or cancellation

@@ -1,7 +1,7 @@
-"""Decoder layers of attention and MLP; the families built of them set the options.
+"""Decoder layers of attention and MLP. The families built of them set the options.
 
-Llama is these layers with RMSNorm, rotary positions and SwiGLU (``models.llama``); GPT with
-LayerNorm, learned positions and GELU (``models.gpt``).
+Llama uses them with RMSNorm, rotary positions and SwiGLU (``models.llama``); GPT with LayerNorm,
+learned positions and GELU (``models.gpt``).
 """
 
 from __future__ import annotations
@@ -36,28 +36,29 @@ class TransformerConfig(ModelConfig):
     """Options of attention and MLP layers.
 
     Attributes:
-        heads: query heads; they divide the width, unless ``head_width`` is given.
-        head_width: channels of a head, whatever the width (Qwen 3, Mistral NeMo); None: width /
-            heads.
-        kv_heads: key/value heads, which divide the query heads; None: as many.
+        heads: query heads; must divide the width unless ``head_width`` is given.
+        head_width: channels of a head, independent of the width (Qwen 3, Mistral NeMo); None: width
+            / heads.
+        kv_heads: key/value heads; must divide the query heads. None: as many as query heads.
         mlp_width: hidden width of the MLP.
-        mlp: "swiglu" (gated, three matrices), "gelu" (exact) or "gelu_tanh" (GPT-2's
-            approximation).
-        biases: of all matrices but the unembedding.
-        parallel: attention and MLP both read the layer's input (GPT-NeoX), rather than one after
-            the other.
-        post_norm: the outputs of attention and MLP are normed rather than their inputs (OLMo 2).
-        qk_norm: queries and keys normed before the rotation: "none"; "head" over each head with
-            one scale for all; "width" over all heads at once (OLMo, OpenLM).
+        mlp: "swiglu" (gated, three matrices), "gelu" (exact) or "gelu_tanh" (the approximation in
+            GPT-2).
+        biases: add a bias to every matrix except the unembedding.
+        parallel: attention and MLP both read the input of the layer (GPT-NeoX). False: the MLP
+            reads the output of attention.
+        post_norm: norm the outputs of attention and MLP instead of their inputs (OLMo 2).
+        qk_norm: norm of queries and keys before the rotation. "none"; "head": over each head, with
+            one scale for all heads; "width": over all heads together (OLMo, OpenLM).
         positions: "rotary" or "learned".
         rope_theta: base of the rotary frequencies.
-        rope_fraction: share of each head's channels that rotate (GPT-NeoX: 0.25).
-        rope_scaling: llama 3's stretching of the low frequencies for long contexts, by this
-            factor; 1: none.
-        rope_low, rope_high: wavelengths longer than rope_original / rope_low are stretched,
-            shorter than rope_original / rope_high are left, between them is a smooth passage.
-        rope_original: context length before stretching.
-        attention_implementation: one of ``ops.attention.IMPLEMENTATIONS`` or "auto".
+        rope_fraction: share of the channels of each head that rotate (GPT-NeoX: 0.25).
+        rope_scaling: factor by which Llama 3 divides low frequencies for long contexts; 1: no
+            scaling.
+        rope_low, rope_high: limits of the scaling. Wavelengths above rope_original / rope_low are
+            scaled, those below rope_original / rope_high are not; between the limits the factor
+            changes smoothly.
+        rope_original: context length before scaling.
+        attention_implementation: one of ``ops.attention.IMPLEMENTATIONS``, or "auto".
     """
 
     heads: int
@@ -95,7 +96,10 @@ class TransformerConfig(ModelConfig):
         self.require_choice("qk_norm", QK_NORMS)
         self.require_choice("positions", POSITIONS)
         if self.parallel and self.post_norm:
-            raise UserError(f"{self.family}: parallel layers norm their input; unset post_norm")
+            raise UserError(
+                f"{self.family}.parallel and {self.family}.post_norm cannot both be True: parallel"
+                f" layers norm their input. Set one of them to False"
+            )
         self._require_rotation()
 
     def _require_rotation(self) -> None:
@@ -105,9 +109,9 @@ class TransformerConfig(ModelConfig):
             by_width = f"width {self.width}, heads {self.heads}"
             source = by_width if self.head_width is None else f"head_width {self.head_width}"
             raise UserError(
-                f"{self.family}: rotary positions turn pairs of channels, but {self.rotary_dim} of"
-                f" the {self.head_dim} channels of a head would turn ({source}, rope_fraction"
-                f" {self.rope_fraction}); make that even and positive"
+                f"{self.family}: rotary positions rotate pairs of channels, but {self.rotary_dim}"
+                f" of the {self.head_dim} channels of a head would rotate ({source}, rope_fraction"
+                f" {self.rope_fraction}); change these so that an even, positive number rotates"
             )
         for name in ("rope_theta", "rope_scaling"):
             if not 0 < getattr(self, name) < math.inf:
@@ -122,12 +126,15 @@ class TransformerConfig(ModelConfig):
         self.require_positive("rope_original")
 
     def _fits(self, heads: int) -> bool:
-        """Whether the width and the positions allow so many heads."""
+        """Return whether the width and the positions allow this number of heads."""
         divides = self.head_width is not None or self.width % heads == 0
         return divides and self._turns(heads, self.width)
 
     def _turns(self, heads: int, width: int) -> bool:
-        """Whether rotary positions, if there are any, fit so many heads of such a width."""
+        """Return whether this number of heads at this width fits the configured positions.
+
+        Rotary positions need an even, positive number of rotated channels.
+        """
         head_dim = self._head_dim(heads, width)
         turning = self._rotary_dim(head_dim)
         return self.positions != "rotary" or (turning % 2 == 0 and 0 < turning <= head_dim)
@@ -140,7 +147,7 @@ class TransformerConfig(ModelConfig):
 
     @property
     def head_dim(self) -> int:
-        """Width of a head."""
+        """Channels of a head."""
         return self._head_dim(self.heads, self.width)
 
     @property
@@ -154,38 +161,38 @@ class TransformerConfig(ModelConfig):
         return self._rotary_dim(self.head_dim)
 
     def rotary_frequencies(self) -> jax.Array:
-        """Radians per position, [rotary_dim / 2], float32."""
+        """Return the angular frequencies in radians per position, [rotary_dim / 2], float32."""
         exponents = jnp.arange(0, self.rotary_dim, 2, dtype=jnp.float32) / self.rotary_dim
         frequencies = self.rope_theta**-exponents
         if self.rope_scaling == 1.0:
             return frequencies
-        # 0 where the wavelength exceeds rope_original / rope_low, 1 where it is below
-        # rope_original / rope_high
+        # kept is 0 where the wavelength exceeds rope_original / rope_low, and 1 where it is below
+        # rope_original / rope_high.
         turns = self.rope_original * frequencies / (2 * math.pi)
         kept = jnp.clip((turns - self.rope_low) / (self.rope_high - self.rope_low), 0, 1)
         return frequencies * (kept + (1 - kept) / self.rope_scaling)
 
     def rotary(self, positions_BxL: jax.Array) -> tuple[jax.Array, jax.Array] | None:
-        """Cosines and sines for the given positions; None where positions are learned."""
+        """Return cosines and sines for these positions; None where positions are learned."""
         if self.positions != "rotary":
             return None
         return rotary_tables(positions_BxL, self.rotary_frequencies())
 
     def make_block(self, key: jax.Array) -> nnx.Module:
-        """One layer."""
+        """Return one layer with fresh parameters."""
         return TransformerBlock(self, key)
 
     def position_params(self) -> int:
-        """Parameters of learned positions."""
+        """Return the number of parameters of learned positions."""
         return self.context_length * self.width if self.positions == "learned" else 0
 
     def layer_matrix_params(self) -> int:
-        """Elements of one layer's weight matrices."""
+        """Return the number of elements in the weight matrices of one layer."""
         D, H, G, K, F = self.width, self.heads, self.groups, self.head_dim, self.mlp_width
         return D * K * (2 * H + 2 * G) + (3 if self.mlp == "swiglu" else 2) * D * F
 
     def layer_params(self) -> int:
-        """Matrices, biases and norms of one layer."""
+        """Return the number of parameters of one layer: matrices, biases and norms."""
         D, H, G, K, F = self.width, self.heads, self.groups, self.head_dim, self.mlp_width
         hidden = 2 * F if self.mlp == "swiglu" else F
         biases = (H + 2 * G) * K + D + hidden + D if self.biases else 0
@@ -193,21 +200,22 @@ class TransformerConfig(ModelConfig):
         return self.layer_matrix_params() + biases + self.norm_params(normed + 2 * D)
 
     def stack_params(self) -> int:
-        """All layers and the final norm."""
+        """Return the number of parameters in all layers and the final norm."""
         return self.layers * self.layer_params() + self.norm_params(self.width)
 
     def layer_flops(self, context_length: int) -> FlopCounts:
-        """Products of matrices of one layer, the full square of scores included."""
+        """Return the forward operations per token of one layer, with the full square of scores."""
+        # Two products (scores, weighted values), each 2 operations per multiply-add.
         scores = 2 * 2 * context_length * self.heads * self.head_dim
         return FlopCounts(matmul=2 * self.layer_matrix_params() + scores, square=scores)
 
     def stack_flops(self, context_length: int) -> FlopCounts:
-        """Of all layers."""
+        """Return the forward operations per token of all layers."""
         return self.layer_flops(context_length) * self.layers
 
 
 class TransformerBlock(nnx.Module):
-    """Attention, then MLP, each added to the residual stream."""
+    """One layer: attention, then MLP, each added to the residual stream."""
 
     def __init__(self, config: TransformerConfig, key: jax.Array) -> None:
         attention_key, mlp_key = jax.random.split(key)
@@ -279,7 +287,7 @@ class SelfAttention(nnx.Module):
 
 
 class SwiGLU(nnx.Module):
-    """``(silu(x gate) · (x up)) down`` (Shazeer, 2002.05202)."""
+    """Gated MLP: ``(silu(x gate) · (x up)) down`` (Shazeer, 2002.05202)."""
 
     def __init__(self, config: TransformerConfig, key: jax.Array) -> None:
         D, F = config.width, config.mlp_width
@@ -305,7 +313,7 @@ class SwiGLU(nnx.Module):
 
 
 class GELU(nnx.Module):
-    """``gelu(x up) down`` (Hendrycks & Gimpel, 1606.08415), the activation in float32."""
+    """MLP: ``gelu(x up) down`` (Hendrycks & Gimpel, 1606.08415), with the activation in float32."""
 
     def __init__(self, config: TransformerConfig, key: jax.Array) -> None:
         D, F = config.width, config.mlp_width
@@ -328,6 +336,6 @@ class GELU(nnx.Module):
 
 
 def _like(bias: nnx.Param, x: jax.Array) -> jax.Array:
-    """The bias in x's dtype, broadcast over x's last axis or last two."""
+    """Return the bias in the dtype of x, shaped like the last axis of x, or the last two."""
     last = x.shape[-2:] if x.ndim == 4 else x.shape[-1:]
     return bias[...].astype(x.dtype).reshape(last)

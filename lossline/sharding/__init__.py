@@ -1,4 +1,4 @@
-"""Mesh, the one table of sharding rules, and the placement of state on the devices."""
+"""Device mesh, the table of sharding rules, and the placement of state on devices."""
 
 from lossline.sharding.launch import LaunchOptions, launch
 from lossline.sharding.mesh import BATCH_AXES, MESH_AXES, MeshOptions, make_mesh

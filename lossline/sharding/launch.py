@@ -1,4 +1,4 @@
-"""Starting JAX: one process, or many that act as one (``jax.distributed``)."""
+"""Start JAX in one process, or in many that act as one (``jax.distributed``)."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from lossline.errors import UserError
 
 
 class Launch(enum.Enum):
-    """Who tells a process which one it is."""
+    """How a process learns its own number among the processes of a training."""
 
     SINGLE = "single"
-    AUTO = "auto"  # TPU pods, SLURM, Open MPI: JAX reads the environment
-    EXPLICIT = "explicit"  # coordinator, processes and process_id are bound
+    AUTO = "auto"  # JAX reads the environment of a TPU pod, SLURM or Open MPI
+    EXPLICIT = "explicit"  # from launch.coordinator, launch.processes and launch.process_id
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,12 +23,12 @@ class LaunchOptions:
     """How the processes of one training find each other.
 
     Attributes:
-        how: "single", "auto" (the cluster's environment says) or "explicit".
-        coordinator: "host:port" of process 0 (explicit).
-        processes: number of processes (explicit).
-        process_id: this process, from 0 (explicit).
-        virtual_cpu_devices: split the CPU of every process into that many devices; for tests of a
-            mesh without the hardware.
+        how: "single", "auto" (JAX reads the environment of the cluster) or "explicit".
+        coordinator: "host:port" of process 0 (for "explicit").
+        processes: number of processes (for "explicit").
+        process_id: number of this process, from 0 (for "explicit").
+        virtual_cpu_devices: split the CPU of every process into this many devices, to test a mesh
+            without the hardware.
     """
 
     how: Launch = Launch.SINGLE
@@ -45,11 +45,11 @@ class LaunchOptions:
 
 
 def launch(options: LaunchOptions) -> None:
-    """Joins the other processes; to be called before anything touches a device.
+    """Join the other processes. Call it before any code uses a device.
 
     Raises:
-        UserError: an explicit launch without its three facts, with a coordinator without a port or
-            a process id out of range; "auto" where no cluster's environment is found.
+        UserError: for "explicit", one of the three facts is missing, the coordinator has no port,
+            or the process id is out of range; for "auto", no cluster is found.
     """
     if options.virtual_cpu_devices is not None:
         jax.config.update("jax_num_cpu_devices", options.virtual_cpu_devices)
@@ -60,8 +60,8 @@ def launch(options: LaunchOptions) -> None:
         return
     if options.coordinator is None or options.processes is None or options.process_id is None:
         raise UserError(
-            "launch.how = 'explicit' needs launch.coordinator, launch.processes and "
-            "launch.process_id"
+            "launch.how = 'explicit' needs three more bindings: set launch.coordinator, "
+            "launch.processes and launch.process_id"
         )
     if not 0 <= options.process_id < options.processes:
         raise UserError(
@@ -71,8 +71,8 @@ def launch(options: LaunchOptions) -> None:
     _, _, port = options.coordinator.rpartition(":")
     if not port.isdecimal() or not 0 < int(port) < 2**16 or port == options.coordinator:
         raise UserError(
-            f"launch.coordinator = {options.coordinator!r}: must be host:port of process 0, such "
-            "as 10.0.0.1:1234"
+            f"launch.coordinator = {options.coordinator!r}: must be host:port of process 0, for "
+            "example 10.0.0.1:1234"
         )
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     jax.distributed.initialize(options.coordinator, options.processes, options.process_id)
@@ -81,9 +81,9 @@ def launch(options: LaunchOptions) -> None:
 def _join_cluster() -> None:
     try:
         jax.distributed.initialize()
-    except ValueError as error:  # what it misses, where nothing names the other processes
+    except ValueError as error:  # JAX found no cluster; the message names the missing setting
         reason = str(error).rstrip(".")
         raise UserError(
-            f"launch.how = 'auto': no TPU pod, SLURM or Open MPI is found here ({reason}); set it "
-            "to 'single', or to 'explicit' with launch.coordinator, processes and process_id"
+            f"launch.how = 'auto': found no TPU pod, SLURM or Open MPI ({reason}). Set it to "
+            "'single', or to 'explicit' with launch.coordinator, processes and process_id"
         ) from None

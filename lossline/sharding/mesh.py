@@ -1,9 +1,12 @@
-"""The device mesh: four named axes, on one CPU as on a pod.
+"""Device mesh with four named axes, the same on one CPU and on a pod.
 
-``data`` splits the batch and nothing else, ``fsdp`` splits the batch and every large parameter
-(ZeRO-3), ``sequence`` splits the length of activations, for contexts too long for one device (each
-gathers the keys and values of the whole row), ``tensor`` splits heads, hidden units and the
-vocabulary (Megatron). A mesh of one device runs the same code with all axes of size 1.
+- ``data`` splits only the batch.
+- ``fsdp`` splits the batch and every large parameter (ZeRO-3).
+- ``sequence`` splits the length of activations, for contexts too long for one device; each device
+  gathers the keys and values of the whole row.
+- ``tensor`` splits heads, hidden units and the vocabulary (Megatron).
+
+A mesh of one device runs the same code with all axes of size 1.
 """
 
 from __future__ import annotations
@@ -27,13 +30,13 @@ BATCH_AXES = ("data", "fsdp")
 
 @dataclass(frozen=True, kw_only=True)
 class MeshOptions:
-    """How many devices stand along each mesh axis.
+    """Number of devices along each mesh axis.
 
     Attributes:
-        data, fsdp, sequence, tensor: devices along the axis; at most one of them may be -1, "all
-            the devices that are left".
-        rules: changes to the table of ``lossline.sharding.rules``, as "logical=mesh axis"
-            ("mlp=fsdp"), or "logical=" to replicate along that logical axis.
+        data, fsdp, sequence, tensor: devices along the axis. One of them may be -1: all devices
+            that are left.
+        rules: changes to the table of ``lossline.sharding.rules``: "logical axis=mesh axis"
+            ("mlp=fsdp"), or "logical axis=" to replicate along that axis.
     """
 
     data: int = -1
@@ -44,43 +47,47 @@ class MeshOptions:
 
 
 def make_mesh(options: MeshOptions, *, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """The mesh over ``devices`` (default: all of all processes).
+    """Return the mesh over ``devices`` (default: all devices of all processes).
 
     Raises:
-        UserError: the axes' sizes do not multiply to the number of devices.
+        UserError: the sizes of the axes do not multiply to the number of devices.
     """
     devices = list(jax.devices() if devices is None else devices)
     sizes = _sizes(options, len(devices))
     if devices[0].platform == "cpu":
-        # Virtual devices have no topology; make_mesh would only complain about their missing
-        # coordinates.
+        # Virtual devices have no coordinates, which create_device_mesh needs.
         return Mesh(
             np.asarray(devices).reshape(sizes),
             MESH_AXES,
             axis_types=(AxisType.Auto,) * len(MESH_AXES),
         )
-    # An axis may take a part of a dimension of the torus: 32 of 8 × 8 × 8.
+    # Let an axis take part of a dimension of the torus, for example 32 of 8 × 8 × 8.
     grid = mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
     return Mesh(grid, MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES))
 
 
 def resolved(options: MeshOptions, count: int) -> MeshOptions:
-    """The same mesh over ``count`` devices, with a number in place of -1.
+    """Return the options for ``count`` devices, with -1 replaced by a number.
 
     Raises:
-        UserError: the axes' sizes do not multiply to the number of devices.
+        UserError: the sizes of the axes do not multiply to the number of devices.
     """
     sizes = zip(MESH_AXES, _sizes(options, count), strict=True)
     return dataclasses.replace(options, **dict(sizes))  # type: ignore[arg-type]
 
 
 def require_divisible(what: str, number: int, by: str, ways: int, *, devices: int) -> None:
-    """Refuses ``number`` that ``ways`` does not divide, naming both and the nearest numbers that
-    work.
+    """Raise a UserError unless ``ways`` divides ``number``.
+
+    The message gives both numbers and the nearest numbers that work.
 
     Args:
-        devices: that could stand along ``by``: what is proposed in place of ``ways`` divides them,
-            too.
+        what: name of ``number`` in the message.
+        number: the number to divide.
+        by: name of ``ways`` in the message.
+        ways: the divisor.
+        devices: devices that could be placed along ``by``; every proposed divisor divides this
+            number too.
 
     Raises:
         UserError: ``number % ways != 0``.
@@ -91,8 +98,15 @@ def require_divisible(what: str, number: int, by: str, ways: int, *, devices: in
 
 
 def indivisible(what: str, number: int, by: str, ways: int, *, mend: str) -> UserError:
-    """That ``ways`` does not divide ``number``, with its nearest multiples; ``mend``: what else to
-    do."""
+    """Return the error that ``ways`` does not divide ``number``, with the nearest multiples.
+
+    Args:
+        what: name of ``number`` in the message.
+        number: the number to divide.
+        by: name of ``ways`` in the message.
+        ways: the divisor.
+        mend: another way to fix it, for the end of the message.
+    """
     below, above = number // ways * ways, -(-number // ways) * ways
     near = f"{below} or {above}" if below else f"{above}"
     return UserError(
@@ -102,18 +116,17 @@ def indivisible(what: str, number: int, by: str, ways: int, *, mend: str) -> Use
 
 
 def giving_axis(*axes: str) -> str:
-    """The mesh axis that makes room, or takes what is left, when the size of ``axes`` changes."""
+    """Return the mesh axis that shrinks or grows when the size of ``axes`` changes."""
     return "fsdp" if "data" in axes else "data"
 
 
 def devices_along(mesh: Mesh, *axes: str) -> int:
-    """Devices that could stand along ``axes`` together if all others but ``giving_axis`` keep
-    theirs."""
+    """Return the devices that ``axes`` could use together if only ``giving_axis`` changes its size."""
     return math.prod(mesh.shape[axis] for axis in {*axes, giving_axis(*axes)})
 
 
 def nearest_divisors(number: int, ways: int) -> str:
-    """The divisors of ``number`` next below and above ``ways``, for a message."""
+    """Return the nearest divisors of ``number`` at or below and above ``ways``, as text."""
     divisors = [d for d in range(1, number + 1) if number % d == 0]
     below = [d for d in divisors if d <= ways][-1:]
     above = [d for d in divisors if d > ways][:1]
@@ -126,29 +139,29 @@ def _sizes(options: MeshOptions, count: int) -> tuple[int, ...]:
     for axis, size in zip(MESH_AXES, sizes, strict=True):
         if size == 0 or size < -1:
             raise UserError(
-                f"mesh {axis} = {size}: must be a positive number of devices, or -1 for all that "
-                f"are left"
+                f"mesh {axis} = {size}: must be a positive number of devices, or -1 for all "
+                f"devices that are left"
             )
     if sizes.count(-1) > 1:
-        raise UserError(f"mesh {shown}: only one axis may be -1; give the others a number")
+        raise UserError(f"mesh {shown}: only one axis may be -1. Give the others a number")
     known = math.prod(size for size in sizes if size != -1)
     if -1 in sizes:
         if count % known:
             raise UserError(
-                f"mesh {shown} needs a multiple of {known} devices, there are {count}; "
-                f"nearest that work: {nearest_divisors(count, known)} in place of {known}"
+                f"mesh {shown} needs a multiple of {known} devices, but {count} exist; "
+                f"nearest that work: {nearest_divisors(count, known)} instead of {known}"
             )
         sizes[sizes.index(-1)] = count // known
     elif known != count:
         raise UserError(
-            f"mesh {shown} needs {known} devices, there are {count}; nearest that work: "
+            f"mesh {shown} needs {known} devices, but {count} exist; nearest that work: "
             f"{_nearest_mesh(sizes, count)} (or set one axis to -1)"
         )
     return tuple(sizes)
 
 
 def _nearest_mesh(sizes: Sequence[int], count: int) -> str:
-    """The factorization of ``count`` closest to ``sizes`` in log scale."""
+    """Return the factorization of ``count`` closest to ``sizes`` in log scale."""
     divisors = [n for n in range(1, count + 1) if count % n == 0]
     options = itertools.product(divisors, repeat=len(MESH_AXES))
     best = min(

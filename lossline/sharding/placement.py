@@ -1,4 +1,4 @@
-"""Where parameters, optimizer state and batches live on the mesh."""
+"""Placement of parameters, optimizer state and batches on the mesh."""
 
 from __future__ import annotations
 
@@ -21,29 +21,33 @@ from lossline.sharding.rules import Rules
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """Whole on every device."""
+    """Return a sharding that keeps a whole copy on every device."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def batch_sharding(mesh: Mesh, *, microbatches: int = 1) -> NamedSharding:
-    """Rows split over ``data`` and ``fsdp``; with microbatches a whole leading axis stands before
-    the rows."""
+    """Return a sharding that splits rows over ``data`` and ``fsdp``.
+
+    With microbatches, a leading axis that is not split comes before the rows.
+    """
     leading = (None,) if microbatches > 1 else ()
     return NamedSharding(mesh, PartitionSpec(*leading, BATCH_AXES))
 
 
 def parameter_shardings(shapes: Any, axes: Any, mesh: Mesh, rules: Rules) -> Any:
-    """One ``NamedSharding`` per parameter, read off the table strictly.
+    """Return one ``NamedSharding`` per parameter, read from the table of rules.
 
     Args:
         shapes: pytree of arrays or ``ShapeDtypeStruct``.
-        axes: pytree of the same structure whose leaves are tuples of logical axis names, one per
+        axes: pytree of the same structure; each leaf is a tuple of logical axis names, one per
             dimension.
+        mesh: the device mesh.
+        rules: the table.
 
     Raises:
-        UserError: an axis without a rule, two axes on one mesh axis, a changed rule that nothing
-            uses, a dimension that its mesh axis does not divide.
-        ValueError: axes that do not fit the shapes (a bug of the model).
+        UserError: an axis has no rule, two axes use one mesh axis, no parameter uses a changed
+            rule, or a mesh axis does not divide a dimension.
+        ValueError: the axes do not fit the shapes (a bug of the model).
     """
     used: set[str] = set()
     dimensions: list[_Dimension] = []
@@ -75,8 +79,10 @@ class _Dimension(NamedTuple):
 
 
 def _require_division(dimensions: Sequence[_Dimension], mesh: Mesh) -> None:
-    """Refuses the first dimension that its mesh axis does not divide. The sizes proposed for that
-    axis divide all other dimensions on it, too, but for the vocabulary, which can be padded.
+    """Raise a UserError for the first dimension that its mesh axis does not divide.
+
+    The proposed sizes also divide all other dimensions on that axis, except the vocabulary, which
+    can be padded.
     """
     for where, name, size, parts in dimensions:
         ways = math.prod(mesh.shape[axis] for axis in parts)
@@ -91,13 +97,15 @@ def _require_division(dimensions: Sequence[_Dimension], mesh: Mesh) -> None:
                 f"{where}: a vocabulary of {size} is not divisible by {by} = {ways}; pad it with "
                 f"the model's vocab_multiple = {ways} (to {-(-size // ways) * ways}), or set {mend}"
             )
-        mend += f', or the mesh rule "{name}=" (whole on every device)'
+        mend += f', or the mesh rule "{name}=" (a whole copy on every device)'
         raise indivisible(f"{where} axis {name!r} of size", size, by, ways, mend=mend)
 
 
 def parameter_table(shapes: Any, axes: Any, shardings: Any) -> str:
-    """Text table of every parameter: name, shape, dtype, logical axes, partition, count; the total
-    last."""
+    """Return a text table of every parameter, with the total in the last row.
+
+    Its columns are name, shape, dtype, logical axes, partition and count.
+    """
     header = ("parameter", "shape", "dtype", "axes", "partition", "count")
     rows: list[tuple[str, ...]] = []
     flat, _ = jax.tree_util.tree_flatten_with_path(shapes)

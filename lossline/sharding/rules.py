@@ -1,8 +1,9 @@
-"""The one table from logical axes to mesh axes, and the strict reading of it.
+"""The one table from logical axes to mesh axes, and its strict reading.
 
-Models name their axes ("embed", "mlp"); only this file knows that a mesh exists. Strict means: a
-parameter with an axis that no rule covers, a rule that nothing can use, and two logical axes of one
-parameter on one mesh axis are errors at the start, never a silently replicated array.
+Models name their axes ("embed", "mlp"); only this file maps them to the mesh. Strict: three
+mistakes raise an error at the start, so that no array is replicated silently. They are a parameter
+with an axis without a rule, a changed rule that no parameter uses, and two logical axes of one
+parameter on one mesh axis.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ from lossline.sharding.mesh import BATCH_AXES, MESH_AXES
 
 MeshAxes = str | tuple[str, ...] | None
 
-# Parameters, and the activations that are pinned. Left: what models say. Right: mesh axis, or None
-# for "whole everywhere".
+# Rules for parameters and for the activations that are pinned. Left: logical axis. Right: mesh
+# axis, or None for a whole copy on every device.
 RULES: Mapping[str, MeshAxes] = {
     "vocab": "tensor",
     "embed": "fsdp",
@@ -39,32 +40,32 @@ RULES: Mapping[str, MeshAxes] = {
 ACTIVATION_RULES: Mapping[str, MeshAxes] = {
     "batch": BATCH_AXES,
     "length": "sequence",
-    "pieces": (*BATCH_AXES, "sequence"),  # of a batch's rows: every device's share of the tokens
+    "pieces": (*BATCH_AXES, "sequence"),  # the share of a batch's tokens that each device holds
 }
 LOGICAL_AXES = tuple(RULES)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rules:
-    """The table in effect.
+    """The table of rules in use.
 
     Attributes:
         table: logical axis -> mesh axis (or axes, or None).
-        changed: logical axes whose rule a person changed; each must be used by the model at hand.
+        changed: logical axes whose rule the user changed; the model must use each of them.
     """
 
     table: Mapping[str, MeshAxes] = field(default_factory=lambda: dict(RULES))
     changed: tuple[str, ...] = ()
 
     def spec(self, where: str, axes: Sequence[str | None]) -> PartitionSpec:
-        """The partition of an array whose dimensions carry the logical names ``axes`` (None:
-        whole).
+        """Return the partition of an array whose dimensions have the logical names ``axes``.
 
         Args:
-            where: the parameter's name, for messages.
+            where: name of the parameter, for messages.
+            axes: logical name of each dimension; None: not split.
 
         Raises:
-            UserError: a name without a rule; two names on one mesh axis.
+            UserError: a name has no rule, or two names use one mesh axis.
         """
         used: dict[str, str] = {}
         parts: list[MeshAxes] = []
@@ -73,7 +74,7 @@ class Rules:
             for mesh_axis in (part,) if isinstance(part, str) else part or ():
                 if mesh_axis in used:
                     raise UserError(
-                        f"{where}: logical axes {used[mesh_axis]!r} and {name!r} both fall on mesh "
+                        f"{where}: logical axes {used[mesh_axis]!r} and {name!r} both use mesh "
                         f"axis {mesh_axis!r}; "
                         f'replicate one of them: mesh rules = ["{name}="]'
                     )
@@ -90,32 +91,32 @@ class Rules:
         return self.table[name]
 
     def refuse_unused(self, used: set[str]) -> None:
-        """Refuses a changed rule that no parameter of the model uses.
+        """Raise a UserError if no parameter of the model uses a changed rule.
 
         Raises:
-            UserError: naming the rule and the axes the model has.
+            UserError: names the rule and the axes of the model.
         """
         for name in self.changed:
             if name not in used:
                 raise UserError(
-                    f"unused sharding rule {name!r}: no parameter of this model has that axis; it "
-                    f"has {', '.join(sorted(used))}"
+                    f"unused sharding rule {name!r}: no parameter of this model has that axis. "
+                    f"Remove the rule; the axes are {', '.join(sorted(used))}"
                 )
 
 
 def make_rules(changes: Sequence[str] = ()) -> Rules:
-    """The table with a person's ``changes`` ("mlp=fsdp", "embed=").
+    """Return the table with the user's ``changes`` ("mlp=fsdp", "embed=").
 
     Raises:
-        UserError: a change that is no "name=axis", of an unknown logical or mesh axis, or given
-            twice.
+        UserError: a change is not of the form "name=axis", names an unknown logical or mesh axis,
+            or is given twice.
     """
     table, changed = dict(RULES), []
     for change in changes:
         name, equals, axis = (part.strip() for part in change.partition("="))
         if not equals:
             raise UserError(
-                f'mesh rule {change!r}: write it as "logical axis=mesh axis", such as "mlp=tensor"'
+                f'mesh rule {change!r}: write "logical axis=mesh axis", for example "mlp=tensor"'
             )
         if name not in RULES:
             raise UserError(
@@ -123,23 +124,22 @@ def make_rules(changes: Sequence[str] = ()) -> Rules:
             )
         if axis and axis not in MESH_AXES:
             raise UserError(
-                f"mesh rule {change!r}: no mesh axis {axis!r}; there are {', '.join(MESH_AXES)}"
+                f"mesh rule {change!r}: no mesh axis {axis!r}; known: {', '.join(MESH_AXES)}"
             )
         if name in changed:
-            raise UserError(
-                f"mesh rule {change!r}: {name!r} has a rule already; keep one of the two"
-            )
+            raise UserError(f"mesh rule {change!r}: {name!r} has two rules. Keep one of them")
         table[name] = axis or None
         changed.append(name)
     return Rules(table=table, changed=tuple(changed))
 
 
 def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
-    """Pins an activation to the mesh in effect (``jax.set_mesh``); does nothing where there is
-    none.
+    """Pin an activation to the current mesh (``jax.set_mesh``); without a mesh, return it
+    unchanged.
 
     Args:
-        axes: one logical name per dimension of ``x``: "batch", "length", a parameter axis such as
+        x: the activation.
+        *axes: one logical name per dimension of ``x``: "batch", "length", a parameter axis such as
             "heads" or "mlp", or None.
     """
     mesh = jax.sharding.get_abstract_mesh()

@@ -35,19 +35,19 @@ SHAPE = dict(vocab_size=61, width=96, layers=2, context_length=32)
         (dict(heads=5, head_width=0), "llama.head_width is 0: it must be at least 1"),
         (
             dict(heads=5, head_width=7),
-            r"7 of the 7 channels of a head would turn \(head_width 7, rope_fraction 1.0\)",
+            r"7 of the 7 channels of a head would rotate \(head_width 7, rope_fraction 1.0\)",
         ),
         (dict(heads=4, rope_theta=float("inf")), "rope_theta is inf: it must be positive and fin"),
-        (dict(heads=4, norm_eps=float("nan")), "norm_eps is nan: it must not be"),
+        (dict(heads=4, norm_eps=float("nan")), "norm_eps is nan: it must be finite"),
         (dict(heads=0), "llama.heads is 0: it must be at least 1"),
         (dict(heads=4, layers=0), "llama.layers is 0"),
         (dict(heads=4, remat="some"), "llama.remat is 'some': choose one of none, full, dots"),
         (dict(heads=4, activation_dtype="int8"), "choose one of bfloat16, float32"),
-        (dict(heads=32), "3 of the 3 channels of a head would turn"),
+        (dict(heads=32), "3 of the 3 channels of a head would rotate"),
         (dict(heads=4, rope_theta=0.0), "llama.rope_theta is 0.0: it must be positive"),
         (dict(heads=4, rope_scaling=-8.0), "llama.rope_scaling is -8.0: it must be positive"),
         (dict(heads=4, rope_low=4.0), r"llama.rope_low = 4.0 and rope_high = 4.0: the first"),
-        (dict(heads=4, norm_eps=-1e-5), "llama.norm_eps is -1e-05: it must not be negative"),
+        (dict(heads=4, norm_eps=-1e-5), "llama.norm_eps is -1e-05: it must be finite and at"),
         (dict(heads=4, init_std=0.0), "llama.init_std is 0.0: it must be positive"),
         (dict(heads=4, qk_norm="all"), "llama.qk_norm is 'all': choose one of none, head, width"),
     ],
@@ -84,7 +84,7 @@ def test_mistakes_in_mamba2_are_named():
 
 
 def test_unknown_class_and_option():
-    with pytest.raises(UserError, match="class 'RWKVConfig' is unknown: one of LlamaConfig"):
+    with pytest.raises(UserError, match="class of model configuration 'RWKVConfig': choose one of LlamaConfig"):
         config_from_dict({"__class__": "RWKVConfig"})
     with pytest.raises(UserError, match="MambaConfig has no option heads; it has"):
         config_from_dict({"__class__": "MambaConfig", **SHAPE, "heads": 3})

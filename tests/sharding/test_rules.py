@@ -61,7 +61,7 @@ def test_spec_follows_the_table():
     ("changes", "axes", "message"),
     [
         ((), ("embed", "color"), "w: no sharding rule for logical axis 'color'"),
-        (("mlp=fsdp",), ("embed", "mlp"), "'embed' and 'mlp' both fall on mesh axis 'fsdp'"),
+        (("mlp=fsdp",), ("embed", "mlp"), "'embed' and 'mlp' both use mesh axis 'fsdp'"),
         (("mlp",), ("embed",), "write it as"),
         (("color=fsdp",), ("embed",), "no logical axis 'color'"),
         (("mlp=pipe",), ("embed",), "no mesh axis 'pipe'"),
@@ -95,7 +95,7 @@ def place(mesh, **dimensions):
             {"kv_heads": 6},
             "kv_heads axis 'kv_heads' of size 6 is not divisible by mesh tensor = 4; nearest that "
             "work: kv_heads axis 'kv_heads' of size 4 or 8, or mesh tensor = 2 (and mesh data with "
-            'the devices that are left), or the mesh rule "kv_heads=" (whole on every device)',
+            'the devices that are left), or the mesh rule "kv_heads=" (a whole copy on every device)',
         ),
         (MeshOptions(tensor=2), {"heads": 3}, "of size 2 or 4, or mesh tensor = 1 (and mesh data"),
         # 2 divides the heads, but not the groups of keys.
@@ -159,10 +159,10 @@ def test_shardings_and_table():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (MeshOptions(tensor=3), "multiple of 3 devices, there are 8; nearest that work: 2 or 4"),
+        (MeshOptions(tensor=3), "multiple of 3 devices, but 8 exist; nearest that work: 2 or 4"),
         (
             MeshOptions(data=2, fsdp=2, tensor=3),
-            "needs 12 devices, there are 8; .*data=2 × fsdp=2 × sequence=1 × tensor=2",
+            "needs 12 devices, but 8 exist; .*data=2 × fsdp=2 × sequence=1 × tensor=2",
         ),
         (MeshOptions(fsdp=-1), "only one axis may be -1"),
         (MeshOptions(fsdp=0), "fsdp = 0: must be a positive number"),

@@ -327,7 +327,7 @@ def test_moved_store_is_the_same_run(options, reference, store, tmp_path, monkey
             {"batch_size": 12},
             r"train.batch_size 12 .* = 8; nearest that work: .* 8 or 16, or .* = 4 \(",
         ),
-        ({"mesh": MeshOptions(data=3)}, "needs 3 devices, there are 8"),
+        ({"mesh": MeshOptions(data=3)}, "needs 3 devices, but 8 exist"),
         ({"mesh": MeshOptions(data=1, tensor=8)}, "heads' of size 4 is not divisible by .* = 8"),
         (
             {
