@@ -96,6 +96,6 @@ def config_from_dict(tree: Mapping[str, Any]) -> ModelConfig:
     known = {field.name for field in dataclasses.fields(CONFIGS[name])}
     if unknown := sorted(set(options) - known):
         raise UserError(
-            f"{name} has no option {', '.join(unknown)}; its options: {', '.join(sorted(known))}"
+            f"{name} has no option {', '.join(unknown)}; it has {', '.join(sorted(known))}"
         )
     return CONFIGS[name](**options)

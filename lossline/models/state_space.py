@@ -1,4 +1,4 @@
-"""Parts that the state-space families share: options, the layer around a mixer, fresh step sizes."""
+"""Parts that state-space families share: options, the layer around a mixer, fresh step sizes."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class StateSpaceConfig(ModelConfig):
 
     @abstractmethod
     def layer_flops(self, context_length: int) -> FlopCounts:
-        """Return the forward operations per token of one layer; the context length changes nothing."""
+        """Return the forward operations per token of one layer, the same for any context length."""
 
     def make_block(self, key: jax.Array) -> nnx.Module:
         """Return one layer with fresh parameters."""

@@ -1,12 +1,14 @@
 """Causal self-attention with grouped key/value heads and document masks.
 
-``implementation``:
-    "reference"  the definition in float32, autodiff gradients, all [L, L] scores held.
-    "xla"        ``jax.nn.dot_product_attention`` compiled by XLA (scores held; any backend).
-    "blocked"    CPU: blocks of query rows against the keys before them, recomputed in the backward.
-    "cudnn"      NVIDIA GPU: flash attention through cuDNN; half precision. Documents are a mask
-                 [B, 1, L, L] in that precision which all heads read; no scores are held.
-    "splash"     TPU: the Pallas flash kernel of ``ops.tpu_attention``, mapped over the mesh.
+Values of ``implementation``:
+
+- "reference": the definition in float32, autodiff gradients; keeps all [L, L] scores.
+- "xla": ``jax.nn.dot_product_attention`` compiled by XLA; keeps the scores; any backend.
+- "blocked": CPU. Blocks of query rows against the keys up to their end; the backward pass
+  recomputes the scores.
+- "cudnn": NVIDIA GPU. Flash attention through cuDNN, half precision; keeps no scores. Documents are
+  a mask [B, 1, L, L] in that precision, shared by all heads.
+- "splash": TPU. The Pallas flash kernel of ``ops.tpu_attention``, mapped over the mesh.
 """
 
 from __future__ import annotations
@@ -30,8 +32,9 @@ IMPLEMENTATIONS = {
     "splash": ("tpu",),
 }
 CUDNN_HEAD_MULTIPLE = 8
-CUDNN_HEAD_DIM = 128  # 256 on Hopper, which a program compiled elsewhere cannot know
-CUDNN_ELEMENTS = 2**31  # of the queries on one device: beyond, cuDNN 9.27 returns wrong gradients
+CUDNN_HEAD_DIM = 128  # Hopper allows 256, but ahead-of-time compilation may not know the card
+# Elements of the queries on one device. With more, cuDNN 9.27 returns wrong gradients.
+CUDNN_ELEMENTS = 2**31
 
 
 def attention(
@@ -42,20 +45,20 @@ def attention(
     runs_BxL: jax.Array | None = None,
     implementation: str = "auto",
 ) -> jax.Array:
-    """``softmax(q kᵀ / √K + mask) v``; query head h reads key/value head ``h // (H/G)``.
+    """Return ``softmax(q kᵀ / √K + mask) v``; query head h reads key/value head ``h // (H/G)``.
 
     Args:
-        q_BxLxHxK, k_BxLxGxK, v_BxLxGxK: one dtype; G divides H.
+        q_BxLxHxK, k_BxLxGxK, v_BxLxGxK: queries, keys and values of one dtype; G divides H.
         runs_BxL: index of the document at each position (``segments.runs``); positions of other
             documents are masked.
-        implementation: one of ``IMPLEMENTATIONS``, or "auto" for ``preferred``'s choice.
+        implementation: one of ``IMPLEMENTATIONS``, or "auto": the choice of ``preferred``.
 
     Returns:
-        [B, L, H, K] in q's dtype; scores and softmax in float32.
+        [B, L, H, K] in the dtype of q. Scores and softmax are float32.
 
     Raises:
-        UserError: the backend lacks the implementation, or the implementation cannot take these
-            shapes or this dtype.
+        UserError: the backend does not have the implementation, or the implementation does not
+            support these shapes or this dtype.
     """
     if implementation == "auto":
         implementation = preferred(q_BxLxHxK.shape, q_BxLxHxK.dtype)
@@ -80,16 +83,25 @@ def attention(
 
 
 def preferred(q_shape: tuple[int, ...], dtype: jnp.dtype) -> str:
-    """The implementation that "auto" stands for: "blocked" on CPU; "cudnn" on GPU and "splash" on
-    TPU unless there is an ``obstacle``, then "xla".
+    """Return the implementation that "auto" stands for.
+
+    It is "blocked" on CPU, "cudnn" on GPU and "splash" on TPU; "xla" where there is an
+    ``obstacle``.
     """
     flash = {"cpu": "blocked", "gpu": "cudnn", "tpu": "splash"}[target_backend()]
     return "xla" if obstacle(flash, q_shape, dtype) else flash
 
 
 def obstacle(implementation: str, q_shape: tuple[int, ...], dtype: jnp.dtype) -> str | None:
-    """Why an implementation cannot take queries [B, L, H, K] of this dtype, and the nearest that it
-    can; None if it can.
+    """Return why an implementation cannot take these queries, and the nearest that it can take.
+
+    Args:
+        implementation: one of ``IMPLEMENTATIONS``.
+        q_shape: shape of the queries, [B, L, H, K].
+        dtype: dtype of the queries.
+
+    Returns:
+        The end of an error message, or None if there is no obstacle.
     """
     if implementation == "splash":
         return tpu_attention.obstacle(q_shape, dtype)
@@ -110,7 +122,8 @@ def obstacle(implementation: str, q_shape: tuple[int, ...], dtype: jnp.dtype) ->
         return f"takes even lengths, not {q_shape[1]}; nearest: {q_shape[1] + 1}"
     if math.prod(q_shape) // max(1, jax.sharding.get_abstract_mesh().size) > CUDNN_ELEMENTS:
         return (
-            f"is wrong beyond {CUDNN_ELEMENTS:,} elements of queries per device; use microbatches"
+            f"gives wrong gradients above {CUDNN_ELEMENTS:,} elements of queries per device; use"
+            f" microbatches"
         )
     return None
 
@@ -122,7 +135,7 @@ def reference(
     *,
     runs_BxL: jax.Array | None = None,
 ) -> jax.Array:
-    """The definition, in float32."""
+    """Return attention by its definition, in float32."""
     B, L, H, K = q_BxLxHxK.shape
     G = k_BxLxGxK.shape[2]
     q_BxLxGxMxK = q_BxLxHxK.reshape(B, L, G, H // G, K).astype(jnp.float32)
@@ -131,6 +144,7 @@ def reference(
     allowed = jnp.tril(jnp.ones((L, L), bool))[None]
     if runs_BxL is not None:
         allowed = allowed & _same_run(runs_BxL)
+    # Every row allows its own position, so no row of scores is all -inf.
     weights = jax.nn.softmax(jnp.where(allowed[:, None, None], scores, -jnp.inf), axis=-1)
     out = jnp.einsum("bgmls,bsgk->blgmk", weights, v_BxLxGxK.astype(jnp.float32))
     return out.reshape(B, L, H, K).astype(q_BxLxHxK.dtype)
@@ -144,8 +158,9 @@ def _sequence_shards() -> int:
 def _gather_keys(
     q_BxLxHxK: jax.Array, k_BxLxGxK: jax.Array, v_BxLxGxK: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Where ``sequence`` splits the length: each device's own queries, the whole row's keys and
-    values.
+    """Pin queries to the split of the length, and gather keys and values of the whole row.
+
+    Nothing changes unless mesh axis ``sequence`` splits the length.
     """
     if _sequence_shards() == 1:
         return q_BxLxHxK, k_BxLxGxK, v_BxLxGxK

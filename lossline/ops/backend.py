@@ -1,6 +1,4 @@
-"""Which backend the traced code is for: the one place that decides between CPU, GPU and TPU forms
-of an operation.
-"""
+"""Target backend of traced code: the one place that chooses between CPU, GPU and TPU forms."""
 
 from __future__ import annotations
 
@@ -18,7 +16,10 @@ _capability: ContextVar[tuple[int, int] | None] = ContextVar("lossline_capabilit
 
 
 def target_backend() -> str:
-    """ "cpu", "gpu" or "tpu": the backend named by ``compiling_for``, else the one JAX runs on."""
+    """Return the backend to trace for: "cpu", "gpu" or "tpu".
+
+    It is the one given to ``compiling_for``, otherwise the one JAX runs on.
+    """
     named = _target.get()
     if named is not None:
         return named
@@ -27,8 +28,10 @@ def target_backend() -> str:
 
 
 def gpu_capability() -> tuple[int, int] | None:
-    """Compute capability of the GPU at hand, (0, 0) of one that is not NVIDIA's; of one that is not
-    here what ``compiling_for`` was told, None if nothing.
+    """Return the compute capability of the target GPU, for example (9, 0).
+
+    A GPU that is not from NVIDIA has (0, 0). Inside ``compiling_for`` the result is the capability
+    given there, or None.
     """
     if _target.get() is not None:
         return _capability.get()
@@ -38,11 +41,16 @@ def gpu_capability() -> tuple[int, int] | None:
 
 @contextmanager
 def compiling_for(backend: str, *, capability: tuple[int, int] | None = None) -> Iterator[None]:
-    """Traces for another backend than the one at hand (ahead-of-time compilation for a TPU slice
-    on a laptop).
+    """Trace for another backend than the one JAX runs on.
+
+    This allows ahead-of-time compilation, for example for a TPU slice on a laptop.
 
     Args:
-        capability: of a GPU, its compute capability.
+        backend: "cpu", "gpu" or "tpu".
+        capability: compute capability of the GPU, if known.
+
+    Raises:
+        UserError: the backend is unknown.
     """
     if backend not in BACKENDS:
         raise UserError(f"no backend {backend!r}: choose one of {', '.join(BACKENDS)}")
@@ -55,15 +63,15 @@ def compiling_for(backend: str, *, capability: tuple[int, int] | None = None) ->
 
 
 def choose(operation: str, implementation: str, available: Mapping[str, tuple[str, ...]]) -> str:
-    """Checks that ``implementation`` exists and that the target backend has it; returns it.
+    """Return ``implementation`` if it exists and the target backend has it.
 
     Args:
-        operation: its name, for the message.
-        implementation: what was asked for.
+        operation: name of the operation, for the message.
+        implementation: name of the implementation.
         available: implementation -> backends that have it.
 
     Raises:
-        UserError: naming what this backend has. There is no silent fall-back.
+        UserError: names the implementations of this backend. Nothing falls back silently.
     """
     backend = target_backend()
     here = [name for name, backends in available.items() if backend in backends]
@@ -75,7 +83,7 @@ def choose(operation: str, implementation: str, available: Mapping[str, tuple[st
     if implementation not in here:
         needs = " or ".join(available[implementation])
         raise UserError(
-            f"{operation}: implementation {implementation!r} needs {needs}, this is {backend};"
+            f"{operation}: implementation {implementation!r} needs {needs}, but this is {backend};"
             f" choose one of {', '.join(here)}"
         )
     return implementation

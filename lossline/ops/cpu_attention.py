@@ -1,9 +1,8 @@
-"""Causal attention for XLA's CPU backend: query rows in blocks, each against the keys up to its
-end.
+"""Causal attention for XLA's CPU backend, in blocks of query rows.
 
-Half of the square of scores is never computed, and the backward keeps only the log-sum-exp of each
-row (as flash attention does, Dao et al. 2205.14135, without its tiling of the keys: a block of
-rows fits the cache).
+Each block reads only the keys up to its own end, so half of the scores are never computed. The
+backward pass keeps only the log-sum-exp of each row, as flash attention does (Dao et al.,
+2205.14135). Keys are not tiled, because a block of rows fits the cache.
 """
 
 from __future__ import annotations
@@ -16,17 +15,17 @@ import jax.numpy as jnp
 from lossline.ops import cpu_matmul
 
 BLOCK = 128
-# finite, so that exp() of a masked score minus the maximum of its row is 0 and never NaN
+# Finite, so that exp(masked score - row maximum) is 0. With -inf it could be NaN.
 _MASKED = -1e30
 
 
 def blocked_attention(
     q_BxLxHxK: jax.Array, k_BxLxGxK: jax.Array, v_BxLxGxK: jax.Array, runs_BxL: jax.Array | None
 ) -> jax.Array:
-    """As ``attention.attention``; gradients by the custom rule below."""
+    """Return causal attention as ``attention.attention`` does, with hand-written gradients."""
     B, L, H, K = q_BxLxHxK.shape
     G = k_BxLxGxK.shape[2]
-    # one leading axis X = B·G of independent problems, each of M query heads on one key/value head
+    # Leading axis X = B·G: independent problems, each with M query heads on one key/value head.
     q_XxMxLxK = q_BxLxHxK.swapaxes(1, 2).reshape(B * G, H // G, L, K)
     k_XxLxK, v_XxLxK = (x.swapaxes(1, 2).reshape(B * G, L, K) for x in (k_BxLxGxK, v_BxLxGxK))
     out_XxMxLxK = _attend(q_XxMxLxK, k_XxLxK, v_XxLxK, runs_BxL)
@@ -44,6 +43,7 @@ def _forward(q: jax.Array, k: jax.Array, v: jax.Array, runs_BxL: jax.Array | Non
     for begin, end in _blocks(q.shape[2]):
         rows = _rows(q, begin, end)
         scores = _mask(_dot(rows, k[:, :end], 2, 2) * scale, runs_BxL, begin, end)
+        # Subtract the maximum of each row, so that exp() cannot overflow.
         top = jnp.max(scores, axis=2, keepdims=True)
         weights = jnp.exp(scores - top)
         total = jnp.sum(weights, axis=2, keepdims=True)
@@ -55,10 +55,13 @@ def _forward(q: jax.Array, k: jax.Array, v: jax.Array, runs_BxL: jax.Array | Non
 
 
 def _backward(residuals, g):
-    """All scores transposed, [keys, rows]: so only one of the five products has a transposed left
-    side, which XLA CPU runs 3 to 8 times slower.
+    """Compute the gradients from transposed scores, [keys, rows].
+
+    In this form only one of the five matrix products has a transposed left side, which XLA CPU runs
+    3 to 8 times slower.
     """
     q, k, v, runs_BxL, out, lse = residuals
+    # delta = Σ_j weight_j dweight_j, the row term of softmax's gradient (2205.14135, appendix B.2).
     delta = jnp.sum(g.astype(jnp.float32) * out.astype(jnp.float32), axis=-1, keepdims=True)
     scale = 1 / math.sqrt(q.shape[-1])
     dqs = []
@@ -85,18 +88,18 @@ def _blocks(length: int) -> list[tuple[int, int]]:
 
 
 def _rows(x_XxMxLxK: jax.Array, begin: int, end: int) -> jax.Array:
-    """Query rows begin … end of all heads of a group, one after the other: [X, M·R, K]."""
+    """Return query rows begin … end of all heads of a group, head after head: [X, M·R, K]."""
     X, _, _, K = x_XxMxLxK.shape
     return x_XxMxLxK[:, :, begin:end].reshape(X, -1, K)
 
 
 def _unrows(x: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """[X, M·R, K] -> [X, M, R, K] for arrays of ``shape`` [X, M, L, …]."""
+    """Reshape [X, M·R, K] to [X, M, R, K], for arrays of ``shape`` [X, M, L, …]."""
     return x.reshape(*shape[:2], -1, x.shape[-1])
 
 
 def _dot(a: jax.Array, b: jax.Array, a_axis: int, b_axis: int) -> jax.Array:
-    """Products of matrices over the leading axis, contracting the given axes, in float32."""
+    """Return matrix products over the leading axis, contracting the given axes, in float32."""
     return cpu_matmul.contract(a, b, (((a_axis,), (b_axis,)), ((0,), (0,))))
 
 
@@ -108,8 +111,9 @@ def _mask(
     *,
     transposed: bool = False,
 ) -> jax.Array:
-    """Masks scores [X, M·R, S] of query rows begin … end against keys 0 … end (S = end); or,
-    transposed, [X, S, M·R].
+    """Mask the scores of query rows begin … end against keys 0 … end.
+
+    Scores are [X, M·R, S] with S = end, or [X, S, M·R] if ``transposed``.
     """
     R, S = end - begin, end
     allowed_BxRxS = (jnp.arange(begin, end)[:, None] >= jnp.arange(S))[None]

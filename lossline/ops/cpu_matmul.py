@@ -1,16 +1,17 @@
-"""Matrix products for XLA's CPU backend alone; ``lossline.ops.linear`` never calls this for a GPU
-or a TPU.
+"""Matrix products for XLA's CPU backend. ``lossline.ops.linear`` uses them only on CPU.
 
-Why it exists (measured, jax 0.10.2 to 0.12): the gradient of ``x @ w`` with a three-dimensional x
-becomes a ``dot_general`` contracting two leading dimensions, which XLA CPU runs 5 to 100 times
-slower than a plain matrix product, and a bfloat16 product whose left side is transposed falls back
-to a kernel without bfloat16 instructions. So the weight gradient is taken on two-dimensional views,
-accumulates in float32, and for bfloat16 the transpose is materialised by a layout constraint (AMD
-Zen 5).
+Two cases are slow there (measured with jax 0.10.2 to 0.12):
 
-A processor without bfloat16 instructions (Intel Ice Lake) multiplies bfloat16 at half the speed of
-float32 or less; there the operands are widened first. Products of bfloat16 numbers are exact in
-float32, so that this changes nothing but the order of the sums.
+- The gradient of ``x @ w`` with a three-dimensional x is a ``dot_general`` over two leading
+  dimensions. XLA CPU runs it 5 to 100 times slower than a plain matrix product.
+- A bfloat16 product with a transposed left side uses a kernel without bfloat16 instructions.
+
+Therefore the weight gradient is computed on two-dimensional views and accumulated in float32. For
+bfloat16, a layout constraint makes XLA store the transpose (AMD Zen 5).
+
+A processor without bfloat16 instructions (Intel Ice Lake) multiplies bfloat16 at most at half the
+speed of float32. There the operands are converted to float32 first. Products of bfloat16 numbers
+are exact in float32, so only the order of the sums changes.
 """
 
 from __future__ import annotations
@@ -29,7 +30,9 @@ _FACTS = Path("/proc/cpuinfo")
 
 @cache
 def has_bfloat16_instructions() -> bool:
-    """Whether this machine's processor multiplies bfloat16 numbers; False where it does not say."""
+    """Return whether the processor multiplies bfloat16 numbers; False if /proc/cpuinfo does not
+    tell.
+    """
     if not _FACTS.is_file():
         return False
     for line in _FACTS.read_text(encoding="utf-8", errors="replace").splitlines():
@@ -40,7 +43,9 @@ def has_bfloat16_instructions() -> bool:
 
 
 def contract(a: jax.Array, b: jax.Array, dimensions: lax.DotDimensionNumbers) -> jax.Array:
-    """``lax.dot_general`` with a float32 result, in the dtype this processor multiplies fast."""
+    """Return ``lax.dot_general`` in float32, computed in the dtype that this processor multiplies
+    fast.
+    """
     if jnp.bfloat16 in (a.dtype, b.dtype) and not has_bfloat16_instructions():
         a, b = a.astype(jnp.float32), b.astype(jnp.float32)
     return lax.dot_general(a, b, dimensions, preferred_element_type=jnp.float32)
@@ -48,15 +53,23 @@ def contract(a: jax.Array, b: jax.Array, dimensions: lax.DotDimensionNumbers) ->
 
 @jax.custom_vjp
 def matmul(x: jax.Array, w_DxF: jax.Array) -> jax.Array:
-    """``x @ w`` for x [..., D] of w's dtype: float32 accumulation, result [..., F] in x's dtype."""
+    """Return ``x @ w``, accumulated in float32.
+
+    Args:
+        x: [..., D] in the dtype of w.
+        w_DxF: weights.
+
+    Returns:
+        [..., F] in the dtype of x.
+    """
     return _contract_last(x, w_DxF, 0).astype(x.dtype)
 
 
 def weight_gradient(x_TxD: jax.Array, g_TxF: jax.Array) -> jax.Array:
-    """``x.T @ g`` in float32, in the form that XLA CPU runs fast for the operands' dtype."""
+    """Return ``x.T @ g`` in float32, in the form that XLA CPU runs fast for the dtype of x."""
     if x_TxD.dtype == jnp.bfloat16 and has_bfloat16_instructions():
-        # row-major x.T: without the constraint XLA folds the transpose back into the dot and loses
-        # the bfloat16 kernel
+        # Store x.T in row-major order: without the constraint XLA folds the transpose into the dot
+        # and does not use the bfloat16 kernel.
         x_DxT = with_layout_constraint(x_TxD.T, Layout((0, 1)))
         return lax.dot(x_DxT, g_TxF, preferred_element_type=jnp.float32)
     return contract(x_TxD, g_TxF, (((0,), (0,)), ((), ())))

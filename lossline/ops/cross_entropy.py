@@ -1,10 +1,10 @@
-"""Cross-entropy of a large vocabulary, straight from hidden states and the unembedding matrix.
+"""Cross-entropy over a large vocabulary, from hidden states and the unembedding matrix.
 
-The float32 logits [T, V] are the largest tensor of a language model's step; the "chunked"
-implementation never holds more than one chunk of them. Differentiating ``total`` costs no extra
-product of matrices: its gradients are formed in the forward, where each chunk's softmax is at hand,
-and only scaled in the backward. ``nats_T`` and ``logsumexp_T`` are differentiable too, at the price
-of recomputing the logits.
+The float32 logits [T, V] are the largest tensor of a training step. The "chunked" implementation
+keeps only one chunk of them at a time. The gradient of ``total`` needs no extra matrix product: it
+is computed in the forward pass, where the softmax of each chunk exists, and the backward pass only
+scales it. ``nats_T`` and ``logsumexp_T`` are differentiable too, but their backward pass recomputes
+the logits.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from lossline.sharding.mesh import BATCH_AXES
 from lossline.sharding.rules import constrain
 
 IMPLEMENTATIONS = {"reference": BACKENDS, "chunked": BACKENDS}
-CPU_CHUNK = 512  # tokens; 128 to 2048 are within 10 % of each other
+CPU_CHUNK = 512  # tokens; the speed of 128 to 2048 differs by less than 10%
 ACCELERATOR_CHUNK = 4096  # tokens per device
 
 
@@ -35,16 +35,14 @@ ACCELERATOR_CHUNK = 4096  # tokens per device
 )
 @dataclass(frozen=True, kw_only=True)
 class CrossEntropy:
-    """What a batch of targets costs. Per-token fields have the shape of the targets, [T] or [B,
-    L], and are not weighted.
+    """Cross-entropy of a batch. Per-token fields have the shape of the targets and no weights.
 
     Attributes:
-        total: Σ weights · (nats + z_loss · logsumexp²), a float32 scalar: the quantity to
-            differentiate.
+        total: Σ weights · (nats + z_loss · logsumexp²), a float32 scalar; differentiate this.
         nats_T: negative log-probability of each target, float32.
-        correct_T: whether the target is the most probable token (the first of equals, as argmax
-            has it), bool.
-        logsumexp_T: log of the softmax's denominator, float32.
+        correct_T: whether the target is the most probable token, bool. Of several equal ones the
+            first counts, as in argmax.
+        logsumexp_T: logarithm of the denominator of the softmax, float32.
     """
 
     total: jax.Array
@@ -64,22 +62,27 @@ def linear_cross_entropy(
     implementation: str = "chunked",
     chunk: int | None = None,
 ) -> CrossEntropy:
-    """Softmax cross-entropy of the logits ``x @ w`` in float32.
+    """Return the softmax cross-entropy of the logits ``x @ w``, in float32.
 
     Args:
-        x_TxD: hidden states [T, D] or [B, L, D] in the activation dtype. Prefer [B, L, D] when the
-            batch is sharded: chunks run along the length, so every device works on every chunk.
-        w_DxV: unembedding matrix; cast to x's dtype for the product, its gradient is accumulated
-            in float32.
-        targets_T: token ids [T] or [B, L]; where the weight is 0 any valid id may stand.
-        weights_T: weight of each target in ``total`` (0 for padding); default all 1.
+        x_TxD: hidden states [T, D] or [B, L, D] in the activation dtype. Prefer [B, L, D] for a
+            sharded batch: chunks are then cut along the length, so that every device works on every
+            chunk.
+        w_DxV: unembedding matrix. The product casts it to the dtype of x; its gradient is
+            accumulated in float32.
+        targets_T: token ids [T] or [B, L]; any valid id where the weight is 0.
+        weights_T: weight of each target in ``total`` (0 for padding); None: all 1.
         z_loss: coefficient of logsumexp² (PaLM, 2204.02311, section 5).
-        vocab_size: columns of w from this on are padding and get probability 0; default V.
+        vocab_size: number of columns of w that are tokens; the columns after them are padding with
+            probability 0. None: V.
         implementation: "chunked" or "reference".
-        chunk: tokens per chunk over the whole batch; default 512 on CPU, 4096 per device elsewhere.
+        chunk: tokens per chunk over the whole batch; None: 512 on CPU, 4096 per device elsewhere.
 
     Returns:
-        ``CrossEntropy``.
+        The total and the per-token values.
+
+    Raises:
+        UserError: the implementation is unknown.
     """
     choose("cross-entropy", implementation, IMPLEMENTATIONS)
     x, targets = x_TxD, targets_T
@@ -102,7 +105,7 @@ def linear_cross_entropy(
 
 
 def _reference(x, w_DxV, targets, weights, z_loss: float, vocab_size: int) -> CrossEntropy:
-    """The definition, with whole float32 logits and autodiff gradients."""
+    """Return the definition, with all float32 logits and autodiff gradients."""
     logits = jnp.einsum("...d,dv->...v", x.astype(jnp.float32), w_DxV.astype(jnp.float32))
     logits = logits[..., :vocab_size]
     logsumexp = jax.nn.logsumexp(logits, axis=-1)
@@ -122,9 +125,7 @@ def _number_of_chunks(batch: int, length: int, chunk: int | None) -> int:
 
 @partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6))
 def _chunked(x, w_DxV, targets, weights, z_loss: float, vocab_size: int, chunks: int):
-    """(total, nats, correct, logsumexp) without gradients; x [B, L, D], targets and weights [B,
-    L].
-    """
+    """Return total, nats, correct and logsumexp; x is [B, L, D], targets and weights are [B, L]."""
     w = w_DxV.astype(x.dtype)
 
     def step(total, inputs):
@@ -139,7 +140,7 @@ def _chunked(x, w_DxV, targets, weights, z_loss: float, vocab_size: int, chunks:
 
 
 def _forward(x, w_DxV, targets, weights, z_loss: float, vocab_size: int, chunks: int):
-    """As ``_chunked``, and the gradients of ``total`` by x and w while the softmax is at hand."""
+    """Compute ``_chunked`` and the gradients of ``total`` by x and w while the softmax exists."""
     x, w_DxV, targets, weights = (p.value for p in (x, w_DxV, targets, weights))
     w = w_DxV.astype(x.dtype)
     shards = _batch_shards(targets.shape[0])
@@ -149,7 +150,7 @@ def _forward(x, w_DxV, targets, weights, z_loss: float, vocab_size: int, chunks:
         x, targets, weights = inputs
         logits = _logits(x, w, vocab_size)
         nats, correct, logsumexp = _measure(logits, targets)
-        slope = weights * (1 + 2 * z_loss * logsumexp)
+        slope = weights * (1 + 2 * z_loss * logsumexp)  # gradient of total by logsumexp
         dx, dw_chunk = _gradients(x, w, logits, logsumexp, targets, slope, weights, shards)
         total = total + _weigh(nats, logsumexp, weights, z_loss)
         return (total, dw + dw_chunk), (nats, correct, logsumexp, dx)
@@ -188,7 +189,7 @@ _chunked.defvjp(_forward, _backward, symbolic_zeros=True)
 
 
 def _recomputed(x, w_DxV, targets, logsumexp, g_nats, g_logsumexp, vocab_size: int, chunks: int):
-    """Gradients by x and w for arbitrary cotangents of the per-token outputs."""
+    """Return the gradients by x and w for any cotangents of the per-token outputs."""
     w = w_DxV.astype(x.dtype)
     shards = _batch_shards(targets.shape[0])
 
@@ -205,8 +206,9 @@ def _recomputed(x, w_DxV, targets, logsumexp, g_nats, g_logsumexp, vocab_size: i
 
 
 def _rows_of_one_device(x: jax.Array) -> jax.Array:
-    """[B, L, …] -> [B · sequence, L / sequence, …]: what mesh axis ``sequence`` splits as rows of
-    their own, so that chunks run along the length of one device.
+    """Reshape [B, L, …] to [B · sequence, L / sequence, …], so that each row lies on one device.
+
+    Chunks then run along the length of one device. Nothing changes without mesh axis ``sequence``.
     """
     mesh = jax.sharding.get_abstract_mesh()
     parts = 1 if mesh.empty else mesh.shape.get("sequence", 1)
@@ -217,10 +219,10 @@ def _rows_of_one_device(x: jax.Array) -> jax.Array:
 
 
 def _batch_shards(rows: int) -> int:
-    """Devices that the rows are split over.
+    """Return the number of devices that the rows are split over.
 
-    Each sums the unembedding's gradient over its own rows: one array [shards, D, V], which stays
-    split along its first axis, so that it is reduced over the wires once and not once per chunk.
+    Each device sums the gradient of the unembedding over its own rows, in one array [shards, D, V]
+    that stays split along its first axis. The devices then exchange it once, not once per chunk.
     """
     mesh = jax.sharding.get_abstract_mesh()
     axes = (*BATCH_AXES, "sequence")
@@ -245,7 +247,7 @@ def _measure(logits, targets) -> tuple[jax.Array, jax.Array, jax.Array]:
     top = jnp.max(logits, axis=-1, keepdims=True)
     logsumexp = jnp.log(jnp.sum(jnp.exp(logits - top), axis=-1)) + top[..., 0]
     target_logit = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
-    # argmax as a plain minimum: XLA CPU does not vectorise the two-operand reduction of jnp.argmax
+    # Compute argmax as a minimum: XLA CPU does not vectorize the two-operand reduction of argmax.
     index = lax.broadcasted_iota(jnp.int32, logits.shape, logits.ndim - 1)
     best = jnp.min(jnp.where(logits == top, index, V), axis=-1)
     return logsumexp - target_logit, best == targets, logsumexp
@@ -256,10 +258,12 @@ def _weigh(nats, logsumexp, weights, z_loss: float) -> jax.Array:
 
 
 def _gradients(x, w_DxV, logits, logsumexp, targets, softmax_slope, target_slope, shards: int):
-    """Gradients by x and w of Σ softmax_slope · logsumexp − target_slope · target logit (slopes
-    per token); that by w for each of ``shards`` parts of the batch, [shards, D, V].
+    """Return the gradients by x and w of Σ softmax_slope · logsumexp − target_slope · target logit.
+
+    The slopes are per token. The gradient by w is [shards, D, V], one for each part of the batch.
     """
     index = lax.broadcasted_iota(jnp.int32, logits.shape, logits.ndim - 1)
+    # By a logit: d logsumexp = its softmax probability, d target logit = 1 at the target.
     softmax = jnp.exp(logits - logsumexp[..., None]) * softmax_slope[..., None]
     dlogits = softmax - jnp.where(index == targets[..., None], target_slope[..., None], 0)
     dlogits = dlogits.astype(x.dtype)
@@ -273,14 +277,14 @@ def _gradients(x, w_DxV, logits, logsumexp, targets, softmax_slope, target_slope
 
 
 def _contract(a, b, dimensions) -> jax.Array:
-    """A product of matrices with a float32 result."""
+    """Return a matrix product with a float32 result."""
     if target_backend() == "cpu":
         return cpu_matmul.contract(a, b, dimensions)
     return lax.dot_general(a, b, dimensions, preferred_element_type=jnp.float32)
 
 
 def _split(arrays, chunks: int):
-    """[B, L, …] -> [C, B, Q, …], the length padded with zeros to whole chunks."""
+    """Reshape [B, L, …] to [C, B, Q, …]; the length is padded with zeros to whole chunks."""
 
     def split(x: jax.Array) -> jax.Array:
         B, L = x.shape[:2]
@@ -292,7 +296,7 @@ def _split(arrays, chunks: int):
 
 
 def _join(arrays, length: int):
-    """[C, B, Q, …] -> [B, L, …]."""
+    """Reshape [C, B, Q, …] to [B, L, …]."""
 
     def join(x: jax.Array) -> jax.Array:
         C, B, Q = x.shape[:3]
@@ -302,7 +306,7 @@ def _join(arrays, length: int):
 
 
 def _scan(step, carry, inputs):
-    """``lax.scan``, without its loop for a single chunk."""
+    """Run ``lax.scan``; run a single chunk without the loop."""
     if jax.tree.leaves(inputs)[0].shape[0] > 1:
         return lax.scan(step, carry, inputs)
     carry, outputs = step(carry, jax.tree.map(lambda x: x[0], inputs))

@@ -1,18 +1,19 @@
-"""Selective scan on NVIDIA GPUs from Hopper on: Pallas kernels for Mosaic that keep the state in
-registers, over the mesh in effect.
+"""Selective scan on NVIDIA GPUs (Hopper or later): Pallas kernels that keep the state in registers.
 
-XLA's loop launches a handful of kernels for every few positions, each of which reads and writes the
-state. Here one block of 128 threads walks the positions of a row for 128 channels, a channel and
-its N states per thread; tiles of positions come into shared memory ahead of their turn. Only
-inputs, output and, for the backward, one state per tile touch HBM.
+XLA's loop launches several kernels for every few positions, and each reads and writes the state.
+Here one block of 128 threads processes one row and 128 channels; each thread holds one channel and
+its N states. Tiles of positions are copied to shared memory ahead of time. HBM holds only the
+inputs, the output and, for the backward pass, one state per tile.
 
-The backward walks the tiles from the last to the first. It runs through a tile once to note the
-state before every few positions in shared memory, then goes back over those: their states and
-decays are computed again into registers, and the adjoint recurrence over them. The gradients of B
-and C are sums over channels, that is over threads: their summands are laid out in shared memory, a
-row per position and map, and read back by rows.
+The backward pass processes the tiles from the last to the first, in two passes over each tile. The
+first pass stores the state before every few positions in shared memory. The second goes backwards
+over these groups of positions: it recomputes their states and decays in registers and runs the
+adjoint recurrence. The gradients of B and C are sums over channels, that is, over threads. Each
+thread writes its summands to shared memory, one row per position and map, and the rows are summed
+from there.
 
-As on TPU, partial sums (of B and C per block of channels, of A per row) are added up outside.
+As on TPU, partial sums (of B and C per block of channels, of A per row) are added outside the
+kernel. The kernels are mapped over the current mesh.
 """
 
 from __future__ import annotations
@@ -28,25 +29,31 @@ from jax import lax
 from lossline.ops.backend import gpu_capability
 from lossline.ops.scan_shards import channels_obstacle, on_each_device
 
-CHANNELS = 128  # of one block: a channel per thread of a warpgroup
-TILE = 16  # positions copied at a time; one state per tile is kept for the backward
-STAGES = 2  # tiles in shared memory: one at work, one on its way
-UNROLL = 4  # positions of the forward's inner loop, so that loads overlap
-ROWS = 64  # of summands read back at once: the tensor units' register layout has 64
-PADDING = 8  # columns after each row of summands: neighbouring rows lie in different banks
-STATES = (4, 8, 16)  # with 32 the states of a tile need more shared memory than there is
-ALIGNMENT = 4  # float32 numbers in the 16 bytes that a copied row of maps is a multiple of
+CHANNELS = 128  # channels of one block: one per thread of a warpgroup
+TILE = 16  # positions copied at a time; the backward pass keeps one state per tile
+STAGES = 2  # tiles in shared memory: one in use, one being copied
+UNROLL = 4  # positions unrolled in the forward loop, so that loads overlap
+ROWS = 64  # rows of summands read at once: the register layout of the tensor cores has 64
+PADDING = 8  # columns after each row of summands, so that adjacent rows use different banks
+STATES = (4, 8, 16)  # 32 states per channel need more shared memory than exists
+ALIGNMENT = 4  # float32 numbers in 16 bytes; a copied row of maps must be a multiple of 16 bytes
 HOPPER = (9, 0)
 
 
 def obstacle(channels: int, states: int) -> str | None:
-    """Why the kernel cannot take E channels of N states on this card, and the nearest it can; None
-    if it can.
+    """Return why the kernel cannot take these sizes on this GPU, and the nearest sizes that work.
+
+    Args:
+        channels: channels E.
+        states: states N of each channel.
+
+    Returns:
+        The end of an error message, or None if there is no obstacle.
     """
     capability = gpu_capability()
     if capability is not None and capability < HOPPER:
         found = ".".join(map(str, capability))
-        return f"needs an NVIDIA GPU of compute capability 9.0 or more (H100), this one has {found}"
+        return f"needs an NVIDIA GPU of compute capability 9.0 (H100) or higher, not {found}"
     if states not in STATES:
         sizes = ", ".join(map(str, STATES))
         return f"takes a state size of {sizes}, not {states}"
@@ -63,14 +70,19 @@ def selective_scan(
     *,
     interpret: bool = False,
 ) -> jax.Array:
-    """The recurrence of ``ops.selective_scan``; u in any dtype, the rest float32; y in float32.
+    """Run the recurrence of ``ops.selective_scan``.
 
     Args:
-        interpret: run the kernels' programs step by step on any backend, for tests.
+        u_BxLxE: inputs in any dtype; all other arguments are float32.
+        dt_BxLxE, a_NxE, b_BxLxN, c_BxLxN, keep_BxL: as in ``ops.selective_scan``.
+        interpret: interpret the kernels step by step on any backend, for tests.
+
+    Returns:
+        y [B, L, E] in float32.
     """
     L = u_BxLxE.shape[1]
     padding = ((0, 0), (0, -L % TILE), (0, 0))
-    # a padded position has dt = 0: decay 1, no input, so the state passes through unchanged
+    # Padded positions have dt = 0: decay 1 and no input, so they do not change the state.
     u, dt = jnp.pad(u_BxLxE, padding), jnp.pad(dt_BxLxE, padding)
     keep = jnp.broadcast_to(keep_BxL[..., None], (*keep_BxL.shape, ALIGNMENT))
     maps_BxLxR = jnp.pad(jnp.concatenate([b_BxLxN, c_BxLxN, keep], axis=-1), padding)
@@ -100,7 +112,8 @@ def _backward(interpret: bool, residuals, g):
     )
     du, ddt, da, dmaps = call(u, dt, a_NxE, maps_BxLxR, first, g)
     dmaps = jnp.sum(dmaps, axis=1)
-    dmaps = jnp.pad(dmaps, ((0, 0), (0, 0), (0, ALIGNMENT)))  # of keep, which is data
+    # Zeros as the gradient of keep, which is data.
+    dmaps = jnp.pad(dmaps, ((0, 0), (0, 0), (0, ALIGNMENT)))
     return du, ddt, jnp.sum(da, axis=0), dmaps
 
 
@@ -111,7 +124,7 @@ _scan.defvjp(_forward, _backward)
 
 
 def _forward_call(u, dt, a_NxE, maps_BxLxR, *, keep_states: bool, interpret: bool):
-    """y [B, L, E] and, if asked for, the state before each tile [B, tiles, N, E]."""
+    """Return y [B, L, E] and, if ``keep_states``, the state before each tile [B, tiles, N, E]."""
     pl, plgpu = _pallas()
     (B, L, E), N = u.shape, a_NxE.shape[0]
     tiles = L // TILE
@@ -139,7 +152,7 @@ def _forward_call(u, dt, a_NxE, maps_BxLxR, *, keep_states: bool, interpret: boo
                 return h
 
             h = lax.fori_loop(0, TILE // UNROLL, positions, h)
-            plgpu.commit_smem()  # all threads have read the tile: its place is free
+            plgpu.commit_smem()  # a barrier: all threads have read the tile, its slot is free
 
             @pl.when(tile + STAGES < tiles)
             def refill():
@@ -165,12 +178,15 @@ def _forward_call(u, dt, a_NxE, maps_BxLxR, *, keep_states: bool, interpret: boo
 
 
 def _backward_call(u, dt, a_NxE, maps_BxLxR, first, g, *, interpret: bool):
-    """Gradients by u, dt [B, L, E]; by A for each row [B, N, E]; by B and C for each block of
-    channels [B, blocks, L, 2N].
+    """Return the gradients of one device.
+
+    Returns:
+        Gradients by u and dt, [B, L, E]; by A for each row, [B, N, E]; by B and C for each block of
+        channels, [B, blocks, L, 2N].
     """
     pl, plgpu = _pallas()
     (B, L, E), N = u.shape, a_NxE.shape[0]
-    tiles, together = L // TILE, ROWS // (2 * N)  # positions whose states are held at once
+    tiles, together = L // TILE, ROWS // (2 * N)  # together: positions in registers at once
     steps = TILE // together
 
     def kernel(
@@ -209,7 +225,8 @@ def _backward_call(u, dt, a_NxE, maps_BxLxR, first, g, *, interpret: bool):
                     decay, h = position(step * together + q).advance(a, states[-1])
                     decays.append(decay)
                     states.append(h)
-                mine = summands_ref.at[lax.rem(j, 2)]  # others may still read the one before
+                # Alternate between two buffers: other threads may still read the previous one.
+                mine = summands_ref.at[lax.rem(j, 2)]
                 for q in reversed(range(together)):
                     t = step * together + q
                     at, slope = position(t), g_ref[slot, t]
@@ -234,7 +251,7 @@ def _backward_call(u, dt, a_NxE, maps_BxLxR, first, g, *, interpret: bool):
 
             carry = lax.fori_loop(0, steps, back, carry)
 
-            # all threads passed the last step's barrier, after which none reads the tile
+            # All threads have passed the barrier of the last step and no longer read the tile.
             @pl.when(i + STAGES < tiles)
             def refill():
                 tile_inputs.fetch(tile - STAGES, slot)
@@ -271,8 +288,9 @@ def _backward_call(u, dt, a_NxE, maps_BxLxR, first, g, *, interpret: bool):
 
 
 class _Position:
-    """Inputs of one position in a thread's registers; B, C and keep are the same for all threads
-    and stay in shared memory.
+    """Inputs of one position in the registers of a thread.
+
+    B, C and keep are the same for all threads and stay in shared memory.
     """
 
     def __init__(self, u_ref: Any, dt_ref: Any, maps_ref: Any, states: int) -> None:
@@ -281,15 +299,15 @@ class _Position:
         self._maps_ref, self._states = maps_ref, states
 
     def b(self, n: int) -> jax.Array:
-        """B[t, n]."""
+        """Return B[t, n]."""
         return self._maps_ref[n]
 
     def c(self, n: int) -> jax.Array:
-        """C[t, n]."""
+        """Return C[t, n]."""
         return self._maps_ref[self._states + n]
 
     def advance(self, a, h) -> tuple[tuple[jax.Array, ...], tuple[jax.Array, ...]]:
-        """The decays of the N states, and the states after this position."""
+        """Return the decays of the N states and the states after this position."""
         keep = self._maps_ref[2 * self._states]
         decays = tuple(jnp.exp2(self.dt * rate) * keep for rate in a)
         after = (decay * h_n + self.input * self.b(n) for n, (decay, h_n) in _pairs(decays, h))
@@ -301,14 +319,14 @@ def _pairs(left, right):
 
 
 class _Tiles:
-    """Copies of this block's tiles from HBM into ``STAGES`` places of shared memory."""
+    """Copies of this block's tiles from HBM to ``STAGES`` slots of shared memory."""
 
     def __init__(self, wide: list[tuple[Any, Any]], maps: tuple[Any, Any], ready: Any) -> None:
         self.wide, self.maps, self.ready = wide, maps, ready
         self.row, self.channels = _mine()
 
     def fetch(self, tile, slot) -> None:
-        """Begins to copy a tile."""
+        """Start to copy a tile into a slot."""
         pl, plgpu = _pallas()
         positions, ready = pl.ds(tile * TILE, TILE), self.ready.at[slot]
         for hbm, ref in self.wide:
@@ -318,30 +336,34 @@ class _Tiles:
         plgpu.copy_gmem_to_smem(maps_hbm.at[self.row, positions], maps_ref.at[slot], ready)
 
     def wait(self, i) -> jax.Array:
-        """Until the i-th tile that was fetched is there; returns its place."""
+        """Wait until the i-th fetched tile has arrived; return its slot."""
         slot = lax.rem(i, STAGES)
         _pallas()[1].barrier_wait(self.ready.at[slot])
         return slot
 
 
 def _mine() -> tuple[jax.Array, Any]:
-    """Row and channels of this block of threads."""
+    """Return the row and the channels of this block of threads."""
     first = lax.axis_index("block") * CHANNELS
     return lax.axis_index("row"), _pallas()[0].ds(first, CHANNELS)
 
 
 def _zeros(like) -> tuple[jax.Array, ...]:
-    """A product, as a constant would not lie in the registers as ``like`` does."""
+    """Return zeros with the register layout of ``like``: a product, because a constant has another
+    one.
+    """
     return tuple(0.0 * x for x in like)
 
 
 def _per_doubling(a_NxE: jax.Array) -> jax.Array:
-    """The rates for powers of two, which the hardware has, in place of e."""
+    """Convert rates from base e to base 2: the hardware has an instruction for powers of 2."""
     return a_NxE * math.log2(math.e)
 
 
 def _by_rows(ref: Any, interpret: bool) -> jax.Array:
-    """The summands so laid out that four threads hold a row; the interpreter knows no layouts."""
+    """Load the summands in a layout in which four threads hold a row; the interpreter has no
+    layouts.
+    """
     if interpret:
         return ref[...]
     plgpu = _pallas()[1]
@@ -357,9 +379,9 @@ def _launch(kernel: Any, grid: tuple[int, int], *, name: str, interpret: bool, *
         kernel_name=name,
         compiler_params=plgpu.CompilerParams(
             approx_math=True,
-            # threads meet in shared memory at the kernels' own barriers, not after each access
+            # The kernels set their own barriers; a barrier after each access would be slow.
             unsafe_no_auto_barriers=True,
-            # which thread holds what follows from the loads; jax 0.11 would rather infer it
+            # Take the register layouts from the loads; the default of jax 0.11 infers them.
             lowering_semantics=plgpu.LoweringSemantics.Lane,
         ),
         interpret=_interpreter() if interpret else None,
@@ -377,7 +399,7 @@ def _interpreter() -> Any:
 
 
 def _pallas() -> tuple[Any, Any]:
-    """Imported where it is used: half a second that no other backend should pay."""
+    """Import Pallas late, because the import takes 0.5 s and other backends do not need it."""
     from jax.experimental import pallas as pl
     from jax.experimental.pallas import mosaic_gpu as plgpu
 

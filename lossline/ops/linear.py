@@ -13,10 +13,14 @@ from lossline.ops.backend import target_backend
 
 
 def linear(x: jax.Array, w_DxF: jax.Array) -> jax.Array:
-    """``x @ w``: x [..., D] in the activation dtype, w [D, F] in any dtype, result [..., F] in x's
-    dtype.
+    """Return ``x @ w``. Products accumulate in float32 on every backend.
 
-    Products accumulate in float32 on every backend.
+    Args:
+        x: [..., D] in the activation dtype.
+        w_DxF: weights in any dtype.
+
+    Returns:
+        [..., F] in the dtype of x.
     """
     w_DxF = w_DxF.astype(x.dtype)
     if target_backend() == "cpu":
@@ -25,8 +29,9 @@ def linear(x: jax.Array, w_DxF: jax.Array) -> jax.Array:
 
 
 def linear_many(x: jax.Array, weights: Sequence[jax.Array]) -> list[jax.Array]:
-    """``[x @ w for w in weights]``; on CPU one product with the weights side by side, which is
-    faster there.
+    """Return ``[x @ w for w in weights]``.
+
+    On CPU it is one product with the weights side by side, which is faster there.
     """
     if target_backend() != "cpu":
         return [linear(x, w) for w in weights]
@@ -36,8 +41,10 @@ def linear_many(x: jax.Array, weights: Sequence[jax.Array]) -> list[jax.Array]:
 
 
 def mean_of_last(x: jax.Array) -> jax.Array:
-    """Mean over the last axis of a float32 array, [..., 1]; on CPU a product with a column of 1/n,
-    because XLA's fusions of a sum there first spread every factor out to the whole shape.
+    """Return the mean over the last axis of a float32 array, [..., 1].
+
+    On CPU it is a product with a column of 1/n: XLA's fusion of a sum there first expands every
+    factor to the whole shape.
     """
     if target_backend() != "cpu":
         return jnp.mean(x, axis=-1, keepdims=True)

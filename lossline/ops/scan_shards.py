@@ -1,5 +1,7 @@
-"""How the selective scan's kernels lie on a mesh: rows over its batch axes, channels over "tensor".
-No device needs another's share but for sums that are taken outside the kernels.
+"""Mapping of the selective-scan kernels over a mesh: rows over batch axes, channels over
+``tensor``.
+
+Devices exchange only the partial sums that are added outside the kernels.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ from jax.sharding import PartitionSpec
 
 from lossline.sharding.mesh import BATCH_AXES
 
-# Partition of u, dt, y and their gradients; of A; of the maps B and C; of states; of partial sums.
+# Axes of u, dt, y and their gradients; of A; of the maps B and C; of states; of partial sums.
 _AXES = {
     "positions": ("batch", None, "tensor"),
     "rates": (None, "tensor"),
@@ -23,10 +25,11 @@ _AXES = {
 
 
 def on_each_device(call: Callable, inputs: tuple[str, ...], outputs: tuple[str, ...]) -> Callable:
-    """The call on each device's share, as XLA cannot partition a Pallas kernel.
+    """Return ``call`` mapped over the mesh, because XLA cannot partition a Pallas kernel.
 
     Args:
-        inputs, outputs: which of ``_AXES`` each of its arguments and results is.
+        call: function of the arrays of one device.
+        inputs, outputs: the name in ``_AXES`` of each argument and each result.
     """
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1:
@@ -46,8 +49,15 @@ def on_each_device(call: Callable, inputs: tuple[str, ...], outputs: tuple[str, 
 
 
 def channels_obstacle(channels: int, lanes: int) -> str | None:
-    """Why a kernel cannot take blocks of ``lanes`` channels on each device, and the nearest that it
-    can; None if it can.
+    """Return why a kernel cannot split the channels over the devices, and the nearest number that
+    works.
+
+    Args:
+        channels: channels of all devices.
+        lanes: channels in one block of the kernel.
+
+    Returns:
+        The end of an error message, or None if there is no obstacle.
     """
     mesh = jax.sharding.get_abstract_mesh()
     tensor = 1 if mesh.empty else mesh.shape.get("tensor", 1)

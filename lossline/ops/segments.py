@@ -1,8 +1,7 @@
-"""Documents packed into one row: what keeps them apart.
+"""Boundaries of documents that are packed into one row.
 
-A row's ``segment_ids`` [B, L] name the document of each position. Only where the id changes
-matters: a document is a run of equal ids, and an id that comes back later in the row is another
-    document, for attention as for state-space layers.
+``segment_ids`` [B, L] name the document of each position. A document is a run of equal ids. An id
+that comes back later in the row is another document, for attention and for state-space layers.
 """
 
 from __future__ import annotations
@@ -13,18 +12,18 @@ from jax import lax
 
 
 def starts(segment_ids_BxL: jax.Array) -> jax.Array:
-    """True where a document begins (always at position 0); bool [B, L]."""
+    """Return True where a document begins (always at position 0); bool [B, L]."""
     changed = segment_ids_BxL[:, 1:] != segment_ids_BxL[:, :-1]
     return jnp.pad(changed, ((0, 0), (1, 0)), constant_values=True)
 
 
 def runs(segment_ids_BxL: jax.Array) -> jax.Array:
-    """0, 1, 2, … for the row's first, second, … document; int32 [B, L]."""
+    """Return the number of the document at each position, 0, 1, 2, … in each row; int32 [B, L]."""
     return jnp.cumsum(starts(segment_ids_BxL), axis=1, dtype=jnp.int32) - 1
 
 
 def positions(segment_ids_BxL: jax.Array) -> jax.Array:
-    """Positions counted from each document's beginning; int32 [B, L]."""
+    """Return positions counted from the beginning of each document; int32 [B, L]."""
     index_BxL = lax.broadcasted_iota(jnp.int32, segment_ids_BxL.shape, 1)
     begin_BxL = lax.cummax(jnp.where(starts(segment_ids_BxL), index_BxL, 0), axis=1)
     return index_BxL - begin_BxL

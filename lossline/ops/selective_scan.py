@@ -1,19 +1,21 @@
-"""Selective scan of Mamba-1 (Gu & Dao, 2312.00752, equation 2 with the zero-order-hold/Euler
-discretisation of section 3.2).
+"""Selective scan of Mamba-1 (Gu & Dao, 2312.00752).
+
+Equation 2 with the discretization of section 3.2 (zero-order hold for A, Euler for B)::
 
     h[t] = exp(dt[t] A) h[t-1] + dt[t] B[t] u[t]     per channel e, state n; 0 before a document
     y[t] = Σ_n C[t, n] h[t, n]
 
-``implementation``:
-    "sequential"  the definition as one ``lax.scan`` over positions, autodiff gradients (keeps
-                  several [L, B, N, E] tensors).
-    "chunked"     the same recurrence in chunks; the forward keeps one state per chunk, the
-                  backward recomputes the states of one chunk at a time and runs the adjoint
-                  recurrence: memory O(L/Q + Q) states instead of O(L).
-    "pallas"      the same in kernels that keep the state on the chip: in vector memory on TPU
-                  (``ops.tpu_selective_scan``), in registers on NVIDIA GPUs from Hopper on
-                  (``ops.gpu_selective_scan``; compiled for one and run in the interpreter, but not
-                  on a card yet, so that "auto" does not choose it there).
+Values of ``implementation``:
+
+- "sequential": the definition as one ``lax.scan`` over positions, autodiff gradients. It keeps
+  several [L, B, N, E] tensors.
+- "chunked": the same recurrence in chunks. The forward pass keeps one state per chunk. The backward
+  pass recomputes the states of one chunk at a time and runs the adjoint recurrence. It needs memory
+  for O(L/Q + Q) states instead of O(L).
+- "pallas": the same in kernels that keep the state on the chip, in vector memory on TPU
+  (``ops.tpu_selective_scan``) and in registers on NVIDIA GPUs from Hopper on
+  (``ops.gpu_selective_scan``). The GPU kernel was compiled and interpreted but has not run on a
+  card yet, so "auto" does not choose it.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ from lossline.ops import gpu_selective_scan, tpu_selective_scan
 from lossline.ops.backend import BACKENDS, choose, target_backend
 
 IMPLEMENTATIONS = {"sequential": BACKENDS, "chunked": BACKENDS, "pallas": ("gpu", "tpu")}
-CHUNK = 8  # steps are as fast as with 16, and compile in a third of the time
+CHUNK = 8  # as fast as 16, and compiles in a third of the time
 
 
 def selective_scan(
@@ -43,23 +45,24 @@ def selective_scan(
     implementation: str = "auto",
     chunk: int | None = None,
 ) -> jax.Array:
-    """Runs the recurrence above in float32 whatever the inputs' dtypes.
+    """Run the recurrence above in float32, whatever the dtypes of the inputs.
 
     Args:
         u_BxLxE: inputs.
         dt_BxLxE: step sizes, positive.
-        a_NxE: negative decay rates.
-        b_BxLxN, c_BxLxN: input and output maps, shared by the channels.
-        keep_BxL: 0 (or False) where the state before is forgotten (a document begins), else 1.
-        implementation: one of ``IMPLEMENTATIONS``, or "auto": "pallas" on TPU where its shapes
-            allow, else "chunked".
-        chunk: positions per chunk of "chunked", any length works; None: 8.
+        a_NxE: decay rates, negative.
+        b_BxLxN, c_BxLxN: input and output maps, shared by all channels.
+        keep_BxL: 0 (or False) where a document begins and the state is reset, else 1; None: all 1.
+        implementation: one of ``IMPLEMENTATIONS``, or "auto": "pallas" on TPU if the kernel takes
+            these shapes, else "chunked".
+        chunk: positions per chunk for "chunked"; any length works. None: 8.
 
     Returns:
         y [B, L, E] in float32.
 
     Raises:
-        UserError: the backend lacks the implementation, or the kernel cannot take these shapes.
+        UserError: the backend does not have the implementation, or the kernel cannot take these
+            shapes.
     """
     kernels = gpu_selective_scan if target_backend() == "gpu" else tpu_selective_scan
     reason = kernels.obstacle(u_BxLxE.shape[2], a_NxE.shape[0])
@@ -86,8 +89,9 @@ def selective_scan(
 def sequential(
     u: jax.Array, dt: jax.Array, a: jax.Array, b: jax.Array, c: jax.Array, keep: jax.Array
 ) -> jax.Array:
-    """The definition, one position after the other, in the inputs' dtype (float64 inputs stay
-    float64).
+    """Run the definition, one position after the other, in the dtype of the inputs.
+
+    Float64 inputs stay float64.
     """
 
     def step(h_BxNxE: jax.Array, inputs: tuple[jax.Array, ...]) -> tuple[jax.Array, jax.Array]:
@@ -110,8 +114,9 @@ def _chunked(u, dt, a, b, c, keep, chunk: int) -> jax.Array:
 
 
 def _one_row(u, dt, a, b, c, keep, chunk: int) -> jax.Array:
-    """A single row as two of half the channels each: XLA CPU leaves arrays with a batch of one
-    unvectorised, at 6 times the cost.
+    """Run a single row as two rows of half the channels each.
+
+    XLA CPU does not vectorize arrays with a batch of one, which costs 6 times as much.
     """
     L, E = u.shape[1:]
     u, dt = (x.reshape(L, 2, E // 2).swapaxes(0, 1) for x in (u, dt))
@@ -121,12 +126,12 @@ def _one_row(u, dt, a, b, c, keep, chunk: int) -> jax.Array:
 
 
 def _by_chunks(u, dt, a, b, c, keep, chunk: int) -> jax.Array:
-    """As ``_chunked`` for a of [B or 1, N, E]."""
+    """Run ``_chunked`` with a of shape [B or 1, N, E]."""
     L = u.shape[1]
     chunk = min(chunk, L)
     padding = -L % chunk
     if padding:
-        # a padded position has dt = 0: decay 1, no input, so the state passes through unchanged
+        # Padded positions have dt = 0: decay 1 and no input, so they do not change the state.
         u, dt, b, c, keep = (
             jnp.pad(x, ((0, 0), (0, padding)) + ((0, 0),) * (x.ndim - 2))
             for x in (u, dt, b, c, keep)
@@ -144,9 +149,9 @@ def _decay(dt_BxE, a, keep_B) -> jax.Array:
 
 
 def _states(h_BxNxE, u, dt, a, b, keep) -> list[jax.Array]:
-    """States after each position of one chunk; inputs [B, Q, …].
+    """Return the states after each position of one chunk; inputs are [B, Q, …].
 
-    Unrolled in Python, so that XLA fuses decay, input and output of a position into few kernels.
+    The loop is unrolled in Python, so that XLA fuses decay, input and output into few kernels.
     """
     states = []
     for q in range(u.shape[1]):
@@ -157,7 +162,9 @@ def _states(h_BxNxE, u, dt, a, b, keep) -> list[jax.Array]:
 
 
 def _forward(u, dt, a, b, c, keep, chunk: int):
-    """Chunks are cut out of [B, L, …] and put back in place: no copy with the chunks in front."""
+    """Run the chunks in place: cut each from [B, L, …] and write it back, without a transposed
+    copy.
+    """
 
     def step(carry, index):
         h_BxNxE, y_BxLxE = carry
@@ -174,7 +181,7 @@ def _forward(u, dt, a, b, c, keep, chunk: int):
 
 
 def _backward(chunk: int, residuals, g_BxLxE):
-    """The adjoint dh[t] = C[t] g[t] + decay[t+1] dh[t+1], backwards over chunks and positions."""
+    """Run the adjoint dh[t] = C[t] g[t] + decay[t+1] dh[t+1], from the last position back."""
     u, dt, a, b, c, keep, first_CxBxNxE = residuals
     shards = _channel_shards(u.shape[-1])
 
@@ -203,7 +210,7 @@ def _backward(chunk: int, residuals, g_BxLxE):
     carry = zero, zero, (jnp.zeros_like(u), jnp.zeros_like(dt), maps, maps)
     chunks = jnp.arange(u.shape[1] // chunk), first_CxBxNxE
     (_, da, (du, ddt, db, dc)), _ = lax.scan(step, carry, chunks, reverse=True)
-    # over the wires here, once, and not in every chunk
+    # Add the partial sums of the devices here: one exchange, not one per chunk.
     db, dc = (jnp.sum(x, axis=-2) for x in (db, dc))
     if a.shape[0] == 1:
         da = jnp.sum(da, axis=0, keepdims=True)
@@ -211,27 +218,27 @@ def _backward(chunk: int, residuals, g_BxLxE):
 
 
 def _cut(arrays, index, chunk: int) -> tuple[jax.Array, ...]:
-    """Chunk ``index`` of each array [B, L, …]: [B, Q, …]."""
+    """Return chunk ``index`` of each array [B, L, …], as [B, Q, …]."""
     return tuple(lax.dynamic_slice_in_dim(x, index * chunk, chunk, axis=1) for x in arrays)
 
 
 def _put(x_BxLx: jax.Array, parts: list[jax.Array], index) -> jax.Array:
-    """Writes the positions of chunk ``index``, [B, …] each."""
+    """Write the positions of chunk ``index``; each part is [B, …]."""
     chunk = jnp.stack(parts, axis=1)
     return lax.dynamic_update_slice_in_dim(x_BxLx, chunk, index * len(parts), axis=1)
 
 
 def _channel_shards(channels: int) -> int:
-    """Devices that the channels are split over."""
+    """Return the number of devices that the channels are split over."""
     mesh = jax.sharding.get_abstract_mesh()
     shards = 1 if mesh.empty else mesh.shape.get("tensor", 1)
     return shards if channels % shards == 0 else 1
 
 
 def _sum_channels(h_BxNxE, x_BxE, shards: int) -> jax.Array:
-    """Σ_e h[b, n, e] x[b, e] of each device's channels, [B, shards, N].
+    """Return Σ_e h[b, n, e] x[b, e] over the channels of each device, [B, shards, N].
 
-    A product of matrices, because XLA CPU does not vectorise a float sum over the innermost axis.
+    It is a matrix product, because XLA CPU does not vectorize a float sum over the innermost axis.
     """
     B, N, E = h_BxNxE.shape
     h = h_BxNxE.reshape(B, N, shards, E // shards)

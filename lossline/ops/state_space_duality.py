@@ -1,19 +1,24 @@
 """State-space duality, the layer of Mamba-2 (Dao & Gu, 2405.21060).
 
+The recurrence is::
+
     h[t] = exp(dt[t] a) h[t-1] + dt[t] x[t] b[t]ᵀ    per head, a [P, N] state; 0 before a document
     y[t] = h[t] c[t] + skip x[t]
 
-The decay is one number per head and position, so that a chunk of Q positions is a masked
-attention: y = (c bᵀ ∘ decay) (dt x), plus what the state before the chunk contributes.
+The decay is one number per head and position. Therefore a chunk of Q positions is a masked
+attention, y = (c bᵀ ∘ decay) (dt x), plus the contribution of the state before the chunk.
 
-``implementation``:
-    "sequential"  the definition as one ``lax.scan`` over positions, autodiff gradients.
-    "chunked"     section 6 of the paper: matrix products within chunks, one short scan over the
-                  chunks' states. The backward recomputes the [Q, Q] tensors; what is kept is
-                  inputs, outputs and one state per chunk.
-                  Decays are differences of sums over a chunk: where little of a state outlives one
-                  position (dt a of -10 to -100), their error grows with those sums: to 1e-4 of the
-                  gradients of x and dt and 2e-2 of a's (chunks of 64 and 256, against float64).
+Values of ``implementation``:
+
+- "sequential": the definition as one ``lax.scan`` over positions, autodiff gradients.
+- "chunked": section 6 of the paper: matrix products within chunks and one short scan over the
+  states of the chunks. It keeps inputs, outputs and one state per chunk; the backward pass
+  recomputes the [Q, Q] tensors.
+
+Numerical error of "chunked": decays are differences of sums over a chunk, and their error grows
+with these sums. If little of a state is left after one position (dt a from -10 to -100), the
+relative error reaches 1e-4 in the gradients of x and dt and 2e-2 in that of a (chunks of 64 and
+256, against float64).
 """
 
 from __future__ import annotations
@@ -48,31 +53,33 @@ def state_space_duality(
     implementation: str = "auto",
     chunk: int | None = None,
 ) -> jax.Array:
-    """Runs the recurrence above; decays, states and sums are float32 whatever the inputs' dtypes.
+    """Run the recurrence above; decays, states and sums are float32 whatever the input dtypes.
 
     Args:
-        x_BxLxHxP: inputs; "chunked" multiplies matrices in this dtype, accumulating in float32 (on
-            CPU in float32 throughout).
+        x_BxLxHxP: inputs. "chunked" multiplies matrices in this dtype and accumulates in float32;
+            on CPU it multiplies in float32.
         dt_BxLxH: step sizes, positive.
-        a_H: negative decay rates.
-        b_BxLxGxN, c_BxLxGxN: input and output maps; head h uses those of group ``h // (H / G)``.
-        skip_H: share of the input that is added to the output.
-        keep_BxL: 0 (or False) where the state before is forgotten (a document begins), else 1.
+        a_H: decay rates, negative.
+        b_BxLxGxN, c_BxLxGxN: input and output maps; head h uses group ``h // (H / G)``.
+        skip_H: factor of the input that is added to the output.
+        keep_BxL: 0 (or False) where a document begins and the state is reset, else 1; None: all 1.
         implementation: one of ``IMPLEMENTATIONS``; "auto" is "chunked".
-        chunk: positions per chunk of "chunked", any length works; None: 64 on CPU, else 256.
+        chunk: positions per chunk for "chunked"; any length works. None: 64 on CPU, else 256.
 
     Returns:
-        y [B, L, H, P] in x's dtype.
+        y [B, L, H, P] in the dtype of x.
 
     Raises:
-        UserError: G does not divide H, or an unknown implementation.
+        UserError: G does not divide H, or the implementation is unknown.
     """
     if implementation == "auto":
         implementation = "chunked"
     choose("state-space duality", implementation, IMPLEMENTATIONS)
     H, G = x_BxLxHxP.shape[2], b_BxLxGxN.shape[2]
     if H % G:
-        raise UserError(f"state-space duality: {G} groups of maps do not divide {H} heads")
+        raise UserError(
+            f"state-space duality: {G} groups of maps do not divide {H} heads; change one of them"
+        )
     if implementation == "sequential":
         if keep_BxL is None:
             keep_BxL = jnp.ones(x_BxLxHxP.shape[:2], jnp.float32)
@@ -81,7 +88,7 @@ def state_space_duality(
     cpu = target_backend() == "cpu"
     if chunk is None:
         chunk = CPU_CHUNK if cpu else ACCELERATOR_CHUNK
-    # on CPU half precision is no faster in products so small, and XLA lacks some of them
+    # On CPU, half precision does not speed up such small products, and XLA lacks some of them.
     x = x_BxLxHxP.astype(jnp.float32) if cpu else x_BxLxHxP
     y_BxLxHxP = _chunked(x, dt_BxLxH, a_H, b_BxLxGxN, c_BxLxGxN, skip_H, keep_BxL, chunk)
     return y_BxLxHxP.astype(x_BxLxHxP.dtype)
@@ -96,8 +103,9 @@ def sequential(
     skip: jax.Array,
     keep: jax.Array,
 ) -> jax.Array:
-    """The definition, one position after the other, in the inputs' dtype (float64 inputs stay
-    float64).
+    """Run the definition, one position after the other, in the dtype of the inputs.
+
+    Float64 inputs stay float64.
     """
     heads = x.shape[2] // b.shape[2]
     b, c = (jnp.repeat(m, heads, axis=2) for m in (b, c))
@@ -115,18 +123,18 @@ def sequential(
 
 
 def _chunked(x, dt, a, b, c, skip, keep, chunk: int) -> jax.Array:
-    """Pads the length to C whole chunks of Q positions; heads as G groups of M; positions last."""
+    """Pad the length to C whole chunks of Q positions, and order heads as G groups of M."""
     B, L, H, P = x.shape
     G, N = b.shape[2:]
     Q = min(chunk, L)
     padding = -L % Q
 
     def by_chunk(v: jax.Array, *tail: int) -> jax.Array:
-        # a padded position has dt = 0: decay 1, no input, so the state passes through unchanged
+        # Padded positions have dt = 0: decay 1 and no input, so they do not change the state.
         v = jnp.pad(v, ((0, 0), (0, padding)) + ((0, 0),) * (v.ndim - 2))
         return v.reshape(B, (L + padding) // Q, Q, *tail)
 
-    # documents counted from the chunk's beginning: 0 is the one that goes on from the chunk before
+    # Number of the document within its chunk; 0 continues the last document of the previous chunk.
     run = None if keep is None else jnp.cumsum(by_chunk(1 - keep.astype(jnp.int32)), axis=2)
     dt_BxCxGxMxQ = jnp.moveaxis(by_chunk(dt.astype(jnp.float32), G, H // G), 2, -1)
     y_BxLxE = _scan_chunks(
@@ -150,14 +158,16 @@ def _scan_chunks(
     skip_GxMx1: jax.Array,
     run_BxCxQ: jax.Array | None,
 ) -> jax.Array:
-    """Outputs as x. Products are in x's dtype; dt, log_decay and skip are float32."""
+    """Return outputs like x. Products are in the dtype of x; dt, log_decay and skip are float32."""
     inputs = (x_BxLxE, dt_BxCxGxMxQ, log_decay_BxCxGxMxQ, b_BxCxGxQxN, c_BxCxGxQxN)
     return _forward(*inputs, skip_GxMx1, run_BxCxQ)[0]
 
 
 def _turned(v_BxLxE: jax.Array, dt_BxCxGxMxQ: jax.Array) -> jax.Array:
-    """[B, C, G, M, P, Q]. Turned while heads and their channels are one axis: on TPU, splitting
-    the last axis into parts narrower than its 128 lanes is a copy, and splitting another is none.
+    """Transpose [B, L, E] to [B, C, G, M, P, Q], with positions last.
+
+    The transpose runs while heads and their channels are one axis: on TPU, splitting the last axis
+    into parts narrower than its 128 lanes is a copy, and splitting another axis is free.
     """
     B, C, G, M, Q = dt_BxCxGxMxQ.shape
     v_BxCxExQ = _stored(v_BxLxE, G).reshape(B, C, Q, -1).swapaxes(2, 3)
@@ -165,15 +175,21 @@ def _turned(v_BxLxE: jax.Array, dt_BxCxGxMxQ: jax.Array) -> jax.Array:
 
 
 def _turned_back(v_BxCxGxMxPxQ: jax.Array) -> jax.Array:
+    """Transpose [B, C, G, M, P, Q] back to [B, L, E]."""
     B, C, G, M, P, Q = v_BxCxGxMxPxQ.shape
     v_BxCxExQ = _stored(v_BxCxGxMxPxQ, G).reshape(B, C, G * M * P, Q)
     return _stored(v_BxCxExQ.swapaxes(2, 3).reshape(B, C * Q, -1), G)
 
 
 def _stored(v: jax.Array, groups: int) -> jax.Array:
-    """``v``, [B, L, E] or [B, C, G, M, …], to be stored once as it is, row by row. Left to itself
-    XLA turns an array anew in every fusion that reads it (CPU), or widens half precision first and
-    stores that (TPU).
+    """Return ``v``, with the constraint that it is stored once, row by row.
+
+    Without it XLA CPU transposes the array again in every fusion that reads it, and XLA TPU stores
+    a float32 copy of a half-precision array.
+
+    Args:
+        v: [B, L, E] or [B, C, G, M, …].
+        groups: number of groups G, to find the axis that ``tensor`` splits.
     """
 
     def pinned(v: jax.Array) -> jax.Array:
@@ -182,7 +198,7 @@ def _stored(v: jax.Array, groups: int) -> jax.Array:
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1:
         return pinned(v)
-    # XLA would gather the whole array to pin it, so that each device pins its share
+    # Each device pins its own share: XLA would gather the whole array to pin it.
     batch = tuple(axis for axis in BATCH_AXES if axis in mesh.shape)
     tensor = mesh.shape.get("tensor", 1)
     rows = math.prod(mesh.shape[axis] for axis in batch)
@@ -195,14 +211,14 @@ def _stored(v: jax.Array, groups: int) -> jax.Array:
 
 
 class _Decays(NamedTuple):
-    """Shares of a state or an input that are left after some time.
+    """Factors by which states and inputs decay within a chunk.
 
     Attributes:
-        between: of the input at j, at i: [B, C, G, M, Q (j), Q (i)]; 0 where i is before j or in
-            another document.
-        from_before: of the state before the chunk, at each position, [B, C, G, M, Q].
-        to_end: of the input at each position, at the chunk's end; as from_before.
-        whole: of the state before the chunk, at the chunk's end: [B, C, G, M].
+        between: factor of the input at position j seen at position i, [B, C, G, M, Q (j), Q (i)]; 0
+            where i is before j or in another document.
+        from_before: factor of the state before the chunk, at each position, [B, C, G, M, Q].
+        to_end: factor of the input at each position, at the end of the chunk, [B, C, G, M, Q].
+        whole: factor of the state before the chunk, at the end of the chunk, [B, C, G, M].
     """
 
     between: jax.Array
@@ -212,8 +228,8 @@ class _Decays(NamedTuple):
 
 
 def _decays(log_decay: jax.Array, run: jax.Array | None) -> _Decays:
-    # A masked product rather than a running sum less that of the document's beginning, so that
-    # neither the value nor the gradient of a document knows of another, not even by rounding.
+    # Sum with a masked product, not with a running sum minus its value at the beginning of the
+    # document: so no document changes the values or gradients of another, not even by rounding.
     past = _past(run, log_decay.shape[-1])
     elapsed = jnp.einsum(
         "...ij,...j->...i",
@@ -222,8 +238,8 @@ def _decays(log_decay: jax.Array, run: jax.Array | None) -> _Decays:
         precision=lax.Precision.HIGHEST,
     )
     exponent = elapsed[..., None, :] - elapsed[..., :, None]
-    # Added, not chosen: JAX lifts what depends on no layer out of a loop over layers, and a choice
-    # would have a mask and another branch as large as all heads.
+    # Add -inf instead of choosing with jnp.where: JAX moves this array out of the loop over
+    # layers, and jnp.where would also store a mask and a second branch for all heads.
     closed = jnp.where(past, 0.0, -jnp.inf)
     between = jnp.exp(exponent + closed.swapaxes(-1, -2))
     from_before, to_end = elapsed, elapsed[..., -1:] - elapsed
@@ -236,7 +252,9 @@ def _decays(log_decay: jax.Array, run: jax.Array | None) -> _Decays:
 
 
 def _past(run_BxCxQ: jax.Array | None, Q: int) -> jax.Array:
-    """Whether column j is at or before row i in the same document: [B, C, 1, 1, Q, Q] or [Q, Q]."""
+    """Return whether j is at or before i in the same document: [B, C, 1, 1, Q (i), Q (j)] or [Q,
+    Q].
+    """
     past = jnp.tril(jnp.ones((Q, Q), bool))
     if run_BxCxQ is None:
         return past
@@ -257,16 +275,18 @@ def _einsum(subscripts: str, left: jax.Array, right: jax.Array) -> jax.Array:
 
 
 def _rounded(subscripts: str, left: jax.Array, right: jax.Array) -> jax.Array:
-    """A large result of which only a sum or a product is used: on GPU in the operands' dtype, since
-    XLA writes it to HBM there; float32 elsewhere.
+    """Return a large product of which later code uses only sums or products.
+
+    On GPU its dtype is that of the operands, because XLA writes it to HBM there; elsewhere float32.
     """
     dtype = left.dtype if target_backend() == "gpu" else jnp.float32
     return jnp.einsum(subscripts, left, right, preferred_element_type=dtype)
 
 
 def _forward(x_BxLxE, dt, log_decay, b, c, skip, run):
-    """y = within the chunk + from the state before it; out = y + skip · x. Kept for the backward:
-    the inputs, y and the states before the chunks.
+    """Compute y = (within the chunk) + (from the state before it), and out = y + skip · x.
+
+    The backward pass keeps the inputs, y and the state before each chunk.
     """
     x = _turned(x_BxLxE, dt)
     decays = _decays(log_decay, run)
@@ -282,12 +302,12 @@ def _forward(x_BxLxE, dt, log_decay, b, c, skip, run):
 
 
 def _ended(u: jax.Array, decays: _Decays, like: jax.Array) -> jax.Array:
-    """What is left of the inputs u = dt · x at their chunk's end."""
+    """Return the inputs u = dt · x decayed to the end of their chunk."""
     return _times(u, decays.to_end).astype(like.dtype)
 
 
 def _states_before(whole_BxCxGxM, added_BxCxGxMxPxN, dtype) -> jax.Array:
-    """The state before each chunk, [B, C, G, M, P, N] in ``dtype``; summed in float32."""
+    """Return the state before each chunk, [B, C, G, M, P, N] in ``dtype``, summed in float32."""
 
     def step(state: jax.Array, inputs: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         whole, added = inputs
@@ -299,11 +319,16 @@ def _states_before(whole_BxCxGxM, added_BxCxGxMxPxN, dtype) -> jax.Array:
 
 
 def _states_gradients(whole_BxCxGxM, dbefore_BxCxGxMxPxN, before_BxCxGxMxPxN):
-    """Of the states after each chunk, given what each chunk reads of the state before it.
+    """Return the gradients of the state after each chunk.
+
+    Args:
+        whole_BxCxGxM: decay over the whole chunk.
+        dbefore_BxCxGxMxPxN: gradient that each chunk gives to the state before it.
+        before_BxCxGxMxPxN: state before each chunk.
 
     Returns:
-        [B, C, G, M, P, N] in before's dtype, and its sum over a state times that state,
-        [B, C, G, M] in float32.
+        The gradients [B, C, G, M, P, N] in the dtype of ``before``, and the sum of gradient times
+        state over each state, [B, C, G, M] in float32.
     """
 
     def step(dafter: jax.Array, inputs: tuple[jax.Array, ...]):
@@ -312,18 +337,21 @@ def _states_gradients(whole_BxCxGxM, dbefore_BxCxGxMxPxN, before_BxCxGxMxPxN):
         return dstate, (dafter.astype(before.dtype), jnp.sum(dstate * before, axis=(-2, -1)))
 
     inputs = (whole_BxCxGxM, dbefore_BxCxGxMxPxN, before_BxCxGxMxPxN)
-    nothing = jnp.zeros_like(dbefore_BxCxGxMxPxN[:, 0])  # after the last chunk nothing is read
+    nothing = jnp.zeros_like(dbefore_BxCxGxMxPxN[:, 0])  # nothing reads the last state
     _, (dafter, along) = lax.scan(
         step, nothing, tuple(v.swapaxes(0, 1) for v in inputs), reverse=True
     )
-    # the state before a chunk is the one after the chunk before it
+    # The state before a chunk is the state after the previous chunk: shift by one.
     along = jnp.concatenate([along[1:], jnp.zeros_like(along[:1])])
     return dafter.swapaxes(0, 1), along.swapaxes(0, 1)
 
 
 def _backward(residuals, g_BxLxE):
-    """The decays' gradient needs no sums over squares: scaling all weights of output i scales
-    y[i], and all weights of input j, dL/du[j]; hence y·g at i less u·du at j.
+    """Compute the gradients by hand; that of the decays needs no sums over [Q, Q] tensors.
+
+    A factor on all weights of output i scales y[i]; a factor on all weights of input j scales the
+    part of u[j]. Therefore the gradient by the elapsed decay at position t is y·g at t minus u·du
+    at t.
     """
     x_BxLxE, dt, log_decay, b, c, skip, run, before, y = residuals
     x, g = _turned(x_BxLxE, dt), _turned(g_BxLxE, dt)
@@ -334,7 +362,7 @@ def _backward(residuals, g_BxLxE):
     weights = (scores[:, :, :, None] * decays.between).astype(x.dtype)
     du = _rounded("bcgmpi,bcgmji->bcgmpj", g, weights)
     turned_u = u.astype(x.dtype).swapaxes(-1, -2)
-    if target_backend() == "cpu":  # where a product with a turned left side takes twice the time
+    if target_backend() == "cpu":  # a product with a transposed left side takes twice as long
         turned_u = _stored(turned_u, dt.shape[2])
     dweights = _rounded("bcgmjp,bcgmpi->bcgmji", turned_u, g)
     dscores = _einsum("bcgmji,bcgmji->bcgji", dweights, decays.between).astype(x.dtype)
@@ -363,8 +391,9 @@ def _backward(residuals, g_BxLxE):
 
 
 def _sum_channels(v_BxCxGxMxPxQ: jax.Array, w_BxCxGxMxPxQ: jax.Array) -> jax.Array:
-    """Σ over channels of the product, [B, C, G, M, Q]; on CPU as a product of matrices, as XLA
-    takes four times as long there for the sum.
+    """Return the sum over channels of the product, [B, C, G, M, Q].
+
+    On CPU it is a matrix product, because XLA's sum takes four times as long there.
     """
     product = v_BxCxGxMxPxQ.astype(jnp.float32) * w_BxCxGxMxPxQ.astype(jnp.float32)
     if target_backend() != "cpu":

@@ -1,9 +1,9 @@
-"""Flash attention on TPU: JAX's Pallas kernel "splash" (jax.experimental.pallas.ops.tpu), over the
-mesh in effect.
+"""Flash attention on TPU: JAX's Pallas kernel "splash", mapped over the current mesh.
 
-The kernel skips the blocks above the diagonal, reads document runs block by block, and never holds
-the scores. XLA cannot partition a Pallas kernel, so it is mapped over the mesh by hand: rows over
-the batch axes, heads over ``tensor``, queries over ``sequence`` against all keys.
+The kernel (jax.experimental.pallas.ops.tpu) skips the blocks above the diagonal, reads document
+indices block by block, and never stores the scores. XLA cannot partition a Pallas kernel, so this
+file maps it by hand: rows over the batch axes, heads over ``tensor``, queries over ``sequence``
+against all keys.
 """
 
 from __future__ import annotations
@@ -17,12 +17,18 @@ from jax.sharding import AbstractMesh, NamedSharding, PartitionSpec
 LANES = 128
 BLOCKS = (512, 256, 128)  # queries and keys per block: the largest that divides the length
 HEAD_MULTIPLE = 8
-RESIDUALS = "attention"  # checkpoint_name of the output and its logsumexp, which the backward reads
+RESIDUALS = "attention"  # checkpoint_name of output and logsumexp, which the backward pass reads
 
 
 def obstacle(q_shape: tuple[int, ...], dtype: jnp.dtype) -> str | None:
-    """Why the kernel cannot take queries of this shape [B, L, H, K], and the nearest it can; None
-    if it can.
+    """Return why the kernel cannot take these queries, and the nearest shape that works.
+
+    Args:
+        q_shape: shape of the queries, [B, L, H, K].
+        dtype: dtype of the queries.
+
+    Returns:
+        The end of an error message, or None if there is no obstacle.
     """
     _, length, _, head_dim = q_shape
     shards = _size(jax.sharding.get_abstract_mesh(), "sequence")
@@ -54,12 +60,13 @@ def splash_attention(
     *,
     interpret: bool = False,
 ) -> jax.Array:
-    """Causal attention as ``ops.attention.attention`` has it; shapes as ``obstacle`` allows.
+    """Return causal attention as ``ops.attention.attention`` does, for shapes that ``obstacle``
+    allows.
 
     Args:
-        q_BxLxHxK, k_BxLxGxK, v_BxLxGxK: one dtype; G divides H.
+        q_BxLxHxK, k_BxLxGxK, v_BxLxGxK: queries, keys and values of one dtype; G divides H.
         runs_BxL: index of the document at each position.
-        interpret: run the kernel's program step by step on any backend, for tests.
+        interpret: interpret the kernel step by step on any backend, for tests.
     """
     _, L, H, K = q_BxLxHxK.shape
     mesh = jax.sharding.get_abstract_mesh()
@@ -74,7 +81,8 @@ def splash_attention(
     kernel = _kernel(L, H // tensor if split_heads else H, sequence, interpret)
 
     def shard(kernel, q_BxLxHxK, k_BxLxGxK, v_BxLxGxK, runs_BxL=None):
-        if split_heads and not split_groups:  # the groups of this device's heads, one for each
+        # If tensor splits heads but not groups, repeat the group of each head of this device.
+        if split_heads and not split_groups:
             own = jax.lax.axis_index("tensor") * (H // tensor) + jnp.arange(H // tensor)
             k_BxLxGxK, v_BxLxGxK = (x[:, :, own // (H // G)] for x in (k_BxLxGxK, v_BxLxGxK))
         return _rows(kernel, q_BxLxHxK, k_BxLxGxK, v_BxLxGxK, runs_BxL)
@@ -96,12 +104,13 @@ def splash_attention(
 
 
 def share_of_blocks(kernel_name: str, grid: tuple[int, ...]) -> float:
-    """Of the steps of this kernel's grid, the share that computes: blocks on and under the
-    diagonal. 1 for kernels of other names.
+    """Return the share of a kernel's grid steps that compute: blocks on and under the diagonal.
+
+    Kernels with other names have share 1.
     """
     if not kernel_name.startswith("splash_mha"):
         return 1.0
-    keys = grid[-3] if "dkv" in kernel_name else grid[-1]  # that one's is (keys, heads, queries)
+    keys = grid[-3] if "dkv" in kernel_name else grid[-1]  # dkv: grid (keys, heads, queries)
     return 0.5 * (1 + 1 / keys)
 
 
@@ -135,13 +144,13 @@ def _rows(
     v_BxLxGxK: jax.Array,
     runs_BxL: jax.Array | None,
 ) -> jax.Array:
-    """The kernel, which takes [H, L, K], over the rows of a batch."""
+    """Apply the kernel, which takes [H, L, K], to each row of a batch."""
     q, k, v = (x.swapaxes(1, 2) for x in (q_BxLxHxK, k_BxLxGxK, v_BxLxGxK))
     if runs_BxL is None:
         return jax.vmap(kernel)(q, k, v).swapaxes(1, 2)
     L = q_BxLxHxK.shape[1]
     own = runs_BxL
-    if runs_BxL.shape[1] != L:  # this device's share of the queries
+    if runs_BxL.shape[1] != L:  # the queries are only the share of this device
         begin = jax.lax.axis_index("sequence") * L
         own = jax.lax.dynamic_slice_in_dim(runs_BxL, begin, L, axis=1)
     segments = _library().SegmentIds(q=own, kv=runs_BxL)
@@ -149,7 +158,7 @@ def _rows(
 
 
 def _library() -> Any:
-    """Imported where it is used: a quarter of a second that no other backend should pay."""
+    """Import the kernel late, because the import takes 0.25 s and other backends do not need it."""
     from jax.experimental.pallas.ops.tpu import splash_attention as splash
 
     return splash

@@ -1,15 +1,15 @@
-"""Selective scan on TPU: a Pallas kernel that keeps the state in vector memory, over the mesh in
-effect.
+"""Selective scan on TPU: a Pallas kernel that keeps the state in vector memory.
 
-XLA's loop writes each position's state to HBM: N times what goes in and out. Here a grid walks
-(row, block of channels, chunk of positions), chunks innermost; the state [N, channels] stays in a
-scratchpad from chunk to chunk, and only inputs, output and one state per chunk touch HBM. The
-backward walks the chunks from the last to the first, recomputes one chunk's states in the
-scratchpad and runs the adjoint recurrence (as ``ops.selective_scan``'s "chunked").
+XLA's loop writes the state of each position to HBM, N times the size of inputs and output. This
+kernel runs a grid (row, block of channels, chunk of positions) with chunks innermost. The state [N,
+channels] stays in scratch memory from chunk to chunk; HBM holds only inputs, output and one state
+per chunk. The backward pass runs the chunks from the last to the first, recomputes the states of
+one chunk in scratch memory and runs the adjoint recurrence (as "chunked" in ``ops.selective_scan``
+does).
 
-Sums over channels (gradients of B and C) leave the kernel as one partial sum per block of channels,
-those over rows (of A) as one per row: they are added up outside, so that each is reduced over the
-wires once, not in every chunk.
+The kernel returns partial sums: the gradients of B and C, which sum over channels, per block of
+channels; that of A, which sums over rows, per row. They are added outside, so that devices exchange
+each of them once, not in every chunk. The kernel is mapped over the current mesh.
 """
 
 from __future__ import annotations
@@ -26,13 +26,21 @@ from lossline.ops.scan_shards import channels_obstacle, on_each_device
 
 LANES = 128
 SUBLANES = 8
-CHUNK = 128  # positions per grid step: the maps B and C lie along the lanes
-BLOCKS = (512, 256, 128)  # channels per grid step: the largest that divides
+CHUNK = 128  # positions per grid step: positions of the maps B and C are the lanes
+BLOCKS = (512, 256, 128)  # channels per grid step: the largest that divides E
 UNROLL = 8
 
 
 def obstacle(channels: int, states: int) -> str | None:
-    """Why the kernel cannot take E channels of N states, and the nearest it can; None if it can."""
+    """Return why the kernel cannot take these sizes, and the nearest sizes that work.
+
+    Args:
+        channels: channels E.
+        states: states N of each channel.
+
+    Returns:
+        The end of an error message, or None if there is no obstacle.
+    """
     if (reason := channels_obstacle(channels, LANES)) is not None:
         return reason
     if states % SUBLANES:
@@ -54,14 +62,19 @@ def selective_scan(
     *,
     interpret: bool = False,
 ) -> jax.Array:
-    """The recurrence of ``ops.selective_scan``; u in any dtype, the rest float32; y in float32.
+    """Run the recurrence of ``ops.selective_scan``.
 
     Args:
-        interpret: run the kernels' programs step by step on any backend, for tests.
+        u_BxLxE: inputs in any dtype; all other arguments are float32.
+        dt_BxLxE, a_NxE, b_BxLxN, c_BxLxN, keep_BxL: as in ``ops.selective_scan``.
+        interpret: interpret the kernels step by step on any backend, for tests.
+
+    Returns:
+        y [B, L, E] in float32.
     """
     L = u_BxLxE.shape[1]
     padding = ((0, 0), (0, -L % CHUNK), (0, 0))
-    # a padded position has dt = 0: decay 1, no input, so the state passes through unchanged
+    # Padded positions have dt = 0: decay 1 and no input, so they do not change the state.
     u, dt = jnp.pad(u_BxLxE, padding), jnp.pad(dt_BxLxE, padding)
     keep = jnp.broadcast_to(keep_BxL[..., None], (*keep_BxL.shape, SUBLANES))
     maps_BxLxR = jnp.concatenate([b_BxLxN, c_BxLxN, keep], axis=-1)
@@ -93,7 +106,8 @@ def _backward(interpret: bool, residuals, g):
     )
     du, ddt, da, dmaps = call(u, dt, a_NxE, maps_BxRxL, first, g)
     dmaps = jnp.sum(dmaps, axis=1)
-    dmaps = jnp.pad(dmaps, ((0, 0), (0, SUBLANES), (0, 0)))  # of keep, which is data
+    # Zeros as the gradient of keep, which is data.
+    dmaps = jnp.pad(dmaps, ((0, 0), (0, SUBLANES), (0, 0)))
     return du, ddt, jnp.sum(da, axis=0), dmaps
 
 
@@ -104,7 +118,7 @@ _scan.defvjp(_forward, _backward)
 
 
 def _forward_call(u, dt, a_NxE, maps_BxRxL, *, interpret: bool):
-    """y [B, L, E] and the state before each chunk [B, C, N, E]."""
+    """Return y [B, L, E] and the state before each chunk [B, C, N, E]."""
     grid, specs = _tiling(u.shape, a_NxE.shape[0], lambda chunk: chunk)
     B, L, E = u.shape
     N, block = a_NxE.shape[0], specs["block"]
@@ -145,7 +159,7 @@ def _forward_kernel(u_ref, dt_ref, a_ref, maps_ref, y_ref, first_ref, h_ref, u32
 
 
 def _run(h_NxE, u_ref, dt_ref, a_NxE, maps_RxQ, emit: Callable) -> jax.Array:
-    """The state after a chunk; ``emit(t, state after t, C[t])`` at each position."""
+    """Return the state after a chunk; call ``emit(t, state after t, C[t])`` at each position."""
     N = a_NxE.shape[0]
 
     def step(t, carry):
@@ -161,8 +175,11 @@ def _run(h_NxE, u_ref, dt_ref, a_NxE, maps_RxQ, emit: Callable) -> jax.Array:
 
 
 def _backward_call(u, dt, a_NxE, maps_BxRxL, first, g, *, interpret: bool):
-    """Gradients by u, dt [B, L, E]; by A for each row [B, N, E]; by B and C for each block of
-    channels [B, blocks, 2N, L].
+    """Return the gradients of one device.
+
+    Returns:
+        Gradients by u and dt, [B, L, E]; by A for each row, [B, N, E]; by B and C for each block of
+        channels, [B, blocks, 2N, L].
     """
     B, L, E = u.shape
     chunks = L // CHUNK
@@ -198,7 +215,7 @@ def _backward_kernel(
     u_ref, dt_ref, a_ref, maps_ref, first_ref, g_ref, du_ref, ddt_ref, da_ref, dmaps_ref,
     states_ref, dh_ref, u32_ref, du32_ref,
 ) -> None:  # fmt: skip
-    """The adjoint dh[t] = C[t] g[t] + decay[t+1] dh[t+1]."""
+    """Run the adjoint recurrence dh[t] = C[t] g[t] + decay[t+1] dh[t+1]."""
     pl, _ = _pallas()
 
     @pl.when(pl.program_id(2) == 0)
@@ -246,18 +263,18 @@ def _backward_kernel(
 
 
 def _columns(maps_RxQ: jax.Array, states: int) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """B [N, 1], C [N, 1] and keep [1, 1] of the position in lane 0."""
+    """Return B [N, 1], C [N, 1] and keep [1, 1] of the position in lane 0."""
     column = maps_RxQ[:, :1]
     return column[:states], column[states : 2 * states], column[2 * states : 2 * states + 1]
 
 
 def _next(maps_RxQ: jax.Array) -> jax.Array:
-    """Brings the next position to lane 0."""
+    """Rotate the next position to lane 0."""
     return _pallas()[1].roll(maps_RxQ, CHUNK - 1, 1)
 
 
 def _previous(maps_RxQ: jax.Array) -> jax.Array:
-    """Brings the position before to lane 0; of the first, the last."""
+    """Rotate the previous position to lane 0; from the first position, the last one."""
     return _pallas()[1].roll(maps_RxQ, 1, 1)
 
 
@@ -268,7 +285,10 @@ def _row(ref: Any, t: jax.Array) -> jax.Array:
 def _tiling(
     shape: tuple[int, int, int], states: int, order: Callable
 ) -> tuple[tuple[int, int, int], dict[str, Any]]:
-    """Grid (rows, blocks of channels, chunks in ``order``) and the block of each kind of array."""
+    """Return the grid (rows, blocks of channels, chunks) and the block of each kind of array.
+
+    ``order`` maps a grid index to the chunk that it processes.
+    """
     pl, _ = _pallas()
     B, L, E = shape
     N, block = states, next(size for size in BLOCKS if E % size == 0)
@@ -291,7 +311,7 @@ def _parameters() -> Any:
 
 
 def _pallas() -> tuple[Any, Any]:
-    """Imported where it is used: a quarter of a second that no other backend should pay."""
+    """Import Pallas late, because the import takes 0.25 s and other backends do not need it."""
     from jax.experimental import pallas as pl
     from jax.experimental.pallas import tpu as pltpu
 

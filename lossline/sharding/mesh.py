@@ -121,7 +121,7 @@ def giving_axis(*axes: str) -> str:
 
 
 def devices_along(mesh: Mesh, *axes: str) -> int:
-    """Return the devices that ``axes`` could use together if only ``giving_axis`` changes its size."""
+    """Return the devices that ``axes`` could use together if only ``giving_axis`` changed."""
     return math.prod(mesh.shape[axis] for axis in {*axes, giving_axis(*axes)})
 
 

@@ -97,7 +97,7 @@ def _require_division(dimensions: Sequence[_Dimension], mesh: Mesh) -> None:
                 f"{where}: a vocabulary of {size} is not divisible by {by} = {ways}; pad it with "
                 f"the model's vocab_multiple = {ways} (to {-(-size // ways) * ways}), or set {mend}"
             )
-        mend += f', or the mesh rule "{name}=" (a whole copy on every device)'
+        mend += f', or the mesh rule "{name}=" (a copy on every device)'
         raise indivisible(f"{where} axis {name!r} of size", size, by, ways, mend=mend)
 
 

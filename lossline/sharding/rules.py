@@ -127,7 +127,7 @@ def make_rules(changes: Sequence[str] = ()) -> Rules:
                 f"mesh rule {change!r}: no mesh axis {axis!r}; known: {', '.join(MESH_AXES)}"
             )
         if name in changed:
-            raise UserError(f"mesh rule {change!r}: {name!r} has two rules. Keep one of them")
+            raise UserError(f"mesh rule {change!r}: {name!r} already has a rule. Keep one of them")
         table[name] = axis or None
         changed.append(name)
     return Rules(table=table, changed=tuple(changed))

@@ -84,7 +84,7 @@ def test_mistakes_in_mamba2_are_named():
 
 
 def test_unknown_class_and_option():
-    with pytest.raises(UserError, match="class of model configuration 'RWKVConfig': choose one of LlamaConfig"):
+    with pytest.raises(UserError, match="'RWKVConfig': choose one of LlamaConfig"):
         config_from_dict({"__class__": "RWKVConfig"})
     with pytest.raises(UserError, match="MambaConfig has no option heads; it has"):
         config_from_dict({"__class__": "MambaConfig", **SHAPE, "heads": 3})

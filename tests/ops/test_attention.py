@@ -67,9 +67,9 @@ def test_refusals_name_what_exists():
     q, k, v, _ = make_inputs()
     with pytest.raises(UserError, match=r"'flash'.*on cpu choose one of reference, xla, blocked"):
         attention(q, k, v, implementation="flash")
-    with pytest.raises(UserError, match="'cudnn' needs gpu, this is cpu"):
+    with pytest.raises(UserError, match="'cudnn' needs gpu, but this is cpu"):
         attention(q, k, v, implementation="cudnn")
-    with pytest.raises(UserError, match="'splash' needs tpu, this is cpu"):
+    with pytest.raises(UserError, match="'splash' needs tpu, but this is cpu"):
         attention(q, k, v, implementation="splash")
 
 

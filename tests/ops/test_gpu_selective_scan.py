@@ -70,7 +70,7 @@ def test_a_card_without_the_instructions_is_named(monkeypatch, capability, found
         platform, compute_capability = "gpu", capability
 
     monkeypatch.setattr(jax, "devices", lambda: [Card()])
-    assert f"this one has {found}" in gpu_selective_scan.obstacle(512, 16)
+    assert f"or higher, not {found}" in gpu_selective_scan.obstacle(512, 16)
 
 
 def test_refused_in_one_line_with_the_mend():

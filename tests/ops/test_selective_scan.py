@@ -107,7 +107,7 @@ def test_on_a_tpu_auto_is_the_kernel_unless_its_shapes_forbid_it(monkeypatch):
         assert selective_scan(*make_inputs()).shape == (2, 37, 6)
         with pytest.raises(UserError, match="'pallas' takes a multiple of 128 channels, not 6"):
             selective_scan(*make_inputs(), implementation="pallas")
-    words = "'pallas' needs gpu or tpu, this is cpu; choose one of sequential, chunked"
+    words = "'pallas' needs gpu or tpu, but this is cpu; choose one of sequential, chunked"
     with compiling_for("cpu"), pytest.raises(UserError, match=words):
         selective_scan(*make_inputs(E=128, N=8), implementation="pallas")
 

@@ -48,7 +48,7 @@ def test_a_launch_by_a_cluster_that_is_not_there_is_refused(monkeypatch):
         raise ValueError("coordinator_address should be defined.")  # as JAX has it
 
     monkeypatch.setattr(jax.distributed, "initialize", initialize)
-    with pytest.raises(UserError, match=r"launch.how = 'auto': no TPU pod, SLURM or Open MPI"):
+    with pytest.raises(UserError, match=r"launch.how = 'auto': found no TPU pod, SLURM or Open MPI"):
         launch(LaunchOptions(how=Launch.AUTO))
 
 
@@ -62,7 +62,7 @@ def test_spec_follows_the_table():
     [
         ((), ("embed", "color"), "w: no sharding rule for logical axis 'color'"),
         (("mlp=fsdp",), ("embed", "mlp"), "'embed' and 'mlp' both use mesh axis 'fsdp'"),
-        (("mlp",), ("embed",), "write it as"),
+        (("mlp",), ("embed",), 'write "logical axis'),
         (("color=fsdp",), ("embed",), "no logical axis 'color'"),
         (("mlp=pipe",), ("embed",), "no mesh axis 'pipe'"),
         (("mlp=", "mlp=fsdp"), ("embed",), "already"),
@@ -95,7 +95,7 @@ def place(mesh, **dimensions):
             {"kv_heads": 6},
             "kv_heads axis 'kv_heads' of size 6 is not divisible by mesh tensor = 4; nearest that "
             "work: kv_heads axis 'kv_heads' of size 4 or 8, or mesh tensor = 2 (and mesh data with "
-            'the devices that are left), or the mesh rule "kv_heads=" (a whole copy on every device)',
+            'the devices that are left), or the mesh rule "kv_heads=" (a copy on every device)',
         ),
         (MeshOptions(tensor=2), {"heads": 3}, "of size 2 or 4, or mesh tensor = 1 (and mesh data"),
         # 2 divides the heads, but not the groups of keys.
