@@ -1,10 +1,11 @@
-"""Hugging Face folders (config.json, safetensors) in and out, tensor by tensor.
+"""Read and write Hugging Face folders (config.json and safetensors), tensor by tensor::
 
     config, params = read_model("path/to/folder")
     write_model("path/to/new/folder", config, params)
 
-``families.FAMILIES`` says which model types there are and how their tensors are named and laid out.
-Only safetensors are read: no pickle is ever loaded, and no code of a folder is ever run.
+``families.FAMILIES`` lists the model types, with the names and layouts of their tensors. Only
+safetensors are read: no pickle is loaded and no code of a folder is run. In this package, "ours"
+means lossline's form of a tensor or option, and "theirs" means Hugging Face's.
 """
 
 from lossline.conversion.families import FAMILIES, config_from_hf

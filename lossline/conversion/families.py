@@ -1,4 +1,4 @@
-"""The model types that can be read and written."""
+"""Model types that can be read and written."""
 
 from __future__ import annotations
 
@@ -18,42 +18,42 @@ FAMILIES: dict[str, Family] = {
     family.model_type: family
     for family in (LLAMA, QWEN3, OLMO, OLMO2, GPT2, GPT_NEOX, MAMBA, MAMBA2)
 }
-HEADS = frozenset({"lm_head.weight", "embed_out.weight"})  # what may be tied to the embeddings
+HEADS = frozenset({"lm_head.weight", "embed_out.weight"})  # tensors that may be tied to embeddings
 
 
 def family_of(config: ModelConfig) -> Family:
-    """The family that writes a configuration of ours.
+    """Return the family that can write a configuration of lossline.
 
     Raises:
-        UserError: none does.
+        UserError: no family can write it.
     """
     for family in FAMILIES.values():
         if type(config) is family.config and family.writes(config):
             return family
     raise UserError(
-        f"this {config.family} has no Hugging Face form here (its options are those of none of "
-        f"{', '.join(FAMILIES)})"
+        f"this {config.family} has no Hugging Face form: its options fit none of the model types "
+        f"that can be written. Those are {', '.join(FAMILIES)}"
     )
 
 
 def config_from_hf(tree: Mapping[str, Any], *, where: str, param_dtype: str) -> ModelConfig:
-    """Our configuration for a config.json.
+    """Return lossline's configuration for a config.json.
 
     Args:
-        tree: its content.
-        where: its path, for messages.
-        param_dtype: of our parameters.
+        tree: content of config.json.
+        where: path of config.json, for messages.
+        param_dtype: dtype of lossline's parameters.
 
     Raises:
-        UserError: a model type or an option that we do not have.
+        UserError: a model type or an option is not supported.
     """
     model_type = tree.get("model_type")
     if not isinstance(model_type, str) or model_type not in FAMILIES:
         raise UserError(
-            f"{where}: model_type {model_type!r} is not supported; these are: {', '.join(FAMILIES)}"
+            f"{where}: model_type {model_type!r} is not supported; supported: {', '.join(FAMILIES)}"
         )
     family, entries = FAMILIES[model_type], Entries(tree, where)
-    # what transformers reads for every model type
+    # transformers reads these entries for every model type, so none of them may be ignored.
     entries.require("is_causal", True, None)
     entries.require("per_layer_config", None, {})
     entries.require("quantization_config", None, {})
@@ -62,7 +62,7 @@ def config_from_hf(tree: Mapping[str, Any], *, where: str, param_dtype: str) -> 
     except KeyError as error:
         raise UserError(
             f"{where}: has no entry {error.args[0]!r}, which a {model_type} needs; "
-            "complete the file as its model's source has it"
+            "download the file again or add the entry"
         ) from None
     try:
         return family.config(**options, param_dtype=param_dtype)
@@ -71,5 +71,5 @@ def config_from_hf(tree: Mapping[str, Any], *, where: str, param_dtype: str) -> 
 
 
 def is_ignored(family: Family, config: ModelConfig, name: str) -> bool:
-    """Whether a tensor of a folder carries nothing: a buffer, or the head of tied embeddings."""
+    """Return whether a tensor can be ignored: a buffer, or the output head of tied embeddings."""
     return (config.tie_embeddings and name in HEADS) or re.search(family.ignored, name) is not None

@@ -1,4 +1,4 @@
-"""What a model type is to us: its options, both ways, and its tensors."""
+"""Definition of a model type: its options in both directions, and its tensors."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from lossline.models.config import ModelConfig
 
 
 class Entries(dict[str, Any]):
-    """config.json, which refuses what our models cannot compute.
+    """Entries of a config.json, with checks that refuse what lossline's models cannot compute.
 
-    ``whole``, ``number``, ``flag`` and ``section`` read an entry of that kind. One that is absent
-    or null is the default; without a default that is a ``KeyError``.
+    ``whole``, ``number``, ``flag`` and ``section`` read one entry of that kind. An entry that is
+    absent or null gives the default; without a default they raise ``KeyError``.
     """
 
     def __init__(self, tree: Mapping[str, Any], where: str) -> None:
@@ -25,14 +25,14 @@ class Entries(dict[str, Any]):
         self.where = where
 
     def whole(self, name: str, default: int | None = None) -> int:
-        """A whole number, at least 1."""
+        """Return a whole number, at least 1."""
         value = self._given(name, default)
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise UserError(f"{self.where}: {name} = {value!r} must be a whole number, at least 1")
         return value
 
     def number(self, name: str, default: float | None = None) -> float:
-        """A number, at least 0."""
+        """Return a number, at least 0."""
         value = self._given(name, default)
         known = isinstance(value, (int, float)) and not isinstance(value, bool)
         if not known or not 0 <= value < math.inf:
@@ -40,30 +40,30 @@ class Entries(dict[str, Any]):
         return float(value)
 
     def flag(self, name: str, default: bool) -> bool:
-        """True or false."""
+        """Return true or false."""
         value = self._given(name, default)
         if not isinstance(value, bool):
             raise UserError(f"{self.where}: {name} = {value!r} must be true or false")
         return value
 
     def section(self, name: str) -> Entries:
-        """Entries within this one; none where it is absent."""
+        """Return the entries inside this entry; no entries if it is absent."""
         value = self.get(name) or {}
         if not isinstance(value, Mapping):
             raise UserError(f"{self.where}: {name} = {value!r} must be an object of entries")
         return Entries(value, self.where)
 
     def require_same(self, name: str, value: Any, of: str) -> None:
-        """An entry that is another name of what ``of`` says; absent, it says nothing.
+        """Check an entry that is another name of the entry ``of``. An absent entry passes.
 
         Raises:
-            UserError: the two differ, so that what reads the one is not what reads the other.
+            UserError: the two differ, so that two versions of transformers read different models.
         """
         other = self.get(name)
         if other is not None and other != value:
             raise UserError(
-                f"{self.where}: {name} = {other!r}, but {of} = {value!r}; releases of "
-                "transformers differ in which of the two they read: remove the wrong one"
+                f"{self.where}: {name} = {other!r}, but {of} = {value!r}; versions of "
+                "transformers differ in which of the two they read. Remove the wrong one"
             )
 
     def _given(self, name: str, default: Any) -> Any:
@@ -75,17 +75,17 @@ class Entries(dict[str, Any]):
         return default
 
     def require(self, name: str, *allowed: Any) -> None:
-        """The first of ``allowed`` is also what an absent entry means.
+        """Check that an entry has an allowed value. An absent entry means the first of ``allowed``.
 
         Raises:
-            UserError: the entry is another one.
+            UserError: the entry has another value.
         """
         value = self.get(name, allowed[0])
         if value not in allowed:
             shown = textwrap.shorten(repr(value), 80)
             raise UserError(
-                f"{self.where}: {name} = {shown} is not supported; only "
-                f"{' or '.join(repr(choice) for choice in allowed)} is"
+                f"{self.where}: {name} = {shown} is not supported; the only supported value is "
+                f"{' or '.join(repr(choice) for choice in allowed)}"
             )
 
 
@@ -94,15 +94,16 @@ class Family:
     """One model type.
 
     Attributes:
-        model_type: as in config.json.
-        architecture: the class that transformers loads it with.
-        config: class of our configuration.
-        from_hf: config.json -> options of ours.
-        to_hf: ours -> entries of config.json beside the common ones.
-        tensors: all tensors of a configuration.
-        writes: what a configuration of ours must be to be written as this type, besides its class.
-        prefix: of all tensors but the head; folders that leave it out are read too.
-        ignored: names of buffers that follow from the configuration and carry nothing.
+        model_type: name in config.json.
+        architecture: class that transformers uses to load it.
+        config: class of lossline's configuration.
+        from_hf: function from config.json to lossline's options.
+        to_hf: function from lossline's configuration to entries of config.json, without the entries
+            common to all types.
+        tensors: function from a configuration to all its tensors.
+        writes: whether a configuration of this class can be written as this type.
+        prefix: prefix of all tensor names except the output head; folders without it are read too.
+        ignored: pattern of the names of buffers, which follow from the configuration.
     """
 
     model_type: str

@@ -1,7 +1,7 @@
-"""Reading and writing the folder itself: config.json and one or several safetensors files.
+"""Read and write the folder itself: config.json and one or more safetensors files.
 
-Shard by shard, tensor by tensor: reading a model takes its own size and one tensor of memory,
-writing it its own size and one shard.
+Both work shard by shard and tensor by tensor. Reading needs memory for the model and one tensor;
+writing needs memory for the model and one shard.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ _MAX_LISTED = 5
 
 
 def read_config(folder: str | Path, *, param_dtype: str = "float32") -> ModelConfig:
-    """Our configuration of the model in a folder.
+    """Return lossline's configuration of the model in a folder.
 
     Raises:
-        UserError: no such folder, no config.json, or a model that we do not have.
+        UserError: the folder or its config.json does not exist, or the model is not supported.
     """
     path = Path(folder) / "config.json"
     return config_from_hf(_read_json(path), where=str(path), param_dtype=param_dtype)
@@ -54,15 +54,17 @@ def read_config(folder: str | Path, *, param_dtype: str = "float32") -> ModelCon
 def read_model(
     folder: str | Path, *, param_dtype: str | None = None
 ) -> tuple[ModelConfig, dict[str, Any]]:
-    """Configuration and parameters (nested dictionaries of NumPy arrays) of the model in a folder.
+    """Return configuration and parameters (nested dictionaries of NumPy arrays) of the model in a
+    folder.
 
     Args:
-        folder: with config.json and safetensors.
+        folder: folder with config.json and safetensors.
         param_dtype: "float32" or "bfloat16"; None: as stored (float16 becomes float32, exactly).
 
     Raises:
-        UserError: a folder, configuration or set of tensors that is not one of ours; a file that is
-            no safetensors; tied embeddings with a head that is another.
+        UserError: the folder, configuration or set of tensors is not supported; a file is not a
+            complete safetensors file; or embeddings are tied but the folder has another output
+            head.
     """
     folder = Path(folder)
     config = read_config(folder, param_dtype=param_dtype or "float32")
@@ -78,7 +80,8 @@ def read_model(
     config = dataclasses.replace(config, param_dtype=param_dtype or stored)
     params = _empty(config)
     for path, names in files.items():
-        with safetensors.safe_open(path, framework="np") as file:  # mapped; gone when closed
+        # Memory-mapped: only the tensor being copied uses memory.
+        with safetensors.safe_open(path, framework="np") as file:
             for name in names:
                 if name in places:
                     _fill(params, *places[name], file.get_tensor(name), f"{folder}: {name}")
@@ -96,18 +99,18 @@ def write_model(
     shard_bytes: int = 5 * 10**9,
     also: Mapping[str, Path] | None = None,
 ) -> None:
-    """Writes a new folder that transformers and ``read_model`` open; whole or not at all.
+    """Write a new folder that transformers and ``read_model`` can open, completely or not at all.
 
     Args:
-        folder: must not exist.
-        config, params: as from ``read_model``, or a checkpoint's.
-        dtype: "float32", "bfloat16" or "float16"; None: as the parameters are.
-        shard_bytes: size of a file beyond which another one begins.
-        also: file name -> file to copy beside it (a tokenizer).
+        folder: path that does not exist yet.
+        config, params: as returned by ``read_model``, or from a checkpoint.
+        dtype: "float32", "bfloat16" or "float16"; None: the dtype of the parameters.
+        shard_bytes: largest size of one file in bytes.
+        also: file name -> file to copy into the folder (a tokenizer).
 
     Raises:
-        UserError: the folder exists, the family has no Hugging Face form, or a parameter is beyond
-            what the dtype holds.
+        UserError: the folder exists, the model has no Hugging Face form, or a parameter is too
+            large for the dtype.
     """
     folder, family = Path(folder), family_of(config)
     refuse_existing(folder)
@@ -128,20 +131,20 @@ def write_model(
 
 
 def refuse_existing(folder: Path) -> None:
-    """A model is written into a folder of its own.
+    """Raise a UserError if the path exists: a model is written to a new folder.
 
     Raises:
-        UserError: something of that name exists.
+        UserError: the path exists.
     """
     if os.path.lexists(folder):
-        raise UserError(f"{folder} exists; name a folder that does not, or remove it")
+        raise UserError(f"{folder} already exists; delete it or give another path")
 
 
 # --- reading -------------------------------------------------------------------------------------
 
 
 def _files(folder: Path) -> dict[Path, dict[str, str]]:
-    """The safetensors files, and the dtype of every tensor in each."""
+    """Return the safetensors files, with the dtype of every tensor in each."""
     index = folder / INDEX
     single = (folder / SINGLE).is_file()
     if index.is_file():
@@ -149,7 +152,7 @@ def _files(folder: Path) -> dict[Path, dict[str, str]]:
         if single and SINGLE not in names:
             raise UserError(
                 f"{folder} has two sets of weights: {SINGLE}, which transformers reads, and the "
-                f"{len(names)} files that {INDEX} names; remove the one or the other"
+                f"{len(names)} files listed in {INDEX}; remove one of them"
             )
     elif single:
         names = [SINGLE]
@@ -157,16 +160,16 @@ def _files(folder: Path) -> dict[Path, dict[str, str]]:
         raise UserError(f"{folder} has no {SINGLE}{_what_else(folder)}")
     for name in names:
         if Path(name).name != name or not (folder / name).is_file():
-            raise UserError(f"{folder}: {name}, which {INDEX} names, is missing; fetch it again")
+            raise UserError(f"{folder}: {name}, listed in {INDEX}, is missing; download it again")
     return {folder / name: _dtypes(folder / name) for name in names}
 
 
 def _shards(index: Path) -> list[str]:
-    """The files that an index names."""
+    """Return the files listed in an index."""
     tree = _read_json(index)
     where = tree.get("weight_map")
     if not isinstance(where, dict) or not all(isinstance(name, str) for name in where.values()):
-        raise UserError(f"{index} has no weight_map of tensors to files; fetch it again")
+        raise UserError(f"{index} has no weight_map of tensors to files; download it again")
     return sorted(set(where.values()))
 
 
@@ -175,28 +178,30 @@ def _dtypes(path: Path) -> dict[str, str]:
         with safetensors.safe_open(path, framework="np") as file:
             return {name: file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118
     except safetensors.SafetensorError as error:
-        raise UserError(f"{path} is no whole safetensors file ({error}); fetch it again") from None
+        raise UserError(
+            f"{path} is not a complete safetensors file ({error}); download it again"
+        ) from None
 
 
 def _what_else(folder: Path) -> str:
     pickles = sorted(path.name for pattern in ("*.bin", "*.pt*") for path in folder.glob(pattern))
     if not pickles:
-        return "; is it the folder of a model?"
+        return "; give the folder of a model"
     return (
         f", only {', '.join(pickles[:_MAX_LISTED])}, which may be pickles and are never loaded; "
-        "convert them to safetensors where you trust their source"
+        "convert them to safetensors if you trust their source"
     )
 
 
 def _stored_dtype(
     folder: Path, places: Mapping[str, Any], files: Mapping[Path, Mapping[str, str]]
 ) -> str:
-    """Ours for the tensors that are read: the smallest of ours that holds all their values."""
+    """Return the smaller of float32 and bfloat16 that holds all values of the tensors to read."""
     kinds = {dtype for dtypes in files.values() for name, dtype in dtypes.items() if name in places}
     if unknown := sorted(kinds - set(_DTYPES)):
         raise UserError(
-            f"{folder}: tensors of dtype {', '.join(unknown)}; only {', '.join(_DTYPES)} are "
-            "supported (no quantized models)"
+            f"{folder}: tensors of dtype {', '.join(unknown)} are not supported (quantized "
+            f"models); use a model in {', '.join(_DTYPES)}"
         )
     return "bfloat16" if kinds == {"BF16"} else "float32"
 
@@ -210,16 +215,17 @@ def _check_names(
 ) -> None:
     counts = Counter(name for names in files.values() for name in names)
     if twice := [name for name, count in counts.items() if count > 1]:
-        raise UserError(f"{folder} has {_listed(twice)} in more than one file; fetch it again")
+        raise UserError(f"{folder} has {_listed(twice)} in more than one file; download it again")
     extra = [name for name in counts.keys() - places if not is_ignored(family, config, name)]
     problems = [
         f"{what} {_listed(names)}"
-        for what, names in (("lacks", places.keys() - counts), ("has no place for", extra))
+        for what, names in (("missing", places.keys() - counts), ("unexpected", extra))
         if names
     ]
     if problems:
         raise UserError(
-            f"{folder} {'; '.join(problems)}; its config.json does not describe its weights"
+            f"{folder}: config.json does not describe the weights: {'; '.join(problems)}. Use files"
+            f" of the same model"
         )
 
 
@@ -230,7 +236,7 @@ def _listed(names: Collection[str]) -> str:
 
 
 def _names(family: Family, config: ModelConfig) -> Iterator[tuple[str, Tensor, int | None]]:
-    """Every tensor of theirs with its layer."""
+    """Yield every Hugging Face tensor with its layer (None outside the layers)."""
     for tensor in family.tensors(config):
         if not tensor.is_layered:
             yield tensor.name, tensor, None
@@ -247,13 +253,13 @@ def _empty(config: ModelConfig) -> dict[str, Any]:
 def _fill(
     params: dict[str, Any], tensor: Tensor, layer: int | None, theirs: np.ndarray, where: str
 ) -> None:
-    """Puts one of their tensors into our parameters, in place."""
+    """Copy a Hugging Face tensor into lossline's parameters, in place."""
     targets = [_slot(params, path, layer) for path, _ in tensor.parts]
     shapes = [target.shape for target in targets]
     if theirs.shape != tensor.shape(shapes):
         raise UserError(
-            f"{where} has shape {theirs.shape}, its config.json asks for {tensor.shape(shapes)}; "
-            "the two do not belong together"
+            f"{where} has shape {theirs.shape}, but config.json needs {tensor.shape(shapes)}; "
+            "use files of the same model"
         )
     for target, ours in zip(targets, tensor.to_ours(theirs, shapes), strict=True):
         target[...] = ours.astype(target.dtype)
@@ -262,8 +268,9 @@ def _fill(
 def _refuse_another_head(
     folder: Path, embedding: np.ndarray, files: Mapping[Path, Mapping[str, str]]
 ) -> None:
-    """A head beside tied embeddings is them once more; of another, transformers 4 makes nothing and
-    transformers 5 the head.
+    """Raise a UserError if embeddings are tied but the folder has a different output head.
+
+    For such a folder transformers 4 uses the embeddings and transformers 5 uses the head.
     """
     for path, names in files.items():
         for name in HEADS & names.keys():
@@ -271,13 +278,13 @@ def _refuse_another_head(
                 head = file.get_tensor(name)
             if not np.array_equal(head.astype(embedding.dtype), embedding):
                 raise UserError(
-                    f"{folder}: {name} is not the embeddings, to which its config.json ties it; "
-                    "write tie_word_embeddings as the model was trained, or remove the tensor"
+                    f"{folder}: {name} differs from the embeddings, but config.json ties the two; "
+                    "set tie_word_embeddings as the model was trained, or remove the tensor"
                 )
 
 
 def _slot(params: Mapping[str, Any], path: str, layer: int | None) -> np.ndarray:
-    """A parameter of ours, or its slice for one layer (a view)."""
+    """Return a parameter of lossline, or its slice for one layer (a view)."""
     leaf: Any = params
     for name in path.split("/"):
         leaf = leaf[name]
@@ -325,7 +332,7 @@ def _plan(
     dtype: np.dtype,
     shard_bytes: int,
 ) -> list[list[tuple[str, Tensor, int | None]]]:
-    """Which tensors each file holds."""
+    """Return the tensors of each file."""
     shards: list[list[tuple[str, Tensor, int | None]]] = [[]]
     filled = 0
     for name, tensor, layer in _names(family, config):
@@ -346,7 +353,9 @@ def _theirs(
     layer: int | None,
     dtype: np.dtype,
 ) -> np.ndarray:
-    """One of their tensors out of our parameters, without the padding of the vocabulary."""
+    """Return a Hugging Face tensor from lossline's parameters, without the padding of the
+    vocabulary.
+    """
     parts = []
     for path, _ in tensor.parts:
         ours = np.asarray(_slot(params, path, layer))
@@ -361,7 +370,7 @@ def _theirs(
     if np.any(np.isinf(written) & np.isfinite(theirs)):
         name, largest = tensor.name.format(layer=layer), np.max(np.abs(theirs))
         raise UserError(
-            f"{name} reaches {largest:.3g}, which {dtype} cannot hold; choose another dtype"
+            f"{name} has a value of {largest:.3g}, too large for {dtype}; choose another dtype"
         )
     return np.ascontiguousarray(written)
 
@@ -369,16 +378,16 @@ def _theirs(
 def _read_json(path: Path) -> dict[str, Any]:
     if not path.parent.is_dir():
         raise UserError(
-            f"{path.parent} does not exist; name a folder with config.json and safetensors"
+            f"{path.parent} does not exist; give a folder with config.json and safetensors"
         )
     try:
         tree = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, IsADirectoryError):
         raise UserError(
-            f"{path} is missing; name a folder with config.json and safetensors"
+            f"{path} is missing; give a folder with config.json and safetensors"
         ) from None
     except ValueError as error:
-        raise UserError(f"{path} is not JSON ({error}); fetch it again") from None
+        raise UserError(f"{path} is not JSON ({error}); download it again") from None
     if not isinstance(tree, dict):
-        raise UserError(f"{path} is not a JSON object of entries; fetch it again")
+        raise UserError(f"{path} is not a JSON object of entries; download it again")
     return tree

@@ -1,4 +1,4 @@
-"""GPT-2, and GPT-NeoX (Pythia): two tensor layouts of our one GPT."""
+"""GPT-2 and GPT-NeoX (Pythia): two tensor layouts of lossline's GPT."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from lossline.conversion.rotary import kind_of, number_of, rotation
 from lossline.errors import UserError
 from lossline.models.gpt import GPTConfig
 
-# What transformers also reads; it takes them before the names of GPT-2's own.
+# Other names that transformers reads for GPT-2. They take precedence over GPT-2's own names.
 _GPT2_ALIASES = {
     "n_embd": "hidden_size",
     "n_layer": "num_hidden_layers",
@@ -55,7 +55,7 @@ def _gpt2_to_hf(config: GPTConfig) -> dict[str, Any]:
 def _gpt2_tensors(config: GPTConfig) -> list[Tensor]:
     layer = "transformer.h.{layer}."
     attention, mlp = layer + "attn.", layer + "mlp."
-    # Their linear layers are "Conv1D": input by output, as ours.
+    # GPT-2's linear layers are "Conv1D": stored as input by output, like lossline's.
     tensors = [
         tensor("transformer.wte.weight", ("embedding", "V D -> V D")),
         tensor("transformer.wpe.weight", ("position_embedding", "P D -> P D")),
@@ -88,7 +88,9 @@ def _neox_from_hf(tree: Entries) -> dict[str, Any]:
     tree.require("attention_bias", True)
     rope = rotation(tree)
     if kind_of(rope) != "default":
-        raise UserError(f"{tree.where}: rope scaling is not supported for gpt_neox")
+        raise UserError(
+            f"{tree.where}: rope scaling is not supported for gpt_neox; use a model without it"
+        )
     return {
         "vocab_size": tree.whole("vocab_size"),
         "width": tree.whole("hidden_size"),
@@ -164,7 +166,7 @@ def _norm(theirs: str, ours: str) -> tuple[Tensor, Tensor]:
 
 
 def _is_gpt(config: GPTConfig) -> bool:
-    """What GPT-2 and GPT-NeoX have in common."""
+    """Return whether the options that GPT-2 and GPT-NeoX share are set as in both."""
     return (
         config.norm == "layer"
         and config.norm_bias

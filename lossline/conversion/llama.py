@@ -1,5 +1,7 @@
-"""Llama (TinyLlama, SmolLM, Llama 2 and 3) and its near relatives: Qwen 3 norms queries and keys,
-OLMo has norms without parameters, OLMo 2 norms outputs, queries and keys.
+"""Llama (TinyLlama, SmolLM, Llama 2 and 3) and related models.
+
+Qwen 3 norms queries and keys; OLMo has norms without parameters; OLMo 2 norms outputs, queries and
+keys.
 """
 
 from __future__ import annotations
@@ -51,7 +53,7 @@ def _llama_from_hf(tree: Entries) -> dict[str, Any]:
 
 
 def _qwen3_from_hf(tree: Entries) -> dict[str, Any]:
-    tree.whole("head_dim")  # absent, it would be 128 whatever the width
+    tree.whole("head_dim")  # required: without it transformers uses 128 for any width
     return {**_llama_from_hf(tree), "qk_norm": "head"}
 
 
@@ -70,7 +72,7 @@ def _scaling_from_hf(tree: Entries, scaling: Entries) -> dict[str, Any]:
         return {}
     if kind != "llama3":
         raise UserError(
-            f"{tree.where}: rope scaling of type {kind!r} is not supported; only 'llama3' is"
+            f"{tree.where}: rope scaling of type {kind!r} is not supported; supported: 'llama3'"
         )
     original = "original_max_position_embeddings"
     scaling = Entries({original: tree.get(original), **scaling}, tree.where)
@@ -141,7 +143,11 @@ def _matrices(config: LlamaConfig) -> list[Tensor]:
 
 
 def _norms(**names: str) -> list[Tensor]:
-    """Scales by our name in a block, with ``__`` for the slash; and the final norm."""
+    """Return the norm scales of a block and the final norm.
+
+    Args:
+        **names: lossline's name in a block (``__`` stands for the slash) -> Hugging Face's name.
+    """
     return [
         *(
             tensor(
@@ -166,7 +172,7 @@ _QK_NORMS = {
 
 
 def _is(**wanted: Any) -> Callable[[LlamaConfig], bool]:
-    """Whether a configuration is a Llama's but for the options that are given."""
+    """Return a test whether a configuration has Llama's options, except for the ``wanted`` ones."""
     options = {
         "mlp": "swiglu",
         "norm": "rms",
@@ -189,7 +195,7 @@ LLAMA = Family(
     from_hf=_llama_from_hf,
     to_hf=_llama_to_hf,
     tensors=lambda config: _matrices(config) + _norms(**_PRE_NORMS),
-    # transformers opens no other Llama, whatever its head_dim
+    # transformers opens a Llama only if the heads divide the width, even with head_dim given.
     writes=lambda config: _is()(config) and config.width % config.heads == 0,
     prefix="model.",
     ignored=r"rotary_emb\.inv_freq$",

@@ -1,4 +1,4 @@
-"""Mamba-1, as state-spaces/mamba-*-hf is stored."""
+"""Mamba-1, in the form of the folders state-spaces/mamba-*-hf."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def _from_hf(tree: Entries) -> dict[str, Any]:
     inner = tree.number("intermediate_size", tree.number("expand", 2) * width)
     if not inner or inner % width:
         raise UserError(
-            f"{tree.where}: intermediate_size {inner:g} is no multiple of hidden_size {width}; "
+            f"{tree.where}: intermediate_size {inner:g} is not a multiple of hidden_size {width}; "
             "only whole multiples are supported"
         )
     automatic = tree.get("time_step_rank", "auto") == "auto"
@@ -32,8 +32,7 @@ def _from_hf(tree: Entries) -> dict[str, Any]:
         "conv": tree.whole("conv_kernel", 4),
         "dt_rank": None if automatic else tree.whole("time_step_rank"),
         "norm_eps": tree.number("layer_norm_epsilon", 1e-5),
-        # A recurrent model has no longest context; this is the one that the public ones were
-        # trained with.
+        # A recurrent model has no maximum context; the public ones were trained with 2048.
         "context_length": tree.whole("max_position_embeddings", 2048),
         "tie_embeddings": tree.flag("tie_word_embeddings", True),
     }
@@ -63,7 +62,7 @@ MIXER = "backbone.layers.{layer}.mixer."
 
 
 def all_tensors(config: StateSpaceConfig, mixer: list[Tensor]) -> list[Tensor]:
-    """Those of the mixer, which the kinds of Mamba differ in, and those around it."""
+    """Return the tensors of a mixer (they differ between the Mambas) and those around it."""
     tensors = [
         tensor("backbone.embeddings.weight", ("embedding", "V D -> V D")),
         tensor("backbone.layers.{layer}.norm.weight", ("blocks/norm/scale", "D -> D")),
@@ -76,7 +75,10 @@ def all_tensors(config: StateSpaceConfig, mixer: list[Tensor]) -> list[Tensor]:
 
 
 def has_rms_norms(config: StateSpaceConfig) -> bool:
-    """Whether the norms are those of all Mambas; others have the same tensors, or fewer."""
+    """Return whether the norms are those of every Mamba.
+
+    With other norms the tensors would have the same names or be fewer, so a folder could not tell.
+    """
     return config.norm == "rms" and config.norm_scale
 
 

@@ -1,4 +1,4 @@
-"""Mamba-2, as transformers stores it (state-spaces/mamba2-* converted, Mamba-Codestral)."""
+"""Mamba-2, in the form of transformers (state-spaces/mamba2-* converted, Mamba-Codestral)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from lossline.conversion.mamba import MIXER, all_tensors, has_rms_norms
 from lossline.errors import UserError
 from lossline.models.mamba2 import Mamba2Config
 
-# of the step sizes; the last as transformers 5 writes an infinite number
+# Limits of the step sizes that limit nothing. The last is how transformers 5 writes infinity.
 _NO_LIMITS = (None, [0.0, float("inf")], [0.0, {"__float__": "Infinity"}])
 
 
@@ -23,8 +23,8 @@ def _from_hf(tree: Entries) -> dict[str, Any]:
     heads, channels = tree.whole("num_heads"), tree.whole("head_dim")
     if expand != int(expand) or heads * channels != expand * width:
         raise UserError(
-            f"{tree.where}: num_heads {heads} times head_dim {channels} is not expand {expand:g} (a"
-            f" whole number) times hidden_size {width}; only that is supported"
+            f"{tree.where}: num_heads {heads} times head_dim {channels} is not expand {expand:g}"
+            f" times hidden_size {width}, with a whole expand; other sizes are not supported"
         )
     return {
         "vocab_size": tree.whole("vocab_size"),
@@ -36,8 +36,7 @@ def _from_hf(tree: Entries) -> dict[str, Any]:
         "head_channels": channels,
         "map_groups": tree.whole("n_groups"),
         "norm_eps": tree.number("layer_norm_epsilon", 1e-5),
-        # A recurrent model has no longest context; this is the one that the public ones were
-        # trained with.
+        # A recurrent model has no maximum context; the public ones were trained with 2048.
         "context_length": tree.whole("max_position_embeddings", 2048),
         "tie_embeddings": tree.flag("tie_word_embeddings", False),
     }

@@ -1,5 +1,7 @@
-"""How positions rotate, as config.json says it: transformers 4 has a base beside an object
-``rope_scaling``, transformers 5 one object ``rope_parameters`` with all of it.
+"""Rotary positions in config.json.
+
+Transformers 4 writes a base and an object ``rope_scaling``; transformers 5 writes one object
+``rope_parameters`` with everything.
 """
 
 from __future__ import annotations
@@ -12,10 +14,10 @@ from lossline.errors import UserError
 
 
 def rotation(tree: Entries) -> Entries:
-    """The object of the two that is there, or no entries.
+    """Return the entries of the object that exists, or no entries.
 
     Raises:
-        UserError: both are there and differ, or it has an object for each type of layer.
+        UserError: both objects exist and differ, or the object has a section per type of layer.
     """
     scaling, parameters = tree.section("rope_scaling"), tree.section("rope_parameters")
     if scaling and parameters:
@@ -24,22 +26,29 @@ def rotation(tree: Entries) -> Entries:
     nested = [name for name, value in found.items() if isinstance(value, Mapping)]
     if nested:
         raise UserError(
-            f"{tree.where}: rotary positions of their own for {', '.join(nested)} are not "
-            "supported; only the same in all layers are"
+            f"{tree.where}: rotary positions per type of layer ({', '.join(nested)}) are not "
+            "supported; use a model with the same in all layers"
         )
     return found
 
 
 def kind_of(found: Entries) -> Any:
-    """Its scaling: "default" is none; older files call it ``type``."""
+    """Return the kind of scaling; "default" means none. Older files name the entry ``type``."""
     return found.get("rope_type", found.get("type", "default"))
 
 
 def number_of(tree: Entries, found: Entries, beside: str, within: str, default: float) -> float:
-    """A number that stands within the object or beside it, under another name.
+    """Return a number that is given inside the object or outside it, under another name.
+
+    Args:
+        tree: entries of config.json.
+        found: entries of the object.
+        beside: name outside the object.
+        within: name inside the object.
+        default: value if both are absent.
 
     Raises:
-        UserError: it stands in both places, with two values.
+        UserError: both are given and differ.
     """
     value = found.number(within, tree.number(beside, default))
     tree.require_same(beside, value, f"{within} of the rotary positions")

@@ -1,5 +1,7 @@
-"""Between Hugging Face folders and run directories: a public model measured like a run of ours, and
-a run of ours used elsewhere.
+"""Convert between Hugging Face folders and run directories.
+
+A public model becomes a run that the evaluator can measure; a run of lossline becomes a folder that
+other programs can load.
 """
 
 from __future__ import annotations
@@ -30,27 +32,30 @@ from lossline.runs.run_directory import RunDirectory, RunState, RunStatus, claim
 from lossline.vocabularies import Vocabulary, VocabularySpec, load
 
 TOKENIZER = "tokenizer.json"
-_SAVED_AT_ONCE_GB = 1  # bounds the buffers of a save, whatever the model's size
+_SAVED_AT_ONCE_GB = 1  # limits the buffers of a save for models of any size
 
 
 @dataclass(frozen=True, kw_only=True)
 class ConvertOptions:
-    """What ``lossline convert`` is told. A run directory is written as a Hugging Face folder; any
-    other source is read as one.
+    """Options of ``lossline.convert``.
+
+    A run directory is written as a Hugging Face folder ("writing"); any other source is read as one
+    ("reading").
 
     Attributes:
-        source: hugging Face folder, or run directory.
-        target: to be made. An existing run directory of the same model gets one more checkpoint.
-        step: reading, the step of its training that the model has reached (default 1); writing, the
-            checkpoint (default the last).
+        source: Hugging Face folder or run directory.
+        target: path to create. When reading, it may be a run directory of the same model, which
+            then gets one more checkpoint.
+        step: reading: training step that the model has reached (default 1); writing: checkpoint to
+            write (default: the last).
         dtype: "float32", "bfloat16" or (writing) "float16"; None: as stored.
-        pretraining_data: reading: what the model was trained on.
-        tokens: reading: training tokens that it has seen.
-        vocabulary: reading: its tokenizer, "bytes", a .model or .json file, or ``@huggingface()``
-            and its like; None: the folder's tokenizer.json.
-        context_length: reading: tokens; None: as config.json has it.
-        tokenizer: writing: a tokenizer.json to put beside the tensors.
-        shard_gigabytes: writing: size of one safetensors file.
+        pretraining_data: reading: name of the data that the model was trained on.
+        tokens: reading: number of tokens that the model was trained on.
+        vocabulary: reading: the tokenizer: "bytes", a .model or .json file, or a binding such as
+            ``@huggingface()``; None: tokenizer.json of the folder.
+        context_length: reading: context length in tokens; None: as in config.json.
+        tokenizer: writing: a tokenizer.json to copy into the folder.
+        shard_gigabytes: writing: largest size of one safetensors file in GB.
     """
 
     source: str
@@ -75,10 +80,10 @@ class ConvertOptions:
 
 
 def convert(options: ConvertOptions) -> None:
-    """Reads or writes a Hugging Face folder, whichever the source is not.
+    """Read a Hugging Face folder, or write one if the source is a run directory.
 
     Raises:
-        UserError: what ``import_run`` and ``export_run`` refuse.
+        UserError: as in ``import_run`` and ``export_run``.
     """
     if (Path(options.source) / "facts.json").is_file():
         export_run(options)
@@ -87,37 +92,40 @@ def convert(options: ConvertOptions) -> None:
 
 
 def import_run(options: ConvertOptions) -> RunDirectory:
-    """A run directory with a checkpoint, the model of a Hugging Face folder; the evaluator takes it
-    as any other.
+    """Make a run directory with one checkpoint from a Hugging Face folder.
+
+    The evaluator measures it like any run.
 
     Raises:
-        UserError: a folder that cannot be read; facts that the loss table needs and nobody gave; no
-            vocabulary; a target that is another run.
+        UserError: the folder cannot be read; a fact that the loss table needs is not bound; there
+            is no vocabulary; or the target is another run.
     """
     source, target = Path(options.source), local_path(options.target, "convert.target")
     if not source.is_dir():
         raise UserError(
-            f"convert.source: no folder {source}; name one with config.json and safetensors, or a "
+            f"convert.source: no folder {source}; give one with config.json and safetensors, or a "
             f"run directory"
         )
     for name in ("pretraining_data", "tokens"):
         if getattr(options, name) is None:
             raise UserError(
-                f"convert.{name} is not bound: the loss table needs to know what {source} has seen"
+                f"convert.{name} is not bound: the loss table needs it. Set it for {source}"
             )
     if options.dtype == "float16":
-        raise UserError("convert.dtype: models here are float32 or bfloat16; choose one of them")
+        raise UserError(
+            "convert.dtype = 'float16': a run directory stores float32 or bfloat16; choose one"
+        )
     vocabulary = _vocabulary(source, options)
     config, params = read_model(source, param_dtype=options.dtype)
     if config.position_params() and (options.context_length or 0) > config.context_length:
         raise UserError(
-            f"convert.context_length = {options.context_length}: {source} has learned "
-            f"{config.context_length} positions; bind at most those"
+            f"convert.context_length = {options.context_length}: {source} has only "
+            f"{config.context_length} learned positions; set at most this number"
         )
     if vocabulary.vocab_size > config.vocab_size:
         raise UserError(
             f"{source}: {config.vocab_size} embeddings do not cover the {vocabulary.vocab_size} "
-            f"ids of vocabulary {vocabulary.name}; name the one that the model was trained with"
+            f"ids of vocabulary {vocabulary.name}; set convert.vocabulary to the model's own"
         )
     return _write_run(target, config, params, _facts(target, config, vocabulary, options), options)
 
@@ -137,10 +145,10 @@ def _write_run(
     with run.lock(), _removed_if_it_fails(None if there else target):
         if step in run.checkpoint_steps():
             raise UserError(
-                f"run directory {target} has a checkpoint {step}; bind convert.step to another "
-                "one, or name another target"
+                f"run directory {target} already has a checkpoint {step}; set convert.step to "
+                "another step, or give another target"
             )
-        write_json(target / "config.json", identity)  # first: a killed import can be repeated
+        write_json(target / "config.json", identity)  # first, so that a killed import can resume
         _keep_facts(run, facts, config)
         _save(run, step, params, data=f"imported {Path(options.source).resolve().name}")
         last = max(run.checkpoint_steps())
@@ -152,11 +160,11 @@ def _write_run(
 
 @contextlib.contextmanager
 def _removed_if_it_fails(folder: Path | None) -> Iterator[None]:
-    """Takes a folder away that was begun here and not finished."""
+    """Remove a folder that was created here if the block raises an exception."""
     try:
         yield
     except BaseException:
-        for _ in range(10):  # a thread of Orbax's may still write
+        for _ in range(10):  # a thread of Orbax may still be writing
             if folder is not None and folder.exists():
                 shutil.rmtree(folder, ignore_errors=True)
                 time.sleep(0.05)
@@ -164,30 +172,31 @@ def _removed_if_it_fails(folder: Path | None) -> Iterator[None]:
 
 
 def _require_room(target: Path, size: float) -> None:
-    """Refuses to begin what the disk cannot hold."""
+    """Raise a UserError if the disk has less free space than ``size`` bytes."""
     folder = next(parent for parent in target.absolute().parents if parent.exists())
     free = shutil.disk_usage(folder).free
     if size > free:
         raise UserError(
-            f"{target} needs {size / 1e9:.3f} GB, but {folder} has {free / 1e9:.3f} GB left; make "
-            "room there, or name another target"
+            f"{target} needs {size / 1e9:.3f} GB, but {folder} has {free / 1e9:.3f} GB left; free "
+            "some space there, or give another target"
         )
 
 
 def export_run(options: ConvertOptions) -> None:
-    """A Hugging Face folder of a checkpoint.
+    """Write a checkpoint of a run as a Hugging Face folder.
 
     Raises:
-        UserError: no such checkpoint, a corrupt one; a target that exists; no such tokenizer.
+        UserError: the checkpoint does not exist or is corrupt; the target exists; or the tokenizer
+            does not exist.
     """
     target = local_path(options.target, "convert.target")
     run = RunDirectory.open(options.source)
-    refuse_existing(target)  # before the model is read
+    refuse_existing(target)  # check before reading the model
     step = options.step or max(run.checkpoint_steps(), default=0)
     tokenizer = Path(options.tokenizer) if options.tokenizer else None
     if tokenizer is not None and not tokenizer.is_file():
         raise UserError(
-            f"convert.tokenizer: no file {tokenizer}; name the tokenizer.json of the run"
+            f"convert.tokenizer: no file {tokenizer}; give the tokenizer.json of the run"
         )
     config = models.config_from_dict(run.config["model"])
     width = np.dtype(options.dtype or config.param_dtype).itemsize
@@ -206,7 +215,7 @@ def export_run(options: ConvertOptions) -> None:
 
 
 def _on_host(config: ModelConfig) -> Any:
-    """Shapes of the parameters, whole on one CPU."""
+    """Return the shapes of the parameters, unsharded on one CPU device."""
     where = jax.sharding.SingleDeviceSharding(jax.local_devices(backend="cpu")[0])
     _, state = models.abstract_state(config)
     return jax.tree.map(
@@ -215,9 +224,10 @@ def _on_host(config: ModelConfig) -> Any:
 
 
 def _save(run: RunDirectory, step: int, params: dict[str, Any], *, data: str) -> None:
-    """A sealed checkpoint of parameters alone; ``params`` is taken apart on the way."""
+    """Write a sealed checkpoint of only the parameters; this empties ``params``."""
     folder = (run.path / "checkpoints" / str(step)).resolve()
-    shutil.rmtree(folder, ignore_errors=True)  # without a manifest, so the rest of a killed import
+    # A folder without a manifest is left from a killed import.
+    shutil.rmtree(folder, ignore_errors=True)
     handler = ocp.StandardCheckpointHandler(save_concurrent_gb=_SAVED_AT_ONCE_GB)
     with ocp.Checkpointer(ocp.CompositeCheckpointHandler(params=handler)) as orbax:
         tree = ocp.args.StandardSave(_taken(params))
@@ -226,7 +236,10 @@ def _save(run: RunDirectory, step: int, params: dict[str, Any], *, data: str) ->
 
 
 def _taken(params: dict[str, Any]) -> dict[str, Any]:
-    """The tree as JAX arrays on the CPU, emptying ``params`` leaf by leaf: a model is held once."""
+    """Return the tree as JAX arrays on the CPU.
+
+    ``params`` is emptied leaf by leaf, so that memory holds the model only once.
+    """
     cpu = jax.local_devices(backend="cpu")[0]
     taken = {}
     for name in list(params):
@@ -240,7 +253,7 @@ def _vocabulary(source: Path, options: ConvertOptions) -> Vocabulary:
         return load(options.vocabulary)
     if not (source / TOKENIZER).is_file():
         raise UserError(
-            f"{source} has no {TOKENIZER}; name the model's vocabulary as convert.vocabulary"
+            f"{source} has no {TOKENIZER}; set convert.vocabulary to the vocabulary of the model"
         )
     return load(str(source / TOKENIZER))
 
@@ -269,7 +282,7 @@ def _facts(
 
 
 def _keep_facts(run: RunDirectory, facts: dict[str, Any], config: ModelConfig) -> None:
-    """Writes the facts, or checks that those there are the same."""
+    """Write the facts, or check that the existing ones are the same."""
     path = run.path / "facts.json"
     if not path.exists():
         write_json(path, facts)
@@ -280,9 +293,9 @@ def _keep_facts(run: RunDirectory, facts: dict[str, Any], config: ModelConfig) -
     if differing:
         name = differing[0]
         raise UserError(
-            f"run directory {run.path} has {name} = {there.get(name)!r}, this checkpoint "
-            f"{facts[name]!r}; checkpoints of one run share their facts (tokens / step too): "
-            "name another target"
+            f"run directory {run.path} has {name} = {there.get(name)!r}, but this checkpoint has "
+            f"{facts[name]!r}; checkpoints of one run share their facts (tokens per step too). "
+            "Give another target"
         )
 
 

@@ -92,7 +92,7 @@ def test_another_checkpoint_joins_its_run(folder, tmp_path):
     convert(reading(folder, tmp_path / "run", step=20, tokens=2000))
     run = RunDirectory.open(tmp_path / "run")
     assert run.kept_checkpoint_steps() == [10, 20] and run.status.step == 20
-    with pytest.raises(UserError, match="has a checkpoint 20"):
+    with pytest.raises(UserError, match="already has a checkpoint 20"):
         convert(reading(folder, tmp_path / "run", step=20, tokens=2000))
     with pytest.raises(UserError, match="tokens_per_step"):
         convert(reading(folder, tmp_path / "run", step=30))
@@ -164,7 +164,7 @@ def test_what_the_disk_cannot_hold_is_refused_before_it_is_begun(folder, tmp_pat
     usage = shutil.disk_usage(tmp_path)._replace(free=1000)
     monkeypatch.setattr("lossline.conversion.runs.shutil.disk_usage", lambda _: usage)
     for again, target in ((reading(folder, tmp_path / "more"), "more"), (out, "deep")):
-        with pytest.raises(UserError, match=r"GB, but .* has 0.000 GB left; make room there"):
+        with pytest.raises(UserError, match=r"GB, but .* has 0.000 GB left; free some space there"):
             convert(again)
         assert not (tmp_path / target).exists()
 
@@ -173,7 +173,7 @@ def test_no_longer_context_than_learned_positions(tmp_path):
     make_folder(tmp_path / "gpt", "gpt2", vocab_size=259)
     convert(reading(tmp_path / "gpt", tmp_path / "short", context_length=24))
     assert RunDirectory.open(tmp_path / "short").facts["context_length"] == 24
-    with pytest.raises(UserError, match=r"context_length = 25: .* has learned 24 positions"):
+    with pytest.raises(UserError, match=r"context_length = 25: .* has only 24 learned positions"):
         convert(reading(tmp_path / "gpt", tmp_path / "long", context_length=25))
     assert not (tmp_path / "long").exists()
 
