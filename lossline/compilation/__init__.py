@@ -1,0 +1,1 @@
+"""Ahead-of-time compilation of a training step: memory, operations, traffic and a roofline."""

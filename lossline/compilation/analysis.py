@@ -1,4 +1,4 @@
-"""Compiling one training step ahead of time, and what the compiled program says about it."""
+"""Compile one training step ahead of time and report what the compiled program needs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from lossline.training.make_trainer import make_trainer, step_arguments
 from lossline.training.options import TrainOptions
 from lossline.training.step import Trainer
 
-# How XLA says what it would need when that is more than there is.
+# XLA's messages for a program that needs more memory than exists.
 _WORDINGS = (
     r"Used ([\d.]+)([KMGT])i?B? of [\d.]+[KMGT]",
     r"required for HLO temporaries \(([\d.]+)([KMGT])i?B?\)",
@@ -29,7 +29,15 @@ _WORDINGS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Memory:
-    """Bytes per device. Peak = arguments + temporaries + results that reuse no argument + code."""
+    """Memory of a program in bytes per device.
+
+    Attributes:
+        arguments: parameters, optimizer state and batch.
+        temporaries: arrays that exist only during the step.
+        results: arrays that the step returns.
+        reused: results that reuse the memory of an argument.
+        code: the program itself.
+    """
 
     arguments: float
     temporaries: float
@@ -39,26 +47,38 @@ class Memory:
 
     @property
     def peak(self) -> float:
-        """Bytes that must fit."""
+        """Bytes that must fit: arguments + temporaries + results - reused + code."""
         return self.arguments + self.temporaries + self.results - self.reused + self.code
 
 
 @dataclass(frozen=True, kw_only=True)
 class StepReport:
-    """One compiled step, per device unless said otherwise.
+    """Report of one compiled step, per device unless stated otherwise.
 
     Attributes:
-      mesh: axis -> devices; microbatches, remat, batch_size: as compiled.
-      fits: whether the peak fits the chip; memory: None where the compiler gave up for lack of it;
-        needed: bytes it said it needs, or those of the state if they alone are too many.
-      state_bytes: of parameters and optimizer state.
-      executed_flops: of matrix products, recomputation included; model_flops: the model's own, as
-        lossline.train's ``mfu`` counts them (lossline/training/hardware.py); causal_flops: as its
-        ``mfu_causal`` does.
-      memory_bytes: moved to and from HBM; collectives: by kind and mesh axes.
-      compute_seconds, memory_seconds, wire_seconds: lower bounds of the step by each; None where
-        the chip's data sheet is not known.
-      unknown_loops: loops whose length the program does not tell, counted once.
+        topology: name of the target.
+        chip: name of the device.
+        devices: number of devices.
+        mesh: axis -> devices.
+        microbatches, remat, batch_size, context_length: options of the compiled step.
+        total_steps: steps of the whole training.
+        compile_seconds: time of the compilation.
+        fits: whether the peak fits the device.
+        memory_limit: bytes that a program may use; None if unknown.
+        needed: bytes at peak; if the compiler gave up, the bytes that it reported (NaN if it did
+            not); if the state alone is too large, the bytes of the state.
+        state_bytes: bytes of parameters and optimizer state.
+        memory: None if the step was not compiled or does not fit.
+        model_flops: operations of the model, counted like ``mfu`` of lossline.train
+            (lossline/training/hardware.py).
+        causal_flops: the same, counted like ``mfu_causal``.
+        executed_flops: operations of executed matrix products, recomputation included.
+        memory_bytes: bytes moved from and to HBM.
+        collectives: communication by kind and mesh axes.
+        compute_seconds, memory_seconds, wire_seconds: lower bounds of the step time from each; None
+            if the data sheet of the device is unknown.
+        unknown_loops: loops without a known length, counted as one trip.
+        peak_flops: FLOP/s of the device; None if unknown.
     """
 
     topology: str
@@ -89,7 +109,7 @@ class StepReport:
 
     @property
     def state_alone(self) -> bool:
-        """Whether parameters and optimizer state alone are too much: then nothing was compiled."""
+        """Whether parameters and optimizer state alone are too large; then nothing was compiled."""
         return self.memory_limit is not None and self.state_bytes > self.memory_limit
 
     @property
@@ -99,39 +119,41 @@ class StepReport:
 
     @property
     def step_seconds(self) -> float | None:
-        """Roofline: the slowest of compute, memory and wires, everything overlapped perfectly."""
+        """Roofline bound: the largest of compute, memory and wire time, perfectly overlapped."""
         bounds = (self.compute_seconds, self.memory_seconds, self.wire_seconds)
         known = [bound for bound in bounds if bound is not None]
         return max(known) if known else None
 
     @property
     def mfu_causal_bound(self) -> float | None:
-        """The model's causal operations over what the chip could do in `step_seconds`: no step can
-        beat it, and it is at most 1."""
+        """Upper bound of the causal MFU, at most 1.
+
+        It is the model's causal operations divided by what the device could do in ``step_seconds``.
+        """
         if self.step_seconds is None or self.peak_flops is None:
             return None
         return self.causal_flops / (self.peak_flops * self.step_seconds)
 
     @property
     def tokens_per_second(self) -> float | None:
-        """All devices, at the roofline."""
+        """Tokens per second of all devices at the roofline."""
         return self.tokens_per_step / self.step_seconds if self.step_seconds else None
 
 
 def trainer_for(options: TrainOptions, target: Target) -> Trainer:
-    """The trainer that `lossline.train` would make, on the target's devices.
+    """Return the trainer that ``lossline.train`` would make, on the devices of the target.
 
     Raises:
-      UserError: the mesh fits neither the devices, nor the batch, nor the model.
+        UserError: the mesh does not fit the devices, the batch or the model.
     """
     trainer = make_trainer(options, devices=target.devices)  # type: ignore[arg-type]
-    # Made before the mesh is entered: optax builds small arrays, which only real devices hold.
+    # Build the step before entering the mesh: optax makes small arrays, which need real devices.
     _ = trainer.step
     return trainer
 
 
 def state_bytes(trainer: Trainer) -> float:
-    """Bytes of parameters and optimizer state on one device."""
+    """Return the bytes of parameters and optimizer state on one device."""
     leaves = jax.tree.leaves(trainer.abstract_state)
     shards = (leaf.sharding.shard_shape(leaf.shape) for leaf in leaves)
     return float(
@@ -140,12 +162,13 @@ def state_bytes(trainer: Trainer) -> float:
 
 
 def analyze(options: TrainOptions, target: Target) -> StepReport:
-    """Compile the whole training step with its real shardings, and read the compiled program.
+    """Compile the whole training step with its real shardings and read the compiled program.
 
-    A step that does not fit is a report with ``fits`` false, not an error.
+    A step that does not fit gives a report with ``fits`` false, not an error.
 
     Raises:
-      UserError: the options do not fit the target's devices or the model.
+        UserError: the options do not fit the devices or the model, or the text of the compiled
+            program cannot be read.
     """
     trainer = trainer_for(options, target)
     state = state_bytes(trainer)
@@ -168,7 +191,10 @@ def analyze(options: TrainOptions, target: Target) -> StepReport:
 
 
 def out_of_memory(message: str) -> float | None:
-    """Bytes that the compiler says it needs, if the message is that they are not there."""
+    """Return the bytes in the compiler's message that memory is too small.
+
+    The result is NaN if the message gives no number, and None for any other message.
+    """
     if "RESOURCE_EXHAUSTED" not in message and "Ran out of memory" not in message:
         return None
     found = next((found for wording in _WORDINGS if (found := re.search(wording, message))), None)
@@ -221,7 +247,7 @@ def _analyzed(
     traffic = hlo.memory_traffic(program) + kernel_bytes(jaxpr) / devices
     tokens = options.batch_size * options.length
     causal = options.causal_flops_per_token * tokens
-    # A scan's own operations are no matrix products, and nothing computes faster than those.
+    # Operations of a scan are not matrix products, but no unit runs faster than the matrix unit.
     least = max(executed, causal) / devices
     chip = target.chip
     return _report(
@@ -244,5 +270,5 @@ def _analyzed(
 
 
 def _wire_seconds(wires: Sequence[hlo.Collective], link: float | None) -> float | None:
-    """Collectives over different axes mostly wait for each other: their times add up."""
+    """Return the sum of all wire times, because collectives over different axes mostly wait."""
     return None if link is None else sum(row.wire_bytes for row in wires) / link

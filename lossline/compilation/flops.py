@@ -1,4 +1,4 @@
-"""Matrix operations of a traced function, counted in its jaxpr: loops by their length."""
+"""Count the matrix operations of a traced function from its jaxpr, loops by their length."""
 
 from __future__ import annotations
 
@@ -14,20 +14,21 @@ Jaxpr = core.ClosedJaxpr | core.Jaxpr
 
 
 def matmul_flops(jaxpr: Jaxpr) -> float:
-    """Floating-point operations of all products and convolutions, 2 per multiply-add, all devices.
+    """Return the floating-point operations of all matrix products and convolutions, all devices.
 
-    What remat computes again is counted again: it is executed. A ``while_loop`` of unknown length
-    counts once, a ``cond`` by its most expensive branch; a Pallas kernel by its grid, without the
-    blocks that causal attention skips.
+    A multiply-add counts as 2 and recomputation of remat counts again. A ``while_loop`` of unknown
+    length counts once, a ``cond`` by its most expensive branch, and a Pallas kernel by its grid,
+    without the blocks that causal attention skips.
     """
     return total(jaxpr, _flops)
 
 
 def total(jaxpr: Jaxpr, count: Callable[[Any], float | None]) -> float:
-    """Sum over all equations as often as they run, on all devices.
+    """Return a sum over all equations, each as often as it runs, on all devices.
 
     Args:
-        count: what one equation adds; None to add what the functions that it calls do.
+        jaxpr: traced function.
+        count: what one equation adds; None: add the functions that the equation calls.
     """
     inner = jaxpr.jaxpr if isinstance(jaxpr, core.ClosedJaxpr) else jaxpr
     return sum(_counted(equation, count) for equation in inner.eqns)
@@ -35,7 +36,7 @@ def total(jaxpr: Jaxpr, count: Callable[[Any], float | None]) -> float:
 
 def _counted(equation: Any, count: Callable[[Any], float | None]) -> float:
     if not equation.outvars and not equation.effects:
-        return 0.0  # left over by remat: all that it would compute was saved; XLA removes it
+        return 0.0  # remat saved everything that this would compute; XLA removes it
     own = count(equation)
     if own is not None:
         return own
@@ -48,7 +49,7 @@ def _counted(equation: Any, count: Callable[[Any], float | None]) -> float:
     if name == "pallas_call":
         grid = params["grid_mapping"].grid
         return math.prod(grid) * share_of_blocks(str(params["name"]), grid) * inner
-    if name == "shard_map":  # shapes inside are those of one shard
+    if name == "shard_map":  # shapes inside are those of one shard: multiply by the shards
         mesh, manual = params["mesh"], params.get("manual_axes")
         return math.prod(mesh.shape[axis] for axis in (manual or mesh.axis_names)) * inner
     return inner
@@ -64,13 +65,13 @@ def _flops(equation: Any) -> float | None:
     return None
 
 
-# cuDNN's attention is one operation: scores and outputs; and backward, the scores once more, the
-# gradients of weights, queries, keys and values
+# Matrix products inside cuDNN's attention. Forward: scores and outputs. Backward: the scores again,
+# and the gradients of weights, queries, keys and values.
 _CUDNN_PRODUCTS = {"dot_product_attention_fwd_wrapper": 2, "dot_product_attention_bwd_wrapper": 5}
 
 
 def _cudnn_flops(equation: Any) -> float:
-    """Of the causal half of each product; ours is always causal."""
+    """Count the causal half of each product; lossline's attention is always causal."""
     B, L, H, K = equation.invars[0].aval.shape
     return _CUDNN_PRODUCTS[equation.primitive.name] * B * H * L * L * K
 

@@ -1,26 +1,37 @@
-"""Reading a compiled program: how often each instruction runs, what it moves over memory and wires.
+"""Read a compiled program: how often each instruction runs, and what it moves.
 
-XLA's own cost analysis counts the body of a loop once, whatever its trip count, so that a model of
-scanned layers looks like a model of one layer. This file reads the optimized HLO text instead and
-multiplies by the trip counts. It knows the text of the CPU, GPU and TPU compilers of jaxlib 0.10.
+XLA's own cost analysis counts the body of a loop once, whatever its trip count, so a model of
+scanned layers looks like a model of one layer. This file reads the text of the optimized HLO
+instead and multiplies by the trip counts.
+
+The text is no stable interface. It was tested with the CPU, GPU and TPU compilers of the versions
+in ``TESTED``. Text that this file does not understand raises ``UnreadableProgram``, so that it
+never gives a wrong number.
 """
 
 from __future__ import annotations
 
 import math
 import re
+import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+import jaxlib
 import numpy as np
 
+from lossline.errors import UserError
+
+TESTED = "0.10.2 and 0.11.2"
 _BITS = {
     "pred": 8, "s2": 2, "u2": 2, "s4": 4, "u4": 4, "s8": 8, "u8": 8, "s16": 16, "u16": 16,
     "s32": 32, "u32": 32, "s64": 64, "u64": 64, "f16": 16, "bf16": 16, "f32": 32, "f64": 64,
-    "c64": 64, "c128": 128, "token": 0,
+    "c64": 64, "c128": 128, "token": 0, "opaque": 0,
 }  # fmt: skip
+_FLOAT8 = re.compile(r"f8e\d\w*")
 _ARRAY = re.compile(r"\b([a-z][a-z0-9]*)\[([\d,]*)\](?:\{([^}]*)\})?")
 _HEADER = re.compile(r"^(ENTRY )?%?([\w.\-]+) (?:\(.*)?.*\{\s*$")
+_OPCODE = re.compile(r"[a-z][a-z0-9\-]*")
 _NAME = re.compile(r"^\s*(ROOT )?%?([\w.\-]+) = ")
 _OPERAND = re.compile(r"%([\w.\-]+)")
 _COMMENT = re.compile(r"/\*.*?\*/")
@@ -30,9 +41,28 @@ COLLECTIVES = (
 )  # fmt: skip
 
 
+# Opcode prefixes of communication; one of them with an unknown opcode is not counted but refused.
+_COMMUNICATION = ("all-", "collective-", "ragged-", "reduce-scatter")
+
+
+class UnreadableProgram(UserError):
+    """Raised when the text of a compiled program cannot be understood."""
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(
+            f"cannot read the program that jaxlib {jaxlib.__version__} compiled: {problem}. "
+            f"Install a tested jaxlib: {TESTED}"
+        )
+
+
 @dataclass(frozen=True)
 class Array:
-    """One array of a shape: its bytes, and whether it lies in the device's main memory (HBM)."""
+    """One array of a shape.
+
+    Attributes:
+        bytes: size in bytes.
+        main_memory: whether it lies in the main memory (HBM) of the device.
+    """
 
     bytes: float
     main_memory: bool
@@ -40,7 +70,16 @@ class Array:
 
 @dataclass(frozen=True)
 class Instruction:
-    """One line of HLO."""
+    """One instruction of HLO.
+
+    Attributes:
+        name: name of the result.
+        opcode: operation.
+        arrays: arrays of the result.
+        operands: names of the operands.
+        rest: text after the opcode's opening parenthesis.
+        root: whether it is the result of its computation.
+    """
 
     name: str
     opcode: str
@@ -55,26 +94,26 @@ class Instruction:
         return sum(array.bytes for array in self.arrays)
 
     def called(self, attribute: str) -> str | None:
-        """Name of a called computation, such as ``body``."""
+        """Return the name of the computation in an attribute such as ``body``, or None."""
         found = re.search(rf"\b{attribute}=%?([\w.\-]+)", self.rest)
         return found.group(1) if found else None
 
 
 @dataclass
 class Computation:
-    """Instructions by name, in the order of the text."""
+    """A computation of HLO: instructions by name, in the order of the text."""
 
     name: str
     instructions: dict[str, Instruction] = field(default_factory=dict)
 
     @property
     def root(self) -> Instruction:
-        """The result."""
+        """The instruction that is the result."""
         values = list(self.instructions.values())
         return next((item for item in values if item.root), values[-1])
 
     def parameter(self, index: int) -> Instruction | None:
-        """The instruction that stands for an argument."""
+        """Return the instruction of an argument, or None."""
         for item in self.instructions.values():
             if item.opcode == "parameter" and item.rest.startswith(f"{index})"):
                 return item
@@ -86,9 +125,11 @@ class Program:
     """A compiled program.
 
     Attributes:
-      computations: by name; entry: the one that runs.
-      runs: computation -> how often it runs; unknown_loops: loops whose trip count the text does
-        not tell, counted as one trip.
+        computations: computations by name.
+        entry: name of the computation that runs first.
+        runs: computation -> how often it runs.
+        fused: computations inside a fusion.
+        unknown_loops: loops whose trip count the text does not give, counted as one trip.
     """
 
     computations: dict[str, Computation]
@@ -99,15 +140,26 @@ class Program:
 
     @classmethod
     def parse(cls, text: str) -> Program:
-        """Reads the text of ``compiled.as_text()``."""
+        """Read the text of ``compiled.as_text()``.
+
+        Raises:
+            UnreadableProgram: the text has no ENTRY computation, or a line, an operand, a data type
+                or a called computation that this file does not understand.
+        """
         computations, entry = _computations(text)
+        if entry not in computations:
+            raise UnreadableProgram("its text has no ENTRY computation")
+        for computation in computations.values():
+            _require_readable(computation)
         runs: dict[str, float] = {}
         fused: set[str] = set()
         unknown = _count_runs(computations, entry, 1.0, runs, fused)
         return cls(computations, entry, runs, frozenset(fused), unknown)
 
     def executed(self, *, fused: bool) -> Iterator[tuple[Instruction, Computation, float]]:
-        """(instruction, its computation, how often it runs), of fused computations or the rest."""
+        """Yield (instruction, its computation, how often it runs) of fused or of other
+        computations.
+        """
         for name, times in self.runs.items():
             if (name in self.fused) == fused:
                 for item in self.computations[name].instructions.values():
@@ -130,13 +182,31 @@ def _computations(text: str) -> tuple[dict[str, Computation], str]:
             current = None
             continue
         item = _instruction(line)
-        if item is not None:
-            current.instructions[item.name] = item
+        current.instructions[item.name] = item
     return computations, entry
 
 
+def _require_readable(computation: Computation) -> None:
+    """Refuse a computation of which a part would be left out of the counts.
+
+    Raises:
+        UnreadableProgram: an opcode is unknown communication, or an operand is not found.
+    """
+    if not computation.instructions:
+        raise UnreadableProgram(f"computation {computation.name} has no instruction")
+    for item in computation.instructions.values():
+        kind = item.opcode.removesuffix("-start").removesuffix("-done")
+        if kind.startswith(_COMMUNICATION) and kind not in COLLECTIVES:
+            raise UnreadableProgram(f"operation {item.opcode} of {item.name} is unknown")
+        missing = [name for name in item.operands if name not in computation.instructions]
+        if missing:
+            raise UnreadableProgram(f"operand {missing[0]} of {item.name} is not in its text")
+
+
 def _lines(text: str) -> Iterator[str]:
-    """Lines of the text, those that an attribute was broken into (a kernel's metadata) joined."""
+    """Yield the lines of the text; join the lines of an attribute with line breaks (kernel
+    metadata).
+    """
     held = ""
     for line in text.splitlines():
         if held.startswith("  ") and line != "}" and not line.startswith("  "):
@@ -149,28 +219,33 @@ def _lines(text: str) -> Iterator[str]:
         yield held
 
 
-def _instruction(line: str) -> Instruction | None:
+def _instruction(line: str) -> Instruction:
+    shown = textwrap.shorten(line, 120)
     found = _NAME.match(line)
     if not found:
-        return None
+        raise UnreadableProgram(f"the line {shown!r} is not an instruction")
     text = _COMMENT.sub("", line[found.end() :])
     end = _balanced(text, 0) if text.startswith("(") else text.find(" ")
     opcode, parenthesis, arguments = text[end:].lstrip().partition("(")
-    if end < 0 or not parenthesis:
-        return None
+    if end < 0 or not parenthesis or not _OPCODE.fullmatch(opcode):
+        raise UnreadableProgram(f"the line {shown!r} has no operation")
     close = _balanced("(" + arguments, 0) - 2
+    given = arguments[:close]
+    operands = () if opcode in ("parameter", "constant") else tuple(_OPERAND.findall(given))
+    if given.strip() and not operands and opcode not in ("parameter", "constant"):
+        raise UnreadableProgram(f"the line {shown!r} has no operand with a name")
     return Instruction(
         name=found.group(2),
-        opcode=opcode.strip(),
+        opcode=opcode,
         arrays=tuple(_arrays(text[:end])),
-        operands=tuple(_OPERAND.findall(arguments[:close])),
+        operands=operands,
         rest=arguments,
         root=bool(found.group(1)),
     )
 
 
 def _balanced(text: str, start: int) -> int:
-    """Position after the parenthesis that closes the one at `start`."""
+    """Return the position after the parenthesis that closes the one at ``start``."""
     depth = 0
     for position in range(start, len(text)):
         depth += {"(": 1, ")": -1}.get(text[position], 0)
@@ -180,10 +255,15 @@ def _balanced(text: str, start: int) -> int:
 
 
 def _arrays(shape: str) -> Iterator[Array]:
+    # Only the parentheses and commas of tuples may be left besides the arrays.
+    if _ARRAY.sub("", shape).strip("(), "):
+        raise UnreadableProgram(f"the shape {textwrap.shorten(shape, 80)!r} is unknown")
     for dtype, sizes, layout in _ARRAY.findall(shape):
-        bits = _BITS.get(dtype, 8 if dtype.startswith("f8") else 32)
+        bits = 8 if _FLOAT8.fullmatch(dtype) else _BITS.get(dtype)
+        if bits is None:
+            raise UnreadableProgram(f"the data type {dtype!r} is unknown")
         count = math.prod(int(size) for size in sizes.split(",") if size)
-        # "S(n)" in a layout is a memory space other than HBM: a scratchpad, or the host.
+        # "S(n)" in a layout is a memory space other than HBM: scratch memory, or the host.
         yield Array(bytes=count * bits / 8, main_memory="S(" not in (layout or ""))
 
 
@@ -194,13 +274,17 @@ def _count_runs(
     runs: dict[str, float],
     fused: set[str],
 ) -> int:
-    """Adds `times` to a computation and, by trip counts, to all that it calls."""
+    """Add ``times`` to a computation and, by trip counts, to all that it calls.
+
+    Returns:
+        The number of loops without a known trip count.
+    """
     runs[name] = runs.get(name, 0.0) + times
     unknown = 0
     for item in computations[name].instructions.values():
         for callee, factor, inside in _calls(item, computations):
             if callee not in computations:
-                continue
+                raise UnreadableProgram(f"computation {callee} of {item.name} is not in its text")
             if factor is None:
                 unknown += 1
             if inside or name in fused:
@@ -212,23 +296,26 @@ def _count_runs(
 def _calls(
     item: Instruction, computations: dict[str, Computation]
 ) -> Iterator[tuple[str, float | None, bool]]:
-    """(computation, how often per run of the instruction or None if unknown, whether fused)."""
+    """Yield (computation, how often the instruction runs it or None, whether it is fused)."""
     if item.opcode == "while":
         body, condition = item.called("body"), item.called("condition")
-        if body:
-            yield body, _trips(item, computations.get(condition or "")), False
+        if not body:
+            raise UnreadableProgram(f"the loop {item.name} has no body")
+        yield body, _trips(item, computations.get(condition or "")), False
         return
     if item.opcode == "conditional":
         branches = re.search(r"branch_computations=\{([^}]*)\}", item.rest)
         names = _OPERAND.findall(branches.group(1)) if branches else []
         names += [n for n in (item.called("true_computation"),) if n]
-        if names:  # the first branch stands for all
-            yield names[0], 1.0, False
+        if not names:
+            raise UnreadableProgram(f"the conditional {item.name} has no branch")
+        yield names[0], 1.0, False  # count the first branch for all
         return
     if item.opcode in ("fusion", "call", "async-start") or "calls=" in item.rest:
         callee = item.called("calls") or (item.opcode == "call" and item.called("to_apply"))
-        if callee:
-            yield callee, 1.0, item.opcode == "fusion"
+        if not callee:
+            raise UnreadableProgram(f"the {item.opcode} {item.name} calls no computation")
+        yield callee, 1.0, item.opcode == "fusion"
 
 
 def _trips(loop: Instruction, condition: Computation | None) -> float | None:
@@ -242,7 +329,7 @@ def _trips(loop: Instruction, condition: Computation | None) -> float | None:
         for item in condition.instructions.values()
         if item.opcode == "constant" and re.match(r"-?\d+\)", item.rest)
     ]
-    # Loops of jax.lax.scan run from 0 in steps of 1 up to the one constant of their condition.
+    # A loop of jax.lax.scan counts from 0 in steps of 1 to the only constant of its condition.
     return float(constants[0]) if len(constants) == 1 else None
 
 
@@ -258,10 +345,11 @@ _PALLAS = 'custom_call_target="tpu_custom_call"'
 
 
 def memory_traffic(program: Program) -> float:
-    """Bytes that one run of the program reads from and writes to the device's main memory.
+    """Return the bytes that one run reads from and writes to the main memory of the device.
 
-    Of an array that is only sliced, the slice counts; of one that is updated in place, the update.
-    Pallas kernels are left out: what they move is not in the text, see ``kernels.kernel_bytes``.
+    If an array is only sliced, the slice counts; if it is updated in place, the update counts.
+    Pallas kernels are left out, because the text does not show what they move; see
+    ``kernels.kernel_bytes``.
     """
     return sum(
         times * _traffic(item, computation, program)
@@ -308,13 +396,14 @@ def _read(
 
 
 def _fused(item: Instruction, program: Program) -> Computation | None:
-    """What a fusion computes."""
+    """Return the computation inside a fusion; None for other instructions."""
     return program.computations.get(item.called("calls") or "") if item.opcode == "fusion" else None
 
 
 def _sliced(array: Instruction, computation: Computation, program: Program) -> float | None:
-    """Bytes that a fused computation reads of an array of which it takes slices, or updates slices
-    in place, by itself or in the fusions within it; None if it reads the array as a whole.
+    """Return the bytes that a fused computation reads of an array by slices or in-place updates.
+
+    Fusions inside the fusion count too. The result is None if the whole array is read.
     """
     total = 0.0
     for user in computation.instructions.values():
@@ -354,8 +443,9 @@ def _written(item: Instruction, program: Program) -> float:
 def _updated(
     result: Instruction, computation: Computation, program: Program, whole: float
 ) -> float:
-    """Bytes that a fusion writes of one of its results: where that is an array updated in place,
-    the update.
+    """Return the bytes that a fusion writes of one of its results.
+
+    If the result is an array updated in place, only the update counts.
     """
     if result.opcode == "dynamic-update-slice":
         update = computation.instructions.get(result.operands[1])
@@ -377,8 +467,10 @@ class Collective:
     """Collectives of one kind over the same mesh axes.
 
     Attributes:
-      kind: all-gather, …; axes: names of the mesh axes within a group, joined by "+".
-      count: how many run per step; wire_bytes: bytes that each device sends for them.
+        kind: all-gather and so on.
+        axes: names of the mesh axes inside a group, joined by "+".
+        count: number per step.
+        wire_bytes: bytes that each device sends for them.
     """
 
     kind: str
@@ -390,10 +482,13 @@ class Collective:
 def collectives(
     program: Program, mesh_shape: Sequence[int], axis_names: Sequence[str]
 ) -> list[Collective]:
-    """All collectives of one run, summed by kind and mesh axes, largest first.
+    """Return all collectives of one run, summed by kind and mesh axes, largest first.
 
-    Wire bytes are those of ring algorithms: (g-1)/g of the gathered or scattered array among g
-    devices, twice that for an all-reduce.
+    Wire bytes are those of ring algorithms among g devices: (g-1)/g of the gathered or scattered
+    array, and twice that for an all-reduce.
+
+    Raises:
+        UnreadableProgram: the groups of a collective are written in an unknown form.
     """
     found: dict[tuple[str, str], list[float]] = {}
     for inside in (False, True):
@@ -401,7 +496,7 @@ def collectives(
             kind = item.opcode.removesuffix("-start")
             if kind not in COLLECTIVES:
                 continue
-            # TPU fuses the slicing of what was reduced, and names the fusion for it.
+            # On TPU a fusion with this name slices the reduced array: it is a reduce-scatter.
             if kind == "all-reduce" and "all-reduce-scatter" in computation.name:
                 kind = "reduce-scatter"
             groups = replica_groups(item.rest, math.prod(mesh_shape))
@@ -420,7 +515,7 @@ def _wire_bytes(kind: str, item: Instruction, computation: Computation, size: in
         for name in item.operands
         if name in computation.instructions
     )
-    # An asynchronous start returns its operands along with its result.
+    # An asynchronous start returns its operands together with its result.
     result = item.bytes - (given if item.opcode.endswith("-start") else 0.0)
     share = (size - 1) / size if size else 0.0
     if kind == "all-gather":
@@ -433,7 +528,11 @@ def _wire_bytes(kind: str, item: Instruction, computation: Computation, size: in
 
 
 def replica_groups(text: str, devices: int) -> list[list[int]]:
-    """The groups of a collective, in any of HLO's spellings; pairs for a permutation."""
+    """Return the groups of a collective, in all forms that HLO writes; pairs for a permutation.
+
+    Raises:
+        UnreadableProgram: the form is unknown.
+    """
     pairs = re.search(r"source_target_pairs=\{((?:\{\d+,\d+\},?)*)\}", text)
     explicit = re.search(r"replica_groups=\{((?:\{[\d,]*\},?)*)\}", text)
     for found in (pairs, explicit):
@@ -452,11 +551,17 @@ def replica_groups(text: str, devices: int) -> list[list[int]]:
     )
     if named:
         return _named_groups(*named.groups())
+    unknown = re.search(r"(?:replica_groups|source_target_pairs)=(?!\{\})\S*", text)
+    if unknown:
+        raise UnreadableProgram(f"the groups {textwrap.shorten(unknown.group(), 80)!r} are unknown")
     return [list(range(devices))]
 
 
 def _named_groups(mesh: str, order: str | None, chosen: str) -> list[list[int]]:
-    """``mesh['a'=4,'b'=2], device_ids=([2,4]T(1,0)) {'b'}``; ``'a':(2)2`` is a part of an axis."""
+    """Return groups written with mesh axes: ``mesh['a'=4,'b'=2], device_ids=([2,4]T(1,0)) {'b'}``.
+
+    ``'a':(2)2`` is a part of an axis.
+    """
     shape: list[int] = []
     inside: list[int] = []
     parts = {
@@ -477,7 +582,7 @@ def _named_groups(mesh: str, order: str | None, chosen: str) -> list[list[int]]:
 
 
 def _ordered_ids(order: str | None, count: int) -> np.ndarray:
-    """Device ids in the order of a mesh: counted up, transposed, or listed."""
+    """Return device ids in the order of a mesh: counted up, transposed, or listed."""
     if not order:
         return np.arange(count)
     transposed = re.match(r"\[([\d,]+)\](?:T\(([\d,]+)\))?", order)
@@ -494,7 +599,10 @@ def _integers(text: str) -> list[int]:
 def _axes_of(
     groups: Sequence[Sequence[int]], mesh_shape: Sequence[int], axis_names: Sequence[str]
 ) -> str:
-    """Mesh axes along which the devices of a group differ; device ids count the mesh row by row."""
+    """Return the mesh axes along which the devices of a group differ.
+
+    Device ids count the mesh row by row.
+    """
     different: set[str] = set()
     for group in groups:
         places = np.array(np.unravel_index(group, tuple(mesh_shape)))

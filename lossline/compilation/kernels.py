@@ -1,5 +1,6 @@
-"""Bytes that Pallas kernels move: the compiled program shows them as one opaque call each, their
-grid tells what they read and write.
+"""Count the bytes that Pallas kernels move.
+
+The compiled program shows a kernel as one opaque call; its grid shows what it reads and writes.
 """
 
 from __future__ import annotations
@@ -12,12 +13,12 @@ from lossline.ops.tpu_attention import share_of_blocks
 
 
 def kernel_bytes(jaxpr: Jaxpr) -> float:
-    """Bytes that all Pallas kernels of a traced function read from and write to main memory, on all
-    devices.
+    """Return the bytes that all Pallas kernels read from and write to main memory, all devices.
 
-    A kernel's pipeline copies a block whenever its index differs from that of the step before: as
-    often as the grid steps up to the innermost axis that the index depends on. Where the index is
-    read from a schedule (causal attention), the skipped blocks are not copied.
+    The pipeline of a kernel copies a block when its index differs from that of the previous grid
+    step. The number of copies is therefore the product of the grid up to the innermost axis that
+    the index depends on. If the index comes from a schedule (causal attention), skipped blocks are
+    not copied.
     """
     return total(jaxpr, _bytes)
 
@@ -40,7 +41,7 @@ def _block_bytes(block: Any, grid: tuple[int, ...], share: float) -> float:
 
 
 def _read_by(jaxpr: Any) -> set[int]:
-    """Arguments (the grid's axes, then the schedule's arrays) that an index depends on."""
+    """Return the arguments that an index depends on: grid axes, then arrays of the schedule."""
     sources: dict[Any, set[int]] = {var: {i} for i, var in enumerate(jaxpr.invars)}
 
     def of(atom: Any) -> set[int]:

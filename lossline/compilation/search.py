@@ -1,4 +1,4 @@
-"""Trying meshes, remat policies and microbatches until the best that fits is known."""
+"""Try meshes, remat policies and microbatches to find the best that fits."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 import jax
 
 from lossline.compilation.analysis import StepReport, analyze, trainer_for
+from lossline.compilation.hlo import UnreadableProgram
 from lossline.compilation.targets import Target, slices_of
 from lossline.errors import UserError
 from lossline.sharding import MeshOptions
@@ -20,17 +21,18 @@ REMAT = ("none", "dots", "full")
 MICROBATCHES = (1, 2, 4, 8, 16, 32, 64)
 TENSOR = (1, 2, 4, 8)
 FSDP = (32, 16, 8)
-SLACK = 1.5  # temporaries shrink a little faster than the microbatches, as what is not tiled fits
+# Temporaries can shrink by up to this factor more than the microbatches.
+SLACK = 1.5
 
 Trial = tuple[TrainOptions, StepReport | str]
 Say = Callable[[str], None]
 
 
 def variants(options: TrainOptions, devices: int) -> Iterator[list[list[TrainOptions]]]:
-    """Per mesh, per remat policy: the same training with more and more microbatches.
+    """Yield per mesh a list per remat policy: the same training with more and more microbatches.
 
-    The state is sharded over as many devices as there are, then over fewer: shards of less than a
-    tile (128 lanes) make a TPU gather by all-reduce, at twice the bytes.
+    The state is split over all devices first, then over fewer: shards below a tile (128 lanes) make
+    a TPU gather by all-reduce, which sends twice the bytes.
     """
     for tensor in TENSOR:
         if devices % (tensor * options.mesh.sequence):
@@ -58,20 +60,25 @@ def _microbatched(options: TrainOptions, mesh: MeshOptions, remat: str) -> list[
 
 
 def _with_remat(model: Any, remat: str) -> Any:
-    """The model with another policy; as it is, if it has none."""
+    """Return the model with another remat policy, or unchanged if it has none."""
     return dataclasses.replace(model, remat=remat) if hasattr(model, "remat") else model
 
 
 def search(
     options: TrainOptions, target: Target, *, max_trials: int, say: Say = print
 ) -> list[Trial]:
-    """Compile variants and report each; for a mesh and a policy, the fewest microbatches that fit.
+    """Compile variants and print each; per mesh and policy, find the fewest microbatches that fit.
 
-    A variant that the model or the mesh refuses is reported with the reason, and one whose state
-    alone does not fit is not compiled. Once a policy fits
-    without microbatches, those that recompute more on the same mesh are not tried: they move more
-    and compute more. Of a setting that needs n times the memory there is, the next tried has at
-    least n / ``SLACK`` times the microbatches.
+    A variant that the model or the mesh refuses is reported with the reason. A variant whose state
+    alone does not fit is not compiled. If a policy fits without microbatches, policies that
+    recompute more are skipped on that mesh: they move and compute more. If a setting needs n times
+    the memory, the next one tried has at least n / ``SLACK`` times the microbatches.
+
+    Args:
+        options: the training.
+        target: devices to compile for.
+        max_trials: largest number of compilations.
+        say: function that prints a line.
     """
     trials: list[Trial] = []
     compiled = 0
@@ -104,16 +111,25 @@ def search(
 
 
 def attempt(options: TrainOptions, target: Target) -> StepReport | str:
-    """The report, or in one line why these options cannot be."""
+    """Return the report, or one line with the reason why these options are refused.
+
+    Raises:
+        UnreadableProgram: the text of the compiled program cannot be read, whatever the options.
+    """
     try:
         return analyze(options, target)
+    except UnreadableProgram:
+        raise
     except UserError as error:
         return str(error)
 
 
 def best(trials: list[Trial]) -> Trial | None:
-    """The trial that fits with the smallest bound on the step's time; among equals the one with
-    most time to spare on what does not bind it."""
+    """Return the trial that fits with the smallest bound on the step time.
+
+    If several bounds are equal, return the trial with the smallest sum of compute, memory and wire
+    times.
+    """
     fitting = [
         (choice, report)
         for choice, report in trials
@@ -129,8 +145,10 @@ def _slowness(report: StepReport) -> tuple[float, float]:
 
 
 def what_would_fit(options: TrainOptions, target: Target, *, say: Say = print) -> str:
-    """What to bind so that the step fits, found by trying; or that nothing tried does, and how many
-    devices the state needs at least."""
+    """Return a setting with which the step fits, found by trying.
+
+    If none fits, return the smallest number of devices that can hold the state.
+    """
     tried = 0
     devices = len(target.devices)
     own = resolved(options.mesh, devices)
@@ -147,21 +165,21 @@ def what_would_fit(options: TrainOptions, target: Target, *, say: Say = print) -
             if isinstance(result, StepReport) and result.fits:
                 return f"it fits with {settings(choice)}"
             if isinstance(result, str) or result.state_alone:
-                break  # microbatches change nothing
+                break  # more microbatches do not change this
             least = _least_microbatches(result)
     none = f"no cheaper setting fits either ({tried} tried)"
     return f"{none}: {more_devices(options, target)}, or a smaller model"
 
 
 def _least_microbatches(result: StepReport) -> float:
-    """Fewer cannot be enough, where this many were not."""
+    """Return the smallest number of microbatches worth trying after one that did not fit."""
     if not result.memory_limit or result.needed != result.needed:
         return 1.0
     return result.microbatches * result.needed / result.memory_limit / SLACK
 
 
 def more_devices(options: TrainOptions, target: Target) -> str:
-    """How many devices hold the state at least, if those are more than there are."""
+    """Return how many devices the state needs, if more than the target has; else "more devices"."""
     whole = dataclasses.replace(options, mesh=MeshOptions(data=1), microbatches=1)
     one_device = dataclasses.replace(target, devices=target.devices[:1])
     shapes = jax.tree.leaves(trainer_for(whole, one_device).shapes)
@@ -175,7 +193,7 @@ def more_devices(options: TrainOptions, target: Target) -> str:
 
 
 def settings(options: TrainOptions) -> str:
-    """What a search varies, as one would bind it."""
+    """Return the options that a search varies, as text."""
     mesh = options.mesh
     sequence = f" sequence={mesh.sequence}" if mesh.sequence > 1 else ""
     parts = [f"mesh data={mesh.data} fsdp={mesh.fsdp}{sequence} tensor={mesh.tensor}"]
@@ -185,13 +203,13 @@ def settings(options: TrainOptions) -> str:
 
 
 def duration(seconds: float) -> str:
-    """12.34 s, 56.78 ms, 9.012 µs."""
+    """Return seconds as text: 12.34 s, 56.78 ms, 9.012 µs."""
     unit, name = next(((u, n) for u, n in ((1, "s"), (1e-3, "ms")) if seconds >= u), (1e-6, "µs"))
     return f"{seconds / unit:.4g} {name}" if seconds < 1000 else f"{seconds:.0f} s"
 
 
 def describe(options: TrainOptions, result: StepReport | str) -> str:
-    """One line per trial."""
+    """Return one line about a trial."""
     if isinstance(result, str):
         return f"  {settings(options)}: {result}"
     memory = f"{result.needed / 2**30:.2f} GiB" if result.needed == result.needed else "too much"

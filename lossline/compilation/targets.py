@@ -1,4 +1,6 @@
-"""What a step can be compiled for: TPU slices and GPUs that are not here, or devices at hand."""
+"""Targets of compilation: TPU slices and GPUs that need not be present, or the devices of this
+machine.
+"""
 
 from __future__ import annotations
 
@@ -19,15 +21,16 @@ GIB = 2.0**30
 
 @dataclass(frozen=True, kw_only=True)
 class Chip:
-    """Data sheet of one JAX device; None where no bound is to be had (a CPU).
+    """Data sheet of one JAX device; None where a number is unknown (a CPU).
 
     Attributes:
-      name: as people say it.
-      flops: dense bfloat16 FLOP/s.
-      memory: bytes of HBM that a program may use; for v4, what its compiler allows.
-      bandwidth: bytes per second from and to HBM.
-      link: bytes per second that one device sends along one mesh axis: both directions of one ring
-        of links. A mesh axis that spans more dimensions of the torus has more; this is the floor.
+        name: short name.
+        flops: dense bfloat16 FLOP/s.
+        memory: bytes of HBM that a program may use; for v4, the limit of its compiler.
+        bandwidth: bytes per second from and to HBM.
+        link: bytes per second that one device sends along one mesh axis, over one ring of links in
+            both directions. A mesh axis over several dimensions of the torus has more, so this is a
+            lower limit.
     """
 
     name: str
@@ -42,9 +45,11 @@ class Family:
     """A TPU generation.
 
     Attributes:
-      dimensions: of its torus; sizes: slices that its documentation lists.
-      chip_config: how the cores of a chip appear; v4's two act as one device ("megacore"), which is
-        what a v4 host shows by default.
+        chip: data sheet of one device.
+        dimensions: dimensions of its torus.
+        sizes: slices that its documentation lists.
+        chip_config: how the cores of a chip appear. The two cores of v4 act as one device
+            ("megacore"), the default of a v4 host.
     """
 
     chip: Chip
@@ -53,8 +58,8 @@ class Family:
     chip_config: str | None = None
 
 
-# Peak and HBM from the vendor's data sheets; links from the same and from "How to scale your model"
-# (one-way bytes per second per link, times two directions).
+# Peak and HBM: data sheets of the vendor. Links: the same, and "How to scale your model" (one-way
+# bytes per second per link, times two directions).
 TPU_FAMILIES = {
     "v4": Family(
         chip=Chip(name="TPU v4", flops=275e12, memory=30.75 * GIB, bandwidth=1.2e12, link=9e10),
@@ -78,7 +83,8 @@ TPU_FAMILIES = {
         sizes="2x2, 2x4, 4x4, 4x8, 8x8, 8x16, 16x16",
     ),
 }
-# By the first words of a GPU's device kind, first match; links: NVLink, both directions.
+# Keys are the first words of a GPU's device kind; the first match counts. Links: NVLink, both
+# directions.
 GPUS = {
     "NVIDIA H200": Chip(name="H200", flops=989.4e12, memory=139e9, bandwidth=4.8e12, link=9e11),
     "NVIDIA H100 PCIe": Chip(
@@ -91,12 +97,13 @@ GPUS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Card:
-    """A GPU that need not be here: what NVIDIA's compiler asks about it.
+    """A GPU that need not be present: the facts that NVIDIA's compiler needs.
 
     Attributes:
-      kind: its device kind, a key of `GPUS`.
-      capability: compute capability, major and minor.
-      multiprocessors: how many; shared: bytes of shared memory of each.
+        kind: device kind, a key of ``GPUS``.
+        capability: compute capability, major and minor.
+        multiprocessors: number of multiprocessors.
+        shared: bytes of shared memory per multiprocessor.
     """
 
     kind: str
@@ -117,9 +124,11 @@ class Target:
     """Devices to compile for.
 
     Attributes:
-      name: as asked for; backend: "cpu", "gpu" or "tpu"; chip: of each device.
-      devices: JAX devices, present or described.
-      capability: compute capability of a GPU that is described.
+        name: name given by the user.
+        backend: "cpu", "gpu" or "tpu".
+        chip: data sheet of each device.
+        devices: JAX devices, present or only described.
+        capability: compute capability of a described GPU.
     """
 
     name: str
@@ -130,14 +139,14 @@ class Target:
 
 
 def find_target(name: str) -> Target:
-    """The devices that a name such as ``v4:4x4x8``, ``h200:8``, ``cpu``, ``cpu:8``, ``gpu`` or
-    ``here`` means.
+    """Return the devices for a name: ``v4:4x4x8``, ``h200:8``, ``cpu``, ``cpu:8``, ``gpu``,
+    ``here``.
 
-    To be called before JAX has touched a device.
+    Call it before JAX uses a device.
 
     Raises:
-      UserError: an unknown name (the known ones are listed), a TPU name without libtpu, or a GPU's
-        without JAX's CUDA wheels.
+        UserError: the name is unknown (the message lists the known ones), or it needs libtpu or
+            JAX's CUDA wheels and they are not installed.
     """
     if name == "here" or re.fullmatch(r"(cpu|gpu)(:\d+)?", name):
         return _present(name)
@@ -146,25 +155,28 @@ def find_target(name: str) -> Target:
         return _described_cards(name, CARDS[family_name], int(layout or 1))
     family = TPU_FAMILIES.get(family_name)
     if family is None or not re.fullmatch(r"\d+(x\d+)*", layout):
-        raise UserError(f"no topology {name!r}; there are {known_topologies()}")
+        raise UserError(f"no topology {name!r}; choose one of {known_topologies()}")
     if layout.count("x") != family.dimensions - 1:
         raise UserError(
-            f"topology {name!r}: {family_name} slices have {family.dimensions} dimensions, such as "
-            f"{family_name}:{family.sizes.split(', ')[0]}"
+            f"topology {name!r}: {family_name} slices have {family.dimensions} dimensions; write "
+            f"for example {family_name}:{family.sizes.split(', ')[0]}"
         )
     return _described(name, family)
 
 
 def known_topologies() -> str:
-    """All that `find_target` knows, for a message."""
+    """Return all names that ``find_target`` knows, for a message."""
     tpus = "; ".join(f"{name}: {family.sizes}" for name, family in TPU_FAMILIES.items())
     cards = ", ".join(f"{name}:<cards>" for name in CARDS)
     return f"TPU slices ({tpus}), {cards}, cpu, cpu:<devices>, gpu, here"
 
 
 def slices_of(name: str, devices: int) -> list[str]:
-    """Listed slices of the family of a slice such as ``v4:2x2x1``, or numbers of cards of one host,
-    with at least so many devices, smallest first; none for what is here."""
+    """Return the listed slices of the same family with at least ``devices`` devices, smallest
+    first.
+
+    For cards, return numbers of cards of one host; for present devices, return nothing.
+    """
     family, _, _ = name.partition(":")
     if family in CARDS:
         return [f"{family}:{count}" for count in (2, 4, 8) if count >= devices]
@@ -175,7 +187,7 @@ def slices_of(name: str, devices: int) -> list[str]:
 def _described(name: str, family: Family) -> Target:
     if importlib.util.find_spec("libtpu") is None:
         raise UserError(
-            f"compiling for {name} needs the libtpu wheel (no TPU); {install_extra('tpu')}, or "
+            f"compiling for {name} needs the libtpu wheel (but no TPU); {install_extra('tpu')}, or "
             f"pip install libtpu"
         )
     _quiet_libtpu()
@@ -186,10 +198,10 @@ def _described(name: str, family: Family) -> Target:
     options = {"chip_config_name": family.chip_config} if family.chip_config else {}
     try:
         described = topologies.get_topology_desc(platform="tpu", topology_name=name, **options)
-    except Exception as error:  # libtpu raises bare runtime errors for a shape that it refuses
+    except Exception as error:  # libtpu raises plain runtime errors for a shape that it refuses
         reason = str(error).splitlines()[0].removeprefix("INVALID_ARGUMENT: ")
         raise UserError(
-            f"libtpu refuses topology {name!r} ({reason[:160]}); usual ones: {family.sizes}"
+            f"libtpu refuses topology {name!r} ({reason[:160]}); choose one of {family.sizes}"
         ) from error
     return Target(name=name, backend="tpu", chip=family.chip, devices=described.devices)
 
@@ -198,8 +210,8 @@ def _described_cards(name: str, card: Card, count: int) -> Target:
     plugins = [n for n in (13, 12) if importlib.util.find_spec(f"jax_cuda{n}_plugin")]
     if not plugins:
         raise UserError(
-            f"compiling for {name} needs JAX's CUDA wheels (no card); {install_extra('gpu')}, or "
-            f"pip install 'jax[cuda13]'"
+            f"compiling for {name} needs JAX's CUDA wheels (but no card); {install_extra('gpu')}, "
+            f"or pip install 'jax[cuda13]'"
         )
     import jax
     from jax.experimental import topologies
@@ -222,8 +234,9 @@ def _described_cards(name: str, card: Card, count: int) -> Target:
 
 
 def _require_cudnn(name: str, cuda: int) -> None:
-    """The one library beside JAX's own that tracing and compiling ask for; looked for when the
-    plugin has been loaded, which finds those of NVIDIA's wheels.
+    """Raise a UserError if cuDNN is not installed; tracing and compiling need it besides JAX.
+
+    Call it after the plugin is loaded, which finds the libraries of NVIDIA's wheels.
     """
     versions = importlib.import_module(f"jax_cuda{cuda}_plugin._versions")
     try:
@@ -231,13 +244,13 @@ def _require_cudnn(name: str, cuda: int) -> None:
     except RuntimeError as error:
         reason = str(error).splitlines()[0].rstrip(".")
         raise UserError(
-            f"compiling for {name} needs the cuDNN wheel beside JAX's ({reason}): pip install "
+            f"compiling for {name} also needs the cuDNN wheel ({reason}): pip install "
             f"'jax[cuda{cuda}]', or pip install nvidia-cudnn-cu{cuda}"
         ) from None
 
 
 def _target_config(card: Card) -> str:
-    """XLA's ``GpuTargetConfigProto`` as text; what all these cards share stands as numbers."""
+    """Return XLA's ``GpuTargetConfigProto`` as text. Numbers that all cards share are fixed."""
     chip = GPUS[card.kind]
     assert chip.bandwidth is not None and chip.memory is not None
     major, minor = card.capability
@@ -260,9 +273,7 @@ def _target_config(card: Card) -> str:
 
 
 def _quiet_libtpu() -> None:
-    """Keeps libtpu from asking the network which TPU host this is, and from locking the TPU that
-    it only describes.
-    """
+    """Set the environment so that libtpu makes no network request and does not lock a TPU."""
     os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
     os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v4-8")
@@ -275,17 +286,23 @@ def _present(name: str) -> Target:
 
     kind, _, count = name.partition(":")
     if count and int(count) < 1:
-        raise UserError(f"topology {name!r}: at least one device is needed; write {kind}:1")
+        raise UserError(f"topology {name!r}: needs at least one device; write {kind}:1")
     if kind == "cpu" and count:
-        # Too late where something has touched a device already: then those there are must do.
+        # JAX refuses the update after a device has been used; then the existing devices count.
         with contextlib.suppress(RuntimeError):
             jax.config.update("jax_num_cpu_devices", int(count))
     try:
         devices = jax.devices() if kind == "here" else jax.devices(kind)
     except RuntimeError as error:
-        raise UserError(f"no {kind} here: {str(error).splitlines()[0]}") from error
+        raise UserError(
+            f"topology {name!r}: this machine has no {kind} ({str(error).splitlines()[0]}). "
+            f"Choose another topology"
+        ) from error
     if count and len(devices) < int(count):
-        raise UserError(f"topology {name!r}: there are {len(devices)} {kind} devices here")
+        raise UserError(
+            f"topology {name!r}: this machine has {len(devices)} {kind} devices; write "
+            f"{kind}:{len(devices)}"
+        )
     devices = devices[: int(count)] if count else devices
     backend = "gpu" if devices[0].platform in ("gpu", "cuda", "rocm") else devices[0].platform
     return Target(name=name, backend=backend, chip=_chip_of(devices[0]), devices=devices)
@@ -305,5 +322,5 @@ def _chip_of(device: object) -> Chip:
 
 
 def fits(chip: Chip, bytes_needed: float) -> bool:
-    """Whether a program of this size fits one device; always, where its memory is not known."""
+    """Return whether a program of this size fits one device; True if its memory is unknown."""
     return bytes_needed <= (math.inf if chip.memory is None else chip.memory)

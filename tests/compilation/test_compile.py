@@ -279,12 +279,12 @@ def test_search_stops_at_its_limit_and_passes_over_what_is_refused(monkeypatch):
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("v7:2x2", "no topology 'v7:2x2'; there are TPU slices"),
+        ("v7:2x2", "no topology 'v7:2x2'; choose one of TPU slices"),
         ("v4", "no topology 'v4'"),
-        ("v4:4x4", "v4 slices have 3 dimensions, such as v4:2x2x1"),
-        ("gpu", "no gpu here"),
-        ("cpu:99", "there are 8 cpu devices here"),
-        ("cpu:0", "at least one device is needed; write cpu:1"),
+        ("v4:4x4", "v4 slices have 3 dimensions; write for example v4:2x2x1"),
+        ("gpu", "this machine has no gpu"),
+        ("cpu:99", "this machine has 8 cpu devices; write cpu:8"),
+        ("cpu:0", "needs at least one device; write cpu:1"),
     ],
 )
 def test_topologies_that_are_not(name, words):
