@@ -1,11 +1,14 @@
 import jax
 import jax.numpy as jnp
+import jaxlib
 import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from lossline.compilation import hlo
 from lossline.compilation.flops import matmul_flops
+from lossline.compilation.search import attempt
+from lossline.errors import UserError
 from lossline.sharding import MeshOptions, make_mesh
 
 TPU_TEXT = """\
@@ -144,6 +147,46 @@ def test_collectives_are_counted_per_trip_and_named_by_their_mesh_axes():
     scattered = found["reduce-scatter", "fsdp"]
     assert (scattered.count, scattered.wire_bytes) == (12, 12 * (8 * 64 * 2) / 2)
     assert len(rows) == 2
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "problem"),
+    [
+        ("ENTRY %main.1", "%main.1", "its text has no ENTRY computation"),
+        ("%body.1 (p.2", "%body/1 (p.2", "computation body.1 of w.0 is not in its text"),
+        ("  %c.0 = s32[]", "  let %c.0: s32[]", "the line 'let %c.0: .*is not an instruction"),
+        (" constant(12)", " Constant 12", "has no operation"),
+        ("all-gather(%one.1)", "all-gather(one.1)", "all-gather.one.1.*no operand with a name"),
+        ("all-gather(%one.1)", "all-gather(%two.1)", "operand two.1 of ag.1 is not in its text"),
+        ("all-gather(%one.1)", "all-scatter(%one.1)", "operation all-scatter of ag.1 is unknown"),
+        ("ag.1 = bf16[8,128]", "ag.1 = mx9[8,128]", "the data type 'mx9' is unknown"),
+        ("ag.1 = bf16[8,128]", "ag.1 = bf16[<=8,128]", "the shape 'bf16.<=8,128.*is unknown"),
+        ("body=%body.1", "do=%body.1", "the loop w.0 has no body"),
+        ("calls=%slicing.1", "does=%slicing.1", "the fusion one.1 calls no computation"),
+        ("=mesh['a'=4", "=ring['a'=4", "the groups .*ring.*are unknown"),
+    ],
+)
+def test_text_of_an_unknown_form_is_refused_in_one_line(old, new, problem):
+    """Each of these changes would leave bytes out of the counts, or count them wrongly."""
+    altered = TPU_TEXT.replace(old, new)
+    assert altered != TPU_TEXT
+    with pytest.raises(UserError, match=problem) as refused:
+        program = hlo.Program.parse(altered)
+        hlo.memory_traffic(program)
+        hlo.collectives(program, (2, 2, 2), ("data", "fsdp", "tensor"))
+    message = str(refused.value)
+    assert message.startswith(f"cannot read the program that jaxlib {jaxlib.__version__} compiled")
+    assert message.endswith("Install a tested jaxlib: 0.10.2 and 0.11.2")
+    assert "\n" not in message
+
+
+def test_a_search_does_not_take_unreadable_text_for_a_setting_that_is_refused(monkeypatch):
+    def unreadable(options, target):
+        raise hlo.UnreadableProgram("its text has no ENTRY computation")
+
+    monkeypatch.setattr("lossline.compilation.search.analyze", unreadable)
+    with pytest.raises(UserError, match="no ENTRY computation"):
+        attempt(None, None)
 
 
 @pytest.mark.parametrize(
