@@ -1,4 +1,4 @@
-"""Small models of every family, for tests that hold for all."""
+"""Small models of every family, for tests that hold for all families."""
 
 import functools
 
@@ -39,8 +39,10 @@ CONFIGS = {
 
 @functools.cache
 def make_model(config):
-    """Graph and fresh parameters, those that start as ones and zeros moved, so that every one
-    matters.
+    """Return the graph and random parameters.
+
+    Parameters that start as ones or zeros are changed too, so that every parameter affects the
+    result.
     """
     graph, _ = models.abstract_state(config)
 

@@ -1,14 +1,14 @@
-"""Records what ``transformers`` computes, so that parity is tested where it is not installed.
+"""Record the results of ``transformers``, so that parity is tested where it is not installed.
 
     python3.11 -m venv peers && peers/bin/pip install torch==2.13.0 transformers==5.23.0
     peers/bin/python tests/models/make_golden.py
 
-writes golden.npz beside this file: for each case of ``CASES`` its config.json, tokens, logits and
-the gradient of the mean cross-entropy with respect to every tensor, all float32, under the names
-that ``save_pretrained`` gives them. Weights are not stored: ``seeded_weights`` makes them again.
+This writes golden.npz next to this file. It holds for each case of ``CASES`` the config.json,
+tokens, logits and the gradient of the mean cross-entropy by every tensor, all float32, with the
+names that ``save_pretrained`` uses. Weights are not stored: ``seeded_weights`` makes them again.
 
-It is right to run this again when ``CASES`` or ``seeded_weights`` change, or to name a newer
-transformers. It is never right because test_parity.py fails: then a model of ours has changed.
+Run it again when ``CASES`` or ``seeded_weights`` change, or for a newer transformers. Never run it
+because test_parity.py fails: then a model of lossline has changed.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 GOLDEN = Path(__file__).with_name("golden.npz")
-SEED = 20  # of the recorded weights and tokens
+SEED = 20  # seed of the recorded weights and tokens
 ROWS = 2
 
 _LLAMA3_SCALING = {
@@ -39,7 +39,13 @@ _LLAMA3_SCALING = {
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """A model: its type, tokens in a row, and entries of its config.json."""
+    """One model to record.
+
+    Attributes:
+        model_type: type in config.json.
+        length: tokens in a row.
+        options: other entries of config.json.
+    """
 
     model_type: str
     length: int
@@ -48,13 +54,14 @@ class Case:
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """What the peer says of one model; arrays by the names of the tensors in its folder.
+    """Results of ``transformers`` for one model; arrays by the names of the tensors in its folder.
 
     Attributes:
-        config: its config.json.
-        tokens: [B, L + 1]: each row's inputs and, one to the right, its targets.
-        weights, gradients: of the mean cross-entropy over all targets.
+        config: config.json.
+        tokens: [B, L + 1]; inputs are all but the last token, targets all but the first.
+        weights: weights of the model.
         logits: [B, L, V].
+        gradients: gradients of the mean cross-entropy over all targets.
     """
 
     config: dict[str, Any]
@@ -75,7 +82,7 @@ def _llama(vocab: int, width: int, layers: int, heads: int, **options: Any) -> d
     }
 
 
-# else beyond so small a vocabulary; a padding token's embedding would have no gradient
+# The default ids are outside this small vocabulary, and a padding token would have no gradient.
 _ENDS = {"pad_token_id": None, "eos_token_id": 1}
 
 
@@ -92,8 +99,8 @@ def _mamba(vocab: int, width: int, layers: int, **options: Any) -> dict[str, Any
     return {"vocab_size": vocab, "hidden_size": width, "num_hidden_layers": layers, **options}
 
 
-# Rows of 130 tokens are longer than one block of the blocked attention; odd lengths leave the
-# scan's last chunk unfilled.
+# Rows of 130 tokens are longer than one block of the blocked attention. Odd lengths leave the last
+# chunk of the scan partly empty.
 CASES = {
     "llama-grouped": Case(
         model_type="llama",
@@ -126,7 +133,7 @@ CASES = {
             17, 12, 1, 2, num_key_value_heads=1, head_dim=6, intermediate_size=16, **_ENDS
         ),
     ),
-    # heads that together are wider than the model; 3 do not divide its 8 channels
+    # Heads that together are wider than the model; 3 heads do not divide its 8 channels.
     "llama-wide-heads": Case(
         model_type="llama",
         length=9,
@@ -216,9 +223,10 @@ CASES = {
 
 
 def seeded_weights(shapes: Mapping[str, tuple[int, ...]], seed: int) -> dict[str, np.ndarray]:
-    """Weights at which every part of a model matters, by name; the same for the same arguments.
+    """Return weights by name with which every part of a model affects the result.
 
-    ``RandomState`` because its stream is frozen for all versions of NumPy.
+    The same arguments give the same weights with every version of NumPy: the stream of
+    ``RandomState`` is frozen.
     """
     random = np.random.RandomState(seed)
     weights = {}
@@ -226,10 +234,10 @@ def seeded_weights(shapes: Mapping[str, tuple[int, ...]], seed: int) -> dict[str
         shape = shapes[name]
         uniform = random.uniform(-1, 1, shape)
         if name.endswith(("dt_proj.bias", "dt_bias")):
-            weight = 1.5 * uniform - 2  # step sizes of 0.03 to 0.5: the state remembers
+            weight = 1.5 * uniform - 2  # step sizes of 0.03 to 0.5, so that the state persists
         elif name.endswith("A_log"):
             weight = 1.5 * uniform
-        elif len(shape) == 1:  # biases about 0; scales, and the skip D, about 1
+        elif len(shape) == 1:  # biases around 0; scales, and the skip D, around 1
             weight = 0.3 * uniform + (not name.endswith("bias"))
         elif "emb" in name or "wte" in name or "wpe" in name:
             weight = uniform
@@ -240,7 +248,7 @@ def seeded_weights(shapes: Mapping[str, tuple[int, ...]], seed: int) -> dict[str
 
 
 def record(case: Case, seed: int) -> Record:
-    """Runs the peer: needs torch, transformers and safetensors."""
+    """Run ``transformers`` on a case; needs torch, transformers and safetensors."""
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     import torch
     from safetensors.numpy import load_file, save_file
@@ -259,14 +267,14 @@ def record(case: Case, seed: int) -> Record:
             folder, dtype=torch.float32, attn_implementation="eager", output_loading_info=True
         )
         if any(loading.values()):
-            raise RuntimeError(f"the peer did not take the weights: {loading}")
+            raise RuntimeError(f"transformers did not load all weights: {loading}")
         model.eval()  # no dropout
         logits = model(torch.tensor(tokens[:, :-1]), use_cache=False).logits
         targets = torch.tensor(tokens[:, 1:])
         torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten()).backward()
         for parameter in model.parameters():
             parameter.data = parameter.grad
-        model.save_pretrained(folder)  # the gradients, named and tied as the weights are
+        model.save_pretrained(folder)  # the gradients, with the names and ties of the weights
         gradients = load_file(file)
         tree = json.loads((Path(folder) / "config.json").read_text())
     return Record(
@@ -279,7 +287,7 @@ def record(case: Case, seed: int) -> Record:
 
 
 def read_golden() -> dict[str, Record]:
-    """The recorded cases."""
+    """Return the recorded cases."""
     with np.load(GOLDEN) as file:
         about = json.loads(str(file["about"]))
         return {name: _read_case(file, name, about["seed"]) for name in about["cases"]}
@@ -298,7 +306,7 @@ def _read_case(file: Mapping[str, np.ndarray], name: str, seed: int) -> Record:
 
 
 def write_golden() -> None:
-    """Records all cases."""
+    """Record all cases."""
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     import torch
     import transformers

@@ -1,4 +1,4 @@
-"""Mistakes in a model's options, and published sizes."""
+"""Errors for bad options of a model, and published sizes."""
 
 import pytest
 
@@ -26,11 +26,12 @@ SHAPE = dict(vocab_size=61, width=96, layers=2, context_length=32)
             dict(heads=8, kv_heads=3),
             r"llama.kv_heads = 3 .* llama.heads = 8: set kv_heads to 2 or 4",
         ),
-        # what is proposed works with the rest: an even part of each head turns, heads divide width
+        # Proposed numbers work with the other options: an even part of each head rotates, and the
+        # heads divide the width.
         (dict(heads=3, width=128), r"set heads to 2 or 4, or width to 126$"),
         (dict(heads=3, width=10), r"set heads to 1 or 5, or width to 12$"),
         (dict(heads=2, kv_heads=3, width=128), r"llama.heads = 2: set kv_heads to 2$"),
-        # heads of their own width need not divide the model's
+        # With head_width given, the heads need not divide the width of the model.
         (dict(heads=5, head_width=8, kv_heads=3), "heads = 5: set kv_heads to 1 or 5, or heads to"),
         (dict(heads=5, head_width=0), "llama.head_width is 0: it must be at least 1"),
         (
@@ -52,13 +53,13 @@ SHAPE = dict(vocab_size=61, width=96, layers=2, context_length=32)
         (dict(heads=4, qk_norm="all"), "llama.qk_norm is 'all': choose one of none, head, width"),
     ],
 )
-def test_mistakes_are_named_with_the_mend(options, message):
+def test_bad_options_give_an_error_with_a_fix(options, message):
     with pytest.raises(UserError, match=message):
         LlamaConfig(**{**SHAPE, "mlp_width": 64, **options})
 
 
-def test_an_unset_head_width_is_no_part_of_what_a_run_is():
-    """Run directories from before there was the option are found and go on."""
+def test_an_unset_head_width_does_not_change_the_run_identity():
+    """Run directories from before this option existed are still found and resumed."""
     config = LlamaConfig(**SHAPE, heads=4, mlp_width=64)
     known = identity(config)
     assert "head_width" not in known
@@ -68,7 +69,7 @@ def test_an_unset_head_width_is_no_part_of_what_a_run_is():
     assert fingerprint(wide) != fingerprint(config)
 
 
-def test_mistakes_in_mamba2_are_named():
+def test_bad_mamba2_options_give_an_error():
     shape = {**SHAPE, "state": 8}
     for options, message in (
         (dict(head_channels=80), r"mamba2.head_channels = 80 does not divide mamba2.inner = 192"),
@@ -83,7 +84,7 @@ def test_mistakes_in_mamba2_are_named():
             Mamba2Config(**shape, **options)
 
 
-def test_unknown_class_and_option():
+def test_an_unknown_class_or_option_is_refused():
     with pytest.raises(UserError, match="'RWKVConfig': choose one of LlamaConfig"):
         config_from_dict({"__class__": "RWKVConfig"})
     with pytest.raises(UserError, match="MambaConfig has no option heads; it has"):
@@ -117,7 +118,7 @@ def qwen3(width, layers, heads, mlp_width, **options):
         (llama(256, 4, 8, 768, 128256), 69.08e6),
         (llama(512, 8, 8, 1536, 128256), 158.61e6),
         (llama(1024, 12, 8, 2816, 128256), 416.83e6),
-        # Qwen 3 0.6B, 4B and 32B (2505.09388), whose heads have 128 channels whatever the width
+        # Qwen 3 0.6B, 4B and 32B (2505.09388): heads of 128 channels at any width
         (
             qwen3(1024, 28, 16, 3072, tie_embeddings=True),
             596_049_920,
@@ -175,12 +176,12 @@ def qwen3(width, layers, heads, mlp_width, **options):
         ),
     ],
 )
-def test_published_sizes(config, total):
+def test_parameter_counts_match_published_sizes(config, total):
     exact = isinstance(total, int)
     assert config.num_params().total == pytest.approx(total, abs=0 if exact else 5e3)
 
 
-def test_pythia_160m_without_embeddings():
+def test_pythia_160m_has_the_published_count_without_embeddings():
     config = GPTConfig(
         width=768,
         layers=12,

@@ -1,4 +1,4 @@
-"""What holds for every family: counts, causality, document masks, equivalent computations."""
+"""Tests for every family: counts, causality, document masks, equivalent computations."""
 
 import dataclasses
 import functools
@@ -33,7 +33,8 @@ def loss_and_gradients(config, state, graph, tokens, segment_ids=None):
 
 
 def assert_trees_close(got, wanted, bound):
-    # some gradients are 0 but for rounding (a key's bias): near 0 means near it for the whole tree
+    # Some gradients are 0 except for rounding (bias of a key): compare them on the scale of the
+    # whole tree.
     least = 1e-3 * max(float(jnp.max(jnp.abs(b))) for b in jax.tree.leaves(wanted))
     for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True):
         scale = jnp.maximum(jnp.max(jnp.abs(b)), least)
@@ -55,7 +56,7 @@ def test_parameters_are_counted_exactly(name):
 
 
 @every_family
-def test_every_axis_is_named(name):
+def test_every_parameter_axis_has_a_logical_name(name):
     _, state = models.abstract_state(CONFIGS[name])
     axes = dict(nnx.to_flat_state(models.logical_axes(state)))
     for path, leaf in nnx.to_flat_state(state):
@@ -72,7 +73,7 @@ def test_matrix_products_are_counted_exactly(name):
         config = dataclasses.replace(config, scan_implementation="sequential")
     graph, state = models.abstract_state(dataclasses.replace(config, scan_layers=False))
     tokens = jax.ShapeDtypeStruct((2, config.context_length), jnp.int32)
-    with compiling_for("tpu"):  # on CPU some sums are products too
+    with compiling_for("tpu"):  # on CPU some sums are written as matrix products
         jaxpr = jax.make_jaxpr(lambda s, t: nnx.merge(graph, s)(t))(state, tokens)
     counted = dot_flops(jaxpr.jaxpr) / (2 * config.context_length)
     assert counted == config.flop_counts().matmul
@@ -80,18 +81,18 @@ def test_matrix_products_are_counted_exactly(name):
 
 
 @every_family
-def test_causal_operations_leave_out_the_pairs_above_the_diagonal(name):
+def test_causal_flops_exclude_pairs_above_the_diagonal(name):
     config, length = CONFIGS[name], 24
     layers = getattr(config, "attention_layers", config.layers if hasattr(config, "heads") else 0)
     later = sum(1 for query in range(length) for key in range(length) if key > query)
-    # scores and values, 2 per multiply-add, forward and twice backward
+    # Scores and values, 2 per multiply-add, once forward and twice backward.
     left_out = 3 * 2 * 2 * layers * later * config.heads * config.head_dim if layers else 0
     difference = config.flops_per_token(length) - config.causal_flops_per_token(length)
     assert difference * length == pytest.approx(left_out, rel=1e-9)
 
 
 def dot_flops(jaxpr):
-    """Operations of all matrix products of a jaxpr and of the functions that it calls."""
+    """Return the operations of all matrix products of a jaxpr and its inner functions."""
     total = 0
     for equation in jaxpr.eqns:
         if equation.primitive.name == "dot_general":
@@ -107,7 +108,7 @@ def dot_flops(jaxpr):
 
 
 @every_family
-def test_causal_by_gradient(name):
+def test_hidden_states_have_no_gradient_from_future_tokens(name):
     config = CONFIGS[name]
     graph, state = make_model(config)
 
@@ -116,7 +117,7 @@ def test_causal_by_gradient(name):
         model.embedding = nnx.Param(table)
         return jnp.sum(jnp.sin(model.hidden(tokens)[0, 5]))
 
-    # one row of the table per position, so that a row's gradient is that position's
+    # Every position has its own token, so the gradient of a table row belongs to one position.
     tokens = jnp.arange(10)[None]
     gradient = jax.jit(jax.grad(hidden))(nnx.merge(graph, state).embedding[...], state)
     touched = np.abs(np.asarray(gradient)).sum(axis=1) > 0
@@ -124,7 +125,7 @@ def test_causal_by_gradient(name):
 
 
 @every_family
-def test_packed_documents_equal_separate_ones(name):
+def test_packed_documents_have_the_logits_of_separate_rows(name):
     config = CONFIGS[name]
     graph, state = make_model(config)
     tokens = make_tokens(config, rows=1)
@@ -142,7 +143,7 @@ def test_packed_documents_equal_separate_ones(name):
 
 
 @every_family
-def test_scanned_unrolled_and_rematerialized_are_the_same(name):
+def test_scan_unroll_and_remat_give_the_same_gradients(name):
     config = CONFIGS[name]
     graph, state = make_model(config)
     tokens = make_tokens(config)
@@ -157,6 +158,6 @@ def test_scanned_unrolled_and_rematerialized_are_the_same(name):
 
 
 @every_family
-def test_configuration_survives_its_dictionary(name):
+def test_config_round_trips_through_its_dictionary(name):
     config = CONFIGS[name]
     assert models.config_from_dict(config.to_dict()) == config

@@ -1,4 +1,4 @@
-"""The hybrid's ends are the pure families; between them, attention is where it is said to be."""
+"""Hybrids: the pure families as limits, and the position of the attention layers."""
 
 import dataclasses
 
@@ -49,7 +49,7 @@ def option_names(config):
     ],
     ids=["llama", "llama-wide-heads", "mamba2", "mamba"],
 )
-def test_the_ends_are_the_pure_families(pure, hybrid, inside):
+def test_hybrid_with_only_one_kind_of_layer_equals_the_pure_family(pure, hybrid, inside):
     pure_graph, pure_state = make_model(pure)
     graph, state = models.abstract_state(hybrid)
     flat = dict(nnx.to_flat_state(pure_state))
@@ -67,7 +67,7 @@ def test_the_ends_are_the_pure_families(pure, hybrid, inside):
     assert hybrid.flop_counts() == pure.flop_counts()
 
 
-def test_the_last_of_k_layers_attends():
+def test_the_last_of_every_k_layers_is_attention():
     config = HybridConfig(**{**SHAPE, "layers": 6}, **HEADS, **DUALITY, attention_every=3)
     assert (config.blocks, config.block_layers, config.attention_layers) == (2, 3, 2)
     _, state = models.abstract_state(config)
@@ -79,10 +79,10 @@ def test_the_last_of_k_layers_attends():
     assert shapes["blocks", "transformer", "attention", "query"] == (2, 16, 4, 4)
 
 
-def test_one_layers_attention_is_seen_in_the_flops():
+def test_flops_count_only_the_attention_layers():
     config = HybridConfig(**{**SHAPE, "layers": 6}, **HEADS, **DUALITY, attention_every=3)
     longer = config.stack_flops(200).matmul - config.stack_flops(100).matmul
-    assert longer == 2 * (2 * 2 * 100 * 16)  # of two layers, scores and their values
+    assert longer == 2 * (2 * 2 * 100 * 16)  # two layers, scores and weighted values
 
 
 @pytest.mark.parametrize(
@@ -96,16 +96,16 @@ def test_one_layers_attention_is_seen_in_the_flops():
         (dict(attention_every=3, heads=5), "hybrid.heads = 5 does not divide hybrid.width = 16"),
     ],
 )
-def test_mistakes_are_named(options, message):
+def test_bad_options_give_an_error(options, message):
     with pytest.raises(UserError, match=message):
         HybridConfig(**{**SHAPE, **HEADS, **DUALITY, **options})
 
 
-def test_options_of_the_other_kind_are_not_checked():
+def test_mamba2_options_are_not_checked_for_mamba1_layers():
     HybridConfig(**SHAPE, **HEADS, attention_every=3, state_space="mamba", head_channels=5)
 
 
-def test_it_has_the_options_of_all_its_layers():
+def test_hybrid_has_the_options_of_all_its_families():
     ours = option_names(HybridConfig)
     for family in (LlamaConfig, MambaConfig, Mamba2Config):
         assert option_names(family) <= ours

@@ -1,4 +1,4 @@
-"""Pieces shared by the families, in the compiled program."""
+"""Parts that the families share, checked in the compiled program."""
 
 import math
 import re
@@ -20,8 +20,8 @@ def angles(length):
     return jnp.arange(length)[None], jnp.asarray([1.0, 0.1, 0.01, 0.001])
 
 
-@pytest.mark.skipif(jax.default_backend() != "cpu", reason="what XLA does on a CPU")
-def test_rotary_tables_are_computed_once_however_many_layers_rotate():
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="tests XLA's CPU compiler")
+def test_rotary_tables_are_computed_once_for_all_layers():
     def rotated(x):
         tables = rotary_tables(*angles(x.shape[1]))
         for _ in range(4):
@@ -32,7 +32,7 @@ def test_rotary_tables_are_computed_once_however_many_layers_rotate():
     assert len(re.findall(r" cosine\(", compiled)) == 1
 
 
-def test_rotary_tables_are_the_same_whatever_they_are_compiled_for():
+def test_rotary_tables_are_the_same_on_cpu_and_tpu():
     positions, frequencies = angles(32)
     here = rotary_tables(positions, frequencies)
     with compiling_for("tpu"):
@@ -42,9 +42,9 @@ def test_rotary_tables_are_the_same_whatever_they_are_compiled_for():
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-6)
 
 
-@pytest.mark.skipif(jax.default_backend() != "cpu", reason="what XLA does on a CPU")
-def test_mambas_backward_convolves_only_when_the_gradient_is_there():
-    """XLA's CPU scheduler would do it with the forward, and hold its five arrays through both
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="tests XLA's CPU compiler")
+def test_mamba_repeats_its_convolution_only_in_the_backward_pass():
+    """XLA's CPU scheduler would repeat it in the forward pass and keep its five arrays through both
     scans.
     """
     B, L = 2, 256
@@ -56,12 +56,13 @@ def test_mambas_backward_convolves_only_when_the_gradient_is_there():
 
     compiled = jax.jit(jax.grad(loss, argnums=(0, 1))).lower(state, jnp.ones((B, L, 64))).compile()
     array = 4 * B * L * config.inner
-    assert compiled.memory_analysis().temp_size_in_bytes < 17 * array  # 14.7; else 19.7
+    # 14.7 arrays; 19.7 if the convolution is repeated early.
+    assert compiled.memory_analysis().temp_size_in_bytes < 17 * array
 
 
 @pytest.mark.parametrize("packed", [False, True])
-def test_no_mask_of_all_heads_is_lifted_out_of_the_loop_over_layers(packed):
-    """JAX computes what depends on no layer before the loop; each layer reads it from memory."""
+def test_no_mask_for_all_heads_is_moved_out_of_the_layer_loop(packed):
+    """JAX computes before the loop what does not depend on the layer; every layer then reads it."""
     B, L, Q, heads = 3, 64, 32, 16
     config = Mamba2Config(
         vocab_size=64, width=64, layers=2, head_channels=8, scan_chunk=Q, context_length=L
@@ -78,7 +79,7 @@ def test_no_mask_of_all_heads_is_lifted_out_of_the_loop_over_layers(packed):
 
     def note(equation):
         if equation.primitive.name == "scan" and equation.params["length"] == config.layers:
-            shapes = [x.aval.shape for x in equation.invars]  # a layer's own are stacked
+            shapes = [x.aval.shape for x in equation.invars]  # inputs of one layer are stacked
             held.extend(math.prod(s) for s in shapes if s[:1] != (config.layers,))
 
     total(jax.make_jaxpr(jax.grad(loss))(state, jnp.ones((B, L, 64))), note)

@@ -1,7 +1,7 @@
-"""The same function as ``transformers``: logits, and the gradient of every parameter, to 1e-4.
+"""Parity with ``transformers`` to 1e-4: logits, and the gradient of every parameter.
 
-Against what make_golden.py recorded, and against the library itself where it is installed. Folders
-are read as any of Hugging Face's is, so the mapping of names and layouts is tested with the models.
+The peers are the file that make_golden.py recorded, and the library itself where it is installed.
+The models are read as Hugging Face folders, so names and layouts are tested too.
 """
 
 import dataclasses
@@ -23,12 +23,12 @@ from lossline.conversion import read_model
 from lossline.ops.cross_entropy import linear_cross_entropy
 from models.make_golden import CASES, GOLDEN, read_golden, record
 
-TOLERANCE = 1e-4  # of the norm of each tensor, float32 on both sides
+TOLERANCE = 1e-4  # relative to the norm of each tensor, float32 on both sides
 IMPLEMENTATIONS = {
     "attention_implementation": ("reference", "xla", "blocked"),
     "scan_implementation": ("sequential", "chunked"),
 }
-LIVE_SEED = 21  # other weights and tokens than the recorded ones
+LIVE_SEED = 21  # differs from the seed of the recorded weights and tokens
 
 golden = functools.cache(read_golden)
 
@@ -39,7 +39,7 @@ def option_of(name):
 
 
 def read(config, tensors):
-    """Our configuration and parameters for a Hugging Face folder of these tensors."""
+    """Return lossline's configuration and parameters for a Hugging Face folder of these tensors."""
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "config.json").write_text(json.dumps(config))
         save_file(tensors, Path(folder) / "model.safetensors")
@@ -47,7 +47,7 @@ def read(config, tensors):
 
 
 def ours(config, params, tokens):
-    """Logits, and gradients of the mean cross-entropy that training minimizes."""
+    """Return logits and gradients of the mean cross-entropy, as in training."""
     graph, state = models.abstract_state(config)
     nnx.replace_by_pure_dict(state, jax.tree.map(jnp.asarray, params))
     inputs, targets = tokens[:, :-1], tokens[:, 1:]
@@ -66,7 +66,7 @@ def ours(config, params, tokens):
 
 
 def by_layer(tree):
-    """Each parameter with its path, those of the stack layer by layer."""
+    """Yield each parameter with its path; stacked parameters layer by layer."""
     for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
         name = "/".join(key.key for key in path)
         layers = enumerate(leaf) if name.startswith("blocks/") else [("", leaf)]
@@ -80,7 +80,7 @@ def assert_parity(peer, option, implementation):
     logits, gradients = ours(config, params, peer.tokens)
     assert np.linalg.norm(logits - peer.logits) <= TOLERANCE * np.linalg.norm(peer.logits)
     wanted = dict(by_layer(read(peer.config, peer.gradients)[1]))
-    # a key's bias moves no softmax: its gradient is 0, but for rounding
+    # The bias of a key does not change the softmax: its gradient is 0 except for rounding.
     least = 1e-3 * max(np.linalg.norm(array) for array in wanted.values())
     for name, got in by_layer(gradients):
         error, scale = np.linalg.norm(got - wanted[name]), np.linalg.norm(wanted[name])
@@ -91,21 +91,21 @@ def assert_parity(peer, option, implementation):
     ("name", "implementation"),
     [(name, choice) for name in CASES for choice in IMPLEMENTATIONS[option_of(name)]],
 )
-def test_logits_and_gradients_are_those_recorded(name, implementation):
+def test_logits_and_gradients_match_the_recorded_ones(name, implementation):
     assert_parity(golden()[name], option_of(name), implementation)
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_logits_and_gradients_are_those_of_the_installed_transformers(name):
+def test_logits_and_gradients_match_the_installed_transformers(name):
     for module in ("torch", "transformers"):
         if importlib.util.find_spec(module) is None:
-            pytest.skip(f"{module} is not installed (make_golden.py names the versions)")
+            pytest.skip(f"{module} is not installed (versions: see make_golden.py)")
     default = IMPLEMENTATIONS[option_of(name)][-1]
     assert_parity(record(CASES[name], LIVE_SEED), option_of(name), default)
 
 
-def test_the_record_is_of_these_cases():
-    """Else run make_golden.py."""
+def test_the_golden_file_has_exactly_these_cases():
+    """If it fails because ``CASES`` changed, run make_golden.py."""
     assert list(golden()) == list(CASES)
     assert GOLDEN.stat().st_size < 400 * 2**10
     for name, case in CASES.items():

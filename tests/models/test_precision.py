@@ -1,4 +1,4 @@
-"""bfloat16 activations stay near float32, for every family: what a training in bfloat16 risks."""
+"""Training in bfloat16: loss and gradients of every family stay near those in float32."""
 
 import dataclasses
 
@@ -12,15 +12,15 @@ from lossline import models
 from lossline.ops.cross_entropy import linear_cross_entropy
 from models.families import CONFIGS, make_model
 
-# A rounding is 2**-9 = 0.2 %. Widths of 16, where few errors average out, are the hard case: the
-# largest seen are 0.08 % of the loss, 6 % of the whole gradient and 18 % of one parameter's.
+# One rounding is 2**-9 = 0.2%. A width of 16 is the hard case, because few errors average out. The
+# largest errors seen: 0.08% of the loss, 6% of the whole gradient, 18% of one parameter's gradient.
 LOSS, GRADIENT, PARAMETER = 0.002, 0.1, 0.25
 FAST = ("llama",)
 
 
 def loss_and_gradients(config):
     graph, _ = models.abstract_state(config)
-    _, state = make_model(dataclasses.replace(config, activation_dtype="float32"))  # kept so
+    _, state = make_model(dataclasses.replace(config, activation_dtype="float32"))  # cached
     tokens = jax.random.randint(jax.random.key(7), (2, 24), 0, config.vocab_size)
     ids = (jnp.arange(24) // 9)[None].repeat(2, axis=0)
 
@@ -50,4 +50,4 @@ def test_bfloat16_stays_near_float32(name):
     assert np.linalg.norm(errors) < GRADIENT * norm
     for error, gradient in zip(errors, wanted, strict=True):
         size = np.linalg.norm(gradient)
-        assert error < PARAMETER * max(size, 1e-3 * norm)  # some are 0 but for rounding
+        assert error < PARAMETER * max(size, 1e-3 * norm)  # some are 0 except for rounding

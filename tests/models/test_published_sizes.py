@@ -1,7 +1,6 @@
-"""The papers' models (gin_configs/models) against the sizes and FLOPs that the papers print.
+"""Sizes and FLOPs of the papers' models (gin_configs/models) against those that the papers print.
 
-Where a paper's size is known to the last parameter it is compared so; elsewhere to the printed
-digits.
+Exact counts are compared where they are known; elsewhere the printed digits are compared.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ RUN = ("train.store = 'unread'", "train.batch_size = 1", "train.steps = 100")
 
 
 def model_of(name: str, **bindings: int) -> ModelConfig:
-    """The model of a file of gin_configs/models; ``__`` in a binding stands for the dot."""
+    """Return the model of a file in gin_configs/models; ``__`` in a binding stands for the dot."""
     lines = [f"{key.replace('__', '.')} = {value}" for key, value in bindings.items()]
     return build_options(
         "train", load(), gin_files=[MODELS / f"{name}.gin"], bindings=[*RUN, *lines]
@@ -30,17 +29,17 @@ def model_of(name: str, **bindings: int) -> ModelConfig:
 
 
 def half_unit(printed: str) -> float:
-    """Half a unit of the last digit of a number as printed."""
+    """Return half a unit of the last printed digit."""
     digits, _, exponent = printed.partition("e")
     return 0.5 * 10.0 ** (int(exponent or 0) - len(digits.partition(".")[2]))
 
 
 def assert_printed(value: float, printed: str, unit: float = 1.0) -> None:
-    """``value``, in ``unit``, rounds to the number as printed."""
+    """Check that ``value``, in ``unit``, rounds to the printed number."""
     assert value / unit == pytest.approx(float(printed), abs=half_unit(printed) * (1 + 1e-9))
 
 
-# --- known to the last parameter -----------------------------------------------------------------
+# --- exact counts --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -51,7 +50,7 @@ def assert_printed(value: float, printed: str, unit: float = 1.0) -> None:
         ("pythia/160m", 162_322_944, 85_056_000),
     ],
 )
-def test_released_weights(name, total, non_embedding):
+def test_counts_match_released_weights(name, total, non_embedding):
     counts = model_of(name).num_params()
     assert (counts.total, counts.non_embedding) == (total, non_embedding)
 
@@ -61,15 +60,16 @@ def rung(n: int) -> ModelConfig:
 
 
 def forward_flops_of_olmo(config: ModelConfig) -> float:
-    """Per sequence, as OLMo's code counts: two per parameter, embeddings included, and the full
-    square of attention.
+    """Return the forward FLOPs per sequence as OLMo's code counts them.
+
+    They are two per parameter, embeddings included, and the full square of attention.
     """
     length = config.context_length
     attention = config.stack_flops(length).matmul - config.stack_flops(0).matmul
     return length * (2 * config.num_params().total + attention)
 
 
-def test_every_rung_of_the_published_loss_to_loss_ladder(published_data):
+def test_every_model_of_the_published_ladder_matches(published_data):
     pandas = pytest.importorskip("pandas")
     columns = ["n_layers", "d_model", "params", "flops"]
     rungs = pandas.read_csv(published_data / "kempner_sweep.csv")[columns].drop_duplicates()
@@ -81,8 +81,8 @@ def test_every_rung_of_the_published_loss_to_loss_ladder(published_data):
         assert forward_flops_of_olmo(config) == row.flops
 
 
-def test_the_ladder_without_the_published_sweep():
-    # OLMo's layer: 12 d² of matrices, four scales of d (two norms, queries, keys); a final norm
+def test_ladder_counts_match_a_formula_by_hand():
+    # OLMo's layer: 12 d² in matrices, four scales of d (two norms, queries, keys); one final norm.
     for n in (4, 16, 32):
         d = 64 * n
         counts = rung(n).num_params()
@@ -90,15 +90,15 @@ def test_the_ladder_without_the_published_sweep():
         assert counts.total == counts.non_embedding + 2 * 32_000 * d
 
 
-def test_the_ladders_extrapolation():
+def test_the_extrapolated_3b3_model_matches():
     params = model_of("kempner/3b3").num_params().total
     assert_printed(params, "3.31", 1e9)
-    # C = 6 N D with both embeddings: 1e21 FLOPs are 50.35e9 tokens, 96,040 steps of 1024 x 512
+    # C = 6 N D with both embeddings: 1e21 FLOPs are 50.35e9 tokens, 96,040 steps of 1024 × 512.
     assert_printed(1e21 / (6 * params), "5.035e10")
     assert int(1e21 / (6 * params) / (1024 * 512)) == 96_040
 
 
-# --- to the printed digits -----------------------------------------------------------------------
+# --- printed digits ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -115,14 +115,14 @@ def test_the_ladders_extrapolation():
         ("llama_d1024", 12, "416.83", "154.2"),
     ],
 )
-def test_llamas_of_the_line(name, layers, total, non_embedding):
+def test_llama_sizes_match_llms_on_the_line(name, layers, total, non_embedding):
     counts = model_of(f"llm_line/{name}", llama__layers=layers).num_params()
     assert_printed(counts.total, total, 1e6)
     assert_printed(counts.non_embedding, non_embedding, 1e6)
 
 
 @pytest.mark.parametrize("layers, total", [(17, "321"), (20, "360"), (25, "424")])
-def test_llamas_of_the_line_with_gpt2s_tokenizer(layers, total):
+def test_llama_sizes_with_gpt2_tokens_match_llms_on_the_line(layers, total):
     config = model_of("llm_line/llama_gpt2_tokens", llama__layers=layers)
     assert_printed(config.num_params().total, total, 1e6)
 
@@ -141,23 +141,23 @@ def test_llamas_of_the_line_with_gpt2s_tokenizer(layers, total):
         (1024, 24, 420),
     ],
 )
-def test_mambas_of_the_line(width, layers, named):
-    # the names truncate, as that of the Llama "416M" (416.83M) does
+def test_mamba_sizes_match_llms_on_the_line(width, layers, named):
+    # The names truncate, like the name "416M" of the Llama with 416.83M.
     config = model_of(f"llm_line/mamba_d{width}", mamba2__layers=layers)
     assert (config.inner_heads, config.state, config.conv) == (16, 128, 2)
     assert config.num_params().total // 10**6 == named
 
 
 @pytest.mark.parametrize("layers, named", [(15, 315), (19, 367), (24, 420)])
-def test_mambas_of_the_line_with_gpt2s_tokenizer(layers, named):
-    # named after the Mambas with Llama 3's tokenizer beside them, 2% to 3% larger
+def test_mamba_sizes_with_gpt2_tokens_are_near_their_names(layers, named):
+    # Their names are those of the Mambas with Llama 3's tokenizer, which are 2% to 3% larger.
     config = model_of("llm_line/mamba_gpt2_tokens", mamba2__layers=layers)
     assert (config.inner_heads, config.state, config.conv) == (16, 128, 2)
     assert 0.965 < config.num_params().total / (named * 1e6) < 0.985
 
 
 @pytest.mark.parametrize("name, total", [("gpt_d512", "174"), ("gpt_d1024", "424")])
-def test_gpts_of_the_line(name, total):
+def test_gpt_sizes_match_llms_on_the_line(name, total):
     assert_printed(model_of(f"llm_line/{name}").num_params().total, total, 1e6)
 
 
@@ -166,7 +166,7 @@ def test_gpts_of_the_line(name, total):
 
 @dataclass(frozen=True)
 class Sampled:
-    """A row of FLP's Table 1: name, tokens and FLOPs without embeddings as printed."""
+    """A row of FLP's Table 1: name, tokens, and FLOPs without embeddings, as printed."""
 
     name: str
     size: str  # in billions
@@ -193,19 +193,20 @@ FLP = (
 
 
 def flops_of_flp(config: ModelConfig) -> float:
-    """Training operations per token that reproduce Table 1: 6 for each parameter outside the
-    embeddings, norms included, and attention over half the square of 2,048 positions.
+    """Return the training operations per token that reproduce Table 1.
 
-    ``flops_per_token`` differs by the unembedding, the other half of the square and the norms.
+    They are 6 for each parameter outside the embeddings, norms included, and attention over half
+    the square of 2,048 positions. ``flops_per_token`` differs by the unembedding, the other half of
+    the square and the norms.
     """
     attention = config.stack_flops(2048).matmul - config.stack_flops(0).matmul
     return 6 * config.num_params().non_embedding + 3 * attention / 2
 
 
 @pytest.mark.parametrize("row", FLP, ids=lambda row: row.name)
-def test_flp_flops(row):
-    # The tolerance is the rounding of the two printed numbers, 1e-4 to 9e-4, and nothing else. It
-    # tells 2,048 positions from 2,000 in every row, and in 89M, .32B and .5B that norms count.
+def test_flops_match_table_1_of_flp(row):
+    # The tolerance is only the rounding of the two printed numbers, 1e-4 to 9e-4. It is small
+    # enough to rule out 2,000 positions in every row, and counts without norms in three rows.
     config = model_of(f"flp/{row.name}")
     tokens, flops = float(row.tokens), float(row.flops)
     rounding = half_unit(row.tokens) / tokens + half_unit(row.flops) / flops
@@ -213,16 +214,16 @@ def test_flp_flops(row):
 
 
 @pytest.mark.parametrize("row", FLP, ids=lambda row: row.name)
-def test_flp_sizes(row):
-    # Within one unit, not half a one, of the name's last digit: the names truncate (43.95M is
-    # "43M", 259.9M ".25B") and round (119.9M is ".12B"). A vocabulary of 32,000 would not do.
+def test_sizes_match_the_names_of_flp(row):
+    # Allow one unit of the last digit, not half a unit: some names truncate (43.95M is "43M",
+    # 259.9M is ".25B"), others round (119.9M is ".12B"). A vocabulary of 32,000 does not fit.
     total = model_of(f"flp/{row.name}").num_params().total
     assert total / 1e9 == pytest.approx(float(row.size), abs=2 * half_unit(row.size))
 
 
-def test_flp_vocabulary():
-    # Table 1 has no vocabulary. Its models up to 7B see the same tokens per parameter, within
-    # 0.8%, if there are about 50,000 tokens; with 32,000 the ratio runs from 187 to 268.
+def test_flp_needs_a_vocabulary_of_about_50000_tokens():
+    # Table 1 gives no vocabulary. With about 50,000 tokens, its models up to 7B have the same
+    # ratio of training tokens to parameters within 0.8%; with 32,000 it varies from 187 to 268.
     ratios = [
         float(row.tokens) / model_of(f"flp/{row.name}").num_params().total
         for row in FLP
@@ -237,7 +238,7 @@ def test_flp_vocabulary():
 @pytest.mark.parametrize(
     "name", ["llama/7b", "tinyllama/1b1", "pythia/160m", "kempner/3b3", "llm_line/gpt_d512"]
 )
-def test_the_modules_have_as_many_parameters_as_counted(name):
+def test_modules_have_as_many_parameters_as_counted(name):
     config = model_of(name)
     leaves = jax.tree.leaves(abstract_state(config)[1])
     assert sum(math.prod(leaf.shape) for leaf in leaves) == config.num_params().total

@@ -1,4 +1,4 @@
-"""Attention: every implementation against the definition, masks, and causality by gradient."""
+"""Attention: every implementation against the definition; masks; causality by gradient."""
 
 import re
 
@@ -38,7 +38,7 @@ def value_and_gradients(implementation, q, k, v, runs):
 )
 @pytest.mark.parametrize("implementation", ["xla", "blocked"])
 def test_equals_reference_with_gradients(implementation, masked, dtype, monkeypatch):
-    monkeypatch.setattr(cpu_attention, "BLOCK", 16)  # several blocks, the last one ragged
+    monkeypatch.setattr(cpu_attention, "BLOCK", 16)  # several blocks, the last one incomplete
     q, k, v, runs = make_inputs(dtype=dtype)
     runs = runs if masked else None
     wide = [x.astype(jnp.float32) for x in (q, k, v)]
@@ -50,7 +50,7 @@ def test_equals_reference_with_gradients(implementation, masked, dtype, monkeypa
 
 
 @pytest.mark.parametrize("implementation", ["reference", "xla", "blocked"])
-def test_reads_only_the_past_of_its_document(implementation, monkeypatch):
+def test_gradient_reaches_only_past_positions_of_the_same_document(implementation, monkeypatch):
     monkeypatch.setattr(cpu_attention, "BLOCK", 4)
     q, k, v, _ = make_inputs(B=1, L=10)
     runs = jnp.array([[0, 0, 0, 1, 1, 1, 1, 1, 2, 2]])
@@ -63,7 +63,7 @@ def test_reads_only_the_past_of_its_document(implementation, monkeypatch):
         assert list(np.flatnonzero(touched)) == [3, 4, 5, 6]
 
 
-def test_refusals_name_what_exists():
+def test_an_unavailable_implementation_is_refused_with_the_available_ones():
     q, k, v, _ = make_inputs()
     with pytest.raises(UserError, match=r"'flash'.*on cpu choose one of reference, xla, blocked"):
         attention(q, k, v, implementation="flash")
@@ -91,7 +91,7 @@ def test_refusals_name_what_exists():
         ("tpu", (2, 256, 4, 64), "float16", "bfloat16 or float32, not float16"),
     ],
 )
-def test_what_a_flash_kernel_cannot_take_is_refused_by_name_and_avoided_by_auto(
+def test_unsupported_shapes_are_refused_by_flash_kernels_and_avoided_by_auto(
     backend, shape, dtype, words
 ):
     flash = {"gpu": "cudnn", "tpu": "splash"}[backend]
@@ -104,14 +104,14 @@ def test_what_a_flash_kernel_cannot_take_is_refused_by_name_and_avoided_by_auto(
         assert preferred(shape, x.dtype) == "xla"
 
 
-def test_flash_kernels_are_the_default_where_they_can():
+def test_flash_kernels_are_the_default_for_supported_shapes():
     shape, dtype = (2, 256, 4, 64), jnp.dtype("bfloat16")
     for backend, expected in (("cpu", "blocked"), ("gpu", "cudnn"), ("tpu", "splash")):
         with compiling_for(backend):
             assert preferred(shape, dtype) == expected
 
 
-def test_segments():
+def test_segment_ids_give_runs_positions_and_starts():
     ids = jnp.array([[5, 5, 2, 2, 2, 5], [1, 2, 3, 3, 3, 3]])
     assert segments.runs(ids).tolist() == [[0, 0, 1, 1, 1, 2], [0, 1, 2, 2, 2, 2]]
     assert segments.positions(ids).tolist() == [[0, 1, 0, 1, 2, 0], [0, 0, 0, 1, 2, 3]]

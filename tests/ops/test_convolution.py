@@ -1,4 +1,4 @@
-"""The causal convolution against its definition; its written-out gradients against autodiff."""
+"""Causal convolution against its definition, and its hand-written gradients against autodiff."""
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +9,7 @@ from lossline.ops.backend import compiling_for
 from lossline.ops.convolution import causal_convolution
 
 
-def test_is_numpys_convolution_through_silu_and_stays_in_its_document():
+def test_equals_numpy_convolution_with_silu_and_stays_in_its_document():
     x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 12, 3)), jnp.float32)
     w = jnp.asarray(np.random.default_rng(1).normal(size=(4, 3)), jnp.float32)
     bias = jnp.ones(3)
@@ -26,7 +26,7 @@ def test_is_numpys_convolution_through_silu_and_stays_in_its_document():
 
 
 def defined(x, w, bias, runs):
-    """Position by position, tap by tap."""
+    """Return the definition, computed position by position and tap by tap."""
     rows = []
     for t in range(x.shape[1]):
         y = bias
@@ -39,7 +39,7 @@ def defined(x, w, bias, runs):
 
 @pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("length, taps", [(9, 4), (2, 4), (5, 1)])
-def test_gradients_are_those_of_the_definition(length, taps, packed):
+def test_gradients_match_the_definition(length, taps, packed):
     rng = np.random.default_rng(length)
     shapes = (2, length, 3), (taps, 3), (3,)
     inputs = [jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in shapes]
@@ -57,7 +57,7 @@ def test_gradients_are_those_of_the_definition(length, taps, packed):
 
 
 @pytest.mark.parametrize("backend", ["cpu", "gpu", "tpu"])
-def test_gradients_in_bfloat16_stay_near_float32_whatever_they_are_compiled_for(backend):
+def test_bfloat16_gradients_stay_near_float32_on_every_backend(backend):
     rng = np.random.default_rng(0)
     shapes = (2, 16, 32), (4, 32), (32,)
     x, *rest = (jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in shapes)

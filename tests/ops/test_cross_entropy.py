@@ -1,4 +1,4 @@
-"""Cross-entropy: chunked against the definition: values, every gradient, ties, padding, memory."""
+"""Cross-entropy: chunked against the definition: values, gradients, ties, padding, memory."""
 
 import jax
 import jax.numpy as jnp
@@ -53,7 +53,7 @@ def test_equals_reference_with_gradients(shape, chunk, vocab_size, dtype, bound)
     if dtype == "float32":
         assert (got.correct_T == want.correct_T).all()
 
-    # total alone (gradients made in the forward), per-token outputs alone, and both mixed
+    # Differentiate total (gradients from the forward pass), per-token outputs, and both together.
     slopes = jnp.linspace(-1, 1, targets.size).reshape(shape)
     objectives = (
         lambda ce: ce.total,
@@ -72,7 +72,7 @@ def test_equals_reference_with_gradients(shape, chunk, vocab_size, dtype, bound)
             assert jnp.max(jnp.abs(got - want)) <= bound * jnp.max(jnp.abs(want)) + 1e-7
 
 
-def test_per_token_losses_by_hand():
+def test_per_token_losses_match_numpy():
     x, w, targets, _ = make_inputs()
     logits = np.asarray(x, np.float64) @ np.asarray(w, np.float64)
     expected = np.log(np.exp(logits).sum(axis=1)) - logits[np.arange(T), targets]
@@ -82,14 +82,14 @@ def test_per_token_losses_by_hand():
     assert got.correct_T.tolist() == (logits.argmax(axis=1) == np.asarray(targets)).tolist()
 
 
-def test_of_equal_logits_only_the_first_is_correct():
+def test_only_the_first_of_equal_logits_counts_as_correct():
     x, w = jnp.ones((3, D)), jnp.zeros((D, V))
     got = linear_cross_entropy(x, w, jnp.array([0, 1, V - 1]))
     assert got.correct_T.tolist() == [True, False, False]
     np.testing.assert_allclose(got.nats_T, np.log(V), rtol=1e-6)
 
 
-def test_weightless_tokens_change_nothing():
+def test_tokens_with_weight_zero_change_nothing():
     x, w, targets, _ = make_inputs()
     weights = jnp.ones(T).at[20:].set(0)
 
@@ -103,7 +103,7 @@ def test_weightless_tokens_change_nothing():
     np.testing.assert_allclose(whole[1], part[1], atol=1e-4)
 
 
-def test_whole_logits_never_exist():
+def test_chunked_never_stores_all_logits():
     x, w = jnp.ones((4096, 16)), jnp.ones((16, 1024))
     targets = jnp.zeros(4096, jnp.int32)
 

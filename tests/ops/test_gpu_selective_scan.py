@@ -1,7 +1,7 @@
-"""The GPU's selective scan against the sequential definition: in Pallas' interpreter, or on a card.
+"""The GPU's selective scan against the sequential definition, interpreted or on a GPU.
 
-Its compilation for a card, and for several, is tests/compilation/test_cards.py's: the interpreter
-does not run on several devices at once.
+tests/compilation/test_cards.py compiles it for one GPU and for several, because the interpreter
+does not support several devices.
 """
 
 import jax
@@ -17,18 +17,18 @@ from tests.ops.test_tpu_selective_scan import assert_close, make_inputs, value_a
 
 
 def kernel(*inputs):
-    here = target_backend() == "gpu"  # on a card, the kernel itself
+    here = target_backend() == "gpu"  # on a GPU, run the compiled kernel
     return gpu_selective_scan.selective_scan(*inputs, interpret=not here)
 
 
 @pytest.mark.parametrize("N", gpu_selective_scan.STATES)
 def test_equals_sequential_with_gradients_over_tiles_and_resets(N):
-    L = 3 * gpu_selective_scan.TILE - 7  # one tile more than there are places, the last one ragged
+    L = 3 * gpu_selective_scan.TILE - 7  # one tile more than slots; the last one is incomplete
     inputs = make_inputs(L=L, N=N)
     assert_close(value_and_gradients(kernel, *inputs), value_and_gradients(sequential, *inputs))
 
 
-def test_rows_blocks_of_channels_and_halves_of_precision():
+def test_bfloat16_inputs_over_several_rows_and_blocks():
     u, *rest = make_inputs(B=2, L=10, E=256, N=4)
     half = u.astype(jnp.bfloat16)
     found = value_and_gradients(kernel, half, *rest)
@@ -58,14 +58,14 @@ def test_no_value_or_gradient_crosses_a_document():
         (512, 12, "takes a state size of 4, 8, 16, not 12"),
     ],
 )
-def test_what_the_kernel_cannot_take(channels, states, words):
+def test_unsupported_sizes_are_named(channels, states, words):
     with compiling_for("gpu"):
         reason = gpu_selective_scan.obstacle(channels, states)
     assert reason is None if words is None else words in reason
 
 
 @pytest.mark.parametrize(("capability", "found"), [("8.0", "8.0"), ("gfx942", "0.0")])
-def test_a_card_without_the_instructions_is_named(monkeypatch, capability, found):
+def test_an_unsupported_gpu_is_named(monkeypatch, capability, found):
     class Card:
         platform, compute_capability = "gpu", capability
 
@@ -73,7 +73,7 @@ def test_a_card_without_the_instructions_is_named(monkeypatch, capability, found
     assert f"or higher, not {found}" in gpu_selective_scan.obstacle(512, 16)
 
 
-def test_refused_in_one_line_with_the_mend():
+def test_refusal_names_an_implementation_that_works():
     u, dt, a, b, c, _, _ = make_inputs(L=8, E=96)
     with compiling_for("gpu"), pytest.raises(UserError, match="scan_implementation to 'chunked'"):
         selective_scan(u, dt, a, b, c, implementation="pallas")

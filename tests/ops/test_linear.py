@@ -1,4 +1,4 @@
-"""Linear maps: the CPU form equals plain products with gradients, and no other backend sees it."""
+"""Linear maps: the CPU form equals plain products with gradients, and is used only on CPU."""
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,7 @@ def make_inputs(dtype):
 
 @pytest.mark.parametrize("instructions", [True, False], ids=["bf16 CPU", "no bf16 CPU"])
 @pytest.mark.parametrize("dtype, bound", [("float32", 1e-6), ("bfloat16", 2e-2)])
-def test_value_and_gradients(dtype, bound, instructions, monkeypatch):
+def test_value_and_gradients_equal_a_plain_product(dtype, bound, instructions, monkeypatch):
     monkeypatch.setattr(cpu_matmul, "has_bfloat16_instructions", lambda: instructions)
     x, w = make_inputs(dtype)
 
@@ -33,7 +33,7 @@ def test_value_and_gradients(dtype, bound, instructions, monkeypatch):
         assert jnp.max(jnp.abs(a.astype(jnp.float32) - b)) <= bound * jnp.max(jnp.abs(b))
 
 
-def test_many_equals_one_by_one():
+def test_linear_many_equals_single_products():
     x, w = make_inputs("float32")
     weights = [w[:, :2], w[:, 2:3], w[:, 3:]]
     for got, part in zip(linear_many(x, weights), weights, strict=True):
@@ -41,7 +41,7 @@ def test_many_equals_one_by_one():
 
 
 @pytest.mark.parametrize("backend", ["gpu", "tpu"])
-def test_other_backends_never_see_the_cpu_form(backend):
+def test_other_backends_do_not_use_the_cpu_form(backend):
     x, w = make_inputs("bfloat16")
 
     def jaxpr():
@@ -68,6 +68,6 @@ def test_bfloat16_instructions_are_read_from_the_processor(facts, expected, tmp_
     assert cpu_matmul.has_bfloat16_instructions.__wrapped__() is expected
 
 
-def test_unknown_backend():
+def test_an_unknown_backend_is_refused():
     with pytest.raises(UserError, match="choose one of cpu, gpu, tpu"), compiling_for("npu"):
         pass

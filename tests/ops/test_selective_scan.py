@@ -1,4 +1,4 @@
-"""Selective scan: chunked against sequential with all gradients, resets, drift, memory."""
+"""Selective scan: chunked against sequential: gradients, resets, drift, memory."""
 
 import jax
 import jax.numpy as jnp
@@ -45,7 +45,7 @@ def test_chunked_equals_sequential_with_gradients(length, chunk, resets):
 
 
 def test_one_row_equals_sequential_with_gradients():
-    """On CPU a single row is run as two of half the channels."""
+    """On CPU a single row runs as two rows of half the channels."""
     inputs = make_inputs(B=1, L=11)
     keep = jnp.ones((1, 11)).at[0, 5].set(0)
     got = run(inputs, keep_BxL=keep, chunk=4)
@@ -56,7 +56,7 @@ def test_one_row_equals_sequential_with_gradients():
         assert jnp.max(jnp.abs(got - want)) < 1e-5 * jnp.max(jnp.abs(want))
 
 
-def test_matches_the_recurrence_written_in_numpy():
+def test_equals_the_recurrence_in_numpy():
     inputs = make_inputs(B=1, L=9)
     got = run(inputs)[0]
     u, dt, a, b, c = (np.asarray(x, np.float64) for x in inputs)
@@ -67,7 +67,7 @@ def test_matches_the_recurrence_written_in_numpy():
 
 
 @pytest.mark.parametrize("implementation", ["sequential", "chunked"])
-def test_reset_forgets_everything_before(implementation):
+def test_a_reset_removes_the_influence_of_earlier_positions(implementation):
     inputs = make_inputs(B=1, L=20)
     keep = jnp.ones((1, 20)).at[0, 12].set(0)
     whole = run(inputs, keep_BxL=keep, implementation=implementation, chunk=8)
@@ -80,7 +80,7 @@ def test_reset_forgets_everything_before(implementation):
 @pytest.mark.parametrize("implementation", ["sequential", "chunked"])
 def test_drift_from_float64_over_32768_positions(implementation):
     inputs = make_inputs(B=1, L=32768, E=4, N=4)
-    # slow decay: the state remembers hundreds of positions
+    # Slow decay: the state depends on hundreds of positions.
     u, dt, a, b, c = inputs
     inputs = (u, dt * 0.02, a, b, c)
     with jax.enable_x64():
@@ -91,12 +91,11 @@ def test_drift_from_float64_over_32768_positions(implementation):
     got = np.asarray(run(inputs, implementation=implementation))
     drift = np.max(np.abs(got - exact), axis=(0, 2)) / np.max(np.abs(exact))
     assert drift.max() < 1e-5
-    assert (
-        drift[-4096:].max() < 5 * drift[:4096].max() + 1e-7
-    )  # it does not grow along the sequence
+    # The drift does not grow along the sequence.
+    assert drift[-4096:].max() < 5 * drift[:4096].max() + 1e-7
 
 
-def test_on_a_tpu_auto_is_the_kernel_unless_its_shapes_forbid_it(monkeypatch):
+def test_auto_on_tpu_is_the_kernel_if_it_takes_the_shapes(monkeypatch):
     def kernel(*inputs):
         raise InterruptedError
 
@@ -112,7 +111,7 @@ def test_on_a_tpu_auto_is_the_kernel_unless_its_shapes_forbid_it(monkeypatch):
         selective_scan(*make_inputs(E=128, N=8), implementation="pallas")
 
 
-def test_on_a_gpu_the_kernel_is_chosen_by_name_alone(monkeypatch):
+def test_auto_on_gpu_is_not_the_kernel(monkeypatch):
     def kernel(*inputs):
         raise InterruptedError
 
@@ -124,7 +123,7 @@ def test_on_a_gpu_the_kernel_is_chosen_by_name_alone(monkeypatch):
         assert selective_scan(*inputs).shape == inputs[0].shape
 
 
-def test_no_tensor_of_all_states_is_kept():
+def test_chunked_never_stores_the_states_of_all_positions():
     B, L, E, N = 2, 512, 8, 16
     inputs = make_inputs(B=B, L=L, E=E, N=N)
 

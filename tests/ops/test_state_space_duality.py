@@ -1,4 +1,4 @@
-"""State-space duality: chunked against sequential with all gradients, resets, drift, memory."""
+"""State-space duality: chunked against sequential: gradients, resets, drift, memory."""
 
 import jax
 import jax.numpy as jnp
@@ -46,7 +46,7 @@ def test_chunked_equals_sequential_with_gradients(length, chunk, resets):
 
 
 @pytest.mark.parametrize("implementation", ["sequential", "chunked"])
-def test_matches_the_recurrence_written_in_numpy(implementation):
+def test_equals_the_recurrence_in_numpy(implementation):
     inputs = make_inputs(B=1, L=9)
     x, dt, a, b, c, skip = (np.asarray(v, np.float64) for v in inputs)
     got = run(inputs, implementation=implementation, chunk=4)
@@ -59,7 +59,7 @@ def test_matches_the_recurrence_written_in_numpy(implementation):
             np.testing.assert_allclose(got[0, t, head], want, rtol=1e-5, atol=1e-6)
 
 
-def test_neither_values_nor_gradients_cross_a_reset():
+def test_no_value_or_gradient_crosses_a_reset():
     inputs = make_inputs(B=1, L=20)
     keep = jnp.ones((1, 20)).at[0, 11].set(0)
 
@@ -75,7 +75,7 @@ def test_neither_values_nor_gradients_cross_a_reset():
         assert np.any(np.asarray(gradient[:, 11:]))
 
 
-def test_no_gradient_from_the_future():
+def test_no_gradient_comes_from_future_positions():
     inputs = make_inputs(B=1, L=20)
 
     def at_position_9(*inputs):
@@ -86,7 +86,7 @@ def test_no_gradient_from_the_future():
         assert np.any(np.asarray(gradient[:, 9]))
 
 
-def test_a_decay_that_underflows_leaves_finite_gradients():
+def test_gradients_are_finite_if_the_decay_underflows():
     x, dt, *others = make_inputs()
     inputs = (x, dt * 1e4, *others)
     assert np.isfinite(run(inputs, chunk=8)).all()
@@ -96,7 +96,7 @@ def test_a_decay_that_underflows_leaves_finite_gradients():
 
 @pytest.mark.parametrize("implementation", ["sequential", "chunked"])
 def test_drift_from_float64_over_32768_positions(implementation):
-    # slow decay: the state remembers hundreds of positions
+    # Slow decay: the state depends on hundreds of positions.
     x, dt, *others = make_inputs(B=1, L=32768, H=2, P=2, G=1, N=4)
     inputs = (x, dt * 0.02, *others)
     with jax.enable_x64():
@@ -107,7 +107,7 @@ def test_drift_from_float64_over_32768_positions(implementation):
     got = np.asarray(run(inputs, implementation=implementation))
     drift = np.max(np.abs(got - exact), axis=(0, 2, 3)) / np.max(np.abs(exact))
     assert drift.max() < 1e-5
-    # it does not grow along the sequence
+    # The drift does not grow along the sequence.
     assert drift[-4096:].max() < 5 * drift[:4096].max() + 1e-7
 
 
@@ -117,7 +117,7 @@ def test_bfloat16_products_stay_near_float32(backend):
     exact, wanted = run(inputs, implementation="sequential"), gradients(inputs)
     x, dt, a, b, c, skip = inputs
     half = (x.astype(jnp.bfloat16), dt, a, *(m.astype(jnp.bfloat16) for m in (b, c)), skip)
-    with compiling_for(backend):  # where products are in the dtype of x
+    with compiling_for(backend):  # on these backends, products are in the dtype of x
         got, slopes = run(half, chunk=64), gradients(half, chunk=64)
     assert got.dtype == jnp.bfloat16
     assert 1e-4 < jnp.linalg.norm(got - exact) / jnp.linalg.norm(exact) < 1e-2
@@ -125,7 +125,7 @@ def test_bfloat16_products_stay_near_float32(backend):
         assert jnp.linalg.norm(slope - want) < 0.05 * jnp.linalg.norm(want)
 
 
-def test_the_squares_of_a_chunk_are_not_kept_for_the_backward():
+def test_the_square_tensors_of_a_chunk_are_not_stored():
     B, L, H, Q = 2, 512, 4, 64
     inputs = make_inputs(B=B, L=L, H=H)
     both = jax.jit(lambda *v: jax.vjp(lambda *v: state_space_duality(*v, chunk=Q), *v))
@@ -134,6 +134,6 @@ def test_the_squares_of_a_chunk_are_not_kept_for_the_backward():
     assert kept < B * L * Q  # one [Q, Q] tensor per chunk and row
 
 
-def test_groups_that_do_not_divide_the_heads():
+def test_groups_must_divide_the_heads():
     with pytest.raises(UserError, match="3 groups of maps do not divide 4 heads"):
         state_space_duality(*make_inputs(H=4, G=3))

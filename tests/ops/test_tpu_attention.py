@@ -1,4 +1,4 @@
-"""The TPU's flash attention in Pallas' interpreter, against the definition, alone and sharded."""
+"""The TPU's flash attention, interpreted, against the definition, on one device and sharded."""
 
 import jax
 import jax.numpy as jnp
@@ -10,8 +10,7 @@ from lossline.ops.attention import reference
 from lossline.sharding import MeshOptions, make_mesh
 
 B, L, K = 1, 256, 16
-# The kernel's float32 products of blocks accumulate in another order; bfloat16 rounds q, the
-# weights and the output once each.
+# In float32 the kernel sums in another order; in bfloat16 it rounds q, weights and output once.
 BOUNDS = {"float32": 2e-5, "bfloat16": 2e-2}
 
 
@@ -50,7 +49,7 @@ def assert_close(found, expected, dtype="float32"):
     [(False, 2, "float32"), (True, 1, "float32"), (True, 1, "bfloat16")],
 )
 def test_equals_the_definition_with_gradients(monkeypatch, masked, G, dtype):
-    monkeypatch.setattr(tpu_attention, "BLOCKS", (128,))  # two blocks each way: one is skipped
+    monkeypatch.setattr(tpu_attention, "BLOCKS", (128,))  # two by two blocks, one is skipped
     q, k, v, runs, slopes = make_inputs(G=G, dtype=dtype)
     runs = runs if masked else None
     found = value_and_gradients(splash(runs), q, k, v, slopes)
@@ -63,8 +62,8 @@ def test_equals_the_definition_with_gradients(monkeypatch, masked, G, dtype):
     ("options", "H", "G"),
     [
         (MeshOptions(data=2, fsdp=2, tensor=2), 4, 2),
-        (MeshOptions(data=1, fsdp=2, tensor=4), 4, 2),  # two devices to a key/value head
-        (MeshOptions(data=1, fsdp=2, tensor=4), 2, 1),  # heads whole on every device
+        (MeshOptions(data=1, fsdp=2, tensor=4), 4, 2),  # two devices share a key/value head
+        (MeshOptions(data=1, fsdp=2, tensor=4), 2, 1),  # all heads on every device
         (MeshOptions(data=2, sequence=2, tensor=2), 4, 2),
     ],
 )
@@ -76,7 +75,7 @@ def test_sharded_equals_the_definition_with_gradients(options, H, G):
     assert_close(found, expected)
 
 
-def test_the_share_of_blocks_is_that_on_and_under_the_diagonal():
+def test_the_share_of_blocks_counts_those_on_and_under_the_diagonal():
     for name, grid in (
         ("splash_mha_fwd_residuals", (2, 8, 4, 4)),
         ("splash_mha_dq", (2, 8, 4, 4)),

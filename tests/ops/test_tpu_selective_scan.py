@@ -1,4 +1,4 @@
-"""The TPU's selective scan in Pallas' interpreter, against the sequential definition."""
+"""The TPU's selective scan, interpreted, against the sequential definition."""
 
 import jax
 import jax.numpy as jnp
@@ -42,22 +42,22 @@ def assert_close(found, expected, bound=1e-5):
 
 @pytest.mark.parametrize("N", [8, 16])
 def test_equals_sequential_with_gradients_over_chunks_and_resets(N):
-    inputs = make_inputs(N=N)  # two chunks, the second one ragged
+    inputs = make_inputs(N=N)  # two chunks, the second one incomplete
     assert_close(value_and_gradients(kernel, *inputs), value_and_gradients(sequential, *inputs))
 
 
 def test_drift_from_float64_over_32768_positions():
     u, dt, a, b, c, keep, _ = make_inputs(L=32768)
-    dt, keep = dt * 0.02, jnp.ones_like(keep)  # the state remembers hundreds of positions
+    dt, keep = dt * 0.02, jnp.ones_like(keep)  # the state depends on hundreds of positions
     got = np.asarray(jax.jit(kernel)(u, dt, a, b, c, keep), np.float64)[0]
     wide = [np.asarray(x, np.float64) for x in (u[0], dt[0], a, b[0], c[0])]
     drift = np.abs(got - exact_scan(*wide)).max(axis=1) / np.abs(got).max()
     assert drift.max() < 1e-5
-    assert drift[-4096:].max() < 5 * drift[:4096].max() + 1e-7  # it does not grow along the way
+    assert drift[-4096:].max() < 5 * drift[:4096].max() + 1e-7  # it does not grow
 
 
 def exact_scan(u_LxE, dt_LxE, a_NxE, b_LxN, c_LxN):
-    """The recurrence, position by position, in the inputs' float64."""
+    """Run the recurrence position by position in float64."""
     h_NxE, y_LxE = np.zeros_like(a_NxE), np.empty_like(u_LxE)
     for t in range(len(u_LxE)):
         h_NxE = np.exp(dt_LxE[t] * a_NxE) * h_NxE + np.outer(b_LxN[t], dt_LxE[t] * u_LxE[t])
@@ -65,7 +65,7 @@ def exact_scan(u_LxE, dt_LxE, a_NxE, b_LxN, c_LxN):
     return y_LxE
 
 
-def test_blocks_of_channels_and_halves_of_precision(monkeypatch):
+def test_bfloat16_inputs_over_several_blocks(monkeypatch):
     monkeypatch.setattr(tpu_selective_scan, "BLOCKS", (128,))
     u, *rest = make_inputs(L=128, E=256)
     half = u.astype(jnp.bfloat16)
@@ -93,6 +93,6 @@ def test_sharded_equals_sequential():
         (512, 12, "nearest: 8 or 16"),
     ],
 )
-def test_what_the_kernel_cannot_take(channels, states, words):
+def test_unsupported_sizes_are_named(channels, states, words):
     reason = tpu_selective_scan.obstacle(channels, states)
     assert reason is None if words is None else words in reason

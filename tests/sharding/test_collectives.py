@@ -1,4 +1,4 @@
-"""What the loss and the scans send over the wires, read from their compiled programs."""
+"""Bytes that the loss and the scans send between devices, read from their compiled programs."""
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +24,7 @@ MESHES = {
 
 
 def place(mesh):
-    """Hidden states by rows, the unembedding by its vocabulary, as the trainer has them."""
+    """Place hidden states by rows and the unembedding by its vocabulary, as the trainer does."""
     rng = np.random.default_rng(0)
     rows = NamedSharding(mesh, PartitionSpec(BATCH_AXES))
     columns = NamedSharding(mesh, PartitionSpec(None, "tensor"))
@@ -42,7 +42,7 @@ def loss(x, w, targets, implementation="chunked"):
 
 
 @pytest.mark.parametrize("mesh", MESHES)
-def test_the_unembedding_s_gradient_is_reduced_once_and_not_once_per_chunk(mesh):
+def test_the_gradient_of_the_unembedding_is_reduced_once_not_per_chunk(mesh):
     mesh = make_mesh(MESHES[mesh])
 
     def total(x, w, targets):
@@ -58,7 +58,7 @@ def test_the_unembedding_s_gradient_is_reduced_once_and_not_once_per_chunk(mesh)
     once = 2 * (shards - 1) / shards * 4 * D * V / mesh.shape["tensor"]
     over_batch = [row for row in rows if "tensor" not in row.axes]
     assert sum(row.wire_bytes for row in over_batch) <= once + 64  # and the total, a scalar
-    # Nothing of the size of the logits moves along the vocabulary: per token a maximum, a sum …
+    # Nothing of the size of the logits is sent along the vocabulary, only numbers per token.
     along = sum(row.wire_bytes for row in rows if "tensor" in row.axes)
     assert along < 4 * B * L / shards * (D + 16)
 
@@ -75,7 +75,7 @@ def test_sharded_loss_and_gradients_equal_the_definition(mesh):
         np.testing.assert_allclose(got, want, rtol=2e-5, atol=2e-5 * np.abs(want).max())
 
 
-def test_the_scan_s_loop_sends_nothing():
+def test_the_loop_of_the_scan_sends_nothing():
     """Gradients of the maps B and C are sums over channels, which ``tensor`` splits."""
     mesh = make_mesh(MeshOptions(data=2, tensor=4))
     N, E = 4, 16
@@ -101,9 +101,11 @@ def test_the_scan_s_loop_sends_nothing():
 
 
 @pytest.mark.parametrize("packed", [False, True])
-def test_the_duality_sends_only_the_maps_gradients(packed):
-    """Heads are split by ``tensor``, the maps B and C and their groups are not: the sums over heads
-    in the maps' gradients are all that crosses, once each and outside the loop over chunks.
+def test_the_duality_sends_only_the_gradients_of_its_maps(packed):
+    """``tensor`` splits the heads, but not the maps B and C and their groups.
+
+    Only the sums over heads in the gradients of the maps are sent, once each and outside the loop
+    over chunks.
     """
     mesh = make_mesh(MeshOptions(data=2, tensor=4))
     H, P, N, chunk = 8, 4, 4, 4
@@ -128,5 +130,5 @@ def test_the_duality_sends_only_the_maps_gradients(packed):
     rows = hlo.collectives(program, tuple(mesh.shape.values()), mesh.axis_names)
     assert all(row.count < L // chunk for row in rows)
     over_tensor = [row for row in rows if "tensor" in row.axes]
-    maps = 4 * B / 2 * L * N  # bytes on a device of B's gradient, or C's; as many are the scores'
+    maps = 4 * B / 2 * L * N  # bytes per device of the gradient of B, of C and of the scores
     assert sum(row.wire_bytes for row in over_tensor) <= 2 * 3 / 4 * 3 * maps

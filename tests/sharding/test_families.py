@@ -1,4 +1,4 @@
-"""Every family on every kind of mesh: the loss and all gradients are those of one device."""
+"""Every family on every kind of mesh: loss and gradients equal those on one device."""
 
 from dataclasses import replace
 
@@ -26,7 +26,7 @@ MESHES = {
     "all": MeshOptions(data=2, fsdp=2, tensor=2),
     "all-sequence": MeshOptions(data=1, fsdp=2, sequence=2, tensor=2),
 }
-QUICK = {"xla_backend_optimization_level": 0}  # what XLA partitions is the same, LLVM is quicker
+QUICK = {"xla_backend_optimization_level": 0}  # the same partitioning, a faster LLVM
 
 
 def recurrent(config):
@@ -34,7 +34,7 @@ def recurrent(config):
 
 
 def make_batch(vocab_size=61):
-    """Rows with padding of different lengths, in two documents each."""
+    """Return rows with padding of different lengths, each with two documents."""
     generator = np.random.default_rng(0)
     tokens = generator.integers(0, vocab_size, (ROWS, LENGTH + 1), np.int32)
     filled = generator.integers(3, LENGTH + 1, ROWS)
@@ -75,7 +75,8 @@ def assert_close(found, expected, bound=2e-5):
     largest = max(np.abs(leaf).max() for leaf in jax.tree.leaves(gradients_0))
 
     def compare(path, got, want):
-        # some gradients are 0 but for rounding (a key's bias): near 0 for the whole tree
+        # Some gradients are 0 except for rounding (bias of a key): compare them on the scale of
+        # the whole tree.
         scale = max(np.abs(want).max(), 1e-3 * largest)
         assert np.abs(got - want).max() <= bound * scale, jax.tree_util.keystr(path)
 
@@ -84,7 +85,7 @@ def assert_close(found, expected, bound=2e-5):
 
 @pytest.fixture(scope="module")
 def alone():
-    """Fresh parameters and results on one device, made when first asked for."""
+    """Return fresh parameters and results on one device, computed on first use."""
     found = {}
 
     def of(name, config):
@@ -105,8 +106,8 @@ CASES = [
 
 
 @pytest.mark.parametrize(("name", "mesh"), CASES)
-def test_sharded_equals_alone(alone, name, mesh):
-    """Where most is split, fresh parameters are those of one device too."""
+def test_sharded_gradients_equal_those_of_one_device(alone, name, mesh):
+    """On the meshes "all" and "all-sequence", fresh parameters also equal those of one device."""
     config = replace(CONFIGS[name], vocab_multiple=16)
     params, expected = alone(name, config)
     params = None if mesh.startswith("all") else params
@@ -117,8 +118,10 @@ PADDED = ["llama", "llama-variants", pytest.param("mamba", marks=pytest.mark.slo
 
 
 @pytest.mark.parametrize("name", PADDED)
-def test_a_padded_vocabulary_split_over_tensor_equals_the_plain_one(alone, name):
-    """61 tokens in 64 columns over 2 devices: same loss, same gradients, none for the padding."""
+def test_a_padded_vocabulary_over_tensor_equals_the_unpadded_one(alone, name):
+    """61 tokens in 64 columns over 2 devices: same loss and gradients, and no gradient for the
+    padding.
+    """
     plain = replace(CONFIGS[name], vocab_multiple=1)
     padded = replace(plain, vocab_multiple=64)
     params, _ = alone(name, replace(CONFIGS[name], vocab_multiple=16))
@@ -139,7 +142,7 @@ def test_a_padded_vocabulary_split_over_tensor_equals_the_plain_one(alone, name)
     assert_close((gradients, nats), (expected, nats_0))
 
 
-def test_heads_that_tensor_does_not_divide_are_refused_whatever_their_width():
+def test_heads_that_tensor_does_not_divide_are_refused():
     options = TrainOptions(
         model=replace(CONFIGS["llama-wide-heads"], kv_heads=None),
         store="unread",
@@ -151,7 +154,7 @@ def test_heads_that_tensor_does_not_divide_are_refused_whatever_their_width():
         make_trainer(options)
 
 
-def test_a_state_that_passes_through_every_position_cannot_be_split_by_length():
+def test_mesh_axis_sequence_is_refused_for_state_space_layers():
     options = TrainOptions(
         model=CONFIGS["mamba"], store="unread", batch_size=8, steps=99, mesh=MESHES["sequence"]
     )

@@ -1,4 +1,4 @@
-"""The rules table is strict, and mesh mistakes name both numbers and the nearest that work."""
+"""The table of rules is strict, and mesh errors give both numbers and the nearest that work."""
 
 import itertools
 import re
@@ -30,25 +30,27 @@ def shape(*sizes):
     return jax.ShapeDtypeStruct(sizes, jnp.float32)
 
 
-def test_a_launch_of_no_devices_is_refused():
+def test_a_launch_with_zero_processes_or_devices_is_refused():
     for name in ("processes", "virtual_cpu_devices"):
         with pytest.raises(UserError, match=rf"launch.{name} = 0: must be at least 1"):
             LaunchOptions(**{name: 0})
 
 
 @pytest.mark.parametrize("coordinator", ["localhost", "1234", "localhost:", "host:0", "host:65536"])
-def test_a_coordinator_is_a_host_and_a_port(coordinator):
+def test_a_coordinator_must_be_a_host_and_a_port(coordinator):
     options = LaunchOptions(how=Launch.EXPLICIT, coordinator=coordinator, processes=1, process_id=0)
     with pytest.raises(UserError, match=f"launch.coordinator = '{coordinator}': must be host:port"):
         launch(options)
 
 
-def test_a_launch_by_a_cluster_that_is_not_there_is_refused(monkeypatch):
+def test_automatic_launch_without_a_cluster_is_refused(monkeypatch):
     def initialize():
-        raise ValueError("coordinator_address should be defined.")  # as JAX has it
+        raise ValueError("coordinator_address should be defined.")  # the error of JAX
 
     monkeypatch.setattr(jax.distributed, "initialize", initialize)
-    with pytest.raises(UserError, match=r"launch.how = 'auto': found no TPU pod, SLURM or Open MPI"):
+    with pytest.raises(
+        UserError, match=r"launch.how = 'auto': found no TPU pod, SLURM or Open MPI"
+    ):
         launch(LaunchOptions(how=Launch.AUTO))
 
 
@@ -68,19 +70,19 @@ def test_spec_follows_the_table():
         (("mlp=", "mlp=fsdp"), ("embed",), "already"),
     ],
 )
-def test_strictness(changes, axes, message):
+def test_bad_rules_are_refused(changes, axes, message):
     with pytest.raises(UserError, match=message):
         make_rules(changes).spec("w", axes)
 
 
-def test_unused_change_is_refused():
+def test_a_changed_rule_that_no_parameter_uses_is_refused():
     mesh = make_mesh(MeshOptions())
     with pytest.raises(UserError, match="unused sharding rule 'inner'"):
         parameter_shardings({"w": shape(8)}, {"w": ("embed",)}, mesh, make_rules(["inner="]))
 
 
 def place(mesh, **dimensions):
-    """A parameter per dimension, which stands beside one of 16 along fsdp."""
+    """Place one parameter per dimension; its other axis has size 16 and is split along fsdp."""
     shapes = {name: shape(16, size) for name, size in dimensions.items()}
     axes = {name: ("embed", name) for name in dimensions}
     return parameter_shardings(shapes, axes, make_mesh(mesh), make_rules())
@@ -100,7 +102,7 @@ def place(mesh, **dimensions):
         (MeshOptions(tensor=2), {"heads": 3}, "of size 2 or 4, or mesh tensor = 1 (and mesh data"),
         # 2 divides the heads, but not the groups of keys.
         (MeshOptions(tensor=4), {"heads": 6, "kv_heads": 3}, "or mesh tensor = 1 (and"),
-        # What fsdp has, tensor cannot take.
+        # tensor cannot use the devices of fsdp.
         (MeshOptions(fsdp=4, tensor=2), {"heads": 15}, "or mesh tensor = 1 (and"),
         (
             MeshOptions(data=1, fsdp=4, tensor=2),
@@ -108,24 +110,26 @@ def place(mesh, **dimensions):
             "a vocabulary of 61 is not divisible by mesh tensor = 2; pad it with the model's "
             "vocab_multiple = 2 (to 62), or set mesh tensor = 1 (and mesh data",
         ),
-        # A vocabulary that can be padded makes no proposal smaller.
+        # A vocabulary can be padded, so it does not limit the proposed sizes.
         (MeshOptions(tensor=8), {"heads": 12, "vocab": 61}, "or mesh tensor = 4 (and"),
     ],
 )
-def test_a_dimension_that_the_mesh_does_not_divide(mesh, dimensions, message):
+def test_a_dimension_that_the_mesh_does_not_divide_is_refused(mesh, dimensions, message):
     with pytest.raises(UserError) as mistake:
         place(mesh, **dimensions)
     assert message in str(mistake.value)
 
 
 def proposed(message):
-    """The sizes after the last "=" of a message's mend."""
+    """Return the sizes that a message proposes after its last "="."""
     found = re.search(r"= (\d+(?: or \d+)*) \(and", message)
     return [int(size) for size in found.group(1).split(" or ")]
 
 
-def test_every_proposed_size_works_as_it_stands():
-    """For all small models and meshes: set what is proposed, leave -1 to data, and it is placed."""
+def test_every_proposed_mesh_size_works():
+    """For all small models and meshes: with the proposed size, and -1 for data, the model is
+    placed.
+    """
     refused = 0
     for heads, groups, fsdp, tensor in itertools.product(range(1, 13), (1, 2, 3), (1, 2), (2, 4)):
         dimensions = {"heads": heads * groups, "kv_heads": groups}
@@ -140,7 +144,7 @@ def test_every_proposed_size_works_as_it_stands():
     assert refused > 50
 
 
-def test_shardings_and_table():
+def test_shardings_follow_the_rules_and_the_table_shows_them():
     mesh = make_mesh(MeshOptions(data=1, fsdp=4, tensor=2))
     shapes = {"a": {"w": shape(8, 4)}, "b": shape(3)}
     axes = {"a": {"w": ("embed", "mlp")}, "b": ("norm",)}
@@ -168,7 +172,7 @@ def test_shardings_and_table():
         (MeshOptions(fsdp=0), "fsdp = 0: must be a positive number"),
     ],
 )
-def test_mesh_mistakes(options, message):
+def test_bad_meshes_are_refused(options, message):
     with pytest.raises(UserError, match=message):
         make_mesh(options)
 
@@ -185,7 +189,7 @@ def trained(**changes):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        # 6 and 12 divide the batch, but no such number of 8 devices can be set.
+        # 6 and 12 divide the batch, but they are not possible with 8 devices.
         (
             {"batch_size": 12},
             "train.batch_size 12 is not divisible by data × fsdp × microbatches = 8; nearest that "
@@ -206,13 +210,13 @@ def trained(**changes):
         ),
     ],
 )
-def test_a_batch_that_the_mesh_does_not_divide(changes, message):
+def test_a_batch_that_the_mesh_does_not_divide_is_refused(changes, message):
     with pytest.raises(UserError) as mistake:
         trained(**changes)
     assert message in str(mistake.value)
 
 
-def test_every_proposed_batch_works_as_it_stands():
+def test_every_proposed_batch_size_works():
     refused = 0
     for rows, parts, tensor in itertools.product(range(1, 41), (1, 2, 3), (1, 4)):
         mesh = MeshOptions(tensor=tensor)
