@@ -1,4 +1,4 @@
-"""The throughput script at a size of seconds, without peers: what it writes, no times."""
+"""The throughput script at a size of seconds, without peers: checks its output, not times."""
 
 import json
 import subprocess
@@ -15,7 +15,7 @@ def run(repository: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.slow
-def test_small_run_without_peers(repository: Path, tmp_path: Path):
+def test_a_small_run_without_peers_writes_every_case(repository: Path, tmp_path: Path):
     done = run(repository, f"--output={tmp_path}/out.json")
     assert done.returncode == 0, done.stderr
     record = json.loads((tmp_path / "out.json").read_text())
@@ -30,9 +30,9 @@ def test_small_run_without_peers(repository: Path, tmp_path: Path):
         assert len(row["seconds_per_step"]) == 2 and min(row["seconds_per_step"]) > 0
         assert row["tokens_per_second"]["min"] <= row["tokens_per_second"]["max"]
         assert row["memory_mb"] > 0 and row["facts"]["versions"]["jax"]
-        assert row["losses"] == sorted(row["losses"], reverse=True)  # one batch, learned by heart
+        assert row["losses"] == sorted(row["losses"], reverse=True)  # the same batch every step
     losses = [row["losses"] for row in llama["rows"]]
-    assert losses[0] == pytest.approx(losses[1], rel=1e-2)  # from the same weights
+    assert losses[0] == pytest.approx(losses[1], rel=1e-2)  # both start from the same weights
     judged = {(t["faster"], t["of"]) for t in llama["targets"]}
     assert judged == {("ours bf16", "peak"), ("ours f32", "peak")}  # no ratio without its peer
 
@@ -46,7 +46,7 @@ def test_small_run_without_peers(repository: Path, tmp_path: Path):
 
 
 @pytest.mark.slow
-def test_a_peer_that_fails_is_named_and_the_rest_goes_on(repository: Path, tmp_path: Path):
+def test_a_failing_peer_is_named_and_the_others_are_measured(repository: Path, tmp_path: Path):
     done = run(
         repository,
         "--cases=mamba2",

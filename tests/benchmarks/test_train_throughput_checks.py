@@ -1,5 +1,7 @@
-"""The checks that a card must pass before its speed is believed, traced for each backend: none of
-them may be found broken on the card."""
+"""The correctness checks that run on a GPU before its speed is measured, traced for each backend.
+
+A check that cannot be traced is found here, not on the GPU.
+"""
 
 import importlib.util
 from pathlib import Path
@@ -25,10 +27,10 @@ def checks(repository: Path):
     ("backend", "kernels"),
     [("cpu", {"attention blocked"}), ("gpu", {"attention cudnn", "selective scan pallas"})],
 )
-def test_every_implementation_is_traced_with_its_gradients(checks, monkeypatch, backend, kernels):
+def test_every_check_can_be_traced_with_its_gradients(checks, monkeypatch, backend, kernels):
     from jax._src.cudnn import fused_attention_stablehlo as library
 
-    # which cuDNN there is, JAX asks a card; here none is asked
+    # JAX asks the GPU for its cuDNN version; this machine has no GPU.
     monkeypatch.setattr(library, "check_cudnn_version", lambda: 91002)
     seen = set()
     with compiling_for(backend):

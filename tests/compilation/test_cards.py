@@ -1,4 +1,4 @@
-"""Steps compiled for GPUs that are not here."""
+"""Steps compiled for GPUs that are not present."""
 
 import importlib.util
 import sys
@@ -34,14 +34,14 @@ def training(**changes) -> TrainOptions:
     return TrainOptions(**{"store": "unread", "batch_size": 16, "steps": 100, **changes})
 
 
-def test_without_the_wheels_the_mend_is_named(monkeypatch):
+def test_missing_cuda_wheels_give_an_install_command(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"no card\); install the \[gpu\] extra: `pip"):
+    with pytest.raises(UserError, match=r"but no card\); install the \[gpu\] extra: `pip"):
         targets.find_target("h200:8")
 
 
 @pytest.mark.parametrize("cuda", [12, 13])
-def test_without_cudnn_its_wheel_is_named(monkeypatch, cuda):
+def test_missing_cudnn_gives_the_name_of_its_wheel(monkeypatch, cuda):
     def missing():
         raise RuntimeError("cuDNN not found.")
 
@@ -56,13 +56,13 @@ def test_without_cudnn_its_wheel_is_named(monkeypatch, cuda):
 
 
 @pytest.mark.parametrize("name", ["h200:0", "h200:2x4", "h300"])
-def test_a_card_that_is_not_known_is_answered_with_those_that_are(name):
+def test_an_unknown_card_is_refused_with_the_known_ones(name):
     with pytest.raises(UserError, match=f"no topology '{name}'.*h200:<cards>, h100:<cards>"):
         targets.find_target(name)
 
 
-def test_cudnns_attention_counts_the_causal_half_of_seven_products(monkeypatch):
-    # which cuDNN there is, JAX asks a card; here none is asked
+def test_cudnn_attention_counts_the_causal_half_of_seven_products(monkeypatch):
+    # JAX asks the GPU for its cuDNN version; this machine has no GPU.
     from jax._src.cudnn import fused_attention_stablehlo as library
 
     monkeypatch.setattr(library, "check_cudnn_version", lambda: 91002)
@@ -84,7 +84,7 @@ def test_cudnns_attention_counts_the_causal_half_of_seven_products(monkeypatch):
     ],
     ids=["cudnn", "cudnn-documents", "scan", "duality"],
 )
-def test_a_step_compiles_for_cards_with_its_kernels_inside(model, documents, mesh, kernels):
+def test_a_step_compiled_for_gpus_contains_its_kernels(model, documents, mesh, kernels):
     target = targets.find_target("h200:4")
     assert [device.device_kind for device in target.devices] == ["NVIDIA H200"] * 4
     options = training(model=model, documents=documents, mesh=mesh)
@@ -94,13 +94,13 @@ def test_a_step_compiles_for_cards_with_its_kernels_inside(model, documents, mes
     with compiling_for("gpu"), jax.set_mesh(trainer.mesh):
         jaxpr = trainer.step.trace(*step_arguments(options, trainer)).jaxpr
     calls = total(jaxpr, lambda e: 1.0 if e.primitive.name in ("core_map", "mpmd_map") else None)
-    assert calls == 4 * model.layers * kernels  # on four devices; forward and backward
+    assert calls == 4 * model.layers * kernels  # four devices; kernels: forward and backward
     flash = total(jaxpr, lambda e: 1.0 if e.primitive.name.startswith("dot_product_att") else None)
     assert (flash > 0) == (model is LLAMA)
 
 
 @needs_cuda_wheels
-def test_the_scan_s_kernel_is_refused_where_the_card_lacks_its_instructions():
+def test_the_scan_kernel_is_refused_on_a_gpu_without_its_instructions():
     target = targets.find_target("a100")
     with pytest.raises(UserError, match=r"compute capability 9\.0 .*or higher, not 8\.0"):
         analyze(training(model=MAMBA), target)

@@ -1,3 +1,5 @@
+"""Ahead-of-time compilation of a training step: report, search, targets and errors."""
+
 import importlib.util
 import json
 import math
@@ -50,11 +52,11 @@ def report() -> StepReport:
     return analyze(training(mesh=MeshOptions(data=2, fsdp=2, tensor=2)), here())
 
 
-def test_the_whole_step_is_compiled_with_its_real_shardings(report):
+def test_the_report_has_the_memory_of_the_sharded_step(report):
     assert report.fits
     assert report.mesh == {"data": 2, "fsdp": 2, "sequence": 1, "tensor": 2}
     params = TINY.num_params().total
-    # Parameters and two moments in float32; the embeddings are split 4 ways, most others too.
+    # Parameters and two moments in float32; most parameters are split over 4 devices.
     state = 3 * 4 * params
     assert state / 8 < report.memory.arguments < state / 2
     assert report.memory.reused > 0.9 * report.memory.results  # the state is donated
@@ -62,8 +64,8 @@ def test_the_whole_step_is_compiled_with_its_real_shardings(report):
     assert report.unknown_loops == 0
 
 
-def test_flops_are_the_model_s_and_remat_costs_a_forward_more(report):
-    """On the CPU attention is blocked: causal blocks only, so a little less than the formula."""
+def test_flops_match_the_model_and_remat_adds_a_forward_pass(report):
+    """On CPU, attention runs only causal blocks, so it needs a little less than the formula."""
     options = training(model=replace(TINY, remat="full"))
     assert report.model_flops == options.flops_per_token * 16 * 64 / 8
     assert report.executed_flops == pytest.approx(report.model_flops, rel=0.15)
@@ -74,18 +76,18 @@ def test_flops_are_the_model_s_and_remat_costs_a_forward_more(report):
     assert 1.15 < again / report.executed_flops < 1.40
 
 
-def test_collectives_follow_the_mesh(report):
+def test_collectives_use_the_axes_of_the_mesh(report):
     axes = {(row.kind, row.axes) for row in report.collectives}
     assert any("tensor" in over for _, over in axes)
     assert any("fsdp" in over for _, over in axes)
     data = analyze(training(mesh=MeshOptions(data=8)), here())
     assert {row.axes for row in data.collectives} == {"data"}
     reduced = sum(row.wire_bytes for row in data.collectives if row.kind == "all-reduce")
-    # A ring all-reduce of all gradients: twice 7/8 of them, the unembedding's once per chunk.
+    # A ring all-reduce sends 2 × 7/8 of all gradients.
     assert 1.0 < reduced / (2 * 7 / 8 * 4 * TINY.num_params().total) < 1.3
 
 
-def test_roofline_is_the_slowest_of_three(report):
+def test_the_roofline_is_the_largest_of_three_times(report):
     bounds = (report.compute_seconds, report.memory_seconds, report.wire_seconds)
     assert report.step_seconds == max(bounds)
     assert report.compute_seconds == report.executed_flops / 1e12
@@ -101,9 +103,12 @@ SCAN = MambaConfig(vocab_size=64, width=64, layers=2, context_length=64, state=6
 
 
 @pytest.mark.parametrize("model", [LONG, SCAN], ids=["attention", "scan"])
-def test_no_bound_on_mfu_exceeds_100_percent(model):
-    """Even where only operations bind, and fewer matrix products run than the model counts: those
-    of the causal half of the square, or none for what a scan does elementwise.
+def test_the_bound_on_mfu_is_at_most_100_percent(model):
+    """The bound holds even if only operations limit the step and it runs fewer than the model
+    counts.
+
+    Attention runs only the causal half of the square; a scan runs elementwise operations instead of
+    matrix products.
     """
     target = here(bandwidth=None, link=None)
     options = training(model=model, batch_size=8, mesh=MeshOptions(data=8))
@@ -116,7 +121,7 @@ def test_no_bound_on_mfu_exceeds_100_percent(model):
     assert f"{report.model_flops / report.causal_flops:.3f} times that" in text
 
 
-def test_a_step_that_does_not_fit_says_by_how_much_and_what_would(monkeypatch, capsys):
+def test_a_step_that_does_not_fit_gives_the_excess_and_a_setting_that_fits(monkeypatch, capsys):
     needed = {"none": 3e9, "full": 0.5e9}
 
     def pretend(options, target):
@@ -139,7 +144,7 @@ def test_a_step_that_does_not_fit_says_by_how_much_and_what_would(monkeypatch, c
     assert "\n" not in message
     said = capsys.readouterr().out.splitlines()
     assert "trying what would" in said[0]
-    assert len(said) == len(set(said))  # the same mesh by two names is tried once
+    assert len(said) == len(set(said))  # a mesh that can be written in two ways is tried once
 
 
 @pytest.mark.parametrize(
@@ -155,15 +160,15 @@ def test_a_step_that_does_not_fit_says_by_how_much_and_what_would(monkeypatch, c
         "NVIDIA A100-SXM4-80GB",
     ],
 )
-def test_mfu_is_bounded_by_the_peak_that_a_training_measures_it_by(kind):
+def test_compile_and_train_use_the_same_peak_flops(kind):
     platform = "tpu" if kind.startswith("TPU") else "gpu"
     device = SimpleNamespace(device_kind=kind, platform=platform)
     chip = targets._chip_of(device)
     assert chip.flops == peak_flops(device)
 
 
-def test_a_state_that_does_not_fit_is_known_without_compiling(monkeypatch, capsys):
-    """Per device: a quarter of all parameters and two moments, in float32."""
+def test_a_state_that_does_not_fit_is_not_compiled(monkeypatch, capsys):
+    """Each device needs a quarter of all parameters and two moments, in float32."""
     params = TINY.num_params().total
     chip = targets.Chip(name="TPU v4", memory=0.9 * 3 * params)
     devices = jax.devices("cpu")[:4]
@@ -178,7 +183,7 @@ def test_a_state_that_does_not_fit_is_known_without_compiling(monkeypatch, capsy
         compile_step(CompileOptions(train=options, topology="v4:2x2x1"))
     message = str(mistake.value)
     assert "its parameters and moments alone need" in message
-    # 12 bytes of each parameter over 2.7: 4.44 devices
+    # 12 bytes per parameter; 2.7 bytes per parameter fit one device: 4.44 devices.
     assert message.endswith(
         "no cheaper setting fits either (1 tried): at least 5 × TPU v4 for the state alone, such "
         "as v4:2x2x2, or a smaller model"
@@ -186,12 +191,12 @@ def test_a_state_that_does_not_fit_is_known_without_compiling(monkeypatch, capsy
     assert "of parameters and moments alone, does not fit" in capsys.readouterr().out
     trials = searching.search(options, target, max_trials=9, say=lambda text: None)
     assert all(isinstance(trial, str) or trial.state_alone for _, trial in trials)
-    odd = replace(options, mesh=MeshOptions(data=1, fsdp=3))  # a search takes its own meshes
+    odd = replace(options, mesh=MeshOptions(data=1, fsdp=3))  # a search ignores this mesh
     with pytest.raises(UserError, match=r"fits v4:2x2x1; take at least 5 .* such as v4:2x2x2"):
         compile_step(CompileOptions(train=odd, topology="v4:2x2x1", search=True))
 
 
-def test_the_compiler_s_own_words_for_too_little_memory():
+def test_out_of_memory_messages_of_the_compiler_are_read():
     text = (
         "RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory in memory space "
         "hbm. Used 61.95G of 30.75G hbm. Exceeded hbm capacity by 31.20G."
@@ -226,18 +231,18 @@ def pretend_search(monkeypatch, fits, refused=lambda options: False, needed=1e8)
     return compiled
 
 
-def test_search_takes_the_fastest_that_fits(monkeypatch):
+def test_search_finds_the_fastest_setting_that_fits(monkeypatch):
     compiled = pretend_search(monkeypatch, lambda o: o.model.remat != "none" or o.mesh.tensor > 2)
     trials = searching.search(training(), here(), max_trials=50, say=lambda text: None)
     choice, report = searching.best(trials)
     assert (choice.model.remat, choice.mesh.tensor, choice.microbatches) == ("dots", 1, 1)
     assert report.fits
-    # What fits whole without recomputation is not tried with it.
+    # A setting that fits without recomputation is not tried with recomputation.
     assert not any(o.mesh.tensor == 4 and o.model.remat != "none" for o in compiled)
 
 
-def test_among_equal_bounds_the_best_spares_the_wires():
-    """Compute binds them all: nothing computes fewer operations, and wires may not be idle."""
+def test_equal_bounds_are_decided_by_the_least_communication():
+    """Compute time bounds all of them equally; the smallest sum of times is the best."""
     base = StepReport(
         topology="cpu", chip="c", devices=8, mesh={}, remat="none", batch_size=16, microbatches=1,
         context_length=64, total_steps=1, compile_seconds=0.0, fits=True, memory_limit=1e9,
@@ -248,11 +253,11 @@ def test_among_equal_bounds_the_best_spares_the_wires():
     assert searching.best(trials)[1].wire_seconds == 0.4
 
 
-def test_search_passes_over_microbatches_that_cannot_be_enough(monkeypatch):
+def test_search_skips_microbatches_that_cannot_fit(monkeypatch):
     def fits(options):
         return options.microbatches >= 8
 
-    compiled = pretend_search(monkeypatch, fits, needed=12e9)  # 12 times what there is
+    compiled = pretend_search(monkeypatch, fits, needed=12e9)  # 12 times the memory
     options = training(batch_size=128)
     searching.search(options, here(), max_trials=2, say=lambda text: None)
     assert [choice.microbatches for choice in compiled] == [1, 8]
@@ -262,11 +267,11 @@ def test_search_passes_over_microbatches_that_cannot_be_enough(monkeypatch):
     ("seconds", "shown"),
     [(86_400.2, "86400 s"), (22.9587, "22.96 s"), (0.99996, "1000 ms"), (2.1e-5, "21 µs")],
 )
-def test_short_steps_are_no_zeros(seconds, shown):
+def test_short_times_are_not_rounded_to_zero(seconds, shown):
     assert searching.duration(seconds) == shown
 
 
-def test_search_stops_at_its_limit_and_passes_over_what_is_refused(monkeypatch):
+def test_search_stops_at_its_limit_and_skips_refused_settings(monkeypatch):
     said = []
     compiled = pretend_search(monkeypatch, lambda o: False, refused=lambda o: o.mesh.tensor == 1)
     trials = searching.search(training(), here(), max_trials=3, say=said.append)
@@ -287,19 +292,19 @@ def test_search_stops_at_its_limit_and_passes_over_what_is_refused(monkeypatch):
         ("cpu:0", "needs at least one device; write cpu:1"),
     ],
 )
-def test_topologies_that_are_not(name, words):
+def test_an_unknown_topology_is_refused_with_the_known_ones(name, words):
     with pytest.raises(UserError) as mistake:
         targets.find_target(name)
     assert words in str(mistake.value)
 
 
-def test_without_libtpu_the_mend_is_named(monkeypatch):
+def test_missing_libtpu_gives_an_install_command(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match="pip install libtpu"):
         targets.find_target("v4:2x2x1")
 
 
-def test_a_search_of_nothing_is_refused():
+def test_a_search_without_trials_is_refused():
     with pytest.raises(UserError, match="max_trials = 0: must be at least 1"):
         CompileOptions(train=training(), max_trials=0)
 
@@ -312,7 +317,7 @@ def test_an_existing_file_is_not_overwritten(tmp_path):
     assert path.read_text() == "mine"
 
 
-def test_a_report_that_cannot_be_written_is_refused_before_it_is_made(tmp_path, monkeypatch):
+def test_an_unwritable_report_is_refused_before_compiling(tmp_path, monkeypatch):
     monkeypatch.setattr("lossline.cli.compile_command.find_target", lambda _: pytest.fail("began"))
     (tmp_path / "file").write_text("")
     for out, folder in (
@@ -323,7 +328,7 @@ def test_a_report_that_cannot_be_written_is_refused_before_it_is_made(tmp_path, 
             compile_step(CompileOptions(train=training(), topology="cpu", out=str(out)))
 
 
-def test_a_mesh_that_does_not_divide_the_batch_names_both():
+def test_a_mesh_that_does_not_divide_the_batch_is_refused():
     with pytest.raises(UserError, match="12 is not divisible"):
         analyze(training(batch_size=12), here())
 
@@ -350,7 +355,7 @@ def gin_file(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_verb_reads_a_training_s_gin_file(gin_file, tmp_path):
+def test_the_command_reads_the_gin_file_of_a_training(gin_file, tmp_path):
     out = tmp_path / "report.json"
     done = run_verb(f"--gin_file={gin_file}", "--topology=cpu:4", f"--out={out}", XLA_FLAGS="")
     assert done.returncode == 0, done.stderr
@@ -373,21 +378,21 @@ MIXED = HybridConfig(
 
 
 @needs_libtpu
-def test_a_mesh_axis_may_take_a_part_of_a_dimension_of_the_torus():
+def test_a_mesh_axis_may_use_part_of_a_dimension_of_the_torus():
     target = targets.find_target("v4:8x8x8")
     mesh = make_mesh(MeshOptions(data=16, fsdp=32), devices=target.devices)
     assert dict(mesh.shape) == {"data": 16, "fsdp": 32, "sequence": 1, "tensor": 1}
 
 
 @needs_libtpu
-def test_a_shape_that_libtpu_refuses_is_answered_with_the_usual_ones():
+def test_a_slice_that_libtpu_refuses_gives_the_listed_ones():
     with pytest.raises(UserError, match=r"libtpu refuses topology 'v4:3x3x3'.*2x2x1, 2x2x2"):
         targets.find_target("v4:3x3x3")
 
 
 @pytest.mark.slow
 @needs_libtpu
-def test_a_tpu_slice_without_a_tpu(gin_file):
+def test_a_tpu_slice_is_compiled_for_without_a_tpu(gin_file):
     done = run_verb(f"--gin_file={gin_file}", "--topology=v4:2x2x1", XLA_FLAGS="")
     assert done.returncode == 0, done.stderr
     assert "4 × TPU v4" in done.stdout
@@ -409,8 +414,8 @@ def test_a_tpu_slice_without_a_tpu(gin_file):
     ],
     ids=["attention-v4", "attention-v6e", "scan-v4", "scan-v5e", "duality-v4", "hybrid-v4"],
 )
-def test_a_step_compiles_for_a_tpu_with_its_kernels_inside(model, topology, kernels):
-    """Over data, fsdp and tensor at once, documents apart."""
+def test_a_step_compiled_for_a_tpu_contains_its_kernels(model, topology, kernels):
+    """The mesh uses data, fsdp and tensor, and documents are separate."""
     target = targets.find_target(topology)
     options = training(
         model=model, documents=Documents.SEPARATE, mesh=MeshOptions(data=1, fsdp=2, tensor=2)
@@ -420,4 +425,4 @@ def test_a_step_compiles_for_a_tpu_with_its_kernels_inside(model, topology, kern
     with compiling_for("tpu"), jax.set_mesh(trainer.mesh):
         traced = trainer.step.trace(*step_arguments(options, trainer))
     calls = total(traced.jaxpr, lambda e: 1.0 if e.primitive.name == "pallas_call" else None)
-    assert calls == 4 * kernels  # of four devices
+    assert calls == 4 * kernels  # four devices

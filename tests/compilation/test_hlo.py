@@ -1,3 +1,5 @@
+"""The reader of compiled programs: trip counts, traffic, collectives, and text of unknown forms."""
+
 import jax
 import jax.numpy as jnp
 import jaxlib
@@ -56,15 +58,15 @@ ENTRY %main.1 (a.0: bf16[12,8,64]) -> bf16[12,8,64] {
 """  # noqa: E501
 
 
-def test_loops_run_as_often_as_their_condition_says():
+def test_a_loop_runs_as_often_as_its_condition_allows():
     program = hlo.Program.parse(TPU_TEXT)
     assert program.entry == "main.1"
     assert program.runs["body.1"] == 12
     assert program.unknown_loops == 0
 
 
-def test_an_attribute_broken_over_lines_ends_no_computation():
-    """As the metadata of a Pallas kernel stands in the text; what follows counts as before."""
+def test_an_attribute_over_several_lines_does_not_end_a_computation():
+    """The metadata of a Pallas kernel is such an attribute; everything after it still counts."""
     first = "  %one.1 = "
     kernel = (
         '  %k.1 = bf16[8,64]{1,0} custom-call(%stack.1), custom_call_target="tpu_custom_call",'
@@ -78,10 +80,10 @@ def test_an_attribute_broken_over_lines_ends_no_computation():
     assert hlo.collectives(broken, *arguments) == hlo.collectives(whole, *arguments)
 
 
-def test_traffic_counts_the_slice_and_not_the_stack_and_skips_scratchpads():
+def test_traffic_counts_slices_not_stacks_and_only_main_memory():
     program = hlo.Program.parse(TPU_TEXT)
-    slice_bytes = 8 * 64 * 2  # read from HBM, written to the scratchpad S(3)
-    scattered = 4 * 64 * 2  # written to HBM; its operand lies in the scratchpad
+    slice_bytes = 8 * 64 * 2  # read from HBM, written to scratch memory S(3)
+    scattered = 4 * 64 * 2  # written to HBM; its operand is in scratch memory
     index = 4
     assert hlo.memory_traffic(program) == 12 * (slice_bytes + index + scattered)
 
@@ -123,27 +125,29 @@ ENTRY %main.1 (a.0: bf16[12,8,64], a.1: s32[], a.2: bf16[12,8,64]) -> (f32[8,64]
 """  # noqa: E501
 
 
-def test_slices_are_seen_in_fusions_within_fusions():
-    """As in the body of a scan over layers on a TPU: of the stack of what each layer keeps, one
-    layer's is read, and one layer's written, three fusions deep."""
+def test_slices_inside_nested_fusions_are_counted_as_slices():
+    """The body of a scan over layers on TPU looks like this.
+
+    It reads one layer of the stack of all layers, and writes one layer, three fusions deep.
+    """
     one = 8 * 64
     read, written, updated, index = 2 * one, 4 * one, 2 * one, 4
     program = hlo.Program.parse(NESTED)
     assert hlo.memory_traffic(program) == read + index + written + updated
-    # Where anything in there takes the stack as a whole, the whole counts.
+    # If any instruction inside uses the whole stack, the whole stack counts.
     convert = "%cv.2 = bf16[1,8,64]{2,1,0:T(8,128)(2,1)} convert(%f.1)"
     whole = NESTED.replace(convert, convert.replace("%f.1", "%f.1, %bc.1"))
     assert whole != NESTED
     assert hlo.memory_traffic(hlo.Program.parse(whole)) == 12 * read + index + written + updated
 
 
-def test_collectives_are_counted_per_trip_and_named_by_their_mesh_axes():
+def test_collectives_are_counted_per_trip_with_their_mesh_axes():
     program = hlo.Program.parse(TPU_TEXT)
     rows = hlo.collectives(program, (2, 2, 2), ("data", "fsdp", "tensor"))
     found = {(row.kind, row.axes): row for row in rows}
     gathered = found["all-gather", "tensor"]
     assert (gathered.count, gathered.wire_bytes) == (12, 12 * (8 * 128 * 2) / 2)
-    # The transposed iota groups devices 0 2 4 6 in pairs: along fsdp.
+    # The transposed iota pairs devices 0 and 2, and so on: along fsdp.
     scattered = found["reduce-scatter", "fsdp"]
     assert (scattered.count, scattered.wire_bytes) == (12, 12 * (8 * 64 * 2) / 2)
     assert len(rows) == 2
@@ -204,7 +208,7 @@ def test_a_search_does_not_take_unreadable_text_for_a_setting_that_is_refused(mo
         ("replica_groups={}", [[0, 1, 2, 3]]),
     ],
 )
-def test_replica_groups_in_every_spelling(text, groups):
+def test_replica_groups_are_read_in_every_form(text, groups):
     assert hlo.replica_groups(text, 4) == groups
 
 
@@ -225,11 +229,11 @@ def compiled_scan(mesh):
     return jax.jit(jax.grad(step, argnums=1), out_shardings=whole).trace(x, w)
 
 
-def test_a_compiled_scan_tells_its_trips_flops_and_collectives():
+def test_a_real_compiled_scan_is_read():
     mesh = make_mesh(MeshOptions(data=2, fsdp=4))
     traced = compiled_scan(mesh)
-    # Forward, and two products backward, of 6 layers; the first layer's input needs no gradient,
-    # but the loop computes it all the same.
+    # One product forward and two backward in each of 6 layers. The input of the first layer needs
+    # no gradient, but the loop computes it.
     assert matmul_flops(traced.jaxpr) == 3 * 6 * 2 * 16 * 64 * 64
     program = hlo.Program.parse(traced.lower().compile().as_text())
     assert program.unknown_loops == 0
@@ -238,11 +242,11 @@ def test_a_compiled_scan_tells_its_trips_flops_and_collectives():
     assert rows
     assert {row.axes for row in rows} <= {"data", "fsdp", "data+fsdp"}
     assert max(row.count for row in rows) >= 6
-    # The weights are read in both passes at least.
+    # Both passes read the weights at least once.
     assert hlo.memory_traffic(program) >= 2 * 6 * 64 * 64 * 4 / 4
 
 
-def test_flops_see_through_remat_cond_and_shard_map():
+def test_flops_are_counted_inside_remat_cond_and_shard_map():
     w = jnp.ones((8, 8))
     product = 2 * 8 * 8 * 8
 

@@ -1,3 +1,5 @@
+"""Bytes and operations of Pallas kernels, counted from traced functions."""
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -15,7 +17,7 @@ from lossline.sharding import MeshOptions, make_mesh
 
 
 def multiply(x, w):
-    """[M, K] × [K, N] in blocks of 8 × 16 over grid (M/8, N/16)."""
+    """Multiply [M, K] × [K, N] in blocks of 8 × 16 over grid (M/8, N/16)."""
 
     def kernel(x_ref, w_ref, out_ref):
         out_ref[...] = jnp.dot(x_ref[...], w_ref[...])
@@ -36,7 +38,7 @@ def multiply(x, w):
 def test_a_block_is_copied_as_often_as_its_index_changes():
     M, K, N = 32, 24, 64
     x, w = jnp.zeros((M, K)), jnp.zeros((K, N))
-    once = 4 * (M * K + (M // 8) * K * N + M * N)  # w anew for every row of blocks
+    once = 4 * (M * K + (M // 8) * K * N + M * N)  # w is copied for every row of blocks
 
     def five_times(x, w):
         return jax.lax.scan(lambda _, __: (multiply(x, w), None), multiply(x, w), length=4)[0]
@@ -53,18 +55,18 @@ def test_flash_attention_counts_the_blocks_under_the_diagonal(sharded):
     mesh = make_mesh(MeshOptions(data=4, tensor=2))
     with jax.set_mesh(mesh if sharded else jax.make_mesh((), ())):
         jaxpr = jax.make_jaxpr(tpu_attention.splash_attention)(q, k, k)
-    share = 3 / 4  # of two by two blocks
+    share = 3 / 4  # three of two by two blocks
     assert matmul_flops(jaxpr) == share * 2 * 2 * B * H * L * L * K
     queries_and_output = 2 * 2 * B * L * H * K
     keys_and_values = 2 * 2 * B * H * share * 2 * L * K  # for each of two blocks of queries
     moved = kernel_bytes(jaxpr)
-    # Positions for every head's blocks, and the accumulators of each device, which never leave it.
+    # Document positions for the blocks of every head, and the accumulators of each device.
     scratch = 4 * L * 128 * B * H + 8 * 3 * 4 * 512 * 128 * B
     assert queries_and_output + keys_and_values < moved
     assert moved < queries_and_output + keys_and_values + scratch
 
 
-def test_the_program_s_text_leaves_kernels_out():
+def test_memory_traffic_leaves_out_pallas_kernels():
     text = """\
 HloModule jit_run
 
@@ -80,7 +82,7 @@ ENTRY %main.1 (a.0: f32[8,64]) -> f32[8,64] {
 @pytest.mark.parametrize(
     ("remat", "forwards"), [("none", 1), ("dots", 1), ("offload", 2), ("full", 2)]
 )
-def test_what_remat_kept_is_not_counted_again(remat, forwards):
+def test_work_that_remat_saved_is_counted_once(remat, forwards):
     model = LlamaConfig(
         vocab_size=64, width=16, layers=2, heads=2, mlp_width=32, context_length=128, remat=remat
     )
@@ -93,4 +95,5 @@ def test_what_remat_kept_is_not_counted_again(remat, forwards):
     with compiling_for("tpu"):
         jaxpr = jax.make_jaxpr(jax.grad(loss))(state, tokens)
     calls = total(jaxpr, lambda e: 1.0 if e.primitive.name == "pallas_call" else None)
-    assert calls == model.layers * (forwards + 2)  # and the gradients by queries, by keys
+    # Two more kernels compute the gradients by queries and by keys.
+    assert calls == model.layers * (forwards + 2)

@@ -1,3 +1,5 @@
+"""Regression test of the HBM traffic of each family on TPU."""
+
 import importlib.util
 from dataclasses import replace
 
@@ -23,16 +25,16 @@ MAMBA, MAMBA2 = MambaConfig(**SHAPE), Mamba2Config(**SHAPE)
     [
         (LLAMA, LLAMA.width, 108.6),
         (MAMBA, MAMBA.inner, 72.1),
-        (MAMBA2, MAMBA2.inner, 46.7),  # 98.5 when no layout was pinned
+        (MAMBA2, MAMBA2.inner, 46.7),  # 98.5 without pinned layouts
     ],
     ids=["llama", "mamba", "mamba2"],
 )
-def test_no_layer_turns_an_array_more_than_now(model, channels, arrays):
-    """HBM bytes of a step on one v4, per layer, in arrays of [B, L, channels] in bfloat16.
+def test_hbm_traffic_per_layer_has_not_changed(model, channels, arrays):
+    """HBM bytes of a step on one v4, per layer, in units of one bfloat16 array [B, L, channels].
 
-    The numbers are those of libtpu 0.0.42.1. To turn one such array is to read and to write it: 2
-    more. Lower a number that a change has lowered; raise one only for another libtpu that moves
-    more for the same traced step.
+    The numbers are for libtpu 0.0.42.1. Transposing one such array reads and writes it, which adds
+    2. Lower a number if a change reduced the traffic. Raise one only if another libtpu moves more
+    for the same traced step.
     """
     slice_of_four = targets.find_target("v4:2x2x1")
     one_chip = replace(slice_of_four, devices=slice_of_four.devices[:1])

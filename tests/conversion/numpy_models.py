@@ -1,4 +1,4 @@
-"""The model types from their papers in NumPy float64, on tensors named as Hugging Face does."""
+"""The model types in NumPy float64, written from their papers; tensor names as in Hugging Face."""
 
 import numpy as np
 from scipy.special import erf
@@ -17,7 +17,7 @@ def softplus(x):
 
 
 def rotate(x, theta):
-    """Rotary positions on halves; x [L, H, K]."""
+    """Apply rotary positions to halves; x is [L, H, K]."""
     length, _, size = x.shape
     angle = np.arange(length)[:, None] / theta ** (np.arange(0, size, 2) / size)
     cos, sin = np.cos(angle)[:, None], np.sin(angle)[:, None]
@@ -30,7 +30,9 @@ def head_size(config):
 
 
 def llama(tensors, config, tokens):
-    """Logits [L, V] of one sequence; also of Llama's relatives, by what they norm and where."""
+    """Return logits [L, V] of one sequence of a Llama or a related model, which differ in their
+    norms.
+    """
     w = {name: np.asarray(array, np.float64) for name, array in tensors.items()}
     heads, kv_heads = config["num_attention_heads"], config["num_key_value_heads"]
     size, kind = head_size(config), config["model_type"]
@@ -70,7 +72,7 @@ def llama(tensors, config, tokens):
 
 
 def mamba(tensors, config, tokens):
-    """Logits [L, V] of one sequence."""
+    """Return logits [L, V] of one sequence."""
     w = {name: np.asarray(array, np.float64) for name, array in tensors.items()}
     inner, size = config["intermediate_size"], config["state_size"]
     rank, taps, eps = (config[n] for n in ("time_step_rank", "conv_kernel", "layer_norm_epsilon"))
@@ -97,7 +99,7 @@ def mamba(tensors, config, tokens):
 
 
 def mamba2(tensors, config, tokens):
-    """Logits [L, V] of one sequence."""
+    """Return logits [L, V] of one sequence."""
     w = {name: np.asarray(array, np.float64) for name, array in tensors.items()}
     heads, channels, groups, size = (
         config[n] for n in ("num_heads", "head_dim", "n_groups", "state_size")
@@ -138,7 +140,7 @@ def layer_norm(x, w, name, eps):
 
 
 def attend(q, k, v):
-    """Causal attention; q, k, v [L, H, K] -> [L, H * K]."""
+    """Return causal attention; q, k, v are [L, H, K], the result is [L, H * K]."""
     mask = np.where(np.tril(np.ones((len(q), len(q)))), 0, -np.inf)
     scores = np.einsum("qhk,lhk->hql", q, k) / np.sqrt(q.shape[-1]) + mask
     weights = np.exp(scores - scores.max(-1, keepdims=True))
@@ -147,7 +149,7 @@ def attend(q, k, v):
 
 
 def gpt2(tensors, config, tokens):
-    """Logits [L, V] of one sequence."""
+    """Return logits [L, V] of one sequence."""
     w = {name: np.asarray(array, np.float64) for name, array in tensors.items()}
     length, heads, eps = len(tokens), config["n_head"], config["layer_norm_epsilon"]
     x = w["transformer.wte.weight"][tokens] + w["transformer.wpe.weight"][:length]
@@ -165,7 +167,7 @@ def gpt2(tensors, config, tokens):
 
 
 def gpt_neox(tensors, config, tokens):
-    """Logits [L, V] of one sequence."""
+    """Return logits [L, V] of one sequence."""
     w = {name: np.asarray(array, np.float64) for name, array in tensors.items()}
     length, heads, eps = len(tokens), config["num_attention_heads"], config["layer_norm_eps"]
     size = config["hidden_size"] // heads
@@ -244,7 +246,7 @@ MAMBA2 = {
 
 
 def llama_shapes(c):
-    """Names and shapes of the tensors of a Llama or a relative, as transformers has them."""
+    """Return names and shapes of the tensors of a Llama or a related model, as in transformers."""
     d, f, v, kind = c["hidden_size"], c["intermediate_size"], c["vocab_size"], c["model_type"]
     size = head_size(c)
     e, kv = size * c["num_attention_heads"], size * c["num_key_value_heads"]
@@ -275,7 +277,7 @@ def llama_shapes(c):
 
 
 def mamba_shapes(c):
-    """Names and shapes of a Mamba's tensors, as transformers has them."""
+    """Return names and shapes of the tensors of a Mamba, as in transformers."""
     d, e, n, r = (
         c[k] for k in ("hidden_size", "intermediate_size", "state_size", "time_step_rank")
     )
@@ -299,7 +301,7 @@ def mamba_shapes(c):
 
 
 def mamba2_shapes(c):
-    """Names and shapes of a Mamba-2's tensors, as transformers has them."""
+    """Return names and shapes of the tensors of a Mamba-2, as in transformers."""
     d, h, v = c["hidden_size"], c["num_heads"], c["vocab_size"]
     e = h * c["head_dim"]
     convolved = e + 2 * c["n_groups"] * c["state_size"]
@@ -348,12 +350,12 @@ GPT_NEOX = {
 
 
 def normed(name, width):
-    """Names and shapes of a LayerNorm."""
+    """Return names and shapes of a LayerNorm."""
     return {name + ".weight": (width,), name + ".bias": (width,)}
 
 
 def gpt2_shapes(c):
-    """Names and shapes of a GPT-2's tensors, as transformers has them."""
+    """Return names and shapes of the tensors of a GPT-2, as in transformers."""
     d, f, v = c["n_embd"], c["n_inner"], c["vocab_size"]
     shapes = {"transformer.wte.weight": (v, d), "transformer.wpe.weight": (c["n_positions"], d)}
     for i in range(c["n_layer"]):
@@ -371,7 +373,7 @@ def gpt2_shapes(c):
 
 
 def gpt_neox_shapes(c):
-    """Names and shapes of a GPT-NeoX's tensors, as transformers has them."""
+    """Return names and shapes of the tensors of a GPT-NeoX, as in transformers."""
     d, f, v = c["hidden_size"], c["intermediate_size"], c["vocab_size"]
     shapes = {"gpt_neox.embed_in.weight": (v, d)}
     for i in range(c["num_hidden_layers"]):

@@ -1,6 +1,4 @@
-"""Hugging Face folders: the same function as their tensors define, the same bytes back, one line
-for what is wrong.
-"""
+"""Hugging Face folders: the function that the tensors define, the same bytes back, and errors."""
 
 import dataclasses
 import json
@@ -57,7 +55,7 @@ def logits_of(config, params, tokens):
 
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("tied", [False, True])
-def test_a_folder_becomes_the_function_that_its_tensors_define(tmp_path, name, tied):
+def test_a_folder_gives_the_logits_that_its_tensors_define(tmp_path, name, tied):
     tensors, tree = make_folder(tmp_path / "hf", name, shards=2, tie_word_embeddings=tied)
     config, params = read_model(tmp_path / "hf")
     assert config == read_config(tmp_path / "hf")
@@ -86,7 +84,7 @@ def test_round_trip_gives_the_same_bytes(tmp_path, name, dtype):
     jax.tree.map(np.testing.assert_array_equal, params_again, params)
 
 
-def test_written_in_shards_it_is_read_the_same(tmp_path):
+def test_a_model_written_in_shards_is_read_unchanged(tmp_path):
     tensors, _ = make_folder(tmp_path / "hf", "llama")
     config, params = read_model(tmp_path / "hf")
     write_model(tmp_path / "back", config, params, shard_bytes=3000)
@@ -98,7 +96,7 @@ def test_written_in_shards_it_is_read_the_same(tmp_path):
     jax.tree.map(np.testing.assert_array_equal, read_model(tmp_path / "back")[1], params)
 
 
-def test_padding_of_the_vocabulary_is_not_written(tmp_path):
+def test_vocabulary_padding_is_not_written(tmp_path):
     make_folder(tmp_path / "hf", "llama")
     config, _ = read_model(tmp_path / "hf")
     padded = dataclasses.replace(config, vocab_multiple=64)
@@ -111,7 +109,7 @@ def test_padding_of_the_vocabulary_is_not_written(tmp_path):
     np.testing.assert_array_equal(cut["unembed"], params["unembed"].astype("float32")[:, :30])
 
 
-def test_buffers_and_the_tied_head_are_passed_over(tmp_path):
+def test_buffers_and_a_tied_head_are_ignored(tmp_path):
     tensors, _ = make_folder(tmp_path / "hf", "llama", tie_word_embeddings=True)
     extra = {
         "lm_head.weight": tensors["model.embed_tokens.weight"],
@@ -122,8 +120,8 @@ def test_buffers_and_the_tied_head_are_passed_over(tmp_path):
 
 
 @pytest.mark.parametrize(("name", "head"), [("llama", "lm_head"), ("gpt_neox", "embed_out")])
-def test_tied_embeddings_with_a_head_of_its_own_are_refused(tmp_path, name, head):
-    """transformers 5 takes the head, 4 the embeddings."""
+def test_tied_embeddings_with_a_different_head_are_refused(tmp_path, name, head):
+    """transformers 5 uses the head, transformers 4 the embeddings."""
     tensors, _ = make_folder(tmp_path / "hf", name, tie_word_embeddings=True)
     other = {f"{head}.weight": np.ones((30, 16), np.float32)}
     save_file(tensors | other, tmp_path / "hf" / "model.safetensors")
@@ -131,10 +129,10 @@ def test_tied_embeddings_with_a_head_of_its_own_are_refused(tmp_path, name, head
         read_model(tmp_path / "hf")
 
 
-def test_what_a_dtype_cannot_hold_is_not_written(tmp_path):
+def test_a_value_too_large_for_the_dtype_is_refused(tmp_path):
     make_folder(tmp_path / "hf", "llama")
     config, params = read_model(tmp_path / "hf")
-    params["blocks"]["mlp"]["up"][1, 0, 0] = -7e4  # of layer 1; float16 ends at 65,504
+    params["blocks"]["mlp"]["up"][1, 0, 0] = -7e4  # layer 1; float16 ends at 65,504
     with pytest.raises(
         UserError, match=r"up_proj.weight has a value of 7e\+04, too large for float16"
     ):
@@ -143,8 +141,8 @@ def test_what_a_dtype_cannot_hold_is_not_written(tmp_path):
     write_model(tmp_path / "back", config, params, dtype="bfloat16")
 
 
-def test_what_is_passed_over_says_nothing_about_the_dtype(tmp_path):
-    # as the Pythias are published: float16, with masks of truth values or bytes
+def test_ignored_buffers_do_not_affect_the_dtype(tmp_path):
+    # The published Pythias are float16 with masks of type bool or uint8.
     tensors, _ = make_folder(tmp_path / "hf", "gpt_neox", dtype=ml_dtypes.bfloat16)
     layer = "gpt_neox.layers.0.attention."
     buffers = {
@@ -160,7 +158,7 @@ def test_what_is_passed_over_says_nothing_about_the_dtype(tmp_path):
     jax.tree.map(np.testing.assert_array_equal, params, expected)
 
 
-def test_quantized_weights_are_refused_whatever_dtype_is_asked_for(tmp_path):
+def test_quantized_weights_are_refused_for_every_requested_dtype(tmp_path):
     tensors, _ = make_folder(tmp_path / "hf", "llama")
     tensors["model.norm.weight"] = np.ones(16, np.int8)
     save_file(tensors, tmp_path / "hf" / "model.safetensors")
@@ -168,7 +166,7 @@ def test_quantized_weights_are_refused_whatever_dtype_is_asked_for(tmp_path):
         read_model(tmp_path / "hf", param_dtype="float32")
 
 
-def test_a_folder_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+def test_a_folder_is_written_completely_or_not_at_all(tmp_path, monkeypatch):
     make_folder(tmp_path / "hf", "llama")
     config, params = read_model(tmp_path / "hf")
 
@@ -184,7 +182,7 @@ def test_a_folder_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
         write_model(tmp_path / "link", config, params)
 
 
-def test_a_sequential_gpt_neox(tmp_path):
+def test_a_sequential_gpt_neox_gives_the_right_logits(tmp_path):
     tensors, tree = make_folder(tmp_path / "hf", "gpt_neox", use_parallel_residual=False)
     config, params = read_model(tmp_path / "hf")
     tokens = np.random.default_rng(1).integers(0, 30, 19)
@@ -207,8 +205,8 @@ def test_scaled_rotary_positions_are_read_and_written(tmp_path):
     assert json.loads((tmp_path / "back" / "config.json").read_text())["rope_scaling"] == scaling
 
 
-def test_where_rotary_positions_are_said_does_not_matter(tmp_path):
-    """Releases 4 and 5 of transformers write the same model differently, some files both ways."""
+def test_rotary_positions_are_read_from_every_place(tmp_path):
+    """Transformers 4 and 5 write the same model differently, and some files have both forms."""
 
     def read(name, folder, **changes):
         make_folder(tmp_path / folder, name, **changes)
@@ -231,7 +229,7 @@ def test_where_rotary_positions_are_said_does_not_matter(tmp_path):
 
 
 def test_tensors_without_the_prefix_are_found(tmp_path):
-    # as GPT-2 was first published, with buffers that follow from its shape
+    # The first published form of GPT-2, with buffers that follow from its shape.
     tensors, _ = make_folder(tmp_path / "hf", "gpt2", tie_word_embeddings=True)
     expected = read_model(tmp_path / "hf")[1]
     bare = {name.removeprefix("transformer."): array for name, array in tensors.items()}
@@ -248,7 +246,7 @@ def test_tensors_without_the_prefix_are_found(tmp_path):
         ("llama", {"qk_norm": "width"}),
         ("olmo", {"norm_eps": 1e-6}),
         ("qwen3", {"biases": True}),
-        ("llama", {"heads": 6, "head_width": 8}),  # transformers: not a multiple of the heads
+        ("llama", {"heads": 6, "head_width": 8}),  # transformers needs a multiple of the heads
         ("gpt2", {"mlp": "gelu"}),
         ("gpt2", {"head_width": 8}),
         ("gpt_neox", {"head_width": 4}),
@@ -258,7 +256,7 @@ def test_tensors_without_the_prefix_are_found(tmp_path):
         ("mamba2", {"norm_scale": False}),
     ],
 )
-def test_what_has_no_hugging_face_form_is_not_written(tmp_path, name, change):
+def test_a_model_without_a_hugging_face_form_is_refused(tmp_path, name, change):
     make_folder(tmp_path / "hf", name)
     config = dataclasses.replace(read_config(tmp_path / "hf"), **change)
     with pytest.raises(UserError, match="has no Hugging Face form"):
@@ -267,19 +265,19 @@ def test_what_has_no_hugging_face_form_is_not_written(tmp_path, name, change):
 
 
 @pytest.mark.parametrize("name", ["llama", "qwen3", "olmo", "olmo2"])
-def test_the_width_of_heads_is_an_option_only_where_it_is_one(tmp_path, name):
+def test_head_width_is_set_only_if_it_differs_from_the_default(tmp_path, name):
     def read(**changes):
         (tmp_path / "config.json").write_text(json.dumps(MODELS[name][0] | changes))
         return read_config(tmp_path)
 
-    config = read(head_dim=4)  # 16 / 4, as it would be unsaid
+    config = read(head_dim=4)  # 16 / 4, the default
     assert config.head_width is None
     wide = read(head_dim=10)
     assert (wide.head_width, wide.head_dim) == (10, 10)
     assert wide == dataclasses.replace(config, head_width=10)
 
 
-def test_layouts_go_both_ways():
+def test_layouts_convert_in_both_directions():
     layout = Layout("D H K -> (H K) D")
     ours = np.arange(24).reshape(2, 3, 4)
     theirs = layout.to_theirs(ours)
@@ -321,8 +319,8 @@ ENTRIES = [
 
 LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
 ORIGINAL = "original_max_position_embeddings"
-# Entries with which transformers computes another function than without them; where one thing is
-# said twice, releases 4 and 5 of it differ in which they believe.
+# Entries that change the function that transformers computes. If two entries give the same
+# quantity, transformers 4 and 5 differ in which one they read.
 OTHER_FUNCTIONS = [
     ("llama", {"is_causal": False}, "is_causal = False is not supported"),
     ("mamba", {"per_layer_config": {"1": {"layer_norm_epsilon": 0.1}}}, "per_layer_config = "),
@@ -367,7 +365,7 @@ OTHER_FUNCTIONS = [
 
 
 @pytest.mark.parametrize(("name", "change", "said"), ENTRIES + OTHER_FUNCTIONS)
-def test_entries_that_are_no_sizes_or_another_function_are_named(tmp_path, name, change, said):
+def test_unsupported_config_entries_are_refused_by_name(tmp_path, name, change, said):
     path = tmp_path / "config.json"
     path.write_text(json.dumps(MODELS[name][0] | change))
     with pytest.raises(UserError, match=said) as mistake:
@@ -376,7 +374,7 @@ def test_entries_that_are_no_sizes_or_another_function_are_named(tmp_path, name,
 
 
 @pytest.mark.parametrize("text", ["[]", "null", "3"])
-def test_json_that_is_no_object_is_refused(tmp_path, text):
+def test_json_that_is_not_an_object_is_refused(tmp_path, text):
     make_folder(tmp_path / "hf", "llama", shards=2)
     (tmp_path / "hf" / "model.safetensors.index.json").write_text(text)
     with pytest.raises(UserError, match=r"index.json is not a JSON object"):
@@ -395,7 +393,7 @@ def test_an_index_without_a_map_is_refused(tmp_path, index):
 
 
 def test_two_sets_of_weights_are_refused(tmp_path):
-    """Which of them is meant, nothing tells; an index that names the one file is no second set."""
+    """Nothing tells which of them is meant. An index that lists only the single file is fine."""
     tensors, _ = make_folder(tmp_path / "hf", "llama", shards=2)
     save_file(tensors, tmp_path / "hf" / "model.safetensors")
     with pytest.raises(
@@ -407,7 +405,7 @@ def test_two_sets_of_weights_are_refused(tmp_path):
     read_model(tmp_path / "hf")
 
 
-def test_mistakes_are_named(tmp_path):
+def test_every_bad_folder_gives_an_error_that_names_the_cause(tmp_path):
     def refused(match, change, *, name="llama", **changes):
         folder = tmp_path / f"case{len(list(tmp_path.iterdir()))}"
         tensors, _ = make_folder(folder, name, **changes)

@@ -1,5 +1,5 @@
-"""The convert verb: a foreign model becomes a run that the evaluator measures, and comes out as it
-went in.
+"""The convert command: a foreign model becomes a run that can be measured, and is written
+unchanged.
 """
 
 import contextlib
@@ -30,7 +30,7 @@ TREE = LLAMA | {"vocab_size": 259}
 
 @pytest.fixture
 def folder(tmp_path):
-    """A Hugging Face folder of a byte-level Llama."""
+    """Return a Hugging Face folder of a byte-level Llama."""
     path = tmp_path / "hf"
     path.mkdir()
     rng = np.random.default_rng(0)
@@ -75,7 +75,7 @@ def test_a_foreign_model_is_measured_like_any_run(folder, tmp_path):
     assert row["pretraining_data"] == "stories"
 
 
-def test_it_comes_out_as_it_went_in(folder, tmp_path):
+def test_a_model_read_and_written_has_the_same_bytes(folder, tmp_path):
     convert(reading(folder, tmp_path / "run"))
     (tmp_path / "tok.json").write_text("{}")
     back = tmp_path / "back"
@@ -87,7 +87,7 @@ def test_it_comes_out_as_it_went_in(folder, tmp_path):
     assert (back / "tokenizer.json").read_text() == "{}"
 
 
-def test_another_checkpoint_joins_its_run(folder, tmp_path):
+def test_a_second_checkpoint_is_added_to_the_run(folder, tmp_path):
     convert(reading(folder, tmp_path / "run"))
     convert(reading(folder, tmp_path / "run", step=20, tokens=2000))
     run = RunDirectory.open(tmp_path / "run")
@@ -100,7 +100,7 @@ def test_another_checkpoint_joins_its_run(folder, tmp_path):
         convert(reading(folder, tmp_path / "run", step=30, tokens=3000, pretraining_data="c4"))
 
 
-def test_mistakes_are_one_line_and_leave_nothing(folder, tmp_path):
+def test_a_refused_import_writes_nothing(folder, tmp_path):
     target = tmp_path / "run"
 
     def refused(match, **changes):
@@ -122,7 +122,7 @@ def test_mistakes_are_one_line_and_leave_nothing(folder, tmp_path):
         reading(folder, target, step=0)
 
 
-def test_too_few_embeddings_for_the_vocabulary(folder, tmp_path):
+def test_a_vocabulary_larger_than_the_embeddings_is_refused(folder, tmp_path):
     tensors = load_file(folder / "model.safetensors")
     for name in ("model.embed_tokens.weight", "lm_head.weight"):
         tensors[name] = tensors[name][:100]
@@ -132,7 +132,7 @@ def test_too_few_embeddings_for_the_vocabulary(folder, tmp_path):
         convert(reading(folder, tmp_path / "run"))
 
 
-def test_an_import_that_fails_leaves_nothing_and_a_killed_one_is_repeated(
+def test_a_failed_import_writes_nothing_and_a_killed_one_can_be_repeated(
     folder, tmp_path, monkeypatch
 ):
     def end(error):
@@ -149,7 +149,7 @@ def test_an_import_that_fails_leaves_nothing_and_a_killed_one_is_repeated(
         with pytest.raises(OSError, match="No space"):
             convert(reading(folder, target))
         assert not target.exists()
-        # a kill cleans nothing up
+        # A killed process does not clean up.
         patched.setattr("lossline.conversion.runs._removed_if_it_fails", contextlib.nullcontext)
         with pytest.raises(OSError, match="No space"):
             convert(reading(folder, target))
@@ -158,7 +158,7 @@ def test_an_import_that_fails_leaves_nothing_and_a_killed_one_is_repeated(
     assert RunDirectory.open(target).checkpoint_steps() == [10]
 
 
-def test_what_the_disk_cannot_hold_is_refused_before_it_is_begun(folder, tmp_path, monkeypatch):
+def test_too_little_disk_space_is_refused_before_writing(folder, tmp_path, monkeypatch):
     convert(reading(folder, tmp_path / "run"))
     out = ConvertOptions(source=str(tmp_path / "run"), target=str(tmp_path / "deep" / "out"))
     usage = shutil.disk_usage(tmp_path)._replace(free=1000)
@@ -169,7 +169,7 @@ def test_what_the_disk_cannot_hold_is_refused_before_it_is_begun(folder, tmp_pat
         assert not (tmp_path / target).exists()
 
 
-def test_no_longer_context_than_learned_positions(tmp_path):
+def test_a_context_longer_than_the_learned_positions_is_refused(tmp_path):
     make_folder(tmp_path / "gpt", "gpt2", vocab_size=259)
     convert(reading(tmp_path / "gpt", tmp_path / "short", context_length=24))
     assert RunDirectory.open(tmp_path / "short").facts["context_length"] == 24
@@ -178,7 +178,7 @@ def test_no_longer_context_than_learned_positions(tmp_path):
     assert not (tmp_path / "long").exists()
 
 
-def test_writing_refuses_what_is_there_and_what_is_not(folder, tmp_path):
+def test_export_refuses_existing_targets_and_missing_sources(folder, tmp_path):
     convert(reading(folder, tmp_path / "run"))
     out = ConvertOptions(source=str(tmp_path / "run"), target=str(tmp_path / "out"))
     with pytest.raises(UserError, match=r"has no checkpoint 7\. Choose one of 10\."):
@@ -194,11 +194,11 @@ def test_writing_refuses_what_is_there_and_what_is_not(folder, tmp_path):
 
 
 @pytest.mark.parametrize("value", [0.0, float("inf"), float("nan")])
-def test_sizes_are_positive_and_finite(value):
+def test_sizes_must_be_positive_and_finite(value):
     with pytest.raises(UserError, match=f"shard_gigabytes = {value}: must be positive and finite"):
         ConvertOptions(source="a", target="b", shard_gigabytes=value)
 
 
-def test_options_resolve():
+def test_options_resolve_from_bindings():
     bindings = ["convert.source = 'a'", "convert.target = 'b'", "convert.tokens = 5"]
     assert build_options("convert", load(), bindings=bindings).tokens == 5

@@ -99,7 +99,10 @@ def reference(base_options, tmp_path_factory):
 def test_unavailable_implementation_is_refused_before_anything_is_written(options):
     chosen = options()
     for changes, words in (
-        ({"model": replace(chosen.model, attention_implementation="splash")}, "needs tpu, but this"),
+        (
+            {"model": replace(chosen.model, attention_implementation="splash")},
+            "needs tpu, but this",
+        ),
         ({"cross_entropy": "fused"}, "no implementation 'fused'"),
     ):
         lacking = replace(chosen, **changes)
