@@ -1,16 +1,16 @@
-"""Uncertainty of a fit: a seeded bootstrap whose unit is the training run, and bands for the law
-and for new measurements.
+"""Uncertainty of a fit: a seeded bootstrap over training runs, with bands for the law and new runs.
 
-Checkpoints of one run err together, so that whole runs are drawn with replacement (the cluster
-bootstrap). Where draws of few runs would often lack what the law needs, such as a third size, runs
-are reweighted instead. All resamples are fitted in one batch: they share the data and differ by
-weights. Resamples that cannot be fitted are counted, not hidden.
+Checkpoints of one run share their errors. Whole runs are therefore drawn with replacement (the
+cluster bootstrap). If draws of few runs would often not determine the law (it needs, say, three
+sizes), runs are reweighted instead. All resamples are fitted in one batch: they share the data and
+differ only in weights. Resamples that cannot be fitted are counted and reported.
 
-With few runs the plain percentile interval is too narrow, twice over: the residuals of a fit are
-smaller than the errors, and their spread is itself uncertain. Deviations from the fit are therefore
-scaled by sqrt(G/(G-1) (n-1)/(n-p)) for G runs, n points and p free parameters, and by the root of
-nu over a chi-squared variable of nu = min(G - 1, n - p) degrees of freedom, which turns normal
-deviations into Student's t (Cameron, Gelbach & Miller 2008, section II, for the two corrections).
+With few runs the plain percentile interval is too narrow for two reasons: the residuals of a fit
+are smaller than the errors, and their spread is itself uncertain. Two corrections (Cameron, Gelbach
+& Miller 2008, section II) scale the deviations of the resamples from the fit. The first factor is
+sqrt(G/(G-1) (n-1)/(n-p)) for G runs, n points and p free parameters. The second is sqrt(nu /
+chi2_nu) with nu = min(G - 1, n - p) degrees of freedom, which turns normal deviations into
+Student's t.
 """
 
 import dataclasses
@@ -39,26 +39,27 @@ from lossline.seeds import check_seed
 
 Array = np.ndarray
 
-_NODES = 24  # of the projected grid, the best on all the data, tried for each resample
-_STARTS = 1  # of them descended from, beside the fit to all the data
-_STATIONARY = 1e-5  # relative Newton decrement: far below what resampling moves the objective
-_ENOUGH = 1e-10  # of the objective promised by a Newton step: the last, it ends nearer by far
-# Share of draws with replacement that must determine the law. Of few runs they often do not (two of
-# three sizes); reweighting keeps all runs in, at the price of intervals a little too narrow.
+_NODES = 24  # best nodes of the grid on all the data; each resample tries only these
+_STARTS = 1  # how many of them each resample descends from, besides the fit to all the data
+_STATIONARY = 1e-5  # relative Newton decrement; resampling moves the objective by far more
+# Stop Newton once a step promises this share of the objective: after it the rest is far smaller.
+_ENOUGH = 1e-10
+# Share of draws with replacement that must determine the law. Draws of few runs often do not: they
+# hold two of three sizes. Reweighting keeps all runs, but its intervals are slightly too narrow.
 _DRAWABLE = 0.95
 _DETERMINED = 0.8  # share of resamples that must give a fit
-_NOISE_DRAWS = 8  # of measurement noise per resample, for prediction bands
+_NOISE_DRAWS = 8  # draws of measurement noise per resample, for prediction bands
 
 
 class Band(enum.Enum):
-    """What a band should hold with its probability."""
+    """What a band covers with its probability."""
 
-    CONFIDENCE = "confidence"  # the law itself
+    CONFIDENCE = "confidence"  # the law
     PREDICTION = "prediction"  # one more measurement
 
 
 class Resampling(enum.Enum):
-    """How a resample weighs the runs."""
+    """How a resample weights the runs."""
 
     DRAW = "draw"  # with replacement, as many as there are (Efron 1979)
     REWEIGHT = "reweight"  # uniformly distributed shares (the Bayesian bootstrap, Rubin 1981)
@@ -68,9 +69,19 @@ class Resampling(enum.Enum):
 class Bootstrap:
     """A fit with resamples of its runs.
 
-    ``samples`` (B, P) are natural parameters of the resamples that could be fitted; ``failures``
-    counts the others by reason; ``resamples`` is both together. ``message`` says why nothing may be
-    drawn where `determined` is False."""
+    Attributes:
+        fit: fit to all the data.
+        samples: natural parameters of the resamples that could be fitted (B, P).
+        resamples: number of resamples, those that failed included.
+        failures: number of failed resamples by reason.
+        n_runs: number of runs G.
+        residual: residual of the objective.
+        resampling: how runs were resampled.
+        low: lower bounds (P,), natural.
+        high: upper bounds (P,), natural.
+        seed: seed of the resampling.
+        message: why there are no intervals, if ``determined`` is False.
+    """
 
     fit: FitResult
     samples: Array
@@ -86,18 +97,22 @@ class Bootstrap:
 
     @property
     def determined(self) -> bool:
-        """Whether the data determine the law, so that bands mean something."""
+        """Whether the data determine the law, so that intervals exist."""
         return not self.message
 
     @property
     def degrees(self) -> int:
-        """Degrees of freedom of the scatter: the fewer, the heavier the tails."""
+        """Degrees of freedom of the scatter; fewer give heavier tails."""
         return max(1, min(self.n_runs - 1, self.fit.n_points - self.fit.n_free))
 
     @property
     def inflation(self) -> float:
-        """What deviations of resamples are multiplied by: fits follow their own data."""
-        # Variance of a run's weight: (G - 1) / G when drawn, (G - 1) / (G + 1) when reweighted.
+        """Factor of the resamples' deviations.
+
+        It is above 1 because a fit lies closer to its own data than to the truth.
+        """
+        # A run's weight has variance (G - 1) / G if drawn, (G - 1) / (G + 1) if reweighted. To
+        # divide by it corrects both to variance 1.
         more = int(self.resampling is Resampling.REWEIGHT)
         runs = (self.n_runs + more) / (self.n_runs - 1)
         return float(
@@ -105,7 +120,7 @@ class Bootstrap:
         )
 
     def interval(self, name: str, level: float = 0.9) -> tuple[float, float]:
-        """Interval of one parameter, natural; nan where not `determined`."""
+        """Return the interval of one parameter, natural; NaN unless ``determined``."""
         index = self.fit.law.index(name)
         _check_level(level)
         if not self.determined:
@@ -120,8 +135,10 @@ class Bootstrap:
         )
 
     def percentiles(self, name: str, level: float = 0.9) -> tuple[float, float]:
-        """Plain percentile interval of one parameter, as published studies report it; `interval` is
-        corrected for few runs."""
+        """Return the plain percentile interval of one parameter, as published studies report it.
+
+        ``interval`` is the one that is corrected for few runs.
+        """
         _check_level(level)
         if not self.determined:
             return float("nan"), float("nan")
@@ -132,10 +149,18 @@ class Bootstrap:
     def band(
         self, level: float = 0.9, kind: Band = Band.CONFIDENCE, **inputs: Any
     ) -> tuple[Array, Array]:
-        """Lower and upper band at the inputs (any shape), e.g. ``band(0.9, x=3.1)``, ``band(N=1e9,
-        D=2e10)``.
+        """Return the lower and upper band at inputs of any shape, e.g. ``band(0.9, x=3.1)``.
 
-        Arrays of nan where the data do not determine the law: there is nothing to draw."""
+        Both are NaN unless ``determined``.
+
+        Args:
+            level: probability that the band covers.
+            kind: the law itself, or one more measurement.
+            **inputs: inputs of the law by name.
+
+        Raises:
+            UserError: the level is not between 0 and 1.
+        """
         _check_level(level)
         arrays = {k: np.asarray(v, float) for k, v in inputs.items()}
         shape = np.broadcast_shapes(*(a.shape for a in arrays.values()))
@@ -152,15 +177,14 @@ class Bootstrap:
             center = self.fit.law.value(here, flat)[0]
         spread = self._spread(center, draws, log=self.residual is Residual.LOG, kind=Band(kind))
         low, high = np.quantile(spread, [(1 - level) / 2, (1 + level) / 2], axis=0)
-        # An interval holds the law it belongs to, also where resamples lie to one side of it (at a
+        # A band must contain its own law, even where all resamples lie on one side of it (at a
         # bound).
         return np.minimum(low, center).reshape(shape), np.maximum(high, center).reshape(shape)
 
     def _spread(
         self, center: Any, draws: Array, *, log: bool, kind: Band = Band.CONFIDENCE
     ) -> Array:
-        """Draws (B, ...) with deviations from the center corrected for the number of runs; with
-        noise if asked."""
+        """Return draws (B, ...) about the center, corrected for few runs; predictions get noise."""
         repeat = _NOISE_DRAWS if kind is Band.PREDICTION else 1
         rng = np.random.default_rng(self.seed)
         count = len(draws) * repeat
@@ -187,7 +211,7 @@ def _check_level(level: float) -> None:
 
 
 def _stratified(quantile: Any, rng: np.random.Generator, count: int, *shape: float) -> Array:
-    """``count`` draws that are evenly spread over the distribution, in random order."""
+    """Return ``count`` draws at evenly spaced quantiles, in random order."""
     share = (rng.permutation(count) + 0.5) / count
     return quantile(*shape, share)
 
@@ -207,8 +231,26 @@ def bootstrap(
     resampling: Resampling | None = None,
     seed: int = 0,
 ) -> Bootstrap:
-    """Fits a law and resamples its runs. ``runs`` (M,) names each point's run; None: every point is
-    a run of its own."""
+    """Fit a law and resample its runs.
+
+    Args:
+        law: the law.
+        inputs: arrays (M,) by name, natural units.
+        target: measurements (M,), natural units.
+        runs: run of each point (M,); None: every point is a run of its own.
+        weights: weights of the points (M,).
+        bounds: (lower, upper) by parameter name, natural units.
+        fixed: values by parameter name, natural units.
+        starts: start values (S, P), natural units.
+        options: how to fit.
+        resamples: number of resamples.
+        resampling: how to resample; None: draw with replacement, or reweight if draws often leave
+            the law undetermined.
+        seed: seed of the resampling.
+
+    Raises:
+        UserError: an argument is wrong for any data.
+    """
     problem = FitProblem(
         inputs=inputs,
         target=target,
@@ -239,10 +281,7 @@ def bootstrap_problem(
     seed: int = 0,
     fit: FitResult | None = None,
 ) -> Bootstrap:
-    """As `bootstrap`, for a `FitProblem`; ``fit`` saves fitting it again.
-
-    ``resampling`` None draws runs with replacement, unless too few draws would determine the
-    law."""
+    """Do the same as ``bootstrap`` for a ``FitProblem``; a given ``fit`` is not fitted again."""
     options = options or FitOptions()
     if resamples < 2:
         raise UserError(f"resamples must be at least 2, not {resamples}")
@@ -257,7 +296,7 @@ def bootstrap_problem(
     samples, failures = np.zeros((0, len(law.parameters))), dict[str, int]()
     message = "" if fit.ok else fit.message
     if not message and count < 2:
-        message = "one run only: nothing to resample"
+        message = "only one run: there is nothing to resample"
     if not message:
         weights = _resample(run, count, resamples, how, seed) * data.weights
         if resampling is None and np.mean(base.determined_by(weights)) < _DRAWABLE:
@@ -294,10 +333,11 @@ class _Base:
 
     @property
     def theta(self) -> Array:
+        """Internal parameters of the fit (P,)."""
         return self.law.to_internal(np.array([self.fit.parameters[n] for n in self.law.names]))
 
     def determined_by(self, weights_BxM: Array) -> Array:
-        """Which weightings (B,) would determine all parameters, were this fit the truth."""
+        """Return which weightings (B,) determine all parameters, if this fit is the truth."""
         theta, objective = self.theta, self.options.objective
         numbers = condition_numbers(
             residual_jacobian(self.law, self.data, objective, theta),
@@ -308,35 +348,39 @@ class _Base:
 
 
 def _nothing(law: Law) -> Array:
+    """Return P times NaN."""
     return np.full(len(law.parameters), np.nan)
 
 
 def _run_numbers(runs: Sequence[Any] | Array | None, data: Prepared) -> Array:
-    """Run of each usable point, numbered by the runs' data, so that neither the order of points nor
-    the names of runs can matter."""
+    """Return the run of each usable point, numbered by the runs' data.
+
+    The order of points and the names of runs therefore have no effect on results.
+    """
     if runs is None:
         return np.arange(data.n)
     names = np.asarray(runs)
     if names.shape != (data.given,):
-        raise UserError(
-            f"runs must name the run of each of the {data.given} points, one name per point"
-        )
+        raise UserError(f"runs: must hold one name for each of the {data.given} points.")
     return run_numbers(names[data.order], *data.columns, data.target)
 
 
 def _resample(run: Array, count: int, resamples: int, resampling: Resampling, seed: int) -> Array:
-    """Weight of each point (B, M): that of its run, 1 on average."""
+    """Return weights of the points (B, M): each has its run's weight, 1 on average."""
     rng = np.random.default_rng(seed)
     if resampling is Resampling.DRAW:
         drawn = rng.multinomial(count, np.full(count, 1 / count), size=resamples).astype(float)
     else:
+        # Dirichlet(1, ..., 1) weights are uniform on the simplex (Rubin 1981).
         drawn = count * rng.dirichlet(np.ones(count), size=resamples)
     return drawn[:, run]
 
 
 def _fit_resamples(base: _Base, weights_BxM: Array) -> tuple[Array, dict[str, int]]:
-    """Natural parameters of the resamples that could be fitted, and how many could not, by
-    reason."""
+    """Return natural parameters of the resamples that could be fitted, and counts of the others.
+
+    The counts are by reason.
+    """
     law, usable = base.law, base.determined_by(weights_BxM)
     failures = {"the runs drawn do not determine the law": int(np.sum(~usable))}
     weights_BxM = weights_BxM[usable]
@@ -368,10 +412,11 @@ def _fit_resamples(base: _Base, weights_BxM: Array) -> tuple[Array, dict[str, in
 
 
 def _resample_starts(base: _Base, weights_BxM: Array) -> Array:
-    """The fit to all the data and the resample's best projected nodes, (B, S, P)."""
+    """Return starts (B, S, P): the fit to all the data, and the resample's best projected nodes."""
     law, data, objective = base.law, base.data, base.options.objective
     low, high = base.low, base.high
     grid = nodes(law, data.columns, data.target, low, high)
+    # Rank the whole grid once, on all the data; each resample chooses among its best nodes.
     once = data.weights[None]
     best = project(law, objective, grid, data.target, once, low, high, keep=_NODES)[0]
     nonlinear = [i for i in range(len(law.parameters)) if i not in law.linear_indices]

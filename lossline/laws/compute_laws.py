@@ -1,8 +1,9 @@
-"""Laws from scale to loss: what a model of N parameters, trained on D tokens, will reach.
+"""Laws from scale to loss: the loss of a model of N parameters trained on D tokens.
 
-Inputs are ``N`` (parameters; say in your study which count), ``D`` (training tokens), ``C`` (FLOPs,
-here always 6 N D) and ``M`` (tokens per parameter, D/N). Any two that determine the others are
-enough: `complete_inputs`."""
+Inputs are ``N`` (parameters; state in your study which count), ``D`` (training tokens), ``C``
+(training FLOPs, here always 6 N D) and ``M`` (tokens per parameter, D / N). Any two that determine
+the others are enough (``complete_inputs``).
+"""
 
 import dataclasses
 from collections.abc import Mapping
@@ -16,8 +17,7 @@ _FLOOR = Parameter(name="E", low=0, linear=True, ceiling="y")
 
 
 def complete_inputs(inputs: Mapping[str, Array]) -> dict[str, Array]:
-    """Adds those of N, D, C = 6 N D and M = D / N that follow from the ones given; leaves given
-    ones as they are."""
+    """Add those of N, D, C = 6 N D and M = D / N that follow from the given ones."""
     full = {name: np.asarray(value, float) for name, value in inputs.items()}
     rules = {
         "N": [(("C", "D"), lambda c, d: c / (6 * d)), (("D", "M"), lambda d, m: d / m),
@@ -39,14 +39,14 @@ def _logs(inputs: Mapping[str, Array], *names: str) -> list[Array]:
     missing = [n for n in names if n not in full]
     if missing:
         raise UserError(
-            f"inputs {', '.join(missing)} are missing and do not follow from "
-            f"{', '.join(inputs) or 'nothing'}"
+            f"inputs {', '.join(missing)}: missing, and they do not follow from the given "
+            f"{', '.join(inputs) or '(none)'}. Give two of N, D, C and M."
         )
     return [np.log(full[n]) for n in names]
 
 
 class ComputeLaw(Law):
-    """A law whose inputs may be given as any two of N, D, C, M."""
+    """Base of the laws whose inputs may be any two of N, D, C and M."""
 
     def missing_inputs(self, inputs: Mapping[str, Array]) -> list[str]:
         full = complete_inputs({name: np.ones(1) for name in inputs})
@@ -55,8 +55,7 @@ class ComputeLaw(Law):
 
 @dataclasses.dataclass(frozen=True)
 class Chinchilla(ComputeLaw, PowerSum):
-    """L(N, D) = E + A N^(-alpha) + B D^(-beta)  (Hoffmann et al., arXiv 2203.15556 eq. 2; approach
-    3)."""
+    """L(N, D) = E + A N^(-alpha) + B D^(-beta) (Hoffmann et al., arXiv 2203.15556, eq. 2)."""
 
     name = "chinchilla"
     equation = "L = E + A N^(-alpha) + B D^(-beta)"
@@ -75,8 +74,10 @@ class Chinchilla(ComputeLaw, PowerSum):
 
     @staticmethod
     def optimum(parameters: Mapping[str, float], compute: Array) -> tuple[Array, Array]:
-        """N and D of least loss at C = 6 N D FLOPs: N = G (C/6)^(beta/(alpha+beta)), G = (alpha A /
-        (beta B))^(1/(alpha+beta))."""
+        """Return N and D of least loss at C = 6 N D FLOPs.
+
+        N = G (C/6)^(beta/(alpha+beta)), G = (alpha A / (beta B))^(1/(alpha+beta)).
+        """
         alpha, beta = parameters["alpha"], parameters["beta"]
         factor = (alpha * parameters["A"] / (beta * parameters["B"])) ** (1 / (alpha + beta))
         product = np.asarray(compute, float) / 6
@@ -86,10 +87,11 @@ class Chinchilla(ComputeLaw, PowerSum):
 
 
 def hoffmann_starts() -> Array:
-    """The 4,500 starts of Hoffmann et al. (approach 3), natural, columns E, A, B, alpha, beta.
+    """Return the 4,500 starts of Hoffmann et al. (approach 3).
 
-    alpha, beta in {0, .5, 1, 1.5, 2}; log E in {-1, -.5, 0, .5, 1}; log A, log B in {0, 5, ...,
-    25}."""
+    Shape (4500, 5), natural units, columns E, A, B, alpha, beta. alpha, beta in {0, .5, 1, 1.5, 2};
+    log E in {-1, -.5, 0, .5, 1}; log A, log B in {0, 5, ..., 25}.
+    """
     exponents = np.linspace(0, 2, 5)
     logs = np.arange(0, 26, 5.0)
     starts = linspace_grid(np.linspace(-1, 1, 5), logs, logs, exponents, exponents)
@@ -99,10 +101,11 @@ def hoffmann_starts() -> Array:
 
 @dataclasses.dataclass(frozen=True)
 class Kaplan(ComputeLaw):
-    """L(N, D) = E + ((A/N)^(alpha/beta) + B/D)^beta  (Kaplan et al. 2020 eq. 1.5 with an
-    irreducible E; arXiv 2411.12925).
+    """L(N, D) = E + ((A/N)^(alpha/beta) + B/D)^beta.
 
-    A and B are the N and D at which their terms are 1. Searched as log A, log B, alpha, beta, E."""
+    Source: Kaplan et al. 2020, equation 1.5, with an irreducible E as in arXiv 2411.12925. A and B
+    are the N and D at which their terms are 1.
+    """
 
     name = "kaplan"
     equation = "L = E + ((A/N)^(alpha/beta) + B/D)^beta"
@@ -120,12 +123,15 @@ class Kaplan(ComputeLaw):
 
     @staticmethod
     def _parts(theta: Array, columns: Columns) -> tuple[Array, Array, Array, Array, Array]:
-        """Of the terms (A/N)^(alpha/beta) and B/D: log of the first, how far it is above log of the
-        second, the smaller one over the larger one, log of their sum; and the reducible loss."""
+        """Return the parts of the law at N and D, each (R, M).
+
+        They are: log of the size term (A/N)^(alpha/beta); that log minus the log of the data term
+        B/D; the smaller term over the larger; log of the sum of both; the reducible loss.
+        """
         size = (theta[:, 3] / theta[:, 4])[:, None] * (theta[:, 1, None] - columns[0])
         data = theta[:, 2, None] - columns[1]
-        # logaddexp written out: value and derivatives share its one exponential (three times
-        # faster, and most of a bootstrap's time).
+        # np.logaddexp written out, so that value and derivatives share one exponential: three times
+        # faster, in the line where a bootstrap spends most of its time.
         above = size - data
         ratio = np.exp(-np.abs(above))
         total = np.maximum(size, data) + np.log(1 + ratio)
@@ -137,6 +143,7 @@ class Kaplan(ComputeLaw):
     def value_and_jacobian(self, theta_RxP: Array, columns: Columns) -> tuple[Array, Array]:
         alpha, beta = theta_RxP[:, 3, None], theta_RxP[:, 4, None]
         size, above, ratio, total, reducible = self._parts(theta_RxP, columns)
+        # Share of the size term in the sum; ratio <= 1, so that nothing overflows.
         share = np.where(above >= 0, 1.0, ratio) / (1 + ratio)
         jacobian = np.empty((len(theta_RxP), 5, reducible.shape[1]))
         jacobian[:, 0] = 1.0
@@ -152,8 +159,9 @@ class Kaplan(ComputeLaw):
         return reducible, np.ones((len(theta_GxP), 1, reducible.shape[1]))
 
     def grid(self, columns: Columns, target_M: Array) -> Array:
-        # At a middling (N, D) the size and data terms have a ratio of e^rho, and the reducible loss
-        # is a share of the target: this ties log A and log B to the data, whatever its scale.
+        # Choose log A and log B from the data, whatever its scale: at the mean of log N and log D
+        # the size term is e^rho times the data term, and the reducible loss is a given share of the
+        # median target.
         exponents = np.array([0.15, 0.25, 0.35, 0.45, 0.6, 0.8])
         nodes = linspace_grid(
             exponents, exponents, np.array([-1.5, 0.0, 1.5]), np.array([0.2, 0.5, 0.9])
@@ -170,8 +178,10 @@ class Kaplan(ComputeLaw):
 
     @staticmethod
     def optimum(parameters: Mapping[str, float], compute: Array) -> tuple[Array, Array]:
-        """N and D of least loss at C = 6 N D: N = (G C/6)^(beta/(alpha+beta)), G = alpha
-        A^(alpha/beta) / (beta B)."""
+        """Return N and D of least loss at C = 6 N D FLOPs.
+
+        N = (G C/6)^(beta/(alpha+beta)), G = alpha A^(alpha/beta) / (beta B).
+        """
         alpha, beta = parameters["alpha"], parameters["beta"]
         log_factor = (
             np.log(alpha / beta) + alpha / beta * np.log(parameters["A"]) - np.log(parameters["B"])
@@ -183,10 +193,11 @@ class Kaplan(ComputeLaw):
 
 @dataclasses.dataclass(frozen=True)
 class OverTraining(ComputeLaw, PowerSum):
-    """L(C, M) = E + (a M^eta + b M^(-eta)) C^(-eta)  (Gadre et al., arXiv 2403.08540 eq. 4), M =
-    D/N, C = 6 N D.
+    """L(C, M) = E + (a M^eta + b M^(-eta)) C^(-eta), M = D / N, C = 6 N D.
 
-    Chinchilla with alpha = beta = 2 eta, a = A 6^eta, b = B 6^eta."""
+    Source: Gadre et al., arXiv 2403.08540, equation 4. It is Chinchilla's law with alpha = beta = 2
+    eta, a = A 6^eta, b = B 6^eta.
+    """
 
     name = "over_training"
     equation = "L = E + (a M^eta + b M^(-eta)) C^(-eta)"
@@ -207,11 +218,11 @@ class OverTraining(ComputeLaw, PowerSum):
 
 @dataclasses.dataclass(frozen=True)
 class OverTrainingByParams(ComputeLaw, PowerSum):
-    """L(N, M) = E + alpha N^exponent + beta 6^(exponent/2) (M N)^exponent: the same law as released
-    code writes it, M = D/N.
+    """L(N, M) = E + alpha N^(-decay) + beta 6^(-decay/2) (M N)^(-decay), M = D / N.
 
-    The exponent (b in that code, about -0.25) is kept negative as published; ``decay`` = -exponent
-    >= 0 is what is searched."""
+    The same law as ``OverTraining``, as the released code of Gadre et al. writes it. That code
+    names the exponent b = -decay, about -0.25.
+    """
 
     name = "over_training_by_params"
     equation = "L = E + alpha N^(-decay) + beta 6^(-decay/2) (M N)^(-decay)"

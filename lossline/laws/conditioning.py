@@ -1,8 +1,9 @@
-"""How well points determine a law's parameters: condition numbers of the column-scaled Jacobian.
+"""Condition numbers: how well points determine the parameters of a law.
 
-Coefficients are referred to the middle of the data (`Law.centering`): at x = 1, far from all
-points, a coefficient and its exponent are correlated to 0.999 in any data set, which says nothing
-about it."""
+A condition number is taken of the Jacobian with its columns scaled to length 1. Coefficients refer
+to the middle of the data (``Law.centering``). At x = 1, far from all points, a coefficient and its
+exponent are correlated to 0.999 for any data.
+"""
 
 import numpy as np
 
@@ -14,7 +15,7 @@ Array = np.ndarray
 
 
 def residual_jacobian(law: Law, data: Prepared, objective: FitObjective, theta: Array) -> Array:
-    """d residual / d theta (M, P) in centered coordinates, without weights."""
+    """Return d residual / d phi (M, P) in centered coordinates phi, without weights."""
     with np.errstate(all="ignore"):
         f, jacobian = law.value_and_jacobian(theta[None], tuple(c[None] for c in data.columns))
         slope = objective.slope(f[0], objective.target(data.target))
@@ -23,7 +24,10 @@ def residual_jacobian(law: Law, data: Prepared, objective: FitObjective, theta: 
 
 
 def condition_number(rows: Array, free: Array) -> float:
-    """Of the columns ``free`` (P,) of rows (K, P), scaled to length 1; inf where a column is 0."""
+    """Return the condition number of the columns ``free`` (P,) of rows (K, P), scaled to length 1.
+
+    It is inf where a column is 0.
+    """
     rows = rows[:, free]
     if not rows.size:
         return 1.0
@@ -37,18 +41,28 @@ def condition_number(rows: Array, free: Array) -> float:
 
 
 def condition_numbers(jacobian_MxP: Array, weights_BxM: Array, free: Array) -> Array:
-    """Condition numbers (B,) for many weightings of the points; above about 3e6 only its order
-    holds, and above 1e8 it is inf, since they are taken from the squared matrix."""
+    """Return condition numbers (B,) for B weightings of the points.
+
+    They come from the squared matrix: above about 3e6 only their order is right, and above 1e8 they
+    are inf.
+
+    Args:
+        jacobian_MxP: Jacobian of the residuals, without weights.
+        weights_BxM: the weightings.
+        free: mask (P,) of the free parameters.
+    """
     jacobian = jacobian_MxP[:, free]
     size = jacobian.shape[1]
     if not size:
         return np.ones(len(weights_BxM))
+    # J'WJ of all weightings as one product: (B, M) @ (M, P P).
     products = (jacobian[:, :, None] * jacobian[:, None, :]).reshape(len(jacobian), -1)
     normal = (weights_BxM @ products).reshape(-1, size, size)
     diagonal = np.einsum("bii->bi", normal)
     seen = np.isfinite(normal).all(axis=(1, 2)) & (diagonal > 0).all(axis=1)
     out = np.full(len(weights_BxM), np.inf)
     length = np.sqrt(diagonal[seen])
+    # Eigenvalues of the normal matrix are squared singular values, hence the root below.
     values = np.linalg.eigvalsh(normal[seen] / (length[:, :, None] * length[:, None, :]))
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = values[:, -1] / values[:, 0]

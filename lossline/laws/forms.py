@@ -1,14 +1,16 @@
-"""Laws of one variable, and what every law is: a small frozen object that predicts, differentiates
-and brackets itself.
+"""Laws of one variable, and the interface of all laws.
 
-A law maps inputs (``x``; or ``N``, ``D`` in `compute_laws`) to a loss, an error or an accuracy. Its
-parameters are searched in *internal coordinates*: the logarithm where `Parameter.log` says so, else
-the value itself. Internal vectors are called theta; what a person sees is always natural. Shapes: R
-rows (starts x resamples x problems), P parameters, L linear ones, M points.
+A law is a small frozen object. It maps inputs (``x``; or ``N``, ``D`` in ``compute_laws``) to a
+loss or an error, and gives derivatives and bounds. The solver searches its parameters in internal
+coordinates: the logarithm where ``Parameter.log`` is True, else the value itself. Vectors of
+internal coordinates are called theta. Users only see natural values.
 
-Where the prediction is linear in a parameter, the others given, the parameter is marked ``linear``:
-the solver computes its start from `Law.basis` by (weighted) least squares rather than searching for
-it (variable projection, Golub & Pereyra 1973)."""
+Shapes: R rows (starts x resamples x problems), P parameters, L linear parameters, M points.
+
+A parameter is marked ``linear`` if the prediction is linear in it, the others given. The solver
+does not search a start for it; it solves for it by weighted least squares on ``Law.basis``
+(variable projection, Golub & Pereyra 1973).
+"""
 
 import abc
 import dataclasses
@@ -22,19 +24,26 @@ from lossline.errors import UserError
 Array = np.ndarray
 Columns = tuple[np.ndarray, ...]
 
-# A shift E_x never comes nearer to the smallest x than this share of the range of x: at x = E_x the
-# slope of the law in E_x is infinite for kappa < 1, and the power law degenerates into a vertical
-# line through the lowest point.
+# Smallest distance between E_x and the lowest x, as a share of the range of x. At x = E_x and
+# kappa < 1 the derivative by E_x is infinite, and the law degenerates into a vertical line through
+# the lowest point.
 _SHIFT_MARGIN = 1e-3
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Parameter:
-    """One parameter of a law: its name, natural bounds and how it is searched.
+    """One parameter of a law: its name, its natural bounds and how it is searched.
 
-    ``ceiling`` names a column of the data ("x" or "y") whose smallest value bounds the parameter
-    from above. ``max_step`` caps one iteration's change of an exponent: a longer step from far away
-    lands where its term is 0 for all points, and has no slope to come back by."""
+    Attributes:
+        name: name in results.
+        low: lower bound, natural.
+        high: upper bound, natural.
+        log: whether its logarithm is searched.
+        linear: whether the prediction is linear in it.
+        ceiling: column of the data ("x" or "y") whose smallest value bounds it from above.
+        max_step: largest change of an exponent in one iteration. After a longer step its term could
+            be 0 at all points, where the slope is 0 and no step leads back.
+    """
 
     name: str
     low: float = -np.inf
@@ -45,14 +54,14 @@ class Parameter:
     max_step: float = np.inf
 
     def internal(self, value: float) -> float:
-        """The natural value in internal coordinates; the log of 0 is -inf."""
+        """Return a natural value in internal coordinates; the log of 0 is -inf."""
         if not self.log:
             return float(value)
         return float(np.log(value)) if value > 0 else -np.inf
 
 
 class Law(abc.ABC):
-    """Base of all laws. Subclasses are frozen dataclasses; their docstring holds the equation."""
+    """Base of all laws. A law is a frozen dataclass; its docstring holds the equation."""
 
     name: ClassVar[str]
     equation: ClassVar[str]
@@ -61,47 +70,55 @@ class Law(abc.ABC):
 
     @abc.abstractmethod
     def columns(self, inputs: Mapping[str, Array]) -> Columns:
-        """The transformed inputs that the formulas below work on, each of the inputs' shape."""
+        """Return the transformed inputs that the formulas use, each of the inputs' shape."""
 
     @abc.abstractmethod
     def value_and_jacobian(self, theta_RxP: Array, columns: Columns) -> tuple[Array, Array]:
-        """Prediction (R, M) and its derivative by the internal coordinates (R, P, M); columns
-        broadcast against (R, M)."""
+        """Return the prediction (R, M) and its derivative by theta (R, P, M).
+
+        Columns broadcast against (R, M).
+        """
 
     @abc.abstractmethod
     def value(self, theta_RxP: Array, columns: Columns) -> Array:
-        """Prediction (R, M)."""
+        """Return the prediction (R, M)."""
 
     @abc.abstractmethod
     def basis(self, theta_GxP: Array, columns: Columns) -> tuple[Array, Array]:
-        """Offset (G, M) and basis (G, L, M): prediction = offset + sum_l (natural linear parameter
-        l) * basis_l.
+        """Return offset (G, M) and basis (G, L, M) of the linear parameters.
 
-        Reads the nonlinear entries of theta only."""
+        prediction = offset + sum_l (natural linear parameter l) * basis_l. Reads only the nonlinear
+        entries of theta.
+        """
 
     @abc.abstractmethod
     def grid(self, columns: Columns, target_M: Array) -> Array:
-        """Nodes (G, P) over the nonlinear parameters, for starts; the linear entries are left at 0
-        and then solved for."""
+        """Return nodes (G, P) over the nonlinear parameters, for starts; linear entries are 0."""
 
     def centering(self, columns: Columns) -> Array:
-        """Matrix T (P, P) to coordinates phi = T theta in which coefficients refer to the middle of
-        the data.
+        """Return the matrix T (P, P) of centered coordinates phi = T theta.
 
-        Trust regions are spheres in phi: a coefficient at x = 1 and its exponent are correlated to
-        0.999 otherwise."""
+        In phi, coefficients refer to the middle of the data, and trust regions are spheres. In
+        theta a coefficient belongs to x = 1, far from all points, and is correlated with its
+        exponent to 0.999.
+        """
         return np.eye(len(self.parameters))
 
     def missing_inputs(self, inputs: Mapping[str, Array]) -> list[str]:
+        """Return the names of the inputs that are not given."""
         return [name for name in self.inputs if name not in inputs]
 
     @property
     def names(self) -> tuple[str, ...]:
+        """Names of the parameters, in order."""
         return tuple(p.name for p in self.parameters)
 
     def index(self, name: str) -> int:
-        """Position of a parameter; UserError naming the law's parameters where there is none of
-        that name."""
+        """Return the position of a parameter.
+
+        Raises:
+            UserError: the law has no parameter of this name.
+        """
         if name not in self.names:
             raise UserError(
                 f"the law {self.name!r} has no parameter {name!r}; it has {', '.join(self.names)}"
@@ -110,9 +127,11 @@ class Law(abc.ABC):
 
     @property
     def linear_indices(self) -> list[int]:
+        """Positions of the linear parameters."""
         return [i for i, p in enumerate(self.parameters) if p.linear]
 
     def to_internal(self, natural_RxP: Array) -> Array:
+        """Return natural values (..., P) in internal coordinates."""
         theta = np.array(natural_RxP, float)
         for i, p in enumerate(self.parameters):
             if p.log:
@@ -121,6 +140,7 @@ class Law(abc.ABC):
         return theta
 
     def to_natural(self, theta_RxP: Array) -> Array:
+        """Return internal coordinates (..., P) as natural values."""
         natural = np.array(theta_RxP, float)
         for i, p in enumerate(self.parameters):
             if p.log:
@@ -129,7 +149,7 @@ class Law(abc.ABC):
         return natural
 
     def bounds(self, columns: Columns, target_M: Array) -> tuple[Array, Array]:
-        """Internal bounds (P,), (P,), with those that depend on the data filled in."""
+        """Return internal bounds (P,), (P,), with those that depend on the data filled in."""
         low = np.array([p.internal(p.low) if p.low > -np.inf else -np.inf for p in self.parameters])
         high = np.array(
             [p.internal(p.high) if p.high < np.inf else np.inf for p in self.parameters]
@@ -144,7 +164,7 @@ class Law(abc.ABC):
         return low, np.maximum(low, high)
 
     def predict(self, parameters: Mapping[str, float], inputs: Mapping[str, Array]) -> Array:
-        """Prediction at the inputs (any one shape) for natural parameters."""
+        """Return the prediction at inputs of any one shape, for natural parameters."""
         arrays = {k: np.asarray(v, float) for k, v in inputs.items()}
         columns = tuple(np.atleast_1d(c) for c in self.columns(arrays))
         shape = np.shape(self.columns(arrays)[0])
@@ -155,16 +175,16 @@ class Law(abc.ABC):
 
 
 def linspace_grid(*axes: Array) -> Array:
-    """All combinations of the axes, one per row."""
+    """Return all combinations of the axes, one per row."""
     return np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, len(axes))
 
 
 class PowerSum(Law):
-    """Shared by all laws of the shape  y = E + sum_k A_k exp(-alpha_k z_k),  z_k a logarithm of
-    the inputs.
+    """Base of the laws y = E + sum_k A_k exp(-alpha_k z_k), z_k a logarithm of the inputs.
 
-    Subclasses say by ``term_exponents`` which exponent each term uses, as positions in
-    ``parameters``; the coefficients stand after E (if any) in the order of the terms."""
+    ``term_exponents`` gives the exponent of each term, as a position in ``parameters``. The
+    coefficients come after E, in the order of the terms.
+    """
 
     term_exponents: ClassVar[tuple[int, ...]]
     exponent_grid: ClassVar[Array] = np.array(
@@ -188,6 +208,7 @@ class PowerSum(Law):
         jacobian[:, 0] = 1.0
         for k, e in enumerate(self.term_exponents):
             jacobian[:, 1 + k] = terms[k]
+            # Two terms may share one exponent (Gadre et al.): then their derivatives add up.
             if e in self.term_exponents[:k]:
                 jacobian[:, e] -= terms[k] * columns[k]
             else:
@@ -216,11 +237,12 @@ class PowerSum(Law):
 
 @dataclasses.dataclass(frozen=True)
 class ShiftedPowerLaw(Law):
-    """y = K (x - E_x)^kappa + E_y, the loss-to-loss line (arXiv 2411.12925 section 3; arXiv
-    2502.12120 section 3).
+    """y = K (x - E_x)^kappa + E_y, the loss-to-loss line.
 
-    x and y are losses, E_x and E_y their irreducible parts: 0 <= E_x < min x, 0 <= E_y <= min y, K
-    > 0, kappa >= 0. Below E_x, where the law says nothing, the prediction is its limit E_y."""
+    Source: arXiv 2411.12925, section 3; arXiv 2502.12120, section 3. x and y are losses, E_x and
+    E_y their irreducible parts: 0 <= E_x < min x, 0 <= E_y <= min y, K > 0, kappa >= 0. Below E_x
+    the law is not defined; the prediction there is its limit E_y.
+    """
 
     name = "shifted_power"
     equation = "y = K (x - E_x)^kappa + E_y"
@@ -237,6 +259,7 @@ class ShiftedPowerLaw(Law):
 
     def _power(self, theta: Array, x: Array) -> tuple[Array, Array, Array]:
         gap = x - theta[:, 2, None]
+        # Below E_x: (1e-300)^kappa is about 0, as in the limit, and the logarithm is finite.
         log_gap = np.log(np.maximum(gap, 1e-300))
         return gap, log_gap, np.exp(theta[:, 0, None] + theta[:, 1, None] * log_gap)
 
@@ -260,8 +283,8 @@ class ShiftedPowerLaw(Law):
     def grid(self, columns: Columns, target_M: Array) -> Array:
         x = columns[0]
         low, high = self.bounds(columns, target_M)
-        # Shares of the smallest x, then distances to it as shares of the range: E_x may be anywhere
-        # from 0 to just below min x.
+        # E_x may lie anywhere from 0 to just below min x: nodes at shares of min x, and nodes close
+        # to it at shares of the range of x.
         near = float(np.min(x)) - np.geomspace(0.02, 1.0, 5) * float(np.max(x) - np.min(x))
         shifts = np.concatenate([np.linspace(0, 0.95, 8) * float(np.min(x)), near])
         shifts = np.unique(np.clip(shifts, low[2], high[2]))
@@ -274,15 +297,17 @@ class ShiftedPowerLaw(Law):
     def centering(self, columns: Columns) -> Array:
         x = columns[0]
         matrix = np.eye(4)
-        # The gap of a middling point for a middling E_x: only the order of magnitude matters.
+        # Logarithm of a typical gap x - E_x; only its order of magnitude matters.
         matrix[0, 1] = float(np.log(max(np.median(x) - 0.5 * np.min(x), 1e-3)))
         return matrix
 
 
 @dataclasses.dataclass(frozen=True)
 class ErrorLaw(Law):
-    """err = epsilon - k exp(-gamma x), x a loss in nats (Gadre et al., arXiv 2403.08540 eq. 5); k
-    >= 0, gamma >= 0."""
+    """err = epsilon - k exp(-gamma x), x a loss in nats.
+
+    Source: Gadre et al., arXiv 2403.08540, equation 5. k >= 0, gamma >= 0.
+    """
 
     name = "error"
     equation = "err = epsilon - k exp(-gamma x)"

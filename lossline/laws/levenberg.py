@@ -1,8 +1,9 @@
-"""Batched Levenberg-Marquardt with iteratively reweighted least squares, and bounds.
+"""Batched Levenberg-Marquardt with iteratively reweighted least squares and bounds.
 
-All rows advance together; a row leaves when it has converged, and rows of one fit whose paths have
-met go on as one. A row costs one Jacobian per iteration. `newton.polish` finishes what this brings
-near."""
+All rows advance together and cost one Jacobian each per iteration. A row leaves when it has
+converged; rows of one fit that lie in the same basin are merged into one. ``newton.polish`` then
+finishes the ends.
+"""
 
 import dataclasses
 
@@ -14,21 +15,31 @@ from lossline.laws.rows import Rows
 
 Array = np.ndarray
 
-_MAX_LOG_STEP = 3.0  # per iteration, for parameters searched as logs: further, exp() loses the data
-# Every so many iterations the rows of a fit with at least so many active ones are gathered.
+# Largest step per iteration of a parameter that is searched as a logarithm. After a longer one its
+# term can exceed all data, or vanish, and no slope leads back.
+_MAX_LOG_STEP = 3.0
+# Every _GATHER_EVERY iterations, merge rows of the fits that have at least _CROWD active ones.
 _GATHER_EVERY = 2
 _CROWD = 8
-# A start among many that is in no known basin after so many iterations crawls along a plateau.
+# Give up starts of a crowded fit that are in no known basin after so many iterations: they crawl
+# along a plateau.
 _PATIENCE = 16
-_EASE, _STIFFEN = 0.3, 4.0
-_OPTIMUM = 1e-10  # relative Newton decrement of a point to gather at
-_LINE = (0.25, 0.5, 0.75)
+_EASE, _STIFFEN = 0.3, 4.0  # factors of the damping after a step that helped, or did not
+_OPTIMUM = 1e-10  # relative Newton decrement below which a point is an optimum to merge at
+_LINE = (0.25, 0.5, 0.75)  # shares of the way to it at which the objective must fall
 
 
 @dataclasses.dataclass(frozen=True)
 class Descent:
-    """Where each row ended. ``leader``: the row it merged with (itself if none); ``settled``: False
-    at the iteration limit."""
+    """Where each of R rows ended.
+
+    Attributes:
+        theta: internal parameters (R, P).
+        objective: objective (R,).
+        leader: row that each row was merged into (R,); itself if none.
+        settled: False for a row that was still moving at the iteration limit (R,).
+        iterations: iterations done.
+    """
 
     theta: Array
     objective: Array
@@ -39,7 +50,7 @@ class Descent:
 
 @dataclasses.dataclass
 class _Front:
-    """Where each of R rows stands, with the derivatives there; changed in place."""
+    """State of R rows, with the derivatives at theta; changed in place."""
 
     theta: Array
     objective: Array
@@ -50,8 +61,11 @@ class _Front:
 
 
 def descend(batch: Rows, theta_RxP: Array, *, iterations: int, tolerance: float) -> Descent:
-    """Runs all rows from theta until the relative decrease per iteration is below the tolerance, or
-    the limit."""
+    """Descend from theta (R, P) in all rows.
+
+    A row stops when one iteration lowers its objective by less than ``tolerance``, relative to the
+    objective, or at the limit of ``iterations``.
+    """
     with np.errstate(all="ignore"):
         front = _begin(batch, theta_RxP)
         inverse = np.linalg.inv(batch.stack.center)
@@ -74,6 +88,7 @@ def descend(batch: Rows, theta_RxP: Array, *, iterations: int, tolerance: float)
 
 
 def _begin(batch: Rows, theta_RxP: Array) -> _Front:
+    """Evaluate all rows at their starts; rows without finite values are settled at once."""
     theta = np.clip(theta_RxP, batch.low, batch.high)
     rows = np.arange(len(theta))
     front = _Front(
@@ -96,7 +111,7 @@ def _advance(
     tolerance: float,
     linear: bool,
 ) -> None:
-    """One iteration of the rows, in place; with ``linear`` the linear parameters are solved for."""
+    """Do one iteration of the rows, in place; with ``linear``, solve for the linear parameters."""
     here, before, gradient = front.theta[rows], front.objective[rows], front.gradient[rows]
     damped = _damp(batch, front.normal[rows], front.damping[rows], inverse, rows)
     step = _bounded_step(batch, here, gradient, damped, rows)
@@ -116,9 +131,12 @@ def _advance(
 
 
 def _gather(batch: Rows, front: _Front, active: Array, leader: Array, *, last: bool) -> Array:
-    """Polishes the best active row of each crowded fit; rows from which the objective falls all
-    along the straight line to its optimum are in its basin, and follow it. With ``last`` the rest
-    of such a fit is given up. Returns who is still active."""
+    """Merge rows of crowded fits. Return the rows that are still active.
+
+    The best active row of each crowded fit is polished to its optimum. Rows from which the
+    objective falls all along the straight line to that optimum lie in its basin and follow it. With
+    ``last`` the other rows of such a fit are given up.
+    """
     order = active[np.lexsort([active, front.objective[active], batch.fit[active]])]
     fits, first, counts = np.unique(batch.fit[order], return_index=True, return_counts=True)
     crowded = counts >= _CROWD
@@ -147,7 +165,7 @@ def _gather(batch: Rows, front: _Front, active: Array, leader: Array, *, last: b
 
 
 def _solve(matrix: Array, vector: Array, held: Array) -> Array:
-    """Batched solve with the held coordinates at 0."""
+    """Solve the linear systems (R, P, P); held coordinates are 0."""
     free = ~held
     system = matrix * free[:, :, None] * free[:, None, :]
     diagonal = np.einsum("rii->ri", system)  # a writable view
@@ -157,8 +175,10 @@ def _solve(matrix: Array, vector: Array, held: Array) -> Array:
 
 
 def _bounded_step(batch: Rows, theta: Array, gradient: Array, damped: Array, rows: Array) -> Array:
-    """The damped step; a parameter that would cross its bound is put on it and the others solved
-    again."""
+    """Return the damped step (R, P) within the bounds.
+
+    Parameters that would cross a bound are put on it, and the others are solved again.
+    """
     held = batch.held(theta, gradient, rows)
     step = -_solve(damped, gradient, held)
     low, high = batch.low[rows], batch.high[rows]
@@ -177,8 +197,10 @@ def _bounded_step(batch: Rows, theta: Array, gradient: Array, damped: Array, row
 
 
 def _damp(batch: Rows, normal: Array, damping: Array, inverse: Array, rows: Array) -> Array:
-    """normal + damping x T' diag(T^-T normal T^-1) T: Marquardt's scaling, taken in centered
-    coordinates."""
+    """Return normal + damping x T' diag(T^-T normal T^-1) T.
+
+    This is Marquardt's scaling in centered coordinates (``Law.centering``).
+    """
     forward = batch.matrix(batch.stack.center, rows)
     backward = batch.matrix(inverse, rows)
     diagonal = (backward * (normal @ backward)).sum(axis=1)

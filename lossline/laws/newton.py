@@ -1,8 +1,10 @@
-"""The end game of a fit: Newton's method with bounds.
+"""End of a fit: Newton's method with bounds.
 
-Reweighted least squares converges linearly where Huber's delta is below the noise (most points lie
-on the linear part); Newton's method converges quadratically there too. The Hessian comes from
-differences of the analytic gradient, so that a law need not bring second derivatives."""
+Iteratively reweighted least squares converges only linearly where Huber's delta is below the noise,
+because most points then lie on the linear part of the loss. Newton's method converges quadratically
+there too. The Hessian comes from differences of the analytic gradient, so that a law needs no
+second derivatives.
+"""
 
 import numpy as np
 
@@ -10,8 +12,8 @@ from lossline.laws.rows import Rows
 
 Array = np.ndarray
 
-_WIDTH = 1e-5  # of the differences, relative to the parameter
-_ROUNDING = 1e-22  # a promise, relative to the objective, that only rounding is left of
+_WIDTH = 1e-5  # step of the differences, relative to the parameter
+_ROUNDING = 1e-22  # gain, as a share of the objective, that is only rounding error
 _DAMPINGS = (0.0, 1e-3, 1e-2, 0.1, 1.0, 30.0)
 _SHARES = (1.0, 0.3, 0.1, 0.02)
 
@@ -24,12 +26,20 @@ def polish(
     iterations: int = 12,
     enough: float = _ROUNDING,
 ) -> tuple[Array, Array, Array]:
-    """Newton's method with bounds from near an optimum, until a step has promised less than
-    ``enough`` (a share of the objective).
+    """Run Newton's method with bounds from near an optimum.
 
-    Returns theta, objective and the relative Newton decrement: the share of the objective that the
-    quadratic model still promises, which is how far from stationary the point is, whatever the
-    parameters' units."""
+    Args:
+        batch: all rows.
+        rows: the rows to polish (R,).
+        theta_RxP: where they start.
+        iterations: limit of steps.
+        enough: stop once a step promises less than this share of the objective.
+
+    Returns:
+        theta (R, P), objective (R,) and relative Newton decrement (R,). The decrement is the share
+        of the objective that the quadratic model still promises to gain. It measures the distance
+        from a stationary point without units.
+    """
     theta = theta_RxP.copy()
     objective = batch.objective(theta, rows)
     remaining = np.zeros(len(rows))
@@ -48,12 +58,16 @@ def polish(
 def _improve(
     batch: Rows, rows: Array, theta: Array, objective: Array, part: Array
 ) -> tuple[Array, Array]:
-    """One step of the rows ``part``, in place. Returns what its model promised, and who moved.
+    """Take one step of the rows ``part``, in place.
 
     Newton's step is taken where it does not raise the objective beyond rounding. Elsewhere the best
-    of several damped and shortened steps is: the Hessian of Huber's loss knows only the points
-    within delta, which change along the step; the damping adds the matrix of reweighted least
-    squares, which knows them all."""
+    of several damped and shortened steps is taken: the Hessian of Huber's loss sees only the points
+    within delta, and these change along the step. The damping adds the matrix of reweighted least
+    squares, which sees all points.
+
+    Returns:
+        The gain that the quadratic model promised, and a mask of the rows that moved.
+    """
     here = theta[part]
     _, gradient, normal = batch.derivatives(here, rows)
     hessian = _hessian(batch, rows, here, normal)
@@ -79,7 +93,7 @@ def _damped(
     left: Array,
     model: tuple[Array, Array, Array],
 ) -> Array:
-    """Takes the best of the damped and shortened steps of the rows `left`, in place; who moved."""
+    """Take the best damped and shortened step of the rows ``left``, in place. Return who moved."""
     rows, part = rows[left], part[left]
     hessian, gradient, normal = (m[left] for m in model)
     here, start = theta[part], objective[part].copy()
@@ -96,14 +110,18 @@ def _damped(
 def _bounded_step(
     batch: Rows, rows: Array, theta: Array, hessian: Array, gradient: Array, normal: Array
 ) -> tuple[Array, Array]:
-    """Newton step and half its decrement (R,); the parameter that would first cross its bound is
-    put on it and the others solved again, until none crosses."""
+    """Return the Newton step (R, P) and half its decrement (R,).
+
+    The parameter that would cross its bound first is put on the bound and the others are solved
+    again, until none crosses.
+    """
     scale = 1 / np.sqrt(np.maximum(np.einsum("rii->ri", normal), 1e-300))
     held = batch.held(theta, gradient, rows)
     low, high = batch.low[rows] - theta, batch.high[rows] - theta
     step, promise = _solve(hessian, gradient, scale, held)
     onto = np.zeros_like(step)
     for _ in range(theta.shape[1]):
+        # Share of the step that is possible before each parameter meets its bound.
         room = np.where(step < 0, low, high) / step
         room = np.where((room < 1) & ~held, room, np.inf)
         redo = np.flatnonzero(np.isfinite(room).any(axis=1))
@@ -121,13 +139,16 @@ def _bounded_step(
 
 
 def _hessian(batch: Rows, rows: Array, theta: Array, normal: Array) -> Array:
-    """Central differences of the gradient, one-sided at a bound; `normal` where that fails."""
+    """Return central differences of the gradient (R, P, P), one-sided at a bound.
+
+    Where these are not finite, return ``normal``.
+    """
     low, high = batch.low[rows], batch.high[rows]
     count, size = theta.shape
     width = _WIDTH * np.maximum(np.abs(theta), 0.1)
     top = np.minimum(theta + width, np.maximum(high, theta))
     bottom = np.maximum(theta - width, np.minimum(low, theta))
-    # Both sides of all parameters at once: of few rows, a call costs more than its work.
+    # All 2 P points in one call: with few rows a call costs more than its arithmetic.
     moved = np.tile(theta, (2, size, 1, 1))
     every = np.arange(size)
     moved[0, every, :, every], moved[1, every, :, every] = top.T, bottom.T
@@ -135,7 +156,7 @@ def _hessian(batch: Rows, rows: Array, theta: Array, normal: Array) -> Array:
     up, down = gradient.reshape(2, size, count, size)
     distance = np.where(top > bottom, top - bottom, np.inf)
     hessian = (up - down).transpose(1, 2, 0) / distance[:, None, :]
-    # A column without distance belongs to a fixed parameter: the other triangle has what is known.
+    # A fixed parameter has no distance and its column is 0; its row holds the derivatives.
     fixed = low == high
     hessian = np.where(fixed[:, None, :], hessian.transpose(0, 2, 1), hessian)
     hessian = 0.5 * (hessian + hessian.transpose(0, 2, 1))
@@ -144,13 +165,16 @@ def _hessian(batch: Rows, rows: Array, theta: Array, normal: Array) -> Array:
 
 
 def _solve(hessian: Array, gradient: Array, scale: Array, held: Array) -> tuple[Array, Array]:
-    """Step (R, P) of the coordinates not held, negative curvature turned round, and half the
-    decrement (R,)."""
+    """Return the step (R, P) of the free coordinates and half its decrement (R,).
+
+    Directions of negative curvature are turned around.
+    """
     unit = scale * ~held
     scaled = hessian * unit[:, :, None] * unit[:, None, :]
     np.einsum("rii->ri", scaled)[...] += held
     scaled = np.where(np.isfinite(scaled), scaled, np.eye(scaled.shape[1]))
     values, vectors = np.linalg.eigh(scaled)
+    # |eigenvalue|: a Newton step along negative curvature would climb to a saddle or a maximum.
     values = np.maximum(np.abs(values), 1e-12)
     slope = np.nan_to_num(gradient * unit)
     along = (vectors.transpose(0, 2, 1) @ slope[:, :, None])[:, :, 0]

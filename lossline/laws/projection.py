@@ -1,10 +1,11 @@
-"""Linear parameters solved, not searched, in every step of a descent (variable projection; Golub &
-Pereyra 1973, with the step of Kaufman 1975).
+"""Solve for the linear parameters in every step of a descent.
 
-A coefficient has to follow its exponent along a curved valley, which a search does in many short
-steps and a linear solve in one. It is exact where the objective is quadratic in the coefficient:
-least squares of plain or relative residuals. With Huber's loss or on logs the weights would change
-with every solve, and nothing is gained over searching."""
+Source: variable projection (Golub & Pereyra 1973), with the step of Kaufman 1975. A coefficient
+must follow its exponent along a curved valley: a search takes many short steps there, a linear
+solve takes one. The solve is exact where the objective is quadratic in the coefficient, that is for
+least squares of plain or relative residuals. With Huber's loss or on logarithms the weights would
+change with every solve, which gains nothing over the search.
+"""
 
 import numpy as np
 
@@ -24,14 +25,16 @@ def solvable(batch: Rows) -> bool:
 def solve(batch: Rows, theta_RxP: Array, rows: Array) -> Array:
     """Return theta (R, P) with the linear parameters solved for.
 
-    Those on a bound stay there; a row whose solution lies on or beyond one keeps what was
-    searched."""
+    Parameters on a bound stay there. A row whose solution lies on or beyond a bound keeps its
+    searched values.
+    """
     linear = batch.stack.law.linear_indices
     is_log = np.array([batch.stack.law.parameters[i].log for i in linear])
     low, high, here = batch.low[rows][:, linear], batch.high[rows][:, linear], theta_RxP[:, linear]
     free = (low < here) & (here < high)
     natural = np.where(is_log, np.exp(here), here)
     gram, moment = _normal_equations(batch, theta_RxP, rows)
+    # Parameters that stay move to the right side of the equations.
     moment -= (gram @ np.where(free, 0.0, natural)[:, :, None])[:, :, 0]
     value = _solve(gram, moment, free)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -43,7 +46,7 @@ def solve(batch: Rows, theta_RxP: Array, rows: Array) -> Array:
 
 
 def _normal_equations(batch: Rows, theta_RxP: Array, rows: Array) -> tuple[Array, Array]:
-    """Gram matrix (R, L, L) and moment (R, L) of the linear parameters' basis."""
+    """Return Gram matrix (R, L, L) and moment (R, L) of the linear parameters' basis."""
     count, size = len(rows), len(batch.stack.law.linear_indices)
     gram, moment = np.empty((count, size, size)), np.empty((count, size))
     for here, theta, piece in batch.pieces(theta_RxP, rows):
@@ -58,9 +61,9 @@ def _normal_equations(batch: Rows, theta_RxP: Array, rows: Array) -> tuple[Array
 
 
 def _solve(gram: Array, moment: Array, free: Array) -> Array:
-    """The free unknowns (R, L) of the normal equations, scaled to a unit diagonal."""
+    """Solve the normal equations for the free unknowns (R, L), scaled to a unit diagonal."""
     scale = free / np.sqrt(np.maximum(np.einsum("rii->ri", gram), 1e-300))
     system = gram * scale[:, :, None] * scale[:, None, :]
-    np.einsum("rii->ri", system)[...] = 1 + 1e-13  # parallel columns stay solvable
+    np.einsum("rii->ri", system)[...] = 1 + 1e-13  # keeps parallel columns solvable
     system = np.where(np.isfinite(system), system, np.eye(system.shape[1]))
     return np.linalg.solve(system, (moment * scale)[:, :, None])[:, :, 0] * scale

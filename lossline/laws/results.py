@@ -1,4 +1,4 @@
-"""What a fit returns."""
+"""Result of a fit."""
 
 import dataclasses
 import enum
@@ -15,24 +15,40 @@ Array = np.ndarray
 
 
 class FitStatus(enum.Enum):
-    """How a fit ended. Only the first two are answers; `FitResult.message` says more."""
+    """How a fit ended. Only the first two have an answer; ``FitResult.message`` gives details."""
 
     CONVERGED = "converged"
-    BOUND_HIT = "bound_hit"  # stationary, with a parameter at its bound: see FitResult.at_bound
+    BOUND_HIT = "bound_hit"  # stationary, with a parameter at its bound (FitResult.at_bound)
     ITERATION_LIMIT = "iteration_limit"
     ABNORMAL = "abnormal"  # no start had a finite objective, or the descent got stuck
-    UNDERDETERMINED = "underdetermined"  # too few points, or directions that the data do not see
+    UNDERDETERMINED = "underdetermined"  # too few points, or they leave a direction open
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FitResult:
-    """One fitted law. Where nothing could be fitted, `parameters` is empty and `objective` is nan;
-    `status` says why.
+    """One fitted law.
 
-    ``residuals`` (M,) are those of the objective (log f - log y by default), nan at dropped points,
-    in the order given. ``conditioning`` is the ratio of the largest to the smallest singular value
-    of the Jacobian with columns scaled to length 1, over the free parameters, coefficients referred
-    to the middle of the data. ``starts_reached`` of ``starts`` ended at the returned optimum."""
+    Attributes:
+        law: the law.
+        parameters: natural values by name; empty if no fit was possible.
+        objective: value of the objective; NaN if no fit was possible.
+        status: how the fit ended.
+        message: the reason, unless the fit converged.
+        conditioning: largest over smallest singular value of the Jacobian, over the free
+            parameters, columns scaled to length 1, coefficients centered (``conditioning``).
+        residuals: residuals of the objective (M,) in the order given, log f - log y by default; NaN
+            at dropped points.
+        dropped: points left out, with reasons.
+        at_bound: parameters that ended at a bound.
+        n_points: points fitted.
+        n_free: parameters fitted.
+        scatter: standard deviation of the residuals, corrected for the degrees of freedom.
+        starts: number of starts.
+        starts_reached: starts that ended at the returned optimum.
+        iterations: iterations of the descent.
+        r2: R^2 in the unit of the target.
+        label: name of the problem.
+    """
 
     law: Law
     parameters: Mapping[str, float]
@@ -58,16 +74,20 @@ class FitResult:
         return self.status in (FitStatus.CONVERGED, FitStatus.BOUND_HIT)
 
     def predict(self, **inputs: Any) -> Array:
-        """The law at the inputs, e.g. ``predict(x=3.0)`` or ``predict(N=1e9, D=2e10)``; UserError
-        without parameters."""
+        """Return the law at the inputs, e.g. ``predict(x=3.0)`` or ``predict(N=1e9, D=2e10)``.
+
+        Raises:
+            UserError: the fit has no parameters.
+        """
         if not self.parameters:
             raise UserError(
-                f"{self.label or self.law.name}: nothing to predict with: {self.message}"
+                f"{self.label or self.law.name}: cannot predict, the fit has no parameters: "
+                f"{self.message}"
             )
         return self.law.predict(self.parameters, inputs)
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-able summary, without the residuals."""
+        """Return a summary for JSON, without the residuals."""
         return {
             "label": self.label,
             "law": self.law.name,

@@ -1,9 +1,9 @@
-"""Fits of one law to one set of points (`fit`) or to many at once (`fit_many`), float64.
+"""Fit one law to one set of points (``fit``) or to many sets at once (``fit_many``), in float64.
 
-Starts come from a projected grid (see `starts`), descend together (`levenberg.descend`), and the
-best few are polished by Newton's method; the result says how it ended. A study's bad problems come
-back as results with a status; only arguments that no data could mend (unknown parameter, unequal
-lengths, missing input) raise UserError."""
+Starts come from a projected grid (``starts``), descend together (``levenberg.descend``), and the
+best few ends are polished by Newton's method (``newton.polish``). A problem that cannot be fitted
+comes back as a result with a status. Only arguments that are wrong for any data raise UserError.
+"""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -33,23 +33,27 @@ from lossline.laws.starts import nodes, project
 
 Array = np.ndarray
 
-# Relative Newton decrement below which a point counts as stationary: the objective could fall by no
-# more than this share.
+# A point is stationary if its relative Newton decrement is below this: the objective can fall by at
+# most this share.
 _STATIONARY = 1e-8
-# Optima whose objectives agree to this share are the same one, for counting the starts that reached
-# it.
+# Starts whose objectives agree to this share have reached the same optimum.
 _SAME_OBJECTIVE = 1e-4
-_FINALISTS = 3
+_FINALISTS = 3  # ends of each fit that are polished
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FitOptions:
-    """How to fit.
+    """Options of a fit.
 
-    ``starts``: nodes of the projected grid to descend from, where a problem brings none of its own.
-    ``iterations`` and ``polish`` limit the descent and the Newton steps after it, ``tolerance`` is
-    the relative decrease that ends a descent. Beyond ``condition_limit`` a fit is
-    underdetermined."""
+    Attributes:
+        objective: what is minimized.
+        starts: nodes of the projected grid to descend from, for problems without starts of their
+            own.
+        iterations: limit of the descent's iterations.
+        polish: limit of the Newton steps that follow.
+        tolerance: relative decrease per iteration that ends a descent.
+        condition_limit: condition number above which a fit is underdetermined.
+    """
 
     objective: FitObjective = HUBER_ON_LOGS
     starts: int = 4
@@ -70,9 +74,21 @@ def fit(
     starts: Array | None = None,
     options: FitOptions | None = None,
 ) -> FitResult:
-    """Fits one law to M points: inputs by name (M,), target (M,), both in natural units.
+    """Fit one law to M points.
 
-    See `FitProblem` and `FitOptions`.
+    Args:
+        law: the law.
+        inputs: arrays (M,) by name, natural units.
+        target: measurements (M,), natural units.
+        weights: weights of the points (M,); all 1 by default.
+        bounds: (lower, upper) by parameter name, natural units.
+        fixed: values by parameter name, natural units.
+        starts: start values (S, P), natural units.
+        options: how to fit.
+
+    Raises:
+        UserError: an argument is wrong for any data: unknown parameter, missing input, unequal
+            lengths.
     """
     problem = FitProblem(
         inputs=inputs,
@@ -88,7 +104,7 @@ def fit(
 def fit_many(
     law: Law, problems: Sequence[FitProblem], *, options: FitOptions | None = None
 ) -> list[FitResult]:
-    """Fits one law to each problem, all in one batch; results in the order of the problems."""
+    """Fit one law to each problem, all in one batch. Results are in the order of the problems."""
     options = options or FitOptions()
     data = [prepare(law, p, options.objective) for p in problems]
     limits = [
@@ -101,7 +117,7 @@ def fit_many(
         if lack:
             results[i] = _empty(law, p, d, FitStatus.UNDERDETERMINED, lack)
         else:
-            # Problems of like size share a batch, so that padding stays below half.
+            # Problems within a factor of 2 in size share a batch: less than half of it is padding.
             groups.setdefault(int(np.ceil(np.log2(d.n))), []).append(i)
     for members in groups.values():
         fitted = _fit_group(
@@ -117,7 +133,7 @@ def fit_many(
 
 
 def _too_little(data: Prepared, limits: tuple[Array, Array] | None) -> str:
-    """Why nothing can be fitted at all, or an empty string."""
+    """Return why nothing can be fitted at all, or an empty string."""
     if limits is None:
         return f"none of {data.given} points can be used"
     free = int(np.sum(limits[0] < limits[1]))
@@ -134,6 +150,7 @@ def _too_little(data: Prepared, limits: tuple[Array, Array] | None) -> str:
 def _empty(
     law: Law, problem: FitProblem, data: Prepared, status: FitStatus, message: str
 ) -> FitResult:
+    """Return the result of a problem without a fit."""
     return FitResult(
         law=law,
         parameters={},
@@ -158,7 +175,7 @@ def _empty(
 def _starts(
     law: Law, problem: FitProblem, data: Prepared, low: Array, high: Array, options: FitOptions
 ) -> Array:
-    """Internal starts (S, P) of one problem, sorted, so that their order as given cannot matter."""
+    """Return starts (S, P) of one problem, internal and sorted: the given order has no effect."""
     if problem.starts is None:
         grid = nodes(law, data.columns, data.target, low, high)
         found = project(
@@ -175,8 +192,8 @@ def _starts(
         given = np.atleast_2d(np.asarray(problem.starts, float))
         if given.shape[1] != len(law.parameters):
             raise UserError(
-                f"starts have {given.shape[1]} columns, the law {law.name!r} has the parameters "
-                f"{', '.join(law.names)}"
+                f"starts have {given.shape[1]} columns; the law {law.name!r} has {len(law.names)} "
+                f"parameters: {', '.join(law.names)}."
             )
         found = law.to_internal(given)
     found = np.clip(found, low, high)
@@ -190,6 +207,7 @@ def _fit_group(
     limits: Sequence[tuple[Array, Array]],
     options: FitOptions,
 ) -> list[FitResult]:
+    """Fit problems of similar size in one batch."""
     stacked = stack(law, options.objective, data)
     starts = [
         _starts(law, p, d, low, high, options)
@@ -217,8 +235,14 @@ def _fit_group(
 
 @dataclasses.dataclass(frozen=True)
 class Best:
-    """The best polished row of each of F fits: its row in the batch (-1 if none), theta, objective,
-    relative decrement."""
+    """Best polished row of each of F fits.
+
+    Attributes:
+        row: its row in the batch (F,); -1 if no row has a finite objective.
+        theta: internal parameters (F, P).
+        objective: objective (F,).
+        decrement: relative Newton decrement (F,).
+    """
 
     row: Array
     theta: Array
@@ -234,8 +258,15 @@ def finish(
     finalists: int = _FINALISTS,
     **polishing: Any,
 ) -> Best:
-    """Polishes each fit's best few distinct ends and keeps the best; ``polishing`` goes to
-    `newton.polish`."""
+    """Polish the best few distinct ends of each fit and keep the best one.
+
+    Args:
+        batch: all rows.
+        descent: where they ended.
+        fits: number of fits F.
+        finalists: how many ends of each fit to polish.
+        **polishing: options of ``newton.polish``.
+    """
     rows = np.flatnonzero(
         (descent.leader == np.arange(len(descent.leader))) & np.isfinite(descent.objective)
     )
@@ -245,11 +276,13 @@ def finish(
     place = np.arange(len(order)) - first[fit_of]
     lowest = np.full(fits, np.inf)
     np.minimum.at(lowest, fit_of, descent.objective[order])
+    # Ends within 2% of the lowest may still overtake it when polished.
     near = (
         descent.objective[order] <= lowest[fit_of] * 1.02 + batch.stack.tiny[batch.problem[order]]
     )
     rows = order[(place < finalists) & near]
     theta, objective, decrement = polish(batch, rows, descent.theta[rows], **polishing)
+    # Lowest objective first; of equal ones the one nearest to a stationary point.
     chosen = np.lexsort([decrement, objective, batch.fit[rows]])
     has, first = np.unique(batch.fit[rows][chosen], return_index=True)
     pick = chosen[first]
@@ -278,6 +311,7 @@ def _result(
     i: int,
     options: FitOptions,
 ) -> FitResult:
+    """Assemble the result of fit ``i``."""
     if best.row[i] < 0:
         return _empty(law, problem, data, FitStatus.ABNORMAL, "no start had a finite objective")
     row, theta = int(best.row[i]), best.theta[i]
@@ -310,6 +344,8 @@ def _result(
 
 
 def _condition(law: Law, data: Prepared, theta: Array, free: Array, options: FitOptions) -> float:
+    """Return the condition number of the weighted residuals' Jacobian at theta."""
+    # The objective is a weighted sum of squares, so each row counts with the root of its weight.
     root = np.sqrt(data.weights)[:, None]
     rows = residual_jacobian(law, data, options.objective, theta) * root
     return condition_number(rows, free)
@@ -318,7 +354,7 @@ def _condition(law: Law, data: Prepared, theta: Array, free: Array, options: Fit
 def _goodness(
     law: Law, data: Prepared, theta: Array, free: int, objective: FitObjective
 ) -> dict[str, Any]:
-    """Residuals in the order given, their scatter, and R^2 in the target's own space."""
+    """Return residuals in the given order, their scatter, and R^2 in the unit of the target."""
     with np.errstate(all="ignore"):
         f = law.value(theta[None], tuple(c[None] for c in data.columns))[0]
         kept = objective.residuals(f, objective.target(data.target))
@@ -342,16 +378,17 @@ def _status(
     condition: float,
     options: FitOptions,
 ) -> tuple[FitStatus, str]:
+    """Return status and message of a fit that has parameters."""
     if condition > options.condition_limit:
         return (
             FitStatus.UNDERDETERMINED,
-            f"the data leave a direction undetermined (conditioning {condition:.1e})",
+            f"the data leave the parameters undetermined (condition number {condition:.1e})",
         )
     if decrement > _STATIONARY:
-        left = f"a share of {decrement:.1e} of the objective could still be gained"
+        left = f"the objective could still fall by a share of {decrement:.1e}"
         if not settled:
             return FitStatus.ITERATION_LIMIT, f"{left} after {options.iterations} iterations"
-        return FitStatus.ABNORMAL, f"{left}, but no step gains it"
+        return FitStatus.ABNORMAL, f"{left}, but no step lowers it"
     if at_bound:
         return FitStatus.BOUND_HIT, f"{', '.join(at_bound)} at a bound"
     return FitStatus.CONVERGED, ""

@@ -1,8 +1,8 @@
-"""Starts by variable projection: a grid over the nonlinear parameters, the linear ones solved for
-at each node.
+"""Starts by variable projection: grid the nonlinear parameters, solve for the linear ones.
 
-The Gram matrices of all nodes and all weight vectors (resamples) are one matrix product, so that a
-start for each of a thousand resamples costs about as much as one iteration of the solver."""
+The Gram matrices of all nodes and all weightings (resamples) are one matrix product. Starts for a
+thousand resamples therefore cost about as much as one iteration of the solver.
+"""
 
 import dataclasses
 
@@ -16,8 +16,13 @@ Array = np.ndarray
 
 @dataclasses.dataclass(frozen=True)
 class Nodes:
-    """Grid nodes of one problem: theta (G, P) with open linear entries, offset (G, M) and basis (G,
-    L, M)."""
+    """Grid nodes of one problem.
+
+    Attributes:
+        theta: internal parameters (G, P); the linear entries are not set.
+        offset: part of the prediction that no linear parameter changes (G, M).
+        basis: ``Law.basis`` (G, L, M).
+    """
 
     theta: Array
     offset: Array
@@ -25,8 +30,7 @@ class Nodes:
 
 
 def nodes(law: Law, columns: Columns, target: Array, low: Array, high: Array) -> Nodes:
-    """The law's grid within the bounds; fixed linear parameters (low = high) are moved into the
-    offset."""
+    """Return the law's grid, clipped to the bounds, without nodes whose basis is not finite."""
     theta = law.grid(columns, target)
     nonlinear = [i for i in range(len(law.parameters)) if i not in law.linear_indices]
     theta[:, nonlinear] = np.clip(theta[:, nonlinear], low[nonlinear], high[nonlinear])
@@ -39,8 +43,10 @@ def nodes(law: Law, columns: Columns, target: Array, low: Array, high: Array) ->
 
 
 def _solve_linear(gram: Array, moment: Array, low: Array, high: Array) -> Array:
-    """Least squares (..., L) within natural bounds: what leaves them is put on the bound and the
-    rest solved again."""
+    """Return the least-squares solution (..., L) within natural bounds.
+
+    A value outside is put on its bound, and the others are solved again.
+    """
     size = moment.shape[-1]
     held = np.broadcast_to(low == high, moment.shape).copy()
     value = np.where(held, low, 0.0)
@@ -48,6 +54,7 @@ def _solve_linear(gram: Array, moment: Array, low: Array, high: Array) -> Array:
         free = ~held
         system = gram * free[..., :, None] * free[..., None, :]
         diagonal = np.einsum("...ii->...i", system)
+        # A tiny ridge keeps parallel columns solvable.
         diagonal += 1e-13 * diagonal.sum(axis=-1, keepdims=True) + 1e-300
         diagonal[held] = 1.0
         fixed = np.where(held, value, 0.0)
@@ -72,19 +79,31 @@ def project(
     *,
     keep: int,
 ) -> Array:
-    """The ``keep`` best nodes for each weight vector, linear parameters solved: theta (V, keep, P),
-    best first.
+    """Return the ``keep`` best nodes for each weighting (V, keep, P), best first.
 
-    Solved by least squares (of relative residuals where the objective is in logs), then ranked by
-    the objective itself."""
+    Their linear parameters are solved by least squares (of relative residuals where the objective
+    is on logarithms). The objective itself ranks the nodes.
+
+    Args:
+        law: the law.
+        objective: the objective that ranks the nodes.
+        grid: the nodes.
+        target: measurements (M,).
+        weights_VxM: the weightings.
+        low: lower bounds (P,), internal.
+        high: upper bounds (P,), internal.
+        keep: how many nodes to return.
+    """
     linear = law.linear_indices
     columns_low = np.array([law.parameters[i].log for i in linear])
     with np.errstate(over="ignore"):
         natural_low = np.where(columns_low, np.exp(low[linear]), low[linear])
         natural_high = np.where(columns_low, np.exp(high[linear]), high[linear])
+    # log f - log y is about (f - y) / y near the optimum, so relative residuals stand in for logs.
     scale = np.ones_like(target) if objective.residual is Residual.LINEAR else 1 / target
     rest = (target - grid.offset) * scale
     basis = grid.basis * scale
+    # Weighted Gram matrices of all nodes and weightings as one product: (V, M) @ (M, G L L).
     products = np.einsum("gkm,glm->gklm", basis, basis)
     count, size = basis.shape[:2]
     flat = products.reshape(-1, len(target))
@@ -94,7 +113,9 @@ def project(
     )
     square = weights_VxM @ (rest**2).T
     value = _solve_linear(gram, moment, natural_low, natural_high)
+    # Residual sum of squares v'Gv - 2 v'm + y'y, from the Gram matrix alone.
     fit = (value * ((gram @ value[..., None])[..., 0] - 2 * moment)).sum(axis=-1) + square
+    # Keep more nodes than asked for: the objective may rank them otherwise than least squares.
     best = np.argsort(fit, axis=1, kind="stable")[:, : max(3 * keep, keep + 4)]
     theta = grid.theta[best]
     chosen = np.take_along_axis(value, best[:, :, None], axis=1)
@@ -103,8 +124,11 @@ def project(
 
 
 def _searchable(value: Array, is_log: Array, basis: Array, target: Array) -> Array:
-    """Internal linear parameters; a coefficient solved as 0 gets a small contribution, since its
-    log could not move."""
+    """Return linear parameters in internal coordinates.
+
+    A coefficient solved as 0 gets a small value instead, because a search could not move its
+    logarithm, -inf.
+    """
     typical = np.maximum(np.median(np.abs(basis), axis=2).mean(axis=0), 1e-300)
     least = 1e-4 * np.median(np.abs(target)) / typical
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -122,6 +146,7 @@ def _rank(
     weights: Array,
     keep: int,
 ) -> Array:
+    """Return the ``keep`` nodes (V, keep, P) with the lowest objective, for each weighting."""
     total = np.empty(best.shape)
     goal = objective.target(target)
     with np.errstate(all="ignore"):

@@ -1,4 +1,4 @@
-"""A plausible example of each law, and inputs to read it at."""
+"""Example parameters of each law, and inputs to evaluate it at."""
 
 import numpy as np
 import pytest
@@ -19,6 +19,7 @@ LAWS = pytest.mark.parametrize("law", list(EXAMPLES), ids=lambda law: law.name)
 
 
 def inputs_of(law, count=40, seed=0):
+    """Return random inputs of a law, each (count,)."""
     rng = np.random.default_rng(seed)
     if law.inputs == ("x",):
         return {"x": rng.uniform(2.2, 4.5, count)}

@@ -1,5 +1,4 @@
-"""Bootstrap: published intervals, coverage on planted runs, bands that widen, data that determine
-nothing."""
+"""Bootstrap: published intervals, coverage on planted runs, width of bands, undetermined laws."""
 
 import numpy as np
 import pandas as pd
@@ -19,7 +18,7 @@ LEAST = FitOptions(objective=LEAST_SQUARES)
 
 
 def planted_line(seed, runs=6, checkpoints=6, run_noise=4e-3, noise=2e-3):
-    """Inputs, target and runs: checkpoints of a run share an error."""
+    """Return inputs, target and runs of a planted line; checkpoints of a run share an error."""
     rng = np.random.default_rng(seed)
     first, last = rng.uniform(3.6, 4.6, runs), rng.uniform(2.6, 3.2, runs)
     x = np.concatenate([np.linspace(a, b, checkpoints) for a, b in zip(first, last, strict=True)])
@@ -28,9 +27,9 @@ def planted_line(seed, runs=6, checkpoints=6, run_noise=4e-3, noise=2e-3):
     return {"x": x}, ShiftedPowerLaw().predict(LINE, {"x": x}) * np.exp(error), run
 
 
-def test_intervals_agree_with_the_published_ones(published_data):
-    # Besiroglu et al., 4,000 resamples, 95% percentiles. With 1,500, an end is uncertain by about
-    # a twentieth of the width.
+def test_intervals_equal_the_published_ones(published_data):
+    # Besiroglu et al.: 4,000 resamples, 95% percentiles. With 1,500 resamples each end has an
+    # error of about 5% of the width.
     points = pd.read_csv(published_data / "chinchilla_points.csv").sort_values("loss").iloc[:-5]
     size = points["params"].to_numpy()
     inputs = {"N": size, "D": points["flops"].to_numpy() / (6 * size)}
@@ -54,7 +53,7 @@ def test_intervals_agree_with_the_published_ones(published_data):
     np.testing.assert_allclose(spread[[0, 3, 4]], [0.0254, 0.0152, 0.0205], rtol=0.12)
 
 
-def test_the_order_of_points_and_the_names_of_runs_cannot_matter():
+def test_order_of_points_and_names_of_runs_have_no_effect():
     inputs, target, run = planted_line(0)
     first = bootstrap(ShiftedPowerLaw(), inputs, target, runs=run, resamples=40, seed=3)
     order = np.random.default_rng(1).permutation(len(target))
@@ -71,7 +70,7 @@ def test_the_order_of_points_and_the_names_of_runs_cannot_matter():
     assert not np.array_equal(first.samples, other.samples)
 
 
-def test_resamples_are_fits_of_the_resampled_runs():
+def test_each_resample_is_a_fit_of_its_runs():
     from lossline.laws.bootstrap import _resample
     from lossline.laws.solver import fit
 
@@ -84,7 +83,7 @@ def test_resamples_are_fits_of_the_resampled_runs():
     number = run_numbers(run[order], inputs["x"][order], target[order])
     weights = _resample(number, 9, 6, Resampling.DRAW, 0)
     for sample, weight in zip(result.samples, weights, strict=True):
-        # Bounds are those of all the data, whatever was drawn.
+        # A resample keeps the bounds of all the data: a point of weight about 0 restores them.
         alone = fit(
             ShiftedPowerLaw(),
             {"x": np.append(inputs["x"][order], inputs["x"].min())},
@@ -98,7 +97,7 @@ def test_resamples_are_fits_of_the_resampled_runs():
 
 
 @pytest.mark.parametrize("objective", [LEAST_SQUARES, FitObjective()], ids=["squares", "huber_log"])
-def test_bands_cover_the_planted_line_and_new_runs(objective):
+def test_90_percent_bands_cover_the_planted_line_and_new_runs(objective):
     at = np.array([2.4, 3.0, 3.6, 4.8])  # beyond the data on both sides, and within
     truth = ShiftedPowerLaw().predict(LINE, {"x": at})
     holds, holds_new = [], []
@@ -124,7 +123,7 @@ def test_bands_cover_the_planted_line_and_new_runs(objective):
     assert 0.82 <= np.mean(holds_new) <= 0.98
 
 
-def test_bands_widen_with_distance_and_level_and_noise():
+def test_bands_widen_with_distance_level_and_noise():
     size = np.geomspace(2e7, 1e9, 15)
     inputs = {"N": np.tile(size, 2), "D": np.concatenate([20 * size, 80 * size])}
     rng = np.random.default_rng(0)
@@ -145,7 +144,7 @@ def test_bands_widen_with_distance_and_level_and_noise():
     assert np.all(widths[0.9, Band.CONFIDENCE] < widths[0.9, Band.PREDICTION])
 
 
-def test_few_runs_have_heavier_tails_than_normal():
+def test_few_runs_give_heavier_tails_than_many():
     few = bootstrap(
         ShiftedPowerLaw(), *planted_line(0, runs=3)[:2], runs=planted_line(0, runs=3)[2]
     )
@@ -162,11 +161,11 @@ def test_few_runs_have_heavier_tails_than_normal():
     assert tail(few) > 1.3 * tail(many)  # a normal has 2.9, Student's t with 2 degrees 5.3
 
 
-def test_what_the_data_do_not_determine_is_not_drawn():
+def test_undetermined_law_has_no_intervals():
     inputs, target, run = planted_line(0, runs=1)
     single = bootstrap(ShiftedPowerLaw(), inputs, target, runs=run, resamples=20)
     assert not single.determined
-    assert "one run only" in single.message
+    assert "only one run" in single.message
     assert np.isnan(single.band(0.9, x=np.array([2.0, 3.0]))).all()
     assert np.isnan(single.interval("kappa")).all()
     points = {"x": np.array([2.4, 2.8, 3.2, 4.0])}
@@ -184,7 +183,7 @@ def test_what_the_data_do_not_determine_is_not_drawn():
     assert "same inputs" in same.message
 
 
-def test_few_runs_are_reweighted_where_drawing_them_loses_the_law():
+def test_few_runs_are_reweighted_if_draws_leave_the_law_undetermined():
     # The law has three parameters and needs three of the four values of x: a third of the draws has
     # two or one.
     inputs = {"x": np.repeat([2.4, 2.8, 3.2, 4.0], 5)}
@@ -202,9 +201,9 @@ def test_few_runs_are_reweighted_where_drawing_them_loses_the_law():
     assert drawn.resampling is Resampling.DRAW
 
 
-def test_bad_arguments_are_refused():
+def test_bad_arguments_raise_a_user_error():
     inputs, target, run = planted_line(0)
-    with pytest.raises(UserError, match="runs must name the run of each of the 36 points"):
+    with pytest.raises(UserError, match="runs: must hold one name for each of the 36 points"):
         bootstrap(ShiftedPowerLaw(), inputs, target, runs=run[:-1])
     with pytest.raises(UserError, match="resamples must be at least 2"):
         bootstrap(ShiftedPowerLaw(), inputs, target, resamples=1)

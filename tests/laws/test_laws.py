@@ -35,7 +35,7 @@ def test_jacobian_is_the_derivative_of_the_value(law):
 
 
 @LAWS
-def test_basis_with_the_linear_parameters_is_the_value(law):
+def test_basis_times_linear_parameters_is_the_value(law):
     columns = tuple(c[None] for c in law.columns(inputs_of(law)))
     theta = internal(law)
     nonlinear = theta.copy()
@@ -47,7 +47,7 @@ def test_basis_with_the_linear_parameters_is_the_value(law):
 
 
 @LAWS
-def test_centering_is_invertible_and_the_equation_is_in_the_docstring(law):
+def test_centering_is_invertible_and_docstring_has_the_equation(law):
     assert abs(np.linalg.det(law.centering(law.columns(inputs_of(law))))) > 1e-6
     assert "=" in type(law).__doc__
     assert hash(law) == hash(type(law)())
@@ -61,7 +61,7 @@ def test_predict_keeps_the_shape_of_the_inputs(law):
     assert law.predict(EXAMPLES[law], grid).shape == (8, 5)
 
 
-def test_over_training_forms_are_chinchilla_with_one_exponent():
+def test_over_training_laws_are_chinchilla_with_one_exponent():
     inputs = inputs_of(Chinchilla())
     exponent, size, data = 0.28, 400.0, 600.0
     chinchilla = Chinchilla().predict(
@@ -86,7 +86,7 @@ def test_over_training_law_gives_the_published_prediction():
 
 
 @pytest.mark.parametrize("law", [Chinchilla(), Kaplan()], ids=lambda law: law.name)
-def test_optimum_is_the_least_loss_at_its_compute(law):
+def test_optimum_has_the_least_loss_at_its_compute(law):
     compute = np.array([1e20, 1e23])
     size, data = law.optimum(EXAMPLES[law], compute)
     np.testing.assert_allclose(6 * size * data, compute, rtol=1e-12)
@@ -96,7 +96,7 @@ def test_optimum_is_the_least_loss_at_its_compute(law):
         assert np.all(other > best)
 
 
-def test_inputs_are_completed_from_any_two():
+def test_any_two_inputs_determine_the_others():
     full = complete_inputs({"N": np.array([1e9]), "D": np.array([2e10])})
     for given in (("N", "C"), ("D", "M"), ("C", "M"), ("C", "D"), ("N", "M")):
         again = complete_inputs({k: full[k] for k in given})
@@ -112,14 +112,16 @@ def test_hoffmann_starts_are_the_published_grid():
     assert set(np.round(np.log(starts[:, 1]), 6)) == {0, 5, 10, 15, 20, 25}
 
 
-def test_unknown_parameter_is_named_with_those_there_are():
+def test_unknown_parameter_error_names_the_known_ones():
     with pytest.raises(UserError, match=r"'gama'.*epsilon, k, gamma"):
         ErrorLaw().index("gama")
 
 
-def test_kaplan_is_the_equation_of_its_docstring():
-    """Worked out in logarithms, with one exponential for value and derivatives: the same numbers,
-    also where one term is far above the other."""
+def test_kaplan_in_logarithms_equals_its_equation():
+    """Kaplan's law in logarithms, with one exponential, equals the plain equation.
+
+    It does so even where one term is far above the other.
+    """
     law = Kaplan()
     random = np.random.default_rng(0)
     columns = law.columns(

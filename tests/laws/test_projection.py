@@ -1,4 +1,4 @@
-"""Linear parameters solved during the descent: the same optimum, in few steps."""
+"""Linear parameters solved during the descent: same optimum, few steps."""
 
 import numpy as np
 import pytest
@@ -43,7 +43,7 @@ THETAS = np.array([[-0.5, 1.2, 1.5, 1.0], [0.1, 0.9, 1.9, 1.6], [-1.5, 1.6, 0.9,
 
 
 @pytest.mark.parametrize("objective", [LEAST_SQUARES, RELATIVE], ids=["plain", "relative"])
-def test_the_solved_parameters_are_those_of_least_squares(objective):
+def test_solved_parameters_equal_least_squares(objective):
     together = batch_of(objective, THETAS)
     assert projection.solvable(together)
     solved = projection.solve(together, THETAS, np.arange(3))
@@ -60,7 +60,7 @@ def test_the_solved_parameters_are_those_of_least_squares(objective):
     assert not np.array_equal(solved, THETAS)
 
 
-def test_a_parameter_on_a_bound_or_given_stays():
+def test_fixed_parameter_is_not_solved_for():
     together = batch_of(LEAST_SQUARES, THETAS, fixed={"E_y": 1.1})
     start = THETAS.copy()
     start[:, 3] = 1.1
@@ -70,19 +70,19 @@ def test_a_parameter_on_a_bound_or_given_stays():
 
 
 @pytest.mark.parametrize("objective", [FitObjective(), FitObjective(loss="least_squares")])
-def test_nothing_is_solved_where_the_objective_is_not_quadratic(objective):
+def test_nothing_is_solved_if_the_objective_is_not_quadratic(objective):
     assert not projection.solvable(batch_of(objective, THETAS))
 
 
-def test_parallel_columns_do_not_break_the_batch():
+def test_parallel_columns_do_not_break_the_solve():
     flat = THETAS.copy()
-    flat[:, 1] = 0.0  # kappa = 0: K and E_y are one number
+    flat[:, 1] = 0.0  # kappa = 0: only K + E_y has an effect
     solved = projection.solve(batch_of(LEAST_SQUARES, flat), flat, np.arange(3))
     assert solved.shape == flat.shape
 
 
-def test_a_curved_valley_takes_few_steps():
-    # E_x, kappa and K make up for each other: a search of all four takes hundreds of steps.
+def test_curved_valley_takes_few_steps():
+    # E_x, kappa and K compensate each other: a search of all four takes hundreds of steps.
     x, y = points()
     result = fit(LAW, {"x": x}, y, options=FitOptions(objective=LEAST_SQUARES))
     assert result.ok
@@ -90,7 +90,7 @@ def test_a_curved_valley_takes_few_steps():
     assert result.iterations <= 40
 
 
-def test_the_size_of_the_chunks_cannot_matter(monkeypatch):
+def test_chunk_size_has_no_effect(monkeypatch):
     x, y = points()
     results = []
     for size in (12_000, 100, 1):

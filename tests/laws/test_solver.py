@@ -1,4 +1,4 @@
-"""Solver: planted laws, published optimum, parity with SciPy, invariances, statuses, bad input."""
+"""Solver: planted laws, published optimum, SciPy as reference, invariances, bad input."""
 
 import numpy as np
 import pandas as pd
@@ -56,7 +56,7 @@ def check_published_optimum(result):
         assert result.parameters[name] == pytest.approx(value, abs=digits[name]), name
 
 
-def test_published_chinchilla_optimum_from_the_published_starts(chinchilla_points):
+def test_published_starts_reach_the_published_chinchilla_optimum(chinchilla_points):
     inputs, loss = chinchilla_points
     result = fit(Chinchilla(), inputs, loss, starts=hoffmann_starts())
     check_published_optimum(result)
@@ -64,7 +64,7 @@ def test_published_chinchilla_optimum_from_the_published_starts(chinchilla_point
     assert result.starts_reached > 2000
 
 
-def test_published_chinchilla_optimum_from_projected_starts(chinchilla_points):
+def test_projected_starts_reach_the_published_chinchilla_optimum(chinchilla_points):
     inputs, loss = chinchilla_points
     result = fit(Chinchilla(), inputs, loss)
     check_published_optimum(result)
@@ -75,7 +75,7 @@ def test_published_chinchilla_optimum_from_projected_starts(chinchilla_points):
     ("data", "published"),
     [("rpj", (1.8366, 166.2, 366.7, 0.2729)), ("c4_original", (1.5083, 113.7, 189.5, 0.2425))],
 )
-def test_published_over_training_laws(published_data, data, published):
+def test_over_training_law_has_the_published_parameters(published_data, data, published):
     # Gadre et al. fit four parameters to five models: M = 20 below 1B parameters, 11M at M = 320.
     table = pd.read_csv(published_data / "gadre_models.csv")
     ratio = table["tokens"] / table["params"]
@@ -93,7 +93,7 @@ def test_published_over_training_laws(published_data, data, published):
     assert tuple(result.parameters.values()) == pytest.approx(published, rel=4e-4)
 
 
-def test_the_order_of_points_and_starts_cannot_matter(chinchilla_points):
+def test_order_of_points_and_starts_has_no_effect(chinchilla_points):
     inputs, loss = chinchilla_points
     rng = np.random.default_rng(3)
     starts = hoffmann_starts()[::50]
@@ -106,7 +106,7 @@ def test_the_order_of_points_and_starts_cannot_matter(chinchilla_points):
     np.testing.assert_array_equal(second.residuals, first.residuals[order])
 
 
-def test_the_starts_chosen_do_not_move_the_optimum(chinchilla_points):
+def test_different_starts_reach_the_same_optimum(chinchilla_points):
     inputs, loss = chinchilla_points
     results = [
         fit(Chinchilla(), inputs, loss),
@@ -122,7 +122,7 @@ def test_the_starts_chosen_do_not_move_the_optimum(chinchilla_points):
     ("loss", "scipy_loss"),
     [(Loss.SOFT_L1, "soft_l1"), (Loss.HUBER, "huber"), (Loss.LEAST_SQUARES, "linear")],
 )
-def test_objectives_agree_with_scipy(loss, scipy_loss):
+def test_objective_is_as_low_as_scipy_reaches(loss, scipy_loss):
     x, y = noisy_line()
     delta = 3e-3
     result = fit(
@@ -162,7 +162,7 @@ def test_line_with_kappa_fixed_at_1_is_weighted_least_squares():
     assert result.parameters["E_y"] == pytest.approx(intercept, rel=1e-9)
 
 
-def test_integer_weights_are_repeated_points():
+def test_integer_weight_equals_repeated_points():
     x, y = noisy_line(25)
     times = np.random.default_rng(2).integers(0, 4, 25)
     weighted = fit(ShiftedPowerLaw(), {"x": x}, y, weights=times.astype(float))
@@ -170,7 +170,7 @@ def test_integer_weights_are_repeated_points():
     assert weighted.objective == pytest.approx(repeated.objective, rel=1e-9)
 
 
-def test_huber_resists_an_outlier():
+def test_huber_loss_resists_an_outlier():
     inputs = inputs_of(Chinchilla())
     y = Chinchilla().predict(EXAMPLES[Chinchilla()], inputs)
     y[5] *= 1.5
@@ -179,7 +179,7 @@ def test_huber_resists_an_outlier():
     assert abs(fit(Chinchilla(), inputs, y, options=LEAST).parameters["E"] - 1.8) > 1e-2
 
 
-def test_many_at_once_are_each_alone():
+def test_fit_many_equals_separate_fits():
     rng = np.random.default_rng(5)
     problems = []
     for k in range(7):
@@ -194,7 +194,7 @@ def test_many_at_once_are_each_alone():
             assert result.parameters[name] == pytest.approx(alone.parameters[name], rel=1e-5)
 
 
-def test_a_study_goes_on_where_one_fit_cannot():
+def test_one_bad_problem_does_not_stop_the_others():
     x, y = noisy_line(30)
     bad = y.copy()
     bad[:28] = np.nan
@@ -214,11 +214,11 @@ def test_a_study_goes_on_where_one_fit_cannot():
     assert "none of 30 points" in results[3].message
     assert {d.reason for d in results[3].dropped} == {"target not positive"}
     assert results[1].parameters == {}
-    with pytest.raises(UserError, match="two points: nothing to predict with"):
+    with pytest.raises(UserError, match="two points: cannot predict, the fit has no parameters"):
         results[1].predict(x=3.0)
 
 
-def test_dropped_points_are_named_and_do_not_move_the_fit():
+def test_dropped_points_are_reported_and_have_no_effect():
     x, y = noisy_line(30)
     clean = fit(ShiftedPowerLaw(), {"x": x}, y)
     dirty_x, dirty_y = np.append(x, [np.nan, 3.0, 3.1]), np.append(y, [3.0, np.inf, -1.0])
@@ -246,16 +246,16 @@ def test_bounds_and_fixed_values_hold():
     assert given.objective >= fit(ShiftedPowerLaw(), {"x": x}, y).objective
 
 
-def test_too_curved_a_line_ends_at_a_bound_and_says_so():
-    # E_x wants below 0: the optimum over the law's own bounds lies on E_x = 0.
+def test_too_curved_line_ends_at_a_reported_bound():
+    # Without bounds the optimum has E_x < 0; within the law's bounds it lies on E_x = 0.
     x = np.linspace(1.0, 4.0, 40)
     result = fit(ShiftedPowerLaw(), {"x": x}, np.exp(0.6 * x), options=LEAST)
     assert result.status is FitStatus.BOUND_HIT
     assert "E_x" in result.at_bound
 
 
-def test_a_law_with_one_direction_unseen_is_underdetermined():
-    # D does not vary: B and E are one number.
+def test_law_is_underdetermined_if_one_input_does_not_vary():
+    # D does not vary: B D^-beta and E cannot be separated.
     size = np.geomspace(1e7, 1e10, 12)
     inputs = {"N": size, "D": np.full(12, 1e10)}
     loss = Chinchilla().predict(EXAMPLES[Chinchilla()], inputs)
@@ -265,7 +265,7 @@ def test_a_law_with_one_direction_unseen_is_underdetermined():
     assert not result.ok
 
 
-def test_an_iteration_limit_is_reported():
+def test_iteration_limit_is_reported():
     few = FitOptions(iterations=1, polish=1)
     result = fit(Kaplan(), inputs_of(Kaplan()), np.geomspace(2, 4, 40), options=few)
     assert result.status is FitStatus.ITERATION_LIMIT
@@ -275,29 +275,29 @@ def test_an_iteration_limit_is_reported():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"inputs": {"z": np.ones(5)}}, "needs the inputs x; x missing among z"),
-        ({"inputs": {"x": np.ones(4)}}, "x has 4 points, the target 5"),
+        ({"inputs": {"z": np.ones(5)}}, "inputs x are missing. It needs x; given: z"),
+        ({"inputs": {"x": np.ones(4)}}, "x has 4 points, but the target has 5"),
         ({"target": np.ones((5, 1))}, "one-dimensional"),
-        ({"target": ["a", "b", "c", "d", "e"]}, "target must be numbers"),
-        ({"weights": [1, 1, 1, 1, -1]}, "weights must be finite and not negative"),
+        ({"target": ["a", "b", "c", "d", "e"]}, "target must be an array of numbers"),
+        ({"weights": [1, 1, 1, 1, -1]}, "weights must be finite and at least 0"),
         ({"fixed": {"E_z": 1.0}}, "no parameter 'E_z'; it has K, kappa, E_x, E_y"),
         ({"bounds": {"kappa": (2.0, 1.0)}}, "bounds of kappa"),
         ({"fixed": {"K": -1.0}}, "fixed K"),
         ({"starts": np.ones((2, 3))}, "starts have 3 columns"),
     ],
 )
-def test_garbage_arguments_are_refused_in_one_line(arguments, message):
+def test_wrong_argument_raises_a_user_error(arguments, message):
     given = {"inputs": {"x": np.linspace(2, 4, 5)}, "target": np.linspace(2, 4, 5), **arguments}
     with pytest.raises(UserError, match=message):
         fit(ShiftedPowerLaw(), given.pop("inputs"), given.pop("target"), **given)
 
 
-def test_delta_that_is_not_positive_is_refused():
-    with pytest.raises(UserError, match="delta must be positive"):
+def test_delta_must_be_positive():
+    with pytest.raises(UserError, match=r"objective\.delta = 0: must be positive"):
         FitObjective(delta=0)
 
 
-def test_a_result_is_a_dictionary_and_a_line_of_text():
+def test_result_converts_to_a_dictionary_and_to_one_line():
     x = np.linspace(2, 4, 20)
     result = fit(ErrorLaw(), {"x": x}, 0.86 - 2.2 * np.exp(-0.9 * x), options=LEAST)
     summary = result.to_dict()
