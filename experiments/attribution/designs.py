@@ -1,4 +1,4 @@
-"""Studies with a planted truth: runs, their noise, and what each factor does to the lines."""
+"""Planted studies of known truth: runs, their noise, and what each factor does to the lines."""
 
 from __future__ import annotations
 
@@ -12,8 +12,6 @@ import pandas as pd
 
 from lossline.attribution.results import Verdict
 from lossline.tables.frames import complete, typed
-
-__all__ = ["DESIGNS", "PlantedStudy", "grid", "plant"]
 
 Facts = dict[str, object]
 Effect = Callable[[Facts], float]
@@ -29,20 +27,24 @@ BYTES_PER_TOKEN = {"bpe": 4.0, "unigram": 3.4}
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PlantedStudy:
-    """A design of which many tables can be drawn.
+    """A design from which many tables can be drawn.
 
     Attributes:
-      about: what it is, in a line; factor: the one in question.
-      runs: facts of each run; truth: what the factor in question does: "moves", "by group",
-        "per token", "small" or "nothing".
-      effect: added to the loss on every set but x, in nats.
-      noise: standard deviation of a run about its line, in nats; scale: times this, by run.
-      checkpoints: per run; tails: degrees of Student's t of the run noise (0: normal).
-      start: added to the first checkpoint, drawn once per run, in nats (standard deviation).
-      outlier: added to one run, drawn at random.
-      copies: every run is in the table twice.
-      bend: exponent of the line; shift: added to x, by run.
-      per_byte: added to what is measured per byte of the bpe vocabulary's tokens, by run.
+        about: one-line description.
+        factor: factor under test.
+        truth: what this factor does: "moves", "by group", "per token", "small" or "nothing".
+        runs: facts of each run.
+        effect: nats added to the loss on every set but x, by run.
+        noise: standard deviation of a run about its line, in nats.
+        scale: factor on ``noise``, by run.
+        checkpoints: number of checkpoints per run.
+        tails: degrees of freedom of Student's t for the run noise; 0 for a normal distribution.
+        start: standard deviation of the nats added to the first checkpoint of each run.
+        outlier: nats added to one run, chosen at random.
+        copies: whether every run is in the table twice.
+        bend: exponent of the line.
+        shift: nats added to x, by run.
+        per_byte: nats per token of the bpe vocabulary added to both units, by run.
     """
 
     about: str
@@ -63,7 +65,7 @@ class PlantedStudy:
 
     @property
     def wrong(self) -> frozenset[Verdict]:
-        """Verdicts that contradict the truth."""
+        """The verdicts that contradict the truth."""
         moving = {v for v in Verdict if v.moving}
         small = {Verdict.NO_MOVE, Verdict.BELOW}
         return frozenset(
@@ -78,7 +80,7 @@ class PlantedStudy:
 
 
 def grid(seeds: int = 1, **levels: Sequence[object]) -> list[Facts]:
-    """Every combination of the levels, each so many times."""
+    """Return the facts of one run per combination of levels and seed."""
     return [
         COMMON | dict(zip(levels, combination, strict=True)) | {"seed": seed}
         for combination in itertools.product(*levels.values())
@@ -87,7 +89,7 @@ def grid(seeds: int = 1, **levels: Sequence[object]) -> list[Facts]:
 
 
 def plant(study: PlantedStudy, random: np.random.Generator) -> pd.DataFrame:
-    """A loss table: x set "legal", y sets "wiki" and "hellaswag"."""
+    """Draw a loss table of a design: x set "legal", y sets "wiki" and "hellaswag"."""
     odd = int(random.integers(len(study.runs)))
     parts = []
     for number, facts in enumerate(study.runs):
@@ -145,26 +147,28 @@ RATES = (1e-3, 2e-3, 4e-3, 8e-3, 16e-3)
 
 
 def mamba(facts: Facts) -> bool:
+    """Return whether a run is a Mamba."""
     return facts["architecture"] == "mamba"
 
 
 def python(facts: Facts) -> bool:
+    """Return whether a run was trained on python."""
     return facts["pretraining_data"] == "python"
 
 
 def sign(facts: Facts) -> int:
-    """Of an interaction of data and size that neither describes alone."""
+    """Return the sign of an interaction of data and size, which no single factor describes."""
     data, size = FOUR_DATA.index(facts["pretraining_data"]), FOUR_SIZES.index(facts["params"])
     return (-1) ** (data + size)
 
 
 def log_rate(facts: Facts) -> float:
-    """-2 … 2 over `RATES`."""
+    """Return the base-2 logarithm of the learning rate: -2 to 2 over ``RATES``."""
     return math.log2(float(facts["learning_rate"]) / RATES[2])
 
 
 def by_level(**moves: Mapping[object, float]) -> Effect:
-    """The effect of one factor, by its levels."""
+    """Return the effect that adds a number of nats to each level of one factor."""
     ((factor, levels),) = moves.items()
     return lambda facts: levels.get(facts[factor], 0.0)
 

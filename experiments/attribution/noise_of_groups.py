@@ -1,10 +1,10 @@
-"""How much more the runs of one group stray from their line than those of the other groups.
+"""Measure how much the run-to-run noise of groups differs, in published sweeps.
 
     python experiments/attribution/noise_of_groups.py --data DIRECTORY
 
-For every group of runs that agree in all but size, and every evaluation set, of the published
-sweeps that have several such groups: the deviation of a run from the group's line, over that of the
-other groups. Noise that an attribution borrows counts `contrasts.BORROWED` times for this reason.
+A group holds runs that differ only in size. For every group and evaluation set, this prints the
+noise of the group divided by the noise of the other groups. This ratio is the reason why borrowed
+noise is multiplied by ``contrasts.BORROWED``.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from lossline.matching.groups import design
 from lossline.tables.sweeps import import_sweep
 
 SWEEPS = {"kempner": "kempner_sweep.csv", "gadre": "gadre_models.csv"}
-_DEGREES = 4.0  # of a group whose noise is known at all
+_DEGREES = 4.0  # a group with fewer degrees of freedom has no usable noise estimate
 
 
 def ratios(rows: pd.DataFrame) -> Iterator[tuple[str, float]]:
-    """(evaluation set, noise of one group over that of the others)."""
+    """Yield (evaluation set, noise of one group divided by the noise of the others)."""
     plan, x_set = design(rows), neutral_set(rows)
     assert x_set is not None
     sets = [name for name in rows["eval_set"].unique() if name != x_set]
@@ -44,6 +44,7 @@ def ratios(rows: pd.DataFrame) -> Iterator[tuple[str, float]]:
 
 
 def main() -> int:
+    """Print quantiles of the ratios of each sweep."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help="folder of the published tables")
     folder = parser.parse_args().data

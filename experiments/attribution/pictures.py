@@ -1,8 +1,8 @@
-"""The pictures of docs/how_lossline_decides.md: one planted study per verdict.
+"""Draw the pictures of docs/how_lossline_decides.md: one planted study per verdict.
 
     python experiments/attribution/pictures.py
 
-Writes docs/figures/decides_*.png and prints the sentence of each, which the page quotes.
+Writes docs/figures/decides_*.png, and prints the sentence of each, which the page quotes.
 """
 
 from __future__ import annotations
@@ -31,7 +31,14 @@ OPTIONS = AttributionOptions(x_set="legal", resamples=0)
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Picture:
-    """One verdict: a design, the seed of its table, and the fact that tells groups apart."""
+    """Picture of one verdict.
+
+    Attributes:
+        verdict: verdict that the study must get.
+        design: name of the planted design.
+        seed: seed of the planted table.
+        groups: fact whose values get different markers; empty for none.
+    """
 
     verdict: Verdict
     design: str
@@ -40,6 +47,7 @@ class Picture:
 
     @property
     def file(self) -> str:
+        """File name of the picture."""
         return f"decides_{self.verdict.name.lower()}.png"
 
 
@@ -58,15 +66,18 @@ PICTURES = (
 
 @cache
 def found(picture: Picture) -> tuple[pd.DataFrame, FactorAttribution]:
-    """The planted table, and what is said of the factor in question."""
+    """Return the planted table, and the attribution of the factor under test."""
     study = DESIGNS[picture.design]
     table = plant(study, np.random.default_rng([picture.seed, 77]))
     return table, attribute(table, OPTIONS).factor(study.factor)
 
 
 def draw(picture: Picture) -> Path:
-    """Left: each run's height above one curve through all runs, over the loss on x. Right: the
-    moves on both sets with their intervals, and the margin."""
+    """Draw one picture and return its path.
+
+    Left: height of each run above one curve through all runs, against the loss on x. Right: moves
+    on both sets with their intervals, and the margin.
+    """
     table, factor = found(picture)
     with publication_style():
         figure = new_figure(PAGE_WIDTH, 2.25)
@@ -105,13 +116,13 @@ def _runs(ax: Axes, table: pd.DataFrame, study: PlantedStudy, groups: str) -> No
     ]
     ax.get_figure().legend(handles=handles, loc="outside upper left", ncols=4)
     ax.set_xlabel("loss on legal (nats per token)")
-    ax.set_ylabel("loss on wiki, less one\ncurve through all runs")
+    ax.set_ylabel("loss on wiki minus one\ncurve through all runs")
 
 
 def _moves(ax: Axes, factor: FactorAttribution) -> None:
     effects = [effect for effect in factor.effects if effect.unit == "loss"]
     words = "nats"
-    if factor.verdict is Verdict.PER_TOKEN:  # per byte beside it
+    if factor.verdict is Verdict.PER_TOKEN:  # show bits per byte too
         effects = list(factor.effects)
         words = "nats, or bits per byte"
     names = []
@@ -139,10 +150,11 @@ def _moves(ax: Axes, factor: FactorAttribution) -> None:
     ax.set_ylim(len(names) - 0.4, -0.6)
     ax.grid(axis="y", visible=False)
     first = effects[0]
-    ax.set_xlabel(f"{first.high_level} less {first.low_level} ({words})")
+    ax.set_xlabel(f"{first.high_level} minus {first.low_level} ({words})")
 
 
 def main() -> int:
+    """Draw all pictures and print their sentences."""
     for picture in PICTURES:
         path = draw(picture)
         _, factor = found(picture)

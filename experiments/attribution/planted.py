@@ -1,10 +1,10 @@
-"""Level, power and verdicts of the attribution on planted studies.
+"""Measure level, power and verdicts of the attribution on planted studies.
 
     python experiments/attribution/planted.py --out experiments/attribution
 
-Draws tables of each design in `designs.py` until every share has a standard error of 3% at most (or
-300 are drawn, 2.9% for any share), and writes ``planted.json`` and ``planted.md`` after each
-design. With ``--keep``, designs that stand there are not drawn again.
+For each design in ``designs.py``, draws tables until every share has a standard error of at most 3%
+(or 300 tables: 2.9% for any share). Writes ``planted.json`` and ``planted.md`` after each design.
+With ``--keep``, designs that are already in ``planted.json`` are not drawn again.
 """
 
 from __future__ import annotations
@@ -43,17 +43,22 @@ VERDICTS = tuple(
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Score:
-    """What many tables of one design gave.
+    """Results over many tables of one design.
 
     Attributes:
-      verdicts: share of each verdict on the factor in question; wrong: of those that contradict the
-        truth.
-      rejected: share of raw p-values below 0.05 over its pairs of levels, trends and sets: the
-        level where nothing moves, the power of one test where something does.
-      found: share of tables in which some contrast of this factor is significant after correction:
-        the family's part of false alarms, or the power.
-      noted: share of tables whose sentence gives another verdict without some of the data, or whose
-        notes name a run.
+        design: name of the design.
+        about: description of the design.
+        factor: factor under test.
+        truth: what the factor does in the planted study.
+        tables: number of tables drawn.
+        verdicts: verdict on the factor -> share of tables.
+        wrong: share of verdicts that contradict the truth.
+        rejected: share of uncorrected p-values below 0.05, over pairs of levels, trends and sets.
+            This is the level where nothing moves, and the power of one test where something does.
+        found: share of tables where some contrast of this factor is significant after correction.
+            This is the rate of false alarms, or the power.
+        noted: share of tables whose sentence gives another verdict without some of the data, or
+            whose notes name a run.
     """
 
     design: str
@@ -69,8 +74,12 @@ class Score:
 
 
 def one_table(name: str, seed: int) -> tuple[str, float, bool, bool]:
-    """Verdict, share of raw rejections, whether any contrast is significant, whether a note is
-    made."""
+    """Attribute one planted table.
+
+    Returns:
+        The verdict, the share of uncorrected p-values below 0.05, whether any contrast is
+        significant after correction, and whether there is a note.
+    """
     study = DESIGNS[name]
     attribution = attribute(plant(study, np.random.default_rng([seed, *name.encode()])), OPTIONS)
     factor = attribution.factor(study.factor)
@@ -83,20 +92,23 @@ def one_table(name: str, seed: int) -> tuple[str, float, bool, bool]:
 
 
 def error(count: int, tables: int) -> float:
-    """Standard error of a share; of none or all of the tables, that of one success or failure
-    more."""
+    """Return the standard error of a share, with one success and one failure added.
+
+    Without these, the standard error of a share of 0 or 1 would be 0.
+    """
     share = (count + 1) / (tables + 2)
     return math.sqrt(share * (1 - share) / tables)
 
 
 def enough(found: Sequence[tuple[str, float, bool, bool]]) -> bool:
-    """Whether every share is known to 3%."""
+    """Return whether every share has a standard error of at most 3%."""
     counts = list(collections.Counter(verdict for verdict, *_ in found).values())
     counts += [sum(significant for *_, significant, _ in found), sum(n for *_, n in found)]
     return max(error(count, len(found)) for count in counts) <= ERROR
 
 
 def draw(pool: concurrent.futures.Executor, name: str, most: int) -> Score:
+    """Draw and attribute tables of one design, until there are enough or ``most``."""
     found: list[tuple[str, float, bool, bool]] = []
     while len(found) < most and not (len(found) >= STEP and enough(found)):
         seeds = range(len(found), min(len(found) + STEP, most))
@@ -105,6 +117,7 @@ def draw(pool: concurrent.futures.Executor, name: str, most: int) -> Score:
 
 
 def score(name: str, found: Sequence[tuple[str, float, bool, bool]]) -> Score:
+    """Summarize the tables of one design."""
     study = DESIGNS[name]
     verdicts, rejected, significant, noted = zip(*found, strict=True)
     counts = collections.Counter(verdicts)
@@ -123,7 +136,7 @@ def score(name: str, found: Sequence[tuple[str, float, bool, bool]]) -> Score:
 
 
 def table(scores: Sequence[Score]) -> str:
-    """Markdown, in percent."""
+    """Return the scores as a Markdown table, in percent."""
     used = [str(v) for v in VERDICTS if any(str(v) in s.verdicts for s in scores)]
     header = ["design", "truth", "tables", "p < .05", "found", "wrong", *used, "noted"]
     lines = [f"| {' | '.join(header)} |", "|---|---|" + "--:|" * (len(header) - 2)]
@@ -140,12 +153,13 @@ def table(scores: Sequence[Score]) -> str:
 
 
 def main() -> int:
+    """Draw the designs named on the command line and write their scores."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--most", type=int, default=300, help="tables of each design, at most")
+    parser.add_argument("--most", type=int, default=300, help="maximum number of tables per design")
     parser.add_argument("--processes", type=int, default=os.cpu_count())
     parser.add_argument("--designs", nargs="*", default=list(DESIGNS), choices=list(DESIGNS))
     parser.add_argument("--out", type=Path, help="folder for planted.json and planted.md")
-    parser.add_argument("--keep", action="store_true", help="do not draw again what stands there")
+    parser.add_argument("--keep", action="store_true", help="keep the designs in planted.json")
     arguments = parser.parse_args()
     scores = kept(arguments.out) if arguments.keep and arguments.out else {}
     started = time.monotonic()
@@ -162,7 +176,7 @@ def main() -> int:
 
 
 def kept(out: Path) -> dict[str, Score]:
-    """Scores that an earlier run wrote."""
+    """Return the scores that an earlier run wrote, by design."""
     path = out / "planted.json"
     if not path.is_file():
         return {}
@@ -170,6 +184,7 @@ def kept(out: Path) -> dict[str, Score]:
 
 
 def write(out: Path, by_design: Mapping[str, Score]) -> None:
+    """Write planted.json and planted.md."""
     scores = [by_design[name] for name in DESIGNS if name in by_design]
     facts = {
         "command": "python experiments/attribution/planted.py --out experiments/attribution",

@@ -1,5 +1,4 @@
-"""Every contrast of every factor of a table, with its p-value corrected for their number (Holm
-1979)."""
+"""Test every contrast of every factor of a table, with corrected p-values (Holm 1979)."""
 
 from __future__ import annotations
 
@@ -22,18 +21,21 @@ from lossline.tables.pairing import UNITS
 from lossline.tables.schema import OWN_SET, SetKind
 from lossline.terminal import Say, counted, silent
 
-__all__ = ["Analysis", "analyse", "losses_on", "neutral_set"]
-
-_MAIN_SHARE = 0.5  # of the level, for the levels of factors
+_MAIN_SHARE = 0.5  # share of alpha for contrasts of levels; the other kinds share the rest
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Analysis:
-    """The facts of the runs, and what was found of every factor that could be tested.
+    """Facts of the runs, and the contrasts of every factor that could be tested.
 
-    shares: by factor, unit and y set.
-    margins: by unit and y set.
-    message: why nothing could be tested.
+    Attributes:
+        plan: facts of the runs.
+        x_set: evaluation set of the x axis.
+        matched: matched runs of each testable factor.
+        contrasts: all contrasts, in both units.
+        shares: shares of variance by (factor, unit, y set).
+        margins: margins by (unit, y set).
+        message: why nothing could be tested; empty if something was.
     """
 
     plan: Design
@@ -46,10 +48,11 @@ class Analysis:
 
     @property
     def factors(self) -> tuple[str, ...]:
-        """Those that could be tested."""
+        """Factors that could be tested."""
         return tuple(each.factor for each in self.matched)
 
     def of(self, factor: str) -> list[Contrast]:
+        """Return the contrasts of one factor."""
         return [item for item in self.contrasts if item.factor == factor]
 
 
@@ -61,19 +64,23 @@ def analyse(
     *,
     say: Say = silent,
 ) -> Analysis:
-    """Tests every factor of the measured rows of a loss table.
+    """Test every factor of the measured rows of a loss table.
 
     Args:
-      rows: measured rows.
-      options: how to test; `UserError` for options that do not fit the table.
-      plan: the facts of the runs; matched: as an analysis of the same plan found them.
-      say: hears now and then how far it is.
+        rows: measured rows.
+        options: options of the attribution.
+        plan: facts of the runs.
+        matched: matched runs from an earlier analysis of the same plan, to save time.
+        say: receives a line of progress now and then.
+
+    Raises:
+        UserError: an option names a set that the table does not have.
     """
     x_set = options.x_set or neutral_set(rows)
     if x_set is None:
         own = (rows["eval_set"] == OWN_SET).any()
-        only = "no validation loss but that of each run's own data" if own else "no validation loss"
-        return Analysis(plan=plan, message=f"the table holds {only}")
+        only = ", except that of each run's own data" if own else ""
+        return Analysis(plan=plan, message=f"the table holds no validation loss{only}")
     y_sets = _y_sets(rows, x_set, options)
     matched = matched or _testable(plan)
     lines = plan.lines()
@@ -101,7 +108,7 @@ def analyse(
         contrasts += _corrected(in_unit, options.alpha)
     if not margins:
         above = "" if options.max_x is None else f" up to max_x = {options.max_x:g}"
-        message = f"no checkpoint has a loss on {x_set}{above} and one on another set"
+        message = f"no checkpoint has both a loss on {x_set}{above} and a loss on another set"
         return Analysis(plan=plan, message=message)
     return Analysis(
         plan=plan, x_set=x_set, matched=matched, contrasts=tuple(contrasts), shares=shares,
@@ -110,7 +117,7 @@ def analyse(
 
 
 def _testable(plan: Design) -> tuple[Matched, ...]:
-    """The factors of two recorded levels or more, but for those that are tested under another."""
+    """Factors with at least two recorded levels that are not tested as part of another factor."""
     return tuple(
         Matched.of(plan, name)
         for name in plan.listed()
@@ -121,8 +128,19 @@ def _testable(plan: Design) -> tuple[Matched, ...]:
 def losses_on(
     rows: pd.DataFrame, x_set: str, y_sets: Sequence[str], unit: str, max_x: float | None
 ) -> dict[str, pd.DataFrame]:
-    """Per y set that has any: losses of checkpoints (index: run_id, step, sorted), columns x and
-    y."""
+    """Return the losses of checkpoints on the x set and each y set.
+
+    Args:
+        rows: measured rows of a loss table.
+        x_set: evaluation set of the x axis.
+        y_sets: evaluation sets of the y axis.
+        unit: "loss" (nats per token) or "bits_per_byte".
+        max_x: leave out checkpoints with x above this; None keeps all.
+
+    Returns:
+        y set -> table with index (run_id, step), sorted, and columns x and y. A set without any
+        checkpoint is left out.
+    """
     values = rows[np.isfinite(rows[unit].to_numpy(float))]
     wide = values.pivot(index=["run_id", "step"], columns="eval_set", values=unit)
     if x_set not in wide:
@@ -136,15 +154,17 @@ def losses_on(
 
 
 def _up_to(rows: pd.DataFrame, x_set: str, max_x: float) -> pd.MultiIndex:
-    """The checkpoints whose x, in nats where it has such, is not above `max_x`."""
+    """Checkpoints whose x is at most ``max_x``, in nats (in bits per byte without nats)."""
     x = rows[rows["eval_set"] == x_set]
     value = x["loss"] if x["loss"].notna().any() else x["bits_per_byte"]
     return pd.MultiIndex.from_frame(x.loc[value <= max_x, ["run_id", "step"]])
 
 
 def neutral_set(rows: pd.DataFrame) -> str | None:
-    """The validation set to use as x: measured on most checkpoints, and no run's training set if
-    there is such a one."""
+    """Return the validation set to use as x, or None if the table has none.
+
+    It is measured on most checkpoints. A set that no run was trained on is preferred.
+    """
     validation = rows[(rows["kind"] == str(SetKind.VALIDATION)) & (rows["eval_set"] != OWN_SET)]
     unit = "loss" if validation["loss"].notna().any() else "bits_per_byte"
     counts = validation[validation[unit].notna()].groupby("eval_set").size()
@@ -180,8 +200,11 @@ def _y_sets(rows: pd.DataFrame, x_set: str, options: AttributionOptions) -> list
 def _with_chance(
     found: Mapping[str, Sequence[Contrast]], lines: Sequence[MatchedGroup], losses: Losses
 ) -> list[Contrast]:
-    """Contrasts on one set with their chance; the noise to borrow is that of most degrees: of the
-    factor's own groups, about the lines of runs alike, or of other factors' groups."""
+    """Contrasts on one set with their standard errors.
+
+    The noise to borrow is the one with most degrees of freedom. It comes from the factor's own
+    groups, from the lines of runs that differ only in size, or from the groups of other factors.
+    """
     about_lines = line_scatter(
         [points for group in lines if (points := losses.points(group)) is not None]
     )
@@ -195,10 +218,11 @@ def _with_chance(
 
 
 def _corrected(items: list[Contrast], alpha: float) -> list[Contrast]:
-    """Holm's (1979) step-down correction, by the runs compared; a contrast that is not significant
-    by these is judged once more by the noise of others, which its `chance` then says.
+    """Add Holm's (1979) step-down correction.
 
-    Half of the level goes to the levels of factors, half to all other questions.
+    The first test uses the runs compared. A contrast that is not significant is tested again with
+    the noise of other runs; ``chance`` then holds that noise. Half of alpha goes to contrasts of
+    levels, half to all other kinds.
     """
     result = list(items)
     for share, family in _families(items):
@@ -218,7 +242,7 @@ def _corrected(items: list[Contrast], alpha: float) -> list[Contrast]:
 
 
 def _families(items: Sequence[Contrast]) -> Iterator[tuple[float, dict[int, Contrast]]]:
-    """Share of the level, and contrasts by their place."""
+    """Yield the share of alpha and the contrasts (index -> contrast) of each family."""
     for share, main in ((_MAIN_SHARE, True), (1.0 - _MAIN_SHARE, False)):
         family = {i: item for i, item in enumerate(items) if (item.kind is Kind.LEVELS) == main}
         if family:
@@ -226,12 +250,12 @@ def _families(items: Sequence[Contrast]) -> Iterator[tuple[float, dict[int, Cont
 
 
 def _by_most(item: Contrast) -> Contrast:
-    """A contrast by the noise of others, where this may judge it."""
+    """The contrast tested with the noise of other runs, where these may be used."""
     return item.with_lent() if item.lent.known else item
 
 
 def _holm(p_values: Sequence[float], share: float) -> list[float]:
-    """Corrected p-values, NaN where there is none; such a test counts all the same."""
+    """Corrected p-values; NaN stays NaN, but still counts in the number of tests."""
     corrected = [math.nan] * len(p_values)
     order = sorted(
         (i for i, p_value in enumerate(p_values) if not math.isnan(p_value)),

@@ -1,4 +1,4 @@
-"""Which factor moved the line, and by how much? The whole attribution of a loss table."""
+"""Attribute a loss table: which factor moved the line, and by how much?"""
 
 from __future__ import annotations
 
@@ -34,20 +34,26 @@ from lossline.tables.pairing import UNITS
 from lossline.tables.schema import Status
 from lossline.terminal import Say, silent
 
-__all__ = ["attribute"]
-
 
 def attribute(
     table: pd.DataFrame, options: AttributionOptions | None = None, *, say: Say = silent
 ) -> Attribution:
-    """Tests every factor of a loss table.
+    """Test every factor of a loss table.
 
-    Copies of a run are left out with a note. The tests are repeated without the first third of each
-    run's x, and without runs that lie far off; a verdict that changes says so.
+    Copies of a run are left out with a note. All tests are repeated without the first third of each
+    run's range of x, and without outlier runs. If a verdict changes, its sentence gives the other
+    verdict.
 
-    A factor with one level, one that never changes alone, and one that the table does not record
-    are in the result with that verdict. Raises `UserError` only for options that do not fit the
-    table.
+    Factors that could not be tested are in the result too: those with one level, those that never
+    change alone, and those that the table does not record.
+
+    Args:
+        table: loss table.
+        options: options of the attribution; None for the defaults.
+        say: receives a line of progress now and then.
+
+    Raises:
+        UserError: an option names a set that the table does not have.
     """
     options = options or AttributionOptions()
     rows = table[table["status"] == str(Status.OK)]
@@ -65,14 +71,14 @@ def attribute(
     factors = [_factor(found, name) for name in found.plan.listed()]
     odd = _outliers(rows, found, options)
     quick = dataclasses.replace(options, resamples=0, x_set=found.x_set)
-    repeats = {"the first third of each run's x": _without_start(rows, found.x_set)}
+    repeats = {"the first third of each run's range of x": _without_start(rows, found.x_set)}
     if odd:
         off = [item.run for item in odd]
-        words = f"{'run' if len(off) == 1 else 'runs'} {and_list(off)}, far off the others,"
+        words = f"the outlier {'run' if len(off) == 1 else 'runs'} {and_list(off)}"
         repeats[words] = rows[~rows["run_id"].isin(off)]
     factors = [_with_lacking(factor) for factor in _ranked(factors)]
     for words, part in repeats.items():
-        say(f"  once more without {words}")
+        say(f"  repeat without {words}")
         again = _verdicts(part, quick, found)
         factors = [_if_otherwise(factor, words, again) for factor in factors]
     return Attribution(
@@ -130,8 +136,7 @@ def _factor(found: Analysis, factor: str) -> FactorAttribution:
 
 
 def _group_moves(main: Judged) -> Iterator[GroupMove]:
-    """The move at each level of the other factor, of the contrast that says most clearly that it
-    differs."""
+    """Moves at each level of the other factor, for the contrast with the largest difference."""
     judged, contrasts = main
     shown = judged.moved[0]
     other = shown.sides[0].factor
@@ -143,8 +148,8 @@ def _group_moves(main: Judged) -> Iterator[GroupMove]:
         and (item.y_set, item.low_level, item.high_level)
         == (shown.y_set, shown.low_level, shown.high_level)
     ]
-    # Of two levels, or two halves, one contrast has both; of more levels, each contrast holds one
-    # against the rest.
+    # With two levels or two halves, one contrast holds both sides. With more levels, each contrast
+    # holds one level against the rest, so only its first side is a level.
     parts = [(item, side) for item in same for side in item.sides[: 2 if len(same) == 1 else 1]]
     for item, side in parts:
         yield GroupMove(
@@ -158,8 +163,10 @@ def _group_moves(main: Judged) -> Iterator[GroupMove]:
 
 
 def _ranked(factors: Sequence[FactorAttribution]) -> list[FactorAttribution]:
-    """Those that move the line by their size, then the others that were tested by theirs, then the
-    rest; each with its ratio to the largest."""
+    """Factors in order, each with its ratio to the largest.
+
+    First those that move the line, then the other tested ones, both by size; then the rest.
+    """
 
     def place(factor: FactorAttribution) -> tuple[int, float]:
         if math.isnan(factor.size):
@@ -181,7 +188,7 @@ def _with_ratio(factor: FactorAttribution, largest: FactorAttribution) -> Factor
     ratio = factor.size / largest.size
     if factor is largest or not factor.verdict.moving:
         return dataclasses.replace(factor, ratio=ratio)
-    text = f"{factor.sentence} That is {ratio:.2g} of the largest move, that of {largest.label}."
+    text = f"{factor.sentence} This is {ratio:.2g} times the largest move ({largest.label})."
     return dataclasses.replace(factor, ratio=ratio, sentence=text)
 
 
@@ -193,7 +200,7 @@ def _with_lacking(factor: FactorAttribution) -> FactorAttribution:
 
 
 def _margins(found: Analysis) -> str:
-    """What counts as small, per unit."""
+    """One sentence on the margin of each unit; empty if nothing was compared."""
     parts = []
     for unit in UNITS:
         of_unit = {name: value for (u, name), value in found.margins.items() if u == unit}
@@ -203,7 +210,7 @@ def _margins(found: Analysis) -> str:
         wider = [f"{value:.2g} on {name}" for name, value in of_unit.items() if value > least]
         text = f"{least:.2g} {SHORT_UNITS[unit]}"
         parts.append(text + (f" ({', '.join(wider)}: few tokens)" if wider else ""))
-    return f"A move is small within the margin of {' and '.join(parts)}." if parts else ""
+    return f"A move below the margin of {' or '.join(parts)} counts as small." if parts else ""
 
 
 # --- the same without some of the data ---------------------------------------------------------
@@ -212,7 +219,7 @@ def _margins(found: Analysis) -> str:
 def _verdicts(
     rows: pd.DataFrame, options: AttributionOptions, before: Analysis
 ) -> Mapping[str, FactorAttribution]:
-    """Every tested factor, from some of the rows of an analysis."""
+    """Verdicts on every tested factor, from a part of the rows of an analysis."""
     measured = set(rows["eval_set"])
     y_sets = tuple(name for name in options.y_sets if name in measured)
     if options.x_set not in measured or (options.y_sets and not y_sets):
@@ -229,7 +236,7 @@ def _verdicts(
 def _if_otherwise(
     factor: FactorAttribution, words: str, again: Mapping[str, FactorAttribution]
 ) -> FactorAttribution:
-    """The factor, with what it would be said to do without some of the data, if that differs."""
+    """The factor, with its verdict without some of the data added where that differs."""
     other = again.get(factor.factor)
     if not factor.tested or other is None or other.verdict is factor.verdict:
         return factor
@@ -237,19 +244,19 @@ def _if_otherwise(
     if shown is not None and not any(
         (effect.unit, effect.y_set) == (shown.unit, shown.y_set) for effect in other.effects
     ):
-        return factor  # what is left no longer compares these lines
+        return factor  # the remaining data do not compare these lines
     effect, words_of = other.named, ""
     if effect is not None:
         words_of = f" ({effect.move.value:+.3f} {SHORT_UNITS[effect.unit]} on {effect.y_set})"
     return dataclasses.replace(
         factor,
-        sentence=f"{factor.sentence} Without {words} the verdict is: {other.verdict}{words_of}.",
+        sentence=f"{factor.sentence} Without {words}, the verdict is: {other.verdict}{words_of}.",
         otherwise={**factor.otherwise, words: str(other.verdict)},
     )
 
 
 def _without_start(rows: pd.DataFrame, x_set: str) -> pd.DataFrame:
-    """Without the checkpoints in the upper third of their run's own range of x."""
+    """Rows without the checkpoints in the upper third of the range of x of their run."""
     x = rows[rows["eval_set"] == x_set].set_index(["run_id", "step"])
     value = x["loss"].where(x["loss"].notna(), x["bits_per_byte"]).astype(float)
     of_run = value.groupby(level=0)
@@ -272,12 +279,13 @@ def _copies_note(twice: Mapping[str, str], most: int = 3) -> list[str]:
     pairs = [f"{copy} (copy of {first})" for copy, first in list(twice.items())[:most]]
     more = f", and {len(twice) - most} more" if len(twice) > most else ""
     return [
-        f"Left out, because another run has the same facts and losses: {', '.join(pairs)}{more}."
+        f"Left out as copies (another run has the same facts and losses): {', '.join(pairs)}{more}."
     ]
 
 
 def _outlier_note(item: Outlier) -> str:
     return (
-        f"Run {item.run} lies {item.distance:+.3f} off the lines on {item.y_set} (studentized "
-        f"residual {item.studentized:+.1f}); look at it. Verdicts that change without it say so."
+        f"Run {item.run} is an outlier: it lies {item.distance:+.3f} off the lines on {item.y_set} "
+        f"(studentized residual {item.studentized:+.1f}). Check this run. A sentence gives both "
+        f"verdicts where the verdict changes without it."
     )

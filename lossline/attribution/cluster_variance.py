@@ -1,10 +1,13 @@
-"""CR2: the variance of a regression coefficient whose unit of chance is a cluster of rows, with few
-clusters of unequal noise.
+"""CR2: cluster-robust variance of a regression coefficient, for few clusters of unequal noise.
 
-Bell and McCaffrey (2002), "Bias reduction in standard errors for linear regression with multi-stage
-samples"; Pustejovsky and Tipton (2018), "Small-sample methods for cluster-robust variance
-estimation". For the means of two groups of independent rows this is Welch's variance; for pairs it
-is that of the paired t test.
+Rows of one cluster (here: checkpoints of one run) may be correlated; clusters are independent.
+
+For the means of two groups of independent rows, CR2 is Welch's variance. For pairs, it is the
+variance of the paired t test.
+
+Sources: Bell and McCaffrey (2002), "Bias reduction in standard errors for linear regression with
+multi-stage samples"; Pustejovsky and Tipton (2018), "Small-sample methods for cluster-robust
+variance estimation".
 """
 
 from __future__ import annotations
@@ -13,11 +16,11 @@ import dataclasses
 
 import numpy as np
 
-__all__ = ["ClusterVariance", "cluster_variance"]
-
 Array = np.ndarray
 
-_FULL = 1e-6  # 1 - leverage below which a cluster's residual in a direction is zero by construction
+# A direction of a cluster with 1 - leverage below this is fitted exactly: its residual is rounding,
+# and dividing by it would blow up.
+_FULL = 1e-6
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -25,11 +28,12 @@ class ClusterVariance:
     """Variance of a coefficient.
 
     Attributes:
-      variance: its estimate, unbiased if the rows' errors are independent and alike.
-      degrees: Satterthwaite degrees of freedom of that estimate, under the same model; with `side`,
-        no more than where the sides have the variances that their residuals show.
-      hidden: share of the variance that no residual shows, because single clusters determine the
-        coefficient; with a share above about 0.05 the estimate is too small to be used.
+        variance: the estimate. It is unbiased if the errors of rows are independent and have one
+            variance.
+        degrees: Satterthwaite degrees of freedom of ``variance`` under the same model. With
+            ``side``, the smaller of this value and the one for two sides of unequal variance.
+        hidden: share of the variance that no residual shows, because single clusters determine the
+            coefficient. Above about 0.05 the estimate is too small to be used.
     """
 
     variance: float
@@ -40,24 +44,28 @@ class ClusterVariance:
 def cluster_variance(
     gain: Array, basis: Array, residual: Array, cluster: Array, side: Array | None = None
 ) -> ClusterVariance:
-    """CR2 of one coefficient of an ordinary least-squares fit.
+    """Return the CR2 variance of one coefficient of an ordinary least-squares fit.
 
     Args:
-      gain: (N,) the coefficient is ``gain @ y``.
-      basis: (N, r) orthonormal basis of the design's columns.
-      residual: (N,) y minus the fit.
-      cluster: (N,) integer per row.
-      side: (N,) which of two kinds of clusters the row belongs to, whose variances may differ: a
-        noisy side of few clusters then has the few degrees that Welch's test would give it.
+        gain: (N,) weights such that the coefficient is ``gain @ y``.
+        basis: (N, r) orthonormal basis of the columns of the design.
+        residual: (N,) y minus the fit.
+        cluster: (N,) integer label of the cluster of each row.
+        side: (N,) 0 or 1 per row, for clusters of two kinds whose variances may differ. A noisy
+            side of few clusters then has as few degrees of freedom as in Welch's test.
     """
     order = np.argsort(cluster, kind="stable")
     starts = np.flatnonzero(np.diff(cluster[order], prepend=-1))
     lengths = _of_one_length(np.split(order, starts[1:]))
     parts = [_clusters(gain[rows], basis[rows], residual[rows]) for rows in lengths]
     score, squared, through = (np.concatenate(column) for column in zip(*parts, strict=True))
+    # Inner products of the vectors (I - H)[:, c] A_c gain_c over pairs of clusters. I - H is
+    # idempotent, so they need only the squared lengths and the projections on the basis.
     gram = np.diag(squared) - through @ through.T
     degrees = _degrees(gram)
     if side is not None:
+        # Degrees for two variances, as in Welch's test: reweight the Gram matrix with the variance
+        # that each side's own residuals show.
         first = np.concatenate([rows[:, 0] for rows in lengths])
         of_side = _variances(score, np.diag(gram), side[first].astype(int))
         of_row, of_cluster = of_side[side.astype(int)], of_side[side[first].astype(int)]
@@ -71,26 +79,29 @@ def cluster_variance(
 
 
 def _degrees(gram: Array) -> float:
+    """Satterthwaite's trace(G)² / trace(G²) (Pustejovsky and Tipton 2018, equation 11)."""
     total = float(np.sum(gram**2))
     return float(np.trace(gram)) ** 2 / total if total > 0 else 0.0
 
 
 def _variances(score: Array, expected: Array, side: Array) -> Array:
-    """Per side, the variance of its rows: squared scores of its clusters over what they would be
-    at a variance of 1."""
+    """Variance of the rows of each side, (2,).
+
+    It is the sum of squared cluster scores, divided by the sum expected at a variance of 1.
+    """
     asked = np.bincount(side, weights=expected, minlength=2)
     return np.bincount(side, weights=score**2, minlength=2) / np.maximum(asked, 1e-300)
 
 
 def _gram(squared: Array, through: Array, basis: Array, of_row: Array, of_cluster: Array) -> Array:
-    """As the Gram matrix of equal variances, with a variance per row."""
+    """Gram matrix for one variance per row, instead of equal variances."""
     inner = through @ through.T
     middle = through @ (basis.T @ (of_row[:, None] * basis)) @ through.T
     return np.diag(squared * of_cluster) - inner * (of_cluster[:, None] + of_cluster) + middle
 
 
 def _of_one_length(clusters: list[Array]) -> list[Array]:
-    """Clusters stacked by their number of rows: (C, n) each."""
+    """Stack clusters of equal size, so that each size is one batched SVD: arrays of (C, n)."""
     lengths = np.array([len(rows) for rows in clusters])
     return [
         np.stack([clusters[i] for i in np.flatnonzero(lengths == length)])
@@ -99,14 +110,20 @@ def _of_one_length(clusters: list[Array]) -> list[Array]:
 
 
 def _clusters(gain: Array, basis: Array, residual: Array) -> tuple[Array, Array, Array]:
-    """For clusters of one length, what each adds: its score, and what makes the Gram matrix.
+    """Score of each cluster and its part of the Gram matrix, for clusters of one size.
 
     Args:
-      gain, residual: (C, n). basis: (C, n, r).
+        gain: (C, n) weights of the coefficient.
+        basis: (C, n, r) rows of the orthonormal basis.
+        residual: (C, n) y minus the fit.
 
     Returns:
-      Scores (C,), squared lengths of the adjusted gains (C,), and these through the basis (C, r).
+        Scores (C,), squared lengths of the adjusted gains (C,), and the adjusted gains times the
+        basis (C, r).
     """
+    # CR2 multiplies a cluster's residuals by A = (I - H)^(-1/2), with H the cluster's block of the
+    # hat matrix. H has rank r at most, so A needs only the singular vectors of the basis rows; in
+    # all other directions it is the identity.
     left, singular, _ = np.linalg.svd(basis, full_matrices=False)
     free = 1.0 - np.clip(singular**2, 0.0, 1.0)
     scale = np.where(free > _FULL, 1.0 / np.sqrt(np.maximum(free, _FULL)), 0.0)

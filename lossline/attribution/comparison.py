@@ -1,21 +1,25 @@
-"""One line or two? The distance of lines at equal x, with the training run as the unit of chance.
+"""One line or two? The distance of lines at equal x, with the run as the unit of evidence.
 
-Model of the points of matched runs, point j of run i in group g:
+Model of the points of matched runs (point j of run i in group g):
 
     y_ij = c_g0 + c_g1 u_ij + c_g2 u_ij² + … + delta d_i + eta d_i u_ij + b_i + e_ij
     u_ij = x_ij - middle of the common range
 
-d tells the levels apart (0 or 1, or a number), delta is the move at the middle of the common range,
-eta a tilt, b_i the deviation of a run from its line (variance v) and e_ij that of a checkpoint from
-its run.
+    d      level of the run: 0 or 1, or a number
+    delta  move at the middle of the common range
+    eta    tilt
+    b_i    deviation of run i from its line, variance v
+    e_ij   deviation of a checkpoint from its run
 
-Checkpoints of one run are far from independent, so that nothing is learned about v from their
-number. The fit is therefore split into the runs' means and the deviations within runs (between and
-within rows), as in a split-plot analysis. The variance of delta is CR2 with the run as the cluster
-(`cluster_variance`), so that levels of unequal noise are compared as Welch would, and pairs of runs
-as in a paired t test: t = delta / SE has a t distribution with Satterthwaite's degrees of freedom.
-Where single runs determine delta (one run against others), their noise shows in no residual, and
-must be borrowed from other runs (`Noise`).
+Checkpoints of one run are far from independent, so more checkpoints teach nothing about v. As in a
+split-plot analysis, the fit is therefore split into between rows (the means of the runs) and within
+rows (deviations from these means).
+
+The variance of delta is CR2 with the run as the cluster (``cluster_variance``). Levels of unequal
+noise are then compared as in Welch's test, and pairs of runs as in a paired t test: t = delta / SE
+has a t distribution with Satterthwaite's degrees of freedom. Where a single run determines delta
+(one run against others), no residual shows its noise. The noise of other runs is then borrowed
+(``Noise``).
 """
 
 from __future__ import annotations
@@ -27,44 +31,36 @@ from scipy import stats
 
 from lossline.attribution.cluster_variance import ClusterVariance, cluster_variance
 
-__all__ = [
-    "NO_NOISE",
-    "UNKNOWN",
-    "Chance",
-    "Comparison",
-    "MatchedPoints",
-    "Noise",
-    "RunResiduals",
-    "compare",
-    "line_scatter",
-    "pooled",
-    "pooled_noise",
-    "run_residuals",
-]
-
 Array = np.ndarray
 
-# Working ratio of v to the variance within runs. Estimates are unbiased for any value; large is
-# right for smooth curves.
+# Assumed ratio of v to the variance within runs; it sets the weights of the fit. Estimates are
+# unbiased for any value. A large value suits smooth loss curves.
 _RATIO = 25.0
-# The common range is widened by this share at each end: interpolation may look at the next point
+# Widen the common range by this share at each end, so that interpolation can use the next point
 # outside.
 _MARGIN = 0.1
-_NARROW = 0.3  # a common range below this share of the whole is widened to about it
-_NEIGHBOURS = 6  # points wanted in such a range
-# Points of a group from which its line is a polynomial of degree 2, 3 and 4. A parabola alone is no
-# line over a whole training: what it misses of the bend grows like a move between levels that begin
-# at different x, with a p-value that more checkpoints make smaller.
+_NARROW = 0.3  # a common range below this share of the whole range is widened to about this share
+_NEIGHBOURS = 6  # number of points wanted in such a range
+# Number of points of a group from which its line is a polynomial of degree 2, 3 and 4. A parabola
+# does not fit the curve of a whole training. Between levels that start at different x, its misfit
+# looks like a move, and more checkpoints make that false move more significant.
 _BENDS_FROM = (8, 16, 32)
-_TILT_FROM = 3  # points of a level
-_ROUNDING = 1e-9  # share of y that is rounding
-_HIDDEN = 0.05  # share of the variance of a move that no residual shows, above which it is unknown
+_TILT_FROM = 3  # number of points of a level from which it has a tilt
+_ROUNDING = 1e-9  # relative size of rounding errors in y
+_HIDDEN = 0.05  # ClusterVariance.hidden above which the variance of a move is unknown
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MatchedPoints:
-    """Points of one matched group: losses x, y (M,), the run of each (M,), and d (M,), the level as
-    a number. `given` (M, k): more columns of the runs, whose effects are held equal."""
+    """Points of one matched group.
+
+    Attributes:
+        x: (M,) losses on the x set.
+        y: (M,) losses on the y set.
+        run: (M,) label of the run of each point.
+        d: (M,) level of the run, as a number.
+        given: (M, k) further columns of the runs, whose effects are held equal.
+    """
 
     x: Array
     y: Array
@@ -73,7 +69,7 @@ class MatchedPoints:
     given: Array | None = None
 
     def keep(self, mask: Array) -> MatchedPoints:
-        """The points that a mask (M,) holds."""
+        """Return the points where a mask (M,) is true."""
         given = None if self.given is None else self.given[mask]
         return MatchedPoints(
             x=self.x[mask], y=self.y[mask], run=self.run[mask], d=self.d[mask], given=given
@@ -82,8 +78,12 @@ class MatchedPoints:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Noise:
-    """Standard deviation of a run's height about its line, and the degrees of freedom that it rests
-    on."""
+    """Run-to-run noise.
+
+    Attributes:
+        deviation: standard deviation of the height of a run about its line, in the unit of y.
+        degrees: degrees of freedom of this estimate; 0 if unknown.
+    """
 
     deviation: float
     degrees: float
@@ -94,8 +94,13 @@ NO_NOISE = Noise(deviation=float("nan"), degrees=0.0)
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Chance:
-    """What chance does to a move: its standard error, the degrees of freedom behind it, and whether
-    it is that of other runs (`borrowed`). Without degrees nothing is known."""
+    """Uncertainty of a move, for t tests and intervals.
+
+    Attributes:
+        error: standard error of the move.
+        degrees: degrees of freedom of the standard error; 0 if it is unknown.
+        borrowed: whether it comes from the noise of other runs.
+    """
 
     error: float = float("nan")
     degrees: float = 0.0
@@ -103,10 +108,11 @@ class Chance:
 
     @property
     def known(self) -> bool:
+        """Whether there is a standard error."""
         return self.degrees > 0
 
     def p_value(self, move: float) -> float:
-        """Of "no move", two-sided; NaN if nothing is known."""
+        """Return the two-sided p-value of "no move"; NaN if the error is unknown."""
         if not self.known:
             return float("nan")
         if self.error == 0.0:
@@ -114,14 +120,17 @@ class Chance:
         return 2.0 * float(stats.t.sf(abs(move) / self.error, self.degrees))
 
     def reach(self, alpha: float) -> float:
-        """Half the width of the interval of level 1 - alpha."""
+        """Return half the width of the interval of level 1 - alpha; NaN if unknown."""
         if not self.known:
             return float("nan")
         return float(stats.t.isf(alpha / 2.0, self.degrees)) * self.error
 
     def p_equivalent(self, move: float, margin: float) -> float:
-        """Of "the move is at least as large as the margin": the larger p-value of two one-sided t
-        tests (Schuirmann 1987); NaN if nothing is known."""
+        """Return the p-value of "the move is at least as large as the margin".
+
+        It is the larger p-value of two one-sided t tests (Schuirmann 1987); NaN if the error is
+        unknown.
+        """
         if not self.known:
             return float("nan")
         if self.error == 0.0:
@@ -129,7 +138,10 @@ class Chance:
         return float(stats.t.sf((margin - abs(move)) / self.error, self.degrees))
 
     def detectable(self, alpha: float, power: float = 0.8) -> float:
-        """The smallest move that a two-sided test of level `alpha` finds with this power."""
+        """Return the smallest move that a two-sided test of level ``alpha`` finds with this power.
+
+        NaN if the error is unknown.
+        """
         if not self.known:
             return float("nan")
         quantiles = stats.t.isf([alpha / 2.0, 1.0 - power], self.degrees)
@@ -141,20 +153,24 @@ UNKNOWN = Chance()
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """Two lines (or a trend over many), compared.
+    """Result of comparing two lines, or a trend over many.
 
     Attributes:
-      move: delta, in the unit of y, per unit of d.
-      variance, own_degrees: of `move`, by CR2 from the runs compared; degrees 0 where single runs
-        determine it.
-      squares, degrees: sum of squared deviations of runs from their lines, and its degrees of
-        freedom.
-      between, within: parts of the variance of `move` if all runs have one variance: per unit of v,
-        and from within the runs.
-      runs, groups: matched runs and groups that took part; fewest: the d of the level that has
-        fewest of these runs, and how many; x_low, x_high: hull of the common ranges.
-      y_middle: mean of y within them.
-      p_resampled: by permutation of the runs' deviations; NaN where the own degrees are below 4.
+        move: delta, in the unit of y per unit of d.
+        variance: CR2 variance of ``move``, from the runs compared.
+        own_degrees: degrees of freedom of ``variance``; 0 where single runs determine ``move``.
+        squares: sum of squared deviations of runs from their lines.
+        degrees: degrees of freedom of ``squares``.
+        between: part of the variance of ``move`` from between the runs, per unit of v, if all runs
+            have one variance.
+        within: part of the variance of ``move`` from within the runs, under the same model.
+        runs: number of runs that took part.
+        groups: number of matched groups that took part.
+        fewest: d of the level with the fewest of these runs, and their number.
+        x_low: lower end of the common ranges of all groups.
+        x_high: upper end of the common ranges of all groups.
+        y_middle: mean of y within these ranges.
+        p_resampled: p-value by permuting the deviations of runs; NaN where ``degrees`` is below 4.
     """
 
     move: float
@@ -173,13 +189,13 @@ class Comparison:
     p_resampled: float = float("nan")
 
     def own_chance(self) -> Chance:
-        """From the runs compared, whatever the noise of each level."""
-        # Lines that agree to the last digits differ by rounding, which is no move.
+        """Return the uncertainty from the runs compared; levels may have different noise."""
+        # Lines that agree to the last digits differ by rounding only. That must not be significant.
         least = _ROUNDING * abs(self.y_middle)
         return Chance(error=max(float(np.sqrt(self.variance)), least), degrees=self.own_degrees)
 
     def borrowed_chance(self, noise: Noise, factor: float) -> Chance:
-        """From other runs' noise, taken `factor` times."""
+        """Return the uncertainty from the noise of other runs, multiplied by ``factor``."""
         error = float(np.sqrt(self.between * (factor * noise.deviation) ** 2 + self.within))
         return Chance(error=error, degrees=noise.degrees, borrowed=True)
 
@@ -194,7 +210,7 @@ def _fewest(groups: list[MatchedPoints]) -> tuple[float, int]:
 
 
 def pooled(noises: list[Noise]) -> Noise:
-    """One noise of several that share no run."""
+    """Pool noise estimates that share no run."""
     degrees = sum(noise.degrees for noise in noises)
     if degrees <= 0:
         return NO_NOISE
@@ -203,8 +219,11 @@ def pooled(noises: list[Noise]) -> Noise:
 
 
 def pooled_noise(comparisons: list[Comparison], share: float = 1.0) -> Noise:
-    """Noise over comparisons; `share` of the summed degrees counts (comparisons that share runs are
-    no new evidence)."""
+    """Pool the noise of comparisons.
+
+    Only ``share`` of the summed degrees of freedom counts: comparisons that share runs are not
+    independent evidence.
+    """
     degrees = sum(item.degrees for item in comparisons)
     if degrees <= 0:
         return NO_NOISE
@@ -213,12 +232,10 @@ def pooled_noise(comparisons: list[Comparison], share: float = 1.0) -> Noise:
 
 
 def comparable(points: MatchedPoints) -> MatchedPoints | None:
-    """The points at x that more than one level covers, so that every comparison is an
-    interpolation.
+    """Return the points at x that more than one level covers; None if too few are left.
 
-    Two levels: the intersection of their ranges, with a margin. Many levels (a trend): what another
-      level's range covers.
-    None if that leaves no comparison.
+    So every comparison interpolates. Two levels: the intersection of their ranges, slightly
+    widened. More levels (a trend): the points within the range of another level.
     """
     levels = np.unique(points.d)
     spans = [
@@ -246,15 +263,23 @@ def _common_range(x: Array, spans: list[tuple[float, float]]) -> tuple[float, fl
     hull = max(span[1] for span in spans) - min(span[0] for span in spans)
     if high - low > _NARROW * hull:
         margin = _MARGIN * (high - low)
-    else:  # a single model on the line of others: a range of no width, so look at its neighbours
+    else:  # a single model on the line of others has a range of no width: use its neighbours
         distance = np.sort(np.maximum(np.maximum(low - x, x - high), 0.0))
         margin = max(_NARROW / 2.0 * hull, float(distance[min(_NEIGHBOURS, len(x) - 1)]))
     return low - margin, high + margin
 
 
 def compare(groups: list[MatchedPoints], *, resamples: int = 0, seed: int = 0) -> Comparison | None:
-    """Compares the levels within each group and pools the move over groups; None if no group has a
-    common range."""
+    """Compare the levels within each group, and pool the move over groups.
+
+    Args:
+        groups: points of each matched group.
+        resamples: number of permutations for ``p_resampled``; 0 for none.
+        seed: seed of these permutations.
+
+    Returns:
+        The comparison, or None if no group has a common range of x.
+    """
     inside = [points for points in map(comparable, groups) if points is not None]
     if not inside:
         return None
@@ -278,8 +303,7 @@ def compare(groups: list[MatchedPoints], *, resamples: int = 0, seed: int = 0) -
 
 
 def line_scatter(groups: list[MatchedPoints]) -> Noise:
-    """How far runs of one group stray from the group's own line, pooled; `d` of the points is not
-    looked at."""
+    """Return the noise of runs about the line of their group, pooled; ``d`` is ignored."""
     squares = degrees = 0.0
     for points in groups:
         _, number = np.unique(points.run, return_inverse=True)
@@ -299,16 +323,19 @@ def line_scatter(groups: list[MatchedPoints]) -> Noise:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Rows:
-    """The regression, split: means of runs (weighted) and deviations from them. Column 0 is d."""
+    """Rows of the regression: weighted means of runs, and deviations from them. Column 0 is d.
 
-    mean_RxP: Array  # rows of run means times sqrt(weight)
+    Axes: R runs, M points, P columns.
+    """
+
+    mean_RxP: Array  # means of runs, times sqrt(weight)
     mean_y_R: Array
     deviation_MxP: Array
     deviation_y_M: Array
     weight: Array  # (R,)
     run: Array  # (M,) index of the run of each deviation
     x: Array
-    shared: int  # columns of the levels (d, perhaps d u); the rest is the one line of each group
+    shared: int  # number of columns of the levels (d, perhaps d u); the rest are lines of groups
 
     @classmethod
     def of(cls, groups: list[MatchedPoints]) -> _Rows:
@@ -322,9 +349,11 @@ class _Rows:
         count = np.bincount(run)
         mean = np.stack([np.bincount(run, weights=column) / count for column in design.T], axis=1)
         mean_y = np.bincount(run, weights=y) / count
+        # With s² the variance within runs, the mean of n points has variance v + s²/n, which is
+        # s² (1 + n v/s²) / n. Rows are weighted by the inverse, in units of 1/s².
         weight = count / (1.0 + count * _RATIO)
         root = np.sqrt(weight)
-        many = count[run] > 1  # a run of one checkpoint has no deviation from its mean
+        many = count[run] > 1  # with one checkpoint, the deviation from the mean is zero
         return cls(
             mean_RxP=mean * root[:, None],
             mean_y_R=mean_y * root,
@@ -337,13 +366,14 @@ class _Rows:
         )
 
     def stacked(self) -> tuple[Array, Array]:
+        """Design matrix and y, the rows of means first."""
         return np.vstack([self.mean_RxP, self.deviation_MxP]), np.concatenate(
             [self.mean_y_R, self.deviation_y_M]
         )
 
 
 def _design(groups: list[MatchedPoints]) -> tuple[Array, Array, int]:
-    """Columns: d, d u (if every level can bear it), then each group's own polynomial."""
+    """Columns: d, d u (if every level has points enough), then the polynomial of each group."""
     tilt = all(
         np.unique(points.x[points.d == level]).size >= _TILT_FROM
         for points in groups
@@ -367,14 +397,14 @@ def _design(groups: list[MatchedPoints]) -> tuple[Array, Array, int]:
 
 
 def _degree(u: Array) -> int:
-    """Of a group's polynomial: as its points can bear."""
+    """Degree of a group's polynomial, by its number of points."""
     degree = 1 + sum(len(u) >= points for points in _BENDS_FROM)
     return max(1, min(degree, (np.unique(u).size - 1) // 2))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Solved:
-    """Least squares of the stacked rows."""
+    """Least-squares solution of the stacked rows."""
 
     basis: Array  # (N, r) orthonormal, of the columns
     inverse: Array  # (P, N) pseudo-inverse of the columns
@@ -393,6 +423,7 @@ class _Solved:
         )
 
     def leverage(self) -> Array:
+        """Diagonal of the hat matrix, (N,)."""
         return np.einsum("ij,ij->i", self.basis, self.basis)
 
 
@@ -401,7 +432,7 @@ def _solve(rows: _Rows) -> dict[str, float] | None:
     solved = _Solved.of(rows)
     gain = solved.inverse[0]
     if abs(float(gain @ stacked[:, 0]) - 1.0) > 1e-6:
-        return None  # the levels cannot be told from the position on the line
+        return None  # d is a combination of the other columns: the move is not identified
     count = len(rows.weight)
     squares, degrees = _scatter(rows, solved)
     within = _within_variance(rows, solved.residual[count:], solved.leverage()[count:])
@@ -426,10 +457,9 @@ def _own_variance(rows: _Rows, solved: _Solved, gain: Array) -> ClusterVariance:
 
 
 def _scatter(rows: _Rows, solved: _Solved) -> tuple[float, float]:
-    """Sum of squared heights of runs about their lines, and its degrees of freedom: E(sum) = v
-    times degrees.
+    """Sum of squared heights of runs about their lines, and its degrees: E(sum) = v * degrees.
 
-    A between row has variance weight * v, and its residual the share 1 - leverage of that.
+    A between row has variance weight * v. Its residual has 1 - leverage times that.
     """
     count = len(rows.weight)
     degrees = float(np.clip(1.0 - solved.leverage()[:count], 0.0, 1.0).sum())
@@ -439,8 +469,10 @@ def _scatter(rows: _Rows, solved: _Solved) -> tuple[float, float]:
 
 
 def _within_variance(rows: _Rows, residual: Array, leverage: Array) -> float:
-    """Variance within runs, raised for neighbouring checkpoints being alike (lag-1 correlation,
-    AR(1))."""
+    """Variance within runs, corrected for correlated neighbouring checkpoints (AR(1)).
+
+    With lag-1 correlation r, the variance of a mean grows by (1 + r) / (1 - r).
+    """
     left = len(residual) - len(np.unique(rows.run)) - float(leverage.sum())
     if left < 1:
         return 0.0
@@ -455,8 +487,10 @@ def _within_variance(rows: _Rows, residual: Array, leverage: Array) -> float:
 
 
 def _permuted(rows: _Rows, resamples: int, generator: np.random.Generator) -> float:
-    """Freedman and Lane (1983): permute the runs' deviations under the one-line model, refit,
-    compare t."""
+    """Permutation p-value (Freedman and Lane 1983).
+
+    Permute the deviations of runs from the one-line model, refit, and compare t.
+    """
     stacked, y = rows.stacked()
     count = len(rows.weight)
     null = stacked[:, rows.shared :]
@@ -465,7 +499,7 @@ def _permuted(rows: _Rows, resamples: int, generator: np.random.Generator) -> fl
     order = np.argsort(generator.random((resamples, count)), axis=1)
     drawn = np.concatenate([heights[None], heights[order]]).T * np.sqrt(rows.weight)[:, None]
     inverse = np.linalg.pinv(stacked, rcond=1e-10)
-    # Only the rows of run means differ between resamples.
+    # Only the rows of means differ between resamples, so the within rows are multiplied once.
     still = inverse[:, count:] @ y[count:]
     samples = fitted[:count, None] + drawn
     coefficients = inverse[:, :count] @ samples + still[:, None]
@@ -473,15 +507,19 @@ def _permuted(rows: _Rows, resamples: int, generator: np.random.Generator) -> fl
     spread = np.sqrt(np.sum(left**2, axis=0))
     with np.errstate(divide="ignore", invalid="ignore"):
         t = np.abs(coefficients[0]) / spread
+    # Column 0 is the observed order. Ties up to rounding count as at least as extreme.
     return float((1 + np.sum(t[1:] >= t[0] * (1 - 1e-12))) / (resamples + 1))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RunResiduals:
-    """Heights of runs about their lines, in the unit of y (R,), in the order of the runs' numbers.
+    """Heights of runs about one line, in the order of their labels.
 
-    free: share of each height's variance that the fit leaves it.
-    squares, degrees: sum of heights² and its degrees of freedom.
+    Attributes:
+        heights: (R,) in the unit of y.
+        free: (R,) share of the variance of each height that the fit does not absorb.
+        squares: sum of squared heights.
+        degrees: degrees of freedom of ``squares``.
     """
 
     heights: Array
@@ -491,8 +529,10 @@ class RunResiduals:
 
 
 def run_residuals(points: MatchedPoints) -> RunResiduals:
-    """How far each run lies off one line and the effects of the `given` columns; `d` is not looked
-    at."""
+    """Return the height of each run above one line plus the effects of the ``given`` columns.
+
+    ``d`` is ignored.
+    """
     rows = _Rows.of([dataclasses.replace(points, d=np.zeros(len(points.x)))])
     solved = _Solved.of(rows)
     count = len(rows.weight)

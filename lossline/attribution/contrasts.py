@@ -1,5 +1,8 @@
-"""What is asked of a factor on one evaluation set: its levels, one against the others, the shape of
-a trend, and whether groups of runs answer alike."""
+"""Contrasts of one factor on one evaluation set.
+
+A contrast is one tested difference: between two levels, between one level and the others, between a
+trend and a straight line, or between the moves in two groups of runs.
+"""
 
 from __future__ import annotations
 
@@ -22,38 +25,39 @@ from lossline.attribution.matched import Losses, Matched, by_level
 from lossline.attribution.options import AttributionOptions
 from lossline.matching.groups import TREND_FROM, Design, MatchedGroup
 
-__all__ = ["BORROWED", "Contrast", "Kind", "Side", "contrasts_of", "factor_noise"]
-
-# Noise that is borrowed from other runs counts so many times. Fixed beforehand; the groups of two
-# published sweeps stray from their lines by up to 3.1 times as much as the other groups do
+# Borrowed noise is multiplied by this. The value was set in advance. In two published sweeps, the
+# noise of one group is up to 3.1 times that of the other groups
 # (experiments/attribution/noise_of_groups.py).
 BORROWED = 3.0
-_FEW_DEGREES = 4.0  # below, the runs compared say too little about chance to be the only judges
-_EACH_LEVEL_UP_TO = 8  # levels of a trend that are held against it one by one
-# Pairs of levels up to which each is compared between groups; of more, no test would be left any
-# of the level.
+_FEW_DEGREES = 4.0  # below this, borrowed noise is also tried
+_EACH_LEVEL_UP_TO = 8  # a trend of more levels is not tested level by level
+# With more pairs of levels than this, groups are not compared: Holm's correction would leave no
+# test a usable level.
 _PAIRS_BY_GROUP = 45
 
 
 class Kind(enum.StrEnum):
-    """What a contrast asks."""
+    """Kind of difference that a contrast tests."""
 
-    LEVELS = "levels"  # do two levels, or the ends of a trend, differ
+    LEVELS = "levels"  # between two levels, or between the ends of a trend
     REST = "one level against the others"
     BEND = "bend of the trend"
     OFF_TREND = "one level against the trend"
-    GROUPS = "groups"  # does the move differ between groups of runs
+    GROUPS = "groups"  # between the moves in two groups of runs
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Side:
-    """The move in the groups that share one of some levels of another factor: the mean over these
-    levels, so that what they differ by is no chance.
+    """Mean move in the groups of runs that have certain levels of another factor.
+
+    The mean is over levels, so that differences between levels do not count as run-to-run noise.
 
     Attributes:
-      factor: the other factor; level: how a sentence calls its levels.
-      comparisons: one per level, or one for all where single levels cannot show chance.
-      scale: as that of the contrast.
+        factor: the other factor.
+        level: name of its level or levels in a sentence.
+        comparisons: one per level, or one for all levels where single levels cannot show run-to-run
+            noise.
+        scale: ``scale`` of the contrast.
     """
 
     factor: str
@@ -63,35 +67,47 @@ class Side:
 
     @property
     def share(self) -> float:
-        """What the move of one comparison adds to the mean."""
+        """Weight of each comparison's move in the mean."""
         return self.scale / len(self.comparisons)
 
     @property
     def move(self) -> float:
+        """Mean move, in the unit of y."""
         return sum(part.move for part in self.comparisons) * self.share
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Contrast:
-    """One question on one set, and what the runs say.
+    """One tested difference on one evaluation set.
 
     Attributes:
-      low_level, high_level: `move` is y at the high level minus y at the low level. REST and
-        OFF_TREND: `high_level` against all others. BEND: the middle of the trend against the line
-        between its ends. GROUPS: the move in `sides`[0] minus that in `sides`[1].
-      scale: the move is that of `comparison` times this (1 for a pair, the log ratio of the ends
-        for a trend).
-      pairs: comparisons that share the interval's level.
-      comparison: the runs compared; of GROUPS, the first of `sides`[0].
-      by_group: move per matched group; spread: standard deviation of these, less what runs that
-        differ in their seeds alone show of chance; pooled_sizes: whether groups hold runs of all
-        sizes.
-      runs_used: the runs of its groups.
-      alpha: level of the tests; margin: what counts as small.
-      chance: what chance does to `move`: `own`, by the runs compared, or `lent`, by the noise of
-        other runs; p_value, p_corrected: of "no move"; detectable: the smallest move that would
-        have been found.
-      run_noise: deviation of a run from its line.
+        factor: factor under test (column of the loss table).
+        unit: "loss" (nats per token) or "bits_per_byte".
+        y_set: evaluation set of the y axis.
+        kind: kind of difference.
+        low_level: ``move`` is y at the high level minus y at this level.
+        high_level: see ``low_level``. REST and OFF_TREND: this level minus all others. BEND: the
+            middle of the trend minus the straight line between its ends. GROUPS: the move in
+            ``sides[0]`` minus the move in ``sides[1]``.
+        comparison: comparison of the runs. GROUPS: the first one of ``sides[0]``.
+        scale: ``move`` is the move of ``comparison`` times this: 1 for a pair, the log ratio of the
+            ends for a trend.
+        pairs: number of comparisons that share the level of the interval.
+        by_group: move of each matched group, by name.
+        spread: standard deviation of these moves, minus the part that runs with different seeds
+            show as noise.
+        pooled_sizes: whether groups hold runs of all sizes.
+        runs_used: runs of its groups.
+        sides: the two groups of a GROUPS contrast.
+        alpha: level of the tests.
+        margin: a move below this is small, in ``unit``.
+        chance: standard error that is used: ``own`` or ``lent``.
+        own: standard error of ``move`` from the runs compared.
+        lent: standard error of ``move`` from the noise of other runs.
+        run_noise: standard deviation of a run about its line.
+        p_value: p-value of "no move".
+        p_corrected: the same after Holm's correction.
+        detectable: smallest move that the test would have found with a power of 80%.
     """
 
     factor: str
@@ -120,18 +136,19 @@ class Contrast:
 
     @property
     def move(self) -> float:
+        """Difference of y, in ``unit``."""
         if self.sides:
             return self.sides[0].move - self.sides[1].move
         return self.comparison.move * self.scale
 
     @property
     def p_equivalent(self) -> float:
-        """Of "the move is not within the margin", by its own runs alone."""
+        """p-value of "the move is not within the margin"; uses only the runs compared."""
         return self.own.p_equivalent(self.move, self.margin)
 
     @property
     def fewest(self) -> tuple[str, int]:
-        """Of two levels, the one of fewer runs, and how many; of a trend, none."""
+        """Level with the fewest runs, and their number; ("", 0) for a trend."""
         if self.scale != 1.0:
             return "", 0
         d, runs = self.comparison.fewest
@@ -139,31 +156,31 @@ class Contrast:
 
     @property
     def clarity(self) -> tuple[float, float]:
-        """Sorts contrasts, the clearest first: by p-value (those without one last), then by
-        size."""
+        """Sort key: smallest p-value first (NaN last), then largest move first."""
         return (math.inf if math.isnan(self.p_value) else self.p_value), -abs(self.move)
 
     @property
     def significant(self) -> bool:
-        """Whether the move is told from zero, after correction."""
+        """Whether the move differs from zero after correction."""
         return self.p_corrected < self.alpha
 
     @property
     def equivalent(self) -> bool:
-        """Whether the move is shown to lie within the margin."""
+        """Whether the move is shown to lie within the margin (two one-sided tests)."""
         return self.p_equivalent < self.alpha
 
     def interval(self) -> tuple[float, float]:
-        """Bounds of the move, simultaneous over the pairs of levels."""
+        """Return the bounds of the move, simultaneous over the pairs of levels (Bonferroni)."""
         reach = self.chance.reach(self.alpha / self.pairs)
         return self.move - reach, self.move + reach
 
     def with_chance(self, noise: Noise, run_noise: Noise) -> Contrast:
-        """The same, with its chance.
+        """Return the contrast with its standard errors and p-value.
 
         Args:
-          noise: of other runs, to borrow where the runs compared say too little about chance.
-          run_noise: of the runs that this factor compares.
+            noise: noise of other runs, borrowed where the runs compared have too few degrees of
+                freedom.
+            run_noise: noise of the runs that this factor compares.
         """
         own = self._sides_chance() if self.sides else self._scaled(self.comparison.own_chance())
         lent = UNKNOWN
@@ -176,14 +193,18 @@ class Contrast:
         )  # fmt: skip
 
     def with_lent(self) -> Contrast:
-        """The same, judged by the noise of other runs."""
+        """Return the contrast tested with the noise of other runs."""
         return dataclasses.replace(self, chance=self.lent, p_value=self.lent.p_value(self.move))
 
     def _scaled(self, chance: Chance) -> Chance:
         return dataclasses.replace(chance, error=chance.error * abs(self.scale))
 
     def _sides_chance(self) -> Chance:
-        """Welch: the own variances of all parts; degrees as if all runs had one variance."""
+        """Standard error of the difference of two sides, as in Welch's test.
+
+        It adds the parts' own variances. The degrees of freedom are Satterthwaite's for runs of one
+        variance.
+        """
         parts = [(side.share**2, part) for side in self.sides for part in side.comparisons]
         if not all(part.own_degrees > 0 for _, part in parts):
             return UNKNOWN
@@ -213,14 +234,19 @@ def contrasts_of(
     y_set: str,
     margin: float,
 ) -> Iterator[Contrast]:
-    """Every contrast of one factor that the losses on these two sets allow, without its chance.
+    """Yield every contrast of one factor that the losses on two sets allow.
+
+    Standard errors and p-values are added later (``Contrast.with_chance``).
 
     Args:
-      plan: the facts of the runs.
-      matched: the factor's runs.
-      all_matched: of every factor: at the levels of the others, this one may move differently.
-      losses: on the x set and this y set.
-      margin: what counts as small on it.
+        plan: facts of the runs.
+        matched: matched runs of the factor.
+        all_matched: matched runs of every factor. The move may differ between their levels.
+        losses: losses on the x set and this y set.
+        options: options of the attribution.
+        unit: "loss" (nats per token) or "bits_per_byte".
+        y_set: evaluation set of the y axis.
+        margin: a move below this is small on this set.
     """
     ask = _Asker(
         plan=plan, matched=matched, losses=losses, options=options, unit=unit, y_set=y_set,
@@ -239,7 +265,7 @@ def contrasts_of(
         for other in all_matched:
             if other.factor != matched.factor:
                 yield from ask.by_other(other.factor, other.levels, contrast, groups)
-    if compared:  # else no two levels have a range of loss in common
+    if compared:  # otherwise no two levels have a range of loss in common
         yield from ask.shape() if matched.number is not None else ask.rest()
 
 
@@ -260,7 +286,7 @@ class _Asker:
         )  # fmt: skip
 
     def levels(self, chosen: Sequence[str]) -> tuple[Contrast, list[MatchedGroup]] | None:
-        """Two levels, or the trend over all, and the groups that they were compared in."""
+        """Compare two levels, or the trend over all; also return the groups used."""
         found = self._best(chosen)
         if found is None:
             return None
@@ -278,8 +304,11 @@ class _Asker:
         return contrast, groups
 
     def _best(self, chosen: Sequence[str]) -> tuple[Comparison, list[MatchedGroup], bool] | None:
-        """Groups of equal size where these hold at least half of the runs that groups of all sizes
-        would."""
+        """Compare in groups of one model size, or in groups of all sizes.
+
+        Groups of one size are used if they hold at least half of the runs that groups of all sizes
+        hold.
+        """
         found = []
         for pool_sizes, groups in ((False, self.matched.equal), (True, self.matched.pooled)):
             groups = _of_levels(groups, chosen)
@@ -301,7 +330,7 @@ class _Asker:
     def _ends(
         self, chosen: Sequence[str], groups: Sequence[MatchedGroup]
     ) -> tuple[str, str, float]:
-        """The two levels that a comparison speaks of, and what d differs by between them."""
+        """The two levels that a comparison names, and the difference of d between them."""
         if self.matched.number is None:
             return chosen[0], chosen[1], 1.0
         used = self.matched.used(groups)
@@ -315,8 +344,10 @@ class _Asker:
         main: Contrast,
         groups: Sequence[MatchedGroup],
     ) -> Iterator[Contrast]:
-        """Whether the move is the same at each level of another factor; of a number with a
-        trend, in its lower and its upper half."""
+        """Yield contrasts between the moves at the levels of another factor.
+
+        For a number with a trend, its lower half is compared with its upper half.
+        """
         chosen = (main.low_level, main.high_level)
         inside = {
             level: part
@@ -343,7 +374,7 @@ class _Asker:
                 )  # fmt: skip
 
     def rest(self) -> Iterator[Contrast]:
-        """Each of three or more levels against all others."""
+        """Yield each of three or more levels against all others."""
         if len(self.matched.levels) < 3:
             return
         for level in self.matched.levels:
@@ -357,7 +388,7 @@ class _Asker:
                 )  # fmt: skip
 
     def shape(self) -> Iterator[Contrast]:
-        """Whether a trend is straight in the logarithm: its bend, and each level against it."""
+        """Yield the bend of a trend in the logarithm, and each level against the trend."""
         number = self.matched.number
         assert number is not None
         groups = self._groups()
@@ -369,6 +400,8 @@ class _Asker:
         center, half = float(np.mean(ends)), float(np.ptp(ends)) / 2.0
         z = {run: (number[run] - center) / half for run in runs if run in number}
         bend = self.losses.compare(groups, {run: value**2 for run, value in z.items()}, z)
+        # z is -1 and 1 at the ends, so the coefficient of z² is (line between the ends - middle);
+        # scale = -1 turns it into the height of the middle above that line.
         if bend is not None:
             yield self._contrast(
                 kind=Kind.BEND, low_level=used[0], high_level=used[-1], comparison=bend,
@@ -384,8 +417,8 @@ class _Asker:
                 )  # fmt: skip
 
     def _groups(self) -> list[MatchedGroup]:
-        """All levels at once: groups of one size, or where these hold less than half of the runs,
-        of all sizes."""
+        """Groups with all levels: of one size, or of all sizes if the former hold less than half
+        of the runs of the latter."""
         equal, pooled = (
             _of_levels(groups, self.matched.levels)
             for groups in (self.matched.equal, self.matched.pooled)
@@ -395,14 +428,17 @@ class _Asker:
 
 
 def _of_levels(groups: Sequence[MatchedGroup], chosen: Sequence[str]) -> list[MatchedGroup]:
-    """The groups with these levels alone, where they have two of them at least."""
+    """Groups reduced to these levels; only groups with at least two of them."""
     kept = [group.only(chosen) for group in groups]
     return [group for group in kept if len(group.levels) > 1]
 
 
 def _spread(comparisons: Sequence[Comparison]) -> float:
-    """Standard deviation of the moves of matched groups, less their own variance where a group
-    shows it."""
+    """Standard deviation of the moves of matched groups, beyond their estimated noise.
+
+    The mean of the groups' own variances is subtracted. A group without one counts as 0, which errs
+    towards a larger spread.
+    """
     if len(comparisons) < 2:
         return 0.0
     own = [part.variance if part.own_degrees > 0 else 0.0 for part in comparisons]
@@ -413,8 +449,11 @@ def _spread(comparisons: Sequence[Comparison]) -> float:
 def _splits(
     plan: Design, other: str, levels: tuple[str, ...]
 ) -> Iterator[tuple[tuple[tuple[str, ...], str], ...]]:
-    """How groups are told apart by another factor, as two sides (levels, name): the one of two
-    levels, each of three or more against the rest, and the halves of a number that has a trend."""
+    """Ways to split groups into two sides by another factor; a side is (levels, name).
+
+    Two levels: one against the other. Three or more: each against the rest. A number with a trend:
+    the lower half against the upper half.
+    """
     if len(levels) >= TREND_FROM and plan.trend_of(other) is not None:
         half = len(levels) // 2
         yield tuple((part, f"{part[0]} to {part[-1]}") for part in (levels[:half], levels[half:]))
@@ -427,11 +466,11 @@ def _splits(
 
 
 def factor_noise(contrasts: Sequence[Contrast]) -> Noise:
-    """How far runs stray from the lines of a factor's matched groups, over its pairs of levels."""
+    """Return the noise of runs about the lines of a factor's matched groups."""
     main = [item for item in contrasts if item.kind is Kind.LEVELS]
     levels = {level for item in main for level in (item.low_level, item.high_level)}
-    # Every run of a factor with L levels takes part in L - 1 pairs: L/2 times more than there is to
-    # learn.
+    # Every run of a factor with L levels takes part in L - 1 pairs, so the pairs count the same
+    # evidence L / 2 times.
     return pooled_noise(
         [item.comparison for item in main], share=min(1.0, 2.0 / max(len(levels), 1))
     )

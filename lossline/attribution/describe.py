@@ -1,4 +1,4 @@
-"""Contrasts as effects per evaluation set, and as rows of a table."""
+"""Convert contrasts to effects per evaluation set, and to rows of a table."""
 
 from __future__ import annotations
 
@@ -17,21 +17,19 @@ from lossline.attribution.verdicts import Judgement
 from lossline.matching.nested import Shares
 from lossline.tables.pairing import UNITS
 
-__all__ = ["contrast_rows", "effects_of"]
-
 _NO_SHARES = Shares(share=math.nan, partial_r2=math.nan, spread=math.nan)
 
 
 def effects_of(
     found: Analysis, factor: str, contrasts: Sequence[Contrast], judged: Sequence[Judgement]
 ) -> Iterator[Effect]:
-    """Per set and unit, the two levels that stand for the factor.
+    """Yield one effect per evaluation set and unit: the two levels that represent the factor.
 
     Args:
-      found: the analysis that the contrasts are from.
-      factor: column of the loss table.
-      contrasts: all of this factor.
-      judged: the judgements, the one that the verdict rests on first.
+        found: analysis that made the contrasts.
+        factor: column of the loss table.
+        contrasts: all contrasts of this factor.
+        judged: judgements on the factor; the one that decides the verdict comes first.
     """
     main = [item for item in contrasts if item.kind is Kind.LEVELS]
     keys = sorted(
@@ -72,14 +70,16 @@ def effects_of(
 
 
 def _representative(pairs: Sequence[Contrast], judged: Sequence[Judgement]) -> Contrast:
-    """The largest move of those that count; else the largest of all, or of moves that are all
-    small the one that is told from zero most clearly."""
+    """The largest move among those that decide the verdict, else the largest of all.
+
+    For BELOW, where all moves are small, it is the one of smallest p-value.
+    """
     moved = [item for item in pairs if any(item in found.moved for found in judged)]
     return clearest(pairs) if judged[0].verdict is Verdict.BELOW else largest(moved or pairs)
 
 
 def contrast_rows(found: Analysis) -> pd.DataFrame:
-    """One row per contrast."""
+    """Return a table with one row per contrast."""
     return pd.DataFrame([_row(found.x_set, item) for item in found.contrasts])
 
 

@@ -1,4 +1,4 @@
-"""Matched runs and their losses: what a factor's comparisons are made of."""
+"""Matched runs of a factor, and their losses on two evaluation sets."""
 
 from __future__ import annotations
 
@@ -13,19 +13,20 @@ from lossline.matching.groups import TREND_FROM, Design, MatchedGroup
 from lossline.options.roles import SIZE
 from lossline.run_order import run_numbers
 
-__all__ = ["Losses", "Matched", "Numbers", "by_level"]
-
 Numbers = Mapping[str, float]  # run -> number
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Matched:
-    """The runs of one factor that the facts allow to compare, whatever was measured.
+    """Runs of one factor that may be compared according to their facts, measured or not.
 
     Attributes:
-      equal, pooled: matched groups of runs of one size, and of all sizes.
-      levels: its recorded levels; pairs: two by two, those to compare.
-      number: of a trend, the logarithm of the factor per run.
+        factor: column of the loss table.
+        equal: matched groups of runs of one model size.
+        pooled: matched groups of runs of all model sizes.
+        levels: recorded levels of the factor.
+        pairs: pairs of levels to compare; for a trend, one tuple of all levels.
+        number: logarithm of the factor per run for a trend, else None.
     """
 
     factor: str
@@ -37,6 +38,7 @@ class Matched:
 
     @classmethod
     def of(cls, plan: Design, factor: str) -> Matched:
+        """Match the runs of a factor."""
         levels = plan.recorded_levels(factor)
         values = plan.trend_of(factor) if len(levels) >= TREND_FROM else None
         return cls(
@@ -49,11 +51,11 @@ class Matched:
         )
 
     def used(self, groups: Sequence[MatchedGroup]) -> list[str]:
-        """The levels that occur in these groups, in order."""
+        """Return the levels that occur in these groups, in order."""
         return [level for level in self.levels if any(level in group.levels for group in groups)]
 
     def middle(self, level: str, groups: Sequence[MatchedGroup]) -> float:
-        """Of a trend, the number that stands for a level: the median over its runs."""
+        """Return the number that represents a level of a trend: the median over its runs."""
         assert self.number is not None
         return float(
             np.median([self.number[run] for group in groups for run in group.levels.get(level, ())])
@@ -61,7 +63,7 @@ class Matched:
 
 
 def by_level(groups: Sequence[MatchedGroup], chosen: Mapping[str, float]) -> Numbers:
-    """The number of each run's level."""
+    """Return the number of each run: that of its level. Levels not in ``chosen`` are left out."""
     return {
         run: chosen[level] for group in groups for level, runs in group.levels.items()
         for run in runs if level in chosen
@@ -69,14 +71,16 @@ def by_level(groups: Sequence[MatchedGroup], chosen: Mapping[str, float]) -> Num
 
 
 class Losses:
-    """Losses on two sets, by run. Runs are numbered by their losses, so that no result depends on
-    their names.
+    """Losses on two sets, by run.
+
+    Runs are numbered by their losses, so that results do not depend on run names.
 
     Args:
-      points: index (run_id, step), sorted; columns x and y (M,).
+        points: index (run_id, step), sorted; columns x and y (M,).
     """
 
     def __init__(self, points: pd.DataFrame) -> None:
+        """Split the points by run."""
         run = np.asarray(points.index.get_level_values(0), dtype=str)
         names, start = np.unique(run, return_index=True)
         data = points.to_numpy(float)
@@ -87,8 +91,16 @@ class Losses:
     def points(
         self, group: MatchedGroup, d: Numbers | None = None, given: Numbers | None = None
     ) -> MatchedPoints | None:
-        """Points of the runs of a group that have a number `d`; `given`: a number per run whose
-        effect is held equal."""
+        """Return the points of those runs of a group that have losses and a number ``d``.
+
+        Args:
+            group: matched group of runs.
+            d: number of each run (its level); without it, d is 0 for all runs.
+            given: second number per run, whose effect is held equal.
+
+        Returns:
+            The points, or None if no run has any.
+        """
         runs = [run for run in group.runs if run in self.of_run and (d is None or run in d)]
         runs.sort(key=lambda run: self.rank[run])
         if not runs:
@@ -114,7 +126,7 @@ class Losses:
         resamples: int = 0,
         seed: int = 0,
     ) -> Comparison | None:
-        """The lines of the levels of these groups, compared; None if they have no common range."""
+        """Compare the lines of the levels of these groups; None without a common range."""
         found = [points for group in groups if (points := self.points(group, d, given)) is not None]
         found.sort(key=lambda points: int(points.run[0]))
         return compare(found, resamples=resamples, seed=seed) if found else None

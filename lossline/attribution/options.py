@@ -1,4 +1,4 @@
-"""How factors are tested, and what a small move is."""
+"""Options of the attribution, and the margin below which a move is small."""
 
 from __future__ import annotations
 
@@ -10,32 +10,33 @@ import pandas as pd
 from lossline.errors import UserError
 from lossline.seeds import check_seed
 
-__all__ = ["SMALL", "AttributionOptions", "margin_of"]
-
-# What a reader of loss curves calls small: 5% of perplexity; the same in bits per byte for tokens
-# of 3.6 bytes. A convention, not fitted to any table (experiments/attribution/README.md says what
-# was known when it was set).
+# The margin is a convention: 5% of perplexity, and the same in bits per byte for tokens of 3.6
+# bytes. It was not fitted to a table. experiments/attribution/README.md lists what was known when
+# it was set.
 SMALL = {"loss": 0.05, "bits_per_byte": 0.02}
-# Losses of two models on one token differ by about so many nats (standard deviation), so that a set
-# of n tokens resolves no difference below two standard errors, twice this over √n.
+# Standard deviation, in nats, of the difference between two models' losses on one token. A set of n
+# tokens cannot resolve a difference below two standard errors, which is 2 * this / √n.
 _TOKEN_SPREAD = 1.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AttributionOptions:
-    """How factors are tested.
+    """Options of the attribution.
 
     Attributes:
-      x_set: evaluation set of the x axis; by default a validation set that no run was trained on.
-      y_sets: sets whose lines are tested; by default all others that have a loss.
-      alpha: family-wise level of the tests, and the level of each of two one-sided tests of
-        equivalence.
-      margin_nats, margin_bits_per_byte: a move smaller than this is small. By default 0.05 nats
-        and 0.02 bits per byte, or what a set of few tokens can resolve, if that is more
-        (`margin_of`).
-      max_x: checkpoints with x above it (in nats, or bits per byte where x has no loss in nats) are
-        left out; `fit` takes that of the lines by default.
-      resamples: permutations for the resampled p-values; 0 for none. seed: of these permutations.
+        x_set: evaluation set of the x axis. Default: a validation set that no run was trained on.
+        y_sets: evaluation sets whose lines are tested. Default: all others that have a loss.
+        alpha: family-wise level of the tests, and level of each one-sided test of equivalence.
+        margin_nats: a move below this many nats per token is small. Default: 0.05, or more for a
+            set of few tokens (``margin_of``).
+        margin_bits_per_byte: the same in bits per byte. Default: 0.02, or more.
+        max_x: leave out checkpoints with x above this, in nats (in bits per byte where x has no
+            loss in nats). ``fit`` uses the ``max_x`` of the lines by default.
+        resamples: number of permutations for the resampled p-values; 0 for none.
+        seed: seed of these permutations.
+
+    Raises:
+        UserError: an option is out of range.
     """
 
     x_set: str | None = None
@@ -48,6 +49,7 @@ class AttributionOptions:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        """Refuse options that are out of range."""
         check_seed(self.seed, "attribution.seed")
         if not 0 < self.alpha < 0.5:
             raise UserError(f"attribution.alpha must lie between 0 and 0.5, not {self.alpha}")
@@ -60,12 +62,12 @@ class AttributionOptions:
 
 
 def margin_of(rows: pd.DataFrame, unit: str, options: AttributionOptions) -> float:
-    """The margin of one evaluation set, in `unit`.
+    """Return the margin of one evaluation set, in ``unit``.
 
     Args:
-      rows: the measurements of this set.
-      unit: "loss" (nats per token) or "bits_per_byte".
-      options: a margin that is given there holds for every set.
+        rows: measurements on this set.
+        unit: "loss" (nats per token) or "bits_per_byte".
+        options: a margin given here holds for every set.
     """
     given = options.margin_nats if unit == "loss" else options.margin_bits_per_byte
     if given is not None:
@@ -78,5 +80,5 @@ def margin_of(rows: pd.DataFrame, unit: str, options: AttributionOptions) -> flo
 
 
 def _median(column: pd.Series) -> float:
-    """Median of a column; NaN where it is empty."""
+    """Median of a column; NaN for an empty column."""
     return float(pd.to_numeric(column, errors="coerce").astype(float).median())

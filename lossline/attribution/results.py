@@ -1,5 +1,4 @@
-"""What an attribution says: per factor a verdict, per evaluation set the move behind it, with
-intervals."""
+"""Results of an attribution: a verdict per factor, and the moves behind it, with intervals."""
 
 from __future__ import annotations
 
@@ -11,36 +10,41 @@ from typing import Any
 
 import pandas as pd
 
-__all__ = ["Attribution", "Effect", "FactorAttribution", "GroupMove", "Interval", "Verdict"]
-
 
 class Verdict(enum.StrEnum):
-    """What the data say about a factor. "Small" means within the margin of the unit, shown by two
-    one-sided tests."""
+    """Verdict on a factor. "Small" means shown to lie within the margin by two one-sided tests."""
 
-    MOVES = "moves"  # some line moves, after correction for all comparisons, and not by little
-    BY_GROUP = "moves differently by group"  # in some groups of runs otherwise than in others
-    PER_TOKEN = (
-        "moves per token"  # a tokenizer that moves lines in nats; in bits per byte by little
-    )
-    PROVISIONAL = "moves if noise is alike"  # as MOVES, if its runs vary as other runs do
-    BELOW = "moves, but by less than the margin"  # all moves are small, some are not zero
-    NO_MOVE = "does not move"  # all moves are small, and none is told from zero
-    UNRESOLVED = "cannot be told"  # the intervals leave room for a move that is not small
+    MOVES = "moves"  # a move is significant after correction, and not small
+    BY_GROUP = "moves differently by group"  # the move depends on another factor
+    PER_TOKEN = "moves per token"  # a tokenizer: moves lines in nats; small in bits per byte
+    PROVISIONAL = "moves if noise is alike"  # like MOVES, but with the noise of other runs
+    BELOW = "moves, but by less than the margin"  # all moves are small; some are significant
+    NO_MOVE = "does not move"  # all moves are small; none is significant
+    UNRESOLVED = "inconclusive"  # the intervals allow a move that is not small
     CONFOUNDED = "confounded"  # several levels, but never changed alone
     CONSTANT = "constant"  # one level only
     MISSING = "not recorded"  # the table does not hold the fact
 
+    @classmethod
+    def _missing_(cls, value: object) -> Verdict | None:
+        """Read results that were written before "cannot be told" was renamed."""
+        return cls.UNRESOLVED if value == "cannot be told" else None
+
     @property
     def moving(self) -> bool:
-        """Whether some line moves by more than a little."""
+        """Whether some line moves by an amount that is not small."""
         return self in (Verdict.MOVES, Verdict.BY_GROUP, Verdict.PER_TOKEN, Verdict.PROVISIONAL)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Interval:
-    """An estimate with its interval, in the unit of the loss it belongs to. Bounds are NaN where
-    there is no noise estimate."""
+    """An estimate with its interval, in the unit of its loss.
+
+    Attributes:
+        value: the estimate.
+        low: lower bound; NaN where noise is unknown.
+        high: upper bound; NaN where noise is unknown.
+    """
 
     value: float
     low: float
@@ -49,38 +53,43 @@ class Interval:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Effect:
-    """How far one line moves when only one factor changes: y at equal x, averaged over the common
-    range of x.
+    """Move of one line when only one factor changes: y at equal x, mean over the common range.
 
     Attributes:
-      factor: column of the loss table.
-      x_set, y_set: evaluation sets of the line.
-      unit: "loss" (nats per token) or "bits_per_byte"; both axes are in this unit.
-      low_level, high_level: the two levels of the largest move of those that count (where all are
-        small and some not zero, of the smallest p-value); of a trend, its ends.
-      move: y at `high_level` minus y at `low_level`; simultaneous interval over all pairs of
-        levels.
-      p_value: of "these two levels have one line", times the number of pairs of levels: t tests
-        with the run as the unit; NaN if there is no noise estimate.
-      p_corrected: of the same, by Holm over the pairs of levels (and trends) of all factors and
-        sets in this unit.
-      margin: what counts as small, in the unit; p_equivalent: of "some two levels are further apart
-        than the margin", the largest over pairs of levels, by two one-sided tests; NaN where the
-        runs of some pair show no noise of their own.
-      detectable: the smallest move that these runs would have shown, with a power of 80% and after
-        correction.
-      p_resampled: of the pair shown, by permuting the runs' deviations (Freedman-Lane); NaN if not
-        computed.
-      share: share of the variance of runs about one line for all that this factor alone explains.
-      partial_r2: share of the variance that the other factors leave unexplained.
-      spread: root mean square distance of all runs from one line for all, in the unit of `move`.
-      degrees: degrees of freedom behind the interval; noise: standard deviation of a run about its
-        line, of all runs that this factor compares.
-      noise_from: "own" runs; "borrowed" from other runs, and counted 3 times, where single runs
-        determine the move; "" where there is none.
-      runs, groups: matched runs, and matched groups that they form; fewest: runs of the level that
-        has fewest.
-      x_low, x_high: the range of x over which the lines are compared; y_middle: mean of y there.
+        factor: column of the loss table.
+        x_set: evaluation set of the x axis.
+        y_set: evaluation set of the y axis.
+        unit: "loss" (nats per token) or "bits_per_byte"; both axes are in this unit.
+        low_level: one of the two levels of the largest move that decides the verdict (for "moves,
+            but by less than the margin": of smallest p-value); for a trend, its lower end.
+        high_level: the other level; for a trend, its upper end.
+        move: y at ``high_level`` minus y at ``low_level``, with an interval that holds for all
+            pairs of levels together.
+        p_value: p-value of "these two levels have one line", times the number of pairs of levels. A
+            t test with the run as the unit of evidence; NaN where noise is unknown.
+        p_corrected: the same after Holm's correction over the pairs of levels (and trends) of all
+            factors and sets in this unit.
+        p_resampled: p-value of the pair shown, by permuting the deviations of runs (Freedman and
+            Lane); NaN if not computed.
+        p_equivalent: p-value of "some two levels differ by more than the margin": the largest over
+            pairs of levels, by two one-sided tests. NaN where the runs of a pair show no noise of
+            their own.
+        margin: a move below this is small, in ``unit``.
+        detectable: smallest move that the test would have found, after correction, with a power of
+            80%.
+        share: share of the variance of runs about one common line that only this factor explains.
+        partial_r2: the same as a share of the variance that the other factors leave unexplained.
+        spread: root mean square distance of all runs from one common line, in ``unit``.
+        degrees: degrees of freedom of the interval.
+        noise: standard deviation of a run about its line, over all runs that this factor compares.
+        noise_from: "own" for the runs compared; "borrowed" for the noise of other runs, times 3,
+            where single runs determine the move; "" where noise is unknown.
+        runs: number of matched runs.
+        groups: number of matched groups.
+        fewest: number of runs of the level with the fewest runs.
+        x_low: lower end of the range of x over which the lines are compared.
+        x_high: upper end of this range.
+        y_middle: mean of y in this range.
     """
 
     factor: str
@@ -112,13 +121,17 @@ class Effect:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class GroupMove:
-    """The move in the groups of runs that share a level of another factor, where groups differ.
+    """Move in the groups of runs that share a level of another factor.
 
     Attributes:
-      factor, level: the other factor, and its level.
-      unit, y_set, low_level, high_level: as in `Effect`; move: y at `high_level` minus y at
-        `low_level`.
-      p_corrected: of "the other groups move alike".
+        factor: the other factor.
+        level: its level in these groups.
+        unit: "loss" (nats per token) or "bits_per_byte".
+        y_set: evaluation set of the y axis.
+        low_level: ``move`` is y at ``high_level`` minus y at this level.
+        high_level: see ``low_level``.
+        move: difference of y, in ``unit``.
+        p_corrected: corrected p-value of "the other groups move by the same amount".
     """
 
     factor: str
@@ -133,22 +146,27 @@ class GroupMove:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FactorAttribution:
-    """The verdict on one factor.
+    """Verdict on one factor.
 
     Attributes:
-      factor: column of the loss table; label: how a sentence calls it.
-      levels: its levels, numbers in ascending order, words most frequent first.
-      verdict, sentence: the answer; message: why it cannot be given, or what limits it.
-      nats, bits_per_byte: per unit, the effect that the sentence names: the largest of the moves
-        that count; else the largest of all, or of small ones the clearest (smallest p-value); the
-        other unit's on the same set. None where nothing could be compared in that unit.
-      unit: of the two, the one that the sentence speaks of first.
-      p_corrected: of the contrast that the sentence names, which may be another than `nats`.
-      effects: one per y set and unit.
-      by_group: the moves in groups of runs that answer differently.
-      ratio: size of the named effect over that of the largest factor's, in one unit.
-      lacking: labels of facts that some of the runs compared do not record.
-      otherwise: what the runs are analysed without -> the verdict that this changes to.
+        factor: column of the loss table.
+        label: name of the factor in a sentence.
+        levels: its levels: numbers in ascending order, words most frequent first.
+        verdict: the verdict.
+        sentence: the verdict in words, with size, interval and caveats.
+        message: why there is no verdict, or what limits it.
+        nats: effect that the sentence names, in nats per token: the largest move that decides the
+            verdict, else the largest of all (for "moves, but by less than the margin": the one of
+            smallest p-value). None where nothing could be compared in this unit.
+        bits_per_byte: effect on the same set in bits per byte, or None.
+        unit: unit that the sentence names first.
+        p_corrected: corrected p-value of the contrast that the sentence names, which may be another
+            contrast than ``nats``.
+        effects: one effect per y set and unit.
+        by_group: moves of the groups of runs, where these differ.
+        ratio: size of the named effect divided by that of the factor with the largest one.
+        lacking: labels of facts that some of the runs compared do not record.
+        otherwise: data left out -> verdict without these data, where it differs.
     """
 
     factor: str
@@ -169,12 +187,12 @@ class FactorAttribution:
 
     @property
     def named(self) -> Effect | None:
-        """The effect that the sentence names."""
+        """Effect that the sentence names."""
         return self.nats if self.unit == "loss" else self.bits_per_byte
 
     @property
     def size(self) -> float:
-        """Of the named effect, without its sign, in `unit`."""
+        """Size of the named effect without its sign, in ``unit``; NaN if there is none."""
         moves = [abs(group.move) for group in self.by_group]
         return max([abs(self.named.move.value) if self.named else math.nan, *moves])
 
@@ -186,17 +204,18 @@ class FactorAttribution:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Attribution:
-    """All factors of a study.
+    """Attribution of a whole loss table.
 
     Attributes:
-      factors: those that move the line by their size, then the others that were tested by theirs,
-        then the rest.
-      contrasts: one row per contrast (`attribution.contrasts`), factor by factor.
-      x_set: set of the x axis; alpha: level of the tests; message: why there is no attribution, if
-        there is none.
-      ranking: one sentence, the factors by the size of their moves; margins: one sentence, what
-        counts as small.
-      notes: what was found about single runs: copies that were dropped, runs that lie far off.
+        factors: first the factors that move the line, largest first; then the other tested ones,
+            largest first; then the rest.
+        contrasts: one row per contrast (``lossline.attribution.contrasts``), factor by factor.
+        x_set: evaluation set of the x axis.
+        alpha: level of the tests.
+        message: why there is no attribution; empty if there is one.
+        ranking: one sentence: the factors by size of move.
+        margins: one sentence: the margin below which a move is small.
+        notes: sentences on single runs: copies that were left out, and outliers.
     """
 
     factors: tuple[FactorAttribution, ...] = ()
@@ -209,17 +228,18 @@ class Attribution:
     notes: tuple[str, ...] = ()
 
     def factor(self, name: str) -> FactorAttribution:
-        """The attribution of one factor, by column name."""
+        """Return the attribution of one factor, by column name."""
         return next(factor for factor in self.factors if factor.factor == name)
 
     def effects(self) -> pd.DataFrame:
-        """One row per factor × y set × unit: the fields of `Effect`, `move` as `value`, `low`,
-        `high`."""
+        """Return a table with one row per factor, y set and unit.
+
+        Columns are the fields of ``Effect``; ``move`` is split into ``value``, ``low``, ``high``.
+        """
         return pd.DataFrame([_flat(effect) for factor in self.factors for effect in factor.effects])
 
     def summary(self) -> pd.DataFrame:
-        """One row per factor: verdict, sentence, and the named effect in nats and in bits per
-        byte."""
+        """Return a table with one row per factor: verdict, sentence, named effect in both units."""
         rows = []
         for factor in self.factors:
             row: dict[str, Any] = {
@@ -236,7 +256,7 @@ class Attribution:
         return pd.DataFrame(rows)
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-able: NaN becomes None."""
+        """Return values that JSON can hold: NaN becomes None."""
         return {
             "x_set": self.x_set,
             "alpha": self.alpha,
@@ -249,7 +269,7 @@ class Attribution:
 
     @classmethod
     def from_dict(cls, tree: Mapping[str, Any], contrasts: pd.DataFrame) -> Attribution:
-        """The inverse of `to_dict`."""
+        """Return the attribution that ``to_dict`` and ``contrasts`` were made from."""
         return cls(
             factors=tuple(_factor_from(item) for item in tree["factors"]),
             contrasts=contrasts,

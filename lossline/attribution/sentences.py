@@ -1,4 +1,8 @@
-"""What is said of a factor, in words."""
+"""The verdict on a factor, in words.
+
+Every sentence has the same order: the verdict; the size of the move with its interval and p-value;
+how many sets it was found on; then what limits it.
+"""
 
 from __future__ import annotations
 
@@ -10,19 +14,9 @@ from lossline.attribution.results import FactorAttribution, GroupMove, Verdict
 from lossline.attribution.verdicts import Judgement
 from lossline.matching.groups import Design, label_of
 
-__all__ = [
-    "SHORT_UNITS",
-    "and_list",
-    "clearest",
-    "limits",
-    "named",
-    "ranking",
-    "sentence_of",
-    "untested_sentence",
-]
-
 SHORT_UNITS = {"loss": "nats", "bits_per_byte": "bits per byte"}
-_FEW = 2  # runs of a level, up to which a sentence says what it rests on
+_FEW = 2  # a level with at most this many runs is named in the sentence
+_IF_ALIKE = "if its runs are as noisy as other runs"
 
 
 def sentence_of(
@@ -33,38 +27,47 @@ def sentence_of(
     by_group: Sequence[GroupMove],
     x_set: str,
 ) -> str:
-    """The sentence of one factor.
+    """Return the sentences on one tested factor.
 
     Args:
-      name: how the sentence calls it.
-      verdict: of the factor.
-      main: judgement and contrasts in the unit to speak of first; other: in the other unit.
-      by_group: the moves in groups that answer differently.
-      x_set: set of the x axis.
+        name: label of the factor, with the facts that change along with it.
+        verdict: verdict on the factor.
+        main: judgement and contrasts in the unit that is named first.
+        other: judgement and contrasts in the other unit.
+        by_group: moves of the groups of runs, where these differ.
+        x_set: evaluation set of the x axis.
     """
     found, contrasts = main
-    at = f"at equal loss on {x_set}"
+    at = f"At equal loss on {x_set}"
     if verdict is Verdict.BY_GROUP:
-        return f"Changing {name} moves the line differently by group: {at}, {_groups(by_group)}."
+        return _by_group(name, by_group, at)
     if verdict in (Verdict.MOVES, Verdict.PER_TOKEN, Verdict.PROVISIONAL):
         return _moves(name, verdict, found, contrasts, other, at)
     if verdict is Verdict.UNRESOLVED:
         return _unresolved(name, found, contrasts, at)
+    return _within_margin(name, verdict, found, contrasts, at)
+
+
+def _within_margin(
+    name: str, verdict: Verdict, found: Judgement, contrasts: Sequence[Contrast], at: str
+) -> str:
+    """BELOW and NO_MOVE: every move is shown to lie within the margin."""
     levels = [item for item in contrasts if item.kind is Kind.LEVELS]
     shown = named(verdict, found, contrasts)
-    how = "moves the line, but by less than" if verdict is Verdict.BELOW else "does not move"
-    bound = f"the margin of {_margin(levels)}"
+    margin = f"the margin of {_margin(levels)}"
     one = len(levels) == 1
     if verdict is Verdict.BELOW:
-        rank = "" if one else f", the clearest of {len(levels)} differences"
+        rank = "Its" if one else f"This is the clearest of {len(levels)} differences. The"
+        within = "lies" if one else "of each difference lies"
         return (
-            f"Changing {name} {how} {bound}: {at}, {_said(shown)}{rank}; the 90% interval "
-            f"{'' if one else 'of each '}lies within the margin."
+            f"Changing {name} moves the line, but by less than {margin}. {at}, {_clause(shown)}. "
+            f"{rank} 90% interval {within} within the margin."
         )
-    each = "the difference" if one else f"each of {len(levels)} differences"
+    which = "the difference" if one else f"the largest of {len(levels)} differences"
+    interval = "Its 90% interval" if one else "The 90% interval of each difference"
     return (
-        f"Changing {name} {how} the line: {at}, the 90% interval of {each} lies within {bound}; "
-        f"{'it' if one else 'the largest'} is {_found(shown)}."
+        f"Changing {name} does not move the line. {at}, {which} is {_where(shown)}. "
+        f"{interval} lies within {margin}."
     )
 
 
@@ -76,89 +79,94 @@ def _moves(
     other: tuple[Judgement, Sequence[Contrast]],
     at: str,
 ) -> str:
+    """MOVES, PER_TOKEN and PROVISIONAL."""
     shown = named(verdict, found, contrasts)
     _, rest = other
     lent = verdict is Verdict.PROVISIONAL
+    per_token, per_byte = _per_token(shown, verdict, other)
+    parts = [
+        f"Changing {name} moves the line{per_token}{f', {_IF_ALIKE}' if lent else ''}.",
+        f"{at}, {_clause(shown)}.",
+        _how_many_sets(found, contrasts),
+    ]
+    if not lent:
+        parts.append(_by_how_much(shown))
+    if shown.kind is Kind.LEVELS and (same := _same(shown, rest)) is not None:
+        parts.append(f"On {same.y_set}, this is {_amount(same)} ({_p_value(same)}).")
+    parts.append(per_byte)
+    parts += [_borrows(shown)] if lent else [_levels(shown, contrasts), _rests_on(shown)]
+    return " ".join(text for text in parts if text)
+
+
+def _how_many_sets(found: Judgement, contrasts: Sequence[Contrast]) -> str:
     sets = {item.y_set for item in contrasts}
     moving = {item.y_set for item in found.moved}
     more = {item.y_set for item in found.lent} - moving
-    text = (
-        f"Changing {name} moves the line{_per_token(shown, verdict, other)}"
-        f"{' if its runs vary like the others' if lent else ''}: {at}, {_said(shown)}; "
-        f"lines move on {len(moving)} of {len(sets)} {_plural(len(sets), 'set')}"
-    )
-    if more:
-        text += f", and on {len(more)} more if runs vary alike"
-    parts = [text + ("" if lent else _by_how_much(shown)) + "."]
-    if shown.kind is Kind.LEVELS and (same := _same(shown, rest)) is not None:
-        parts.append(f"On {same.y_set} that is {_amount(same)} ({_chance(same)}).")
-    if lent:
-        parts.append(_borrows(shown))
-        return " ".join(parts)
-    parts += [text for text in (_levels(shown, contrasts), _rests_on(shown)) if text]
-    return " ".join(parts)
+    text = f"The line moves on {len(moving)} of {len(sets)} {_plural(len(sets), 'set')}"
+    return f"{text}, and on {len(more)} more {_IF_ALIKE}." if more else f"{text}."
 
 
 def _per_token(
     shown: Contrast, verdict: Verdict, other: tuple[Judgement, Sequence[Contrast]]
-) -> str:
-    """Of a tokenizer that moves the line in nats, what is known of bits per byte."""
+) -> tuple[str, str]:
+    """For a tokenizer that moves the line in nats: the unit, and what is known per byte."""
+    not_per_byte = " per token, but not per byte"
     if verdict is Verdict.PER_TOKEN:
-        return " per token but not per byte"
+        return not_per_byte, ""
     judged, contrasts = other
     if shown.factor != "tokenizer" or shown.unit != "loss" or not contrasts:
-        return ""
+        return "", ""
     if judged.verdict is not Verdict.UNRESOLVED:
-        return " per token but not per byte" if not judged.verdict.moving else ""
+        return ("" if judged.verdict.moving else not_per_byte), ""
     sets = {item.y_set for item in contrasts}
-    return (
-        f" per token (whether per byte cannot be told: not shown to be within the margin on "
-        f"{len(judged.open_sets)} of {len(sets)} {_plural(len(sets), 'set')})"
+    return " per token", (
+        f"Per byte, the result is inconclusive: on {len(judged.open_sets)} of {len(sets)} "
+        f"{_plural(len(sets), 'set')}, the move is not shown to lie within the margin."
     )
 
 
 def _borrows(item: Contrast) -> str:
+    """Why the noise of other runs is used."""
     level, few = item.fewest
     if item.own.known:
         whose = (
-            f"Its {item.comparison.runs} runs are too few to estimate the noise between runs "
+            f"Its {item.comparison.runs} runs are too few to estimate run-to-run noise "
             f"({item.own.degrees:.2g} degrees of freedom)"
         )
     elif few:
-        whose = f"{few} {_plural(few, 'run')} of {level} cannot show the noise between runs"
+        whose = f"{few} {_plural(few, 'run')} of {level} cannot show run-to-run noise"
     else:
-        whose = "Single runs cannot show the noise between runs"
-    return f"{whose}, so that of other runs is used, times {BORROWED:g}."
+        whose = "Single runs cannot show run-to-run noise"
+    return f"{whose}, so the noise of other runs is used, times {BORROWED:g}."
 
 
 def _unresolved(name: str, found: Judgement, contrasts: Sequence[Contrast], at: str) -> str:
     levels = [item for item in contrasts if item.kind is Kind.LEVELS]
     shown = largest(levels)
-    if all(math.isnan(item.p_value) for item in levels):
-        return (
-            f"Whether {name} moves the line cannot be told: {at}, {_found(shown)}, but there are "
-            f"too few matched runs to estimate the noise between runs."
-        )
-    more = f" by more than the margin of {_margin(levels)}" if found.small else ""
+    margin = f"the margin of {_margin(levels)}"
+    more = f" by more than {margin}" if found.small else ""
     which = "the difference" if len(levels) == 1 else f"the largest of {len(levels)} differences"
-    text = (
-        f"Whether {name} moves the line{more} cannot be told from these runs: {at}, {which} is "
-        f"{_found(shown)}"
-    )
+    parts = [
+        f"Inconclusive: these runs cannot show whether changing {name} moves the line{more}.",
+        f"{at}, {which} is {_where(shown)}.",
+    ]
+    if all(math.isnan(item.p_value) for item in levels):
+        parts.append("There are too few matched runs to estimate run-to-run noise.")
+        return " ".join(parts)
     if found.open_sets:
         sets = {item.y_set for item in levels}
-        text += (
-            f"; on {len(found.open_sets)} of {len(sets)} {_plural(len(sets), 'set')} it is not "
-            f"shown to lie within the margin of {_margin(levels)}"
+        parts.append(
+            f"On {len(found.open_sets)} of {len(sets)} {_plural(len(sets), 'set')}, the move is "
+            f"not shown to lie within {margin}."
         )
-    parts = [text + "."]
     if found.small:
-        parts.append(f"Within the margin, {_said(clearest(found.small))}.")
-    parts.append(_visible([item for item in levels if item.unit == shown.unit]))
+        parts.append(f"Significant, but within the margin: {_clause(clearest(found.small))}.")
+    parts.append(_detectable([item for item in levels if item.unit == shown.unit]))
     if found.uneven:
         parts.append(_uneven(max(found.uneven, key=lambda item: item.spread)))
     if found.hints:
-        parts.append(f"There is a hint: {_said(found.hints[0], uncorrected=True)}.")
+        hint = _clause(found.hints[0], uncorrected=True)
+        parts.append(f"A hint, not significant after correction: {hint}.")
     parts.append(_rests_on(shown))
     return " ".join(text for text in parts if text)
 
@@ -166,26 +174,30 @@ def _unresolved(name: str, found: Judgement, contrasts: Sequence[Contrast], at: 
 def _uneven(item: Contrast) -> str:
     low, high = min(item.by_group.values()), max(item.by_group.values())
     return (
-        f"Matched groups of runs differ: {item.y_set} moves by {low:+.3f} to {high:+.3f} "
-        f"{SHORT_UNITS[item.unit]} {_ends(item)}, which may be chance or not."
+        f"Matched groups of runs disagree: {_ends(item)}, the loss on {item.y_set} changes by "
+        f"between {low:+.3f} and {high:+.3f} {SHORT_UNITS[item.unit]}. This may be run-to-run "
+        f"noise or a real difference."
     )
 
 
-def _visible(levels: Sequence[Contrast]) -> str:
-    """The smallest move that would have been seen, over the sets."""
+def _detectable(levels: Sequence[Contrast]) -> str:
+    """The smallest move that the tests would have found, on the best set and on the worst."""
     known = [item for item in levels if not math.isnan(item.detectable)]
     if not known:
         return ""
     least, most = (pick(known, key=lambda item: item.detectable) for pick in (min, max))
     unit = SHORT_UNITS[least.unit]
-    text = f"The smallest move that they could have shown is {least.detectable:.2g} {unit}"
+    text = f"The smallest detectable move is {least.detectable:.2g} {unit}"
     if least.y_set == most.y_set:
         return f"{text}."
-    return f"{text} on {least.y_set} and {most.detectable:.2g} on {most.y_set}."
+    return (
+        f"{text} on {least.y_set} (best set) and {most.detectable:.2g} {unit} on {most.y_set} "
+        f"(worst set)."
+    )
 
 
 def ranking(factors: Sequence[FactorAttribution], x_set: str) -> str:
-    """One sentence: the factors that were tested, by the size of their moves."""
+    """Return one sentence: the tested factors, ordered by the size of their moves."""
     tested = [factor for factor in factors if not math.isnan(factor.size)]
     if not tested:
         return ""
@@ -194,29 +206,32 @@ def ranking(factors: Sequence[FactorAttribution], x_set: str) -> str:
         effect = factor.named
         assert effect is not None
         verdict = "" if factor.verdict is Verdict.MOVES else f", {factor.verdict}"
-        parts.append(
-            f"{factor.label} {factor.size:.3g} {SHORT_UNITS[effect.unit]} ({effect.y_set}{verdict})"
-        )
-    return f"Factors by the size of their move at equal loss on {x_set}: {'; '.join(parts)}."
+        size = f"{factor.size:.3g} {SHORT_UNITS[effect.unit]}"
+        parts.append(f"{factor.label} {size} (on {effect.y_set}{verdict})")
+    return f"Factors by size of move, at equal loss on {x_set}: {'; '.join(parts)}."
 
 
 def clearest(items: Sequence[Contrast]) -> Contrast:
-    """The contrast of the smallest p-value; of equal ones, or without any, the largest."""
+    """Return the contrast of smallest p-value; of equal p-values, or without any, the largest."""
     return min(items, key=lambda item: item.clarity)
 
 
 def largest(items: Sequence[Contrast]) -> Contrast:
-    """The contrast of the largest move."""
+    """Return the contrast of the largest move."""
     return max(items, key=lambda item: abs(item.move))
 
 
-# What a sentence names first, where several contrasts say that a line moves.
+# Order in which a sentence names contrasts, where several of them show that a line moves.
 _FIRST = (Kind.LEVELS, Kind.BEND, Kind.REST, Kind.OFF_TREND, Kind.GROUPS)
 
 
 def named(verdict: Verdict, found: Judgement, contrasts: Sequence[Contrast]) -> Contrast:
-    """The contrast that the sentence names: of those that make the verdict, the largest of the
-    first kind that there is; of moves that are all small, the clearest; else the largest move."""
+    """Return the contrast that the sentence names.
+
+    For a moving factor it is the largest of the contrasts that decide the verdict, of the first
+    kind in ``_FIRST`` that occurs. For BELOW it is the clearest small move. For every other verdict
+    it is the largest move between levels.
+    """
     levels = [item for item in contrasts if item.kind is Kind.LEVELS]
     if verdict is Verdict.BY_GROUP:
         return found.moved[0]
@@ -229,56 +244,69 @@ def named(verdict: Verdict, found: Judgement, contrasts: Sequence[Contrast]) -> 
     return largest(levels)
 
 
-def _said(item: Contrast, *, uncorrected: bool = False) -> str:
-    """A contrast as a clause."""
-    chance = f"p = {item.p_value:.2g}, not corrected" if uncorrected else _chance(item)
-    amount = f"{_amount(item)} ({chance})"
+def _clause(item: Contrast, *, uncorrected: bool = False) -> str:
+    """A contrast as a clause with a verb."""
+    p_value = f"uncorrected p = {item.p_value:.2g}" if uncorrected else _p_value(item)
+    amount = _amount(item)
     if item.kind is Kind.LEVELS:
-        return f"{item.y_set} differs by {amount}, {_ends(item)}"
+        return f"the loss on {item.y_set} changes by {amount} {_ends(item)} ({p_value})"
     if item.kind is Kind.REST:
-        return f"{item.y_set} differs by {amount} between {item.high_level} and the other levels"
+        return (
+            f"the loss on {item.y_set} differs by {amount} between {item.high_level} and the other "
+            f"levels ({p_value})"
+        )
     if item.kind is Kind.OFF_TREND:
-        return f"on {item.y_set}, {item.high_level} lies off the trend of the others by {amount}"
+        return (
+            f"on {item.y_set}, {item.high_level} lies off the trend of the other levels by "
+            f"{amount} ({p_value})"
+        )
     if item.kind is Kind.BEND:
         side = "above" if item.move > 0 else "below"
         return (
-            f"the trend bends on {item.y_set}: its middle lies {side} the line from "
-            f"{item.low_level} to {item.high_level}, by {amount}"
+            f"the trend bends on {item.y_set}: its middle lies {side} the straight line from "
+            f"{item.low_level} to {item.high_level}, by {amount} ({p_value})"
         )
     first, second = item.sides
+    unit, other = SHORT_UNITS[item.unit], label_of(first.factor)
     return (
-        f"{item.y_set} differs {_ends(item)} by {first.move:+.3f} {SHORT_UNITS[item.unit]} where "
-        f"{label_of(first.factor)} is {first.level} and by {second.move:+.3f} where it is "
-        f"{second.level} (the difference: {chance})"
+        f"the loss on {item.y_set} changes {_ends(item)} by {first.move:+.3f} {unit} where {other} "
+        f"is {first.level}, and by {second.move:+.3f} {unit} where it is {second.level} ({p_value} "
+        f"for the difference)"
     )
 
 
-def _found(item: Contrast) -> str:
-    return f"{_amount(item)} on {item.y_set} ({_chance(item)}), {_ends(item)}"
+def _where(item: Contrast) -> str:
+    """A contrast of two levels as a noun phrase: amount, set, levels, p-value."""
+    return f"{_amount(item)} on {item.y_set}, {_ends(item)} ({_p_value(item)})"
 
 
-def _groups(moves: Sequence[GroupMove]) -> str:
+def _by_group(name: str, moves: Sequence[GroupMove], at: str) -> str:
     first = min(moves, key=lambda move: move.p_corrected)
-    each = and_list([f"by {move.move:+.3f} where it is {move.level}" for move in moves])
+    unit, other = SHORT_UNITS[first.unit], label_of(first.factor)
+    each = [
+        f"by {move.move:+.3f} {unit} where {other if place == 0 else 'it'} is {move.level}"
+        for place, move in enumerate(moves)
+    ]
     return (
-        f"{first.y_set} differs from {first.low_level} to {first.high_level} by an amount (in "
-        f"{SHORT_UNITS[first.unit]}) that depends on {label_of(first.factor)}: {each} "
-        f"({_corrected(first.p_corrected)})"
+        f"Changing {name} moves the line differently by group: the move depends on {other}. {at}, "
+        f"the loss on {first.y_set} changes from {first.low_level} to {first.high_level} "
+        f"{', '.join(each[:-1])}, and {each[-1]} ({_corrected(first.p_corrected)} for the "
+        f"difference)."
     )
 
 
 def _by_how_much(item: Contrast) -> str:
-    """Where the interval reaches into the margin, that it does."""
+    """A caveat where the interval of a move reaches into the margin."""
     if abs(item.move) - item.chance.reach(2.0 * item.alpha) >= item.margin:
         return ""
     return (
-        f"; whether by more than the margin of {item.margin:.2g} {SHORT_UNITS[item.unit]} is not "
-        f"shown"
+        f"It is not shown that the move exceeds the margin of {item.margin:.2g} "
+        f"{SHORT_UNITS[item.unit]}."
     )
 
 
 def _levels(shown: Contrast, contrasts: Sequence[Contrast]) -> str:
-    """Of three or more levels, which are told apart on the set shown and which are not."""
+    """For three or more levels on the set shown: which pairs differ and which do not."""
     same = [
         item
         for item in contrasts
@@ -294,7 +322,7 @@ def _levels(shown: Contrast, contrasts: Sequence[Contrast]) -> str:
     parts = [
         f"{_pairs(items)} {words}"
         for items, words in ((apart, "differ"), (equal, "are within the margin"),
-                             (open_, "cannot be told apart"))
+                             (open_, "are inconclusive"))
         if items
     ]  # fmt: skip
     return f"On {shown.y_set}, {'; '.join(parts)}."
@@ -307,7 +335,9 @@ def _pairs(items: Sequence[Contrast], most: int = 6) -> str:
 
 def _rests_on(item: Contrast) -> str:
     level, few = item.fewest
-    return f"This rests on {few} {_plural(few, 'run')} of {level}." if 0 < few <= _FEW else ""
+    if not 0 < few <= _FEW:
+        return ""
+    return f"This rests on only {few} {_plural(few, 'run')} of {level}."
 
 
 def _same(shown: Contrast, others: Sequence[Contrast]) -> Contrast | None:
@@ -332,7 +362,7 @@ def _amount(item: Contrast) -> str:
     return text if math.isnan(low) else f"{text} [{low:+.3f}, {high:+.3f}]"
 
 
-def _chance(item: Contrast) -> str:
+def _p_value(item: Contrast) -> str:
     return _corrected(item.p_corrected)
 
 
@@ -351,7 +381,7 @@ def _plural(count: int, word: str) -> str:
 
 
 def and_list(words: Sequence[str]) -> str:
-    """The words with commas and an "and"."""
+    """Join words with commas and a final "and"."""
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
 
 
@@ -362,7 +392,7 @@ def _start(label: str) -> str:
 def untested_sentence(
     plan: Design, factor: str, label: str, levels: Sequence[str]
 ) -> tuple[Verdict, str, str]:
-    """Verdict, sentence and message of a factor without a contrast."""
+    """Return verdict, sentence and message of a factor that could not be tested."""
     if not plan.recorded(factor):
         return Verdict.MISSING, f"{_start(label)} is not recorded in the table.", ""
     if len(levels) < 2:
@@ -371,28 +401,27 @@ def untested_sentence(
     lead = plan.stands_for(factor)
     if lead != factor:
         text = (
-            f"Whether {label} alone moves the line cannot be told: it only changes together with "
-            f"{label_of(lead)}, where both are tested."
+            f"Confounded: {label} only changes together with {label_of(lead)}. The two are tested "
+            f"together, as {label_of(lead)}."
         )
         return Verdict.CONFOUNDED, text, f"changes with {label_of(lead)}"
     along = plan.changes_along(factor)
     if along:
         names = and_list([label_of(name) for name in along])
         text = (
-            f"Whether {label} moves the line cannot be told: it never changes alone; "
-            f"in the runs that are most alike, {names} {'change' if len(along) > 1 else 'changes'} "
-            f"with it."
+            f"Confounded: {label} never changes alone. Even between the most similar runs, "
+            f"{names} {'change' if len(along) > 1 else 'changes'} with it."
         )
         return Verdict.CONFOUNDED, text, f"changes with {names}"
     text = (
-        f"Whether {label} moves the line cannot be told: the runs that differ in it alone have no "
-        f"range of loss in common."
+        f"Confounded: the runs that differ only in {label} have no range of loss in common, so "
+        f"their lines cannot be compared."
     )
     return Verdict.CONFOUNDED, text, "no common range of loss"
 
 
 def limits(contrasts: Sequence[Contrast]) -> str:
-    """What a verdict rests on: runs and groups, borrowed noise."""
+    """Return what limits a verdict: the number of runs and groups, and borrowed noise."""
     main = [item for item in contrasts if item.kind is Kind.LEVELS]
     groups = max(item.comparison.groups for item in main)
     runs = max(item.comparison.runs for item in main)
@@ -401,7 +430,7 @@ def limits(contrasts: Sequence[Contrast]) -> str:
     if lent := {item.y_set for item in main if item.chance.borrowed}:
         where = "" if lent == sets else f" on {len(lent)} of {len(sets)} sets"
         parts.append(
-            f"too few to estimate the noise between runs{where}: that of other runs is used, "
-            f"times {BORROWED:g}"
+            f"too few to estimate run-to-run noise{where}: the noise of other runs is used, times "
+            f"{BORROWED:g}"
         )
     return "; ".join(parts)

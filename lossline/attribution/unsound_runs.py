@@ -1,5 +1,4 @@
-"""Single runs that an attribution should not rest on: copies of another run, and runs that lie far
-off the others."""
+"""Find runs that an attribution must not rest on: copies of another run, and outliers."""
 
 from __future__ import annotations
 
@@ -14,22 +13,27 @@ from scipy import stats
 from lossline.attribution.comparison import MatchedPoints, run_residuals
 from lossline.matching.groups import Design
 
-__all__ = ["Outlier", "copies", "outliers"]
-
-# Two losses that agree to this share are the same number, perhaps written with fewer digits.
+# Two losses that agree to this relative difference are the same number, perhaps written with fewer
+# digits.
 _SAME = 1e-6
-# Losses of two seeds often agree to the second decimal, so that a table with rounded losses holds
-# equal ones by chance. Of the decimals that follow, so many over all losses are no chance.
+# Losses of two seeds often agree to the second decimal, so equal rounded losses may be a
+# coincidence. This many equal decimals after the second, over all losses, are not.
 _ALIKE_DECIMALS = 2
 _DIGITS = 6
-_LEVEL = 0.01  # of "no run lies off", over all runs and sets
-_MOST = 3  # runs that are named
+_LEVEL = 0.01  # level of the test "no run is an outlier", over all runs and sets
+_MOST = 3  # outliers that are named
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Outlier:
-    """A run that lies off: on `y_set`, by `distance` (in the unit of the losses) and `studentized`
-    standard deviations of the other runs."""
+    """A run that lies far off the lines.
+
+    Attributes:
+        run: run_id.
+        y_set: evaluation set on which it lies farthest off.
+        distance: height above the lines, in the unit of the losses.
+        studentized: the same in standard deviations of the other runs.
+    """
 
     run: str
     y_set: str
@@ -38,21 +42,22 @@ class Outlier:
 
 
 def copies(rows: pd.DataFrame, plan: Design) -> dict[str, str]:
-    """Runs whose every measurement another run of the same facts has too -> that other run.
+    """Return the runs that are copies of another run: copy -> original.
 
-    Two runs of one recipe never agree in all losses: such a pair is one run under two names, and
-    would pass for two that agree by chance.
+    A copy has the same facts as the original, and each of its measurements equals that of the
+    original. Two real runs of one recipe never agree in all losses. Counted as two runs, a copy
+    would make run-to-run noise look smaller than it is.
 
     Args:
-      rows: measured rows of a loss table.
-      plan: the facts of its runs.
+        rows: measured rows of a loss table.
+        plan: facts of its runs.
     """
     value = rows["loss"].where(rows["loss"].notna(), rows["bits_per_byte"]).to_numpy(float)
     keyed = pd.Series(value, index=[rows["run_id"], rows["step"], rows["eval_set"]]).dropna()
     of_run = {str(run): part.droplevel(0) for run, part in keyed.groupby(level=0, sort=True)}
     found: dict[str, str] = {}
     for _, members in plan.runs.groupby(list(plan.runs.columns), dropna=False):
-        # The run of most measurements stays; the others may be a part of it.
+        # The run with most measurements is the original; a copy may hold only a part of them.
         measured = [run for run in map(str, members.index) if run in of_run]
         runs = sorted(measured, key=lambda run: (-len(of_run[run]), run))
         for first, second in itertools.combinations(runs, 2):
@@ -70,8 +75,10 @@ def _agree(longer: pd.Series, shorter: pd.Series) -> bool:
 
 
 def _telling_digits(values: np.ndarray) -> int:
-    """Decimals of all losses together by which runs of one recipe differ: those after the second,
-    and no more than four of each loss."""
+    """Number of decimals, over all losses, that differ between runs of one recipe.
+
+    These are the decimals after the second, at most four per loss.
+    """
     for decimals in range(_ALIKE_DECIMALS, _ALIKE_DECIMALS + 4):
         if np.allclose(values, values.round(decimals), rtol=_SAME, atol=0.0):
             return (decimals - _ALIKE_DECIMALS) * len(values)
@@ -81,14 +88,16 @@ def _telling_digits(values: np.ndarray) -> int:
 def outliers(
     plan: Design, factors: Sequence[str], losses: Mapping[str, pd.DataFrame]
 ) -> list[Outlier]:
-    """Runs whose height about the lines is not that of the others: externally studentized residuals
-    of a model with an offset and a tilt per level of each factor, with Bonferroni's correction over
-    runs and sets. At most three, the farthest first, each judged without the ones before it.
+    """Return the runs that lie far off the lines: at most three, the farthest first.
+
+    The model of all runs has one line, and an offset and a tilt per level of each factor. The test
+    uses externally studentized residuals with Bonferroni's correction over runs and sets. Each
+    outlier is removed before the next one is sought.
 
     Args:
-      plan: the facts of the runs.
-      factors: those that were tested.
-      losses: per y set, losses of checkpoints (`analysis.losses_on`).
+        plan: facts of the runs.
+        factors: factors that were tested.
+        losses: y set -> losses of checkpoints (``analysis.losses_on``).
     """
     found: list[Outlier] = []
     while len(found) < _MOST:
@@ -120,6 +129,7 @@ def _residuals(
         x=x, y=y, run=number, d=np.zeros(len(x)), given=_offsets(plan, factors, run, x),
     ))  # fmt: skip
     for name, height, free in zip(names, found.heights, found.free, strict=True):
+        # A run that the fit follows by itself leaves no residual to judge it by.
         if free < 0.05 or found.degrees < 2.0:
             continue
         rest = (found.squares - height**2 / free) / (found.degrees - 1.0)
@@ -134,7 +144,7 @@ def _residuals(
 
 
 def _offsets(plan: Design, factors: Sequence[str], run: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """An offset and a tilt per level, but the first, of each factor: (M, k)."""
+    """An offset and a tilt for every level but the first of each factor: (M, k)."""
     u = (x - x.mean()) / np.ptp(x)
     columns = []
     for factor in factors:

@@ -1,4 +1,4 @@
-"""From the contrasts of a factor to its verdict."""
+"""Decide the verdict on a factor from its contrasts."""
 
 from __future__ import annotations
 
@@ -9,29 +9,29 @@ from collections.abc import Sequence
 from lossline.attribution.contrasts import Contrast, Kind
 from lossline.attribution.results import Verdict
 
-__all__ = ["Judged", "Judgement", "judge_factor", "judge_unit"]
-
-# A contrast besides the levels that is beyond the margin forbids "does not move" if its p-value,
-# corrected for the other such contrasts of its factor and set alone, is below this.
+# A hint forbids "does not move". It is a contrast of another kind than LEVELS, larger than the
+# margin, whose p-value is below this after correction for such contrasts of its factor and set.
 _HINT = 0.1
-# Groups answer alike if all move the same way, the least by at least this share of the most.
+# Two groups move alike if both move in the same direction, and the smaller move is at least this
+# share of the larger one.
 _ALIKE = 0.5
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Judgement:
-    """What the contrasts of one factor in one unit say.
+    """Verdict on one factor in one unit, with the contrasts that it rests on.
 
     Attributes:
-      verdict: MOVES, BELOW, NO_MOVE, BY_GROUP, PROVISIONAL or UNRESOLVED.
-      moved: contrasts that say so, the clearest first: significant and not within the margin. Of
-        BY_GROUP, first those of groups that answer differently, the largest difference first.
-      lent: the same, by the noise of other runs.
-      small: significant, but within the margin.
-      hints: what forbids "does not move" without being significant.
-      uneven: levels whose moves in matched groups spread by more than the margin, which forbids it
-        too: the groups may answer differently in a way that no single factor describes.
-      open_sets: sets on which some two levels are not shown to be within the margin.
+        verdict: MOVES, BELOW, NO_MOVE, BY_GROUP, PROVISIONAL or UNRESOLVED.
+        moved: contrasts that are significant and not within the margin, smallest p-value first. For
+            BY_GROUP, the contrasts between groups come first, largest difference first.
+        lent: like ``moved``, but significant only with the noise of other runs.
+        small: contrasts that are significant and within the margin.
+        hints: contrasts that are not significant but forbid "does not move".
+        uneven: contrasts of levels whose moves differ between matched groups by more than the
+            margin. They forbid "does not move" too: the groups may differ in a way that no single
+            factor describes.
+        open_sets: sets on which at least two levels are not shown to lie within the margin.
     """
 
     verdict: Verdict
@@ -47,7 +47,10 @@ Judged = tuple[Judgement, Sequence[Contrast]]
 
 
 def judge_unit(contrasts: Sequence[Contrast]) -> Judgement:
-    """The verdict of one factor in one unit; UNRESOLVED where nothing is known about chance."""
+    """Return the verdict on one factor in one unit.
+
+    It is UNRESOLVED where run-to-run noise is unknown.
+    """
     ranked = sorted(contrasts, key=lambda item: item.clarity)
     significant = [item for item in ranked if item.significant]
     own = [item for item in significant if not item.chance.borrowed]
@@ -89,13 +92,16 @@ def judge_unit(contrasts: Sequence[Contrast]) -> Judgement:
 def judge_factor(
     factor: str, nats: Sequence[Contrast], bits: Sequence[Contrast]
 ) -> tuple[Verdict, Judged, Judged]:
-    """The verdict of a factor; the contrasts that it rests on, with their judgement; and those in
-    the other unit, with theirs.
+    """Return the verdict on a factor, from both units.
 
-    A tokenizer changes what a token is, so that it moves lines in nats per token in any case: bits
-    per byte decide, if every line that moves is measured in them. Every other factor is compared
-    among runs of one tokenizer, where both units say the same: nats decide, and bits per byte on
-    sets without nats.
+    A tokenizer changes what a token is, so it always moves lines in nats per token. Bits per byte
+    therefore decide, if every line that moves is measured in them. Every other factor is compared
+    among runs of one tokenizer, where both units agree. There nats decide, and bits per byte decide
+    on sets without nats.
+
+    Returns:
+        The verdict; judgement and contrasts in the unit that decides; judgement and contrasts in
+        the other unit.
     """
     if factor != "tokenizer" or not bits or not nats:
         measured = {item.y_set for item in nats}
@@ -118,7 +124,7 @@ def judge_factor(
 
 
 def alike(item: Contrast) -> bool:
-    """Whether both groups move the same way, and by amounts that are not far apart."""
+    """Return whether two groups move in the same direction and by similar amounts."""
     moves = [side.move for side in item.sides]
     smaller, larger = sorted(moves, key=abs)
     return smaller * larger > 0 and abs(smaller) >= _ALIKE * abs(larger)

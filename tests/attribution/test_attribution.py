@@ -1,5 +1,4 @@
-"""Attribution on planted studies: what moves is found, what does not is not, what cannot be told is
-said."""
+"""Attribution on planted studies: verdicts, sizes of moves, and what is reported as untestable."""
 
 import json
 import math
@@ -22,11 +21,11 @@ def verdicts(attribution: Attribution) -> dict[str, Verdict]:
     return {factor.factor: factor.verdict for factor in attribution.factors}
 
 
-def test_the_papers_world_data_moves_and_nothing_else_does(study):
+def test_only_the_data_move_the_line_in_a_study_like_the_papers(study):
     quiet = {"run_noise": 0.01, "tilt_noise": 0.005, "checkpoint_noise": 0.003}
     attribution = attribute(study(moves=DATA, **quiet).table())
     found = verdicts(attribution)
-    assert attribution.x_set == "legal"  # nobody trained on it
+    assert attribution.x_set == "legal"  # no run was trained on it
     assert found["pretraining_data"] is Verdict.MOVES
     assert found["architecture"] is Verdict.NO_MOVE
     assert found["params"] is Verdict.NO_MOVE
@@ -39,14 +38,14 @@ def test_the_papers_world_data_moves_and_nothing_else_does(study):
     assert found["token_selection"] is Verdict.MISSING
     sentences = {factor.factor: factor.sentence for factor in attribution.factors}
     assert sentences["pretraining_data"].startswith(
-        "Changing the pretraining data moves the line: at equal loss on"
+        "Changing the pretraining data moves the line. At equal loss on"
     )
     assert sentences["architecture"].startswith("Changing the architecture does not move the line")
-    assert "per token but not per byte" in sentences["tokenizer"]
+    assert "per token, but not per byte" in sentences["tokenizer"]
     assert "only changes together with the learning rate" in sentences["schedule"]
 
 
-def test_the_size_of_a_move_and_its_interval(study):
+def test_the_estimated_move_is_the_planted_one_and_its_interval_holds_it(study):
     attribution = attribute(study(moves=DATA, seed=3).table(), QUICK)
     contrasts = attribution.contrasts
     mine = contrasts[(contrasts.factor == "pretraining_data") & (contrasts.unit == "loss")]
@@ -62,7 +61,7 @@ def test_the_size_of_a_move_and_its_interval(study):
     assert bits.p_value == pytest.approx(nats.p_value, rel=1e-6)
 
 
-def test_shares_add_up_where_one_factor_does_all(study):
+def test_the_only_factor_that_moves_lines_has_nearly_all_of_the_variance(study):
     attribution = attribute(study(moves=DATA, run_noise=0.01).table(), QUICK)
     data, architecture = (
         attribution.factor(name).bits_per_byte for name in ("pretraining_data", "architecture")
@@ -85,8 +84,7 @@ def test_any_factor_that_moves_lines_is_found(study, factor):
 
 
 def test_false_alarms_of_the_whole_family_stay_near_their_level(study):
-    """Nothing moves; every factor, set and unit is tested; a study is a false alarm if any line is
-    said to move."""
+    """Nothing moves. A study is a false alarm if any factor is significant on any set."""
     sets = {"legal": 0.0, "wiki": 0.3, "hellaswag": 0.8}
     alarms = []
     for seed in range(20, 40):
@@ -116,7 +114,7 @@ def test_more_checkpoints_are_not_more_evidence(study):
     assert twice.p_value > once.p_value / 3
 
 
-def test_the_order_of_rows_and_the_names_of_runs_do_not_matter(study):
+def test_results_do_not_depend_on_the_order_of_rows(study):
     table = study(moves=DATA).table()
     shuffled = table.sample(frac=1, random_state=1).reset_index(drop=True)
     first, second = (attribute(each).effects() for each in (table, shuffled))
@@ -131,7 +129,7 @@ def test_permutations_agree_with_the_t_test(study):
     assert (np.abs(quiet.p_resampled - quiet.p_value) < 0.15).all()
 
 
-def test_what_never_changes_alone_is_named(study):
+def test_a_confounded_factor_names_what_changes_with_it(study):
     table = study(moves=DATA).table()
     table = table[(table.architecture == "llama") | (table.pretraining_data == "python")]
     table = table[~((table.architecture == "llama") & (table.pretraining_data == "python"))]
@@ -151,7 +149,7 @@ def test_a_learning_rate_that_follows_the_size_is_part_of_it(study):
     assert attribution.factor("learning_rate").verdict is Verdict.CONFOUNDED
 
 
-def test_two_lone_runs_say_nothing_about_chance(study):
+def test_single_runs_without_others_leave_the_verdict_inconclusive(study):
     table = study(moves=DATA).table()
     rows = table[
         (table.architecture == "llama") & (table.params == 1e6) & (table.tokenizer == "bpe")
@@ -159,7 +157,8 @@ def test_two_lone_runs_say_nothing_about_chance(study):
     attribution = attribute(rows[rows.schedule == "cosine"], QUICK)
     data = attribution.factor("pretraining_data")
     assert data.verdict is Verdict.UNRESOLVED
-    assert "too few matched runs to estimate the noise" in data.sentence
+    assert data.sentence.startswith("Inconclusive: these runs cannot show whether changing the pre")
+    assert "too few matched runs to estimate run-to-run noise" in data.sentence
     assert math.isnan(data.nats.p_value) and math.isnan(data.nats.move.low)
 
 
@@ -173,7 +172,7 @@ def test_runs_without_a_common_loss_are_not_compared(study):
     assert "no range of loss in common" in architecture.sentence
 
 
-def test_a_wide_range_of_sizes_is_a_trend(study):
+def test_many_model_sizes_are_compared_by_a_trend(study):
     class Sizes(study):
         def runs(self):
             base = {"architecture": "llama", "pretraining_data": "wiki", "tokenizer": "bpe"}
@@ -188,7 +187,7 @@ def test_a_wide_range_of_sizes_is_a_trend(study):
     assert found.p_corrected < 0.01
 
 
-def test_empty_and_failed_tables(study):
+def test_a_table_without_usable_losses_gives_the_reason(study):
     table = study().table()
     failed = table.assign(status="failed", loss=np.nan, bits_per_byte=np.nan)
     assert "no measurements" in attribute(failed).message
@@ -196,15 +195,25 @@ def test_empty_and_failed_tables(study):
     assert "no validation loss" in attribute(only_tasks).message
 
 
-def test_an_unknown_set_is_a_mistake_of_the_person(study):
+def test_an_unknown_set_is_a_user_error(study):
     with pytest.raises(UserError, match="no evaluation set 'c5' in the table; it has"):
         attribute(study().table(), AttributionOptions(x_set="c5"))
 
 
-def test_x_is_a_set_that_nobody_trained_on(study):
+def test_the_default_x_is_a_set_that_no_run_was_trained_on(study):
     rows = study().table()
     assert neutral_set(rows) == "legal"
     assert neutral_set(rows[rows.eval_set != "legal"]) in ("wiki", "python")
+
+
+def test_results_written_before_inconclusive_was_renamed_are_still_read(study):
+    attribution = attribute(study(moves=DATA).table(), QUICK)
+    tree = attribution.to_dict()
+    tree["factors"][0]["verdict"] = "cannot be told"
+    read = Attribution.from_dict(tree, attribution.contrasts)
+    assert read.factors[0].verdict is Verdict.UNRESOLVED
+    with pytest.raises(ValueError, match="nonsense"):
+        Verdict("nonsense")
 
 
 def test_results_survive_json(study):
@@ -215,10 +224,11 @@ def test_results_survive_json(study):
     pd.testing.assert_frame_equal(again.summary(), attribution.summary())
 
 
-def test_public_models_are_told_apart_by_data_alone(published_data):
-    """GPT family on the Pile, one Llama each on C4, FineWeb-Edu and the deduplicated Pile (73
-    public checkpoints): single runs stand for the data, so that its verdict rests on the noise of
-    the others, and says so."""
+def test_only_the_data_and_the_tokenizer_move_lines_of_public_models(published_data):
+    """73 public checkpoints: GPTs on the Pile, one Llama each on C4, FineWeb-Edu and deduped Pile.
+
+    Single runs represent the data, so the verdict uses the noise of other runs, and says so.
+    """
     table = sweeps.import_sweep("llm_line", published_data / "llm_line_hf.csv").table
     for x_set in (None, "FineWeb-Edu", "C4"):
         attribution = attribute(table, AttributionOptions(x_set=x_set, resamples=0))
@@ -226,7 +236,7 @@ def test_public_models_are_told_apart_by_data_alone(published_data):
         data = attribution.factor("pretraining_data")
         assert data.verdict is Verdict.PROVISIONAL
         assert data.nats.noise_from == "borrowed" and data.nats.p_corrected < 1e-4
-        assert "cannot show the noise between runs, so that of other" in data.sentence
+        assert "cannot show run-to-run noise, so the noise of other" in data.sentence
         assert attribution.factors[0] is data
         assert not {name for name in found if found[name] in (Verdict.MOVES, Verdict.BY_GROUP)} - {
             "tokenizer"

@@ -1,5 +1,4 @@
-"""CR2 against what it must be: Welch's variance, the paired t test, an independent textbook
-computation."""
+"""CR2 against Welch's variance, the paired t test, and an independent textbook computation."""
 
 import numpy as np
 import pytest
@@ -14,7 +13,7 @@ def fitted(X, y, cluster):
     return gain, left, y - left @ (left.T @ y), np.asarray(cluster)
 
 
-def test_two_groups_are_compared_as_welch_would():
+def test_two_groups_have_the_variance_of_welchs_test():
     random = np.random.default_rng(0)
     first, second = random.normal(size=5), 3.0 * random.normal(size=9)
     d = np.repeat([0.0, 1.0], [5, 9])
@@ -26,7 +25,7 @@ def test_two_groups_are_compared_as_welch_would():
     assert found.degrees == pytest.approx(even.sum() ** 2 / (even**2 / [4, 8]).sum())
 
 
-def test_pairs_are_compared_as_in_the_paired_t_test():
+def test_pairs_have_the_variance_of_the_paired_t_test():
     random = np.random.default_rng(1)
     y = random.normal(size=(6, 2))
     X = np.column_stack([np.tile([0.0, 1.0], 6), np.kron(np.eye(6), np.ones((2, 1)))])
@@ -40,9 +39,11 @@ def test_pairs_are_compared_as_in_the_paired_t_test():
     )
 
 
-def test_clusters_of_rows_agree_with_the_definition():
-    """A = (I - H)^(-1/2) per cluster, by eigenvalues of the whole matrices (Pustejovsky and Tipton
-    2018, eq. 6 and 11)."""
+def test_clusters_of_several_rows_follow_the_definition():
+    """A = (I - H)^(-1/2) per cluster, from eigenvalues of the full matrices.
+
+    Pustejovsky and Tipton (2018), equations 6 and 11.
+    """
     random = np.random.default_rng(2)
     cluster = np.repeat(np.arange(6), [1, 2, 2, 3, 4, 4])
     X = np.column_stack([random.normal(size=(16, 2)), np.ones(16)])
@@ -82,7 +83,7 @@ def test_the_order_of_rows_does_not_matter():
     assert second.degrees == pytest.approx(first.degrees)
 
 
-def test_with_sides_the_degrees_are_welchs_where_these_are_fewer():
+def test_two_sides_have_welchs_degrees_of_freedom_where_these_are_fewer():
     random = np.random.default_rng(5)
     first, second = 4.0 * random.normal(size=3), random.normal(size=9)
     side = np.repeat([0, 1], [3, 9])
@@ -94,7 +95,7 @@ def test_with_sides_the_degrees_are_welchs_where_these_are_fewer():
     assert found.degrees < even.degrees and found.variance == even.variance
 
 
-def test_pairs_keep_their_degrees_whatever_their_sides():
+def test_sides_do_not_change_the_degrees_of_freedom_of_pairs():
     random = np.random.default_rng(6)
     X = np.column_stack([np.tile([0.0, 1.0], 6), np.kron(np.eye(6), np.ones((2, 1)))])
     given = fitted(X, random.normal(size=12), np.arange(12))

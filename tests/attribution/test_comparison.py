@@ -1,5 +1,4 @@
-"""The comparison of lines: level, coverage and power with few runs whose checkpoints are far from
-independent."""
+"""Comparison of lines: level, coverage and power with few runs of correlated checkpoints."""
 
 import dataclasses
 
@@ -21,8 +20,10 @@ def groups(
     run_noise: float = 0.03,
     single: bool = False,
 ) -> list[MatchedPoints]:
-    """`count` matched groups of two levels with `runs` runs each; errors within a run are
-    autocorrelated."""
+    """Return ``count`` matched groups of two levels with ``runs`` runs each.
+
+    Errors within a run are autocorrelated.
+    """
     result = []
     for _ in range(count):
         height = random.normal()
@@ -48,7 +49,7 @@ def groups(
 
 
 def simulate(times: int, move: float, **design) -> tuple[float, float, float]:
-    """Share of rejections, share of intervals that hold the move, mean error."""
+    """Return the share of rejections, the share of intervals that hold the move, the mean error."""
     random = np.random.default_rng(1)
     rejected, held, error = 0, 0, 0.0
     for _ in range(times):
@@ -69,16 +70,18 @@ DESIGNS = {
 
 
 @pytest.mark.parametrize("design", DESIGNS.values(), ids=DESIGNS)
-def test_level_and_coverage(design):
+def test_level_and_coverage_are_near_their_nominal_values(design):
     rejected, held, error = simulate(600, 0.0, **design)
     assert 0.03 < rejected < 0.075  # binomial: 0.05 ± 2.8 · 0.009
     assert held == pytest.approx(1 - rejected)
     assert abs(error) < 0.004
 
 
-def test_a_bend_is_no_move():
-    """One bent line for all, runs of one level begin lower on it, 40 checkpoints each: a parabola
-    through a whole training would find a move in most such tables."""
+def test_a_bent_line_that_levels_share_is_not_taken_for_a_move():
+    """Runs of one level start lower on the line; 40 checkpoints each.
+
+    With a parabola as the line, most such tables would show a false move.
+    """
     random = np.random.default_rng(2)
     rejected = 0
     for _ in range(60):
@@ -94,7 +97,7 @@ def test_a_bend_is_no_move():
         x, y, run, d = (np.concatenate(column) for column in zip(*parts, strict=True))
         comparison = compare([MatchedPoints(x=x, y=y, run=run, d=d)])
         rejected += comparison.own_chance().p_value(comparison.move) < 0.05
-    assert rejected <= 8  # 3 expected by chance; 52 of a parabola
+    assert rejected <= 8  # 3 expected at a level of 5%; 52 with a parabola
 
 
 @pytest.mark.parametrize("design", list(DESIGNS.values())[:3], ids=list(DESIGNS)[:3])
@@ -130,7 +133,7 @@ def test_lines_that_do_not_overlap_are_not_compared():
     assert compare([apart]) is None
 
 
-def test_one_model_is_placed_on_the_line_of_others():
+def test_a_single_model_is_compared_with_the_line_of_others():
     random = np.random.default_rng(2)
     (line,) = groups(random, count=1, runs=10, single=True, run_noise=0.01)
     on = line.d == 0
@@ -151,8 +154,8 @@ def test_scatter_about_lines_recovers_the_noise():
     assert noise.deviation == pytest.approx(0.05, rel=0.15)
 
 
-def test_two_noisy_runs_have_few_degrees_whatever_the_quiet_ones_are():
-    """Welch's degrees: with 2 runs far apart against 8 close ones, those of the 2 alone."""
+def test_two_noisy_runs_have_one_degree_of_freedom_however_many_quiet_ones_there_are():
+    """Welch's degrees of freedom, with 2 runs far apart against 8 close ones."""
     random = np.random.default_rng(5)
     heights = [*(0.003 * random.normal(size=8)), 0.3, -0.3]
     parts = [
@@ -165,7 +168,7 @@ def test_two_noisy_runs_have_few_degrees_whatever_the_quiet_ones_are():
     assert compare([whole]).own_degrees == pytest.approx(1.0, abs=0.02)
 
 
-def test_spread_of_groups_is_what_their_own_runs_do_not_show():
+def test_spread_of_groups_excludes_the_noise_of_their_own_runs():
     (points,) = groups(np.random.default_rng(0), count=1, runs=2)
     one = compare([points])
 

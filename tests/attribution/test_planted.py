@@ -1,5 +1,8 @@
-"""Verdicts on planted studies of every kind (`experiments/attribution/designs.py`; the shares of
-verdicts are kept beside it): here a few tables of each, and what they must say."""
+"""Verdicts on planted studies of every kind, a few tables of each.
+
+The studies are in ``experiments/attribution/designs.py``; ``planted.json`` beside it holds the
+shares of verdicts over many tables.
+"""
 
 import dataclasses
 import json
@@ -31,7 +34,7 @@ def designs(repository):
 
 @pytest.fixture(scope="module")
 def drawn(designs):
-    """(design, seed) -> its table."""
+    """Function from (design, seed) to its planted table."""
 
     @cache
     def draw(name: str, seed: int = 0) -> pd.DataFrame:
@@ -45,8 +48,11 @@ def verdict_of(table, factor, **changes):
 
 
 def test_the_kept_table_has_every_design_and_few_wrong_verdicts(repository, designs):
-    """Of verdicts that contradict the truth, at most one in 15; of raw p-values below 0.05 where
-    nothing moves, 5% and three standard errors."""
+    """At most one verdict in 15 contradicts the truth.
+
+    Where nothing moves, at most 5% plus three standard errors of uncorrected p-values are below
+    0.05.
+    """
     kept = json.loads((repository / "experiments/attribution/planted.json").read_text())
     scores = {score["design"]: score for score in kept["scores"]}
     assert set(scores) == set(designs.DESIGNS)
@@ -80,7 +86,7 @@ def test_the_kept_table_has_every_design_and_few_wrong_verdicts(repository, desi
     ],
 )
 def test_the_verdict_is_the_planted_one(designs, drawn, name, verdict):
-    """Each of these is right in nine of ten tables or more (planted.md); one table here."""
+    """One table of designs whose verdict is right in at least nine of ten tables (planted.md)."""
     assert verdict_of(drawn(name), designs.DESIGNS[name].factor).verdict is verdict
 
 
@@ -95,18 +101,20 @@ def test_the_verdict_is_the_planted_one(designs, drawn, name, verdict):
         "transient at the start",
     ],
 )
-def test_nothing_moves_where_nothing_does(designs, drawn, name):
+def test_no_factor_moves_the_line_where_none_was_planted(designs, drawn, name):
     factor = designs.DESIGNS[name].factor
     assert not any(verdict_of(drawn(name, seed), factor).verdict.moving for seed in range(2))
 
 
-def test_groups_that_answer_differently_are_named(drawn):
+def test_groups_that_move_differently_are_named_with_their_moves(drawn):
     found = verdict_of(drawn("crossed: +.15 and −.15"), "architecture")
     moves = {group.level: group.move for group in found.by_group}
     assert moves["python"] == pytest.approx(0.15, abs=0.03)
     assert moves["wiki"] == pytest.approx(-0.15, abs=0.03)
     assert {group.factor for group in found.by_group} == {"pretraining_data"}
-    assert "depends on the pretraining data: by " in found.sentence
+    assert "the move depends on the pretraining data. " in found.sentence
+    assert " where the pretraining data is python, and by -0.1" in found.sentence
+    assert " nats where it is wiki (corrected p " in found.sentence
     assert found.size == pytest.approx(0.15, abs=0.03)
 
 
@@ -117,8 +125,10 @@ def test_groups_that_answer_differently_are_named(drawn):
         ({"params": (1e8, 2e8, 4e8, 8e8)}, 2, (0.0, 0.0, 0.0, 0.2)),
     ],
 )
-def test_levels_of_another_factor_hide_no_other_level(designs, levels, seeds, moves):
-    """What the rest, or half of the sizes, differ by among themselves is no chance."""
+def test_a_level_that_differs_is_found_although_the_others_differ_too(
+    designs, levels, seeds, moves
+):
+    """Differences among the other levels, or within half of the sizes, do not count as noise."""
     other, names = next(iter(levels.items()))
     moved = dict(zip(names, moves, strict=True))
     study = designs.PlantedStudy(
@@ -133,10 +143,10 @@ def test_levels_of_another_factor_hide_no_other_level(designs, levels, seeds, mo
     assert sorted(group.move for group in found.by_group) == pytest.approx(planted, abs=0.04)
 
 
-def test_levels_that_are_alike_are_told_from_the_one_that_is_not(drawn):
+def test_the_sentence_lists_which_pairs_of_levels_differ(drawn):
     found = verdict_of(drawn("one of three levels", 1), "pretraining_data")
     assert "law" in (found.nats.low_level, found.nats.high_level)
-    (said,) = [part for part in found.sentence.split(". ") if part.startswith("On ")]
+    (said,) = [part for part in found.sentence.split(". ") if part.startswith("On wiki, ")]
     apart, _, same = said.partition("differ")
     assert apart.count("law") == 2 and "law" not in same
     assert "python" in same and "wiki" in same
@@ -144,20 +154,20 @@ def test_levels_that_are_alike_are_told_from_the_one_that_is_not(drawn):
 
 def test_a_bend_of_a_trend_is_described(drawn):
     found = verdict_of(drawn("U of five learning rates"), "learning_rate")
-    assert "the trend bends" in found.sentence and "below the line from" in found.sentence
+    assert "the trend bends" in found.sentence and "below the straight line" in found.sentence
 
 
-def test_borrowed_noise_never_gives_a_bare_move(drawn):
+def test_borrowed_noise_never_gives_the_verdict_moves(drawn):
     for seed in range(2):
         found = verdict_of(drawn("1 and 1, .5, noise borrowed", seed), "optimizer")
         assert found.verdict in (Verdict.PROVISIONAL, Verdict.UNRESOLVED)
         assert {effect.noise_from for effect in found.effects} == {"borrowed"}
         if found.verdict is Verdict.PROVISIONAL:
-            assert "cannot show the noise between runs, so that of other" in found.sentence
+            assert "cannot show run-to-run noise, so the noise of other" in found.sentence
 
 
-def test_the_margin_is_fixed_whatever_else_the_table_holds(drawn):
-    """A large effect of the data and a larger noise leave the margin where it is."""
+def test_the_margin_does_not_depend_on_other_factors(drawn):
+    """A large effect of the data does not change it; only the option does."""
     quiet, other = (
         verdict_of(drawn(name), "architecture")
         for name in ("architecture .1", "architecture .1, data .4")
@@ -177,12 +187,12 @@ def test_a_set_of_few_tokens_has_a_wider_margin(drawn):
     assert "0.1 nats" in whole.margins
 
 
-def test_what_could_have_been_seen_is_said_where_nothing_can_be_told(drawn):
+def test_an_inconclusive_sentence_gives_the_smallest_detectable_move(drawn):
     found = verdict_of(drawn("factorial, 8 runs"), "architecture")
     assert found.verdict is Verdict.UNRESOLVED
     least = min(effect.detectable for effect in found.effects)
     assert least > found.effects[0].margin
-    assert f"could have shown is {least:.2g} nats" in found.sentence
+    assert f"smallest detectable move is {least:.2g} nats" in found.sentence
 
 
 def test_copies_are_left_out_with_a_note(drawn):
@@ -205,15 +215,15 @@ def test_copies_are_found_beside_a_set_without_losses(drawn):
     assert "(copy of run-" in found.notes[0]
 
 
-def test_copies_are_found_by_checkpoint(drawn):
-    """Of a table without tokens too, where runs are measured at other checkpoints."""
+def test_copies_with_fewer_checkpoints_are_found(drawn):
+    """Also in a table without token counts."""
     table = drawn("every run twice").assign(tokens=np.nan)
     shorter = table.run_id.str.endswith("-again") & (table.step > 4)
     assert "(copy of run-" in attribute(table[~shorter], OPTIONS).notes[0]
 
 
-def test_rounded_losses_that_agree_by_chance_are_no_copies(designs):
-    """Seeds of one recipe end alike; of two sets, written with two decimals."""
+def test_runs_with_equal_rounded_losses_are_not_copies(designs):
+    """Seeds of one recipe end at similar losses, here written with two decimals."""
     study = dataclasses.replace(
         designs.DESIGNS["factorial, 32 quiet runs"], noise=0.003, checkpoints=1
     )
@@ -222,14 +232,14 @@ def test_rounded_losses_that_agree_by_chance_are_no_copies(designs):
     x = table[table.eval_set == "legal"].set_index("run_id").loss
     facts = ["architecture", "pretraining_data", "params"]
     recipe = table.groupby(facts).ngroup().to_numpy()
-    table["loss"] += 3.0 + 0.1 * recipe - table.run_id.map(x)  # alike x within a recipe
+    table["loss"] += 3.0 + 0.1 * recipe - table.run_id.map(x)  # equal x within a recipe
     rounded = table.assign(loss=table.loss.round(2))
     assert rounded.duplicated([*facts, "eval_set", "loss"]).sum() > 30
     assert not any("copy of" in note for note in attribute(rounded, OPTIONS).notes)
 
 
 def test_a_trend_without_a_common_range_is_not_compared(designs):
-    """One level against the others would have the range between these, which nobody covers."""
+    """One level against the others would have a range, but one that no other level covers."""
     study = designs.DESIGNS["learning rates, nothing moves"]
     table = designs.plant(study, np.random.default_rng(0))
     place = table.learning_rate.map({rate: i for i, rate in enumerate(designs.RATES)})
@@ -245,23 +255,25 @@ def test_per_byte_is_not_judged_where_it_is_not_measured(drawn):
     table.loc[tasks, "bits_per_byte"] = np.nan
     found = verdict_of(table, "tokenizer")
     assert found.verdict is Verdict.MOVES
-    assert "moves the line per token (whether per byte cannot be told: " in found.sentence
+    assert found.sentence.startswith("Changing the tokenizer moves the line per token. ")
+    assert "Per byte, the result is inconclusive: on " in found.sentence
 
 
-def test_one_difference_is_not_called_each_of_one(drawn):
+def test_a_single_difference_is_described_in_the_singular(drawn):
     table = drawn("factorial, 32 quiet runs")
     found = verdict_of(table, "architecture", y_sets=("wiki",))
     assert found.verdict is Verdict.NO_MOVE
-    assert "the 90% interval of the difference lies within the margin" in found.sentence
+    assert "At equal loss on legal, the difference is " in found.sentence
+    assert "Its 90% interval lies within the margin of 0.05 nats." in found.sentence
 
 
-def test_two_seeds_are_no_copies(drawn):
+def test_two_seeds_are_not_copies(drawn):
     assert not any(
         "copy of" in note for note in attribute(drawn("factorial, 16 runs"), OPTIONS).notes
     )
 
 
-def test_a_run_far_off_is_named_and_the_verdict_without_it(drawn):
+def test_an_outlier_is_named_and_the_verdict_without_it_is_given(drawn):
     table = drawn("architecture .1, one run off")
     whole = attribute(table, OPTIONS)
     (note,) = whole.notes
@@ -270,17 +282,17 @@ def test_a_run_far_off_is_named_and_the_verdict_without_it(drawn):
     assert heights[odd] == heights.max()
     found = whole.factor("architecture")
     assert found.verdict is Verdict.UNRESOLVED
-    assert f"Without run {odd}, far off the others, the verdict is: moves" in found.sentence
+    assert f"Without the outlier run {odd}, the verdict is: moves" in found.sentence
     assert list(found.otherwise.values()) == ["moves"]
 
 
-def test_a_verdict_that_rests_on_the_first_checkpoints_says_so(drawn):
+def test_a_verdict_that_changes_without_the_first_checkpoints_says_so(drawn):
     table = drawn("factorial, 32 quiet runs").copy()
     first = (table.step == 1) & (table.architecture == "mamba") & (table.eval_set != "legal")
     table.loc[first, "loss"] += 0.5
     found = verdict_of(table, "architecture")
     assert found.verdict is not Verdict.NO_MOVE
-    assert found.otherwise == {"the first third of each run's x": "does not move"}
+    assert found.otherwise == {"the first third of each run's range of x": "does not move"}
 
 
 def test_checkpoints_above_max_x_are_left_out(drawn):
@@ -306,7 +318,7 @@ def test_the_ranking_is_by_size(drawn):
     assert [factor.factor for factor in found.factors[:2]] == ["pretraining_data", "architecture"]
     data, architecture = found.factors[:2]
     assert data.ratio == 1.0 and architecture.ratio == pytest.approx(0.25, abs=0.1)
-    assert "of the largest move, that of the pretraining data" in architecture.sentence
+    assert "times the largest move (the pretraining data)" in architecture.sentence
     assert found.ranking.index("pretraining data") < found.ranking.index("the architecture")
 
 
@@ -332,8 +344,8 @@ def test_names_of_runs_and_levels_do_not_matter(drawn):
                 assert two.p_resampled == pytest.approx(one.p_resampled, nan_ok=True)
 
 
-def test_the_docs_page_shows_what_is_said(repository, designs, monkeypatch):
-    """Every picture of the page, and the sentence under it."""
+def test_the_docs_page_quotes_the_sentence_of_every_picture(repository, designs, monkeypatch):
+    """Every verdict that moves has a picture and the sentence of its study."""
     monkeypatch.syspath_prepend(str(repository / "experiments" / "attribution"))
     from pictures import PICTURES, found
 
@@ -365,12 +377,12 @@ def test_lines_that_agree_to_rounding_do_not_move(drawn):
         (
             slice(None),
             {"max_x": 0.1},
-            "no checkpoint has a loss on legal up to max_x = 0.1 and one",
+            "no checkpoint has both a loss on legal up to max_x = 0.1 and",
         ),
-        ("legal", {}, "no checkpoint has a loss on legal and one on another set"),
+        ("legal", {}, "no checkpoint has both a loss on legal and a loss on another set"),
     ],
 )
-def test_why_nothing_can_be_compared_is_said(drawn, rows, changes, message):
+def test_the_message_gives_the_reason_why_nothing_can_be_compared(drawn, rows, changes, message):
     table = drawn("factorial, 8 runs")
     table = table if isinstance(rows, slice) else table[table.eval_set == rows]
     found = attribute(table, dataclasses.replace(OPTIONS, **changes))
@@ -378,7 +390,7 @@ def test_why_nothing_can_be_compared_is_said(drawn, rows, changes, message):
 
 
 @pytest.mark.parametrize("name", ["margin_nats", "margin_bits_per_byte", "max_x"])
-def test_options_that_mean_nothing_are_refused(name):
+def test_options_out_of_range_are_refused(name):
     for value in (0.0, -1.0, float("nan")):
         with pytest.raises(UserError, match=f"attribution.{name} must be a positive number"):
             AttributionOptions(**{name: value})
@@ -388,8 +400,8 @@ def test_options_that_mean_nothing_are_refused(name):
         AttributionOptions(resamples=-1)
 
 
-def test_a_factor_of_which_no_two_levels_can_be_compared_is_not_tested(drawn, monkeypatch):
-    """Its levels against the others may still have a range in common."""
+def test_a_factor_without_any_comparable_pair_of_levels_is_not_tested(drawn, monkeypatch):
+    """One level against all others may still have a range in common; that is not enough."""
     monkeypatch.setattr("lossline.attribution.contrasts._Asker.levels", lambda *_: None)
     found = verdict_of(drawn("one of three levels"), "pretraining_data")
     assert found.verdict is Verdict.CONFOUNDED and not found.effects
@@ -402,7 +414,7 @@ def test_sets_that_do_not_exist_are_refused_before_any_fit(drawn):
         fit_study(drawn("factorial, 8 runs"), options, say=pytest.fail)
 
 
-def test_levels_of_which_one_shows_no_noise_are_not_shown_to_be_equivalent(drawn):
+def test_a_level_of_a_single_run_is_not_shown_to_lie_within_the_margin(drawn):
     table = drawn("one of three levels").copy()
     only = table[table.pretraining_data == "law"].run_id.min()
     table = table[(table.pretraining_data != "law") | (table.run_id == only)]
@@ -413,42 +425,42 @@ def test_levels_of_which_one_shows_no_noise_are_not_shown_to_be_equivalent(drawn
     assert all(np.isnan(effect.p_equivalent) for effect in found.effects)
 
 
-def test_what_a_verdict_rests_on_is_said_of_two_levels_alone(drawn):
+def test_the_sentence_names_a_level_of_few_runs_but_not_for_a_trend(drawn):
     table = drawn("factorial, 16 runs")
     few = table[(table.architecture == "llama") | table.run_id.isin(["run-008", "run-009"])]
     found = verdict_of(few, "architecture")
-    assert found.nats.fewest == 2 and "This rests on 2 runs of " in found.sentence
+    assert found.nats.fewest == 2 and "This rests on only 2 runs of " in found.sentence
     trend = verdict_of(drawn("trend of five learning rates"), "learning_rate")
     assert trend.nats.fewest == 0 and "rests on" not in trend.sentence
 
 
 @pytest.mark.parametrize("name", ["crossed three ways: ±.08", "sizes alternate: ±.08"])
-def test_groups_that_no_single_factor_tells_apart_forbid_does_not_move(drawn, name):
+def test_matched_groups_that_disagree_forbid_does_not_move(drawn, name):
     found = verdict_of(drawn(name), "architecture")
     assert found.verdict in (Verdict.UNRESOLVED, Verdict.BY_GROUP)
     if found.verdict is Verdict.UNRESOLVED:
-        assert "Matched groups of runs differ: " in found.sentence
+        assert "Matched groups of runs disagree: " in found.sentence
 
 
-def test_replicates_show_what_of_a_spread_is_chance(drawn):
-    """Moves of groups spread by the noise of their runs, which seeds show."""
+def test_groups_that_differ_only_by_the_noise_of_seeds_do_not_disagree(drawn):
+    """Runs with different seeds show how much moves of groups differ by noise."""
     noisy = [verdict_of(drawn("factorial, 16 runs", seed), "architecture") for seed in range(4)]
     assert not any("Matched groups" in found.sentence for found in noisy)
 
 
 def test_a_hint_forbids_does_not_move(designs, monkeypatch):
-    """All moves are shown to be within the margin, and the groups nearly tell that they differ."""
+    """All moves are shown to lie within the margin, but groups differ almost significantly."""
     monkeypatch.setattr("lossline.attribution.contrasts._spread", lambda _: 0.0)
     study = dataclasses.replace(designs.DESIGNS["crossed: +.15 and −.15"], noise=0.06)
     table = designs.plant(study, np.random.default_rng([2, 77]))
     found = verdict_of(table, "architecture", margin_nats=0.2)
     assert all(effect.p_equivalent < 0.05 for effect in found.effects)
-    assert found.verdict is Verdict.UNRESOLVED and "There is a hint: " in found.sentence
+    assert found.verdict is Verdict.UNRESOLVED
+    assert "A hint, not significant after correction: " in found.sentence
 
 
 def test_sets_in_different_units_are_judged_together(drawn):
-    """Nats where there are some, bits per byte elsewhere; the sentence speaks of the set that
-    decides."""
+    """Nats where they exist, bits per byte elsewhere; the sentence names the set that decides."""
     table = drawn("architecture .1").copy()
     bits = table.loss / np.log(2.0) / 4.0
     table["bits_per_byte"] = bits.where(table.eval_set != "wiki")
@@ -458,17 +470,18 @@ def test_sets_in_different_units_are_judged_together(drawn):
     found = verdict_of(table, "architecture")
     assert found.verdict is Verdict.MOVES and found.unit == "bits_per_byte"
     assert found.named is found.bits_per_byte and found.named.y_set == "hellaswag"
-    assert "hellaswag differs by +0.0" in found.sentence and "bits per byte" in found.sentence
+    assert "the loss on hellaswag changes by +0.0" in found.sentence
+    assert "bits per byte" in found.sentence
 
 
 def test_borrowed_noise_counts_three_times(drawn):
-    """One run against one: the error of their difference is that of two runs, three times over."""
+    """For one run against one, the error of the difference is √2 times the noise, times three."""
     found = verdict_of(drawn("1 and 1, .5, noise borrowed"), "optimizer").nats
     reach = float(stats.t.isf(0.025, found.degrees)) * found.noise * 2**0.5
     assert (found.move.high - found.move.value) / reach == pytest.approx(3.0, rel=0.1)
 
 
-def test_each_of_three_levels_is_held_against_the_others(drawn):
+def test_each_of_three_levels_is_compared_with_the_others(drawn):
     rows = attribute(drawn("one of three levels"), OPTIONS).contrasts
     rows = rows[(rows.kind == "one level against the others") & (rows.y_set == "wiki")]
     moves = dict(zip(rows.high_level, rows.move, strict=True))
