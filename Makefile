@@ -1,4 +1,4 @@
-# Two commands: `make study` runs the quickstart study end to end, `make test` the whole test suite.
+# Two commands: `make study` runs the quickstart study end to end, `make test` the whole test suite. `make docs` builds the pages.
 # Both make their own virtual environment from the pins in constraints.txt, and both may be interrupted and started again.
 # Variables: PYTHON (which Python makes the environment), VENV (where), STUDY (which study), ARGS (more flags for it).
 
@@ -9,7 +9,7 @@ PYTHON ?= $(shell for p in python3 python3.12 python3.13 python3.11 python; do \
 	$$p -c '$(SUITABLE)' 2>/dev/null && { echo $$p; break; }; done)
 BIN := $(VENV)/bin
 
-.PHONY: study test lint clean-venv
+.PHONY: study test lint docs clean-venv
 .DEFAULT_GOAL := study
 
 # Without a shell between make and the study, killing make kills the study, and that kills its trainings.
@@ -23,6 +23,10 @@ test: $(VENV)/.installed-dev
 
 lint: $(VENV)/.installed-dev
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy lossline
+
+docs: $(VENV)/.installed-docs
+	@$(BIN)/python -m sphinx -W --keep-going -n -q docs docs/_build/html
+	@echo "[docs] docs/_build/html/index.html"
 
 # An environment without its stamp (an install that was cut off) is completed by the same command.
 $(VENV)/.installed-%: setup.py constraints.txt

@@ -35,7 +35,13 @@ DATA = [
     "tensorflow-text>=2.21,<2.22",
     "tiktoken>=0.9",
 ]
+DOCS = [
+    "furo>=2024.8.6",
+    "myst-parser>=4.0",
+    "sphinx>=8.1",
+]
 DEV = [
+    *DOCS,  # a test builds the documentation
     "ipykernel>=6.29",
     "mypy>=1.14",
     "nbclient>=0.10",
@@ -61,6 +67,7 @@ setup(
     extras_require={
         "data": DATA,
         "dev": DATA + DEV,
+        "docs": DATA + DOCS,  # the pages describe every module, those that import TensorFlow too
         "gpu": ["jax[cuda13]"],
         "tpu": ["jax[tpu]"],
         "harness": ["lm-eval>=0.4.9"],
