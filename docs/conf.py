@@ -10,7 +10,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow's start messages, in `prepare` only
 os.environ["COLUMNS"] = "100"  # width of the help texts
 
-import lossline
+import lossline  # noqa: E402 (found by the path above)
 
 project = "lossline"
 author = "The lossline developers"

@@ -41,7 +41,7 @@ def section_entries(docstring: str) -> dict[str, str]:
 
 
 def _entries_of(lines: list[str]) -> dict[str, str]:
-    """Return the entries of one section without its indentation; indented lines continue an entry."""
+    """Return the entries of one dedented section; indented lines continue an entry."""
     entries: dict[str, list[str]] = {}
     names: list[str] = []
     for line in lines:

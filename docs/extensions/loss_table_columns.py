@@ -1,4 +1,4 @@
-"""The directive ``loss-table-columns``: the columns of a loss table, from the schema in the code."""
+"""The directive ``loss-table-columns``: the columns of a loss table, from the schema."""
 
 from __future__ import annotations
 

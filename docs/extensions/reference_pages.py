@@ -65,7 +65,11 @@ def commands_page() -> str:
         "# Command lines\n\n"
         "Every verb is `python -m lossline.VERB`. The texts below are those of `--help`. "
         "A verb's options are bound in gin files (`--gin_file=FILE`, repeatable) or one by one "
-        "(`--gin.NAME=VALUE`, which wins over files); see [](options.md).\n",
+        "(`--gin.NAME=VALUE`, which wins over files); see [](options.md). Each shipped gin file "
+        "opens with what must be bound, what one usually changes, the command and the result.\n\n"
+        "A user error (a missing, unknown, unused or mistyped binding, a missing file, a store of "
+        "another vocabulary, a mesh that does not divide the batch) is one line that says what is "
+        "wrong, where, and how to fix it, with exit status 2, before anything is written.\n",
     ]
     for verb in VERBS:
         parts.append(f"\n## {verb}\n\n```text\n{help_text(verb).rstrip()}\n```\n")
@@ -166,7 +170,7 @@ def _code(text: str) -> str:
 
 
 def _cell(text: str) -> str:
-    """Return text for a cell of a table; double backticks of docstrings are code in Markdown too."""
+    """Return text for a cell of a table; docstrings' double backticks are code in Markdown too."""
     return text.replace("|", "\\|")
 
 
