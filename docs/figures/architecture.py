@@ -69,23 +69,6 @@ def room_imports() -> Graph:
     return graph
 
 
-def circles(graph: Mapping[str, set[str]]) -> list[list[str]]:
-    """Return one circle of imports for each room that reaches itself; empty where none exists."""
-    found = []
-    for room in graph:
-        paths = [[room, other] for other in sorted(graph[room])]
-        seen: set[str] = set()
-        while paths:
-            path = paths.pop()
-            if path[-1] == room:
-                found.append(path)
-                break
-            if path[-1] not in seen:
-                seen.add(path[-1])
-                paths += [[*path, other] for other in sorted(graph[path[-1]])]
-    return found
-
-
 def without_shortcuts(graph: Mapping[str, set[str]]) -> Graph:
     """Return the graph without arrows that follow from two or more others."""
 

@@ -1,4 +1,4 @@
-"""The commands of the documentation: blocks of shell in Markdown, as files to make and words to run.
+"""The commands of the documentation: blocks of shell in Markdown, as files and words.
 
 A block that cannot be run by a test opens with a comment that says what it needs::
 

@@ -165,14 +165,6 @@ def test_links_between_files_become_links_between_pages() -> None:
 # --- architecture, citation ----------------------------------------------------------------------
 
 
-def test_rooms_import_one_way() -> None:
-    import architecture
-
-    graph = architecture.room_imports()
-    assert not architecture.circles(graph)
-    assert architecture.circles({"a": {"b"}, "b": {"a"}}) == [["a", "b", "a"], ["b", "a", "b"]]
-
-
 def test_the_picture_of_the_rooms_is_that_of_the_code() -> None:
     import architecture
 
