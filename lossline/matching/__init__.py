@@ -1,1 +1,5 @@
-"""Which runs differ in one factor alone: facts, factors, matched groups, nested factors."""
+"""Find runs that differ in only one factor: facts of runs, factors, matched groups.
+
+``design`` prepares the facts of a loss table; ``Design.groups`` returns the matched groups of a
+factor.
+"""

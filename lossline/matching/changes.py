@@ -1,4 +1,4 @@
-"""Which facts differ between two runs, over many pairs of runs."""
+"""Find which facts differ between two runs, over many pairs of runs."""
 
 from __future__ import annotations
 
@@ -7,14 +7,12 @@ from collections.abc import Iterable
 import numpy as np
 import pandas as pd
 
-__all__ = ["Changes", "change_sets"]
-
 
 def change_sets(runs: pd.DataFrame) -> frozenset[frozenset[str]]:
-    """Every set of columns in which two runs differ.
+    """Return every set of columns in which some two runs differ.
 
     Args:
-      runs: one row per run, one column per fact, as text.
+        runs: one row per run, one column per fact, as text.
     """
     runs = runs.drop_duplicates()
     rows = range(len(runs) - 1)
@@ -22,13 +20,14 @@ def change_sets(runs: pd.DataFrame) -> frozenset[frozenset[str]]:
 
 
 class Changes:
-    """The facts of runs as numbers, made once, so that many pairs can be compared.
+    """Facts of runs, encoded once as integers, to compare many pairs of runs quickly.
 
     Args:
-      runs: one row per run, one column per fact, as text.
+        runs: one row per run, one column per fact, as text.
     """
 
     def __init__(self, runs: pd.DataFrame) -> None:
+        """Encode the columns that vary."""
         varied = runs[[name for name in runs if runs[name].nunique() > 1]]
         self._names = list(map(str, varied))
         self._codes = np.empty((len(varied), varied.shape[1]), np.int64)
@@ -36,10 +35,12 @@ class Changes:
             self._codes[:, place] = pd.factorize(varied[name])[0]
 
     def between(self, pairs: Iterable[tuple[int, np.ndarray]]) -> frozenset[frozenset[str]]:
-        """Every set of columns in which two runs differ; the empty set if two agree in all.
+        """Return every set of columns in which some pair differs.
+
+        The empty set is included if a pair agrees in all columns.
 
         Args:
-          pairs: (row, rows to compare it with), as positions.
+            pairs: (row, rows to compare it with), as positions.
         """
         found: set[bytes] = set()
         for row, others in pairs:

@@ -1,10 +1,10 @@
-"""Runs that differ in one factor only: the comparisons that a study allows, and those it does not.
+"""Match runs that differ in only one factor.
 
-A factor is tested on groups of runs that agree in every other recorded factor. A difference that
-comes along with the tested factor (its own options; settings that never change without it) is named
-in the sentence. Within a level of a group, runs differ in their seeds at most, so that no other
-difference is counted as chance. What never changes alone is confounded, and is named with the
-factors that change along.
+A factor is tested on groups of runs that agree in every other recorded factor. Some facts always
+change together with the tested factor: its own options, and settings that never change without it.
+They are named in the sentence. Runs of one level in a group differ only in their seeds, so no other
+difference counts as run-to-run noise. A factor that never changes alone is confounded; its sentence
+names the facts that change with it.
 """
 
 from __future__ import annotations
@@ -26,13 +26,11 @@ from lossline.matching.run_facts import (
 )
 from lossline.options.roles import FACTS, SIZE, Fact, Role, fact_of
 
-__all__ = ["TREND_FROM", "Design", "MatchedGroup", "design", "is_numeric", "label_of"]
-
-TREND_FROM = 4  # levels of a number that are compared by their trend
-# Settings that people choose by size; where they only ever change with it, they are part of
-# changing the size.
+TREND_FROM = 4  # a number with this many levels or more is compared by its trend
+# Settings that are often chosen by model size. Where such a setting changes only together with the
+# size, it counts as part of the size.
 _FOLLOW_SIZE = tuple(f.column for f in FACTS if f.setting and f.role is Role.FACTOR)
-# Settings that may only change together; the first that changes stands for all of them.
+# Settings that may change only together; the first one that changes then represents all of them.
 SETTINGS = tuple(
     f.column
     for f in FACTS
@@ -44,23 +42,31 @@ SETTINGS = tuple(
 
 
 def label_of(column: str) -> str:
-    """How a sentence calls a fact of the runs."""
+    """Return the name of a fact in a sentence."""
     fact = fact_of(column)
     names = {"source": "the source of the measurements", SHAPE: "the shape of the model"}
     return names.get(column, column) if fact is None else fact.label
 
 
 def is_numeric(column: str) -> bool:
-    """Whether the levels are numbers: from `TREND_FROM` on they are compared by a trend in their
-    logarithm instead of pair by pair."""
+    """Return whether the levels of a factor are numbers.
+
+    With at least ``TREND_FROM`` levels, numbers are compared by a trend in their logarithm instead
+    of pair by pair.
+    """
     fact = fact_of(column)
     return fact is not None and fact.numeric
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MatchedGroup:
-    """Runs that agree in all facts but one: `levels` maps each level of that one to its runs;
-    `facts`, the level of every fact that they agree in."""
+    """Runs that agree in all facts except one.
+
+    Attributes:
+        name: name of the group.
+        levels: level of the fact that varies -> its runs.
+        facts: fact in which the runs agree -> its level.
+    """
 
     name: str
     levels: dict[str, tuple[str, ...]]
@@ -68,10 +74,11 @@ class MatchedGroup:
 
     @property
     def runs(self) -> tuple[str, ...]:
+        """Runs of all levels."""
         return tuple(run for runs in self.levels.values() for run in runs)
 
     def only(self, chosen: Sequence[str]) -> MatchedGroup:
-        """The same group with these levels alone."""
+        """Return the group with only these levels."""
         return dataclasses.replace(
             self, levels={k: v for k, v in self.levels.items() if k in chosen}
         )
@@ -79,16 +86,18 @@ class MatchedGroup:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Design:
-    """The facts of a study's runs.
+    """Facts of the runs of a study.
 
     Attributes:
-      runs: one row per run (index: run_id), one column per factor, as text; sizes as classes of
-        equal size.
-      size: parameters per run, the count that `size_column` names.
-      changes: every set of facts in which two of the runs differ, without what an owner brings.
-      brought: owner -> its own options that change with it: those that other levels of it do not
-        have, and those of which each level has one value.
-      composite: a person's own factor -> the recorded facts that only change together with it.
+        runs: one row per run (index: run_id), one column per factor, as text. Model sizes are
+            classes of nearly equal size.
+        size: parameters per run.
+        size_column: column of the loss table that ``size`` comes from.
+        changes: every set of facts in which two of the runs differ, without the options in
+            ``brought``.
+        brought: owner (such as the architecture) -> its own options that change with it: options
+            that some of its levels do not have, and options with one value per level.
+        composite: the user's own factor -> the recorded facts that change only together with it.
     """
 
     runs: pd.DataFrame
@@ -100,12 +109,15 @@ class Design:
 
     @property
     def matched(self) -> list[str]:
-        """The columns that matched runs agree in, but for those under test."""
+        """Columns in which matched runs must agree, except the ones under test."""
         return [name for name in self.runs.columns if name not in self.composite]
 
     def listed(self) -> list[str]:
-        """The factors to speak of: the principal ones, the others that vary, and the shape of the
-        model where models of one size differ in it."""
+        """Return the factors to report.
+
+        These are the principal ones, the others that vary, and the shape of the model if models of
+        one size differ in it.
+        """
         varied = {fact for change in self.changes for fact in change}
         columns = [f.column for f in FACTS if f.principal] + [
             name
@@ -120,7 +132,7 @@ class Design:
         return [*sorted(columns, key=_order), *shape]
 
     def pairs(self, factor: str) -> list[tuple[str, ...]]:
-        """The levels to compare, two by two; of shapes, those that models of one size have."""
+        """Return the pairs of levels to compare; for shapes, only pairs within one model size."""
         pairs: list[tuple[str, ...]] = list(itertools.combinations(self.recorded_levels(factor), 2))
         if factor != SHAPE:
             return pairs
@@ -128,7 +140,7 @@ class Design:
         return [pair for pair in pairs if any(set(pair) <= levels for levels in together)]
 
     def levels(self, factor: str) -> tuple[str, ...]:
-        """Levels that occur: numbers in ascending order, words by frequency."""
+        """Return the levels that occur: numbers in ascending order, words by frequency."""
         if factor not in self.runs:
             return ()
         if is_numeric(factor):
@@ -139,18 +151,18 @@ class Design:
         return tuple(sorted(map(str, counts.index), key=lambda level: (-counts[level], level)))
 
     def recorded_levels(self, factor: str) -> tuple[str, ...]:
-        """Levels that occur and are values of the factor."""
+        """Return the levels that are real values: not "not recorded" or "not applicable"."""
         no_values = (NOT_RECORDED, NOT_APPLICABLE)
         return tuple(level for level in self.levels(factor) if level not in no_values)
 
     def value(self, factor: str) -> pd.Series:
-        """A numeric factor per run as a number, NaN where not recorded."""
+        """Return a numeric factor per run; NaN where it is not recorded."""
         if factor == SIZE:
             return self.size
         return pd.to_numeric(self.runs[factor], errors="coerce")
 
     def trend_of(self, factor: str) -> pd.Series | None:
-        """The factor per run as a number, if its levels can be ordered by their logarithm."""
+        """Return a numeric factor per run if all its recorded levels are positive, else None."""
         if not is_numeric(factor):
             return None
         recorded = self.runs[factor].isin(self.recorded_levels(factor))
@@ -158,10 +170,11 @@ class Design:
         return values if bool((values[recorded] > 0).all()) else None
 
     def recorded(self, factor: str) -> bool:
+        """Return whether at least one run records the factor."""
         return factor in self.runs and bool((self.runs[factor] != NOT_RECORDED).any())
 
     def followers(self) -> tuple[str, ...]:
-        """Settings that change with the size and never without it."""
+        """Return the settings that change with the model size and never without it."""
         settings = {*SETTINGS, *_FOLLOW_SIZE}
         alone = {fact for change in self.changes if change <= settings for fact in change}
         candidates = {fact for fact in _FOLLOW_SIZE if fact not in alone}
@@ -172,7 +185,7 @@ class Design:
         return tuple(fact for fact in _FOLLOW_SIZE if fact in found)
 
     def companions(self, factor: str) -> tuple[str, ...]:
-        """Other facts that change with `factor`, where it never changes without them."""
+        """Return the facts that change with a factor, if it never changes without them."""
         if factor in self.composite:
             return tuple(sorted(self.composite[factor], key=_order))
         if factor not in SETTINGS or frozenset({factor}) in self.changes:
@@ -186,8 +199,11 @@ class Design:
         return tuple(name for name in SETTINGS if name in fewest and name != factor)
 
     def stands_for(self, factor: str) -> str:
-        """The factor under which facts that only change together are tested: a person's own, the
-        size, the owner of an option, or the first of them."""
+        """Return the factor that represents a group of facts that change only together.
+
+        It is the user's own factor, the model size, the owner of an option, or the first setting of
+        the group. A factor that can change alone represents itself.
+        """
         if factor in self.composite:
             return factor
         for own, parts in self.composite.items():
@@ -203,8 +219,10 @@ class Design:
         return next((name for name in SETTINGS if name == factor or name in companions), factor)
 
     def along(self, factor: str) -> tuple[str, ...]:
-        """What a sentence names as changing with the factor: followers or companions, and their
-        own options that both sides of a change have."""
+        """Return the facts that a sentence names as changing along with the factor.
+
+        These are its followers or companions, and those of their own options that every level has.
+        """
         named = self.followers() if factor == SIZE else self.companions(factor)
         own = [
             option
@@ -217,10 +235,12 @@ class Design:
         return tuple(dict.fromkeys([*named, *own]))
 
     def groups(self, factor: str, *, pool_sizes: bool = False) -> list[MatchedGroup]:
-        """Groups with at least two levels of `factor`, all else equal.
+        """Return the groups with at least two levels of a factor and everything else equal.
 
-        With `pool_sizes`, runs of all sizes make up a level's line, as where each model is a single
-        point of it.
+        Args:
+            factor: factor under test.
+            pool_sizes: let the line of a level hold runs of all model sizes. Needed for tables
+                where each model is a single point of a line.
         """
         free, alike = self._freed(factor, pool_sizes=pool_sizes)
         others = [name for name in self.matched if name not in free]
@@ -239,8 +259,10 @@ class Design:
         ]
 
     def _freed(self, factor: str, *, pool_sizes: bool) -> tuple[set[str], set[str]]:
-        """What the runs of a group may differ in; and what of it the runs of one level agree in
-        all the same."""
+        """Facts in which the runs of a group may differ.
+
+        The second set is the part of these in which the runs of one level must still agree.
+        """
         tested = {factor, *self.companions(factor)}
         alike = {option for name in tested for option in self.brought.get(name, ())}
         size = {SIZE, *SIZE_COLUMNS, *self.followers()}
@@ -253,8 +275,10 @@ class Design:
         return tested | alike, alike
 
     def lines(self) -> list[MatchedGroup]:
-        """Runs that agree in everything but size (and what follows it), two at least: the runs of
-        one line."""
+        """Return the groups of at least two runs that differ only in size and what follows it.
+
+        Each group forms one line.
+        """
         free = {SIZE, *SIZE_COLUMNS, *self.followers()}
         others = [name for name in self.matched if name not in free]
         return [
@@ -264,8 +288,7 @@ class Design:
         ]
 
     def _kind(self, columns: Sequence[str]) -> pd.Series:
-        """What runs of one level may differ in besides their seeds, the commonest kind first: an
-        integer per run."""
+        """An integer per run that numbers the combinations of these columns, commonest first."""
         if not columns:
             return pd.Series(0, index=self.runs.index)
         texts = self.runs[list(columns)].agg("\n".join, axis=1)
@@ -274,7 +297,7 @@ class Design:
         return texts.map({text: rank for rank, text in enumerate(ranked)})
 
     def _name(self, facts: Mapping[str, str]) -> str:
-        """In words, facts that are the same for all runs left out."""
+        """Name of a group; facts that are the same for all runs are left out."""
         varied = [
             value
             if (fact := fact_of(name)) is None or not fact.option or fact.principal
@@ -287,8 +310,10 @@ class Design:
         return ", ".join(varied) or "all runs"
 
     def lacking(self, factor: str, runs: Iterable[str]) -> tuple[str, ...]:
-        """Facts that at least one of these runs does not record, so that they are not held equal
-        when `factor` is compared."""
+        """Return the facts that are not held equal when a factor is compared.
+
+        These are the facts that at least one of these runs does not record.
+        """
         rows = self.runs.loc[list(runs)]
         tested = {factor, *self.along(factor), "source", *SIZE_COLUMNS}
         partly = [name for name in self.matched if bool((rows[name] == NOT_RECORDED).any())]
@@ -296,8 +321,7 @@ class Design:
         return tuple(n for n in dict.fromkeys([*map(str, partly), *never]) if n not in tested)
 
     def changes_along(self, factor: str) -> tuple[str, ...]:
-        """Facts that change wherever `factor` does, of the two runs that are most alike
-        otherwise."""
+        """Return the facts that change with a factor between the two most similar runs."""
         with_factor = [change - {factor} for change in self.changes if factor in change]
         if not with_factor:
             return ()
@@ -308,7 +332,7 @@ class Design:
 def _runs_of_levels(
     level_of: pd.Series, known: Sequence[str], kind: pd.Series
 ) -> dict[str, tuple[str, ...]]:
-    """The runs of each known level, of one kind each."""
+    """Runs of each known level, all of one kind."""
     members = {level: level_of.index[level_of == level] for level in known}
     return {
         level: tuple(map(str, _of_one_kind(runs, kind)))
@@ -318,13 +342,13 @@ def _runs_of_levels(
 
 
 def _of_one_kind(runs: pd.Index, kind: pd.Series) -> pd.Index:
-    """The runs of the commonest kind: the others would pass for chance."""
+    """The runs of the commonest kind: differences to others would count as run-to-run noise."""
     kinds = kind[runs]
     return runs[(kinds == kinds.min()).to_numpy()]
 
 
 def _unique(names: Sequence[str]) -> list[str]:
-    """The names, told apart by a number where several groups have one."""
+    """The names, with a number added to duplicates."""
     seen: dict[str, int] = {}
     result = []
     for name in names:
@@ -334,22 +358,22 @@ def _unique(names: Sequence[str]) -> list[str]:
 
 
 def _order(column: str) -> int:
-    """Place in the list of facts; a person's own factors last."""
+    """Position in the list of facts; the user's own factors come last."""
     columns = [fact.column for fact in FACTS]
     return columns.index(column) if column in columns else len(columns)
 
 
 def design(table: pd.DataFrame) -> Design:
-    """The facts of the runs of a loss table, prepared for matching."""
+    """Return the facts of the runs of a loss table, prepared for matching."""
     facts = run_facts(table)
     brought = _brought(facts.factors)
-    changes = reduced(change_sets(facts.factors), brought)
+    changes = _all_reduced(change_sets(facts.factors), brought)
     own = own_factors(facts, lambda change: _reduced(change, brought), changes)
     runs = pd.concat([facts.factors, facts.own[list(own)]], axis=1)
     composite = {name: parts for name, parts in own.items() if parts}
     if unexplained := [name for name, parts in own.items() if not parts]:
         columns = [*facts.factors.columns, *unexplained]
-        changes = reduced(change_sets(runs[columns]), brought)
+        changes = _all_reduced(change_sets(runs[columns]), brought)
     return Design(
         runs=runs,
         size=facts.size,
@@ -361,7 +385,7 @@ def design(table: pd.DataFrame) -> Design:
 
 
 def _brought(runs: pd.DataFrame) -> dict[str, tuple[str, ...]]:
-    """Owner -> its own options that change along with it."""
+    """Map each owner to its own options that change along with it."""
     found: dict[str, list[str]] = {}
     for name in runs.columns:
         fact: Fact | None = fact_of(name)
@@ -374,16 +398,22 @@ def _brought(runs: pd.DataFrame) -> dict[str, tuple[str, ...]]:
     return {owner: tuple(names) for owner, names in found.items()}
 
 
-def reduced(
+def _all_reduced(
     changes: frozenset[frozenset[str]], brought: Mapping[str, Sequence[str]]
 ) -> frozenset[frozenset[str]]:
-    """The changes without what comes along with another; those of which something is left."""
+    """Changes, each without the facts that change along with another fact of it.
+
+    A change that is then empty is left out.
+    """
     return frozenset(kept for change in changes if (kept := _reduced(change, brought)))
 
 
 def _reduced(change: frozenset[str], brought: Mapping[str, Sequence[str]]) -> frozenset[str]:
-    """A change without the options that an owner brings along when it changes, and without the
-    dimensions of a model whose size or architecture changes."""
+    """A change without the facts that change along.
+
+    Dropped are the own options of an owner that changes, and the dimensions of the model if its
+    size or architecture changes.
+    """
     along = {option for owner in change for option in brought.get(owner, ())}
     if SIZE in change or "architecture" in change:
         along |= set(SIZE_COLUMNS)

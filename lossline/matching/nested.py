@@ -1,4 +1,4 @@
-"""Nested models of all runs at once: how much of the spread about one line each factor explains."""
+"""Nested models of all runs: the share of the spread about one line that each factor explains."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ import pandas as pd
 
 from lossline.matching.groups import TREND_FROM, Design
 
-__all__ = ["Shares", "nested_shares"]
-
-_DEGREE = 3
+_DEGREE = 3  # of the polynomial that is the one line for all runs
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Shares:
-    """What a factor adds to a model that has all others.
+    """Variance that a factor explains in addition to all other factors.
 
-    share: of the squared distances from one line for all runs; partial_r2: of what the other
-      factors leave; both NaN where the factor is an alias of the others.
-    spread: root mean square distance of the runs from one line for all, in the unit of y.
+    Attributes:
+        share: as a share of the squared distances from one line for all runs; NaN where the factor
+            is an alias of the others.
+        partial_r2: as a share of what the other factors leave unexplained; NaN likewise.
+        spread: root mean square distance of the runs from one line for all, in the unit of y.
     """
 
     share: float
@@ -30,11 +30,18 @@ class Shares:
 
 
 def nested_shares(plan: Design, points: pd.DataFrame, factors: Sequence[str]) -> dict[str, Shares]:
-    """Least squares of y on one polynomial line, plus an offset and a tilt per level of each
-    factor; every run counts 1.
+    """Return the share of variance of each factor.
+
+    Least squares of y on one polynomial line, plus an offset and a tilt per level of each factor.
+    Every run has the same total weight.
 
     Args:
-      points: index (run_id, step), columns x and y (M,).
+        plan: facts of the runs.
+        points: index (run_id, step), columns x and y (M,).
+        factors: factors of the model.
+
+    Returns:
+        Factor -> shares; empty with fewer than 3 runs or a single x.
     """
     run = np.asarray(points.index.get_level_values(0), dtype=str)
     x, y = points.to_numpy(float).T
@@ -52,6 +59,7 @@ def nested_shares(plan: Design, points: pd.DataFrame, factors: Sequence[str]) ->
         rest = [block for name, block in blocks.items() if name != factor]
         without = _unexplained(np.column_stack([line, *rest]), y, weight)
         gained = max(without[0] - whole[0], 0.0)
+        # An alias adds no rank: its columns are combinations of the other factors' columns.
         aliased = without[1] == whole[1] or alone[0] <= 0 or without[0] <= 0
         shares[factor] = Shares(
             share=float("nan") if aliased else gained / alone[0],
@@ -62,8 +70,10 @@ def nested_shares(plan: Design, points: pd.DataFrame, factors: Sequence[str]) ->
 
 
 def _columns(plan: Design, factor: str, run: np.ndarray, u: np.ndarray) -> np.ndarray:
-    """An offset and a tilt per level but the first; of a number with many levels, of its
-    logarithm."""
+    """Columns of a factor: an offset and a tilt for every level but the first.
+
+    A number with many levels has one offset and one tilt, in its logarithm.
+    """
     levels = plan.levels(factor)
     values = plan.trend_of(factor) if len(levels) >= TREND_FROM else None
     if values is not None and (values > 0).all():
@@ -76,5 +86,6 @@ def _columns(plan: Design, factor: str, run: np.ndarray, u: np.ndarray) -> np.nd
 
 
 def _unexplained(columns: np.ndarray, y: np.ndarray, weight: np.ndarray) -> tuple[float, int]:
+    """Weighted residual sum of squares, and the rank of the columns."""
     coefficients, _, rank, _ = np.linalg.lstsq(columns * weight[:, None], y * weight, rcond=1e-9)
     return float(np.sum((weight * (y - columns @ coefficients)) ** 2)), int(rank)

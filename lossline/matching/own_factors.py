@@ -1,9 +1,12 @@
-"""Factors of a person's own (``factor.<name>``): which of them say more than the recorded facts.
+"""Select the user's own factors (``factor.<name>``) that must be tested.
 
-A grid names what its axes vary. Most axes vary a fact that the table records ("pretraining data"),
-several that are tested one by one ("model": architecture and size), or seeds. Such a factor is
-tested under the facts' own names. A factor of facts that only change together is tested as one, and
-one that changes no recorded fact is a factor like any other.
+A grid names the factor that each axis varies. Four cases:
+
+- It varies one recorded fact ("pretraining data"), or several that can change alone ("model":
+  architecture and size): these facts are tested under their own names instead.
+- It varies seeds: not tested.
+- It varies recorded facts that change only together: tested as one factor.
+- It varies no recorded fact: tested like any other factor.
 """
 
 from __future__ import annotations
@@ -18,21 +21,20 @@ from lossline.matching.changes import Changes
 from lossline.matching.run_facts import NOT_RECORDED, RunFacts
 from lossline.options.roles import SIZE, Role, fact_of
 
-__all__ = ["own_factors"]
-
 Reduce = Callable[[frozenset[str]], frozenset[str]]
 
 
 def own_factors(
     facts: RunFacts, reduce: Reduce, changes: frozenset[frozenset[str]]
 ) -> dict[str, frozenset[str]]:
-    """The own factors to test, each with the recorded facts that only change together with it
-    (none: no recorded fact tells its levels apart).
+    """Return the user's own factors to test, each with the facts that change only together with it.
+
+    The set of facts is empty if no recorded fact distinguishes the levels of the factor.
 
     Args:
-      facts: of the runs.
-      reduce: a set of facts in which two runs differ -> the same without what owners bring along.
-      changes: every such set that occurs.
+        facts: facts of the runs.
+        reduce: function that removes from a change the facts that change along with another one.
+        changes: every such set of facts in which two runs differ.
     """
     found: dict[str, frozenset[str]] = {}
     for name in facts.own.columns:
@@ -49,14 +51,13 @@ def own_factors(
 
 
 def _is_tested(column: str) -> bool:
-    """Whether a recorded fact is a factor of its own; the shape of a model is not."""
+    """Whether a recorded fact is a factor by itself; the shape of a model is not."""
     fact = fact_of(column)
     return column == SIZE or (fact is not None and fact.role is Role.FACTOR)
 
 
 def _smallest_changes(facts: RunFacts, name: str, reduce: Reduce) -> Iterator[frozenset[str]]:
-    """For each two levels of an own factor, what else differs between the two runs of them that are
-    most alike."""
+    """For each pair of levels of an own factor, what else their two most similar runs differ in."""
     rest = [other for other in facts.own.columns if other != name]
     runs = Changes(pd.concat([facts.factors, facts.own[rest]], axis=1))
     level = facts.own[name].to_numpy(str)
@@ -69,7 +70,7 @@ def _smallest_changes(facts: RunFacts, name: str, reduce: Reduce) -> Iterator[fr
 
 
 def _renames_another_role(facts: RunFacts, name: str) -> bool:
-    """Whether the levels are those of a seed, a length or an implementation by another name."""
+    """Whether the levels only rename those of a seed, a length or an implementation."""
     own = facts.own[name]
     known = own != NOT_RECORDED
     return any(

@@ -1,4 +1,4 @@
-"""The recorded facts of the runs of a loss table, as text levels that can be compared."""
+"""Recorded facts of the runs of a loss table, as text levels that can be compared."""
 
 from __future__ import annotations
 
@@ -11,19 +11,17 @@ import pandas as pd
 from lossline.options.roles import FACTS, OPTION_PREFIX, OWN_PREFIX, SIZE, Fact, Role, fact_of
 from lossline.tables.cells import as_numbers
 
-__all__ = ["NOT_APPLICABLE", "NOT_RECORDED", "SHAPE", "SIZE_COLUMNS", "RunFacts", "run_facts"]
-
 NOT_RECORDED = "not recorded"
-NOT_APPLICABLE = "–"  # an option that the run's architecture, optimizer or schedule does not have
-SHAPE = "shape"  # the dimensions of the model, together
+NOT_APPLICABLE = "–"  # the run's architecture, optimizer or schedule does not have this option
+SHAPE = "shape"  # all dimensions of the model together
 _OWNED_SIZES = tuple(f.column for f in FACTS if f.role is Role.SIZE and f.owner)
-# What describes a model's size beyond its class of equal parameters.
+# Columns that describe a model's size in more detail than its size class.
 SIZE_COLUMNS = (SHAPE, *_OWNED_SIZES)
 _LISTED = {f.column for f in FACTS} | {OPTION_PREFIX + f.option for f in FACTS if f.option}
 _STORE = tuple(f.column for f in FACTS if f.owner == "pretraining_data")
-# Two runs whose parameter counts differ by less are of one size: architectures never agree to the
-# last parameter.
-SAME_SIZE = 1.2
+# Runs whose parameter counts differ by less than this factor have one size: two architectures never
+# have exactly the same count.
+_SAME_SIZE = 1.2
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -31,11 +29,12 @@ class RunFacts:
     """Facts per run (index: run_id, sorted), as text.
 
     Attributes:
-      factors: one column per factor, the size as classes of equal size, `SIZE_COLUMNS` where the
-        options of the runs are recorded, and ``source``.
-      own: columns ``factor.<name>`` of a person's own factors.
-      others: options of every other role (seeds, steps, implementations).
-      size: parameters per run, the count that `size_column` names.
+        factors: one column per factor; the model size in classes; ``SIZE_COLUMNS`` where the
+            options of the runs are recorded; and ``source``.
+        own: columns ``factor.<name>``: the user's own factors.
+        others: options of every other role (seeds, steps, implementations).
+        size: parameters per run.
+        size_column: column of the loss table that ``size`` comes from.
     """
 
     factors: pd.DataFrame
@@ -46,7 +45,7 @@ class RunFacts:
 
 
 def run_facts(table: pd.DataFrame) -> RunFacts:
-    """The facts of the runs of a loss table."""
+    """Return the facts of the runs of a loss table."""
     runs = table.drop_duplicates("run_id").set_index("run_id").sort_index()
     options = _options(runs)
     size_column = "params_non_embedding" if runs["params_non_embedding"].notna().all() else "params"
@@ -54,14 +53,14 @@ def run_facts(table: pd.DataFrame) -> RunFacts:
     columns: dict[str, pd.Series] = {}
     for fact in FACTS:
         if fact.column == SIZE:
-            columns[SIZE] = size_classes(size)
+            columns[SIZE] = _size_classes(size)
         elif fact.role is Role.FACTOR and not fact.column.startswith(OPTION_PREFIX):
             columns[fact.column] = _named_cells(runs, fact).map(_text, na_action=None)
         elif fact.column in options and _is_matched(fact.column):
             columns[fact.column] = options[fact.column]
     unlisted = [name for name in options if name not in _LISTED]
     columns |= {name: options[name] for name in unlisted}
-    columns["pretraining_data"] = _told_apart(
+    columns["pretraining_data"] = _unique_by_content(
         columns["pretraining_data"], columns["tokenizer"], options
     )
     if (shape := _shape(options)) is not None:
@@ -79,8 +78,10 @@ def run_facts(table: pd.DataFrame) -> RunFacts:
 
 
 def _named_cells(runs: pd.DataFrame, fact: Fact) -> pd.Series:
-    """The cells of a named column; where they are empty, those of the option that holds the same,
-    which an imported table may have in its place."""
+    """Cells of a named column; empty ones are filled from the option column of the same fact.
+
+    An imported table may have only the option column.
+    """
     cells = runs[fact.column].astype(object)
     option = OPTION_PREFIX + fact.option
     if option not in runs:
@@ -101,7 +102,10 @@ def _is_other(column: str) -> bool:
 
 
 def _options(runs: pd.DataFrame) -> pd.DataFrame:
-    """The option columns: an empty cell of a run that has others is an option it does not have."""
+    """Option columns with empty cells filled.
+
+    In a run that records other options, an empty cell means "not applicable"; else "not recorded".
+    """
     columns = [name for name in runs if str(name).startswith(OPTION_PREFIX)]
     cells = runs[columns].astype(object)
     for name in columns:
@@ -112,9 +116,12 @@ def _options(runs: pd.DataFrame) -> pd.DataFrame:
     return filled.where(recorded, NOT_RECORDED) if columns else filled
 
 
-def _told_apart(data: pd.Series, tokenizer: pd.Series, options: pd.DataFrame) -> pd.Series:
-    """Names of the pretraining data; where one name and tokenizer stand for stores of different
-    content, the beginning of the store's fingerprint is added."""
+def _unique_by_content(data: pd.Series, tokenizer: pd.Series, options: pd.DataFrame) -> pd.Series:
+    """Names of the pretraining data, made unique by content.
+
+    Where one name and tokenizer stand for stores of different content, the first 8 digits of the
+    store's fingerprint are added.
+    """
     names = [name for name in _STORE if name in options]
     if not names:
         return data
@@ -126,7 +133,7 @@ def _told_apart(data: pd.Series, tokenizer: pd.Series, options: pd.DataFrame) ->
 
 
 def _shape(options: pd.DataFrame) -> pd.Series | None:
-    """The dimensions that vary, as text such as ``layers 3, width 96``."""
+    """Dimensions that vary, as text such as ``layers 3, width 96``; None if none is recorded."""
     names = [
         str(name)
         for name in options
@@ -150,25 +157,27 @@ def _text(value: object) -> str:
     if value is None or value is pd.NA or value != value:
         return NOT_RECORDED
     if isinstance(value, (float, np.floating)):
-        return f"{value:.4g}"  # 3e-4 written with rounding errors is still 3e-4
+        return f"{value:.4g}"  # so that 3e-4 with a rounding error is still 3e-4
     return str(value)
 
 
 def _one_spelling(cells: pd.Series) -> pd.Series:
-    """Each number written in one way, so that 32 and 32.0 are one level; other cells as they
-    are."""
+    """Numbers in one spelling, so that 32 and 32.0 are one level; other cells unchanged."""
     numbers = as_numbers(cells)
     spelled = numbers.map(lambda n: str(int(n)) if float(n).is_integer() else f"{n:.10g}")
     return cells.where(numbers.isna(), spelled)
 
 
-def size_classes(size: pd.Series) -> pd.Series:
-    """Sizes in classes: from the smallest on, whatever is within `SAME_SIZE` of a class's smallest
-    belongs to it."""
+def _size_classes(size: pd.Series) -> pd.Series:
+    """Size class of each run, as text.
+
+    Starting from the smallest size, a class holds all sizes up to ``_SAME_SIZE`` times its smallest
+    one.
+    """
     labels = pd.Series(NOT_RECORDED, index=size.index, dtype=object)
     members: list[str] = []
     for run, value in size.dropna().sort_values(kind="stable").items():
-        if members and value > SAME_SIZE * size[members[0]]:
+        if members and value > _SAME_SIZE * size[members[0]]:
             labels[members] = _size_label(size[members])
             members = []
         members.append(str(run))

@@ -1,4 +1,4 @@
-"""Every option of a run is a fact: runs that differ in one are compared, never taken for chance."""
+"""Every option of a run is a fact: a difference in one is tested, and never counted as noise."""
 
 import time
 
@@ -30,8 +30,10 @@ RECORDED = {
 
 
 class Recorded(Study):
-    """The planted study with recorded options; `variants` are changes of the runs on wiki, each of
-    which is trained once more with it."""
+    """The planted study with recorded options.
+
+    For each of ``variants``, the usual runs on wiki are trained once more with these changes.
+    """
 
     def __init__(self, *variants, **kwargs):
         super().__init__(**{"sets": {"legal": 0.0, "wiki": 0.3, "hellaswag": 0.8}} | kwargs)
@@ -76,7 +78,7 @@ def verdicts(attribution):
         ("option.model.tie_embeddings", "false", "true"),
     ],
 )
-def test_an_option_that_moves_the_line_is_found_and_is_no_noise(column, usual, other):
+def test_an_option_that_moves_the_line_is_found_and_not_counted_as_noise(column, usual, other):
     plain = found()
     moved = found({column: other}, moves={column: {other: 0.3}})
     assert verdicts(moved)[column] is Verdict.MOVES
@@ -85,7 +87,7 @@ def test_an_option_that_moves_the_line_is_found_and_is_no_noise(column, usual, o
     assert effect.move.value == pytest.approx(0.3, abs=0.06)
     for name in ("architecture", "params", "learning_rate"):
         assert verdicts(moved)[name] is verdicts(plain)[name], name
-        # As runs of one level, the two would have a noise of .3 / sqrt(2).
+        # If both values counted as one level, the noise would be .3 / sqrt(2).
         assert moved.factor(name).nats.noise < 0.08, name
     assert verdicts(moved)["pretraining_data"] is verdicts(plain)["pretraining_data"]
 
@@ -116,8 +118,8 @@ def test_seeds_implementations_and_lengths_are_replicates(change):
     )
 
 
-def test_what_only_the_architecture_has_goes_with_it():
-    """A state size and tied embeddings of every Mamba are part of being one, the latter by name."""
+def test_options_of_an_architecture_change_along_with_it():
+    """Every Mamba has a state size and tied embeddings here; the sentence names the latter."""
     table = Recorded().table()
     mamba = table["architecture"] == "mamba"
     table.loc[mamba, "option.model.tie_embeddings"] = "true"
@@ -128,8 +130,8 @@ def test_what_only_the_architecture_has_goes_with_it():
     assert not {"option.model.tie_embeddings", "option.model.state"} & set(verdicts(attribution))
 
 
-def test_an_option_that_its_owner_brings_along_is_tested_with_what_stands_for_the_owner():
-    """The constant schedule has no warm-up, and comes with another learning rate."""
+def test_an_option_of_the_schedule_is_tested_together_with_the_learning_rate():
+    """The constant schedule has no warm-up, and always has another learning rate."""
     table = Recorded().table()
     table.loc[table["schedule"] == "constant", "option.schedule.warmup"] = "0.0"
     attribution = attribute(table, QUICK)
@@ -140,8 +142,8 @@ def test_an_option_that_its_owner_brings_along_is_tested_with_what_stands_for_th
     assert "only changes together with the learning rate" in warmup.sentence
 
 
-def test_variants_of_one_architecture_are_no_replicates_of_each_other():
-    """Two state sizes at one parameter count: Llama is compared with one of them alone."""
+def test_variants_of_one_architecture_are_not_replicates_of_each_other():
+    """Two state sizes at one parameter count: Llama is compared with only one of them."""
     wide = {"architecture": "mamba", "option.model.state": "64", "params": 1.05e6}
     table = Recorded(wide, moves={"option.model.state": {"64": 1.0}}).table()
     plan = design(table)
@@ -183,18 +185,18 @@ def test_a_batch_size_that_follows_the_model_size_is_named_with_it():
     assert whole.verdict is Verdict.CONFOUNDED and "the model size" in whole.sentence
 
 
-def test_an_option_that_only_changes_with_another_factor_is_confounded():
+def test_an_option_that_changes_only_with_another_factor_is_confounded():
     table = Recorded().table()
     table.loc[table["pretraining_data"] == "python", "option.z_loss"] = "0.001"
     table.loc[table["pretraining_data"] != "python", "option.z_loss"] = "0.0"
     attribution = attribute(table, QUICK)
     assert verdicts(attribution)["option.z_loss"] is Verdict.CONFOUNDED
     assert "the pretraining data changes with it" in attribution.factor("option.z_loss").sentence
-    data = attribution.factor("pretraining_data")  # wiki and pubmed alone are alike
+    data = attribution.factor("pretraining_data")  # only wiki and pubmed have the same z-loss
     assert {data.nats.low_level, data.nats.high_level} == {"wiki", "pubmed"}
 
 
-def test_one_name_for_two_stores_is_two_sets():
+def test_two_stores_with_one_name_are_two_levels_of_the_data():
     table = Recorded(moves={"pretraining_data": {"wiki": 0.0}}).table()
     other = table["run_id"].isin(
         table[(table["pretraining_data"] == "wiki") & (table["tokenizer"] == "bpe")]["run_id"]
@@ -207,7 +209,7 @@ def test_one_name_for_two_stores_is_two_sets():
     assert {"wiki (store aaaaaaaa)", "wiki (store bbbbbbbb)"} <= set(levels)
 
 
-def test_four_levels_of_an_option_are_a_trend():
+def test_four_levels_of_a_numeric_option_are_compared_by_a_trend():
     variants = [{"option.batch_size": str(n)} for n in (64, 128, 256)]
     moves = {"option.batch_size": {str(32 * 2**i): 0.1 * i for i in range(4)}}
     factor = found(*variants, moves=moves).factor("option.batch_size")
@@ -216,7 +218,7 @@ def test_four_levels_of_an_option_are_a_trend():
     assert factor.nats.move.value == pytest.approx(0.3, abs=0.06)
 
 
-def test_imported_tables_say_what_they_do_not_record():
+def test_options_that_a_table_does_not_record_have_the_verdict_not_recorded():
     attribution = attribute(Study().table(), QUICK)
     for name in ("option.batch_size", "option.schedule.warmup", "option.documents"):
         assert verdicts(attribution)[name] is Verdict.MISSING
@@ -224,7 +226,7 @@ def test_imported_tables_say_what_they_do_not_record():
 
 
 def test_runs_without_recorded_options_are_not_matched_with_others():
-    """Whatever they were made with, it is not known."""
+    """Their options are unknown."""
     recorded, earlier = Recorded().table(), Study(seed=1).table()
     earlier = earlier.assign(run_id="old-" + earlier["run_id"], source="lossline")
     plan = design(tables.concat([recorded, earlier]))
@@ -233,7 +235,7 @@ def test_runs_without_recorded_options_are_not_matched_with_others():
         assert len({run.startswith("old-") for run in runs}) == 1
 
 
-# --- a person's own factors ---
+# --- the user's own factors ---
 
 
 def test_an_own_factor_that_no_option_records_is_tested():
@@ -248,13 +250,13 @@ def test_an_own_factor_that_no_option_records_is_tested():
 
 
 def study_table(study, default):
-    """The table of a study; runs that do not name a level of their own factor have `default`."""
+    """Return the table of a study; runs without a level of the own factor get ``default``."""
     runs = study.runs
     study.runs = lambda: [default | run for run in runs()]
     return study.table()
 
 
-def test_an_own_factor_for_a_recorded_one_is_tested_under_its_name():
+def test_an_own_factor_that_renames_a_recorded_fact_is_tested_under_the_facts_name():
     table = Recorded({"option.batch_size": "64"}).table()
     plain = attribute(table, QUICK)
     own = table.assign(
@@ -269,13 +271,13 @@ def test_an_own_factor_for_a_recorded_one_is_tested_under_its_name():
     assert attribution.effects().equals(plain.effects())
 
 
-def test_seeds_are_no_factor_whatever_an_axis_calls_them():
+def test_an_own_factor_that_renames_seeds_is_not_tested():
     table = Recorded({"seed": 7, "option.seed": "7"}).table()
     own = table.assign(**{"factor.repetition": "r" + table["seed"].astype(str)})
     assert verdicts(attribute(own, QUICK)) == verdicts(attribute(table, QUICK))
 
 
-def test_facts_that_only_change_together_are_tested_as_the_factor_they_are():
+def test_facts_that_change_only_together_are_tested_as_the_users_own_factor():
     recipe = {"option.batch_size": "64", "option.documents": "separate"}
     table = Recorded(recipe, moves={"option.batch_size": {"64": 0.3}}).table()
     named = table.assign(
@@ -290,8 +292,8 @@ def test_facts_that_only_change_together_are_tested_as_the_factor_they_are():
         assert "only changes together with recipe" in attribution.factor(name).sentence
 
 
-def test_a_factor_that_is_a_shape_is_tested():
-    """Two shapes of one size are no factor that the table names: the grid does."""
+def test_an_own_factor_that_changes_the_shape_of_the_model_is_tested():
+    """The table has no column for the shape of the model; the grid names it."""
     deep = {"option.model.width": "48", "factor.depth": "deep"}
     study = Recorded(deep, moves={"factor.depth": {"deep": 0.3}}, seeds=2)
     attribution = attribute(study_table(study, {"factor.depth": "wide"}), QUICK)
@@ -301,7 +303,7 @@ def test_a_factor_that_is_a_shape_is_tested():
 
 
 def test_an_own_factor_of_many_levels_is_compared_quickly():
-    """Each run a level of its own: 44,850 pairs of levels, minutes if each makes a table anew."""
+    """300 runs with a level each: 44,850 pairs; one new table per pair would take minutes."""
     runs = pd.DataFrame({"learning_rate": [str(n % 7) for n in range(300)]})
     own = pd.DataFrame({"factor.run": [f"run {n}" for n in range(300)]})
     facts = RunFacts(factors=runs, own=own, others=own[[]], size=pd.Series(), size_column="params")
@@ -314,7 +316,7 @@ def test_an_own_factor_of_many_levels_is_compared_quickly():
 # --- tables of other programs ---
 
 
-def test_an_option_that_nobody_lists_is_no_chance_either():
+def test_an_option_that_lossline_does_not_know_is_a_factor_too():
     table = study_table(
         Recorded(
             {"option.model.dropout": "0.1"}, moves={"option.model.dropout": {"0.1": 0.3}}, seeds=2
@@ -332,14 +334,14 @@ def test_an_option_that_nobody_lists_is_no_chance_either():
     ("column", "spellings"),
     [("option.batch_size", ("32", "32.0")), ("option.optimizer.b2", ("0.95", "9.50e-1"))],
 )
-def test_one_number_written_in_two_ways_is_one_level(column, spellings):
+def test_two_spellings_of_one_number_are_one_level(column, spellings):
     table = Recorded(seeds=2).table()
     table[column] = np.where(table["seed"] == 0, *spellings)
     plan = design(table)
     assert plan.recorded_levels(column) == spellings[:1]
 
 
-def test_a_named_fact_that_is_only_recorded_as_an_option_is_that_fact():
+def test_an_option_column_fills_the_empty_named_column_of_the_same_fact():
     column = "option.optimizer.weight_decay"
     study = Recorded({column: "0.3"}, moves={column: {"0.3": 0.3}}, seeds=2)
     table = study_table(study, {column: "1e-1"}).assign(weight_decay=np.nan)
