@@ -231,7 +231,7 @@ def pooled_noise(comparisons: list[Comparison], share: float = 1.0) -> Noise:
     return Noise(deviation=float(np.sqrt(variance)), degrees=share * degrees)
 
 
-def comparable(points: MatchedPoints) -> MatchedPoints | None:
+def _comparable(points: MatchedPoints) -> MatchedPoints | None:
     """Return the points at x that more than one level covers; None if too few are left.
 
     So every comparison interpolates. Two levels: the intersection of their ranges, slightly
@@ -280,7 +280,7 @@ def compare(groups: list[MatchedPoints], *, resamples: int = 0, seed: int = 0) -
     Returns:
         The comparison, or None if no group has a common range of x.
     """
-    inside = [points for points in map(comparable, groups) if points is not None]
+    inside = [points for points in map(_comparable, groups) if points is not None]
     if not inside:
         return None
     rows = _Rows.of(inside)
@@ -309,7 +309,7 @@ def line_scatter(groups: list[MatchedPoints]) -> Noise:
         _, number = np.unique(points.run, return_inverse=True)
         alone = np.bincount(number).max() == 1  # every run is one point of the line
         together = (
-            points if alone else comparable(dataclasses.replace(points, d=number.astype(float)))
+            points if alone else _comparable(dataclasses.replace(points, d=number.astype(float)))
         )
         if together is None or len(np.unique(together.run)) < 2 or len(together.x) < 3:
             continue

@@ -75,7 +75,7 @@ def judge_unit(contrasts: Sequence[Contrast]) -> Judgement:
         uneven=tuple(item for item in main if item.spread > item.margin),
         open_sets=open_sets,
     )
-    differ = [item for item in moved if item.kind is Kind.GROUPS and not alike(item)]
+    differ = [item for item in moved if item.kind is Kind.GROUPS and not _alike(item)]
     if differ:
         differ.sort(key=lambda item: -abs(item.move))
         rest = [item for item in moved if item not in differ]
@@ -123,8 +123,8 @@ def judge_factor(
     return in_bits.verdict, per_byte, per_token
 
 
-def alike(item: Contrast) -> bool:
-    """Return whether two groups move in the same direction and by similar amounts."""
+def _alike(item: Contrast) -> bool:
+    """Whether two groups move in the same direction and by similar amounts."""
     moves = [side.move for side in item.sides]
     smaller, larger = sorted(moves, key=abs)
     return smaller * larger > 0 and abs(smaller) >= _ALIKE * abs(larger)
