@@ -1,8 +1,8 @@
-"""Figures and the report of a study: they read tables and fits, and know nothing of models.
+"""Figures and the report of a study. They read tables and fits, and import no model code.
 
     from lossline.reporting import plot_lines, write_report
 
-The names are imported when first asked for, so that nothing loads Matplotlib without need.
+Names are imported at first use, so that Matplotlib is loaded only when needed.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,7 @@ __all__ = ["plot_against", "plot_lines", "plot_pairs", "write_report"]
 
 
 def __getattr__(name: str) -> Any:
+    """Import a public name at first use."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     if name == "write_report":

@@ -1,8 +1,8 @@
-"""How a run looks: color = pretraining data, marker = architecture, filling = intervention.
+"""Appearance of runs: color = pretraining data, marker = architecture, filling = intervention.
 
-One `Appearance` is made per study and shared by all its figures, so that a color means the same
-thing on every page.
-Colors are Okabe and Ito's, then Tol's "muted" set; both were designed for color-blind readers.
+All figures of a study share one ``Appearance``, so that a color has one meaning on every page. The
+colors are those of Okabe and Ito, then Tol's "muted" set. Both were designed for color-blind
+readers.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ DASHES: tuple[Any, ...] = (
 )  # fmt: skip
 NOT_STATED = "not stated"
 
-# rcParams of every figure: sized for print at the width of two columns, with no chart junk.
+# rcParams of every figure, sized for print at the width of a two-column page.
 RC: dict[str, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 7.5,
@@ -58,7 +58,7 @@ RC: dict[str, Any] = {
     "legend.labelspacing": 0.35,
     "legend.title_fontsize": 7,
     "lines.solid_capstyle": "butt",
-    # Names of sets and runs are a person's text: a dollar sign in them is no mathematics.
+    # Names of sets and runs may hold dollar signs, which must not start mathematics.
     "text.parse_math": False,
     "figure.facecolor": "white",
     "figure.dpi": 120,
@@ -71,7 +71,13 @@ RC: dict[str, Any] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Intervention:
-    """A change that is not data, architecture or size, and the marker filling that shows it."""
+    """A change other than data, architecture or size, and the marker filling that shows it.
+
+    Attributes:
+        name: name in the legend.
+        facts: columns of the loss table that belong to it.
+        fillstyle: Matplotlib fill style of its markers.
+    """
 
     name: str
     facts: tuple[str, ...]
@@ -102,7 +108,7 @@ INTERVENTIONS = (
 
 
 def text(value: Any) -> str:
-    """A fact as it is printed: `3e-04` and `3.0E-4` look alike, a missing one says so."""
+    """Return a fact as text: one spelling per number, and "not stated" for a missing fact."""
     if value is None or value is pd.NA or (isinstance(value, float) and value != value):
         return NOT_STATED
     if isinstance(value, float):
@@ -111,9 +117,10 @@ def text(value: Any) -> str:
 
 
 def label(name: str, limit: int = 26) -> str:
-    """A name as a figure prints it: long ones lose their middle, and none is taken for private.
+    """Return a name as text for a figure; long names lose their middle.
 
-    (Matplotlib leaves labels that start with an underscore out of its legends.)
+    A space is put before a leading underscore: Matplotlib leaves labels that start with one out of
+    legends.
     """
     if len(name) > limit:
         half = (limit - 1) // 2
@@ -126,11 +133,11 @@ class Appearance:
     """Colors, markers and fillings of one study.
 
     Attributes:
-      colors: pretraining data -> color.
-      markers: architecture -> marker.
-      dashes: architecture -> line style.
-      usual: fact -> its commonest value; a run that differs in it is an intervention.
-      interventions: run_id -> the intervention that run shows; runs that show none are absent.
+        colors: pretraining data -> color.
+        markers: architecture -> marker.
+        dashes: architecture -> line style.
+        usual: fact -> its commonest value. A run with another value is an intervention.
+        interventions: run_id -> intervention of this run; usual runs are absent.
     """
 
     colors: Mapping[str, str]
@@ -141,7 +148,7 @@ class Appearance:
 
     @classmethod
     def of(cls, table: pd.DataFrame) -> Appearance:
-        """The appearance of every run in a loss table (long form, one row = checkpoint x set)."""
+        """Return the appearance of every run of a loss table."""
         runs = table.drop_duplicates("run_id").set_index("run_id").sort_index()
         data = _by_frequency(runs, "pretraining_data")
         architectures = _by_frequency(runs, "architecture")
@@ -155,7 +162,7 @@ class Appearance:
                 for run_id in runs.index[(values != reference).to_numpy()]:
                     shown.setdefault(str(run_id), kind)
         return cls(
-            # Alphabetical, so that two tables of the same sets give the same colors.
+            # Alphabetical order: two tables with the same sets then have the same colors.
             colors={name: COLORS[i % len(COLORS)] for i, name in enumerate(sorted(data))},
             markers={name: MARKERS[i % len(MARKERS)] for i, name in enumerate(architectures)},
             dashes={name: DASHES[i % len(DASHES)] for i, name in enumerate(architectures)},
@@ -164,23 +171,23 @@ class Appearance:
         )
 
     def color(self, data: Any) -> str:
-        """Color of a pretraining set; grey where it is not of this study."""
+        """Return the color of a pretraining set; gray if the study does not have it."""
         return self.colors.get(text(data), "#7F7F7F")
 
     def marker(self, architecture: Any) -> str:
-        """Marker of an architecture."""
+        """Return the marker of an architecture."""
         return self.markers.get(text(architecture), "o")
 
     def dash(self, architecture: Any) -> Any:
-        """Line style of an architecture."""
+        """Return the line style of an architecture."""
         return self.dashes.get(text(architecture), "-")
 
     def is_usual(self, fact: str, value: Any) -> bool:
-        """Whether `value` is the study's commonest value of `fact`, or the study has none."""
+        """Return whether ``value`` is the commonest value of a fact, or the study has none."""
         return self.usual.get(fact, text(value)) == text(value)
 
     def shown_interventions(self) -> tuple[Intervention, ...]:
-        """The kinds that occur, in the order of `INTERVENTIONS`."""
+        """Return the interventions that occur, in the order of ``INTERVENTIONS``."""
         present = {kind.name for kind in self.interventions.values()}
         return tuple(kind for kind in INTERVENTIONS if kind.name in present)
 
@@ -204,8 +211,12 @@ def _commonest(values: Iterable[str]) -> str:
 def _reference(
     runs: pd.DataFrame, column: str, values: pd.Series, commonest: str
 ) -> pd.Series | str:
-    """The usual value for each run: that of its architecture for an option which the architecture
-    brings along, that of its size for a setting chosen by size, else the commonest of all."""
+    """Usual value of a fact for each run.
+
+    For an option of the architecture, it is the commonest value within the architecture. For a
+    setting chosen by model size, it is the commonest within the size. Else it is the commonest of
+    all runs.
+    """
     fact = fact_of(column)
     if fact is None or not (fact.owner == "architecture" or fact.setting):
         return commonest

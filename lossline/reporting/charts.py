@@ -1,4 +1,4 @@
-"""Charts of results: what each factor does to the line, how well held-out runs were predicted."""
+"""Charts of results: the move of each factor, and the errors of held-out predictions."""
 
 from __future__ import annotations
 
@@ -21,24 +21,23 @@ MOVED = "#D55E00"
 SMALL = "#009E73"
 SAME = "#5B6770"
 _NOT_VARIED = (Verdict.CONSTANT, Verdict.MISSING)
-_NEAR = 30.0  # times the named move, up to which the axis makes room for those on other sets
+_NEAR = 30.0  # the axis includes moves on other sets up to this multiple of the named move
 _TICKS = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
 _LEGEND = (
     (MOVED, "full", "moves"),
     (MOVED, "none", "moves if noise is alike"),
     (SMALL, "full", "within the margin (shaded)"),
-    (SAME, "full", "cannot be told"),
+    (SAME, "full", "inconclusive"),
 )
 
 
 def attribution_chart(attribution: Attribution, *, units: Sequence[Unit]) -> Figure:
-    """One row per factor that varies, the largest move first, one panel per unit: how far the line
-    moves, and its interval.
+    """Return a chart of the moves of all factors that vary, largest first, one panel per unit.
 
-    The large dot is the evaluation set that the sentence names; the small ones are the other sets
-    that the same two levels stand for, diamonds the groups that answer differently. The axis is
-    linear within the margin, which is shaded, and logarithmic beyond it, so that factors of all
-    sizes are seen. A factor that could not be tested keeps its row and says why.
+    Large dot: move and interval on the evaluation set that the sentence names. Small dots: moves
+    between the same two levels on the other sets. Diamonds: groups of runs that move differently.
+    The axis is linear within the margin, which is shaded, and logarithmic beyond it, so that moves
+    of all sizes are visible. A factor that could not be tested has a row with the reason.
     """
     factors = [factor for factor in attribution.factors if factor.verdict not in _NOT_VARIED]
     with publication_style():
@@ -104,7 +103,7 @@ def _factor_rows(ax: Axes, factors: Sequence[FactorAttribution], unit: Unit, alp
 
 
 def _other_sets(ax: Axes, row: int, moves: np.ndarray, limits: tuple[float, float]) -> None:
-    """Moves on the other sets; one beyond the limits is an arrowhead at the edge."""
+    """Draw the moves on the other sets; a move beyond the limits is an arrowhead at the edge."""
     edges = ((moves < limits[0], "<", limits[0]), (moves > limits[1], ">", limits[1]))
     inside = moves[(moves >= limits[0]) & (moves <= limits[1])]
     parts = [("o", inside), *((marker, moves[out] * 0 + edge) for out, marker, edge in edges)]
@@ -125,8 +124,11 @@ def _other_sets(ax: Axes, row: int, moves: np.ndarray, limits: tuple[float, floa
 
 
 def _look(effect: Effect, verdict: Verdict, alpha: float) -> tuple[str, bool]:
-    """Color, and whether the dot is filled: by the verdict, and for a tokenizer, which may move
-    lines in one unit alone, by the effect in this unit."""
+    """Color, and whether the dot is filled.
+
+    They follow the verdict. For a tokenizer, which may move lines in only one unit, they follow the
+    effect in this unit.
+    """
     if effect.factor == "tokenizer":
         if effect.p_equivalent < alpha:
             return SMALL, True
@@ -164,7 +166,7 @@ def _effect(
         gid=f"effect/{effect.factor}",
     )
     levels = f"{label(effect.low_level, 16)} → {label(effect.high_level, 16)}"
-    _inside(ax, f"{levels} · {label(effect.y_set, 18)}", position + 0.36)
+    _inside(ax, f"{levels}, on {label(effect.y_set, 18)}", position + 0.36)
     if np.isfinite(p_value):
         ax.annotate(
             p_text(p_value),
@@ -185,7 +187,7 @@ def _reason(ax: Axes, position: int, message: str, limit: int = 60) -> None:
 
 
 def _inside(ax: Axes, words: str, height: float, **style: Any) -> None:
-    """Small quiet text at the left end of a row, which the layout is not to make room for."""
+    """Small gray text at the left end of a row; the layout ignores its width."""
     note = ax.annotate(
         words,
         (0.01, height),
@@ -199,7 +201,7 @@ def _inside(ax: Axes, words: str, height: float, **style: Any) -> None:
 
 
 def p_text(p_value: float) -> str:
-    """A p-value as it is printed."""
+    """Return a p-value as text."""
     return "p < 0.001" if p_value < 0.001 else f"p = {p_value:.2g}"
 
 
@@ -220,16 +222,20 @@ def held_out_chart(
     scores: pd.DataFrame, appearance: Appearance, *, unit: Unit, methods: Sequence[str],
     same: pd.DataFrame,
 ) -> Figure:  # fmt: skip
-    """Left: predicted against measured loss of held-out checkpoints. Right: errors by method.
+    """Return a chart of held-out predictions.
+
+    Left: predicted against measured losses, by the first method. Right: errors of every method.
 
     Args:
-      scores: columns method, measured, predicted and, where known, low and high (an interval of
-        the prediction), pretraining_data and architecture.
-      methods: the order of the methods; the first is ours and the only one drawn on the left.
-      same: the predictions drawn on the right: those of losses that all methods answered.
+        scores: columns method, measured, predicted; where known also low and high (prediction
+            interval), pretraining_data and architecture.
+        appearance: colors and markers.
+        unit: unit of the losses.
+        methods: methods in order. The first is ours, and the only one drawn on the left.
+        same: rows of ``scores`` for the right panel: losses that all methods predicted.
     """
     ours = scores[scores["method"] == methods[0]]
-    looks = ("pretraining_data", "architecture")  # lines may be grouped by other facts
+    looks = ("pretraining_data", "architecture")  # absent if lines are grouped by other facts
     ours = ours.assign(**{n: ours[n].map(text) if n in ours else NOT_STATED for n in looks})
     with publication_style():
         figure = new_figure(PAGE_WIDTH, 2.9)
@@ -275,14 +281,14 @@ def _predicted_against_measured(ax: Axes, rows: pd.DataFrame, appearance: Appear
 
 
 def _errors_by_method(ax: Axes, scores: pd.DataFrame, methods: Sequence[str]) -> None:
-    """Every error as a dot, the median as a bar, on a logarithmic axis (percent)."""
+    """Draw every error as a dot and the median as a bar, on a logarithmic axis in percent."""
     ax.set_xscale("log")
     ax.grid(axis="y", visible=False)
     for position, method in enumerate(methods):
         rows = scores[scores["method"] == method]
         error = 100.0 * (rows["predicted"] / rows["measured"] - 1.0).abs().to_numpy(float)
         error = np.maximum(error[np.isfinite(error)], 1e-3)
-        # A fixed low-discrepancy spread instead of random jitter: the same figure every time.
+        # Golden-ratio steps instead of random jitter, so that the figure is always the same.
         spread = ((np.arange(error.size) * 0.6180339887) % 1.0 - 0.5) * 0.5
         color = MOVED if position == 0 else SAME
         ax.plot(
@@ -303,4 +309,4 @@ def _errors_by_method(ax: Axes, scores: pd.DataFrame, methods: Sequence[str]) ->
     ax.tick_params(axis="y", length=0)
     ax.set_ylim(len(methods) - 0.5, -0.5)
     ax.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
-    ax.set_xlabel("error of held-out losses (%); bar and number: median")
+    ax.set_xlabel("error of held-out predictions (%); bar and number: median")

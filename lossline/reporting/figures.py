@@ -31,13 +31,13 @@ _LAWS = {law.name: law for law in (Chinchilla(), Kaplan())}
 
 @contextmanager
 def publication_style() -> Iterator[None]:
-    """The rcParams of every figure, restored afterwards."""
+    """Set the rcParams of every figure, and restore the old ones afterwards."""
     with mpl.rc_context(cast("Any", RC)):
         yield
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """A figure of this size in inches, apart from pyplot's global state."""
+    """Return a new figure of this size in inches, independent of pyplot's global state."""
     layout = ConstrainedLayoutEngine(w_pad=0.04, h_pad=0.04, wspace=0.03, hspace=0.03)
     figure = Figure(figsize=(width, height), layout=layout)
     FigureCanvasAgg(figure)
@@ -45,11 +45,14 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def save(figure: Figure, path: Path) -> Path:
-    """Write a PNG (and an SVG beside it); the same figure gives the same bytes."""
+    """Write a PNG and an SVG beside it, and return the path of the PNG.
+
+    The same figure gives the same bytes.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     with publication_style():
         figure.savefig(path, metadata={"Software": None})
-        # The layout is settled now; computing it anew would take as long as the drawing.
+        # Keep the layout of the PNG: computing it again takes as long as drawing.
         figure.set_layout_engine("none")
         figure.savefig(path.with_suffix(".svg"), metadata={"Date": None, "Creator": None})
     return path
@@ -65,7 +68,7 @@ def draw_panel(
     y: str,
     unit: Unit,
 ) -> pd.DataFrame:
-    """Points and lines of one pair of sets; returns the points drawn."""
+    """Draw points and lines of one pair of sets, and return the points drawn."""
     frame = paired(table, x, y, unit=unit)
     panels.draw_points(ax, frame, appearance)
     panels.fit_limits(ax, frame["x"], frame["y"])
@@ -84,7 +87,7 @@ def loss_grid(
     ys: Sequence[str],
     unit: Unit,
 ) -> Figure:
-    """One panel per set of `ys`, all over the same x."""
+    """Return a figure with one panel per set of ``ys``, all against the same x."""
     columns = _columns(len(ys))
     rows = math.ceil(len(ys) / columns)
     with publication_style():
@@ -114,7 +117,7 @@ def _columns(count: int) -> int:
 
 
 def _grid_size(rows: int, columns: int) -> tuple[float, float]:
-    """Width and height in inches; wide panels are flatter, so that a pair fits a column."""
+    """Width and height in inches; wide panels are flatter."""
     if columns == 1:
         return 4.6, 2.9
     cell = (PAGE_WIDTH - LEGEND_WIDTH) / columns
@@ -122,7 +125,7 @@ def _grid_size(rows: int, columns: int) -> tuple[float, float]:
 
 
 def _hide_unused(axes: np.ndarray, used: int) -> None:
-    """Hide the panels beyond `used`; the lowest panel of each column keeps its tick labels."""
+    """Hide the panels after ``used``; the lowest panel of each column keeps its tick labels."""
     columns = axes.shape[1]
     for index, ax in enumerate(axes.flat):
         ax.set_visible(index < used)
@@ -138,7 +141,7 @@ def overview(
     y: str,
     units: Sequence[Unit],
 ) -> Figure:
-    """The study in one picture: one validation loss against one other, in each unit."""
+    """Return the study in one figure: one loss against another, one panel per unit."""
     width = PAGE_WIDTH if len(units) > 1 else 4.6
     with publication_style():
         figure = new_figure(width, 2.75)
@@ -160,10 +163,10 @@ def loss_over_compute(
     sets: Sequence[str],
     unit: Unit,
 ) -> Figure:
-    """Every run's losses as it trains, over training FLOPs (tokens where FLOPs are not known).
+    """Return a figure of losses during training, against training FLOPs (tokens if unknown).
 
-    Fitted laws from scale to loss are drawn as what they predict for the best of the sizes that
-    the group has, at each compute.
+    A fitted law from scale to loss is drawn as its prediction for the best model size of the group
+    at each compute.
     """
     columns = _columns(len(sets))
     rows = math.ceil(len(sets) / columns)
@@ -192,7 +195,8 @@ def _trajectories(
 ) -> None:
     rows = frame[frame[name].notna() & (frame[compute] > 0)]
     points = rows.assign(x=rows[compute].astype(float), y=rows[name].astype(float))
-    # A run of one checkpoint has no curve: a sweep has hundreds, each an artist in every panel.
+    # A run of one checkpoint has no curve. A sweep has hundreds of them, and one artist each per
+    # panel would be slow.
     trained_on = points[points.duplicated("run_id", keep=False)]
     for run_id, run in trained_on.groupby("run_id", sort=True):
         first = run.iloc[0]
@@ -211,7 +215,7 @@ def _trajectories(
 
 
 def _frontier(ax: Axes, frame: pd.DataFrame, fit: ComputeLawFit, appearance: Appearance) -> None:
-    """What the law says of the best size at each compute, within the sizes and compute measured."""
+    """Draw the law at the best size for each compute, within the measured sizes and compute."""
     if fit.law not in _LAWS or not fit.parameters:
         return
     rows = frame[frame["flops"].notna() & frame["params"].notna()]
@@ -221,7 +225,7 @@ def _frontier(ax: Axes, frame: pd.DataFrame, fit: ComputeLawFit, appearance: App
     if rows.empty:
         return
     sizes, tokens, flops = (rows[name].to_numpy(float) for name in ("params", "tokens", "flops"))
-    # FLOPs per parameter and token: 6 where the table says C = 6 N D, more where it is exact.
+    # FLOPs per parameter and token: 6 if the table uses C = 6 N D, more if it counts exactly.
     per_token = float(np.median(flops / (sizes * tokens)))
     compute = np.geomspace(flops.min(), flops.max(), 80)
     size = np.geomspace(sizes.min(), sizes.max(), 60)[:, None]

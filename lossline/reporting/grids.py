@@ -1,4 +1,4 @@
-"""The tables of a report: fits, compute laws, effects, held-out scores, exclusions, runs."""
+"""Tables of a report: compute laws, factors, effects, held-out scores, exclusions, runs."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _TONES = {
 
 
 def number(value: Any, digits: int = 4) -> str:
-    """A number with so many significant digits; an en dash where there is none."""
+    """Return a number with this many significant digits; an en dash if there is none."""
     try:
         value = float(value)
     except (TypeError, ValueError):
@@ -42,40 +42,40 @@ def number(value: Any, digits: int = 4) -> str:
 
 
 def interval(low: Any, high: Any, digits: int = 3) -> str:
-    """An interval in brackets; nothing where a bound is missing."""
+    """Return an interval in brackets; empty if a bound is missing."""
     bounds = number(low, digits), number(high, digits)
     return "" if "–" in bounds else f"[{bounds[0]}, {bounds[1]}]"
 
 
 def with_interval(value: Any, low: Any, high: Any) -> Cell:
-    """An estimate, its interval beneath it."""
+    """Return a cell with an estimate, and its interval below."""
     return Cell(number(value), note=interval(low, high))
 
 
 def percent(value: Any) -> str:
-    """A share or a relative error in percent."""
+    """Return a share or a relative error in percent; an en dash if missing."""
     shown = number(100 * float(value), 3) if pd.notna(value) else "–"
     return shown if shown == "–" else f"{shown}%"
 
 
 def status_cell(status: Any, message: str = "") -> Cell:
-    """A status with the tone of how far it can be trusted, and what is to be said of it."""
+    """Return a cell with a fit status, colored by its severity, and its message below."""
     word = str(getattr(status, "value", status))
     return Cell(word.replace("_", " "), _TONES.get(word, ""), message)
 
 
 def group_columns(groups: Iterable[Mapping[str, Any]]) -> list[str]:
-    """The facts that any of the groups names, in the order of their first appearance."""
+    """Return the facts that occur in any group, in order of first appearance."""
     return list(dict.fromkeys(fact for group in groups for fact in group))
 
 
 def fact_columns(names: Sequence[str]) -> list[Column]:
-    """Columns for the facts of groups."""
+    """Return one column per fact of the groups."""
     return [Column(name.replace("_", " "), keep=True) for name in names]
 
 
 def compute_law_grid(laws: Sequence[ComputeLawFit]) -> Grid:
-    """One row per law from scale to loss."""
+    """Return a table with one row per law from scale to loss."""
     facts = group_columns(law.group for law in laws)
     names = list(dict.fromkeys(name for law in laws for name in law.parameters if name != "E"))
     columns = [
@@ -108,7 +108,7 @@ def compute_law_grid(laws: Sequence[ComputeLawFit]) -> Grid:
 
 
 def factor_grid(attribution: Attribution) -> Grid:
-    """One row per factor: verdict and the named effect in both units."""
+    """Return a table with one row per factor: verdict, and the named effect in both units."""
     columns = [
         Column("factor", keep=True), Column("levels"), Column("verdict", keep=True),
         *[
@@ -117,7 +117,7 @@ def factor_grid(attribution: Attribution) -> Grid:
             for title in (f"move, {unit.words}", "p (corrected)")
         ],
         Column("ratio to the largest", number=True), Column("share of variance", number=True),
-        Column("on"), Column("runs", number=True),
+        Column("evaluation set"), Column("runs", number=True),
     ]  # fmt: skip
     rows = []
     for factor in attribution.factors:
@@ -137,7 +137,7 @@ def factor_grid(attribution: Attribution) -> Grid:
         )
     return Grid(
         title="Verdicts", columns=columns, rows=rows,
-        empty=attribution.message or "No factor was examined.",
+        empty=attribution.message or "No factor was tested.",
     )  # fmt: skip
 
 
@@ -160,17 +160,17 @@ def _move(move: Interval) -> Cell:
 
 
 def effect_grid(attribution: Attribution) -> Grid:
-    """One row per factor, evaluation set and unit: everything behind the verdicts."""
+    """Return a table with one row per factor, evaluation set and unit."""
     columns = [
         Column("factor", keep=True), Column("x", keep=True), Column("y", keep=True),
         Column("unit", keep=True), Column("levels", keep=True),
         Column("move [interval]", number=True), Column("p", number=True),
         Column("p corrected", number=True), Column("p resampled", number=True),
-        Column("margin", number=True), Column("p within the margin", number=True),
-        Column("smallest visible", number=True),
+        Column("margin", number=True), Column("p (exceeds margin)", number=True),
+        Column("smallest detectable", number=True),
         Column("share of variance", number=True), Column("partial R²", number=True),
         Column("noise", keep=True), Column("runs", number=True), Column("groups", number=True),
-        Column("over x", number=True),
+        Column("range of x", number=True),
     ]  # fmt: skip
     rows = [
         [
@@ -197,33 +197,39 @@ def effect_grid(attribution: Attribution) -> Grid:
         for effect in factor.effects
     ]
     return Grid(
-        title="Every comparison", columns=columns, rows=rows, empty="Nothing could be compared."
-    )
+        title="All comparisons", columns=columns, rows=rows, empty="Nothing could be compared.",
+        caption="p: p-value of no move. p (exceeds margin): small where the move is shown to lie "
+        "within the margin. Noise: own = from the runs compared; borrowed = from other runs, "
+        "times 3.",
+    )  # fmt: skip
 
 
 def held_out_grid(heldout: pd.DataFrame) -> Grid:
-    """One row per method and unit: how far off the held-out losses were predicted, those that all
-    methods answered; below, a method that answered too few, and the line on these."""
+    """Return a table with one row per method and unit: errors of held-out predictions.
+
+    Methods are scored on the losses that all of them predicted. A method that predicted too few is
+    listed below, together with the line on the same losses.
+    """
     columns = [
-        Column("method"), Column("unit", keep=True), Column("answered", number=True),
-        Column("scored on", number=True), Column("runs", number=True),
+        Column("method"), Column("unit", keep=True), Column("predicted", number=True),
+        Column("scored", number=True), Column("runs", number=True),
         Column("median error", number=True), Column("mean error", number=True),
-        Column("worst error", number=True), Column("bias", number=True),
-        Column("inside the interval", number=True),
+        Column("largest error", number=True), Column("bias", number=True),
+        Column("within the interval", number=True),
     ]  # fmt: skip
     rows = []
     for found in compare(heldout):
         rows += [_score(found, name, name, found.rows) for name in found.methods]
         for apart, both in found.apart.items():
             for name in sorted(set(both["method"]), key=lambda name: name != apart):
-                title = name if name == apart else f"{name}, where {apart} answered"
+                title = name if name == apart else f"{name}, on the losses of {apart}"
                 rows.append(_score(found, name, title, both))
     return Grid(
         title="Scores", columns=columns, rows=rows,
-        caption="Errors are predicted / measured − 1; median, mean and worst of their size. "
-        "Methods of one unit are scored on the losses that all of them answered; one that answered "
-        "too few stands below them, beside the line on the same losses.",
-        empty="No run was held out: a group must still determine a line without its largest runs.",
+        caption="Error: predicted / measured − 1; median, mean and largest are without the sign. "
+        "Methods of one unit are scored on the losses that all of them predicted. A method that "
+        "predicted too few is listed below them, with the line on the same losses.",
+        empty="No run was held out: without its largest runs, no group determines a line.",
     )  # fmt: skip
 
 
@@ -252,7 +258,7 @@ def _coverage(part: pd.DataFrame) -> str:
 
 
 def exclusion_grids(results: StudyResults) -> list[Grid]:
-    """What no fit has seen, as the fit says it, and the rows that hold no measurement."""
+    """Return two tables: what the fits left out, and the rows without a measurement."""
     excluded = results.excluded
     columns = [Column("what"), Column("rows", number=True), Column("reason", wide=True)]
     said = [
@@ -277,7 +283,7 @@ def exclusion_grids(results: StudyResults) -> list[Grid]:
             )
     return [
         Grid(
-            title="Left out of the fits, or to be doubted", columns=columns, rows=said,
+            title="Left out of the fits, or unreliable", columns=columns, rows=said,
             empty="Nothing was left out of the fits.",
         ),
         Grid(
@@ -296,7 +302,10 @@ _COUNTED = frozenset({"params", "params_non_embedding", "tokens"})
 
 
 def run_grid(table: pd.DataFrame) -> Grid:
-    """One row per run with the facts that differ between runs; the others are the caption."""
+    """Return a table with one row per run and the facts that differ between runs.
+
+    Facts that are the same for all runs are in the caption.
+    """
     rows = usable(table).sort_values(["run_id", "step"])
     last = rows.drop_duplicates("run_id", keep="last")
     recorded = [fact for fact in _run_facts(last) if last[fact].notna().any()]
@@ -308,7 +317,7 @@ def run_grid(table: pd.DataFrame) -> Grid:
     ]
     caption = f"All runs: {', '.join(same)}. " if same and len(last) > 1 else ""
     if len(last) > RUN_ROWS:
-        caption += f"The first {RUN_ROWS} of {len(last)} runs."
+        caption += f"Only the first {RUN_ROWS} of {len(last)} runs are shown."
     checkpoints = rows.groupby("run_id")["step"].nunique()
     columns = [
         Column("run", keep=True),
@@ -334,8 +343,10 @@ def run_grid(table: pd.DataFrame) -> Grid:
 
 
 def _run_facts(table: pd.DataFrame) -> list[str]:
-    """Columns that tell runs apart: all facts of a run but its name, and of its options those whose
-    role is to be a factor (dimensions, lengths and implementations stand in config.json)."""
+    """Columns of facts to show: all named facts, and the options whose role is factor.
+
+    Dimensions, lengths and implementations are left out; they are in config.json.
+    """
     columns = [name for name in of_run(map(str, table.columns)) if name != "run_id"]
     return [name for name in columns if not name.startswith(OPTION_PREFIX) or _is_factor(name)]
 
@@ -346,7 +357,7 @@ def _is_factor(column: str) -> bool:
         fact is not None
         and fact.role is Role.FACTOR
         and fact.column == column
-        and fact.owner != "pretraining_data"  # the store's fingerprint: the data by its name
+        and fact.owner != "pretraining_data"  # a store's fingerprint: the data have a name
     )
 
 
@@ -359,7 +370,7 @@ def _fact(name: str, value: Any) -> str:
 
 
 def count(value: Any) -> str:
-    """A large count in words of thousands: 417M, 1.24B; a dash where there is none."""
+    """Return a large count with a suffix, such as 417M or 1.24B; an en dash if there is none."""
     if value is None or pd.isna(value):
         return "–"
     for size, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
@@ -373,7 +384,7 @@ def _numeric(values: pd.Series) -> bool:
 
 
 def mapping_grid(title: str, mapping: Mapping[str, Any]) -> Grid:
-    """Names and values; nested mappings are flattened with dots."""
+    """Return a table of names and values; names of nested mappings are joined with dots."""
     rows = [[Cell(name), Cell(value)] for name, value in _flat(mapping)]
     return Grid(title=title, columns=[Column("name", keep=True), Column("value")], rows=rows)
 

@@ -1,4 +1,4 @@
-"""Fitted lines as figures and tables see them."""
+"""Fitted lines, prepared for figures and tables."""
 
 from __future__ import annotations
 
@@ -20,7 +20,14 @@ _SIGNS = {"kappa": "κ", "gamma": "γ"}
 
 @dataclass(frozen=True, kw_only=True)
 class Curve:
-    """A line to draw: `line.predict(x)` and `line.band(x, level)` over `domain`, in `unit`."""
+    """A line to draw: ``line.predict(x)`` and ``line.band(x, level)`` over ``domain``.
+
+    Attributes:
+        line: fitted line.
+        facts: facts of its group of runs.
+        unit: unit of both axes.
+        domain: range of x over which it is drawn.
+    """
 
     line: Line
     facts: Mapping[str, Any]
@@ -29,12 +36,12 @@ class Curve:
 
     @property
     def name(self) -> str:
-        """The group in words, e.g. ``wiki, llama, bpe-4096``."""
+        """Name of the group, such as ``wiki, llama, bpe-4096``."""
         return ", ".join(text(value) for value in self.facts.values())
 
 
 def curves_for(curves: Iterable[Curve], *, x: str, y: str, unit: Unit) -> list[Curve]:
-    """The curves of one panel, in a fixed order."""
+    """Return the curves of one panel, in a fixed order."""
     found = [
         curve
         for curve in curves
@@ -44,7 +51,10 @@ def curves_for(curves: Iterable[Curve], *, x: str, y: str, unit: Unit) -> list[C
 
 
 def drawable(lines: Iterable[Line]) -> list[Curve]:
-    """Those lines that the data determined and that join losses of one checkpoint, as curves."""
+    """Return the lines that can be drawn, as curves.
+
+    The data must determine the line, and both of its losses must be of the same checkpoint.
+    """
     return [
         Curve(line=line, facts=line.group, unit=Unit(line.unit), domain=line.x_range)
         for line in lines
@@ -53,7 +63,7 @@ def drawable(lines: Iterable[Line]) -> list[Curve]:
 
 
 def line_grid(lines: Sequence[Line], unit: Unit) -> Grid:
-    """One row per fitted line, the failed ones too."""
+    """Return a table with one row per fitted line, including the failed ones."""
     facts = group_columns(line.group for line in lines)
     used = {name for line in lines for name in line.parameters}
     parameters = [
@@ -63,7 +73,7 @@ def line_grid(lines: Sequence[Line], unit: Unit) -> Grid:
         *fact_columns(facts),
         Column("x", keep=True), Column("y", keep=True),
         *[Column(_SIGNS.get(name, name), number=True) for name in parameters],
-        Column("R²", number=True), Column("straight R²", number=True),
+        Column("R²", number=True), Column("R² of straight line", number=True),
         Column("runs", number=True), Column("points", number=True),
         Column("status", keep=True),
     ]  # fmt: skip
@@ -83,13 +93,13 @@ def line_grid(lines: Sequence[Line], unit: Unit) -> Grid:
     ]
     return Grid(
         title=f"Lines in {unit.words}", columns=columns, rows=rows,
-        caption="In brackets: 90% intervals by a bootstrap over runs.",
+        caption="In brackets: 90% intervals, by a bootstrap over runs.",
         empty=f"No line was fitted in {unit.words}.",
     )  # fmt: skip
 
 
 def _parameter(line: Line, name: str) -> Cell:
-    """Estimate and 90% interval; the columns of `Line.draws` stand in the order of PARAMETERS."""
+    """Estimate and 90% interval; the columns of ``Line.draws`` are in the order of PARAMETERS."""
     value = line.parameters.get(name)
     if value is None or not len(line.draws):
         return Cell(number(value))

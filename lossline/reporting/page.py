@@ -1,7 +1,7 @@
-"""The parts of a report and how they become one HTML file that needs nothing else.
+"""Parts of a report, and how they become one self-contained HTML file.
 
-Everything a study brings along (names of runs, sets, messages) is untrusted text: the template
-escapes all of it, and the page's own content policy forbids scripts and anything from elsewhere.
+All text of a study (names of runs and sets, messages) is untrusted. The template escapes it, and
+the content security policy of the page forbids scripts and external files.
 """
 
 from __future__ import annotations
@@ -18,9 +18,12 @@ import jinja2
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell of a table; `tone` is a class of the style sheet: good, warn, bad, moved, same.
+    """One cell of a table.
 
-    `note` stands small beneath the text: an interval, a reason.
+    Attributes:
+        text: text of the cell.
+        tone: class of the style sheet: good, warn, bad, moved or same; empty for none.
+        note: small text below it: an interval or a reason.
     """
 
     text: str
@@ -30,7 +33,14 @@ class Cell:
 
 @dataclass(frozen=True)
 class Column:
-    """One column: numbers are set flush right, `keep` forbids line breaks, `wide` is for prose."""
+    """One column of a table.
+
+    Attributes:
+        title: header of the column.
+        number: align right, for numbers.
+        keep: forbid line breaks.
+        wide: give the column room for sentences.
+    """
 
     title: str
     number: bool = False
@@ -39,13 +49,21 @@ class Column:
 
     @property
     def css(self) -> str:
-        """Class of its cells."""
+        """Class of its cells in the style sheet."""
         return "number" if self.number else "keep" if self.keep else "wide" if self.wide else ""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Picture:
-    """A figure: the PNG, and a caption that says what it shows and how it was made."""
+    """A figure with its caption.
+
+    Attributes:
+        title: what the figure shows; also its alternative text.
+        caption: how to read it and how it was made.
+        png: path of the image.
+        number: number of the figure.
+        width: width on the page, in pixels.
+    """
 
     kind: ClassVar[str] = "picture"
     title: str
@@ -56,13 +74,21 @@ class Picture:
 
     @property
     def base64(self) -> str:
-        """The file's bytes for a data URI."""
+        """Content of the file for a data URI."""
         return base64.b64encode(self.png.read_bytes()).decode("ascii")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Grid:
-    """A table; `empty` is said where it has no rows."""
+    """A table.
+
+    Attributes:
+        columns: its columns.
+        rows: its rows of cells.
+        title: title above it.
+        caption: caption above it.
+        empty: text that replaces a table without rows.
+    """
 
     kind: ClassVar[str] = "grid"
     columns: Sequence[Column]
@@ -74,7 +100,7 @@ class Grid:
 
 @dataclass(frozen=True, kw_only=True)
 class Listing:
-    """Preformatted text: a command, a configuration."""
+    """Preformatted text, such as a command."""
 
     kind: ClassVar[str] = "listing"
     text: str
@@ -83,7 +109,7 @@ class Listing:
 
 @dataclass(frozen=True, kw_only=True)
 class Paragraph:
-    """A sentence or two."""
+    """A paragraph of text."""
 
     kind: ClassVar[str] = "paragraph"
     text: str
@@ -94,7 +120,7 @@ Block = Picture | Grid | Listing | Paragraph
 
 @dataclass(frozen=True, kw_only=True)
 class Section:
-    """A titled part of the page with an anchor of its own."""
+    """A part of the page with a title and an anchor."""
 
     title: str
     anchor: str
@@ -110,11 +136,11 @@ class Page:
     subtitle: str
     verdicts: Sequence[str]
     sections: Sequence[Section]
-    no_verdict: str = "Nothing could be attributed; the reasons are given below."
+    no_verdict: str = "No factor could be tested; see the reasons below."
 
 
 def render(page: Page) -> str:
-    """The page as HTML, pictures and style inside."""
+    """Return the page as HTML that contains its pictures and style."""
     templates = resources.files("lossline.reporting") / "templates"
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True

@@ -1,4 +1,4 @@
-"""One pair of axes: points of a loss-to-loss plot, fitted lines, the legend that explains both."""
+"""One panel of a figure: points of a loss-to-loss plot, fitted lines, and the legend."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ BAND_LEVEL = 0.9
 
 
 def loss_ticks(ax: Axes, *, count: int = 5) -> None:
-    """Few round ticks on both axes."""
+    """Set a few round ticks on both axes."""
     for axis in (ax.xaxis, ax.yaxis):
         axis.set_major_locator(MaxNLocator(count, steps=[1, 2, 2.5, 5, 10], min_n_ticks=3))
 
 
 def compute_ticks(ax: Axes) -> None:
-    """A logarithmic x axis with one tick per decade."""
+    """Make the x axis logarithmic, with one tick per decade."""
     ax.set_xscale("log")
     ax.xaxis.set_major_locator(LogLocator(numticks=7))
     ax.xaxis.set_major_formatter(_power_of_ten)
@@ -40,16 +40,16 @@ def compute_ticks(ax: Axes) -> None:
 
 
 def _power_of_ten(value: float, _position: float) -> str:
-    """10¹⁸ in plain characters: figures read no mathematics in text."""
+    """Text such as 10¹⁸ in plain characters: figures do not parse mathematics."""
     exponent = round(math.log10(value))
     return f"10{str(exponent).translate(str.maketrans('-0123456789', '⁻⁰¹²³⁴⁵⁶⁷⁸⁹'))}"
 
 
 def draw_points(ax: Axes, frame: pd.DataFrame, appearance: Appearance) -> None:
-    """Draw columns x and y of `frame` (see `points.paired`), the last checkpoint of a run larger.
+    """Draw columns x and y of ``frame`` (``points.paired``); last checkpoints are larger.
 
-    One artist per look, so that thousands of checkpoints stay cheap; earlier checkpoints are
-    translucent so that a crowd of them reads as density.
+    Points that look the same share one artist, so that thousands of checkpoints draw fast. Earlier
+    checkpoints are translucent, so that many of them appear as density.
     """
     kinds = frame["run_id"].map(
         lambda run: appearance.interventions[run].name if run in appearance.interventions else ""
@@ -73,14 +73,14 @@ def draw_points(ax: Axes, frame: pd.DataFrame, appearance: Appearance) -> None:
             markeredgecolor=color if open_marker else ("white" if final else color),
             markeredgewidth=(0.8 if final else 0.5) if open_marker else (0.35 if final else 0.0),
             alpha=1.0 if final else (0.7 if open_marker else 0.45),
-            # Interventions lie on top: they are few and are what the reader looks for.
+            # Draw interventions on top: they are few, and the reader looks for them.
             zorder=3.0 + 0.5 * bool(final) + 0.2 * open_marker,
             gid=f"points/{data}/{architecture}/{kind or 'usual'}/{'final' if final else 'earlier'}",
         )
 
 
 def _filling(kind: Intervention | None, color: str) -> dict[str, Any]:
-    """Marker properties: full where usual, open or half full where a run shows an intervention."""
+    """Marker properties: filled for usual runs, open or half filled for interventions."""
     if kind is not None and kind.fillstyle == "none":
         return {"fillstyle": "full", "markerfacecolor": "white"}
     half = "full" if kind is None else kind.fillstyle
@@ -94,7 +94,7 @@ def _sizes(points: int, finals: int) -> tuple[float, float]:
 
 
 def darker(color: str, amount: float = 0.3) -> tuple[float, float, float]:
-    """A shade that stands out on points of its own color, so that a line on a crowd is seen."""
+    """Return a darker shade of a color, so that a line is visible on points of the same color."""
     red, green, blue = to_rgb(color)
     return (red * (1 - amount), green * (1 - amount), blue * (1 - amount))
 
@@ -106,9 +106,9 @@ def draw_line(
     *,
     level: float = BAND_LEVEL,
 ) -> None:
-    """Draw a fitted line with its band over the range of its points, and not beyond.
+    """Draw a fitted line with its band, only over the range of its points.
 
-    A line of an unusual tokenizer is hollow, like the markers of its points.
+    The line of an unusual tokenizer is hollow, like the markers of its points.
     """
     facts, line = curve.facts, curve.line
     color = appearance.color(facts.get("pretraining_data"))
@@ -126,7 +126,7 @@ def draw_line(
 
 
 def fit_limits(ax: Axes, x: ArrayLike, y: ArrayLike, *, pad: float = 0.05) -> None:
-    """Limits from the points alone: a band that opens far out must not shrink the data."""
+    """Set the limits of the axes from the points only, so that a wide band does not shrink them."""
     for values, setter in ((x, ax.set_xlim), (y, ax.set_ylim)):
         finite = np.asarray(values, float)
         finite = finite[np.isfinite(finite)]
@@ -137,7 +137,7 @@ def fit_limits(ax: Axes, x: ArrayLike, y: ArrayLike, *, pad: float = 0.05) -> No
 
 
 def label_axes(ax: Axes, x: str, y: str, unit: Unit) -> None:
-    """Name both sets and the unit."""
+    """Write the set and the unit on each axis."""
     ax.set_xlabel(f"{label(x, 40)} ({unit.words})")
     ax.set_ylabel(f"{label(y, 34)} ({unit.words})")
 
@@ -145,7 +145,7 @@ def label_axes(ax: Axes, x: str, y: str, unit: Unit) -> None:
 def legend_handles(
     appearance: Appearance, frame: pd.DataFrame, *, lines: bool = True
 ) -> list[tuple[str, list[Any]]]:
-    """Titled groups of legend handles for what occurs in `frame`."""
+    """Return titled groups of legend handles for what occurs in ``frame``."""
     grey = "#555555"
     data = [
         Patch(facecolor=color, label=label(name))
@@ -174,7 +174,7 @@ def legend_handles(
 
 
 def figure_legend(figure: Figure, groups: Sequence[tuple[str, list[Any]]]) -> None:
-    """A legend beside all panels, one titled block per group, so that it can cover no point."""
+    """Draw the legend beside all panels, where it covers no point; one titled block per group."""
     entries: list[Any] = []
     titles: list[int] = []
     for title, handles in groups:
@@ -193,6 +193,6 @@ def figure_legend(figure: Figure, groups: Sequence[tuple[str, list[Any]]]) -> No
     rows = [row for row in packs if isinstance(row.get_children()[0], DrawingArea)]
     for index in titles:
         legend.get_texts()[index].set_fontweight("bold")
-        # A title has no handle: its text starts where the handles below it start.
+        # A title has no handle, so its text starts where the handles below it start.
         cast("DrawingArea", rows[index].get_children()[0]).width = 0
         rows[index].sep = 0

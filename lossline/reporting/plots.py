@@ -1,4 +1,4 @@
-"""Plots for a notebook, one call each.
+"""Plots for notebooks, one function call each.
 
 table = tables.load("runs/")
 lines = fit_lines(table)
@@ -23,8 +23,6 @@ from lossline.reporting.lines import curves_for, drawable
 from lossline.reporting.points import Unit
 from lossline.tables.pairing import Pairs
 
-__all__ = ["plot_against", "plot_lines", "plot_pairs"]
-
 
 def plot_lines(
     lines: StudyResults | Sequence[Line],
@@ -36,22 +34,27 @@ def plot_lines(
     ax: Axes | None = None,
     appearance: Appearance | None = None,
 ) -> Axes:
-    """Losses on `y` against losses on `x` of the same checkpoints, with fitted lines and bands.
+    """Plot losses on ``y`` against losses on ``x`` of the same checkpoints, with fitted lines.
 
     Args:
-      lines: results of a study, or fitted lines; those of other sets and units are left aside.
-      table: the loss table; not needed with results.
-      unit: "loss" (nats per token) or "bits_per_byte".
-      ax: where to draw; a new figure if None.
-      appearance: colors shared with other plots; made from the table if None.
+        lines: results of a study, or fitted lines. Lines of other sets and units are ignored.
+        table: loss table; not needed with results of a study.
+        x: evaluation set of the x axis.
+        y: evaluation set of the y axis.
+        unit: "loss" (nats per token) or "bits_per_byte".
+        ax: axes to draw in; a new figure if None.
+        appearance: colors shared with other plots; made from the table if None.
+
+    Returns:
+        The axes.
 
     Raises:
-      UserError: lines without a table, or a set that the table does not have.
+        UserError: lines are given without a table, or a set is not in the table.
     """
     if isinstance(lines, StudyResults):
         table, lines = lines.table, lines.lines
     if table is None:
-        raise UserError("plot_lines needs the loss table as its second argument, for the points")
+        raise UserError("plot_lines: no loss table. Pass it as the second argument.")
     look = appearance or Appearance.of(table)
     with figures.publication_style():
         ax = _axes() if ax is None else ax
@@ -66,10 +69,18 @@ def plot_lines(
 def plot_pairs(
     fits: Sequence[tuple[Line, Pairs]], *, names: Sequence[str], ax: Axes | None = None
 ) -> Axes:
-    """Paired losses of several groups, one color per name, each with its line and band.
+    """Plot paired losses of several groups, one color per name, each with its line and band.
 
-    For lines between two groups of runs (train to train, test to test), whose points stand in no
-    row of the loss table; see `lossline.tables.pairing.pair_groups`.
+    Use it for lines between two groups of runs (train to train, test to test). Such pairs are not
+    rows of the loss table; ``lossline.tables.pairing.pair_groups`` makes them.
+
+    Args:
+        fits: line and pairs of each group.
+        names: name of each group.
+        ax: axes to draw in; a new figure if None.
+
+    Returns:
+        The axes.
     """
     with figures.publication_style():
         ax = _axes() if ax is None else ax
@@ -103,12 +114,20 @@ def plot_against(
     log_x: bool = False,
     ax: Axes | None = None,
 ) -> Axes:
-    """Two columns of a table against each other, one color per value of `by`.
+    """Plot one column of a table against another, one color per value of ``by``.
 
     Args:
-      curve: predictions to draw as lines: columns `x`, `y` and `by` again.
-      held_out: a column of booleans; rows where it is true are drawn as stars.
-      log_x: a logarithmic x axis, for compute.
+        table: table with the columns named below.
+        x: column of the x axis.
+        y: column of the y axis.
+        by: column that gives the color.
+        curve: predictions to draw as lines, with the same columns x, y and by.
+        held_out: column of booleans; rows where it is true are drawn as stars.
+        log_x: use a logarithmic x axis, for compute.
+        ax: axes to draw in; a new figure if None.
+
+    Returns:
+        The axes.
     """
     with figures.publication_style():
         ax = _axes() if ax is None else ax
@@ -145,7 +164,7 @@ def plot_against(
 
 
 def _axes() -> Axes:
-    # pyplot, so that a notebook shows the figure at the end of the cell.
+    # With pyplot, a notebook shows the figure at the end of the cell.
     import matplotlib.pyplot as plt
 
     return plt.subplots(figsize=(5.6, 3.3), layout="constrained", dpi=160)[1]
@@ -174,5 +193,5 @@ def _handle(color: str, words: str, *, marker: str = "o", size: float = 4.2) -> 
 
 
 def _legend(ax: Axes, handles: Sequence[Line2D]) -> None:
-    """Beside the axes, where it covers no point."""
+    """Draw the legend beside the axes, where it covers no point."""
     ax.legend(handles=list(handles), loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0)

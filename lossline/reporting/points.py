@@ -1,4 +1,4 @@
-"""Points of a figure: two evaluation sets of one loss table, joined by checkpoint."""
+"""Points of a figure: losses on two evaluation sets, joined by checkpoint."""
 
 from __future__ import annotations
 
@@ -24,24 +24,24 @@ _FACTS = (
 
 
 class Unit(enum.Enum):
-    """The unit of a loss axis; the value is the column of the loss table that holds it."""
+    """Unit of a loss axis. The value is the column of the loss table that holds it."""
 
     NATS = "loss"
     BITS = "bits_per_byte"
 
     @property
     def words(self) -> str:
-        """How an axis names it."""
+        """Name of the unit on an axis."""
         return UNIT_WORDS[self.value]
 
 
 def usable(table: pd.DataFrame) -> pd.DataFrame:
-    """Rows that were measured and not excluded."""
+    """Return the rows that were measured and not excluded."""
     return table[table["status"] == "ok"] if "status" in table else table
 
 
 def eval_sets(table: pd.DataFrame, *, kind: str, unit: Unit = Unit.NATS) -> list[str]:
-    """Names of the sets of one kind that have at least one value in `unit`, alphabetically."""
+    """Return the names of the sets of one kind with at least one value in ``unit``, sorted."""
     rows = usable(table)
     if unit.value not in rows:
         return []
@@ -50,8 +50,7 @@ def eval_sets(table: pd.DataFrame, *, kind: str, unit: Unit = Unit.NATS) -> list
 
 
 def partners(table: pd.DataFrame, x: str, *, unit: Unit = Unit.NATS) -> frozenset[str]:
-    """The sets that have a value in `unit` at a checkpoint at which `x` has one, `x` itself among
-    them."""
+    """Return the sets, ``x`` included, that have a value at some checkpoint where ``x`` has one."""
     rows = usable(table)
     if unit.value not in rows:
         return frozenset()
@@ -61,9 +60,10 @@ def partners(table: pd.DataFrame, x: str, *, unit: Unit = Unit.NATS) -> frozense
 
 
 def wide(table: pd.DataFrame, sets: Iterable[str], *, unit: Unit) -> pd.DataFrame:
-    """One row per checkpoint, its facts, one column per set (NaN where not measured), and `final`.
+    """Return a table with one row per checkpoint, sorted by run and step.
 
-    `final` marks the last checkpoint of each run. Rows are sorted by run and step.
+    Columns: run_id, step, the facts of the run, one column per set (NaN where not measured), and
+    ``final``, which is true for the last checkpoint of each run.
     """
     sets = list(sets)
     rows = usable(table)
@@ -83,10 +83,10 @@ def wide(table: pd.DataFrame, sets: Iterable[str], *, unit: Unit) -> pd.DataFram
 
 
 def paired(table: pd.DataFrame, x: str, y: str, *, unit: Unit = Unit.NATS) -> pd.DataFrame:
-    """Checkpoints at which both sets were measured, as `wide` with columns `x` and `y`.
+    """Return the checkpoints at which both sets were measured: ``wide`` plus columns x and y.
 
     Raises:
-      UserError: a set is not in the table.
+        UserError: a set is not in the table.
     """
     known = set(table["eval_set"].unique())
     for name in (x, y):

@@ -1,7 +1,7 @@
-"""Published figures, redrawn from imported tables; `notebooks/published_sweeps.ipynb` shows them.
+"""Published figures, redrawn from imported tables. ``notebooks/published_sweeps.ipynb`` shows them.
 
-Every function takes a loss table of `lossline.tables.sweeps` and draws: nothing is downloaded, and
-nothing of the published data is part of this project.
+Every function draws from a loss table that ``lossline.tables.sweeps`` has read. Nothing is
+downloaded, and no published data are part of this project.
 """
 
 from __future__ import annotations
@@ -27,16 +27,8 @@ from lossline.tables.pairing import Pairs, one_set, pair_checkpoints, pair_group
 from lossline.tables.schema import OWN_SET
 from lossline.tables.sweeps import import_sweep
 
-__all__ = [
-    "load_sweep",
-    "matched_interventions",
-    "over_training",
-    "train_and_test",
-    "translation",
-]
-
-# The 17 tasks of arXiv 2403.08540 that are averaged, by the names of the released table.
-GADRE_TASKS = (
+# The 17 tasks whose errors arXiv 2403.08540 averages, named as in the released table.
+_GADRE_TASKS = (
     "bigbench_operators", "bigbench_dyck_languages", "bigbench_novel_concepts",
     "bigbench_cs_algorithms", "bigbench_qa_wikidata", "pubmed_qa_labeled", "hellaswag_zeroshot",
     "hellaswag", "boolq", "arc_easy", "coqa", "lambada_openai", "winograd", "commonsense_qa",
@@ -45,10 +37,10 @@ GADRE_TASKS = (
 
 
 def load_sweep(source: str, folder: str | os.PathLike[str], name: str) -> pd.DataFrame | None:
-    """The loss table of a published file, or None, said aloud, where the file is absent."""
+    """Return the loss table of a published file; print a line and return None if it is absent."""
     path = Path(folder) / name
     if not path.exists():
-        print(f"{path}: not here, so this section is left out")
+        print(f"{path}: file not found, so this section is skipped")
         return None
     imported = import_sweep(source, path)
     for note in imported.notes:
@@ -57,15 +49,22 @@ def load_sweep(source: str, folder: str | os.PathLike[str], name: str) -> pd.Dat
 
 
 def train_and_test(table: pd.DataFrame, *, base: str, test: str) -> Figure:
-    """Figure 1 of arXiv 2411.12925: train to train, train to test, test to test.
+    """Draw figure 1 of arXiv 2411.12925: train to train, train to test, test to test.
 
     Args:
-      base: pretraining data of the models on the x axis of the first and the last panel.
-      test: evaluation set of the second and the last panel.
+        table: loss table.
+        base: pretraining data of the models on the x axis of the first and the last panel.
+        test: evaluation set of the second and the last panel.
+
+    Raises:
+        UserError: no model was trained on ``base``.
     """
     groups = _by_data(table)
     if base not in groups:
-        raise UserError(f"no models trained on {base!r}; the table has {', '.join(groups)}")
+        raise UserError(
+            f"base = {base!r}: no model in the table was trained on it; choose one of "
+            f"{', '.join(groups)}"
+        )
     others = [name for name in groups if name != base]
     panels_of = (
         (others, lambda name: pair_groups(groups[base], groups[name], OWN_SET, OWN_SET)),
@@ -105,13 +104,19 @@ def _titles(ax: Axes, title: str, x: str, y: str) -> None:
 
 
 def translation(table: pd.DataFrame, *, base: str) -> tuple[Figure, pd.DataFrame]:
-    """Section 6 of arXiv 2411.12925: the law of `base`, carried to other data by a few runs there.
+    """Translate the law of ``base`` to other data with a few runs (arXiv 2411.12925, section 6).
 
-    The few are those with 16 to 23 tokens per parameter; every run of a target is predicted.
+    The few runs are those with 16 to 23 tokens per parameter. Every run on the other data is
+    predicted.
+
+    Args:
+        table: loss table.
+        base: pretraining data of the law that is translated.
 
     Returns:
-      The figure, and R² over all runs of each target (see `scaling.translation`): translated, of a
-      law fitted to the few (baseline) and of a law fitted to all (skyline).
+        The figure, and a table of R² over all runs of each target
+        (``lossline.lines.translation``): translated law, law fitted to the few runs (baseline), law
+        fitted to all runs (skyline).
     """
     groups = _by_data(table)
     choose = near_optimal()
@@ -141,11 +146,21 @@ def translation(table: pd.DataFrame, *, base: str) -> tuple[Figure, pd.DataFrame
 def matched_interventions(
     table: pd.DataFrame, *, x: str, ys: Sequence[str], vary: str, unit: str = "loss"
 ) -> Figure | None:
-    """Figures 4 to 6 of arXiv 2502.12120: one fact varied, the other two of a line's facts fixed.
+    """Draw figures 4 to 6 of arXiv 2502.12120: one fact of a line varies, the other two are fixed.
 
-    One column per combination of the fixed facts that has at least two values of `vary`, one row
-    per y set. Lines are fitted also to the checkpoints of a single run, as the paper does; such a
-    line has no band. None, said aloud, where no combination has two values of `vary`.
+    One column per combination of the fixed facts with at least two values of ``vary``, one row per
+    y set. As in the paper, lines are also fitted to the checkpoints of a single run; such a line
+    has no band.
+
+    Args:
+        table: loss table.
+        x: evaluation set of the x axis.
+        ys: evaluation sets of the y axes.
+        vary: fact that varies: "pretraining_data", "architecture" or "tokenizer".
+        unit: "loss" (nats per token) or "bits_per_byte".
+
+    Returns:
+        The figure. If no combination has two values of ``vary``, prints a line and returns None.
     """
     fixed = [fact for fact in GROUP_BY if fact != vary]
     columns = [
@@ -153,7 +168,7 @@ def matched_interventions(
     ]
     columns = [group for group in columns if not paired(group.table, x, ys[0]).empty]
     if not columns:
-        print(f"{vary} never varies while {' and '.join(fixed)} stay the same: nothing to draw")
+        print(f"{vary} never varies at equal {' and '.join(fixed)}: nothing to draw")
         return None
     options = LineOptions(min_runs=1)
     with figures.publication_style():
@@ -191,7 +206,7 @@ def _matched_panel(
 
 
 def _legend_inside(ax: Axes, *, corner: str = "upper left") -> None:
-    """Moves the legend into a corner that is free of points, with room made for it."""
+    """Move the legend into a corner, and extend the axis so that it covers no point."""
     legend = ax.get_legend()
     if legend is None:
         return
@@ -206,12 +221,12 @@ def _legend_inside(ax: Axes, *, corner: str = "upper left") -> None:
 
 
 def over_training(table: pd.DataFrame, *, eval_set: str, largest_fitted: float = 1e9) -> Figure:
-    """Figure 1 of arXiv 2403.08540: loss against compute, and average top-1 error against loss.
+    """Draw figure 1 of arXiv 2403.08540: loss against compute, and mean top-1 error against loss.
 
-    Both laws are fitted to the models up to `largest_fitted` parameters; larger ones (stars) are
-    predicted. The error is averaged over the paper's 17 tasks.
+    Both laws are fitted to models with up to ``largest_fitted`` parameters. Larger models (stars)
+    are predicted. The error is the mean over the 17 tasks of the paper.
     """
-    runs = loss_and_error(table, eval_set, GADRE_TASKS).merge(
+    runs = loss_and_error(table, eval_set, _GADRE_TASKS).merge(
         table[["run_id", "pretraining_data"]].drop_duplicates(), on="run_id"
     )
     runs = runs.assign(held_out=runs["params"] > largest_fitted)

@@ -1,4 +1,4 @@
-"""From the results of a study to one HTML file and its figures."""
+"""Write the report of a study: one HTML file and its figures."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from lossline.reporting.points import Unit, eval_sets, partners, usable
 from lossline.terminal import Say, now_and_then, silent
 
 GENERATOR = '<meta name="generator" content="lossline">'
-_UNTOLD = (Verdict.CONSTANT, Verdict.MISSING)
+_NOT_VARIED = (Verdict.CONSTANT, Verdict.MISSING)
 
 
 def write_report(
@@ -36,21 +36,27 @@ def write_report(
 ) -> Path:
     """Write ``<out>/report.html`` (self-contained) and ``<out>/figures/*.png`` and ``*.svg``.
 
-    A report that lossline wrote before is replaced; the page appears only when it is whole. `say`
-    hears now and then which figure is drawn.
+    A report that lossline wrote before is replaced. The page appears only when it is complete.
+
+    Args:
+        results: results of the fits.
+        out: folder of the report.
+        title: title of the page.
+        say: receives a line of progress now and then.
 
     Returns:
-      The path of the page.
+        The path of the page.
 
     Raises:
-      UserError: ``report.html`` exists and is not one of ours, or the table has no rows.
+        UserError: ``report.html`` exists and was not written by lossline, or the table has no
+            measured rows.
     """
     folder = Path(out)
     page = folder / "report.html"
     if page.exists() and GENERATOR not in page.read_text("utf-8", errors="replace")[:4000]:
-        raise UserError(f"{page} exists and was not written by lossline; choose another folder")
+        raise UserError(f"{page} exists and was not written by lossline; give another folder")
     if usable(results.table).empty:
-        raise UserError("the loss table has no measured rows, so there is nothing to report")
+        raise UserError("the loss table has no measured rows: there is nothing to report")
     folder.mkdir(parents=True, exist_ok=True)
     html = render(_Report.of(results, folder / "figures", say).page(title))
     write_text(page, html)
@@ -59,7 +65,7 @@ def write_report(
 
 @dataclass(frozen=True, kw_only=True)
 class _Report:
-    """The study with what all sections share."""
+    """The study, with everything that all sections share."""
 
     results: StudyResults
     folder: Path
@@ -109,8 +115,7 @@ class _Report:
             subtitle=subtitle,
             verdicts=verdicts(self.results),
             sections=sections,
-            no_verdict=self.results.attribution.message
-            or "No factor was examined, so nothing can be attributed.",
+            no_verdict=self.results.attribution.message or "No factor was tested.",
         )
 
     def picture(self, name: str, figure: Figure, title: str, caption: str) -> Picture:
@@ -145,16 +150,17 @@ class _Report:
             title="Loss-to-loss lines",
             anchor="lines",
             intro="One point is one checkpoint of one run. Where two groups lie on one line, the "
-            "loss on one set tells the loss on the other, whatever else differs between them.",
+            "loss on one set predicts the loss on the other, whatever else differs between the "
+            "groups.",
             blocks=blocks
             if len(blocks) > 1
-            else [Paragraph(text="Only one evaluation set was measured, so there are no lines.")],
+            else [Paragraph(text="Only one evaluation set was measured: there are no lines.")],
         )
 
     def _main_y(
         self, tasks: Sequence[str], validation: Sequence[str]
     ) -> tuple[str, Sequence[Unit]]:
-        """HellaSwag if measured (the paper's first figure), else the first set that has pairs."""
+        """HellaSwag if measured (as in figure 1 of the paper), else the first set with pairs."""
         famous = [name for name in tasks if "hellaswag" in name.lower()]
         for y in (*famous, *tasks, *validation):
             units = [unit for unit in self.units if y in self.partners[unit]]
@@ -200,43 +206,44 @@ class _Report:
 
     def _reading(self) -> str:
         words = (
-            "How to read the figures. Color: pretraining data. Marker: architecture. Open and "
-            "half-filled markers: runs that differ from the usual in what the legend names. Large "
-            "markers are the last checkpoints of runs, small ones earlier checkpoints."
+            "How to read the figures. Color: pretraining data. Marker: architecture. Open or "
+            "half-filled marker: the run differs from most others in what the legend names. Large "
+            "marker: last checkpoint of a run; small marker: earlier checkpoint."
         )
         if self.curves:
             words += (
-                " Lines: y = K (x − E_x)^κ + E_y, fitted to each group over the range shown; "
-                "shaded: 90% band of the line by a bootstrap over runs. Dashes tell architectures "
-                "apart; a hollow line belongs to an unusual tokenizer. What the data do not "
-                "determine is not drawn; the table of fits names it."
+                " Line: y = K (x − E_x)^κ + E_y, fitted to one group over the range shown. Shaded: "
+                "90% band of the line, by a bootstrap over runs. Dashes: architecture. Hollow "
+                "line: another tokenizer than most runs. A line that the data do not determine is "
+                "not drawn; the table of fits gives the reason."
             )
         return words
 
     def _factors(self) -> Section:
         attribution = self.results.attribution
         blocks: list[Block] = []
-        if any(factor.verdict not in _UNTOLD for factor in attribution.factors):
+        if any(factor.verdict not in _NOT_VARIED for factor in attribution.factors):
             figure = charts.attribution_chart(attribution, units=self.units or [Unit.NATS])
             blocks.append(
                 self.picture(
                     "attribution",
                     figure,
-                    "How far the line moves when one factor alone changes, the largest move first",
-                    "Large dot: the evaluation set that the sentence names, with the simultaneous "
-                    "interval over all pairs of levels; beneath it the two levels and the set. "
-                    "Small dots: the other sets (arrowheads: beyond the axis); diamonds: groups of "
-                    "runs that move differently. p: of no move, runs as the unit, Holm-corrected "
-                    f"over the comparisons of the unit; told from zero below {attribution.alpha:g}."
-                    " The axis is linear within the margin and logarithmic beyond it. "
-                    f"{attribution.margins}",
+                    "Move of the line when only one factor changes, largest move first",
+                    "Large dot: move on the evaluation set that the sentence names, with an "
+                    "interval that holds for all pairs of levels together; below it, the two "
+                    "levels and the set. Small dots: the other sets (arrowhead: beyond the axis). "
+                    "Diamonds: groups of runs that move differently. p: p-value of no move, with "
+                    "the run as the unit of evidence, Holm-corrected over the comparisons of the "
+                    f"unit; significant below {attribution.alpha:g}. The axis is linear within the "
+                    f"margin and logarithmic beyond it. {attribution.margins}",
                 )
             )
         blocks += [grids.factor_grid(attribution), grids.effect_grid(attribution)]
         return Section(
             title="What moves the line",
             anchor="factors",
-            intro="Groups are compared only with groups that match them in everything else.",
+            intro="Only runs that agree in every other recorded fact are compared. The moves use "
+            "the measured losses, not the fitted lines.",
             blocks=blocks,
         )
 
@@ -257,14 +264,14 @@ class _Report:
                     self.picture(
                         name,
                         figure,
-                        f"Losses as training goes on ({kind} sets)",
-                        "One curve per run, its last checkpoint marked. Measured losses, not "
-                        "smoothed; compute as recorded in the loss table. Dotted: what the law "
-                        "from scale to loss says of the best of the group's sizes.",
+                        f"Losses during training ({kind} sets)",
+                        "One curve per run; marker: last checkpoint. Losses as measured, not "
+                        "smoothed; compute as recorded in the loss table. Dotted: the law from "
+                        "scale to loss, at the best model size of the group.",
                     )
                 )
         blocks.append(grids.compute_law_grid(self.results.compute_laws))
-        return Section(title="Losses over compute", anchor="compute", blocks=blocks)
+        return Section(title="Losses against compute", anchor="compute", blocks=blocks)
 
     def _fits(self) -> Section:
         lines = self.results.lines
@@ -276,8 +283,8 @@ class _Report:
         return Section(
             title="Table of fits",
             anchor="fits",
-            intro="y = K (x − E_x)^κ + E_y. R² is in loss space; the straight line's R² stands "
-            "beside it, so that a curve that explains no more than a line is seen.",
+            intro="y = K (x − E_x)^κ + E_y. R² is in loss space. The R² of a straight line beside "
+            "it shows where a curve explains no more than a straight line.",
             blocks=blocks,
         )
 
@@ -298,9 +305,9 @@ class _Report:
                     f"held-out-{short}",
                     figure,
                     f"Held-out runs: predicted and measured, {unit.words}",
-                    f"Left: predictions by “{methods[0]}” of runs that no fit has seen, with their "
-                    "90% intervals where given. Right: the size of every error, by method, on the "
-                    f"{found.common} losses that all of these methods answered; bar and number: "
+                    f"Left: predictions of held-out runs by “{methods[0]}”, with 90% prediction "
+                    "intervals where known. Right: the size of every error, by method, on the "
+                    f"{found.common} losses that all of these methods predicted; bar and number: "
                     "median.",
                 )
             )
@@ -309,7 +316,7 @@ class _Report:
 
     def _exclusions(self) -> Section:
         return Section(
-            title="What was left out, and why",
+            title="Data left out, and why",
             anchor="excluded",
             blocks=grids.exclusion_grids(self.results),
         )
@@ -321,41 +328,44 @@ class _Report:
         if command:
             blocks.append(Listing(title="Command", text=str(command)))
         blocks += [
-            grids.mapping_grid("Where the numbers come from", provenance),
+            grids.mapping_grid("Origin of the numbers", provenance),
             grids.mapping_grid("Settings", self.results.settings),
             grids.run_grid(self.results.table),
         ]
-        return Section(title="How this was made", anchor="making", blocks=blocks)
+        return Section(title="How this report was made", anchor="making", blocks=blocks)
 
 
 def verdicts(results: StudyResults) -> list[str]:
-    """The factors by the size of their moves, one sentence per factor that varies, what was found
-    about single runs, and the factors that do not vary."""
+    """Return the verdict section as sentences.
+
+    They are the ranking and the margin, one text per factor that varies, notes on single runs, and
+    the factors that do not vary.
+    """
     factors = results.attribution.factors
     found = results.attribution
-    sentences = [factor.sentence for factor in factors if factor.verdict not in _UNTOLD]
+    sentences = [factor.sentence for factor in factors if factor.verdict not in _NOT_VARIED]
     if sentences:
         first = " ".join(text for text in (found.ranking, found.margins) if text)
         sentences = [*([first] if first else []), *sentences, *found.notes]
-    untold = [
+    same = [
         f"{factor.label.removeprefix('the ')} ({factor.verdict})"
         for factor in factors
-        if factor.verdict in _UNTOLD
+        if factor.verdict in _NOT_VARIED
     ]
-    if sentences and untold:
-        sentences.append(f"Not varied, so nothing can be said: {', '.join(untold)}.")
+    if sentences and same:
+        sentences.append(f"Not tested: {', '.join(same)}.")
     return sentences
 
 
 def _sets(table: pd.DataFrame, kind: str | None, units: Sequence[Unit]) -> list[str]:
-    """Sets of a kind (None: of any) that were measured in at least one of the units."""
+    """Sets of one kind (None: any kind) that were measured in at least one of the units."""
     kinds = ("validation", "task") if kind is None else (kind,)
     found = {name for k in kinds for unit in units for name in eval_sets(table, kind=k, unit=unit)}
     return sorted(found)
 
 
 def _main_x(results: StudyResults) -> str:
-    """The set on the x axis: the attribution's, else that of most lines, else the first."""
+    """Set of the x axis: that of the attribution, else that of most lines, else the first."""
     sets = _sets(results.table, None, list(Unit))
     counts = Counter(line.x_set for line in results.lines)
     candidates = [results.attribution.x_set, *sorted(counts, key=lambda s: (-counts[s], s))]

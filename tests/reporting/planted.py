@@ -1,4 +1,4 @@
-"""A study with a known truth: every loss lies on planted shifted power laws."""
+"""A planted study of known truth: every loss lies on a shifted power law."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ PLANTED = {
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """Which runs a planted study has."""
+    """Runs of a planted study."""
 
     sizes: tuple[float, ...] = (4e5, 1e6, 2.5e6)
     architectures: tuple[str, ...] = ("llama", "mamba")
@@ -55,7 +55,7 @@ class Recipe:
 
 
 def table(recipe: Recipe = Recipe()) -> pd.DataFrame:
-    """A loss table in the schema's form."""
+    """Return a loss table."""
     random = np.random.default_rng(recipe.seed)
     runs = [
         dict(architecture=architecture, pretraining_data=data, params=size, tokenizer="bpe-4096",
@@ -107,14 +107,14 @@ def _run(run_id: str, facts: dict, recipe: Recipe, random: np.random.Generator) 
 
 
 def bits_scale(tokenizer: str) -> float:
-    """Factor from nats per token to bits per byte."""
+    """Return the factor from nats per token to bits per byte."""
     return 1.0 / (BYTES_PER_TOKEN[tokenizer] * math.log(2.0))
 
 
 def lines() -> tuple[Line, ...]:
-    """The planted lines of the usual tokenizer, per data and architecture, in both units.
+    """Return the planted lines of the usual tokenizer, per data and architecture, in both units.
 
-    The last one was not fitted: its group has one run.
+    The last line was not fitted: its group has one run.
     """
     made = []
     for data in DATA:
@@ -129,7 +129,7 @@ def lines() -> tuple[Line, ...]:
 
 
 def line(group: dict, y: str, unit: str) -> Line:
-    """The planted law as a fitted line, with draws of its parameters around the truth."""
+    """Return a planted law as a fitted line, with draws of its parameters around the truth."""
     K, kappa, E_y = PLANTED[group["pretraining_data"], y]
     scale = 1.0 if unit == "loss" else bits_scale(group["tokenizer"])
     truth = np.zeros(len(PARAMETERS))  # K, kappa, E_x, E_y, and terms that are not planted
@@ -145,12 +145,12 @@ def line(group: dict, y: str, unit: str) -> Line:
 
 
 def curves() -> list[Curve]:
-    """The planted lines as curves."""
+    """Return the planted lines as curves."""
     return drawable(lines())
 
 
 def results(recipe: Recipe = Recipe()) -> StudyResults:
-    """Everything a report shows, planted."""
+    """Return planted results with everything that a report shows."""
     losses = table(recipe)
     failed = (
         (losses["run_id"] == "run-004") & (losses["step"] == 300) & (losses["eval_set"] == "wiki")
@@ -176,7 +176,7 @@ def results(recipe: Recipe = Recipe()) -> StudyResults:
 
 
 def laws() -> tuple[ComputeLawFit, ...]:
-    """The planted law of wiki's loss for the Llamas."""
+    """Return the planted law of the loss on wiki for the Llamas."""
     truth = {"E": E_X, "A": 1.3 * 4e4**0.35, "B": 1.3 * 3.5e6**0.42, "alpha": 0.35, "beta": 0.42}
     return tuple(
         ComputeLawFit(
@@ -190,7 +190,7 @@ def laws() -> tuple[ComputeLawFit, ...]:
 
 
 def effect(factor: str, unit: str, value: float, p: float, **changes) -> Effect:
-    """An effect with an interval of ±15% of the value or more."""
+    """Return an effect with an interval of at least ±15% of the value."""
     half = max(0.15 * abs(value), 0.02)
     fields = dict(
         factor=factor, x_set="wiki", y_set="hellaswag", unit=unit, low_level="wiki",
@@ -198,7 +198,7 @@ def effect(factor: str, unit: str, value: float, p: float, **changes) -> Effect:
         p_value=p / 3, p_corrected=p, p_resampled=p / 2, share=0.4, partial_r2=0.5, degrees=9.0,
         noise=0.01, margin=0.05, noise_from="own", runs=12, groups=6, x_low=2.2, x_high=4.6,
     )  # fmt: skip
-    # What the report does not show may be anything.
+    # Fields that the report does not show may have any value.
     known = {name: fields.get(name, 1.0) for name in Effect.__dataclass_fields__}
     return Effect(**{**known, **changes})
 
@@ -221,17 +221,17 @@ def _attribution() -> Attribution:
         x_set="wiki",
         factors=(
             factor("pretraining_data", DATA, Verdict.MOVES,
-                   "Pretraining data moves the line: at equal loss on wiki, hellaswag differs by "
-                   "0.45 nats.", (0.45, 0.0004), (0.16, 0.0004)),
+                   "Changing the pretraining data moves the line. At equal loss on wiki, the loss "
+                   "on hellaswag changes by 0.45 nats.", (0.45, 0.0004), (0.16, 0.0004)),
             factor("tokenizer", ("bpe-4096", "unigram-4096"), Verdict.MOVES,
-                   "The tokenizer moves the line per token, and not per byte.",
+                   "Changing the tokenizer moves the line per token, but not per byte.",
                    (-0.11, 0.01), (0.004, 0.8)),
             factor("architecture", ("llama", "mamba"), Verdict.NO_MOVE,
-                   "Architecture does not move the line.", (0.004, 0.7), (0.001, 0.6)),
+                   "Changing the architecture does not move the line.", (0.004, 0.7), (0.001, 0.6)),
             factor("learning_rate", ("0.003", "0.001"), Verdict.UNRESOLVED,
-                   "Whether the learning rate moves the line cannot be told.",
-                   (0.03, 0.2), (0.01, 0.2)),
-            factor("params", sizes, Verdict.CONFOUNDED, "Size was never changed alone.",
+                   "Inconclusive: these runs cannot show whether changing the learning rate moves "
+                   "the line.", (0.03, 0.2), (0.01, 0.2)),
+            factor("params", sizes, Verdict.CONFOUNDED, "Confounded: size never changes alone.",
                    message="size never changes alone: every pair of sizes differs in tokens"),
             factor("context_length", ("256",), Verdict.CONSTANT, "One context length only."),
         ),

@@ -13,7 +13,7 @@ def test_colors_are_by_data_and_do_not_depend_on_row_order():
     assert list(Appearance.of(table).colors) == ["legal", "pubmed", "wiki"]
 
 
-def test_only_the_unusual_runs_are_interventions_and_of_the_right_kind():
+def test_only_unusual_runs_are_interventions_and_of_the_right_kind():
     table = planted.table()
     appearance = Appearance.of(table)
     facts = table.drop_duplicates("run_id").set_index("run_id")
@@ -27,7 +27,7 @@ def test_only_the_unusual_runs_are_interventions_and_of_the_right_kind():
             assert kind is None
 
 
-def test_a_learning_rate_that_follows_the_size_is_no_intervention():
+def test_a_learning_rate_that_follows_the_size_is_not_an_intervention():
     rows = [
         {"run_id": f"{size}-{seed}", "params": size, "learning_rate": 1.0 / size, "seed": seed,
          "eval_set": "a", "kind": "validation", "step": 1, "tokens": 1.0, "loss": 2.0}
@@ -37,7 +37,7 @@ def test_a_learning_rate_that_follows_the_size_is_no_intervention():
     assert not Appearance.of(tables.from_rows(rows)).interventions
 
 
-def test_missing_facts_are_drawn_and_named():
+def test_missing_facts_have_a_color_and_a_name():
     rows = [
         {
             "run_id": "a",
@@ -53,7 +53,7 @@ def test_missing_facts_are_drawn_and_named():
     assert appearance.color(None) == appearance.color(pd.NA) == COLORS[0]
 
 
-def test_more_sets_than_colors_still_draws():
+def test_colors_are_reused_if_there_are_more_sets_than_colors():
     rows = [
         {"run_id": f"r{i}", "pretraining_data": f"set{i:02d}", "architecture": f"a{i}",
          "eval_set": "v", "kind": "validation", "step": 1, "tokens": 1.0, "loss": 2.0}
@@ -62,6 +62,6 @@ def test_more_sets_than_colors_still_draws():
     assert len(Appearance.of(tables.from_rows(rows)).colors) == 30
 
 
-def test_facts_are_printed_as_a_gin_file_says_them():
+def test_facts_are_printed_as_in_a_gin_file():
     found = [text(value) for value in (BadRows.EXCLUDE, 3e-4, float("nan"), None, "a", 12)]
     assert found == ["exclude", "0.0003", NOT_STATED, NOT_STATED, "a", "12"]

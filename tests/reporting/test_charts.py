@@ -39,10 +39,10 @@ def test_each_tested_factor_has_its_move_and_interval_in_both_units(results):
             assert list(ends) == [effect.move.low, effect.move.high]
     labels = [text.get_text() for text in figure.axes[0].get_yticklabels()]
     assert "context length" not in labels  # it does not vary
-    assert len(drawn(figure.axes[0], "untested/")) == 1  # params are confounded, and it says so
+    assert len(drawn(figure.axes[0], "untested/")) == 1  # params are confounded: a reason is shown
 
 
-def test_color_tells_what_moves(results):
+def test_color_follows_the_verdict(results):
     ax = charts.attribution_chart(results.attribution, units=[Unit.NATS]).axes[0]
     effects = drawn(ax, "effect/")
     assert effects["effect/pretraining_data"].get_color() == charts.MOVED
@@ -53,7 +53,7 @@ def test_color_tells_what_moves(results):
     assert (band.get_x(), band.get_x() + band.get_width()) == (-0.05, 0.05)
 
 
-def test_panels_keep_their_room_whatever_the_names_and_messages(results):
+def test_long_names_and_messages_do_not_shrink_the_panels(results):
     factors = tuple(
         replace(factor, label="a very long name of a factor " * 3, message="why " * 90)
         for factor in results.attribution.factors
@@ -64,7 +64,7 @@ def test_panels_keep_their_room_whatever_the_names_and_messages(results):
     assert all(ax.get_position().width > 0.22 for ax in figure.axes)
 
 
-def test_sets_far_beyond_the_axis_become_arrowheads(results):
+def test_moves_far_beyond_the_axis_are_arrowheads_at_its_end(results):
     factor = results.attribution.factor("pretraining_data")
     far = replace(factor.nats, y_set="far", move=Interval(value=50.0, low=49.0, high=51.0))
     attribution = replace(
@@ -76,8 +76,8 @@ def test_sets_far_beyond_the_axis_become_arrowheads(results):
     assert list(arrows.get_xdata()) == [ax.get_xlim()[1]]
 
 
-def test_other_levels_on_another_set_are_not_drawn_as_these(results):
-    """The move between two other levels may have the other sign."""
+def test_small_dots_show_only_moves_between_the_same_two_levels(results):
+    """A move between two other levels may have the opposite sign."""
     factor = results.attribution.factor("pretraining_data")
     other = replace(
         factor.nats, y_set="arc_easy", low_level="pubmed", high_level="wiki",
@@ -97,7 +97,7 @@ def test_a_verdict_without_numbers_is_drawn(results):
     lay_out(charts.attribution_chart(attribution, units=list(Unit)))
 
 
-def test_held_out_chart_puts_every_prediction_in_place(results, appearance):
+def test_held_out_chart_shows_every_prediction_and_the_median_errors(results, appearance):
     scores = results.heldout[results.heldout["unit"] == "loss"]
     methods = ["line", "straight line", "compute law"]
     figure = charts.held_out_chart(scores, appearance, unit=Unit.NATS, methods=methods, same=scores)

@@ -81,7 +81,7 @@ def test_lines_and_bands_are_what_the_fit_predicts(table, appearance, curves, un
         assert outline[:, 1].max() == pytest.approx(max(high))
 
 
-def test_limits_come_from_the_points_not_from_an_open_band(table, appearance, curves):
+def test_a_very_wide_band_does_not_change_the_limits_of_a_panel(table, appearance, curves):
     class Open(Line):
         def band(self, x, level=0.9, **_):
             return self.predict(x) - 1e6, self.predict(x) + 1e6
@@ -92,7 +92,7 @@ def test_limits_come_from_the_points_not_from_an_open_band(table, appearance, cu
     assert 0 < low < high < 8
 
 
-def test_every_run_has_its_trajectory_over_compute(table, appearance):
+def test_every_run_has_a_curve_against_compute(table, appearance):
     sets = eval_sets(table, kind="validation")
     figure = figures.loss_over_compute(table, planted.laws(), appearance, sets=sets, unit=Unit.NATS)
     for ax in figure.axes:
@@ -109,7 +109,7 @@ def test_runs_of_one_checkpoint_are_points_without_a_curve(table, appearance):
     assert sum(len(points.get_xdata()) for points in drawn) == last["run_id"].nunique()
 
 
-def test_a_law_is_drawn_as_the_lower_edge_of_what_it_says_of_the_measured_sizes(table, appearance):
+def test_a_law_is_drawn_at_the_best_measured_size_for_each_compute(table, appearance):
     figure = figures.loss_over_compute(
         table, planted.laws(), appearance, sets=["legal", "wiki"], unit=Unit.NATS
     )
@@ -139,14 +139,14 @@ def test_the_same_table_gives_the_same_bytes(table, curves, tmp_path):
 
 def test_legend_lies_outside_all_panels(table, appearance, curves):
     figure = figures.overview(table, curves, appearance, x="wiki", y="hellaswag", units=list(Unit))
-    png(figure)  # lays it out
+    png(figure)  # computes the layout
     legend = figure.legends[0].get_window_extent()
     assert all(not legend.overlaps(ax.get_window_extent()) for ax in figure.axes)
     labels = [text.get_text() for text in figure.legends[0].get_texts()]
     assert {"wiki", "llama", "other tokenizer", "other optimization"} <= set(labels)
 
 
-def test_one_group_one_checkpoint_and_large_studies_draw(curves):
+def test_very_small_and_very_large_studies_are_drawn(curves):
     single = planted.table(
         planted.Recipe(
             sizes=(1e6,),
@@ -167,8 +167,7 @@ def test_one_group_one_checkpoint_and_large_studies_draw(curves):
     assert len(figure.axes[0].lines) < 60  # one artist per look, not per point
 
 
-def test_text_of_a_figure_cannot_break_the_page(table, appearance):
-    """Dollar signs in names are not mathematics, and do not stop the drawing."""
+def test_dollar_signs_in_names_are_not_parsed_as_mathematics(table, appearance):
     named = table.copy()
     named["eval_set"] = named["eval_set"].str.replace("hellaswag", r"$\frac{<b>$_x")
     figure = figures.overview(

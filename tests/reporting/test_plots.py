@@ -24,7 +24,7 @@ def gids(ax, prefix):
     return [str(line.get_gid()) for line in ax.lines if str(line.get_gid()).startswith(prefix)]
 
 
-def test_three_lines_in_a_notebook(table):
+def test_plot_lines_draws_one_line_per_group(table):
     results = planted.results()
     ax = plot_lines(results, x="wiki", y="hellaswag", unit="bits_per_byte")
     assert len(gids(ax, "line/")) == 6
@@ -33,12 +33,12 @@ def test_three_lines_in_a_notebook(table):
     assert len(gids(same, "line/")) == 6
 
 
-def test_lines_without_a_table_are_refused():
+def test_plot_lines_without_a_loss_table_is_refused():
     with pytest.raises(UserError, match="loss table"):
         plot_lines(planted.lines(), x="wiki", y="hellaswag")
 
 
-def test_pairs_of_two_groups_with_their_line():
+def test_plot_pairs_draws_points_and_line_of_each_group():
     x = np.linspace(2.5, 4.0, 24)
     pairs = Pairs(
         x=x, y=0.9 * (x - 1.5) ** 1.05 + 1.2, runs=np.array([f"r{i % 8}" for i in range(24)]),
@@ -54,7 +54,7 @@ def test_pairs_of_two_groups_with_their_line():
     assert "R²" in ax.get_legend().get_texts()[0].get_text()
 
 
-def test_two_columns_with_curves_and_what_was_held_out():
+def test_plot_against_draws_points_curves_and_held_out_rows():
     frame = pd.DataFrame({"C": [1e18, 1e19, 1e20], "loss": [3.0, 2.8, 2.5], "data": "c4"})
     frame["big"] = frame["C"] > 5e19
     curve = pd.DataFrame({"C": np.geomspace(1e18, 1e20, 9), "loss": 2.8, "data": "c4"})

@@ -50,7 +50,7 @@ def results() -> StudyResults:
 
 @pytest.fixture(scope="module")
 def small() -> StudyResults:
-    """Two sets and few runs, for what does not depend on the size of the study."""
+    """Two sets and few runs, for tests that do not depend on the size of the study."""
     recipe = planted.Recipe(
         sizes=(4e5, 1e6), architectures=("llama",), checkpoints=4, interventions=False
     )
@@ -85,11 +85,11 @@ def test_every_line_is_in_the_table_of_fits_with_its_numbers_and_status(page, re
             assert failed[-1] == f"{line.status.value}{line.message}"
 
 
-def test_verdicts_come_first_one_sentence_per_factor(written, results):
+def test_the_page_starts_with_one_verdict_per_factor(written, results):
     source = written.read_text("utf-8")
     for factor in results.attribution.factors[:5]:
         assert source.index(factor.sentence) < source.index('id="lines"')
-    assert "Not varied" in verdicts(results)[-1]
+    assert "Not tested: " in verdicts(results)[-1]
     assert "context length" in verdicts(results)[-1]
 
 
@@ -98,12 +98,12 @@ def test_exclusions_scores_settings_and_provenance_are_shown(page):
     for words in (
         "checkpoints before 5% of training", "warm-up", "NaN logits in document 17",
         "straight line", "fit.bootstrap", "versions.numpy", "python -m lossline.fit",
-        "chinchilla", "does not move", "cannot be told",
+        "chinchilla", "does not move", "inconclusive",
     ):  # fmt: skip
         assert words in text
 
 
-def test_page_is_one_file_without_scripts_or_anything_from_elsewhere(page):
+def test_page_is_one_file_without_scripts_or_external_files(page):
     assert "script" not in page.tags
     assert "link" not in page.tags
     for tag, name, value in page.attributes:
@@ -171,14 +171,14 @@ def test_hostile_names_are_shown_as_text_everywhere(small, tmp_path):
     assert set(page.tags) <= allowed
 
 
-def test_nothing_fitted_still_reports_what_was_measured(small, tmp_path):
+def test_a_study_without_any_fit_has_a_report(small, tmp_path):
     bare = StudyResults(table=small.table)
     text = " ".join(Page(write_report(bare, tmp_path).read_text("utf-8")).text)
     for words in ("No line was fitted", "No run was held out", "No law from scale to loss"):
         assert words in text
 
 
-def test_all_fits_failed(small, tmp_path):
+def test_a_report_without_any_line_gives_the_reasons(small, tmp_path):
     failed = tuple(line for line in small.lines if not line.drawable)
     message = "every group has one run"
     sad = StudyResults(table=small.table, lines=failed, attribution=Attribution(message=message))
@@ -187,7 +187,7 @@ def test_all_fits_failed(small, tmp_path):
     assert "underdetermined" in text
 
 
-def test_one_group_one_set_one_checkpoint(tmp_path):
+def test_a_single_loss_has_a_report(tmp_path):
     table = tables.from_rows(
         [
             {
@@ -204,7 +204,7 @@ def test_one_group_one_set_one_checkpoint(tmp_path):
     assert "Only one evaluation set" in text
 
 
-def test_only_bits_per_byte(small, tmp_path):
+def test_a_table_with_only_bits_per_byte_has_figures_in_this_unit(small, tmp_path):
     table = small.table.copy()
     table[["loss", "nats", "target_tokens"]] = None
     page = write_report(StudyResults(table=tables.derive(table)), tmp_path)
@@ -213,7 +213,7 @@ def test_only_bits_per_byte(small, tmp_path):
     assert "task-nats.png" not in names
 
 
-def test_empty_table_and_somebody_elses_page_are_refused(small, tmp_path):
+def test_an_empty_table_and_a_foreign_page_are_refused(small, tmp_path):
     with pytest.raises(UserError, match="no measured rows"):
         write_report(StudyResults(table=small.table.iloc[:0]), tmp_path / "empty")
     (tmp_path / "report.html").write_text("<html>mine</html>")
@@ -222,6 +222,6 @@ def test_empty_table_and_somebody_elses_page_are_refused(small, tmp_path):
     assert (tmp_path / "report.html").read_text() == "<html>mine</html>"
 
 
-def test_the_same_results_give_the_same_page_and_our_own_page_is_replaced(small, tmp_path):
+def test_the_same_results_replace_the_page_with_an_identical_one(small, tmp_path):
     first = write_report(small, tmp_path).read_bytes()
     assert write_report(small, tmp_path).read_bytes() == first
