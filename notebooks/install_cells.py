@@ -1,8 +1,8 @@
-"""Writes the install cell and the Colab badge of every notebook in this folder.
+"""Write the install cell and the Colab badge of every notebook in this folder.
 
     python notebooks/install_cells.py
 
-Both come from `lossline/installing.py`; run this after its `REPOSITORY` has changed.
+Both depend on ``lossline/installing.py``. Run this script after changing its ``REPOSITORY``.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ COLAB = "https://colab.research.google.com"
 
 
 def with_install_cells(text: str, name: str) -> str:
-    """A notebook's text with the install cell as first code cell, and the badge as first cell.
+    """Return a notebook with the install cell as first code cell and the badge as first cell.
 
     Args:
-        text: of the ``.ipynb`` file.
-        name: of the file; the badge opens it in Colab.
+        text: content of the ``.ipynb`` file.
+        name: name of the file; the badge opens it in Colab.
     """
     notebook = json.loads(text)
     ours = ("badge", "install")
@@ -39,7 +39,10 @@ def with_install_cells(text: str, name: str) -> str:
 
 
 def install_source() -> str:
-    """Installs lossline where it is missing; before the repository is published, says how."""
+    """Return the code that installs lossline if it is missing.
+
+    Without a published repository, the code raises an error with the install command.
+    """
     command = installing.install_command("data")
     if installing.REPOSITORY:
         action = f"%{command}"
@@ -52,8 +55,10 @@ def install_source() -> str:
 
 
 def badge_source(name: str) -> str:
-    """The badge that opens a notebook in Colab; empty while there is no address on GitHub, the only
-    host that Colab opens."""
+    """Return the badge that opens a notebook in Colab.
+
+    It is empty unless the repository is on GitHub, the only host that Colab opens.
+    """
     address = installing.REPOSITORY.removesuffix("/").removesuffix(".git")
     if not address.startswith(GITHUB):
         return ""
@@ -72,6 +77,7 @@ def _markdown(name: str, source: str) -> dict[str, Any]:
 
 
 def main() -> None:
+    """Rewrite all notebooks of this folder."""
     for path in sorted(FOLDER.glob("*.ipynb")):
         text = with_install_cells(path.read_text(encoding="utf-8"), path.name)
         path.write_text(text, encoding="utf-8")

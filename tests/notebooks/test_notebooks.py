@@ -1,4 +1,4 @@
-"""The notebooks run from top to bottom, on what is present."""
+"""The notebooks run from top to bottom, and skip sections without data."""
 
 import os
 import runpy
@@ -14,7 +14,7 @@ from tests.reporting import planted
 
 @pytest.fixture
 def with_install_cells(repository):
-    """The function of the script beside the notebooks."""
+    """Function of the script ``notebooks/install_cells.py``."""
     return runpy.run_path(str(repository / "notebooks" / "install_cells.py"))["with_install_cells"]
 
 
@@ -62,7 +62,7 @@ def test_notebooks_are_committed_without_outputs(repository, name):
     assert all(not cell.outputs and cell.execution_count is None for cell in code)
 
 
-def test_every_notebook_is_what_the_script_makes_of_it(repository, with_install_cells):
+def test_every_notebook_is_up_to_date_with_install_cells(repository, with_install_cells):
     paths = sorted((repository / "notebooks").glob("*.ipynb"))
     assert len(paths) == 2
     for path in paths:
@@ -71,7 +71,7 @@ def test_every_notebook_is_what_the_script_makes_of_it(repository, with_install_
 
 
 @pytest.mark.parametrize("name", ["quickstart.ipynb", "published_sweeps.ipynb"])
-def test_install_cell_and_badge_follow_the_address(
+def test_install_cell_and_badge_follow_the_repository_address(
     repository, with_install_cells, name, monkeypatch
 ):
     text = (repository / "notebooks" / name).read_text("utf-8")
@@ -97,7 +97,7 @@ def test_install_cell_and_badge_follow_the_address(
 
 
 @pytest.mark.slow
-def test_quickstart_on_a_run_s_table(repository, tmp_path):
+def test_the_quickstart_notebook_runs_on_a_loss_table(repository, tmp_path):
     recipe = planted.Recipe(sizes=(4e5, 2.5e6), architectures=("llama",), checkpoints=5)
     tables.write(planted.table(recipe), tmp_path / "losses.parquet")
     notebook = execute(
@@ -113,7 +113,9 @@ def test_quickstart_on_a_run_s_table(repository, tmp_path):
 
 
 @pytest.mark.slow
-def test_published_sweeps_on_what_is_present(repository, published_data, tmp_path):
+def test_the_published_sweeps_notebook_draws_every_file_that_is_present(
+    repository, published_data, tmp_path
+):
     notebook = execute(
         repository / "notebooks" / "published_sweeps.ipynb",
         tmp_path,
@@ -125,7 +127,7 @@ def test_published_sweeps_on_what_is_present(repository, published_data, tmp_pat
 
 
 @pytest.mark.slow
-def test_published_sweeps_without_any_file_says_what_is_missing(repository, tmp_path):
+def test_the_published_sweeps_notebook_names_missing_files(repository, tmp_path):
     notebook = execute(
         repository / "notebooks" / "published_sweeps.ipynb",
         tmp_path,
