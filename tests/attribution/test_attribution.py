@@ -93,8 +93,8 @@ def test_false_alarms_of_the_whole_family_stay_near_their_level(study):
         table = table[table.tokenizer == "bpe"]
         effects = attribute(table, QUICK).effects()
         alarms.append((effects.p_corrected < 0.05).any())
-    # A true level of 5% gives 4 alarms or more in one of 63 families of 20 studies; the third that
-    # p-values without the correction give, in 94 of 100.
+    # A true level of 5% gives 4 or more alarms of 20 with probability 1/63. Uncorrected p-values
+    # give false alarms in a third of the studies, which this test finds with probability 94%.
     assert sum(alarms) <= 3
 
 
