@@ -173,7 +173,7 @@ def _made_before_fingerprints(config: Any) -> bool:
 
 
 def _todays_config(config: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Return the identity of such a run with the store's fingerprint from its facts."""
+    """Return the identity of a run of an earlier version, with the store's fingerprint."""
     facts = read_json(folder / "facts.json")
     if not isinstance(facts, dict) or "store_fingerprint" not in facts:
         raise UserError(

@@ -159,7 +159,7 @@ def test_mesh_axis_sequence_is_refused_for_state_space_layers():
         model=CONFIGS["mamba"], store="unread", batch_size=8, steps=99, mesh=MESHES["sequence"]
     )
     with pytest.raises(
-        UserError, match="mesh sequence = 4: the state of 'mamba' layers"
+        UserError, match="mesh sequence = 4: 'mamba' has recurrent layers"
     ) as mistake:
         make_trainer(options)
     assert "\n" not in str(mistake.value)
