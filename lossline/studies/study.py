@@ -290,9 +290,14 @@ def _print_commands(options: StudyOptions, runs: Sequence[PlannedRun]) -> None:
         first = "; ".join(shlex.join(_job(options, item).shown) for item in options.before)
         raise UserError(
             f"no command for {len(missing)} of {len(runs)} runs: their stores do not exist yet "
-            f"({missing[0].name}: {missing[0].missing.partition(';')[0]}). Run first: "
+            f"({missing[0].name}: {_problem(missing[0])}). Run first: "
             f"{first or 'python -m lossline.prepare --gin_file=…'}"
         )
+
+
+def _problem(item: PlannedRun) -> str:
+    """Return why a run cannot be planned yet, without the advice that follows."""
+    return item.missing.partition(". ")[0]
 
 
 def _print_plan(options: StudyOptions, runs: Sequence[PlannedRun]) -> None:
@@ -302,7 +307,7 @@ def _print_plan(options: StudyOptions, runs: Sequence[PlannedRun]) -> None:
         print(f"{'train':10s} {item.folder.name}  {'finished' if item.finished() else 'to do'}")
     print(f"{'evaluate':10s} {options.evaluate.title}  ({options.evaluate.gin_file})")
     print(f"{'fit':10s} {options.fit.title}  ({options.fit.gin_file})")
-    if missing := {item.missing.partition(";")[0] for item in runs if item.missing}:
+    if missing := {_problem(item) for item in runs if item.missing}:
         print(
             f"A name that ends in ? has no hash yet: the hash depends on the contents of the run's "
             f"store, which does not exist yet. Missing: {'; '.join(sorted(missing))}."

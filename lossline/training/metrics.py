@@ -1,4 +1,4 @@
-"""Metrics of a run: one JSON object per logged step, and the same as TensorBoard scalars."""
+"""Metrics of a run: one JSON object per logged step, and the same values as TensorBoard scalars."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ Scalars = Mapping[str, float | int | None]
 
 
 class MetricsWriter:
-    """Appends to ``metrics.jsonl`` and ``tensorboard/`` of a run directory.
+    """Append to ``metrics.jsonl`` and ``tensorboard/`` of a run directory.
 
-    Opening it at step k drops what an interrupted run had written beyond k: no step stands there
-        twice.
+    Opening it at step k removes the rows after step k that an interrupted run wrote, so that every
+    step occurs once.
     """
 
     def __init__(self, folder: Path, *, step: int, tensorboard: bool = True) -> None:
@@ -29,7 +29,7 @@ class MetricsWriter:
         self._events = EventWriter(folder / "tensorboard", step=step) if tensorboard else None
 
     def write(self, scalars: Scalars) -> None:
-        """Writes one row; it must have "step". Values that are None are left out."""
+        """Write one row, which must contain "step". Values that are None are left out."""
         row = {name: value for name, value in scalars.items() if value is not None}
         self._lines.write(json.dumps(row) + "\n")
         self._lines.flush()
@@ -39,7 +39,7 @@ class MetricsWriter:
             )
 
     def close(self) -> None:
-        """Closes both files."""
+        """Close both files."""
         self._lines.close()
         if self._events is not None:
             self._events.close()
@@ -57,7 +57,7 @@ class MetricsWriter:
 
 
 def read_metrics(path: Path) -> list[dict[str, float]]:
-    """Rows of a ``metrics.jsonl``; a last line torn by a kill is left out."""
+    """Return the rows of a ``metrics.jsonl``, without a partial last line that a kill left."""
     rows = []
     for line in path.read_text(encoding="utf-8").splitlines():
         try:
@@ -77,9 +77,9 @@ def _keep_until(path: Path, step: int) -> None:
 class EventWriter:
     """A TensorBoard event file of scalars, written by TensorBoard's own record writer.
 
-    The file opens with a session start at ``step``: TensorBoard then ignores events beyond it that
-    an interrupted start wrote earlier. TensorBoard's ``EventFileWriter`` would do the same,
-    but it imports TensorFlow wherever that is installed.
+    The file starts with a session start at ``step``. TensorBoard then ignores later events in older
+    files, which an interrupted run wrote. TensorBoard's ``EventFileWriter`` does the same, but
+    imports TensorFlow if it is installed.
     """
 
     def __init__(self, folder: Path, *, step: int = 0) -> None:

@@ -125,6 +125,7 @@ def test_missing_stores_are_reported_with_the_command_that_makes_them(few, capsy
         run_study(few)
     assert len(capsys.readouterr().out.splitlines()) == 4
     assert f"{STORES[2]}: no such store" in str(refused.value)
+    assert "give another path" not in str(refused.value)
     first = "python -m lossline.prepare --gin_file=gin_configs/data/llm_line_stores.gin"
     assert str(refused.value).endswith(first)
 
