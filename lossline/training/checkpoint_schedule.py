@@ -51,7 +51,10 @@ class CheckpointOptions:
                 f"checkpoints.every = {self.every}: must be at least 1, or None for no interval"
             )
         if self.count < 0 or self.minutes < 0:
-            raise UserError("checkpoints.count and checkpoints.minutes must be at least 0")
+            raise UserError(
+                f"checkpoints.count = {self.count}, checkpoints.minutes = {self.minutes}: both "
+                "must be at least 0"
+            )
         if self.optimizer_states < 1:
             raise UserError(
                 f"checkpoints.optimizer_states = {self.optimizer_states}: must be at least 1: "

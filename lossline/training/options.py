@@ -248,8 +248,8 @@ class TrainOptions:
         span = int(first), int(last or first)
         if not 1 <= span[0] <= span[1]:
             raise UserError(
-                f"train.profile_steps = {self.profile_steps!r}: must have first from 1 and last "
-                "not before first"
+                f"train.profile_steps = {self.profile_steps!r}: first must be at least 1, and "
+                "last not before first"
             )
         if span[1] > self.total_steps:
             raise UserError(

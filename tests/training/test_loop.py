@@ -395,7 +395,7 @@ def test_wrong_options_raise_user_error(options):
         ({"name": "a/b"}, "train.name"),
         ({"batch_size": 0}, "train.batch_size = 0"),
         ({"profile_steps": "3"}, None),
-        ({"profile_steps": "5:3"}, "must have first from 1"),
+        ({"profile_steps": "5:3"}, "first must be at least 1, and last"),
         ({"profile_steps": "x:y"}, "must be first:last"),
         ({"profile_steps": "9:13"}, "the run has only steps 1 to 12. Choose"),
     ):
