@@ -1,14 +1,16 @@
-"""How fast laws are fitted, beside SciPy doing the same work: same objective, same starts, same
-Jacobian.
+"""Measure the speed of fits against SciPy: same objective, same starts, same Jacobian.
 
     python experiments/benchmarks/fit_speed.py --data ../shared/data
 
 Three jobs: Chinchilla's law from the 4,500 published starts; all law fits of the Kempner sweep;
-1,000 bootstraps of one line. Peers are `scipy.optimize.curve_fit` (bounded, `loss="huber"` where
-the job has it) and L-BFGS-B, one fit at a time, as their users call them, default tolerances. They
-get an even sample of the job and their time is scaled up (`--sample 1` gives them all of it: half
-an hour). Rounds are interleaved and the best of each is kept. Prints a table; writes fit_speed.json
-beside this file."""
+1,000 bootstraps of one line. The peers are `scipy.optimize.curve_fit` (with bounds, and
+`loss="huber"` where the job uses it) and L-BFGS-B. They run one fit at a time with default
+tolerances, as users call them.
+
+The peers run an even sample of the job and their time is scaled up; `--sample 1` runs the whole
+job, which takes half an hour. Rounds are interleaved and the best of each is kept. The script
+prints a table and writes fit_speed.json next to this file.
+"""
 
 import argparse
 import dataclasses
@@ -20,8 +22,8 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-# One BLAS thread for everyone: the matrices are tiny, and threads that wait for each other cost the
-# peers, which solve one fit at a time, up to forty times their work.
+# Use one BLAS thread for all: the matrices are tiny. More threads wait for each other and slow the
+# peers, which solve one fit at a time, by up to 40 times.
 os.environ["OPENBLAS_NUM_THREADS"] = os.environ["OMP_NUM_THREADS"] = "1"
 
 import numpy as np
@@ -42,7 +44,7 @@ Array = np.ndarray
 
 @dataclasses.dataclass
 class Peer:
-    """SciPy on one problem: internal coordinates, analytic derivatives, bounds as ours."""
+    """SciPy on one problem: internal coordinates, analytic derivatives, and lossline's bounds."""
 
     law: Law
     objective: FitObjective
@@ -57,7 +59,7 @@ class Peer:
         self.mass = np.ones(len(self.target)) if self.weights is None else self.weights
 
     def curve_fit(self, start: Array) -> float:
-        """FitObjective reached by trust-region least squares from one start; inf where it fails."""
+        """Return the objective of trust-region least squares from one start; inf if it fails."""
         log = self.objective.residual is Residual.LOG
 
         def value(_: Array, *theta: float) -> Array:
@@ -84,6 +86,7 @@ class Peer:
         return self.value_and_gradient(theta)[0]
 
     def value_and_gradient(self, theta: Array) -> tuple[float, Array]:
+        """Return the objective and its gradient."""
         f, jacobian = self.law.value_and_jacobian(theta[None], self.columns)
         r = self.objective.residuals(f, self.goal)
         weight = self.objective.robust_weight(r)
@@ -94,8 +97,11 @@ class Peer:
         return float((self.objective.rho(r) * self.mass).sum()), (jacobian[0] @ pull[0])
 
     def lbfgs(self, start: Array) -> float:
-        """FitObjective reached by L-BFGS-B from one start. Its rules are absolute: the objective is
-        scaled to be about 1, without which it stops at once."""
+        """Return the objective of L-BFGS-B from one start.
+
+        Its stopping rules are absolute, so the objective is scaled to about 1; otherwise it stops
+        at once.
+        """
 
         def scaled(theta: Array) -> tuple[float, Array]:
             with np.errstate(all="ignore"):
@@ -110,7 +116,7 @@ class Peer:
         return float(found.fun) / 1e3
 
     def inside(self, start: Array) -> Array:
-        """The start strictly within the bounds, as trust-region methods want it."""
+        """Return the start moved strictly inside the bounds, as trust-region methods need it."""
         low, high = self.bounds
         room = np.minimum(1e-6, 0.25 * (high - low))
         return np.clip(start, low + room, high - room)
@@ -118,19 +124,29 @@ class Peer:
 
 @dataclasses.dataclass
 class Job:
-    """One piece of work: ours as a whole, the peers one item at a time."""
+    """One job: lossline runs it as a whole, the peers one item at a time.
+
+    Attributes:
+        name: name in the table.
+        target: time that lossline should reach.
+        ours: function to time.
+        check: function that returns the same fits, to compare the peers with.
+        items: number of peer calls for the whole job.
+        peers: name of a peer -> function from item to objective.
+        fit_of: function from item to fit.
+    """
 
     name: str
     target: str
-    ours: Callable[[], object]  # what is timed
-    check: Callable[[], list[FitResult]]  # the same fits, for the peers to be compared with
-    items: int  # peers' calls for the whole job
-    peers: dict[str, Callable[[int], float]]  # item -> objective
-    fit_of: Callable[[int], int]  # item -> fit
+    ours: Callable[[], object]
+    check: Callable[[], list[FitResult]]
+    items: int
+    peers: dict[str, Callable[[int], float]]
+    fit_of: Callable[[int], int]
 
 
 def chinchilla_job(data: Path) -> Job:
-    """Hoffmann et al.'s approach 3 on the 240 points of the Epoch replication."""
+    """Return the job of Hoffmann et al.'s approach 3 on the 240 points of the Epoch replication."""
     points = pd.read_csv(data / "chinchilla_points.csv").sort_values("loss").iloc[:-5]
     size = points["params"].to_numpy()
     inputs = {"N": size, "D": points["flops"].to_numpy() / (6 * size)}
@@ -153,8 +169,10 @@ def chinchilla_job(data: Path) -> Job:
 
 
 def kempner_job(data: Path) -> Job:
-    """Both law forms on every pretraining set and loss; peers start from the published 16
-    points."""
+    """Return the job of both law forms on every pretraining set and loss.
+
+    The peers start from the published 16 points.
+    """
     table = pd.read_csv(data / "kempner_sweep.csv")
     losses = [
         c
@@ -165,7 +183,7 @@ def kempner_job(data: Path) -> Job:
     for _, group in table.groupby("data"):
         inputs = {"N": group["params"].to_numpy(), "D": group["tokens"].to_numpy()}
         for loss in losses:
-            # fit_many drops what is missing; the peers need it dropped for them.
+            # fit_many drops missing values; drop them here for the peers.
             y = group[loss].to_numpy()
             keep = np.isfinite(y) & (y > 0)
             if keep.sum() > 5:
@@ -191,8 +209,10 @@ def kempner_job(data: Path) -> Job:
 
 
 def bootstrap_job(data: Path) -> Job:
-    """1,000 resamples of the runs of one train-to-test line; peers start from the fit to all
-    runs."""
+    """Return the job of 1,000 resamples of the runs of one train-to-test line.
+
+    The peers start from the fit to all runs.
+    """
     table = pd.read_csv(data / "kempner_sweep.csv")
     group = table[table["data"] == "fineweb-edu-100b"]
     x = group["val_loss"].to_numpy()
@@ -223,13 +243,15 @@ def bootstrap_job(data: Path) -> Job:
 
 
 def measure(job: Job, *, rounds: int, share: float) -> dict[str, object]:
-    """Best of the interleaved rounds; peers' sampled time divided by the share sampled."""
-    # Whole fits are sampled, so that "best of its starts" is the same work for both.
+    """Return the best times of interleaved rounds; the time of peers is divided by their sampled
+    share.
+    """
+    # Sample whole fits, so that "best of its starts" is the same work for all.
     block = max(1, next((i for i in range(job.items) if job.fit_of(i) != job.fit_of(0)), 1))
     blocks = job.items // block
     chosen = np.unique(np.linspace(0, blocks - 1, max(2, round(share * blocks))).astype(int))
     items = [int(b * block + k) for b in chosen for k in range(block)]
-    job.ours()  # first call: imports and caches, as for the peers below
+    job.ours()  # the first call imports and fills caches; the peers get one too
     for call in job.peers.values():
         call(items[0])
     best: dict[str, float] = {}
@@ -280,7 +302,7 @@ def measure(job: Job, *, rounds: int, share: float) -> dict[str, object]:
 
 
 def _compare(values: list[float], fits: list[int], results: list[FitResult]) -> dict[str, float]:
-    """The peer's best objective per fit over ours."""
+    """Return the best objective of the peer per fit, divided by that of lossline."""
     best: dict[int, float] = {}
     for f, value in zip(fits, values, strict=True):
         best[f] = min(best.get(f, np.inf), value)
@@ -289,6 +311,7 @@ def _compare(values: list[float], fits: list[int], results: list[FitResult]) -> 
 
 
 def environment() -> dict[str, object]:
+    """Return the facts about machine and versions that affect the times."""
     model = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
@@ -305,6 +328,7 @@ def environment() -> dict[str, object]:
 
 
 def main() -> None:
+    """Measure all jobs, print the table and write it."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
@@ -312,7 +336,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=here.parents[3] / "shared" / "data")
     parser.add_argument("--out", type=Path, default=here.with_suffix(".json"))
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--sample", type=float, default=0.03, help="share of a job that peers get")
+    parser.add_argument("--sample", type=float, default=0.03, help="share of a job that peers run")
     options = parser.parse_args()
     if not options.data.is_dir():
         sys.exit(f"fit_speed: error: no folder {options.data}; pass --data")

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Are the operations right on this card, and how fast do the models train on it? Under 9 minutes.
+# Check the operations on this GPU and measure how fast the models train on it, in less than 9 minutes.
 #
 #   experiments/benchmarks/gpu.sh [--wheels DIR] [--small]
-#   LOSSLINE_DEVICE=cpu experiments/benchmarks/gpu.sh --small      the same script without a card
+#   LOSSLINE_DEVICE=cpu experiments/benchmarks/gpu.sh --small      the same script without a GPU
 #
-# Runs from a bare copy of the repository with the Python at hand (PYTHON, default python3; 3.12 with jax, and torch for that
-# peer) and writes nothing outside $OUT (default ./gpu_results). --wheels names a folder of wheels for what is not installed
-# (flax, optax, gin-config, jax-linear-attention, equinox, jaxtyping, …): unpacked under $OUT, nothing is installed.
-# First the operations against their references, then the throughput cases, each within its share of the time.
+# The script runs from a plain copy of the repository with the Python in $PYTHON (default python3; 3.12 with jax, and with torch
+# for that peer). It writes nothing outside $OUT (default ./gpu_results). --wheels gives a folder of wheels for packages that are
+# not installed (flax, optax, gin-config, jax-linear-attention, equinox, jaxtyping, …); they are unpacked under $OUT, not
+# installed. It first compares the operations with their references, then runs the throughput cases, each in its share of time.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 python=${PYTHON:-python3}
@@ -20,7 +20,7 @@ while [ $# -gt 0 ]; do
     *) echo "usage: $0 [--wheels DIR] [--small]" >&2; exit 2 ;;
   esac
 done
-case $device in cpu | gpu) ;; *) echo "LOSSLINE_DEVICE is '$device': cpu or gpu" >&2; exit 2 ;; esac
+case $device in cpu | gpu) ;; *) echo "LOSSLINE_DEVICE = '$device': choose cpu or gpu" >&2; exit 2 ;; esac
 OUT=${OUT:-$PWD/gpu_results}
 mkdir -p "$OUT"
 OUT=$(cd "$OUT" && pwd)
@@ -31,14 +31,14 @@ trap 'rm -rf "$scratch"' EXIT
 export TMPDIR=$scratch/tmp XDG_CACHE_HOME=$scratch/cache TORCHINDUCTOR_CACHE_DIR=$scratch/inductor TRITON_CACHE_DIR=$scratch/triton
 export PYTHONDONTWRITEBYTECODE=1 PYTHONPATH=$PWD
 if [ -n "$wheels" ]; then
-  [ -d "$wheels" ] || { echo "--wheels $wheels: no such folder" >&2; exit 2; }
+  [ -d "$wheels" ] || { echo "--wheels $wheels: no such folder; give a folder of wheels" >&2; exit 2; }
   for wheel in "$wheels"/*.whl; do "$python" -m zipfile -e "$wheel" "$scratch/site"; done
   PYTHONPATH=$PYTHONPATH:$scratch/site
 fi
 if [ "$device" = cpu ]; then export JAX_PLATFORMS=cpu; fi
 has() { "$python" -c "import $1" >"$scratch/import.log" 2>&1; }
 for module in jax flax optax; do
-  has "$module" || { tail -1 "$scratch/import.log" >&2; echo "no $module: install it or name its wheels with --wheels" >&2; exit 2; }
+  has "$module" || { tail -1 "$scratch/import.log" >&2; echo "no $module: install it, or give its wheel with --wheels" >&2; exit 2; }
 done
 
 status=0
@@ -47,7 +47,7 @@ timeout 150 "$python" experiments/benchmarks/train_throughput_checks.py "${small
 [ "$status" = 0 ] || echo "checks: exit status $status (see $OUT/checks.log)"
 if [ ${#small[@]} = 0 ] && has pytest; then
   echo "== tests of the operations"
-  timeout 90 "$python" -m pytest tests/ops -q -x -m 'not slow' -p no:cacheprovider --basetemp="$scratch/pytest" >"$OUT/tests.txt" 2>&1 || echo "tests: exit status $? (124: not done in time)"
+  timeout 90 "$python" -m pytest tests/ops -q -x -m 'not slow' -p no:cacheprovider --basetemp="$scratch/pytest" >"$OUT/tests.txt" 2>&1 || echo "tests: exit status $? (124: time limit reached)"
   tail -3 "$OUT/tests.txt"
 fi
 

@@ -1,18 +1,20 @@
-"""Speed and memory of training, beside the peers that a user would otherwise take, in one run.
+"""Measure speed and memory of training against other libraries, in one run.
 
     python experiments/benchmarks/train_throughput.py \\
         --peers_python=PEERS/bin/python --jla_python=JLA/bin/python
 
-Every contender is a process of its own Python that builds once and stays; in each round each does
-its turn while the others wait, so that a busy machine slows all alike: trust the ratios. All get
-the same allocator settings. `--peers_python` names an environment with torch, transformers and
-mambapy, `--jla_python` one with jax-linear-attention; without them the table says who is missing.
-`--ours_python`, repeated, runs lossline in several environments (versions of JAX).
+Every contender is a process with its own Python that builds its model once. In each round every
+contender takes its turn while the others wait. A busy machine therefore slows all of them, and the
+ratios are reliable. All contenders have the same allocator settings. `--peers_python` is an
+environment with torch, transformers and mambapy; `--jla_python` is one with jax-linear-attention.
+Without them the table lists the missing contenders. Repeat `--ours_python` to run lossline in
+several environments (versions of JAX).
 
-On CPU: an 11M Llama through the training step of `lossline.train` and what that command itself
-logs, one Mamba and one Mamba-2 mixer, compile times by depth. `--device=gpu`: Llama of 124M to
-1.3B, Mamba-2 and Mamba. `--small` runs the same code at a size of seconds. Prints tables; writes
-them, with versions, date and command, to `--output`. Standard library alone.
+On CPU it measures an 11M Llama with the training step of `lossline.train`, the speed that this
+command logs, one Mamba mixer, one Mamba-2 mixer, and compile times by depth. With `--device=gpu` it
+measures Llamas of 124M to 1.3B, Mamba-2 and Mamba. `--small` runs the same code in seconds. The
+script prints tables and writes them, with versions, date and command, to `--output`. It uses only
+the standard library.
 """
 
 import argparse
@@ -37,21 +39,22 @@ from train_throughput_cases import Case, Contender, Target, cases
 
 HERE = Path(__file__).resolve().parent
 REPOSITORY = HERE.parents[1]
-# Read by the allocator before Python starts: memory freed is kept, and not zeroed again each step.
+# The allocator reads these before Python starts. They keep freed memory, so that it is not zeroed
+# again in every step.
 ALLOCATOR = {
     "MALLOC_ARENA_MAX": "1",
     "MALLOC_MMAP_MAX_": "0",
     "MALLOC_TRIM_THRESHOLD_": "34359738368",
 }
-FIRST_STEPS = 3  # whose losses are compared
+FIRST_STEPS = 3  # steps whose losses are compared
 
 
 class WorkerFailed(Exception):
-    """A contender that cannot take part; one line."""
+    """Raised when a contender cannot take part; the message is one line."""
 
 
 class Worker:
-    """A contender in its process."""
+    """A contender in its own process."""
 
     def __init__(
         self, contender: Contender, *, name: str, python: str, task: dict[str, Any]
@@ -59,7 +62,7 @@ class Worker:
         self.contender = contender
         self.name = name
         self.seconds: list[float] = []  # per step, of each round
-        self.cpu_seconds: list[float] = []  # of all threads; what a busy machine lengthens less
+        self.cpu_seconds: list[float] = []  # of all threads; a busy machine affects it less
         self.values: list[dict[str, float]] = []
         self.result: dict[str, Any] = {"name": name}
         self.steps = 1
@@ -83,10 +86,10 @@ class Worker:
         self._answers.put("")
 
     def answer(self, deadline: float) -> dict[str, Any]:
-        """The next answer.
+        """Return the next answer.
 
         Raises:
-            WorkerFailed: it reported an error, ended, or is not there by ``deadline``.
+            WorkerFailed: the process reported an error, ended, or did not answer by ``deadline``.
         """
         try:
             line = self._answers.get(timeout=max(deadline - time.monotonic(), 0.1))
@@ -100,11 +103,11 @@ class Worker:
         return answer
 
     def ready(self, deadline: float) -> None:
-        """Waits for the first steps."""
+        """Wait for the first steps."""
         self.result |= self.answer(deadline)
 
     def turn(self, deadline: float, *, keep: bool = True) -> float:
-        """One turn; its seconds per step."""
+        """Run one turn and return its seconds per step."""
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps({"steps": self.steps}) + "\n")
         self._process.stdin.flush()
@@ -119,7 +122,7 @@ class Worker:
         return seconds
 
     def finish(self) -> None:
-        """Asks for its memory and lets it end; nothing to do for one that was killed."""
+        """Ask the process for its memory and let it end; do nothing if it was killed."""
         if self._process.poll() is not None:
             return
         assert self._process.stdin is not None
@@ -133,7 +136,7 @@ class Worker:
             self.kill()
 
     def kill(self) -> None:
-        """Ends the process at once."""
+        """End the process at once."""
         self._process.kill()
         self._process.wait()
         self._log.close()
@@ -145,12 +148,12 @@ class Worker:
 
 
 def environment(device: str) -> dict[str, str]:
-    """Of every worker."""
+    """Return the environment variables of every worker."""
     here = {**os.environ, **ALLOCATOR, "TF_CPP_MIN_LOG_LEVEL": "2"}
     here["PYTHONPATH"] = os.pathsep.join(filter(None, [str(REPOSITORY), here.get("PYTHONPATH")]))
     if device == "cpu":
         here["JAX_PLATFORMS"] = "cpu"
-        here.pop("XLA_FLAGS", None)  # such as virtual devices
+        here.pop("XLA_FLAGS", None)  # it may set virtual devices
     else:
         here.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.92")
     return here
@@ -174,12 +177,14 @@ class Run:
             wanted = args.cases.split(",")
             if unknown := [w for w in wanted if not any(c.name.startswith(w) for c in chosen)]:
                 names = ", ".join(case.name for case in chosen)
-                sys.exit(f"no case {', '.join(unknown)}: choose of {names}")
+                sys.exit(f"no case {', '.join(unknown)}: choose one of {names}")
             chosen = tuple(c for c in chosen if any(c.name.startswith(w) for w in wanted))
         self.cases = chosen
 
     def _labels(self) -> dict[str, str]:
-        """Added to the names of ours, by Python: the version of JAX, if there are several."""
+        """Return what is added to the name of lossline by Python: the version of JAX, if there are
+        several.
+        """
         pythons = self.pythons["ours"]
         if len(pythons) == 1:
             return {pythons[0]: ""}
@@ -191,7 +196,7 @@ class Run:
         return {python: f", jax {done.stdout.strip()}" for python, done in shown.items()}
 
     def results(self) -> Iterator[dict[str, Any]]:
-        """One case after the other, as each ends."""
+        """Yield the result of each case as it ends."""
         end = time.monotonic() + self.args.budget_s
         for i, case in enumerate(self.cases):
             left = sum(other.share for other in self.cases[i:])
@@ -234,8 +239,9 @@ class Run:
     def _start(
         self, case: Case, contender: Contender, python: str, deadline: float, failed: dict[str, str]
     ) -> Worker | None:
-        """A contender that is ready; they start one after the other, each with the machine to
-        itself.
+        """Start a contender and wait until it is ready.
+
+        Contenders start one after the other, so that each has the machine to itself.
         """
         label = self.labels[python] if contender.library == "ours" else ""
         task = {
@@ -251,7 +257,7 @@ class Run:
         print(f"  {contender.name}{label} …", file=sys.stderr, flush=True)
         worker = Worker(contender, name=contender.name + label, python=python, task=task)
         try:
-            # none may spend on its start what the others need for their rounds
+            # Limit the start of each, so that time is left for the rounds of the others.
             worker.ready(time.monotonic() + (deadline - time.monotonic()) / 4)
         except WorkerFailed as failure:
             failed[worker.name] = str(failure)
@@ -267,7 +273,7 @@ class Run:
                     continue  # measured once
                 try:
                     seconds = worker.turn(deadline, keep=number >= 0)
-                    if number < 0 and seconds:  # the first turn only tells how long a step is
+                    if number < 0 and seconds:  # the first turn only measures the length of a step
                         worker.steps = max(1, min(200, round(self.args.seconds / seconds)))
                 except WorkerFailed as failure:
                     alive.remove(worker)
@@ -327,7 +333,7 @@ class Run:
 def judge(
     target: Target, workers: list[Worker], rows: list[dict[str, Any]], peaks: dict[str, float]
 ) -> list[dict[str, Any]]:
-    """The target, for each environment of ours; nothing where a side of it is missing."""
+    """Return the target for each environment of lossline; nothing if one side of it is missing."""
     by_name = {row["name"]: row for row in rows}
     slow = next((w for w in workers if w.contender.name == target.slower), None)
     found = []
@@ -360,7 +366,7 @@ def judge(
 
 
 def show(result: dict[str, Any], peaks: dict[str, float]) -> str:
-    """A case as text."""
+    """Return a case as text."""
     task = result["task"]
     title = result["case"]
     if "batch" in task:
@@ -406,14 +412,14 @@ def show(result: dict[str, Any], peaks: dict[str, float]) -> str:
         )
     if result["left_out"]:
         lines.append(
-            f"  left out (no environment given, or told to): {', '.join(result['left_out'])}"
+            f"  left out (no environment, or in --without): {', '.join(result['left_out'])}"
         )
     lines += [f"  failed: {name}: {why}" for name, why in result["failed"].items()]
     return "\n".join(lines) + "\n"
 
 
 def machine() -> dict[str, Any]:
-    """Processor and what it can do."""
+    """Return the processor and its instructions."""
     facts: dict[str, Any] = {"cores": os.cpu_count(), "system": platform.platform()}
     with contextlib.suppress(OSError):
         text = Path("/proc/cpuinfo").read_text()
@@ -428,18 +434,18 @@ def machine() -> dict[str, Any]:
 
 
 def main() -> None:
-    """Parses, measures, prints, writes."""
+    """Parse arguments, measure, print and write."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu")
-    parser.add_argument("--small", action="store_true", help="sizes of seconds")
-    parser.add_argument("--cases", help="names or their beginnings, with commas (default: all)")
-    parser.add_argument("--without", help="names of contenders to leave out, with commas")
+    parser.add_argument("--small", action="store_true", help="small sizes that take seconds")
+    parser.add_argument("--cases", help="names or prefixes, separated by commas (default: all)")
+    parser.add_argument("--without", help="contenders to leave out, separated by commas")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=3.0, help="of a turn (at least one step)")
-    parser.add_argument("--budget_s", type=float, default=7200.0, help="for all cases together")
-    parser.add_argument("--ours_python", action="append", help="may be repeated")
+    parser.add_argument("--seconds", type=float, default=3.0, help="per turn (at least one step)")
+    parser.add_argument("--budget_s", type=float, default=7200.0, help="seconds for all cases")
+    parser.add_argument("--ours_python", action="append", help="Python with lossline; repeatable")
     parser.add_argument("--peers_python", help="Python with torch, transformers, mambapy")
     parser.add_argument("--jla_python", help="Python with jax-linear-attention")
     parser.add_argument("--output", type=Path, default=HERE / "train_throughput.json")
@@ -457,7 +463,7 @@ def main() -> None:
         for result in run.results():
             record["cases"].append(result)
             record |= {"load_after": list(os.getloadavg()), "peaks_gflops": run.peaks}
-            args.output.write_text(json.dumps(record, indent=1) + "\n")  # what there is, so far
+            args.output.write_text(json.dumps(record, indent=1) + "\n")  # the results so far
             print(show(result, run.peaks), flush=True)
     print(f"written: {args.output}")
 

@@ -1,4 +1,4 @@
-"""What `train_throughput.py` measures: models, batches, contenders, targets, by size of machine."""
+"""Cases of `train_throughput.py` for each machine: models, batches, contenders and targets."""
 
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -11,9 +11,9 @@ class Contender:
     """One implementation in one environment.
 
     Attributes:
-        name: as printed.
-        library: "ours", "torch" or "jla": which worker, and whose Python.
-        task: what the worker is told beyond its case's task.
+        name: name in the table.
+        library: "ours", "torch" or "jla"; selects the worker script and its Python.
+        task: options of the worker in addition to the task of the case.
     """
 
     name: str
@@ -23,8 +23,14 @@ class Contender:
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """``faster`` has to do at least ``ratio`` times the tokens per second of ``slower``; or, of
-    "memory", at most 1 / ratio of its memory; or of "peak", that share of the machine's rate.
+    """A ratio to reach.
+
+    Attributes:
+        faster, slower: names of two contenders. For "peak", ``slower`` is a dtype.
+        ratio: the ratio.
+        of: "speed": ``faster`` needs at least ``ratio`` times the tokens per second of ``slower``;
+            "memory": at most 1 / ratio of its memory; "peak": at least this share of the machine's
+            rate.
     """
 
     faster: str
@@ -35,20 +41,20 @@ class Target:
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """What all contenders do in turns.
+    """One task that all contenders run in turns.
 
     Attributes:
-        name: of the case.
+        name: name of the case.
         kind: "model" (training steps), "mixer" (forward and backward), or "matmul", "compile",
-            "train" (no contest: values).
-        task: what every worker is told: model, batch, length.
-        contenders: in the order of a round.
-        flops_per_token: of training; None: as the configuration counts them.
-        targets: the ratios wanted.
-        shared_weights: all contenders begin from one set of weights, so that losses agree.
-        together: all workers live at once, so that rounds can be interleaved; else one after the
-            other (their states do not fit the device side by side).
-        share: of the time budget, relative to the other cases'.
+            "train" (values without a comparison).
+        task: options of every worker: model, batch, length.
+        contenders: contenders in the order of a round.
+        flops_per_token: training operations per token; None: from the configuration.
+        targets: ratios to reach.
+        shared_weights: start all contenders from the same weights, so that their losses agree.
+        together: run all workers at once, so that rounds can be interleaved. False: run one after
+            the other, because their states do not fit the device together.
+        share: share of the time budget, relative to the other cases.
     """
 
     name: str
@@ -63,17 +69,17 @@ class Case:
 
 
 def llama(**sizes: Any) -> Model:
-    """A configuration of lossline, as ``lossline.models.config_from_dict`` reads it."""
+    """Return a configuration of lossline, for ``lossline.models.config_from_dict``."""
     return {"__class__": "LlamaConfig", "scan_layers": False, **sizes}
 
 
 def in_dtype(model: Model, dtype: str) -> dict[str, Any]:
-    """A contender's task: that model in that activation dtype."""
+    """Return the task of a contender: a model in an activation dtype."""
     return {"model": {**model, "activation_dtype": dtype}, "dtype": dtype}
 
 
 def torch_llama(name: str, model: Model, dtype: str, code: str, compiled: bool) -> Contender:
-    """A PyTorch Llama."""
+    """Return a PyTorch Llama as contender."""
     task = in_dtype(model, dtype) | {"code": code, "compile": compiled}
     return Contender(name=name, library="torch", task=task)
 
@@ -81,8 +87,10 @@ def torch_llama(name: str, model: Model, dtype: str, code: str, compiled: bool) 
 def llama_case(
     name: str, model: Model, *, batch: int, flops: float | None, products: dict[str, list[int]]
 ) -> Case:
-    """Training steps of a Llama, ours and PyTorch's, float32 and bfloat16; ``products`` are the
-    sizes at which the machine's rate of matrix products is taken, in the same rounds.
+    """Return a case of training steps of a Llama, lossline and PyTorch, float32 and bfloat16.
+
+    ``products`` gives the sizes at which the machine's rate of matrix products is measured, in the
+    same rounds.
     """
     contenders = [
         Contender(
@@ -115,19 +123,19 @@ def llama_case(
         flops_per_token=flops,
         targets=targets,
         shared_weights=True,
-        share=10.0,  # twelve contenders, some with steps of ten seconds
+        share=10.0,  # many contenders, some with steps of ten seconds
     )
 
 
 def mamba_case(length: int, *, width: int = 256, batch: int = 4) -> Case:
-    """Forward and backward of one Mamba-1 mixer in float32."""
+    """Return a case of forward and backward of one Mamba-1 mixer in float32."""
     model = {
         "__class__": "MambaConfig",
         "vocab_size": 8,
         "width": width,
         "layers": 1,
         "state": 16,
-        "scan_chunk": 16,  # 8, the default, compiles in half the time; its backward is slower
+        "scan_chunk": 16,  # the default of 8 compiles in half the time, but its backward is slower
         "context_length": length,
         "activation_dtype": "float32",
     }
@@ -153,7 +161,7 @@ def mamba_case(length: int, *, width: int = 256, batch: int = 4) -> Case:
 
 
 def mamba2_case(length: int, *, width: int = 256, batch: int = 4) -> Case:
-    """Forward and backward of one Mamba-2 mixer in float32, chunks of 64."""
+    """Return a case of forward and backward of one Mamba-2 mixer in float32, chunks of 64."""
     model = {
         "__class__": "Mamba2Config",
         "vocab_size": 8,
@@ -178,7 +186,7 @@ def mamba2_case(length: int, *, width: int = 256, batch: int = 4) -> Case:
 
 
 def matmul_case(**sizes: list[int]) -> Case:
-    """The machine's rate of matrix products."""
+    """Return a case that measures the machine's rate of matrix products."""
     return Case(
         name="matmul",
         kind="matmul",
@@ -188,7 +196,7 @@ def matmul_case(**sizes: list[int]) -> Case:
 
 
 def compile_case(model: Model, depths: list[int]) -> Case:
-    """Seconds to trace and compile the step, by depth."""
+    """Return a case that measures the seconds to trace and compile the step, by depth."""
     return Case(
         name="compile",
         kind="compile",
@@ -198,7 +206,7 @@ def compile_case(model: Model, depths: list[int]) -> Case:
 
 
 def train_case(model: Model, *, batch: int, steps: int) -> Case:
-    """What `python -m lossline.train` logs for the model of "llama"."""
+    """Return a case of the speed that `python -m lossline.train` logs for the model of "llama"."""
     task = {"batch": batch, "length": model["context_length"], "steps": steps}
     model = {**model, "activation_dtype": "bfloat16"}
     return Case(
@@ -214,7 +222,7 @@ LLAMA_TINY = llama(vocab_size=320, width=64, layers=2, heads=2, mlp_width=128, c
 NARROW = llama(vocab_size=512, width=64, layers=2, heads=2, mlp_width=128, context_length=128)
 
 CPU = (
-    # 6 · 8.91M + 12 · layers · width · length: the full square of scores is counted
+    # 6 · 8.91M + 12 · layers · width · length, with the full square of scores.
     llama_case(
         "llama",
         LLAMA_11M,
@@ -248,7 +256,7 @@ SMALL = (
 def gpu_case(
     name: str, model: Model, *, batch: int, remat: str, targets: tuple[Target, ...]
 ) -> Case:
-    """Training steps of a large model in bfloat16, ours beside the peers that have it."""
+    """Return a case of training steps of a large model in bfloat16, with the peers that have it."""
     model = {**model, "scan_layers": True, "remat": remat, "activation_dtype": "bfloat16"}
     contenders = [
         Contender(name="ours bf16", library="ours"),
@@ -256,7 +264,7 @@ def gpu_case(
     ]
     if model["__class__"] == "LlamaConfig":
         contenders.append(torch_llama("torch bf16 compile", model, "bfloat16", "lean", True))
-    if model["__class__"] == "MambaConfig":  # "auto" does not choose the kernel before this has run
+    if model["__class__"] == "MambaConfig":  # "auto" does not choose the GPU kernel yet
         kernel = {"model": {**model, "scan_implementation": "pallas"}}
         contenders.insert(0, Contender(name="ours bf16 pallas", library="ours", task=kernel))
     return Case(
@@ -270,7 +278,7 @@ def gpu_case(
 
 
 def gpu_targets(share: float, *, peers: tuple[str, ...] = ()) -> tuple[Target, ...]:
-    """That share of the card's peak, and no peer ahead."""
+    """Return targets: this share of the peak of the GPU, and at least the speed of every peer."""
     peak = Target(faster="ours bf16", slower="bfloat16", ratio=share, of="peak")
     return (peak, *(Target(faster="ours bf16", slower=peer, ratio=1.0) for peer in peers))
 
@@ -318,7 +326,7 @@ GPU = (
 
 
 def cases(*, device: str, small: bool) -> tuple[Case, ...]:
-    """The cases of a machine."""
+    """Return the cases of a machine."""
     if not small:
         return GPU if device == "gpu" else CPU
     if device != "gpu":
@@ -328,7 +336,7 @@ def cases(*, device: str, small: bool) -> tuple[Case, ...]:
 
 
 def _shrunk(case: Case) -> Case:
-    """The same code at a size of seconds."""
+    """Return the same case at a size of seconds."""
     small = {"layers": 2, "width": 128, "context_length": 64, "vocab_size": 512}
     if case.task["model"]["__class__"] == "LlamaConfig":
         small |= {"heads": 2, "mlp_width": 256}

@@ -1,10 +1,12 @@
-"""Outputs and gradients of every implementation that this device has, against the float32 reference
-one position at a time: before any speed of the device is believed.
+"""Check every implementation on this device before its speed is measured.
+
+Outputs and gradients are compared with the float32 reference, which runs one position at a time.
 
     PYTHONPATH=. python experiments/benchmarks/train_throughput_checks.py [--small]
 
-Prints one line per implementation; exit status 1 if any is beyond its bound. The bounds are on the
-largest difference relative to the largest reference value, of the output and of each gradient.
+The script prints one line per implementation; the exit status is 1 if one exceeds its bound. A
+bound limits the largest difference relative to the largest value of the reference, for the output
+and for each gradient.
 """
 
 import argparse
@@ -23,14 +25,14 @@ from lossline.ops.attention import attention
 from lossline.ops.backend import target_backend
 
 Arrays = tuple[jax.Array, ...]
-# float32 on a GPU goes through TensorFloat-32 unless told not to: the checks ask for full precision
+# A GPU computes float32 products in TensorFloat-32 by default; main() sets full precision.
 BOUNDS = {"float32": 2e-4, "bfloat16": 3e-2}
 
 
 def differences(
     function: Callable[..., jax.Array], reference: Callable[..., jax.Array], inputs: Arrays
 ) -> list[float]:
-    """Relative to the largest of each: the output, then the gradients by all inputs."""
+    """Return the relative differences of the output and of the gradients by all inputs."""
     exact = tuple(x.astype(jnp.float32) for x in inputs)
     shape = jax.eval_shape(reference, *exact).shape
     weights = jnp.asarray(np.random.default_rng(1).standard_normal(shape), jnp.float32)
@@ -50,12 +52,12 @@ def differences(
 
 
 def normal(rng: np.random.Generator, *shape: int) -> jax.Array:
-    """Standard normal numbers in float32."""
+    """Return standard normal numbers in float32."""
     return jnp.asarray(rng.standard_normal(shape), jnp.float32)
 
 
 def cases(length: int) -> Iterator[tuple[str, str, Any, Any, Arrays]]:
-    """(operation, dtype, function, reference, inputs)."""
+    """Yield (operation, dtype, function, reference, inputs)."""
     rng = np.random.default_rng(0)
     backend = target_backend()
     q, k, v = normal(rng, 2, length, 8, 64), *normal(rng, 2, 2, length, 2, 64)
@@ -117,9 +119,9 @@ def _loss(name: str, what: str, targets: jax.Array) -> Callable[..., jax.Array]:
 
 
 def main() -> None:
-    """Checks, prints, and exits with 1 if anything is beyond its bound."""
+    """Run the checks, print them, and exit with 1 if one exceeds its bound."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--small", action="store_true", help="64 positions in place of 1,024")
+    parser.add_argument("--small", action="store_true", help="64 positions instead of 1,024")
     args = parser.parse_args()
     jax.config.update("jax_default_matmul_precision", "highest")
     print(f"{jax.devices()[0].device_kind}, jax {jax.__version__}")

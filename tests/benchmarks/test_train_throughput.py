@@ -41,7 +41,7 @@ def test_a_small_run_without_peers_writes_every_case(repository: Path, tmp_path:
     assert cases["mamba 32"]["rows"][0]["losses"] == [None] * 3
     (seconds,) = cases["compile"]["values"]["ours"]
     assert {name.split()[0] for name in seconds} == {"scanned", "unrolled"}
-    assert "left out (no environment given, or told to): torch f32" in done.stdout
+    assert "left out (no environment, or in --without): torch f32" in done.stdout
     assert record["command"].endswith("out.json") and record["machine"]["cores"]
 
 
@@ -63,4 +63,4 @@ def test_a_failing_peer_is_named_and_the_others_are_measured(repository: Path, t
 def test_an_unknown_case_is_refused(repository: Path):
     done = run(repository, "--cases=lama")
     assert done.returncode == 1
-    assert done.stderr.strip().startswith("no case lama: choose of llama, train")
+    assert done.stderr.strip().startswith("no case lama: choose one of llama, train")
