@@ -13,7 +13,7 @@ os.environ["COLUMNS"] = "100"  # width of the help texts
 import lossline  # noqa: E402 (found by the path above)
 
 project = "lossline"
-author = "The lossline developers"
+author = copyright = "The lossline developers"
 version = release = lossline.__version__
 
 extensions = [

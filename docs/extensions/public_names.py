@@ -62,12 +62,13 @@ def _is_callable_or_property(member: Any) -> bool:
 
 def _check(app: Sphinx) -> None:
     logger = logging.getLogger(__name__)
-    for name in module_names("lossline"):
+    for name in module_names(app.config.documented_package):
         for missing in undocumented(importlib.import_module(name)):
             logger.warning("public name without a docstring: %s", missing)
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
     """Connect the check to the start of a build."""
+    app.add_config_value("documented_package", "lossline", "env")
     app.connect("builder-inited", _check)
     return {"parallel_read_safe": True}

@@ -207,7 +207,7 @@ def _api_page(room: str) -> str:
 
 
 def _automodule(name: str, *, members: bool = True) -> str:
-    options = "   :members:\n   :show-inheritance:\n" if members else ""
+    options = "   :members:\n" if members else ""
     return f"```{{eval-rst}}\n.. automodule:: {name}\n{options}```\n"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import types
@@ -21,7 +22,7 @@ sys.path[:0] = [str(REPOSITORY / "docs" / "extensions"), str(REPOSITORY / "docs"
 def test_the_pages_build_without_a_warning(tmp_path: Path) -> None:
     pytest.importorskip("sphinx", reason="needs the [docs] extra")
     command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-n", "-q"]
-    command += ["-d", str(tmp_path / "doctrees"), "docs", str(tmp_path / "html")]
+    command += ["-b", "dummy", "-d", str(tmp_path / "doctrees"), "docs", str(tmp_path / "html")]
     built = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
     said = [line for line in built.stderr.splitlines() if "WARNING" in line or "ERROR" in line]
     assert built.returncode == 0, "\n".join(said) or built.stderr
@@ -95,6 +96,27 @@ class Options:
     assert undocumented(source) == []
 
 
+@pytest.mark.parametrize(("docstring", "status"), [('"Text."', 0), ("pass", 1)])
+def test_a_public_name_without_a_docstring_fails_the_build(docstring, status, tmp_path) -> None:
+    pytest.importorskip("sphinx", reason="needs the [docs] extra")
+    package = tmp_path / "planted_package"
+    package.mkdir()
+    (package / "__init__.py").write_text(f'"Text."\n\ndef name():\n    {docstring}\n')
+    (tmp_path / "index.md").write_text("# Title\n")
+    settings = ["extensions=myst_parser,public_names", "documented_package=planted_package"]
+    command = [sys.executable, "-m", "sphinx", "-C", "-W", "-q", "-b", "dummy"]
+    command += [word for setting in settings for word in ("-D", setting)]
+    paths = os.pathsep.join([str(tmp_path), str(REPOSITORY / "docs" / "extensions")])
+    built = subprocess.run(
+        [*command, str(tmp_path), str(tmp_path / "built")],
+        env=os.environ | {"PYTHONPATH": paths},
+        capture_output=True,
+        text=True,
+    )
+    assert built.returncode == status, built.stderr
+    assert ("planted_package.name" in built.stderr) == bool(status)
+
+
 # --- options -------------------------------------------------------------------------------------
 
 
@@ -160,6 +182,23 @@ def test_links_between_files_become_links_between_pages() -> None:
         "[a](../how_lossline_decides.md#moves) b (`experiments/attribution/planted.md`) "
         "[c](lines.md) ![d](../../experiments/attribution/x.png) [e](https://x.org) `planted.md`"
     )
+
+
+# --- quotes --------------------------------------------------------------------------------------
+
+
+def test_the_readme_quotes_the_verdict_of_the_quickstart() -> None:
+    readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    verdict = (REPOSITORY / "experiments/quickstart/verdict.txt").read_text(encoding="utf-8")
+    quoted = [
+        line
+        for line in readme.splitlines()
+        if line.startswith(("Factors by ", "- Changing ", "- Inconclusive"))
+    ]
+    assert len(quoted) == 5
+    for line in quoted:
+        parts = [part.strip() for part in line.split("…")]
+        assert all(part in verdict for part in parts), line
 
 
 # --- architecture, citation ----------------------------------------------------------------------
