@@ -17,7 +17,7 @@ import math
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+from scipy import special  # scipy.stats takes half a second to import
 
 __all__ = ["in_bits"]
 
@@ -88,7 +88,7 @@ def _explained(high: Array, runs: Array, facts: pd.DataFrame) -> Array:
         count, above = np.bincount(codes), np.bincount(codes, weights=high)
         share = high.mean()
         differ = np.sum((above - count * share) ** 2 / (count * share * (1 - share)))
-        if stats.chi2.sf(differ, len(names) - 1) < _FACT:
+        if special.chdtrc(len(names) - 1, differ) < _FACT:
             explained |= whole & (above > 0.5 * count)[codes]
     return explained
 
@@ -107,9 +107,9 @@ def _is_another(surface: Array, rest: Array, high: Array, size: Array, data: Arr
         return False
     left = np.sum((rest[near] - both @ found) ** 2)
     whole = np.sum((rest[near] - plain @ np.linalg.lstsq(plain, rest[near])[0]) ** 2)
-    ratio = (whole - left) / (more - rank) / max(left / free, 1e-30)
+    ratio = max(whole - left, 0.0) / (more - rank) / max(left / free, 1e-30)
     off = (by @ found[surface.shape[1] :])[high[near]]
-    by_chance = stats.f.sf(ratio, more - rank, free) > _CHANCE
+    by_chance = special.fdtrc(more - rank, free, ratio) > _CHANCE
     return not by_chance and bool(np.sqrt(np.mean(off**2)) > _OFF)
 
 
