@@ -1,7 +1,7 @@
-"""Methods of prediction, compared where all of them answer.
+"""Compare methods of prediction on the losses that all of them answered.
 
-A median over what each method happens to answer compares different losses: the method that fails on
-the hard runs would look best. Nats per token and bits per byte are never in one median.
+Medians over different losses cannot be compared: a method that fails on the hard runs would look
+best. Nats per token and bits per byte are never in one median.
 """
 
 from __future__ import annotations
@@ -12,13 +12,11 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
-__all__ = ["LINE", "Comparison", "compare"]
-
 LINE = "line"
-# One held-out loss: the run and the axes of the line that predicts it.
+# Columns that identify one held-out loss: the run, and the axes of the line that predicts it.
 CASE = ("run_id", "x_set", "y_set")
-# A method is compared with the others if this share of the line's cases is left with it; else it
-# stands apart, beside the line on the cases of its own.
+# A method is compared with the others if it answers at least this share of the line's cases. Else
+# it is compared with the line alone, on the cases that both answered.
 _KEPT = 0.5
 
 
@@ -27,11 +25,12 @@ class Comparison:
     """The methods on the held-out losses of one unit.
 
     Attributes:
-      unit: "loss" or "bits_per_byte"; cases: held-out losses that any method answered.
-      answered: how many of these each method answered, the line first.
-      rows: predictions of the methods that are compared, each on the same `common` cases.
-      apart: for each method that answered too few of the line's cases, its predictions and the
-        line's where both answered.
+        unit: "loss" (nats per token) or "bits_per_byte".
+        cases: number of held-out losses that any method answered.
+        answered: how many of these each method answered, the line first.
+        rows: predictions of the compared methods, each on the same ``common`` cases.
+        apart: for each method that answered too few of the line's cases: its predictions, and the
+            line's, where both answered.
     """
 
     unit: str
@@ -42,7 +41,7 @@ class Comparison:
 
     @property
     def common(self) -> int:
-        """Cases that every compared method answered."""
+        """Number of cases that every compared method answered."""
         return len(self.rows[[*CASE]].drop_duplicates())
 
     @property
@@ -52,15 +51,19 @@ class Comparison:
 
     @property
     def missing(self) -> dict[str, int]:
-        """Cases without an answer, of the methods that have some and do not stand apart."""
+        """Number of unanswered cases of each method, those in ``apart`` excepted."""
         beside = {name: n for name, n in self.answered.items() if name not in self.apart}
         lacks = {name: self.cases - count for name, count in beside.items()}
         return {name: count for name, count in lacks.items() if count}
 
 
 def compare(heldout: pd.DataFrame) -> list[Comparison]:
-    """One comparison per unit, in order of appearance, of predictions as in
-    `StudyResults.heldout`; a row whose relative error is not finite is no answer."""
+    """Return one comparison per unit, in order of appearance.
+
+    Args:
+        heldout: predictions as in ``StudyResults.heldout``. A row without a finite relative error
+            counts as no answer.
+    """
     if heldout.empty:
         return []
     finite = heldout[np.isfinite(heldout["relative_error"].to_numpy(float))]

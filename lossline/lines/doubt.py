@@ -1,11 +1,11 @@
-"""How far predictions are to be doubted beyond what reweighting the runs shows, by kind of line.
+"""Calibration factors that widen or narrow prediction intervals, by kind of line.
 
-An interval adds three things: how the line moves when runs are reweighed, the runs' scatter about
-it, and a share of the part of y that is extrapolated, because no law holds exactly. Left as they
-come, these do not add up to 90% on runs that were held out: lines that are reweighed and drawn from
-a posterior that leans to no shape fan out too far beyond the points, and new runs, larger ones
-above all, scatter more than those fitted. The factors below were set once for all by nested
-hold-out over compute on published sweeps; experiments/published/README.md has the table.
+An interval adds three parts: how far the line moves when runs are reweighted, the scatter of the
+runs about it, and a share of the extrapolated part of y, because no law holds exactly. Without
+factors these parts do not cover 90% of held-out runs. Reweighted lines, drawn from a posterior that
+prefers no shape, spread too far beyond the points. New runs, above all larger ones, scatter more
+than the fitted ones. The factors were set once for all, by nested hold-out over compute on
+published sweeps; experiments/published/README.md has the table.
 """
 
 from __future__ import annotations
@@ -15,10 +15,8 @@ import dataclasses
 from lossline.errors import UserError
 from lossline.lines.specimens import LineKind
 
-__all__ = ["Doubt", "doubt_of"]
-
-# Lines of few runs fan out little further than they should; those of three iso-FLOP budgets or more
-# do.
+# Lines of few runs spread only slightly too far; lines of three or more iso-FLOP budgets spread far
+# too far.
 _FEW_RUNS, _MANY_RUNS = 8, 24
 _FAN_OF_FEW = 0.7
 
@@ -28,10 +26,10 @@ class Doubt:
     """Factors of an interval.
 
     Attributes:
-      fan: of how much further the reweighed lines lie apart beyond the points than at their end,
-        where there are many runs; `fan_of` says what it is for few.
-      scatter: of the fitted runs' scatter, for a run that was not fitted.
-      form: standard deviation of the extrapolated part of y, relative to that part.
+        fan: factor of the extra spread of the reweighted lines beyond the points, for lines of many
+            runs (``fan_of``).
+        scatter: scatter of a new run over the scatter of the fitted runs.
+        form: standard deviation of the extrapolated part of y, relative to that part.
     """
 
     fan: float = 0.25
@@ -40,17 +38,16 @@ class Doubt:
 
     def __post_init__(self) -> None:
         if min(self.fan, self.scatter, self.form) < 0:
-            raise UserError("Doubt: fan, scatter and form must not be negative")
+            raise UserError("Doubt: fan, scatter and form must be at least 0.")
 
     def fan_of(self, runs: int) -> float:
-        """The factor for a line of so many runs: 0.7 up to 8 of them, `fan` from 24 on, linear
-        between."""
+        """Return the fan factor: 0.7 up to 8 runs, ``fan`` from 24 on, linear between."""
         share = min(max((runs - _FEW_RUNS) / (_MANY_RUNS - _FEW_RUNS), 0.0), 1.0)
         return _FAN_OF_FEW + share * (self.fan - _FAN_OF_FEW)
 
 
 _TEXT = Doubt()
-# Both axes are measured alike, each on its own training set: these lines hold best.
+# Both axes are losses on the runs' own training sets: these lines extrapolate best.
 _TRAIN = Doubt(fan=0.1, scatter=1.5, form=0.025)
 _TASK = Doubt(fan=0.85, scatter=1.25, form=0.14)
 _BY_KIND = {
@@ -61,5 +58,5 @@ _BY_KIND = {
 
 
 def doubt_of(kind: LineKind) -> Doubt:
-    """The factors for a kind of line."""
+    """Return the factors for a kind of line."""
     return _BY_KIND.get(kind, _TEXT)

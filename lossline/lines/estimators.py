@@ -1,23 +1,22 @@
-"""An estimator of the shifted power law  y = K (x - E_x)^kappa + E_y  that stays regular when
-extrapolated.
+"""Estimator of the shifted power law y = K (x - E_x)^kappa + E_y that extrapolates reliably.
 
-Two of the four parameters, E_x and kappa, say almost the same thing, how the line bends, and losses
-determine them badly: free least squares follows the noise into wild extrapolations, and E from a
-compute-to-loss law inherits the bias of that law. `estimate` weighs all shapes (E_x, kappa) on a
-grid by their likelihood, with K and E_y solved (variable projection), times a weak prior, and
-returns the law at the mean shape. Three things make it sharp:
+E_x and kappa have almost the same effect: both bend the line. Losses determine them badly. Free
+least squares follows the noise into wild extrapolations, and an E_x from a compute-to-loss law
+inherits the bias of that law. ``estimate`` therefore weights all shapes (E_x, kappa) on a grid by
+likelihood times a weak prior, with K and E_y solved for (variable projection), and returns the law
+at the mean shape. Three more choices make it precise:
 
-- points of low loss count more, because that is the end that gets extrapolated;
-- a term in ln(D/N) takes up what a run's allocation of compute adds to its place on the line, where
-  many runs show it (two runs of equal loss on A differ on B if one was starved of data);
-- the noise variance is integrated out, and what the checkpoints of a run share of their errors is
-  taken out first (`run_errors`): how a line bends is told within runs, where it lies by the runs.
+- Points of low loss get more weight, because lines are extrapolated from there.
+- With many runs a term in ln(D/N) is fitted: of two runs with equal loss on A, the one that was
+  short of data differs on B.
+- The noise variance is integrated out. Errors that checkpoints of a run share are removed first
+  (``run_errors``): the bend follows from points within runs, the height from the runs.
 
-The grid makes it deterministic and independent of starts and of the order of points, and cheap
-enough to repeat for hundreds of reweightings of the runs, from which the bands come. The draws lean
-to no shape: the prior that makes the one line predict well would pull all of them to one side of a
-line that bends sharply. What it was chosen against, and how, stands in
-experiments/published/README.md; how often bands hold planted lines in experiments/lines/README.md.
+A grid needs no start values and does not depend on the order of points. It is also cheap enough to
+repeat for hundreds of reweightings of the runs, from which bands follow. These draws use a prior
+that prefers no shape: the prior of the line itself would pull all of them to one side of a line
+that bends sharply. experiments/published/README.md tells how the estimator was chosen,
+experiments/lines/README.md how often its bands cover planted lines.
 """
 
 from __future__ import annotations
@@ -32,51 +31,41 @@ import numpy as np
 from lossline.errors import UserError
 from lossline.lines.run_errors import RunErrors, few_runs, shared_part, worth
 
-__all__ = [
-    "PARAMETERS",
-    "TASK_PRIOR",
-    "TEXT_PRIOR",
-    "Estimate",
-    "Points",
-    "Prior",
-    "curve",
-    "estimate",
-]
-
 Array = np.ndarray
 
-# Shares of min x at which E_x is tried, and exponents. The last tenth is even in the logarithm of
-# what is left of min x: a line may bend right in front of its lowest point.
+# Grid of E_x, as shares of min x, and of ln kappa. From 0.9 on, E_x is spaced evenly in the
+# logarithm of min x - E_x, because a line may bend just below its lowest point.
 _NEAREST = 0.998
 _SHARES = np.append(np.linspace(0.0, 0.9, 14), 1 - np.geomspace(0.1, 1 - _NEAREST, 5)[1:])
 _LOG_KAPPA = np.linspace(np.log(0.2), np.log(4.0), 25)
-# Refinements of the grid, and the number of nodes over which the posterior should be spread.
+# Largest number of refinements of the grid; none is made once the posterior covers this many nodes.
 _REFINEMENTS = 3
 _ENOUGH_NODES = 12.0
-# The effect of D/N is told from the bend of the line only by this many runs, and where x explains
-# no more than this share of ln(D/N). Along one run it explains all.
+# The effect of D/N can be separated from the bend of the line only with at least this many runs,
+# and if x explains at most this share of the variance of ln(D/N). Along one run it explains all.
 _RUNS_FOR_ALLOCATION = 8
 _EXPLAINED_ALLOCATION = 0.5
-# Of E_x / min x, for the draws: a Beta distribution that is uniform in sqrt(1 - E_x / min x). Even
-# in E_x itself, lines of E_x near min x would be too rare for bands to hold such a line.
+# Beta prior of E_x / min x for the draws: uniform in sqrt(1 - E_x / min x). With a prior uniform in
+# E_x, too few draws have E_x near min x, and bands miss lines that bend there.
 _SHARE_OF_DRAWS = (1.0, 0.5)
-# Weights toward low loss leave a sample of at least this many points' worth, if it has them.
+# Weights toward low loss must leave a sample worth at least this many points, if it has that many.
 _POINTS_TO_KEEP = 20.0
 PARAMETERS = ("K", "kappa", "E_x", "E_y", "gamma", "tilt")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Prior:
-    """What is believed of a line before it is seen; chosen once, by nested hold-out on published
-    sweeps.
+    """Prior of a line, chosen once by nested hold-out on published sweeps.
 
     Attributes:
-      kappa: center of kappa; log_kappa: standard deviation of ln kappa about ln of it.
-      share: (a, b) of a Beta distribution of E_x / min x, for the line; draws for bands lean to no
-        E_x.
-      nearness: points weigh (x / min x)^-nearness, or less steeply where these are few.
-      allocation: standard deviation of the relative move of y per e-fold of D/N at equal x; its
-        change with x has three times that per doubling of x. 0 leaves both out.
+        kappa: center of kappa.
+        log_kappa: standard deviation of ln kappa.
+        share: (a, b) of a Beta distribution of E_x / min x, for the line. Draws for bands do not
+            use it.
+        nearness: points have weight (x / min x)^-nearness, or less steep if too few points would
+            remain.
+        allocation: standard deviation of the relative change of y per e-fold of D/N at equal x. The
+            change of this effect with x has three times that per doubling of x. 0 leaves both out.
     """
 
     kappa: float = 1.0
@@ -89,20 +78,26 @@ class Prior:
         positive = (self.kappa, self.log_kappa, *self.share)
         if len(self.share) != 2 or not min(positive) > 0 or min(self.nearness, self.allocation) < 0:
             raise UserError(
-                "Prior: kappa, log_kappa and both of share must be positive, nearness and "
-                "allocation not negative"
+                "Prior: kappa, log_kappa and both values of share must be positive; nearness and "
+                "allocation must be at least 0."
             )
 
 
 TEXT_PRIOR = Prior()
-# The loss of gold answers falls faster as models get better: its lines bend downward.
+# Gold-answer losses fall faster as models improve: kappa below 1, the line bends downward.
 TASK_PRIOR = Prior(kappa=0.37, log_kappa=0.5, share=(3.0, 2.0))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Points:
-    """x, y (M,); run of each point as 0..R-1 (M,); ln(D/N) relative to a reference (M,), NaN where
-    unknown."""
+    """Points of one line.
+
+    Attributes:
+        x: losses (M,).
+        y: losses (M,).
+        run: run of each point (M,), 0 to R - 1.
+        allocation: ln(D/N) relative to a reference (M,); NaN where unknown.
+    """
 
     x: Array
     y: Array
@@ -111,18 +106,20 @@ class Points:
 
     @property
     def n_runs(self) -> int:
+        """Number of runs R."""
         return int(self.run.max()) + 1 if len(self.run) else 0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """The law, and how it moves when runs are reweighed.
+    """The estimated law, and how it moves when runs are reweighted.
 
     Attributes:
-      parameters: (6,) K, kappa, E_x, E_y, gamma, tilt of the law in `curve`.
-      draws: (S, 6) the same for S reweightings of the runs, each at a shape of its posterior, as
-        far off as so few runs can be wrong (`run_errors.few_runs`).
-      scatter: relative standard deviation of y about the law, degrees of freedom taken off.
+        parameters: (6,) K, kappa, E_x, E_y, gamma, tilt of the law in ``curve``.
+        draws: (S, 6) the same for S reweightings of the runs, each at a shape drawn from its
+            posterior, with deviations scaled for few runs (``run_errors.few_runs``).
+        scatter: relative standard deviation of y about the law, corrected for the degrees of
+            freedom.
     """
 
     parameters: Array
@@ -131,9 +128,10 @@ class Estimate:
 
 
 def curve(parameters_Px6: Array, x: Array, allocation: Array | float = 0.0) -> Array:
-    """The law (P, M) of each parameter vector at x (M,), at and below E_x its limit:
+    """Return the law (P, M) of each parameter vector at x (M,).
 
-    y = K (x - E_x)^kappa + E_y + (gamma + tilt x) a,   a = ln(D/N) - ln(D/N of the reference)
+    y = K (x - E_x)^kappa + E_y + (gamma + tilt x) a, with a = ln(D/N) - ln(D/N of the reference).
+    At and below E_x the law is its limit.
     """
     K, kappa, E_x, E_y, gamma, tilt = (
         np.asarray(parameters_Px6, float)[:, i, None] for i in range(len(PARAMETERS))
@@ -147,7 +145,16 @@ def estimate(
     points: Points, prior: Prior, *, resamples: int = 200, seed: int = 0,
     E_x: float | None = None, E_y: float | None = None,
 ) -> Estimate:  # fmt: skip
-    """Fits the law to M points of at least three distinct x; E_x and E_y may be given."""
+    """Fit the law to M points of at least three distinct x.
+
+    Args:
+        points: the points.
+        prior: the prior of the line.
+        resamples: number S of reweightings of the runs; 0 gives no draws.
+        seed: seed of the reweightings.
+        E_x: irreducible loss of x, if known.
+        E_y: irreducible loss of y, if known.
+    """
     grid = _Grid(points, prior, E_x, E_y)
     once = np.ones((1, len(points.x)))
     parameters = grid.mean_shape(once)[0]
@@ -170,17 +177,20 @@ def estimate(
 
 
 def _run_weights(points: Points, resamples: int, random: np.random.Generator) -> Array:
-    """Bayesian bootstrap by run (Rubin 1981): weights (S, M), Dirichlet(1, ..., 1) over runs.
+    """Return weights (S, M) by run, Dirichlet(1, ..., 1): Bayesian bootstrap (Rubin 1981).
 
-    Smooth weights, because a multinomial resample of three runs is one run in one case of nine.
+    The weights are smooth because a multinomial resample of three runs is a single run in one case
+    of nine.
     """
     shares = random.dirichlet(np.ones(points.n_runs), size=resamples) * points.n_runs
     return shares[:, points.run]
 
 
 def _nearness(x: Array, power: float, run: Array, shared: float) -> Array:
-    """(x / min x)^-power, with a smaller power where few independent points would be left to speak;
-    mean 1."""
+    """Return weights (x / min x)^-power, with mean 1.
+
+    The power is smaller if too few independent points would keep a weight.
+    """
     enough = min(_POINTS_TO_KEEP, 0.99 * worth(np.ones_like(x), run, shared))
     for share in np.linspace(1.0, 0.0, 25):
         weight = (x / x.min()) ** (-power * share)
@@ -190,20 +200,21 @@ def _nearness(x: Array, power: float, run: Array, shared: float) -> Array:
 
 
 def _size_of_y(x: Array, y: Array, weight: Array) -> Array:
-    """A smooth y (M,) to which errors are relative: relative to the measured one, low outliers
-    would weigh most."""
+    """Return a smooth y (M,) that errors are relative to.
+
+    Relative to the measured y, low outliers would have the largest weight.
+    """
     slope, height = np.polyfit(x, np.log(y), 1, w=np.sqrt(weight))
     return np.exp(height + slope * x)
 
 
 def _sum(parts: Iterable[Array]) -> Array | float:
-    """0 where there are none."""
+    """Return the sum of the parts, 0 without any."""
     return functools.reduce(operator.add, parts, 0.0)
 
 
 def _zoom(axis: Array, probability: Array) -> Array:
-    """As many nodes, spaced like these, over the part of the axis that is not improbable, and one
-    node to either side."""
+    """Return as many nodes over the probable part of the axis, plus one node on either side."""
     if len(axis) == 1:
         return axis
     inside = np.flatnonzero(probability > 1e-3 * probability.max())
@@ -212,7 +223,7 @@ def _zoom(axis: Array, probability: Array) -> Array:
 
 
 def _tells_allocation(points: Points) -> bool:
-    """Whether the points show what D/N does at equal x."""
+    """Return whether the points show the effect of D/N at equal x."""
     a, x = points.allocation, points.x
     if points.n_runs < _RUNS_FOR_ALLOCATION or not np.all(np.isfinite(a)) or not np.ptp(a) > 0:
         return False
@@ -222,8 +233,8 @@ def _tells_allocation(points: Points) -> bool:
 class _Grid:
     """All shapes (E_x, kappa) of one sample, with the linear parameters solved for each.
 
-    Internally the power is scaled to 1 at the median x, so that its coefficient has the size of y,
-    and the columns beside it (the "rest": 1, a, a (x / min x - 1)) are projected out.
+    Internally the power is scaled to 1 at the median x, so that its coefficient has the size of y.
+    The other columns (the "rest": 1, a, a (x / min x - 1)) are projected out.
     """
 
     def __init__(self, points: Points, prior: Prior, E_x: float | None, E_y: float | None) -> None:
@@ -232,7 +243,8 @@ class _Grid:
         used = prior.allocation > 0 and _tells_allocation(points)
         self.allocation = points.allocation if used else np.zeros_like(points.x)
         self.used = used
-        # Before there is a line: residuals of a parabola tell errors that a run's points share.
+        # No line exists yet: estimate the errors that a run's points share from residuals of a
+        # parabola in logarithms.
         smooth = np.polyval(np.polyfit(self.x, np.log(self.y), 2), self.x)
         shared = shared_part(np.log(self.y) - smooth, points.run)
         self.errors = RunErrors(run=points.run, shared=shared)
@@ -243,16 +255,16 @@ class _Grid:
         self._refine()
 
     def curve(self, parameters: Array) -> Array:
-        """The law (M,) at the points."""
+        """Return the law (M,) at the points."""
         return curve(parameters[None], self.x, self.allocation)[0]
 
     def take_out(self, residual: Array) -> None:
-        """Takes the errors that runs share from the relative residuals (M,) of a fit."""
+        """Remove the errors that runs share, as relative residuals (M,) show them."""
         run = self.errors.run
         self.errors = RunErrors(run=run, shared=shared_part(residual, run))
 
     def _set_nodes(self, shares: Array, log_kappas: Array) -> None:
-        """Takes all combinations as the grid."""
+        """Use all combinations as the grid."""
         self.axes = (shares, log_kappas)
         share, log_kappa = np.meshgrid(shares, log_kappas, indexing="ij")
         self.share, self.log_kappa = share.ravel(), log_kappa.ravel()
@@ -260,8 +272,11 @@ class _Grid:
         self.cell = np.repeat(cell, len(log_kappas))
 
     def _log_prior(self, share: tuple[float, float]) -> Array:
-        """Log density (G,) of the shapes, with the cells' sizes, for a Beta distribution of E_x /
-        min x."""
+        """Return the log prior (G,) of the shapes, cell sizes included.
+
+        Args:
+            share: (a, b) of the Beta distribution of E_x / min x.
+        """
         z = (self.log_kappa - np.log(self.prior.kappa)) / self.prior.log_kappa
         if not np.any(self.cell):
             return -0.5 * z**2
@@ -270,7 +285,7 @@ class _Grid:
         return density + np.log(self.cell) - 0.5 * z**2
 
     def _refine(self) -> None:
-        """Shrinks the grid to where the posterior is, while that is only a few nodes wide."""
+        """Zoom the grid to the posterior while that covers only a few nodes."""
         once = np.ones((1, len(self.x)))
         ridge = self._ridge(once)
         for _ in range(_REFINEMENTS):
@@ -283,15 +298,16 @@ class _Grid:
             )
 
     def _rest(self) -> Array:
-        """Columns (Q, M) beside the power: 1 unless E_y is given, and the allocation's."""
+        """Return the columns (Q, M) besides the power: 1 unless E_y is given, and those of D/N."""
         rows = [] if self.E_y is not None else [np.ones_like(self.x)]
         if self.used:
             rows += [self.allocation, self.allocation * (self.x / self.low - 1)]
         return np.array(rows).reshape(len(rows), len(self.x))
 
     def _power(self, E_x: Array, log_kappa: Array) -> Array:
-        """((x - E_x) / (middle - E_x))^kappa (G, M)."""
-        # A grid has few E_x: one logarithm for each, and one large array, worked on in place.
+        """Return ((x - E_x) / (middle - E_x))^kappa (G, M)."""
+        # A grid has few distinct E_x: one logarithm for each of them, then one large array in
+        # place.
         shifts, which = np.unique(E_x, return_inverse=True)
         gap = (self.x - shifts[:, None]) / (self.middle - shifts)[:, None]
         power = np.log(np.maximum(gap, 1e-12))[which]
@@ -299,16 +315,23 @@ class _Grid:
         return np.exp(power, out=power)
 
     def _white(self, rows: Array) -> Array:
-        """Rows (..., M) relative to the size of y, without what runs share of their errors."""
+        """Return rows (..., M) relative to the size of y, without the errors that runs share."""
         return self.errors.taken_out(rows / self.size)
 
     def _solve(
         self, z: Array, weights: Array, ridge: Array, *, paired: bool = False
     ) -> tuple[Array, Array, list[Array]]:
-        """Weighted least squares of y on z (G, M) and the rest, for weightings (S, M): objective
-        (G, S), coefficient of z (G, S), and of each of the rest (G, S).
+        """Solve weighted least squares of y on z (G, M) and the rest, for weightings (S, M).
 
-        ``paired``: z has one row per weighting, and G is left out of the shapes.
+        Args:
+            z: the power at each shape (G, M); with ``paired`` one row per weighting (S, M).
+            weights: the weightings (S, M).
+            ridge: precision of the rest's coefficients (S, Q).
+            paired: whether row s of z belongs to weighting s only; results then have shape (S,).
+
+        Returns:
+            Objective (G, S), coefficient of z (G, S), and the coefficient of each of the rest (G,
+            S).
         """
         w, z = weights * self.weight, self._white(z)
         y, rows = self._white(self.y - (self.E_y or 0.0)), self._white(self._rest())
@@ -321,11 +344,12 @@ class _Grid:
             len(w), count, count
         )
         diagonal = np.arange(count)
+        # Frisch-Waugh: project the rest out of y and z; one coefficient remains for each shape.
         gram[:, diagonal, diagonal] += ridge + 1e-12 * gram[:, diagonal, diagonal]
         inverse = np.linalg.inv(gram) if count else gram
         by = (w * y) @ rows.T
         by_inverse = np.einsum("sq,sqp->ps", by, inverse)
-        # Coefficients stand in front: sums over two or three of them are sums of large arrays.
+        # Lists over the two or three coefficients: each sum adds large (G, S) arrays.
         zb = [product(z * row) for row in rows]
         zb_inverse = [_sum(one * part for one, part in zip(zb, column.T, strict=True))
                       for column in np.moveaxis(inverse, 2, 0)]  # fmt: skip
@@ -339,13 +363,14 @@ class _Grid:
         return objective, K, rest
 
     def _ridge(self, weights: Array) -> Array:
-        """Precision (S, Q) of the rest's coefficients: noise variance over prior variance."""
+        """Return the precision (S, Q) of the rest: noise variance over prior variance."""
         rows = self._rest()
         ridge = np.zeros((len(weights), len(rows)))
         if self.used:
             straight = self._power(np.array([0.5 * self.low]), np.zeros(1))
             noise = self._solve(straight, weights, ridge)[0][0] / max(len(self.x) - 5, 1)
-            # All of it: errors that drift along a run look like an effect of its D/N.
+            # Use the whole noise, shared errors included: errors that drift along a run look like
+            # an effect of its D/N.
             noise = noise / (1 - self.errors.shared)
             scale = self.prior.allocation * np.median(self.y)
             ridge[:, -2] = noise / scale**2
@@ -353,9 +378,13 @@ class _Grid:
         return ridge
 
     def _posterior(self, weights: Array, ridge: Array, share: tuple[float, float]) -> Array:
-        """Probability (G, S) of each shape; E_y < 0 is impossible unless nothing else is left."""
+        """Return the probability (G, S) of each shape.
+
+        Shapes with E_y < 0 have probability 0, unless all shapes do.
+        """
         z = self._power(self.share * self.low, self.log_kappa)
         objective, _, coefficients = self._solve(z, weights, ridge)
+        # Student's t: the noise variance is integrated out, which leaves a power of the objective.
         exponent = max(worth(self.weight, self.errors.run) - self.degrees, 1.0) / 2
         log = self._log_prior(share)[:, None] - exponent * np.log(objective / objective.min(axis=0))
         if self.E_y is None:
@@ -365,7 +394,7 @@ class _Grid:
         return probability / probability.sum(axis=0)
 
     def _laws(self, E_x: Array, log_kappa: Array, weights: Array, ridge: Array) -> Array:
-        """Parameters (S, 6), the linear ones solved at one shape (S,), (S,) per weighting."""
+        """Return parameters (S, 6), the linear ones solved at one shape per weighting."""
         z = self._power(E_x, log_kappa)
         _, K, rest = self._solve(z, weights, ridge, paired=True)
         kappa = np.exp(log_kappa)
@@ -377,18 +406,21 @@ class _Grid:
         return out
 
     def mean_shape(self, weights: Array) -> Array:
-        """The law (S, 6) at the posterior mean of E_x and ln kappa."""
+        """Return the law (S, 6) at the posterior mean of E_x and ln kappa."""
         ridge = self._ridge(weights)
         probability = self._posterior(weights, ridge, self.prior.share)
         E_x = self.low * (self.share @ probability)
         return self._laws(E_x, self.log_kappa @ probability, weights, ridge)
 
     def drawn_shape(self, weights: Array, random: np.random.Generator) -> Array:
-        """The law (S, 6) at one shape drawn from each weighting's posterior; the reweighting moves
-        it as far as so few runs can be wrong."""
+        """Return the law (S, 6) at one shape drawn from each weighting's posterior.
+
+        Its deviation from the unweighted fit at that shape is scaled for few runs.
+        """
         ridge = self._ridge(weights)
         cumulative = np.cumsum(self._posterior(weights, ridge, _SHARE_OF_DRAWS), axis=0)
         pick = np.argmax(cumulative >= random.random(len(weights)) * cumulative[-1], axis=0)
+        # Spread draws uniformly over their cell, so that they do not sit on the nodes.
         off = random.uniform(-0.5, 0.5, (2, len(weights)))
         share = self.share[pick] + off[0] * self.cell[pick]
         if np.any(self.cell):

@@ -1,14 +1,14 @@
-"""Held-out extrapolation: fit below a compute cut, predict above it, beside simple ways to do so.
+"""Held-out extrapolation: fit below a compute cut, predict above it, compare with simple baselines.
 
     found = extrapolate(specimen, cut=2.1e18)
     found.predictions                       # one row per held-out point and method
     score([found, ...])                     # errors and coverage per kind of line and method
 
-A run that trains beyond the cut is held out whole. Checkpoints of a run err together: its early
-ones would tell the fit how far its late ones lie off the line.
+A run that trains beyond the cut is held out whole: checkpoints of a run share their errors, so its
+early ones would show the fit how far its late ones lie off the line.
 
-The methods beside the line: the compute-to-loss law of y, the ratio y / x of the largest fitted
-runs, a straight line, and the fitted run whose x is nearest.
+The baselines are the compute-to-loss law of y, the ratio y / x of the largest fitted runs, a
+straight line, and the fitted run whose x is nearest.
 """
 
 from __future__ import annotations
@@ -29,33 +29,24 @@ from lossline.lines.fitting import Line, LineOptions, fit_line
 from lossline.lines.specimens import Specimen
 from lossline.tables.pairing import Pairs
 
-__all__ = [
-    "BASELINES",
-    "LINE",
-    "Extrapolation",
-    "extrapolate",
-    "fit_compute_law",
-    "nearest_run",
-    "predict_held_out",
-    "score",
-    "split_at",
-    "straight_line",
-]
-
 Array = np.ndarray
 Baseline = Callable[[Pairs, Pairs], Array]
 
-# A budget is met if compute agrees to this share: sources print it with few digits.
+# Relative tolerance for equal compute: sources print it with few digits.
 _SAME_COMPUTE = 0.01
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Extrapolation:
-    """A line fitted to the runs that end below a cut, and how it and the baselines predict the
-    points of the other runs above it.
+    """A line fitted below a compute cut, and predictions above it by the line and the baselines.
 
-    `predictions`: run, x, y, flops, method, predicted (NaN: the method has no answer), low, high
-    (only of the line), relative_error = predicted / y - 1. `message`: why there are none.
+    Attributes:
+        specimen: the line to fit.
+        cut: the compute cut, FLOPs.
+        line: the fitted line; None without one.
+        predictions: one row per held-out point and method: run, x, y, flops, method, predicted
+            (NaN: no answer), low, high (line only), relative_error = predicted / y - 1.
+        message: why there are no predictions; else empty.
     """
 
     specimen: Specimen
@@ -66,12 +57,12 @@ class Extrapolation:
 
 
 def fit_compute_law(pairs: Pairs) -> FitResult:
-    """The Kaplan-style law of N and D to y (arXiv 2411.12925 eq. 1)."""
+    """Fit the Kaplan-style law from N and D to y (arXiv 2411.12925, eq. 1)."""
     return fit(Kaplan(), {"N": pairs.params, "D": pairs.tokens}, pairs.y)
 
 
 def compute_law(fitted: Pairs, held: Pairs) -> Array:
-    """y by the compute-to-loss law of the same runs, well determined or not."""
+    """Predict y by the compute-to-loss law of the same runs, even if it is not well determined."""
     law = fit_compute_law(fitted)
     if not law.parameters:
         return np.full(len(held), math.nan)
@@ -79,20 +70,20 @@ def compute_law(fitted: Pairs, held: Pairs) -> Array:
 
 
 def constant_ratio(fitted: Pairs, held: Pairs) -> Array:
-    """x times the mean y / x of the runs of the largest compute fitted."""
+    """Predict y as x times the mean y / x of the fitted runs of largest compute."""
     largest = fitted.flops >= fitted.flops.max() * (1 - _SAME_COMPUTE)
     return held.x * np.mean(fitted.y[largest] / fitted.x[largest])
 
 
 def straight_line(fitted: Pairs, held: Pairs) -> Array:
-    """Least squares of y on x."""
+    """Predict y by least squares of y on x."""
     if not np.ptp(fitted.x) > 0:
         return np.full(len(held), math.nan)
     return np.polyval(np.polyfit(fitted.x, fitted.y, 1), held.x)
 
 
 def nearest_run(fitted: Pairs, held: Pairs) -> Array:
-    """The y of the fitted run whose x is nearest."""
+    """Predict y as that of the fitted run whose x is nearest."""
     return fitted.y[np.argmin(np.abs(fitted.x[:, None] - held.x), axis=0)]
 
 
@@ -105,11 +96,14 @@ BASELINES: Mapping[str, Baseline] = {
 
 
 def split_at(pairs: Pairs, cut: float, target: float | None = None) -> tuple[Pairs, Pairs]:
-    """Points to fit: those of the runs that end at `cut` FLOPs or before. Points to predict: those
-    above `cut`, or of the budget `target` alone.
+    """Return the points to fit and the points to predict.
 
-    The points up to `cut` of a run that trains beyond it are in neither. Where each run has one
-    point, as in published sweeps, that is no point.
+    Points to fit belong to runs that end at ``cut`` FLOPs or before. Points to predict lie above
+    ``cut``; with ``target``, at that budget only. The points up to ``cut`` of a run that trains
+    beyond it are in neither.
+
+    Raises:
+        UserError: ``cut`` is not positive.
     """
     if not cut > 0:
         raise UserError(f"the compute cut must be positive, not {cut}")
@@ -124,13 +118,26 @@ def extrapolate(
     specimen: Specimen, *, cut: float, target: float | None = None, level: float = 0.9,
     options: LineOptions | None = None, baselines: Mapping[str, Baseline] = BASELINES,
 ) -> Extrapolation:  # fmt: skip
-    """Fits the runs that end at `cut` FLOPs or before, and predicts the others' points above it, or
-    only those of the budget `target` (`split_at`)."""
+    """Fit the runs that end at ``cut`` FLOPs or before, and predict points above it.
+
+    Args:
+        specimen: the line to fit.
+        cut: compute cut, FLOPs.
+        target: predict points of this budget only.
+        level: probability of the prediction interval.
+        options: how to fit the line.
+        baselines: methods to compare the line with, by name.
+
+    Raises:
+        UserError: ``cut`` is not positive.
+    """
     empty = Extrapolation(specimen=specimen, cut=cut)
     if specimen.pairs is None:
         return dataclasses.replace(empty, message=specimen.message)
     if not np.all(np.isfinite(specimen.pairs.flops)):
-        return dataclasses.replace(empty, message="runs without compute: give flops, or N and D")
+        return dataclasses.replace(
+            empty, message="some runs have no compute. Give flops, or N and D"
+        )
     fitted, held = split_at(specimen.pairs, cut, target)
     if not len(held):
         return dataclasses.replace(empty, message=f"no run above {cut:.3g} FLOPs to predict")
@@ -146,20 +153,23 @@ def extrapolate(
 
 
 def _nothing_to_fit(pairs: Pairs, cut: float) -> str:
-    """Why no run is left below the cut, and what to do about it."""
-    what = f"no run ends at {cut:.3g} FLOPs or before, and one that trains beyond is held out whole"
+    """Return the message for a cut below which no run ends."""
+    what = f"no run ends at {cut:.3g} FLOPs or before, and runs that train beyond are held out"
     ends = np.array([pairs.flops[pairs.runs == run].max() for run in np.unique(pairs.runs)])
     if ends.min() * (1 + _SAME_COMPUTE) < ends.max():
-        return f"{what}; raise the cut to {ends.min():.3g}, where the smallest run ends, or higher"
-    return f"{what}; all runs end at {ends.max():.3g}: train smaller ones to fit the line to"
+        return f"{what}. Raise the cut to {ends.min():.3g}, where the smallest run ends, or higher"
+    return f"{what}. All runs end at {ends.max():.3g}: train smaller ones to fit the line to"
 
 
 def predict_held_out(
     specimen: Specimen, fitted: Pairs, held: Pairs, *, level: float = 0.9,
     options: LineOptions | None = None, baselines: Mapping[str, Baseline] = BASELINES,
 ) -> tuple[Line, pd.DataFrame]:  # fmt: skip
-    """The line of a specimen fitted to some of its pairs, and the others as predicted by it and the
-    baselines (`Extrapolation.predictions`; the line's are NaN if it has no parameters)."""
+    """Fit the line of a specimen to some pairs, and predict the others by line and baselines.
+
+    The predictions have the columns of ``Extrapolation.predictions``; the line's are NaN if it has
+    no parameters.
+    """
     line = fit_line(
         fitted, x_set=specimen.x_set, y_set=specimen.y_set, group=specimen.group,
         y_group=specimen.y_group, unit=specimen.unit, kind=specimen.kind, options=options,
@@ -195,8 +205,11 @@ def _rows(held: Pairs, method: str, predicted: Array) -> pd.DataFrame:
 
 
 def score(found: Iterable[Extrapolation]) -> pd.DataFrame:
-    """Per kind of line and method: points, median, mean, 90th percentile and worst |relative
-    error|, points without an answer, and the share of points that the intervals hold."""
+    """Return errors and coverage of each kind of line and method.
+
+    Columns: points, undefined (points without an answer), median, mean, p90 and worst |relative
+    error|, and coverage, the share of points inside the intervals.
+    """
     parts = [
         one.predictions.assign(kind=str(one.specimen.kind)) for one in found if len(one.predictions)
     ]

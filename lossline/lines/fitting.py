@@ -1,10 +1,10 @@
-"""Loss-to-loss lines: how the loss on one set follows the loss on another over a group of runs.
+"""Fit loss-to-loss lines: how the loss on one set follows the loss on another over a group of runs.
 
     lines = fit_lines(table, x_sets=["wiki"], y_sets=["hellaswag", "pubmed"])
     lines[0].predict(3.2), lines[0].band([3.0, 3.2], level=0.9)
     across = fit_lines_between(table, vary=["pretraining_data"])  # train-to-train, all pairs
 
-Forms: arXiv 2502.12120 section 3; arXiv 2411.12925 sections 3 to 5.
+Sources of the law: arXiv 2502.12120, section 3; arXiv 2411.12925, sections 3 to 5.
 """
 
 from __future__ import annotations
@@ -39,46 +39,41 @@ from lossline.lines.specimens import LineKind, Specimen, between_groups, within_
 from lossline.seeds import check_seed
 from lossline.tables.pairing import Pairing, Pairs
 
-__all__ = [
-    "Irreducible",
-    "Line",
-    "LineKind",
-    "LineOptions",
-    "fit_line",
-    "fit_lines",
-    "fit_lines_between",
-    "fit_specimen",
-]
-
 Array = np.ndarray
 
-# Of two groups of runs, as `pairing.pair_groups` brings them together.
-NO_PARTNER = "no checkpoints of equal N and D, and none of one at the other's compute"
+# Message when `pairing.pair_groups` finds no pairs.
+NO_PARTNER = "no checkpoints of equal N and D, and none of one group at compute of the other"
 
 
-# Up to so many runs, a band wider than this share of the line's rise over its points is told of.
+# A line of at most _FEW_RUNS runs gets a warning if its band is wider than this share of its rise.
 _FEW_RUNS = 3
 _USELESS = 0.25
 
 
 class Irreducible(enum.StrEnum):
-    """Where E_x and E_y come from."""
+    """Source of E_x and E_y."""
 
     JOINT = "joint"  # estimated with the line
-    LAW = "law"  # from a compute-to-loss law of either axis, as in arXiv 2411.12925
+    LAW = "law"  # from compute-to-loss laws of both axes, as in arXiv 2411.12925
     GIVEN = "given"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LineOptions:
-    """How lines are fitted.
+    """Options for fitting lines.
 
     Attributes:
-      irreducible: where E_x and E_y come from.
-      prior, task_prior: what is believed beforehand of lines to text and to benchmarks.
-      min_runs: a group of fewer runs gets no line; min_points: nor does one of fewer pairs.
-      max_x: pairs with x above it are left out (early checkpoints that no line describes).
-      resamples, seed: of the runs, for bands; 0 resamples gives no bands.
+        irreducible: source of E_x and E_y.
+        prior: prior of lines to text.
+        task_prior: prior of lines to benchmarks.
+        min_runs: a group of fewer runs gets no line.
+        min_points: a line of fewer pairs is not fitted.
+        max_x: pairs with x above it are left out: early checkpoints that no line describes.
+        resamples: reweightings of the runs, for bands; 0 gives no bands.
+        seed: seed of the reweightings.
+
+    Raises:
+        UserError: a value is out of range.
     """
 
     irreducible: Irreducible = Irreducible.JOINT
@@ -94,35 +89,43 @@ class LineOptions:
         object.__setattr__(self, "irreducible", Irreducible(self.irreducible))
         if self.min_runs < 1 or self.min_points < 2 or self.resamples < 0:
             raise UserError(
-                "lines: min_runs must be at least 1, min_points at least 2, resamples at least 0"
+                "lines: min_runs must be at least 1, min_points at least 2, resamples at least 0."
             )
         check_seed(self.seed, "lines.seed")
         if self.max_x is not None and not self.max_x > 0:
-            raise UserError(f"lines.max_x must be a positive number, not {self.max_x}")
+            raise UserError(f"lines.max_x = {self.max_x}: must be a positive number.")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Line:
-    """One fitted line, or the reason why there is none (`status`, `message`).
+    """One fitted line, or the reason why there is none (``status``, ``message``).
 
     Attributes:
-      x_set, y_set: names of the axes; kind; unit: "loss" (nats per token) or "bits_per_byte".
-      group: facts that the runs share (of x, where the axes belong to two groups); y_group: those
-        of y, else empty.
-      parameters: K, kappa, E_x, E_y of y = K (x - E_x)^kappa + E_y, and gamma, tilt where D/N has
-        a term (`estimators.curve`); or empty.
-      tokens_per_param: D/N at which the line is drawn, the median of the runs; NaN without a term.
-      status: CONVERGED; UNDERDETERMINED: the data cannot say where the line runs.
-      message: why there is no line, or what a band of so few runs is worth; else empty.
-      r2: of the line in loss space; r2_linear: of a straight line through the same points.
-      n_runs, n_points, left_out: runs and pairs fitted, checkpoints without partner.
-      pairing: how x met y; irreducible: where E_x and E_y come from.
-      x_range, y_range: spans of the fitted points.
-      scatter: relative standard deviation of y about the line, of the runs fitted.
-      doubt: what makes intervals out of draws and scatter, by kind of line.
-      draws: (S, 6) parameters over reweightings of the runs, as far off as so few runs can be
-        wrong; bands hold a share of them.
-      heldout_error: mean |relative error| on the runs of largest compute when they are left out.
+        x_set: evaluation set of the x axis.
+        y_set: evaluation set of the y axis.
+        group: facts that the runs share; the runs of x, if the axes belong to two groups.
+        unit: "loss" (nats per token) or "bits_per_byte".
+        kind: kind of line, by its axes.
+        y_group: facts of the runs of y, if the axes belong to two groups; else empty.
+        parameters: K, kappa, E_x, E_y of y = K (x - E_x)^kappa + E_y, and gamma, tilt if D/N has a
+            term (``estimators.curve``); empty without a line.
+        tokens_per_param: D/N at which the line is drawn, the median of the runs; NaN without a
+            term.
+        status: CONVERGED, or UNDERDETERMINED if the data do not determine the line.
+        message: why there is no line, or how wide a band of few runs is; else empty.
+        r2: R^2 of the line, in the unit of y.
+        r2_linear: R^2 of a straight line through the same points.
+        n_runs: runs fitted.
+        n_points: pairs fitted.
+        left_out: checkpoints without a partner.
+        pairing: how x and y were paired.
+        x_range: smallest and largest x of the fitted points.
+        y_range: smallest and largest y of the fitted points.
+        scatter: relative standard deviation of y about the line, over the fitted runs.
+        doubt: calibration factors of prediction intervals.
+        draws: (S, 6) parameters of the reweighted lines; bands cover a share of them.
+        irreducible: source of E_x and E_y.
+        heldout_error: mean |relative error| on the runs of largest compute when these are held out.
     """
 
     x_set: str
@@ -158,18 +161,24 @@ class Line:
 
     @property
     def name(self) -> str:
-        """In words, e.g. ``llama, wiki: wiki -> hellaswag``."""
+        """Group and axes in words, e.g. ``llama, wiki: wiki -> hellaswag``."""
         x, y = _words(self.group), _words(self.y_group)
         return f"{x or 'all runs'}: {self.x_set} -> {f'{y}: ' if y else ''}{self.y_set}"
 
     def predict(self, x: Any, *, tokens_per_param: Any = None) -> Array:
-        """y at x (any shape), in `unit`; at and below E_x the limit E_y.
+        """Return y at x (any shape), in the line's unit; at and below E_x its limit.
 
-        `tokens_per_param`: D/N of the run at x, for lines with such a term. UserError without
-        parameters.
+        Args:
+            x: losses.
+            tokens_per_param: D/N of the run at x, for lines with such a term.
+
+        Raises:
+            UserError: the line has no parameters.
         """
         if not self.parameters:
-            raise UserError(f"{self.name}: nothing to predict with: {self.message}")
+            raise UserError(
+                f"{self.name}: cannot predict, the line has no parameters: {self.message}"
+            )
         x = np.asarray(x, float)
         vector = np.array([[self.parameters.get(name, 0.0) for name in PARAMETERS]])
         return curve(vector, x.ravel(), self._off(tokens_per_param, x))[0].reshape(x.shape)
@@ -177,19 +186,29 @@ class Line:
     def band(
         self, x: Any, level: float = 0.9, *, tokens_per_param: Any = None
     ) -> tuple[Array, Array]:
-        """Interval of the line itself at x (any shape), as far below as above it, in ratio.
+        """Return the interval of the line itself at x (any shape).
 
-        Holds planted lines as often as `level` says from two runs on (experiments/lines/README.md);
-        of two or three runs it is wide, for they hardly show how far runs lie apart. NaN where
-        there are no draws: without resamples, or of one run.
+        It covers planted lines as often as ``level`` from two runs on
+        (experiments/lines/README.md). With two or three runs it is wide, because they determine the
+        spread of runs badly. It reaches as far below the line as above it, in ratio. NaN without
+        draws: no resamples, or one run.
+
+        Raises:
+            UserError: ``level`` is not between 0 and 1, or the line has no parameters.
         """
         return self._interval(x, level, tokens_per_param, noise=False)
 
     def interval(
         self, x: Any, level: float = 0.9, *, tokens_per_param: Any = None
     ) -> tuple[Array, Array]:
-        """Interval for the y of one more run at x: the band, the runs' scatter about it and, beyond
-        the fitted points, the doubt about the form of the law."""
+        """Return the prediction interval for the y of one more run at x (any shape).
+
+        It adds to the band the scatter of runs and, beyond the fitted points, the error of the
+        law's form.
+
+        Raises:
+            UserError: ``level`` is not between 0 and 1, or the line has no parameters.
+        """
         return self._interval(x, level, tokens_per_param, noise=True)
 
     def _interval(
@@ -201,6 +220,7 @@ class Line:
         x = np.asarray(x, float)
         if not len(self.draws):
             return np.full(x.shape, math.nan), np.full(x.shape, math.nan)
+        # Deviations at the nearest fitted x, plus `fan` times what they grow beyond it.
         inside = np.clip(x, *self.x_range)
         at_end = self._deviations(inside, tokens_per_param)
         fan = self._deviations(x, tokens_per_param) - at_end
@@ -211,50 +231,55 @@ class Line:
             scatter = max(self.doubt.scatter, _tails(self.n_runs, level)) * self.scatter
             y_SxM = y_SxM + noise_S[:, None] * scatter * center.ravel()
             y_SxM = y_SxM + form_S[:, None] * self.doubt.form * beyond
-        # About the line, not about the middle of the draws: the line at the mean shape predicts
-        # better than they do. The lower end is as far in ratio, since no loss is negative.
+        # Center the interval on the line, which predicts better than the middle of the draws. The
+        # lower end is as far away in ratio, because no loss is negative.
         off = np.quantile(np.abs(y_SxM - center.ravel()), level, axis=0).reshape(x.shape)
         high = center + off
         return np.where(center > 0, center**2 / np.where(center > 0, high, 1.0), center - off), high
 
     def _deviations(self, x: Array, tokens_per_param: Any) -> Array:
-        """Of the reweighed lines from the line at x: (S, M)."""
+        """Return deviations (S, M) of the reweighted lines from the line at x."""
         off = self._off(tokens_per_param, x)
         center = self.predict(x, tokens_per_param=tokens_per_param)
         return curve(self.draws, x.ravel(), off) - center.ravel()
 
     def _off(self, tokens_per_param: Any, x: Array) -> Array | float:
+        """Return ln(D/N) relative to the line's (M,), 0 where unknown or without such a term."""
         if tokens_per_param is None or not math.isfinite(self.tokens_per_param):
             return 0.0
         off = np.log(np.asarray(tokens_per_param, float) / self.tokens_per_param)
         return np.broadcast_to(np.where(np.isfinite(off), off, 0.0), x.shape).ravel()
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-able, without the draws; NaN becomes None."""
+        """Return the line for JSON, without the draws; NaN becomes None."""
         names = [f.name for f in dataclasses.fields(self) if f.name != "draws"]
         return {name: _plain(getattr(self, name)) for name in names}
 
 
 def _words(facts: Mapping[str, Any]) -> str:
+    """Return facts as text, those not recorded left out."""
     return ", ".join(str(value) for value in facts.values() if value is not None)
 
 
 def _tails(runs: int, level: float) -> float:
-    """How much further Student's t of R - 1 degrees of freedom reaches than a normal error: R runs
-    show no better how far runs lie apart."""
+    """Return the quantile of Student's t with R - 1 degrees of freedom over that of a normal.
+
+    R runs determine the spread of runs only with R - 1 degrees of freedom.
+    """
     upper = (1 + level) / 2
     return float(stdtrit(runs - 1, upper) / ndtri(upper))
 
 
 @functools.lru_cache(maxsize=8)
 def _normal_samples(count: int) -> tuple[Array, Array]:
-    """Normal quantiles in two fixed shuffled orders: noise without luck, the same for all lines."""
+    """Return normal quantiles in two fixed random orders: the same noise for all lines."""
     quantiles = ndtri((np.arange(count) + 0.5) / count)
     random = np.random.default_rng(count)
     return random.permutation(quantiles), random.permutation(quantiles)
 
 
 def _plain(value: Any) -> Any:
+    """Return a value as JSON types; NaN and infinities become None."""
     if isinstance(value, enum.Enum):
         return value.value
     if isinstance(value, Doubt):
@@ -273,11 +298,24 @@ def fit_lines(
     y_sets: Sequence[str] | None = None, group_by: Sequence[str] = GROUP_BY, unit: str = "loss",
     options: LineOptions | None = None,
 ) -> list[Line]:  # fmt: skip
-    """One line per group and (x set, y set), x != y, both losses of the same checkpoint.
+    """Fit one line per group and (x set, y set), x != y, on losses of the same checkpoints.
 
-    `x_sets` defaults to all validation sets, `y_sets` to all sets. Order: groups, then x sets, then
-    y sets as given. A group that cannot be fitted comes back as a line with a status and a message;
-    the others are fitted all the same.
+    A group that cannot be fitted comes back as a line with a status and a message; the others are
+    fitted.
+
+    Args:
+        table: a loss table.
+        x_sets: sets of the x axis; all validation sets by default.
+        y_sets: sets of the y axis; all sets by default.
+        group_by: facts that the runs of one line share.
+        unit: "loss" or "bits_per_byte".
+        options: how to fit.
+
+    Returns:
+        Lines in the order of groups, then x sets, then y sets.
+
+    Raises:
+        UserError: a set or a fact is not in the table.
     """
     found = within_groups(table, x_sets=x_sets, y_sets=y_sets, group_by=group_by, unit=unit)
     return [fit_specimen(specimen, options=options) for specimen in found]
@@ -288,17 +326,30 @@ def fit_lines_between(
     y_set: str | None = None, group_by: Sequence[str] = GROUP_BY, unit: str = "loss",
     options: LineOptions | None = None,
 ) -> list[Line]:  # fmt: skip
-    """One line per ordered pair of groups that differ in a fact of `vary` and in no other.
+    """Fit one line per ordered pair of groups that differ only in facts of ``vary``.
 
-    Without sets: each group's loss on its own validation set (train-to-train). One named set for
-    both: test-to-test. Runs are paired by equal (N, D), or interpolated in compute: `Line.pairing`.
+    By default each group's loss on its own validation set (train-to-train). With one named set,
+    both losses on it (test-to-test). Runs are paired by equal (N, D), or interpolated in compute
+    (``Line.pairing``).
+
+    Args:
+        table: a loss table.
+        vary: facts in which the groups may differ.
+        x_set: evaluation set of the x axis.
+        y_set: evaluation set of the y axis.
+        group_by: facts that the runs of one group share.
+        unit: "loss" or "bits_per_byte".
+        options: how to fit.
+
+    Raises:
+        UserError: a set or a fact is not in the table.
     """
     found = between_groups(table, vary=vary, x_set=x_set, y_set=y_set, group_by=group_by, unit=unit)
     return [fit_specimen(specimen, options=options) for specimen in found]
 
 
 def fit_specimen(specimen: Specimen, *, options: LineOptions | None = None) -> Line:
-    """The line of one specimen; one that could not be paired comes back with its message."""
+    """Fit the line of one specimen; one without pairs comes back with its message."""
     facts: dict[str, Any] = {
         "x_set": specimen.x_set, "y_set": specimen.y_set, "group": specimen.group,
         "y_group": specimen.y_group, "unit": specimen.unit, "kind": specimen.kind,
@@ -313,10 +364,22 @@ def fit_line(
     y_group: Mapping[str, Any] | None = None, unit: str = "loss", kind: LineKind = LineKind.OTHER,
     E_x: float | None = None, E_y: float | None = None, options: LineOptions | None = None,
 ) -> Line:  # fmt: skip
-    """Fits one line to pairs of losses; E_x and E_y where `options.irreducible` is GIVEN.
+    """Fit one line to pairs of losses.
 
-    Never raises for what the data are like: a line without parameters says in `message` what is
-    wrong with them.
+    Data that determine no line raise no error: the returned line then has no parameters, and
+    ``message`` gives the reason.
+
+    Args:
+        pairs: the losses.
+        x_set: name of the x axis.
+        y_set: name of the y axis.
+        group: facts of the runs.
+        y_group: facts of the runs of y, if these are another group.
+        unit: unit of the losses.
+        kind: kind of line; it chooses prior and calibration factors.
+        E_x: irreducible loss of x, if ``options.irreducible`` is GIVEN.
+        E_y: irreducible loss of y, if ``options.irreducible`` is GIVEN.
+        options: how to fit.
     """
     options = options or LineOptions()
     measured = len(pairs)
@@ -341,7 +404,7 @@ def fit_line(
 
 
 def _lack(pairs: Pairs, options: LineOptions, *, between: bool) -> str:
-    """Why no line can be fitted at all, or an empty string."""
+    """Return why no line can be fitted at all, or an empty string."""
     if not len(pairs) and between:
         return NO_PARTNER
     if not len(pairs):
@@ -358,6 +421,7 @@ def _lack(pairs: Pairs, options: LineOptions, *, between: bool) -> str:
 
 
 def _spans(pairs: Pairs) -> dict[str, Any]:
+    """Return ranges of x and y, and R^2 of a straight line."""
     straight = np.polyval(np.polyfit(pairs.x, pairs.y, 1), pairs.x)
     return {
         "x_range": (float(pairs.x.min()), float(pairs.x.max())),
@@ -367,7 +431,7 @@ def _spans(pairs: Pairs) -> dict[str, Any]:
 
 
 def r_squared(y: Array, predicted: Array) -> float:
-    """1 - residual / total sum of squares, in the unit of y; NaN where y does not vary."""
+    """Return 1 - residual / total sum of squares, in the unit of y; NaN if y does not vary."""
     total = float(np.sum((y - y.mean()) ** 2))
     return float(1 - np.sum((y - predicted) ** 2) / total) if total > 0 else math.nan
 
@@ -375,35 +439,40 @@ def r_squared(y: Array, predicted: Array) -> float:
 def _given(
     pairs: Pairs, options: LineOptions, E_x: float | None, E_y: float | None
 ) -> tuple[float | None, float | None]:
+    """Return E_x and E_y that are fixed before the fit, or None for both."""
     if options.irreducible is Irreducible.LAW:
         return irreducible_by_law(pairs, pairs.x, "x"), irreducible_by_law(pairs, pairs.y, "y")
     if options.irreducible is Irreducible.JOINT:
         return None, None
     if E_x is None or E_y is None:
-        raise UserError("irreducible losses are to be given: pass both E_x and E_y")
+        raise UserError('irreducible = "given": E_x or E_y is missing. Pass both.')
     if not (0 <= E_x < pairs.x.min() and 0 <= E_y <= pairs.y.min()):
         raise UserError(
-            f"E_x = {E_x:.4g} and E_y = {E_y:.4g} must not be negative nor above the smallest "
-            f"losses {pairs.x.min():.4g} and {pairs.y.min():.4g}"
+            f"E_x = {E_x:.4g} and E_y = {E_y:.4g}: must be at least 0 and at most the smallest "
+            f"losses, {pairs.x.min():.4g} and {pairs.y.min():.4g}."
         )
     return E_x, E_y
 
 
 def irreducible_by_law(pairs: Pairs, loss: Array, axis: str) -> float:
-    """E of the Kaplan-style law (arXiv 2411.12925 eq. 1) of N and D; UserError where it has none
-    below the losses."""
+    """Return E of the Kaplan-style law of N and D (arXiv 2411.12925, eq. 1).
+
+    Raises:
+        UserError: the law cannot be fitted, or E is not below the smallest loss.
+    """
     result = fit(Kaplan(), {"N": pairs.params, "D": pairs.tokens}, loss)
     if "E" not in result.parameters:
         raise UserError(f"E of the {axis} axis: {result.message}")
     E = result.parameters["E"]
     if loss.min() <= E:
-        raise UserError(f"E of the {axis} axis by a law, {E:.4g}, is not below the smallest loss")
+        raise UserError(f"E of the {axis} axis, {E:.4g} by a law, is not below the smallest loss")
     return E
 
 
 def _fitted(
     base: Line, pairs: Pairs, options: LineOptions, E_x: float | None, E_y: float | None
 ) -> Line:
+    """Return the line with everything that the estimate gives."""
     reference = float(np.exp(np.median(pairs.allocation)))
     points = Points(
         x=pairs.x,
@@ -443,9 +512,9 @@ def _fitted(
 
 
 def _few_runs(line: Line) -> str:
-    """What the band of a line of few runs is worth, or an empty string."""
+    """Return a warning about the band of a line of few runs, or an empty string."""
     if line.n_runs == 1:
-        return "1 run: no band, since one run does not show how far runs lie apart; train another"
+        return "1 run: no band, because run-to-run noise is unknown; train another run"
     ends = np.array(line.x_range)
     if line.n_runs > _FEW_RUNS or not len(line.draws):
         return ""
@@ -454,13 +523,13 @@ def _few_runs(line: Line) -> str:
     if share < _USELESS:
         return ""
     return (
-        f"{line.n_runs} runs: the 90% band is {share:.0%} as wide as the line rises, since so few "
-        "hardly show how far runs lie apart; train more"
+        f"{line.n_runs} runs: the width of the 90% band is {share:.0%} of the line's rise, because "
+        "so few runs determine run-to-run noise badly; train more"
     )
 
 
 def _doubt(line: Line) -> str:
-    """Why the points do not determine the line that was fitted to them, or an empty string."""
+    """Return why the points do not determine their line, or an empty string."""
     if line.parameters["K"] <= 0:
         return "y does not rise with x: no shifted power law describes these points"
     if len(line.draws):
@@ -468,5 +537,5 @@ def _doubt(line: Line) -> str:
         rise = np.diff(curve(line.draws, ends), axis=1)[:, 0]
         wide = np.ptp(np.quantile(rise, [0.05, 0.95]))
         if np.mean(rise <= 0) > 0.05 or wide > 2 * float(np.diff(line.predict(ends))[0]):
-            return "the runs do not determine the slope: reweighting them can undo it"
+            return "slope not identified: resampled lines are flat, falling or too widely spread"
     return ""

@@ -1,5 +1,4 @@
-"""The runs of largest compute of a group, left out and predicted from the others, beside simple
-baselines."""
+"""Hold out the runs of largest compute of a group, and predict them from the others."""
 
 from __future__ import annotations
 
@@ -21,23 +20,21 @@ from lossline.lines.groups import Group
 from lossline.lines.specimens import Specimen, kind_of
 from lossline.tables.pairing import Pairs, pair_checkpoints
 
-__all__ = ["hold_out", "largest_runs"]
-
 Array = np.ndarray
 
-# Runs with more than this share of the group's largest compute are held out together.
+# Hold out all runs with more than this share of the group's largest compute.
 _LARGEST = 0.5
 
 
 def determined_law(fitted: Pairs, held: Pairs) -> Array:
-    """y by the compute-to-loss law of N and D; NaN where the runs do not determine it."""
+    """Predict y by the compute-to-loss law of N and D; NaN unless the runs determine it."""
     law = fit_compute_law(fitted)
     if not law.ok:
         return np.full(len(held), np.nan)
     return law.predict(N=held.params, D=held.tokens)
 
 
-# The ratio y / x of the largest runs is left out: it is for two axes of one kind.
+# Not the ratio y / x of the largest runs: it makes sense only for two axes of one kind.
 _METHODS = {
     "straight line": straight_line,
     "nearest run": nearest_run,
@@ -46,30 +43,35 @@ _METHODS = {
 
 
 def largest_runs(pairs: Pairs) -> Array:
-    """Mask (M,) over points: those of the runs of largest compute (C, or 6 N D, or D where nothing
-    else is known)."""
+    """Return a mask (M,) of the points of the runs of largest compute.
+
+    Compute is C, or 6 N D, or D if nothing else is known for all points.
+    """
     compute = np.where(np.isfinite(pairs.flops), pairs.flops, 6.0 * pairs.params * pairs.tokens)
     if not np.isfinite(compute).all():
         compute = pairs.tokens
     largest = np.max(compute, where=np.isfinite(compute), initial=0.0)
     held = pairs.of_the_runs(compute > _LARGEST * largest)
-    if held.all():  # runs of about one size: still the largest from the others
+    if held.all():  # all runs have similar compute: hold out the largest only
         held = pairs.of_the_runs(compute == largest)
     return held
 
 
 def hold_out(group: Group, x_set: str, y_set: str, unit: str, options: LineOptions) -> pd.DataFrame:
-    """Predicts the last checkpoint of each held-out run; one row per run and method that has an
-    answer (`StudyResults.heldout`), none where nothing is left to fit.
+    """Predict the last checkpoint of each held-out run.
 
     Methods: "line", the fitted line at the run's measured x; "straight line" through the same
-    points; "nearest run", the y of the fitted point whose x is nearest; "compute law", N and D to
-    y. The line and the law answer only where the smaller runs determine them.
+    points; "nearest run", the y of the fitted point whose x is nearest; "compute law", from N and D
+    to y. Line and law answer only if the smaller runs determine them.
+
+    Returns:
+        One row per run and method that has an answer (``StudyResults.heldout``); no rows if nothing
+        is left to fit.
     """
     try:
         pairs = pair_checkpoints(group.table, x_set, y_set, unit=unit)
     except UserError:
-        return pd.DataFrame()  # the line of this group says why
+        return pd.DataFrame()  # the line of this group has the reason as its message
     if not len(pairs):
         return pd.DataFrame()
     held = largest_runs(pairs)
@@ -93,7 +95,7 @@ def hold_out(group: Group, x_set: str, y_set: str, unit: str, options: LineOptio
 
 
 def _last(pairs: Pairs) -> Array:
-    """Index of the last checkpoint of each run."""
+    """Return the index of the last checkpoint of each run."""
     order = np.lexsort((pairs.tokens, pairs.runs))
     last = np.flatnonzero(np.append(pairs.runs[order][1:] != pairs.runs[order][:-1], True))
     return order[last]

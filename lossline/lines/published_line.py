@@ -1,5 +1,7 @@
-"""The published procedure for loss-to-loss lines, as a baseline: E of both axes from
-compute-to-loss laws, then a straight line in logarithms (arXiv 2411.12925, `fit_power_law`).
+"""Published procedure for loss-to-loss lines, as a baseline.
+
+It takes E of both axes from compute-to-loss laws, then fits a straight line in logarithms. Source:
+arXiv 2411.12925, ``fit_power_law`` of its code.
 """
 
 from __future__ import annotations
@@ -11,15 +13,20 @@ import numpy as np
 from lossline.errors import UserError
 from lossline.tables.pairing import Pairs
 
-__all__ = ["PublishedLine", "published_line"]
-
 Array = np.ndarray
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PublishedLine:
-    """y = K (x - E_x)^kappa + E_y. ``used``: points above both E's, the only ones that a logarithm
-    can use."""
+    """The line y = K (x - E_x)^kappa + E_y.
+
+    Attributes:
+        K: coefficient.
+        kappa: exponent.
+        E_x: irreducible loss of x.
+        E_y: irreducible loss of y.
+        used: points above both E's; only these have logarithms.
+    """
 
     K: float
     kappa: float
@@ -28,16 +35,25 @@ class PublishedLine:
     used: int
 
     def predict(self, x: Array) -> Array:
-        """y at x (M,). At and below E_x, where the procedure has no answer, the limit E_y: kinder
-        than none."""
+        """Return y at x (M,).
+
+        The procedure has no answer at and below E_x. The limit E_y stands there, which is more
+        favorable to it than no answer.
+        """
         return self.K * np.maximum(np.asarray(x, float) - self.E_x, 0.0) ** self.kappa + self.E_y
 
 
 def published_line(pairs: Pairs, E_x: float, E_y: float) -> PublishedLine:
-    """Ordinary least squares of log(y - E_y) on log(x - E_x)."""
+    """Fit log(y - E_y) to log(x - E_x) by ordinary least squares.
+
+    Raises:
+        UserError: fewer than 2 points lie above both E's.
+    """
     above = (pairs.x > E_x) & (pairs.y > E_y)
     if above.sum() < 2:
-        raise UserError(f"{above.sum()} points above E_x = {E_x:.4g} and E_y = {E_y:.4g}, not 2")
+        raise UserError(
+            f"{above.sum()} points above E_x = {E_x:.4g} and E_y = {E_y:.4g}; 2 are needed."
+        )
     kappa, log_K = np.polyfit(np.log(pairs.x[above] - E_x), np.log(pairs.y[above] - E_y), 1)
     return PublishedLine(
         K=float(np.exp(log_K)), kappa=float(kappa), E_x=E_x, E_y=E_y, used=int(above.sum())

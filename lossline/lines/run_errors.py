@@ -1,10 +1,9 @@
-"""Errors that the checkpoints of one run share: how large they are, how a fit takes them out, and
-what a few runs cannot tell about them.
+"""Errors that the checkpoints of one run share: their size, their removal, and limits of few runs.
 
-A run lies off the line as a whole (its seed, its data, its schedule), and its checkpoints scatter
-about that by less. The relative error of checkpoint i of run r is b_r + e_i, and the correlation
-rho = var b / (var b + var e) says which part is shared. Points along one run then say little about
-where the line lies, and much about how it bends.
+A run lies off the line as a whole, because of its seed, its data, its schedule. Its checkpoints
+scatter less about that offset. Model: the relative error of checkpoint i of run r is b_r + e_i, and
+the correlation rho = var b / (var b + var e) is the shared part. Points along one run then
+determine the bend of the line well, but its height badly.
 """
 
 from __future__ import annotations
@@ -15,25 +14,28 @@ import functools
 import numpy as np
 from scipy import special
 
-__all__ = ["RunErrors", "few_runs", "shared_part", "worth"]
-
 Array = np.ndarray
 
-# Never all: some of what differs between two checkpoints of a run is not noise of the checkpoint.
+# Largest rho. At 1 a run would have only one independent point, and the bend would be exact.
 _LARGEST = 0.99
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RunErrors:
-    """Errors of M points; `run` (M,) is 0..R-1, `shared` the correlation rho within a run."""
+    """Errors of M points.
+
+    Attributes:
+        run: run of each point (M,), 0 to R - 1.
+        shared: correlation rho within a run.
+    """
 
     run: Array
     shared: float
 
     def taken_out(self, rows: Array) -> Array:
-        """Rows (..., M) whose errors are as large as each other's, but independent.
+        """Return rows (..., M) transformed so that their errors are independent and of equal size.
 
-        The part theta = 1 - sqrt((1 - rho) / (1 - rho + m rho)) of the mean over a run's m points
+        The share theta = 1 - sqrt((1 - rho) / (1 - rho + m rho)) of the mean over a run's m points
         is subtracted (Fuller & Battese 1973).
         """
         if not self.shared > 0:
@@ -46,8 +48,10 @@ class RunErrors:
 
 
 def shared_part(residual: Array, run: Array) -> float:
-    """rho of residuals (M,): their intraclass correlation within runs, by analysis of variance; 0
-    where no run has two points or there is one run."""
+    """Return rho of residuals (M,): their intraclass correlation, by analysis of variance.
+
+    It is 0 with a single run, and if no run has two points.
+    """
     n, count = len(residual), np.bincount(run)
     if len(count) < 2 or n == len(count):
         return 0.0
@@ -61,24 +65,30 @@ def shared_part(residual: Array, run: Array) -> float:
 
 
 def worth(weight: Array, run: Array, shared: float = 0.0) -> float:
-    """Independent points that say as much about a mean as points of these weights (M,) (Kish
-    1965)."""
+    """Return the number of independent points that determine a mean as well as these (Kish 1965).
+
+    Args:
+        weight: weights of the points (M,).
+        run: run of each point (M,).
+        shared: correlation within a run.
+    """
     noise = (1 - shared) * np.sum(weight**2) + shared * np.sum(np.bincount(run, weight) ** 2)
     return float(np.sum(weight) ** 2 / noise)
 
 
 def few_runs(runs: int, count: int, random: np.random.Generator) -> Array:
-    """Factors (S,) that turn the moves of reweighed fits into draws of the error of the fit.
+    """Return factors (S,) that turn moves of reweighted fits into draws of the error of the fit.
 
-    Weights uniform on the simplex vary by (R - 1) / (R + 1) of what drawing runs gives, a fit
-    follows its own R runs, and R runs show their spread with R - 1 degrees of freedom only, which
-    makes Student's t of a normal error: sqrt((R + 1) / (R - 1)) sqrt(nu / chi2_nu).
+    They are sqrt((R + 1) / (R - 1)) sqrt(nu / chi2_nu), nu = R - 1, for three reasons: weights
+    uniform on the simplex have (R - 1) / (R + 1) of the variance of drawing runs; a fit follows its
+    own R runs; R runs determine their spread with R - 1 degrees of freedom only, which turns a
+    normal error into Student's t.
     """
     return np.sqrt((runs + 1) / (runs - 1)) * random.permutation(_heavy(runs - 1, count))
 
 
 @functools.lru_cache(maxsize=64)
 def _heavy(degrees: int, count: int) -> Array:
-    """sqrt(nu / chi2_nu) at evenly spaced quantiles (S,): factors without luck."""
+    """Return sqrt(nu / chi2_nu) at evenly spaced quantiles (S,), the same for every call."""
     chi2 = special.chdtri(degrees, (np.arange(count) + 0.5) / count)
     return np.sqrt(degrees / chi2)

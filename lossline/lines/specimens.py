@@ -1,6 +1,6 @@
-"""What a study has to fit lines to: every pair of axes of every group, with its points.
+"""Enumerate the lines to fit: every pair of axes of every group, with its points.
 
-A specimen that cannot be paired carries the reason, so that the rest of the study is still fitted.
+A specimen whose losses cannot be paired carries the reason, so that the others are still fitted.
 """
 
 from __future__ import annotations
@@ -17,11 +17,9 @@ from lossline.lines.groups import GROUP_BY, Group, split
 from lossline.tables.pairing import Pairs, one_set, pair_groups, same_checkpoints
 from lossline.tables.schema import OWN_SET, SetKind
 
-__all__ = ["LineKind", "Specimen", "between_groups", "within_groups"]
-
 
 class LineKind(enum.StrEnum):
-    """What the axes are. "Train": the validation loss on a run's own pretraining set."""
+    """Kind of line, by its axes. "Train" is the validation loss on a run's own pretraining set."""
 
     TRAIN_TO_TRAIN = "train-to-train"
     TRAIN_TO_TEST = "train-to-test"
@@ -34,8 +32,18 @@ class LineKind(enum.StrEnum):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Specimen:
-    """Two axes, the facts of their runs (`y_group` is empty where they are the same runs), and the
-    pairs of losses, or None and a `message`."""
+    """One line to fit.
+
+    Attributes:
+        x_set: evaluation set of the x axis.
+        y_set: evaluation set of the y axis.
+        group: facts of the runs of x.
+        kind: kind of line.
+        unit: "loss" or "bits_per_byte".
+        y_group: facts of the runs of y; empty if they are the same runs.
+        pairs: pairs of losses, or None.
+        message: why there are no pairs; else empty.
+    """
 
     x_set: str
     y_set: str
@@ -48,6 +56,7 @@ class Specimen:
 
 
 def _kinds(table: pd.DataFrame, *names: str) -> dict[str, str]:
+    """Return the kind of each evaluation set; names must be among them."""
     kinds = dict(zip(table["eval_set"], table["kind"], strict=True))
     for name in names:
         if name not in kinds:
@@ -57,7 +66,7 @@ def _kinds(table: pd.DataFrame, *names: str) -> dict[str, str]:
 
 
 def kind_of(x_set: str, y_set: str, y_kind: str) -> LineKind:
-    """Which kind of line leads from one set to another of the same runs."""
+    """Return the kind of a line between two sets of the same runs."""
     task = y_kind == SetKind.TASK
     if x_set == OWN_SET:
         return LineKind.TRAIN_TO_TASK if task else LineKind.TRAIN_TO_TEST
@@ -68,9 +77,17 @@ def within_groups(
     table: pd.DataFrame, *, x_sets: Sequence[str] | None = None,
     y_sets: Sequence[str] | None = None, group_by: Sequence[str] = GROUP_BY, unit: str = "loss",
 ) -> list[Specimen]:  # fmt: skip
-    """Per group and (x set, y set), x != y, the losses of the same checkpoints.
+    """Return one specimen per group and (x set, y set), x != y, each from the same checkpoints.
 
-    `x_sets` defaults to all validation sets, `y_sets` to all sets but a run's own.
+    Args:
+        table: a loss table.
+        x_sets: sets of the x axis; all validation sets by default.
+        y_sets: sets of the y axis; all sets but ``own`` by default.
+        group_by: facts that the runs of one line share.
+        unit: "loss" or "bits_per_byte".
+
+    Raises:
+        UserError: a set or a fact is not in the table.
     """
     kinds = _kinds(table, *(x_sets or ()), *(y_sets or ()))
     if x_sets is None:
@@ -92,7 +109,7 @@ def within_groups(
 
 
 def _rows(group: Group, eval_set: str, unit: str) -> pd.DataFrame | UserError:
-    """The group's measurements on one set, or what is wrong with them."""
+    """Return the group's measurements on one set, or the error in them."""
     try:
         return one_set(group.table, eval_set, unit)
     except UserError as mistake:
@@ -100,7 +117,7 @@ def _rows(group: Group, eval_set: str, unit: str) -> pd.DataFrame | UserError:
 
 
 def _within(empty: Specimen, x: pd.DataFrame | UserError, y: pd.DataFrame | UserError) -> Specimen:
-    """The specimen with the pairs of its two sets, or with what is wrong with one of them."""
+    """Return the specimen with the pairs of its two sets, or with the error in one of them."""
     for rows in (x, y):
         if isinstance(rows, UserError):
             return dataclasses.replace(empty, message=str(rows))
@@ -111,10 +128,14 @@ def between_groups(
     table: pd.DataFrame, *, vary: Sequence[str], x_set: str | None = None,
     y_set: str | None = None, group_by: Sequence[str] = GROUP_BY, unit: str = "loss",
 ) -> list[Specimen]:  # fmt: skip
-    """Per ordered pair of groups that differ in a fact of `vary` and in no other, their losses at
-    equal (N, D).
+    """Return one specimen per ordered pair of groups that differ only in facts of ``vary``.
 
-    Both sets default to the runs' own (train-to-train); the y set also to the x set (test-to-test).
+    Their losses are paired at equal (N, D). Both sets default to the runs' own (train-to-train);
+    the y set defaults to a named x set (test-to-test).
+
+    Raises:
+        UserError: a set or a fact is not in the table, or ``vary`` has a fact that ``group_by``
+            lacks.
     """
     x_set = x_set or OWN_SET
     y_set = y_set or x_set
@@ -122,8 +143,8 @@ def between_groups(
     unknown = [name for name in vary if name not in group_by]
     if unknown or not vary:
         raise UserError(
-            f"vary must name facts of group_by ({', '.join(group_by)}), "
-            f"not {', '.join(unknown) or 'none'}"
+            f"vary = {', '.join(unknown) or 'empty'}: must name facts of group_by "
+            f"({', '.join(group_by)})."
         )
     kind = LineKind.TEST_TO_TEST
     if x_set == OWN_SET:
@@ -141,6 +162,7 @@ def between_groups(
 def _between(
     one: Group, other: Group, x_set: str, y_set: str, kind: LineKind, unit: str
 ) -> Specimen:
+    """Return the specimen of two groups, with pairs or a message."""
     empty = Specimen(
         x_set=x_set, y_set=y_set, group=one.facts, y_group=other.facts, kind=kind, unit=unit
     )

@@ -1,13 +1,13 @@
-"""Translation: a full sweep on one training set and a few runs on another give a law for the other
-(arXiv 2411.12925 section 6).
+"""Translate a law of scale to another training set (arXiv 2411.12925, section 6).
 
     found = translate(source_rows, few_target_rows)
     found.predict(N=3e9, D=6e10)          # loss on the target, in nats per token
     score_translations(table)             # all ordered pairs, with baseline and skyline
 
-The source's law of scale gives its loss at (N, D); the line through the few pairs of runs of equal
-(N, D) carries it over. The line is fitted to measured losses on both axes, whose noise is partly
-common; the law only fills in the scales that the source has no run at.
+The source has a full sweep, the target a few runs. The source's law gives its loss at (N, D); the
+line through pairs of runs of equal (N, D) translates that loss. The line is fitted to measured
+losses on both axes, because part of their noise is common. The law only fills in scales at which
+the source has no run.
 """
 
 from __future__ import annotations
@@ -30,21 +30,24 @@ from lossline.lines.specimens import LineKind
 from lossline.tables.pairing import one_set, pair_groups
 from lossline.tables.schema import OWN_SET
 
-__all__ = ["Translation", "fit_law", "near_optimal", "score_translations", "translate"]
-
 Array = np.ndarray
 Choice = Callable[[pd.DataFrame], Array]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Translation:
-    """The source's law and the line from source to target."""
+    """A law of the source and the line from source to target.
+
+    Attributes:
+        law: law of the source in N and D.
+        line: line from the source's loss to the target's.
+    """
 
     law: FitResult
     line: Line
 
     def predict(self, *, N: Any, D: Any) -> Array:
-        """Loss on the target at N parameters and D tokens (any one shape)."""
+        """Return the loss on the target at N parameters and D tokens (any one shape)."""
         N, D = np.asarray(N, float), np.asarray(D, float)
         with np.errstate(all="ignore"):
             ratio = D / N
@@ -54,9 +57,14 @@ class Translation:
 def near_optimal(
     low: float = 16.0, high: float = 23.0, *, leave_out: Sequence[float] = ()
 ) -> Choice:
-    """Chooses the runs with `low` < D/N < `high`, but those of the sizes `leave_out` (N, to 0.1%).
+    """Return a function that chooses runs with ``low`` < D/N < ``high``.
 
     The published protocol is (16, 23) without the 20-layer models, N = 475,239,680.
+
+    Args:
+        low: lower bound of D/N.
+        high: upper bound of D/N.
+        leave_out: sizes N to leave out, matched to 0.1%.
     """
 
     def choose(rows: pd.DataFrame) -> Array:
@@ -71,7 +79,7 @@ def near_optimal(
 
 
 def fit_law(rows: pd.DataFrame, law: Law | None = None) -> FitResult:
-    """A law of N and D, Chinchilla's by default, fitted to rows of `pairing.one_set`."""
+    """Fit a law of N and D (Chinchilla's by default) to rows of ``pairing.one_set``."""
     inputs = {"N": rows["params"].to_numpy(float), "D": rows["tokens"].to_numpy(float)}
     return fit(law or Chinchilla(), inputs, rows["value"].to_numpy(float))
 
@@ -80,17 +88,25 @@ def translate(
     source: pd.DataFrame, target: pd.DataFrame, *, x_set: str = OWN_SET, y_set: str | None = None,
     unit: str = "loss", law: Law | None = None, options: LineOptions | None = None,
 ) -> Translation:  # fmt: skip
-    """A law for the target out of rows of a loss table: a full sweep of the source, few runs of the
-    target.
+    """Return a law for the target from a full sweep of the source and a few runs of the target.
 
-    `x_set`, `y_set`: what the losses of source and target are measured on; by default each run's
-    own validation set. UserError where the runs do not determine law or line.
+    Args:
+        source: rows of a loss table, the source's runs.
+        target: rows of a loss table, the target's runs.
+        x_set: evaluation set of the source's losses; each run's own by default.
+        y_set: evaluation set of the target's losses; ``x_set`` by default.
+        unit: "loss" or "bits_per_byte".
+        law: law of the source; Chinchilla's by default.
+        options: how to fit the line.
+
+    Raises:
+        UserError: the runs do not determine the law or the line.
     """
     for rows, name, whose in ((source, x_set, "source"), (target, y_set or x_set, "target")):
         known = sorted(map(str, rows["eval_set"].unique()))
         if name not in known:
-            has = f"it has {', '.join(known)}" if known else "there are no runs of it"
-            raise UserError(f"translation: no eval_set {name!r} among the {whose}'s rows; {has}")
+            has = f"they have {', '.join(known)}" if known else "there are no rows"
+            raise UserError(f"translation: eval_set {name!r} is not in the {whose}'s rows; {has}.")
     found = fit_law(one_set(source, x_set, unit), law)
     if not found.ok:
         raise UserError(f"translation: the law of the source: {found.message}")
@@ -112,11 +128,21 @@ def score_translations(
     group_by: Sequence[str] = GROUP_BY, eval_set: str = OWN_SET, unit: str = "loss",
     law: Law | None = None, options: LineOptions | None = None,
 ) -> pd.DataFrame:  # fmt: skip
-    """R2 on each target's whole grid, for all ordered pairs of groups that differ in `vary`.
+    """Return R^2 on each target's whole grid, for all ordered pairs of groups.
 
-    Columns: source and target (facts in words), few (target runs used), r2; baseline, the law
-    fitted to the few runs; skyline, the law fitted to all; message where a pair was left out.
-    `choose` picks the few target runs: `near_optimal()` by default.
+    Columns: source and target (facts in words); few (target runs used); r2; baseline, R^2 of the
+    law fitted to these few runs; skyline, R^2 of the law fitted to all of the target's runs;
+    message, if a pair was left out.
+
+    Args:
+        table: a loss table.
+        choose: function that chooses the few target runs; ``near_optimal()`` by default.
+        vary: facts in which source and target differ; they agree in the other facts.
+        group_by: facts that the runs of one group share.
+        eval_set: evaluation set of both losses.
+        unit: "loss" or "bits_per_byte".
+        law: law of scale; Chinchilla's by default.
+        options: how to fit the lines.
     """
     choose = choose or near_optimal()
     fixed = [name for name in group_by if name not in vary]
@@ -143,7 +169,7 @@ def score_translations(
 
 
 def _ends(table: pd.DataFrame, grid: pd.DataFrame, choose: Choice, law: Law | None) -> dict:
-    """What the target says of itself: by the few runs, and by all."""
+    """Return number of few runs, baseline and skyline of a target."""
     few = grid[choose(grid)]
     fits = {"baseline": fit_law(few, law), "skyline": fit_law(grid, law)}
     scores = {name: _r2(f, grid) if f.parameters else np.nan for name, f in fits.items()}

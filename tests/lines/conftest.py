@@ -1,4 +1,4 @@
-"""What several tests of scaling need."""
+"""Fixtures shared by the tests of lines."""
 
 import importlib
 

@@ -1,5 +1,7 @@
-"""`experiments/published`: runs beyond a sweep's own largest budget are predicted and never fitted,
-and whatever is not predicted is named."""
+"""``experiments/published``: runs beyond a sweep's largest budget are predicted, never fitted.
+
+Notes name everything that is not predicted.
+"""
 
 import numpy as np
 import pandas as pd
@@ -12,13 +14,13 @@ LARGEST = 1e19
 
 @pytest.fixture(scope="module")
 def runs(published_data) -> pd.DataFrame:
-    """Two sets up to 4.84e19 FLOPs, two evaluation sets."""
+    """Return the runs of two pretraining sets up to 4.84e19 FLOPs, with two evaluation sets."""
     frame = pd.read_csv(published_data / "kempner_sweep.csv")[FACTS]
     return frame[frame["data"].isin(["fineweb-edu-100b", "starcoder"])].reset_index(drop=True)
 
 
 def heldout(experiment, folder, sweep, extra) -> tuple[pd.DataFrame, str]:
-    """Predictions of the line and all notes."""
+    """Return the line's predictions and all notes."""
     folder.mkdir()
     sweep.to_csv(folder / "kempner_sweep.csv", index=False)
     if extra is not None:
@@ -29,8 +31,8 @@ def heldout(experiment, folder, sweep, extra) -> tuple[pd.DataFrame, str]:
     return points[points["method"] == "line"].reset_index(drop=True), notes
 
 
-def test_all_of_an_extrapolation_file_is_predicted_or_named(experiment, runs, tmp_path):
-    """Its rows in any order; ids of the sweep, cells that are empty, sets that the sweep lacks."""
+def test_every_run_of_an_extrapolation_file_is_predicted_or_named(experiment, runs, tmp_path):
+    """Rows in any order, ids of the sweep, empty cells, sets that the sweep lacks."""
     inside, beyond = runs[runs["iso_flop"] <= LARGEST], runs[runs["iso_flop"] > LARGEST]
     fresh = [f"x{i}" for i in range(len(beyond))]
     extra = beyond.assign(id=fresh).reset_index(drop=True)
@@ -76,7 +78,7 @@ def test_all_of_an_extrapolation_file_is_predicted_or_named(experiment, runs, tm
     ("budgets", "cut", "target"),
     [(8, 2.0912791052e18, 4.84e19), (3, 4.3734e17, 9.5635e17), (1, None, None)],
 )
-def test_without_anything_beyond_the_largest_budget_is_held_out(
+def test_largest_budget_is_held_out_if_no_run_lies_beyond_the_sweep(
     experiment, runs, budgets, cut, target
 ):
     smallest = np.sort(runs["iso_flop"].unique())[:budgets]
@@ -85,7 +87,7 @@ def test_without_anything_beyond_the_largest_budget_is_held_out(
     assert found == ((None, None) if cut is None else pytest.approx((cut, target), rel=1e-4))
 
 
-def test_a_broken_extrapolation_file_costs_only_itself(experiment, runs, tmp_path):
+def test_broken_extrapolation_file_does_not_stop_the_sweep(experiment, runs, tmp_path):
     runs.to_csv(tmp_path / "kempner_sweep.csv", index=False)
     (tmp_path / "kempner_extrapolation.csv").write_text("data,params\nstarcoder,1\n")
     table, beyond, notes = experiment("sweep").read(tmp_path)
@@ -93,14 +95,16 @@ def test_a_broken_extrapolation_file_costs_only_itself(experiment, runs, tmp_pat
     assert "kempner_extrapolation.csv: missing column 'tokens'" in notes[-1]
 
 
-def test_one_set_alone_is_told_what_it_lacks(experiment, runs, tmp_path):
+def test_single_pretraining_set_gets_a_note(experiment, runs, tmp_path):
     one = runs[runs["data"] == "starcoder"]
     found, notes = heldout(experiment, tmp_path / "one", one, None)
     assert set(found["kind"]) == {"train-to-validation", "train-to-task"}
     assert "one pretraining set: no pair of them" in notes
 
 
-def test_sets_of_gadre_without_the_runs_to_fit_cost_no_other(experiment, published_data, tmp_path):
+def test_gadre_sets_without_runs_to_fit_do_not_stop_the_others(
+    experiment, published_data, tmp_path
+):
     frame = pd.read_csv(published_data / "gadre_models.csv")
     large = frame[frame["params"] > 1e9].iloc[[0]].assign(params=7e9, name="large")
     alone = large.assign(pretraining_data="rw_original", name="alone")
@@ -112,8 +116,8 @@ def test_sets_of_gadre_without_the_runs_to_fit_cost_no_other(experiment, publish
     assert (points.loc[points["data"] == large["pretraining_data"].iloc[0], "params"] > 2e9).all()
 
 
-def test_targets_of_the_ladder_are_never_fitted(experiment, published_data, tmp_path):
-    """7B and 13B are predicted from 1.3B and less, both."""
+def test_target_models_of_the_ladder_are_never_fitted(experiment, published_data, tmp_path):
+    """7B and 13B are both predicted from models up to 1.3B."""
     frame = pd.read_csv(published_data / "olmo_ladder.csv")
     frame = frame[frame["step"] == frame.groupby("run")["step"].transform("max")]
     keep = [c for c in frame if not c.startswith("eval/") or "c4_en-" in c or "pile-" in c]

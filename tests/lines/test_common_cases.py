@@ -1,4 +1,4 @@
-"""Methods of prediction are compared on the same losses, each unit apart."""
+"""Methods are compared on the same losses, each unit separately."""
 
 import math
 
@@ -12,7 +12,7 @@ from lossline.reporting.grids import held_out_grid
 
 
 def predictions(errors: dict[str, dict[int, float]], unit="loss") -> pd.DataFrame:
-    """Relative error of each method on the sets it answered, of one run."""
+    """Return held-out rows of one run: relative error of each method on the sets it answered."""
     return pd.DataFrame(
         {
             "run_id": "big", "x_set": "wiki", "y_set": f"set{case}", "unit": unit,
@@ -30,13 +30,13 @@ def said(heldout: pd.DataFrame) -> list[str]:
     return [line for line in text.splitlines() if line.startswith("Largest runs")]
 
 
-# The line answers eight losses, of which the last two are hard; the law answers the easy ones.
+# The line answers eight losses; the last two are hard. The law answers only the easy ones.
 LINE = {**dict.fromkeys(range(6), 0.01), 6: 0.2, 7: 0.3}
 LAW = dict.fromkeys(range(6), 0.02)
 NEAREST = dict.fromkeys(range(8), 0.05)
 
 
-def test_medians_are_over_the_losses_that_all_methods_answered():
+def test_medians_use_only_losses_that_all_methods_answered():
     heldout = predictions({"line": LINE, "law": LAW, "nearest run": NEAREST})
     (found,) = compare(heldout)
     assert (found.cases, found.common) == (8, 6)
@@ -48,16 +48,19 @@ def test_medians_are_over_the_losses_that_all_methods_answered():
     assert "6 of 8 losses" in text and "not predicted: 2 by law" in text
 
 
-def test_a_method_that_fails_on_the_hard_losses_does_not_look_better_for_it():
-    """On the easy losses the law errs twice as much; over its own eleven the line's median is 3%,
-    and the law's 2%."""
+def test_method_without_answers_on_hard_losses_does_not_look_better():
+    """A method without an answer on hard losses is compared on the easy ones only.
+
+    There the law errs twice as much as the line. Over all its eleven losses the line's median is
+    3%, above the law's 2%.
+    """
     easy = {0: 0.01, 1: 0.01, 2: 0.01, 3: 0.01, 4: 0.03, 5: 0.03}
     line = {**easy, **dict.fromkeys(range(6, 11), 0.2)}
     (text,) = said(predictions({"line": line, "law": LAW}))
     assert "line 1.00%, law 2.00%" in text
 
 
-def test_units_are_never_in_one_median():
+def test_units_have_separate_medians():
     tokens = predictions({"line": LINE, "law": NEAREST})
     bits = predictions({"line": dict.fromkeys(range(8), 0.07)}, unit="bits_per_byte")
     first, second = said(pd.concat([tokens, bits]))
@@ -65,7 +68,7 @@ def test_units_are_never_in_one_median():
     assert "bits per byte: line 7.00% (8 losses" in second
 
 
-def test_a_method_that_answers_few_stands_apart_and_costs_the_others_nothing():
+def test_method_with_few_answers_is_compared_separately():
     rare = {6: 0.02, 7: 0.02}
     heldout = predictions({"rare": rare, "nearest run": NEAREST, "line": LINE})
     (found,) = compare(heldout)
@@ -82,19 +85,19 @@ def test_a_method_that_answers_few_stands_apart_and_costs_the_others_nothing():
     assert [row[3] for row in rows] == ["8", "8", "2", "2"]
 
 
-def test_a_line_that_answers_nothing_is_named():
+def test_line_without_answers_is_reported():
     gone = dict.fromkeys(range(8), math.nan)
     (text,) = said(predictions({"line": gone, "nearest run": NEAREST}))
     assert "nearest run 5.00%" in text
     assert "not predicted: 8 by line" in text
 
 
-def test_the_order_of_rows_cannot_matter():
+def test_order_of_rows_has_no_effect():
     heldout = predictions({"line": LINE, "law": LAW, "nearest run": NEAREST, "rare": {0: 0.1}})
     other = heldout.sample(frac=1, random_state=3)
     assert said(heldout) == said(other)
 
 
 @pytest.mark.parametrize("heldout", [pd.DataFrame(), predictions({"line": {}})])
-def test_nothing_held_out_is_no_comparison(heldout):
+def test_no_held_out_losses_give_no_comparison(heldout):
     assert compare(heldout) == [] and said(heldout) == []

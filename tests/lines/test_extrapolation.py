@@ -1,5 +1,4 @@
-"""Held-out extrapolation: what is fitted, what is predicted, and by how much it beats the ways
-beside it, on planted and on published losses."""
+"""Held-out extrapolation: fitted and predicted points, errors against baselines, intervals."""
 
 import dataclasses
 
@@ -21,7 +20,7 @@ CUT, TARGET = 2.1e18, 4.84e19
 
 
 def sweep(noise=0.002, seed=0) -> Pairs:
-    """Iso-FLOP budgets of two planted laws; y differs from the line by what D/N does."""
+    """Return iso-FLOP budgets of two planted laws; D/N moves y off the line."""
     random = np.random.default_rng(seed)
     flops = np.repeat(np.geomspace(2e17, 5e19, 8), 9)
     ratio = np.tile(np.geomspace(3, 120, 9), 8)
@@ -41,7 +40,7 @@ def specimen(pairs: Pairs | None, **facts) -> Specimen:
     return Specimen(x_set="x", y_set="y", group={}, kind=kind, unit="loss", pairs=pairs, **facts)
 
 
-def test_nothing_above_the_cut_is_seen():
+def test_points_above_the_cut_do_not_change_the_fit():
     pairs = sweep()
     above = pairs.flops > CUT * 1.01
     spoiled = dataclasses.replace(pairs, y=np.where(above, 9.0, pairs.y))
@@ -51,7 +50,7 @@ def test_nothing_above_the_cut_is_seen():
     np.testing.assert_array_equal(one.predictions.predicted, other.predictions.predicted)
 
 
-def test_planted_extrapolation_beats_the_baselines():
+def test_line_predicts_planted_runs_better_than_the_baselines():
     scores = score([extrapolate(specimen(sweep(seed=s)), cut=CUT) for s in range(3)])
     by_method = scores.set_index("method")
     assert by_method.loc[LINE, "median"] < 0.006
@@ -59,14 +58,14 @@ def test_planted_extrapolation_beats_the_baselines():
         assert by_method.loc[LINE, "median"] < 0.7 * by_method.loc[method, "median"]
 
 
-def test_intervals_hold_planted_runs_beyond_as_often_as_they_say():
-    """The points of one line err together, so it takes many lines."""
+def test_intervals_cover_planted_runs_beyond_the_cut_at_their_level():
+    """Points of one line share errors, so the test needs many lines."""
     found = [extrapolate(specimen(sweep(seed=s)), cut=CUT, baselines={}) for s in range(40)]
     assert 0.86 <= score(found)["coverage"].item() <= 0.96
 
 
-def test_intervals_of_few_runs_are_not_made_narrower():
-    """18 runs of two budgets, predicted up to 100 times the compute."""
+def test_intervals_from_few_runs_cover_at_their_level():
+    """18 runs of two budgets, predicted up to 100 times their compute."""
     cut = np.geomspace(2e17, 5e19, 8)[1]
     found = [extrapolate(specimen(sweep(seed=s)), cut=cut, baselines={}) for s in range(20)]
     assert score(found)["coverage"].item() >= 0.85
@@ -76,7 +75,7 @@ def test_intervals_of_few_runs_are_not_made_narrower():
     assert doubt.fan_of(24) == pytest.approx(doubt.fan) == doubt.fan_of(500)
 
 
-def test_one_budget_can_be_asked_for():
+def test_target_predicts_one_budget_only():
     fitted, held = split_at(sweep(), CUT, target=5e19)
     assert fitted.flops.max() <= CUT * 1.01
     assert len(held) == 9
@@ -84,8 +83,10 @@ def test_one_budget_can_be_asked_for():
 
 
 def trained(offset=0.02, seed=0) -> Pairs:
-    """Eight runs of four sizes with six checkpoints each; each run lies off the line by an offset
-    of its own, so that its early checkpoints tell where its late ones are."""
+    """Return eight runs of four sizes with six checkpoints each.
+
+    Each run has its own offset from the line, which its early and late checkpoints share.
+    """
     random = np.random.default_rng(seed)
     params = np.repeat([1e7, 2e7, 4e7, 8e7], 2)[:, None]
     tokens = np.geomspace(2e8, 2e9, 6) * np.ones_like(params)
@@ -102,7 +103,7 @@ def trained(offset=0.02, seed=0) -> Pairs:
 FEW = LineOptions(resamples=20)
 
 
-def test_a_run_that_trains_beyond_the_cut_is_held_out_whole():
+def test_run_that_trains_beyond_the_cut_is_held_out_whole():
     pairs = trained()
     cut = 6 * 2e7 * 2e9  # where the runs of 2e7 parameters end
     fitted, held = split_at(pairs, cut)
@@ -117,9 +118,8 @@ def test_a_run_that_trains_beyond_the_cut_is_held_out_whole():
     np.testing.assert_array_equal(one.predictions.predicted, other.predictions.predicted)
 
 
-def test_predictions_are_as_far_off_as_runs_that_no_fit_has_seen():
-    """A line that has not seen a run errs by the run's offset at least; own early checkpoints would
-    halve the error."""
+def test_held_out_run_does_not_leak_into_its_prediction():
+    """An unseen run's error includes its offset; fitting its early checkpoints would halve it."""
     cut = 6 * 2e7 * 2e9
     error, offset = [], []
     for seed in range(12):
@@ -131,18 +131,21 @@ def test_predictions_are_as_far_off_as_runs_that_no_fit_has_seen():
     assert np.mean(error) > 1.2 * np.mean(offset)
 
 
-def test_where_every_run_trains_beyond_the_cut_the_message_says_which_cut_works():
+def test_message_names_a_cut_that_works_if_every_run_trains_beyond():
     pairs = trained()
     found = extrapolate(specimen(pairs), cut=2e16)
     assert "no run ends at 2e+16 FLOPs or before" in found.message
-    assert "raise the cut to 1.2e+17" in found.message
+    assert "Raise the cut to 1.2e+17" in found.message
     assert split_at(pairs, 1.2e17)[0].n_runs == 2
     alike = pairs[pairs.params == 1e7]
     assert "train smaller ones" in extrapolate(specimen(alike), cut=2e16).message
 
 
-def test_pairs_of_runs_share_the_runs_that_they_were_measured_on():
-    """Points of one run of the second group stand in several pairs; so do those between two."""
+def test_pairs_know_the_runs_they_were_measured_on():
+    """A run of the second group can be in several pairs.
+
+    An interpolated point belongs to two runs of the second group.
+    """
     rows = np.array(["a", "b", "c", "d"])
     flops = np.array([1e17, 2e17, 1e18, 1e18])
     pairs = Pairs(
@@ -153,11 +156,11 @@ def test_pairs_of_runs_share_the_runs_that_they_were_measured_on():
     assert (list(fitted.runs), list(held.runs)) == (["a"], ["c", "d"])
 
 
-def test_what_cannot_be_extrapolated_says_why():
+def test_specimen_that_cannot_be_extrapolated_has_a_message():
     assert "no run above" in extrapolate(specimen(sweep()), cut=1e21).message
     none = extrapolate(specimen(sweep()), cut=1e17).message
     assert "no run ends at 1e+17 FLOPs or before" in none
-    assert "raise the cut to 2e+17" in none
+    assert "Raise the cut to 2e+17" in none
     assert extrapolate(specimen(sweep()), cut=2e17).line is not None  # as the message says
     unknown = dataclasses.replace(sweep(), flops=np.full(72, np.nan))
     assert "without compute" in extrapolate(specimen(unknown), cut=CUT).message
@@ -166,7 +169,7 @@ def test_what_cannot_be_extrapolated_says_why():
         split_at(sweep(), 0.0)
 
 
-def test_published_procedure_recovers_a_line_whose_floors_are_given():
+def test_published_procedure_recovers_a_line_with_given_E():
     x = np.linspace(2.2, 4.0, 30)
     pairs = dataclasses.replace(sweep(), x=x, y=0.9 * (x - 1.6) ** 0.85 + 1.9)
     line = published_line(pairs, 1.6, 1.9)
@@ -185,7 +188,7 @@ def kempner(published_data):
 
 
 def published_errors(table, specimens) -> np.ndarray:
-    """|Relative error| of the published procedure on the held-out budget."""
+    """Return |relative error| of the published procedure on the held-out budget."""
     E, errors = {}, []
     for s in specimens:
         for facts, name in ((s.group, s.x_set), (s.y_group or s.group, s.y_set)):
@@ -203,7 +206,7 @@ def published_errors(table, specimens) -> np.ndarray:
     return np.concatenate(errors)
 
 
-def test_held_out_budget_of_the_published_sweep(kempner):
+def test_held_out_budget_of_the_published_sweep_is_predicted(kempner):
     vary = ["pretraining_data"]
     across = between_groups(kempner, vary=vary)
     within = within_groups(
@@ -220,7 +223,7 @@ def test_held_out_budget_of_the_published_sweep(kempner):
         assert 0.85 <= weighted <= 1.0
 
 
-def test_every_train_to_train_pair_of_the_published_sweep_is_a_line(kempner):
+def test_every_train_to_train_pair_of_the_published_sweep_fits_a_line(kempner):
     from lossline.lines.fitting import fit_lines_between
 
     options = LineOptions(resamples=0)

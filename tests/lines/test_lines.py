@@ -1,4 +1,4 @@
-"""Lines recover planted truth, do not depend on order, and say what the data cannot determine."""
+"""Lines recover planted truth, do not depend on order, and report undetermined data."""
 
 import dataclasses
 import json
@@ -39,7 +39,7 @@ def truth(x):
     return TRUTH["K"] * (np.asarray(x) - TRUTH["E_x"]) ** TRUTH["kappa"] + TRUTH["E_y"]
 
 
-def test_planted_line_is_recovered_beyond_the_points():
+def test_planted_line_is_recovered_beyond_its_points():
     line = fit_line(planted())
     assert line.status is FitStatus.CONVERGED
     np.testing.assert_allclose(line.predict([2.4, 3.0, 4.4]), truth([2.4, 3.0, 4.4]), rtol=2e-3)
@@ -55,7 +55,7 @@ def test_given_irreducible_losses_give_the_planted_exponent():
     assert line.parameters["K"] == pytest.approx(TRUTH["K"], rel=0.02)
 
 
-def test_order_of_points_does_not_matter():
+def test_order_of_points_has_no_effect():
     pairs = planted()
     order = np.random.default_rng(3).permutation(len(pairs))
     one, other = fit_line(pairs), fit_line(pairs[order])
@@ -79,8 +79,8 @@ def runs_of_a_study(seed, sizes=3, checkpoints=10, run_noise=0.004, noise=0.001)
 
 
 @pytest.mark.parametrize("sizes", [2, 3, 6])
-def test_bands_hold_the_truth_though_runs_err_as_a_whole(sizes):
-    """Two runs hardly show how far runs lie apart: their bands are wide, and hold the truth."""
+def test_bands_cover_the_truth_when_checkpoints_share_errors(sizes):
+    """Two runs determine run-to-run noise badly: their bands are wide, and cover the truth."""
     inside, held = [], []
     for seed in range(60):
         line = fit_line(runs_of_a_study(seed, sizes=sizes))
@@ -94,7 +94,7 @@ def test_bands_hold_the_truth_though_runs_err_as_a_whole(sizes):
 
 
 @pytest.mark.parametrize("runs", [2, 4])
-def test_intervals_hold_one_more_run_though_few_were_fitted(experiment, runs):
+def test_intervals_from_few_runs_cover_a_new_run(experiment, runs):
     bands = experiment("bands")
     shape, noise, held = bands.SHAPES["straight"], bands.NOISES["high"], []
     at = np.array([shape.x[0], np.mean(shape.x), shape.x[1]])
@@ -107,8 +107,8 @@ def test_intervals_hold_one_more_run_though_few_were_fitted(experiment, runs):
 
 
 @pytest.mark.parametrize(("runs", "checkpoints"), [(4, 6), (8, 6), (12, 1)])
-def test_bands_hold_a_line_that_bends_right_in_front_of_its_points(experiment, runs, checkpoints):
-    """E_x = 2, kappa = 0.5, lowest x 2.1; the whole table: experiments/lines."""
+def test_bands_cover_a_line_that_bends_just_below_its_points(experiment, runs, checkpoints):
+    """E_x = 2, kappa = 0.5, lowest x 2.1; experiments/lines has the whole table."""
     bands = experiment("bands")
     for noise in bands.NOISES:
         found = bands.cell(("bend 2.1", noise, runs, checkpoints), 60)
@@ -117,15 +117,15 @@ def test_bands_hold_a_line_that_bends_right_in_front_of_its_points(experiment, r
         assert np.mean(held) >= 85, (noise, held)
 
 
-def test_runs_that_agree_along_themselves_tell_how_the_line_bends(experiment):
-    """Though each lies off it as a whole: the error of the line is far below that of the runs."""
+def test_bend_is_estimated_within_runs(experiment):
+    """The line's error is far below the offsets of its runs."""
     bands = experiment("bands")
     found = bands.cell(("bend 2.1", "high", 12, 6), 30)
     assert max(abs(found[f"bias {place}"]) for place in bands.PLACES) < 1.5
     assert found["width high"] < 5
 
 
-def test_names_of_runs_do_not_matter():
+def test_names_of_runs_have_no_effect():
     pairs = planted()
     other = np.array([f"run{(5 * int(name[3:]) + 3) % 8}" for name in pairs.runs])
     tables_of_both = [table_of({"d": p}) for p in (pairs, dataclasses.replace(pairs, runs=other))]
@@ -134,10 +134,10 @@ def test_names_of_runs_do_not_matter():
     assert one.parameters == two.parameters
 
 
-def test_few_runs_say_what_their_band_is_worth():
+def test_line_of_few_runs_warns_about_its_band():
     wide = fit_line(runs_of_a_study(3, sizes=2, run_noise=0.05))
     assert wide.drawable
-    assert "2 runs: the 90% band is" in wide.message and "train more" in wide.message
+    assert "2 runs: the width of the 90% band is" in wide.message and "train more" in wide.message
     assert not fit_line(runs_of_a_study(0, sizes=2, run_noise=1e-4, noise=1e-4)).message
     alone = fit_line(runs_of_a_study(0, sizes=1), options=LineOptions(min_runs=1))
     assert alone.message.startswith("1 run: no band")
@@ -153,8 +153,8 @@ def test_bands_widen_with_distance_and_level():
     assert line.band([2.2], 0.9)[1] - line.band([2.2], 0.9)[0] > narrow[1] - narrow[0]
 
 
-def test_intervals_reach_as_far_below_the_line_as_above_in_ratio():
-    """Also where reweighed lines lie to one side; and a loss is not negative, however wide."""
+def test_interval_ends_are_equally_far_from_the_line_in_ratio():
+    """Even if all reweighted lines lie on one side; the lower end is never negative."""
     line = fit_line(planted(runs=3, noise=0.05), options=LineOptions(seed=2))
     at = np.array([0.5, 2.2, 3.0, 40.0])
     for interval in (line.band, line.interval):
@@ -167,7 +167,7 @@ def test_intervals_reach_as_far_below_the_line_as_above_in_ratio():
     assert aside.band(2.2)[0] < line.predict(2.2) < aside.band(2.2)[1]
 
 
-def test_the_same_seed_gives_the_same_band():
+def test_same_seed_gives_the_same_band():
     one, other = fit_line(planted()), fit_line(planted())
     np.testing.assert_array_equal(one.draws, other.draws)
     third = fit_line(planted(), options=LineOptions(seed=1))
@@ -183,17 +183,17 @@ def test_the_same_seed_gives_the_same_band():
         (planted(runs=3, per_run=1), "3 points"),
     ],
 )
-def test_what_cannot_be_fitted_says_why(pairs, words):
+def test_pairs_that_cannot_be_fitted_give_a_message(pairs, words):
     line = fit_line(pairs)
     assert line.status is FitStatus.UNDERDETERMINED
     assert not line.drawable
     assert words in line.message
     assert "\n" not in line.message
-    with pytest.raises(UserError, match="nothing to predict with"):
+    with pytest.raises(UserError, match="cannot predict, the line has no parameters"):
         line.predict(3.0)
 
 
-def test_noise_without_a_line_is_not_drawn():
+def test_noise_without_a_line_is_underdetermined():
     random = np.random.default_rng(0)
     pairs = planted()
     shuffled = Pairs(**{**pairs.__dict__, "y": random.permutation(pairs.y)})
@@ -212,7 +212,7 @@ def table_of(pairs_of: dict[str, Pairs]) -> pd.DataFrame:
     return tables.from_rows(rows)
 
 
-def test_a_bad_group_leaves_the_others_alone():
+def test_bad_group_does_not_stop_the_others():
     table = table_of({"good": planted(), "lonely": planted(runs=1), "flat": planted(x=[3.0] * 12)})
     torn = table[(table.pretraining_data == "good")].assign(pretraining_data="torn")
     torn["run_id"] = torn["run_id"].str.replace("good", "torn")
@@ -228,7 +228,7 @@ def test_a_bad_group_leaves_the_others_alone():
     assert json.loads(json.dumps(by_data["lonely"].to_dict()))["r2"] is None
 
 
-def test_unknown_set_and_column_are_named():
+def test_unknown_set_and_column_raise_a_user_error():
     table = table_of({"good": planted()})
     with pytest.raises(UserError, match="'z' is not in the table; it has x, y"):
         fit_lines(table, x_sets=["z"])
@@ -236,8 +236,8 @@ def test_unknown_set_and_column_are_named():
         fit_lines(table, group_by=["dataset"])
 
 
-def test_a_line_without_points_up_to_max_x_says_so():
+def test_line_without_points_below_max_x_has_a_message():
     line = fit_line(planted(), options=LineOptions(max_x=0.01))
     assert not line.parameters and line.message == "no point has x up to lines.max_x = 0.01"
-    with pytest.raises(UserError, match=r"lines.max_x must be a positive number, not -3"):
+    with pytest.raises(UserError, match=r"lines\.max_x = -3.*: must be a positive number"):
         LineOptions(max_x=-3)

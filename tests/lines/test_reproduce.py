@@ -1,4 +1,4 @@
-"""`experiments/published/reproduce.py` on whichever files are there."""
+"""``experiments/published/reproduce.py`` on the files that exist."""
 
 import os
 import shutil
@@ -18,7 +18,7 @@ def reproduce(repository, data, out):
     return subprocess.run(command, capture_output=True, text=True, env=environment)
 
 
-def test_a_folder_without_the_files_is_named(repository, tmp_path):
+def test_folder_without_published_files_is_a_user_error(repository, tmp_path):
     done = reproduce(repository, tmp_path, tmp_path / "out")
     assert done.returncode == 2
     assert done.stderr.startswith("reproduce: error:") and "kempner_sweep.csv" in done.stderr
@@ -26,7 +26,7 @@ def test_a_folder_without_the_files_is_named(repository, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_a_broken_file_does_not_stop_the_others(repository, published_data, tmp_path):
+def test_broken_file_does_not_stop_the_others(repository, published_data, tmp_path):
     data = tmp_path / "data"
     data.mkdir()
     (data / "kempner_sweep.csv").write_text("data,params\nstarcoder,1\n")
@@ -39,7 +39,9 @@ def test_a_broken_file_does_not_stop_the_others(repository, published_data, tmp_
     assert float(results.loc["objective", "rerun"]) == pytest.approx(1.018274e-3, abs=5e-10)
 
 
-def test_a_second_run_leaves_nothing_of_the_first(experiment, monkeypatch, tmp_path, capsys):
+def test_second_run_removes_files_of_the_first_and_keeps_the_users(
+    experiment, monkeypatch, tmp_path, capsys
+):
     program, records = experiment("reproduce"), experiment("records")
     data, out = tmp_path / "data", tmp_path / "out"
     data.mkdir()
@@ -67,7 +69,7 @@ def test_a_second_run_leaves_nothing_of_the_first(experiment, monkeypatch, tmp_p
     assert said[0].endswith("removed from an earlier run: one.csv, results.csv, two.csv")
     assert said[1].endswith("kept from an earlier run, as they have changed since: mine.csv")
     assert (out / "mine.csv").read_text() == "n\n2\n"
-    # What a person has changed or made makes room for the new run's, and is not lost.
+    # Files that the user changed or made are kept; a name that the new run needs is moved aside.
     (out / "one.csv").write_text("n\n3\n")
     assert {"one.csv.earlier", "three.csv.earlier"} < run(["one", "three"])
     assert (out / "one.csv.earlier").read_text() == "n\n3\n"
@@ -76,7 +78,7 @@ def test_a_second_run_leaves_nothing_of_the_first(experiment, monkeypatch, tmp_p
     (out / "one.csv").write_text("n\n4\n")
     assert "one.csv.earlier1" in run(["one"])
     assert (out / "one.csv.earlier").read_text() == "n\n3\n"
-    # Nothing outside the folder, whatever the list says; and nothing at all without data.
+    # No file outside the folder is removed, whatever the list holds; without data none at all.
     (out / "written.json").write_text((out / "written.json").read_text().replace("one", "../one"))
     with pytest.raises(UserError, match="choose another --out"):
         run(["one"])
@@ -86,16 +88,19 @@ def test_a_second_run_leaves_nothing_of_the_first(experiment, monkeypatch, tmp_p
     assert (out / "one.csv").is_file()
 
 
-def test_a_file_where_the_results_should_go_is_named(experiment, tmp_path):
+def test_file_at_the_output_path_is_a_user_error(experiment, tmp_path):
     (tmp_path / "out").write_text("mine")
     with pytest.raises(UserError, match=r"cannot be a folder .*; choose another --out"):
         experiment("outputs").Outputs(tmp_path / "out")
     assert (tmp_path / "out").read_text() == "mine"
 
 
-def test_larger_models_are_predicted_and_never_fitted(experiment, published_data, tmp_path):
-    """Adding models above 2B parameters moves the cut, so that 1.4B may be fitted; changing the
-    added ones' losses changes errors by exactly that."""
+def test_larger_gadre_models_are_predicted_and_never_fitted(experiment, published_data, tmp_path):
+    """Models above 2B parameters are predicted.
+
+    Added ones move the cut, so that 1.4B may be fitted; a change of their losses changes the errors
+    by exactly that.
+    """
     frame = pd.read_csv(published_data / "gadre_models.csv")
     large = frame[frame["params"] > 1e9].iloc[:1].assign(params=7e9, name="large")
     for folder, factor in (("one", 1.0), ("two", 1.1)):
@@ -113,8 +118,8 @@ def test_larger_models_are_predicted_and_never_fitted(experiment, published_data
     assert ratio.iloc[0] == pytest.approx(1.1, rel=1e-4)
 
 
-def test_public_models_are_told_apart_by_data(repository, published_data, tmp_path):
-    """Whatever else is significant is a tokenizer, in nats per token and not in bits per byte."""
+def test_pretraining_data_moves_the_lines_of_public_models(repository, published_data, tmp_path):
+    """Only tokenizers are significant besides, in nats per token, not in bits per byte."""
     (tmp_path / "data").mkdir()
     shutil.copy(published_data / "llm_line_hf.csv", tmp_path / "data")
     done = reproduce(repository, tmp_path / "data", tmp_path / "out")
@@ -132,11 +137,11 @@ def test_public_models_are_told_apart_by_data(repository, published_data, tmp_pa
     assert (other.loc[other["unit"] == "bits_per_byte", "value"].abs() < 0.01).all()
 
 
-def test_the_largest_of_the_ladder_is_predicted_and_never_fitted(
-    experiment, published_data, tmp_path
-):
-    """Twice the loss of the largest models at their end moves the measured y, and no prediction
-    of it; a run that is in the file twice counts once."""
+def test_largest_ladder_models_are_predicted_and_never_fitted(experiment, published_data, tmp_path):
+    """Doubled final losses of the largest models change only the measured y, not the predictions.
+
+    A run that is in the file twice counts once.
+    """
     frame = pd.read_csv(published_data / "olmo_ladder.csv")
     frame = frame[frame["step"] == frame.groupby("run")["step"].transform("max")]
     sets = ["c4_en", "pile", "wikitext_103"]

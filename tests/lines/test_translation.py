@@ -12,7 +12,7 @@ from lossline.tables.sweeps import import_sweep
 
 
 def loss_of(name, N, D):
-    """Two laws that a line connects exactly: b = 1.3 + 0.9 (a - 1.8)^1.05."""
+    """Return two laws that a line connects exactly: b = 1.3 + 0.9 (a - 1.8)^1.05."""
     reducible = 350.0 * N**-0.34 + 900.0 * D**-0.35
     return 1.8 + reducible if name == "a" else 1.3 + 0.9 * reducible**1.05
 
@@ -34,7 +34,7 @@ def planted(noise=0.001, seed=0) -> pd.DataFrame:
     return tables.from_rows(rows)
 
 
-def test_planted_law_is_translated_from_few_runs():
+def test_planted_law_is_translated_with_few_target_runs():
     table = planted()
     target = table[table.pretraining_data == "b"]
     few = target[near_optimal()(target)]
@@ -44,19 +44,19 @@ def test_planted_law_is_translated_from_few_runs():
     np.testing.assert_allclose(found.predict(N=N, D=D), loss_of("b", N, D), rtol=0.01)
 
 
-def test_what_source_or_target_lack_is_said_as_it_is():
+def test_missing_rows_of_source_or_target_raise_a_user_error():
     table = planted()
     source, target = (table[table.pretraining_data == name] for name in ("a", "b"))
-    with pytest.raises(UserError, match="no eval_set 'c4' among the source's rows; it has own"):
+    with pytest.raises(UserError, match="eval_set 'c4' is not in the source's rows; they have own"):
         translate(source, target, x_set="c4")
-    with pytest.raises(UserError, match="target's rows; there are no runs of it"):
+    with pytest.raises(UserError, match="target's rows; there are no rows"):
         translate(source, target.iloc[:0])
     far = target.assign(params=target.params * 50, flops=target.flops * 2500)
     with pytest.raises(UserError, match="no checkpoints of equal N and D"):
         translate(source, far.assign(tokens=far.tokens * 50))
 
 
-def test_translation_stands_between_baseline_and_skyline():
+def test_translation_scores_between_baseline_and_skyline():
     scores = score_translations(planted())
     assert len(scores) == 2
     assert (scores.r2 > scores.baseline).all()
@@ -64,7 +64,7 @@ def test_translation_stands_between_baseline_and_skyline():
     assert (scores.r2 <= scores.skyline + 0.003).all()
 
 
-def test_a_pair_without_common_scales_is_named_and_the_rest_scored():
+def test_pair_without_common_scales_does_not_stop_the_others():
     table = planted()
     far = table[table.pretraining_data == "a"].assign(pretraining_data="c")
     far["run_id"] = "c-" + far["run_id"]
@@ -75,7 +75,7 @@ def test_a_pair_without_common_scales_is_named_and_the_rest_scored():
     assert scores.r2.notna().sum() >= 2
 
 
-def test_published_sweep_reaches_the_published_translation(published_data):
+def test_published_sweep_translates_as_well_as_published(published_data):
     path = published_data / "kempner_sweep.csv"
     if not path.exists():
         pytest.skip(f"published measurements absent: {path}")
@@ -88,7 +88,7 @@ def test_published_sweep_reaches_the_published_translation(published_data):
     assert scores.few.between(6, 8).all()
 
 
-def test_planted_error_is_predicted_over_the_loss():
+def test_planted_error_is_predicted_by_way_of_the_loss():
     N, M = np.meshgrid(np.geomspace(1e7, 4e8, 4), [5, 20, 80, 320])
     runs = pd.DataFrame({"params": N.ravel(), "tokens": (N * M).ravel()})
     runs["loss"] = 1.8 + 160 * runs.params**-0.27 + 350 * runs.tokens**-0.27
@@ -101,6 +101,6 @@ def test_planted_error_is_predicted_over_the_loss():
     )
 
 
-def test_missing_tasks_are_named():
+def test_missing_task_is_a_user_error():
     with pytest.raises(UserError, match="no accuracy on piqa"):
         average_error(planted(), ["piqa"])
