@@ -1,1 +1,4 @@
-"""From a loss table to a folder of results: every line, law, hold-out and verdict."""
+"""From a loss table to a folder of results: all lines, laws, held-out predictions and verdicts.
+
+``fitting`` fits everything, ``results`` holds it as one object, ``files`` writes and reads it.
+"""

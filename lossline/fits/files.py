@@ -1,4 +1,4 @@
-"""Results of a study as files: Parquet and JSON, written whole or not at all, and read back."""
+"""Results of a study as files: Parquet and JSON, written atomically, and read back."""
 
 from __future__ import annotations
 
@@ -28,16 +28,7 @@ from lossline.lines.estimators import PARAMETERS
 from lossline.lines.fitting import Irreducible, Line, LineKind
 from lossline.tables.pairing import Pairing
 
-__all__ = [
-    "FolderState",
-    "aside",
-    "folder_state",
-    "load_results",
-    "save_results",
-    "writing_fit",
-]
-
-# Present in every folder that a fit has written; holds the fingerprint of its inputs.
+# File in every folder that a fit has written; holds the fingerprint of its inputs.
 MARK = "fit.json"
 _WHAT = "results of lossline.fit"
 _FRAMES = ("heldout", "excluded")
@@ -45,7 +36,7 @@ _DRAWS = PARAMETERS
 
 
 class FolderState(enum.Enum):
-    """What is at the place where results should go."""
+    """What exists at the output path."""
 
     FREE = "free"
     SAME = "same inputs"
@@ -54,7 +45,12 @@ class FolderState(enum.Enum):
 
 
 def folder_state(out: Path, fingerprint: str) -> FolderState:
-    """Whether `out` may be written, is up to date, or holds something that is not to be touched."""
+    """Return what ``out`` holds: nothing, the same fit, an earlier fit, or something else.
+
+    Args:
+        out: output folder.
+        fingerprint: fingerprint of the inputs of the new fit.
+    """
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return FolderState.FREE
     mark = out / MARK
@@ -96,31 +92,34 @@ def writing_fit(out: Path, fingerprint: str) -> Iterator[Path]:
 
 
 def _files(folder: Path) -> list[Path]:
+    """Return all files below a folder, symbolic links included."""
     return [path for path in folder.rglob("*") if not path.is_dir() or path.is_symlink()]
 
 
 def _carry_over(earlier: Path, out: Path) -> None:
-    """Moves what an earlier fit has not listed; a name that the new one has taken gets a suffix."""
+    """Move the files that an earlier fit has not listed as its own from ``earlier`` to ``out``.
+
+    A file whose name the new fit has taken gets a suffix.
+    """
     listed = _read_json(earlier / MARK).get("files")
-    if listed is None:  # of a version that made no list: all was its own
+    if listed is None:  # an old version made no list: all files are its own
         return
     names = [path.relative_to(earlier) for path in _files(earlier)]
     names = [name for name in names if name.as_posix() not in listed]
-    for name in sorted(names, key=lambda name: (out / name).exists()):  # those that clash last
+    for name in sorted(names, key=lambda name: (out / name).exists()):  # clashing names last
         place = out / name
         place.parent.mkdir(parents=True, exist_ok=True)
         os.rename(earlier / name, aside(place) if place.exists() else place)
 
 
 def aside(path: Path) -> Path:
-    """The first name beside `path` that is free, for the file that stands there: with
-    ``.earlier``, ``.earlier1``, … at its end."""
+    """Return the first free name beside ``path``, ending in .earlier, .earlier1, …"""
     names = (path.with_name(f"{path.name}.earlier{n or ''}") for n in itertools.count())
     return next(name for name in names if not name.exists())
 
 
 def save_results(results: StudyResults, folder: Path) -> None:
-    """Writes all parts of the results into `folder`."""
+    """Write all parts of the results into ``folder``."""
     tables.write(results.table, folder / "losses.parquet")
     lines = [line.to_dict() for line in results.lines]
     _write_json(folder / "lines.json", lines)
@@ -144,25 +143,28 @@ def save_results(results: StudyResults, folder: Path) -> None:
 
 
 def load_results(path: str | os.PathLike[str]) -> StudyResults:
-    """The results that `python -m lossline.fit` has written to a folder.
+    """Read the results that ``python -m lossline.fit`` has written to a folder.
 
-    Raises `UserError` where there are none, or only those of a version that wrote other fields.
+    Raises:
+        UserError: the folder holds no results, or results of a version with other fields.
     """
     folder = Path(path)
     if not (folder / MARK).is_file():
         raise UserError(
-            f"{folder}: holds no results of lossline.fit (no {MARK}); make them with --out={folder}"
+            f"{folder}: holds no results of lossline.fit (no {MARK}). Run python -m lossline.fit "
+            f"with --out={folder}, or give another path."
         )
     try:
         return _results_in(folder)
-    except (KeyError, TypeError, FileNotFoundError) as error:  # fields or files that changed
+    except (KeyError, TypeError, FileNotFoundError) as error:  # fields or files of another version
         raise UserError(
-            f"{folder}: holds results of another version of lossline; fit again with "
-            f"--out={folder} --replace"
+            f"{folder}: holds results of another version of lossline. Fit again with "
+            f"--out={folder} --replace."
         ) from error
 
 
 def _results_in(folder: Path) -> StudyResults:
+    """Read all parts of the results."""
     draws = pd.read_parquet(folder / "line_draws.parquet")
     by_line = {
         int(str(index)): rows[list(_DRAWS)].to_numpy(float) for index, rows in draws.groupby("line")
@@ -185,6 +187,7 @@ def _results_in(folder: Path) -> StudyResults:
 
 
 def _line(tree: Mapping[str, Any], draws: np.ndarray) -> Line:
+    """Return a line from its JSON tree and its draws."""
     fields: dict[str, Any] = {k: math.nan if v is None else v for k, v in tree.items()}
     fields["group"], fields["y_group"] = tree["group"], tree["y_group"]
     for name in ("x_range", "y_range"):
@@ -196,6 +199,7 @@ def _line(tree: Mapping[str, Any], draws: np.ndarray) -> Line:
 
 
 def _law(tree: Mapping[str, Any]) -> ComputeLawFit:
+    """Return a law from its JSON tree."""
     numbers = {
         name: math.nan if tree[name] is None else tree[name] for name in ("E_low", "E_high", "r2")
     }
@@ -203,11 +207,12 @@ def _law(tree: Mapping[str, Any]) -> ComputeLawFit:
 
 
 def _flat(trees: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
-    """One row each; nested values as columns name.key, ranges as name.0 and name.1."""
+    """Return one row per tree; nested values are columns name.key, ranges name.0 and name.1."""
     return pd.DataFrame([dict(_leaves("", tree)) for tree in trees]) if trees else pd.DataFrame()
 
 
 def _leaves(prefix: str, tree: Mapping[str, Any]):
+    """Yield dotted name and value of each leaf of a tree."""
     for key, value in tree.items():
         name = f"{prefix}{key}"
         if isinstance(value, Mapping):
@@ -219,6 +224,7 @@ def _leaves(prefix: str, tree: Mapping[str, Any]):
 
 
 def _draws(lines: Sequence[Line]) -> pd.DataFrame:
+    """Return the draws of all lines as one table; the column ``line`` holds the line's position."""
     parts = [
         pd.DataFrame(line.draws, columns=list(_DRAWS)).assign(line=index)
         for index, line in enumerate(lines)
@@ -231,7 +237,7 @@ def _draws(lines: Sequence[Line]) -> pd.DataFrame:
 
 
 def _plain(value: Any) -> Any:
-    """JSON-able: NaN and infinities become null, enums their values."""
+    """Return a value as JSON types: NaN and infinities become None, enums their values."""
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

@@ -1,4 +1,4 @@
-"""From a loss table to everything that a report shows: lines, laws, hold-out scores, attribution.
+"""Fit everything that a report shows: lines, laws, held-out predictions, attribution.
 
 results = fit_study(tables.load("losses.parquet"))
 """
@@ -32,23 +32,25 @@ from lossline.tables.pairing import UNITS, one_set
 from lossline.tables.schema import OWN_SET, SetKind, Status
 from lossline.terminal import Say, counted, silent
 
-__all__ = ["StudyFitOptions", "fit_study"]
-
 _LAW = Kaplan()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StudyFitOptions:
-    """What is fitted, and how.
+    """What to fit, and how.
 
     Attributes:
-      group_by: facts that the runs of one line share.
-      x_sets: validation sets for the x axis; all by default. y_sets: sets for the y axis; all by
-        default.
-      units: "loss" (nats per token) and "bits_per_byte".
-      lines, attribution: how lines are fitted, and how factors are tested.
-      law_resamples: bootstrap resamples for the interval of E of the compute-to-loss laws; 0 for
-        none.
+        group_by: facts that the runs of one line share.
+        x_sets: validation sets of the x axis; all by default.
+        y_sets: evaluation sets of the y axis; all by default.
+        units: "loss" (nats per token) and "bits_per_byte".
+        lines: how to fit lines.
+        attribution: how to test factors.
+        law_resamples: bootstrap resamples for the interval of E of the compute-to-loss laws; 0 for
+            none.
+
+    Raises:
+        UserError: a unit is unknown.
     """
 
     group_by: tuple[str, ...] = GROUP_BY
@@ -62,17 +64,25 @@ class StudyFitOptions:
     def __post_init__(self) -> None:
         for unit in self.units:
             if unit not in UNITS:
-                raise UserError(f"fit.units: {unit!r} is unknown; choose of {', '.join(UNITS)}")
+                raise UserError(f"fit.units: {unit!r} is unknown. Choose from {', '.join(UNITS)}.")
 
 
 def fit_study(
     table: pd.DataFrame, options: StudyFitOptions | None = None, *, say: Say = silent
 ) -> StudyResults:
-    """Fits everything that a validated loss table allows.
+    """Fit everything that a validated loss table allows.
 
-    A group or a set that cannot be fitted is in the results with a status and a message; the rest
-    is fitted all the same. Raises `UserError` for options that name what the table does not have,
-    or a table without measurements.
+    A group or set that cannot be fitted is in the results with a status and a message; the others
+    are fitted.
+
+    Args:
+        table: a loss table.
+        options: what to fit, and how.
+        say: called with a line of progress.
+
+    Raises:
+        UserError: an option names a set or a fact that is not in the table, or the table has no
+            measurements.
     """
     options = options or StudyFitOptions()
     rows = table[table["status"] == str(Status.OK)]
@@ -104,10 +114,10 @@ def fit_study(
         fit_specimen(specimen, options=options.lines)
         for specimen in counted(specimens, say, "lines")
     ]
-    say("runs of largest compute, predicted from the others")
+    say("held-out predictions: runs of largest compute from the others")
     main = options.attribution.x_set or neutral_set(rows)
     heldout, lines = _held_out(rows, main, y_sets, units, lines, options, say)
-    say("attribution: what moves the lines")
+    say("attribution: which factors move the lines")
     attribution = attribute(table, _attribution_options(options), say=say)
     return StudyResults(
         table=table,
@@ -124,13 +134,14 @@ def fit_study(
 
 
 def _attribution_options(options: StudyFitOptions) -> AttributionOptions:
-    """Checkpoints that the lines leave out are no evidence of what moves them."""
+    """Return the attribution options; ``max_x`` defaults to the lines' own."""
     if options.attribution.max_x is not None:
         return options.attribution
     return dataclasses.replace(options.attribution, max_x=options.lines.max_x)
 
 
 def _sets(rows: pd.DataFrame, options: StudyFitOptions) -> tuple[list[str], list[str]]:
+    """Return the x sets and the y sets, checked against the table."""
     kinds = dict(zip(rows["eval_set"], rows["kind"], strict=True))
     asked = {
         "fit": (*options.x_sets, *options.y_sets),
@@ -142,7 +153,7 @@ def _sets(rows: pd.DataFrame, options: StudyFitOptions) -> tuple[list[str], list
                 f"{verb}: no evaluation set {name!r} in the table{nearest_name(name, kinds)}; "
                 f"it has {nearest_names(name, sorted(kinds))}"
             )
-    # A task's loss on the x axis is unusual but allowed where a person names it.
+    # A task's loss on the x axis is unusual, but allowed if the user names it.
     x_sets = list(options.x_sets) or [
         name for name, kind in sorted(kinds.items()) if kind == SetKind.VALIDATION
     ]
@@ -150,11 +161,13 @@ def _sets(rows: pd.DataFrame, options: StudyFitOptions) -> tuple[list[str], list
 
 
 def _measured(rows: pd.DataFrame, names: Sequence[str], unit: str) -> list[str]:
+    """Return the names of the sets that have a value in this unit."""
     known = set(rows.loc[rows[unit].notna(), "eval_set"])
     return [name for name in names if name in known]
 
 
 def _in_unit(rows: pd.DataFrame, unit: str) -> pd.DataFrame:
+    """Return the rows that have a value in this unit."""
     return rows[rows[unit].notna()]
 
 
@@ -164,8 +177,10 @@ def _in_unit(rows: pd.DataFrame, unit: str) -> pd.DataFrame:
 def _compute_laws(
     rows: pd.DataFrame, unit: str, options: StudyFitOptions, say: Say
 ) -> list[ComputeLawFit]:
-    """The Kaplan-style law of each group on each set: all fitted at once, then resampled one by
-    one."""
+    """Fit the Kaplan-style law of each group on each set, and resample it.
+
+    All laws are fitted in one batch, then resampled one by one.
+    """
     found = [
         _to_fit(group, eval_set, unit)
         for group in split(rows, options.group_by)
@@ -183,8 +198,11 @@ def _compute_laws(
 def _to_fit(
     group: Group, eval_set: str, unit: str
 ) -> tuple[ComputeLawFit, FitProblem | None, np.ndarray]:
-    """The facts of a law that is to be fitted, its points and the numbers of their runs (by data,
-    so that names cannot move intervals); no points where they cannot determine it."""
+    """Return the facts of a law, its problem, and the number of each point's run.
+
+    Runs are numbered by their data, so that their names have no effect on intervals. The problem is
+    None if the points cannot determine the law.
+    """
     points = one_set(group.table, eval_set, unit)
     known = points[points["params"].notna() & points["tokens"].notna()]
     base = ComputeLawFit(
@@ -202,7 +220,7 @@ def _to_fit(
     runs = run_numbers(known["run_id"], *inputs.values(), problem.target)
     sizes = known["params"].nunique()
     if sizes < 2:
-        message = f"{sizes} model size: a law in N and D needs two at least"
+        message = f"{sizes} model size: a law in N and D needs at least two"
         return dataclasses.replace(base, message=message), None, runs
     return base, problem, runs
 
@@ -210,7 +228,7 @@ def _to_fit(
 def _with_law(
     base: ComputeLawFit, problem: FitProblem, runs: np.ndarray, found: FitResult, resamples: int
 ) -> ComputeLawFit:
-    """With E's 90% interval by a bootstrap over runs."""
+    """Return the law with its fit, and the 90% interval of E by a bootstrap over runs."""
     message, low, high = "", math.nan, math.nan
     if resamples:
         resampled = bootstrap_problem(_LAW, problem, runs=runs, resamples=resamples, fit=found)
@@ -240,8 +258,10 @@ def _held_out(
     options: StudyFitOptions,
     say: Say,
 ) -> tuple[pd.DataFrame, list[Line]]:
-    """Scores of predicting each group's largest runs along lines from `x_set`; the lines with their
-    mean error."""
+    """Return predictions of each group's largest runs, and the lines with their mean error.
+
+    The predictions are along lines from ``x_set``.
+    """
     if x_set is None:
         return pd.DataFrame(), list(lines)
     wanted = [name for name in y_sets if name not in (x_set, OWN_SET)]
@@ -263,6 +283,7 @@ def _held_out(
 
 
 def _scored(line: Line, scores: pd.DataFrame) -> Line:
+    """Return the line with its mean error on held-out runs."""
     own = (scores["method"] == "line") & (scores["unit"] == line.unit)
     own &= (scores["x_set"] == line.x_set) & (scores["y_set"] == line.y_set)
     for name, value in line.group.items():
@@ -278,7 +299,7 @@ _EXCLUDED = ["what", "rows", "reason"]
 
 
 def exclusions(table: pd.DataFrame) -> pd.DataFrame:
-    """Rows that no fit has seen: columns what, rows, reason; one line per set and reason."""
+    """Return the rows that no fit uses: columns what, rows, reason; one row per set and reason."""
     unused = table[table["status"] != str(Status.OK)]
     if unused.empty:
         return pd.DataFrame(columns=_EXCLUDED)
@@ -295,7 +316,7 @@ def exclusions(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def without_line(lines: Sequence[Line]) -> pd.DataFrame:
-    """Groups of runs that got no line, or none to be trusted; one row per group and reason."""
+    """Return the groups of runs without a trusted line, one row per group and reason."""
     found: dict[tuple[str, str], list[Line]] = {}
     for line in lines:
         if not line.drawable:
@@ -311,10 +332,10 @@ def without_line(lines: Sequence[Line]) -> pd.DataFrame:
 
 
 def without_loss(rows: pd.DataFrame) -> pd.DataFrame:
-    """Sets with accuracies alone, to which no line is fitted."""
+    """Return the sets that have only accuracies, which get no line."""
     has_loss = rows[[*UNITS]].notna().any(axis=1).groupby(rows["eval_set"]).any()
     counts = rows["eval_set"].value_counts()
-    reason = "no line: it has accuracies alone, and lines are of losses"
+    reason = "no line: it has only accuracies, and lines need losses"
     found = [
         {"what": str(name), "rows": int(counts[name]), "reason": reason}
         for name in has_loss.index[~has_loss]
@@ -323,15 +344,17 @@ def without_loss(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def at_chance(rows: pd.DataFrame) -> pd.DataFrame:
-    """Benchmarks on which no checkpoint does better than guessing; their losses are fitted all the
-    same."""
+    """Return the benchmarks on which no checkpoint is better than guessing.
+
+    Their losses are fitted all the same.
+    """
     found = []
     for name, part in rows[rows["accuracy"].notna()].groupby("eval_set"):
         chance = chance_level(str(name), part)
         if chance is not None and (part["accuracy"] <= chance).all():
             reason = (
-                f"kept, but at or below chance ({chance:.3g}) at every checkpoint: its loss says "
-                "nothing of the skill yet"
+                f"kept, but at or below chance ({chance:.3g}) at every checkpoint: its loss does "
+                "not measure the skill yet"
             )
             found.append({"what": str(name), "rows": len(part), "reason": reason})
     return pd.DataFrame(found, columns=_EXCLUDED)

@@ -1,5 +1,4 @@
-"""Everything that fitting one loss table gives, as one object that can be saved, loaded and
-drawn."""
+"""Results of fitting one loss table, as one object to save, load and draw."""
 
 from __future__ import annotations
 
@@ -14,21 +13,25 @@ from lossline.attribution.results import Attribution
 if TYPE_CHECKING:
     from lossline.lines.fitting import Line
 
-__all__ = ["ComputeLawFit", "StudyResults"]
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ComputeLawFit:
     """A law from scale to loss, fitted to the runs of one group on one evaluation set.
 
     Attributes:
-      group: facts that the runs share (pretraining_data, architecture, …).
-      eval_set: what the loss was measured on; unit: "loss" or "bits_per_byte".
-      law: name of the law; equation: as text.
-      parameters: natural values; empty if the fit failed. E is the irreducible loss.
-      E_low, E_high: 90% interval of E by a bootstrap over runs; NaN if there is none.
-      status: of the solver ("converged", …); message: why it is not trusted, if it is not.
-      r2: in loss space; n_runs, n_points: what was fitted.
+        group: facts that the runs share (pretraining_data, architecture, …).
+        eval_set: evaluation set of the loss.
+        unit: "loss" or "bits_per_byte".
+        law: name of the law.
+        equation: its equation, as text.
+        status: status of the solver ("converged", …).
+        message: why the law is not trusted; else empty.
+        parameters: natural values; empty if the fit failed. E is the irreducible loss.
+        E_low: lower end of the 90% interval of E, by a bootstrap over runs; NaN without one.
+        E_high: upper end of that interval.
+        r2: R^2 in the unit of the loss.
+        n_runs: runs fitted.
+        n_points: points fitted.
     """
 
     group: Mapping[str, Any]
@@ -48,19 +51,20 @@ class ComputeLawFit:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StudyResults:
-    """Results of `lossline.fit`. A part that could not be made is empty, never None.
+    """Results of ``lossline.fit``. A part without content is empty, never None.
 
     Attributes:
-      table: the loss table that was fitted, rows with status failed or excluded included (their
-        message says why).
-      lines: fitted lines, those that failed too (status and message).
-      compute_laws: laws from scale to loss per group and evaluation set.
-      attribution: what moved the lines.
-      heldout: one row per prediction of a run that was left out of the fit: run_id, facts of the
-        group, x_set, y_set, unit, method, measured, predicted, low, high, relative_error (=
-        predicted / measured - 1).
-      excluded: what, rows, reason: what no fit has seen.
-      settings: options of the fit; provenance: where the table came from, versions, command.
+        table: the loss table, rows with status failed or excluded included (their message has the
+            reason).
+        lines: fitted lines; those that failed have a status and a message.
+        compute_laws: laws from scale to loss per group and evaluation set.
+        attribution: which factors moved the lines.
+        heldout: one row per prediction of a run that was left out of the fit: run_id, facts of the
+            group, x_set, y_set, unit, method, measured, predicted, low, high, relative_error (=
+            predicted / measured - 1).
+        excluded: what no fit used: columns what, rows, reason.
+        settings: options of the fit.
+        provenance: source of the table, versions, command.
     """
 
     table: pd.DataFrame

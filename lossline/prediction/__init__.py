@@ -1,1 +1,1 @@
-"""From scale to benchmark scores."""
+"""Predict benchmark scores from scale."""

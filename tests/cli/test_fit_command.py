@@ -132,7 +132,7 @@ def test_results_of_another_version_are_refused_in_one_line(results, tmp_path, l
         part = part[int(key) if key.isdigit() else key]
     del part[last]
     file.write_text(json.dumps(tree))
-    with pytest.raises(UserError, match=r"another version of lossline; fit again .* --replace"):
+    with pytest.raises(UserError, match=r"another version of lossline. Fit again .* --replace"):
         load_results(tmp_path)
     file.unlink()
     with pytest.raises(UserError, match="another version of lossline"):
@@ -193,7 +193,7 @@ def test_sets_with_only_accuracies_are_named(few):
     with_quiz = tables.concat([few, quiz])
     excluded = fit_study(with_quiz, StudyFitOptions(**QUICK)).excluded
     assert excluded.what.tolist() == ["quiz"] and excluded.rows.tolist() == [len(quiz)]
-    assert "accuracies alone" in excluded.reason.iloc[0]
+    assert "only accuracies" in excluded.reason.iloc[0]
 
 
 def test_single_set_has_laws_and_no_lines(few, capsys, tmp_path):
@@ -220,7 +220,7 @@ def test_unknown_sets_and_units_are_named(table):
     ):
         with pytest.raises(UserError, match=f"cannot group by '{name}': .*{expected}"):
             fit_study(table, StudyFitOptions(**(QUICK | {"group_by": (name,)})))
-    with pytest.raises(UserError, match="'nats' is unknown; choose of loss, bits_per_byte"):
+    with pytest.raises(UserError, match="'nats' is unknown. Choose from loss, bits_per_byte"):
         StudyFitOptions(units=("nats",))
 
 

@@ -1,4 +1,4 @@
-"""Folders of results: whole, and never at the cost of what a person has put there."""
+"""Folders of results are written whole, and files of the user are kept."""
 
 import pytest
 
@@ -16,7 +16,7 @@ def names(folder):
     return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_a_new_fit_leaves_nothing_of_the_earlier_and_all_of_a_person_s(tmp_path):
+def test_new_fit_removes_the_earlier_one_and_keeps_files_of_the_user(tmp_path):
     out = tmp_path / "fits"
     fitted(out, "one", ["lines.json", "figures/old.png", "figures/both.png"])
     (out / "notes.txt").write_text("mine")
@@ -47,7 +47,7 @@ def test_a_new_fit_leaves_nothing_of_the_earlier_and_all_of_a_person_s(tmp_path)
 @pytest.mark.parametrize(
     "mark", [None, "{", "{}", "[]", '{"what": "a diary", "fingerprint": "x"}', "\xff"]
 )
-def test_a_folder_without_a_sound_mark_is_not_ours(tmp_path, mark):
+def test_folder_without_a_valid_mark_is_foreign(tmp_path, mark):
     (tmp_path / "a.txt").write_text("mine")
     if mark:
         (tmp_path / "fit.json").write_text(mark, encoding="latin-1")

@@ -1,4 +1,4 @@
-"""Names of runs and levels, and the order of rows, change nothing that `fit_study` returns."""
+"""Names of runs and levels, and the order of rows, have no effect on ``fit_study``."""
 
 import numpy as np
 import pandas as pd
@@ -22,7 +22,7 @@ LEVELS = {"llama": "zebra", "mamba": "ant"}
 
 @pytest.fixture(scope="module")
 def table() -> pd.DataFrame:
-    """Two architectures, two sizes of two seeds each."""
+    """Return two architectures, two sizes of two seeds each."""
     whole = Study(seeds=2, sets={"legal": 0.0, "wiki": 0.3}).table()
     keep = (whole.tokenizer == "bpe") & (whole.schedule == "cosine")
     return whole[keep & (whole.pretraining_data == "wiki")].reset_index(drop=True)
@@ -35,7 +35,7 @@ def results(table) -> StudyResults:
 
 @pytest.fixture(scope="module")
 def again(table) -> StudyResults:
-    """The same measurements under other names of runs and levels, rows shuffled."""
+    """Return a fit of the same measurements with other names of runs and levels, rows shuffled."""
     runs = table.run_id.unique()
     names = dict(zip(runs, np.random.default_rng(0).permutation(runs), strict=True))
     other = table.assign(
@@ -44,7 +44,7 @@ def again(table) -> StudyResults:
     return fit_study(other.sample(frac=1, random_state=1).reset_index(drop=True), OPTIONS)
 
 
-def test_laws_and_their_intervals(results, again):
+def test_names_have_no_effect_on_laws_and_their_intervals(results, again):
     others = {(law.group["architecture"], law.eval_set): law for law in again.compute_laws}
     assert any(np.isfinite(law.E_low) for law in results.compute_laws)
     for law in results.compute_laws:
@@ -53,7 +53,7 @@ def test_laws_and_their_intervals(results, again):
         np.testing.assert_array_equal([law.E_low, law.E_high], [other.E_low, other.E_high])
 
 
-def test_lines(results, again):
+def test_names_have_no_effect_on_lines(results, again):
     others = {(line.group["architecture"], line.y_set): line for line in again.lines}
     for line in results.lines:
         other = others[LEVELS[line.group["architecture"]], line.y_set]
@@ -61,7 +61,7 @@ def test_lines(results, again):
         np.testing.assert_array_equal(line.draws, other.draws)
 
 
-def test_predictions_of_runs_held_out(results, again):
+def test_names_have_no_effect_on_held_out_predictions(results, again):
     def rows(heldout: pd.DataFrame) -> pd.DataFrame:
         order = ["method", "y_set", "measured"]
         return heldout.sort_values(order)[[*order, "predicted"]].reset_index(drop=True)
