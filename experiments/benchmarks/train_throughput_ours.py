@@ -201,7 +201,7 @@ checkpoints.count = 0
 
 
 def train_rate(task: dict[str, Any]) -> dict[str, float]:
-    """Return the tokens per second that `python -m lossline.train` logs for the model of the task."""
+    """Return the tokens per second that `python -m lossline.train` logs."""
     from lossline.stores.store_writer import write_store
     from lossline.vocabularies import ByteVocabulary
 

@@ -25,8 +25,8 @@ from lossline.fits.files import (
     save_results,
     writing_fit,
 )
-from lossline.fits.fitting import StudyFitOptions, fit_study
-from lossline.fits.results import ComputeLawFit, StudyResults
+from lossline.fits.fitting import TableFitOptions, fit_table
+from lossline.fits.results import ComputeLawFit, TableFit
 from lossline.lines.common_cases import Comparison, compare
 from lossline.options.identity import identity
 from lossline.places import local_path
@@ -50,8 +50,8 @@ def _not_identity(default: object = dataclasses.MISSING):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class FitCommand(StudyFitOptions):
-    """Options of ``lossline.fit``: those of ``StudyFitOptions``, and these.
+class FitCommand(TableFitOptions):
+    """Options of ``lossline.fit``: those of ``TableFitOptions``, and these.
 
     Attributes:
         table: loss tables, run directories or folders of run directories.
@@ -70,7 +70,7 @@ class FitCommand(StudyFitOptions):
     report: bool = True
 
 
-def fit_to_folder(options: FitCommand) -> StudyResults | None:
+def fit_to_folder(options: FitCommand) -> TableFit | None:
     """Fit the table, write the folder and print the verdict.
 
     Returns:
@@ -100,7 +100,7 @@ def fit_to_folder(options: FitCommand) -> StudyResults | None:
     # Open the folder before fitting, so that an unwritable path is reported at once.
     with writing_fit(out, fingerprint) as partial:
         say = functools.partial(_say, started)
-        results = fit_study(table, options, say=say)
+        results = fit_table(table, options, say=say)
         if len(dropped):
             everything = pd.concat([dropped, results.excluded], ignore_index=True)
             results = dataclasses.replace(results, excluded=everything)
@@ -125,7 +125,7 @@ def _say(started: float, text: str) -> None:
 def _read(options: FitCommand) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return the loss table, and the rows that could not be kept in it.
 
-    The latter have the columns of ``StudyResults.excluded``.
+    The latter have the columns of ``TableFit.excluded``.
     """
     paths = [options.table] if isinstance(options.table, str) else list(options.table)
     if options.bad_rows is BadRows.REFUSE:
@@ -177,7 +177,7 @@ def _provenance(options: FitCommand, fingerprint: str) -> dict[str, object]:
     }
 
 
-def verdict(results: StudyResults) -> str:
+def verdict(results: TableFit) -> str:
     """Return the verdict as text.
 
     First one sentence per factor that varies, then the counts of lines and measurements, the
@@ -227,7 +227,7 @@ def _sentences(attribution: Attribution) -> list[str]:
     return [" ".join(first), *said, *(f"- {note}" for note in attribution.notes)]
 
 
-def _counts(results: StudyResults) -> str:
+def _counts(results: TableFit) -> str:
     used = int((results.table["status"] == "ok").sum())
     rows = f"{used} measurements used, {len(results.table) - used} left out."
     if not results.lines:

@@ -21,7 +21,7 @@ from lossline import tables
 from lossline.attribution.results import Attribution
 from lossline.errors import UserError
 from lossline.files import building_anew, write_json
-from lossline.fits.results import ComputeLawFit, StudyResults
+from lossline.fits.results import ComputeLawFit, TableFit
 from lossline.laws.results import FitStatus
 from lossline.lines.doubt import Doubt
 from lossline.lines.estimators import PARAMETERS
@@ -118,7 +118,7 @@ def aside(path: Path) -> Path:
     return next(name for name in names if not name.exists())
 
 
-def save_results(results: StudyResults, folder: Path) -> None:
+def save_results(results: TableFit, folder: Path) -> None:
     """Write all parts of the results into ``folder``."""
     tables.write(results.table, folder / "losses.parquet")
     lines = [line.to_dict() for line in results.lines]
@@ -142,7 +142,7 @@ def save_results(results: StudyResults, folder: Path) -> None:
     )
 
 
-def load_results(path: str | os.PathLike[str]) -> StudyResults:
+def load_results(path: str | os.PathLike[str]) -> TableFit:
     """Read the results that ``python -m lossline.fit`` has written to a folder.
 
     Raises:
@@ -163,7 +163,7 @@ def load_results(path: str | os.PathLike[str]) -> StudyResults:
         ) from error
 
 
-def _results_in(folder: Path) -> StudyResults:
+def _results_in(folder: Path) -> TableFit:
     """Read all parts of the results."""
     draws = pd.read_parquet(folder / "line_draws.parquet")
     by_line = {
@@ -175,7 +175,7 @@ def _results_in(folder: Path) -> StudyResults:
     ]
     contrasts = pd.read_parquet(folder / "contrasts.parquet")
     kept = _read_json(folder / "settings.json")
-    return StudyResults(
+    return TableFit(
         table=tables.read(folder / "losses.parquet"),
         lines=tuple(lines),
         compute_laws=tuple(_law(tree) for tree in _read_json(folder / "compute_laws.json")),

@@ -1,6 +1,6 @@
 """Fit everything that a report shows: lines, laws, held-out predictions, attribution.
 
-results = fit_study(tables.load("losses.parquet"))
+results = fit_table(tables.load("losses.parquet"))
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import pandas as pd
 
 from lossline.attribution import AttributionOptions, attribute, neutral_set
 from lossline.errors import UserError
-from lossline.fits.results import ComputeLawFit, StudyResults
+from lossline.fits.results import ComputeLawFit, TableFit
 from lossline.laws.bootstrap import bootstrap_problem
 from lossline.laws.compute_laws import Kaplan
 from lossline.laws.problems import FitProblem
@@ -36,7 +36,7 @@ _LAW = Kaplan()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class StudyFitOptions:
+class TableFitOptions:
     """What to fit, and how.
 
     Attributes:
@@ -67,9 +67,9 @@ class StudyFitOptions:
                 raise UserError(f"fit.units: {unit!r} is unknown. Choose from {', '.join(UNITS)}.")
 
 
-def fit_study(
-    table: pd.DataFrame, options: StudyFitOptions | None = None, *, say: Say = silent
-) -> StudyResults:
+def fit_table(
+    table: pd.DataFrame, options: TableFitOptions | None = None, *, say: Say = silent
+) -> TableFit:
     """Fit everything that a validated loss table allows.
 
     A group or set that cannot be fitted is in the results with a status and a message; the others
@@ -84,7 +84,7 @@ def fit_study(
         UserError: an option names a set or a fact that is not in the table, or the table has no
             measurements.
     """
-    options = options or StudyFitOptions()
+    options = options or TableFitOptions()
     rows = table[table["status"] == str(Status.OK)]
     if rows.empty:
         raise UserError("the loss table has no row with status ok: there is nothing to fit")
@@ -119,7 +119,7 @@ def fit_study(
     heldout, lines = _held_out(rows, main, y_sets, units, lines, options, say)
     say("attribution: which factors move the lines")
     attribution = attribute(table, _attribution_options(options), say=say)
-    return StudyResults(
+    return TableFit(
         table=table,
         lines=tuple(lines),
         compute_laws=tuple(laws),
@@ -133,14 +133,14 @@ def fit_study(
     )
 
 
-def _attribution_options(options: StudyFitOptions) -> AttributionOptions:
+def _attribution_options(options: TableFitOptions) -> AttributionOptions:
     """Return the attribution options; ``max_x`` defaults to the lines' own."""
     if options.attribution.max_x is not None:
         return options.attribution
     return dataclasses.replace(options.attribution, max_x=options.lines.max_x)
 
 
-def _sets(rows: pd.DataFrame, options: StudyFitOptions) -> tuple[list[str], list[str]]:
+def _sets(rows: pd.DataFrame, options: TableFitOptions) -> tuple[list[str], list[str]]:
     """Return the x sets and the y sets, checked against the table."""
     kinds = dict(zip(rows["eval_set"], rows["kind"], strict=True))
     asked = {
@@ -175,7 +175,7 @@ def _in_unit(rows: pd.DataFrame, unit: str) -> pd.DataFrame:
 
 
 def _compute_laws(
-    rows: pd.DataFrame, unit: str, options: StudyFitOptions, say: Say
+    rows: pd.DataFrame, unit: str, options: TableFitOptions, say: Say
 ) -> list[ComputeLawFit]:
     """Fit the Kaplan-style law of each group on each set, and resample it.
 
@@ -255,7 +255,7 @@ def _held_out(
     y_sets: Sequence[str],
     units: Sequence[str],
     lines: Sequence[Line],
-    options: StudyFitOptions,
+    options: TableFitOptions,
     say: Say,
 ) -> tuple[pd.DataFrame, list[Line]]:
     """Return predictions of each group's largest runs, and the lines with their mean error.

@@ -50,7 +50,7 @@ class ComputeLawFit:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class StudyResults:
+class TableFit:
     """Results of ``lossline.fit``. A part without content is empty, never None.
 
     Attributes:

@@ -61,7 +61,7 @@ def compare(heldout: pd.DataFrame) -> list[Comparison]:
     """Return one comparison per unit, in order of appearance.
 
     Args:
-        heldout: predictions as in ``StudyResults.heldout``. A row without a finite relative error
+        heldout: predictions as in ``TableFit.heldout``. A row without a finite relative error
             counts as no answer.
     """
     if heldout.empty:

@@ -65,7 +65,7 @@ def hold_out(group: Group, x_set: str, y_set: str, unit: str, options: LineOptio
     to y. Line and law answer only if the smaller runs determine them.
 
     Returns:
-        One row per run and method that has an answer (``StudyResults.heldout``); no rows if nothing
+        One row per run and method that has an answer (``TableFit.heldout``); no rows if nothing
         is left to fit.
     """
     try:

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from lossline.attribution.results import Attribution, Effect, Interval, Verdict
-from lossline.fits.results import ComputeLawFit, StudyResults
+from lossline.fits.results import ComputeLawFit, TableFit
 from lossline.lines.common_cases import Comparison, compare
 from lossline.options.roles import OPTION_PREFIX, Role, fact_of
 from lossline.reporting.appearance import text
@@ -257,7 +257,7 @@ def _coverage(part: pd.DataFrame) -> str:
     return f"{inside.mean():.0%} of {len(known)}"
 
 
-def exclusion_grids(results: StudyResults) -> list[Grid]:
+def exclusion_grids(results: TableFit) -> list[Grid]:
     """Return two tables: what the fits left out, and the rows without a measurement."""
     excluded = results.excluded
     columns = [Column("what"), Column("rows", number=True), Column("reason", wide=True)]

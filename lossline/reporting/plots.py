@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from lossline.errors import UserError
-from lossline.fits.results import StudyResults
+from lossline.fits.results import TableFit
 from lossline.lines.fitting import Line
 from lossline.reporting import figures, panels
 from lossline.reporting.appearance import COLORS, Appearance, label
@@ -25,7 +25,7 @@ from lossline.tables.pairing import Pairs
 
 
 def plot_lines(
-    lines: StudyResults | Sequence[Line],
+    lines: TableFit | Sequence[Line],
     table: pd.DataFrame | None = None,
     *,
     x: str,
@@ -51,7 +51,7 @@ def plot_lines(
     Raises:
         UserError: lines are given without a table, or a set is not in the table.
     """
-    if isinstance(lines, StudyResults):
+    if isinstance(lines, TableFit):
         table, lines = lines.table, lines.lines
     if table is None:
         raise UserError("plot_lines: no loss table. Pass it as the second argument.")

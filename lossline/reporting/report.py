@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from lossline.attribution.results import Verdict
 from lossline.errors import UserError
 from lossline.files import write_text
-from lossline.fits.results import StudyResults
+from lossline.fits.results import TableFit
 from lossline.lines.common_cases import compare
 from lossline.reporting import charts, figures, grids
 from lossline.reporting.appearance import Appearance
@@ -28,7 +28,7 @@ _NOT_VARIED = (Verdict.CONSTANT, Verdict.MISSING)
 
 
 def write_report(
-    results: StudyResults,
+    results: TableFit,
     out: str | os.PathLike[str],
     *,
     title: str = "Loss-to-loss report",
@@ -67,7 +67,7 @@ def write_report(
 class _Report:
     """The study, with everything that all sections share."""
 
-    results: StudyResults
+    results: TableFit
     folder: Path
     appearance: Appearance
     curves: Sequence[Curve]
@@ -78,7 +78,7 @@ class _Report:
     say: Say
 
     @classmethod
-    def of(cls, results: StudyResults, folder: Path, say: Say) -> _Report:
+    def of(cls, results: TableFit, folder: Path, say: Say) -> _Report:
         table, x = results.table, _main_x(results)
         units = [
             unit
@@ -335,7 +335,7 @@ class _Report:
         return Section(title="How this report was made", anchor="making", blocks=blocks)
 
 
-def verdicts(results: StudyResults) -> list[str]:
+def verdicts(results: TableFit) -> list[str]:
     """Return the verdict section as sentences.
 
     They are the ranking and the margin, one text per factor that varies, notes on single runs, and
@@ -364,7 +364,7 @@ def _sets(table: pd.DataFrame, kind: str | None, units: Sequence[Unit]) -> list[
     return sorted(found)
 
 
-def _main_x(results: StudyResults) -> str:
+def _main_x(results: TableFit) -> str:
     """Set of the x axis: that of the attribution, else that of most lines, else the first."""
     sets = _sets(results.table, None, list(Unit))
     counts = Counter(line.x_set for line in results.lines)

@@ -17,7 +17,7 @@ from scipy import stats
 from lossline.attribution import AttributionOptions, attribute
 from lossline.attribution.results import Verdict
 from lossline.errors import UserError
-from lossline.fits.fitting import StudyFitOptions, fit_study
+from lossline.fits.fitting import TableFitOptions, fit_table
 
 OPTIONS = AttributionOptions(x_set="legal", resamples=0)
 
@@ -409,9 +409,9 @@ def test_a_factor_without_any_comparable_pair_of_levels_is_not_tested(drawn, mon
 
 
 def test_sets_that_do_not_exist_are_refused_before_any_fit(drawn):
-    options = StudyFitOptions(attribution=AttributionOptions(x_set="leagl"))
+    options = TableFitOptions(attribution=AttributionOptions(x_set="leagl"))
     with pytest.raises(UserError, match=r"attribution: no evaluation set 'leagl'.*'legal'"):
-        fit_study(drawn("factorial, 8 runs"), options, say=pytest.fail)
+        fit_table(drawn("factorial, 8 runs"), options, say=pytest.fail)
 
 
 def test_a_level_of_a_single_run_is_not_shown_to_lie_within_the_margin(drawn):

@@ -21,7 +21,7 @@ from lossline.cli.fit_command import BadRows, FitCommand, fit_to_folder
 from lossline.errors import UserError
 from lossline.fits import files as study_files
 from lossline.fits.files import load_results
-from lossline.fits.fitting import StudyFitOptions, fit_study
+from lossline.fits.fitting import TableFitOptions, fit_table
 from lossline.lines.fitting import LineOptions
 from lossline.reporting import write_report
 
@@ -63,13 +63,13 @@ def command(saved: Path, **changes) -> FitCommand:
 
 @pytest.fixture(scope="module")
 def results(table):
-    return fit_study(table, StudyFitOptions(**QUICK))
+    return fit_table(table, TableFitOptions(**QUICK))
 
 
 @pytest.fixture
 def instant(results, monkeypatch):
     """Replace fitting by an instant result, for tests about the folder."""
-    monkeypatch.setattr(fit_command, "fit_study", lambda table, options, say: results)
+    monkeypatch.setattr(fit_command, "fit_table", lambda table, options, say: results)
 
 
 def test_results_of_other_code_are_not_up_to_date(table, saved, tmp_path, monkeypatch):
@@ -98,8 +98,8 @@ def test_every_part_of_the_results_exists(results):
 def test_long_stages_report_progress(few, tmp_path, monkeypatch):
     monkeypatch.setattr(terminal, "_SECONDS_BETWEEN_STAGES", 0.0)  # every message
     heard = []
-    options = StudyFitOptions(lines=LineOptions(resamples=20), law_resamples=20)
-    results = fit_study(few, options, say=heard.append)
+    options = TableFitOptions(lines=LineOptions(resamples=20), law_resamples=20)
+    results = fit_table(few, options, say=heard.append)
     write_report(results, tmp_path, say=heard.append)
     count = len(results.lines)
     assert f"  {count - 1} of {count} lines" in heard
@@ -166,7 +166,7 @@ def test_bad_group_does_not_affect_the_others(table):
     ]
     flat = lone.assign(run_id="flat", architecture="gru", loss=3.0, bits_per_byte=1.0)
     alone = lone.assign(run_id="alone", architecture="rnn")
-    results = fit_study(tables.concat([table, flat, alone]), StudyFitOptions(**QUICK))
+    results = fit_table(tables.concat([table, flat, alone]), TableFitOptions(**QUICK))
     by_group = {(line.group["architecture"], line.drawable) for line in results.lines}
     assert ("llama", True) in by_group and ("mamba", True) in by_group
     bad = [line for line in results.lines if line.group["architecture"] in ("gru", "rnn")]
@@ -176,14 +176,14 @@ def test_bad_group_does_not_affect_the_others(table):
 def test_left_out_rows_are_listed_with_a_reason(table):
     table = table.copy()
     table.loc[:1, ["status", "message"]] = ["excluded", "diverged"]
-    excluded = fit_study(table, StudyFitOptions(**QUICK)).excluded
+    excluded = fit_table(table, TableFitOptions(**QUICK)).excluded
     assert excluded.rows.sum() == 2
     assert excluded.reason.tolist() == ["excluded: diverged"]
 
 
 def test_table_without_measurements_is_refused(table):
     with pytest.raises(UserError, match="nothing to fit"):
-        fit_study(table.assign(status="excluded"))
+        fit_table(table.assign(status="excluded"))
 
 
 def test_sets_with_only_accuracies_are_named(few):
@@ -191,7 +191,7 @@ def test_sets_with_only_accuracies_are_named(few):
     for column in ("loss", "bits_per_byte", "nats", "target_tokens", "target_bytes"):
         quiz[column] = np.nan
     with_quiz = tables.concat([few, quiz])
-    excluded = fit_study(with_quiz, StudyFitOptions(**QUICK)).excluded
+    excluded = fit_table(with_quiz, TableFitOptions(**QUICK)).excluded
     assert excluded.what.tolist() == ["quiz"] and excluded.rows.tolist() == [len(quiz)]
     assert "only accuracies" in excluded.reason.iloc[0]
 
@@ -213,15 +213,15 @@ def test_unknown_sets_and_units_are_named(table):
     with pytest.raises(
         UserError, match="no evaluation set 'c5' in the table; it has hellaswag, legal, wiki"
     ):
-        fit_study(table, StudyFitOptions(**(QUICK | {"x_sets": ("c5",)})))
+        fit_table(table, TableFitOptions(**(QUICK | {"x_sets": ("c5",)})))
     for name, expected in (
         ("nats", "is no fact of a run"),
         ("architectur", "did you mean 'archit"),
     ):
         with pytest.raises(UserError, match=f"cannot group by '{name}': .*{expected}"):
-            fit_study(table, StudyFitOptions(**(QUICK | {"group_by": (name,)})))
-    with pytest.raises(UserError, match="'nats' is unknown. Choose from loss, bits_per_byte"):
-        StudyFitOptions(units=("nats",))
+            fit_table(table, TableFitOptions(**(QUICK | {"group_by": (name,)})))
+    with pytest.raises(UserError, match=r"'nats' is unknown\. Choose from loss, bits_per_byte"):
+        TableFitOptions(units=("nats",))
 
 
 def test_same_inputs_are_up_to_date_and_other_results_are_kept(saved, table, capsys, instant):
@@ -270,7 +270,7 @@ def test_unwritable_path_is_reported_before_the_fit(saved, monkeypatch):
     def fitted(*_, **__):
         raise AssertionError("fitted first")
 
-    monkeypatch.setattr(fit_command, "fit_study", fitted)
+    monkeypatch.setattr(fit_command, "fit_table", fitted)
     with pytest.raises((OSError, UserError)):
         fit_to_folder(command(saved, out=str(saved / "fits")))  # below a file
     assert [path.name for path in saved.parent.iterdir()] == ["losses.parquet"]

@@ -1,16 +1,16 @@
-"""Names of runs and levels, and the order of rows, have no effect on ``fit_study``."""
+"""Names of runs and levels, and the order of rows, have no effect on ``fit_table``."""
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from lossline.attribution import AttributionOptions
-from lossline.fits.fitting import StudyFitOptions, fit_study
-from lossline.fits.results import StudyResults
+from lossline.fits.fitting import TableFitOptions, fit_table
+from lossline.fits.results import TableFit
 from lossline.lines.fitting import LineOptions
 from tests.planted_study import Study
 
-OPTIONS = StudyFitOptions(
+OPTIONS = TableFitOptions(
     x_sets=("legal",),
     units=("loss",),
     lines=LineOptions(resamples=20),
@@ -29,19 +29,19 @@ def table() -> pd.DataFrame:
 
 
 @pytest.fixture(scope="module")
-def results(table) -> StudyResults:
-    return fit_study(table, OPTIONS)
+def results(table) -> TableFit:
+    return fit_table(table, OPTIONS)
 
 
 @pytest.fixture(scope="module")
-def again(table) -> StudyResults:
+def again(table) -> TableFit:
     """Return a fit of the same measurements with other names of runs and levels, rows shuffled."""
     runs = table.run_id.unique()
     names = dict(zip(runs, np.random.default_rng(0).permutation(runs), strict=True))
     other = table.assign(
         run_id=table.run_id.map(names), architecture=table.architecture.map(LEVELS)
     )
-    return fit_study(other.sample(frac=1, random_state=1).reset_index(drop=True), OPTIONS)
+    return fit_table(other.sample(frac=1, random_state=1).reset_index(drop=True), OPTIONS)
 
 
 def test_names_have_no_effect_on_laws_and_their_intervals(results, again):

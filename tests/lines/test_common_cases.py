@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from lossline.cli.fit_command import verdict
-from lossline.fits.results import StudyResults
+from lossline.fits.results import TableFit
 from lossline.lines.common_cases import compare
 from lossline.reporting.grids import held_out_grid
 
@@ -26,7 +26,7 @@ def predictions(errors: dict[str, dict[int, float]], unit="loss") -> pd.DataFram
 
 def said(heldout: pd.DataFrame) -> list[str]:
     table = pd.DataFrame({"status": []})
-    text = verdict(StudyResults(table=table, heldout=heldout))
+    text = verdict(TableFit(table=table, heldout=heldout))
     return [line for line in text.splitlines() if line.startswith("Largest runs")]
 
 

@@ -16,7 +16,7 @@ from lossline.attribution.results import (
     Interval,
     Verdict,
 )
-from lossline.fits.results import ComputeLawFit, StudyResults
+from lossline.fits.results import ComputeLawFit, TableFit
 from lossline.laws.results import FitStatus
 from lossline.lines.estimators import PARAMETERS
 from lossline.lines.fitting import Line
@@ -149,7 +149,7 @@ def curves() -> list[Curve]:
     return drawable(lines())
 
 
-def results(recipe: Recipe = Recipe()) -> StudyResults:
+def results(recipe: Recipe = Recipe()) -> TableFit:
     """Return planted results with everything that a report shows."""
     losses = table(recipe)
     failed = (
@@ -157,7 +157,7 @@ def results(recipe: Recipe = Recipe()) -> StudyResults:
     )
     losses.loc[failed, ["status", "message"]] = ["failed", "NaN logits in document 17"]
     losses.loc[failed, ["nats", "loss", "bits_per_byte"]] = math.nan
-    return StudyResults(
+    return TableFit(
         table=losses,
         lines=lines(),
         compute_laws=laws(),

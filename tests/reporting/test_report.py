@@ -8,7 +8,7 @@ import pytest
 from lossline import tables
 from lossline.attribution.results import Attribution
 from lossline.errors import UserError
-from lossline.fits.results import StudyResults
+from lossline.fits.results import TableFit
 from lossline.reporting.report import verdicts, write_report
 from tests.reporting import planted
 
@@ -44,12 +44,12 @@ class Page(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def results() -> StudyResults:
+def results() -> TableFit:
     return planted.results()
 
 
 @pytest.fixture(scope="module")
-def small() -> StudyResults:
+def small() -> TableFit:
     """Two sets and few runs, for tests that do not depend on the size of the study."""
     recipe = planted.Recipe(
         sizes=(4e5, 1e6), architectures=("llama",), checkpoints=4, interventions=False
@@ -172,7 +172,7 @@ def test_hostile_names_are_shown_as_text_everywhere(small, tmp_path):
 
 
 def test_a_study_without_any_fit_has_a_report(small, tmp_path):
-    bare = StudyResults(table=small.table)
+    bare = TableFit(table=small.table)
     text = " ".join(Page(write_report(bare, tmp_path).read_text("utf-8")).text)
     for words in ("No line was fitted", "No run was held out", "No law from scale to loss"):
         assert words in text
@@ -181,7 +181,7 @@ def test_a_study_without_any_fit_has_a_report(small, tmp_path):
 def test_a_report_without_any_line_gives_the_reasons(small, tmp_path):
     failed = tuple(line for line in small.lines if not line.drawable)
     message = "every group has one run"
-    sad = StudyResults(table=small.table, lines=failed, attribution=Attribution(message=message))
+    sad = TableFit(table=small.table, lines=failed, attribution=Attribution(message=message))
     text = " ".join(Page(write_report(sad, tmp_path).read_text("utf-8")).text)
     assert message in text
     assert "underdetermined" in text
@@ -200,14 +200,14 @@ def test_a_single_loss_has_a_report(tmp_path):
             }
         ]
     )
-    text = " ".join(Page(write_report(StudyResults(table=table), tmp_path).read_text("utf-8")).text)
+    text = " ".join(Page(write_report(TableFit(table=table), tmp_path).read_text("utf-8")).text)
     assert "Only one evaluation set" in text
 
 
 def test_a_table_with_only_bits_per_byte_has_figures_in_this_unit(small, tmp_path):
     table = small.table.copy()
     table[["loss", "nats", "target_tokens"]] = None
-    page = write_report(StudyResults(table=tables.derive(table)), tmp_path)
+    page = write_report(TableFit(table=tables.derive(table)), tmp_path)
     names = {path.name for path in (page.parent / "figures").iterdir()}
     assert "task-bits.png" in names
     assert "task-nats.png" not in names
@@ -215,7 +215,7 @@ def test_a_table_with_only_bits_per_byte_has_figures_in_this_unit(small, tmp_pat
 
 def test_an_empty_table_and_a_foreign_page_are_refused(small, tmp_path):
     with pytest.raises(UserError, match="no measured rows"):
-        write_report(StudyResults(table=small.table.iloc[:0]), tmp_path / "empty")
+        write_report(TableFit(table=small.table.iloc[:0]), tmp_path / "empty")
     (tmp_path / "report.html").write_text("<html>mine</html>")
     with pytest.raises(UserError, match="not written by lossline"):
         write_report(small, tmp_path)
