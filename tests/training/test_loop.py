@@ -15,6 +15,7 @@ from dataclasses import replace
 import jax
 import numpy as np
 import pytest
+from quick_compilation import QUICK_COMPILATION
 
 from lossline.batches.plans import BatchPlan
 from lossline.errors import UserError
@@ -511,17 +512,29 @@ def test_damaged_compilation_cache_entry_does_not_break_a_run(options, tmp_path)
 # --- several processes --------------------------------------------------------------------------
 
 JOIN = """
-import os, pickle, sys
+import os, pickle, sys, time
 from dataclasses import replace
 options = pickle.load(sys.stdin.buffer)
+from lossline.batches.plans import BatchPlan
 from lossline.training.loop import train
+
+read, pause = BatchPlan.batch, float(sys.argv[2])
+
+def slowly(self, number, rows=None):
+    time.sleep(pause)
+    return read(self, number, rows)
+
+BatchPlan.batch = slowly
 launch = replace(options.launch, process_id=int(sys.argv[1]))
 train(replace(options, launch=launch))
 """
 
 
-def joined(chosen: TrainOptions) -> list[subprocess.Popen]:
-    """Start two processes of two devices each that train ``chosen`` on a mesh of four."""
+def joined(chosen: TrainOptions, *, pause: float = 0.0) -> list[subprocess.Popen]:
+    """Start two processes of two devices each that train ``chosen`` on a mesh of four.
+
+    Each waits ``pause`` seconds before it reads a batch.
+    """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -536,10 +549,10 @@ def joined(chosen: TrainOptions) -> list[subprocess.Popen]:
             virtual_cpu_devices=2,
         ),
     )
-    environment = {**os.environ, "XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}
+    environment = {**os.environ, "XLA_FLAGS": QUICK_COMPILATION, "JAX_PLATFORMS": "cpu"}
     processes = [
         subprocess.Popen(
-            [sys.executable, "-c", JOIN, str(number)],
+            [sys.executable, "-c", JOIN, str(number), str(pause)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -581,11 +594,12 @@ def test_signal_to_one_process_stops_both_after_the_same_step(options, tmp_path)
     The resumed run then equals an undisturbed one.
     """
     undisturbed = replace(
-        options(steps=400, mesh=MeshOptions(data=2, fsdp=2, tensor=2)),
+        options(steps=60, mesh=MeshOptions(data=2, fsdp=2, tensor=2)),
         checkpoints=CheckpointOptions(count=1, minutes=0),
     )
     chosen = replace(undisturbed, root=str(tmp_path / "stopped"))
-    processes, stopped = joined(chosen), RunDirectory(chosen.folder)
+    # The service looks for a signal once a second: 60 steps must take longer than that.
+    processes, stopped = joined(chosen, pause=0.2), RunDirectory(chosen.folder)
     deadline = time.monotonic() + 300
     while not (stopped.path / "metrics.jsonl").exists() or len(losses(stopped)) < 5:
         assert time.monotonic() < deadline and processes[0].poll() is None
@@ -594,7 +608,7 @@ def test_signal_to_one_process_stops_both_after_the_same_step(options, tmp_path)
     outputs = [process.stdout.read().decode() for process in processes]
     assert all(process.wait() for process in processes), outputs
     (step,) = stopped.checkpoint_steps()
-    assert 5 <= step < 400 and stopped.status == RunStatus(state=RunState.RUNNING, step=step)
+    assert 5 <= step < 60 and stopped.status == RunStatus(state=RunState.RUNNING, step=step)
     assert f"stopped by a signal at step {step}" in outputs[0]
     assert "KeyboardInterrupt" in outputs[1]
     np.testing.assert_allclose(losses(train(chosen)), losses(train(undisturbed)), rtol=1e-3)
