@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from docstrings import described_fields, summary
+from generated_pages import replace_pages
 from public_names import module_names
 from sphinx.application import Sphinx
 
@@ -35,14 +36,10 @@ VERBS = (
 _HEADER = "<!-- Generated from the code by docs/extensions/reference_pages.py; do not edit. -->\n\n"
 
 
-def write_pages(folder: Path) -> None:
-    """Write all generated pages below a folder; unchanged files keep their time."""
-    pages = {"commands.md": commands_page(), "options.md": options_page(), **api_pages()}
-    for name, text in pages.items():
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if not path.is_file() or path.read_text(encoding="utf-8") != text:
-            path.write_text(text, encoding="utf-8")
+def write_reference(folder: Path) -> None:
+    """Write all generated pages of the reference below a folder."""
+    replace_pages(folder, {"commands.md": commands_page(), "options.md": options_page()})
+    replace_pages(folder / "api", api_pages(), whole=True)
 
 
 # --- command lines -------------------------------------------------------------------------------
@@ -184,13 +181,13 @@ def rooms() -> list[str]:
 
 def api_pages() -> dict[str, str]:
     """Return file name -> text: one page for each room, and one for the modules beside them."""
-    pages = {f"api/{room}.md": _api_page(room) for room in rooms()}
+    pages = {f"{room}.md": _api_page(room) for room in rooms()}
     beside = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem not in VERBS)
     sections = "".join(
         f"\n## {name}\n\n{_automodule(f'lossline.{name}')}" for name in beside if name != "__init__"
     )
     own = _automodule("lossline", members=False)
-    return {**pages, "api/lossline.md": f"{_HEADER}# lossline\n\n{own}{sections}"}
+    return {**pages, "lossline.md": f"{_HEADER}# lossline\n\n{own}{sections}"}
 
 
 def _api_page(room: str) -> str:
@@ -213,5 +210,5 @@ def _automodule(name: str, *, members: bool = True) -> str:
 
 def setup(app: Sphinx) -> dict[str, bool]:
     """Write the pages before Sphinx looks for sources."""
-    app.connect("builder-inited", lambda app: write_pages(Path(app.srcdir) / "reference"))
+    app.connect("builder-inited", lambda app: write_reference(Path(app.srcdir) / "reference"))
     return {"parallel_read_safe": True}

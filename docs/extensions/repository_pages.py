@@ -10,6 +10,7 @@ import os
 import re
 from pathlib import Path, PurePosixPath
 
+from generated_pages import replace_pages
 from sphinx.application import Sphinx
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -56,19 +57,20 @@ def _relative(page: str, target: str) -> str:
     return os.path.relpath(target, PurePosixPath(page).parent)
 
 
-def write_experiments(folder: Path) -> None:
-    """Write the pages of ``experiments/`` below a folder; unchanged files keep their time."""
+def experiment_pages() -> dict[str, str]:
+    """Return file name -> text of the pages of ``experiments/``."""
+    pages = {}
     for readme in sorted((REPOSITORY / "experiments").rglob("README.md")):
         source = readme.relative_to(REPOSITORY).as_posix()
-        page = page_of(source)
-        assert page is not None
+        page = page_of(source) or ""
         text = with_links(readme.read_text(encoding="utf-8"), source=source, page=page)
-        if page.endswith("index.md"):
-            text += "\n```{toctree}\n:glob:\n:maxdepth: 1\n\n*\n```\n"
-        path = folder / page
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if not path.is_file() or path.read_text(encoding="utf-8") != text:
-            path.write_text(text, encoding="utf-8")
+        pages[PurePosixPath(page).name] = text
+    pages["index.md"] += "\n```{toctree}\n:glob:\n:maxdepth: 1\n\n*\n```\n"
+    return pages
+
+
+def _write(app: Sphinx) -> None:
+    replace_pages(Path(app.srcdir) / "experiments", experiment_pages(), whole=True)
 
 
 def _rewrite(app: Sphinx, docname: str, content: list[str]) -> None:
@@ -79,6 +81,6 @@ def _rewrite(app: Sphinx, docname: str, content: list[str]) -> None:
 
 def setup(app: Sphinx) -> dict[str, bool]:
     """Write the pages before Sphinx looks for sources, and rewrite links as it reads them."""
-    app.connect("builder-inited", lambda app: write_experiments(Path(app.srcdir)))
+    app.connect("builder-inited", _write)
     app.connect("source-read", _rewrite)
     return {"parallel_read_safe": True}

@@ -184,6 +184,16 @@ def test_links_between_files_become_links_between_pages() -> None:
     )
 
 
+def test_pages_of_an_earlier_build_are_removed(tmp_path: Path) -> None:
+    from generated_pages import replace_pages
+
+    replace_pages(tmp_path / "api", {"old.md": "a", "kept.md": "b"}, whole=True)
+    before = (tmp_path / "api" / "kept.md").stat().st_mtime_ns
+    replace_pages(tmp_path / "api", {"kept.md": "b", "new.md": "c"}, whole=True)
+    assert sorted(path.name for path in (tmp_path / "api").iterdir()) == ["kept.md", "new.md"]
+    assert (tmp_path / "api" / "kept.md").stat().st_mtime_ns == before
+
+
 # --- quotes --------------------------------------------------------------------------------------
 
 
