@@ -12,6 +12,7 @@ from typing import Any
 import jax
 
 from lossline.compilation import hlo
+from lossline.compilation.collectives import Collective, collectives
 from lossline.compilation.flops import Jaxpr, matmul_flops
 from lossline.compilation.kernels import kernel_bytes
 from lossline.compilation.targets import Target, fits
@@ -100,7 +101,7 @@ class StepReport:
     causal_flops: float = 0.0
     executed_flops: float = 0.0
     memory_bytes: float = 0.0
-    collectives: tuple[hlo.Collective, ...] = ()
+    collectives: tuple[Collective, ...] = ()
     compute_seconds: float | None = None
     memory_seconds: float | None = None
     wire_seconds: float | None = None
@@ -241,7 +242,7 @@ def _analyzed(
     )
     program = hlo.Program.parse(compiled.as_text())
     shape = tuple(trainer.mesh.shape.values())
-    wires = tuple(hlo.collectives(program, shape, tuple(trainer.mesh.shape)))
+    wires = tuple(collectives(program, shape, tuple(trainer.mesh.shape)))
     devices = len(target.devices)
     executed = matmul_flops(jaxpr)
     traffic = hlo.memory_traffic(program) + kernel_bytes(jaxpr) / devices
@@ -269,6 +270,6 @@ def _analyzed(
     )
 
 
-def _wire_seconds(wires: Sequence[hlo.Collective], link: float | None) -> float | None:
+def _wire_seconds(wires: Sequence[Collective], link: float | None) -> float | None:
     """Return the sum of all wire times, because collectives over different axes mostly wait."""
     return None if link is None else sum(row.wire_bytes for row in wires) / link

@@ -8,6 +8,7 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from lossline.compilation import hlo
+from lossline.compilation.collectives import collectives, replica_groups
 from lossline.compilation.flops import matmul_flops
 from lossline.compilation.search import attempt
 from lossline.errors import UserError
@@ -77,7 +78,7 @@ def test_an_attribute_over_several_lines_does_not_end_a_computation():
     assert "k.1" in broken.computations["body.1"].instructions
     assert hlo.memory_traffic(broken) == hlo.memory_traffic(whole)
     arguments = ((2, 2, 2), ("data", "fsdp", "tensor"))
-    assert hlo.collectives(broken, *arguments) == hlo.collectives(whole, *arguments)
+    assert collectives(broken, *arguments) == collectives(whole, *arguments)
 
 
 def test_traffic_counts_slices_not_stacks_and_only_main_memory():
@@ -143,7 +144,7 @@ def test_slices_inside_nested_fusions_are_counted_as_slices():
 
 def test_collectives_are_counted_per_trip_with_their_mesh_axes():
     program = hlo.Program.parse(TPU_TEXT)
-    rows = hlo.collectives(program, (2, 2, 2), ("data", "fsdp", "tensor"))
+    rows = collectives(program, (2, 2, 2), ("data", "fsdp", "tensor"))
     found = {(row.kind, row.axes): row for row in rows}
     gathered = found["all-gather", "tensor"]
     assert (gathered.count, gathered.wire_bytes) == (12, 12 * (8 * 128 * 2) / 2)
@@ -177,7 +178,7 @@ def test_text_of_an_unknown_form_is_refused_in_one_line(old, new, problem):
     with pytest.raises(UserError, match=problem) as refused:
         program = hlo.Program.parse(altered)
         hlo.memory_traffic(program)
-        hlo.collectives(program, (2, 2, 2), ("data", "fsdp", "tensor"))
+        collectives(program, (2, 2, 2), ("data", "fsdp", "tensor"))
     message = str(refused.value)
     assert message.startswith(f"cannot read the program that jaxlib {jaxlib.__version__} compiled")
     assert message.endswith("Install a tested jaxlib: 0.10.2, 0.11.2 or 0.12.0")
@@ -209,7 +210,7 @@ def test_a_search_does_not_take_unreadable_text_for_a_setting_that_is_refused(mo
     ],
 )
 def test_replica_groups_are_read_in_every_form(text, groups):
-    assert hlo.replica_groups(text, 4) == groups
+    assert replica_groups(text, 4) == groups
 
 
 def compiled_scan(mesh):
@@ -238,7 +239,7 @@ def test_a_real_compiled_scan_is_read():
     program = hlo.Program.parse(traced.lower().compile().as_text())
     assert program.unknown_loops == 0
     assert 6.0 in program.runs.values()
-    rows = hlo.collectives(program, tuple(mesh.shape.values()), tuple(mesh.shape))
+    rows = collectives(program, tuple(mesh.shape.values()), tuple(mesh.shape))
     assert rows
     assert {row.axes for row in rows} <= {"data", "fsdp", "data+fsdp"}
     assert max(row.count for row in rows) >= 6

@@ -7,6 +7,7 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from lossline.compilation import hlo
+from lossline.compilation.collectives import collectives
 from lossline.ops.backend import compiling_for
 from lossline.ops.cross_entropy import linear_cross_entropy
 from lossline.ops.selective_scan import selective_scan
@@ -53,7 +54,7 @@ def test_the_gradient_of_the_unembedding_is_reduced_once_not_per_chunk(mesh):
         compiled = step.lower(*place(mesh)).compile(compiler_options=QUICK)
     program = hlo.Program.parse(compiled.as_text())
     assert max(program.runs.values()) == 8  # the chunks are a loop
-    rows = hlo.collectives(program, tuple(mesh.shape.values()), mesh.axis_names)
+    rows = collectives(program, tuple(mesh.shape.values()), mesh.axis_names)
     shards = mesh.size // mesh.shape["tensor"]
     once = 2 * (shards - 1) / shards * 4 * D * V / mesh.shape["tensor"]
     over_batch = [row for row in rows if "tensor" not in row.axes]
@@ -94,7 +95,7 @@ def test_the_loop_of_the_scan_sends_nothing():
         compiled = step.lower(*arguments).compile(compiler_options=QUICK)
     program = hlo.Program.parse(compiled.as_text())
     assert max(program.runs.values()) == 4  # the chunks are a loop
-    rows = hlo.collectives(program, tuple(mesh.shape.values()), mesh.axis_names)
+    rows = collectives(program, tuple(mesh.shape.values()), mesh.axis_names)
     over_tensor = [row for row in rows if "tensor" in row.axes]
     assert sum(row.wire_bytes for row in over_tensor) <= 2 * 2 * 3 / 4 * 4 * B / 2 * L * N
     assert {row.count for row in rows} <= {1, 2}
@@ -127,7 +128,7 @@ def test_the_duality_sends_only_the_gradients_of_its_maps(packed):
         compiled = step.lower(*arguments, keep).compile(compiler_options=QUICK)
     program = hlo.Program.parse(compiled.as_text())
     assert max(program.runs.values()) == L // chunk  # the chunks are a loop
-    rows = hlo.collectives(program, tuple(mesh.shape.values()), mesh.axis_names)
+    rows = collectives(program, tuple(mesh.shape.values()), mesh.axis_names)
     assert all(row.count < L // chunk for row in rows)
     over_tensor = [row for row in rows if "tensor" in row.axes]
     maps = 4 * B / 2 * L * N  # bytes per device of the gradient of B, of C and of the scores

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from lossline.compilation import hlo
+from lossline.compilation.collectives import collectives as traffic_by_axes
 from lossline.ops.backend import compiling_for
 from lossline.sharding import MeshOptions, batch_sharding, make_mesh, make_rules
 from lossline.training.objective import Objective
@@ -270,7 +271,7 @@ def test_data_parallel_microbatches_reduce_gradients_once(models, family):
     trainer = make_trainer(with_plain_attention(models[family]), MESHES["data"], microbatches=2)
     program = hlo.Program.parse(compiled(trainer))
     assert max(program.runs.values()) >= 2 * trainer.model.layers  # the loops are there
-    rows = hlo.collectives(program, tuple(trainer.mesh.shape.values()), trainer.mesh.axis_names)
+    rows = traffic_by_axes(program, tuple(trainer.mesh.shape.values()), trainer.mesh.axis_names)
     assert {(row.kind, row.axes) for row in rows} == {("all-reduce", "data")}
     ring = 2 * 7 / 8 * 4  # bytes sent for each element
     assert sum(row.wire_bytes for row in rows) <= ring * (trainer.model.num_params().total + 16)
