@@ -186,7 +186,7 @@ def _computations(text: str) -> tuple[dict[str, Computation], str]:
 
 
 def _require_readable(computation: Computation) -> None:
-    """Refuse a computation of which a part would be left out of the counts.
+    """Refuse a computation if the counts would leave out a part of it.
 
     Raises:
         UnreadableProgram: an opcode is unknown communication, or an operand is not found.

@@ -88,6 +88,7 @@ def _rms_norm_backward(eps, residuals, g):
     x, scale, root = residuals
     normed, g32 = x.astype(jnp.float32) * root, g.astype(jnp.float32)
     dnormed = g32 if scale is None else g32 * scale.astype(jnp.float32)
+    # The norm does not change when x is scaled: remove the part of the gradient along normed.
     along = mean_of_last(dnormed * normed)
     dx = (root * (dnormed - normed * along)).astype(x.dtype)
     if scale is None:
@@ -153,6 +154,7 @@ def _gated_rms_norm_backward(groups, eps, residuals, g):
     dnormed = (g32 * scale.astype(jnp.float32)).reshape(normed.shape)
     dgated = root * (dnormed - normed * mean_of_last(dnormed * normed))
     dx = (dgated * gate32 * sigmoid).reshape(x.shape).astype(x.dtype)
+    # silu'(g) = σ(g) (1 + g (1 - σ(g)))
     dgate = dgated * x32 * sigmoid * (1 + gate32 * (1 - sigmoid))
     dscale = jnp.sum(g32 * normed.reshape(g32.shape), axis=tuple(range(g32.ndim - 1)))
     return dx, dgate.reshape(x.shape).astype(gate.dtype), dscale.astype(scale.dtype)

@@ -75,7 +75,7 @@ def attention(
         return cpu_attention.blocked_attention(q_BxLxHxK, k_BxLxGxK, v_BxLxGxK, runs_BxL)
     if implementation == "splash":
         return tpu_attention.splash_attention(q_BxLxHxK, k_BxLxGxK, v_BxLxGxK, runs_BxL)
-    mask = None if runs_BxL is None else _same_run(runs_BxL)[:, None]
+    mask = None if runs_BxL is None else _same_run(runs_BxL)[:, None]  # one mask for all heads
     library: Literal["cudnn", "xla"] = "cudnn" if implementation == "cudnn" else "xla"
     return jax.nn.dot_product_attention(
         q_BxLxHxK, k_BxLxGxK, v_BxLxGxK, mask=mask, is_causal=True, implementation=library

@@ -126,7 +126,7 @@ def _number_of_chunks(batch: int, length: int, chunk: int | None) -> int:
 @partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6))
 def _chunked(x, w_DxV, targets, weights, z_loss: float, vocab_size: int, chunks: int):
     """Return total, nats, correct and logsumexp; x is [B, L, D], targets and weights are [B, L]."""
-    w = w_DxV.astype(x.dtype)
+    w = w_DxV.astype(x.dtype)  # cast once, outside the loop over chunks
 
     def step(total, inputs):
         x, targets, weights = inputs
@@ -169,7 +169,7 @@ def _backward(z_loss: float, vocab_size: int, chunks: int, residuals, cotangents
     x, w_DxV, targets, nats, logsumexp, dx, dw = residuals
     g_total, g_nats, _, g_logsumexp = cotangents
     dweights = jnp.zeros_like(nats)
-    if _is_zero(g_total):
+    if _is_zero(g_total):  # nothing that is differentiated depends on total
         dx, dw = jnp.zeros_like(dx), jnp.zeros_like(dw)
     else:
         dx, dw = (dx * g_total).astype(x.dtype), dw * g_total
@@ -239,11 +239,13 @@ def _logits(x, w_DxV, vocab_size: int) -> jax.Array:
     logits = _contract(x, w_DxV, (((x.ndim - 1,), (0,)), ((), ())))
     if vocab_size == w_DxV.shape[1]:
         return logits
+    # A logit of -inf gives padded columns probability 0 and gradient 0.
     return jnp.where(jnp.arange(w_DxV.shape[1]) < vocab_size, logits, -jnp.inf)
 
 
 def _measure(logits, targets) -> tuple[jax.Array, jax.Array, jax.Array]:
     V = logits.shape[-1]
+    # Subtract the maximum, so that exp() cannot overflow.
     top = jnp.max(logits, axis=-1, keepdims=True)
     logsumexp = jnp.log(jnp.sum(jnp.exp(logits - top), axis=-1)) + top[..., 0]
     target_logit = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
@@ -266,7 +268,7 @@ def _gradients(x, w_DxV, logits, logsumexp, targets, softmax_slope, target_slope
     # By a logit: d logsumexp = its softmax probability, d target logit = 1 at the target.
     softmax = jnp.exp(logits - logsumexp[..., None]) * softmax_slope[..., None]
     dlogits = softmax - jnp.where(index == targets[..., None], target_slope[..., None], 0)
-    dlogits = dlogits.astype(x.dtype)
+    dlogits = dlogits.astype(x.dtype)  # both products below run in the activation dtype
     dx = _contract(dlogits, w_DxV, (((dlogits.ndim - 1,), (1,)), ((), ()))).astype(x.dtype)
     if shards == 1 and target_backend() == "cpu":
         x_TxD, g_TxV = x.reshape(-1, x.shape[-1]), dlogits.reshape(-1, dlogits.shape[-1])

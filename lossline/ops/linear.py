@@ -25,6 +25,7 @@ def linear(x: jax.Array, w_DxF: jax.Array) -> jax.Array:
     w_DxF = w_DxF.astype(x.dtype)
     if target_backend() == "cpu":
         return cpu_matmul.matmul(x, w_DxF)
+    # GPUs and TPUs accumulate in float32 without an explicit float32 result.
     return lax.dot_general(x, w_DxF, (((x.ndim - 1,), (0,)), ((), ())))
 
 

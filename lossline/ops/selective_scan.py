@@ -192,11 +192,11 @@ def _backward(chunk: int, residuals, g_BxLxE):
         states = [h_before, *_states(h_before, u_, dt_, a, b_, keep_)]
         du, ddt, db, dc = [], [], [], []
         for q in reversed(range(chunk)):
-            dc.append(_sum_channels(states[q + 1], g_[:, q], shards))
+            dc.append(_sum_channels(states[q + 1], g_[:, q], shards))  # y[t] = Σ C[t] h[t]
             dh = dh + c_[:, q][:, :, None] * g_[:, q][:, None]
-            db.append(_sum_channels(dh, dt_[:, q] * u_[:, q], shards))
+            db.append(_sum_channels(dh, dt_[:, q] * u_[:, q], shards))  # h[t] = … + dt B u
             step_input = jnp.sum(dh * b_[:, q][:, :, None], axis=1)  # gradient of dt·u
-            dh = dh * _decay(dt_[:, q], a, keep_[:, q])
+            dh = dh * _decay(dt_[:, q], a, keep_[:, q])  # pass the adjoint to position t - 1
             exponent = dh * states[q]  # gradient of dt·A
             du.append(step_input * dt_[:, q])
             ddt.append(step_input * u_[:, q] + jnp.sum(exponent * a, axis=1))
@@ -212,7 +212,7 @@ def _backward(chunk: int, residuals, g_BxLxE):
     (_, da, (du, ddt, db, dc)), _ = lax.scan(step, carry, chunks, reverse=True)
     # Add the partial sums of the devices here: one exchange, not one per chunk.
     db, dc = (jnp.sum(x, axis=-2) for x in (db, dc))
-    if a.shape[0] == 1:
+    if a.shape[0] == 1:  # all rows share the rates
         da = jnp.sum(da, axis=0, keepdims=True)
     return du, ddt, da, db, dc, None
 

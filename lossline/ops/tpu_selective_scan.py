@@ -76,6 +76,7 @@ def selective_scan(
     padding = ((0, 0), (0, -L % CHUNK), (0, 0))
     # Padded positions have dt = 0: decay 1 and no input, so they do not change the state.
     u, dt = jnp.pad(u_BxLxE, padding), jnp.pad(dt_BxLxE, padding)
+    # Repeat keep, so that the number of rows of the maps stays a multiple of SUBLANES.
     keep = jnp.broadcast_to(keep_BxL[..., None], (*keep_BxL.shape, SUBLANES))
     maps_BxLxR = jnp.concatenate([b_BxLxN, c_BxLxN, keep], axis=-1)
     maps_BxRxL = jnp.pad(maps_BxLxR, padding).swapaxes(1, 2)
@@ -226,7 +227,7 @@ def _backward_kernel(
     a_NxE = a_ref[...]
     N = a_NxE.shape[0]
     u32_ref[...] = u_ref[...].astype(jnp.float32)
-    states_ref[0] = first_ref[...]
+    states_ref[0] = first_ref[...]  # slot t + 1 holds the state after position t
 
     def keep_state(t, h_NxE, c_Nx1):
         states_ref[t + 1] = h_NxE
@@ -244,7 +245,7 @@ def _backward_kernel(
         dh_NxE = dh_NxE + c_Nx1 * g_1xE
         db_Nx1 = jnp.sum(dh_NxE * (dt_1xE * u_1xE), axis=1, keepdims=True)
         step_input = jnp.sum(dh_NxE * b_Nx1, axis=0, keepdims=True)  # gradient of dt·u
-        dh_NxE = dh_NxE * (jnp.exp(dt_1xE * a_NxE) * keep)
+        dh_NxE = dh_NxE * (jnp.exp(dt_1xE * a_NxE) * keep)  # pass the adjoint to position t - 1
         exponent = dh_NxE * states_ref[t]  # gradient of dt·A
         du32_ref[pl.ds(t, 1), :] = step_input * dt_1xE
         ddt_1xE = step_input * u_1xE + jnp.sum(exponent * a_NxE, axis=0, keepdims=True)
@@ -270,7 +271,7 @@ def _columns(maps_RxQ: jax.Array, states: int) -> tuple[jax.Array, jax.Array, ja
 
 def _next(maps_RxQ: jax.Array) -> jax.Array:
     """Rotate the next position to lane 0."""
-    return _pallas()[1].roll(maps_RxQ, CHUNK - 1, 1)
+    return _pallas()[1].roll(maps_RxQ, CHUNK - 1, 1)  # a roll by -1
 
 
 def _previous(maps_RxQ: jax.Array) -> jax.Array:
