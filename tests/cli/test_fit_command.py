@@ -13,10 +13,11 @@ import pandas as pd
 import pytest
 from planted_study import Study
 
-from lossline import tables, terminal
+from lossline import fit, tables, terminal
 from lossline.attribution import AttributionOptions
 from lossline.attribution.results import Verdict
 from lossline.cli import fit_command
+from lossline.cli.configuration import run_verb
 from lossline.cli.fit_command import BadRows, FitCommand, fit_to_folder
 from lossline.errors import UserError
 from lossline.fits import files as study_files
@@ -299,6 +300,14 @@ def test_bad_rows_are_left_out_or_refused_on_request(saved, table, capsys):
     assert "-1 is negative" in again.reason.iloc[0]
 
 
+def refused(capsys, *arguments: str) -> str:
+    """Run the command in this process; return the error that it prints and exits with."""
+    with pytest.raises(SystemExit) as exit_:
+        run_verb("fit", fit.__doc__, fit.load, flags=fit.FLAGS, argv=arguments)
+    assert exit_.value.code == 2
+    return capsys.readouterr().err
+
+
 def run(*arguments: str) -> subprocess.CompletedProcess:
     line = [sys.executable, "-m", "lossline.fit", *arguments]
     return subprocess.run(line, capture_output=True, text=True, check=False)
@@ -458,20 +467,23 @@ def test_ambiguous_units_exclude_only_their_set(few, tmp_path):
         (lambda t: t.assign(loss=-1.0), "there is nothing to fit"),
     ],
 )
-def test_unusable_table_is_one_line_with_status_2(table, tmp_path, change, expected):
+def test_unusable_table_is_one_line_with_status_2(
+    table, tmp_path, capsys, change, expected
+):
     change(table).to_parquet(tmp_path / "losses.parquet", index=False)
-    done = run("--table", str(tmp_path / "losses.parquet"), "--out", str(tmp_path / "fits"))
-    assert done.returncode == 2
-    assert expected in done.stderr
-    assert len(done.stderr.strip().splitlines()) == 1
-    assert done.stderr.startswith("lossline fit: error: ")
+    table_and_out = ("--table", str(tmp_path / "losses.parquet"), "--out", str(tmp_path / "fits"))
+    error = refused(capsys, *table_and_out)
+    assert expected in error
+    assert len(error.strip().splitlines()) == 1
+    assert error.startswith("lossline fit: error: ")
     assert [path.name for path in tmp_path.iterdir()] == ["losses.parquet"]
 
 
-def test_missing_table_is_one_line(tmp_path):
-    done = run("--table", str(tmp_path / "no.parquet"), "--out", str(tmp_path / "fits"))
-    assert done.returncode == 2
-    assert "no such file or folder" in done.stderr
+def test_missing_table_is_one_line(tmp_path, capsys):
+    error = refused(
+        capsys, "--table", str(tmp_path / "no.parquet"), "--out", str(tmp_path / "fits")
+    )
+    assert "no such file or folder" in error
 
 
 def test_table_and_lines_are_plotted_from_python(saved, results, monkeypatch):
