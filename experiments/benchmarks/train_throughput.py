@@ -75,7 +75,7 @@ class Worker:
             stdout=subprocess.PIPE,
             stderr=self._log,
             text=True,
-            env=environment(task["device"]),
+            env=environment(task["device"], small=task["small"]),
         )
         threading.Thread(target=self._listen, daemon=True).start()
 
@@ -147,13 +147,17 @@ class Worker:
         return lines[-1][:300] if lines else f"exit status {self._process.wait()}"
 
 
-def environment(device: str) -> dict[str, str]:
-    """Return the environment variables of every worker."""
+def environment(device: str, *, small: bool) -> dict[str, str]:
+    """Return the environment variables of every worker.
+
+    A small run keeps the XLA flags of its caller: nobody reads its times.
+    """
     here = {**os.environ, **ALLOCATOR, "TF_CPP_MIN_LOG_LEVEL": "2"}
     here["PYTHONPATH"] = os.pathsep.join(filter(None, [str(REPOSITORY), here.get("PYTHONPATH")]))
     if device == "cpu":
         here["JAX_PLATFORMS"] = "cpu"
-        here.pop("XLA_FLAGS", None)  # it may set virtual devices
+        if not small:
+            here.pop("XLA_FLAGS", None)  # it may set virtual devices
     else:
         here.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.92")
     return here
@@ -247,6 +251,7 @@ class Run:
         task = {
             "kind": case.kind,
             "device": self.args.device,
+            "small": self.args.small,
             "first_steps": FIRST_STEPS,
             "cache": str(self.folder / "cache"),
             **case.task,
