@@ -64,6 +64,12 @@ def found(*variants, moves=None, table=None, seed=0, **kwargs):
     return attribute(study.table() if table is None else table, QUICK)
 
 
+@pytest.fixture(scope="module")
+def plain():
+    """The study without variants; nothing changes it."""
+    return found()
+
+
 def verdicts(attribution):
     return {factor.factor: factor.verdict for factor in attribution.factors}
 
@@ -78,8 +84,9 @@ def verdicts(attribution):
         ("option.model.tie_embeddings", "false", "true"),
     ],
 )
-def test_an_option_that_moves_the_line_is_found_and_not_counted_as_noise(column, usual, other):
-    plain = found()
+def test_an_option_that_moves_the_line_is_found_and_not_counted_as_noise(
+    plain, column, usual, other
+):
     moved = found({column: other}, moves={column: {other: 0.3}})
     assert verdicts(moved)[column] is Verdict.MOVES
     effect = moved.factor(column).nats
@@ -110,11 +117,11 @@ def test_an_option_without_effect_does_not_move_the_line():
     ],
     ids=lambda change: next(iter(change)),
 )
-def test_seeds_implementations_and_lengths_are_replicates(change):
-    once, twice = found(), found(change)
-    assert set(verdicts(twice)) == set(verdicts(once))
+def test_seeds_implementations_and_lengths_are_replicates(plain, change):
+    twice = found(change)
+    assert set(verdicts(twice)) == set(verdicts(plain))
     assert (
-        twice.factor("architecture").nats.degrees > once.factor("architecture").nats.degrees + 0.5
+        twice.factor("architecture").nats.degrees > plain.factor("architecture").nats.degrees + 0.5
     )
 
 
