@@ -38,6 +38,8 @@ default_role = "code"  # single backticks in docstrings are code
 
 # Types in signatures and raised exceptions may have no page; all other references are strict.
 nitpick_ignore_regex = [("py:(class|exc)", ".*"), ("py:.*", r"(?!lossline\.).*")]
+# Napoleon takes words of a shape, such as (vocab_size,), for names of types.
+suppress_warnings = ["ref.python"]
 
 html_theme = "furo"
 html_title = f"lossline {version}"

@@ -1,4 +1,4 @@
-"""Mamba-1, in the form of the folders state-spaces/mamba-*-hf."""
+"""Mamba-1, in the form of the folders ``state-spaces/mamba-*-hf``."""
 
 from __future__ import annotations
 

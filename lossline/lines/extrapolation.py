@@ -207,8 +207,8 @@ def _rows(held: Pairs, method: str, predicted: Array) -> pd.DataFrame:
 def score(found: Iterable[Extrapolation]) -> pd.DataFrame:
     """Return errors and coverage of each kind of line and method.
 
-    Columns: points, undefined (points without an answer), median, mean, p90 and worst |relative
-    error|, and coverage, the share of points inside the intervals.
+    Columns: points, undefined (points without an answer), median, mean, p90 and worst absolute
+    relative error, and coverage, the share of points inside the intervals.
     """
     parts = [
         one.predictions.assign(kind=str(one.specimen.kind)) for one in found if len(one.predictions)

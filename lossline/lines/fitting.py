@@ -125,7 +125,8 @@ class Line:
         doubt: calibration factors of prediction intervals.
         draws: (S, 6) parameters of the reweighted lines; bands cover a share of them.
         irreducible: source of E_x and E_y.
-        heldout_error: mean |relative error| on the runs of largest compute when these are held out.
+        heldout_error: mean absolute relative error on the runs of largest compute when they are
+            held out.
     """
 
     x_set: str
