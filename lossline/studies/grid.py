@@ -98,7 +98,11 @@ class Axis:
 
 @dataclass(frozen=True, kw_only=True)
 class Product:
-    """Every combination of the parts; the last part varies fastest."""
+    """Every combination of the parts; the last part varies fastest.
+
+    Attributes:
+        parts: axes or other grids to combine.
+    """
 
     parts: Sequence[Grid]
 
@@ -111,6 +115,9 @@ class Product:
 @dataclass(frozen=True, kw_only=True)
 class Zip:
     """The parts in parallel: the first point of each, the second of each, and so on.
+
+    Attributes:
+        parts: axes or other grids, all with the same number of runs.
 
     Raises:
         UserError: the parts have different numbers of points.
@@ -131,7 +138,11 @@ class Zip:
 
 @dataclass(frozen=True, kw_only=True)
 class Chain:
-    """The points of one part after the other."""
+    """The points of one part after the other.
+
+    Attributes:
+        parts: axes or other grids.
+    """
 
     parts: Sequence[Grid]
 
