@@ -1,10 +1,11 @@
-"""A small store of real sentences, tiny models, and options to train them."""
+"""A small store of sentences, tiny models, and options to train them."""
 
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import jax
+import numpy as np
 import pytest
 
 from lossline.models import LlamaConfig, MambaConfig
@@ -36,6 +37,11 @@ MAMBA = MambaConfig(
     scan_chunk=4,  # a smaller chunk compiles faster
 )
 
+WORDS = (
+    "a and every from in model of on line loss that the this to with data learns mesh reads step "
+    "token train under value when window"
+)
+
 
 @pytest.fixture(scope="session")
 def models() -> dict[str, LlamaConfig | MambaConfig]:
@@ -43,15 +49,19 @@ def models() -> dict[str, LlamaConfig | MambaConfig]:
 
 
 @pytest.fixture(scope="session")
-def store(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> TokenStore:
-    """Token store of this package's source as bytes: enough text, and always available."""
-    texts = [
-        path.read_text(encoding="utf-8")
-        for path in sorted((repository / "lossline/sharding").glob("*.py"))
-    ]
+def store(tmp_path_factory: pytest.TempPathFactory) -> TokenStore:
+    """Token store of six fixed documents of sentences, 18,000 bytes together."""
+    texts = [_document(number) for number in range(6)]
     return write_store(
-        tmp_path_factory.mktemp("store") / "source", texts, ByteVocabulary(), name="source"
+        tmp_path_factory.mktemp("store") / "sentences", texts, ByteVocabulary(), name="sentences"
     )
+
+
+def _document(number: int) -> str:
+    """Return 60 sentences of common words; a model learns them within a few steps."""
+    random, words = np.random.default_rng(number), WORDS.split()
+    sentences = (" ".join(random.choice(words, 10)).capitalize() for _ in range(60))
+    return ".\n".join(sentences) + ".\n"
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -136,7 +136,7 @@ def test_contents_of_a_finished_run_directory(options, store, monkeypatch):
     assert rows[-1]["mfu"] == pytest.approx(of_eight * chosen.model.flops_per_token(32))
     assert rows[-1]["mfu_causal"] == pytest.approx(of_eight * chosen.causal_flops_per_token)
     facts = run.facts
-    assert facts["architecture"] == "llama" and facts["pretraining_data"] == "source"
+    assert facts["architecture"] == "llama" and facts["pretraining_data"] == "sentences"
     assert facts["tokenizer"] == "bytes"
     assert facts["mesh"] == {"data": 2, "fsdp": 2, "sequence": 1, "tensor": 2}
     assert facts["params"] == chosen.model.num_params().total
