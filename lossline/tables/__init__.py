@@ -1,4 +1,4 @@
-"""The loss table: the one thing that the training half and the fitting half of the project share.
+"""The loss table, the only format that the training half and the fitting half share.
 
 from lossline import tables
 table = tables.load("runs/")          # a file, a run directory, or a folder of run directories

@@ -1,8 +1,8 @@
-"""What one cell of a table says, as text or as a number.
+"""Read one cell of a table as text or as a number.
 
-A reader of text tables guesses no types: "1.10" is a number where a number is asked for and stays
-"1.10" where a name is. Numbers are read exactly: a float as Python writes it comes back as itself,
-and whole numbers beyond 2**53 keep all their digits.
+Text tables have no types, and none are guessed: "1.10" becomes a number in a column of numbers, and
+stays "1.10" in a column of names. Numbers are read exactly: a float as Python writes it comes back
+as itself, and whole numbers beyond 2**53 keep all digits.
 """
 
 from __future__ import annotations
@@ -16,16 +16,6 @@ from numbers import Real
 import numpy as np
 import pandas as pd
 
-__all__ = [
-    "as_counts",
-    "as_numbers",
-    "as_text",
-    "holds_word",
-    "is_empty",
-    "name_of_number",
-    "whole_number",
-]
-
 TEXT = pd.StringDtype(na_value=np.nan)
 
 _NUMBER = re.compile(
@@ -33,7 +23,7 @@ _NUMBER = re.compile(
 )
 _WHOLE = re.compile(r"[+-]?\d+", re.ASCII)
 _MOST = 2**63
-# What programs write into a column of numbers where there is none.
+# Words that programs write into a column of numbers for a missing value.
 _EMPTY = frozenset(
     ("", "na", "n/a", "nan", "-nan", "none", "null", "<na>", "#na", "#n/a", "#n/a n/a",
      "1.#ind", "-1.#ind", "1.#qnan", "-1.#qnan")
@@ -41,13 +31,15 @@ _EMPTY = frozenset(
 
 
 def is_empty(cells: pd.Series) -> pd.Series:
-    """Mask of the cells of a column of numbers that hold nothing, or a word for nothing (``NA``).
-    (In a column of text these words are names like any other.)"""
+    """Return a mask of cells of numbers without a value: empty, or a word like ``NA``.
+
+    In a column of text these words are ordinary names.
+    """
     return cells.isna() | holds_word(cells, _EMPTY)
 
 
 def holds_word(cells: pd.Series, words: Container[str]) -> pd.Series:
-    """Mask of the cells of text that are one of these words, which are written small."""
+    """Return a mask of the text cells that are one of these words (given in lower case)."""
     if pd.api.types.is_numeric_dtype(cells.dtype):
         return pd.Series(False, index=cells.index)
     found = np.zeros(len(cells), bool)
@@ -60,7 +52,7 @@ def holds_word(cells: pd.Series, words: Container[str]) -> pd.Series:
 
 
 def as_numbers(cells: pd.Series) -> pd.Series:
-    """Cells as float64; NaN for those that are empty or no numbers."""
+    """Return cells as float64; NaN for cells that are empty or not numbers."""
     if pd.api.types.is_numeric_dtype(cells.dtype) and not pd.api.types.is_bool_dtype(cells.dtype):
         return cells.astype("float64")
     values = np.full(len(cells), np.nan)
@@ -70,6 +62,7 @@ def as_numbers(cells: pd.Series) -> pd.Series:
 
 
 def _number(cell: object) -> float:
+    """Return a cell as float; NaN for cells that are not numbers."""
     if isinstance(cell, str):
         text = cell.strip()
         return float(text) if _NUMBER.fullmatch(text) else math.nan
@@ -79,7 +72,7 @@ def _number(cell: object) -> float:
 
 
 def as_counts(cells: pd.Series) -> pd.Series:
-    """Cells as Int64, all digits of them; empty where they are no whole numbers of 64 bits."""
+    """Return cells as Int64 with all digits; empty for cells that are not 64-bit whole numbers."""
     if pd.api.types.is_integer_dtype(cells.dtype):
         return cells.astype("Int64")
     counts = np.zeros(len(cells), np.int64)
@@ -93,7 +86,7 @@ def as_counts(cells: pd.Series) -> pd.Series:
 
 
 def whole_number(cell: object) -> int | None:
-    """A cell's whole number, all digits of it; None where it is none."""
+    """Return a cell's whole number with all digits; None for other cells."""
     if isinstance(cell, str) and _WHOLE.fullmatch(cell.strip()):
         return int(cell)
     if isinstance(cell, (int, np.integer)) and not isinstance(cell, bool):
@@ -103,14 +96,13 @@ def whole_number(cell: object) -> int | None:
 
 
 def as_text(cells: pd.Series) -> pd.Series:
-    """Cells as text, each as it stands; an empty string is an empty cell, because CSV cannot tell
-    the two apart."""
+    """Return cells as text; an empty string is an empty cell, since CSV cannot tell them apart."""
     texts = cells.astype(object).map(str, na_action="ignore").astype(TEXT)
     return texts.mask((cells.isna() | (texts == "")).to_numpy()).astype(TEXT)
 
 
 def name_of_number(text: str) -> bool:
-    """Whether a text is how Python writes a number, so that both can be had from each other."""
+    """Return whether Python writes a number exactly like this text."""
     number = _number(text)
     if math.isnan(number):
         return False

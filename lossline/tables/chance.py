@@ -1,5 +1,8 @@
-"""Accuracy of guessing: as the table states it in a column ``x_chance``, or 1 / number of answers
-of well-known benchmarks of multiple choice."""
+"""Accuracy of guessing.
+
+It is taken from the table's column ``x_chance``, or is 1 / number of answers for well-known
+multiple-choice benchmarks.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +10,10 @@ import pandas as pd
 
 from lossline.tables.cells import as_numbers
 
-__all__ = ["CHANCE", "chance_level"]
-
-# Carried along by loss tables; mapping files write it.
+# Column of a loss table; importers write it.
 CHANCE = "x_chance"
 
-# By the beginning of the name, letters and digits only.
+# Number of answers, by the start of the set's name (letters and digits only).
 _ANSWERS = {
     "arc": 4, "boolq": 2, "commonsenseqa": 5, "copa": 2, "csqa": 5, "hellaswag": 4, "mmlu": 4,
     "openbookqa": 4, "piqa": 2, "race": 4, "sciq": 4, "siqa": 3, "socialiqa": 3, "winogrande": 2,
@@ -20,8 +21,12 @@ _ANSWERS = {
 
 
 def chance_level(eval_set: str, rows: pd.DataFrame | None = None) -> float | None:
-    """Chance accuracy that the rows of a set state, the lowest if they differ, or else by its name,
-    e.g. ``arc_easy`` or ``ARC-Easy``; None where it is not known."""
+    """Return the accuracy of guessing on an evaluation set; None if unknown.
+
+    Args:
+        eval_set: name of the set, e.g. ``arc_easy`` or ``ARC-Easy``.
+        rows: rows of the set. If they state different values, the lowest is returned.
+    """
     if rows is not None and CHANCE in rows:
         stated = as_numbers(rows[CHANCE]).min()
         if pd.notna(stated):

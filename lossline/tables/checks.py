@@ -1,8 +1,7 @@
-"""What a loss table must satisfy, and how a table that does not is told apart: one problem, one
-line.
+"""Requirements of a loss table, and how violations are reported: one line per problem.
 
-`find_problems` lists everything wrong; `validate` raises the first; `exclude_bad_rows` keeps the
-record of bad rows but takes them out of every fit.
+``find_problems`` lists everything wrong; ``validate`` raises the first problem;
+``exclude_bad_rows`` keeps bad rows in the table but takes them out of every fit.
 """
 
 from __future__ import annotations
@@ -32,45 +31,48 @@ from lossline.tables.schema import (
 )
 from lossline.tables.units import in_bits
 
-__all__ = [
-    "Defect",
-    "check_columns",
-    "exclude_bad_rows",
-    "find_problems",
-    "summarize",
-    "validate",
-]
-
-# Sums are added in float64 from float32 losses; a stored mean may have been rounded to 6 digits.
+# Sums are float64 sums of float32 losses; a stored mean may be rounded to 6 digits.
 _RELATIVE_TOLERANCE = 1e-4
-# How near to ln 2 a ratio must be to be called "bits where nats are wanted".
+# Largest relative distance from ln 2 at which a ratio counts as mixed nats and bits.
 _BITS_TOLERANCE = 0.02
 
 
 @dataclass(frozen=True, kw_only=True)
 class Defect:
-    """Something wrong in one cell: which column, which row (0-based position), what, and how to
-    mend it."""
+    """A problem in one cell.
+
+    Attributes:
+        column: its column.
+        position: its row, from 0.
+        what: what is wrong.
+        mend: how to fix it.
+        unplaceable: whether the row does not say what it measures, so that it cannot be kept.
+    """
 
     column: str
     position: int
     what: str
     mend: str
-    unplaceable: bool = False  # the row does not say what it measures, or carries no known word
+    unplaceable: bool = False
 
     def line(self, where: str) -> str:
+        """Return the problem as one line for a message."""
         place = f"column {self.column!r}, {row_number(self.position)}"
         return f"{where}: {place}: {self.what}; {self.mend}"
 
 
 def check_columns(frame: pd.DataFrame, *, where: str = "the table") -> None:
-    """Raises `UserError` when a column of the schema is missing, twice there, or one is unknown."""
+    """Check the names of the columns.
+
+    Raises:
+        UserError: a column of the schema is missing, or a column is unknown or exists twice.
+    """
     names = [str(name) for name in frame.columns]
     missing = [name for name in COLUMN_NAMES if name not in names]
     unknown = [name for name in names if not is_known(name)]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise UserError(f"{where}: column {twice[0]!r} is there twice; keep one of them")
+        raise UserError(f"{where}: column {twice[0]!r} exists twice; keep one of them")
     if missing:
         hint = nearest_name(missing[0], unknown)
         found = ", ".join(names[:32])
@@ -87,18 +89,20 @@ def check_columns(frame: pd.DataFrame, *, where: str = "the table") -> None:
         hint = nearest_name(unknown[0], COLUMN_NAMES)
         raise UserError(
             f"{where}: column {unknown[0]!r} is not part of a loss table{hint}; "
-            f"rename it to {EXTRA_PREFIX + unknown[0]!r} to carry it along"
+            f"rename it to {EXTRA_PREFIX + unknown[0]!r} to keep it"
         )
 
 
 def validate(frame: pd.DataFrame, *, where: str = "the table") -> None:
-    """Raises `UserError`, naming the column and the row, when the table is not a sound loss table.
+    """Check that a table is a valid loss table.
 
-    Checked: the columns; cells that may not be empty; known kinds and statuses; finite,
-      non-negative numbers; facts
-    that are constant within a run; one row per checkpoint × evaluation set; means that agree with
-    their sums; nats and bits that are not mixed up. Rows with status ``excluded`` are only checked
-    for the cells that may not be empty.
+    Checked are: the columns; cells that must not be empty; known kinds and statuses; finite,
+    non-negative numbers; facts that are constant within a run; one row per checkpoint × evaluation
+    set; means that agree with their sums; nats not mixed with bits. In rows with status
+    ``excluded`` only the cells that must not be empty are checked.
+
+    Raises:
+        UserError: a check fails; names the column and the row.
     """
     check_columns(frame, where=where)
     problems = list(find_problems(frame))
@@ -108,7 +112,7 @@ def validate(frame: pd.DataFrame, *, where: str = "the table") -> None:
 
 
 def find_problems(frame: pd.DataFrame) -> Iterator[Defect]:
-    """Everything wrong with the rows of a table whose columns are right, the gravest kind first."""
+    """Yield everything wrong in a table with valid columns, the most serious kind first."""
     frame = frame.reset_index(drop=True)
     yield from _empty_cells(frame)
     yield from _unknown_words(frame)
@@ -122,16 +126,17 @@ def find_problems(frame: pd.DataFrame) -> Iterator[Defect]:
 
 
 def exclude_bad_rows(frame: pd.DataFrame) -> tuple[pd.DataFrame, list[Defect]]:
-    """The table with every row that has a problem marked ``excluded`` (message: the problem), and
-    the problems.
+    """Return the table with bad rows marked ``excluded``, and the problems.
 
-    A row whose run, step or set is unknown, or whose kind or status is not a known word, cannot be
-    kept for the record and is dropped from the returned table.
+    The message of a marked row is its problem. A row is dropped instead if its run, step or set is
+    unknown, or its kind or status is not a known word.
     """
     problems = list(find_problems(frame))
     frame = frame.reset_index(drop=True)
     drop = {problem.position for problem in problems if problem.unplaceable}
-    for problem in reversed(problems):  # the gravest problem of a row has the last word
+    for problem in reversed(
+        problems
+    ):  # the most serious problem of a row is written last and stays
         frame.loc[problem.position, "status"] = str(Status.EXCLUDED)
         frame.loc[problem.position, "message"] = f"{problem.column}: {problem.what}"
     kept = frame.drop(index=sorted(drop)).reset_index(drop=True)
@@ -139,7 +144,7 @@ def exclude_bad_rows(frame: pd.DataFrame) -> tuple[pd.DataFrame, list[Defect]]:
 
 
 def summarize(problems: Iterable[Defect], where: str, most: int = 5) -> list[str]:
-    """One line per kind of problem: the first row that has it in full, then the other rows."""
+    """Return one line per kind of problem: its first row in full, then the other rows."""
     kinds: dict[tuple[str, str], list[Defect]] = {}
     for problem in problems:
         kinds.setdefault((problem.column, problem.mend), []).append(problem)
@@ -153,6 +158,7 @@ def summarize(problems: Iterable[Defect], where: str, most: int = 5) -> list[str
 
 
 def _where(mask: np.ndarray | pd.Series) -> list[int]:
+    """Return the positions at which a mask is True."""
     return [int(position) for position in np.flatnonzero(np.asarray(mask, dtype=bool))]
 
 
@@ -161,7 +167,7 @@ def _empty_cells(frame: pd.DataFrame) -> Iterator[Defect]:
         if column.required:
             for position in _where(frame[column.name].isna()):
                 said = str(frame["message"].iloc[position])
-                of_this = f"{column.name}: "  # as `frames.exclude_unreadable` says it
+                of_this = f"{column.name}: "  # as `frames.exclude_unreadable` writes it
                 yield Defect(
                     column=column.name,
                     position=position,
@@ -198,7 +204,7 @@ _NUMBERS = tuple(c.name for c in COLUMNS if c.kind is not Kind.TEXT and c.name !
 
 
 def _open_numbers(frame: pd.DataFrame) -> list[str]:
-    """Names of the open columns that hold numbers: shares and tokens of a mixture's components."""
+    """Return the open columns of numbers: shares and tokens of a mixture's components."""
     columns = [column_of(str(name)) for name in frame.columns if name not in COLUMN_NAMES]
     return [column.name for column in columns if column and column.kind is Kind.NUMBER]
 
@@ -211,7 +217,7 @@ def _bad_numbers(frame: pd.DataFrame, used: np.ndarray) -> Iterator[Defect]:
                 column=name,
                 position=position,
                 what="the value is infinite",
-                mend="a measurement that failed is a row with status 'failed' and no value",
+                mend="for a failed measurement write status 'failed' and no value",
             )
         for position in _where(used & (values < 0)):
             shown = int(values[position]) if name in COUNTS else values[position]
@@ -219,7 +225,7 @@ def _bad_numbers(frame: pd.DataFrame, used: np.ndarray) -> Iterator[Defect]:
                 column=name,
                 position=position,
                 what=f"{shown:g} is negative",
-                mend=f"a {name} is never below 0",
+                mend=f"{name} is never below 0",
             )
     for name in _POSITIVE:
         values = frame[name].to_numpy(dtype="float64", na_value=np.nan)
@@ -228,15 +234,15 @@ def _bad_numbers(frame: pd.DataFrame, used: np.ndarray) -> Iterator[Defect]:
                 column=name,
                 position=position,
                 what="the value is 0",
-                mend="leave the cell empty if it is not known",
+                mend="leave the cell empty if the value is unknown",
             )
     accuracy = frame["accuracy"].to_numpy(dtype="float64")
     for position in _where(used & (accuracy > 1)):
         yield Defect(
             column="accuracy",
             position=position,
-            what=f"{accuracy[position]:g} is above 1 (a mapping with percent = true converts)",
-            mend="accuracies are fractions, not percent",
+            what=f"{accuracy[position]:g} is above 1",
+            mend="write a fraction, or convert percent with percent = true in a mapping",
         )
 
 
@@ -267,7 +273,7 @@ def _means_against_sums(frame: pd.DataFrame, used: np.ndarray) -> Iterator[Defec
                 what=f"{given[position]:.6g} does not agree with its sums, "
                 f"which give {right[position]:.6g}"
                 + _unit_guess(given[position], right[position], name),
-                mend="leave the cell empty and it is divided from the sums",
+                mend="leave the cell empty to compute it from the sums",
             )
 
 
@@ -276,18 +282,18 @@ def _unit_guess(given: float, right: float, name: str) -> str:
         return ""
     ratio = given / right
     if name == "loss" and abs(ratio * math.log(2.0) - 1) < _BITS_TOLERANCE:
-        return " (bits where nats are wanted)"
+        return " (bits instead of nats)"
     if name == "bits_per_byte" and abs(ratio / math.log(2.0) - 1) < _BITS_TOLERANCE:
-        return " (nats where bits are wanted)"
+        return " (nats instead of bits)"
     return ""
 
 
 def _bytes_per_token(frame: pd.DataFrame, used: np.ndarray) -> Iterator[Defect]:
-    """Bytes per token follow from loss and bits per byte, and belong to the text and its tokenizer
-    (of runs whose tokenizer is not recorded, each to the run's own).
+    """Yield rows in which loss and bits per byte mix nats with bits.
 
-    A row whose value is off by ln 2 from most rows of that set and tokenizer mixes nats and bits;
-    where as many rows say one as the other, all of them are in doubt.
+    Both together give the bytes per token, which belong to a text and a tokenizer (if that is not
+    recorded, to the run). A row that differs by ln 2 from most rows of its set and tokenizer mixes
+    the units. If equally many rows have either value, all of them are reported.
     """
     loss = frame["loss"].to_numpy(dtype="float64")
     bits = frame["bits_per_byte"].to_numpy(dtype="float64")
@@ -315,12 +321,12 @@ def _bytes_per_token(frame: pd.DataFrame, used: np.ndarray) -> Iterator[Defect]:
                 position=int(position),
                 what=f"loss and bits per byte imply {values[position]:.3g} bytes per token where "
                 f"{others} {other:.3g}: nats are mixed with bits",
-                mend="loss is in nats per token, bits_per_byte in bits",
+                mend="write loss in nats per token, bits_per_byte in bits",
             )
 
 
 def _usual(values: np.ndarray) -> tuple[float, int]:
-    """The value that most others agree with, and how many do."""
+    """Return the value that most others agree with, and how many do."""
     logs = np.sort(np.log(values))
     support = np.searchsorted(logs, logs + _BITS_TOLERANCE, "right")
     support -= np.searchsorted(logs, logs - _BITS_TOLERANCE, "left")
@@ -328,8 +334,7 @@ def _usual(values: np.ndarray) -> tuple[float, int]:
 
 
 def _bits_among_nats(frame: pd.DataFrame, used: np.ndarray) -> Iterator[Defect]:
-    """Losses without sums or bits per byte beside them, held against those of runs alike in every
-    fact."""
+    """Yield losses without sums or bits per byte that are in bits where similar runs have nats."""
     number = {name: frame[name].to_numpy(dtype="float64", na_value=np.nan) for name in _NUMBERS}
     alone = used & np.isnan(number["nats"]) & np.isnan(number["bits_per_byte"])
     for name in ("loss", "params", "tokens"):
@@ -346,14 +351,14 @@ def _bits_among_nats(frame: pd.DataFrame, used: np.ndarray) -> Iterator[Defect]:
             yield Defect(
                 column="loss",
                 position=int(position),
-                what=f"{number['loss'][position]:.6g} is 1/ln 2 times what other rows of this set "
-                "lead to expect: nats are mixed with bits",
-                mend="loss is in nats per token, bits times ln 2; if these runs are of another "
-                "kind, give the column that says so (such as optimizer)",
+                what=f"{number['loss'][position]:.6g} is 1/ln 2 times the value that other rows "
+                "of this set predict: nats are mixed with bits",
+                mend="write loss in nats per token, bits times ln 2; if these runs differ in kind, "
+                "add the column that shows it (such as optimizer)",
             )
 
 
-# What tells runs of one kind apart, and what importers write beside the rows.
+# Columns that differ between runs of one kind, and columns that importers add.
 _SIZES = ("run_id", "params", "params_non_embedding", "seed")
 _PLACES = ("x_source_row", "x_source_column")
 
@@ -368,7 +373,7 @@ def _missing_measurements(frame: pd.DataFrame, used: np.ndarray) -> Iterator[Def
             column="loss",
             position=position,
             what="the value is missing (NaN) although the status is ok",
-            mend="give the loss or the sums, or set status to 'failed' with a message",
+            mend="add the loss or the sums, or set status to 'failed' with a message",
         )
     failed = used & (frame["status"] == str(Status.FAILED)).to_numpy()
     for name in ("loss", "bits_per_byte", "accuracy"):
@@ -376,8 +381,8 @@ def _missing_measurements(frame: pd.DataFrame, used: np.ndarray) -> Iterator[Def
             yield Defect(
                 column=name,
                 position=position,
-                what="a row that failed carries a value",
-                mend="empty the cell or set status to 'ok'",
+                what="a row with status failed has a value",
+                mend="empty the cell, or set status to 'ok'",
             )
 
 
@@ -425,7 +430,7 @@ def _changing(rows: pd.DataFrame, by: list[str], names: list[str], unit: str) ->
         counts = group[name].nunique(dropna=False)
         for key in counts.index[counts > 1]:
             members = group.get_group(key if isinstance(key, tuple) else (key,))[name]
-            # What most rows say holds; of equally many, the first.
+            # The value of most rows counts as right; of equally frequent ones, the first.
             texts = members.astype(object).where(members.notna(), None).map(repr)
             usual = texts.value_counts(sort=False).idxmax()
             reference = texts.index[texts == usual][0]

@@ -1,4 +1,4 @@
-"""Loss tables in memory: the right types, the derived columns, several tables as one."""
+"""Loss tables in memory: set types, fill derived columns, join tables."""
 
 from __future__ import annotations
 
@@ -21,32 +21,23 @@ from lossline.tables.cells import (
 )
 from lossline.tables.schema import COLUMN_NAMES, Column, Kind, Status, column_of, is_known
 
-__all__ = [
-    "concat",
-    "derive",
-    "exclude_unreadable",
-    "from_rows",
-    "nearest_name",
-    "nearest_names",
-    "row_number",
-    "typed",
-]
-
 
 def row_number(position: int) -> str:
-    """How a message names a row: counted from 1, headers not counted."""
+    """Return the name of a row in messages: counted from 1, without headers."""
     return f"row {position + 1}"
 
 
 def nearest_name(name: str, names: Iterable[str]) -> str:
-    """``"; did you mean 'x'?"`` for a name that is nearly one of `names`, else an empty string."""
+    """Return ``"; did you mean 'x'?"`` if one of ``names`` is similar, else ""."""
     close = difflib.get_close_matches(name, list(names), n=1, cutoff=0.6)
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
 def nearest_names(name: str, names: Iterable[str], most: int = 12) -> str:
-    """The names for a message; of more than `most`, those most like `name`, whose last part after a
-    dot counts as the whole."""
+    """Return names as text for a message; of more than ``most``, only those most like ``name``.
+
+    The last part of a dotted name is compared as well as the whole.
+    """
     found = list(dict.fromkeys(names))
     if len(found) <= most:
         return ", ".join(found) or "no columns"
@@ -59,19 +50,17 @@ def nearest_names(name: str, names: Iterable[str], most: int = 12) -> str:
 
 
 def from_rows(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
-    """A typed table out of dictionaries; columns that a row leaves out are empty, a missing status
-    is ``ok``.
+    """Return a typed table from dictionaries.
 
-    The derived columns are filled from the sums. Nothing is validated: `write` and `validate` do
-    that.
+    Missing columns are empty, a missing status is ``ok``, and derived columns are filled from the
+    sums. Nothing is validated: ``write`` and ``validate`` do that.
     """
-    frame = pd.DataFrame(list(rows), dtype=object)  # whole numbers beside None stay whole
+    frame = pd.DataFrame(list(rows), dtype=object)  # object: whole numbers next to None stay whole
     return derive(typed(complete(frame)))
 
 
 def complete(frame: pd.DataFrame) -> pd.DataFrame:
-    """Adds the columns that are not there, empty (`status`: ok), and puts all into the schema's
-    order."""
+    """Add missing columns, empty (status: ok), and put all columns into the schema's order."""
     frame = frame.copy()
     for name in COLUMN_NAMES:
         if name not in frame.columns:
@@ -81,8 +70,13 @@ def complete(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def typed(frame: pd.DataFrame, *, where: str = "the table") -> pd.DataFrame:
-    """The same table with the schema's dtypes; a cell that does not convert is a `UserError` naming
-    it. ``x_`` columns are numbers where nothing is lost by it, else text."""
+    """Return the table with the schema's dtypes.
+
+    A column ``x_…`` becomes numbers if no cell loses anything by it, else text.
+
+    Raises:
+        UserError: a cell cannot be converted; names the column and the row.
+    """
     converted = {
         str(name): _typed_extra(frame[name])
         if (column := column_of(str(name))) is None
@@ -93,8 +87,11 @@ def typed(frame: pd.DataFrame, *, where: str = "the table") -> pd.DataFrame:
 
 
 def exclude_unreadable(frame: pd.DataFrame) -> pd.DataFrame:
-    """A table with the schema's columns whose cells convert: rows with a cell that does not get the
-    status ``excluded``, a message that names it, and an empty cell instead."""
+    """Return the table with all cells of the schema's columns convertible.
+
+    A row with another cell gets the status ``excluded``, a message that names the cell, and an
+    empty cell instead.
+    """
     frame = frame.reset_index(drop=True)
     for column in map(column_of, map(str, frame.columns)):
         if column is None or column.kind is Kind.TEXT:
@@ -113,13 +110,13 @@ def exclude_unreadable(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _shown(cell: object) -> str:
-    """A cell for a message: text in quotation marks, a number without, in whatever file it was."""
+    """Return a cell for a message: text in quotation marks, numbers without."""
     text = isinstance(cell, str) and as_numbers(pd.Series([cell])).isna().all()
     return repr(cell) if text else str(cell)
 
 
 def _faults(values: pd.Series, kind: Kind) -> dict[int, str]:
-    """Place -> what is wrong, of the cells that are neither empty nor numbers of this kind."""
+    """Return row -> fault of the cells that are neither empty nor numbers of this kind."""
     converted = as_numbers(values) if kind is Kind.NUMBER else as_counts(values)
     faults = {}
     for row in np.flatnonzero(converted.isna() & ~is_empty(values)):
@@ -141,7 +138,7 @@ def _typed_column(values: pd.Series, column: Column, where: str) -> pd.Series:
         mend = (
             "write a number or leave the cell empty"
             if text
-            else f"this column counts ({column.meaning})"
+            else f"this column holds counts ({column.meaning})"
         )
         fault = "is not a number" if text else fault
         raise UserError(
@@ -152,8 +149,10 @@ def _typed_column(values: pd.Series, column: Column, where: str) -> pd.Series:
 
 
 def _typed_extra(values: pd.Series) -> pd.Series:
-    """A column that the schema does not know, the same whether it comes from memory or a file:
-    numbers where each can be written as it was, else text."""
+    """Return a column outside the schema, equal whether it comes from memory or from a file.
+
+    It becomes numbers if each can be written exactly as it was, else text.
+    """
     values = values.reset_index(drop=True)
     if pd.api.types.is_float_dtype(values.dtype):
         return values.astype("float64")
@@ -166,12 +165,11 @@ def _typed_extra(values: pd.Series) -> pd.Series:
 
 
 def derive(frame: pd.DataFrame) -> pd.DataFrame:
-    """Fills `loss`, `bits_per_byte` and `accuracy` where they are empty and the sums to divide are
-    there.
+    """Fill empty ``loss``, ``bits_per_byte`` and ``accuracy`` from the sums.
 
     loss = nats / target_tokens; bits_per_byte = nats / (ln 2 · target_bytes); accuracy = correct /
-    questions. Values that are already there stay, so that a published mean is never replaced;
-    `validate` compares the two.
+    questions. Existing values stay, so that a published mean is never replaced; ``validate``
+    compares both.
     """
     frame = frame.copy()
     ratios = {
@@ -187,14 +185,14 @@ def derive(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _quotient(frame: pd.DataFrame, above: str, below: str) -> np.ndarray:
+    """Return one column over another; NaN where the denominator is not positive."""
     numerator = frame[above].to_numpy(dtype="float64", na_value=np.nan)
     denominator = frame[below].to_numpy(dtype="float64", na_value=np.nan)
     return np.divide(numerator, denominator, out=np.full(len(frame), np.nan), where=denominator > 0)
 
 
 def concat(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    """Several loss tables as one, row after row; open and ``x_`` columns are united. Not
-    validated."""
+    """Join loss tables row after row, with all open and ``x_`` columns. Does not validate."""
     if not tables:
         return typed(complete(pd.DataFrame()))
     extras = sorted(
@@ -206,7 +204,6 @@ def concat(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
         }
     )
     columns = [*COLUMN_NAMES, *extras]
-    # Object columns keep pandas from guessing a type for a column that is empty in one of the
-    # tables.
+    # As objects: pandas would guess a type for a column that is empty in one of the tables.
     parts = [table.reindex(columns=columns).astype(object) for table in tables]
     return typed(pd.concat(parts, ignore_index=True))

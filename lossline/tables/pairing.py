@@ -1,9 +1,8 @@
-"""Pairs of losses (x, y) out of a loss table: of one checkpoint on two sets, or of two runs of
-equal scale.
+"""Pair losses (x, y) from a loss table: one checkpoint on two sets, or two runs of equal scale.
 
-Train-to-test and validation lines pair one checkpoint with itself. Train-to-train and test-to-test
-lines pair checkpoints of two groups; where these share no N and D, the second group is interpolated
-in compute. `Pairs.how` says which.
+Train-to-test and validation lines pair a checkpoint with itself. Train-to-train and test-to-test
+lines pair checkpoints of two groups. If these share no N and D, the second group is interpolated in
+compute. ``Pairs.how`` records which.
 """
 
 from __future__ import annotations
@@ -18,30 +17,19 @@ import pandas as pd
 from lossline.errors import UserError
 from lossline.run_order import run_numbers
 
-__all__ = [
-    "UNITS",
-    "UNIT_WORDS",
-    "Pairing",
-    "Pairs",
-    "one_set",
-    "pair_checkpoints",
-    "pair_groups",
-    "same_checkpoints",
-]
-
 Array = np.ndarray
 
 UNIT_WORDS: Mapping[str, str] = {"loss": "nats per token", "bits_per_byte": "bits per byte"}
 UNITS = tuple(UNIT_WORDS)
-# Sources print N and D with few digits: they count as equal if they agree to this share.
+# Relative tolerance for equal N and D: sources print them with few digits.
 _SAME_SCALE = 1e-3
 _CHECKPOINT = ["run_id", "step"]
-# Columns of the runs behind a pair of two groups: that of x, and those that y lies between.
+# Columns with the runs of a pair of two groups: the run of x, and the two runs y lies between.
 _SOURCES = ("x_run", "y_run", "next_y_run")
 
 
 class Pairing(enum.StrEnum):
-    """How x and y were brought together."""
+    """How x and y were paired."""
 
     CHECKPOINT = "same checkpoint"
     EQUAL_SCALE = "equal (N, D)"
@@ -51,16 +39,22 @@ class Pairing(enum.StrEnum):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Pairs:
-    """Points of one line, run by run in the order of their data (`run_order`), so that neither the
-    order of rows nor the names of runs can matter.
+    """Points of one line.
+
+    Points are grouped by run, and runs are ordered by their data (``run_order``): the order of rows
+    and the names of runs have no effect.
 
     Attributes:
-      x, y: losses (M,), nats per token or bits per byte.
-      runs: run of each point (M,), the unit of resampling; a pair of runs reads "a | b".
-      sources: columns (M,) of the runs that each point's x and y were measured on; `runs` alone if
-        empty, as for points of one checkpoint each.
-      params, tokens, flops: N, D and C of x's checkpoint (M,), NaN where not recorded.
-      how: `Pairing`; left_out: checkpoints that found no partner or hold no loss.
+        x: losses (M,), nats per token or bits per byte.
+        y: losses (M,), nats per token or bits per byte.
+        runs: run of each point (M,), the unit of resampling; a pair of runs is named "a | b".
+        params: N of x's checkpoint (M,); NaN where not recorded.
+        tokens: D of x's checkpoint (M,); NaN where not recorded.
+        flops: C of x's checkpoint (M,); NaN where not recorded.
+        how: how x and y were paired.
+        left_out: checkpoints without a partner or without a loss.
+        sources: columns (M,) of the runs on which each point's x and y were measured; empty if
+            these are ``runs``, as for pairs of one checkpoint.
     """
 
     x: Array
@@ -77,25 +71,26 @@ class Pairs:
         return len(self.x)
 
     def __getitem__(self, keep: Array) -> Pairs:
-        """The points where the mask (M,) holds, or those at positions, in their order."""
+        """Return the points where a mask (M,) is True, or at positions, in their order."""
         columns = ("x", "y", "runs", "params", "tokens", "flops")
         kept = {name: getattr(self, name)[keep] for name in columns}
         sources = tuple(source[keep] for source in self.sources)
         return dataclasses.replace(self, **kept, sources=sources)
 
     def of_the_runs(self, points: Array) -> Array:
-        """Mask (M,) of all points that share a run with one of the mask `points` (M,)."""
+        """Return a mask (M,) of all points that share a run with the mask ``points``."""
         sources = self.sources or (self.runs,)
         runs = np.concatenate([source[points] for source in sources])
         return np.any([np.isin(source, runs) for source in sources], axis=0)
 
     @property
     def n_runs(self) -> int:
+        """Number of runs."""
         return len(np.unique(self.runs))
 
     @property
     def run_numbers(self) -> Array:
-        """Run of each point as 0 to R - 1 (M,), numbered by the runs' data, not by their names."""
+        """Run of each point (M,), 0 to R - 1, numbered by the runs' data, not their names."""
         return run_numbers(self.runs, self.params, self.tokens, self.x, self.y)
 
     @property
@@ -106,13 +101,15 @@ class Pairs:
 
 
 def one_set(table: pd.DataFrame, eval_set: str, unit: str) -> pd.DataFrame:
-    """Measured rows of one set, with columns run_id, step, params, tokens, flops, value.
+    """Return the measured rows of one set: columns run_id, step, params, tokens, flops, value.
 
-    A checkpoint that is there twice counts once, by its lower loss, if its copies agree to 1e-6;
-    else `UserError`.
+    A checkpoint that exists twice counts once, with its lower loss, if both losses agree to 1e-6.
+
+    Raises:
+        UserError: the unit is unknown, or a checkpoint has two different losses.
     """
     if unit not in UNITS:
-        raise UserError(f"unit {unit!r} is unknown; choose one of {', '.join(UNITS)}")
+        raise UserError(f"unit {unit!r} is unknown; choose from {', '.join(UNITS)}")
     rows = table[(table["eval_set"] == eval_set) & (table["status"] == "ok")]
     value = pd.to_numeric(rows[unit], errors="coerce").astype(float)
     frame = rows[["run_id", "step", "params", "tokens", "flops"]].assign(value=value)
@@ -122,7 +119,7 @@ def one_set(table: pd.DataFrame, eval_set: str, unit: str) -> pd.DataFrame:
     if len(torn):
         run, step = torn.index[0]
         raise UserError(
-            f"eval_set {eval_set!r}: run {run!r}, step {step} is there twice with different losses "
+            f"eval_set {eval_set!r}: run {run!r}, step {step} exists twice with different losses "
             f"({torn['min'].iloc[0]:.6g}, {torn['max'].iloc[0]:.6g}); keep one of the two rows"
         )
     rising = frame["value"].to_numpy().argsort(kind="stable")
@@ -131,13 +128,14 @@ def one_set(table: pd.DataFrame, eval_set: str, unit: str) -> pd.DataFrame:
 
 
 def _scale(frame: pd.DataFrame) -> pd.DataFrame:
-    """Fills C = 6 N D where it is not recorded."""
+    """Fill C = 6 N D where compute is not recorded."""
     flops = frame["flops"].astype(float)
     known = 6.0 * frame["params"].astype(float) * frame["tokens"].astype(float)
     return frame.assign(flops=flops.where(flops.notna(), known))
 
 
 def _pairs(frame: pd.DataFrame, how: Pairing, left_out: int) -> Pairs:
+    """Return the pairs of a frame, ordered by the runs' data."""
     numbers = {
         name: frame[name].to_numpy(dtype=float, na_value=np.nan)
         for name in ("x", "y", "params", "tokens", "flops")
@@ -150,12 +148,12 @@ def _pairs(frame: pd.DataFrame, how: Pairing, left_out: int) -> Pairs:
 
 
 def pair_checkpoints(table: pd.DataFrame, x_set: str, y_set: str, *, unit: str = "loss") -> Pairs:
-    """Losses of the same checkpoints on two sets."""
+    """Pair losses of the same checkpoints on two sets."""
     return same_checkpoints(one_set(table, x_set, unit), one_set(table, y_set, unit))
 
 
 def same_checkpoints(x: pd.DataFrame, y: pd.DataFrame) -> Pairs:
-    """Pairs out of the rows of two sets, as `one_set` gives them."""
+    """Pair the rows of two sets, as ``one_set`` returns them."""
     both = x.rename(columns={"value": "x"}).merge(
         y[[*_CHECKPOINT, "value"]].rename(columns={"value": "y"}), on=_CHECKPOINT, how="inner"
     )
@@ -165,13 +163,16 @@ def same_checkpoints(x: pd.DataFrame, y: pd.DataFrame) -> Pairs:
 def pair_groups(
     x_table: pd.DataFrame, y_table: pd.DataFrame, x_set: str, y_set: str, *, unit: str = "loss"
 ) -> Pairs:
-    """Losses of two groups of runs, x of the first on `x_set`, y of the second on `y_set`.
+    """Pair losses of two groups of runs: x of the first on ``x_set``, y of the second on ``y_set``.
 
-    Checkpoints of equal N and D are paired one to one; where a group has several runs of one N and
-    D, by lot, the same lot for any names of runs and order of rows. If fewer than three are paired,
-    frontier meets frontier: the runs of the first group that have the lowest loss up to their
-    compute are paired with that of the second, interpolated linearly in ln C and ln y, never beyond
-    its ends.
+    Checkpoints of equal N and D are paired one to one. Several runs of one N and D are paired at
+    random, with the same result for any names of runs and order of rows. If fewer than three pairs
+    exist, frontiers are paired instead: runs of the first group with the lowest loss up to their
+    compute, with the frontier of the second group, interpolated linearly in ln C and ln y, never
+    beyond its ends.
+
+    Raises:
+        UserError: the unit is unknown, or a checkpoint has two different losses.
     """
     x = _scale(one_set(x_table, x_set, unit)).rename(columns={"value": "x"})
     y = _scale(one_set(y_table, y_set, unit)).rename(columns={"value": "y"})
@@ -183,7 +184,7 @@ def pair_groups(
 
 
 def _equal_scale(x: pd.DataFrame, y: pd.DataFrame) -> pd.DataFrame:
-    """One-to-one partners by N and D."""
+    """Return one-to-one partners by N and D."""
     x, y = _by_scale(x, "x"), _by_scale(y, "y")
     with np.errstate(all="ignore"):
         place_x, place_y = (np.log(f[["params", "tokens"]].to_numpy(float)) for f in (x, y))
@@ -207,8 +208,11 @@ def _equal_scale(x: pd.DataFrame, y: pd.DataFrame) -> pd.DataFrame:
 
 
 def _by_scale(frame: pd.DataFrame, axis: str) -> pd.DataFrame:
-    """Rows by N and D; runs of one N and D by lot. In the order of their losses, the best would
-    meet the best, and noise would pass for a line."""
+    """Return rows sorted by N and D, runs of one N and D in random order.
+
+    In the order of their losses the best runs would be paired with the best, and noise would look
+    like a line.
+    """
     number = run_numbers(frame["run_id"], frame["params"], frame["tokens"], frame[axis])
     lots = np.random.default_rng(ord(axis)).permutation(frame["run_id"].nunique())
     order = ["params", "tokens", "lot", "step"]
@@ -216,6 +220,7 @@ def _by_scale(frame: pd.DataFrame, axis: str) -> pd.DataFrame:
 
 
 def _interpolated(x: pd.DataFrame, y: pd.DataFrame) -> pd.DataFrame:
+    """Return x on its frontier with y interpolated on the frontier of the second group."""
     frontier = y.dropna(subset=["flops"]).sort_values(["flops", "y"])
     frontier = frontier[frontier["y"] <= frontier["y"].cummin()].drop_duplicates("flops")
     x = x.dropna(subset=["flops"])
@@ -229,6 +234,6 @@ def _interpolated(x: pd.DataFrame, y: pd.DataFrame) -> pd.DataFrame:
     before = np.searchsorted(compute, wanted, side="right") - 1
     after = np.minimum(np.searchsorted(compute, wanted), len(run) - 1)
     x = x.assign(y=y_at, x_run=x["run_id"], y_run=run[before], next_y_run=run[after])
-    # Frontier against frontier: a run far from optimal on x would meet an optimal y.
+    # Only the frontier of x: else a run far from optimal would be paired with an optimal y.
     best = x[inside].sort_values(["flops", "x"])
     return best[best["x"] <= best["x"].cummin()].drop_duplicates("flops")

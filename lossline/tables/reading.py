@@ -1,7 +1,7 @@
-"""Tables of any columns out of .csv (.csv.gz), .tsv, .parquet and .jsonl files.
+"""Read tables with any columns from .csv (.csv.gz), .tsv, .parquet and .jsonl files.
 
-Every cell arrives as it was written: no column is moved, none is made the index, and text stays
-text (`cells` makes numbers of it where numbers are asked for).
+Every cell arrives as it was written: no column is moved or becomes the index, and text stays text
+(``cells`` converts it to numbers where needed).
 """
 
 from __future__ import annotations
@@ -22,28 +22,34 @@ import pandas as pd
 from lossline.errors import UserError
 from lossline.tables.json_text import objects
 
-__all__ = ["SUFFIXES", "one_column_each", "read_any"]
-
-SUFFIXES = (".parquet", ".csv", ".csv.gz", ".tsv")  # of tables in a folder; .jsonl comes second
+SUFFIXES = (
+    ".parquet",
+    ".csv",
+    ".csv.gz",
+    ".tsv",
+)  # of tables in a folder; .jsonl only if there is none
 _SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 
 
 def read_any(path: str | os.PathLike[str], *, repeated_names: bool = False) -> pd.DataFrame:
-    """Any table of a file by its suffix. No loss table is presumed; cells of text tables are text,
-    empty ones NaN.
+    """Read any table; the suffix gives the format. It need not be a loss table.
+
+    Cells of text tables are text; empty ones are NaN.
 
     Args:
-      path: the file.
-      repeated_names: whether two columns may have one name, for who joins a second header to it.
+        path: the file.
+        repeated_names: whether two columns may have the same name, for callers that join a second
+            header line to the first.
 
-    Raises `UserError` for a file that is missing, not whole or of another kind, for rows that do
-    not fit the header, and for two different columns of one name.
+    Raises:
+        UserError: the file is missing, incomplete or of another kind; a row does not fit the
+            header; two different columns have one name.
     """
     path = Path(path)
     if not path.exists():
-        raise UserError(f"{path}: no such file; name an existing table")
+        raise UserError(f"{path}: no such file; give an existing table")
     if path.is_dir():
-        raise UserError(f"{path}: is a folder, not a table; name the file within it")
+        raise UserError(f"{path}: a folder, not a table; give the file inside it")
     name = path.name.lower()
     try:
         if name.endswith(".parquet"):
@@ -57,18 +63,21 @@ def read_any(path: str | os.PathLike[str], *, repeated_names: bool = False) -> p
         else:
             raise UserError(f"{path}: unknown kind of table; use .parquet, .csv, .tsv or .jsonl")
     except UnicodeDecodeError as error:
-        raise UserError(f"{path}: is not text in UTF-8; save it anew with this encoding") from error
+        raise UserError(f"{path}: not UTF-8 text; save it again with this encoding") from error
     except (ValueError, OSError, EOFError, zlib.error) as error:
         reason = " ".join(str(error).split())
         raise UserError(
-            f"{path}: cannot be read as {path.suffix[1:]}: {reason}; is the file whole?"
+            f"{path}: cannot be read as {path.suffix[1:]}: {reason}; is the file complete?"
         ) from error
     return frame if repeated_names else one_column_each(frame, str(path))
 
 
 def one_column_each(frame: pd.DataFrame, where: str) -> pd.DataFrame:
-    """The table without columns that repeat another of the same name in every cell; `UserError`
-    where two of one name differ."""
+    """Return the table without columns that repeat another column exactly.
+
+    Raises:
+        UserError: two columns of one name differ.
+    """
     if frame.columns.is_unique:
         return frame
     keep: list[int] = []
@@ -79,16 +88,17 @@ def one_column_each(frame: pd.DataFrame, where: str) -> pd.DataFrame:
             keep.append(place)
         elif not frame.iloc[:, place].equals(frame.iloc[:, before]):
             raise UserError(
-                f"{where}: column {name!r} is there twice (columns {before + 1} and {place + 1}) "
+                f"{where}: column {name!r} exists twice (columns {before + 1} and {place + 1}) "
                 "with different cells; rename or delete one of them"
             )
     return frame.iloc[:, keep]
 
 
 def _parquet(path: Path) -> pd.DataFrame:
+    """Return a Parquet file's table."""
     import pyarrow.parquet as pq
 
-    # By itself: read as a data set, the names of the folders above it would become columns.
+    # Read as a single file: as a data set, names of parent folders would become columns.
     with pq.ParquetFile(path) as file:
         table = file.read()
     places = [
@@ -96,7 +106,8 @@ def _parquet(path: Path) -> pd.DataFrame:
         for place, name in enumerate(table.column_names)
         if not re.fullmatch(r"__index_level_\d+__", name)
     ]
-    # Each cell as it is: no column as the index, whole numbers beside empty cells not as floats.
+    # Keep each cell as it is: no column becomes the index, and whole numbers next to empty cells
+    # do not become floats.
     columns = [
         table.column(place).to_pandas(integer_object_nulls=True).reset_index(drop=True)
         for place in places
@@ -107,11 +118,11 @@ def _parquet(path: Path) -> pd.DataFrame:
 
 
 def _text_table(path: Path, separator: str) -> pd.DataFrame:
-    """A table of text, each cell under the name at its place."""
+    """Return a table of text, each cell below the name at its position."""
     header, rows = _fields(path, separator)
     named = max((place for place, name in enumerate(header, 1) if name.strip()), default=0)
     if not named:
-        raise UserError(f"{path}: has no header; name the columns in its first line")
+        raise UserError(f"{path}: no header; write the names of the columns into its first line")
     width = _common_width(path, separator, header[:named], len(header), rows)
     names = [name or f"Unnamed: {place}" for place, name in enumerate(header)][:width]
     cells = np.array([row[: len(names)] for _, row in rows], dtype=object)
@@ -123,8 +134,11 @@ def _text_table(path: Path, separator: str) -> pd.DataFrame:
 
 
 def _fields(path: Path, separator: str) -> tuple[list[str], list[tuple[int, list[str]]]]:
-    """The header, and the number of the line and the fields of each row. Empty lines are left out,
-    and headers that come again where files were put one after the other."""
+    """Return the header, and line number and fields of each row.
+
+    Empty lines are skipped, and so are repeated headers, which appear where files were
+    concatenated.
+    """
     content = path.read_bytes()
     if path.suffix.lower() == ".gz":
         content = gzip.decompress(content)
@@ -137,7 +151,7 @@ def _fields(path: Path, separator: str) -> tuple[list[str], list[tuple[int, list
     except csv.Error as error:
         raise UserError(
             f"{path}, line {lines.line_num}: cannot be read as a table: {error}; is a quotation "
-            "mark left open?"
+            "mark not closed?"
         ) from error
     again = [[cells[0].lstrip("\ufeff"), *cells[1:]] == header for _, cells in rows]
     return header, [row for row, header_again in zip(rows, again, strict=True) if not header_again]
@@ -150,8 +164,12 @@ def _common_width(
     fields: int,
     rows: Sequence[tuple[int, list[str]]],
 ) -> int:
-    """How many fields all rows have: as many as the header has names, or more that are empty in
-    all rows (a separator at the end of each); one row alone with more may have moved its cells."""
+    """Return the number of fields that all rows have.
+
+    It is the number of names in the header, or more if the additional fields are empty in all rows
+    (a separator at the end of each). A single longer row is an error, because its cells may be
+    shifted.
+    """
     counts = Counter(len(cells) for _, cells in rows)
     width = fields if fields in counts or not rows else counts.most_common(1)[0][0]
     for line, cells in rows:
@@ -163,24 +181,25 @@ def _common_width(
 def _unequal(
     path: Path, line: int, cells: Sequence[str], header: Sequence[str], separator: str
 ) -> UserError:
+    """Return the error for a row that does not fit the header."""
     mend = (
         "put quotation marks around a cell that holds the separator, and name every column"
         if len(cells) > len(header)
-        else f"fill up the row with {_SEPARATORS[separator]}, or delete it if it was cut off"
+        else f"complete the row with {_SEPARATORS[separator]}, or delete it if it was cut off"
     )
     return UserError(
-        f"{path}, line {line}: {len(cells)} fields where the header names {len(header)} columns; "
+        f"{path}, line {line}: {len(cells)} fields, but the header has {len(header)} columns; "
         f"{mend}"
     )
 
 
 def _check_separator(header: Sequence[str], separator: str, path: Path) -> None:
-    """One column whose name holds another separator is a table that was written with it."""
+    """Raise an error if the only column's name contains another separator."""
     only = header[0] if len(header) == 1 else ""
     for other, word in _SEPARATORS.items():
         if other != separator and other in only:
             wanted = _SEPARATORS[separator]
-            points = ", and with points in its numbers" if wanted == "commas" else ""
+            points = ", and with decimal points" if wanted == "commas" else ""
             raise UserError(
                 f"{path}: its columns are separated by {word}; save it with {wanted}{points}"
             )

@@ -1,14 +1,13 @@
-"""What a loss table is: one row = one checkpoint × one evaluation set, in long form.
+"""Schema of the loss table: one row = one checkpoint × one evaluation set, in long form.
 
-This file is the contract between the half of the project that trains and evaluates and the half
-that fits. It names the columns, their units and which of them may be empty; it imports nothing
-heavy.
+This file is the contract between the half that trains and evaluates and the half that fits. It
+defines the columns, their units and which of them may be empty. It imports nothing heavy.
 
-Some columns are open: their name starts with a prefix of `OPEN_COLUMNS` (``option.batch_size``),
-and a table has as many of them as its runs need. Columns that start with ``x_`` are carried along
-untouched; all others are refused, so that a misspelled column cannot pass for an empty one. One of
-the former is read: ``x_chance``, the accuracy of guessing on the row's set
-(`lossline.tables.chance`).
+Some columns are open: their name starts with a prefix of ``OPEN_COLUMNS`` (``option.batch_size``),
+and a table has as many of them as its runs need. Columns that start with ``x_`` are kept untouched.
+Any other name is refused, so that a misspelled column cannot look like an empty one. One ``x_``
+column is used: ``x_chance``, the accuracy of guessing on the row's set
+(``lossline.tables.chance``).
 """
 
 from __future__ import annotations
@@ -18,36 +17,14 @@ import enum
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-__all__ = [
-    "CHECKPOINT",
-    "COLUMNS",
-    "COLUMN_NAMES",
-    "COMPONENT_TOKENS",
-    "COUNTS",
-    "EXTRA_PREFIX",
-    "FACTS",
-    "KEY",
-    "OPEN_COLUMNS",
-    "OWN_SET",
-    "SHARE",
-    "Column",
-    "Kind",
-    "SetKind",
-    "Status",
-    "column_of",
-    "is_known",
-    "of_checkpoint",
-    "of_run",
-]
-
 EXTRA_PREFIX = "x_"
-# The validation set of each run's own pretraining data: another text for every set, so never
-# compared at equal x.
+# Validation set of each run's own pretraining data. Its text differs between pretraining sets, so
+# that losses on it are never compared at equal x.
 OWN_SET = "own"
 
 
 class Kind(enum.Enum):
-    """How a column is held in memory (pandas) and on disk (Parquet)."""
+    """How a column is stored in memory (pandas) and on disk (Parquet)."""
 
     TEXT = "text"  # pandas string with NaN for missing; Parquet string
     COUNT = "count"  # pandas Int64 (nullable); Parquet int64
@@ -55,16 +32,17 @@ class Kind(enum.Enum):
 
 
 class SetKind(enum.StrEnum):
-    """What an evaluation set measures: the loss of running text, or of a benchmark's gold
-    answers."""
+    """What an evaluation set measures: the loss of running text, or of gold answers."""
 
     VALIDATION = "validation"
     TASK = "task"
 
 
 class Status(enum.StrEnum):
-    """Whether a row is a measurement. `failed` carries no value; `excluded` is kept for the record,
-    never fitted."""
+    """Whether a row is a measurement.
+
+    A row with status ``failed`` has no value; an ``excluded`` one is kept, but never fitted.
+    """
 
     OK = "ok"
     FAILED = "failed"
@@ -73,8 +51,14 @@ class Status(enum.StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Column:
-    """One column of the loss table: its name, how it is held, whether every row must fill it, and
-    what it means."""
+    """One column of the loss table.
+
+    Attributes:
+        name: its name, or prefix of an open column.
+        kind: how it is stored.
+        meaning: what it holds.
+        required: whether every row must have a value.
+    """
 
     name: str
     kind: Kind
@@ -98,9 +82,9 @@ _FACTS = (
     _text("run_id", "the training run; unique within the table", required=True),
     _text("architecture", "model family, e.g. llama, mamba"),
     _text("pretraining_data", "what the run was trained on"),
-    _text("tokenizer", "vocabulary that cut the training text"),
+    _text("tokenizer", "tokenizer of the training text"),
     _count("context_length", "training context, tokens"),
-    _text("optimizer", "optimizer and what sets it apart, e.g. adamw"),
+    _text("optimizer", "optimizer and its variant, e.g. adamw"),
     _text("schedule", "learning-rate schedule, e.g. cosine, wsd, constant"),
     _number("learning_rate", "peak learning rate"),
     _number("weight_decay", "decoupled weight decay"),
@@ -126,7 +110,7 @@ _MEASUREMENT = (
     _count("documents", "documents or questions' answers scored"),
     _count("correct", "questions answered correctly"),
     _count("questions", "questions asked"),
-    _count("truncated", "documents cut by the rule for long documents"),
+    _count("truncated", "documents truncated by the rule for long documents"),
     _number("loss", "nats / target_tokens"),
     _number("bits_per_byte", "nats / (ln 2 · target_bytes)"),
     _number("accuracy", "correct / questions"),
@@ -139,22 +123,22 @@ COLUMN_NAMES: tuple[str, ...] = tuple(column.name for column in COLUMNS)
 FACTS: tuple[str, ...] = tuple(column.name for column in _FACTS)
 CHECKPOINT: tuple[str, ...] = tuple(column.name for column in _CHECKPOINT)
 COUNTS: tuple[str, ...] = tuple(column.name for column in COLUMNS if column.kind is Kind.COUNT)
-# Prefix of a name -> what such a column holds. All but the tokens are facts of the run.
+# Columns by prefix. All but the component tokens are facts of the run.
 SHARE = "share."
 COMPONENT_TOKENS = "component_tokens."
 OPEN_COLUMNS: dict[str, Column] = {
     column.name: column
     for column in (
         _text("option.", "an option of the run, by its path in the run's identity"),
-        _text("factor.", "the level of a factor that a grid or a person named"),
-        _number(SHARE, "share of the training rows that a mixture asks of this component"),
+        _text("factor.", "the level of a factor that a grid or a user named"),
+        _number(SHARE, "share of the training rows that a mixture requests of this component"),
         _number(COMPONENT_TOKENS, "training tokens seen of this component of the mixture"),
     )
 }
 
 
 def column_of(name: str) -> Column | None:
-    """The column of this name, open ones included; None for ``x_`` columns and unknown names."""
+    """Return the column of this name, open ones included; None for ``x_`` and unknown names."""
     if name in _BY_NAME:
         return _BY_NAME[name]
     prefix = next((p for p in OPEN_COLUMNS if name.startswith(p) and name != p), None)
@@ -162,12 +146,12 @@ def column_of(name: str) -> Column | None:
 
 
 def is_known(name: str) -> bool:
-    """Whether a loss table may have a column of this name."""
+    """Return whether a loss table may have a column of this name."""
     return name.startswith(EXTRA_PREFIX) or column_of(name) is not None
 
 
 def of_run(names: Iterable[str]) -> list[str]:
-    """The columns among `names` that are facts of a run, which has one value of each."""
+    """Return the columns that are facts of a run: a run has one value of each."""
     return [
         name
         for name in names
@@ -176,7 +160,7 @@ def of_run(names: Iterable[str]) -> list[str]:
 
 
 def of_checkpoint(names: Iterable[str]) -> list[str]:
-    """The columns among `names` that are facts of a checkpoint."""
+    """Return the columns that are facts of a checkpoint."""
     return [name for name in names if name in CHECKPOINT or name.startswith(COMPONENT_TOKENS)]
 
 

@@ -1,4 +1,4 @@
-"""Loss tables on disk: read with checks, written whole or not at all, found in run directories."""
+"""Loss tables on disk: validated when read, written atomically, found in run directories."""
 
 from __future__ import annotations
 
@@ -15,15 +15,14 @@ from lossline.tables.frames import concat, derive, exclude_unreadable, typed
 from lossline.tables.reading import read_any
 from lossline.tables.schema import COLUMN_NAMES
 
-__all__ = ["load", "read", "read_unchecked", "write"]
-
 _IN_RUN_DIRECTORY = ("losses.parquet", "losses.jsonl")
 
 
 def read(path: str | os.PathLike[str]) -> pd.DataFrame:
-    """A loss table from one Parquet, CSV or JSONL file, typed, derived and validated.
+    """Read a loss table from one Parquet, CSV or JSONL file, typed, derived and validated.
 
-    Raises `UserError` naming file, column and row for whatever is wrong.
+    Raises:
+        UserError: anything is wrong; names file, column and row.
     """
     frame = read_any(path)
     check_columns(frame, where=str(path))
@@ -33,18 +32,25 @@ def read(path: str | os.PathLike[str]) -> pd.DataFrame:
 
 
 def read_unchecked(path: str | os.PathLike[str]) -> pd.DataFrame:
-    """Like `read`, but only the columns are checked: for those who sort out bad rows themselves.
-    Rows with a cell of the wrong type are ``excluded``."""
+    """Read a loss table and check only its columns, for callers that handle bad rows themselves.
+
+    Rows with a cell of the wrong type have status ``excluded``.
+
+    Raises:
+        UserError: the file cannot be read, or a column is missing or unknown.
+    """
     frame = read_any(path)
     check_columns(frame, where=str(path))
     return derive(typed(exclude_unreadable(frame), where=str(path)))
 
 
 def write(frame: pd.DataFrame, path: str | os.PathLike[str]) -> Path:
-    """Validates a loss table and writes it to `path` (.parquet or .csv), atomically: whole or not
-    at all.
+    """Validate a loss table and write it to ``path`` (.parquet or .csv) atomically.
 
-    An existing file is replaced: the caller decides whether that is allowed.
+    An existing file is replaced; the caller decides whether that is allowed.
+
+    Raises:
+        UserError: the table is not valid, or the suffix is not known.
     """
     path = Path(path)
     check_columns(frame, where=str(path))
@@ -52,9 +58,7 @@ def write(frame: pd.DataFrame, path: str | os.PathLike[str]) -> Path:
     frame = derive(typed(frame[[*COLUMN_NAMES, *extras]], where=str(path)))
     validate(frame, where=str(path))
     if path.suffix not in (".parquet", ".csv"):
-        raise UserError(
-            f"{path}: a loss table is written as .parquet or .csv; change the name's ending"
-        )
+        raise UserError(f"{path}: a loss table is written as .parquet or .csv; change the suffix")
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as partial:
         if path.suffix == ".parquet":
@@ -65,16 +69,16 @@ def write(frame: pd.DataFrame, path: str | os.PathLike[str]) -> Path:
 
 
 def load(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> pd.DataFrame:
-    """One loss table out of files, run directories, or folders of run directories.
+    """Load one loss table from files, run directories, or folders of run directories.
 
-    Raises `UserError` where a path holds no losses, or where two of them measure the same
-    checkpoint and set.
+    Raises:
+        UserError: a path holds no losses, or two of them measure the same checkpoint and set.
     """
     given = [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
     files = [file for path in given for file in find_tables(path)]
     if not files:
         raise UserError(
-            "no loss table was named; give a file, a run directory or a folder of run directories"
+            "no loss table given; give a file, a run directory or a folder of run directories"
         )
     if len(files) == 1:
         return read(files[0])
@@ -82,19 +86,22 @@ def load(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> pd
     joined = concat(tables)
     validate(
         joined,
-        where=f"{len(files)} tables from {', '.join(str(path) for path in given)} put together",
+        where=f"{len(files)} tables from {', '.join(str(path) for path in given)}, joined",
     )
     return joined
 
 
 def find_tables(path: str | os.PathLike[str]) -> list[Path]:
-    """The table files that `path` stands for, sorted by name: itself, a run directory's, or its
-    children's."""
+    """Return the table files of ``path``: itself, a run directory's, or its children's, by name.
+
+    Raises:
+        UserError: the path does not exist or holds no losses.
+    """
     path = Path(path)
     if not path.exists():
         raise UserError(
-            f"{path}: no such file or folder; name a loss table, a run directory or a folder of "
-            f"them"
+            f"{path}: no such file or folder; give a loss table, a run directory or a folder of "
+            "run directories"
         )
     if path.is_file():
         return [path]
@@ -112,6 +119,7 @@ def find_tables(path: str | os.PathLike[str]) -> list[Path]:
 
 
 def _table_of(folder: Path) -> Path | None:
+    """Return the table file of a run directory, or None."""
     for name in _IN_RUN_DIRECTORY:
         if (folder / name).is_file():
             return folder / name

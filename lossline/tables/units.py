@@ -1,15 +1,16 @@
-"""Losses in bits among losses in nats, where no other column could show it.
+"""Find losses in bits among losses in nats if no other column can show it.
 
-Runs of one kind lie on a smooth surface over log N and log D; those in bits lie on the same surface
-log(1/ln 2) higher. Told apart by trying: where a surface with that one step leaves a small part of
-the scatter that a surface without it leaves, there is a step. It is a unit's only if its height is
-log(1/ln 2) everywhere, as near as the scatter can tell, and if like is compared with like: where
-the runs on the step differ in a recorded fact from those below (another optimizer), the fact
-explains them.
+Runs of one kind lie on a smooth surface of log loss over log N and log D. Losses in bits lie on the
+same surface, higher by log(1/ln 2). The search compares a surface with this one step to a surface
+without: a step exists if it leaves only a small part of the scatter. The step is a change of unit
+only if its height is log(1/ln 2) everywhere, within the scatter, and only between runs of the same
+kind: if the runs on the step differ from the others in a recorded fact (another optimizer), that
+fact explains it.
 
-On the 154 sets of five published sweeps no alarm is raised; with a tenth of the rows turned into
-bits they are found on 92%, 94%, 78% and 73% of the sets of Kempner, Chinchilla, LLMs on the Line
-and OLMo's ladder, and on half of Gadre's, whose runs lie less well on a surface."""
+The 154 sets of five published sweeps give no false alarm. With a tenth of the rows turned into
+bits, these are found on 92%, 94%, 78% and 73% of the sets of Kempner, Chinchilla, LLMs on the Line
+and OLMo's ladder, and on half of Gadre's, whose runs lie less well on a surface.
+"""
 
 from __future__ import annotations
 
@@ -19,18 +20,16 @@ import numpy as np
 import pandas as pd
 from scipy import special  # scipy.stats takes half a second to import
 
-__all__ = ["in_bits"]
-
 Array = np.ndarray
 
 _STEP = -math.log(math.log(2.0))
-_LEFT = 0.35  # share of the scatter that may be left
-_SCATTER = 0.06  # of log loss, about a surface with the step
-_CHANCE = 0.05  # that losses off the step by this much are in bits all the same
-_OFF = 0.015  # of log loss, what is not worth a question
-_NEAR = 0.25  # of the step, how far from it a loss in bits may be
-_FACT = 0.05  # that a fact goes with the step by chance
-_LEAST = 12  # points, to say anything
+_LEFT = 0.35  # largest share of the scatter that may remain with a step
+_SCATTER = 0.06  # largest scatter of log loss about a surface with the step
+_CHANCE = 0.05  # p-value above which the step's height counts as log(1/ln 2)
+_OFF = 0.015  # deviation of log loss that is too small to matter
+_NEAR = 0.25  # largest distance from the step of a loss in bits, as a share of the step
+_FACT = 0.05  # p-value below which a fact coincides with the step
+_LEAST = 12  # smallest number of points
 
 
 def in_bits(
@@ -40,13 +39,16 @@ def in_bits(
     runs: Array | None = None,
     facts: pd.DataFrame | None = None,
 ) -> Array:
-    """Mask (M,) of the losses (M,) of one set and kind of run that are in bits where others are in
-    nats; none where it cannot be told.
+    """Return a mask (M,) of the losses that are in bits where others are in nats.
+
+    All losses belong to one set and kind of run. The mask is empty if the data cannot show it.
 
     Args:
-      loss, params, tokens: (M,), N and D, all positive.
-      runs: (M,) which run each is of; otherwise each is a run.
-      facts: M rows of what else is known of the runs.
+        loss: losses (M,), positive.
+        params: N (M,), positive.
+        tokens: D (M,), positive.
+        runs: run of each loss (M,); None: each is a run of its own.
+        facts: M rows of recorded facts of the runs.
     """
     nothing = np.zeros(len(loss), bool)
     if len(loss) < _LEAST:
@@ -64,7 +66,7 @@ def in_bits(
         return nothing
     if facts is not None:
         alike = ~_explained(chosen, np.arange(len(loss)) if runs is None else runs, facts)
-        if not alike.all():  # the others are judged without them
+        if not alike.all():  # judge the others without them
             found = nothing.copy()
             of = None if runs is None else runs[alike]
             found[alike] = in_bits(loss[alike], params[alike], tokens[alike], of, facts[alike])
@@ -75,9 +77,11 @@ def in_bits(
 
 
 def _explained(high: Array, runs: Array, facts: pd.DataFrame) -> Array:
-    """Mask of the runs on the step, whole runs, of which a fact (or all facts together) says that
-    they are others than those below it: most of the runs that share it are on the step, and the
-    step goes with the fact more often than by chance."""
+    """Return a mask (M,) of the runs on the step whose facts explain it.
+
+    A fact (or all facts together) explains a whole run if most runs with the same value are on the
+    step, and if fact and step coincide more often than by chance.
+    """
     whole = pd.Series(high).groupby(runs).transform("all").to_numpy()
     explained = np.zeros(len(high), bool)
     joint = facts.groupby(list(facts.columns), dropna=False).ngroup() if len(facts.columns) else []
@@ -94,9 +98,11 @@ def _explained(high: Array, runs: Array, facts: pd.DataFrame) -> Array:
 
 
 def _is_another(surface: Array, rest: Array, high: Array, size: Array, data: Array) -> bool:
-    """Whether the losses on the step stand there for another reason than their unit: in height, or
-    in how the height changes with log N and log D, they are off log(1/ln 2) by more than chance
-    and by more than `_OFF`."""
+    """Return whether the losses on the step have another reason than their unit.
+
+    That is so if their height, or its change with log N and log D, differs from log(1/ln 2)
+    significantly and by more than ``_OFF``.
+    """
     near = np.abs(rest) < _NEAR * _STEP
     by = np.stack([high, high * (size - size.mean()), high * (data - data.mean())], axis=1)[near]
     plain, both = surface[near], np.concatenate([surface[near], by], axis=1)
@@ -114,7 +120,7 @@ def _is_another(surface: Array, rest: Array, high: Array, size: Array, data: Arr
 
 
 def _surface(size: Array, data: Array) -> Array:
-    """Orthonormal columns (M, <= 6) of a quadratic in log N and log D."""
+    """Return orthonormal columns (M, <= 6) of a quadratic in log N and log D."""
     size, data = size - size.mean(), data - data.mean()
     powers = [np.ones_like(size), size, data, size * size, size * data, data * data]
     columns = np.stack(powers, axis=1)
@@ -124,7 +130,7 @@ def _surface(size: Array, data: Array) -> Array:
 
 
 def _step(surface: Array, height: Array, high: Array) -> tuple[Array, Array]:
-    """What the surface with the step leaves, and who stands on the step, from a first guess."""
+    """Return residuals of the surface with the step, and who is on the step, from a first guess."""
     for _ in range(40):
         lowered = height - _STEP * high
         rest = height - surface @ (surface.T @ lowered)

@@ -163,7 +163,7 @@ def test_specimen_that_cannot_be_extrapolated_has_a_message():
     assert "Raise the cut to 2e+17" in none
     assert extrapolate(specimen(sweep()), cut=2e17).line is not None  # as the message says
     unknown = dataclasses.replace(sweep(), flops=np.full(72, np.nan))
-    assert "without compute" in extrapolate(specimen(unknown), cut=CUT).message
+    assert "have no compute" in extrapolate(specimen(unknown), cut=CUT).message
     assert extrapolate(specimen(None, message="torn"), cut=CUT).message == "torn"
     with pytest.raises(UserError, match="must be positive"):
         split_at(sweep(), 0.0)

@@ -80,7 +80,7 @@ def test_second_run_removes_files_of_the_first_and_keeps_the_users(
     assert (out / "one.csv.earlier").read_text() == "n\n3\n"
     # No file outside the folder is removed, whatever the list holds; without data none at all.
     (out / "written.json").write_text((out / "written.json").read_text().replace("one", "../one"))
-    with pytest.raises(UserError, match="choose another --out"):
+    with pytest.raises(UserError, match="Choose another --out"):
         run(["one"])
     (data / "a.csv").unlink()
     with pytest.raises(UserError, match=r"none of a\.csv"):
@@ -90,7 +90,7 @@ def test_second_run_removes_files_of_the_first_and_keeps_the_users(
 
 def test_file_at_the_output_path_is_a_user_error(experiment, tmp_path):
     (tmp_path / "out").write_text("mine")
-    with pytest.raises(UserError, match=r"cannot be a folder .*; choose another --out"):
+    with pytest.raises(UserError, match=r"cannot make this folder .*\. Choose another --out"):
         experiment("outputs").Outputs(tmp_path / "out")
     assert (tmp_path / "out").read_text() == "mine"
 
@@ -125,7 +125,7 @@ def test_pretraining_data_moves_the_lines_of_public_models(repository, published
     done = reproduce(repository, tmp_path / "data", tmp_path / "out")
     assert done.returncode == 0, done.stderr
     assert "if runs vary alike, by the pretraining data;" in done.stdout
-    assert "2 runs in 1 matched group, chance between runs 3 times that of other" in done.stdout
+    assert "2 runs in 1 matched group, run-to-run noise 3 times that of other" in done.stdout
     assert "the architecture (changes with the pretraining data and the model size)" in done.stdout
     verdicts = pd.read_csv(tmp_path / "out" / "llm_line_attribution.csv").set_index("factor")
     assert verdicts["verdict"]["pretraining_data"] == "moves if noise is alike"

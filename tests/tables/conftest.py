@@ -1,4 +1,4 @@
-"""A small sound loss table to break in the tests."""
+"""A small valid loss table for tests to break."""
 
 import pandas as pd
 import pytest

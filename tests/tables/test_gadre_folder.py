@@ -1,4 +1,4 @@
-"""Gadre et al.'s own folder: models and evaluations joined by the names of their files."""
+"""Gadre et al.'s folder: models and evaluations joined by file name."""
 
 import json
 from pathlib import Path
@@ -53,7 +53,7 @@ def folder(tmp_path):
     return out
 
 
-def test_models_and_evaluations_are_joined_by_the_names_of_their_files(folder):
+def test_models_and_evaluations_are_joined_by_file_name(folder):
     found = import_sweep("gadre", folder)
     assert found.notes == ()
     table = found.table.set_index(["run_id", "eval_set"])
@@ -76,7 +76,7 @@ def test_models_and_evaluations_are_joined_by_the_names_of_their_files(folder):
 
 
 @pytest.mark.parametrize("rows", [slice(0, 4), slice(60, 67)])
-def test_the_folder_is_the_loss_table_of_the_published_table(published_data, tmp_path, rows):
+def test_folder_gives_the_loss_table_of_the_published_table(published_data, tmp_path, rows):
     frame = pd.read_csv(published_data / "gadre_models.csv", float_precision="round_trip")
     frame = frame.iloc[rows]
     frame.to_csv(tmp_path / "models.csv", index=False)
@@ -100,7 +100,7 @@ def test_the_folder_is_the_loss_table_of_the_published_table(published_data, tmp
     pd.testing.assert_frame_equal(found, expected, check_exact=True)
 
 
-def test_the_source_s_own_files_agree_with_its_table(published_data):
+def test_files_of_the_source_agree_with_its_table(published_data):
     folder = published_data / "gadre_exp_data"
     if not folder.is_dir():
         pytest.skip("the source's own folder is not there")
@@ -116,7 +116,7 @@ def test_the_source_s_own_files_agree_with_its_table(published_data):
     )
 
 
-def test_what_is_missing_or_something_else_is_said(folder):
+def test_missing_and_foreign_files_get_a_note(folder):
     (folder / "evals" / "evaluation_c4-0.5_heavy.json").unlink()
     put(folder / "evals" / "evaluation_gone_heavy.json", evaluation({"copa": 0.1}))
     put(folder / "datasets" / "c4.json", {"uuid": "7e", "tokens": 10**12})
@@ -130,11 +130,13 @@ def test_what_is_missing_or_something_else_is_said(folder):
     assert found.table.accuracy.notna().sum() == 2
 
 
-def test_contradictions_are_named(folder):
+def test_contradicting_values_are_a_user_error(folder):
     tree = model("c4-0.5", {"c4_val": 2.9, "openlm": 3.6})
     tree["results"].append(tree["results"][0] | {"loss": 2.8})
     put(folder / "models" / "c4-0.5.json", tree)
-    with pytest.raises(UserError, match=r"c4-0.5.json: 'loss/c4_val' is 2.8, but 2.9 in another"):
+    with pytest.raises(
+        UserError, match=r"c4-0.5.json: 'loss/c4_val' is 2.8 here and 2.9 elsewhere"
+    ):
         import_sweep("gadre", folder)
     tree["results"][-1]["val_data"] = []
     put(folder / "models" / "c4-0.5.json", tree)

@@ -1,5 +1,4 @@
-"""Sweeps kept as JSON: nested keys, items of lists, joined files, patterns, and everything that can
-be wrong with such a folder."""
+"""Sweeps kept as JSON: nested keys, list items, joined files, patterns, wrong input."""
 
 import json
 import subprocess
@@ -83,7 +82,7 @@ def values(table: pd.DataFrame, column: str = "loss") -> dict:
     return dict(zip(zip(known.run_id, known.eval_set, strict=True), known[column], strict=True))
 
 
-def test_files_of_one_model_are_joined_and_lists_are_reached(folder):
+def test_files_of_one_model_are_joined_and_list_items_are_selected(folder):
     found = imported(folder)
     assert values(found.table) == {
         ("a", "c4"): 4.0,
@@ -102,7 +101,7 @@ def test_files_of_one_model_are_joined_and_lists_are_reached(folder):
     assert found.notes == ()
 
 
-def test_files_that_name_their_model_in_their_own_name_alone_are_joined(folder):
+def test_files_are_joined_by_a_part_of_their_name(folder):
     expected = imported(folder).table
     for file in (folder / "evals").glob("*.json"):
         tree = json.loads(file.read_text())
@@ -131,11 +130,11 @@ def test_files_that_name_their_model_in_their_own_name_alone_are_joined(folder):
         ("results.json", "*/" * 90 + "results", None),
     ],
 )
-def test_the_star_is_the_text_in_the_file_s_name(file, pattern, value):
+def test_star_matches_the_text_in_a_file_name(file, pattern, value):
     assert in_file_name(f"file[{pattern}]", Path(file)) == value
 
 
-def test_a_table_for_each_run_is_named_by_its_folder(tmp_path):
+def test_tables_are_named_by_their_folder(tmp_path):
     for name, loss in (("small", 3.5), ("large", 3.0)):
         put(tmp_path / "runs" / name / "metrics.csv", f"step,tokens,c4\n1,10,4.0\n2,20,{loss}\n")
     mapping = """
@@ -152,10 +151,10 @@ loss = "c4"
     last = table[table.step == 2]
     assert dict(zip(last.run_id, last.loss, strict=True)) == {"small": 3.5, "large": 3.0}
     said = refused(tmp_path / "runs", mapping.replace("*/metrics", "run_*"))
-    assert "'file[run_*]' is not in metrics.csv: no file there has such a name" in said
+    assert "'file[run_*]' is not in metrics.csv: no file has a name that matches" in said
 
 
-def test_a_list_and_lines_of_objects_are_the_same_table(folder, tmp_path):
+def test_json_list_and_jsonl_give_the_same_table(folder, tmp_path):
     trees = [
         json.loads(file.read_text())
         for file in sorted(folder.glob("*/[ab].json"))
@@ -170,7 +169,7 @@ def test_a_list_and_lines_of_objects_are_the_same_table(folder, tmp_path):
         pd.testing.assert_frame_equal(imported(path).table.assign(source="s"), expected)
 
 
-def test_items_by_place_and_patterns_in_lists(folder):
+def test_list_items_are_selected_by_position_and_pattern(folder):
     text = MAPPING[: MAPPING.index("[sets.c4]")]
     table = imported(
         folder / "models",
@@ -187,7 +186,7 @@ def test_items_by_place_and_patterns_in_lists(folder):
     }
 
 
-def test_selectors_within_selectors(tmp_path):
+def test_selectors_can_be_nested(tmp_path):
     nested = [
         {"shots": shots, "tasks": [{"task": t, "acc": a} for t, a in scores.items()]}
         for shots, scores in ((0, {"arc": 0.2, "piqa": 0.5}), (5, {"arc": 0.3, "piqa": 0.6}))
@@ -198,7 +197,7 @@ def test_selectors_within_selectors(tmp_path):
     assert values(table, "accuracy") == {("a", "arc"): 0.3, ("a", "piqa"): 0.6}
 
 
-def test_a_star_serves_columns_of_csv_too_and_sections_of_their_own_go_first(tmp_path):
+def test_star_matches_csv_columns_and_sections_override_patterns(tmp_path):
     frame = pd.DataFrame({"Name": ["a"], "toks": [1e6], "eval/c4/loss": [3.0]})
     frame["eval/pile/loss"] = 4.0
     frame.assign(**{"eval/pile/acc": 0.5}).to_csv(tmp_path / "e.csv", index=False)
@@ -218,12 +217,12 @@ def test_a_star_serves_columns_of_csv_too_and_sections_of_their_own_go_first(tmp
         (text + star.replace("eval", "evl"), "no column of e.csv is like 'evl/*/loss'; did you"),
         (text + star.replace("/*/", "/c4/"), "'eval/c4/loss': a set whose name has a star is a"),
         (text + star.replace("loss", "name = 3\nloss", 1), "name = 3: must be text in quotes"),
-        ('join = "Name"\n' + text + star, "join puts JSON files together, and "),
+        ('join = "Name"\n' + text + star, "join works only for JSON files, and "),
     ):
         assert expected in refused(tmp_path / "e.csv", mapping)
 
 
-def test_files_that_contradict_each_other_are_both_named_where_it_matters(folder):
+def test_contradiction_of_joined_files_names_both(folder):
     # Both files have a name of their own, which nothing asks for.
     assert {"a", "b"} == set(imported(folder).table.run_id)
     put(folder / "evals" / "b.json", evaluation("b", arc=0.4) | {"config": {"tokens": 7}})
@@ -234,7 +233,7 @@ def test_files_that_contradict_each_other_are_both_named_where_it_matters(folder
     assert "evals/b.json" in said
 
 
-def test_a_missing_value_or_nan_contradicts_nothing_and_is_a_missing_measurement(folder):
+def test_missing_value_or_nan_is_not_a_contradiction(folder):
     put(folder / "evals" / "b.json", '{"model": "b", "metrics": {"arc": {"acc": NaN}}}')
     put(folder / "evals" / "b2.json", evaluation("b", arc=0.4))
     found = imported(folder)
@@ -244,7 +243,7 @@ def test_a_missing_value_or_nan_contradicts_nothing_and_is_a_missing_measurement
     assert any("'metrics.piqa.acc'" in note and "evals/b.json" in note for note in found.notes)
 
 
-def test_files_about_something_else_are_left_out_with_a_note(folder):
+def test_unrelated_files_are_left_out_with_a_note(folder):
     put(folder / "datasets" / "c4.json", {"name": "c4", "size": 5})
     put(folder / "about.json", {"version": 2})
     found = imported(folder)
@@ -255,18 +254,18 @@ def test_files_about_something_else_are_left_out_with_a_note(folder):
 
 
 BROKEN = {
-    "cut": ('{"name": "c", ', "is not JSON: .* is the file whole"),
-    "lines": ('{"name": "c"}\n{"name": "d"}', "one object a line\\? name it .jsonl"),
-    "twice": ('{"name": "c", "x": 1, "x": 2}', "the key 'x' is there twice in one object"),
-    "dots": ('{"name": "c", "x.y": 1, "x": {"y": 2}}', "two keys read 'x.y', one of them nested"),
-    "number": ("[1, 2]", "row 1: holds 1 where an object {…} belongs"),
-    "empty": ("", "is not JSON"),
+    "cut": ('{"name": "c", ', "not valid JSON: .* is the file complete"),
+    "lines": ('{"name": "c"}\n{"name": "d"}', "one object per line, name it .jsonl"),
+    "twice": ('{"name": "c", "x": 1, "x": 2}', "the key 'x' exists twice in one object"),
+    "dots": ('{"name": "c", "x.y": 1, "x": {"y": 2}}', "two keys give 'x.y', one of them nested"),
+    "number": ("[1, 2]", "row 1: holds 1 instead of an object {…}"),
+    "empty": ("", "not valid JSON"),
     "deep": ("[" * 100_000, "cannot be read as JSON"),
 }
 
 
 @pytest.mark.parametrize("kind", BROKEN)
-def test_a_broken_file_is_named(folder, kind):
+def test_broken_file_is_a_user_error(folder, kind):
     text, expected = BROKEN[kind]
     put(folder / "models" / "c.json", text)
     with pytest.raises(UserError, match=f"models/c.json.*{expected}") as caught:
@@ -284,13 +283,13 @@ def test_a_broken_file_is_named(folder, kind):
         ('["model", "name"]', '["a", 3]', "join = ['a', 3]: must be the name of a key"),
     ],
 )
-def test_mistakes_in_a_mapping_of_json_are_named(folder, right, wrong, expected):
+def test_mistake_in_a_json_mapping_is_a_user_error(folder, right, wrong, expected):
     assert expected in refused(folder, MAPPING.replace(right, wrong))
 
 
-def test_what_else_can_be_wrong(folder, tmp_path):
+def test_other_wrong_input_is_a_user_error(folder, tmp_path):
     (folder / "latin.json").write_bytes('{"name": "é"}'.encode("latin-1"))
-    assert "latin.json: is not text in UTF-8" in refused(folder)
+    assert "latin.json: not UTF-8 text" in refused(folder)
     (folder / "latin.json").unlink()
     twice = model("c", 1e7)
     twice["results"][1]["set"] = "c4"
@@ -302,7 +301,7 @@ def test_what_else_can_be_wrong(folder, tmp_path):
     assert "no such file" in refused(tmp_path / "gone.json")
 
 
-def test_a_cell_of_text_is_named_by_its_file_or_its_place(folder, tmp_path):
+def test_cell_of_text_is_named_by_file_or_position(folder, tmp_path):
     bad = model("c", 1e7)
     bad["results"][0]["loss"] = "diverged"
     path = put(folder / "models" / "c.json", bad)
@@ -314,7 +313,7 @@ def test_a_cell_of_text_is_named_by_its_file_or_its_place(folder, tmp_path):
     assert imported(whole, text).notes == (f"{whole}: {said.format('row 3')}",)
 
 
-def test_json_beside_tables_in_a_folder_is_not_read_silently(tmp_path):
+def test_json_files_beside_tables_get_a_note(tmp_path):
     pd.DataFrame({"Name": ["a"], "toks": [1e6], "l": [3.0]}).to_csv(tmp_path / "e.csv", index=False)
     put(tmp_path / "package.json", {"version": 2})
     text = '[columns]\nrun_id = "Name"\ntokens = "toks"\n[sets.c4]\nloss = "l"\n'
@@ -324,7 +323,7 @@ def test_json_beside_tables_in_a_folder_is_not_read_silently(tmp_path):
     assert "1 .json or .jsonl files beside the tables are not read" in found.notes[0]
 
 
-def test_without_a_mapping_the_line_says_what_could_be_mapped(folder, tmp_path):
+def test_error_without_a_mapping_names_columns_to_map(folder, tmp_path):
     for source, said in (("csv", "needs a mapping file"), ("gadre", "no pretraining_data")):
         command = [sys.executable, "-m", "lossline.import_sweep", source, "--path", str(folder)]
         command += ["--out", str(tmp_path / "t.parquet")]
@@ -383,7 +382,7 @@ accuracy = "eval_metrics.icl.*"
 """
 
 
-def test_gadre_s_models_as_a_folder_of_json_are_the_loss_table_of_the_csv(published_data, tmp_path):
+def test_gadre_models_as_json_give_the_loss_table_of_the_csv(published_data, tmp_path):
     models = published_data / "gadre_models.csv"
     baselines = published_data / "gadre_task_baselines.csv"
     out = gadre_folder(models, tmp_path / "exp_data")
@@ -397,7 +396,7 @@ def test_gadre_s_models_as_a_folder_of_json_are_the_loss_table_of_the_csv(publis
     pd.testing.assert_frame_equal(found, expected, check_exact=True)
 
 
-def test_gadre_s_names_as_keys_need_no_mapping(published_data, tmp_path):
+def test_json_with_gadre_column_names_needs_no_mapping(published_data, tmp_path):
     frame = pd.read_csv(published_data / "gadre_models.csv").head(9)
     frame.to_csv(tmp_path / "models.csv", index=False)
     for number, (_, row) in enumerate(frame.iterrows()):
@@ -412,5 +411,5 @@ def test_gadre_s_names_as_keys_need_no_mapping(published_data, tmp_path):
     expected = import_sweep("gadre", tmp_path / "models.csv").table
     pd.testing.assert_frame_equal(found.table, expected, check_exact=True)
     put(tmp_path / "json" / "9.json", {"train": {"tokens": 5}})
-    with pytest.raises(UserError, match=r"'data.tokens' and 'train.tokens' are both there"):
+    with pytest.raises(UserError, match=r"both 'data.tokens' and 'train.tokens' exist"):
         import_sweep("gadre", tmp_path / "json")

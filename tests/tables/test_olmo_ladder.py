@@ -38,7 +38,7 @@ def published(published_data):
         ("compressed", ["1xC", "2xC"]),
     ],
 )
-def test_a_folder_of_logs_without_tokens_is_the_published_table(
+def test_logs_without_tokens_give_the_published_table(
     published_data, published, tmp_path, layout, lengths
 ):
     path = published_data / "olmo_ladder.csv"
@@ -64,7 +64,7 @@ def test_a_folder_of_logs_without_tokens_is_the_published_table(
     table = table.sort_values(ORDER, ignore_index=True)
     pd.testing.assert_frame_equal(table, expected, check_exact=True)
     assert set(table.learning_rate) == {0.000973, 0.000779, 0.000614, 0.000515}
-    said = [note for note in found.notes if "no tokens; they are counted" in note]
+    said = [note for note in found.notes if "no tokens; computed as" in note]
     assert len(said) == len(names)
     assert sum("(524288 tokens per step)" in note for note in said) == len(lengths)
     assert sum("(1.57286e+06 tokens per step)" in note for note in said) == 0  # all digits
@@ -74,11 +74,11 @@ def test_tokens_are_steps_times_the_batch(tmp_path):
     found = import_sweep("olmo_ladder", log(tmp_path / "a.csv", batch=524288))
     assert found.table.tokens.tolist() == [5242880, 10485760]
     assert found.notes == (
-        "a.csv: no tokens; they are counted, step × batch_size_in_tokens (524288 tokens per step)",
+        "a.csv: no tokens; computed as step × batch_size_in_tokens (524288 tokens per step)",
     )
 
 
-def test_a_column_of_tokens_goes_before_the_batch_unless_it_is_empty(tmp_path):
+def test_column_of_tokens_overrides_the_batch_unless_empty(tmp_path):
     text = f"_step,tokens,{LOSS},batch_size_in_tokens\n10,77,4.0,1000\n20,88,3.9,1000\n"
     found = import_sweep("olmo_ladder", put(tmp_path / "a.csv", text))
     assert found.table.tokens.tolist() == [77, 88] and found.notes == ()
@@ -87,7 +87,7 @@ def test_a_column_of_tokens_goes_before_the_batch_unless_it_is_empty(tmp_path):
     assert found.table.tokens.tolist() == [10_000, 20_000] and len(found.notes) == 1
 
 
-def test_a_batch_that_changes_within_a_run_counts_no_tokens(tmp_path):
+def test_batch_that_changes_within_a_run_is_a_user_error(tmp_path):
     text = log(tmp_path / "a.csv").read_text().replace("3.9,1000", "3.9,2000")
     with pytest.raises(
         UserError, match=r"a\.csv: no tokens, and the run 'a' has 2 values of batch"
@@ -120,7 +120,7 @@ def test_files_of_one_name_in_two_folders_are_two_runs(tmp_path):
         ('[columns]\ntokens = "seen"\n', [7, 8]),
     ],
 )
-def test_a_mapping_says_where_the_tokens_are(tmp_path, mapping, tokens):
+def test_mapping_gives_the_column_of_tokens(tmp_path, mapping, tokens):
     path = put(tmp_path / "a.csv", f"_step,{LOSS},gbs,seen\n10,4.0,2000,7\n20,3.9,2000,8\n")
     with pytest.raises(UserError, match="neither 'tokens' nor 'batch_size_in_tokens' is a column"):
         import_sweep("olmo_ladder", path)
@@ -135,7 +135,7 @@ def test_a_mapping_says_where_the_tokens_are(tmp_path, mapping, tokens):
         import_sweep("olmo_ladder", path, mapping=toml)
 
 
-def test_a_mapping_of_any_table_counts_tokens_by_the_batch_too(tmp_path):
+def test_csv_mapping_computes_tokens_from_the_batch(tmp_path):
     path = put(
         tmp_path / "t.csv", "model,at,batch,c4\na,10,2000,4.0\na,20,2000,3.9\nb,10,500,4.1\n"
     )

@@ -1,4 +1,4 @@
-"""How x meets y between groups of runs: equal (N, D), or interpolated in compute, and said so."""
+"""Pairs between groups of runs: equal (N, D), or interpolated in compute."""
 
 import numpy as np
 import pytest
@@ -21,7 +21,7 @@ def runs(data: str, sizes, ratio=20.0, power=-0.05, extra=()):
     return tables.from_rows([*rows, *extra])
 
 
-def test_equal_scales_are_paired_one_to_one_in_any_order():
+def test_equal_scales_are_paired_one_to_one():
     sizes = np.geomspace(1e7, 1e9, 9)
     one, other = runs("a", sizes), runs("b", sizes[2:] * (1 + 1e-5))
     pairs = pair_groups(one, other.sample(frac=1, random_state=1), "own", "own")
@@ -33,7 +33,7 @@ def test_equal_scales_are_paired_one_to_one_in_any_order():
     assert list(pairs.runs) == [f"{x} | {y}" for x, y in zip(*pairs.sources, strict=True)]
 
 
-def test_other_scales_are_interpolated_inside_the_range_only():
+def test_other_scales_are_interpolated_only_inside_the_range():
     one = runs("a", np.geomspace(1e7, 1e9, 9))
     other = runs("b", np.geomspace(2.1e7, 4e8, 14), ratio=30.0)
     pairs = pair_groups(one, other, "own", "own")
@@ -48,7 +48,7 @@ def test_other_scales_are_interpolated_inside_the_range_only():
     assert (compute[after].to_numpy() >= pairs.flops).all()
 
 
-def test_lines_between_groups_differ_in_nothing_else():
+def test_lines_connect_groups_that_differ_only_in_vary():
     sizes = np.geomspace(1e7, 1e9, 9)
     table = tables.concat([runs("a", sizes), runs("b", sizes, power=-0.052)])
     mamba = runs("c", sizes).assign(architecture="mamba")
@@ -58,11 +58,11 @@ def test_lines_between_groups_differ_in_nothing_else():
         "llama, b, bpe: own -> llama, a, bpe: own",
     ]
     assert all(line.kind is LineKind.TRAIN_TO_TRAIN and line.drawable for line in lines)
-    with pytest.raises(UserError, match="vary must name facts of group_by"):
+    with pytest.raises(UserError, match="vary = seed: must name facts of group_by"):
         between_groups(table, vary=["seed"])
 
 
-def test_groups_that_never_meet_say_so():
+def test_groups_without_common_scale_have_a_message():
     table = tables.concat([runs("a", [1e7, 2e7, 4e7]), runs("b", [1e9, 2e9, 4e9])])
     lines = fit_lines_between(table, vary=["pretraining_data"])
     assert {line.pairing for line in lines} == {Pairing.NONE}
@@ -70,7 +70,7 @@ def test_groups_that_never_meet_say_so():
 
 
 def seeds(data: str, noise: float, count: int = 4):
-    """Runs of six sizes, `count` of each, that differ in noise alone."""
+    """Runs of six sizes, ``count`` of each, that differ only in noise."""
     random = np.random.default_rng(ord(data))
     parts = [
         runs(data, np.geomspace(1e7, 1e9, 6)).assign(run_id=lambda t, s=s: t.run_id + f"-{s}")
@@ -80,7 +80,7 @@ def seeds(data: str, noise: float, count: int = 4):
     return table.assign(loss=table.loss * (1 + noise * random.normal(size=len(table))))
 
 
-def test_names_of_runs_do_not_choose_the_partners():
+def test_names_of_runs_have_no_effect_on_partners():
     one, other = seeds("a", 0.01), seeds("b", 0.01)
     names = np.random.default_rng(0).permutation(other.run_id)
     renamed = other.assign(run_id=names).sample(frac=1, random_state=1)
@@ -91,7 +91,7 @@ def test_names_of_runs_do_not_choose_the_partners():
 
 
 def test_runs_of_one_scale_are_not_paired_by_rank():
-    """Noise of two groups has nothing in common, so neither have the pairs."""
+    """Noise of two groups is independent, so noise of their pairs must be."""
     one, other = seeds("a", 0.01, count=40), seeds("b", 0.01, count=40)
     pairs = pair_groups(one, other, "own", "own")
     assert len(pairs) == 240
@@ -100,7 +100,7 @@ def test_runs_of_one_scale_are_not_paired_by_rank():
     assert abs(np.mean(shared)) < 3 / np.sqrt(240)
 
 
-def test_of_copies_that_nearly_agree_the_order_of_rows_does_not_choose():
+def test_order_of_rows_does_not_choose_between_near_copies():
     one = runs("a", [1e7, 2e7, 4e7])
     copies = tables.concat([one, one.assign(loss=one.loss * (1 + 1e-7))])
     first, second = (one_set(t, "own", "loss").value for t in (copies, copies.iloc[::-1]))

@@ -1,4 +1,4 @@
-"""Tables of any columns: every cell stays in its column and what it was written as."""
+"""Tables of any columns: every cell keeps its column and its text."""
 
 import gzip
 import json
@@ -39,7 +39,7 @@ def refused(path) -> str:
 
 @pytest.mark.parametrize("end", [",", ",,", ", ,"])
 @pytest.mark.parametrize("header_too", [False, True])
-def test_separators_at_the_end_of_rows_move_no_column(tmp_path, mapping, end, header_too):
+def test_trailing_separators_do_not_shift_columns(tmp_path, mapping, end, header_too):
     head = "model,data,seen,params,c4,pile" + (end if header_too else "")
     rows = [f"{n},web,{n}000,{n}00,3.{n},2.{n}{end}" for n in (1, 2, 3)]
     (tmp_path / "t.csv").write_text("\n".join([head, *rows]) + "\n")
@@ -64,17 +64,19 @@ def test_separators_at_the_end_of_rows_move_no_column(tmp_path, mapping, end, he
     ],
 )
 @pytest.mark.parametrize("kind", ["csv", "tsv", "csv.gz"])
-def test_a_row_that_does_not_fit_the_header_is_named(tmp_path, text, line, fields, named, kind):
+def test_row_that_does_not_fit_the_header_is_a_user_error(
+    tmp_path, text, line, fields, named, kind
+):
     path = tmp_path / f"t.{kind}"
     data = text.replace(",", "\t") if kind == "tsv" else text
     path.write_bytes(gzip.compress(data.encode()) if kind == "csv.gz" else data.encode())
-    assert f"t.{kind}, line {line}: {fields} fields where the header names {named}" in refused(path)
+    assert f"t.{kind}, line {line}: {fields} fields, but the header has {named}" in refused(path)
 
 
-def test_every_reader_refuses_a_row_too_long(tmp_path, table):
+def test_every_reader_refuses_a_row_that_is_too_long(tmp_path, table):
     lines = table.to_csv(index=False).splitlines()
     (tmp_path / "losses.csv").write_text("\n".join([lines[0], *(f"x,{row}m" for row in lines[1:])]))
-    with pytest.raises(UserError, match="line 2: 32 fields where the header names 31 columns"):
+    with pytest.raises(UserError, match="line 2: 32 fields, but the header has 31 columns"):
         tables.load(tmp_path / "losses.csv")
     originals = {
         "kempner": "data,params,tokens,val_loss\nweb,1e8,1e9,3.0\n",
@@ -95,15 +97,15 @@ def test_every_reader_refuses_a_row_too_long(tmp_path, table):
             import_sweep(source, tmp_path / "s.csv")
 
 
-def test_two_columns_of_one_name_are_refused_unless_they_are_the_same(tmp_path, mapping):
+def test_columns_of_one_name_must_be_equal(tmp_path, mapping):
     path = tmp_path / "t.csv"
     path.write_text("model,data,seen,params,c4,c4\na,web,1e9,1e8,3.0,3.0\n")
     assert import_sweep("csv", path, mapping=mapping).table.loss.tolist() == [3.0]
     path.write_text("model,data,seen,params,c4,c4\na,web,1e9,1e8,3.0,9.0\n")
-    assert "column 'c4' is there twice (columns 5 and 6) with different cells" in refused(path)
+    assert "column 'c4' exists twice (columns 5 and 6) with different cells" in refused(path)
 
 
-def test_a_first_header_of_groups_may_repeat_its_names(tmp_path):
+def test_first_of_two_headers_may_repeat_names(tmp_path):
     (tmp_path / "l.csv").write_text(
         "Name,Architecture,Pretraining Data,Tokenizer,Size,Tokens,C4,C4,ARC,ARC\n"
         ",,,,,,Validation Loss,Validation BPB,Loss,BPB\n"
@@ -114,7 +116,7 @@ def test_a_first_header_of_groups_may_repeat_its_names(tmp_path):
     assert table.loc["ARC", ["loss", "bits_per_byte"]].tolist() == [2.5, 0.7]
 
 
-def test_other_separators_are_named(tmp_path):
+def test_wrong_separator_is_a_user_error(tmp_path):
     (tmp_path / "t.csv").write_text("a;b\n1;3,5\n")  # a comma in the number
     assert "separated by semicolons; save it with commas" in refused(tmp_path / "t.csv")
     (tmp_path / "t.tsv").write_text("a,b\n1,2\n")
@@ -123,7 +125,7 @@ def test_other_separators_are_named(tmp_path):
     assert "t.csv, line 3: cannot be read as a table: " in refused(tmp_path / "t.csv")
 
 
-def test_marks_of_the_byte_order_and_headers_in_between_do_no_harm(tmp_path):
+def test_byte_order_marks_and_repeated_headers_are_skipped(tmp_path):
     part = "\ufeffmodel,loss\r\na,1\r\n"
     (tmp_path / "t.csv").write_text(part + part.replace("a,1", "b,2"), newline="")
     frame = read_any(tmp_path / "t.csv")
@@ -152,7 +154,7 @@ def source_file(path):
 
 @pytest.mark.parametrize("kind", ["csv", "tsv", "json", "jsonl", "parquet"])
 @pytest.mark.parametrize("out", ["csv", "parquet"])
-def test_names_stay_what_they_are_and_a_second_import_finds_the_same(tmp_path, mapping, kind, out):
+def test_names_keep_their_text_and_import_is_repeatable(tmp_path, mapping, kind, out):
     path = tmp_path / f"sweep.{kind}"
     source_file(path)
     options = ImportOptions(
@@ -168,7 +170,7 @@ def test_names_stay_what_they_are_and_a_second_import_finds_the_same(tmp_path, m
 
 
 @pytest.mark.parametrize("suffix", ["csv", "parquet", "jsonl"])
-def test_a_loss_table_reads_back_equal(rows, tmp_path, suffix):
+def test_loss_table_reads_back_equal(rows, tmp_path, suffix):
     values = np.random.default_rng(0).uniform(1, 9, len(rows)).tolist()
     for row, name, value in zip(rows, NAMES, values, strict=False):
         row |= {"run_id": name, "architecture": name, "seed": 2**62 + 1, "x_tag": name,
@@ -195,7 +197,7 @@ def test_whole_numbers_beside_empty_cells_keep_all_digits(tmp_path):
         assert read_any(tmp_path / name).id.dropna().tolist() == [2**53 + 1, 2**60 + 1]
 
 
-def test_an_index_and_folders_of_parquet_are_no_other_columns(tmp_path):
+def test_parquet_index_and_folder_names_do_not_become_columns(tmp_path):
     frame = pd.DataFrame({"model": ["001", "01"], "loss": [3.0, 2.0]})
     folder = tmp_path / "data=web"
     folder.mkdir()
@@ -204,7 +206,7 @@ def test_an_index_and_folders_of_parquet_are_no_other_columns(tmp_path):
     assert sorted(read.columns) == ["loss", "model"] and read.model.tolist() == ["001", "01"]
 
 
-def test_words_for_nothing_are_empty_among_numbers_and_names_among_names(tmp_path, mapping):
+def test_words_for_missing_values_are_empty_only_in_number_columns(tmp_path, mapping):
     (tmp_path / "t.csv").write_text(
         "model,data,seen,params,c4\nNA,None,1e9,NA,3.0\nb,w,1e9,5,nan\n"
     )
@@ -215,7 +217,7 @@ def test_words_for_nothing_are_empty_among_numbers_and_names_among_names(tmp_pat
 
 
 @pytest.mark.parametrize("cell", ["1_000", "0x10", "True", "1,5", "1 000", "１"])
-def test_what_is_no_number_in_a_table_is_none(tmp_path, mapping, cell):
+def test_odd_cells_are_not_read_as_numbers(tmp_path, mapping, cell):
     (tmp_path / "t.csv").write_text(
         f'model,data,seen,params,c4\na,w,1e9,5,"{cell}"\nb,w,1e9,5,3\nc,w,1e9,5,2\n'
     )
@@ -224,7 +226,7 @@ def test_what_is_no_number_in_a_table_is_none(tmp_path, mapping, cell):
     assert f"row 1: {cell!r} is not a number; taken as missing" in imported.notes[0]
 
 
-def test_a_count_beyond_64_bits_is_named(rows, tmp_path):
+def test_count_beyond_64_bits_is_a_user_error(rows, tmp_path):
     table = tables.from_rows(rows).astype({"seed": object})
     table.loc[2, "seed"] = str(2**64)
     table.to_csv(tmp_path / "t.csv", index=False)
@@ -232,7 +234,7 @@ def test_a_count_beyond_64_bits_is_named(rows, tmp_path):
         tables.read(tmp_path / "t.csv")
 
 
-def test_compressed_and_tab_separated_tables_of_a_folder_are_read_too(tmp_path, mapping):
+def test_compressed_and_tab_separated_tables_of_a_folder_are_read(tmp_path, mapping):
     folder = tmp_path / "in"
     folder.mkdir()
     head = "model,data,seen,params,c4\n"

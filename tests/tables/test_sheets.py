@@ -1,4 +1,4 @@
-"""Sweeps over several files and rows: one run is one run, one checkpoint has one step."""
+"""Sweeps in several files: one run is one run, one checkpoint has one step."""
 
 import pandas as pd
 import pytest
@@ -48,7 +48,7 @@ WHOLE = {("A", 1): 3.9, ("A", 2): 3.7, ("B", 1): 3.8, ("B", 2): 3.6, ("C", 1): 3
 
 @pytest.mark.parametrize("names", [("a.csv", "b.csv"), ("b.csv", "a.csv"), ("x/m.csv", "y/m.csv")])
 @pytest.mark.parametrize("source", ["", 'source = "mine"\n'])
-def test_a_run_over_two_files_is_one_run_with_one_count_of_steps(tmp_path, names, source):
+def test_run_in_two_files_has_one_count_of_steps(tmp_path, names, source):
     folder = tmp_path / "evals"
     for name, rows in zip(names, (EARLY, LATE), strict=True):
         put(folder / name, rows)
@@ -71,7 +71,7 @@ def test_tables_and_json_of_one_import_have_one_source_and_one_count_of_steps(tm
 
 
 @pytest.mark.parametrize("shape", ["rows", "sets", "files"])
-def test_a_long_table_without_steps_has_one_step_for_each_checkpoint(tmp_path, shape):
+def test_long_table_without_steps_gets_one_step_per_checkpoint(tmp_path, shape):
     rows = [
         (model, params, tokens, name, extra + 2 + 400 * params**-0.34 + 900 * tokens**-0.34)
         for model, params in (("m0", 2e7), ("m1", 4e7), ("m2", 8e7))
@@ -94,7 +94,7 @@ def test_a_long_table_without_steps_has_one_step_for_each_checkpoint(tmp_path, s
     assert fit_lines(table, x_sets=["c4"], y_sets=["pile"])  # pairs are found
 
 
-def test_what_one_row_of_a_checkpoint_leaves_empty_another_fills(tmp_path):
+def test_rows_of_one_checkpoint_fill_each_others_gaps(tmp_path):
     text = WIDE + '[sets.pile]\nloss = "pile"\n'
     header = "model,seen,params,c4,pile"
     rows = [("A", 1e9, 5e7, "", 3.1), ("A", 1e9, 5e7, 3.9, ""), ("A", 2e9, 5e7, "", "")]
@@ -108,14 +108,14 @@ def test_what_one_row_of_a_checkpoint_leaves_empty_another_fills(tmp_path):
     assert (table.status == "ok").all() and len(table) == 6
 
 
-def test_a_checkpoint_measured_twice_is_said(tmp_path):
+def test_checkpoint_measured_twice_gets_a_note(tmp_path):
     rows = [("A", 1e9, 5e7, 3.9, 1), ("A", 1e9, 5e7, 3.8, 1)]
     found = imported(put(tmp_path / "t.csv", rows), WIDE, tmp_path)
     assert found.table.status.tolist() == ["ok", "excluded"]
     assert "already in row 1 (loss 3.9 there, 3.8 here); set aside" in found.notes[0]
 
 
-def test_points_without_names_are_numbered_over_all_files(tmp_path):
+def test_points_without_names_are_numbered_across_files(tmp_path):
     first = [(1e8, 6e18, 3.0), (2e8, 2.4e19, 2.8)]
     put(tmp_path / "in" / "a.csv", first, "params,flops,loss")
     put(tmp_path / "in" / "b.csv", [(4e8, 9.6e19, 2.6), first[0]], "params,flops,loss")
@@ -126,7 +126,7 @@ def test_points_without_names_are_numbered_over_all_files(tmp_path):
     }  # fmt: skip
 
 
-def test_models_of_one_name_and_other_tokens_in_two_files_are_two_runs(tmp_path):
+def test_models_of_one_name_with_different_tokens_are_two_runs(tmp_path):
     header = "data,params,tokens,val_loss"
     put(tmp_path / "in" / "a.csv", [("web", 1e8, 1e9, 3.0)], header)
     put(tmp_path / "in" / "b.csv", [("web", 1e8, 2e9, 2.9), ("web", 2e8, 2e9, 2.8)], header)
@@ -141,7 +141,7 @@ def test_models_of_one_name_and_other_tokens_in_two_files_are_two_runs(tmp_path)
     assert table.run_id.tolist() == ["m", "m"] and (table.status == "ok").all()
 
 
-def test_a_public_model_over_two_files_is_one_run(tmp_path):
+def test_public_model_in_two_files_is_one_run(tmp_path):
     header = "Name,Architecture,Pretraining Data,Tokenizer,Size,Tokens,C4 Validation Loss"
     facts = ("m", "Llama", "C4", "gpt2", "1e9")
     put(tmp_path / "in" / "a.csv", [(*facts, "2e9", 3.2)], header)
@@ -150,7 +150,7 @@ def test_a_public_model_over_two_files_is_one_run(tmp_path):
     assert checkpoints(table) == {("m", 1): 3.5, ("m", 2): 3.2}
 
 
-def test_models_without_a_name_are_set_aside_and_one_named_nan_is_not(tmp_path):
+def test_model_without_a_name_is_set_aside_but_not_one_named_nan(tmp_path):
     header = "name,pretraining_data,params,tokens,loss/c4_val"
     rows = [("nan", "web", 1e8, 1e9, 3.0), ("", "web", 2e8, 1e9, 2.9)]
     found = import_sweep("gadre", put(tmp_path / "g.csv", rows, header))

@@ -1,5 +1,4 @@
-"""Importers: the published tables, hand-made originals in the sources' own layouts, mappings with
-mistakes."""
+"""Importers: published tables, small tables in the sources' layouts, mappings, wrong input."""
 
 import math
 import re
@@ -27,7 +26,7 @@ PUBLISHED = {
 
 
 @pytest.mark.parametrize("source", PUBLISHED)
-def test_published_tables_become_sound_loss_tables(published_data, source, tmp_path):
+def test_published_tables_become_valid_loss_tables(published_data, source, tmp_path):
     path = published_data / PUBLISHED[source]
     table = import_sweep(source, path).table
     tables.validate(table)
@@ -38,7 +37,7 @@ def test_published_tables_become_sound_loss_tables(published_data, source, tmp_p
     pd.testing.assert_frame_equal(again, table)
 
 
-def test_values_land_where_they_belong(published_data):
+def test_imported_values_are_in_the_right_cells(published_data):
     wide = pd.read_csv(published_data / PUBLISHED["kempner"]).set_index("id")
     table = import_sweep("kempner", published_data / PUBLISHED["kempner"]).table
     row = wide.loc["xrncg2uq"]
@@ -52,7 +51,7 @@ def test_values_land_where_they_belong(published_data):
 
 
 @pytest.mark.parametrize("source", ["kempner", "llm_line", "gadre", "olmo_ladder"])
-def test_rows_and_columns_beyond_those_here_do_no_harm(published_data, tmp_path, source):
+def test_additional_rows_and_columns_are_accepted(published_data, tmp_path, source):
     wide = pd.read_csv(published_data / PUBLISHED[source]).head(30)
     key = {"kempner": "id", "llm_line": "Name", "gadre": "name", "olmo_ladder": "run"}[source]
     more = wide.assign(**{key: wide[key].map("{}-again".format), "notes": "x"})
@@ -63,7 +62,7 @@ def test_rows_and_columns_beyond_those_here_do_no_harm(published_data, tmp_path,
     )
 
 
-def test_missing_columns_are_named_with_those_found(tmp_path):
+def test_missing_columns_error_lists_those_found(tmp_path):
     pd.DataFrame({"data": ["c4"], "param": [1], "tokens": [2], "val_loss": [3.0]}).to_csv(
         tmp_path / "s.csv"
     )
@@ -95,7 +94,7 @@ def test_kempner_without_compute_columns(tmp_path):
     assert table.flops.tolist() == [6e17, 2.4e18] * 2
 
 
-def test_bad_cells_are_named_and_the_rest_stays(tmp_path):
+def test_bad_cells_get_a_note_and_the_rest_is_imported(tmp_path):
     wide = _kempner_original(**{"eval/c4_val/CrossEntropyLoss": [np.nan, -3.4]})
     wide.to_csv(tmp_path / "sweep.csv", index=False)
     imported = import_sweep("kempner", tmp_path / "sweep.csv")
@@ -131,7 +130,7 @@ def test_second_header_of_the_llm_line_file(tmp_path, header):
     assert table.step.tolist() == [100, 200]
 
 
-def test_llm_line_model_without_tokens_is_named(tmp_path):
+def test_llm_line_model_without_tokens_gets_a_note(tmp_path):
     (tmp_path / "l.csv").write_text(
         LINE_HEADER + "\n" + LINE_ROWS + "olmo,OLMo,,Dolma,neox,,,3.1,0.8\n"
     )
@@ -140,7 +139,7 @@ def test_llm_line_model_without_tokens_is_named(tmp_path):
     assert any("row 3: olmo" in note for note in imported.notes)
 
 
-def test_chinchilla_by_the_authors_column_names(tmp_path):
+def test_chinchilla_accepts_the_column_names_of_its_authors(tmp_path):
     (tmp_path / "svg.csv").write_text("Model Size,Training FLOP,loss\n1e9,6e19,2.5\n")
     table = import_sweep("chinchilla", tmp_path / "svg.csv").table
     assert table.tokens.tolist() == [1e10]
@@ -187,7 +186,7 @@ def export(tmp_path: Path) -> Path:
     return tmp_path / "export.csv"
 
 
-def test_any_table_by_a_mapping(tmp_path, export):
+def test_any_table_is_imported_with_a_mapping(tmp_path, export):
     (tmp_path / "m.toml").write_text(MAPPING)
     table = import_sweep("csv", export, mapping=tmp_path / "m.toml").table
     c4 = table[table.eval_set == "c4"]
@@ -214,8 +213,10 @@ def test_perplexities_and_percent_are_converted(tmp_path, export):
     np.testing.assert_allclose(table[table.eval_set == "arc"].accuracy, [0.5, 0.4, 0.3])
 
 
-def test_a_mapping_states_what_guessing_achieves(tmp_path, export):
-    """`quiz` is no name of a known benchmark; `arc` is, with 4 answers, and is stated otherwise."""
+def test_mapping_states_the_accuracy_of_guessing(tmp_path, export):
+    """``quiz`` is no name of a known benchmark; ``arc`` is, with 4 answers, and is stated
+    otherwise.
+    """
     text = MAPPING + 'chance = 0.45\n[sets.quiz]\nkind = "task"\naccuracy = "arc acc"\n'
     reasons = {}
     for chance in ("", "chance = 0.5\n"):
@@ -232,7 +233,7 @@ def test_a_mapping_states_what_guessing_achieves(tmp_path, export):
             import_sweep("csv", export, mapping=tmp_path / "m.toml")
 
 
-def test_gadre_s_table_of_tasks_states_what_guessing_achieves(published_data, tmp_path):
+def test_gadre_table_of_tasks_states_the_accuracy_of_guessing(published_data, tmp_path):
     models = published_data / PUBLISHED["gadre"]
     baselines = published_data / "gadre_task_baselines.csv"
     table = import_sweep("gadre", [models, baselines]).table
@@ -246,11 +247,11 @@ def test_gadre_s_table_of_tasks_states_what_guessing_achieves(published_data, tm
         import_sweep("gadre", baselines)
     text = baselines.read_text().replace(",2376,25,", ",2376,2500,")
     (tmp_path / "b.csv").write_text(text)
-    with pytest.raises(UserError, match="2500 is no percentage of guessing"):
+    with pytest.raises(UserError, match="2500 is not a percentage from 0 to below 100"):
         import_sweep("gadre", [models, tmp_path / "b.csv"])
 
 
-def test_a_cell_of_text_is_a_missing_measurement_and_the_rest_stays(tmp_path):
+def test_cell_of_text_is_a_missing_measurement(tmp_path):
     wide = _kempner_original()
     wide = pd.concat([wide, wide.assign(data=["c", "d"])], ignore_index=True).astype(object)
     wide.loc[1, "eval/c4_val/CrossEntropyLoss"] = "-"
@@ -290,7 +291,7 @@ def test_a_cell_of_text_is_a_missing_measurement_and_the_rest_stays(tmp_path):
         ("olmo_ladder", "step"),
     ],
 )
-def test_a_fact_of_text_in_a_published_table_costs_its_row(
+def test_text_in_a_fact_of_a_published_table_excludes_its_row(
     published_data, tmp_path, source, column
 ):
     wide = pd.read_csv(published_data / PUBLISHED[source]).head(20).astype({column: object})
@@ -309,7 +310,7 @@ def test_a_fact_of_text_in_a_published_table_costs_its_row(
         import_sweep(source, tmp_path / "t.csv")
 
 
-def test_a_cell_of_text_beside_a_measurement_costs_only_itself(tmp_path):
+def test_cell_of_text_does_not_affect_other_measurements(tmp_path):
     header = "Name,Architecture,Size,Pretraining Data,Tokenizer,Tokens,"
     (tmp_path / "l.csv").write_text(
         f"{header}ARC Loss,ARC Accuracy\na,Llama,1e9,C4,gpt2,1e9,-,0.4\n"
@@ -322,7 +323,7 @@ def test_a_cell_of_text_beside_a_measurement_costs_only_itself(tmp_path):
     assert any("row 1: '-' is not a number; taken as missing" in note for note in imported.notes)
 
 
-def test_a_fact_of_text_costs_its_row_and_a_column_of_text_is_an_error(tmp_path, export):
+def test_text_in_a_fact_excludes_its_row_and_a_text_column_is_an_error(tmp_path, export):
     frame = pd.read_csv(export).astype(object)
     frame["lr"] = ["1e-3", "-", "fast"]
     frame.to_csv(export, index=False)
@@ -345,7 +346,7 @@ def test_a_fact_of_text_costs_its_row_and_a_column_of_text_is_an_error(tmp_path,
         import_sweep("csv", export, mapping=tmp_path / "m.toml")
 
 
-def test_a_long_table_by_a_mapping(tmp_path):
+def test_long_table_is_imported_with_a_mapping(tmp_path):
     pd.DataFrame(
         {"r": ["a", "a"], "s": [1, 1], "t": [5, 5], "on": ["x", "y"], "l": [3.0, None]}
     ).to_parquet(tmp_path / "long.parquet")
@@ -372,7 +373,7 @@ def test_a_long_table_by_a_mapping(tmp_path):
         ('unit = "bit"', 'unit = "bits"', "unit = 'bit': must be one of nats, bits, perplexity"),
         ('kind = "test"', 'kind = "task"', "kind = 'test': must be one of validation, task"),
         ('percent = 1\nkind = "task"', 'kind = "task"', "percent = 1: must be true or false"),
-        ('kind = "validation"', 'kind = "task"', "needs a loss or bits_per_byte; name one, or"),
+        ('kind = "validation"', 'kind = "task"', "needs a loss or bits_per_byte; map one, or"),
         ('"Name', '"Name"', "not valid TOML"),
         ("3", '"Name"', "[columns] run_id = 3: must be the name of a column in quotes"),
         ("3", '"c4 bits"', "[sets.c4] loss = 3: must be the name of a column in quotes"),
@@ -380,21 +381,21 @@ def test_a_long_table_by_a_mapping(tmp_path):
         ("", MAPPING[MAPPING.index("[sets.c4]") :], "no evaluation set"),
     ],
 )
-def test_mistakes_in_a_mapping_are_named(tmp_path, export, wrong, right, expected):
+def test_mistake_in_a_mapping_is_a_user_error(tmp_path, export, wrong, right, expected):
     (tmp_path / "m.toml").write_text(MAPPING.replace(right, wrong, 1))
     with pytest.raises(UserError) as caught:
         import_sweep("csv", export, mapping=tmp_path / "m.toml")
     assert expected in str(caught.value)
 
 
-def test_sets_that_are_no_sections_are_named(tmp_path, export):
+def test_sets_that_are_not_sections_are_a_user_error(tmp_path, export):
     text = MAPPING[: MAPPING.index("[sets.c4]")]
     (tmp_path / "m.toml").write_text(f"sets = 3\n{text}")
     with pytest.raises(UserError, match=r"'sets' must be sections \[sets.NAME\]"):
         import_sweep("csv", export, mapping=tmp_path / "m.toml")
 
 
-def test_a_byte_order_mark_before_a_mapping_does_no_harm(tmp_path, export):
+def test_mapping_may_start_with_a_byte_order_mark(tmp_path, export):
     (tmp_path / "m.toml").write_text(MAPPING, encoding="utf-8-sig")
     assert read_mapping(tmp_path / "m.toml").source == "mine"
 
@@ -433,7 +434,7 @@ def test_command_writes_once_and_is_idempotent(tmp_path):
     assert len(other.stderr.splitlines()) == 1
 
 
-def test_command_names_a_missing_column_and_writes_nothing(tmp_path):
+def test_command_with_a_missing_column_writes_nothing(tmp_path):
     _kempner_original().drop(columns="tokens").to_csv(tmp_path / "sweep.csv", index=False)
     done = _command(
         "kempner", "--path", str(tmp_path / "sweep.csv"), "--out", str(tmp_path / "t.parquet")
@@ -445,7 +446,7 @@ def test_command_names_a_missing_column_and_writes_nothing(tmp_path):
     assert not (tmp_path / "t.parquet").exists()
 
 
-def test_different_problems_of_one_column_are_told_apart(tmp_path):
+def test_different_problems_of_one_column_have_separate_notes(tmp_path):
     points = pd.DataFrame({"params": 1e8, "flops": 1e19, "loss": [3.0, -1.0, np.inf, 2.9, np.inf]})
     points["flops"] *= np.arange(1, 6)
     points.to_csv(tmp_path / "points.csv", index=False)
@@ -456,7 +457,7 @@ def test_different_problems_of_one_column_are_told_apart(tmp_path):
     ]
 
 
-def test_a_row_copied_twice_is_not_two_runs(tmp_path: Path) -> None:
+def test_copied_row_is_not_a_second_run(tmp_path: Path) -> None:
     rows = pd.DataFrame({"params": [1e8, 2e8], "flops": [6e18, 2.4e19], "loss": [3.0, 2.8]})
     path = tmp_path / "points.csv"
     pd.concat([rows, rows.iloc[:1]]).to_csv(path, index=False)

@@ -1,4 +1,4 @@
-"""The loss table: types, derived values, every kind of bad row, storage that is whole or absent."""
+"""The loss table: types, derived values, every kind of bad row, atomic storage."""
 
 import gzip
 import math
@@ -43,7 +43,7 @@ def test_counts_beyond_float_precision_survive(rows, tmp_path):
     )
 
 
-def test_published_means_without_sums_are_a_sound_table():
+def test_published_means_without_sums_are_a_valid_table():
     rows = [
         {
             "run_id": "a",
@@ -60,7 +60,7 @@ def test_published_means_without_sums_are_a_sound_table():
     assert list(table.columns) == list(COLUMN_NAMES)
 
 
-def test_a_published_mean_is_not_replaced_by_the_sums(rows):
+def test_published_mean_is_not_replaced(rows):
     rows[0]["loss"] = 4.0001
     assert tables.from_rows(rows).loss[0] == 4.0001
 
@@ -71,15 +71,20 @@ def test_a_published_mean_is_not_replaced_by_the_sums(rows):
         ("loss", 2, np.nan, "column 'loss', row 3: the value is missing (NaN)"),
         ("loss", 2, -1.0, "column 'loss', row 3: -1 is negative"),
         ("loss", 2, np.inf, "column 'loss', row 3: the value is infinite"),
-        ("loss", 0, 4.0 / math.log(2), "bits where nats are wanted"),
-        ("bits_per_byte", 0, 1.0, "nats where bits are wanted"),
+        ("loss", 0, 4.0 / math.log(2), "bits instead of nats"),
+        ("bits_per_byte", 0, 1.0, "nats instead of bits"),
         ("loss", 0, 3.9, "does not agree with its sums"),
-        ("accuracy", 1, 50.0, "(a mapping with percent = true converts); accuracies are fractions"),
+        (
+            "accuracy",
+            1,
+            50.0,
+            "write a fraction, or convert percent with percent = true in a mapping",
+        ),
         ("run_id", 4, None, "column 'run_id', row 5: the cell is empty"),
         ("tokens", 4, np.nan, "column 'tokens', row 5: the cell is empty"),
         ("kind", 0, "test", "'test' is not one of validation, task"),
         ("status", 0, "fine", "'fine' is not one of ok, failed, excluded"),
-        ("status", 0, "failed", "a row that failed carries a value"),
+        ("status", 0, "failed", "a row with status failed has a value"),
         ("params", 1, 0.0, "column 'params', row 2: the value is 0"),
         ("target_tokens", 1, -4, "column 'target_tokens', row 2: -4 is negative"),
         ("eval_set", 1, "wiki", "row 2: run 'llama' at step 1 on 'wiki' is already in row 1"),
@@ -87,7 +92,7 @@ def test_a_published_mean_is_not_replaced_by_the_sums(rows):
         ("tokens", 3, 7.0, "row 4: checkpoint llama at step 2 has 7.0 here and 2000.0 in row 3"),
     ],
 )
-def test_a_bad_cell_is_named_with_its_column_and_row(table, column, row, value, expected):
+def test_bad_cell_error_names_column_and_row(table, column, row, value, expected):
     if column == "loss" and (value is np.nan or not 0 < value < np.inf):
         table["bits_per_byte"] = np.nan
         table[["nats", "target_tokens", "target_bytes"]] = np.nan
@@ -98,7 +103,7 @@ def test_a_bad_cell_is_named_with_its_column_and_row(table, column, row, value, 
     assert "\n" not in str(caught.value)
 
 
-def test_nats_mixed_with_bits_are_found_without_sums(table):
+def test_mixed_nats_and_bits_are_found_without_sums(table):
     table[["nats", "target_tokens", "target_bytes"]] = np.nan
     tables.validate(table)
     table.loc[2, "loss"] /= math.log(2)
@@ -106,12 +111,12 @@ def test_nats_mixed_with_bits_are_found_without_sums(table):
         tables.validate(table)
 
 
-def test_excluded_rows_may_hold_anything_but_stay_named(table):
+def test_excluded_rows_may_hold_any_value_but_need_their_names(table):
     table.loc[0, ["status", "message", "loss"]] = ["excluded", "diverged", -1.0]
     tables.validate(table)
 
 
-def test_bad_rows_can_be_set_aside_and_the_rest_is_sound(table):
+def test_table_is_valid_after_bad_rows_are_excluded(table):
     table.loc[2, "loss"] = -1.0
     table.loc[5, "run_id"] = None
     kept, problems = tables.exclude_bad_rows(table)
@@ -130,13 +135,13 @@ def test_bad_rows_can_be_set_aside_and_the_rest_is_sound(table):
         (lambda t: t.assign(notes="hm"), "column 'notes' is not part of a loss table"),
     ],
 )
-def test_wrong_columns_are_named(table, change, expected):
+def test_wrong_column_is_a_user_error(table, change, expected):
     with pytest.raises(UserError) as caught:
         tables.validate(change(table))
     assert expected in str(caught.value)
 
 
-def test_text_where_a_number_belongs(tmp_path, table):
+def test_text_in_a_number_column_is_a_user_error(tmp_path, table):
     frame = table.astype(object)
     frame.loc[3, "nats"] = "12,5"
     frame.to_csv(tmp_path / "t.csv", index=False)
@@ -144,7 +149,7 @@ def test_text_where_a_number_belongs(tmp_path, table):
         tables.read(tmp_path / "t.csv")
 
 
-def test_a_failed_write_leaves_the_old_table_and_no_debris(table, tmp_path, monkeypatch):
+def test_failed_write_keeps_the_old_table_and_leaves_no_files(table, tmp_path, monkeypatch):
     path = tables.write(table, tmp_path / "t.parquet")
 
     def full_disk(self, partial, **_):
@@ -159,13 +164,13 @@ def test_a_failed_write_leaves_the_old_table_and_no_debris(table, tmp_path, monk
     pd.testing.assert_frame_equal(tables.read(path), table)
 
 
-def test_an_unsound_table_is_never_written(table, tmp_path):
+def test_invalid_table_is_never_written(table, tmp_path):
     with pytest.raises(UserError):
         tables.write(table.assign(step=-1), tmp_path / "t.parquet")
     assert not list(tmp_path.iterdir())
 
 
-def test_a_broken_file_and_a_missing_one_are_one_line(tmp_path):
+def test_broken_or_missing_file_is_a_user_error(tmp_path):
     (tmp_path / "t.parquet").write_bytes(b"PAR1 not really")
     with pytest.raises(UserError, match="cannot be read as parquet"):
         tables.read(tmp_path / "t.parquet")
@@ -177,11 +182,11 @@ def test_a_broken_file_and_a_missing_one_are_one_line(tmp_path):
     ("name", "change", "expected"),
     [
         ("t.csv", lambda data: data.replace(b",", b";"), "separated by semicolons; save it with"),
-        ("t.csv", lambda data: data.decode().encode("utf-16"), "not text in UTF-8; save it anew"),
-        ("t.csv.gz", lambda data: gzip.compress(data)[:200], "is the file whole"),
+        ("t.csv", lambda data: data.decode().encode("utf-16"), "not UTF-8 text; save it again"),
+        ("t.csv.gz", lambda data: gzip.compress(data)[:200], "is the file complete"),
     ],
 )
-def test_files_that_other_programs_wrote_or_cut_are_one_line(
+def test_file_of_another_program_or_cut_off_is_a_user_error(
     tmp_path, table, name, change, expected
 ):
     (tmp_path / name).write_bytes(change(table.to_csv(index=False).encode()))
@@ -190,7 +195,7 @@ def test_files_that_other_programs_wrote_or_cut_are_one_line(
 
 
 @pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
-def test_windows_line_ends_and_a_byte_order_mark_do_no_harm(tmp_path, table, mark):
+def test_windows_line_ends_and_a_byte_order_mark_are_accepted(tmp_path, table, mark):
     text = table.to_csv(index=False, lineterminator="\r\n").encode()
     (tmp_path / "t.csv").write_bytes(mark + text)
     pd.testing.assert_frame_equal(tables.read(tmp_path / "t.csv"), table)
@@ -207,11 +212,11 @@ def test_load_finds_run_directories(table, tmp_path):
     assert len(tables.load(tmp_path / "runs" / "llama-1a2b")) == 4
     with pytest.raises(UserError, match=r"python -m lossline\.evaluate"):
         tables.load(tmp_path / "runs" / "unfinished")
-    with pytest.raises(UserError, match=r"put together: .*already in row"):
+    with pytest.raises(UserError, match=r"joined: .*already in row"):
         tables.load([tmp_path / "runs", tmp_path / "runs" / "llama-1a2b"])
 
 
-def test_concat_unites_extra_columns(table):
+def test_concat_keeps_extra_columns_of_all_tables(table):
     joined = tables.concat([table, table.assign(run_id=table.run_id + "2", x_rule="slide")])
     tables.validate(joined)
     assert joined.x_rule.isna().sum() == len(table)
@@ -223,8 +228,8 @@ def test_jsonl_is_read(table, tmp_path):
     pd.testing.assert_frame_equal(storage.read(tmp_path / "losses.jsonl"), table)
 
 
-def test_open_columns_are_typed_united_and_written(table, tmp_path):
-    """``option.``, ``factor.``, ``share.`` and ``component_tokens.`` columns, as many as needed."""
+def test_open_columns_are_typed_joined_and_written(table, tmp_path):
+    """``option.``, ``factor.``, ``share.``, ``component_tokens.``: any number of columns."""
     mixed = table.assign(
         **{
             "option.schedule.warmup": "0.10",
@@ -245,7 +250,7 @@ def test_open_columns_are_typed_united_and_written(table, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["option.x", "factor.x", "share.x", "component_tokens.x"])
-def test_a_run_has_one_value_of_each_open_fact(table, name):
+def test_open_fact_must_be_constant_within_a_run(table, name):
     """And a checkpoint one count of each component's tokens."""
     values = [str(i) if name[0] in "of" else float(i) for i in range(len(table))]
     with pytest.raises(UserError, match=name):
@@ -260,6 +265,6 @@ def test_numbers_of_components_are_checked(table, name, value, what):
 
 
 @pytest.mark.parametrize("name", ["option.", "options.x", "shares.x"])
-def test_a_prefix_alone_or_misspelled_is_no_column(table, name):
+def test_bare_or_misspelled_prefix_is_not_a_column(table, name):
     with pytest.raises(UserError, match="not part of a loss table"):
         tables.validate(table.assign(**{name: "1"}))

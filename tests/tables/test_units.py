@@ -1,4 +1,4 @@
-"""Bits among nats where no sums and no bits per byte give them away."""
+"""Bits among nats, without sums or bits per byte that show them."""
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ def sweep(count=40, noise=0.01, seed=0):
 
 
 @pytest.mark.parametrize("share", [0.03, 0.1, 0.4, 0.5, 0.9])
-def test_the_rows_in_bits_are_found_whatever_their_share(share):
+def test_rows_in_bits_are_found_at_any_share(share):
     loss, params, tokens = sweep()
     mixed = np.arange(40) < share * 40
     np.testing.assert_array_equal(
@@ -25,13 +25,13 @@ def test_the_rows_in_bits_are_found_whatever_their_share(share):
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_sound_losses_raise_no_alarm(seed):
+def test_valid_losses_give_no_false_alarm(seed):
     loss, params, tokens = sweep(noise=0.03, seed=seed)
     assert not in_bits(loss, params, tokens).any()
     assert not in_bits(loss / np.log(2), params, tokens).any()  # all in bits: nothing is mixed
 
 
-def test_a_run_that_failed_or_too_few_runs_raise_no_alarm():
+def test_failed_run_or_too_few_runs_give_no_false_alarm():
     loss, params, tokens = sweep()
     loss[3] *= 1.9
     assert not in_bits(loss, params, tokens).any()
@@ -40,7 +40,7 @@ def test_a_run_that_failed_or_too_few_runs_raise_no_alarm():
 
 
 @pytest.mark.parametrize("column", ["params", "tokens"])
-def test_runs_of_one_size_or_one_length_are_a_curve(column):
+def test_runs_of_one_size_or_one_length_are_compared_on_a_curve(column):
     loss, params, tokens = sweep(seed=1)
     params, tokens = (
         (np.full(40, 1e9), tokens) if column == "params" else (params, np.full(40, 2e10))
@@ -51,7 +51,7 @@ def test_runs_of_one_size_or_one_length_are_a_curve(column):
     np.testing.assert_array_equal(found, mixed)
 
 
-def test_a_table_says_which_rows_and_keeps_the_others():
+def test_table_excludes_only_the_rows_in_bits():
     loss, params, tokens = sweep()
     loss[[2, 7]] /= np.log(2)
     rows = [
@@ -70,7 +70,7 @@ def test_a_table_says_which_rows_and_keeps_the_others():
 
 
 def optimizers(factor, noise=0.01, seed=0, grow=0.0):
-    """Four sizes × three checkpoints of AdamW, and the same of SGD, `factor` times as high."""
+    """Four sizes × three checkpoints of AdamW, and the same of SGD, ``factor`` times as high."""
     rng = np.random.default_rng(seed)
     params, tokens = np.repeat([3e7, 6e7, 1.2e8, 2.4e8], 3), np.tile([1e9, 2e9, 4e9], 4)
     loss = 1.5 + 300 * params**-0.3 + 900 * tokens**-0.32
@@ -96,7 +96,7 @@ def set_aside(rows):
     "fact", ["optimizer", "schedule", "context_length", "learning_rate", "weight_decay",
              "token_selection", "x_batch", "option.batch_size", None]
 )  # fmt: skip
-def test_runs_that_a_fact_sets_apart_are_compared_with_their_like(factor, fact):
+def test_runs_that_differ_in_a_fact_are_not_compared(factor, fact):
     for seed in range(3):
         rows = optimizers(factor, seed=seed)
         for row in rows:
@@ -112,13 +112,13 @@ def test_runs_that_a_fact_sets_apart_are_compared_with_their_like(factor, fact):
 
 
 @pytest.mark.parametrize("factor", [1.38, 1.44269504])
-def test_a_row_in_bits_is_found_beside_runs_that_a_fact_sets_apart(factor):
+def test_row_in_bits_is_found_beside_runs_that_differ_in_a_fact(factor):
     rows = optimizers(factor, noise=0.003)
     rows[4]["loss"] /= np.log(2)
     assert set_aside(rows) == [4]
 
 
-def test_a_step_whose_height_changes_with_size_is_no_unit():
+def test_step_whose_height_changes_with_size_is_not_a_unit():
     for seed in range(5):
         rows = optimizers(1.45, seed=seed, grow=0.05)
         for row in rows:
@@ -126,7 +126,7 @@ def test_a_step_whose_height_changes_with_size_is_no_unit():
         assert set_aside(rows) == []
 
 
-def test_tokenizers_that_nobody_recorded_may_differ():
+def test_unrecorded_tokenizers_may_differ():
     rows = optimizers(1.0)
     for place, row in enumerate(rows):
         row["bits_per_byte"] = row["loss"] / np.log(2) / (3.0 if place < 12 else 3.0 / np.log(2))

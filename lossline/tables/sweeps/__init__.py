@@ -1,4 +1,4 @@
-"""Importers: published sweeps and anyone's tables as loss tables.
+"""Importers: published sweeps and any other tables as loss tables.
 
 from lossline.tables import sweeps
 table = sweeps.import_sweep("kempner", "sweep.csv").table
@@ -22,7 +22,7 @@ __all__ = ["Imported", "Sweep", "import_sweep"]
 
 
 class Sweep(enum.StrEnum):
-    """The sources with an importer of their own, and `csv` for any other table."""
+    """Sources with an importer of their own, and ``csv`` for any other table."""
 
     KEMPNER = "kempner"
     LLM_LINE = "llm_line"
@@ -38,16 +38,16 @@ def import_sweep(
     *,
     mapping: str | os.PathLike[str] | None = None,
 ) -> Imported:
-    """The loss table of a sweep, and a line for everything in it that was left out or set aside.
+    """Import a sweep as a loss table, with a note for everything left out or set aside.
 
     Args:
-      source: where the table comes from.
-      paths: its file, files, or a folder of them.
-      mapping: for ``csv``, ``olmo_ladder`` and ``gadre`` in JSON, the TOML file that says which
-        column is what.
+        source: source of the table.
+        paths: its file, its files, or a folder of them.
+        mapping: for ``csv``, ``olmo_ladder`` and ``gadre`` in JSON: TOML file that maps columns.
 
-    Raises `UserError` for an unknown source, a missing file, and missing columns (which, and which
-    were found).
+    Raises:
+        UserError: the source is unknown, a file is missing, or columns are missing (which, and
+            which were found).
     """
     names = [str(item) for item in Sweep]
     if str(source) not in names:
@@ -55,7 +55,7 @@ def import_sweep(
     given = [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
     files = [Path(path) for path in given]
     if not files:
-        raise UserError("no path to import; name the file that the source publishes")
+        raise UserError("no path to import; give the file that the source publishes")
     columns = Path(mapping) if mapping is not None else None
     if source == Sweep.CSV:
         return by_mapping(files, columns)

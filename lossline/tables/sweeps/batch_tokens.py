@@ -1,4 +1,4 @@
-"""Training tokens of logs that record steps alone: steps times the tokens of a batch."""
+"""Training tokens of logs that record only steps: steps times tokens per batch."""
 
 from __future__ import annotations
 
@@ -7,16 +7,17 @@ import pandas as pd
 from lossline.errors import UserError
 from lossline.tables.cells import as_numbers, as_text, is_empty
 
-__all__ = ["BATCH", "with_tokens"]
-
-BATCH = "batch_size_in_tokens"  # in the columns of a source and of a mapping
+BATCH = "batch_size_in_tokens"  # name of a column, in sources and in mappings
 
 
 def with_tokens(facts: pd.DataFrame, where: str) -> tuple[pd.DataFrame, list[str]]:
-    """Facts without the column of the batch. Where they have no tokens, these are
-    step × `BATCH`, which a note says; without a step or a batch they are as they were.
+    """Return facts without the column of the batch, and notes.
 
-    Raises `UserError` where a run changes its batch: its tokens do not follow from its steps.
+    If tokens are missing they are computed as step × ``BATCH``, with a note. Without a step or a
+    batch the facts stay as they are.
+
+    Raises:
+        UserError: a run changes its batch, so that its tokens do not follow from its steps.
     """
     rest = facts.drop(columns=BATCH, errors="ignore")
     known = "tokens" in facts and not is_empty(facts["tokens"]).all()
@@ -27,10 +28,10 @@ def with_tokens(facts: pd.DataFrame, where: str) -> tuple[pd.DataFrame, list[str
     if (batches > 1).any():
         raise UserError(
             f"{where}: no tokens, and the run {batches.idxmax()!r} has {batches.max()} values of "
-            f"{BATCH}: its tokens do not follow from its steps; name a column of tokens"
+            f"{BATCH}: its tokens do not follow from its steps; map a column of tokens"
         )
     counted = as_numbers(facts["step"]) * batch
     shown = [f"{value:.15g}" for value in batch.dropna().unique()]
     sizes = ", ".join(shown[:4]) + (", …" if shown[4:] else "")
-    note = f"{where}: no tokens; they are counted, step × {BATCH} ({sizes} tokens per step)"
+    note = f"{where}: no tokens; computed as step × {BATCH} ({sizes} tokens per step)"
     return rest.assign(tokens=counted), [note]

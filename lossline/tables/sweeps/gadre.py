@@ -31,8 +31,6 @@ from lossline.tables.sweeps.wide import (
     require,
 )
 
-__all__ = ["gadre"]
-
 _CONSTANTS = {
     "architecture": "openlm",
     "tokenizer": "gpt-neox",
@@ -45,14 +43,17 @@ _MEASURE = re.compile(r"(?:.+\.)?(loss|accuracy)[./](.+)")
 
 
 def gadre(paths: Sequence[Path], mapping: Path | None = None) -> Imported:
-    """mlfoundations/scaling (MIT): its models in one table (columns ``loss/<set>`` and
-    ``accuracy/<task>``), or the source's own folder of JSON, ``exp_data/`` (see `gadre_folder`).
+    """Import mlfoundations/scaling (MIT).
 
-    C = 6 N D as in the paper. JSON with the table's names as its keys (``loss.c4_val``) needs no
-    mapping either; any other is read by one, and what all models share
-    (architecture, tokenizer, context, optimizer) need not be in it. The source's table of tasks
-    (columns ``Eval Task``, ``Random baseline`` in percent), given beside the models, says what
-    guessing achieves on each.
+    It reads the models in one table (columns ``loss/<set>`` and ``accuracy/<task>``), or the
+    source's own folder of JSON, ``exp_data/`` (``gadre_folder``). C = 6 N D as in the paper. JSON
+    with the table's names as keys (``loss.c4_val``) needs no mapping; other JSON needs one, which
+    may leave out what all models share (architecture, tokenizer, context, optimizer). The source's
+    table of tasks (columns ``Eval Task``, ``Random baseline`` in percent), given beside the models,
+    states the accuracy of guessing on each task.
+
+    Raises:
+        UserError: columns are missing, or no models are given.
     """
 
     def only_tasks(path: Path) -> bool:
@@ -63,7 +64,9 @@ def gadre(paths: Sequence[Path], mapping: Path | None = None) -> Imported:
     files = [path for path in files if path not in chances]
     if not files:
         first = next(iter(chances))
-        raise UserError(f"{first}: only tasks and their random baselines; give the models too")
+        raise UserError(
+            f"{first}: holds only tasks and their random baselines; give the models too"
+        )
     chance = {task: value for found in chances.values() for task, value in found.items()}
     if mapping is not None:
         imported = _by_mapping(files, read_mapping(mapping), chance)
@@ -104,7 +107,7 @@ def _of_json(files: Sequence[Path], chance: Mapping[str, float]) -> Sheet:
 
 
 def _by_names(files: Sequence[Path], chance: Mapping[str, float]) -> Sheet:
-    """JSON whose keys are the published table's names, at whatever depth, one of each."""
+    """Read JSON whose keys are the published table's names, at any depth, each once."""
     nested = read_nested(files)
     names: dict[str, list[str]] = {}
     for column in map(str, nested.frame.columns):
@@ -118,12 +121,12 @@ def _by_names(files: Sequence[Path], chance: Mapping[str, float]) -> Sheet:
     if missing or all(name in _FACTS for name in names) or len(once) < len(names):
         twice = next((found for found in names.values() if found[1:]), None)
         lacking = " and ".join(missing) or "loss/<set>"
-        what = f"{twice[0]!r} and {twice[1]!r} are both there" if twice else f"no {lacking}"
+        what = f"both {twice[0]!r} and {twice[1]!r} exist" if twice else f"no {lacking}"
         near = candidates((*_NEEDS, "loss", "acc"), nested.names())
         raise UserError(
-            f"{nested.where}: keys other than the published table's ({what}); say in a mapping "
-            "file which is which, --mapping=FILE.toml, and with join which files belong together "
-            f"(see --help); {near}"
+            f"{nested.where}: the keys are not those of the published table ({what}); give a "
+            "mapping file, --mapping=FILE.toml, that maps them, and with join the files that "
+            f"belong together (see --help); {near}"
         )
     sheet = _models(nested.frame.rename(columns=once), nested.where, chance=chance)
     taken = [f"{name} = {column!r}" for column, name in once.items() if name in _NEEDS]
@@ -132,7 +135,7 @@ def _by_names(files: Sequence[Path], chance: Mapping[str, float]) -> Sheet:
 
 
 def _random_baselines(path: Path) -> dict[str, float] | None:
-    """Accuracy of guessing by task; None of a file that is not about tasks."""
+    """Return the accuracy of guessing by task; None for a file that is not about tasks."""
     frame, where = read_wide(path), path.name
     if "Eval Task" not in frame:
         return None
@@ -142,13 +145,14 @@ def _random_baselines(path: Path) -> dict[str, float] | None:
     if len(wrong):
         raise UserError(
             f"{where}: column 'Random baseline', {row_number(int(wrong[0]))}: "
-            f"{percent.iloc[wrong[0]]:g} is no percentage of guessing"
+            f"{percent.iloc[wrong[0]]:g} is not a percentage from 0 to below 100"
         )
     known = percent.notna()
     return dict(zip(frame["Eval Task"][known].map(str), percent[known] / 100, strict=True))
 
 
 def _models(frame: pd.DataFrame, where: str, *, chance: Mapping[str, float]) -> Sheet:
+    """Return a table of models as a sheet."""
     require(frame, _NEEDS, where)
     given = {name: fact(frame, name, where) for name in ("params", "tokens")}
     params, tokens = readable(given["params"]), readable(given["tokens"])

@@ -1,7 +1,7 @@
-"""The folder that Gadre et al. publish (``exp_data/``), as the wide table of its models.
+"""Read the folder that Gadre et al. publish (``exp_data/``) as the wide table of its models.
 
 ``models/NAME.json`` holds a run and its losses, ``evals/evaluation_NAME_heavy.json`` its
-accuracies; the files of one model are told by their names alone:
+accuracies. Only the names of the files show which belong to one model:
 
     {"name": …, "dataset_name": "c4_original",
      "hyperparameters": {"params": …, "params_no_embed": …, "tokens": …, "global_bs": …, "lr": …,
@@ -22,8 +22,6 @@ import pandas as pd
 from lossline.errors import UserError
 from lossline.tables.json_text import objects
 
-__all__ = ["read_folder"]
-
 _EVALUATION = re.compile(r"evaluation_(?P<model>.+)_heavy")
 # Column of the published table -> key of the hyperparameters.
 _HYPERPARAMETERS = {
@@ -37,10 +35,12 @@ _HYPERPARAMETERS = {
 
 
 def read_folder(files: Sequence[Path]) -> tuple[pd.DataFrame, list[str]] | None:
-    """The models of the folder's JSON files in the columns of the published table, one row each,
-    and notes on what is missing or left out; None where no file is a model of this layout.
+    """Return the models of the JSON files, one row each, in the columns of the published table.
 
-    Raises `UserError` where a model has two different values of one measurement.
+    Notes tell what is missing or left out. Returns None if no file is a model of this layout.
+
+    Raises:
+        UserError: a model has two different values of one measurement.
     """
     models: dict[str, tuple[Path, dict[str, Any]]] = {}
     accuracies: dict[str, dict[str, Any]] = {}
@@ -78,6 +78,7 @@ def read_folder(files: Sequence[Path]) -> tuple[pd.DataFrame, list[str]] | None:
 
 
 def _is_model(tree: Mapping[str, Any]) -> bool:
+    """Return whether a tree is a model of this layout."""
     facts, results = tree.get("hyperparameters"), tree.get("results")
     return (
         isinstance(facts, dict)
@@ -89,11 +90,13 @@ def _is_model(tree: Mapping[str, Any]) -> bool:
 
 
 def _is_evaluation(tree: Mapping[str, Any]) -> bool:
+    """Return whether a tree holds accuracies of this layout."""
     found = tree.get("eval_metrics")
     return isinstance(found, dict) and isinstance(found.get("icl"), dict)
 
 
 def _facts(tree: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Return the facts of a model."""
     known = tree["hyperparameters"]
     return {
         "name": tree.get("name", name),
@@ -103,13 +106,13 @@ def _facts(tree: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 
 def _losses(tree: Mapping[str, Any], label: str) -> dict[str, Any]:
-    """``loss/<set>`` of a model; a set is called as the folder of its shards."""
+    """Return ``loss/<set>`` of a model; a set has the name of the folder of its shards."""
     losses: dict[str, Any] = {}
     for result in tree["results"]:
         sets = {PurePosixPath(shard).parent.name for shard in result.get("val_data", ())}
         if len(sets) != 1:
             raise UserError(
-                f"{label}: a result whose val_data is in {len(sets)} folders; it must name the "
+                f"{label}: a result has val_data in {len(sets)} folders; it must list the "
                 "shards of one set"
             )
         _add(losses, f"loss/{sets.pop()}", result.get("loss"), label)
@@ -117,14 +120,16 @@ def _losses(tree: Mapping[str, Any], label: str) -> dict[str, Any]:
 
 
 def _add(known: dict[str, Any], column: str, value: Any, label: str) -> None:
+    """Add a value to a row; an earlier value must be equal."""
     before = known.setdefault(column, value)
     if before != value and before == before:
         raise UserError(
-            f"{label}: {column!r} is {value}, but {before} in another place; keep one of them"
+            f"{label}: {column!r} is {value} here and {before} elsewhere; keep one of them"
         )
 
 
 def _note(names: Sequence[str], what: str) -> list[str]:
+    """Return a note on the first of the names, and how many more there are."""
     if not names:
         return []
     more = f" and {len(names) - 1} more" if names[1:] else ""

@@ -1,11 +1,11 @@
-"""Any CSV, Parquet or JSON as a loss table, by a small TOML file that says which column is what.
+"""Import any CSV, Parquet or JSON as a loss table, with a small TOML file that maps the columns.
 
     source = "my sweep"                       # optional; the file's or the folder's name otherwise
 
     [columns]                                 # loss table column = your column
     run_id = "Name"
     step = "_step"                            # optional; otherwise 1, 2, … in order of the tokens
-    tokens = "train/tokens"                   # or batch_size_in_tokens, which counts them by steps
+    tokens = "train/tokens"                   # or batch_size_in_tokens: tokens = step × batch
     params = "model/params"
     pretraining_data = "data"
 
@@ -17,28 +17,29 @@
     unit = "nats"                             # … or "bits" or "perplexity", converted (optional)
 
     [sets.hellaswag]
-    kind = "task"                             # optional; "validation" otherwise where it has a loss
+    kind = "task"                             # optional; "validation" if the set has a loss
     bits_per_byte = "eval/hellaswag/bpb"
     accuracy = "eval/hellaswag/acc"
     percent = false                           # true: the accuracies are in percent (optional)
     chance = 0.25                             # accuracy of guessing (optional)
 
-    [sets."paloma_*"]                         # as many sets as columns match: the star, any text,
-    loss = "eval/paloma/*/loss"               # is in the name what it is in the column
+    [sets."paloma_*"]                         # one set per matching column: the star is any text,
+    loss = "eval/paloma/*/loss"               # the same in the name and in the column
 
-The name of a set is its section's, or ``name``: two patterns can both be ``name = "*"``. A section
-of its own has the last word over a pattern.
+The name of a set is its section's, or ``name``: two patterns can both have ``name = "*"``. A
+section of its own overrides a pattern.
 
-JSON, a folder of .json files (deep or flat, in sorted order), a .json list of objects or a .jsonl
-file, is a table whose columns are the nested keys joined by dots: ``config.params``. In a list of
-objects ``results.0.loss`` is by place, ``results[set=c4].loss`` the one whose ``set`` is c4,
-``results[set~c4].loss`` the one whose ``set`` contains it, ``results[set=*].loss`` a pattern. Where
-several files tell of one model, ``join = "name"`` (beside ``source``) makes those of equal name one
-row; ``join = ["model_uuid", "uuid"]`` takes the first key that a file has. ``run_id`` is then that
-value where the mapping does not say otherwise.
+JSON is a folder of .json files (in subfolders too, in sorted order), a .json list of objects or a
+.jsonl file. It becomes a table whose columns are the nested keys joined by dots: ``config.params``.
+In a list of objects, ``results.0.loss`` selects by position, ``results[set=c4].loss`` the item
+whose ``set`` is c4, ``results[set~c4].loss`` the item whose ``set`` contains it;
+``results[set=*].loss`` is a pattern. If several files describe one model, ``join = "name"`` (beside
+``source``) makes those of equal name one row; ``join = ["model_uuid", "uuid"]`` takes the first key
+that a file has. ``run_id`` is then that value, unless the mapping sets it.
 
-What only the names of files say is a column too, of tables and of JSON, also to join by:
-``file[evaluation_*_heavy]`` is what the star stands for, ``file[*/metrics]`` the folder's name.
+A part of a file's name is a column too, for tables and JSON, also to join by:
+``file[evaluation_*_heavy]`` is the text that the star stands for, ``file[*/metrics]`` the folder's
+name.
 
 A file that is already long (one row per checkpoint and set) has no ``[sets]``: map ``eval_set`` in
 ``[columns]`` and the measurements too (``loss``, ``nats``, ``target_tokens``, …), ``kind`` there or
@@ -85,15 +86,6 @@ from lossline.tables.sweeps.wide import (
     word_note,
 )
 
-__all__ = [
-    "ColumnMapping",
-    "by_mapping",
-    "candidates",
-    "mapped_facts",
-    "mapped_files",
-    "read_mapping",
-]
-
 _SECTIONS = ("source", "join", "columns", "constants", "sets")
 _SET_KEYS = ("name", *QUANTITIES, "kind", "unit", "percent", "chance")
 _NEEDED = ("name", "params", "tokens", "data", "loss", "acc")
@@ -112,8 +104,16 @@ _NAMES = {c.name for c in COLUMNS if c.kind is Kind.TEXT} - {"kind", "status", "
 
 @dataclass(frozen=True, kw_only=True)
 class ColumnMapping:
-    """A mapping file, checked: see the module's docstring. In `sets`, those whose name has a star
-    are patterns."""
+    """A checked mapping file; the module's docstring has the format.
+
+    Attributes:
+        path: the file.
+        source: name of the source, or None.
+        join: columns that join files of one model.
+        columns: loss table column -> column of the source.
+        constants: loss table column -> value for every row.
+        sets: evaluation sets; those whose name has a star are patterns.
+    """
 
     path: Path
     source: str | None
@@ -123,13 +123,21 @@ class ColumnMapping:
     sets: tuple[MeasuredColumn, ...]
 
     def asked(self) -> list[str]:
-        """The columns of the source that are used, patterns with their star."""
+        """Return the columns of the source that are used, patterns with their star."""
         return [*self.columns.values(), *(c for m in self.sets for c in m.columns().values())]
 
 
 def read_mapping(path: Path, *, needs_sets: bool = True) -> ColumnMapping:
-    """Reads a mapping file; every misspelled key is a `UserError` naming the nearest right one, and
-    so is one without an evaluation set unless the source's reader finds them."""
+    """Read a mapping file.
+
+    Args:
+        path: the file.
+        needs_sets: whether it must have an evaluation set.
+
+    Raises:
+        UserError: a key is unknown (names the nearest known one), a value is wrong, or no
+            evaluation set is mapped.
+    """
     if not path.is_file():
         raise UserError(
             f"{path}: no such mapping file; see `python -m lossline.import_sweep --help`"
@@ -154,7 +162,7 @@ def read_mapping(path: Path, *, needs_sets: bool = True) -> ColumnMapping:
             path,
             f"[columns] {name}",
             column,
-            "; what is the same for every row goes into [constants]",
+            "; write a value that is the same for every row into [constants]",
         )
     both = sorted(set(columns) & set(constants))
     if both:
@@ -222,10 +230,10 @@ def _measure(path: Path, name: str, given: Any) -> MeasuredColumn:
     for quantity in QUANTITIES:
         _check_column(path, f"[sets.{name}] {quantity}", given.get(quantity, ""))
     kinds = [str(kind) for kind in SetKind]
-    alone = "loss" not in given and "bits_per_byte" not in given  # accuracies are of tasks
+    alone = "loss" not in given and "bits_per_byte" not in given  # only accuracies: a task
     if alone and given.get("kind") == "validation":
         raise UserError(
-            f'{path}: [sets.{name}] kind = "validation": needs a loss or bits_per_byte; name one, '
+            f'{path}: [sets.{name}] kind = "validation": needs a loss or bits_per_byte; map one, '
             'or write kind = "task"'
         )
     if given.get("kind", "task") not in kinds:
@@ -268,8 +276,10 @@ def _measure(path: Path, name: str, given: Any) -> MeasuredColumn:
 
 
 def candidates(needed: Iterable[str], found: Iterable[str], most: int = 2) -> str:
-    """For a message: which of the columns found may be what is needed, and some of the others, many
-    of one parent as one."""
+    """Return which of the found columns may be the needed ones, for a message.
+
+    Some of the other columns follow, many of one parent as one.
+    """
     names = list(dict.fromkeys(found))
     words = {name: re.split(r"[^a-z0-9]+", name.casefold()) for name in names}
     said, shown = [], set()
@@ -296,8 +306,12 @@ def candidates(needed: Iterable[str], found: Iterable[str], most: int = 2) -> st
 
 
 def by_mapping(paths: Sequence[Path], mapping_path: Path | None) -> Imported:
-    """Tables of any origin by one mapping file; several files must not share checkpoints. Without
-    a mapping a `UserError` that says what could be mapped."""
+    """Import tables of any source by one mapping file; several files must not share checkpoints.
+
+    Raises:
+        UserError: there is no mapping (names columns that could be mapped), or the mapping does not
+            fit.
+    """
     files, notes = find_files(paths, second=SUFFIXES)
     if mapping_path is None:
         json = [file for file in files if file.suffix.lower() in SUFFIXES]
@@ -311,7 +325,7 @@ def by_mapping(paths: Sequence[Path], mapping_path: Path | None) -> Imported:
 
 
 def mapped_files(files: Sequence[Path], mapping: ColumnMapping) -> Imported:
-    """Each table of `files` by a mapping, and all JSON among them as one table."""
+    """Import each table of ``files`` by a mapping, and all JSON among them as one table."""
     json = [file for file in files if file.suffix.lower() in SUFFIXES]
     source = mapping.source or source_name(files)
     sheets = []
@@ -320,7 +334,8 @@ def mapped_files(files: Sequence[Path], mapping: ColumnMapping) -> Imported:
             continue
         if mapping.join:
             raise UserError(
-                f"{mapping.path}: join puts JSON files together, and {file} is none; remove join"
+                f"{mapping.path}: join works only for JSON files, and {file} is not JSON; "
+                "remove join"
             )
         frame = read_wide(file)
         named = {c: in_file_name(c, file) for c in mapping.columns.values() if is_file_name(c)}
@@ -340,7 +355,7 @@ def mapped_files(files: Sequence[Path], mapping: ColumnMapping) -> Imported:
 def _sheet(
     frame: pd.DataFrame, where: str, mapping: ColumnMapping, source: str, found: Sequence[str]
 ) -> Sheet:
-    """One table; `found` is what a mapping can name in it, for messages."""
+    """Return one table as a sheet; ``found`` holds the columns to name in messages."""
     sets = _expanded(frame, where, mapping, found)
     for column in (c for m in sets for c in m.columns().values()):
         if column not in frame.columns:
@@ -359,7 +374,7 @@ def _sheet(
 
 
 def _is_number(name: str) -> bool:
-    """Whether a column of a mapping holds numbers that are no measurements."""
+    """Return whether a column of a mapping holds numbers that are not measurements."""
     column = column_of(name)
     typed = column is not None and column.kind is not Kind.TEXT
     return name == BATCH or (typed and name not in (*QUANTITIES, *_MEASURED))
@@ -368,7 +383,7 @@ def _is_number(name: str) -> bool:
 def mapped_facts(
     frame: pd.DataFrame, where: str, mapping: ColumnMapping, found: Sequence[str]
 ) -> pd.DataFrame:
-    """What [columns] and [constants] of a mapping say of a table's rows."""
+    """Return the facts of a table's rows by [columns] and [constants] of a mapping."""
     for column in mapping.columns.values():
         if column not in frame.columns:
             place = PurePath(where).name if is_file_name(column) else where
@@ -386,8 +401,9 @@ def mapped_facts(
 
 
 def _not_there(what: str, column: str, mapping: ColumnMapping, found: Sequence[str]) -> UserError:
+    """Return the error for a column that does not exist."""
     if is_file_name(column):
-        return UserError(f"{mapping.path}: {what}: no file there has such a name")
+        return UserError(f"{mapping.path}: {what}: no file has a name that matches")
     hint = nearest_name(column, found)
     shown = nearest_names(column, found, most=30)
     return UserError(f"{mapping.path}: {what}{hint}; found: {shown}")
@@ -396,7 +412,7 @@ def _not_there(what: str, column: str, mapping: ColumnMapping, found: Sequence[s
 def _expanded(
     frame: pd.DataFrame, where: str, mapping: ColumnMapping, found: Sequence[str]
 ) -> list[MeasuredColumn]:
-    """The sets of a mapping, patterns as one set for each text that their star stands for."""
+    """Return the sets of a mapping, patterns as one set per text that their star matches."""
     sets = {measure.eval_set: measure for measure in mapping.sets if "*" not in measure.eval_set}
     by_hand = set(sets)
     for pattern in mapping.sets:
@@ -416,7 +432,7 @@ def _expanded(
             if name in sets:
                 raise UserError(
                     f"{mapping.path}: two patterns make the set {name!r} of {where}; narrow one, "
-                    f'or tell them apart by name = "…*"'
+                    f'or give them different names with name = "…*"'
                 )
             sets[name] = replace(
                 pattern,
@@ -429,6 +445,7 @@ def _expanded(
 
 
 def _already_long(sheet: Sheet) -> Imported:
+    """Return the loss table of a long table."""
     facts, where, notes = sheet.facts.copy(), sheet.where, [*sheet.notes]
     said = pd.Series(None, facts.index, dtype=object)
     for name in [name for name in (*QUANTITIES, *_MEASURED) if name in facts]:

@@ -1,12 +1,12 @@
-"""Sweeps kept as JSON as one wide table: nested keys are dotted columns, files of one model a row.
+"""Read sweeps kept as JSON as one wide table: nested keys are dotted columns, a model is a row.
 
     {"name": "m1", "hyperparameters": {"params": 4e8}, "results": [{"set": "c4", "loss": 3.5}]}
 
-has the columns ``name`` and ``hyperparameters.params``; what lies in a list is a column where a
-mapping asks for it: ``results.0.loss`` by place, ``results[set=c4].loss`` of the item whose ``set``
-is c4, ``results[set~c4].loss`` of the item whose ``set`` holds the text c4 (or a list with such a
-text). In the name of a pattern a star stands for any text: ``results[set=*].loss``. What stands in
-a file's name alone is a column as well: ``file[evaluation_*]`` (see `file_names`).
+has the columns ``name`` and ``hyperparameters.params``. A value in a list becomes a column only if
+a mapping asks for it: ``results.0.loss`` by position, ``results[set=c4].loss`` of the item whose
+``set`` is c4, ``results[set~c4].loss`` of the item whose ``set`` contains the text c4 (or is a list
+with such a text). In the name of a pattern a star stands for any text: ``results[set=*].loss``. A
+part of a file's name is a column too: ``file[evaluation_*]`` (``file_names``).
 """
 
 from __future__ import annotations
@@ -26,23 +26,21 @@ from lossline.tables.frames import nearest_names
 from lossline.tables.json_text import objects
 from lossline.tables.sweeps.file_names import in_file_name, is_file_name
 
-__all__ = ["JOINED", "SUFFIXES", "JsonRecord", "Nested", "common_name", "read_nested", "starred"]
-
 SUFFIXES = (".json", ".jsonl")
-JOINED = "<join>"  # column of the value that joins the files of one model
+JOINED = "<join>"  # column with the value that joins the files of one model
 
 _SELECTOR = re.compile(r"(?P<list>.+?)\[(?P<field>[^]=~]+)(?P<how>[=~])(?P<value>[^]]*)\]")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Nested:
-    """A wide table out of JSON files.
+    """A wide table from JSON files.
 
     Attributes:
-      frame: one row per object, or per value of the join; the index names the file of each.
-      where: name for messages.
-      records: the objects themselves.
-      notes: a line for what was left out.
+        frame: one row per object, or per value of the join; the index names the file of each.
+        where: name for messages.
+        records: the objects.
+        notes: a line for everything left out.
     """
 
     frame: pd.DataFrame
@@ -51,14 +49,22 @@ class Nested:
     notes: tuple[str, ...] = ()
 
     def names(self) -> list[str]:
-        """What a mapping can name, for messages: lists of objects as ``results[].loss``."""
+        """Return the columns that a mapping can name, for messages: lists as ``results[].loss``."""
         columns = [str(name) for name in self.frame.columns if name != JOINED]
         return list(dict.fromkeys([*columns, *_in_lists(self.records)]))
 
 
 @dataclass(frozen=True)
 class JsonRecord:
-    """One object: its leaves by dotted path, those within lists apart, and the lists' lengths."""
+    """One object.
+
+    Attributes:
+        label: name for messages.
+        path: its file.
+        leaves: values outside lists by dotted path.
+        listed: values inside lists by dotted path.
+        lists: lengths of the lists by dotted path.
+    """
 
     label: str
     path: Path
@@ -67,28 +73,30 @@ class JsonRecord:
     lists: dict[str, int] = field(default_factory=dict)
 
     def value(self, path: str) -> Any:
+        """Return the value at a dotted path, or None."""
         return self.leaves.get(path, self.listed.get(path))
 
 
 def starred(pattern: str) -> re.Pattern[str]:
-    """The expression for a name in which a star, its only group, stands for any text."""
+    """Return the expression for a name in which a star, its only group, stands for any text."""
     return re.compile("(.+)".join(map(re.escape, pattern.split("*", 1))), re.DOTALL)
 
 
 def read_nested(
     files: Sequence[Path], *, asked: Iterable[str] = (), join: Sequence[str] = ()
 ) -> Nested:
-    """The objects of .json files (one, or a list of them) and .jsonl files (one a line) as a table.
+    """Read the objects of .json files (one, or a list) and .jsonl files (one per line) as a table.
 
     Args:
-      files: in the order of the rows.
-      asked: columns that will be used, patterns with a star included: those within lists are made
-        into columns, and files that are joined must agree on them.
-      join: columns whose value names the model that an object is about, the first that it has:
-        objects of one model become one row. Objects without any are left out, with a note.
+        files: files in the order of the rows.
+        asked: columns that will be used, patterns with a star included. Those inside lists become
+            columns, and joined files must agree on them.
+        join: columns whose value names the model of an object; the first that exists counts.
+            Objects of one model become one row. Objects without any are left out, with a note.
 
-    Raises `UserError` for what is not JSON, a key that an object has twice, two items of a list
-    where one is asked for, joined files that contradict each other, and where nothing is found.
+    Raises:
+        UserError: a file is not JSON, an object has a key twice, a list has two items where one is
+            asked for, joined files differ in a value, or nothing is found.
     """
     records = [record for path in files for record in _records(path)]
     where = common_name(files)
@@ -119,18 +127,19 @@ def read_nested(
             keys = " or ".join(map(repr, join))
             notes.append(f"{left[0]}{others}: no {keys} to join by; left out")
     short = [label.removeprefix(where).lstrip(f"{os.sep}, ") or label for label in labels]
-    # Objects, so that each cell stays what it is whatever its neighbours are.
+    # dtype object: each cell keeps its type, whatever its neighbours are.
     frame = pd.DataFrame(rows, index=short, dtype=object)
     return Nested(frame=frame, where=where, records=records, notes=tuple(notes))
 
 
 def common_name(files: Sequence[Path]) -> str:
-    """What a message calls these files: the folder that holds all, or how many they are."""
+    """Return a name of these files for messages: their common folder, or their number."""
     alike = len({file.is_absolute() for file in files}) == 1
     return (os.path.commonpath(files) if alike else "") or f"{len(files)} JSON files"
 
 
 def _records(path: Path) -> Iterator[JsonRecord]:
+    """Yield the objects of a file."""
     for label, tree in objects(path):
         record = JsonRecord(label, path)
         _collect(record, "", tree, within=False)
@@ -138,6 +147,7 @@ def _records(path: Path) -> Iterator[JsonRecord]:
 
 
 def _collect(record: JsonRecord, path: str, tree: Any, *, within: bool) -> None:
+    """Collect the leaves of a tree in a record."""
     if isinstance(tree, (dict, list)):
         if isinstance(tree, list):
             record.lists[path] = len(tree)
@@ -147,13 +157,16 @@ def _collect(record: JsonRecord, path: str, tree: Any, *, within: bool) -> None:
             _collect(record, f"{path}.{name}" if path else str(name), value, within=within)
         return
     if path in record.leaves or path in record.listed:
-        raise UserError(f"{record.label}: two keys read {path!r}, one of them nested; rename one")
+        raise UserError(f"{record.label}: two keys give {path!r}, one of them nested; rename one")
     (record.listed if within else record.leaves)[path] = tree
 
 
 def _resolve(record: JsonRecord, column: str) -> dict[str, Any]:
-    """What a column stands for in an object: its value by name, several with a star in a selector,
-    none where it is not there."""
+    """Return the values of a column in an object, by full name.
+
+    There is one value without a star in a selector, several with one, none if the column does not
+    exist.
+    """
     if is_file_name(column) and column not in record.leaves:
         named = in_file_name(column, record.path)
         return {} if named is None else {column: named}
@@ -172,15 +185,14 @@ def _resolve(record: JsonRecord, column: str) -> dict[str, Any]:
                 if name in values and places[name] != place and values[name] != value:
                     raise UserError(
                         f"{record.label}: {name!r} is {values[name]} in one item and {value} in "
-                        "another; choose the item by a key that sets them apart"
+                        "another; choose the item by a key in which they differ"
                     )
                 values[name], places[name] = value, place
     return values
 
 
 def _chosen(record: JsonRecord, path: str, how: str, wanted: str) -> list[str]:
-    """With which texts in place of `wanted` an item is chosen by what its field, or a list there,
-    says."""
+    """Return the texts in place of ``wanted`` with which an item is chosen by its field."""
     cells = [record.value(path)]
     cells += [record.value(f"{path}.{n}") for n in range(record.lists.get(path, 0))]
     said = [_text(cell) for cell in cells if cell is not None]
@@ -190,6 +202,7 @@ def _chosen(record: JsonRecord, path: str, how: str, wanted: str) -> list[str]:
 
 
 def _text(cell: Any) -> str:
+    """Return a cell as text."""
     return cell if isinstance(cell, str) else json.dumps(cell)
 
 
@@ -199,7 +212,7 @@ def _joined(
     join: Sequence[str],
     asked: Sequence[re.Pattern[str]],
 ) -> tuple[list[dict[str, Any]], list[str], list[str]]:
-    """Rows of one model as one, the file that named each first, and the files without a model."""
+    """Return one row per model, the file that named each first, and files without a model."""
     models: dict[Any, dict[str, Any]] = {}
     origin: dict[tuple[Any, str], str] = {}
     labels, left = [], []
@@ -222,13 +235,13 @@ def _joined(
             elif any(pattern.fullmatch(name) for pattern in asked):
                 raise UserError(
                     f"{record.label}: {name!r} of {model!r} is {value!r}, but {before!r} in "
-                    f"{origin[model, name]}; mend one of them, or map a key that only one has"
+                    f"{origin[model, name]}; correct one of them, or map a key that only one has"
                 )
     return list(models.values()), labels, left
 
 
 def _in_lists(records: Sequence[JsonRecord]) -> Iterator[str]:
-    """Paths within lists, their numbers left out."""
+    """Yield paths inside lists without their positions."""
     for record in records:
         longest = sorted(record.lists, key=len, reverse=True)
         for path in record.listed:

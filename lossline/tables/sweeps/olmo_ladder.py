@@ -1,4 +1,4 @@
-"""Importer of the OLMo ladder: logs of small models, one table or a folder of one file per run."""
+"""Importer of the OLMo ladder: logs of small models, one table or one file per run."""
 
 from __future__ import annotations
 
@@ -27,19 +27,20 @@ from lossline.tables.sweeps.wide import (
     require,
 )
 
-__all__ = ["olmo_ladder"]
-
 _VALIDATION = re.compile(r"^eval/(.+)-validation/CrossEntropyLoss$")
 _TASK = re.compile(r"^eval/downstream_bpb/(.+)_bpb(?:_bpb)?$")
 
 
 def olmo_ladder(paths: Sequence[Path], mapping: ColumnMapping | None = None) -> Imported:
-    """allenai/OLMo-ladder, ``src/scripts/paper/data/ladder-runs`` (Apache-2.0).
+    """Import allenai/OLMo-ladder, ``src/scripts/paper/data/ladder-runs`` (Apache-2.0).
 
-    Tasks are published in bits per byte of the gold answer (no nats), with accuracies beside them.
-    A log without a column ``run`` is a run with the file's name, its folder before it where two
-    folders have a file of one name. Tokens are ``tokens``, or step × ``batch_size_in_tokens``. A
-    mapping says where these and other facts stand if not in columns of these names.
+    Tasks are published in bits per byte of the gold answer (no nats), with accuracies. A log
+    without a column ``run`` is one run with the file's name; if two folders have a file of one
+    name, the folder comes before it. Tokens are ``tokens``, or step × ``batch_size_in_tokens``. A
+    mapping gives the columns of these and other facts if they have other names.
+
+    Raises:
+        UserError: a column is missing, or the mapping has sections [sets].
     """
     if mapping is not None and mapping.sets:
         raise UserError(
@@ -50,6 +51,7 @@ def olmo_ladder(paths: Sequence[Path], mapping: ColumnMapping | None = None) -> 
 
 
 def _log(frame: pd.DataFrame, where: str, *, mapping: ColumnMapping | None) -> Sheet:
+    """Return a log as a sheet."""
     measures = _measures(frame)
     if not measures:
         require(frame, ("eval/c4_en-validation/CrossEntropyLoss",), where)
@@ -59,7 +61,7 @@ def _log(frame: pd.DataFrame, where: str, *, mapping: ColumnMapping | None) -> S
     facts, notes = with_tokens(facts, where)
     if "tokens" not in facts:
         raise UserError(
-            f"{where}: neither 'tokens' nor {BATCH!r} is a column; name one of them in a mapping "
+            f"{where}: neither 'tokens' nor {BATCH!r} is a column; map one of them in a mapping "
             f"file, --mapping=FILE.toml (see --help); found: {nearest_names('tokens', columns)}"
         )
     if "flops_per_token" in frame and "flops" not in facts:
@@ -72,7 +74,7 @@ def _log(frame: pd.DataFrame, where: str, *, mapping: ColumnMapping | None) -> S
 
 
 def _facts(frame: pd.DataFrame, where: str, stated: pd.DataFrame) -> pd.DataFrame:
-    """What a log says of its rows; a mapping has the last word."""
+    """Return the facts of a log's rows; a mapping overrides the columns."""
     facts = pd.DataFrame({"architecture": "olmo", "source": "olmo_ladder"}, index=frame.index)
     facts["run_id"] = frame["run"] if "run" in frame else without_suffix(where)
     if "step" not in stated:
@@ -92,6 +94,7 @@ def _facts(frame: pd.DataFrame, where: str, stated: pd.DataFrame) -> pd.DataFram
 
 
 def _measures(frame: pd.DataFrame) -> list[MeasuredColumn]:
+    """Return the measured columns, found by their names."""
     measures = []
     for column in frame.columns:
         if found := _VALIDATION.match(column):

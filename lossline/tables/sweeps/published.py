@@ -1,9 +1,7 @@
-"""Importers of published sweeps. Each takes the source's own file; extra rows and columns do no
-harm. (Gadre et al.'s is in `gadre.py`, the OLMo ladder's in
-`olmo_ladder.py`.)
+"""Importers of published sweeps, each from the source's own file. More rows and columns do no harm.
 
-Where each comes from, and under which licence, stands in the docstrings: nothing of them is part of
-  this project.
+The importer of Gadre et al. is in ``gadre.py``, that of the OLMo ladder in ``olmo_ladder.py``. The
+docstrings name source and licence; none of the data is part of this project.
 """
 
 from __future__ import annotations
@@ -35,22 +33,21 @@ from lossline.tables.sweeps.wide import (
     says_nothing,
 )
 
-__all__ = ["chinchilla", "kempner", "llm_line"]
-
-
-# --- Brandfonbrener et al. (arXiv 2411.12925)
-# -----------------------------------------------------------------
+# --- Brandfonbrener et al. (arXiv 2411.12925) --------------------------------------------------
 
 _KEMPNER_VALIDATION = re.compile(r"^eval/(.+)_val/CrossEntropyLoss$")
 _KEMPNER_TASK = re.compile(r"^eval/downstream_ce_loss/(.+)_test_ce_loss$")
 
 
 def kempner(paths: Sequence[Path]) -> Imported:
-    """KempnerInstitute/loss-to-loss-notebooks, ``data/sweep.csv`` (no licence stated).
+    """Import KempnerInstitute/loss-to-loss-notebooks, ``data/sweep.csv`` (no licence stated).
 
-    One row is one trained model. `params` counts both embeddings, D = `tokens`, C = `iso_flop` (6 N
-    D where that is missing). The loss on the run's own validation set is also the evaluation
-    set ``own``, for lines from training set to training set.
+    One row is one trained model. ``params`` counts both embeddings, D = ``tokens``, C =
+    ``iso_flop`` (6 N D if missing). The loss on the run's own validation set is the evaluation set
+    ``own``, for train-to-train lines.
+
+    Raises:
+        UserError: columns are missing.
     """
     return in_one_table(own_runs(read_sheets(paths, _kempner)))
 
@@ -103,8 +100,7 @@ def _steps(frame: pd.DataFrame, tokens: pd.Series, batch_tokens: int, where: str
     return numbers(frame, "steps", where).fillna(counted) if "steps" in frame else counted
 
 
-# --- Mayilvahanan et al. (arXiv 2502.12120)
-# -------------------------------------------------------------------
+# --- Mayilvahanan et al. (arXiv 2502.12120) ----------------------------------------------------
 
 _LINE_REQUIRED = ("Name", "Architecture", "Pretraining Data", "Tokenizer", "Size", "Tokens")
 _LINE_FACTS = {
@@ -118,13 +114,15 @@ _LINE_FACTS = {
 
 
 def llm_line(paths: Sequence[Path]) -> Imported:
-    """brendel-group/llm-line, ``data/latest_pm_hf.csv`` (MIT), whose second line is a second
-    header.
+    """Import brendel-group/llm-line, ``data/latest_pm_hf.csv`` (MIT), which has two header lines.
 
-    One row is one checkpoint of a public model. The losses were measured in 50-token windows, and
-    the published bits per byte divide them by one constant per tokenizer and set: they are carried
-    along as published. Models without a step count have one checkpoint and get step 1. Rows without
-    a token count cannot be placed and are left out.
+    One row is one checkpoint of a public model. Losses were measured in 50-token windows. The
+    published bits per byte divide them by one constant per tokenizer and set; they are kept as
+    published. Models without a step count have one checkpoint, with step 1. Rows without a token
+    count are left out, because their compute is unknown.
+
+    Raises:
+        UserError: columns are missing.
     """
     return in_one_table(with_steps(read_sheets(paths, _llm_line, _read_llm_line)))
 
@@ -163,10 +161,12 @@ def _llm_line(frame: pd.DataFrame, where: str) -> Sheet:
 
 
 def _single_header(frame: pd.DataFrame, path: Path) -> pd.DataFrame:
-    """Undoes a second header line: drops it, takes it, or joins it with the first, whichever names
-    most columns."""
+    """Return a table with one header line.
+
+    A second header is dropped, used, or joined with the first, whichever names most known columns.
+    """
     first = ["" if pd.isna(cell) else str(cell) for cell in frame.iloc[0]]
-    if as_numbers(frame.iloc[0]).notna().any():  # a header holds no numbers
+    if as_numbers(frame.iloc[0]).notna().any():  # not a second header: headers hold no numbers
         return frame
     upper = ["" if str(name).startswith("Unnamed") else str(name) for name in frame.columns]
     joined = [f"{a} {b}".strip() for a, b in zip(upper, first, strict=True)]
@@ -207,15 +207,19 @@ def _line_measures(frame: pd.DataFrame) -> list[MeasuredColumn]:
     return measures
 
 
-# --- Hoffmann et al. (arXiv 2203.15556), as read off figure 4 by Besiroglu et al. (2404.10102)
-# ------------------
+# --- Hoffmann et al. (arXiv 2203.15556) --------------------------------------------------------
 
 
 def chinchilla(paths: Sequence[Path]) -> Imported:
-    """epoch-research/analyzing-chinchilla (no licence stated): 245 models of figure 4, D = C / 6N.
+    """Import epoch-research/analyzing-chinchilla (no licence stated): 245 models, D = C / 6N.
 
-    Columns ``params, flops, loss``, or ``Model Size, Training FLOP, loss`` as in the authors' file.
-    Points have no names: they are numbered, over all files, and a point that two files hold is one.
+    Besiroglu et al. (arXiv 2404.10102) read the points off figure 4 of Hoffmann et al. (arXiv
+    2203.15556). Columns are ``params, flops, loss``, or ``Model Size, Training FLOP, loss`` as in
+    the authors' file. Points have no names: they are numbered across all files, and a point in two
+    files counts once.
+
+    Raises:
+        UserError: columns are missing.
     """
     numbers: dict[tuple[object, ...], int] = {}
     named = []

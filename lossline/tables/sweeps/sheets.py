@@ -1,8 +1,7 @@
-"""The files of an import as one sweep: run ids, steps and names of files that hold over all of
-them.
+"""Join the files of one import: run ids, steps and file names that are consistent across all files.
 
-Each file is read into a `Sheet`; `in_one_table` makes the loss table. A run may go on in another
-file: steps and runs of one name are counted over all files.
+Each file is read into a ``Sheet``; ``in_one_table`` makes the loss table. A run may continue in
+another file: steps and runs of one name are counted across all files.
 """
 
 from __future__ import annotations
@@ -27,28 +26,17 @@ from lossline.tables.sweeps.wide import (
     readable,
 )
 
-__all__ = [
-    "Sheet",
-    "in_one_table",
-    "own_runs",
-    "read_sheets",
-    "short_names",
-    "source_name",
-    "together",
-    "with_steps",
-]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Sheet:
     """One file on its way into the loss table.
 
     Attributes:
-      frame: its M rows; the index names them in messages.
-      facts: M rows in columns of the loss table (run_id, tokens and what else is known).
-      measures: what its columns measure.
-      where: its name in messages.
-      notes: lines about it.
+        frame: its M rows; the index names them in messages.
+        facts: M rows in columns of the loss table (run_id, tokens and what else is known).
+        measures: what its columns measure.
+        where: its name in messages.
+        notes: lines about it.
     """
 
     frame: pd.DataFrame
@@ -63,8 +51,11 @@ def read_sheets(
     importer: Callable[[pd.DataFrame, str], Sheet],
     read: Callable[[Path], pd.DataFrame] = read_wide,
 ) -> list[Sheet]:
-    """The sheets of all tables that the paths stand for, without the rows that repeat another of
-    their file in every column: a row copied is not two runs."""
+    """Read all tables of the paths as sheets.
+
+    Rows that repeat another row of their file in every column are left out: a copied row is not a
+    second run.
+    """
     files = find_files(paths)[0]
     sheets = []
     for file, where in zip(files, short_names(files), strict=True):
@@ -79,8 +70,7 @@ def read_sheets(
 
 
 def short_names(files: Sequence[Path]) -> list[str]:
-    """The files' names for messages; where two are equal, with their folders from the common one
-    on."""
+    """Return the files' names for messages; equal names get their folders in front."""
     names = [file.name for file in files]
     if len(set(names)) == len(names):
         return names
@@ -89,18 +79,23 @@ def short_names(files: Sequence[Path]) -> list[str]:
 
 
 def source_name(files: Sequence[Path]) -> str:
-    """What the loss table calls the source of these files: the file's name, or that of the folder
-    that holds all. One import has one source, so that a run may go on in another file."""
+    """Return the source of these files: the file's name, or their common folder's.
+
+    One import has one source, so that a run may continue in another file.
+    """
     return files[0].stem if len(files) == 1 else _common_folder(files).name or "several files"
 
 
 def _common_folder(files: Sequence[Path]) -> Path:
+    """Return the folder that contains all files."""
     return Path(os.path.commonpath([file.absolute().parent for file in files]))
 
 
 def own_runs(sheets: Sequence[Sheet]) -> list[Sheet]:
-    """Sheets whose rows are a run each: a name that comes again gets a number. In another file it
-    is the run of this name and these tokens."""
+    """Return sheets in which each row is a run: a repeated name gets a number.
+
+    A row in another file with the same name and tokens is the same run.
+    """
     numbers: dict[object, dict[tuple[object, int], int]] = {}
     named = []
     for sheet in sheets:
@@ -116,8 +111,11 @@ def own_runs(sheets: Sequence[Sheet]) -> list[Sheet]:
 
 
 def with_steps(sheets: Sequence[Sheet]) -> list[Sheet]:
-    """Sheets whose runs all have steps: those that lack one get 1, 2, … in the order of their
-    tokens, one step for each checkpoint, however many rows and files tell of it."""
+    """Return sheets in which all runs have steps.
+
+    A run without steps gets 1, 2, … in the order of its tokens: one step per checkpoint, in however
+    many rows and files that occurs.
+    """
     runs = pd.concat([as_text(sheet.facts["run_id"]) for sheet in sheets], ignore_index=True)
     tokens = pd.concat([readable(sheet.facts["tokens"]) for sheet in sheets], ignore_index=True)
     empty = pd.Series(dtype=object)
@@ -137,7 +135,7 @@ def with_steps(sheets: Sequence[Sheet]) -> list[Sheet]:
 
 
 def in_one_table(sheets: Sequence[Sheet]) -> Imported:
-    """The loss table of all sheets, and their notes."""
+    """Return the loss table of all sheets, with their notes."""
     return together(
         [
             replace(part, notes=(*sheet.notes, *part.notes))
@@ -148,8 +146,7 @@ def in_one_table(sheets: Sequence[Sheet]) -> Imported:
 
 
 def together(parts: Sequence[Imported]) -> Imported:
-    """Several imports as one table; a checkpoint that two of them hold is set aside in the
-    second."""
+    """Join several imports; a checkpoint that exists in two of them is set aside in the second."""
     if len(parts) == 1:
         return parts[0]
     table = concat([part.table for part in parts])

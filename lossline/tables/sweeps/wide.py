@@ -1,5 +1,7 @@
-"""Wide tables (one row = one checkpoint, one column = one measurement) into loss tables; shared by
-all importers."""
+"""Turn wide tables into loss tables; shared by all importers.
+
+In a wide table one row is one checkpoint and one column is one measurement.
+"""
 
 from __future__ import annotations
 
@@ -28,44 +30,28 @@ from lossline.tables.frames import (
 from lossline.tables.reading import SUFFIXES, read_any
 from lossline.tables.schema import KEY, SetKind, Status
 
-__all__ = [
-    "ColumnUnit",
-    "Imported",
-    "MeasuredColumn",
-    "fact",
-    "filled_elsewhere",
-    "find_column",
-    "find_files",
-    "first_of",
-    "long_table",
-    "measured",
-    "numbers",
-    "readable",
-    "require",
-    "row_name",
-    "says_nothing",
-    "set_aside",
-    "text_note",
-    "word_note",
-]
-
 QUANTITIES = ("loss", "bits_per_byte", "accuracy")
 _NAMED = (".csv", ".parquet")  # for messages; .csv.gz and .tsv are read too
 _WHOLE = (int, np.integer)
-# Marks that people put where there is no value, beside the words that programs write.
+# Marks that people write for a missing value, besides the words of programs.
 _NOTHING = ("-", "--", "–", "—", "?")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Imported:
-    """A loss table, and one line for everything in the source that is not in it or is set aside."""
+    """A loss table and notes.
+
+    Attributes:
+        table: the loss table.
+        notes: one line for everything in the source that was left out or set aside.
+    """
 
     table: pd.DataFrame
     notes: tuple[str, ...] = ()
 
 
 class ColumnUnit(enum.StrEnum):
-    """What a column of losses holds, per token."""
+    """Unit of a column of losses, per token."""
 
     NATS = "nats"
     BITS = "bits"
@@ -74,8 +60,18 @@ class ColumnUnit(enum.StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class MeasuredColumn:
-    """One evaluation set of a wide table: the columns of the source that hold its values, the
-    accuracy of guessing where it is stated, and the units of its loss (per token) and accuracy."""
+    """Columns of a wide table that hold one evaluation set.
+
+    Attributes:
+        eval_set: name of the set.
+        kind: kind of the set.
+        loss: column of its loss per token.
+        bits_per_byte: column of its bits per byte.
+        accuracy: column of its accuracy.
+        chance: accuracy of guessing, if stated.
+        unit: unit of the loss.
+        percent: whether accuracies are in percent.
+    """
 
     eval_set: str
     kind: SetKind
@@ -87,13 +83,17 @@ class MeasuredColumn:
     percent: bool = False
 
     def columns(self) -> dict[str, str]:
-        """Quantity -> column of the source."""
+        """Return quantity -> column of the source."""
         given = {name: getattr(self, name) for name in QUANTITIES}
         return {name: column for name, column in given.items() if column is not None}
 
 
 def require(frame: pd.DataFrame, names: Iterable[str], where: str) -> None:
-    """Raises `UserError` naming the columns that are missing and those that were found."""
+    """Check that columns exist.
+
+    Raises:
+        UserError: some are missing; names them and those that were found.
+    """
     found = [str(name) for name in frame.columns]
     missing = [name for name in names if name not in found]
     if missing:
@@ -104,8 +104,11 @@ def require(frame: pd.DataFrame, names: Iterable[str], where: str) -> None:
 
 
 def find_column(frame: pd.DataFrame, names: Sequence[str], where: str) -> str:
-    """The first of several names that a column may have; `UserError` naming the usual one if none
-    is there."""
+    """Return the first of several names that is a column.
+
+    Raises:
+        UserError: none is; names the usual one.
+    """
     for name in names:
         if name in frame.columns:
             return name
@@ -114,47 +117,54 @@ def find_column(frame: pd.DataFrame, names: Sequence[str], where: str) -> str:
 
 
 def first_of(frame: pd.DataFrame, names: Sequence[str]) -> str | None:
-    """The first of several names that is a column's; None if none is."""
+    """Return the first of several names that is a column, or None."""
     return next((name for name in names if name in frame.columns), None)
 
 
 def row_name(label: Hashable) -> str:
-    """How a message names a row of a source, by its label in the index: a number from 0, or the
-    file that holds it."""
+    """Return the name of a source's row in messages: a number from 1, or its file."""
     return row_number(int(label)) if isinstance(label, _WHOLE) else str(label)
 
 
 def numbers(frame: pd.DataFrame, column: str, where: str) -> pd.Series:
-    """A column as float64; `UserError` naming the row whose cell is no number."""
+    """Return a column as float64.
+
+    Raises:
+        UserError: a cell is not a number; names its row.
+    """
     values = as_numbers(frame[column])
     unreadable = np.flatnonzero(values.isna().to_numpy() & ~is_empty(frame[column]).to_numpy())
     if len(unreadable):
         first = int(unreadable[0])
         raise UserError(
             f"{where}: column {column!r}, {row_name(frame.index[first])}: "
-            f"{frame[column].iloc[first]!r} is not a number; mend the cell or empty it"
+            f"{frame[column].iloc[first]!r} is not a number; correct the cell or empty it"
         )
     return values
 
 
 def fact(frame: pd.DataFrame, column: str, where: str) -> pd.Series:
-    """A column of numbers for the facts of a loss table: single cells of text stay, for `set_aside`
-    to name their rows; one that is text throughout is a `UserError`."""
+    """Return a column of numbers for the facts of a loss table.
+
+    Single cells of text stay, so that ``set_aside`` can name their rows.
+
+    Raises:
+        UserError: most of the cells are text.
+    """
     measured(frame, column, where)
     return frame[column].mask(says_nothing(frame[column]))
 
 
 def readable(cells: pd.Series) -> pd.Series:
-    """Cells as float64, to compute with: NaN where there is none or text."""
+    """Return cells as float64 for computation; NaN where there is no number."""
     return as_numbers(cells)
 
 
 def measured(frame: pd.DataFrame, column: str, where: str) -> tuple[pd.Series, pd.Series]:
-    """A column of measurements as float64, a cell of text as a missing one; and where such cells
-    stand.
+    """Return a column of measurements as float64, and a mask of its cells of text (NaN there).
 
-    Raises `UserError` where more cells hold text than numbers, words like ``n/a`` not counted: such
-    a column is none of measurements.
+    Raises:
+        UserError: more cells hold text than numbers, words like ``n/a`` not counted.
     """
     cells = frame[column]
     values = readable(cells)
@@ -165,13 +175,14 @@ def measured(frame: pd.DataFrame, column: str, where: str) -> tuple[pd.Series, p
         raise UserError(
             f"{where}: column {column!r} holds text in {told.sum()} of "
             f"{(~is_empty(cells)).sum()} cells ({row_name(frame.index[first])}: "
-            f"{cells.iloc[first]!r}), no measurements; name a column of numbers, or mend the cells"
+            f"{cells.iloc[first]!r}), not measurements; map a column of numbers, or correct "
+            "the cells"
         )
     return values, text
 
 
 def says_nothing(cells: pd.Series) -> pd.Series:
-    """Mask of the cells that are empty, or whose text says that there is no value."""
+    """Return a mask of the cells that are empty or hold a word for a missing value."""
     return is_empty(cells) | holds_word(cells, _NOTHING)
 
 
@@ -181,9 +192,19 @@ def find_files(
     second: tuple[str, ...] = (),
     no_table: Callable[[Path], bool] = lambda file: False,
 ) -> tuple[list[Path], list[str]]:
-    """Files that the given paths stand for: files as they are, folders as the tables in them, by
-    name; where a folder has none, its files with a suffix of `second`. A note says what was passed
-    over. Files for which `no_table` holds come along and do not count as tables."""
+    """Return the files of the paths, and notes on what was skipped.
+
+    Files are taken as they are. A folder gives the tables inside it, by name; if it has none, its
+    files with a suffix of ``second``.
+
+    Args:
+        paths: files and folders.
+        second: suffixes to use where a folder has no tables.
+        no_table: files for which this is True are returned, but do not count as tables.
+
+    Raises:
+        UserError: a path does not exist, or a folder has no usable file.
+    """
     files: list[Path] = []
     notes = []
     for path in paths:
@@ -213,14 +234,18 @@ def find_files(
 
 
 def _is_kept(file: Path, folder: Path) -> bool:
-    """Whether a file may be one that a person keeps there: hidden ones are of programs."""
+    """Return whether a file inside a folder is visible; hidden files belong to programs."""
     return file.is_file() and not any(
         part.startswith(".") for part in file.relative_to(folder).parts
     )
 
 
 def read_wide(path: Path, *, repeated_names: bool = False) -> pd.DataFrame:
-    """A wide table; one without rows is a `UserError`."""
+    """Read a wide table.
+
+    Raises:
+        UserError: the file cannot be read, or has no rows.
+    """
     frame = read_any(path, repeated_names=repeated_names)
     if frame.empty:
         raise UserError(f"{path}: the table has no rows")
@@ -230,17 +255,20 @@ def read_wide(path: Path, *, repeated_names: bool = False) -> pd.DataFrame:
 def long_table(
     frame: pd.DataFrame, facts: pd.DataFrame, measures: Sequence[MeasuredColumn], where: str
 ) -> Imported:
-    """A loss table out of a wide one.
+    """Return the loss table of a wide one.
+
+    A cell without a value, or with text, becomes a row with status ``failed``. An impossible value
+    (a negative loss, a checkpoint measured twice, …) becomes one with status ``excluded``. Both
+    name their row of the source. A set with empty columns is left out.
 
     Args:
-      frame: the source, M rows.
-      facts: M rows in columns of the loss table (run_id, step, tokens and what else is known).
-      measures: the evaluation sets; their columns are in `frame`.
-      where: name of the source in messages.
+        frame: the source, M rows.
+        facts: M rows in columns of the loss table (run_id, step, tokens and what else is known).
+        measures: the evaluation sets; their columns are in ``frame``.
+        where: name of the source in messages.
 
-    A cell without a value, or with text, becomes a row with status ``failed``; a value that cannot
-    be (a negative loss, a checkpoint measured twice, …) one with status ``excluded``; both say
-    which row of the source it was. A set whose columns are empty throughout is left out.
+    Raises:
+        UserError: no evaluation set has a value.
     """
     parts, notes = [], []
     for measure in measures:
@@ -258,7 +286,6 @@ def long_table(
         if measure.chance is not None:
             part[CHANCE] = measure.chance
         part["status"] = np.where(values.isna().all(axis=1), str(Status.FAILED), str(Status.OK))
-        # A validation loss is the point of a row; a benchmark may publish its accuracy alone.
         part["x_source_row"] = np.arange(len(frame))
         part["x_source_column"] = next(iter(measure.columns().values()))
         part["message"] = None
@@ -275,17 +302,18 @@ def long_table(
 
 
 def _in_nats(values: pd.Series, unit: ColumnUnit) -> pd.Series:
+    """Return losses in nats per token."""
     if unit is ColumnUnit.BITS:
         return values * math.log(2.0)
     if (
         unit is ColumnUnit.PERPLEXITY
-    ):  # one of 0 or below is no perplexity, and set aside as infinite
+    ):  # 0 and below are not perplexities: make them infinite, to be set aside
         return np.log(values.where(~(values <= 0), np.inf))
     return values
 
 
 def text_note(cells: pd.Series, text: pd.Series, where: str) -> list[str]:
-    """A line for the cells of a column of measurements that hold text; none where none does."""
+    """Return a note on a column's cells of text among measurements, or no note."""
     if not text.any():
         return []
     place = _places(cells.index[text])
@@ -294,8 +322,7 @@ def text_note(cells: pd.Series, text: pd.Series, where: str) -> list[str]:
 
 
 def word_note(cells: pd.Series, where: str) -> list[str]:
-    """A line for the cells of a column of names that hold a word for nothing; none where none
-    does."""
+    """Return a note on cells of names that hold a word for a missing value, or no note."""
     words = is_empty(cells) & (as_text(cells).notna())
     if not words.any():
         return []
@@ -306,8 +333,13 @@ def word_note(cells: pd.Series, where: str) -> list[str]:
 def set_aside(
     rows: pd.DataFrame, where: str, labels: Sequence[Hashable]
 ) -> tuple[pd.DataFrame, list[str]]:
-    """The loss table of long rows, those that cannot be measurements marked, and one line per kind
-    of problem; ``x_source_row`` is the place in `labels` of what a row comes from."""
+    """Return the loss table of long rows, impossible ones marked, and one line per kind of problem.
+
+    Args:
+        rows: long rows; ``x_source_row`` is the position in ``labels`` of the row each comes from.
+        where: name of the source in messages.
+        labels: names of the source's rows.
+    """
     rows = complete(rows)
     known = (rows["status"] != str(Status.EXCLUDED)).to_numpy()
     table = derive(typed(exclude_unreadable(rows), where=where))
@@ -325,7 +357,7 @@ def set_aside(
     unreadable = np.flatnonzero(known & (table["status"] == str(Status.EXCLUDED)))
     messages = table["message"].iloc[unreadable]
     table, problems = exclude_bad_rows(table)
-    # What follows from a cell that is no number is not said again.
+    # Do not report again what follows from a cell that is not a number.
     seen = {int(position) for position in unreadable}
     for position, message in zip(unreadable, messages, strict=True):
         column, row = message.partition(":")[0], places[position][1]
@@ -334,7 +366,7 @@ def set_aside(
         if problem.position not in seen:
             seen.add(problem.position)
             column, row = places[problem.position]
-            # A fact stands once in the source, however many sets its row measures.
+            # A fact stands once in the source, even if its row measures many sets.
             name = column if problem.column in QUANTITIES else problem.column
             what = f"{problem.column}: {problem.what}"
             found.append((name, row, f"{problem.column}: {problem.mend}", what))
@@ -343,8 +375,10 @@ def set_aside(
 
 
 def filled_elsewhere(table: pd.DataFrame) -> np.ndarray:
-    """Mask of the rows that have no value where another of the same checkpoint and set has one:
-    what one row of a source leaves empty another may fill."""
+    """Return a mask of the rows without a value whose checkpoint and set have one in another row.
+
+    What one row of a source leaves empty, another row may fill.
+    """
     nothing = (table["status"] == str(Status.FAILED)) & table[[*QUANTITIES]].isna().all(axis=1)
     keys = pd.MultiIndex.from_frame(table[[*KEY]].astype(object))
     measured_too = keys.isin(keys[(table["status"] == str(Status.OK)).to_numpy()])
@@ -354,8 +388,13 @@ def filled_elsewhere(table: pd.DataFrame) -> np.ndarray:
 def _summaries(
     found: list[tuple[str, int, str, str]], where: str, labels: Sequence[Hashable]
 ) -> list[str]:
-    """One line per source column and kind of problem, naming its first rows; ``found`` holds
-    column, row, kind and what is said of that row."""
+    """Return one line per source column and kind of problem, with its first rows.
+
+    Args:
+        found: column, row, kind and text of each problem.
+        where: name of the source in messages.
+        labels: names of the source's rows.
+    """
     rows: dict[tuple[str, str], dict[int, str]] = {}
     for column, row, kind, what in found:
         rows.setdefault((column, kind), {}).setdefault(row, what)
@@ -371,6 +410,7 @@ def _summaries(
 
 
 def _columns(names: Sequence[str], most: int = 3) -> str:
+    """Return columns as text for a message."""
     if len(names) == 1:
         return f"column {names[0]!r}"
     shown = ", ".join(map(repr, names[:most]))
@@ -378,6 +418,7 @@ def _columns(names: Sequence[str], most: int = 3) -> str:
 
 
 def _places(labels: Sequence[Hashable], most: int = 5) -> str:
+    """Return rows as text for a message."""
     if len(labels) == 1:
         return row_name(labels[0])
     rows = all(isinstance(label, _WHOLE) for label in labels)
