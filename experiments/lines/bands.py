@@ -1,13 +1,13 @@
-"""How often 90% bands of planted lines hold the truth, by shape, noise and number of runs.
+"""Measure how often 90% bands of planted lines cover the truth, by shape, noise and number of runs.
 
     python experiments/lines/bands.py --out experiments/lines
 
-Plants y = K (x - E_x)^kappa + E_y with runs that err as a whole and checkpoints whose errors are
-autocorrelated, fits each sweep with `fit_line`, and counts how often `Line.band` holds the planted
-line at the lowest x, in the middle of the range and at the highest x. Prints one table and writes
-bands.json. 400 sweeps per cell: a share of 90% is uncertain by 3 points (95% interval). Takes about
-ten minutes on two cores; `--sweeps 100` takes a quarter of it, `--shape`, `--noise` and `--runs`
-choose cells. README.md has the result.
+Plants y = K (x - E_x)^kappa + E_y. Each run has its own error, and errors of its checkpoints are
+autocorrelated. Fits each sweep with ``fit_line`` and counts how often ``Line.band`` covers the
+planted line at the lowest x, in the middle of the range and at the highest x. Prints one table and
+writes bands.json. With 400 sweeps per cell a share of 90% has a 95% interval of 3 points. Takes
+about ten minutes on two cores; ``--sweeps 100`` takes a quarter of it; ``--shape``, ``--noise`` and
+``--runs`` choose cells. README.md has the result.
 """
 
 from __future__ import annotations
@@ -48,12 +48,13 @@ class Shape:
     E_y: float = 1.9
 
     def y(self, x: Array) -> Array:
+        """Return the planted line at x."""
         return self.K * (x - self.E_x) ** self.kappa + self.E_y
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Noise:
-    """Relative standard deviations of y: of a run as a whole and of a checkpoint within it."""
+    """Relative standard deviations of y: of a run as a whole, and of a checkpoint within it."""
 
     run: float
     checkpoint: float
@@ -68,15 +69,17 @@ SHAPES = {
     "upward": Shape(kappa=2.0, E_x=1.0, K=0.3),
 }
 NOISES = {"low": Noise(run=0.002, checkpoint=0.001), "high": Noise(run=0.01, checkpoint=0.005)}
-# Runs and checkpoints of each.
+# Number of runs, and of checkpoints per run.
 DESIGNS = (
     (2, 6), (3, 6), (4, 6), (6, 6), (8, 6), (12, 6), (4, 1), (6, 1), (8, 1), (12, 1), (24, 1),
 )  # fmt: skip
 
 
 def sweep(shape: Shape, noise: Noise, runs: int, checkpoints: int, seed: int) -> Pairs:
-    """Runs of `runs` sizes with losses at `checkpoints` token counts each; the largest run ends at
-    the lowest x, and the smallest begins at the highest."""
+    """Return runs of several sizes with losses at several token counts each.
+
+    The largest run ends at the lowest x, and the smallest begins at the highest.
+    """
     random = np.random.default_rng(seed)
     params = np.repeat(2e7 * 2.0 ** np.linspace(0, 5, runs), checkpoints)
     if checkpoints > 1:
@@ -94,11 +97,12 @@ def sweep(shape: Shape, noise: Noise, runs: int, checkpoints: int, seed: int) ->
 
 
 def _scaled(values: Array) -> Array:
+    """Return values scaled to the range 0 to 1."""
     return (values - values.min()) / np.ptp(values)
 
 
 def _autocorrelated(random: np.random.Generator, runs: int, checkpoints: int) -> Array:
-    """Standard normal errors (runs, checkpoints), AR(1) along the checkpoints."""
+    """Return standard normal errors (runs, checkpoints), AR(1) along the checkpoints."""
     fresh = random.standard_normal((runs, checkpoints))
     errors = fresh.copy()
     for i in range(1, checkpoints):
@@ -107,8 +111,7 @@ def _autocorrelated(random: np.random.Generator, runs: int, checkpoints: int) ->
 
 
 def cell(names: tuple[str, str, int, int], sweeps: int) -> dict[str, object]:
-    """Percent of bands that hold the truth, their median width and the median error of the line,
-    percent of y, at three places."""
+    """Return coverage, median width and mean error (percent of y) at three positions."""
     shape, noise, runs, checkpoints = SHAPES[names[0]], NOISES[names[1]], names[2], names[3]
     at = np.array([shape.x[0], float(np.mean(shape.x)), shape.x[1]])
     truth = shape.y(at)
@@ -130,7 +133,7 @@ def cell(names: tuple[str, str, int, int], sweeps: int) -> dict[str, object]:
 
 
 def as_markdown(found: list[dict[str, object]], what: str) -> str:
-    """A table of the cells: noise, runs and checkpoints by shape."""
+    """Return a table of the cells: noise, runs and checkpoints by shape."""
     digits = 0 if what == "held" else 1
     frame = pd.DataFrame(found)
     frame["cell"] = [
@@ -147,6 +150,7 @@ def as_markdown(found: list[dict[str, object]], what: str) -> str:
 
 
 def main() -> None:
+    """Run the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -1,12 +1,12 @@
-"""How the estimator of lines was chosen: nested hold-out over compute on the Kempner sweep.
+"""Choose the estimator of lines: nested hold-out over compute on the Kempner sweep.
 
     python experiments/published/choose.py --data ../shared/data --out runs/published
 
 Every variant is fitted up to one iso-FLOP budget and predicts a later one, for all train-to-train,
-train-to-validation and train-to-task lines. The *inner* pairs of budgets end below the largest one
-and are what was chosen by; the *outer* ones predict the largest (README: how far they were seen).
-Prints geometric means over the pairs of budgets of the median, 90th percentile and worst
-|relative error|.
+train-to-validation and train-to-task lines. The *inner* pairs of budgets end below the largest one;
+the choice was made by these. The *outer* pairs predict the largest budget (the README tells how far
+they were seen). Prints geometric means over the pairs of budgets of median, 90th percentile and
+worst |relative error|.
 """
 
 from __future__ import annotations
@@ -38,12 +38,13 @@ from lossline.tables.sweeps import import_sweep
 Array = np.ndarray
 Estimator = Callable[[Specimen, Pairs, Pairs, heldout.Laws], Array]
 
-# Budgets in order of compute, 0 to 7: fitted up to the first, predicted at the second.
+# Pairs of budgets, 0 to 7 in order of compute: fit up to the first, predict the second.
 INNER = ((2, 4), (2, 5), (2, 6), (3, 5), (3, 6), (4, 6), (5, 6))
 OUTER = ((3, 7), (4, 7), (5, 7), (6, 7))
 
 
 def ours(text: Prior = TEXT_PRIOR, task: Prior = TASK_PRIOR) -> Estimator:
+    """Return our estimator with these priors."""
     options = LineOptions(prior=text, task_prior=task, resamples=0)
 
     def predict(specimen: Specimen, fitted: Pairs, held: Pairs, laws: heldout.Laws) -> Array:
@@ -54,13 +55,14 @@ def ours(text: Prior = TEXT_PRIOR, task: Prior = TASK_PRIOR) -> Estimator:
 
 
 def changed(**fields) -> Estimator:
-    """Ours, with fields of both priors changed."""
+    """Return our estimator with fields of both priors changed."""
     return ours(
         dataclasses.replace(TEXT_PRIOR, **fields), dataclasses.replace(TASK_PRIOR, **fields)
     )
 
 
 def published(specimen: Specimen, fitted: Pairs, held: Pairs, laws: heldout.Laws) -> Array:
+    """Predict by the published procedure."""
     x_data = specimen.group["pretraining_data"]
     y_data = (specimen.y_group or specimen.group)["pretraining_data"]
     E_x, E_y = (laws[key].parameters["E"] for key in
@@ -72,13 +74,14 @@ def published(specimen: Specimen, fitted: Pairs, held: Pairs, laws: heldout.Laws
 
 
 def free(specimen: Specimen, fitted: Pairs, held: Pairs, laws: heldout.Laws) -> Array:
-    """Four free parameters, plain least squares, the global optimum."""
+    """Predict by plain least squares of four free parameters, at the global optimum."""
     options = FitOptions(objective=LEAST_SQUARES)
     result = fit(ShiftedPowerLaw(), {"x": fitted.x}, fitted.y, options=options)
     return result.predict(x=held.x) if result.parameters else np.full(len(held), np.nan)
 
 
 def straight(specimen: Specimen, fitted: Pairs, held: Pairs, laws: heldout.Laws) -> Array:
+    """Predict by a straight line."""
     return np.polyval(np.polyfit(fitted.x, fitted.y, 1), held.x)
 
 
@@ -102,6 +105,7 @@ VARIANTS: dict[str, Estimator] = {
 
 
 def run(data: Path, out: Path) -> None:
+    """Fit and score all variants, print the tables and write errors."""
     table = import_sweep("kempner", data / "kempner_sweep.csv").table
     table = table[table["flops"] <= sweep.LARGEST * 1.01]
     budgets = np.sort(table["flops"].unique())
@@ -124,6 +128,7 @@ def run(data: Path, out: Path) -> None:
 def _errors(
     specimens: Sequence[Specimen], cut: float, target: float, laws: heldout.Laws
 ) -> pd.DataFrame:
+    """Return errors of all variants for one pair of budgets."""
     rows = []
     for specimen in specimens:
         fitted, held = heldout.split_at(specimen.pairs, cut, target)
@@ -137,7 +142,7 @@ def _errors(
 
 
 def _table(scores: pd.DataFrame) -> pd.DataFrame:
-    """Geometric means over the pairs of budgets: variants by (kind, statistic)."""
+    """Return geometric means over the pairs of budgets: variants by (kind, statistic)."""
     scores = scores.assign(**{c: np.log(scores[c]) for c in ("median", "p90", "worst")})
     means = scores.groupby(["variant", "kind"], sort=False)[["median", "p90", "worst"]].mean()
     return np.exp(means).unstack("kind").swaplevel(axis=1).sort_index(axis=1).loc[list(VARIANTS)]

@@ -1,4 +1,4 @@
-"""Kempner's runs of largest compute, predicted from the smaller ones."""
+"""Sections of held-out predictions: Kempner's runs of largest compute from the smaller ones."""
 
 from __future__ import annotations
 
@@ -22,12 +22,10 @@ from lossline.lines.translation import near_optimal
 from lossline.tables.pairing import Pairs, one_set, pair_groups
 from lossline.tables.schema import OWN_SET
 
-__all__ = ["published_translation", "sections"]
-
 Laws = dict[tuple[str, str], FitResult]
 
-# Where the sweep has nothing beyond its largest budget, that one is predicted from budgets of at
-# most 1 / 20 of it: with all budgets 2.1e18 and 4.84e19 FLOPs, and 1e21 is 21 times the largest.
+# Without runs beyond the sweep, its largest budget is predicted from budgets of at most 1 / 20 of
+# it: with all budgets 4.84e19 from 2.1e18 FLOPs. (1e21 is 21 times the largest.)
 HORIZON = 20.0
 SAME_BUDGET = 1.01
 EDU = "fineweb-edu-100b"
@@ -50,7 +48,7 @@ DOWNSTREAM = {
 def sections(
     table: pd.DataFrame, specimens: Sequence[Specimen], largest: float, *, has_beyond: bool
 ) -> list[Section]:
-    """`table`: all rows; those above `largest` FLOPs, where there are any, are never fitted."""
+    """Return the sections. Rows of ``table`` above ``largest`` FLOPs are never fitted."""
     cut, target = (largest, None) if has_beyond else own_hold_out(table)
     if cut is None:
         title = f"{TITLE}: the runs of largest compute"
@@ -74,8 +72,11 @@ def sections(
 
 
 def own_hold_out(table: pd.DataFrame) -> tuple[float | None, float | None]:
-    """Cut and target (FLOPs) within a sweep: its largest budget, and the largest of those at most
-    1 / 20 of it, or else the next smaller one."""
+    """Return cut and target (FLOPs) within a sweep.
+
+    The target is its largest budget. The cut is the largest budget of at most 1 / 20 of it, or else
+    the next smaller one.
+    """
     budgets = np.sort(table["flops"].dropna().unique())
     smaller = budgets[budgets * SAME_BUDGET < budgets[-1]]
     if not len(smaller):
@@ -85,7 +86,7 @@ def own_hold_out(table: pd.DataFrame) -> tuple[float | None, float | None]:
 
 
 def _held_runs(table: pd.DataFrame, cut: float, target: float | None) -> str:
-    """How many runs of which pretraining set are held out, in words."""
+    """Return in words how many runs of each pretraining set are held out."""
     held = table[table["flops"] > cut * SAME_BUDGET]
     if target is not None:
         held = held[np.abs(held["flops"] / target - 1) < SAME_BUDGET - 1]
@@ -94,7 +95,7 @@ def _held_runs(table: pd.DataFrame, cut: float, target: float | None) -> str:
 
 
 def _counted(notes: Sequence[str]) -> list[str]:
-    """Each reason once, with how many lines it concerns and the first of them."""
+    """Return each reason once, with the number of its lines and the first of them."""
     by_reason: dict[str, list[str]] = {}
     for note in notes:
         line, _, reason = note.partition(": left out: ")
@@ -106,7 +107,7 @@ def _counted(notes: Sequence[str]) -> list[str]:
 
 
 def published_laws(table: pd.DataFrame) -> Laws:
-    """The Kaplan-style law per (pretraining set, eval set): where the published E's are from."""
+    """Return the Kaplan-style law per (pretraining set, eval set): it gives the published E."""
     keys, problems = [], []
     for data, rows in table.groupby("pretraining_data"):
         for name in sorted(rows["eval_set"].unique()):
@@ -123,7 +124,7 @@ def published_laws(table: pd.DataFrame) -> Laws:
 def _one(
     specimen: Specimen, cut: float, target: float | None, laws: Laws
 ) -> tuple[pd.DataFrame, str]:
-    """Predictions of one line, and why there are none."""
+    """Return predictions of one line, and why there are none."""
     x_data = specimen.group["pretraining_data"]
     y_data = (specimen.y_group or specimen.group)["pretraining_data"]
     found: Extrapolation = extrapolate(specimen, cut=cut, target=target)
@@ -142,7 +143,7 @@ def _one(
             laws[y_data, specimen.y_set].parameters["E"],
         )
     except (UserError, KeyError):
-        pass  # no answer: counted as undefined
+        pass  # no answer, counted as undefined
     else:
         extra["predicted"] = line.predict(held.x)
         extra["relative_error"] = extra["predicted"].to_numpy() / held.y - 1
@@ -153,6 +154,7 @@ def _one(
 
 
 def _errors(title: str, points: pd.DataFrame, runs: str, left_out: Sequence[str]) -> Section:
+    """Return the section of errors of the line and the other methods."""
     points = points.assign(
         error=points["relative_error"].abs(),
         inside=(points["low"] <= points["y"]) & (points["y"] <= points["high"]),
@@ -192,7 +194,7 @@ def _errors(title: str, points: pd.DataFrame, runs: str, left_out: Sequence[str]
 
 
 def _law_errors(table: pd.DataFrame, laws: Laws, cut: float) -> Section:
-    """Direct compute laws at the held-out runs, own validation loss."""
+    """Return errors of compute laws at the held-out runs, own validation loss."""
     errors: dict[str, list[float]] = {"kaplan": [], "chinchilla": []}
     for data, rows in table.groupby("pretraining_data"):
         points = one_set(rows, OWN_SET, "loss")
@@ -221,7 +223,7 @@ def _law_errors(table: pd.DataFrame, laws: Laws, cut: float) -> Section:
 
 
 def _downstream(table: pd.DataFrame, laws: Laws, cut: float) -> Section:
-    """Task losses beyond the sweep, from a full sweep on FineWeb-Edu and 6-8 runs on the target."""
+    """Return task losses beyond the sweep, from FineWeb-Edu's full sweep and 6-8 target runs."""
     choose = near_optimal(leave_out=[TWENTY_LAYERS])
     rows, points = [], []
     for task, published in DOWNSTREAM.items():
@@ -247,6 +249,7 @@ def _downstream(table: pd.DataFrame, laws: Laws, cut: float) -> Section:
 def _downstream_errors(
     table: pd.DataFrame, laws: Laws, choose, x_set: str, task: str, cut: float
 ) -> pd.DataFrame:
+    """Return relative errors of the published procedure and ours on one task."""
     source = table[table["pretraining_data"] == EDU]
     rows = []
     for data, target in table.groupby("pretraining_data"):
@@ -271,7 +274,7 @@ def _downstream_errors(
 
 
 def _free_floor(pairs: Pairs, E_x: float, x: np.ndarray) -> np.ndarray:
-    """The published mode ii: E_x given, K, kappa and E_y by `curve_fit`, as released."""
+    """Fit the published mode ii: E_x given, K, kappa and E_y by ``curve_fit``, as released."""
 
     def law(x, K, kappa, E_y):
         return K * np.maximum(x - E_x, 1e-10) ** kappa + E_y
@@ -287,7 +290,7 @@ def _free_floor(pairs: Pairs, E_x: float, x: np.ndarray) -> np.ndarray:
 def published_translation(
     table: pd.DataFrame, source: str, target: str, choose, laws: Laws
 ) -> float:
-    """R2 of the published translation: Kaplan-style law of the source, line of mode ii."""
+    """Return R^2 of the published translation: the source's Kaplan-style law, line of mode ii."""
     names = table["pretraining_data"]
     rows = table[names == target]
     pairs = pair_groups(table[names == source], rows[choose(rows)], OWN_SET, OWN_SET)

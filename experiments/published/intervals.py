@@ -1,12 +1,12 @@
-"""How many held-out runs the nominal 90% intervals hold, at every cut of the Kempner sweep, the
-OLMo ladder and Gadre's validation losses.
+"""Measure the coverage of nominal 90% intervals on held-out runs, at every cut.
 
     python experiments/published/intervals.py --data ../shared/data --out runs/published
 
-Fits every line up to one budget (3 to 7 of them; elsewhere sizes, from 2) and predicts each later
-one. Prints percent of points held per source and kind of line, and the interval score (Gneiting &
-Raftery 2007, eq. 43; percent of y), with intervals as they come ("plain": doubt of the form alone,
-4%, benchmarks 8%) and as they are (`lossline.lines.doubt`), and writes coverage.csv.
+Sources are the Kempner sweep, the OLMo ladder and Gadre's validation losses. Every line is fitted
+up to one budget (3 to 7 of them; elsewhere sizes, from 2) and predicts each later one. Prints
+percent of points covered per source and kind of line, and the interval score (Gneiting & Raftery
+2007, eq. 43; percent of y). Intervals come in two ways: without calibration ("plain": only the
+error of the form, 4%, benchmarks 8%) and with it (``lossline.lines.doubt``). Writes coverage.csv.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ LINES = ["source", "kind"]
 
 
 def main() -> None:
+    """Read the sources, score the intervals, print the tables and write coverage.csv."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
@@ -61,7 +62,7 @@ def main() -> None:
 
 
 def read(data: Path) -> Iterator[tuple[str, list[Specimen], str]]:
-    """Each source, its specimens, and the column of their pairs that is cut."""
+    """Return each source, its specimens, and the column of their pairs that is cut."""
     if (data / "kempner_sweep.csv").is_file():
         rows = import_sweep("kempner", data / "kempner_sweep.csv").table
         rows = rows[rows["flops"] <= sweep.LARGEST * sweep.SAME_BUDGET]
@@ -81,8 +82,11 @@ def read(data: Path) -> Iterator[tuple[str, list[Specimen], str]]:
 
 
 def held_out(specimens: list[Specimen], step: str) -> Iterator[pd.DataFrame]:
-    """Per line and cut, the points beyond: kind, fitted, predicted, last (whether predicted is the
-    last step), and per way of making intervals whether it holds the point and its score."""
+    """Return the points beyond each cut of each line.
+
+    Columns: kind, fitted, predicted, last (whether predicted is the last step), and per way of
+    making intervals whether it covers the point and its score.
+    """
     steps = np.unique(np.concatenate([getattr(s.pairs, step) for s in specimens]))
     first = 3 if step == "flops" else 2
     for specimen in specimens:
@@ -97,6 +101,7 @@ def held_out(specimens: list[Specimen], step: str) -> Iterator[pd.DataFrame]:
 
 
 def judged(line: Line, rest: Pairs) -> dict[str, np.ndarray]:
+    """Return coverage and score of each way of making intervals, per point."""
     form = 0.08 if line.kind in TASKS else 0.04
     plain = dataclasses.replace(line, doubt=Doubt(fan=1.0, scatter=1.0, form=form))
     found = {}
@@ -109,13 +114,13 @@ def judged(line: Line, rest: Pairs) -> dict[str, np.ndarray]:
 
 
 def cells_of(points: pd.DataFrame) -> pd.DataFrame:
-    """Means over the points of each source, kind, step fitted to and step predicted."""
+    """Return means over the points of each source, kind, step fitted to and step predicted."""
     grouped = points.groupby([*LINES, "fitted", "predicted"], sort=False)
     return grouped.mean().assign(points=grouped.size()).reset_index()
 
 
 def scores(cells: pd.DataFrame) -> pd.DataFrame:
-    """Geometric means of the interval score over cells that end below the last step, and others."""
+    """Return geometric means of the interval score, for inner cells and for outer ones."""
     names = [f"{way} score" for way in WAYS]
     where = cells["last"].map({0.0: "inner", 1.0: "outer"}).rename("")
     logs = np.log(cells[names]).groupby([cells[name] for name in LINES] + [where], sort=False)

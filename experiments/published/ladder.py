@@ -1,4 +1,4 @@
-"""The OLMo ladder (allenai/OLMo-ladder): its largest size, predicted from the smaller ones."""
+"""Section of the OLMo ladder (allenai/OLMo-ladder): its largest size from the smaller ones."""
 
 from __future__ import annotations
 
@@ -19,20 +19,19 @@ from lossline.tables.pairing import Pairs
 from lossline.tables.schema import SetKind
 from lossline.tables.sweeps import import_sweep
 
-__all__ = ["sections"]
-
 Array = np.ndarray
 
 X_SET = "c4_en"
 PUBLISHED = "published procedure"
 # The ladder's own largest model has 1.3B parameters; its targets, 7B and 13B, are only predicted.
 FITTED_UP_TO = 1.5e9
-# Where there is nothing beyond: sizes within this share of the largest are the largest.
+# Without larger models, sizes of more than this share of the largest are held out.
 _LARGEST = 0.9
 KINDS = (LineKind.VALIDATION_TO_VALIDATION, LineKind.VALIDATION_TO_TASK)
 
 
 def sections(folder: Path) -> list[Section]:
+    """Yield the section of the ladder."""
     imported = import_sweep("olmo_ladder", folder / "olmo_ladder.csv")
     table, notes = final_checkpoints(imported.table), list(imported.notes)
     unknown = table["params"].isna()
@@ -62,10 +61,10 @@ def sections(folder: Path) -> list[Section]:
 
 
 def final_checkpoints(table: pd.DataFrame) -> pd.DataFrame:
-    """The last checkpoint of each run: earlier ones have not had their learning rate annealed.
+    """Return the last checkpoint of each run; earlier ones have no annealed learning rate.
 
-    Benchmarks are in bits per byte there and validation losses in nats per token; a line does not
-    mind, so both go into `loss`.
+    Benchmarks are in bits per byte and validation losses in nats per token. A line works in any
+    units, so that both go into ``loss``.
     """
     last = table[table["step"] == table.groupby("run_id")["step"].transform("max")]
     task = last["kind"] == SetKind.TASK
@@ -73,7 +72,7 @@ def final_checkpoints(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _one(specimen: Specimen, cut: float) -> tuple[pd.DataFrame, str]:
-    """Predictions of all methods of the runs above `cut` parameters, and why there are none."""
+    """Return predictions of all methods above ``cut`` parameters, and why there are none."""
     if specimen.pairs is None:
         return pd.DataFrame(), specimen.message
     small = specimen.pairs.params <= cut
@@ -89,7 +88,7 @@ def _one(specimen: Specimen, cut: float) -> tuple[pd.DataFrame, str]:
 
 
 def chinchilla_law(fitted: Pairs, held: Pairs) -> Array:
-    """y from N and D by Chinchilla's form: the ladder's own first step (arXiv 2412.04403)."""
+    """Predict y by Chinchilla's law of N and D, the ladder's first step (arXiv 2412.04403)."""
     law = fit(Chinchilla(), {"N": fitted.params, "D": fitted.tokens}, fitted.y)
     if not law.parameters:
         return np.full(len(held), np.nan)
@@ -97,7 +96,7 @@ def chinchilla_law(fitted: Pairs, held: Pairs) -> Array:
 
 
 def published(fitted: Pairs, held: Pairs) -> Array:
-    """The line of arXiv 2411.12925: both E's from Kaplan-style laws fitted to the same runs."""
+    """Predict by the line of arXiv 2411.12925: both E's from Kaplan-style laws of the same runs."""
     scale = {"N": fitted.params, "D": fitted.tokens}
     laws = [fit(Kaplan(), scale, values) for values in (fitted.x, fitted.y)]
     try:
@@ -110,6 +109,7 @@ def published(fitted: Pairs, held: Pairs) -> Array:
 def _section(
     points: pd.DataFrame, cut: float, sizes: Sequence[float], left_out: Sequence[str]
 ) -> Section:
+    """Return the section from all predictions."""
     points = points.assign(error=points["relative_error"].abs())
     rows, notes = [], []
     for kind, part in points.groupby("kind", sort=False):

@@ -1,5 +1,7 @@
-"""Gadre et al. (arXiv 2403.08540), Besiroglu et al. (2404.10102), and the public models of
-Mayilvahanan et al. (2502.12120)."""
+"""Sections of Gadre et al., Besiroglu et al., and the public models of Mayilvahanan et al.
+
+arXiv 2403.08540, 2404.10102 and 2502.12120.
+"""
 
 from __future__ import annotations
 
@@ -25,8 +27,6 @@ from lossline.reporting.published import GADRE_TASKS
 from lossline.tables.pairing import pair_checkpoints
 from lossline.tables.sweeps import import_sweep
 
-__all__ = ["chinchilla", "gadre", "llm_line"]
-
 PLAIN = FitOptions(objective=LEAST_SQUARES)
 
 # --- Gadre et al. ---------------------------------------------------------------------------------
@@ -39,6 +39,7 @@ OVER_TRAINED = (0.0071, 0.0364)  # RedPajama, 1.4B at M = 640
 
 
 def gadre(folder: Path) -> list[Section]:
+    """Return the section of Gadre et al.: loss and error of the held-out models."""
     imported = import_sweep("gadre", folder / "gadre_models.csv")
     table, notes = imported.table, list(imported.notes)
     rows: list[Comparison] = []
@@ -74,11 +75,12 @@ def gadre(folder: Path) -> list[Section]:
 
 
 def _percent(share: float) -> str:
+    """Return a share in percent; empty for NaN."""
     return "" if not np.isfinite(share) else f"{100 * share:.2f}%"
 
 
 def _published_gadre(row, what: str) -> str:
-    """|Relative error| in the paper, where it has one for this model."""
+    """Return |relative error| in the paper, empty if it has none for this model."""
     at = 0 if what == "loss" else 1
     if row.params > FITTED_UP_TO:
         for prefix, errors in LARGEST_MODEL.items():
@@ -90,6 +92,7 @@ def _published_gadre(row, what: str) -> str:
 
 
 def _gadre_errors(data: str, fitted: pd.DataFrame, held: pd.DataFrame) -> pd.DataFrame:
+    """Return relative errors of the published laws and ours on the held-out models."""
     N, D = held["params"].to_numpy(), held["tokens"].to_numpy()
     found = predict_error(fitted)
     loss_law, error_law = _published_laws(fitted)
@@ -105,8 +108,11 @@ def _gadre_errors(data: str, fitted: pd.DataFrame, held: pd.DataFrame) -> pd.Dat
 
 
 def _published_laws(fitted: pd.DataFrame) -> tuple[FitResult, FitResult]:
-    """Loss law through five runs (four sizes at M = 20, the smallest at 320); error law through
-    these and 1.4B at M = 20, where it may be fitted."""
+    """Return the published loss law and error law.
+
+    The loss law goes through five runs: four sizes at M = 20 and the smallest at 320. The error law
+    goes through these and, if it may be fitted, 1.4B at M = 20.
+    """
 
     def at(ratio: float) -> pd.Series:
         return (fitted["M"] / ratio - 1).abs() < 0.01
@@ -132,6 +138,7 @@ OBJECTIVE = 1.018274e-3
 
 
 def chinchilla(folder: Path) -> list[Section]:
+    """Return the section of Besiroglu et al.: Chinchilla's law on 240 points."""
     imported = import_sweep("chinchilla", folder / "chinchilla_points.csv")
     frame = imported.table[imported.table["status"] == "ok"]
     if len(frame) < 10:
@@ -168,6 +175,7 @@ LEVEL = 0.05  # of corrected p-values
 
 
 def llm_line(folder: Path) -> list[Section]:
+    """Return the section of Mayilvahanan et al.: the lines of the public models."""
     imported = import_sweep("llm_line", folder / "llm_line_hf.csv")
     table, notes = imported.table, list(imported.notes)
     names = sorted(table["eval_set"].unique())
@@ -193,8 +201,11 @@ def llm_line(folder: Path) -> list[Section]:
 
 
 def told_apart(found: Attribution) -> Section:
-    """What the lines of the public models differ by: per factor and unit, the smallest p-value of
-    "one line for all levels" over the y sets, corrected for all comparisons of that unit."""
+    """Return which factors move the lines of the public models.
+
+    Per factor and unit it has the smallest p-value of "one line for all levels" over the y sets,
+    corrected for all comparisons of that unit.
+    """
     if not found.factors:
         return Section(title=WHAT_MOVES, notes=[found.message])
     rows = []
@@ -204,7 +215,7 @@ def told_apart(found: Attribution) -> Section:
             p_values = [e.p_corrected for e in effects if np.isfinite(e.p_corrected)]
             if p_values:
                 significant = sum(p < LEVEL for p in p_values)
-                count = f"told apart on {significant} of {len(p_values)} sets"
+                count = f"significant on {significant} of {len(p_values)} sets"
                 ours = f"{p_text(min(p_values))}; {count}; "
                 ours += _behind(effects)
                 rows.append(Comparison(what=f"{factor.label}, {name}", ours=ours))
@@ -217,48 +228,49 @@ def told_apart(found: Attribution) -> Section:
 
 
 def _behind(effects: Sequence[Effect]) -> str:
-    """What the smallest p-value rests on: matched runs, and where the chance between runs is
-    from."""
+    """Return the data of the smallest p-value: matched runs, and the source of run-to-run noise."""
     best = min(
         (e for e in effects if np.isfinite(e.p_corrected)), key=lambda effect: effect.p_corrected
     )
     text = f"{best.runs} runs in {best.groups} matched group{'s' if best.groups > 1 else ''}"
     borrowed = best.noise_from == "borrowed"
     whose = (
-        "3 times that of other runs, as so few cannot show it" if borrowed else "of these groups"
+        "3 times that of other runs, because so few cannot show it"
+        if borrowed
+        else "of these groups"
     )
-    return f"{text}, chance between runs {whose} ({best.degrees:.0f} degrees of freedom)"
+    return f"{text}, run-to-run noise {whose} ({best.degrees:.0f} degrees of freedom)"
 
 
 def _conclusion(found: Attribution) -> str:
-    """One sentence from the verdicts, whatever they are."""
+    """Return one sentence from the verdicts."""
 
     def labels(*verdicts: Verdict) -> str:
         return ", ".join(f.label for f in found.factors if f.verdict in verdicts)
 
     moves = labels(Verdict.MOVES, Verdict.BY_GROUP) or "nothing"
-    parts = [f"told apart by {moves}"]
+    parts = [f"moved by {moves}"]
     more = {
-        Verdict.PROVISIONAL: "if runs vary alike, by",
-        Verdict.PER_TOKEN: "per token only (per byte they are within the margin) by",
-        Verdict.BELOW: "by less than the margin by",
-        Verdict.NO_MOVE: "not, within the margin, by",
+        Verdict.PROVISIONAL: "moved, if all runs vary alike, by",
+        Verdict.PER_TOKEN: "moved per token only (per byte within the margin) by",
+        Verdict.BELOW: "moved by less than the margin by",
+        Verdict.NO_MOVE: "not moved, within the margin, by",
     }
     parts += [f"{words} {labels(verdict)}" for verdict, words in more.items() if labels(verdict)]
     tested = labels(Verdict.UNRESOLVED)
-    parts.append(f"tested, and cannot be told: {tested or 'nothing else'}")
+    parts.append(f"tested, inconclusive: {tested or 'nothing else'}")
     confounded = [
         f"{factor.label} ({factor.message})"
         for factor in found.factors
         if factor.verdict is Verdict.CONFOUNDED
     ]
     if confounded:
-        parts.append(f"cannot be tested alone: {', '.join(confounded)}")
+        parts.append(f"cannot be tested separately: {', '.join(confounded)}")
     return "Lines are " + "; ".join(parts) + "."
 
 
 def _named(names: list[str], wanted: str) -> str:
-    """The evaluation set of a name, whatever its spelling of spaces, hyphens and case."""
+    """Return the evaluation set of a name, ignoring spaces, hyphens and case."""
 
     def bare(text: str) -> str:
         return "".join(c for c in text.lower() if c.isalnum())
@@ -266,4 +278,4 @@ def _named(names: list[str], wanted: str) -> str:
     for name in names:
         if bare(name) == bare(wanted):
             return name
-    raise UserError(f"llm_line: no evaluation set {wanted!r}; there are {', '.join(names)}")
+    raise UserError(f"llm_line: no evaluation set {wanted!r}; the table has {', '.join(names)}.")

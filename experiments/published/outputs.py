@@ -1,5 +1,4 @@
-"""The CSV files of a run, and a list of them, so that the next run into the same folder can tell
-them from what a person put there."""
+"""CSV files of a run, with a list of them, so that the next run can remove them and no others."""
 
 from __future__ import annotations
 
@@ -13,20 +12,26 @@ import pandas as pd
 from lossline.errors import UserError
 from lossline.fits.files import aside
 
-__all__ = ["LIST", "Outputs"]
-
 LIST = "written.json"
 _WHAT = "files written by reproduce.py, with their SHA-256"
 
 
 class Outputs:
-    """Files of one run in `folder`, which is made if need be.
+    """Files of one run in a folder, which is created if needed.
 
-    Files that an earlier run has listed are removed, because the new run may not write them all,
-    and what is left of the old one would pass for its own; `removed` and `kept` name them. A file
-    that has changed since, or that no run has listed, is a person's: it stays, under another name
-    where the new run writes one of its name (`moved`: old name -> new). UserError where the list
-    cannot be read or the folder cannot be made.
+    Files that an earlier run has listed are removed: the new run may not write them all, and old
+    ones would look like its own. A file that changed since, or that no run has listed, belongs to
+    the user. It stays, under another name if the new run writes one of its name.
+
+    Attributes:
+        folder: the folder.
+        written: files written by this run, with their SHA-256.
+        kept: files of an earlier run that stay, because they have changed.
+        removed: files of an earlier run that were removed.
+        moved: old name -> new name of the user's files that had to make room.
+
+    Raises:
+        UserError: the list cannot be read, or the folder cannot be made.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -37,7 +42,7 @@ class Outputs:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(
-                f"{folder}: cannot be a folder ({error.strerror}); choose another --out"
+                f"{folder}: cannot make this folder ({error.strerror}). Choose another --out."
             ) from error
         there = {name: folder / name for name in earlier if (folder / name).is_file()}
         self.kept = [name for name, path in there.items() if _sha256(path) != earlier[name]]
@@ -48,7 +53,7 @@ class Outputs:
             (folder / LIST).unlink()
 
     def write(self, frame: pd.DataFrame, name: str) -> None:
-        """Whole or not at all; an interrupted run has listed what it wrote."""
+        """Write a table atomically; the list names it first, also for an interrupted run."""
         partial = self.folder / f".{name}.partial"
         frame.to_csv(partial, index=False, float_format="%.6g")
         path = self.folder / name
@@ -65,7 +70,7 @@ class Outputs:
 
 
 def _listed(path: Path) -> dict[str, str]:
-    """What an earlier run says it wrote: names of files beside `path`, and their checksums."""
+    """Return the files that an earlier run has listed, with their checksums."""
     if not path.exists():
         return {}
     try:
@@ -74,7 +79,7 @@ def _listed(path: Path) -> dict[str, str]:
             return dict(tree["files"])
     except (OSError, ValueError, KeyError, TypeError):
         pass
-    raise UserError(f"{path} is no list of files by reproduce.py: choose another --out")
+    raise UserError(f"{path}: not a list of files by reproduce.py. Choose another --out.")
 
 
 def _sha256(path: Path) -> str:

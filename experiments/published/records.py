@@ -1,4 +1,4 @@
-"""What the sections of `reproduce.py` hand over: comparisons to print, tables to write."""
+"""Sections of ``reproduce.py``: comparisons to print, tables to write."""
 
 from __future__ import annotations
 
@@ -7,13 +7,19 @@ from collections.abc import Iterable, Sequence
 
 import pandas as pd
 
-__all__ = ["Comparison", "Section", "named", "percent", "spread"]
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """One published result: as printed in the paper (or recomputed from its data), by the published
-    procedure run here, and by this project. Empty: not published, not applicable, or no data."""
+    """One result: published, by the published procedure run here, and by this project.
+
+    Attributes:
+        what: the result.
+        published: as printed in the paper, or recomputed from its data.
+        rerun: by the published procedure, run here.
+        ours: by this project.
+
+    An empty text means: not published, not applicable, or no data.
+    """
 
     what: str
     published: str = ""
@@ -23,7 +29,14 @@ class Comparison:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Section:
-    """Comparisons under one title; notes; tables to be written as <name>.csv."""
+    """Comparisons under one title.
+
+    Attributes:
+        title: the title.
+        rows: the comparisons.
+        notes: lines below them.
+        tables: tables to write as <name>.csv.
+    """
 
     title: str
     rows: Sequence[Comparison] = ()
@@ -32,7 +45,7 @@ class Section:
 
 
 def spread(values: Sequence[float], digits: int = 3) -> str:
-    """ "low - high" of numbers, or one of them if they agree, or nothing."""
+    """Return "low - high" of numbers, one of them if they agree, or an empty string."""
     known = [f"{v:.{digits}f}" for v in sorted(v for v in values if v == v)]
     if not known:
         return ""
@@ -40,11 +53,11 @@ def spread(values: Sequence[float], digits: int = 3) -> str:
 
 
 def named(values: Iterable[object], most: int = 3) -> str:
-    """The first few distinct values, sorted, and an ellipsis for the others."""
+    """Return the first few distinct values, sorted, with an ellipsis for more."""
     known = sorted({str(value) for value in values})
     return ", ".join(known[:most]) + (", …" if len(known) > most else "")
 
 
 def percent(share: float, digits: int = 2) -> str:
-    """A share in percent; "no answer" for NaN."""
+    """Return a share in percent; "no answer" for NaN."""
     return f"{100 * share:.{digits}f}%" if share == share else "no answer"

@@ -1,15 +1,14 @@
-"""Published loss-to-loss results, re-run: the published number, the published procedure, and ours.
+"""Reproduce published loss-to-loss results: published number, published procedure, ours.
 
     python experiments/published/reproduce.py --data ../shared/data --out runs/published
 
 Reads those of kempner_sweep.csv, kempner_extrapolation.csv, gadre_models.csv,
-chinchilla_points.csv, llm_line_hf.csv and olmo_ladder.csv that lie in the folder (README.md says
-where each comes from).
-Models beyond a sweep's own largest budget (Kempner's of kempner_sweep.csv, at most 4.84e19 FLOPs;
-Gadre's 2B parameters, the ladder's 1.5B) are never fitted, only predicted; where there are none,
-the largest ones present are held out instead. Prints one table per sweep, names what is set aside,
-and writes results.csv, with every single prediction beside it. What an earlier run has left in the
-folder is removed first; what a person has put there stays.
+chinchilla_points.csv, llm_line_hf.csv and olmo_ladder.csv that are in the folder (README.md names
+their sources). Models beyond a sweep's own largest budget (Kempner: that of kempner_sweep.csv, at
+most 4.84e19 FLOPs; Gadre: 2B parameters; ladder: 1.5B) are never fitted, only predicted. Without
+such models the largest ones present are held out. Prints one table per sweep with notes on what is
+left out, and writes results.csv and a table of every single prediction. Files of an earlier run in
+the folder are removed first; files of the user stay.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ import traceback
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-# One BLAS thread: the matrices are small, and threads that wait for each other cost more than help.
+# One BLAS thread: the matrices are small, and more threads only wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
@@ -47,6 +46,7 @@ COLUMNS = ["section", "what", "published", "rerun", "ours"]
 
 
 def main() -> int:
+    """Run the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -64,10 +64,12 @@ def main() -> int:
 
 
 def run(data: Path, out: Path) -> list[str]:
-    """Runs what is there; returns the files on which this program, not the file, was at fault."""
+    """Run all sections of the files present. Return the files on which this program failed."""
     present = [name for name in SOURCES if (data / name).is_file()]
     if not present:
-        raise UserError(f"{data} has none of {', '.join(SOURCES)}; README.md says where they are")
+        raise UserError(
+            f"{data}: none of {', '.join(SOURCES)} there. README.md names their sources."
+        )
     files = Outputs(out)
     for fate in ("removed", "kept"):
         if names := getattr(files, fate):
@@ -87,18 +89,19 @@ def run(data: Path, out: Path) -> list[str]:
                     files.write(frame, f"{table}.csv")
         except UserError as mistake:
             print(f"\n{name}: left out: {mistake}")
-        except Exception:  # the other files are still of use
+        except Exception:  # the other files can still be used
             traceback.print_exc()
             broken.append(name)
         print(f"\n[{name}: {time.monotonic() - started:.1f} s]", flush=True)
     files.write(pd.DataFrame(records, columns=COLUMNS), "results.csv")
     for name, moved in files.moved.items():
-        print(f"\n{out}/{name} was there already, not as an earlier run wrote it: now {moved}")
+        print(f"\n{out}/{name} existed and was not an earlier run's: renamed to {moved}")
     print(f"\nwritten to {out}: results.csv and the tables behind it")
     return broken
 
 
 def show(section: Section) -> None:
+    """Print one section."""
     print(f"\n== {section.title}")
     if section.rows:
         header = ("", "published", "procedure re-run", "ours")

@@ -1,4 +1,4 @@
-"""Brandfonbrener et al., arXiv 2411.12925: laws, lines, held-out predictions, translation."""
+"""Sections of Brandfonbrener et al. (arXiv 2411.12925): laws, lines, hold-out, translation."""
 
 from __future__ import annotations
 
@@ -23,8 +23,6 @@ from lossline.lines.translation import fit_law, near_optimal, score_translations
 from lossline.tables.pairing import one_set
 from lossline.tables.schema import OWN_SET
 from lossline.tables.sweeps import import_sweep
-
-__all__ = ["sections"]
 
 VARY = ("pretraining_data",)
 LARGEST = 4.84e19  # FLOPs, the sweep's own largest budget
@@ -61,8 +59,7 @@ SWEEP, EXTRA = "kempner_sweep.csv", "kempner_extrapolation.csv"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Sweep:
-    """The runs to fit and, if any, those beyond the largest budget among them; laws of every
-    (pretraining set, eval set)."""
+    """Runs to fit, runs beyond the largest budget among them, and laws of every set."""
 
     table: pd.DataFrame
     beyond: pd.DataFrame
@@ -75,7 +72,7 @@ class Sweep:
 
 
 def sections(folder: Path) -> Iterator[Section]:
-    """One after the other, so that what cannot be computed costs only its own section."""
+    """Yield the sections one by one; one that cannot be computed does not stop the others."""
     table, beyond, notes = read(folder)
     if notes:
         yield Section(title="Kempner: rows set aside, and what becomes of them", notes=notes)
@@ -91,6 +88,7 @@ def sections(folder: Path) -> Iterator[Section]:
 
 
 def _attempt(part: Callable[[Sweep], Section], sweep: Sweep) -> Section:
+    """Return a section, or one with the reason why it is left out."""
     try:
         return part(sweep)
     except UserError as mistake:
@@ -99,11 +97,10 @@ def _attempt(part: Callable[[Sweep], Section], sweep: Sweep) -> Section:
 
 
 def read(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame, list[str]]:
-    """Rows to fit, rows beyond the sweep's own largest budget, and a line for all that is in
-    neither.
+    """Return rows to fit, rows beyond the sweep's own largest budget, and notes on all others.
 
-    The sweep's own largest budget is that of kempner_sweep.csv, at most 4.84e19 FLOPs. Nothing of
-    kempner_extrapolation.csv is ever fitted.
+    The sweep's own largest budget is that of kempner_sweep.csv, at most 4.84e19 FLOPs. Rows of
+    kempner_extrapolation.csv are never fitted.
     """
     own = import_sweep("kempner", folder / SWEEP)
     notes = list(own.notes)
@@ -138,9 +135,11 @@ def read(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame, list[str]]:
 def _beyond(
     extra: pd.DataFrame, own: pd.DataFrame, largest: float
 ) -> tuple[pd.DataFrame, list[str]]:
-    """The rows of an extrapolation file beyond the largest budget of the sweep, and why the others
-    are left out. A run is known by its id and its compute: an id that comes again at other compute
-    is another run."""
+    """Return the rows of an extrapolation file beyond the sweep, and notes on the other rows.
+
+    A run is identified by its id and its compute: an id that occurs again at other compute is
+    another run.
+    """
     notes = []
     budget = own.groupby("run_id")["flops"].max().reindex(extra["run_id"]).to_numpy()
     repeated = pd.Series(np.abs(extra["flops"] / budget - 1) < SAME_BUDGET - 1, index=extra.index)
@@ -166,11 +165,12 @@ def _runs(rows: pd.DataFrame) -> str:
 
 
 def kaplan_laws(table: pd.DataFrame) -> dict[tuple[str, str], FitResult]:
-    """The published law, all losses at once."""
+    """Fit the published law to all losses at once."""
     return laws_of(table, Kaplan())
 
 
 def laws_of(table: pd.DataFrame, law, sets: Sequence[str] | None = None):
+    """Fit a law to each (pretraining set, eval set)."""
     keys, problems = [], []
     for data, rows in table.groupby("pretraining_data"):
         for name in sets or sorted(rows["eval_set"].unique()):
@@ -184,12 +184,12 @@ def laws_of(table: pd.DataFrame, law, sets: Sequence[str] | None = None):
 
 
 def own_text(data: str, eval_set: str) -> bool:
-    """Whether an evaluation set is a pretraining set's own validation split: the x axis."""
+    """Return whether an evaluation set is a pretraining set's own validation split: the x axis."""
     return data.startswith(eval_set.replace("_", "-"))
 
 
 def specimens(table: pd.DataFrame) -> list[Specimen]:
-    """Train-to-train, train-to-validation and train-to-task, every set and pair."""
+    """Return train-to-train, train-to-validation and train-to-task lines, every set and pair."""
     within = within_groups(table, x_sets=[OWN_SET], group_by=VARY)
     within = [s for s in within if not own_text(s.group["pretraining_data"], s.y_set)]
     across = between_groups(table, vary=VARY, group_by=VARY)
@@ -197,7 +197,7 @@ def specimens(table: pd.DataFrame) -> list[Specimen]:
 
 
 def in_sample(specimen: Specimen, laws: dict[tuple[str, str], FitResult]) -> float:
-    """R2 of the published procedure on the points it was fitted to; NaN where it has no answer."""
+    """Return R^2 of the published procedure on its own points; NaN if it has no answer."""
     old = _published(specimen, laws)
     if old is None:
         return float("nan")
@@ -205,6 +205,7 @@ def in_sample(specimen: Specimen, laws: dict[tuple[str, str], FitResult]) -> flo
 
 
 def _published(specimen: Specimen, laws: dict[tuple[str, str], FitResult]) -> PublishedLine | None:
+    """Return the published line of a specimen."""
     x_data = specimen.group["pretraining_data"]
     y_data = (specimen.y_group or specimen.group)["pretraining_data"]
     try:
@@ -216,6 +217,7 @@ def _published(specimen: Specimen, laws: dict[tuple[str, str], FitResult]) -> Pu
 
 
 def law_section(sweep: Sweep) -> Section:
+    """Return the section of compute-to-loss laws."""
     chinchilla = laws_of(sweep.table, Chinchilla(), [OWN_SET])
     rows = []
     for data, name in sweep.laws:
@@ -237,6 +239,7 @@ def law_section(sweep: Sweep) -> Section:
 
 
 def train_to_train(sweep: Sweep) -> Section:
+    """Return the section of train-to-train lines."""
     found = between_groups(sweep.table, vary=VARY, group_by=VARY)
     rows, table, notes = [], [], []
     for specimen in found:
@@ -277,6 +280,7 @@ def train_to_train(sweep: Sweep) -> Section:
 
 
 def train_to_test(sweep: Sweep) -> Section:
+    """Return the section of train-to-validation and train-to-task lines."""
     found = [s for s in specimens(sweep.table) if s.kind is not LineKind.TRAIN_TO_TRAIN]
     table = pd.DataFrame(
         {
@@ -302,6 +306,7 @@ def train_to_test(sweep: Sweep) -> Section:
 
 
 def test_to_test(sweep: Sweep) -> Section:
+    """Return the section of test-to-test lines."""
     rows, table = [], []
     for name, published in TEST_TO_TEST.items():
         if name not in set(sweep.table["eval_set"]):
@@ -324,6 +329,7 @@ def test_to_test(sweep: Sweep) -> Section:
 
 
 def translation(sweep: Sweep) -> Section:
+    """Return the section of translated laws."""
     choose = near_optimal(leave_out=[TWENTY_LAYERS])
     scores = score_translations(sweep.table, choose=choose, group_by=VARY)
     if scores.empty:
