@@ -75,7 +75,7 @@ def _agree(longer: pd.Series, shorter: pd.Series) -> bool:
 
 
 def _telling_digits(values: np.ndarray) -> int:
-    """Number of decimals, over all losses, that differ between runs of one recipe.
+    """Number of decimals, over all losses, that can distinguish runs of one recipe.
 
     These are the decimals after the second, at most four per loss.
     """

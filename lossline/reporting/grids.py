@@ -283,7 +283,7 @@ def exclusion_grids(results: TableFit) -> list[Grid]:
             )
     return [
         Grid(
-            title="Left out of the fits, or unreliable", columns=columns, rows=said,
+            title="Left out of the fits, or uncertain", columns=columns, rows=said,
             empty="Nothing was left out of the fits.",
         ),
         Grid(
