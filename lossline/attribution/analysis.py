@@ -17,8 +17,7 @@ from lossline.errors import UserError
 from lossline.matching.groups import Design, MatchedGroup
 from lossline.matching.nested import Shares, nested_shares
 from lossline.tables.frames import nearest_name, nearest_names
-from lossline.tables.pairing import UNITS
-from lossline.tables.schema import OWN_SET, SetKind
+from lossline.tables.schema import OWN_SET, SetKind, Unit
 from lossline.terminal import Say, counted, silent
 
 _MAIN_SHARE = 0.5  # share of alpha for contrasts of levels; the other kinds share the rest
@@ -87,7 +86,7 @@ def analyse(
     contrasts: list[Contrast] = []
     shares: dict[tuple[str, str, str], Shares] = {}
     margins: dict[tuple[str, str], float] = {}
-    for unit in UNITS:
+    for unit in Unit:
         in_unit: list[Contrast] = []
         on_sets = losses_on(rows, x_set, y_sets, unit, options.max_x)
         for y_set, points in counted(list(on_sets.items()), say, f"sets ({unit})"):

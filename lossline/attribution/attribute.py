@@ -19,7 +19,6 @@ from lossline.attribution.results import (
     Verdict,
 )
 from lossline.attribution.sentences import (
-    SHORT_UNITS,
     and_list,
     limits,
     named,
@@ -30,8 +29,7 @@ from lossline.attribution.sentences import (
 from lossline.attribution.unsound_runs import Outlier, copies, outliers
 from lossline.attribution.verdicts import Judged, judge_factor
 from lossline.matching.groups import design, label_of
-from lossline.tables.pairing import UNITS
-from lossline.tables.schema import Status
+from lossline.tables.schema import Status, Unit
 from lossline.terminal import Say, silent
 
 
@@ -105,7 +103,7 @@ def _factor(found: Analysis, factor: str) -> FactorAttribution:
             factor=factor, label=label, levels=levels, verdict=verdict, sentence=sentence,
             message=message,
         )  # fmt: skip
-    nats, bits = ([item for item in contrasts if item.unit == unit] for unit in UNITS)
+    nats, bits = ([item for item in contrasts if item.unit == unit] for unit in Unit)
     verdict, main, other = judge_factor(factor, nats, bits)
     by_group = tuple(_group_moves(main)) if verdict is Verdict.BY_GROUP else ()
     along = plan.along(factor)
@@ -202,13 +200,13 @@ def _with_lacking(factor: FactorAttribution) -> FactorAttribution:
 def _margins(found: Analysis) -> str:
     """One sentence on the margin of each unit; empty if nothing was compared."""
     parts = []
-    for unit in UNITS:
+    for unit in Unit:
         of_unit = {name: value for (u, name), value in found.margins.items() if u == unit}
         if not of_unit:
             continue
         least = min(of_unit.values())
         wider = [f"{value:.2g} on {name}" for name, value in of_unit.items() if value > least]
-        text = f"{least:.2g} {SHORT_UNITS[unit]}"
+        text = f"{least:.2g} {Unit(unit).short}"
         parts.append(text + (f" ({', '.join(wider)}: few tokens)" if wider else ""))
     return f"A move below the margin of {' or '.join(parts)} counts as small." if parts else ""
 
@@ -247,7 +245,7 @@ def _if_otherwise(
         return factor  # the remaining data do not compare these lines
     effect, words_of = other.named, ""
     if effect is not None:
-        words_of = f" ({effect.move.value:+.3f} {SHORT_UNITS[effect.unit]} on {effect.y_set})"
+        words_of = f" ({effect.move.value:+.3f} {Unit(effect.unit).short} on {effect.y_set})"
     return dataclasses.replace(
         factor,
         sentence=f"{factor.sentence} Without {words}, the verdict is: {other.verdict}{words_of}.",

@@ -15,7 +15,7 @@ from lossline.attribution.results import Effect, Interval, Verdict
 from lossline.attribution.sentences import clearest, largest
 from lossline.attribution.verdicts import Judgement
 from lossline.matching.nested import Shares
-from lossline.tables.pairing import UNITS
+from lossline.tables.schema import Unit
 
 _NO_SHARES = Shares(share=math.nan, partial_r2=math.nan, spread=math.nan)
 
@@ -33,7 +33,8 @@ def effects_of(
     """
     main = [item for item in contrasts if item.kind is Kind.LEVELS]
     keys = sorted(
-        {(item.unit, item.y_set) for item in main}, key=lambda key: (UNITS.index(key[0]), key[1])
+        {(item.unit, item.y_set) for item in main},
+        key=lambda key: (list(Unit).index(Unit(key[0])), key[1]),
     )
     for unit, y_set in keys:
         pairs = [item for item in main if (item.unit, item.y_set) == (unit, y_set)]

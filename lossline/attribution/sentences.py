@@ -13,8 +13,8 @@ from lossline.attribution.contrasts import BORROWED, Contrast, Kind
 from lossline.attribution.results import FactorAttribution, GroupMove, Verdict
 from lossline.attribution.verdicts import Judgement
 from lossline.matching.groups import Design, label_of
+from lossline.tables.schema import Unit
 
-SHORT_UNITS = {"loss": "nats", "bits_per_byte": "bits per byte"}
 _FEW = 2  # a level with at most this many runs is named in the sentence
 _IF_ALIKE = "if its runs are as noisy as other runs"
 
@@ -175,7 +175,7 @@ def _uneven(item: Contrast) -> str:
     low, high = min(item.by_group.values()), max(item.by_group.values())
     return (
         f"Matched groups of runs disagree: {_ends(item)}, the loss on {item.y_set} changes by "
-        f"between {low:+.3f} and {high:+.3f} {SHORT_UNITS[item.unit]}. This may be run-to-run "
+        f"between {low:+.3f} and {high:+.3f} {Unit(item.unit).short}. This may be run-to-run "
         f"noise or a real difference."
     )
 
@@ -186,7 +186,7 @@ def _detectable(levels: Sequence[Contrast]) -> str:
     if not known:
         return ""
     least, most = (pick(known, key=lambda item: item.detectable) for pick in (min, max))
-    unit = SHORT_UNITS[least.unit]
+    unit = Unit(least.unit).short
     text = f"The smallest detectable move is {least.detectable:.2g} {unit}"
     if least.y_set == most.y_set:
         return f"{text}."
@@ -206,7 +206,7 @@ def ranking(factors: Sequence[FactorAttribution], x_set: str) -> str:
         effect = factor.named
         assert effect is not None
         verdict = "" if factor.verdict is Verdict.MOVES else f", {factor.verdict}"
-        size = f"{factor.size:.3g} {SHORT_UNITS[effect.unit]}"
+        size = f"{factor.size:.3g} {Unit(effect.unit).short}"
         parts.append(f"{factor.label} {size} (on {effect.y_set}{verdict})")
     return f"Factors by size of move, at equal loss on {x_set}: {'; '.join(parts)}."
 
@@ -267,7 +267,7 @@ def _clause(item: Contrast, *, uncorrected: bool = False) -> str:
             f"{item.low_level} to {item.high_level}, by {amount} ({p_value})"
         )
     first, second = item.sides
-    unit, other = SHORT_UNITS[item.unit], label_of(first.factor)
+    unit, other = Unit(item.unit).short, label_of(first.factor)
     return (
         f"the loss on {item.y_set} changes {_ends(item)} by {first.move:+.3f} {unit} where {other} "
         f"is {first.level}, and by {second.move:+.3f} {unit} where it is {second.level} ({p_value} "
@@ -282,7 +282,7 @@ def _where(item: Contrast) -> str:
 
 def _by_group(name: str, moves: Sequence[GroupMove], at: str) -> str:
     first = min(moves, key=lambda move: move.p_corrected)
-    unit, other = SHORT_UNITS[first.unit], label_of(first.factor)
+    unit, other = Unit(first.unit).short, label_of(first.factor)
     each = [
         f"by {move.move:+.3f} {unit} where {other if place == 0 else 'it'} is {move.level}"
         for place, move in enumerate(moves)
@@ -301,7 +301,7 @@ def _by_how_much(item: Contrast) -> str:
         return ""
     return (
         f"It is not shown that the move exceeds the margin of {item.margin:.2g} "
-        f"{SHORT_UNITS[item.unit]}."
+        f"{Unit(item.unit).short}."
     )
 
 
@@ -352,12 +352,12 @@ def _margin(items: Sequence[Contrast]) -> str:
     for unit in dict.fromkeys(item.unit for item in items):
         values = sorted({item.margin for item in items if item.unit == unit})
         ends = dict.fromkeys((values[0], values[-1]))
-        parts.append(f"{' to '.join(f'{value:.2g}' for value in ends)} {SHORT_UNITS[unit]}")
+        parts.append(f"{' to '.join(f'{value:.2g}' for value in ends)} {Unit(unit).short}")
     return and_list(parts)
 
 
 def _amount(item: Contrast) -> str:
-    text = f"{item.move:+.3f} {SHORT_UNITS[item.unit]}"
+    text = f"{item.move:+.3f} {Unit(item.unit).short}"
     low, high = item.interval()
     return text if math.isnan(low) else f"{text} [{low:+.3f}, {high:+.3f}]"
 

@@ -31,7 +31,7 @@ from lossline.lines.common_cases import Comparison, compare
 from lossline.options.identity import identity
 from lossline.places import local_path
 from lossline.tables.frames import concat, row_number
-from lossline.tables.pairing import UNIT_WORDS
+from lossline.tables.schema import Unit
 from lossline.tables.storage import find_tables
 
 # Parts in which reasons of one kind differ: numbers and quoted names.
@@ -264,7 +264,7 @@ def _held_out(found: Comparison) -> str:
             f"not predicted: {lacks}"
         )
     text = (
-        f"Largest runs predicted from the smaller ones, median error in {UNIT_WORDS[found.unit]}: "
+        f"Largest runs predicted from the smaller ones, median error in {Unit(found.unit).words}: "
         f"{shown} ({same})."
     )
     return text + "".join(

@@ -28,8 +28,8 @@ from lossline.lines.specimens import within_groups
 from lossline.run_order import run_numbers
 from lossline.tables.chance import chance_level
 from lossline.tables.frames import nearest_name, nearest_names
-from lossline.tables.pairing import UNITS, one_set
-from lossline.tables.schema import OWN_SET, SetKind, Status
+from lossline.tables.pairing import one_set
+from lossline.tables.schema import OWN_SET, SetKind, Status, Unit
 from lossline.terminal import Say, counted, silent
 
 _LAW = Kaplan()
@@ -56,15 +56,15 @@ class TableFitOptions:
     group_by: tuple[str, ...] = GROUP_BY
     x_sets: tuple[str, ...] = ()
     y_sets: tuple[str, ...] = ()
-    units: tuple[str, ...] = UNITS
+    units: tuple[str, ...] = tuple(map(str, Unit))
     lines: LineOptions = dataclasses.field(default_factory=LineOptions)
     attribution: AttributionOptions = dataclasses.field(default_factory=AttributionOptions)
     law_resamples: int = 100
 
     def __post_init__(self) -> None:
         for unit in self.units:
-            if unit not in UNITS:
-                raise UserError(f"fit.units: {unit!r} is unknown. Choose from {', '.join(UNITS)}.")
+            if unit not in tuple(Unit):
+                raise UserError(f"fit.units: {unit!r} is unknown. Choose from {', '.join(Unit)}.")
 
 
 def fit_table(
@@ -333,7 +333,7 @@ def without_line(lines: Sequence[Line]) -> pd.DataFrame:
 
 def without_loss(rows: pd.DataFrame) -> pd.DataFrame:
     """Return the sets that have only accuracies, which get no line."""
-    has_loss = rows[[*UNITS]].notna().any(axis=1).groupby(rows["eval_set"]).any()
+    has_loss = rows[[*Unit]].notna().any(axis=1).groupby(rows["eval_set"]).any()
     counts = rows["eval_set"].value_counts()
     reason = "no line: it has only accuracies, and lines need losses"
     found = [

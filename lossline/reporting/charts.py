@@ -15,7 +15,7 @@ from lossline.attribution.results import Attribution, Effect, FactorAttribution,
 from lossline.reporting import panels
 from lossline.reporting.appearance import MARKERS, NOT_STATED, Appearance, label, text
 from lossline.reporting.figures import PAGE_WIDTH, new_figure, publication_style
-from lossline.reporting.points import Unit
+from lossline.tables.schema import Unit
 
 MOVED = "#D55E00"
 SMALL = "#009E73"

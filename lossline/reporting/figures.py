@@ -21,7 +21,8 @@ from lossline.laws.compute_laws import Chinchilla, Kaplan
 from lossline.reporting import panels
 from lossline.reporting.appearance import RC, Appearance, label, text
 from lossline.reporting.lines import Curve, curves_for
-from lossline.reporting.points import Unit, paired, wide
+from lossline.reporting.points import paired, wide
+from lossline.tables.schema import Unit
 
 PAGE_WIDTH = 6.9  # inches: the text width of a two-column page
 LEGEND_WIDTH = 1.25

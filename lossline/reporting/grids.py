@@ -15,8 +15,8 @@ from lossline.lines.common_cases import Comparison, compare
 from lossline.options.roles import OPTION_PREFIX, Role, fact_of
 from lossline.reporting.appearance import text
 from lossline.reporting.page import Cell, Column, Grid
-from lossline.reporting.points import Unit, usable
-from lossline.tables.schema import FACTS, of_run
+from lossline.reporting.points import usable
+from lossline.tables.schema import FACTS, Unit, of_run
 
 RUN_ROWS = 300
 _TONES = {

@@ -13,7 +13,7 @@ from lossline.lines.fitting import Line
 from lossline.reporting.appearance import text
 from lossline.reporting.grids import fact_columns, group_columns, number, status_cell, with_interval
 from lossline.reporting.page import Cell, Column, Grid
-from lossline.reporting.points import Unit
+from lossline.tables.schema import Unit
 
 _SIGNS = {"kappa": "κ", "gamma": "γ"}
 

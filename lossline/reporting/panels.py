@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike
 
 from lossline.reporting.appearance import Appearance, Intervention, label
 from lossline.reporting.lines import Curve
-from lossline.reporting.points import Unit
+from lossline.tables.schema import Unit
 
 CURVE_POINTS = 120
 BAND_LEVEL = 0.9

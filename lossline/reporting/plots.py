@@ -20,8 +20,8 @@ from lossline.lines.fitting import Line
 from lossline.reporting import figures, panels
 from lossline.reporting.appearance import COLORS, Appearance, label
 from lossline.reporting.lines import curves_for, drawable
-from lossline.reporting.points import Unit
 from lossline.tables.pairing import Pairs
+from lossline.tables.schema import Unit
 
 
 def plot_lines(

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Iterable
 
 import pandas as pd
 
 from lossline.errors import UserError
 from lossline.reporting.appearance import text
-from lossline.tables.pairing import UNIT_WORDS
+from lossline.tables.schema import Unit
 
 _CHECKPOINT = ["run_id", "step"]
 _FACTS = (
@@ -21,18 +20,6 @@ _FACTS = (
     "tokens",
     "flops",
 )
-
-
-class Unit(enum.Enum):
-    """Unit of a loss axis. The value is the column of the loss table that holds it."""
-
-    NATS = "loss"
-    BITS = "bits_per_byte"
-
-    @property
-    def words(self) -> str:
-        """Name of the unit on an axis."""
-        return UNIT_WORDS[self.value]
 
 
 def usable(table: pd.DataFrame) -> pd.DataFrame:

@@ -22,9 +22,9 @@ from lossline.lines.groups import GROUP_BY, split
 from lossline.lines.translation import near_optimal, score_translations, translate
 from lossline.prediction.gadre import ErrorPrediction, loss_and_error, predict_error
 from lossline.reporting import figures, panels, plots
-from lossline.reporting.points import Unit, paired
+from lossline.reporting.points import paired
 from lossline.tables.pairing import Pairs, one_set, pair_checkpoints, pair_groups
-from lossline.tables.schema import OWN_SET
+from lossline.tables.schema import OWN_SET, Unit
 from lossline.tables.sweeps import import_sweep
 
 # The 17 tasks whose errors arXiv 2403.08540 averages, named as in the released table.

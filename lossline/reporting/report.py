@@ -20,7 +20,8 @@ from lossline.reporting import charts, figures, grids
 from lossline.reporting.appearance import Appearance
 from lossline.reporting.lines import Curve, curves_for, drawable, line_grid
 from lossline.reporting.page import Block, Listing, Page, Paragraph, Picture, Section, render
-from lossline.reporting.points import Unit, eval_sets, partners, usable
+from lossline.reporting.points import eval_sets, partners, usable
+from lossline.tables.schema import Unit
 from lossline.terminal import Say, now_and_then, silent
 
 GENERATOR = '<meta name="generator" content="lossline">'

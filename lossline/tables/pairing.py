@@ -9,18 +9,16 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
 
 from lossline.errors import UserError
 from lossline.run_order import run_numbers
+from lossline.tables.schema import Unit
 
 Array = np.ndarray
 
-UNIT_WORDS: Mapping[str, str] = {"loss": "nats per token", "bits_per_byte": "bits per byte"}
-UNITS = tuple(UNIT_WORDS)
 # Relative tolerance for equal N and D: sources print them with few digits.
 _SAME_SCALE = 1e-3
 _CHECKPOINT = ["run_id", "step"]
@@ -108,8 +106,8 @@ def one_set(table: pd.DataFrame, eval_set: str, unit: str) -> pd.DataFrame:
     Raises:
         UserError: the unit is unknown, or a checkpoint has two different losses.
     """
-    if unit not in UNITS:
-        raise UserError(f"unit {unit!r} is unknown; choose from {', '.join(UNITS)}")
+    if unit not in tuple(Unit):
+        raise UserError(f"unit {unit!r} is unknown; choose from {', '.join(Unit)}")
     rows = table[(table["eval_set"] == eval_set) & (table["status"] == "ok")]
     value = pd.to_numeric(rows[unit], errors="coerce").astype(float)
     frame = rows[["run_id", "step", "params", "tokens", "flops"]].assign(value=value)

@@ -38,6 +38,23 @@ class SetKind(enum.StrEnum):
     TASK = "task"
 
 
+class Unit(enum.StrEnum):
+    """Unit of a loss. The value is the column of the loss table that holds it."""
+
+    NATS = "loss"
+    BITS = "bits_per_byte"
+
+    @property
+    def words(self) -> str:
+        """Name on an axis or in a table."""
+        return "nats per token" if self is Unit.NATS else "bits per byte"
+
+    @property
+    def short(self) -> str:
+        """Name after a number in a sentence."""
+        return "nats" if self is Unit.NATS else "bits per byte"
+
+
 class Status(enum.StrEnum):
     """Whether a row is a measurement.
 

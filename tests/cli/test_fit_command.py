@@ -467,9 +467,7 @@ def test_ambiguous_units_exclude_only_their_set(few, tmp_path):
         (lambda t: t.assign(loss=-1.0), "there is nothing to fit"),
     ],
 )
-def test_unusable_table_is_one_line_with_status_2(
-    table, tmp_path, capsys, change, expected
-):
+def test_unusable_table_is_one_line_with_status_2(table, tmp_path, capsys, change, expected):
     change(table).to_parquet(tmp_path / "losses.parquet", index=False)
     table_and_out = ("--table", str(tmp_path / "losses.parquet"), "--out", str(tmp_path / "fits"))
     error = refused(capsys, *table_and_out)

@@ -6,7 +6,7 @@ import pytest
 
 from lossline.attribution.results import Interval, Verdict
 from lossline.reporting import charts, figures
-from lossline.reporting.points import Unit
+from lossline.tables.schema import Unit
 from tests.reporting import planted
 
 

@@ -9,7 +9,8 @@ from lossline.errors import UserError
 from lossline.lines.fitting import Line
 from lossline.reporting import figures
 from lossline.reporting.appearance import Appearance
-from lossline.reporting.points import Unit, eval_sets, paired
+from lossline.reporting.points import eval_sets, paired
+from lossline.tables.schema import Unit
 from tests.reporting import planted
 
 
