@@ -2,7 +2,8 @@
 
 Tests compile many programs and run each only briefly. So LLVM optimization is off, and fusions are
 emitted without MLIR, which halves the compile time. XLA still partitions and schedules the same
-program. Processes that a test starts with their own environment compile as for a user.
+program. Processes that a test starts with their own environment compile as for a user, unless the
+test passes them `QUICK_COMPILATION`.
 
 NumPy's linear algebra uses one thread. Attribution decomposes thousands of small matrices (a few
 hundred rows), which threads make slower: up to a hundred times if other work uses the cores.
