@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from quick_compilation import QUICK_COMPILATION
 
 from lossline import tables
 
@@ -48,10 +49,12 @@ train.batch_size = 4
 train.steps = 40
 train.checkpoints = @checkpoints()
 checkpoints.count = 5
+train.compilation_cache = "{cache}"
 """
 
 EVALUATION = """
 evaluate.runs = %gin.REQUIRED
+evaluate.compilation_cache = "{cache}"
 evaluate.sets = (@asyncio/evaluation_set(), @email/evaluation_set())
 asyncio/evaluation_set.name = "asyncio"
 asyncio/evaluation_set.path = "data/stores/{tokenizer}/{name}/validation"
@@ -104,10 +107,11 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     folder = tmp_path_factory.mktemp("study")
     library = sysconfig.get_path("stdlib")
+    cache = str(folder / "compiled")  # one for all studies: the same programs
     files = {
         "stores.gin": STORES.replace("{library}", library),
-        "run.gin": RUN.format(vocab_size=ByteVocabulary().vocab_size),
-        "evaluation.gin": EVALUATION,
+        "run.gin": RUN.format(vocab_size=ByteVocabulary().vocab_size, cache=cache),
+        "evaluation.gin": EVALUATION.replace("{cache}", cache),
         "fit.gin": FIT,
         "study.gin": STUDY,
     }
@@ -117,7 +121,7 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def start(folder: Path, root: str) -> subprocess.Popen[str]:
-    environment = {**os.environ, "XLA_FLAGS": "", "PYTHONPATH": str(REPOSITORY)}
+    environment = {**os.environ, "XLA_FLAGS": QUICK_COMPILATION, "PYTHONPATH": str(REPOSITORY)}
     return subprocess.Popen(
         [
             sys.executable,
