@@ -20,6 +20,7 @@ extensions = [
     "myst_parser",
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
+    "indented_examples",
     "loss_table_columns",
     "public_names",
     "reference_pages",

@@ -166,6 +166,38 @@ def test_every_verb_has_a_page() -> None:
     assert modules == set(VERBS)
 
 
+# --- examples ------------------------------------------------------------------------------------
+
+
+def test_indented_examples_become_code() -> None:
+    pytest.importorskip("sphinx", reason="needs the [docs] extra")
+    from indented_examples import mark_examples
+
+    docstring = """Read it:
+
+    {"a_*": 1}
+
+    {"b": 2}
+
+- An item
+
+  of two paragraphs.
+
+Marked::
+
+    code
+
+Args:
+    name: text.
+
+        More text.
+"""
+    lines = docstring.splitlines()
+    mark_examples(lines)
+    expected = docstring.replace("Read it:\n\n", "Read it:\n\n::\n\n", 1)
+    assert lines == expected.splitlines()
+
+
 # --- links ---------------------------------------------------------------------------------------
 
 
