@@ -216,7 +216,7 @@ def test_unknown_sets_and_units_are_named(table):
     ):
         fit_table(table, TableFitOptions(**(QUICK | {"x_sets": ("c5",)})))
     for name, expected in (
-        ("nats", "is no fact of a run"),
+        ("nats", "not a fact of a run"),
         ("architectur", "did you mean 'archit"),
     ):
         with pytest.raises(UserError, match=f"cannot group by '{name}': .*{expected}"):
