@@ -91,7 +91,7 @@ def _require_division(dimensions: Sequence[_Dimension], mesh: Mesh) -> None:
         by = f"mesh {'×'.join(parts)}"
         alike = [d.size for d in dimensions if d.parts == parts and d.name != "vocab"]
         sizes = nearest_divisors(math.gcd(size, *alike, devices_along(mesh, *parts)), ways)
-        mend = f"{by} = {sizes} (and mesh {giving_axis(*parts)} with the devices that are left)"
+        mend = f"{by} = {sizes} (with the remaining devices on mesh {giving_axis(*parts)})"
         if name == "vocab":
             raise UserError(
                 f"{where}: a vocabulary of {size} is not divisible by {by} = {ways}; pad it with "

@@ -192,7 +192,7 @@ def test_a_state_that_does_not_fit_is_not_compiled(monkeypatch, capsys):
     trials = searching.search(options, target, max_trials=9, say=lambda text: None)
     assert all(isinstance(trial, str) or trial.state_alone for _, trial in trials)
     odd = replace(options, mesh=MeshOptions(data=1, fsdp=3))  # a search ignores this mesh
-    with pytest.raises(UserError, match=r"fits v4:2x2x1\. Use at least 5 .* such as v4:2x2x2"):
+    with pytest.raises(UserError, match=r"fits v4:2x2x1. Use at least 5 .* such as v4:2x2x2"):
         compile_step(CompileOptions(train=odd, topology="v4:2x2x1", search=True))
 
 

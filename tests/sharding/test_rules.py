@@ -96,22 +96,22 @@ def place(mesh, **dimensions):
             MeshOptions(tensor=4),
             {"kv_heads": 6},
             "kv_heads axis 'kv_heads' of size 6 is not divisible by mesh tensor = 4; nearest that "
-            "work: kv_heads axis 'kv_heads' of size 4 or 8, or mesh tensor = 2 (and mesh data with "
-            'the devices that are left), or the mesh rule "kv_heads=" (a copy on every device)',
+            "work: kv_heads axis 'kv_heads' of size 4 or 8, or mesh tensor = 2 (with the remaining "
+            'devices on mesh data), or the mesh rule "kv_heads=" (a copy on every device)',
         ),
-        (MeshOptions(tensor=2), {"heads": 3}, "of size 2 or 4, or mesh tensor = 1 (and mesh data"),
+        (MeshOptions(tensor=2), {"heads": 3}, "of size 2 or 4, or mesh tensor = 1 (with the"),
         # 2 divides the heads, but not the groups of keys.
-        (MeshOptions(tensor=4), {"heads": 6, "kv_heads": 3}, "or mesh tensor = 1 (and"),
+        (MeshOptions(tensor=4), {"heads": 6, "kv_heads": 3}, "or mesh tensor = 1 (with"),
         # tensor cannot use the devices of fsdp.
-        (MeshOptions(fsdp=4, tensor=2), {"heads": 15}, "or mesh tensor = 1 (and"),
+        (MeshOptions(fsdp=4, tensor=2), {"heads": 15}, "or mesh tensor = 1 (with"),
         (
             MeshOptions(data=1, fsdp=4, tensor=2),
             {"vocab": 61, "heads": 4},
             "a vocabulary of 61 is not divisible by mesh tensor = 2; pad it with the model's "
-            "vocab_multiple = 2 (to 62), or set mesh tensor = 1 (and mesh data",
+            "vocab_multiple = 2 (to 62), or set mesh tensor = 1 (with the",
         ),
         # A vocabulary can be padded, so it does not limit the proposed sizes.
-        (MeshOptions(tensor=8), {"heads": 12, "vocab": 61}, "or mesh tensor = 4 (and"),
+        (MeshOptions(tensor=8), {"heads": 12, "vocab": 61}, "or mesh tensor = 4 (with"),
     ],
 )
 def test_a_dimension_that_the_mesh_does_not_divide_is_refused(mesh, dimensions, message):
@@ -122,7 +122,7 @@ def test_a_dimension_that_the_mesh_does_not_divide_is_refused(mesh, dimensions, 
 
 def proposed(message):
     """Return the sizes that a message proposes after its last "="."""
-    found = re.search(r"= (\d+(?: or \d+)*) \(and", message)
+    found = re.search(r"= (\d+(?: or \d+)*) \(with", message)
     return [int(size) for size in found.group(1).split(" or ")]
 
 
@@ -193,16 +193,16 @@ def trained(**changes):
         (
             {"batch_size": 12},
             "train.batch_size 12 is not divisible by data × fsdp × microbatches = 8; nearest that "
-            "work: train.batch_size 8 or 16, or data × fsdp = 4 (and mesh tensor with the devices "
-            "that are left)",
+            "work: train.batch_size 8 or 16, or data × fsdp = 4 (with the remaining devices "
+            "on mesh tensor)",
         ),
         (
             {"batch_size": 24, "microbatches": 2},
             "microbatches = 16; nearest that work: train.batch_size 16 or 32, or "
             "train.microbatches = 1 or 3",
         ),
-        ({"batch_size": 12, "microbatches": 2}, "train.batch_size 16, or data × fsdp = 2 (and"),
-        ({"batch_size": 12, "microbatches": 5}, "left) and train.microbatches = 1"),
+        ({"batch_size": 12, "microbatches": 2}, "train.batch_size 16, or data × fsdp = 2 (with"),
+        ({"batch_size": 12, "microbatches": 5}, "mesh tensor) and train.microbatches = 1"),
         (
             {"batch_size": 8, "mesh": MeshOptions(data=2, sequence=4), "context_length": 22},
             "train.context_length 22 is not divisible by mesh sequence = 4; nearest that work: "
