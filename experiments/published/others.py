@@ -170,7 +170,7 @@ PILE = {
     "ARC-Easy": 0.913, "ARC-Challenge": 0.929, "COPA": 0.807,
 }  # fmt: skip
 X_SET = "FineWeb-Edu"
-WHAT_MOVES = "LLMs on the Line: what the lines of the public models are told apart by"
+WHAT_MOVES = "LLMs on the Line: what moves the lines of the public models"
 LEVEL = 0.05  # of corrected p-values
 
 
@@ -197,10 +197,10 @@ def llm_line(folder: Path) -> list[Section]:
             Comparison(what=what, published=f"{published:.3f}", rerun=rerun, ours=f"{line.r2:.3f}")
         )
     title = "LLMs on the Line: public models on the Pile (published and re-run: straight line)"
-    return [Section(title=title, rows=rows, notes=notes), told_apart(attribute(table))]
+    return [Section(title=title, rows=rows, notes=notes), what_moves(attribute(table))]
 
 
-def told_apart(found: Attribution) -> Section:
+def what_moves(found: Attribution) -> Section:
     """Return which factors move the lines of the public models.
 
     Per factor and unit it has the smallest p-value of "one line for all levels" over the y sets,

@@ -49,6 +49,7 @@ class ComputeLaw(Law):
     """Base of the laws whose inputs may be any two of N, D, C and M."""
 
     def missing_inputs(self, inputs: Mapping[str, Array]) -> list[str]:
+        """Return the inputs that neither are given nor follow from the given ones."""
         full = complete_inputs({name: np.ones(1) for name in inputs})
         return [name for name in self.inputs if name not in full]
 
@@ -70,6 +71,7 @@ class Chinchilla(ComputeLaw, PowerSum):
     term_exponents = (3, 4)
 
     def columns(self, inputs: Mapping[str, Array]) -> Columns:
+        """Return log N and log D."""
         return tuple(_logs(inputs, "N", "D"))
 
     @staticmethod
@@ -119,6 +121,7 @@ class Kaplan(ComputeLaw):
     )
 
     def columns(self, inputs: Mapping[str, Array]) -> Columns:
+        """Return log N and log D."""
         return tuple(_logs(inputs, "N", "D"))
 
     @staticmethod
@@ -138,9 +141,11 @@ class Kaplan(ComputeLaw):
         return size, above, ratio, total, np.exp(theta[:, 4, None] * total)
 
     def value(self, theta_RxP: Array, columns: Columns) -> Array:
+        """Return the prediction (R, M)."""
         return self._parts(theta_RxP, columns)[-1] + theta_RxP[:, :1]
 
     def value_and_jacobian(self, theta_RxP: Array, columns: Columns) -> tuple[Array, Array]:
+        """Return the prediction (R, M) and its derivative by theta (R, P, M)."""
         alpha, beta = theta_RxP[:, 3, None], theta_RxP[:, 4, None]
         size, above, ratio, total, reducible = self._parts(theta_RxP, columns)
         # Share of the size term in the sum; ratio <= 1, so that nothing overflows.
@@ -155,6 +160,7 @@ class Kaplan(ComputeLaw):
         return reducible + theta_RxP[:, :1], jacobian
 
     def basis(self, theta_GxP: Array, columns: Columns) -> tuple[Array, Array]:
+        """Return the reducible loss as offset, and 1 as basis of E."""
         reducible = self._parts(theta_GxP, columns)[-1]
         return reducible, np.ones((len(theta_GxP), 1, reducible.shape[1]))
 
@@ -162,6 +168,7 @@ class Kaplan(ComputeLaw):
         # Choose log A and log B from the data, whatever its scale: at the mean of log N and log D
         # the size term is e^rho times the data term, and the reducible loss is a given share of the
         # median target.
+        """Return nodes over all parameters but E, scaled to the data."""
         exponents = np.array([0.15, 0.25, 0.35, 0.45, 0.6, 0.8])
         nodes = linspace_grid(
             exponents, exponents, np.array([-1.5, 0.0, 1.5]), np.array([0.2, 0.5, 0.9])
@@ -212,6 +219,7 @@ class OverTraining(ComputeLaw, PowerSum):
     exponent_grid = np.linspace(0.01, 0.6, 40)
 
     def columns(self, inputs: Mapping[str, Array]) -> Columns:
+        """Return log C - log M and log C + log M."""
         compute, ratio = _logs(inputs, "C", "M")
         return compute - ratio, compute + ratio
 
@@ -237,5 +245,6 @@ class OverTrainingByParams(ComputeLaw, PowerSum):
     exponent_grid = np.linspace(0.02, 1.2, 40)
 
     def columns(self, inputs: Mapping[str, Array]) -> Columns:
+        """Return log N and log (6^(1/2) M N)."""
         params, ratio = _logs(inputs, "N", "M")
         return params, params + ratio + 0.5 * np.log(6.0)

@@ -198,10 +198,12 @@ class PowerSum(Law):
         ]
 
     def value(self, theta_RxP: Array, columns: Columns) -> Array:
+        """Return the prediction (R, M)."""
         terms = self._terms(theta_RxP, columns)
         return sum(terms[1:], start=terms[0]) + theta_RxP[:, :1]
 
     def value_and_jacobian(self, theta_RxP: Array, columns: Columns) -> tuple[Array, Array]:
+        """Return the prediction (R, M) and its derivative by theta (R, P, M)."""
         terms = self._terms(theta_RxP, columns)
         total = sum(terms[1:], start=terms[0]) + theta_RxP[:, :1]
         jacobian = np.empty((*theta_RxP.shape, total.shape[1]))
@@ -216,12 +218,14 @@ class PowerSum(Law):
         return total, jacobian
 
     def basis(self, theta_GxP: Array, columns: Columns) -> tuple[Array, Array]:
+        """Return 0 as offset; 1 and the powers as basis."""
         terms = [
             np.exp(-theta_GxP[:, e, None] * columns[k]) for k, e in enumerate(self.term_exponents)
         ]
         return np.zeros_like(terms[0]), np.stack([np.ones_like(terms[0]), *terms], axis=1)
 
     def grid(self, columns: Columns, target_M: Array) -> Array:
+        """Return all combinations of the exponents' grid."""
         exponents = sorted(set(self.term_exponents))
         nodes = linspace_grid(*[self.exponent_grid] * len(exponents))
         theta = np.zeros((len(nodes), len(self.parameters)))
@@ -229,6 +233,7 @@ class PowerSum(Law):
         return theta
 
     def centering(self, columns: Columns) -> Array:
+        """Return the matrix that refers each coefficient to the mean of its z_k."""
         matrix = np.eye(len(self.parameters))
         for k, e in enumerate(self.term_exponents):
             matrix[1 + k, e] = -float(np.mean(columns[k]))
@@ -255,6 +260,7 @@ class ShiftedPowerLaw(Law):
     )
 
     def columns(self, inputs: Mapping[str, Array]) -> Columns:
+        """Return x."""
         return (np.asarray(inputs["x"], float),)
 
     def _power(self, theta: Array, x: Array) -> tuple[Array, Array, Array]:
@@ -264,9 +270,11 @@ class ShiftedPowerLaw(Law):
         return gap, log_gap, np.exp(theta[:, 0, None] + theta[:, 1, None] * log_gap)
 
     def value(self, theta_RxP: Array, columns: Columns) -> Array:
+        """Return the prediction (R, M)."""
         return self._power(theta_RxP, columns[0])[2] + theta_RxP[:, 3, None]
 
     def value_and_jacobian(self, theta_RxP: Array, columns: Columns) -> tuple[Array, Array]:
+        """Return the prediction (R, M) and its derivative by theta (R, P, M)."""
         gap, log_gap, power = self._power(theta_RxP, columns[0])
         jacobian = np.empty((len(theta_RxP), 4, power.shape[1]))
         jacobian[:, 0] = power
@@ -276,11 +284,13 @@ class ShiftedPowerLaw(Law):
         return power + theta_RxP[:, 3, None], jacobian
 
     def basis(self, theta_GxP: Array, columns: Columns) -> tuple[Array, Array]:
+        """Return 0 as offset; the power and 1 as basis of K and E_y."""
         gap = np.maximum(columns[0] - theta_GxP[:, 2, None], 1e-300)
         power = np.exp(theta_GxP[:, 1, None] * np.log(gap))
         return np.zeros_like(power), np.stack([power, np.ones_like(power)], axis=1)
 
     def grid(self, columns: Columns, target_M: Array) -> Array:
+        """Return all combinations of kappa and E_x on a grid."""
         x = columns[0]
         low, high = self.bounds(columns, target_M)
         # E_x may lie anywhere from 0 to just below min x: nodes at shares of min x, and nodes close
@@ -295,6 +305,7 @@ class ShiftedPowerLaw(Law):
         return theta
 
     def centering(self, columns: Columns) -> Array:
+        """Return the matrix that refers K to a typical gap x - E_x."""
         x = columns[0]
         matrix = np.eye(4)
         # Logarithm of a typical gap x - E_x; only its order of magnitude matters.
@@ -319,28 +330,34 @@ class ErrorLaw(Law):
     )
 
     def columns(self, inputs: Mapping[str, Array]) -> Columns:
+        """Return x."""
         return (np.asarray(inputs["x"], float),)
 
     def value(self, theta_RxP: Array, columns: Columns) -> Array:
+        """Return the prediction (R, M)."""
         return theta_RxP[:, 0, None] - np.exp(
             theta_RxP[:, 1, None] - theta_RxP[:, 2, None] * columns[0]
         )
 
     def value_and_jacobian(self, theta_RxP: Array, columns: Columns) -> tuple[Array, Array]:
+        """Return the prediction (R, M) and its derivative by theta (R, P, M)."""
         decay = np.exp(theta_RxP[:, 1, None] - theta_RxP[:, 2, None] * columns[0])
         jacobian = np.stack([np.ones_like(decay), -decay, decay * columns[0]], axis=1)
         return theta_RxP[:, 0, None] - decay, jacobian
 
     def basis(self, theta_GxP: Array, columns: Columns) -> tuple[Array, Array]:
+        """Return 0 as offset; 1 and -exp(-gamma x) as basis."""
         decay = np.exp(-theta_GxP[:, 2, None] * columns[0])
         return np.zeros_like(decay), np.stack([np.ones_like(decay), -decay], axis=1)
 
     def grid(self, columns: Columns, target_M: Array) -> Array:
+        """Return nodes of gamma."""
         theta = np.zeros((16, 3))
         theta[:, 2] = np.geomspace(0.02, 20.0, 16)
         return theta
 
     def centering(self, columns: Columns) -> Array:
+        """Return the matrix that refers k to the mean x."""
         matrix = np.eye(3)
         matrix[1, 2] = -float(np.mean(columns[0]))
         return matrix
