@@ -28,7 +28,7 @@ from lossline.tables.schema import OWN_SET, Unit
 from lossline.tables.sweeps import import_sweep
 
 # The 17 tasks whose errors arXiv 2403.08540 averages, named as in the released table.
-_GADRE_TASKS = (
+GADRE_TASKS = (
     "bigbench_operators", "bigbench_dyck_languages", "bigbench_novel_concepts",
     "bigbench_cs_algorithms", "bigbench_qa_wikidata", "pubmed_qa_labeled", "hellaswag_zeroshot",
     "hellaswag", "boolq", "arc_easy", "coqa", "lambada_openai", "winograd", "commonsense_qa",
@@ -226,7 +226,7 @@ def over_training(table: pd.DataFrame, *, eval_set: str, largest_fitted: float =
     Both laws are fitted to models with up to ``largest_fitted`` parameters. Larger models (stars)
     are predicted. The error is the mean over the 17 tasks of the paper.
     """
-    runs = loss_and_error(table, eval_set, _GADRE_TASKS).merge(
+    runs = loss_and_error(table, eval_set, GADRE_TASKS).merge(
         table[["run_id", "pretraining_data"]].drop_duplicates(), on="run_id"
     )
     runs = runs.assign(held_out=runs["params"] > largest_fitted)

@@ -10,8 +10,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from docs.shell_blocks import PAGES, REPOSITORY, Block, fenced, shell_blocks
 
+from docs.shell_blocks import PAGES, REPOSITORY, Block, fenced, shell_blocks
 from lossline.cli.configuration import _parse_command_line, build_options
 
 BLOCKS = [block for page in PAGES for block in shell_blocks(page)]
