@@ -59,8 +59,8 @@ def test_second_run_removes_files_of_the_first_and_keeps_the_users(
         "one.csv", "two.csv", "mine.csv", "results.csv", "written.json"
     }  # fmt: skip
     assert "removed" not in capsys.readouterr().out
-    (out / "notes.txt").write_text("a person's")
-    (out / "three.csv").write_text("a person's")
+    (out / "notes.txt").write_text("the user's")
+    (out / "three.csv").write_text("the user's")
     (out / "mine.csv").write_text("n\n2\n")
     assert run(["one"]) == {
         "one.csv", "mine.csv", "results.csv", "written.json", "notes.txt", "three.csv"
@@ -73,8 +73,8 @@ def test_second_run_removes_files_of_the_first_and_keeps_the_users(
     (out / "one.csv").write_text("n\n3\n")
     assert {"one.csv.earlier", "three.csv.earlier"} < run(["one", "three"])
     assert (out / "one.csv.earlier").read_text() == "n\n3\n"
-    assert (out / "three.csv.earlier").read_text() == "a person's"
-    assert "three.csv was there already" in capsys.readouterr().out
+    assert (out / "three.csv.earlier").read_text() == "the user's"
+    assert "three.csv existed and was not an earlier run's" in capsys.readouterr().out
     (out / "one.csv").write_text("n\n4\n")
     assert "one.csv.earlier1" in run(["one"])
     assert (out / "one.csv.earlier").read_text() == "n\n3\n"
@@ -119,12 +119,12 @@ def test_larger_gadre_models_are_predicted_and_never_fitted(experiment, publishe
 
 
 def test_pretraining_data_moves_the_lines_of_public_models(repository, published_data, tmp_path):
-    """Only tokenizers are significant besides, in nats per token, not in bits per byte."""
+    """Besides, only the tokenizer is significant, per token but not per byte."""
     (tmp_path / "data").mkdir()
     shutil.copy(published_data / "llm_line_hf.csv", tmp_path / "data")
     done = reproduce(repository, tmp_path / "data", tmp_path / "out")
     assert done.returncode == 0, done.stderr
-    assert "if runs vary alike, by the pretraining data;" in done.stdout
+    assert "moved, if all runs vary alike, by the pretraining data;" in done.stdout
     assert "2 runs in 1 matched group, run-to-run noise 3 times that of other" in done.stdout
     assert "the architecture (changes with the pretraining data and the model size)" in done.stdout
     verdicts = pd.read_csv(tmp_path / "out" / "llm_line_attribution.csv").set_index("factor")
