@@ -140,7 +140,7 @@ def test_contradicting_values_are_a_user_error(folder):
         import_sweep("gadre", folder)
     tree["results"][-1]["val_data"] = []
     put(folder / "models" / "c4-0.5.json", tree)
-    with pytest.raises(UserError, match="a result whose val_data is in 0 folders"):
+    with pytest.raises(UserError, match="a result has val_data in 0 folders"):
         import_sweep("gadre", folder)
     put(folder / "models" / "c4-0.5.json", model("c4-0.5", {"c4_val": 2.9}))
     put(folder / "more" / "c4-0.5.json", model("c4-0.5", {"c4_val": 2.9}))
