@@ -81,16 +81,12 @@ def test_method_with_few_answers_is_compared_separately():
     )
     assert "line 25.00%" in text and "rare 2.00%" in text
     rows = [[cell.text for cell in row] for row in held_out_grid(heldout).rows]
-<<<<<<< HEAD
     assert [row[0] for row in rows] == [
         "line",
         "nearest run",
         "rare",
         "line, on the losses of rare",
     ]
-=======
-    assert [row[0] for row in rows] == ["line", "nearest run", "rare", "line, on the losses of rare"]
->>>>>>> 9ae1fff (Match two new messages in the tests of tables and common cases)
     assert [row[3] for row in rows] == ["8", "8", "2", "2"]
 
 
