@@ -304,14 +304,14 @@ class ModelConfig(ABC):
         if large % small == 0:
             return
         divisors = nearest_divisors(small, large, lambda n: works(n, large))
-        mends = [f"{divisor} to {' or '.join(str(n) for n in divisors)}"] if divisors else []
+        fixes = [f"{divisor} to {' or '.join(str(n) for n in divisors)}"] if divisors else []
         multiple = nearest_multiple(large, small, lambda n: works(small, n))
         derived = dividend not in {field.name for field in dataclasses.fields(self)}
         if multiple is not None and not derived:
-            mends.append(f"{dividend} to {multiple}")
+            fixes.append(f"{dividend} to {multiple}")
         raise UserError(
             f"{self.family}.{divisor} = {small} does not divide {self.family}.{dividend} = {large}:"
-            f" set {', or '.join(mends) or 'others'}"
+            f" set {', or '.join(fixes) or 'others'}"
         )
 
 

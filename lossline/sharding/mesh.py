@@ -93,11 +93,11 @@ def require_divisible(what: str, number: int, by: str, ways: int, *, devices: in
         UserError: ``number % ways != 0``.
     """
     if number % ways:
-        mend = f"{by} = {nearest_divisors(math.gcd(number, devices), ways)}"
-        raise indivisible(what, number, by, ways, mend=mend)
+        fix = f"{by} = {nearest_divisors(math.gcd(number, devices), ways)}"
+        raise indivisible(what, number, by, ways, fix=fix)
 
 
-def indivisible(what: str, number: int, by: str, ways: int, *, mend: str) -> UserError:
+def indivisible(what: str, number: int, by: str, ways: int, *, fix: str) -> UserError:
     """Return the error that ``ways`` does not divide ``number``, with the nearest multiples.
 
     Args:
@@ -105,13 +105,13 @@ def indivisible(what: str, number: int, by: str, ways: int, *, mend: str) -> Use
         number: the number to divide.
         by: name of ``ways`` in the message.
         ways: the divisor.
-        mend: another way to fix it, for the end of the message.
+        fix: another way to fix it, for the end of the message.
     """
     below, above = number // ways * ways, -(-number // ways) * ways
     near = f"{below} or {above}" if below else f"{above}"
     return UserError(
         f"{what} {number} is not divisible by {by} = {ways}; nearest that work: {what} {near}, or "
-        f"{mend}"
+        f"{fix}"
     )
 
 

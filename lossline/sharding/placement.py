@@ -91,14 +91,14 @@ def _require_division(dimensions: Sequence[_Dimension], mesh: Mesh) -> None:
         by = f"mesh {'×'.join(parts)}"
         alike = [d.size for d in dimensions if d.parts == parts and d.name != "vocab"]
         sizes = nearest_divisors(math.gcd(size, *alike, devices_along(mesh, *parts)), ways)
-        mend = f"{by} = {sizes} (with the remaining devices on mesh {giving_axis(*parts)})"
+        fix = f"{by} = {sizes} (with the remaining devices on mesh {giving_axis(*parts)})"
         if name == "vocab":
             raise UserError(
                 f"{where}: a vocabulary of {size} is not divisible by {by} = {ways}; pad it with "
-                f"the model's vocab_multiple = {ways} (to {-(-size // ways) * ways}), or set {mend}"
+                f"the model's vocab_multiple = {ways} (to {-(-size // ways) * ways}), or set {fix}"
             )
-        mend += f', or the mesh rule "{name}=" (a copy on every device)'
-        raise indivisible(f"{where} axis {name!r} of size", size, by, ways, mend=mend)
+        fix += f', or the mesh rule "{name}=" (a copy on every device)'
+        raise indivisible(f"{where} axis {name!r} of size", size, by, ways, fix=fix)
 
 
 def parameter_table(shapes: Any, axes: Any, shardings: Any) -> str:

@@ -45,20 +45,20 @@ class Defect:
         column: its column.
         position: its row, from 0.
         what: what is wrong.
-        mend: how to fix it.
-        unplaceable: whether the row does not say what it measures, so that it cannot be kept.
+        fix: how to fix it.
+        unplaceable: whether run, step, set, kind or status are unknown; the row is then dropped.
     """
 
     column: str
     position: int
     what: str
-    mend: str
+    fix: str
     unplaceable: bool = False
 
     def line(self, where: str) -> str:
         """Return the problem as one line for a message."""
         place = f"column {self.column!r}, {row_number(self.position)}"
-        return f"{where}: {place}: {self.what}; {self.mend}"
+        return f"{where}: {place}: {self.what}; {self.fix}"
 
 
 def check_columns(frame: pd.DataFrame, *, where: str = "the table") -> None:
@@ -147,7 +147,7 @@ def summarize(problems: Iterable[Defect], where: str, most: int = 5) -> list[str
     """Return one line per kind of problem: its first row in full, then the other rows."""
     kinds: dict[tuple[str, str], list[Defect]] = {}
     for problem in problems:
-        kinds.setdefault((problem.column, problem.mend), []).append(problem)
+        kinds.setdefault((problem.column, problem.fix), []).append(problem)
     lines = []
     for found in kinds.values():
         rows = sorted({problem.position for problem in found} - {found[0].position})
@@ -174,7 +174,7 @@ def _empty_cells(frame: pd.DataFrame) -> Iterator[Defect]:
                     what=said.removeprefix(of_this)
                     if said.startswith(of_this)
                     else "the cell is empty",
-                    mend=f"every row needs its {column.name} ({column.meaning})",
+                    fix=f"every row needs its {column.name} ({column.meaning})",
                     unplaceable=True,
                 )
 
@@ -187,7 +187,7 @@ def _unknown_words(frame: pd.DataFrame) -> Iterator[Defect]:
                 column=name,
                 position=position,
                 what=f"{frame[name].iloc[position]!r} is not one of {', '.join(known)}",
-                mend="write one of these",
+                fix="write one of these",
                 unplaceable=True,
             )
 
@@ -217,7 +217,7 @@ def _bad_numbers(frame: pd.DataFrame, used: np.ndarray) -> Iterator[Defect]:
                 column=name,
                 position=position,
                 what="the value is infinite",
-                mend="for a failed measurement write status 'failed' and no value",
+                fix="for a failed measurement write status 'failed' and no value",
             )
         for position in _where(used & (values < 0)):
             shown = int(values[position]) if name in COUNTS else values[position]
@@ -225,7 +225,7 @@ def _bad_numbers(frame: pd.DataFrame, used: np.ndarray) -> Iterator[Defect]:
                 column=name,
                 position=position,
                 what=f"{shown:g} is negative",
-                mend=f"{name} is never below 0",
+                fix=f"{name} is never below 0",
             )
     for name in _POSITIVE:
         values = frame[name].to_numpy(dtype="float64", na_value=np.nan)
@@ -234,7 +234,7 @@ def _bad_numbers(frame: pd.DataFrame, used: np.ndarray) -> Iterator[Defect]:
                 column=name,
                 position=position,
                 what="the value is 0",
-                mend="leave the cell empty if the value is unknown",
+                fix="leave the cell empty if the value is unknown",
             )
     accuracy = frame["accuracy"].to_numpy(dtype="float64")
     for position in _where(used & (accuracy > 1)):
@@ -242,7 +242,7 @@ def _bad_numbers(frame: pd.DataFrame, used: np.ndarray) -> Iterator[Defect]:
             column="accuracy",
             position=position,
             what=f"{accuracy[position]:g} is above 1",
-            mend="write a fraction, or convert percent with percent = true in a mapping",
+            fix="write a fraction, or convert percent with percent = true in a mapping",
         )
 
 
@@ -273,7 +273,7 @@ def _means_against_sums(frame: pd.DataFrame, used: np.ndarray) -> Iterator[Defec
                 what=f"{given[position]:.6g} does not agree with its sums, "
                 f"which give {right[position]:.6g}"
                 + _unit_guess(given[position], right[position], name),
-                mend="leave the cell empty to compute it from the sums",
+                fix="leave the cell empty to compute it from the sums",
             )
 
 
@@ -321,7 +321,7 @@ def _bytes_per_token(frame: pd.DataFrame, used: np.ndarray) -> Iterator[Defect]:
                 position=int(position),
                 what=f"loss and bits per byte imply {values[position]:.3g} bytes per token where "
                 f"{others} {other:.3g}: nats are mixed with bits",
-                mend="write loss in nats per token, bits_per_byte in bits",
+                fix="write loss in nats per token, bits_per_byte in bits",
             )
 
 
@@ -353,7 +353,7 @@ def _bits_among_nats(frame: pd.DataFrame, used: np.ndarray) -> Iterator[Defect]:
                 position=int(position),
                 what=f"{number['loss'][position]:.6g} is 1/ln 2 times the value that other rows "
                 "of this set predict: nats are mixed with bits",
-                mend="write loss in nats per token, bits times ln 2; if these runs differ in kind, "
+                fix="write loss in nats per token, bits times ln 2; if these runs differ in kind, "
                 "add the column that shows it (such as optimizer)",
             )
 
@@ -373,7 +373,7 @@ def _missing_measurements(frame: pd.DataFrame, used: np.ndarray) -> Iterator[Def
             column="loss",
             position=position,
             what="the value is missing (NaN) although the status is ok",
-            mend="add the loss or the sums, or set status to 'failed' with a message",
+            fix="add the loss or the sums, or set status to 'failed' with a message",
         )
     failed = used & (frame["status"] == str(Status.FAILED)).to_numpy()
     for name in ("loss", "bits_per_byte", "accuracy"):
@@ -382,7 +382,7 @@ def _missing_measurements(frame: pd.DataFrame, used: np.ndarray) -> Iterator[Def
                 column=name,
                 position=position,
                 what="a row with status failed has a value",
-                mend="empty the cell, or set status to 'ok'",
+                fix="empty the cell, or set status to 'ok'",
             )
 
 
@@ -407,7 +407,7 @@ def _duplicates(frame: pd.DataFrame, used: np.ndarray) -> Iterator[Defect]:
             what=f"run {run_id!r} at step {step} on {eval_set!r} is already in "
             + row_number(int(before))
             + values,
-            mend="keep one row per checkpoint and evaluation set",
+            fix="keep one row per checkpoint and evaluation set",
         )
 
 
@@ -441,5 +441,5 @@ def _changing(rows: pd.DataFrame, by: list[str], names: list[str], unit: str) ->
                     position=int(position),
                     what=f"{unit} {shown} has {rows[name].loc[position]} here and "
                     f"{rows[name].loc[reference]} in " + row_number(int(reference)),
-                    mend=f"a {unit} has one {name}; give different runs different run_ids",
+                    fix=f"a {unit} has one {name}; give different runs different run_ids",
                 )

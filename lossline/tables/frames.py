@@ -135,7 +135,7 @@ def _typed_column(values: pd.Series, column: Column, where: str) -> pd.Series:
         return as_text(values)
     for row, fault in _faults(values, column.kind).items():
         text = np.isnan(as_numbers(values).iloc[row])
-        mend = (
+        fix = (
             "write a number or leave the cell empty"
             if text
             else f"this column holds counts ({column.meaning})"
@@ -143,7 +143,7 @@ def _typed_column(values: pd.Series, column: Column, where: str) -> pd.Series:
         fault = "is not a number" if text else fault
         raise UserError(
             f"{where}: column {column.name!r}, {row_number(row)}: {_shown(values.iloc[row])} "
-            f"{fault}; {mend}"
+            f"{fault}; {fix}"
         )
     return as_numbers(values) if column.kind is Kind.NUMBER else as_counts(values)
 

@@ -182,14 +182,13 @@ def _unequal(
     path: Path, line: int, cells: Sequence[str], header: Sequence[str], separator: str
 ) -> UserError:
     """Return the error for a row that does not fit the header."""
-    mend = (
+    fix = (
         "put quotation marks around a cell that holds the separator, and name every column"
         if len(cells) > len(header)
         else f"complete the row with {_SEPARATORS[separator]}, or delete it if it was cut off"
     )
     return UserError(
-        f"{path}, line {line}: {len(cells)} fields, but the header has {len(header)} columns; "
-        f"{mend}"
+        f"{path}, line {line}: {len(cells)} fields, but the header has {len(header)} columns; {fix}"
     )
 
 

@@ -110,4 +110,4 @@ def require_whole_rows(rows: int, parts: int, mesh: Mesh) -> None:
         fix = f"data × fsdp = {sizes} (with the remaining devices on mesh tensor)"
         fix += "" if kept == parts else " and train.microbatches = 1"
     by = "data × fsdp × microbatches"
-    raise indivisible("train.batch_size", rows, by, shards * parts, mend=fix)
+    raise indivisible("train.batch_size", rows, by, shards * parts, fix=fix)

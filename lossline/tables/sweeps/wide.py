@@ -366,10 +366,10 @@ def set_aside(
         if problem.position not in seen:
             seen.add(problem.position)
             column, row = places[problem.position]
-            # A fact stands once in the source, even if its row measures many sets.
+            # A fact occurs once in the source, even if its row measures many sets.
             name = column if problem.column in QUANTITIES else problem.column
             what = f"{problem.column}: {problem.what}"
-            found.append((name, row, f"{problem.column}: {problem.mend}", what))
+            found.append((name, row, f"{problem.column}: {problem.fix}", what))
     validate(table, where=where)
     return table.drop(columns=["x_source_row", "x_source_column"]), _summaries(found, where, labels)
 
