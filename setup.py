@@ -1,4 +1,4 @@
-"""Packaging of lossline. The tested pins stand in constraints.txt; here are only lower bounds."""
+"""Packaging of lossline, with lower bounds of versions; constraints.txt pins tested versions."""
 
 import runpy
 from pathlib import Path

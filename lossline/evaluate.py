@@ -2,8 +2,8 @@
 
     python -m lossline.evaluate --gin_file=gin_configs/evaluation/quickstart.gin --runs runs/
 
-Run again, it measures only what is new. With --watch it measures new checkpoints of running
-trainings until they have ended.
+A second run measures only new checkpoints and sets. With --watch it measures
+new checkpoints of running trainings until they have ended.
 """
 
 from lossline.cli.configuration import Flag, Verb, run_verb

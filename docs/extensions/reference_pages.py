@@ -180,7 +180,7 @@ def rooms() -> list[str]:
 
 
 def api_pages() -> dict[str, str]:
-    """Return file name -> text: one page for each room, and one for the modules beside them."""
+    """Return file name -> text: one page for each room, and one for the modules next to them."""
     pages = {f"{room}.md": _api_page(room) for room in rooms()}
     beside = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem not in VERBS)
     sections = "".join(

@@ -7,7 +7,7 @@ names their sources. The JAX solver (`jax_solver`) is what one would write first
 Levenberg-Marquardt with Huber's weights, the Jacobian by ``jax.jacfwd``, all starts in one
 ``jax.vmap``, compiled, float64. Two jobs: Chinchilla's law from the 4,500 published starts, and
 1,000 resamples of one loss-to-loss line. Compile time is not counted. Rounds are interleaved and
-the best CPU time of each is kept. Prints the results and writes fit_jax.json beside this file.
+the best CPU time of each is kept. Prints the results and writes fit_jax.json next to this file.
 """
 
 import argparse

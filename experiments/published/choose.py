@@ -4,7 +4,7 @@
 
 Every variant is fitted up to one iso-FLOP budget and predicts a later one, for all train-to-train,
 train-to-validation and train-to-task lines. The *inner* pairs of budgets end below the largest one;
-the choice was made by these. The *outer* pairs predict the largest budget (the README tells how far
+the choice was made by these. The *outer* pairs predict the largest budget (the README shows how far
 they were seen). Prints geometric means over the pairs of budgets of median, 90th percentile and
 worst |relative error|.
 """

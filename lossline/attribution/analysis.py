@@ -34,7 +34,7 @@ class Analysis:
         contrasts: all contrasts, in both units.
         shares: shares of variance by (factor, unit, y set).
         margins: margins by (unit, y set).
-        message: why nothing could be tested; empty if something was.
+        message: reason why nothing could be tested; empty otherwise.
     """
 
     plan: Design
@@ -153,7 +153,7 @@ def losses_on(
 
 
 def _up_to(rows: pd.DataFrame, x_set: str, max_x: float) -> pd.MultiIndex:
-    """Checkpoints whose x is at most ``max_x``, in nats (in bits per byte without nats)."""
+    """Checkpoints whose x is at most ``max_x``: nats, or bits per byte if no row has nats."""
     x = rows[rows["eval_set"] == x_set]
     value = x["loss"] if x["loss"].notna().any() else x["bits_per_byte"]
     return pd.MultiIndex.from_frame(x.loc[value <= max_x, ["run_id", "step"]])

@@ -92,7 +92,7 @@ class Contrast:
         comparison: comparison of the runs. GROUPS: the first one of ``sides[0]``.
         scale: ``move`` is the move of ``comparison`` times this: 1 for a pair, the log ratio of the
             ends for a trend.
-        pairs: number of comparisons that share the level of the interval.
+        pairs: number of pairs of levels; the interval holds for all of them together.
         by_group: move of each matched group, by name.
         spread: standard deviation of these moves, minus the part that runs with different seeds
             show as noise.

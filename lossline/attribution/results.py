@@ -192,7 +192,7 @@ class FactorAttribution:
 
     @property
     def size(self) -> float:
-        """Size of the named effect without its sign, in ``unit``; NaN if there is none."""
+        """Absolute size of the effect that the sentence names, in ``unit``; NaN without one."""
         moves = [abs(group.move) for group in self.by_group]
         return max([abs(self.named.move.value) if self.named else math.nan, *moves])
 

@@ -1,4 +1,4 @@
-"""Find runs that an attribution must not rest on: copies of another run, and outliers."""
+"""Find runs that would mislead an attribution: copies of another run, and outliers."""
 
 from __future__ import annotations
 
@@ -75,9 +75,10 @@ def _agree(longer: pd.Series, shorter: pd.Series) -> bool:
 
 
 def _telling_digits(values: np.ndarray) -> int:
-    """Number of decimals, over all losses, that can distinguish runs of one recipe.
+    """Count the decimals, over all losses, that can distinguish two runs of one recipe.
 
-    These are the decimals after the second, at most four per loss.
+    The first two decimals of a loss do not count, because such runs may agree in them. Of the
+    decimals after them, at most four count.
     """
     for decimals in range(_ALIKE_DECIMALS, _ALIKE_DECIMALS + 4):
         if np.allclose(values, values.round(decimals), rtol=_SAME, atol=0.0):

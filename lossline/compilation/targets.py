@@ -234,7 +234,7 @@ def _described_cards(name: str, card: Card, count: int) -> Target:
 
 
 def _require_cudnn(name: str, cuda: int) -> None:
-    """Raise a UserError if cuDNN is not installed; tracing and compiling need it besides JAX.
+    """Raise a UserError if cuDNN is not installed; tracing and compiling need it as well as JAX.
 
     Call it after the plugin is loaded, which finds the libraries of NVIDIA's wheels.
     """

@@ -172,7 +172,7 @@ _QK_NORMS = {
 
 
 def _is(**wanted: Any) -> Callable[[LlamaConfig], bool]:
-    """Return a test whether a configuration has Llama's options, except for the ``wanted`` ones."""
+    """Return a function that checks for Llama's options, except for the ``wanted`` ones."""
     options = {
         "mlp": "swiglu",
         "norm": "rms",

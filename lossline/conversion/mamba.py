@@ -77,7 +77,7 @@ def all_tensors(config: StateSpaceConfig, mixer: list[Tensor]) -> list[Tensor]:
 def has_rms_norms(config: StateSpaceConfig) -> bool:
     """Return whether the norms are those of every Mamba.
 
-    With other norms the tensors would have the same names or be fewer, so a folder could not tell.
+    A folder does not record its norms: with others, tensors would have the same names or be absent.
     """
     return config.norm == "rms" and config.norm_scale
 

@@ -14,7 +14,9 @@ from lossline.errors import UserError
 
 
 def rotation(tree: Entries) -> Entries:
-    """Return the entries of the object that exists, or no entries.
+    """Return the entries of ``rope_parameters`` or of ``rope_scaling``, whichever exists.
+
+    Return no entries if neither exists.
 
     Raises:
         UserError: both objects exist and differ, or the object has a section per type of layer.
@@ -37,19 +39,19 @@ def kind_of(found: Entries) -> Any:
     return found.get("rope_type", found.get("type", "default"))
 
 
-def number_of(tree: Entries, found: Entries, beside: str, within: str, default: float) -> float:
+def number_of(tree: Entries, found: Entries, outer: str, inner: str, default: float) -> float:
     """Return a number that is given inside the object or outside it, under another name.
 
     Args:
         tree: entries of config.json.
         found: entries of the object.
-        beside: name outside the object.
-        within: name inside the object.
+        outer: name outside the object.
+        inner: name inside the object.
         default: value if both are absent.
 
     Raises:
         UserError: both are given and differ.
     """
-    value = found.number(within, tree.number(beside, default))
-    tree.require_same(beside, value, f"{within} of the rotary positions")
+    value = found.number(inner, tree.number(outer, default))
+    tree.require_same(outer, value, f"{inner} of the rotary positions")
     return value

@@ -55,17 +55,17 @@ class EvaluateOptions:
         long_documents: rule for documents longer than the context.
         batch_size: rows per call of the model. It does not change results.
         rows: several texts per row ("packed"), or one ("padded").
-        accuracy: checkpoints that get an accuracy besides the loss of the gold answers.
+        accuracy: checkpoints that get an accuracy in addition to the loss of the gold answers.
         activations: type to compute in, whatever the run was trained in. With float32 (and products
             in full precision) the sums do not depend on the shape of the batch, except for the last
             rounding; on accelerators it takes several times as long as bfloat16. "": the model's
             own type.
         steps: measure only these checkpoints. Empty: all kept checkpoints.
         watch: keep running and measure new checkpoints until all runs have ended.
-        poll_seconds: seconds between two looks for new checkpoints.
+        poll_seconds: seconds between two searches for new checkpoints.
         mesh: devices; rows are split over ``data`` and ``fsdp``.
-        compilation_cache: folder of compiled programs. Default: .compilation_cache beside the first
-            run; "off": none.
+        compilation_cache: folder of compiled programs. Default: .compilation_cache next to the
+            first run; "off": none.
     """
 
     runs: tuple[str, ...]

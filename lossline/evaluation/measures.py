@@ -1,4 +1,4 @@
-"""Prepared evaluation sets: which tokens are scored, and which sums their nats become.
+"""Prepared evaluation sets: they choose the tokens to score and sum their nats.
 
 ``DocumentLoss`` measures running text, ``AnswerLoss`` the gold answers of a benchmark,
 ``ChoiceAccuracy`` all answers of a benchmark. The last one also yields the sums of ``AnswerLoss``,

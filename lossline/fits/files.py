@@ -1,4 +1,4 @@
-"""Results of a study as files: Parquet and JSON, written atomically, and read back."""
+"""Results of a fit as files: Parquet and JSON, written atomically, and read back."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def _carry_over(earlier: Path, out: Path) -> None:
 
 
 def aside(path: Path) -> Path:
-    """Return the first free name beside ``path``, ending in .earlier, .earlier1, …"""
+    """Return the first free name next to ``path``, ending in .earlier, .earlier1, …"""
     names = (path.with_name(f"{path.name}.earlier{n or ''}") for n in itertools.count())
     return next(name for name in names if not name.exists())
 

@@ -49,7 +49,7 @@ class ComputeLaw(Law):
     """Base of the laws whose inputs may be any two of N, D, C and M."""
 
     def missing_inputs(self, inputs: Mapping[str, Array]) -> list[str]:
-        """Return the inputs that neither are given nor follow from the given ones."""
+        """Return the inputs that are not given and do not follow from the given ones."""
         full = complete_inputs({name: np.ones(1) for name in inputs})
         return [name for name in self.inputs if name not in full]
 

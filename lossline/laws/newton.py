@@ -93,7 +93,7 @@ def _damped(
     left: Array,
     model: tuple[Array, Array, Array],
 ) -> Array:
-    """Take the best damped and shortened step of the rows ``left``, in place. Return who moved."""
+    """Take the best damped and shortened step of rows ``left``, in place; return which moved."""
     rows, part = rows[left], part[left]
     hessian, gradient, normal = (m[left] for m in model)
     here, start = theta[part], objective[part].copy()

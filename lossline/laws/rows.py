@@ -95,7 +95,7 @@ class Rows:
         return total, product[:, :, 0], product[:, :, 1:]
 
     def _sums(self, theta: Array, rows: Array) -> tuple[Array, Array]:
-        """Return objective (R,), and gradient beside Gauss-Newton matrix (R, P, 1 + P)."""
+        """Return objective (R,), and gradient next to Gauss-Newton matrix (R, P, 1 + P)."""
         columns, goal, weights = self.take(rows)
         o = self.stack.objective
         f, jacobian = self.stack.law.value_and_jacobian(theta, columns)

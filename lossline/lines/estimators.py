@@ -15,7 +15,7 @@ at the mean shape. Three more choices make it precise:
 A grid needs no start values and does not depend on the order of points. It is also cheap enough to
 repeat for hundreds of reweightings of the runs, from which bands follow. These draws use a prior
 that prefers no shape: the prior of the line itself would pull all of them to one side of a line
-that bends sharply. experiments/published/README.md tells how the estimator was chosen,
+that bends sharply. experiments/published/README.md explains how the estimator was chosen,
 experiments/lines/README.md how often its bands cover planted lines.
 """
 
@@ -131,7 +131,7 @@ def curve(parameters_Px6: Array, x: Array, allocation: Array | float = 0.0) -> A
     """Return the law (P, M) of each parameter vector at x (M,).
 
     y = K (x - E_x)^kappa + E_y + (gamma + tilt x) a, with a = ln(D/N) - ln(D/N of the reference).
-    At and below E_x the law is its limit.
+    At and below E_x the power of (x - E_x) is 0: the limit from above.
     """
     K, kappa, E_x, E_y, gamma, tilt = (
         np.asarray(parameters_Px6, float)[:, i, None] for i in range(len(PARAMETERS))
@@ -298,7 +298,7 @@ class _Grid:
             )
 
     def _rest(self) -> Array:
-        """Return the columns (Q, M) besides the power: 1 unless E_y is given, and those of D/N."""
+        """Return the columns (Q, M) other than the power: 1 if E_y is free, and those of D/N."""
         rows = [] if self.E_y is not None else [np.ones_like(self.x)]
         if self.used:
             rows += [self.allocation, self.allocation * (self.x / self.low - 1)]

@@ -4,8 +4,8 @@
     found.predictions                       # one row per held-out point and method
     score([found, ...])                     # errors and coverage per kind of line and method
 
-A run that trains beyond the cut is held out whole: checkpoints of a run share their errors, so its
-early ones would show the fit how far its late ones lie off the line.
+A run that trains beyond the cut is held out with all its checkpoints. They share their errors, so
+its early checkpoints would show the fit how far the late ones lie off the line.
 
 The baselines are the compute-to-loss law of y, the ratio y / x of the largest fitted runs, a
 straight line, and the fitted run whose x is nearest.

@@ -167,7 +167,7 @@ class Line:
         return f"{x or 'all runs'}: {self.x_set} -> {f'{y}: ' if y else ''}{self.y_set}"
 
     def predict(self, x: Any, *, tokens_per_param: Any = None) -> Array:
-        """Return y at x (any shape), in the line's unit; at and below E_x its limit.
+        """Return y at x (any shape), in the line's unit; at and below E_x the limit from above.
 
         Args:
             x: losses.
@@ -466,7 +466,9 @@ def irreducible_by_law(pairs: Pairs, loss: Array, axis: str) -> float:
         raise UserError(f"E of the {axis} axis: {result.message}")
     E = result.parameters["E"]
     if loss.min() <= E:
-        raise UserError(f"E of the {axis} axis, {E:.4g} by a law, is not below the smallest loss")
+        raise UserError(
+            f"E of the {axis} axis is {E:.4g} by the compute law: not below the smallest loss."
+        )
     return E
 
 

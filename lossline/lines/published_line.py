@@ -37,8 +37,8 @@ class PublishedLine:
     def predict(self, x: Array) -> Array:
         """Return y at x (M,).
 
-        The procedure has no answer at and below E_x. The limit E_y stands there, which is more
-        favorable to it than no answer.
+        The procedure has no answer at and below E_x. E_y, its limit, is returned there,
+        which favors the procedure over giving no answer.
         """
         return self.K * np.maximum(np.asarray(x, float) - self.E_x, 0.0) ** self.kappa + self.E_y
 

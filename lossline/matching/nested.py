@@ -20,7 +20,7 @@ class Shares:
     Attributes:
         share: as a share of the squared distances from one line for all runs; NaN where the factor
             is an alias of the others.
-        partial_r2: as a share of what the other factors leave unexplained; NaN likewise.
+        partial_r2: as a share of what the other factors leave unexplained; NaN in the same case.
         spread: root mean square distance of the runs from one line for all, in the unit of y.
     """
 

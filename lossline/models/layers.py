@@ -24,7 +24,7 @@ PRODUCT = "product"  # checkpoint_name of every matrix product that remat = "dot
 
 @dataclass(frozen=True, kw_only=True)
 class Rows:
-    """Facts about the rows of a batch that a block receives besides the activations.
+    """Facts about the rows of a batch that a block receives in addition to the activations.
 
     Attributes:
         positions_BxL: position of each token in its document; None: 0 … L-1.

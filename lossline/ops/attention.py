@@ -158,7 +158,7 @@ def _sequence_shards() -> int:
 def _gather_keys(
     q_BxLxHxK: jax.Array, k_BxLxGxK: jax.Array, v_BxLxGxK: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Pin queries to the split of the length, and gather keys and values of the whole row.
+    """Shard queries along the length, and gather keys and values of the whole row.
 
     Nothing changes unless mesh axis ``sequence`` splits the length.
     """

@@ -349,8 +349,9 @@ def _mine() -> tuple[jax.Array, Any]:
 
 
 def _zeros(like) -> tuple[jax.Array, ...]:
-    """Return zeros with the register layout of ``like``: a product, because a constant has another
-    one.
+    """Return zeros with the register layout of ``like``.
+
+    They are computed as a product, because a constant would have another layout.
     """
     return tuple(0.0 * x for x in like)
 

@@ -275,7 +275,7 @@ def _einsum(subscripts: str, left: jax.Array, right: jax.Array) -> jax.Array:
 
 
 def _rounded(subscripts: str, left: jax.Array, right: jax.Array) -> jax.Array:
-    """Return a large product of which later code uses only sums or products.
+    """Return a large product that later code only sums or multiplies.
 
     On GPU its dtype is that of the operands, because XLA writes it to HBM there; elsewhere float32.
     """

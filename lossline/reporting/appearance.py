@@ -183,7 +183,7 @@ class Appearance:
         return self.dashes.get(text(architecture), "-")
 
     def is_usual(self, fact: str, value: Any) -> bool:
-        """Return whether ``value`` is the commonest value of a fact, or the study has none."""
+        """Return whether ``value`` is the commonest value of a fact, or the fact has none."""
         return self.usual.get(fact, text(value)) == text(value)
 
     def shown_interventions(self) -> tuple[Intervention, ...]:

@@ -46,7 +46,7 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def save(figure: Figure, path: Path) -> Path:
-    """Write a PNG and an SVG beside it, and return the path of the PNG.
+    """Write a PNG, and an SVG next to it, and return the path of the PNG.
 
     The same figure gives the same bytes.
     """

@@ -174,7 +174,7 @@ def legend_handles(
 
 
 def figure_legend(figure: Figure, groups: Sequence[tuple[str, list[Any]]]) -> None:
-    """Draw the legend beside all panels, where it covers no point; one titled block per group."""
+    """Draw the legend next to all panels, where it covers no point; one titled block per group."""
     entries: list[Any] = []
     titles: list[int] = []
     for title, handles in groups:

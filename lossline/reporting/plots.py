@@ -37,8 +37,8 @@ def plot_lines(
     """Plot losses on ``y`` against losses on ``x`` of the same checkpoints, with fitted lines.
 
     Args:
-        lines: results of a study, or fitted lines. Lines of other sets and units are ignored.
-        table: loss table; not needed with results of a study.
+        lines: results of a fit, or fitted lines. Lines of other sets and units are ignored.
+        table: loss table; not needed with results of a fit.
         x: evaluation set of the x axis.
         y: evaluation set of the y axis.
         unit: "loss" (nats per token) or "bits_per_byte".
@@ -193,5 +193,5 @@ def _handle(color: str, words: str, *, marker: str = "o", size: float = 4.2) -> 
 
 
 def _legend(ax: Axes, handles: Sequence[Line2D]) -> None:
-    """Draw the legend beside the axes, where it covers no point."""
+    """Draw the legend next to the axes, where it covers no point."""
     ax.legend(handles=list(handles), loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0)

@@ -1,4 +1,4 @@
-"""Find the directory of a run, also if an earlier version of lossline made it.
+"""Find the directory of a run, even if an earlier version of lossline made it.
 
 In earlier versions the identity of a run contained the path of its store, and ``token_selection``,
 which no training step read. Such a run is recognized by what its directory recorded

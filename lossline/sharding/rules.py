@@ -134,8 +134,9 @@ def make_rules(changes: Sequence[str] = ()) -> Rules:
 
 
 def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
-    """Pin an activation to the current mesh (``jax.set_mesh``); without a mesh, return it
-    unchanged.
+    """Shard an activation over the current mesh (``jax.set_mesh``) by the table of rules.
+
+    Without a mesh, return it unchanged.
 
     Args:
         x: the activation.

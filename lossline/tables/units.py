@@ -98,9 +98,9 @@ def _explained(high: Array, runs: Array, facts: pd.DataFrame) -> Array:
 
 
 def _is_another(surface: Array, rest: Array, high: Array, size: Array, data: Array) -> bool:
-    """Return whether the losses on the step have another reason than their unit.
+    """Return whether another cause than their unit explains the losses on the step.
 
-    That is so if their height, or its change with log N and log D, differs from log(1/ln 2)
+    That is the case if their height, or its change with log N and log D, differs from log(1/ln 2)
     significantly and by more than ``_OFF``.
     """
     near = np.abs(rest) < _NEAR * _STEP
@@ -130,7 +130,10 @@ def _surface(size: Array, data: Array) -> Array:
 
 
 def _step(surface: Array, height: Array, high: Array) -> tuple[Array, Array]:
-    """Return residuals of the surface with the step, and who is on the step, from a first guess."""
+    """Return residuals of surface and step, and a mask of the losses on the step.
+
+    ``high`` is the first guess of this mask.
+    """
     for _ in range(40):
         lowered = height - _STEP * high
         rest = height - surface @ (surface.T @ lowered)

@@ -14,7 +14,7 @@ from __future__ import annotations
 import jax
 
 # Dense bfloat16 FLOP/s per JAX device, from the vendors' data sheets (without sparsity). The first
-# name that occurs in the device kind is used, so longer names stand before their prefixes.
+# name that occurs in the device kind is used, so longer names come before their prefixes.
 _PEAKS = (
     ("TPU v6 lite", 918e12),
     ("TPU v6e", 918e12),

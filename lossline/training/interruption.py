@@ -1,4 +1,4 @@
-"""Stop a training cleanly on SIGINT or SIGTERM, also when a cluster preempts only one host."""
+"""Stop a training cleanly on SIGINT or SIGTERM, even when a cluster preempts only one host."""
 
 from __future__ import annotations
 

@@ -64,7 +64,7 @@ class Vocabulary(abc.ABC):
     Attributes:
         pieces: as above, as a tuple.
         token_bytes: int32 [vocab_size]: number of bytes of each id; 0 for special tokens.
-        facts: what a store records of the vocabulary.
+        facts: the facts that a store records about the vocabulary.
 
     Raises:
         UserError: the eos or pad id is invalid, or a test text does not survive encoding and

@@ -112,9 +112,7 @@ def test_files_are_joined_by_a_part_of_their_name(folder):
     whole = imported(folder, by_name.replace("evaluation_*_heavy", "evals/evaluation_*_heavy.json"))
     pd.testing.assert_frame_equal(whole.table, expected)
     wrong = by_name.replace("evaluation_*_heavy", "evaluation_heavy")
-    assert "'evaluation_heavy' has no star; write one where the value stands" in refused(
-        folder, wrong
-    )
+    assert "'evaluation_heavy' has no star; write * in place of the value" in refused(folder, wrong)
 
 
 @pytest.mark.parametrize(
@@ -320,7 +318,7 @@ def test_json_files_beside_tables_get_a_note(tmp_path):
     toml = put(tmp_path / "m.toml", text)
     found = import_sweep("csv", tmp_path, mapping=toml)
     assert values(found.table) == {("a", "c4"): 3.0}
-    assert "1 .json or .jsonl files beside the tables are not read" in found.notes[0]
+    assert "1 .json or .jsonl files next to the tables are not read" in found.notes[0]
 
 
 def test_error_without_a_mapping_names_columns_to_map(folder, tmp_path):

@@ -1,4 +1,4 @@
-"""Columns whose values stand only in the names of files: the text that a star matches.
+"""Columns whose values are parts of file names: the text that a star matches.
 
 ``file[evaluation_*_heavy]`` is ``m1`` for ``evals/evaluation_m1_heavy.json``, and
 ``file[*/results_*]`` is ``m1`` for ``m1/results_2024.json``. A pattern with folders is compared

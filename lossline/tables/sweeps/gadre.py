@@ -49,8 +49,8 @@ def gadre(paths: Sequence[Path], mapping: Path | None = None) -> Imported:
     source's own folder of JSON, ``exp_data/`` (``gadre_folder``). C = 6 N D as in the paper. JSON
     with the table's names as keys (``loss.c4_val``) needs no mapping; other JSON needs one, which
     may leave out what all models share (architecture, tokenizer, context, optimizer). The source's
-    table of tasks (columns ``Eval Task``, ``Random baseline`` in percent), given beside the models,
-    states the accuracy of guessing on each task.
+    table of tasks (columns ``Eval Task``, ``Random baseline`` in percent), given together with the
+    models, states the accuracy of guessing on each task.
 
     Raises:
         UserError: columns are missing, or no models are given.

@@ -37,7 +37,7 @@ _HYPERPARAMETERS = {
 def read_folder(files: Sequence[Path]) -> tuple[pd.DataFrame, list[str]] | None:
     """Return the models of the JSON files, one row each, in the columns of the published table.
 
-    Notes tell what is missing or left out. Returns None if no file is a model of this layout.
+    Notes list missing and left-out data. Returns None if no file is a model of this layout.
 
     Raises:
         UserError: a model has two different values of one measurement.

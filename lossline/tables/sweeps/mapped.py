@@ -33,9 +33,9 @@ JSON is a folder of .json files (in subfolders too, in sorted order), a .json li
 .jsonl file. It becomes a table whose columns are the nested keys joined by dots: ``config.params``.
 In a list of objects, ``results.0.loss`` selects by position, ``results[set=c4].loss`` the item
 whose ``set`` is c4, ``results[set~c4].loss`` the item whose ``set`` contains it;
-``results[set=*].loss`` is a pattern. If several files describe one model, ``join = "name"`` (beside
-``source``) makes those of equal name one row; ``join = ["model_uuid", "uuid"]`` takes the first key
-that a file has. ``run_id`` is then that value, unless the mapping sets it.
+``results[set=*].loss`` is a pattern. If several files describe one model, ``join = "name"`` (at the
+top, like ``source``) makes those of equal name one row; ``join = ["model_uuid", "uuid"]`` takes the
+first key that a file has. ``run_id`` is then that value, unless the mapping sets it.
 
 A part of a file's name is a column too, for tables and JSON, also to join by:
 ``file[evaluation_*_heavy]`` is the text that the star stands for, ``file[*/metrics]`` the folder's
@@ -214,8 +214,7 @@ def _check_column(path: Path, what: str, column: object, more: str = "") -> None
 def _check_star(path: Path, what: str, column: str) -> None:
     if pattern := pattern_without_star(column):
         raise UserError(
-            f"{path}: {what} = {column!r}: {pattern!r} has no star; write one where "
-            "the value stands"
+            f"{path}: {what} = {column!r}: {pattern!r} has no star; write * in place of the value"
         )
 
 

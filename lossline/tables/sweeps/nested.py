@@ -56,14 +56,14 @@ class Nested:
 
 @dataclass(frozen=True)
 class JsonRecord:
-    """One object.
+    """One JSON object, flattened.
 
     Attributes:
         label: name for messages.
         path: its file.
-        leaves: values outside lists by dotted path.
-        listed: values inside lists by dotted path.
-        lists: lengths of the lists by dotted path.
+        leaves: dotted path -> value, for values outside lists.
+        listed: dotted path -> value, for values inside lists.
+        lists: dotted path -> length of the list.
     """
 
     label: str
@@ -164,8 +164,8 @@ def _collect(record: JsonRecord, path: str, tree: Any, *, within: bool) -> None:
 def _resolve(record: JsonRecord, column: str) -> dict[str, Any]:
     """Return the values of a column in an object, by full name.
 
-    There is one value without a star in a selector, several with one, none if the column does not
-    exist.
+    A selector without a star gives one value, a selector with a star several. A column that does
+    not exist gives none.
     """
     if is_file_name(column) and column not in record.leaves:
         named = in_file_name(column, record.path)
@@ -192,7 +192,7 @@ def _resolve(record: JsonRecord, column: str) -> dict[str, Any]:
 
 
 def _chosen(record: JsonRecord, path: str, how: str, wanted: str) -> list[str]:
-    """Return the texts in place of ``wanted`` with which an item is chosen by its field."""
+    """Return the texts that name a chosen item in place of ``wanted``; none if not chosen."""
     cells = [record.value(path)]
     cells += [record.value(f"{path}.{n}") for n in range(record.lists.get(path, 0))]
     said = [_text(cell) for cell in cells if cell is not None]

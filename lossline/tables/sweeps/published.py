@@ -1,7 +1,8 @@
-"""Importers of published sweeps, each from the source's own file. More rows and columns do no harm.
+"""Importers of published sweeps, each from the source's own file.
 
 The importer of Gadre et al. is in ``gadre.py``, that of the OLMo ladder in ``olmo_ladder.py``. The
-docstrings name source and licence; none of the data is part of this project.
+docstrings name source and license; none of the data is part of this project. Files may have
+additional rows and columns.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ _KEMPNER_TASK = re.compile(r"^eval/downstream_ce_loss/(.+)_test_ce_loss$")
 
 
 def kempner(paths: Sequence[Path]) -> Imported:
-    """Import KempnerInstitute/loss-to-loss-notebooks, ``data/sweep.csv`` (no licence stated).
+    """Import KempnerInstitute/loss-to-loss-notebooks, ``data/sweep.csv`` (no license stated).
 
     One row is one trained model. ``params`` counts both embeddings, D = ``tokens``, C =
     ``iso_flop`` (6 N D if missing). The loss on the run's own validation set is the evaluation set
@@ -211,7 +212,7 @@ def _line_measures(frame: pd.DataFrame) -> list[MeasuredColumn]:
 
 
 def chinchilla(paths: Sequence[Path]) -> Imported:
-    """Import epoch-research/analyzing-chinchilla (no licence stated): 245 models, D = C / 6N.
+    """Import epoch-research/analyzing-chinchilla (no license stated): 245 models, D = C / 6N.
 
     Besiroglu et al. (arXiv 2404.10102) read the points off figure 4 of Hoffmann et al. (arXiv
     2203.15556). Columns are ``params, flops, loss``, or ``Model Size, Training FLOP, loss`` as in

@@ -33,7 +33,7 @@ from lossline.tables.schema import KEY, SetKind, Status
 QUANTITIES = ("loss", "bits_per_byte", "accuracy")
 _NAMED = (".csv", ".parquet")  # for messages; .csv.gz and .tsv are read too
 _WHOLE = (int, np.integer)
-# Marks that people write for a missing value, besides the words of programs.
+# Marks that people write for a missing value, in addition to the words of programs.
 _NOTHING = ("-", "--", "–", "—", "?")
 
 
@@ -220,7 +220,7 @@ def find_files(
             tables += others
         elif others:
             notes.append(
-                f"{path}: {len(others)} {' or '.join(second)} files beside the tables are not "
+                f"{path}: {len(others)} {' or '.join(second)} files next to the tables are not "
                 "read; give them as --path to read them"
             )
         if not tables:
