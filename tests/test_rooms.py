@@ -27,7 +27,7 @@ def imported(file: Path) -> set[str]:
 
 
 def rooms() -> dict[str, set[str]]:
-    """Room -> the other rooms it imports. Files beside the rooms are rooms of their own."""
+    """Room -> the other rooms it imports. Each file outside the rooms counts as a room."""
     found: dict[str, set[str]] = {}
     for file in PACKAGE.rglob("*.py"):
         room = file.relative_to(PACKAGE).parts[0].removesuffix(".py")

@@ -150,7 +150,7 @@ class Worker:
 def environment(device: str, *, small: bool) -> dict[str, str]:
     """Return the environment variables of every worker.
 
-    A small run keeps the XLA flags of its caller: nobody reads its times.
+    A small run keeps the XLA flags of its caller, because its times are not used.
     """
     here = {**os.environ, **ALLOCATOR, "TF_CPP_MIN_LOG_LEVEL": "2"}
     here["PYTHONPATH"] = os.pathsep.join(filter(None, [str(REPOSITORY), here.get("PYTHONPATH")]))

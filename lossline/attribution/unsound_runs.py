@@ -93,7 +93,7 @@ def outliers(
 
     The model of all runs has one line, and an offset and a tilt per level of each factor. The test
     uses externally studentized residuals with Bonferroni's correction over runs and sets. Each
-    outlier is removed before the next one is sought.
+    outlier is removed before the search for the next one.
 
     Args:
         plan: facts of the runs.

@@ -254,7 +254,7 @@ def _balanced(text: str, start: int) -> int:
 
 
 def _arrays(shape: str) -> Iterator[Array]:
-    # Only the parentheses and commas of tuples may be left besides the arrays.
+    # Only the parentheses and commas of tuples may remain next to the arrays.
     if _ARRAY.sub("", shape).strip("(), "):
         raise UnreadableProgram(f"the shape {textwrap.shorten(shape, 80)!r} is unknown")
     for dtype, sizes, layout in _ARRAY.findall(shape):

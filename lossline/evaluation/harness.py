@@ -35,7 +35,7 @@ class RequestScorer:
         run: run directory.
         vocabulary: the vocabulary of the run.
         step: checkpoint. None: the last one.
-        batch_size: rows per call of the model; must be divisible over the mesh.
+        batch_size: rows per call of the model; a multiple of the mesh's ``data`` x ``fsdp``.
         activations: type to compute in.
         mesh: devices.
 

@@ -40,7 +40,7 @@ from lossline.seeds import check_seed
 Array = np.ndarray
 
 _NODES = 24  # best nodes of the grid on all the data; each resample tries only these
-_STARTS = 1  # how many of them each resample descends from, besides the fit to all the data
+_STARTS = 1  # how many of them each resample descends from, in addition to the fit to all the data
 _STATIONARY = 1e-5  # relative Newton decrement; resampling moves the objective by far more
 # Stop Newton once a step promises this share of the objective: after it the rest is far smaller.
 _ENOUGH = 1e-10

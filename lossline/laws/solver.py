@@ -2,7 +2,7 @@
 
 Starts come from a projected grid (``starts``), descend together (``levenberg.descend``), and the
 best few ends are polished by Newton's method (``newton.polish``). A problem that cannot be fitted
-comes back as a result with a status. Only arguments that are wrong for any data raise UserError.
+gives a result with a status. Only arguments that are wrong for any data raise UserError.
 """
 
 import dataclasses

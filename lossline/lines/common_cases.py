@@ -51,7 +51,7 @@ class Comparison:
 
     @property
     def missing(self) -> dict[str, int]:
-        """Number of unanswered cases of each method, those in ``apart`` excepted."""
+        """Number of unanswered cases of each method that is not in ``apart``."""
         beside = {name: n for name, n in self.answered.items() if name not in self.apart}
         lacks = {name: self.cases - count for name, count in beside.items()}
         return {name: count for name, count in lacks.items() if count}

@@ -259,12 +259,12 @@ class _Grid:
         return curve(parameters[None], self.x, self.allocation)[0]
 
     def take_out(self, residual: Array) -> None:
-        """Remove the errors that runs share, as relative residuals (M,) show them."""
+        """Remove the errors that runs share, estimated from relative residuals (M,)."""
         run = self.errors.run
         self.errors = RunErrors(run=run, shared=shared_part(residual, run))
 
     def _set_nodes(self, shares: Array, log_kappas: Array) -> None:
-        """Use all combinations as the grid."""
+        """Make a grid of all combinations of E_x / min x and ln kappa."""
         self.axes = (shares, log_kappas)
         share, log_kappa = np.meshgrid(shares, log_kappas, indexing="ij")
         self.share, self.log_kappa = share.ravel(), log_kappa.ravel()

@@ -301,7 +301,7 @@ def fit_lines(
 ) -> list[Line]:  # fmt: skip
     """Fit one line per group and (x set, y set), x != y, on losses of the same checkpoints.
 
-    A group that cannot be fitted comes back as a line with a status and a message; the others are
+    A group that cannot be fitted gives a line with a status and a message; the others are
     fitted.
 
     Args:
@@ -350,7 +350,7 @@ def fit_lines_between(
 
 
 def fit_specimen(specimen: Specimen, *, options: LineOptions | None = None) -> Line:
-    """Fit the line of one specimen; one without pairs comes back with its message."""
+    """Fit the line of one specimen; one without pairs gives a line with its message."""
     facts: dict[str, Any] = {
         "x_set": specimen.x_set, "y_set": specimen.y_set, "group": specimen.group,
         "y_group": specimen.y_group, "unit": specimen.unit, "kind": specimen.kind,

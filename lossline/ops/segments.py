@@ -1,7 +1,7 @@
 """Boundaries of documents that are packed into one row.
 
 ``segment_ids`` [B, L] name the document of each position. A document is a run of equal ids. An id
-that comes back later in the row is another document, for attention and for state-space layers.
+that occurs again later in the row is another document, for attention and for state-space layers.
 """
 
 from __future__ import annotations

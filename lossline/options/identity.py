@@ -15,7 +15,7 @@ def identity(options: Any) -> Any:
     """Return the JSON-able tree of the options that define the experiment.
 
     Two option trees with equal identities are the same experiment. Dataclasses become dictionaries
-    with ``__class__``. A field's ``metadata["identity"]`` says how the field is included:
+    with ``__class__``. A field's ``metadata["identity"]`` defines how the field is included:
 
     - True (default): its value.
     - False: not included (output paths, mesh, logging).

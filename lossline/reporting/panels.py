@@ -40,7 +40,7 @@ def compute_ticks(ax: Axes) -> None:
 
 
 def _power_of_ten(value: float, _position: float) -> str:
-    """Text such as 10¹⁸ in plain characters: figures do not parse mathematics."""
+    """Return text such as 10¹⁸ in plain characters, because figures do not render LaTeX."""
     exponent = round(math.log10(value))
     return f"10{str(exponent).translate(str.maketrans('-0123456789', '⁻⁰¹²³⁴⁵⁶⁷⁸⁹'))}"
 

@@ -28,7 +28,7 @@ MANIFEST = "manifest.json"
 class RunState(enum.Enum):
     """State recorded in ``status.json``.
 
-    A killed run still records "running"; ``RunDirectory.is_locked`` tells whether a process is
+    A killed run still records "running"; ``RunDirectory.is_locked`` shows whether a process is
     alive.
     """
 

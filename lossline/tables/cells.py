@@ -1,8 +1,8 @@
 """Read one cell of a table as text or as a number.
 
 Text tables have no types, and none are guessed: "1.10" becomes a number in a column of numbers, and
-stays "1.10" in a column of names. Numbers are read exactly: a float as Python writes it comes back
-as itself, and whole numbers beyond 2**53 keep all digits.
+stays "1.10" in a column of names. Numbers are read exactly: a float that Python wrote gives the
+same float, and whole numbers beyond 2**53 keep all digits.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def whole_number(cell: object) -> int | None:
 
 
 def as_text(cells: pd.Series) -> pd.Series:
-    """Return cells as text; an empty string is an empty cell, since CSV cannot tell them apart."""
+    """Return cells as text; an empty string is an empty cell, because in CSV they are the same."""
     texts = cells.astype(object).map(str, na_action="ignore").astype(TEXT)
     return texts.mask((cells.isna() | (texts == "")).to_numpy()).astype(TEXT)
 

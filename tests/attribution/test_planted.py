@@ -1,6 +1,6 @@
 """Verdicts on planted studies of every kind, a few tables of each.
 
-The studies are in ``experiments/attribution/designs.py``; ``planted.json`` beside it holds the
+The studies are in ``experiments/attribution/designs.py``; ``planted.json`` next to it has the
 shares of verdicts over many tables.
 """
 
@@ -208,7 +208,7 @@ def test_copies_are_left_out_with_a_note(drawn):
     pd.testing.assert_frame_equal(attribute(half, OPTIONS).contrasts, first.contrasts)
 
 
-def test_copies_are_found_beside_a_set_without_losses(drawn):
+def test_copies_are_found_if_another_set_has_no_losses(drawn):
     table = drawn("every run twice")
     task = table[table.eval_set == "wiki"].assign(eval_set="task", loss=np.nan, accuracy=0.5)
     found = attribute(pd.concat([table, task], ignore_index=True), OPTIONS)

@@ -1,4 +1,4 @@
-"""``lossline.fit``: writes a complete folder or nothing, and fits what is sound."""
+"""``lossline.fit``: writes a complete folder or nothing, and fits only valid rows."""
 
 import dataclasses
 import json

@@ -393,7 +393,7 @@ def test_an_index_without_a_map_is_refused(tmp_path, index):
 
 
 def test_two_sets_of_weights_are_refused(tmp_path):
-    """Nothing tells which of them is meant. An index that lists only the single file is fine."""
+    """It is not clear which of them is meant. An index that lists only the single file is fine."""
     tensors, _ = make_folder(tmp_path / "hf", "llama", shards=2)
     save_file(tensors, tmp_path / "hf" / "model.safetensors")
     with pytest.raises(

@@ -1,6 +1,6 @@
 """The commands of the documentation: blocks of shell in Markdown, as files and words.
 
-A block that cannot be run by a test opens with a comment that says what it needs::
+A block that a test cannot run starts with a comment that names its needs::
 
     # needs: a TPU slice
 """

@@ -1,4 +1,4 @@
-"""The documentation builds without a warning, and what it takes from the code is whole."""
+"""The documentation builds without a warning, and its parts from the code are complete."""
 
 from __future__ import annotations
 

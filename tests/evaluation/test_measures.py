@@ -40,7 +40,7 @@ def measured(measure, model, *, mesh=None):
 
 
 def nats_of(model, tokens, i, first):
-    """Return -log p(token i | tokens first..i-1); the end-of-document id stands before token 0."""
+    """Return -log p(token i | tokens first..i-1); the end-of-document id precedes token 0."""
     inputs = [EOS, *tokens][first : i + 1]
     return reference_nats(model, inputs)[-1][tokens[i]]
 

@@ -31,8 +31,8 @@ def test_sliding_scores_each_token_once_with_enough_context(length, stride):
     assert (times_scored(windows, length) == 1).all()
     for w in windows:
         assert w.start <= w.scored < w.stop and w.stop - w.start <= 8
-        # All but the first window have the whole context, of which at least context - stride
-        # precede what is scored.
+        # All windows after the first have a full context; at least context - stride of its tokens
+        # come before the first scored one.
         if w.start:
             assert w.stop - w.start == 8 and w.scored - w.start >= 8 - stride
     assert windows[-1].stop == length

@@ -119,7 +119,7 @@ def test_larger_gadre_models_are_predicted_and_never_fitted(experiment, publishe
 
 
 def test_pretraining_data_moves_the_lines_of_public_models(repository, published_data, tmp_path):
-    """Besides, only the tokenizer is significant, per token but not per byte."""
+    """Of the other factors, only the tokenizer is significant, per token but not per byte."""
     (tmp_path / "data").mkdir()
     shutil.copy(published_data / "llm_line_hf.csv", tmp_path / "data")
     done = reproduce(repository, tmp_path / "data", tmp_path / "out")

@@ -120,7 +120,7 @@ def test_style_fetches_nothing(written):
     )
 
 
-def test_pictures_lie_beside_the_page(written):
+def test_pictures_are_written_next_to_the_page(written):
     names = {path.name for path in (written.parent / "figures").iterdir()}
     assert {"overview.png", "overview.svg", "attribution.png", "held-out-nats.png"} <= names
 

@@ -311,7 +311,7 @@ def test_cell_of_text_is_named_by_file_or_position(folder, tmp_path):
     assert imported(whole, text).notes == (f"{whole}: {said.format('row 3')}",)
 
 
-def test_json_files_beside_tables_get_a_note(tmp_path):
+def test_json_files_next_to_tables_get_a_note(tmp_path):
     pd.DataFrame({"Name": ["a"], "toks": [1e6], "l": [3.0]}).to_csv(tmp_path / "e.csv", index=False)
     put(tmp_path / "package.json", {"version": 2})
     text = '[columns]\nrun_id = "Name"\ntokens = "toks"\n[sets.c4]\nloss = "l"\n'

@@ -189,7 +189,7 @@ def test_loss_table_reads_back_equal(rows, tmp_path, suffix):
     assert read.seed.iloc[0] == 2**62 + 1 and read.seed.isna().sum() == 1
 
 
-def test_whole_numbers_beside_empty_cells_keep_all_digits(tmp_path):
+def test_whole_numbers_keep_all_digits_if_other_cells_are_empty(tmp_path):
     ids = [2**53 + 1, None, 2**60 + 1]
     pd.DataFrame({"id": pd.array(ids, dtype="Int64")}).to_parquet(tmp_path / "t.parquet")
     (tmp_path / "t.jsonl").write_text("\n".join(json.dumps({"id": n}) for n in ids))

@@ -214,9 +214,7 @@ def test_perplexities_and_percent_are_converted(tmp_path, export):
 
 
 def test_mapping_states_the_accuracy_of_guessing(tmp_path, export):
-    """``quiz`` is no name of a known benchmark; ``arc`` is, with 4 answers, and is stated
-    otherwise.
-    """
+    """``quiz`` is unknown; ``arc`` is known with 4 answers, but the mapping states another value."""
     text = MAPPING + 'chance = 0.45\n[sets.quiz]\nkind = "task"\naccuracy = "arc acc"\n'
     reasons = {}
     for chance in ("", "chance = 0.5\n"):

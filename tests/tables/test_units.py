@@ -112,7 +112,7 @@ def test_runs_that_differ_in_a_fact_are_not_compared(factor, fact):
 
 
 @pytest.mark.parametrize("factor", [1.38, 1.44269504])
-def test_row_in_bits_is_found_beside_runs_that_differ_in_a_fact(factor):
+def test_row_in_bits_is_found_among_runs_that_differ_in_a_fact(factor):
     rows = optimizers(factor, noise=0.003)
     rows[4]["loss"] /= np.log(2)
     assert set_aside(rows) == [4]

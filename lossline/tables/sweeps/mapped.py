@@ -300,7 +300,7 @@ def candidates(needed: Iterable[str], found: Iterable[str], most: int = 2) -> st
     ]
     if others:
         more = ", …" if others[8:] else ""
-        said.append(f"{'besides' if said else 'it has'} {', '.join(others[:8])}{more}")
+        said.append(f"{'other columns:' if said else 'it has'} {', '.join(others[:8])}{more}")
     return "; ".join(said)
 
 
