@@ -310,9 +310,9 @@ class Design:
         return ", ".join(varied) or "all runs"
 
     def lacking(self, factor: str, runs: Iterable[str]) -> tuple[str, ...]:
-        """Return the facts that are not held equal when a factor is compared.
+        """Return the facts that at least one of these runs does not record.
 
-        These are the facts that at least one of these runs does not record.
+        They cannot be held equal when a factor is compared.
         """
         rows = self.runs.loc[list(runs)]
         tested = {factor, *self.along(factor), "source", *SIZE_COLUMNS}

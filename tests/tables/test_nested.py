@@ -255,7 +255,10 @@ BROKEN = {
     "cut": ('{"name": "c", ', "not valid JSON: .* is the file complete"),
     "lines": ('{"name": "c"}\n{"name": "d"}', "one object per line, name it .jsonl"),
     "twice": ('{"name": "c", "x": 1, "x": 2}', "the key 'x' exists twice in one object"),
-    "dots": ('{"name": "c", "x.y": 1, "x": {"y": 2}}', "two keys give 'x.y', one of them nested"),
+    "dots": (
+        '{"name": "c", "x.y": 1, "x": {"y": 2}}',
+        "a nested key and another key are both named 'x.y'",
+    ),
     "number": ("[1, 2]", "row 1: holds 1 instead of an object {…}"),
     "empty": ("", "not valid JSON"),
     "deep": ("[" * 100_000, "cannot be read as JSON"),

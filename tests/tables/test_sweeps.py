@@ -214,7 +214,7 @@ def test_perplexities_and_percent_are_converted(tmp_path, export):
 
 
 def test_mapping_states_the_accuracy_of_guessing(tmp_path, export):
-    """``quiz`` is unknown; ``arc`` is known with 4 answers, but the mapping states another value."""
+    """``quiz`` is unknown; ``arc`` is known with 4 answers, but the mapping states a value."""
     text = MAPPING + 'chance = 0.45\n[sets.quiz]\nkind = "task"\naccuracy = "arc acc"\n'
     reasons = {}
     for chance in ("", "chance = 0.5\n"):

@@ -251,7 +251,7 @@ def test_open_columns_are_typed_joined_and_written(table, tmp_path):
 
 @pytest.mark.parametrize("name", ["option.x", "factor.x", "share.x", "component_tokens.x"])
 def test_open_fact_must_be_constant_within_a_run(table, name):
-    """``component_tokens`` must be constant within a checkpoint instead."""
+    """For ``component_tokens``: constant within a checkpoint."""
     values = [str(i) if name[0] in "of" else float(i) for i in range(len(table))]
     with pytest.raises(UserError, match=name):
         tables.validate(tables.concat([table.assign(**{name: values})]))

@@ -157,7 +157,9 @@ def _collect(record: JsonRecord, path: str, tree: Any, *, within: bool) -> None:
             _collect(record, f"{path}.{name}" if path else str(name), value, within=within)
         return
     if path in record.leaves or path in record.listed:
-        raise UserError(f"{record.label}: two keys give {path!r}, one of them nested; rename one")
+        raise UserError(
+            f"{record.label}: a nested key and another key are both named {path!r}; rename one"
+        )
     (record.listed if within else record.leaves)[path] = tree
 
 
