@@ -23,7 +23,8 @@ class StatusLine:
 
     Args:
         seconds: shortest time between two lines where the output is not a terminal.
-        stream: where to write; default: standard output at the time of writing.
+        stream: where to write; default: standard output at the time of writing. None (a closed
+            output) writes nothing.
         quiet: write nothing.
         at_once: whether the first line may appear at once, or only after ``seconds``.
         clock: seconds, for tests.
@@ -33,7 +34,7 @@ class StatusLine:
         self,
         *,
         seconds: float = _SECONDS_IN_A_LOG,
-        stream: Callable[[], TextIO] = lambda: sys.stdout,
+        stream: Callable[[], TextIO | None] = lambda: sys.stdout,
         quiet: bool = False,
         at_once: bool = True,
         clock: Clock = time.monotonic,
@@ -45,9 +46,11 @@ class StatusLine:
     def show(self, text: str, *, last: bool = False) -> None:
         """Show ``text`` unless a line was shown a moment ago; the last line is always shown."""
         stream, now = self._stream(), self._clock()
+        if self._quiet or stream is None:
+            return
         terminal = stream.isatty()
         pause = min(self._seconds, _SECONDS_ON_A_TERMINAL) if terminal else self._seconds
-        if self._quiet or (now - self._shown < pause and not last):
+        if now - self._shown < pause and not last:
             return
         self._shown = now
         if not terminal:
@@ -59,9 +62,11 @@ class StatusLine:
 
     def say(self, text: str) -> None:
         """Write a message on a line of its own."""
-        if not self._quiet:
-            print((_CLEAR if self._open else "") + text, file=self._stream(), flush=True)
-            self._open = False
+        stream = self._stream()
+        if self._quiet or stream is None:
+            return
+        print((_CLEAR if self._open else "") + text, file=stream, flush=True)
+        self._open = False
 
 
 class WorkProgress:

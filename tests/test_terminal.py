@@ -25,3 +25,9 @@ def test_quick_stages_report_nothing(clock):
     heard = []
     assert list(terminal.counted("abc", heard.append, "letters")) == ["a", "b", "c"]
     assert heard == []
+
+
+def test_a_closed_output_is_written_nothing():
+    line = terminal.StatusLine(stream=lambda: None)
+    line.show("half", last=True)
+    line.say("done")
