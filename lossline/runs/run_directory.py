@@ -23,6 +23,8 @@ from lossline.errors import UserError
 from lossline.files import is_locked, locked, write_json
 
 MANIFEST = "manifest.json"
+# Files that a training writes before config.json, the mark of a run directory.
+_BEFORE_THE_MARK = frozenset({"lock", "model.txt", "config.gin", "facts.json"})
 
 
 class RunState(enum.Enum):
@@ -156,12 +158,18 @@ def claim(path: Path, config: dict[str, Any]) -> tuple[RunDirectory, bool]:
         return RunDirectory(path), True
     if path.exists() and not path.is_dir():
         raise UserError(f"run directory {path} is a file. Use another directory or name.")
-    if path.is_dir() and any(item.name != "lock" for item in path.iterdir()):
+    if path.is_dir() and not all(_is_of_a_killed_start(item) for item in path.iterdir()):
         raise UserError(
             f"run directory {path} is not empty and contains no config.json. Use another directory "
             f"or name."
         )
     return RunDirectory(path), False
+
+
+def _is_of_a_killed_start(file: Path) -> bool:
+    """Return whether a training that was killed before it wrote config.json left the file."""
+    temporary = file.name.startswith(".") and file.name.endswith(".partial")
+    return file.name in _BEFORE_THE_MARK or temporary
 
 
 def _made_before_fingerprints(config: Any) -> bool:

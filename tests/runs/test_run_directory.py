@@ -72,6 +72,13 @@ def test_claim_refuses_what_is_not_a_run_directory(tmp_path):
         RunDirectory.open(tmp_path / "nowhere")
 
 
+def test_a_start_that_was_killed_before_the_mark_is_taken_over(tmp_path):
+    """The training writes config.json last; until then the folder is not a run directory."""
+    for name in ("lock", "model.txt", "config.gin", ".facts.json.0123abcd.partial"):
+        (tmp_path / name).touch()
+    assert claim(tmp_path, {"steps": 3}) == (RunDirectory(tmp_path), False)
+
+
 def test_status_and_checkpoint_steps(tmp_path):
     run = RunDirectory(tmp_path)
     assert run.status.state is RunState.RUNNING and run.status.step == 0
