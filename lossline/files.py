@@ -24,12 +24,17 @@ from lossline.errors import UserError
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary sibling of ``path`` to write to; it replaces ``path`` when the block ends.
 
-    If the block raises, the temporary file is removed and ``path`` keeps its contents.
+    If the block raises, the temporary file is removed and ``path`` keeps its contents. An error of
+    the file system names ``path``, not the temporary file.
     """
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
     try:
         yield partial
         os.replace(partial, path)
+    except OSError as error:
+        if error.filename in (None, str(partial), partial):
+            error.filename, error.filename2 = str(path), None
+        raise
     finally:
         partial.unlink(missing_ok=True)
 
@@ -66,24 +71,21 @@ def building(path: Path) -> Iterator[Path]:
     Raises:
         UserError: another process is writing there.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    descriptor = _lock_folder(partial, path)
-    try:
+    with _locked_folder(path.with_name(f"{path.name}.partial"), path) as partial:
         yield partial
-    finally:
-        if partial.is_dir() and not any(partial.iterdir()):
-            partial.rmdir()
-        os.close(descriptor)
 
 
 @contextlib.contextmanager
 def building_anew(path: Path) -> Iterator[Path]:
-    """Yield ``building(path)``, emptied first, and removed again if the block raises.
+    """Yield the hidden folder ``.<name>.partial`` beside ``path``, empty and locked.
 
-    The caller renames it to ``path`` when it is complete.
+    The caller renames it to ``path`` when it is complete. If the block raises, it is removed. The
+    name is hidden because what is found there is deleted: a user's own ``<path>.partial`` stays.
+
+    Raises:
+        UserError: another process is writing there.
     """
-    with building(path) as partial:
+    with _locked_folder(path.with_name(f".{path.name}.partial"), path) as partial:
         _empty(partial)
         try:
             yield partial
@@ -103,36 +105,54 @@ def locked(path: Path, refusal: Callable[[str], str]) -> Iterator[None]:
     Raises:
         UserError: another process holds the lock.
     """
-    with _descriptor(path) as descriptor:
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            owner = path.read_text(encoding="utf-8").strip() or "unknown"
+            owner = path.read_text(encoding="utf-8", errors="replace").strip() or "unknown"
             raise UserError(refusal(owner)) from None
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"{os.getpid()} on {socket.gethostname()}\n".encode(), 0)
         yield
+    finally:
+        os.close(descriptor)
 
 
 def is_locked(path: Path) -> bool:
     """Return whether a living process holds the lock file ``path``."""
-    if not path.exists():
+    try:
+        descriptor = os.open(path, os.O_RDONLY)  # the file of another user may not be writable
+    except FileNotFoundError:
         return False
-    with _descriptor(path) as descriptor:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
     return False
 
 
 @contextlib.contextmanager
-def _descriptor(path: Path) -> Iterator[int]:
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+def _locked_folder(partial: Path, path: Path) -> Iterator[Path]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = _lock_folder(partial, path)
     try:
-        yield descriptor
+        yield partial
     finally:
+        # After a rename, the next writer may already have made and locked a folder of this name.
+        if _is_at(descriptor, partial) and not any(partial.iterdir()):
+            partial.rmdir()
         os.close(descriptor)
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    """Return whether the open folder is the one at ``path``."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.stat(path))
+    except FileNotFoundError:
+        return False
 
 
 def _lock_folder(partial: Path, path: Path) -> int:
@@ -141,7 +161,10 @@ def _lock_folder(partial: Path, path: Path) -> int:
             partial.mkdir(exist_ok=True)
         except FileNotFoundError:  # raised in pseudo file systems such as /proc
             raise UserError(f"{path}: no folder can be made there. Choose another path.") from None
-        descriptor = os.open(partial, os.O_RDONLY)
+        try:
+            descriptor = os.open(partial, os.O_RDONLY)
+        except FileNotFoundError:  # its writer has renamed it just now
+            continue
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -150,7 +173,7 @@ def _lock_folder(partial: Path, path: Path) -> int:
                 f"{path}: another process is writing it. Wait for it or choose another folder."
             ) from error
         # Another writer may have renamed the folder between our opening it and locking it.
-        if partial.is_dir() and os.path.samestat(os.fstat(descriptor), os.stat(partial)):
+        if _is_at(descriptor, partial):
             return descriptor
         os.close(descriptor)
 

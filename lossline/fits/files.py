@@ -73,10 +73,16 @@ def writing_fit(out: Path, fingerprint: str) -> Iterator[Path]:
     user added stay. If the block raises, ``out`` stays as it was.
 
     Raises:
-        UserError: another process is writing a fit there.
+        UserError: another process is writing a fit there, or something else has been put there
+            since the start.
     """
+    out = out.resolve()  # "." has no sibling, and a symbolic link is to stay one
     with building_anew(out) as partial:
         yield partial
+        if folder_state(out, fingerprint) is FolderState.FOREIGN:
+            raise UserError(
+                f"{out}: something else was put there during the fit. Fit again with another --out."
+            )
         files = sorted(path.relative_to(partial).as_posix() for path in _files(partial))
         write_json(
             partial / MARK, {"fingerprint": fingerprint, "what": _WHAT, "files": [MARK, *files]}

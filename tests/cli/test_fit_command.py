@@ -278,7 +278,7 @@ def test_unwritable_path_is_reported_before_the_fit(saved, monkeypatch):
 
 
 def test_files_of_a_killed_fit_are_removed(saved, instant):
-    left = saved.parent / "fits.partial"
+    left = saved.parent / ".fits.partial"
     left.mkdir()
     (left / "lines.json").write_text("[")
     fit_to_folder(command(saved))

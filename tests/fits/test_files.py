@@ -1,7 +1,10 @@
 """Folders of results are written whole, and files of the user are kept."""
 
+from pathlib import Path
+
 import pytest
 
+from lossline.errors import UserError
 from lossline.fits.files import FolderState, folder_state, writing_fit
 
 
@@ -52,3 +55,31 @@ def test_folder_without_a_valid_mark_is_foreign(tmp_path, mark):
     if mark:
         (tmp_path / "fit.json").write_text(mark, encoding="latin-1")
     assert folder_state(tmp_path, "x") is FolderState.FOREIGN
+
+
+def test_something_put_there_during_the_fit_stays(tmp_path):
+    out = tmp_path / "fits"
+    with pytest.raises(UserError, match="something else was put there"), writing_fit(out, "one"):
+        out.mkdir()
+        (out / "chapter.txt").write_text("years of work")
+    assert [path.name for path in tmp_path.iterdir()] == ["fits"]
+    assert names(out) == {"chapter.txt"}
+
+
+def test_a_symbolic_link_stays_one(tmp_path):
+    (tmp_path / "disk").mkdir()
+    out = tmp_path / "fits"
+    out.symlink_to("disk")
+    fitted(out, "one", ["lines.json"])
+    (out / "notes.txt").write_text("mine")
+    fitted(out, "two", ["lines.json"])
+    assert out.is_symlink() and (tmp_path / "disk" / "lines.json").read_text() == "two"
+    assert names(tmp_path / "disk") == {"fit.json", "lines.json", "notes.txt"}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["disk", "fits"]
+
+
+def test_the_working_folder_may_be_the_output(tmp_path, monkeypatch):
+    (tmp_path / "fits").mkdir()
+    monkeypatch.chdir(tmp_path / "fits")
+    fitted(Path("."), "one", ["lines.json"])
+    assert names(tmp_path / "fits") == {"fit.json", "lines.json"}
