@@ -25,12 +25,15 @@ def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary sibling of ``path`` to write to; it replaces ``path`` when the block ends.
 
     If the block raises, the temporary file is removed and ``path`` keeps its contents. An error of
-    the file system names ``path``, not the temporary file.
+    the file system names ``path``, not the temporary file. If ``path`` is a symbolic link, the file
+    that it points to is replaced.
     """
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
+    target = Path(os.path.realpath(path))
+    # Cut the name: the longest name that a file system takes must leave room for the rest.
+    partial = target.with_name(f".{target.name[:50]}.{uuid.uuid4().hex[:8]}.partial")
     try:
         yield partial
-        os.replace(partial, path)
+        os.replace(partial, target)
     except OSError as error:
         if error.filename in (None, str(partial), partial):
             error.filename, error.filename2 = str(path), None
@@ -72,6 +75,8 @@ def building(path: Path) -> Iterator[Path]:
         UserError: another process is writing there.
     """
     with _locked_folder(path.with_name(f"{path.name}.partial"), path) as partial:
+        for unfinished in partial.glob(".*.partial"):  # of ``replacing`` in a killed writer
+            unfinished.unlink()
         yield partial
 
 
@@ -107,11 +112,9 @@ def locked(path: Path, refusal: Callable[[str], str]) -> Iterator[None]:
     """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not _lock(descriptor, fcntl.LOCK_EX, path):
             owner = path.read_text(encoding="utf-8", errors="replace").strip() or "unknown"
-            raise UserError(refusal(owner)) from None
+            raise UserError(refusal(owner))
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"{os.getpid()} on {socket.gethostname()}\n".encode(), 0)
         yield
@@ -126,12 +129,23 @@ def is_locked(path: Path) -> bool:
     except FileNotFoundError:
         return False
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
+        return not _lock(descriptor, fcntl.LOCK_SH, path)
     finally:
         os.close(descriptor)
-    return False
+
+
+def _lock(descriptor: int, kind: int, path: Path) -> bool:
+    """Lock an open file or folder without waiting; return whether it succeeded."""
+    try:
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:  # Lustre without the mount option flock, some network file systems
+        raise UserError(
+            f"{path}: this file system cannot lock files ({error.strerror}). Use a folder on "
+            "another file system."
+        ) from error
+    return True
 
 
 @contextlib.contextmanager
@@ -166,12 +180,13 @@ def _lock_folder(partial: Path, path: Path) -> int:
         except FileNotFoundError:  # its writer has renamed it just now
             continue
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+            if not _lock(descriptor, fcntl.LOCK_EX, partial):
+                raise UserError(
+                    f"{path}: another process is writing it. Wait for it or choose another folder."
+                )
+        except UserError:
             os.close(descriptor)
-            raise UserError(
-                f"{path}: another process is writing it. Wait for it or choose another folder."
-            ) from error
+            raise
         # Another writer may have renamed the folder between our opening it and locking it.
         if _is_at(descriptor, partial):
             return descriptor

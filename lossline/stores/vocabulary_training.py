@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -15,7 +13,7 @@ from lossline.corpora import sources
 from lossline.corpora.gathering import PROVENANCE, file_sha256, job_hash, read_provenance
 from lossline.corpora.sources import FileSource, JsonLines, Parquet, PlainFiles, Subset
 from lossline.errors import UserError
-from lossline.files import building, write_json
+from lossline.files import building_anew, write_json
 from lossline.vocabularies.training import Algorithm, train
 
 RECIPE = 1  # increase when the same text gives a different vocabulary
@@ -70,7 +68,7 @@ def train_vocabulary(spec: TrainVocabulary, root: Path) -> tuple[Path, dict[str,
     file = "tokenizer.json" if spec.algorithm is Algorithm.BPE else "spiece.model"
     if folder.exists():
         return folder / file, _present(folder, file, job), False
-    with building(folder) as partial, _cleaning_up_after_user_error(partial):
+    with building_anew(folder) as partial:
         subset = Subset(max_megabytes=spec.max_megabytes)
         texts = chain.from_iterable(subset.apply(_train_split(source)) for source in chosen)
         (partial / file).write_bytes(train(texts, spec.algorithm, spec.vocab_size, name=spec.name))
@@ -93,16 +91,6 @@ def train_vocabulary(spec: TrainVocabulary, root: Path) -> tuple[Path, dict[str,
         write_json(partial / PROVENANCE, provenance)
         partial.replace(folder)
     return folder / file, provenance, True
-
-
-@contextmanager
-def _cleaning_up_after_user_error(partial: Path) -> Iterator[None]:
-    """Delete ``partial`` after a user error."""
-    try:
-        yield
-    except UserError:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
 
 
 def _train_split(source: FileSource) -> Iterator[str]:
