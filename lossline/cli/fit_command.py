@@ -159,7 +159,8 @@ def fit_fingerprint(table: pd.DataFrame, options: FitCommand) -> str:
     )
     package = Path(lossline.__file__).parent
     rooms = ("tables", "options", "laws", "lines", "matching", "attribution", "fits")
-    for source in sorted(file for room in rooms for file in package.glob(f"{room}/**/*.py")):
+    sources = [file for room in rooms for file in package.glob(f"{room}/**/*.py")]
+    for source in sorted([*sources, package / "run_order.py"]):
         digest.update(source.read_bytes())
     return digest.hexdigest()
 
