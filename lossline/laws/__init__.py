@@ -9,3 +9,18 @@ Path of a fit: ``problems`` checks the points, ``starts`` gives start values, ``
 from all of them in one batch, ``newton`` polishes the best ends, and ``solver`` returns a
 ``results.FitResult`` with a status. ``bootstrap`` repeats this for resampled runs.
 """
+
+from lossline.laws.bootstrap import bootstrap_problem
+from lossline.laws.compute_laws import Chinchilla
+from lossline.laws.objective import LEAST_SQUARES
+from lossline.laws.problems import FitProblem
+from lossline.laws.solver import FitOptions, fit
+
+__all__ = [
+    "LEAST_SQUARES",
+    "Chinchilla",
+    "FitOptions",
+    "FitProblem",
+    "bootstrap_problem",
+    "fit",
+]

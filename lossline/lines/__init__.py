@@ -6,3 +6,7 @@ as a ``Line``. ``extrapolation`` and ``heldout`` predict runs that were left out
 ``translation`` carries a law of scale from one training set to another, ``published_line`` is the
 published procedure, as a baseline.
 """
+
+from lossline.lines.fitting import Line, LineOptions, fit_lines
+
+__all__ = ["Line", "LineOptions", "fit_lines"]
