@@ -1,1 +1,4 @@
-"""Run directories: their files, their checkpoints, and how to restore them."""
+"""Run directories: their files, their checkpoints, and how to restore them.
+
+This file imports nothing, so that reading a run directory does not import JAX.
+"""
