@@ -1,6 +1,7 @@
 """Guarantees of the architecture: which room may import which (docs: architecture)."""
 
 import ast
+import functools
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ LONGEST_FILE = 600
 MOST_FILES = 17
 
 
+@functools.cache
 def imported(file: Path) -> set[str]:
     """Full names of the modules that a file imports, at the top or inside a function."""
     names = set()
@@ -26,6 +28,7 @@ def imported(file: Path) -> set[str]:
     return names
 
 
+@functools.cache
 def rooms() -> dict[str, set[str]]:
     """Room -> the other rooms it imports. Each file outside the rooms counts as a room."""
     found: dict[str, set[str]] = {}
