@@ -142,11 +142,6 @@ class BatchPlan:
         self.windows = Windows(store, context_length=context_length, seed=seed)
         self.fingerprint = store.manifest.fingerprint
 
-    @property
-    def steps_per_epoch(self) -> float:
-        """Number of batches per epoch."""
-        return self.windows.count / self.batch_size
-
     def batch(self, k: int, rows: slice | None = None) -> Batch:
         """Return a batch, or some of its rows.
 

@@ -31,7 +31,7 @@ from lossline.laws.levenberg import descend
 from lossline.laws.objective import Residual
 from lossline.laws.problems import FitProblem, Prepared, internal_bounds, prepare, stack
 from lossline.laws.results import FitResult
-from lossline.laws.rows import Rows
+from lossline.laws.rows import FitRows
 from lossline.laws.solver import FitOptions, finish, fit_many
 from lossline.laws.starts import Nodes, nodes, project
 from lossline.run_order import run_numbers
@@ -390,7 +390,7 @@ def _fit_resamples(base: _Base, weights_BxM: Array) -> tuple[Array, dict[str, in
     starts = _resample_starts(base, weights_BxM)
     row_fit = np.repeat(np.arange(count), starts.shape[1])
     shape = (len(row_fit), len(law.parameters))
-    batch = Rows(
+    batch = FitRows(
         stack=stack(law, base.options.objective, [base.data]),
         problem=np.zeros(len(row_fit), int),
         weights=weights_BxM,

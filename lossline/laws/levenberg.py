@@ -11,7 +11,7 @@ import numpy as np
 
 from lossline.laws import projection
 from lossline.laws.newton import polish
-from lossline.laws.rows import Rows
+from lossline.laws.rows import FitRows
 
 Array = np.ndarray
 
@@ -60,7 +60,7 @@ class _Front:
     settled: Array
 
 
-def descend(batch: Rows, theta_RxP: Array, *, iterations: int, tolerance: float) -> Descent:
+def descend(batch: FitRows, theta_RxP: Array, *, iterations: int, tolerance: float) -> Descent:
     """Descend from theta (R, P) in all rows.
 
     A row stops when one iteration lowers its objective by less than ``tolerance``, relative to the
@@ -87,7 +87,7 @@ def descend(batch: Rows, theta_RxP: Array, *, iterations: int, tolerance: float)
     )
 
 
-def _begin(batch: Rows, theta_RxP: Array) -> _Front:
+def _begin(batch: FitRows, theta_RxP: Array) -> _Front:
     """Evaluate all rows at their starts; rows without finite values are settled at once."""
     theta = np.clip(theta_RxP, batch.low, batch.high)
     rows = np.arange(len(theta))
@@ -104,7 +104,7 @@ def _begin(batch: Rows, theta_RxP: Array) -> _Front:
 
 
 def _advance(
-    batch: Rows,
+    batch: FitRows,
     front: _Front,
     rows: Array,
     inverse: Array,
@@ -130,7 +130,7 @@ def _advance(
     front.settled[rows] = small | (damping >= 1e8) | (before <= floor)
 
 
-def _gather(batch: Rows, front: _Front, active: Array, leader: Array, *, last: bool) -> Array:
+def _gather(batch: FitRows, front: _Front, active: Array, leader: Array, *, last: bool) -> Array:
     """Merge rows of crowded fits. Return the rows that are still active.
 
     The best active row of each crowded fit is polished to its optimum. Rows from which the
@@ -174,7 +174,9 @@ def _solve(matrix: Array, vector: Array, held: Array) -> Array:
     return np.linalg.solve(system, (vector * free)[:, :, None])[:, :, 0]
 
 
-def _bounded_step(batch: Rows, theta: Array, gradient: Array, damped: Array, rows: Array) -> Array:
+def _bounded_step(
+    batch: FitRows, theta: Array, gradient: Array, damped: Array, rows: Array
+) -> Array:
     """Return the damped step (R, P) within the bounds.
 
     Parameters that would cross a bound are put on it, and the others are solved again.
@@ -196,7 +198,7 @@ def _bounded_step(batch: Rows, theta: Array, gradient: Array, damped: Array, row
     return np.clip(step, -reach, reach)
 
 
-def _damp(batch: Rows, normal: Array, damping: Array, inverse: Array, rows: Array) -> Array:
+def _damp(batch: FitRows, normal: Array, damping: Array, inverse: Array, rows: Array) -> Array:
     """Return normal + damping x T' diag(T^-T normal T^-1) T.
 
     This is Marquardt's scaling in centered coordinates (``Law.centering``).

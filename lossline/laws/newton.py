@@ -8,7 +8,7 @@ second derivatives.
 
 import numpy as np
 
-from lossline.laws.rows import Rows
+from lossline.laws.rows import FitRows
 
 Array = np.ndarray
 
@@ -19,7 +19,7 @@ _SHARES = (1.0, 0.3, 0.1, 0.02)
 
 
 def polish(
-    batch: Rows,
+    batch: FitRows,
     rows: Array,
     theta_RxP: Array,
     *,
@@ -56,7 +56,7 @@ def polish(
 
 
 def _improve(
-    batch: Rows, rows: Array, theta: Array, objective: Array, part: Array
+    batch: FitRows, rows: Array, theta: Array, objective: Array, part: Array
 ) -> tuple[Array, Array]:
     """Take one step of the rows ``part``, in place.
 
@@ -85,7 +85,7 @@ def _improve(
 
 
 def _damped(
-    batch: Rows,
+    batch: FitRows,
     rows: Array,
     theta: Array,
     objective: Array,
@@ -108,7 +108,7 @@ def _damped(
 
 
 def _bounded_step(
-    batch: Rows, rows: Array, theta: Array, hessian: Array, gradient: Array, normal: Array
+    batch: FitRows, rows: Array, theta: Array, hessian: Array, gradient: Array, normal: Array
 ) -> tuple[Array, Array]:
     """Return the Newton step (R, P) and half its decrement (R,).
 
@@ -138,7 +138,7 @@ def _bounded_step(
     return step, promise
 
 
-def _hessian(batch: Rows, rows: Array, theta: Array, normal: Array) -> Array:
+def _hessian(batch: FitRows, rows: Array, theta: Array, normal: Array) -> Array:
     """Return central differences of the gradient (R, P, P), one-sided at a bound.
 
     Where these are not finite, return ``normal``.

@@ -10,19 +10,19 @@ change with every solve, which gains nothing over the search.
 import numpy as np
 
 from lossline.laws.objective import Loss, Residual
-from lossline.laws.rows import Rows
+from lossline.laws.rows import FitRows
 
 Array = np.ndarray
 
 
-def solvable(batch: Rows) -> bool:
+def solvable(batch: FitRows) -> bool:
     """Return whether the objective is quadratic in the law's linear parameters."""
     objective = batch.stack.objective
     quadratic = objective.loss is Loss.LEAST_SQUARES and objective.residual is not Residual.LOG
     return quadratic and bool(batch.stack.law.linear_indices)
 
 
-def solve(batch: Rows, theta_RxP: Array, rows: Array) -> Array:
+def solve(batch: FitRows, theta_RxP: Array, rows: Array) -> Array:
     """Return theta (R, P) with the linear parameters solved for.
 
     Parameters on a bound stay there. A row whose solution lies on or beyond a bound keeps its
@@ -45,7 +45,7 @@ def solve(batch: Rows, theta_RxP: Array, rows: Array) -> Array:
     return theta
 
 
-def _normal_equations(batch: Rows, theta_RxP: Array, rows: Array) -> tuple[Array, Array]:
+def _normal_equations(batch: FitRows, theta_RxP: Array, rows: Array) -> tuple[Array, Array]:
     """Return Gram matrix (R, L, L) and moment (R, L) of the linear parameters' basis."""
     count, size = len(rows), len(batch.stack.law.linear_indices)
     gram, moment = np.empty((count, size, size)), np.empty((count, size))

@@ -21,7 +21,7 @@ _CHUNK_ELEMENTS = 12_000
 
 
 @dataclasses.dataclass(frozen=True)
-class Rows:
+class FitRows:
     """R rows over the problems of a stack.
 
     Resamples share the data: each row points to a row of ``weights``.

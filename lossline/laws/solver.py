@@ -28,7 +28,7 @@ from lossline.laws.problems import (
     stack,
 )
 from lossline.laws.results import FitResult, FitStatus
-from lossline.laws.rows import Rows
+from lossline.laws.rows import FitRows
 from lossline.laws.starts import nodes, project
 
 Array = np.ndarray
@@ -214,7 +214,7 @@ def _fit_group(
         for p, d, (low, high) in zip(problems, data, limits, strict=True)
     ]
     row_fit = np.repeat(np.arange(len(problems)), [len(s) for s in starts])
-    batch = Rows(
+    batch = FitRows(
         stack=stacked,
         problem=row_fit,
         weights=stacked.weights,
@@ -251,7 +251,7 @@ class Best:
 
 
 def finish(
-    batch: Rows,
+    batch: FitRows,
     descent: Descent,
     fits: int,
     *,
@@ -305,7 +305,7 @@ def _result(
     law: Law,
     problem: FitProblem,
     data: Prepared,
-    batch: Rows,
+    batch: FitRows,
     descent: Descent,
     best: Best,
     i: int,

@@ -1,4 +1,4 @@
-"""Figures and the report of a study. They read tables and fits, and import no model code.
+"""Figures and the report of a fit. They read tables and fits, and import no model code.
 
     from lossline.reporting import plot_lines, write_report
 

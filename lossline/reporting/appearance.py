@@ -1,6 +1,6 @@
 """Appearance of runs: color = pretraining data, marker = architecture, filling = intervention.
 
-All figures of a study share one ``Appearance``, so that a color has one meaning on every page. The
+All figures of a report share one ``Appearance``, so that a color has one meaning on every page. The
 colors are those of Okabe and Ito, then Tol's "muted" set. Both were designed for color-blind
 readers.
 """
@@ -130,7 +130,7 @@ def label(name: str, limit: int = 26) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Appearance:
-    """Colors, markers and fillings of one study.
+    """Colors, markers and fillings of one report.
 
     Attributes:
         colors: pretraining data -> color.
@@ -171,7 +171,7 @@ class Appearance:
         )
 
     def color(self, data: Any) -> str:
-        """Return the color of a pretraining set; gray if the study does not have it."""
+        """Return the color of a pretraining set; gray if the table does not have it."""
         return self.colors.get(text(data), "#7F7F7F")
 
     def marker(self, architecture: Any) -> str:

@@ -142,7 +142,7 @@ def overview(
     y: str,
     units: Sequence[Unit],
 ) -> Figure:
-    """Return the study in one figure: one loss against another, one panel per unit."""
+    """Return the fit in one figure: one loss against another, one panel per unit."""
     width = PAGE_WIDTH if len(units) > 1 else 4.6
     with publication_style():
         figure = new_figure(width, 2.75)

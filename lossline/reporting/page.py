@@ -1,6 +1,6 @@
 """Parts of a report, and how they become one self-contained HTML file.
 
-All text of a study (names of runs and sets, messages) is untrusted. The template escapes it, and
+All text of a table (names of runs and sets, messages) is untrusted. The template escapes it, and
 the content security policy of the page forbids scripts and external files.
 """
 

@@ -1,4 +1,4 @@
-"""Write the report of a study: one HTML file and its figures."""
+"""Write the report of a fit: one HTML file and its figures."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def write_report(
 
 @dataclass(frozen=True, kw_only=True)
 class _Report:
-    """The study, with everything that all sections share."""
+    """The fit, with everything that all sections share."""
 
     results: TableFit
     folder: Path
