@@ -8,7 +8,7 @@ from lossline.laws import rows as rows_module
 from lossline.laws.forms import ShiftedPowerLaw
 from lossline.laws.objective import LEAST_SQUARES, FitObjective, Loss, Residual
 from lossline.laws.problems import FitProblem, internal_bounds, prepare, stack
-from lossline.laws.rows import Rows
+from lossline.laws.rows import FitRows
 from lossline.laws.solver import FitOptions, fit
 
 LAW = ShiftedPowerLaw()
@@ -28,7 +28,7 @@ def batch_of(objective, thetas, **limits):
     low, high = internal_bounds(LAW, problem, data)
     rows = np.zeros(len(thetas), int)
     together = stack(LAW, objective, [data])
-    return Rows(
+    return FitRows(
         stack=together,
         problem=rows,
         weights=together.weights,
