@@ -14,6 +14,7 @@ import difflib
 import enum
 import errno
 import inspect
+import io
 import logging
 import os
 import re
@@ -26,7 +27,7 @@ import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from lossline.errors import UserError
 
@@ -96,6 +97,7 @@ def run_verb(
     known = {
         key: flag if isinstance(flag, Flag) else Flag(*flag) for key, flag in (flags or {}).items()
     }
+    _print_in_any_locale()
     try:
         gin_files, bindings = _parse_command_line(name, description, known, argv, load)
         verb = load()
@@ -119,6 +121,13 @@ def run_verb(
             f"lossline {name}: interrupted; run the same command again to continue", file=sys.stderr
         )
         sys.exit(130)
+
+
+def _print_in_any_locale() -> None:
+    """Let a locale without "×" or "R²" show an escape of the character, instead of an error."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _reader_has_gone() -> bool:
@@ -212,6 +221,13 @@ def binding(key: str, value: object) -> str:
 # --- command line --------------------------------------------------------------------------------
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors are user errors of one line, without the usage."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}. See --help.")
+
+
 def _parse_command_line(
     name: str,
     description: str | None,
@@ -219,7 +235,7 @@ def _parse_command_line(
     argv: Sequence[str] | None,
     load: Loader,
 ) -> tuple[list[str], list[str]]:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog=f"python -m lossline.{name}",
         description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -263,10 +279,13 @@ def _meant(argument: str, name: str, flags: Mapping[str, Flag], verb: Verb) -> s
         for owner, made in owners.items()
         if argument.startswith("--") and option in inspect.signature(made).parameters
     ]
+    if option in flags and flags[option].kind == "positional":
+        return f"give {option} without a name, see --help"
     if bound and option not in flags:
         more = ", …" if len(bound) > 3 else ""
         return f"did you mean {' or '.join(bound[:3])}{more}?"
-    near = difflib.get_close_matches(option, ["gin_file", *flags], n=1)
+    named = [key for key, flag in flags.items() if flag.kind != "positional"]
+    near = difflib.get_close_matches(option, ["gin_file", *named], n=1)
     if near and argument.startswith("--"):
         return f"did you mean --{near[0]}?"
     return "bind options as --gin.NAME=VALUE, see --help"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 import errno
+import os
 import signal
 import subprocess
 import sys
@@ -213,6 +214,43 @@ def test_unknown_argument_gets_a_suggestion(argument, said, capsys) -> None:
         run_verb("demo", "d", lambda: VERB, flags=flags, argv=[argument])
     assert exit_.value.code == 2
     assert capsys.readouterr().err.endswith(f"{said}\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "the following arguments are required: place. See --help."),
+        (["here", "--where"], "argument --where: expected one argument. See --help."),
+        (["here", "--place=there"], "unknown argument --place=there; give place without a name"),
+    ],
+)
+def test_wrong_arguments_are_one_line(arguments, said, capsys) -> None:
+    flags = {
+        "place": Flag("demo.name", "a place", "positional"),
+        "where": Flag("demo.name", "where"),
+    }
+    with pytest.raises(SystemExit) as exit_:
+        run_verb("demo", "", lambda: VERB, flags=flags, argv=arguments)
+    error = capsys.readouterr().err
+    assert exit_.value.code == 2
+    assert error.startswith(f"lossline demo: error: {said}") and error.count("\n") == 1
+
+
+def test_a_locale_without_a_character_gets_an_escape() -> None:
+    code = (
+        "from lossline.cli.configuration import Verb, run_verb\n"
+        "from tests.cli.test_configuration import Other\n"
+        "say = lambda options: print('2 × 3')\n"
+        "run_verb('demo', 'd', lambda: Verb(options=Other, run=say), argv=[])\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=Path(__file__).parents[2],
+        env=os.environ | {"PYTHONIOENCODING": "ascii"},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stdout) == (0, "2 \\xd7 3\n"), done.stderr
 
 
 def test_unwritable_path_is_a_user_error(tmp_path, capsys) -> None:
