@@ -154,6 +154,9 @@ def _locked_folder(partial: Path, path: Path) -> Iterator[Path]:
     descriptor = _lock_folder(partial, path)
     try:
         yield partial
+    except OSError as error:
+        error.filename = error.filename or str(path)  # a full disk has none
+        raise
     finally:
         # After a rename, the next writer may already have made and locked a folder of this name.
         if _is_at(descriptor, partial) and not any(partial.iterdir()):

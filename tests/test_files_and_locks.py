@@ -161,6 +161,9 @@ def test_an_error_names_the_file_and_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(OSError) as failure, replacing(tmp_path / "full"):
         raise OSError(errno.ENOSPC, "No space left on device")  # as write(2) does
     assert failure.value.filename == str(tmp_path / "full")
+    with pytest.raises(OSError) as failure, building_anew(tmp_path / "fit"):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert failure.value.filename == str(tmp_path / "fit")
     assert [item.name for item in tmp_path.iterdir()] == ["folder"]
 
 
