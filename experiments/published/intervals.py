@@ -6,7 +6,7 @@ Sources are the Kempner sweep, the OLMo ladder and Gadre's validation losses. Ev
 up to one budget (3 to 7 of them; elsewhere sizes, from 2) and predicts each later one. Prints
 percent of points covered per source and kind of line, and the interval score (Gneiting & Raftery
 2007, eq. 43; percent of y). Intervals come in two ways: without calibration ("plain": only the
-error of the form, 4%, benchmarks 8%) and with it (``lossline.lines.doubt``). Writes coverage.csv.
+error of the form, 4%, benchmarks 8%) and with it (``lines.calibration``). Writes coverage.csv.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import others
 import pandas as pd
 import sweep
 
-from lossline.lines.doubt import Doubt
+from lossline.lines.calibration import Calibration
 from lossline.lines.fitting import Line, LineKind, LineOptions, fit_line
 from lossline.lines.specimens import Specimen, within_groups
 from lossline.tables.pairing import Pairs
@@ -103,7 +103,7 @@ def held_out(specimens: list[Specimen], step: str) -> Iterator[pd.DataFrame]:
 def judged(line: Line, rest: Pairs) -> dict[str, np.ndarray]:
     """Return coverage and score of each way of making intervals, per point."""
     form = 0.08 if line.kind in TASKS else 0.04
-    plain = dataclasses.replace(line, doubt=Doubt(fan=1.0, scatter=1.0, form=form))
+    plain = dataclasses.replace(line, calibration=Calibration(fan=1.0, scatter=1.0, form=form))
     found = {}
     for way, each in zip(WAYS, (plain, line), strict=True):
         low, high = each.interval(rest.x, tokens_per_param=rest.tokens / rest.params)

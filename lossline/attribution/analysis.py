@@ -101,7 +101,7 @@ def analyse(
                 )
                 for each in matched
             }  # fmt: skip
-            in_unit += _with_chance(asked, lines, losses)
+            in_unit += _with_uncertainty(asked, lines, losses)
             for factor, share in nested_shares(plan, points, list(asked)).items():
                 shares[factor, unit, y_set] = share
         contrasts += _corrected(in_unit, options.alpha)
@@ -196,7 +196,7 @@ def _y_sets(rows: pd.DataFrame, x_set: str, options: AttributionOptions) -> list
     return [name for name in wanted if name not in (x_set, OWN_SET)]
 
 
-def _with_chance(
+def _with_uncertainty(
     found: Mapping[str, Sequence[Contrast]], lines: Sequence[MatchedGroup], losses: Losses
 ) -> list[Contrast]:
     """Contrasts on one set with their standard errors.
@@ -212,7 +212,7 @@ def _with_chance(
     for factor, items in found.items():
         others = [noise for name, noise in pooled.items() if name != factor]
         noise = max((pooled[factor], about_lines, *others), key=lambda item: item.degrees)
-        result += [item.with_chance(noise, pooled[factor]) for item in items]
+        result += [item.with_uncertainty(noise, pooled[factor]) for item in items]
     return result
 
 
@@ -220,7 +220,7 @@ def _corrected(items: list[Contrast], alpha: float) -> list[Contrast]:
     """Add Holm's (1979) step-down correction.
 
     The first test uses the runs compared. A contrast that is not significant is tested again with
-    the noise of other runs; ``chance`` then holds that noise. Half of alpha goes to contrasts of
+    the noise of other runs, and ``uncertainty`` holds it. Half of alpha goes to contrasts of
     levels, half to all other kinds.
     """
     result = list(items)
@@ -232,10 +232,10 @@ def _corrected(items: list[Contrast], alpha: float) -> list[Contrast]:
         for (index, item), other, first, second in zip(
             family.items(), borrowing, by_own, by_any, strict=True
         ):
-            lent = other.chance.borrowed and (second < alpha or not item.own.known)
+            lent = other.uncertainty.borrowed and (second < alpha or not item.own.known)
             chosen, p_value = (other, second) if lent and not first < alpha else (item, first)
             result[index] = dataclasses.replace(
-                chosen, p_corrected=p_value, detectable=chosen.chance.detectable(detectable)
+                chosen, p_corrected=p_value, detectable=chosen.uncertainty.detectable(detectable)
             )
     return result
 

@@ -93,7 +93,7 @@ NO_NOISE = Noise(deviation=float("nan"), degrees=0.0)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Chance:
+class Uncertainty:
     """Uncertainty of a move, for t tests and intervals.
 
     Attributes:
@@ -148,7 +148,7 @@ class Chance:
         return float(quantiles[0] - quantiles[1]) * self.error
 
 
-UNKNOWN = Chance()
+UNKNOWN = Uncertainty()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -188,16 +188,18 @@ class Comparison:
     y_middle: float
     p_resampled: float = float("nan")
 
-    def own_chance(self) -> Chance:
+    def own_uncertainty(self) -> Uncertainty:
         """Return the uncertainty from the runs compared; levels may have different noise."""
         # Lines that agree to the last digits differ by rounding only. That must not be significant.
         least = _ROUNDING * abs(self.y_middle)
-        return Chance(error=max(float(np.sqrt(self.variance)), least), degrees=self.own_degrees)
+        return Uncertainty(
+            error=max(float(np.sqrt(self.variance)), least), degrees=self.own_degrees
+        )
 
-    def borrowed_chance(self, noise: Noise, factor: float) -> Chance:
+    def borrowed_uncertainty(self, noise: Noise, factor: float) -> Uncertainty:
         """Return the uncertainty from the noise of other runs, multiplied by ``factor``."""
         error = float(np.sqrt(self.between * (factor * noise.deviation) ** 2 + self.within))
-        return Chance(error=error, degrees=noise.degrees, borrowed=True)
+        return Uncertainty(error=error, degrees=noise.degrees, borrowed=True)
 
 
 def _fewest(groups: list[MatchedPoints]) -> tuple[float, int]:

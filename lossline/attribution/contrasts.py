@@ -16,9 +16,9 @@ import numpy as np
 from lossline.attribution.comparison import (
     NO_NOISE,
     UNKNOWN,
-    Chance,
     Comparison,
     Noise,
+    Uncertainty,
     pooled_noise,
 )
 from lossline.attribution.matched import Losses, Matched, by_level
@@ -101,7 +101,7 @@ class Contrast:
         sides: the two groups of a GROUPS contrast.
         alpha: level of the tests.
         margin: a move below this is small, in ``unit``.
-        chance: standard error that is used: ``own`` or ``lent``.
+        uncertainty: standard error that is used: ``own`` or ``lent``.
         own: standard error of ``move`` from the runs compared.
         lent: standard error of ``move`` from the noise of other runs.
         run_noise: standard deviation of a run about its line.
@@ -126,9 +126,9 @@ class Contrast:
     sides: tuple[Side, ...] = ()
     alpha: float = 0.05
     margin: float = float("nan")
-    chance: Chance = UNKNOWN
-    own: Chance = UNKNOWN
-    lent: Chance = UNKNOWN
+    uncertainty: Uncertainty = UNKNOWN
+    own: Uncertainty = UNKNOWN
+    lent: Uncertainty = UNKNOWN
     run_noise: Noise = NO_NOISE
     p_value: float = float("nan")
     p_corrected: float = float("nan")
@@ -171,10 +171,10 @@ class Contrast:
 
     def interval(self) -> tuple[float, float]:
         """Return the bounds of the move, simultaneous over the pairs of levels (Bonferroni)."""
-        reach = self.chance.reach(self.alpha / self.pairs)
+        reach = self.uncertainty.reach(self.alpha / self.pairs)
         return self.move - reach, self.move + reach
 
-    def with_chance(self, noise: Noise, run_noise: Noise) -> Contrast:
+    def with_uncertainty(self, noise: Noise, run_noise: Noise) -> Contrast:
         """Return the contrast with its standard errors and p-value.
 
         Args:
@@ -182,24 +182,30 @@ class Contrast:
                 freedom.
             run_noise: noise of the runs that this factor compares.
         """
-        own = self._sides_chance() if self.sides else self._scaled(self.comparison.own_chance())
+        own = (
+            self._sides_uncertainty()
+            if self.sides
+            else self._scaled(self.comparison.own_uncertainty())
+        )
         lent = UNKNOWN
         if own.degrees < _FEW_DEGREES and noise.degrees >= 1.0:
             lent = self._borrowed(noise)
         shown = own if own.known else lent
         return dataclasses.replace(
-            self, chance=shown, own=own, lent=lent, p_value=shown.p_value(self.move),
+            self, uncertainty=shown, own=own, lent=lent, p_value=shown.p_value(self.move),
             run_noise=run_noise if run_noise.degrees >= 1.0 else noise,
         )  # fmt: skip
 
     def with_lent(self) -> Contrast:
         """Return the contrast tested with the noise of other runs."""
-        return dataclasses.replace(self, chance=self.lent, p_value=self.lent.p_value(self.move))
+        return dataclasses.replace(
+            self, uncertainty=self.lent, p_value=self.lent.p_value(self.move)
+        )
 
-    def _scaled(self, chance: Chance) -> Chance:
-        return dataclasses.replace(chance, error=chance.error * abs(self.scale))
+    def _scaled(self, uncertainty: Uncertainty) -> Uncertainty:
+        return dataclasses.replace(uncertainty, error=uncertainty.error * abs(self.scale))
 
-    def _sides_chance(self) -> Chance:
+    def _sides_uncertainty(self) -> Uncertainty:
         """Standard error of the difference of two sides, as in Welch's test.
 
         It adds the parts' own variances. The degrees of freedom are Satterthwaite's for runs of one
@@ -211,17 +217,19 @@ class Contrast:
         variance = sum(share * part.variance for share, part in parts)
         even = [(share * part.between, part.own_degrees) for share, part in parts]
         degrees = sum(e for e, _ in even) ** 2 / sum(e**2 / own for e, own in even)
-        return Chance(error=float(np.sqrt(variance)), degrees=float(degrees))
+        return Uncertainty(error=float(np.sqrt(variance)), degrees=float(degrees))
 
-    def _borrowed(self, noise: Noise) -> Chance:
+    def _borrowed(self, noise: Noise) -> Uncertainty:
         if not self.sides:
-            return self._scaled(self.comparison.borrowed_chance(noise, BORROWED))
+            return self._scaled(self.comparison.borrowed_uncertainty(noise, BORROWED))
         errors = [
-            side.share * part.borrowed_chance(noise, BORROWED).error
+            side.share * part.borrowed_uncertainty(noise, BORROWED).error
             for side in self.sides
             for part in side.comparisons
         ]
-        return Chance(error=float(np.linalg.norm(errors)), degrees=noise.degrees, borrowed=True)
+        return Uncertainty(
+            error=float(np.linalg.norm(errors)), degrees=noise.degrees, borrowed=True
+        )
 
 
 def contrasts_of(
@@ -236,7 +244,7 @@ def contrasts_of(
 ) -> Iterator[Contrast]:
     """Yield every contrast of one factor that the losses on two sets allow.
 
-    Standard errors and p-values are added later (``Contrast.with_chance``).
+    Standard errors and p-values are added later (``Contrast.with_uncertainty``).
 
     Args:
         plan: facts of the runs.

@@ -49,7 +49,7 @@ def effects_of(
             low_level=item.low_level,
             high_level=item.high_level,
             move=Interval(value=item.move, low=low, high=high),
-            p_value=min(1.0, item.p_value * len(pairs)) if item.chance.known else math.nan,
+            p_value=min(1.0, item.p_value * len(pairs)) if item.uncertainty.known else math.nan,
             p_corrected=item.p_corrected,
             p_resampled=item.comparison.p_resampled,
             p_equivalent=float(np.max([pair.p_equivalent for pair in pairs])),
@@ -58,7 +58,7 @@ def effects_of(
             share=share.share,
             partial_r2=share.partial_r2,
             spread=share.spread,
-            degrees=item.chance.degrees,
+            degrees=item.uncertainty.degrees,
             noise=item.run_noise.deviation,
             noise_from=_noise_from(item),
             runs=item.comparison.runs,
@@ -107,7 +107,7 @@ def _row(x_set: str, item: Contrast) -> dict[str, object]:
         "p_resampled": comparison.p_resampled,
         "detectable": item.detectable,
         "noise": item.run_noise.deviation,
-        "degrees": item.chance.degrees,
+        "degrees": item.uncertainty.degrees,
         "noise_from": _noise_from(item),
         "runs": comparison.runs,
         "groups": comparison.groups,
@@ -119,6 +119,6 @@ def _row(x_set: str, item: Contrast) -> dict[str, object]:
 
 
 def _noise_from(item: Contrast) -> str:
-    if not item.chance.known:
+    if not item.uncertainty.known:
         return ""
-    return "borrowed" if item.chance.borrowed else "own"
+    return "borrowed" if item.uncertainty.borrowed else "own"

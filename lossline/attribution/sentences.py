@@ -297,7 +297,7 @@ def _by_group(name: str, moves: Sequence[GroupMove], at: str) -> str:
 
 def _by_how_much(item: Contrast) -> str:
     """A caveat where the interval of a move reaches into the margin."""
-    if abs(item.move) - item.chance.reach(2.0 * item.alpha) >= item.margin:
+    if abs(item.move) - item.uncertainty.reach(2.0 * item.alpha) >= item.margin:
         return ""
     return (
         f"It is not shown that the move exceeds the margin of {item.margin:.2g} "
@@ -427,7 +427,7 @@ def limits(contrasts: Sequence[Contrast]) -> str:
     runs = max(item.comparison.runs for item in main)
     parts = [f"{runs} runs in {groups} matched {_plural(groups, 'group')}"]
     sets = {item.y_set for item in main}
-    if lent := {item.y_set for item in main if item.chance.borrowed}:
+    if lent := {item.y_set for item in main if item.uncertainty.borrowed}:
         where = "" if lent == sets else f" on {len(lent)} of {len(sets)} sets"
         parts.append(
             f"too few to estimate run-to-run noise{where}: the noise of other runs is used, times "

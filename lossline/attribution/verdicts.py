@@ -53,10 +53,10 @@ def judge_unit(contrasts: Sequence[Contrast]) -> Judgement:
     """
     ranked = sorted(contrasts, key=lambda item: item.clarity)
     significant = [item for item in ranked if item.significant]
-    own = [item for item in significant if not item.chance.borrowed]
+    own = [item for item in significant if not item.uncertainty.borrowed]
     moved = [item for item in own if not item.equivalent]
     small = [item for item in own if item.equivalent]
-    lent = [i for i in significant if i.chance.borrowed and not i.equivalent]
+    lent = [i for i in significant if i.uncertainty.borrowed and not i.equivalent]
     main = [item for item in contrasts if item.kind is Kind.LEVELS]
     open_sets = tuple(dict.fromkeys(item.y_set for item in main if not item.equivalent))
     second = [item for item in ranked if item.kind is not Kind.LEVELS]

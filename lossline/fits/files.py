@@ -23,7 +23,7 @@ from lossline.errors import UserError
 from lossline.files import building_anew, write_json
 from lossline.fits.results import ComputeLawFit, TableFit
 from lossline.laws.results import FitStatus
-from lossline.lines.doubt import Doubt
+from lossline.lines.calibration import Calibration
 from lossline.lines.estimators import PARAMETERS
 from lossline.lines.fitting import Irreducible, Line, LineKind
 from lossline.tables.pairing import Pairing
@@ -198,7 +198,8 @@ def _line(tree: Mapping[str, Any], draws: np.ndarray) -> Line:
     fields["group"], fields["y_group"] = tree["group"], tree["y_group"]
     for name in ("x_range", "y_range"):
         fields[name] = tuple(math.nan if value is None else value for value in tree[name])
-    fields["doubt"] = Doubt(**tree["doubt"])
+    earlier = fields.pop("doubt", None)  # its name before 2026-11-28
+    fields["calibration"] = Calibration(**(tree["calibration"] if earlier is None else earlier))
     enums = {"status": FitStatus, "kind": LineKind, "pairing": Pairing, "irreducible": Irreducible}
     fields |= {name: cls(tree[name]) for name, cls in enums.items()}
     return Line(**fields, draws=draws)

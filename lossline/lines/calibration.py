@@ -22,7 +22,7 @@ _FAN_OF_FEW = 0.7
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Doubt:
+class Calibration:
     """Factors of an interval.
 
     Attributes:
@@ -38,7 +38,7 @@ class Doubt:
 
     def __post_init__(self) -> None:
         if min(self.fan, self.scatter, self.form) < 0:
-            raise UserError("Doubt: fan, scatter and form must be at least 0.")
+            raise UserError("Calibration: fan, scatter and form must be at least 0.")
 
     def fan_of(self, runs: int) -> float:
         """Return the fan factor: 0.7 up to 8 runs, ``fan`` from 24 on, linear between."""
@@ -46,10 +46,10 @@ class Doubt:
         return _FAN_OF_FEW + share * (self.fan - _FAN_OF_FEW)
 
 
-_TEXT = Doubt()
+_TEXT = Calibration()
 # Both axes are losses on the runs' own training sets: these lines extrapolate best.
-_TRAIN = Doubt(fan=0.1, scatter=1.5, form=0.025)
-_TASK = Doubt(fan=0.85, scatter=1.25, form=0.14)
+_TRAIN = Calibration(fan=0.1, scatter=1.5, form=0.025)
+_TASK = Calibration(fan=0.85, scatter=1.25, form=0.14)
 _BY_KIND = {
     LineKind.TRAIN_TO_TRAIN: _TRAIN,
     LineKind.TRAIN_TO_TASK: _TASK,
@@ -57,6 +57,6 @@ _BY_KIND = {
 }
 
 
-def doubt_of(kind: LineKind) -> Doubt:
+def calibration_of(kind: LineKind) -> Calibration:
     """Return the factors for a kind of line."""
     return _BY_KIND.get(kind, _TEXT)

@@ -24,7 +24,7 @@ from lossline.errors import UserError
 from lossline.laws.compute_laws import Kaplan
 from lossline.laws.results import FitStatus
 from lossline.laws.solver import fit
-from lossline.lines.doubt import Doubt, doubt_of
+from lossline.lines.calibration import Calibration, calibration_of
 from lossline.lines.estimators import (
     PARAMETERS,
     TASK_PRIOR,
@@ -122,7 +122,7 @@ class Line:
         x_range: smallest and largest x of the fitted points.
         y_range: smallest and largest y of the fitted points.
         scatter: relative standard deviation of y about the line, over the fitted runs.
-        doubt: calibration factors of prediction intervals.
+        calibration: factors of prediction intervals.
         draws: (S, 6) parameters of the reweighted lines; bands cover a share of them.
         irreducible: source of E_x and E_y.
         heldout_error: mean absolute relative error on the runs of largest compute when they are
@@ -148,7 +148,7 @@ class Line:
     x_range: tuple[float, float] = (math.nan, math.nan)
     y_range: tuple[float, float] = (math.nan, math.nan)
     scatter: float = math.nan
-    doubt: Doubt = dataclasses.field(default_factory=Doubt)
+    calibration: Calibration = dataclasses.field(default_factory=Calibration)
     draws: Array = dataclasses.field(
         default_factory=lambda: np.empty((0, len(PARAMETERS))), repr=False
     )
@@ -225,13 +225,13 @@ class Line:
         inside = np.clip(x, *self.x_range)
         at_end = self._deviations(inside, tokens_per_param)
         fan = self._deviations(x, tokens_per_param) - at_end
-        y_SxM = center.ravel() + at_end + self.doubt.fan_of(self.n_runs) * fan
+        y_SxM = center.ravel() + at_end + self.calibration.fan_of(self.n_runs) * fan
         if noise:
             noise_S, form_S = _normal_samples(len(self.draws))
             beyond = (self.predict(x) - self.predict(inside)).ravel()
-            scatter = max(self.doubt.scatter, _tails(self.n_runs, level)) * self.scatter
+            scatter = max(self.calibration.scatter, _tails(self.n_runs, level)) * self.scatter
             y_SxM = y_SxM + noise_S[:, None] * scatter * center.ravel()
-            y_SxM = y_SxM + form_S[:, None] * self.doubt.form * beyond
+            y_SxM = y_SxM + form_S[:, None] * self.calibration.form * beyond
         # Center the interval on the line, which predicts better than the middle of the draws. The
         # lower end is as far away in ratio, because no loss is negative.
         off = np.quantile(np.abs(y_SxM - center.ravel()), level, axis=0).reshape(x.shape)
@@ -283,7 +283,7 @@ def _plain(value: Any) -> Any:
     """Return a value as JSON types; NaN and infinities become None."""
     if isinstance(value, enum.Enum):
         return value.value
-    if isinstance(value, Doubt):
+    if isinstance(value, Calibration):
         return dataclasses.asdict(value)
     if isinstance(value, Mapping):
         return {str(k): _plain(v) for k, v in value.items()}
@@ -501,16 +501,16 @@ def _fitted(
         tokens_per_param=reference if len(names) > 4 else math.nan,
         draws=found.draws,
         scatter=found.scatter,
-        doubt=doubt_of(base.kind),
+        calibration=calibration_of(base.kind),
     )
     predicted = line.predict(pairs.x, tokens_per_param=pairs.tokens / pairs.params)
-    doubt = _doubt(line)
-    status = FitStatus.UNDERDETERMINED if doubt else FitStatus.CONVERGED
+    reason = _unidentified(line)
+    status = FitStatus.UNDERDETERMINED if reason else FitStatus.CONVERGED
     return dataclasses.replace(
         line,
         r2=r_squared(pairs.y, predicted),
         status=status,
-        message=doubt or _few_runs(line),
+        message=reason or _few_runs(line),
     )
 
 
@@ -531,7 +531,7 @@ def _few_runs(line: Line) -> str:
     )
 
 
-def _doubt(line: Line) -> str:
+def _unidentified(line: Line) -> str:
     """Return why the points do not determine their line, or an empty string."""
     if line.parameters["K"] <= 0:
         return "y does not rise with x: no shifted power law describes these points"

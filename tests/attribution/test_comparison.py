@@ -54,9 +54,9 @@ def simulate(times: int, move: float, **design) -> tuple[float, float, float]:
     rejected, held, error = 0, 0, 0.0
     for _ in range(times):
         comparison = compare(groups(random, move=move, **design))
-        chance = comparison.own_chance()
-        rejected += chance.p_value(comparison.move) < 0.05
-        held += abs(comparison.move - move) <= chance.reach(0.05)
+        uncertainty = comparison.own_uncertainty()
+        rejected += uncertainty.p_value(comparison.move) < 0.05
+        held += abs(comparison.move - move) <= uncertainty.reach(0.05)
         error += comparison.move - move
     return rejected / times, held / times, error / times
 
@@ -96,7 +96,7 @@ def test_a_bent_line_that_levels_share_is_not_taken_for_a_move():
                 parts.append((x, y, np.full(40, f"{level}-{run}"), np.full(40, float(level))))
         x, y, run, d = (np.concatenate(column) for column in zip(*parts, strict=True))
         comparison = compare([MatchedPoints(x=x, y=y, run=run, d=d)])
-        rejected += comparison.own_chance().p_value(comparison.move) < 0.05
+        rejected += comparison.own_uncertainty().p_value(comparison.move) < 0.05
     assert rejected <= 8  # 3 expected at a level of 5%; 52 with a parabola
 
 
@@ -121,10 +121,10 @@ def test_degrees_of_freedom_count_runs():
 
 def test_without_degrees_of_freedom_there_is_no_p_value():
     comparison = compare(groups(np.random.default_rng(0), count=1, runs=1))
-    chance = comparison.own_chance()
-    assert not chance.known
-    found = (chance.p_value(1.0), chance.reach(0.05), chance.p_equivalent(0.0, 0.1))
-    assert np.isnan([*found, chance.detectable(0.05)]).all()
+    uncertainty = comparison.own_uncertainty()
+    assert not uncertainty.known
+    found = (uncertainty.p_value(1.0), uncertainty.reach(0.05), uncertainty.p_equivalent(0.0, 0.1))
+    assert np.isnan([*found, uncertainty.detectable(0.05)]).all()
 
 
 def test_lines_that_do_not_overlap_are_not_compared():

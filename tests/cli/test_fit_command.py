@@ -160,6 +160,17 @@ def test_results_are_loaded_as_saved(results, tmp_path):
     )
 
 
+def test_lines_are_loaded_with_the_earlier_name_of_their_calibration(results, tmp_path):
+    (tmp_path / study_files.MARK).write_text("{}")
+    study_files.save_results(results, tmp_path)
+    file = tmp_path / "lines.json"
+    file.write_text(file.read_text().replace('"calibration"', '"doubt"'))
+    again = load_results(tmp_path)
+    assert [line.calibration for line in again.lines] == [
+        line.calibration for line in results.lines
+    ]
+
+
 def test_bad_group_does_not_affect_the_others(table):
     lone = table[
         (table.architecture == "llama")
