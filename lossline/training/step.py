@@ -122,16 +122,20 @@ class Trainer:
 
         The numbers depend only on ``key``, not on the mesh.
         """
+        with jax.set_mesh(self.mesh):
+            return self._make_state(key)
+
+    @cached_property
+    def _make_state(self) -> Callable[[jax.Array], State]:
+        """The compiled function from a key to a fresh state."""
 
         def make(key: jax.Array) -> State:
             params = nnx.to_pure_dict(nnx.state(models.build(self.model, key=key)))
             return {"params": params, "optimizer": self._fresh_optimizer(params)}
 
-        with jax.set_mesh(self.mesh):
-            jitted = jax.jit(
-                make, out_shardings=self.shardings, compiler_options=self._init_compiler_options()
-            )
-            return jitted(key)
+        return jax.jit(
+            make, out_shardings=self.shardings, compiler_options=self._init_compiler_options()
+        )
 
     def _init_compiler_options(self) -> dict[str, int] | None:
         """Return options that reduce compile time of the initialization on CPUs.

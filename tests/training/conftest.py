@@ -1,20 +1,24 @@
 """A small store of sentences, tiny models, and options to train them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 import pytest
+from jax.sharding import Mesh
 
 from lossline.models import LlamaConfig, MambaConfig
 from lossline.sharding import MeshOptions
 from lossline.stores.store_writer import write_store
 from lossline.stores.token_store import TokenStore
+from lossline.training import make_trainer as trainers
 from lossline.training.checkpoint_schedule import CheckpointOptions
 from lossline.training.loop import use_compilation_cache
 from lossline.training.options import LogOptions, TrainOptions
+from lossline.training.step import Trainer
 from lossline.vocabularies import ByteVocabulary
 
 LLAMA = LlamaConfig(
@@ -70,6 +74,31 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("cache")
     use_compilation_cache(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def known_trainers() -> dict[tuple[Mesh, str], Trainer]:
+    """Trainers of the tests so far; a test that needs a new trace empties it."""
+    return {}
+
+
+@pytest.fixture(autouse=True, scope="session")
+def shared_trainers(known_trainers: dict[tuple[Mesh, str], Trainer]) -> Iterator[None]:
+    """Let trainings of equal model, objective, optimizer and mesh share one traced step.
+
+    Tracing and lowering are most of a training of twelve tiny steps. Trainings in other processes
+    (after ``kill -9``) trace their own.
+    """
+
+    def shared(*, mesh: Mesh, **parts: Any) -> Trainer:
+        key = mesh, repr(parts)
+        if key not in known_trainers:
+            known_trainers[key] = Trainer(mesh=mesh, **parts)
+        return known_trainers[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trainers, "Trainer", shared)
+        yield
 
 
 @pytest.fixture(scope="session")
