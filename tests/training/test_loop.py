@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import pickle
+import re
 import shutil
 import signal
 import socket
@@ -15,6 +16,7 @@ from dataclasses import replace
 import jax
 import numpy as np
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 from quick_compilation import QUICK_COMPILATION
 
 from lossline.batches.plans import BatchPlan
@@ -29,11 +31,11 @@ from lossline.sharding.launch import Launch
 from lossline.stores.manifests import NoStore
 from lossline.stores.store_writer import write_store
 from lossline.training.checkpoint_schedule import CheckpointOptions
-from lossline.training.loop import TrainingFailed, train
+from lossline.training.loop import TrainingFailed, train, use_compilation_cache
 from lossline.training.metrics import read_metrics
 from lossline.training.objective import Objective
 from lossline.training.optimizer import AdamW
-from lossline.training.options import Documents, TrainOptions
+from lossline.training.options import Documents
 from lossline.training.schedule import ConstantSchedule
 from lossline.training.step import Trainer
 from lossline.vocabularies import ByteVocabulary
@@ -112,7 +114,8 @@ def test_unavailable_implementation_is_refused_before_anything_is_written(option
         assert not lacking.folder.exists()
 
 
-def test_the_step_is_traced_only_once(options, monkeypatch):
+def test_the_step_is_traced_only_once(options, monkeypatch, known_trainers):
+    known_trainers.clear()
     traces = []
     objective = Objective.__call__
     monkeypatch.setattr(Objective, "__call__", lambda *a: traces.append(1) or objective(*a))
@@ -162,7 +165,8 @@ def test_finished_run_is_not_trained_again(options, reference, capsys, monkeypat
     assert before == {f: f.stat().st_mtime_ns for f in reference.path.rglob("*")}
 
 
-@pytest.mark.parametrize("k", [0, 3, 6, 11])
+# Before the first step, before the first checkpoint, after one.
+@pytest.mark.parametrize("k", [0, 3, 6])
 def test_resume_after_a_crash_is_bitwise_identical(options, reference, stopped_at, monkeypatch, k):
     stopped_at(k, fail)
     with pytest.raises(Killed):
@@ -214,49 +218,56 @@ def test_corrupt_newest_checkpoint_falls_back_to_the_previous(
 
 # --- kill -9 ------------------------------------------------------------------------------------
 
-TRAIN_PICKLED = """
-import pickle
-from lossline.training.loop import train
-train(pickle.load(sys.stdin.buffer))
-"""
-
 KILL = """
-import os, pickle, signal, sys, time
+import os, pickle, signal, sys
 from lossline.runs import checkpoints
 from lossline.training.loop import train
 
 def die(*_, **__):
     os.kill(os.getpid(), signal.SIGKILL)
 
-where = sys.argv[1]
-if where == "while Orbax writes":
-    finish = checkpoints.CheckpointWriter._finish
-    def _finish(self, step, kept):
-        if step == 8:
-            die()
-        finish(self, step, kept)
-    checkpoints.CheckpointWriter._finish = _finish
-elif where == "before the manifest":
-    write = checkpoints.write_manifest
-    checkpoints.write_manifest = lambda f, **k: die() if k["step"] == 8 else write(f, **k)
-elif where == "while dropping an old optimizer":
-    checkpoints.shutil.rmtree = die
-train(pickle.load(sys.stdin.buffer))
+def arrange(where):
+    if where == "while Orbax writes":
+        finish = checkpoints.CheckpointWriter._finish
+        def _finish(self, step, kept):
+            if step == 8:
+                die()
+            finish(self, step, kept)
+        checkpoints.CheckpointWriter._finish = _finish
+    elif where == "before the manifest":
+        write = checkpoints.write_manifest
+        checkpoints.write_manifest = lambda f, **k: die() if k["step"] == 8 else write(f, **k)
+    elif where == "while dropping an old optimizer":
+        checkpoints.shutil.rmtree = die
+
+# One import for all: JAX has no threads before it uses a device, so the process can still fork.
+for where, options in pickle.load(sys.stdin.buffer).items():
+    child = os.fork()
+    if not child:
+        arrange(where)
+        train(options)
+        os._exit(0)
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == -signal.SIGKILL, where
 """
+MOMENTS = ("while Orbax writes", "before the manifest", "while dropping an old optimizer")
 
 
-@pytest.mark.parametrize(
-    "where", ["while Orbax writes", "before the manifest", "while dropping an old optimizer"]
-)
-def test_resume_after_kill_during_a_save_is_bitwise_identical(options, reference, where):
-    chosen = options()
-    killed = subprocess.run(
-        [sys.executable, "-c", KILL, where],
-        input=pickle.dumps(chosen),
-        check=False,
-        capture_output=True,
+@pytest.fixture(scope="module")
+def killed(base_options, tmp_path_factory):
+    """Options of three trainings, each killed at another moment of a save."""
+    folder = tmp_path_factory.mktemp("killed")
+    chosen = {where: replace(base_options, root=str(folder / where)) for where in MOMENTS}
+    done = subprocess.run(
+        [sys.executable, "-c", KILL], input=pickle.dumps(chosen), check=False, capture_output=True
     )
-    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
+    assert done.returncode == 0, done.stderr.decode()
+    return chosen
+
+
+@pytest.mark.parametrize("where", MOMENTS)
+def test_resume_after_kill_during_a_save_is_bitwise_identical(killed, reference, where):
+    chosen = killed[where]
     run = train(chosen)
     assert_same_run(run, reference, chosen)
     leftovers = [f.name for f in (run.path / "checkpoints").iterdir() if not f.name.isdigit()]
@@ -443,17 +454,12 @@ def test_all_bits_of_both_seeds_are_used(options):
     assert len({small, large, other_data}) == 3
 
 
-def test_profiler_trace_is_written(options, capsys):
-    run = train(options(profile_steps="2:3", steps=4, mesh=MeshOptions(data=8)))
-    assert list((run.path / "profile").rglob("*.xplane.pb"))
-    assert "profile of steps 2 to 3" in capsys.readouterr().out
-
-
 def test_profile_covers_only_steps_of_this_start(options, capsys, stopped_at):
-    chosen = options(steps=4, checkpoints=CheckpointOptions(steps=(2,), count=0))
+    """Traces that end with the run, that begin with the start and end at their last step, none."""
+    chosen = options(steps=5, checkpoints=CheckpointOptions(steps=(2,), count=0))
     for batch, asked, said in (
         (2, "2:4", "profile of steps 2 to 2 in"),
-        (3, "1:4", "profile of steps 3 to 3 in"),
+        (4, "1:4", "profile of steps 3 to 4 in"),
         (
             9,
             "1:2",
@@ -461,7 +467,7 @@ def test_profile_covers_only_steps_of_this_start(options, capsys, stopped_at):
         ),
     ):
         stopped_at(batch, fail)
-        with pytest.raises(Killed) if batch < 4 else contextlib.nullcontext():
+        with pytest.raises(Killed) if batch < 5 else contextlib.nullcontext():
             train(replace(chosen, profile_steps=asked))
         assert said in capsys.readouterr().out
     traces = (chosen.folder / "profile").rglob("*.xplane.pb")
@@ -489,24 +495,30 @@ def test_replaceable_checkpoints_are_replaced(options, monkeypatch):
     assert run.checkpoint_steps() == run.kept_checkpoint_steps() == [4, 8, 12]
 
 
-@pytest.mark.slow
-def test_damaged_compilation_cache_entry_does_not_break_a_run(options, tmp_path):
+def test_damaged_compilation_cache_entry_does_not_break_a_run(
+    options, tmp_path, cache, known_trainers
+):
     """A process killed while it writes a cache entry must not break later runs."""
     folder = tmp_path / "torn"
-    code = f"import sys{TRAIN_PICKLED}"
     chosen = options(compilation_cache=str(folder), steps=3)
-    for root in ("first", "second"):
-        done = subprocess.run(
-            [sys.executable, "-c", code],
-            input=pickle.dumps(replace(chosen, root=str(tmp_path / root))),
-            check=False,
-            capture_output=True,
-        )
-        assert done.returncode == 0, done.stderr.decode()
-        entries = list(folder.glob("*-cache"))
-        assert entries
-        for entry in entries:
-            entry.write_bytes(entry.read_bytes()[: entry.stat().st_size // 2])
+    torn = pytest.warns(UserWarning, match="Error reading .* cache entry for 'jit_run'")
+    runs = []
+    try:
+        for root, seen in (("first", contextlib.nullcontext()), ("second", torn)):
+            known_trainers.clear()
+            jax.clear_caches()  # as in a new process
+            use_compilation_cache(folder)
+            compilation_cache.reset_cache()
+            with seen:
+                runs.append(train(replace(chosen, root=str(tmp_path / root))))
+            entries = list(folder.glob("*-cache"))
+            assert entries
+            for entry in entries:
+                entry.write_bytes(entry.read_bytes()[: entry.stat().st_size // 2])
+    finally:
+        use_compilation_cache(cache)
+        compilation_cache.reset_cache()
+    assert losses(runs[0]) == losses(runs[1])
 
 
 # --- several processes --------------------------------------------------------------------------
@@ -514,45 +526,55 @@ def test_damaged_compilation_cache_entry_does_not_break_a_run(options, tmp_path)
 JOIN = """
 import os, pickle, sys, time
 from dataclasses import replace
-options = pickle.load(sys.stdin.buffer)
+finished, stopped = pickle.load(sys.stdin.buffer)
 from lossline.batches.plans import BatchPlan
 from lossline.training.loop import train
 
-read, pause = BatchPlan.batch, float(sys.argv[2])
+launch = replace(finished.launch, process_id=int(sys.argv[1]))
+train(replace(finished, launch=launch))
+
+read = BatchPlan.batch
 
 def slowly(self, number, rows=None):
-    time.sleep(pause)
+    time.sleep(0.4)
     return read(self, number, rows)
 
 BatchPlan.batch = slowly
-launch = replace(options.launch, process_id=int(sys.argv[1]))
-train(replace(options, launch=launch))
+train(stopped)
 """
+MIXED = MeshOptions(data=2, fsdp=2, tensor=2)
 
 
-def joined(chosen: TrainOptions, *, pause: float = 0.0) -> list[subprocess.Popen]:
-    """Start two processes of two devices each that train ``chosen`` on a mesh of four.
+@pytest.fixture(scope="module")
+def of_two(base_options, tmp_path_factory):
+    """Two trainings by two processes of two devices each: one finished, one stopped by a signal.
 
-    Each waits ``pause`` seconds before it reads a batch.
+    The second process gets the signal. It then waits 0.4 seconds for each batch: the service looks
+    for a signal once a second, and 24 steps must take longer than that.
+
+    Returns:
+        Folder of each training, and what each process printed.
     """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    chosen = replace(
-        chosen,
-        mesh=MeshOptions(data=2, fsdp=2),
-        launch=LaunchOptions(
-            how=Launch.EXPLICIT,
-            coordinator=f"127.0.0.1:{port}",
-            processes=2,
-            process_id=0,
-            virtual_cpu_devices=2,
-        ),
+    launch = LaunchOptions(
+        how=Launch.EXPLICIT,
+        coordinator=f"127.0.0.1:{port}",
+        processes=2,
+        process_id=0,
+        virtual_cpu_devices=2,
+    )
+    base = replace(base_options, steps=24, mesh=MeshOptions(data=2, fsdp=2))
+    folder = tmp_path_factory.mktemp("two")
+    chosen = (
+        replace(base, root=str(folder / "finished"), launch=launch),
+        replace(base, root=str(folder / "stopped")),
     )
     environment = {**os.environ, "XLA_FLAGS": QUICK_COMPILATION, "JAX_PLATFORMS": "cpu"}
     processes = [
         subprocess.Popen(
-            [sys.executable, "-c", JOIN, str(number), str(pause)],
+            [sys.executable, "-c", JOIN, str(number)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -563,43 +585,7 @@ def joined(chosen: TrainOptions, *, pause: float = 0.0) -> list[subprocess.Popen
     for process in processes:
         process.stdin.write(pickle.dumps(chosen))
         process.stdin.close()
-    return processes
-
-
-@pytest.mark.slow
-def test_two_processes_train_like_one_process(options, tmp_path):
-    """Data and parameters are split over two processes; then one process resumes the run."""
-    chosen = options()
-    processes = joined(chosen)
-    outputs = [process.stdout.read().decode() for process in processes]
-    assert [process.wait() for process in processes] == [0, 0], "\n".join(outputs)
-    assert "step 12/12" in outputs[0] and "step" not in outputs[1]
-    together = RunDirectory(chosen.folder)
-    assert together.facts["processes"] == 2 and together.kept_checkpoint_steps() == [4, 8, 12]
-    alone = options(root=str(tmp_path / "alone"), mesh=MeshOptions(data=2, fsdp=2, tensor=2))
-    np.testing.assert_allclose(losses(together), losses(train(alone)), rtol=1e-4)
-    # One process on another mesh repeats the last checkpoint, starting from the one before it.
-    expected = losses(together)
-    shutil.rmtree(together.path / "checkpoints" / "12")
-    together.write_status(RunStatus(state=RunState.RUNNING, step=8))
-    again = train(replace(alone, root=chosen.root))
-    np.testing.assert_allclose(losses(again), expected, rtol=1e-4)
-    assert again.facts["processes"] == 1 and again.kept_checkpoint_steps() == [4, 8, 12]
-
-
-@pytest.mark.slow
-def test_signal_to_one_process_stops_both_after_the_same_step(options, tmp_path):
-    """The SIGINT is forwarded as the SIGTERM that a cluster sends.
-
-    The resumed run then equals an undisturbed one.
-    """
-    undisturbed = replace(
-        options(steps=60, mesh=MeshOptions(data=2, fsdp=2, tensor=2)),
-        checkpoints=CheckpointOptions(count=1, minutes=0),
-    )
-    chosen = replace(undisturbed, root=str(tmp_path / "stopped"))
-    # The service looks for a signal once a second: 60 steps must take longer than that.
-    processes, stopped = joined(chosen, pause=0.2), RunDirectory(chosen.folder)
+    finished, stopped = (RunDirectory(each.folder) for each in chosen)
     deadline = time.monotonic() + 300
     while not (stopped.path / "metrics.jsonl").exists() or len(losses(stopped)) < 5:
         assert time.monotonic() < deadline and processes[0].poll() is None
@@ -607,8 +593,43 @@ def test_signal_to_one_process_stops_both_after_the_same_step(options, tmp_path)
     processes[1].send_signal(signal.SIGINT)
     outputs = [process.stdout.read().decode() for process in processes]
     assert all(process.wait() for process in processes), outputs
-    (step,) = stopped.checkpoint_steps()
-    assert 5 <= step < 60 and stopped.status == RunStatus(state=RunState.RUNNING, step=step)
+    return finished, stopped, outputs
+
+
+@pytest.fixture(scope="module")
+def of_one(base_options, tmp_path_factory):
+    """Options of the same training by one process on another mesh, and its losses."""
+    chosen = replace(base_options, steps=24, mesh=MIXED, root=str(tmp_path_factory.mktemp("one")))
+    return chosen, losses(train(chosen))
+
+
+@pytest.mark.slow
+def test_two_processes_train_like_one_process(of_two, of_one):
+    """Data and parameters are split over two processes; then one process resumes the run."""
+    (together, _, outputs), (alone, wanted) = of_two, of_one
+    assert together.status.state is RunState.FINISHED
+    assert "step 24/24" in outputs[0] and not re.search(r"step \d+/", outputs[1])
+    assert together.facts["processes"] == 2 and together.kept_checkpoint_steps() == [8, 16, 24]
+    expected = losses(together)
+    np.testing.assert_allclose(expected, wanted, rtol=1e-4)
+    # One process on another mesh repeats the last checkpoint, starting from the one before it.
+    shutil.rmtree(together.path / "checkpoints" / "24")
+    together.write_status(RunStatus(state=RunState.RUNNING, step=16))
+    again = train(replace(alone, root=str(together.path.parent)))
+    np.testing.assert_allclose(losses(again), expected, rtol=1e-4)
+    assert again.facts["processes"] == 1 and again.kept_checkpoint_steps() == [8, 16, 24]
+
+
+@pytest.mark.slow
+def test_signal_to_one_process_stops_both_after_the_same_step(of_two, of_one):
+    """The SIGINT is forwarded as the SIGTERM that a cluster sends.
+
+    The resumed run then equals an undisturbed one.
+    """
+    (_, stopped, outputs), (alone, wanted) = of_two, of_one
+    step = stopped.checkpoint_steps()[-1]
+    assert 5 <= step < 24 and stopped.status == RunStatus(state=RunState.RUNNING, step=step)
     assert f"stopped by a signal at step {step}" in outputs[0]
     assert "KeyboardInterrupt" in outputs[1]
-    np.testing.assert_allclose(losses(train(chosen)), losses(train(undisturbed)), rtol=1e-3)
+    resumed = train(replace(alone, root=str(stopped.path.parent)))
+    np.testing.assert_allclose(losses(resumed), wanted, rtol=1e-3)
