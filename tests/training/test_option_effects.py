@@ -191,6 +191,18 @@ def built(options: TrainOptions) -> list[bytes]:
     return program(build(jax.random.key(0)))
 
 
+def judged(options: TrainOptions) -> list[bytes]:
+    """The loss that the training step differentiates."""
+    trainer = make_trainer(options, devices=jax.devices()[:1])
+    state, batch, _ = step_arguments(options, trainer)
+
+    def loss(params, batch):
+        return trainer.objective(trainer.merge(params), batch, 1.0)
+
+    with jax.set_mesh(trainer.mesh):
+        return program(jax.make_jaxpr(loss)(state["params"], batch))
+
+
 def stepped(options: TrainOptions) -> list[bytes]:
     """The training step."""
     trainer = make_trainer(options, devices=jax.devices()[:1])
@@ -198,8 +210,9 @@ def stepped(options: TrainOptions) -> list[bytes]:
         return program(jax.make_jaxpr(trainer.step)(*step_arguments(options, trainer)))
 
 
-# What a training does, the cheapest to look at first: a trace of the step takes a second.
-PARTS_OF_A_TRAINING = (fed, built, stepped)
+# What a training does, the cheapest to look at first. A trace of the step takes a second, one of
+# its loss a third of that. If the loss differs, the step differs too.
+PARTS_OF_A_TRAINING = (fed, built, judged, stepped)
 
 
 @functools.lru_cache
