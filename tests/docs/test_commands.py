@@ -17,6 +17,7 @@ from lossline.cli.configuration import _parse_command_line, build_options
 BLOCKS = [block for page in PAGES for block in shell_blocks(page)]
 MARKED = [block for block in BLOCKS if block.needs]
 PAGES_TO_RUN = [page for page in PAGES if any(not block.needs for block in shell_blocks(page))]
+SHELLS = ("bash", "shell", "console", "zsh", "shellsession")
 LAUNCHERS = {"experiments/launchers/gpu.sh": 1, "experiments/launchers/tpu_pod.sh": 3}
 
 
@@ -121,6 +122,18 @@ def test_imports_in_python_blocks_resolve(page: Path) -> None:
 def test_self_contained_python_runs(name: str, folder: Path) -> None:
     for text in fenced(REPOSITORY / "docs" / "guides" / f"{name}.md", "python"):
         exec(compile(text, name, "exec"), {})
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_no_command_stands_outside_the_blocks_that_are_tested(page: Path) -> None:
+    """Blocks of another language, in a list or by indentation are not read by `shell_blocks`."""
+    fences = re.findall(r"^([ >]*)```(\w+)", page.read_text(encoding="utf-8"), re.MULTILINE)
+    hidden = [name for indent, name in fences if name in SHELLS or (indent and name == "sh")]
+    assert not hidden, f"{page}: write commands as ```sh at the start of a line"
+    rest = re.sub(
+        r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE
+    )
+    assert not re.search(r"^(?: {4}|\t)(?:\$ )?(?:python -m|make |pip )", rest, re.MULTILINE), page
 
 
 def test_the_documentation_has_commands() -> None:
