@@ -21,6 +21,7 @@ from lossline.attribution.results import Attribution, Verdict
 from lossline.errors import UserError
 from lossline.fits.files import (
     FolderState,
+    finish_replacement,
     folder_state,
     save_results,
     writing_fit,
@@ -82,6 +83,7 @@ def fit_to_folder(options: FitCommand) -> TableFit | None:
     out = local_path(options.out, "fit.out")
     table, dropped = _read(options)
     fingerprint = fit_fingerprint(table, options)
+    finish_replacement(out)
     state = folder_state(out, fingerprint)
     if state is FolderState.SAME:
         print((out / "verdict.txt").read_text(encoding="utf-8").rstrip())

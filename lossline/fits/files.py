@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import glob
 import itertools
 import json
 import math
@@ -20,7 +21,7 @@ import pandas as pd
 from lossline import tables
 from lossline.attribution.results import Attribution
 from lossline.errors import UserError
-from lossline.files import building_anew, write_json
+from lossline.files import building, building_anew, write_json
 from lossline.fits.results import ComputeLawFit, TableFit
 from lossline.laws.results import FitStatus
 from lossline.lines.calibration import Calibration
@@ -95,6 +96,27 @@ def writing_fit(out: Path, fingerprint: str) -> Iterator[Path]:
             shutil.rmtree(earlier)
         else:
             os.replace(partial, out)
+
+
+def finish_replacement(out: Path) -> None:
+    """Finish what a fit killed during the replacement of an earlier one left.
+
+    The earlier fit then lies in a hidden folder next to ``out``. It is put back if ``out`` is
+    missing; otherwise the files that a user added to it move to ``out``.
+
+    Raises:
+        UserError: another process is writing a fit there.
+    """
+    out = out.resolve()
+    if not (left := sorted(out.parent.glob(f".{glob.escape(out.name)}.earlier-*"))):
+        return
+    with building(out):
+        for earlier in left:
+            if not out.exists():
+                os.rename(earlier, out)
+            elif (earlier / MARK).is_file():
+                _carry_over(earlier, out)
+                shutil.rmtree(earlier)
 
 
 def _files(folder: Path) -> list[Path]:

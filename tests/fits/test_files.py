@@ -1,11 +1,12 @@
 """Folders of results are written whole, and files of the user are kept."""
 
+import os
 from pathlib import Path
 
 import pytest
 
 from lossline.errors import UserError
-from lossline.fits.files import FolderState, folder_state, writing_fit
+from lossline.fits.files import FolderState, finish_replacement, folder_state, writing_fit
 
 
 def fitted(out, fingerprint, files):
@@ -83,3 +84,28 @@ def test_the_working_folder_may_be_the_output(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path / "fits")
     fitted(Path("."), "one", ["lines.json"])
     assert names(tmp_path / "fits") == {"fit.json", "lines.json"}
+
+
+@pytest.mark.parametrize("killed_at", [1, 2, 3])
+def test_fit_killed_while_it_replaces_another_loses_nothing(tmp_path, monkeypatch, killed_at):
+    """Renames 1 and 2 exchange the folders, rename 3 carries the user's file over."""
+    out = tmp_path / "fits"
+    fitted(out, "one", ["lines.json"])
+    (out / "notes.txt").write_text("mine")
+    rename, calls = os.rename, []
+
+    def killed(source, target):
+        calls.append(source)
+        if len(calls) == killed_at:
+            raise KeyboardInterrupt
+        rename(source, target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("lossline.fits.files.os.rename", killed)
+        with pytest.raises(KeyboardInterrupt):
+            fitted(out, "two", ["lines.json"])
+    finish_replacement(out)
+    assert (out / "notes.txt").read_text() == "mine"
+    fitted(out, "two", ["lines.json"])
+    assert names(out) == {"fit.json", "lines.json", "notes.txt"}
+    assert [path.name for path in tmp_path.iterdir()] == ["fits"]
