@@ -14,7 +14,8 @@ import pandas as pd
 import pytest
 from quick_compilation import QUICK_COMPILATION
 
-from lossline import tables
+from lossline import study, tables
+from lossline.cli.configuration import run_verb
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -69,7 +70,10 @@ fit.table = %gin.REQUIRED
 fit.out = %gin.REQUIRED
 fit.replace = True
 fit.lines = @lines()
-lines.resamples = 20
+lines.resamples = 1
+fit.law_resamples = 0
+fit.attribution = @attribution()
+attribution.resamples = 0
 """
 
 STUDY = """
@@ -80,14 +84,12 @@ stores/command.verb = "prepare"
 stores/command.title = "prepare"
 stores/command.gin_file = "stores.gin"
 study.run_gin_file = "run.gin"
-study.grid = @product()
-product.parts = [@size/axis(), @data/axis()]
-size/axis.factor = "size"
-size/axis.levels = {"s": {}, "m": {"llama.width": 64}}
-data/axis.factor = "data"
-data/axis.levels = {
-    "asyncio": {"train.store": "data/stores/bytes/asyncio/train"},
-    "encodings": {"train.store": "data/stores/bytes/encodings/train"},
+study.grid = @axis()
+axis.factor = "case"
+axis.levels = {
+    "s-asyncio": {"train.store": "data/stores/bytes/asyncio/train"},
+    "m-asyncio": {"train.store": "data/stores/bytes/asyncio/train", "llama.width": 64},
+    "s-encodings": {"train.store": "data/stores/bytes/encodings/train"},
 }
 study.evaluate = @measure/command()
 measure/command.verb = "evaluate"
@@ -120,13 +122,39 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def start(folder: Path, root: str) -> subprocess.Popen[str]:
+# Run the study undisturbed in one process up to its loss table, on as many cores as a child gets.
+UNDISTURBED = """
+import os, sys
+from importlib import import_module
+from lossline.cli.configuration import run_verb
+from lossline.studies import processes, study
+
+cores = processes._core_shares(2)[0]
+if cores:
+    os.sched_setaffinity(0, cores)
+
+def call(job):
+    if job.verb != "fit":
+        verb = import_module(f"lossline.{job.verb}")
+        run_verb(job.verb, verb.__doc__, verb.load, flags=verb.FLAGS, argv=list(job.arguments))
+
+def call_many(jobs, **how):
+    for job in jobs:
+        call(job)
+
+study.run, study.run_many = call, call_many
+verb = import_module("lossline.study")
+run_verb("study", verb.__doc__, verb.load, flags=verb.FLAGS, argv=sys.argv[1:])
+"""
+
+
+def start(folder: Path, root: str, *program: str) -> subprocess.Popen[str]:
+    """Start the study, or a program with the same arguments."""
     environment = {**os.environ, "XLA_FLAGS": QUICK_COMPILATION, "PYTHONPATH": str(REPOSITORY)}
     return subprocess.Popen(
         [
             sys.executable,
-            "-m",
-            "lossline.study",
+            *(program or ("-m", "lossline.study")),
             "--gin_file=study.gin",
             f"--gin.study.root={root}",
         ],
@@ -138,6 +166,11 @@ def start(folder: Path, root: str) -> subprocess.Popen[str]:
     )
 
 
+def study_here(*arguments: str) -> None:
+    """Run the verb in this process."""
+    run_verb("study", study.__doc__, study.load, flags=study.FLAGS, argv=arguments)
+
+
 def losses(folder: Path, root: str) -> pd.DataFrame:
     table = tables.read(folder / root / "small" / "losses.parquet")
     order = ["architecture", "params", "pretraining_data", "step", "eval_set"]
@@ -145,11 +178,12 @@ def losses(folder: Path, root: str) -> pd.DataFrame:
 
 
 @pytest.mark.slow
-def test_killed_study_ends_with_the_same_loss_table(workshop: Path) -> None:
-    plain = start(workshop, "plain")
+def test_killed_study_ends_with_the_same_loss_table(
+    workshop: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plain = start(workshop, "plain", "-c", UNDISTURBED)
     output, _ = plain.communicate(timeout=900)
     assert plain.returncode == 0, output
-    assert "report.html" in output
 
     runs = workshop / "killed" / "small" / "runs"
     states = [
@@ -162,32 +196,31 @@ def test_killed_study_ends_with_the_same_loss_table(workshop: Path) -> None:
         while not reached() and process.poll() is None:
             time.sleep(0.02)
         process.send_signal(signal.SIGKILL)
-        process.communicate(timeout=60)
+        output, _ = process.communicate(timeout=60)
+        assert process.returncode == -signal.SIGKILL, output
     last = start(workshop, "killed")
     output, _ = last.communicate(timeout=900)
     assert last.returncode == 0, output
+    assert "report.html" in output
 
     pd.testing.assert_frame_equal(
         losses(workshop, "plain"), losses(workshop, "killed"), check_exact=True
     )
 
-    again = start(workshop, "killed")
-    output, _ = again.communicate(timeout=300)
-    assert again.returncode == 0
-    assert output.count("done before") == 4, output
+    monkeypatch.chdir(workshop)
+    study_here("--gin_file=study.gin", "--gin.study.root=killed")
+    assert capsys.readouterr().out.count("done before") == 4
 
 
-def test_error_in_any_run_is_raised_before_anything_starts(workshop: Path) -> None:
+def test_error_in_any_run_is_raised_before_anything_starts(
+    workshop: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     (workshop / "wrong.gin").write_text(STUDY.replace("llama.width", "llama.widht"))
-    result = subprocess.run(
-        [sys.executable, "-m", "lossline.study", "--gin_file=wrong.gin", "--gin.study.root=wrong"],
-        cwd=workshop,
-        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert result.returncode == 2
-    assert "run m-asyncio: " in result.stderr and "did you mean llama.width" in result.stderr
-    assert len(result.stderr.strip().splitlines()) == 1
+    monkeypatch.chdir(workshop)
+    with pytest.raises(SystemExit) as stop:
+        study_here("--gin_file=wrong.gin", "--gin.study.root=wrong")
+    assert stop.value.code == 2
+    said = capsys.readouterr().err
+    assert "run m-asyncio: " in said and "did you mean llama.width" in said
+    assert len(said.strip().splitlines()) == 1
     assert not (workshop / "wrong").exists()
