@@ -119,7 +119,8 @@ def _faults(values: pd.Series, kind: Kind) -> dict[int, str]:
     """Return row -> fault of the cells that are neither empty nor numbers of this kind."""
     converted = as_numbers(values) if kind is Kind.NUMBER else as_counts(values)
     faults = {}
-    for row in np.flatnonzero(converted.isna() & ~is_empty(values)):
+    unread = np.flatnonzero(converted.isna())
+    for row in unread[~is_empty(values.iloc[unread]).to_numpy()]:
         if kind is Kind.NUMBER:
             faults[int(row)] = "is not a number"
         elif whole_number(values.array[row]) is None:
