@@ -66,15 +66,15 @@ def as_numbers(cells: pd.Series) -> pd.Series:
     return pd.Series(values, index=cells.index, name=cells.name)
 
 
-def _read_plain(cells: list[object]) -> list[float] | None:
+def _read_plain(cells: list) -> list[float] | None:
     """Return all cells as float, as ``_number`` reads each; None if any cell needs a closer look.
 
     Columns of a million cells are mostly plain numbers, and one call reads these faster.
     """
     kinds = set(map(type, cells))
-    if not kinds <= {float, int, np.float64}:
-        if kinds != {str} or not _LETTERS.fullmatch("".join(cells)):
-            return None
+    texts = kinds == {str} and _LETTERS.fullmatch("".join(cells))
+    if not (texts or kinds <= {float, int, np.float64}):
+        return None
     try:
         return list(map(float, cells))
     except ValueError:  # such as "1-2"
