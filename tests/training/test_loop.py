@@ -495,6 +495,7 @@ def test_replaceable_checkpoints_are_replaced(options, monkeypatch):
     assert run.checkpoint_steps() == run.kept_checkpoint_steps() == [4, 8, 12]
 
 
+@pytest.mark.filterwarnings("ignore:Error reading persistent compilation cache")
 def test_damaged_compilation_cache_entry_does_not_break_a_run(
     options, tmp_path, cache, known_trainers
 ):
