@@ -1,6 +1,8 @@
 """Fit everything that a report shows: lines, laws, held-out predictions, attribution.
 
-results = fit_table(tables.load("losses.parquet"))
+Fit a loss table:
+
+    results = fit_table(tables.load("losses.parquet"))
 """
 
 from __future__ import annotations

@@ -1,8 +1,10 @@
 """Plots for notebooks, one function call each.
 
-table = tables.load("runs/")
-lines = fit_lines(table)
-plot_lines(lines, table, x="wiki", y="hellaswag")
+Fit a table and draw one pair of sets:
+
+    table = tables.load("runs/")
+    lines = fit_lines(table)
+    plot_lines(lines, table, x="wiki", y="hellaswag")
 """
 
 from __future__ import annotations

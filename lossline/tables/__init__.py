@@ -1,8 +1,11 @@
 """The loss table, the only format that the training half and the fitting half share.
 
-from lossline import tables
-table = tables.load("runs/")          # a file, a run directory, or a folder of run directories
-tables.write(table, "losses.parquet")
+Read a table and write it:
+
+    from lossline import tables
+
+    table = tables.load("runs/")      # a file, a run directory, or a folder of run directories
+    tables.write(table, "losses.parquet")
 """
 
 from lossline.tables.checks import (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import subprocess
@@ -196,6 +197,27 @@ Args:
     mark_examples(lines)
     expected = docstring.replace("Read it:\n\n", "Read it:\n\n::\n\n", 1)
     assert lines == expected.splitlines()
+
+
+def test_examples_in_docstrings_are_indented() -> None:
+    """Find examples right below a summary: they lose their indentation, and look like prose."""
+    outside = [
+        f"{path.relative_to(REPOSITORY)}: {paragraph}"
+        for path in sorted((REPOSITORY / "lossline").rglob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)
+        for paragraph in (ast.get_docstring(node) or "").split("\n\n")
+        if not paragraph.startswith(" ") and _is_code(paragraph)
+    ]
+    assert not outside
+
+
+def _is_code(paragraph: str) -> bool:
+    try:
+        statements = ast.parse(paragraph).body
+    except SyntaxError:
+        return False
+    return any(isinstance(item, ast.Assign | ast.Import | ast.ImportFrom) for item in statements)
 
 
 # --- links ---------------------------------------------------------------------------------------

@@ -1,7 +1,10 @@
 """Importers: published sweeps and any other tables as loss tables.
 
-from lossline.tables import sweeps
-table = sweeps.import_sweep("kempner", "sweep.csv").table
+Import a published file:
+
+    from lossline.tables import sweeps
+
+    table = sweeps.import_sweep("kempner", "sweep.csv").table
 """
 
 from __future__ import annotations
