@@ -1,7 +1,8 @@
 """Compile a training step for a machine that may be elsewhere, and report what it would need.
 
-    python -m lossline.compile --gin_file=gin_configs/runs/big.gin --topology=v4:4x4x8
-    python -m lossline.compile --gin_file=gin_configs/runs/big.gin --topology=v4:4x4x8 --search
+    python -m lossline.compile --gin_file=experiments/compilation/llama_7b.gin --topology=v4:4x4x8
+    python -m lossline.compile --gin_file=experiments/compilation/llama_7b.gin \\
+        --topology=v4:4x4x8 --search
 
 Reports per device: memory compared with the chip's, FLOPs, bytes over HBM, collective bytes per
 mesh axis, and a roofline of step time and MFU; and for the whole run: tokens per second, days and

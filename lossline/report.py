@@ -1,7 +1,7 @@
 """Draw the results of a fit: one self-contained HTML page, and its figures.
 
-    python -m lossline.report runs/quickstart/fit
-    python -m lossline.report runs/quickstart/fit --out=paper --title="Three corpora"
+    python -m lossline.report runs/quickstart/report
+    python -m lossline.report runs/quickstart/report --out=paper --title="Three corpora"
 
 RESULTS is a folder that `python -m lossline.fit` has written. The page is written to the same
 folder, or to --out. Only an earlier report of lossline is replaced there.
