@@ -65,7 +65,8 @@ class Windows:
         if store.num_tokens < context_length:
             raise UserError(
                 f"{store.location}: {store.num_tokens} tokens are fewer than context_length "
-                f"{context_length}. Shorten the context or prepare a larger set."
+                f"{context_length}. Set train.context_length to at most {store.num_tokens}, or "
+                "prepare a larger set."
             )
         self.store = store
         self.length = context_length

@@ -407,7 +407,7 @@ def _checked(
     if missing:
         wanted = ", ".join(f"{name}.{key}" for key in missing)
         raise UserError(
-            f"missing binding: {wanted}. Bind it in the gin file or with "
+            f"missing binding: {wanted}. Bind it in a gin file (--gin_file=…) or with "
             f"--gin.{name}.{missing[0]}=…"
         )
     return {
@@ -573,7 +573,9 @@ def _gin_message(error: Exception) -> str:
     if missing:
         keys = ", ".join(f"{missing[1]}.{key}" for key in ast.literal_eval(missing[2]))
         first = keys.split(", ")[0]
-        return f"missing binding: {keys}. Bind it in the gin file or with --gin.{first}=…"
+        return (
+            f"missing binding: {keys}. Bind it in a gin file (--gin_file=…) or with --gin.{first}=…"
+        )
     unknown = re.search(r"No configurable matching (?:reference )?'@?%?([\w./]+)", text)
     if unknown:
         near = difflib.get_close_matches(unknown[1].rsplit("/", 1)[-1], list(_REGISTERED), n=1)

@@ -86,7 +86,7 @@ class CheckpointOptions:
             raise UserError(
                 f"checkpoints.first = {self.first} leaves fewer than {self.count} steps for "
                 f"{self.count} checkpoints (the run has {steps} steps). Set it between 1 and "
-                f"{latest}."
+                f"{latest}, lower checkpoints.count, or train longer."
             )
         chosen = {steps, *self.steps}
         if self.every is not None:
