@@ -35,7 +35,7 @@ def replacing(path: Path) -> Iterator[Path]:
         yield partial
         os.replace(partial, target)
     except OSError as error:
-        if error.filename in (None, str(partial), partial):
+        if error.errno is not None and error.filename in (None, str(partial), partial):
             error.filename, error.filename2 = str(path), None
         raise
     finally:
@@ -155,7 +155,8 @@ def _locked_folder(partial: Path, path: Path) -> Iterator[Path]:
     try:
         yield partial
     except OSError as error:
-        error.filename = error.filename or str(path)  # a full disk has none
+        if error.errno is not None:  # without a number, a name would hide the message
+            error.filename = error.filename or str(path)  # a full disk has none
         raise
     finally:
         # After a rename, the next writer may already have made and locked a folder of this name.
