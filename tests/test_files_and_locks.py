@@ -3,6 +3,7 @@
 import errno
 import fcntl
 import os
+import socket
 import stat
 from pathlib import Path
 
@@ -208,3 +209,10 @@ def test_a_lock_file_of_another_user_can_be_asked(tmp_path: Path, monkeypatch) -
 
     monkeypatch.setattr(os, "open", read_only)
     assert not is_locked(path)
+
+
+def test_lock_file_names_only_its_present_owner(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    path.write_text("1 on a host with a name longer than any other in this test\n")
+    with locked(path, str):
+        assert path.read_text() == f"{os.getpid()} on {socket.gethostname()}\n"
