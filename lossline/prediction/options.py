@@ -1,0 +1,73 @@
+"""Options of a prediction."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from lossline.errors import UserError
+from lossline.seeds import check_seed
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PredictOptions:
+    """What to predict, from what, and how.
+
+    Attributes:
+        tasks: evaluation sets to predict; empty: every set of kind "task".
+        metric: "accuracy"; or "bits_per_byte" or "loss" of the gold answers, for tasks that have
+            not emerged.
+        validation_sets: sets whose mean loss is the middle quantity; empty: all validation sets
+            that every run has, the run's own set aside.
+        targets: runs of the table to leave out and predict; empty, with no ``points`` and no
+            ``above_flops``: the run of most compute.
+        above_flops: leave out and predict all runs with more training FLOPs than this.
+        points: models that nobody has trained: (N, D), or (N, D, {component: share}).
+        exclude: runs to leave out of everything.
+        methods: names of methods; empty: all that the table allows.
+        chance: accuracy of guessing by task, where the table does not state it.
+        family: fact of the run that shifts the scores of a whole family of models (for tables
+            without losses).
+        emergence: accuracy above chance from which FLP's points count, as a share (0.05 = 5 points).
+        resamples: resamples of the runs for the intervals; 0 for none.
+        seed: seed of the resampling.
+
+    Raises:
+        UserError: an option is out of range.
+    """
+
+    tasks: tuple[str, ...] = ()
+    metric: str = "accuracy"
+    validation_sets: tuple[str, ...] = ()
+    targets: tuple[str, ...] = ()
+    above_flops: float | None = None
+    points: tuple[tuple, ...] = ()
+    exclude: tuple[str, ...] = ()
+    methods: tuple[str, ...] = ()
+    chance: dict[str, float] = dataclasses.field(default_factory=dict)
+    family: str = ""
+    emergence: float = 0.05
+    resamples: int = 1000
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_seed(self.seed, "predict.seed")
+        if self.metric not in ("accuracy", "bits_per_byte", "loss"):
+            raise UserError(
+                f"predict.metric: {self.metric!r} is unknown. Choose accuracy, bits_per_byte or "
+                "loss."
+            )
+        if self.resamples < 0 or self.resamples == 1:
+            raise UserError(
+                f"predict.resamples = {self.resamples}: must be 0, for no intervals, or at least 2."
+            )
+        if not 0 <= self.emergence < 1:
+            raise UserError(
+                f"predict.emergence = {self.emergence}: must be a share from 0 to below 1, e.g. "
+                "0.05 for 5 points above chance."
+            )
+        for task, chance in self.chance.items():
+            if not 0 <= chance < 1:
+                raise UserError(
+                    f"predict.chance[{task!r}] = {chance}: must be a share from 0 to below 1, e.g. "
+                    "0.25 for four answers."
+                )
