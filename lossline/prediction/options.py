@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from lossline.errors import UserError
+from lossline.lines.groups import GROUP_BY
 from lossline.seeds import check_seed
 
 
@@ -23,6 +24,7 @@ class PredictOptions:
         above_flops: leave out and predict all runs with more training FLOPs than this.
         points: models that nobody has trained: (N, D), or (N, D, {component: share}).
         exclude: runs to leave out of everything.
+        group_by: facts that the runs of one fit share; unused with ``family``.
         methods: names of methods; empty: all that the table allows.
         chance: accuracy of guessing by task, where the table does not state it.
         family: fact of the run that shifts the scores of a whole family of models (for tables
@@ -42,6 +44,7 @@ class PredictOptions:
     above_flops: float | None = None
     points: tuple[tuple, ...] = ()
     exclude: tuple[str, ...] = ()
+    group_by: tuple[str, ...] = GROUP_BY
     methods: tuple[str, ...] = ()
     chance: dict[str, float] = dataclasses.field(default_factory=dict)
     family: str = ""

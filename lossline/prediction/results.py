@@ -61,6 +61,7 @@ class Target:
 
 # Columns of ``Predictions.predictions``, in order. Accuracies are shares in [0, 1].
 PREDICTION_COLUMNS = (
+    "group",  # facts that the fitted runs share, in words; empty if the table has one group
     "method",  # name of the method
     "task",  # evaluation set
     "metric",  # accuracy, loss or bits_per_byte
@@ -88,21 +89,25 @@ BACKTEST_COLUMNS = (
 )
 
 # Columns of ``Predictions.influence``: what leaving out some runs does to the default method.
-INFLUENCE_COLUMNS = ("left_out", "runs", "task", "target", "predicted", "change")
+INFLUENCE_COLUMNS = ("group", "left_out", "runs", "task", "target", "predicted", "change")
 
 # Columns of ``Predictions.points``: the measurements of one task that the figures show.
 POINT_COLUMNS = (
-    "task", "metric", "run_id", "params", "tokens", "flops", "value", "chance", "final", "emerged",
-    "loss", "gold", "held_out",
+    "group", "task", "metric", "run_id", "params", "tokens", "flops", "value", "chance", "final", "emerged",
+    "loss",
+    "gold", "held_out",
 )  # fmt: skip
 
 # Columns of ``Predictions.curves``: each method's law along compute, at the targets' D / N.
-CURVE_COLUMNS = ("task", "metric", "target", "method", "flops", "predicted", "low_90", "high_90")
+CURVE_COLUMNS = (
+    "group", "task", "metric", "target", "method", "flops", "predicted", "low_90", "high_90",
+)  # fmt: skip
 
 # Columns of ``Predictions.stages``: each stage of each method, with its parameters.
 STAGE_COLUMNS = (
-    "method", "task", "stage", "law", "equation", "source", "parameters", "r2", "runs", "points",
-    "flatness", "weakest", "outliers",
+    "group", "method", "task", "stage", "law", "equation", "source", "parameters", "r2", "runs", "points",
+    "flatness",
+    "weakest", "outliers",
 )  # fmt: skip
 
 # Columns of ``Predictions.decisions``: is the better of two runs called?

@@ -1,0 +1,187 @@
+"""Rolling backtests: fit all runs up to a cut in compute, predict every later run."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+
+from lossline.prediction.intervals import (
+    Spread,
+    learn,
+    resampled_variance,
+    run_weights,
+    to_scale,
+)
+from lossline.prediction.methods import Method, Refusal
+from lossline.prediction.observations import Observations
+from lossline.prediction.results import BACKTEST_COLUMNS, LEVELS, Outcome, Target, TargetKind
+
+Array = np.ndarray
+
+_CUTS = 8  # at most so many cuts, evenly spaced in log C
+_FEWEST = 5  # runs below a cut
+_LATER = 1.2  # a later run has at least so many times the compute of the cut
+_RESAMPLES = 30  # of the runs below a cut; their variance is known to a quarter
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Backtest:
+    """What the backtests of one group of runs say.
+
+    Attributes:
+        rows: one row per method, task, cut and later run (``BACKTEST_COLUMNS``).
+        spreads: spread of each method.
+    """
+
+    rows: pd.DataFrame
+    spreads: Mapping[str, Spread]
+
+    def coverage(self, method: str, level: float = 0.9) -> tuple[float, int]:
+        """Return the share of measurements within their interval, and their number."""
+        rows = self.rows[(self.rows["method"] == method) & self.rows["predicted"].notna()]
+        low, high = (rows[f"{end}_{round(100 * level)}"] for end in ("low", "high"))
+        inside = (rows["actual"] >= low) & (rows["actual"] <= high)
+        return (float(inside.mean()), len(rows)) if len(rows) else (float("nan"), 0)
+
+
+def cuts_of(run_flops: Array) -> Array:
+    """Return cuts in FLOPs: each leaves at least 5 runs below and a later run above."""
+    ordered = np.sort(run_flops)
+    places = [
+        c
+        for i, c in enumerate(ordered)
+        if i + 1 >= _FEWEST and ordered[-1] > _LATER * c and ordered[i + 1] > c
+    ]
+    if len(places) <= _CUTS:
+        return np.array(places)
+    wanted = np.linspace(np.log(places[0]), np.log(places[-1]), _CUTS)
+    nearest = np.abs(np.log(places)[None] - wanted[:, None]).argmin(axis=1)
+    return np.array(places)[np.unique(nearest)]
+
+
+def backtest(
+    tasks: Mapping[str, Observations], methods: Mapping[str, Method], *, seed: int = 0
+) -> Backtest:
+    """Run all backtests of one group of runs.
+
+    Intervals at a cut use what was known there: errors of earlier cuts on runs up to the cut.
+
+    Args:
+        tasks: observations by task; all of the same metric.
+        methods: methods by name.
+        seed: seed of the resampling.
+    """
+    flops = {run: f for o in tasks.values() for run, f in zip(o.names, o.run_flops, strict=True)}
+    cuts = cuts_of(np.array(list(flops.values()))) if flops else np.array([])
+    parts = [
+        _one_cut(observations, cut, name, method, seed)
+        for observations in tasks.values()
+        for cut in cuts
+        for name, method in methods.items()
+    ]
+    rows = pd.DataFrame([row for part in parts for row in part])
+    if rows.empty:
+        return Backtest(rows=pd.DataFrame(columns=list(BACKTEST_COLUMNS)), spreads={})
+    metric = next(iter(tasks.values())).metric
+    rows = _with_intervals(rows, metric)
+    spreads = {str(name): _learned(part) for name, part in rows.groupby("method")}
+    return Backtest(rows=rows.reindex(columns=list(BACKTEST_COLUMNS)), spreads=spreads)
+
+
+def run_target(observations: Observations, run: int, kind: TargetKind) -> tuple[Target, float]:
+    """Return a run as a target, and its last measurement."""
+    last = np.flatnonzero((observations.run == run) & observations.final)[0]
+    target = Target(
+        name=observations.names[run],
+        kind=kind,
+        params=float(observations.params[last]),
+        tokens=float(observations.tokens[last]),
+        flops=float(observations.flops[last]),
+        group=observations.families[run],
+    )
+    return target, float(observations.value[last])
+
+
+def _one_cut(
+    observations: Observations, cut: float, name: str, method: Method, seed: int
+) -> list[dict[str, object]]:
+    flops = observations.run_flops
+    below = flops <= cut * (1 + 1e-9)
+    later = np.flatnonzero(flops > _LATER * cut)
+    if below.sum() < _FEWEST or not len(later):
+        return []
+    fitted = observations.of_runs(below)
+    found = method.fit(fitted, run_weights(len(fitted.names), _RESAMPLES, seed))
+    pairs = [run_target(observations, run, TargetKind.PREDICTION) for run in later]
+    targets, actual = [t for t, _ in pairs], np.array([a for _, a in pairs])
+    common = {
+        "group": "",
+        "cut": cut,
+        "runs": int(below.sum()),
+        "method": name,
+        "task": observations.task,
+        "metric": observations.metric,
+    }
+    if isinstance(found, Refusal):
+        return [{**common, "target": "", "status": str(found.outcome), "reason": found.reason}]
+    draws = found.predict(targets)
+    variance = resampled_variance(draws, observations.metric, len(fitted.names))
+    error = to_scale(draws[0], observations.metric) - to_scale(actual, observations.metric)
+    return [
+        {
+            **common,
+            "target": target.name,
+            "params": target.params,
+            "tokens": target.tokens,
+            "flops": target.flops,
+            "extrapolation": target.flops / fitted.run_flops.max(),
+            "predicted": draws[0, i],
+            "actual": actual[i],
+            "relative_error": draws[0, i] / actual[i] - 1 if actual[i] > 0 else np.nan,
+            "status": str(Outcome.PREDICTED),
+            "reason": "",
+            "_variance": variance[i],
+            "_error": error[i],
+        }
+        for i, target in enumerate(targets)
+    ]
+
+
+def _learned(rows: pd.DataFrame) -> Spread:
+    known = rows[rows["status"] == str(Outcome.PREDICTED)]
+    if known.empty:
+        return Spread()
+    return learn(known["_error"], known["_variance"], known["extrapolation"])
+
+
+def _with_intervals(rows: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """Add intervals from what was known at each cut."""
+    for level in LEVELS:
+        for end in ("low", "high"):
+            rows[f"{end}_{round(100 * level)}"] = np.nan
+    if "_error" not in rows:
+        return rows
+    predicted = rows["status"] == str(Outcome.PREDICTED)
+    for (_, cut), part in rows[predicted].groupby(["method", "cut"]):
+        method = part["method"].iloc[0]
+        earlier = rows[
+            predicted
+            & (rows["method"] == method)
+            & (rows["cut"] < cut)
+            & (rows["flops"] <= cut * (1 + 1e-9))
+        ]
+        spread = _learned(earlier)
+        for level in LEVELS:
+            low, high = spread.interval(
+                part["predicted"].to_numpy(float),
+                part["_variance"].to_numpy(float),
+                part["extrapolation"].to_numpy(float),
+                level,
+                metric,
+            )
+            rows.loc[part.index, f"low_{round(100 * level)}"] = low
+            rows.loc[part.index, f"high_{round(100 * level)}"] = high
+    return rows
