@@ -115,7 +115,7 @@ def _one_cut(
         return []
     fitted = observations.of_runs(below)
     found = method.fit(fitted, run_weights(len(fitted.names), _RESAMPLES, seed))
-    pairs = [run_target(observations, run, TargetKind.PREDICTION) for run in later]
+    pairs = [run_target(observations, int(run), TargetKind.PREDICTION) for run in later]
     targets, actual = [t for t, _ in pairs], np.array([a for _, a in pairs])
     common = {
         "group": "",

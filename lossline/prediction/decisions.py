@@ -68,9 +68,7 @@ def _same_scale(a: object, b: object) -> bool:
 def _at_largest_common_scale(points: pd.DataFrame, task: object, a: str, b: str) -> float:
     """Return which group is better where both have a fitted run of one scale; NaN if nowhere."""
     rows = points[(points["task"] == task) & points["final"] & ~points["held_out"].astype(bool)]
-    first, second = (
-        rows[rows["group"] == g].sort_values("flops", ascending=False) for g in (a, b)
-    )
+    first, second = (rows[rows["group"] == g].sort_values("flops", ascending=False) for g in (a, b))
     for x in first.itertuples():
         for y in second.itertuples():
             if _same_scale(x, y) and x.value != y.value:

@@ -72,9 +72,11 @@ def descend(
     rows = max(1, _CHUNK // max(1, theta.shape[1] * len(target)))
     weights = np.broadcast_to(weights, (len(theta), len(target)))
     parts = [
-        _descend(model, theta[i : i + rows], target, weights[i : i + rows], limits, iterations, tolerance)
+        _descend(
+            model, theta[i : i + rows], target, weights[i : i + rows], limits, iterations, tolerance
+        )
         for i in range(0, len(theta), rows)
-    ]  # fmt: skip
+    ]
     return np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts])
 
 

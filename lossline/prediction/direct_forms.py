@@ -205,7 +205,9 @@ class FamilyGompertz(Form):
     def limits(self, columns: Columns, target: Array) -> Limits:
         """Return bounds, weak priors of the slopes and the prior of the families."""
         count = len(self.families)
-        limits = no_priors(np.array([-8.0, -2, -2, *[-6.0] * count]), np.array([8.0, 2, 2, *[6.0] * count]))  # fmt: skip
+        limits = no_priors(
+            np.array([-8.0, -2, -2, *[-6.0] * count]), np.array([8.0, 2, 2, *[6.0] * count])
+        )
         limits.mean[1:3], limits.sd[1:3] = 0.15, 0.2
         limits.sd[3:] = self.family_sd
         return limits

@@ -198,8 +198,14 @@ def fit_form(
     if len(weights) > 1:
         point = weights[1:, run] * share
         again, _ = descend(
-            model, np.tile(best, (len(point), 1)), goal, point, limits, iterations=25, tolerance=1e-6
-        )  # fmt: skip
+            model,
+            np.tile(best, (len(point), 1)),
+            goal,
+            point,
+            limits,
+            iterations=25,
+            tolerance=1e-6,
+        )
         theta = np.concatenate([theta, again])
     return FittedForm(
         form=form,
@@ -227,19 +233,21 @@ def _diagnosis(
     spread = float(np.sum(share * np.square(goal - np.average(goal, weights=share))))
     left = len(goal) - len(theta)
     scatter = float(np.sqrt(np.sum(np.square(residual)) / left)) if left > 0 else float("nan")
-    # A parameter's scale is its prior, or 1: exponents, slopes and logarithms are all of that order.
+    # A parameter's scale is its prior, or 1: exponents, slopes, logarithms are of that order.
     scale = np.where(np.isfinite(limits.sd), limits.sd, 1.0)
     noise = scatter if np.isfinite(scatter) and scatter > 0 else form.spread
     rows = jacobian[0] * np.sqrt(share) * form.spread / noise
     normal = scale[:, None] * (rows @ rows.T) * scale
     size, direction = np.linalg.eigh(normal)
     return {
-        "r2": 1 - float(np.sum(share * np.square(goal - value[0]))) / spread if spread > 0 else np.nan,
+        "r2": 1 - float(np.sum(share * np.square(goal - value[0]))) / spread
+        if spread > 0
+        else np.nan,
         "scatter": scatter,
         "flatness": float(1 / np.sqrt(1 + max(size[0], 0.0))),
         "weakest": form.parameters[int(np.argmax(np.abs(direction[:, 0])))],
         "outliers": _outliers(residual, run, names),
-    }  # fmt: skip
+    }
 
 
 def _outliers(residual: Array, run: Array, names: tuple[str, ...]) -> tuple[str, ...]:

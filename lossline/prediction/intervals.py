@@ -95,7 +95,9 @@ def distance(extrapolation: Any) -> Array:
     return np.maximum(np.log10(np.maximum(extrapolation, 1e-12)), 0.0)
 
 
-def learn(errors: Sequence[float], variances: Sequence[float], extrapolations: Sequence[float]) -> Spread:
+def learn(
+    errors: Sequence[float], variances: Sequence[float], extrapolations: Sequence[float]
+) -> Spread:
     """Return the most likely spread of backtest errors, given their resampled variances.
 
     Args:

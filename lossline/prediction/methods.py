@@ -95,7 +95,10 @@ class Method(Protocol):
 
 def scale_of(targets: Sequence[Target]) -> dict[str, Array]:
     """Return the targets' columns by the names that forms use, each (T,)."""
-    return {name: np.array([getattr(t, name) for t in targets], float) for name in ("params", "tokens", "flops")}  # fmt: skip
+    return {
+        name: np.array([getattr(t, name) for t in targets], float)
+        for name in ("params", "tokens", "flops")
+    }
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -206,9 +209,7 @@ class FamilyLaw:
         if families:
             # Families are numbers: exp, because fit_form takes logarithms of columns of scale.
             inputs["family"] = _numbers_of(families, list(used))
-        found = fit_form(
-            form, inputs, points.value, points.run, weights, names=observations.names
-        )
+        found = fit_form(form, inputs, points.value, points.run, weights, names=observations.names)
         if isinstance(found, str):
             return _too_few(found, observations)
         return DirectFit(stage=Stage(name="direct", fit=found))
@@ -324,9 +325,15 @@ class TwoStage:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MeanFit:
-    """Fitted methods whose predictions are averaged."""
+    """Fitted methods whose predictions are averaged.
+
+    Attributes:
+        members: the methods.
+        weights: weight of each in the mean.
+    """
 
     members: tuple[FittedMethod, ...]
+    weights: tuple[float, ...]
 
     @property
     def stages(self) -> tuple[Stage, ...]:
@@ -335,11 +342,13 @@ class MeanFit:
 
     def predict(self, targets: Sequence[Target]) -> Array:
         """Return the mean prediction (B, T)."""
-        return np.mean([member.predict(targets) for member in self.members], axis=0)
+        parts = [member.predict(targets) for member in self.members]
+        return np.average(parts, axis=0, weights=self.weights)
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON tree."""
-        return {"kind": "mean", "members": [member.to_dict() for member in self.members]}
+        members = [member.to_dict() for member in self.members]
+        return {"kind": "mean", "members": members, "weights": list(self.weights)}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -347,7 +356,7 @@ class Consensus:
     """Ours: the mean of routes that err in different directions.
 
     Scale to the validation loss to the score; scale to the loss of the gold answers to the score;
-    scale to the score directly. The first set of routes in which a route through a loss can be
+    and, with half their weight, scale to the score directly. The first set of routes in which a route through a loss can be
     fitted is used: laws in N and D, or in C where all runs have one size. A table with families of
     models, or without losses, gets the law with a level per family (``FamilyLaw``).
 
@@ -368,7 +377,8 @@ class Consensus:
             fits = [member.fit(observations, weights) for member in members]
             found = tuple(fit for fit in fits if not isinstance(fit, Refusal))
             if any(isinstance(fit, TwoStageFit) for fit in found):
-                return found[0] if len(found) == 1 else MeanFit(members=found)
+                shares = tuple(0.5 if isinstance(fit, DirectFit) else 1.0 for fit in found)
+                return MeanFit(members=found, weights=shares)
             # What the last, least demanding set lacks is the reason that helps.
             refusal = next(fit for fit in fits if isinstance(fit, Refusal))
         assert refusal is not None
@@ -380,7 +390,7 @@ def _methods() -> dict[str, Method]:
 
     def ours(law: Form, direct: type[Form]) -> tuple[Method, ...]:
         """Return the three routes of the default method."""
-        stages = {"law": law, "score": score_forms.AsymmetricSigmoid, "emphasis": 0.5}
+        stages = {"law": law, "score": score_forms.AsymmetricSigmoid, "emphasis": 1.0}
         return (
             TwoStage(name="lossline", middle=loss, **stages),  # type: ignore[arg-type]
             TwoStage(name="lossline", middle=gold, **stages),  # type: ignore[arg-type]
@@ -449,7 +459,9 @@ def named(names: Sequence[str], metric: str, emergence: float) -> dict[str, Meth
         UserError: a name is unknown.
     """
     known = METHODS if metric == "accuracy" else LOSS_METHODS
-    methods = {name: known[name] if name in known else _made(name, known) for name in names or known}
+    methods = {
+        name: known[name] if name in known else _made(name, known) for name in names or known
+    }
     return {
         name: dataclasses.replace(method, emergence=emergence)
         if isinstance(method, TwoStage)

@@ -13,7 +13,7 @@ from lossline.prediction.options import PredictOptions
 from lossline.run_order import run_numbers
 from lossline.tables.chance import chance_level
 from lossline.tables.frames import nearest_names
-from lossline.tables.schema import OWN_SET, SetKind, Status, Unit
+from lossline.tables.schema import OWN_SET, SetKind, Unit
 
 Array = np.ndarray
 
@@ -180,7 +180,7 @@ def _validation(table: pd.DataFrame, options: PredictOptions) -> pd.DataFrame:
     if unit is None or rows.empty:
         return empty
     wide = rows.pivot_table(index=_CHECKPOINT, columns="eval_set", values=str(unit))
-    own = wide[OWN_SET] if OWN_SET in wide else None
+    own = wide.get(OWN_SET)
     names = list(options.validation_sets) or [name for name in wide if name != OWN_SET]
     wide = wide[names or [OWN_SET]]
     # A mean over other sets would be another quantity: keep the sets that nearly all rows have.
@@ -219,7 +219,10 @@ def _one(
     chance = options.chance.get(task)
     if chance is None:
         chance = chance_level(task, rows)
-    columns_of = {n: frame[n].to_numpy(float) for n in ("params", "tokens", "flops", "value", "loss", "own", "gold")}  # fmt: skip
+    columns_of = {
+        n: frame[n].to_numpy(float)
+        for n in ("params", "tokens", "flops", "value", "loss", "own", "gold")
+    }
     return Observations(
         task=task,
         metric=options.metric,

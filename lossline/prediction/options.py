@@ -29,7 +29,7 @@ class PredictOptions:
         chance: accuracy of guessing by task, where the table does not state it.
         family: fact of the run that shifts the scores of a whole family of models (for tables
             without losses).
-        emergence: accuracy above chance from which FLP's points count, as a share (0.05 = 5 points).
+        emergence: accuracy above chance from which FLP's points count; 0.05 is 5 points.
         resamples: resamples of the runs for the intervals; 0 for none.
         seed: seed of the resampling.
 

@@ -85,7 +85,8 @@ def smoothed(observations: Observations) -> Observations:
                 column[rows] = _moving_average(column[rows])
         late = rows[tokens[rows] > _SKIPPED * tokens[rows[-1]]]
         keep[_spread(late, tokens[late])] = True
-    return dataclasses.replace(observations, domains=domains, **columns)[keep]
+    averaged = dataclasses.replace(observations, domains=domains, **columns)  # type: ignore[arg-type]
+    return averaged[keep]
 
 
 def _moving_average(values: np.ndarray) -> np.ndarray:

@@ -1,7 +1,7 @@
 """From a loss table to predictions: fit every method to every task, predict the targets.
 
-    found = predict_table(tables.load("losses.parquet"))
-    found.predictions[["task", "target", "predicted", "low_90", "high_90", "actual"]]
+found = predict_table(tables.load("losses.parquet"))
+found.predictions[["task", "target", "predicted", "low_90", "high_90", "actual"]]
 """
 
 from __future__ import annotations
@@ -21,8 +21,6 @@ from lossline.prediction.decisions import decide
 from lossline.prediction.intervals import Spread, resampled_variance, run_weights
 from lossline.prediction.methods import (
     DEFAULT,
-    LOSS_METHODS,
-    METHODS,
     FittedMethod,
     Method,
     Refusal,
@@ -30,11 +28,11 @@ from lossline.prediction.methods import (
 )
 from lossline.prediction.observations import Observations, observe
 from lossline.prediction.options import PredictOptions
+from lossline.prediction.predictor import VERSION, WHAT, interval_columns
 from lossline.prediction.results import (
     BACKTEST_COLUMNS,
     CURVE_COLUMNS,
     INFLUENCE_COLUMNS,
-    LEVELS,
     POINT_COLUMNS,
     PREDICTION_COLUMNS,
     STAGE_COLUMNS,
@@ -50,8 +48,6 @@ from lossline.terminal import Say, silent
 Array = np.ndarray
 
 _CURVE_POINTS = 40
-# Format of ``Predictions.predictor``.
-PREDICTOR_VERSION = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,8 +104,8 @@ def predict_table(
         notes=tuple(note for part in parts for note in part["notes"]),
         settings=dataclasses.asdict(options),
         predictor={
-            "what": "predictor of lossline.predict",
-            "version": PREDICTOR_VERSION,
+            "what": WHAT,
+            "version": VERSION,
             "groups": [part["predictor"] for part in parts],
         },
     )
@@ -258,7 +254,9 @@ def _predict_group(
         "backtest": tested.rows.assign(group=group.name).reindex(columns=list(BACKTEST_COLUMNS)),
         "influence": pd.DataFrame(influence, columns=list(INFLUENCE_COLUMNS)),
         "points": _points(group),
-        "curves": pd.concat(curves, ignore_index=True) if curves else pd.DataFrame(columns=list(CURVE_COLUMNS)),
+        "curves": pd.concat(
+            [pd.DataFrame(columns=list(CURVE_COLUMNS)), *curves], ignore_index=True
+        ),
         "stages": pd.DataFrame(stages, columns=list(STAGE_COLUMNS)),
         "notes": _notes(group, fitted),
         "predictor": {
@@ -267,7 +265,7 @@ def _predict_group(
             "flops_ratio": _flops_ratio(group.tasks),
             "tasks": kept,
         },
-    }  # fmt: skip
+    }
 
 
 def _predicted(
@@ -305,23 +303,11 @@ def _predicted(
     draws = found.predict(list(group.targets))
     variance = resampled_variance(draws, observations.metric, len(observations.names))
     for i, row in enumerate(rows):
-        row |= _numbers(draws[0, i], variance[i], row["extrapolation"], spread, observations.metric)
+        row |= interval_columns(
+            draws[0, i], variance[i], row["extrapolation"], spread, observations.metric
+        )
         row |= _verdict(row)
     return rows
-
-
-def _numbers(
-    predicted: float, variance: float, extrapolation: float, spread: Spread, metric: str
-) -> dict[str, float]:
-    """Return the prediction with its intervals."""
-    numbers = {"predicted": float(predicted)}
-    for level in LEVELS:
-        low, high = spread.interval(
-            np.array([predicted]), np.array([variance]), np.array([extrapolation]), level, metric
-        )
-        numbers[f"low_{round(100 * level)}"] = float(low[0])
-        numbers[f"high_{round(100 * level)}"] = float(high[0])
-    return numbers
 
 
 def _verdict(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -466,5 +452,3 @@ def _notes(group: _Group, fitted: Mapping[str, Observations]) -> list[str]:
     if len(sizes) == 1:
         notes.append(f"{where}all runs have one size: laws in N and D cannot be fitted.")
     return notes
-
-

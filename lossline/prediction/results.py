@@ -93,9 +93,8 @@ INFLUENCE_COLUMNS = ("group", "left_out", "runs", "task", "target", "predicted",
 
 # Columns of ``Predictions.points``: the measurements of one task that the figures show.
 POINT_COLUMNS = (
-    "group", "task", "metric", "run_id", "params", "tokens", "flops", "value", "chance", "final", "emerged",
-    "loss",
-    "gold", "held_out",
+    "group", "task", "metric", "run_id", "params", "tokens", "flops", "value", "chance", "final",
+    "emerged", "loss", "gold", "held_out",
 )  # fmt: skip
 
 # Columns of ``Predictions.curves``: each method's law along compute, at the targets' D / N.
@@ -105,9 +104,8 @@ CURVE_COLUMNS = (
 
 # Columns of ``Predictions.stages``: each stage of each method, with its parameters.
 STAGE_COLUMNS = (
-    "group", "method", "task", "stage", "law", "equation", "source", "parameters", "r2", "runs", "points",
-    "flatness",
-    "weakest", "outliers",
+    "group", "method", "task", "stage", "law", "equation", "source", "parameters", "r2", "runs",
+    "points", "flatness", "weakest", "outliers",
 )  # fmt: skip
 
 # Columns of ``Predictions.decisions``: is the better of two runs called?

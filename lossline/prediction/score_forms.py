@@ -10,7 +10,6 @@ from scipy.special import expit
 from lossline.prediction.descent import Limits
 from lossline.prediction.forms import Array, Columns, Form, no_priors
 
-
 # Mean and standard deviation of the Gaussian priors of log k and log nu.
 _LOG_SLOPE = (float(np.log(2.0)), 1.0)
 _LOG_ASYMMETRY = (0.7, 1.5)
