@@ -83,7 +83,7 @@ def predict_table(
     """
     options = options or PredictOptions()
     methods = named(options.methods, options.metric, options.emergence)
-    default = _default(methods, options.metric)
+    default = _default(methods)
     rows = _rows(table, options)
     parts = [
         _predict_group(group, methods, default, options, say) for group in _groups(rows, options)
@@ -111,9 +111,8 @@ def predict_table(
     )
 
 
-def _default(methods: Mapping[str, Method], metric: str) -> str:
-    wanted = DEFAULT if metric == "accuracy" else "chinchilla"
-    return wanted if wanted in methods else next(iter(methods))
+def _default(methods: Mapping[str, Method]) -> str:
+    return DEFAULT if DEFAULT in methods else next(iter(methods))
 
 
 def _rows(table: pd.DataFrame, options: PredictOptions) -> pd.DataFrame:
@@ -392,7 +391,7 @@ def _influence(
             continue
         without = method.fit(observations.of_runs(kept), np.ones((1, int(kept.sum()))))
         refused = isinstance(without, Refusal)
-        numbers = np.full(len(base), np.nan) if refused else without.predict(list(group.targets))[0]  # type: ignore[union-attr]
+        numbers = np.full(len(base), np.nan) if refused else without.predict(list(group.targets))[0]
         rows += [
             {
                 "group": group.name,
