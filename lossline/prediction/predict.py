@@ -390,8 +390,9 @@ def _influence(
         if not kept.any():
             continue
         without = method.fit(observations.of_runs(kept), np.ones((1, int(kept.sum()))))
-        refused = isinstance(without, Refusal)
-        numbers = np.full(len(base), np.nan) if refused else without.predict(list(group.targets))[0]
+        numbers = np.full(len(base), np.nan)
+        if not isinstance(without, Refusal):
+            numbers = without.predict(list(group.targets))[0]
         rows += [
             {
                 "group": group.name,
