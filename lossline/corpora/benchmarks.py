@@ -288,9 +288,8 @@ def _humaneval(record: dict[str, Any]) -> Item:
 def _mbpp(record: dict[str, Any]) -> Item:
     """Convert an MBPP record; the prompt is InCoder's: a docstring with the text and one test."""
     prompt = f'"""\n{record["text"]}\n{record["test_list"][0]}\n"""\n'
-    return _solution(
-        record["task_id"], *(t.replace("\r\n", "\n") for t in (prompt, record["code"]))
-    )
+    prompt, solution = (re.sub(r"\r\n?", "\n", text) for text in (prompt, record["code"]))
+    return _solution(record["task_id"], prompt, solution)
 
 
 _PROBLEMS = (

@@ -28,7 +28,8 @@ from lossline.options.columns import option_columns
 from lossline.runs.run_directory import RunDirectory, RunState
 from lossline.sharding import BATCH_AXES, MeshOptions, make_mesh, make_rules
 from lossline.sharding.mesh import require_divisible
-from lossline.tables.schema import FACTS, SetKind, of_run
+from lossline.stores.task_store import TaskStore
+from lossline.tables.schema import FACTS, of_run
 from lossline.training.text import component_tokens
 
 
@@ -55,7 +56,8 @@ class EvaluateOptions:
         long_documents: rule for documents longer than the context.
         batch_size: rows per call of the model. It does not change results.
         rows: several texts per row ("packed"), or one ("padded").
-        accuracy: checkpoints that get an accuracy in addition to the loss of the gold answers.
+        accuracy: checkpoints that get an accuracy in addition to the loss of the gold answers. A
+            benchmark whose questions have one answer each (HumanEval, MBPP) never gets one.
         activations: type to compute in, whatever the run was trained in. With float32 (and products
             in full precision) the sums do not depend on the shape of the batch, except for the last
             rounding; on accelerators it takes several times as long as bfloat16. "": the model's
@@ -181,8 +183,13 @@ class Evaluator:
         self, evaluation_set: EvaluationSet, facts: Mapping[str, Any], step: int, *, last: bool
     ) -> _Measurement:
         options = self._options
-        with_accuracy = evaluation_set.kind is SetKind.TASK and (
-            options.accuracy is AccuracyAt.ALL or (last and options.accuracy is AccuracyAt.LAST)
+        store = self._library.store(evaluation_set, facts)
+        with_accuracy = (
+            isinstance(store, TaskStore)
+            and store.has_choices
+            and (
+                options.accuracy is AccuracyAt.ALL or (last and options.accuracy is AccuracyAt.LAST)
+            )
         )
         context = options.context or int(facts["context_length"])
         rule = WindowRule(
@@ -195,7 +202,7 @@ class Evaluator:
         key = MeasurementKey(
             step=step,
             eval_set=evaluation_set.name,
-            store=self._library.store(evaluation_set, facts).manifest.fingerprint,
+            store=store.manifest.fingerprint,
             rule=f"{rule}{limit}",
             activations=options.activations or "model",
             with_accuracy=with_accuracy,

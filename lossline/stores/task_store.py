@@ -1,8 +1,8 @@
-"""Task stores: multiple-choice benchmarks tokenized with one vocabulary.
+"""Task stores: benchmarks tokenized with one vocabulary.
 
 A question has a context and choices. A choice continues the context directly: it starts with its
 own space. Context and choices are tokenized separately, so the tokens of a choice have exactly the
-bytes of the choice.
+bytes of the choice. A question with one choice has a loss, but no accuracy.
 
 lm-eval tokenizes context and choice together and splits at the context's length. This gives the
 same tokens if the vocabulary never merges across the space before a word.
@@ -96,6 +96,11 @@ class TaskStore:
     def num_questions(self) -> int:
         """Number of questions."""
         return self.manifest.documents
+
+    @cached_property
+    def has_choices(self) -> bool:
+        """Whether any question has more than one choice; without, there is no accuracy."""
+        return bool((np.diff(self._questions) > 2).any())
 
     @cached_property
     def token_bytes(self) -> np.ndarray:

