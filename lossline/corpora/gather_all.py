@@ -31,7 +31,7 @@ class GatherOptions:
         root: data root; created if missing.
         corpora: registered names (wiki, pubmed, python, legal, korean, poetry) or
             ``@package_text()``.
-        benchmarks: names of multiple-choice benchmarks.
+        benchmarks: names of benchmarks.
         tokenizers: names of published tokenizers.
         downloads: folder of the package files. Default: ``<root>/downloads``.
         validation_share: share of each corpus's documents in the validation split.
