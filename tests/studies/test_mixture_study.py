@@ -87,6 +87,7 @@ def losses(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> pd.Dat
         return tables.read("runs/mixture_small/losses.parquet")
 
 
+@pytest.mark.slow
 def test_small_form_measures_every_checkpoint_on_every_set(losses: pd.DataFrame) -> None:
     assert (losses["status"] == "ok").all() and np.isfinite(losses["loss"]).all()
     assert len(losses) == 4 * 3 * (len(DOMAINS) + len(CHOICES))
@@ -97,6 +98,7 @@ def test_small_form_measures_every_checkpoint_on_every_set(losses: pd.DataFrame)
     assert (steps == 3).all() and losses["flops"].min() > 0
 
 
+@pytest.mark.slow
 def test_table_of_the_study_has_the_shares_and_tokens_of_every_component(
     losses: pd.DataFrame,
 ) -> None:
