@@ -154,7 +154,7 @@ class FamilyGompertz(Form):
 
     Attributes:
         chance: score of guessing.
-        families: names of the families, in the order of the columns after N and D.
+        families: names of the families; k in the column "family" is the k-th, -1 a new one.
         family_sd: standard deviation of the families' levels.
         margin: score added before the logarithm.
     """
@@ -178,6 +178,11 @@ class FamilyGompertz(Form):
     def parameters(self) -> tuple[str, ...]:  # type: ignore[override]
         """Level, exponents and one offset per family."""
         return ("level", "alpha", "beta", *(f"family {name}" for name in self.families))
+
+    @property
+    def fewest(self) -> int:
+        """Points that a fit needs: one for the level and each exponent; families have priors."""
+        return 3
 
     def residual_scale(self, target: Array) -> Array:
         """Return log(P + margin)."""

@@ -19,6 +19,8 @@ from lossline.prediction.descent import Limits, descend
 Array = np.ndarray
 Columns = tuple[Array, ...]
 
+_SCALES = ("flops", "params", "tokens")  # columns that enter a form as logarithms
+
 
 class Form(abc.ABC):
     """One equation. Its docstring holds the equation and its source.
@@ -27,7 +29,7 @@ class Form(abc.ABC):
         name: name in results.
         equation: the equation as text.
         source: paper, with its equation.
-        inputs: names of the columns: "flops", "params", "tokens", "loss".
+        inputs: names of the columns: "flops", "params", "tokens", "loss", "family".
         parameters: names of the parameters, in internal coordinates.
         spread: size of a typical residual, the unit in which misses and priors are weighed.
     """
@@ -38,6 +40,11 @@ class Form(abc.ABC):
     inputs: ClassVar[tuple[str, ...]]
     parameters: tuple[str, ...]
     spread: ClassVar[float] = 0.01
+
+    @property
+    def fewest(self) -> int:
+        """Points that a fit needs: one per parameter."""
+        return len(self.parameters)
 
     @abc.abstractmethod
     def model(self, theta: Array, columns: Columns) -> tuple[Array, Array]:
@@ -132,11 +139,16 @@ def _number(value: float) -> float | None:
 
 
 def columns_of(form: Form, inputs: Mapping[str, Array], centers: tuple[float, ...]) -> Columns:
-    """Return the centered columns of a form: logarithms of scale, a loss as it is."""
+    """Return the columns of a form less their centers: logarithms of scale, others as they are."""
     return tuple(
-        (np.asarray(inputs[name], float) if name == "loss" else np.log(inputs[name])) - center
+        (np.log(inputs[name]) if name in _SCALES else np.asarray(inputs[name], float)) - center
         for name, center in zip(form.inputs, centers, strict=True)
     )
+
+
+def _center(name: str, column: Array) -> float:
+    """Return what to subtract from a column: its mean; nothing from numbers of families."""
+    return 0.0 if name == "family" else float(column.mean())
 
 
 def fit_form(
@@ -166,22 +178,12 @@ def fit_form(
     keep = form.usable(target)
     for name in form.inputs:
         keep &= np.isfinite(inputs[name])
-    distinct = np.unique(
-        np.round(np.column_stack([np.log(inputs[n][keep]) for n in form.inputs]), 6), axis=0
-    )
-    free = len(form.parameters)
-    if keep.sum() < free or len(distinct) < min(free, len(form.inputs) + 1):
-        return (
-            f"{int(keep.sum())} usable points at {len(distinct)} scales for "
-            f"{free} parameters of {form.equation}"
-        )
-    for name in form.inputs:
-        if name in ("params", "tokens") and len(np.unique(np.log(inputs[name][keep]).round(3))) < 2:
-            return f"all runs have the same {'size' if name == 'params' else 'number of tokens'}"
     used = {name: np.asarray(inputs[name], float)[keep] for name in form.inputs}
-    plain = columns_of(form, used, (0.0,) * len(form.inputs))
-    centers = tuple(float(column.mean()) for column in plain)
-    columns = tuple(column - center for column, center in zip(plain, centers, strict=True))
+    plain = dict(zip(form.inputs, columns_of(form, used, (0.0,) * len(form.inputs)), strict=True))
+    if reason := _too_few(form, plain):
+        return reason
+    centers = tuple(_center(name, column) for name, column in plain.items())
+    columns = columns_of(form, used, centers)
     y, run = target[keep], runs[keep]
     goal = form.residual_scale(y)
     limits = form.limits(columns, y)
@@ -215,6 +217,23 @@ def fit_form(
         n_runs=len(np.unique(run)),
         **_diagnosis(form, best, columns, goal, share, limits, run, names),
     )
+
+
+def _too_few(form: Form, columns: Mapping[str, Array]) -> str:
+    """Return why the columns, by name and not centered, are too few for the form; else ""."""
+    axes = {name: column for name, column in columns.items() if name != "family"}
+    points = len(next(iter(axes.values())))
+    distinct = len(np.unique(np.round(np.column_stack(list(axes.values())), 6), axis=0))
+    if points < form.fewest or distinct < min(form.fewest, len(axes) + 1):
+        what = "losses" if form.inputs == ("loss",) else "scales"
+        return (
+            f"{points} usable points at {distinct} {what} for {len(form.parameters)} parameters of "
+            f"{form.equation}"
+        )
+    for name, what in (("params", "size"), ("tokens", "number of tokens")):
+        if name in axes and len(np.unique(axes[name].round(3))) < 2:
+            return f"all runs have the same {what}"
+    return ""
 
 
 def _diagnosis(

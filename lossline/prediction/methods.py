@@ -119,22 +119,11 @@ class DirectFit:
         families = getattr(self.stage.fit.form, "families", ())
         if families:
             inputs["family"] = _numbers_of(families, [t.group for t in targets])
-        return predict_form(self.stage.fit, inputs)
+        return self.stage.fit.predict(inputs)
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON tree."""
         return {"kind": "direct", "stage": self.stage.fit.to_dict()}
-
-
-def predict_form(fit: FittedForm, inputs: Mapping[str, Array]) -> Array:
-    """Return a form's predictions; a column "family" holds numbers, not logarithms."""
-    if "family" not in fit.form.inputs:
-        return fit.predict(inputs)
-    columns = tuple(
-        np.log(inputs[name]) - center if name != "family" else inputs[name]
-        for name, center in zip(fit.form.inputs, fit.centers, strict=True)
-    )
-    return fit.form.natural(fit.form.model(fit.theta, columns)[0])
 
 
 def _numbers_of(families: Sequence[str], names: Sequence[str]) -> Array:
@@ -208,7 +197,6 @@ class FamilyLaw:
         form = direct_forms.FamilyGompertz(chance=observations.chance, families=families)
         inputs: dict[str, Array] = dict(points.inputs)
         if families:
-            # Families are numbers: exp, because fit_form takes logarithms of columns of scale.
             inputs["family"] = _numbers_of(families, list(used))
         found = fit_form(form, inputs, points.value, points.run, weights, names=observations.names)
         if isinstance(found, str):
