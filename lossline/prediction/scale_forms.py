@@ -12,11 +12,6 @@ from lossline.prediction.forms import Array, Columns, Form, no_priors
 _LOG_FLOOR = -9.0  # log of the lowest irreducible loss
 
 
-def constant(values: Array, like: Array) -> Array:
-    """Return a column of parameters (B, 1) as wide as ``like``."""
-    return np.broadcast_to(values, np.broadcast_shapes(values.shape, like.shape))
-
-
 class LossForm(Form):
     """Base of the laws of a loss: they predict its logarithm."""
 
@@ -46,8 +41,8 @@ class PowerOfCompute(LossForm):
         """Return log L (B, M) and its derivative (B, P, M)."""
         c = columns[0]
         value = theta[:, :1] - theta[:, 1:2] * c
-        slope = constant(-c, value) if c.ndim > 1 else np.broadcast_to(-c, value.shape)
-        return value, np.stack([np.ones_like(value), slope], axis=1)
+        one = np.ones_like(value)
+        return value, np.stack([one, -c * one], axis=1)
 
     def limits(self, columns: Columns, target: Array) -> Limits:
         """Return wide bounds."""
