@@ -1,7 +1,9 @@
 """From a loss table to predictions: fit every method to every task, predict the targets.
 
-found = predict_table(tables.load("losses.parquet"))
-found.predictions[["task", "target", "predicted", "low_90", "high_90", "actual"]]
+    found = predict_table(tables.load("losses.parquet"))
+    found.predictions[["task", "target", "predicted", "low_90", "high_90", "actual"]]
+
+Runs that share ``PredictOptions.group_by`` are fitted together.
 """
 
 from __future__ import annotations

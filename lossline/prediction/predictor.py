@@ -1,7 +1,9 @@
 """A fitted predictor without its table: read from JSON, it predicts further models.
 
-predictor = load_predictor("predictions/predictor.json")
-predictor.predict(params=7e9, tokens=4e12)
+    predictor = load_predictor("predictions/predictor.json")
+    predictor.predict(params=7e9, tokens=4e12)
+
+The file keeps 200 resamples of each fit, so that the intervals differ slightly from the table's.
 """
 
 from __future__ import annotations
