@@ -71,6 +71,6 @@ setup(
         "gpu": ["jax[cuda13]"],
         "tpu": ["jax[tpu]"],
         "harness": ["lm-eval>=0.4.9"],
-        "peers": ["torch>=2.11", "transformers>=5.17", "mambapy>=1.2.0"],
+        "peers": ["lightgbm>=4.5", "torch>=2.11", "transformers>=5.17", "mambapy>=1.2.0"],
     },
 )

@@ -206,7 +206,8 @@ class _Posterior:
         self.center, self.unit, values = _standardised(logs, weights)
         self.points = kernel.features(theta, shares)[0]
         # Hyperparameters use up runs as parameters of a least-squares fit do; at most 3 in 4 here.
-        self.loss_of_freedom = np.sqrt(len(values) / max(len(values) - len(theta), len(values) / 4))
+        free = max(len(values) - len(theta), len(values) / 4)
+        self.widening = float(np.sqrt(len(values) / free))
         self.noise = float(np.exp(2 * theta[kernel.NOISE]))
         trust = np.ones(len(values))
         for _ in range(_REWEIGHTINGS):
@@ -232,7 +233,7 @@ class _Posterior:
         cross = kernel.covariance(self.theta, points, self.points)
         explained = np.einsum("tm,tm->t", cross @ self.inverse, cross)
         left = np.maximum(kernel.variance(self.theta, points) - explained, 0) + self.noise
-        error = self.unit * self.loss_of_freedom * np.sqrt(left)
+        error = self.unit * self.widening * np.sqrt(left)
         return self.center + self.unit * (cross @ self.alpha), error
 
 
@@ -257,7 +258,8 @@ def _hyperparameters(shares: Array, logs: Array, weights: Array) -> Array:
 
     def together(theta: Array) -> tuple[float, Array]:
         found = [kernel.misfit(theta, *part) for part in parts]
-        return sum(v for v, _ in found) / len(fitted), sum(g for _, g in found) / len(fitted)
+        gradient = np.sum([slope for _, slope in found], axis=0)
+        return sum(value for value, _ in found) / len(fitted), gradient / len(fitted)
 
     shared = _most_probable(together, centre, centre, spread * np.sqrt(len(fitted)), _SHARED_STEPS)
     theta = np.full((logs.shape[1], len(shared)), np.nan)
@@ -301,7 +303,7 @@ def _most_probable(misfit: Misfit, start: Array, centre: Array, spread: Array, s
         bounds=list(zip(least, most, strict=True)),
         options={"maxiter": steps},
     )
-    return found.x
+    return np.asarray(found.x)
 
 
 def _standardised(logs: Array, weights: Array) -> tuple[float, float, Array]:
