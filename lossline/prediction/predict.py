@@ -86,7 +86,7 @@ def predict_table(
     options = options or PredictOptions()
     methods = named(options.methods, options.metric, options.emergence)
     default = _default(methods)
-    rows = _rows(table, options)
+    rows = rows_to_use(table, options)
     parts = [
         _predict_group(group, methods, default, options, say) for group in _groups(rows, options)
     ]
@@ -117,8 +117,12 @@ def _default(methods: Mapping[str, Method]) -> str:
     return DEFAULT if DEFAULT in methods else next(iter(methods))
 
 
-def _rows(table: pd.DataFrame, options: PredictOptions) -> pd.DataFrame:
-    """Return the rows to use."""
+def rows_to_use(table: pd.DataFrame, options: PredictOptions) -> pd.DataFrame:
+    """Return the rows to use: those with status ok whose run is not excluded.
+
+    Raises:
+        UserError: a target or a run to exclude is not in the table, or no row is left.
+    """
     runs = sorted(table["run_id"].astype(str).unique())
     for option, wanted in (("targets", options.targets), ("exclude", options.exclude)):
         if missing := sorted(set(wanted) - set(runs)):
