@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from lossline.errors import UserError
-from lossline.fits.files import aside
+from lossline.results_folder import aside
 
 LIST = "written.json"
 _WHAT = "files written by reproduce.py, with their SHA-256"

@@ -3,47 +3,33 @@
 from __future__ import annotations
 
 import dataclasses
-import enum
 import functools
-import hashlib
-import json
 import re
-import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-import lossline
-from lossline import tables
 from lossline.attribution.results import Attribution, Verdict
-from lossline.errors import UserError
-from lossline.fits.files import (
-    FolderState,
-    finish_replacement,
-    folder_state,
-    save_results,
-    writing_fit,
+from lossline.cli.table_inputs import (
+    BadRows,
+    as_paths,
+    fingerprint_of,
+    provenance,
+    read_table,
+    say_since,
 )
+from lossline.fits.files import FIT_FOLDER, save_results
 from lossline.fits.fitting import TableFitOptions, fit_table
 from lossline.fits.results import ComputeLawFit, TableFit
 from lossline.lines.common_cases import Comparison, compare
-from lossline.options.identity import identity
 from lossline.places import local_path
-from lossline.tables.frames import concat, row_number
 from lossline.tables.schema import Unit
-from lossline.tables.storage import find_tables
 
+# Packages whose code the results depend on.
+_ROOMS = ("tables", "options", "laws", "lines", "matching", "attribution", "fits")
 # Parts in which reasons of one kind differ: numbers and quoted names.
 _VARYING = re.compile(r"'[^']*'|[-+]?\d[\d.,]*(?:e[-+]?\d+)?")
-
-
-class BadRows(enum.Enum):
-    """What to do with a table that has bad rows."""
-
-    REFUSE = "refuse"
-    EXCLUDE = "exclude"
 
 
 def _not_identity(default: object = dataclasses.MISSING):
@@ -81,32 +67,22 @@ def fit_to_folder(options: FitCommand) -> TableFit | None:
         UserError: the table or an option is wrong, or ``out`` contains something else.
     """
     out = local_path(options.out, "fit.out")
-    table, dropped = _read(options)
+    paths = as_paths(options.table)
+    table, dropped = read_table(paths, options.bad_rows)
     fingerprint = fit_fingerprint(table, options)
-    finish_replacement(out)
-    state = folder_state(out, fingerprint)
-    if state is FolderState.SAME:
+    if FIT_FOLDER.is_up_to_date(out, fingerprint, replace=options.replace):
         print((out / "verdict.txt").read_text(encoding="utf-8").rstrip())
         print(f"{out} is up to date")
         return None
-    if state is FolderState.FOREIGN:
-        raise UserError(
-            f"{out} is not empty and contains no results of lossline.fit. Choose another --out."
-        )
-    if state is FolderState.OTHER and not options.replace:
-        raise UserError(
-            f"{out} contains the results of other inputs or of other code. Choose another --out "
-            f"or add --replace."
-        )
     started = time.monotonic()
     # Open the folder before fitting, so that an unwritable path is reported at once.
-    with writing_fit(out, fingerprint) as partial:
-        say = functools.partial(_say, started)
+    with FIT_FOLDER.writing(out, fingerprint) as partial:
+        say = functools.partial(say_since, started)
         results = fit_table(table, options, say=say)
         if len(dropped):
             everything = pd.concat([dropped, results.excluded], ignore_index=True)
             results = dataclasses.replace(results, excluded=everything)
-        results = dataclasses.replace(results, provenance=_provenance(options, fingerprint))
+        results = dataclasses.replace(results, provenance=provenance("fit", paths, fingerprint))
         save_results(results, partial)
         text = verdict(results)
         (partial / "verdict.txt").write_text(text + "\n", encoding="utf-8")
@@ -120,64 +96,9 @@ def fit_to_folder(options: FitCommand) -> TableFit | None:
     return results
 
 
-def _say(started: float, text: str) -> None:
-    print(f"[{time.monotonic() - started:5.1f} s] {text}", flush=True)
-
-
-def _read(options: FitCommand) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return the loss table, and the rows that could not be kept in it.
-
-    The latter have the columns of ``TableFit.excluded``.
-    """
-    paths = [options.table] if isinstance(options.table, str) else list(options.table)
-    if options.bad_rows is BadRows.REFUSE:
-        return tables.load(paths), pd.DataFrame()
-    parts = [tables.read_unchecked(file) for path in paths for file in find_tables(path)]
-    table, problems = tables.exclude_bad_rows(parts[0] if len(parts) == 1 else concat(parts))
-    where = " + ".join(paths)
-    for line in tables.summarize(problems, where):
-        print(f"excluded: {line}", flush=True)
-    dropped = [
-        {
-            "what": where,
-            "rows": 1,
-            "reason": f"dropped: {row_number(p.position)}: {p.column}: {p.what}",
-        }
-        for p in problems
-        if p.unplaceable
-    ]
-    return table, pd.DataFrame(dropped)
-
-
 def fit_fingerprint(table: pd.DataFrame, options: FitCommand) -> str:
-    """Return the SHA-256 (hex) of everything that the results depend on.
-
-    It covers the rows of the table, the options, the version, and the code that fits.
-    """
-    rows = pd.util.hash_pandas_object(table, index=False).to_numpy()
-    digest = hashlib.sha256(rows.tobytes())
-    digest.update(
-        json.dumps([list(table.columns), identity(options), lossline.__version__]).encode()
-    )
-    package = Path(lossline.__file__).parent
-    rooms = ("tables", "options", "laws", "lines", "matching", "attribution", "fits")
-    sources = [file for room in rooms for file in package.glob(f"{room}/**/*.py")]
-    for source in sorted([*sources, package / "run_order.py"]):
-        digest.update(source.read_bytes())
-    return digest.hexdigest()
-
-
-def _provenance(options: FitCommand, fingerprint: str) -> dict[str, object]:
-    from importlib.metadata import version
-
-    names = ("numpy", "scipy", "pandas", "matplotlib")
-    versions = {"lossline": lossline.__version__, "python": sys.version.split()[0]}
-    return {
-        "table": options.table if isinstance(options.table, str) else ", ".join(options.table),
-        "versions": versions | {name: version(name) for name in names},
-        "command": f"python -m lossline.fit {' '.join(sys.argv[1:])}".strip(),
-        "fingerprint": fingerprint,
-    }
+    """Return the SHA-256 (hex) of the table, the options and the code that fits."""
+    return fingerprint_of(table, options, _ROOMS)
 
 
 def verdict(results: TableFit) -> str:

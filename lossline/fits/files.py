@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-import glob
-import itertools
 import json
 import math
 import os
-import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,129 +17,18 @@ import pandas as pd
 from lossline import tables
 from lossline.attribution.results import Attribution
 from lossline.errors import UserError
-from lossline.files import building, building_anew, write_json
+from lossline.files import write_json
 from lossline.fits.results import ComputeLawFit, TableFit
 from lossline.laws.results import FitStatus
 from lossline.lines.calibration import Calibration
 from lossline.lines.estimators import PARAMETERS
 from lossline.lines.fitting import Irreducible, Line, LineKind
+from lossline.results_folder import ResultsFolder
 from lossline.tables.pairing import Pairing
 
-# File in every folder that a fit has written; holds the fingerprint of its inputs.
-MARK = "fit.json"
-_WHAT = "results of lossline.fit"
+FIT_FOLDER = ResultsFolder(verb="fit")
 _FRAMES = ("heldout", "excluded")
 _DRAWS = PARAMETERS
-
-
-class FolderState(enum.Enum):
-    """What exists at the output path."""
-
-    FREE = "free"
-    SAME = "same inputs"
-    OTHER = "earlier fit of other inputs"
-    FOREIGN = "something else"
-
-
-def folder_state(out: Path, fingerprint: str) -> FolderState:
-    """Return what ``out`` holds: nothing, the same fit, an earlier fit, or something else.
-
-    Args:
-        out: output folder.
-        fingerprint: fingerprint of the inputs of the new fit.
-    """
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
-        return FolderState.FREE
-    mark = out / MARK
-    if not mark.is_file():
-        return FolderState.FOREIGN
-    try:
-        earlier = _read_json(mark)
-    except ValueError:
-        return FolderState.FOREIGN
-    if not isinstance(earlier, dict) or earlier.get("what") != _WHAT:
-        return FolderState.FOREIGN
-    return FolderState.SAME if earlier.get("fingerprint") == fingerprint else FolderState.OTHER
-
-
-@contextmanager
-def writing_fit(out: Path, fingerprint: str) -> Iterator[Path]:
-    """Yield an empty folder to write a fit into; it becomes ``out`` when the block ends.
-
-    An earlier fit at ``out`` is replaced: the files it lists as its own are removed, files that a
-    user added stay. If the block raises, ``out`` stays as it was.
-
-    Raises:
-        UserError: another process is writing a fit there, or something else has been put there
-            since the start.
-    """
-    out = out.resolve()  # "." has no sibling, and a symbolic link is to stay one
-    with building_anew(out) as partial:
-        yield partial
-        if folder_state(out, fingerprint) is FolderState.FOREIGN:
-            raise UserError(
-                f"{out}: something else was put there during the fit. Fit again with another --out."
-            )
-        files = sorted(path.relative_to(partial).as_posix() for path in _files(partial))
-        write_json(
-            partial / MARK, {"fingerprint": fingerprint, "what": _WHAT, "files": [MARK, *files]}
-        )
-        if out.exists() and any(out.iterdir()):
-            earlier = out.with_name(f".{out.name}.earlier-{os.getpid()}")
-            os.rename(out, earlier)
-            os.rename(partial, out)
-            _carry_over(earlier, out)
-            shutil.rmtree(earlier)
-        else:
-            os.replace(partial, out)
-
-
-def finish_replacement(out: Path) -> None:
-    """Finish what a fit killed during the replacement of an earlier one left.
-
-    The earlier fit then lies in a hidden folder next to ``out``. It is put back if ``out`` is
-    missing; otherwise the files that a user added to it move to ``out``.
-
-    Raises:
-        UserError: another process is writing a fit there.
-    """
-    out = out.resolve()
-    if not (left := sorted(out.parent.glob(f".{glob.escape(out.name)}.earlier-*"))):
-        return
-    with building(out):
-        for earlier in left:
-            if not out.exists():
-                os.rename(earlier, out)
-            elif (earlier / MARK).is_file():
-                _carry_over(earlier, out)
-                shutil.rmtree(earlier)
-
-
-def _files(folder: Path) -> list[Path]:
-    """Return all files below a folder, symbolic links included."""
-    return [path for path in folder.rglob("*") if not path.is_dir() or path.is_symlink()]
-
-
-def _carry_over(earlier: Path, out: Path) -> None:
-    """Move the files that an earlier fit has not listed as its own from ``earlier`` to ``out``.
-
-    A file whose name the new fit has taken gets a suffix.
-    """
-    listed = _read_json(earlier / MARK).get("files")
-    if listed is None:  # an old version made no list: all files are its own
-        return
-    names = [path.relative_to(earlier) for path in _files(earlier)]
-    names = [name for name in names if name.as_posix() not in listed]
-    for name in sorted(names, key=lambda name: (out / name).exists()):  # clashing names last
-        place = out / name
-        place.parent.mkdir(parents=True, exist_ok=True)
-        os.rename(earlier / name, aside(place) if place.exists() else place)
-
-
-def aside(path: Path) -> Path:
-    """Return the first free name next to ``path``, ending in .earlier, .earlier1, …"""
-    names = (path.with_name(f"{path.name}.earlier{n or ''}") for n in itertools.count())
-    return next(name for name in names if not name.exists())
 
 
 def save_results(results: TableFit, folder: Path) -> None:
@@ -177,10 +62,10 @@ def load_results(path: str | os.PathLike[str]) -> TableFit:
         UserError: the folder holds no results, or results of a version with other fields.
     """
     folder = Path(path)
-    if not (folder / MARK).is_file():
+    if not (folder / FIT_FOLDER.mark).is_file():
         raise UserError(
-            f"{folder}: holds no results of lossline.fit (no {MARK}). Run python -m lossline.fit "
-            f"with --out={folder}, or give another path."
+            f"{folder}: holds no {FIT_FOLDER.what} (no {FIT_FOLDER.mark}). Run python -m "
+            f"lossline.fit with --out={folder}, or give another path."
         )
     try:
         return _results_in(folder)

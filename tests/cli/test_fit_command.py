@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 from planted_study import Study
 
+import lossline
 from lossline import fit, tables, terminal
 from lossline.attribution import AttributionOptions
 from lossline.attribution.results import Verdict
@@ -77,9 +78,9 @@ def instant(results, monkeypatch):
 def test_results_of_other_code_are_not_up_to_date(table, saved, tmp_path, monkeypatch):
     """Two versions of lossline have different code."""
     package = tmp_path / "package"
-    shutil.copytree(Path(fit_command.lossline.__file__).parent, package)
+    shutil.copytree(Path(lossline.__file__).parent, package)
     before = fit_command.fit_fingerprint(table, command(saved))
-    monkeypatch.setattr(fit_command.lossline, "__file__", str(package / "__init__.py"))
+    monkeypatch.setattr(lossline, "__file__", str(package / "__init__.py"))
     assert fit_command.fit_fingerprint(table, command(saved)) == before
     rooms = ("laws", "lines", "matching", "attribution", "fits", "tables", "options")
     for file in (*(f"{room}/__init__.py" for room in rooms), "run_order.py"):
@@ -126,7 +127,7 @@ def test_largest_runs_are_held_out_and_predicted(results):
 
 @pytest.mark.parametrize("lacking", ["ranking", "factors/0/ratio", "factors/0/effects/0/margin"])
 def test_results_of_another_version_are_refused_in_one_line(results, tmp_path, lacking):
-    (tmp_path / study_files.MARK).write_text("{}")
+    (tmp_path / study_files.FIT_FOLDER.mark).write_text("{}")
     study_files.save_results(results, tmp_path)
     file = tmp_path / "attribution.json"
     tree = part = json.loads(file.read_text())
@@ -143,7 +144,7 @@ def test_results_of_another_version_are_refused_in_one_line(results, tmp_path, l
 
 
 def test_results_are_loaded_as_saved(results, tmp_path):
-    (tmp_path / study_files.MARK).write_text("{}")
+    (tmp_path / study_files.FIT_FOLDER.mark).write_text("{}")
     study_files.save_results(results, tmp_path)
     again = load_results(tmp_path)
     pd.testing.assert_frame_equal(again.table, results.table)
@@ -162,7 +163,7 @@ def test_results_are_loaded_as_saved(results, tmp_path):
 
 
 def test_lines_are_loaded_with_the_earlier_name_of_their_calibration(results, tmp_path):
-    (tmp_path / study_files.MARK).write_text("{}")
+    (tmp_path / study_files.FIT_FOLDER.mark).write_text("{}")
     study_files.save_results(results, tmp_path)
     file = tmp_path / "lines.json"
     file.write_text(file.read_text().replace('"calibration"', '"doubt"'))

@@ -6,11 +6,13 @@ from pathlib import Path
 import pytest
 
 from lossline.errors import UserError
-from lossline.fits.files import FolderState, finish_replacement, folder_state, writing_fit
+from lossline.results_folder import FolderState, ResultsFolder
+
+FOLDER = ResultsFolder(verb="fit")
 
 
 def fitted(out, fingerprint, files):
-    with writing_fit(out, fingerprint) as partial:
+    with FOLDER.writing(out, fingerprint) as partial:
         for name in files:
             (partial / name).parent.mkdir(exist_ok=True)
             (partial / name).write_text(fingerprint)
@@ -35,7 +37,7 @@ def test_new_fit_removes_the_earlier_one_and_keeps_files_of_the_user(tmp_path):
         assert (out / name).read_text() == "mine"
     for name in ("lines.json", "figures/both.png", "new.json"):
         assert (out / name).read_text() == "two"
-    assert folder_state(out, "two") is FolderState.SAME
+    assert FOLDER.state(out, "two") is FolderState.SAME
     assert [path.name for path in tmp_path.iterdir()] == ["fits"]
     fitted(out, "three", ["lines.json"])
     assert names(out) == {
@@ -55,12 +57,12 @@ def test_folder_without_a_valid_mark_is_foreign(tmp_path, mark):
     (tmp_path / "a.txt").write_text("mine")
     if mark:
         (tmp_path / "fit.json").write_text(mark, encoding="latin-1")
-    assert folder_state(tmp_path, "x") is FolderState.FOREIGN
+    assert FOLDER.state(tmp_path, "x") is FolderState.FOREIGN
 
 
 def test_something_put_there_during_the_fit_stays(tmp_path):
     out = tmp_path / "fits"
-    with pytest.raises(UserError, match="something else was put there"), writing_fit(out, "one"):
+    with pytest.raises(UserError, match="something else was put there"), FOLDER.writing(out, "one"):
         out.mkdir()
         (out / "chapter.txt").write_text("years of work")
     assert [path.name for path in tmp_path.iterdir()] == ["fits"]
@@ -101,11 +103,23 @@ def test_fit_killed_while_it_replaces_another_loses_nothing(tmp_path, monkeypatc
         rename(source, target)
 
     with monkeypatch.context() as patched:
-        patched.setattr("lossline.fits.files.os.rename", killed)
+        patched.setattr("lossline.results_folder.os.rename", killed)
         with pytest.raises(KeyboardInterrupt):
             fitted(out, "two", ["lines.json"])
-    finish_replacement(out)
+    FOLDER.finish_replacement(out)
     assert (out / "notes.txt").read_text() == "mine"
     fitted(out, "two", ["lines.json"])
     assert names(out) == {"fit.json", "lines.json", "notes.txt"}
     assert [path.name for path in tmp_path.iterdir()] == ["fits"]
+
+
+def test_folder_of_another_verb_is_never_replaced(tmp_path):
+    out = tmp_path / "fits"
+    fitted(out, "one", ["lines.json"])
+    other = ResultsFolder(verb="predict")
+    with pytest.raises(UserError, match="contains no results of lossline.predict"):
+        other.is_up_to_date(out, "one", replace=True)
+    assert FOLDER.is_up_to_date(out, "one", replace=False)
+    with pytest.raises(UserError, match="of other inputs or of other code"):
+        FOLDER.is_up_to_date(out, "two", replace=False)
+    assert not FOLDER.is_up_to_date(out, "two", replace=True)
