@@ -35,13 +35,13 @@ def save_results(results: TableFit, folder: Path) -> None:
     """Write all parts of the results into ``folder``."""
     tables.write(results.table, folder / "losses.parquet")
     lines = [line.to_dict() for line in results.lines]
-    _write_json(folder / "lines.json", lines)
+    write_plain_json(folder / "lines.json", lines)
     _flat(lines).to_parquet(folder / "lines.parquet", index=False)
     _draws(results.lines).to_parquet(folder / "line_draws.parquet", index=False)
     laws = [_plain(dataclasses.asdict(law)) for law in results.compute_laws]
-    _write_json(folder / "compute_laws.json", laws)
+    write_plain_json(folder / "compute_laws.json", laws)
     _flat(laws).to_parquet(folder / "compute_laws.parquet", index=False)
-    _write_json(folder / "attribution.json", results.attribution.to_dict())
+    write_plain_json(folder / "attribution.json", results.attribution.to_dict())
     results.attribution.effects().to_parquet(folder / "attribution.parquet", index=False)
     results.attribution.contrasts.to_parquet(folder / "contrasts.parquet", index=False)
     for name in _FRAMES:
@@ -49,8 +49,8 @@ def save_results(results: TableFit, folder: Path) -> None:
         frame.astype({c: "string" for c in frame.columns if frame[c].dtype == object}).to_parquet(
             folder / f"{name}.parquet", index=False
         )
-    _write_json(folder / "excluded.json", _plain(results.excluded.to_dict("records")))
-    _write_json(
+    write_plain_json(folder / "excluded.json", _plain(results.excluded.to_dict("records")))
+    write_plain_json(
         folder / "settings.json", {"settings": results.settings, "provenance": results.provenance}
     )
 
@@ -165,7 +165,8 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _write_json(path: Path, value: Any) -> None:
+def write_plain_json(path: Path, value: Any) -> None:
+    """Write JSON atomically: NaN and infinities become null, enums their values."""
     write_json(path, _plain(value))
 
 

@@ -73,21 +73,48 @@ def compare(heldout: pd.DataFrame) -> list[Comparison]:
 def _of_unit(unit: str, rows: pd.DataFrame) -> Comparison:
     case = rows.groupby([*CASE], sort=False, dropna=False).ngroup().to_numpy()
     method = rows["method"].to_numpy(str)
-    cases = {str(name): set(case[method == name]) for name in dict.fromkeys([LINE, *method])}
-    order = sorted(cases, key=lambda name: (name != LINE, -len(cases[name]), name))
-    first, *others = [name for name in order if cases[name]]
-    common, compared, apart = cases[first], [first], {}
+    cases = cases_of_methods(case, method, LINE)
+    compared, common = answered_by_all(cases)
+    first, *others = [name for name in cases if cases[name]]
+    apart = {}
     for name in others:
-        if len(common & cases[name]) >= _KEPT * len(cases[first]):
-            common = common & cases[name]
-            compared.append(name)
-        else:
+        if name not in compared:
             both = np.isin(case, list(cases[name] & cases[first]))
             apart[name] = rows[both & np.isin(method, [first, name])]
     return Comparison(
         unit=unit,
         cases=len(set(case)),
-        answered={name: len(cases[name]) for name in order},
+        answered={name: len(cases[name]) for name in cases},
         rows=rows[np.isin(method, compared) & np.isin(case, list(common))],
         apart=apart,
     )
+
+
+def cases_of_methods(case: np.ndarray, method: np.ndarray, first: str) -> dict[str, set[int]]:
+    """Return the cases that each method answered: ``first`` first, then by their number.
+
+    Args:
+        case: number of the case of each answer.
+        method: name of the method of each answer.
+        first: method that the others are compared with.
+    """
+    cases = {str(name): set(case[method == name]) for name in dict.fromkeys([first, *method])}
+    order = sorted(cases, key=lambda name: (name != first, -len(cases[name]), name))
+    return {name: cases[name] for name in order}
+
+
+def answered_by_all(cases: Mapping[str, set[int]]) -> tuple[list[str], set[int]]:
+    """Return the methods to compare, and the cases that all of them answered.
+
+    A method that answered less than half of the first method's cases is not compared.
+
+    Args:
+        cases: from ``cases_of_methods``.
+    """
+    first, *others = [name for name in cases if cases[name]]
+    compared, common = [first], cases[first]
+    for name in others:
+        if len(common & cases[name]) >= _KEPT * len(cases[first]):
+            common = common & cases[name]
+            compared.append(name)
+    return compared, common

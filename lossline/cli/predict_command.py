@@ -1,0 +1,217 @@
+"""Implementation of ``python -m lossline.predict``: read, predict, write a folder, print."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from lossline.cli.table_inputs import (
+    BadRows,
+    as_paths,
+    fingerprint_of,
+    provenance,
+    read_table,
+    say_since,
+)
+from lossline.errors import UserError
+from lossline.fits.prediction_files import PREDICT_FOLDER, save_predictions
+from lossline.fits.prediction_summary import summary
+from lossline.places import local_path
+from lossline.prediction import Predictor, PredictOptions, load_predictor, predict_table
+from lossline.prediction.methods import DEFAULT
+from lossline.prediction.predict import projection
+from lossline.prediction.results import (
+    BACKTEST_COLUMNS,
+    CURVE_COLUMNS,
+    DECISION_COLUMNS,
+    INFLUENCE_COLUMNS,
+    POINT_COLUMNS,
+    PREDICTION_COLUMNS,
+    STAGE_COLUMNS,
+    Outcome,
+    Predictions,
+    TargetKind,
+)
+
+# Packages whose code the results depend on.
+_ROOMS = ("tables", "options", "laws", "lines", "matching", "prediction", "mixtures", "fits")
+_FORM = '"7e9 4e12": parameters, then tokens; of a mixture "7e9 4e12 web=0.8 code=0.2"'
+
+
+def _not_identity(default: Any) -> Any:
+    return dataclasses.field(default=default, metadata={"identity": False})
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PredictCommand(PredictOptions):
+    """Options of ``lossline.predict``: those of ``PredictOptions``, and these.
+
+    Attributes:
+        table: loss tables, run directories or folders of run directories.
+        out: folder for the results; must be given with ``table``.
+        predictor: ``predictor.json`` that an earlier prediction wrote, in place of ``table``.
+        points: models that nobody has trained: (N, D), (N, D, {component: share}), or the same as
+            text: "7e9 4e12", "7e9 4e12 web=0.8 code=0.2".
+        replace: whether to replace an earlier prediction of other inputs at ``out``; other folders
+            are never replaced.
+        bad_rows: "exclude" (default): leave bad rows out, print one line for each kind, and use the
+            rest. "refuse": stop if the table has any.
+        report: whether to make figures and report.html.
+    """
+
+    table: str | tuple[str, ...] = _not_identity(())
+    out: str = _not_identity("")
+    predictor: str = _not_identity("")
+    points: tuple[Any, ...] = ()
+    replace: bool = _not_identity(False)
+    bad_rows: BadRows = BadRows.EXCLUDE
+    report: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "points", tuple(map(parse_point, self.points)))
+        if bool(self.table) == bool(self.predictor):
+            raise UserError(
+                "predict: give one of --table, to fit and predict, and --predictor, to predict "
+                "with what an earlier prediction fitted."
+            )
+        if self.table and not self.out:
+            raise UserError("missing binding: predict.out. Add --out=FOLDER for the results.")
+        if self.predictor and not self.points:
+            raise UserError(f"predict: --predictor needs --point {_FORM}.")
+        if self.predictor and (unused := [n for n in ("targets", "exclude", "out") if getattr(self, n)]):
+            raise UserError(
+                f"predict.{unused[0]} has no effect with --predictor, which only prints points. "
+                "Leave it out, or give --table instead."
+            )  # fmt: skip
+
+
+def parse_point(point: Any) -> tuple[Any, ...]:
+    """Return (N, D) or (N, D, {component: share}) from numbers or from text.
+
+    Args:
+        point: a sequence of numbers, optionally with a dictionary; or "7e9 4e12 web=0.8 code=0.2".
+
+    Raises:
+        UserError: the point has another form.
+    """
+    words = point.split() if isinstance(point, str) else list(point) if _listed(point) else []
+    shares: dict[str, float] = {}
+    try:
+        for word in words[2:]:
+            if isinstance(word, Mapping):
+                shares |= {str(name): float(share) for name, share in word.items()}
+            else:
+                name, _, share = str(word).rpartition("=")
+                shares[name] = float(share)
+        params, tokens = float(words[0]), float(words[1])
+    except (ValueError, IndexError, TypeError):
+        raise UserError(f"predict.points: {point!r} is no point. Write {_FORM}.") from None
+    return (params, tokens, shares) if shares else (params, tokens)
+
+
+def _listed(point: Any) -> bool:
+    return isinstance(point, (list, tuple))
+
+
+def predict(options: PredictCommand) -> Predictions | None:
+    """Predict from a table into a folder, or from an earlier predictor onto the terminal.
+
+    Returns:
+        The results; None if the folder is up to date.
+
+    Raises:
+        UserError: the table, the predictor or an option is wrong, or ``out`` contains something
+            else.
+    """
+    if options.predictor:
+        found = project(load_predictor(options.predictor), options.points)
+        print(summary(found))
+        return found
+    return predict_to_folder(options)
+
+
+def project(predictor: Predictor, points: Sequence[tuple[Any, ...]]) -> Predictions:
+    """Return projections of points by an earlier predictor; all other parts are empty.
+
+    Args:
+        predictor: the fitted methods.
+        points: (N, D) each.
+
+    Raises:
+        UserError: a point has shares, or numbers that are not positive.
+    """
+    parts = []
+    for point in points:
+        target = projection(point)
+        if target.shares:
+            raise UserError(
+                f"predict.points: {target.name} has shares, but the predictor was fitted to scale "
+                "alone. Leave the shares out."
+            )
+        parts.append(predictor.predict(target.params, target.tokens).assign(target=target.name))
+    rows = pd.concat(parts, ignore_index=True)
+    beyond = rows["extrapolation"] > 1
+    rows = rows.assign(
+        kind=str(TargetKind.PROJECTION),
+        status=beyond.map({True: str(Outcome.PREDICTED), False: str(Outcome.INTERPOLATED)}),
+        reason=beyond.map({True: "", False: "lies within the compute of the fitted runs: an interpolation"}),
+    )
+    methods = rows["method"].unique()
+    return Predictions(
+        predictions=rows.reindex(columns=list(PREDICTION_COLUMNS)),
+        backtest=pd.DataFrame(columns=list(BACKTEST_COLUMNS)),
+        influence=pd.DataFrame(columns=list(INFLUENCE_COLUMNS)),
+        points=pd.DataFrame(columns=list(POINT_COLUMNS)),
+        curves=pd.DataFrame(columns=list(CURVE_COLUMNS)),
+        stages=pd.DataFrame(columns=list(STAGE_COLUMNS)),
+        decisions=pd.DataFrame(columns=list(DECISION_COLUMNS)),
+        default=DEFAULT if DEFAULT in methods else str(methods[0]),
+        predictor=predictor.tree,
+    )
+
+
+def predict_to_folder(options: PredictCommand) -> Predictions | None:
+    """Predict, write the folder and print the summary (see ``predict``)."""
+    out = local_path(options.out, "predict.out")
+    paths = as_paths(options.table)
+    table, dropped = read_table(paths, options.bad_rows)
+    fingerprint = fingerprint_of(table, options, _ROOMS)
+    if PREDICT_FOLDER.is_up_to_date(out, fingerprint, replace=options.replace):
+        print((out / "summary.txt").read_text(encoding="utf-8").rstrip())
+        print(f"{out} is up to date")
+        return None
+    started = time.monotonic()
+    # Open the folder before fitting, so that an unwritable path is reported at once.
+    with PREDICT_FOLDER.writing(out, fingerprint) as partial:
+        say = functools.partial(say_since, started)
+        found = predict_table(table, _settings(options), say=say)
+        found = dataclasses.replace(found, notes=(*_dropped(dropped), *found.notes))
+        about = provenance("predict", paths, fingerprint)
+        save_predictions(found, partial, about)
+        text = summary(found)
+        (partial / "summary.txt").write_text(text + "\n", encoding="utf-8")
+        if options.report:
+            from lossline.reporting.predictions import write_prediction_report
+
+            say("figures and report")
+            write_prediction_report(found, partial, provenance=about, say=say)
+    print(text)
+    print(f"Results: {out / 'report.html' if options.report else Path(out)}", flush=True)
+    return found
+
+
+def _settings(options: PredictCommand) -> PredictOptions:
+    """Return the options of the prediction alone."""
+    names = [field.name for field in dataclasses.fields(PredictOptions)]
+    return PredictOptions(**{name: getattr(options, name) for name in names})
+
+
+def _dropped(rows: pd.DataFrame) -> list[str]:
+    return [f"{row.what}: {row.reason}" for row in rows.itertuples()]
