@@ -32,9 +32,9 @@ FLAGS = {
         "values",
     ),
     "exclude": Flag("predict.exclude", "runs to leave out of everything", "values"),
-    "predictor": Flag("predict.predictor", "predictor.json of an earlier result, in place of --table"),
+    "predictor": Flag("predict.predictor", "predictor.json of an earlier result; replaces --table"),
     "replace": Flag("predict.replace", "replace an earlier result of other inputs", "switch"),
-}  # fmt: skip
+}
 
 if __name__ == "__main__":
     run_verb("predict", __doc__, load, flags=FLAGS)

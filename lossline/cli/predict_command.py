@@ -23,7 +23,7 @@ from lossline.errors import UserError
 from lossline.fits.prediction_files import PREDICT_FOLDER, save_predictions
 from lossline.fits.prediction_summary import summary
 from lossline.places import local_path
-from lossline.prediction import Predictor, PredictOptions, load_predictor, predict_table
+from lossline.prediction import PredictOptions, Predictor, load_predictor, predict_table
 from lossline.prediction.methods import DEFAULT
 from lossline.prediction.predict import projection
 from lossline.prediction.results import (
@@ -85,7 +85,9 @@ class PredictCommand(PredictOptions):
             raise UserError("missing binding: predict.out. Add --out=FOLDER for the results.")
         if self.predictor and not self.points:
             raise UserError(f"predict: --predictor needs --point {_FORM}.")
-        if self.predictor and (unused := [n for n in ("targets", "exclude", "out") if getattr(self, n)]):
+        if self.predictor and (
+            unused := [n for n in ("targets", "exclude", "out") if getattr(self, n)]
+        ):
             raise UserError(
                 f"predict.{unused[0]} has no effect with --predictor, which only prints points. "
                 "Leave it out, or give --table instead."
@@ -161,7 +163,9 @@ def project(predictor: Predictor, points: Sequence[tuple[Any, ...]]) -> Predicti
     rows = rows.assign(
         kind=str(TargetKind.PROJECTION),
         status=beyond.map({True: str(Outcome.PREDICTED), False: str(Outcome.INTERPOLATED)}),
-        reason=beyond.map({True: "", False: "lies within the compute of the fitted runs: an interpolation"}),
+        reason=beyond.map(
+            {True: "", False: "lies within the compute of the fitted runs: an interpolation"}
+        ),
     )
     methods = rows["method"].unique()
     return Predictions(

@@ -38,6 +38,12 @@ def summary(found: Predictions) -> str:
     return "\n\n".join("\n".join(part) for part in parts if part)
 
 
+def summary_sentences(found: Predictions) -> list[str]:
+    """Return the summary without its tables, as sentences."""
+    lines = [*_errors(found), *_coverage(found), *_decisions(found)]
+    return [*lines, *(line.removeprefix("- ") for line in _to_know(found))]
+
+
 def score(value: float, metric: str) -> str:
     """Return a score as text: an accuracy with three decimals, a loss with four digits."""
     if pd.isna(value):

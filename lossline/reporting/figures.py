@@ -89,10 +89,10 @@ def loss_grid(
     unit: Unit,
 ) -> Figure:
     """Return a figure with one panel per set of ``ys``, all against the same x."""
-    columns = _columns(len(ys))
+    columns = grid_columns(len(ys))
     rows = math.ceil(len(ys) / columns)
     with publication_style():
-        figure = new_figure(*_grid_size(rows, columns))
+        figure = new_figure(*grid_size(rows, columns))
         axes = figure.subplots(rows, columns, squeeze=False, sharex=True)
         frames = []
         for ax, y in zip(axes.flat, ys, strict=False):
@@ -103,7 +103,7 @@ def loss_grid(
                 )
             )  # fmt: skip
             ax.set_title(label(y, 34), loc="left")
-        _hide_unused(axes, len(ys))
+        hide_unused(axes, len(ys))
         points = pd.concat(frames)
         for ax in axes.flat:
             panels.fit_limits(ax, points["x"], ())
@@ -113,19 +113,20 @@ def loss_grid(
     return figure
 
 
-def _columns(count: int) -> int:
+def grid_columns(count: int) -> int:
+    """Return the number of columns for so many panels."""
     return {1: 1, 2: 2, 4: 2}.get(count, 3 if count <= 9 else 4)
 
 
-def _grid_size(rows: int, columns: int) -> tuple[float, float]:
-    """Width and height in inches; wide panels are flatter."""
+def grid_size(rows: int, columns: int) -> tuple[float, float]:
+    """Return width and height in inches; wide panels are flatter."""
     if columns == 1:
         return 4.6, 2.9
     cell = (PAGE_WIDTH - LEGEND_WIDTH) / columns
     return PAGE_WIDTH, 0.35 + rows * cell * (0.8 if columns < 3 else 0.92)
 
 
-def _hide_unused(axes: np.ndarray, used: int) -> None:
+def hide_unused(axes: np.ndarray, used: int) -> None:
     """Hide the panels after ``used``; the lowest panel of each column keeps its tick labels."""
     columns = axes.shape[1]
     for index, ax in enumerate(axes.flat):
@@ -169,12 +170,12 @@ def loss_over_compute(
     A fitted law from scale to loss is drawn as its prediction for the best model size of the group
     at each compute.
     """
-    columns = _columns(len(sets))
+    columns = grid_columns(len(sets))
     rows = math.ceil(len(sets) / columns)
     frame = wide(table, sets, unit=unit)
     compute = "flops" if "flops" in frame and frame["flops"].notna().any() else "tokens"
     with publication_style():
-        figure = new_figure(*_grid_size(rows, columns))
+        figure = new_figure(*grid_size(rows, columns))
         axes = figure.subplots(rows, columns, squeeze=False, sharex=True)
         for ax, name in zip(axes.flat, sets, strict=False):
             _trajectories(ax, frame, name, compute, appearance)
@@ -183,7 +184,7 @@ def loss_over_compute(
                     if law.eval_set == name and law.unit == unit.value:
                         _frontier(ax, frame[frame[name].notna()], law, appearance)
             ax.set_title(label(name, 34), loc="left")
-        _hide_unused(axes, len(sets))
+        hide_unused(axes, len(sets))
         axis = "training FLOPs" if compute == "flops" else "training tokens"
         figure.supxlabel(axis, fontsize=RC["axes.labelsize"])
         figure.supylabel(f"loss ({unit.words})", fontsize=RC["axes.labelsize"])

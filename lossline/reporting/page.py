@@ -130,13 +130,23 @@ class Section:
 
 @dataclass(frozen=True, kw_only=True)
 class Page:
-    """The whole report."""
+    """The whole report.
+
+    Attributes:
+        title: headline.
+        subtitle: small text below it.
+        verdicts: sentences of the first section.
+        sections: the other sections.
+        no_verdict: text of the first section if it has no sentence.
+        first: title of the first section.
+    """
 
     title: str
     subtitle: str
     verdicts: Sequence[str]
     sections: Sequence[Section]
     no_verdict: str = "No factor could be tested; see the reasons below."
+    first: str = "Verdict"
 
 
 def render(page: Page) -> str:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
-from matplotlib.figure import Figure
 
 from lossline.attribution.results import Verdict
 from lossline.errors import UserError
@@ -19,12 +18,12 @@ from lossline.lines.common_cases import compare
 from lossline.reporting import charts, figures, grids
 from lossline.reporting.appearance import Appearance
 from lossline.reporting.lines import Curve, curves_for, drawable, line_grid
-from lossline.reporting.page import Block, Listing, Page, Paragraph, Picture, Section, render
+from lossline.reporting.page import Block, Listing, Page, Paragraph, Section, render
+from lossline.reporting.page_files import Pictures, page_path
 from lossline.reporting.points import eval_sets, partners, usable
 from lossline.tables.schema import Unit
 from lossline.terminal import Say, now_and_then, silent
 
-GENERATOR = '<meta name="generator" content="lossline">'
 _NOT_VARIED = (Verdict.CONSTANT, Verdict.MISSING)
 
 
@@ -52,14 +51,11 @@ def write_report(
         UserError: ``report.html`` exists and was not written by lossline, or the table has no
             measured rows.
     """
-    folder = Path(out)
-    page = folder / "report.html"
-    if page.exists() and GENERATOR not in page.read_text("utf-8", errors="replace")[:4000]:
-        raise UserError(f"{page} exists and was not written by lossline; give another folder")
+    page = page_path(out)
     if usable(results.table).empty:
         raise UserError("the loss table has no measured rows: there is nothing to report")
-    folder.mkdir(parents=True, exist_ok=True)
-    html = render(_Report.of(results, folder / "figures", say).page(title))
+    page.parent.mkdir(parents=True, exist_ok=True)
+    html = render(_Report.of(results, page.parent / "figures", say).page(title))
     write_text(page, html)
     return page
 
@@ -69,14 +65,12 @@ class _Report:
     """The fit, with everything that all sections share."""
 
     results: TableFit
-    folder: Path
+    pictures: Pictures
     appearance: Appearance
     curves: Sequence[Curve]
     units: Sequence[Unit]
     x: str
     partners: Mapping[Unit, frozenset[str]]
-    counter: Iterator[int]
-    say: Say
 
     @classmethod
     def of(cls, results: TableFit, folder: Path, say: Say) -> _Report:
@@ -88,14 +82,12 @@ class _Report:
         ]
         return cls(
             results=results,
-            folder=folder,
+            pictures=Pictures(folder=folder, say=now_and_then(say)),
             appearance=Appearance.of(usable(table)),
             curves=drawable(results.lines),
             units=units,
             x=x,
             partners={unit: partners(table, x, unit=unit) for unit in units},
-            counter=iter(range(1, 10_000)),
-            say=now_and_then(say),
         )
 
     def page(self, title: str) -> Page:
@@ -119,14 +111,6 @@ class _Report:
             no_verdict=self.results.attribution.message or "No factor was tested.",
         )
 
-    def picture(self, name: str, figure: Figure, title: str, caption: str) -> Picture:
-        self.say(f"  figures/{name}.png")
-        path = figures.save(figure, self.folder / f"{name}.png")
-        width = round(figure.get_figwidth() * 145)
-        return Picture(
-            title=title, caption=caption, png=path, number=next(self.counter), width=width
-        )
-
     def _lines(self) -> Section:
         table = self.results.table
         blocks: list[Block] = [Paragraph(text=self._reading())]
@@ -138,7 +122,7 @@ class _Report:
                 table, self.curves, self.appearance, x=self.x, y=y, units=units
             )
             blocks.append(
-                self.picture(
+                self.pictures.picture(
                     "overview",
                     figure,
                     f"Loss on {y} against loss on {self.x}",
@@ -183,7 +167,7 @@ class _Report:
                 suffix = f"-{part}" if len(known) > step else ""
                 short = "nats" if unit is Unit.NATS else "bits"
                 blocks.append(
-                    self.picture(
+                    self.pictures.picture(
                         f"{kind}-{short}{suffix}",
                         figure,
                         f"{what} against loss on {self.x}, {unit.words}",
@@ -226,7 +210,7 @@ class _Report:
         if any(factor.verdict not in _NOT_VARIED for factor in attribution.factors):
             figure = charts.attribution_chart(attribution, units=self.units or [Unit.NATS])
             blocks.append(
-                self.picture(
+                self.pictures.picture(
                     "attribution",
                     figure,
                     "Move of the line when only one factor changes, largest move first",
@@ -262,7 +246,7 @@ class _Report:
                     unit=unit,
                 )
                 blocks.append(
-                    self.picture(
+                    self.pictures.picture(
                         name,
                         figure,
                         f"Losses during training ({kind} sets)",
@@ -302,7 +286,7 @@ class _Report:
             )  # fmt: skip
             short = "nats" if unit is Unit.NATS else "bits"
             blocks.append(
-                self.picture(
+                self.pictures.picture(
                     f"held-out-{short}",
                     figure,
                     f"Held-out runs: predicted and measured, {unit.words}",
