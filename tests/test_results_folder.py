@@ -117,7 +117,7 @@ def test_folder_of_another_verb_is_never_replaced(tmp_path):
     out = tmp_path / "fits"
     fitted(out, "one", ["lines.json"])
     other = ResultsFolder(verb="predict")
-    with pytest.raises(UserError, match="contains no results of lossline.predict"):
+    with pytest.raises(UserError, match=r"contains no results of lossline\.predict"):
         other.is_up_to_date(out, "one", replace=True)
     assert FOLDER.is_up_to_date(out, "one", replace=False)
     with pytest.raises(UserError, match="of other inputs or of other code"):

@@ -186,7 +186,7 @@ def predict_to_folder(options: PredictCommand) -> Predictions | None:
     out = local_path(options.out, "predict.out")
     paths = as_paths(options.table)
     table, dropped = read_table(paths, options.bad_rows)
-    fingerprint = fingerprint_of(table, options, _ROOMS)
+    fingerprint = predict_fingerprint(table, options)
     if PREDICT_FOLDER.is_up_to_date(out, fingerprint, replace=options.replace):
         print((out / "summary.txt").read_text(encoding="utf-8").rstrip())
         print(f"{out} is up to date")
@@ -209,6 +209,11 @@ def predict_to_folder(options: PredictCommand) -> Predictions | None:
     print(text)
     print(f"Results: {out / 'report.html' if options.report else Path(out)}", flush=True)
     return found
+
+
+def predict_fingerprint(table: pd.DataFrame, options: PredictCommand) -> str:
+    """Return the SHA-256 (hex) of the table, the options and the code that predicts."""
+    return fingerprint_of(table, options, _ROOMS)
 
 
 def _settings(options: PredictCommand) -> PredictOptions:

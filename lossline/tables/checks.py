@@ -236,12 +236,26 @@ def _bad_numbers(frame: pd.DataFrame, used: np.ndarray) -> Iterator[Defect]:
                 what="the value is 0",
                 fix="leave the cell empty if the value is unknown",
             )
+    yield from _percentages(frame, used)
+
+
+def _percentages(frame: pd.DataFrame, used: np.ndarray) -> Iterator[Defect]:
+    """Yield accuracies above 1, and the others of a set in which most are above 1."""
     accuracy = frame["accuracy"].to_numpy(dtype="float64")
-    for position in _where(used & (accuracy > 1)):
+    above = used & (accuracy > 1)
+    if not above.any():
+        return
+    known = pd.Series(above)[used & np.isfinite(accuracy)]
+    names = [frame[name].fillna("").loc[known.index] for name in ("source", "eval_set")]
+    share = known.groupby(names, sort=False).transform("mean")
+    percent = np.zeros(len(frame), bool)
+    percent[share.index[share >= 0.5]] = True
+    for position in _where(above | percent):
+        reason = "is above 1" if above[position] else "is in percent, like others of its set"
         yield Defect(
             column="accuracy",
             position=position,
-            what=f"{accuracy[position]:g} is above 1",
+            what=f"{accuracy[position]:g} {reason}",
             fix="write a fraction, or convert percent with percent = true in a mapping",
         )
 

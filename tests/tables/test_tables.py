@@ -111,6 +111,23 @@ def test_mixed_nats_and_bits_are_found_without_sums(table):
         tables.validate(table)
 
 
+def test_small_accuracies_of_a_set_in_percent_are_found_too(table):
+    """A score of 0.8% is not one of 80%."""
+    rows = pd.concat([table] * 2, ignore_index=True).assign(eval_set="quiz", kind="task")
+    rows["step"] = np.arange(1, len(rows) + 1)
+    rows["tokens"] = 1000.0 * rows["step"]
+    rows[["loss", "bits_per_byte", "nats", "correct", "questions"]] = np.nan
+    rows["accuracy"] = 40.0
+    rows.loc[2, "accuracy"] = 0.8
+    found = [problem for problem in tables.find_problems(rows) if problem.column == "accuracy"]
+    assert [problem.position for problem in found] == list(range(len(rows)))
+    assert found[2].what == "0.8 is in percent, like others of its set"
+    rows["accuracy"] = 0.4
+    rows.loc[2, "accuracy"] = 1.2  # one wrong cell says nothing of the others
+    found = [problem for problem in tables.find_problems(rows) if problem.column == "accuracy"]
+    assert [problem.position for problem in found] == [2]
+
+
 def test_excluded_rows_may_hold_any_value_but_need_their_names(table):
     table.loc[0, ["status", "message", "loss"]] = ["excluded", "diverged", -1.0]
     tables.validate(table)

@@ -1,0 +1,109 @@
+"""The report of predictions shows every task, method and target, and escapes what a table says."""
+
+import dataclasses
+
+import numpy as np
+import pandas as pd
+import pytest
+from prediction import planted_runs
+
+from lossline.errors import UserError
+from lossline.prediction import PredictOptions, predict_table
+from lossline.reporting.prediction_charts import backtest_chart, task_panels
+from lossline.reporting.predictions import write_prediction_report
+
+TASKS = {
+    "arc_easy": lambda n, d: planted_runs.score(planted_runs.gold_loss(n, d)),
+    "mmlu": lambda n, d: 0.23,
+}
+SPY = "<script>alert(1)</script>"
+
+
+@pytest.fixture(scope="module")
+def found():
+    models = planted_runs.runs()
+    models[0] = (SPY, *models[0][1:])
+    table = planted_runs.table(models, checkpoints=4, tasks=TASKS, noise=0.003)
+    options = PredictOptions(
+        resamples=10, methods=("lossline", "fp", "flp"), targets=(planted_runs.TARGET,),
+        points=((1.3e10, 2.6e11),),
+    )  # fmt: skip
+    return predict_table(table, options)
+
+
+def gids(ax, prefix: str) -> list[str]:
+    artists = [*ax.lines, *ax.collections]
+    return [str(a.get_gid()) for a in artists if str(a.get_gid()).startswith(prefix)]
+
+
+def test_each_panel_has_points_curves_band_and_targets(found):
+    figure = task_panels(found, "", ["arc_easy", "mmlu"])
+    easy, hard = figure.axes[:2]
+    assert [ax.get_title(loc="left") for ax in (easy, hard)] == ["arc_easy", "mmlu"]
+    fitted = found.curves[found.curves["task"] == "arc_easy"]["method"].unique()
+    assert sorted(gids(easy, "curve/")) == sorted(f"curve/{name}" for name in fitted)
+    assert len(fitted) >= 2 and gids(easy, "band/") == ["band/lossline"]
+    assert gids(easy, "actual/") == [f"actual/{planted_runs.TARGET}"]
+    assert len(gids(easy, "target/")) == 2  # the projection has no star
+    assert not [gid for gid in gids(hard, "points/") if "/emerged" in gid]
+    assert [gid for gid in gids(easy, "points/") if "/emerged" in gid]
+    assert [gid for gid in gids(easy, "points/") if "/held_out" in gid]
+
+
+def test_every_checkpoint_and_target_is_within_the_panel(found):
+    ax = task_panels(found, "", ["arc_easy"]).axes[0]
+    rows = found.predictions.query("method == 'lossline' and task == 'arc_easy'")
+    low, high = ax.get_ylim()
+    assert low <= rows["low_90"].min() and rows["high_90"].max() <= high
+    drawn = np.concatenate(
+        [line.get_xdata() for line in ax.lines if str(line.get_gid()).startswith("points/")]
+    )
+    assert set(found.points.query("task == 'arc_easy' and final")["flops"]) <= set(drawn)
+
+
+def test_backtests_show_errors_and_coverage_of_each_method(found):
+    left, right = backtest_chart(found).axes[:2]
+    names = set(found.backtest.loc[found.backtest["predicted"].notna(), "method"])
+    assert {gid.removeprefix("median/") for gid in gids(left, "median/")} == names
+    assert {gid.removeprefix("coverage/") for gid in gids(right, "coverage/")} == names
+
+
+def test_page_has_every_section_and_escapes_names(found, tmp_path):
+    page = write_prediction_report(found, tmp_path, provenance={"command": "predict", "table": "t"})
+    html = page.read_text()
+    for anchor in ("predictions", "tasks", "methods", "backtests", "stages", "influence", "making"):
+        assert f'id="{anchor}"' in html, anchor
+    assert SPY not in html
+    assert "<h2>Summary</h2>" in html and "Verdict" not in html
+    assert html.count("data:image/png;base64,") == 2
+    assert {path.name for path in (tmp_path / "figures").glob("*.png")} == {
+        "tasks.png", "backtests.png",
+    }  # fmt: skip
+
+
+def test_page_without_target_or_backtest_is_written(tmp_path):
+    models = [(f"d={d:g}", 1e8, d) for d in (1e9, 2e9, 4e9)]
+    table = planted_runs.table(models, checkpoints=3)
+    options = PredictOptions(resamples=0, methods=("fp",), points=((1e9, 2e10),))
+    found = predict_table(table, options)
+    html = write_prediction_report(found, tmp_path).read_text()
+    assert "Too few runs for a backtest" in html
+    assert "No run was left out: there are no errors." in html
+
+
+def test_page_of_something_else_is_never_replaced(found, tmp_path):
+    (tmp_path / "report.html").write_text("mine")
+    with pytest.raises(UserError, match="was not written by lossline"):
+        write_prediction_report(found, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
+
+
+def test_groups_have_a_figure_each(found, tmp_path):
+    def twice(frame: pd.DataFrame) -> pd.DataFrame:
+        return pd.concat([frame.assign(group=name) for name in ("llama", "mamba")])
+
+    frames = ("predictions", "backtest", "influence", "points", "curves", "stages")
+    both = dataclasses.replace(found, **{name: twice(getattr(found, name)) for name in frames})
+    html = write_prediction_report(both, tmp_path).read_text()
+    assert "Scores against compute: llama" in html and "Scores against compute: mamba" in html
+    assert (tmp_path / "figures" / "tasks-1.png").exists()
