@@ -18,6 +18,8 @@ from lossline.tables.schema import OWN_SET, SetKind, Unit
 Array = np.ndarray
 
 _CHECKPOINT = ["run_id", "step"]
+TRAINING_LOSS = "x_training_loss"
+"""Column of a loss table: the training loss at the row's checkpoint, if recorded."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -37,7 +39,8 @@ class Observations:
         value: the measurement (M,): a share in [0, 1], or a loss.
         loss: mean validation loss (M,); NaN where missing.
         domains: loss by validation set, each (M,).
-        own: loss on the run's own validation set (M,), or ``loss`` where there is none.
+        progress: loss whose improvements FLP selects checkpoints by (M,); NaN where missing.
+        progress_name: what ``progress`` is, for people; empty if nothing is known.
         gold: loss of the gold answers (M,), bits per byte if the table has them; NaN where missing.
         final: whether it is the run's last checkpoint (M,).
         items: questions of the task; NaN if unknown.
@@ -55,10 +58,11 @@ class Observations:
     value: Array
     loss: Array
     domains: Mapping[str, Array]
-    own: Array
+    progress: Array
     gold: Array
     final: Array
     items: float = float("nan")
+    progress_name: str = ""
 
     def __len__(self) -> int:
         return len(self.value)
@@ -70,7 +74,7 @@ class Observations:
 
     def __getitem__(self, keep: Array) -> Observations:
         """Return the points where a mask (M,) is True; runs keep their numbers."""
-        columns = ("run", "params", "tokens", "flops", "value", "loss", "own", "gold", "final")
+        columns = ("run", "params", "tokens", "flops", "value", "loss", "progress", "gold", "final")
         return dataclasses.replace(
             self,
             **{name: getattr(self, name)[keep] for name in columns},
@@ -117,9 +121,12 @@ def observe(table: pd.DataFrame, options: PredictOptions) -> dict[str, Observati
         UserError: no task, an unknown task or set, no compute, or an accuracy in percent.
     """
     tasks = task_names(table, options)
-    scale = _scale(table, options)
-    scale = scale.merge(_validation(table, options), on=_CHECKPOINT, how="left")
-    return {task: _one(table, task, scale, options) for task in tasks}
+    losses, progress = _losses(table, options)
+    checkpoints = _scale(table, options).merge(losses, on=_CHECKPOINT, how="left")
+    return {
+        task: dataclasses.replace(_one(table, task, checkpoints, options), progress_name=progress)
+        for task in tasks
+    }
 
 
 def task_names(table: pd.DataFrame, options: PredictOptions) -> list[str]:
@@ -167,33 +174,56 @@ def _scale(table: pd.DataFrame, options: PredictOptions) -> pd.DataFrame:
     return frame[frame["flops"] > 0]
 
 
-def _validation(table: pd.DataFrame, options: PredictOptions) -> pd.DataFrame:
-    """Return losses per checkpoint: one column domain.NAME per set, the mean and the own set's."""
+def _losses(table: pd.DataFrame, options: PredictOptions) -> tuple[pd.DataFrame, str]:
+    """Return losses per checkpoint, and what the progress is.
+
+    Columns: domain.NAME per validation set, their mean as loss, and progress.
+    """
+    checkpoints = table.drop_duplicates(_CHECKPOINT)[_CHECKPOINT].reset_index(drop=True)
+    wide = _by_set(table, options)
+    names = list(options.validation_sets) or [name for name in wide if name != OWN_SET]
+    used = wide[names or [name for name in wide if name == OWN_SET]]
+    # A mean over other sets would be another quantity: keep the sets that nearly all rows have.
+    used = used.loc[:, used.notna().mean() > 0.9]
+    losses = used.rename(columns=lambda name: f"domain.{name}")
+    losses["loss"] = used.mean(axis=1).where(used.notna().all(axis=1))
+    frame = checkpoints.merge(losses.reset_index(), on=_CHECKPOINT, how="left")
+    index = pd.MultiIndex.from_frame(checkpoints)
+    training = _numbers(table, TRAINING_LOSS).groupby([table[c] for c in _CHECKPOINT]).first()
+    sources = {
+        f"training loss ({TRAINING_LOSS})": training.reindex(index),
+        "loss on the run's own validation set": wide.get(OWN_SET, training * np.nan).reindex(index),
+        "mean validation loss": frame["loss"],
+    }
+    for name, column in sources.items():
+        if column.notna().any():
+            return frame.assign(progress=column.to_numpy(float)), name
+    return frame.assign(progress=np.nan), ""
+
+
+def _by_set(table: pd.DataFrame, options: PredictOptions) -> pd.DataFrame:
+    """Return losses by checkpoint and validation set, all in one unit; no column if none is known.
+
+    Raises:
+        UserError: the table has no such validation set.
+    """
     rows = table[table["kind"] == str(SetKind.VALIDATION)]
-    if missing := sorted(set(options.validation_sets) - set(rows["eval_set"].unique())):
+    known = sorted(rows["eval_set"].unique())
+    if missing := sorted(set(options.validation_sets) - set(known)):
         raise UserError(
             f"predict.validation_sets: the table has no validation set {', '.join(missing)}. Near "
-            f"names: {nearest_names(missing[0], sorted(rows['eval_set'].unique())) or 'none'}."
+            f"names: {nearest_names(missing[0], known) or 'none'}."
         )
     unit = next((u for u in Unit if u in rows and rows[u].notna().any()), None)
-    empty = table.drop_duplicates(_CHECKPOINT)[_CHECKPOINT].assign(loss=np.nan, own=np.nan)
-    if unit is None or rows.empty:
-        return empty
-    wide = rows.pivot_table(index=_CHECKPOINT, columns="eval_set", values=str(unit))
-    own = wide.get(OWN_SET)
-    names = list(options.validation_sets) or [name for name in wide if name != OWN_SET]
-    wide = wide[names or [OWN_SET]]
-    # A mean over other sets would be another quantity: keep the sets that nearly all rows have.
-    wide = wide.loc[:, wide.notna().mean() > 0.9]
-    frame = wide.rename(columns=lambda name: f"domain.{name}")
-    mean = wide.mean(axis=1).where(wide.notna().all(axis=1))
-    frame = frame.assign(loss=mean, own=mean if own is None else own.fillna(mean))
-    return frame.reset_index()
+    if unit is None:
+        return pd.DataFrame(index=pd.MultiIndex.from_frame(table[_CHECKPOINT].drop_duplicates()))
+    return rows.pivot_table(index=_CHECKPOINT, columns="eval_set", values=str(unit))
 
 
 def _one(
-    table: pd.DataFrame, task: str, scale: pd.DataFrame, options: PredictOptions
+    table: pd.DataFrame, task: str, checkpoints: pd.DataFrame, options: PredictOptions
 ) -> Observations:
+    """Return the observations of one task."""
     rows = table[table["eval_set"] == task].drop_duplicates(_CHECKPOINT)
     value = _numbers(rows, options.metric)
     if options.metric == "accuracy" and value.max() > 1:
@@ -205,7 +235,7 @@ def _one(
     columns = rows[_CHECKPOINT].assign(
         value=value, gold=_numbers(rows, unit), questions=_numbers(rows, "questions")
     )
-    frame = columns[columns["value"].notna()].merge(scale, on=_CHECKPOINT, how="inner")
+    frame = columns[columns["value"].notna()].merge(checkpoints, on=_CHECKPOINT, how="inner")
     runs = frame["run_id"].astype(str).to_numpy()
     number = run_numbers(runs, frame["flops"], frame["params"], frame["value"])
     order = np.lexsort((frame["tokens"].to_numpy(float), number))
@@ -221,7 +251,7 @@ def _one(
         chance = chance_level(task, rows)
     columns_of = {
         n: frame[n].to_numpy(float)
-        for n in ("params", "tokens", "flops", "value", "loss", "own", "gold")
+        for n in ("params", "tokens", "flops", "value", "loss", "progress", "gold")
     }
     return Observations(
         task=task,

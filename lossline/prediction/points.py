@@ -41,22 +41,25 @@ def improving(observations: Observations, emergence: float) -> Observations:
     """Return the points of FLP (arXiv 2410.08527, section 3.2).
 
     At most every 1/30 of training, those that improve the loss rounded to two decimals and score at
-    least ``emergence`` above chance. The paper uses the training loss; a loss table has none, so it
-    is the loss on the run's own validation set, or the mean validation loss.
+    least ``emergence`` above chance. The loss is ``Observations.progress``; a run without it keeps
+    all its checkpoints.
     """
     keep = np.zeros(len(observations), bool)
     for run in range(len(observations.names)):
         rows = np.flatnonzero(observations.run == run)
-        if not len(rows):
-            continue
-        rows = _spread(rows, observations.tokens[rows])
-        best = np.inf
-        for row in rows:
-            loss = np.round(observations.own[row], 2)
-            if loss < best or not np.isfinite(loss):
-                best, keep[row] = min(best, loss), True
+        if len(rows):
+            rows = _spread(rows, observations.tokens[rows])
+            keep[rows] = _improves(np.round(observations.progress[rows], 2))
     above = observations.value >= observations.chance + emergence
     return observations[keep & above]
+
+
+def _improves(loss: np.ndarray) -> np.ndarray:
+    """Return whether each loss is lower than all before it; True everywhere if none is known."""
+    if not np.isfinite(loss).any():
+        return np.ones(len(loss), bool)
+    before = np.fmin.accumulate(np.concatenate([[np.inf], loss[:-1]]))
+    return loss < before
 
 
 def _spread(rows: np.ndarray, tokens: np.ndarray) -> np.ndarray:
@@ -72,8 +75,7 @@ def smoothed(observations: Observations) -> Observations:
     """
     tokens, keep = observations.tokens, np.zeros(len(observations), bool)
     columns = {
-        name: np.array(getattr(observations, name), float)
-        for name in ("value", "loss", "own", "gold", "flops", "tokens")
+        name: np.array(getattr(observations, name), float) for name in ("value", "loss", "gold")
     }
     domains = {name: np.array(column) for name, column in observations.domains.items()}
     for run in range(len(observations.names)):
@@ -90,8 +92,11 @@ def smoothed(observations: Observations) -> Observations:
 
 
 def _moving_average(values: np.ndarray) -> np.ndarray:
-    """Return the mean of each value and the up to four before it."""
-    total = np.concatenate([[0.0], np.cumsum(values)])
+    """Return the mean of each value and the up to four before it, without missing ones."""
+    known = np.isfinite(values)
+    total = np.concatenate([[0.0], np.cumsum(np.where(known, values, 0.0))])
+    count = np.concatenate([[0], np.cumsum(known)])
     end = np.arange(1, len(values) + 1)
     start = np.maximum(end - _WINDOW, 0)
-    return (total[end] - total[start]) / (end - start)
+    number = count[end] - count[start]
+    return np.where(number > 0, (total[end] - total[start]) / np.maximum(number, 1), np.nan)

@@ -30,6 +30,7 @@ from lossline.prediction.methods import (
 )
 from lossline.prediction.observations import Observations, observe
 from lossline.prediction.options import PredictOptions
+from lossline.prediction.points import Points
 from lossline.prediction.predictor import VERSION, WHAT, interval_columns
 from lossline.prediction.results import (
     BACKTEST_COLUMNS,
@@ -263,7 +264,7 @@ def _predict_group(
             [pd.DataFrame(columns=list(CURVE_COLUMNS)), *curves], ignore_index=True
         ),
         "stages": pd.DataFrame(stages, columns=list(STAGE_COLUMNS)),
-        "notes": _notes(group, fitted),
+        "notes": _notes(group, fitted, methods),
         "predictor": {
             "name": group.name,
             "metric": options.metric,
@@ -438,10 +439,16 @@ def _points(group: _Group) -> pd.DataFrame:
     return frame.reindex(columns=list(POINT_COLUMNS))
 
 
-def _notes(group: _Group, fitted: Mapping[str, Observations]) -> list[str]:
+def _notes(
+    group: _Group, fitted: Mapping[str, Observations], methods: Mapping[str, Method]
+) -> list[str]:
     """Return what a reader should know."""
     where = f"{group.name}: " if group.name else ""
     notes = []
+    progress = next((o.progress_name for o in fitted.values()), "")
+    chosen = [n for n, m in methods.items() if getattr(m, "points", None) is Points.IMPROVING]
+    if progress and chosen:
+        notes.append(f"{where}{', '.join(chosen)}: checkpoints improve the {progress}.")
     for task, observations in fitted.items():
         if observations.metric == "accuracy" and not np.isfinite(observations.chance):
             notes.append(
