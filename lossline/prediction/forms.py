@@ -97,7 +97,8 @@ class FittedForm:
         flatness: standard deviation by which the data leave the weakest direction of the scaled
             parameters open, relative to its prior range: 1 means that the data say nothing.
         weakest: parameter that this direction is mostly made of.
-        outliers: runs whose mean residual lies more than 3 robust standard deviations away.
+        outliers: runs whose mean residual lies more than 3 robust standard deviations, and more
+            than the form's typical residual, away from the median.
     """
 
     form: Form
@@ -265,16 +266,19 @@ def _diagnosis(
         "scatter": scatter,
         "flatness": float(1 / np.sqrt(1 + max(size[0], 0.0))),
         "weakest": form.parameters[int(np.argmax(np.abs(direction[:, 0])))],
-        "outliers": _outliers(residual, run, names),
+        "outliers": _outliers(residual, run, names, form.spread),
     }
 
 
-def _outliers(residual: Array, run: Array, names: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the runs whose mean residual lies more than 3 robust deviations from the median."""
+def _outliers(
+    residual: Array, run: Array, names: tuple[str, ...], typical: float
+) -> tuple[str, ...]:
+    """Return the runs that do not belong (``FittedForm.outliers``)."""
     present = np.unique(run)
     if len(present) < 5 or not names:
         return ()
     means = np.array([residual[run == r].mean() for r in present])
     away = np.abs(means - np.median(means))
-    deviation = 1.4826 * np.median(away)
-    return tuple(names[r] for r, d in zip(present, away, strict=True) if d > 3 * deviation > 0)
+    # Without a least distance, rounding errors of a perfect fit would be outliers of one another.
+    limit = max(3 * 1.4826 * float(np.median(away)), typical)
+    return tuple(names[r] for r, d in zip(present, away, strict=True) if d > limit)

@@ -363,7 +363,8 @@ class Consensus:
 
     def fit(self, observations: Observations, weights: Array) -> FittedMethod | Refusal:
         """Fit (see ``Method``)."""
-        if any(observations.families) or not np.isfinite(observations.loss).any():
+        known = np.isfinite(observations.loss).any() or np.isfinite(observations.gold).any()
+        if any(observations.families) or not known:
             return FamilyLaw(name=self.name).fit(observations, weights)
         refusal: Refusal | None = None
         for members in self.sets:
@@ -523,21 +524,21 @@ _SCORES: dict[str, type[Form]] = {
 def _made(name: str, known: Mapping[str, Method]) -> Method:
     """Return a two-stage method out of "middle/law/score" or "middle/law/score/points"."""
     parts = name.split("/")
-    middle, law, score = [*parts, "", ""][:3]
-    points = parts[3] if len(parts) > 3 else str(Points.SMOOTHED)
-    fits = (
-        len(parts) in (3, 4)
-        and middle in tuple(Middle)
-        and law in _LAWS
-        and score in _SCORES
-        and points in tuple(Points)
-    )
-    if not fits or known is not METHODS:
-        raise UserError(
-            f"predict.methods: {name!r} is unknown. Choose from {', '.join(known)}; or write "
-            f"middle/law/score with a middle of {', '.join(Middle)}, a law of "
-            f"{', '.join(_LAWS)} and a score of {', '.join(_SCORES)}."
+    if len(parts) == 3:
+        parts.append(str(Points.SMOOTHED))
+    choices = (tuple(Middle), tuple(_LAWS), tuple(_SCORES), tuple(Points))
+    fits = len(parts) == 4 and all(p in c for p, c in zip(parts, choices, strict=True))
+    if known is not METHODS or not fits:
+        two_stages = (
+            f"; or write middle/law/score or middle/law/score/points with a middle of "
+            f"{', '.join(Middle)}, a law of {', '.join(_LAWS)}, a score of {', '.join(_SCORES)} and "
+            f"points of {', '.join(Points)}"
         )
+        raise UserError(
+            f"predict.methods: {name!r} is unknown. Choose from {', '.join(known)}"
+            f"{two_stages if known is METHODS else ''}."
+        )
+    middle, law, score, points = parts
     return TwoStage(
         name=name,
         law=_LAWS[law],

@@ -10,6 +10,8 @@ from scipy.special import expit
 
 from lossline import tables
 
+Law = Callable[[float, float], float]  # of N and D
+
 SIZES = (1e8, 2e8, 4e8, 8e8, 1.6e9)
 RATIOS = (10.0, 40.0)  # tokens per parameter
 TARGET = "n=6.4e+09 r=20"  # the run of most compute
@@ -43,7 +45,9 @@ def table(
     models: Sequence[tuple[str, float, float]] | None = None,
     *,
     checkpoints: int = 12,
-    tasks: Mapping[str, Callable[[float, float], float]] | None = None,
+    loss: Law = validation_loss,
+    gold: Law = gold_loss,
+    tasks: Mapping[str, Law] | None = None,
     noise: float = 0.0,
     seed: int = 0,
     **facts: object,
@@ -53,13 +57,15 @@ def table(
     Args:
         models: (name, N, D) of the runs.
         checkpoints: of each run, evenly spaced in tokens.
+        loss: mean validation loss as a function of N and D.
+        gold: loss of gold answers as a function of N and D.
         tasks: name -> accuracy as a function of N and D.
         noise: standard deviation of the accuracies and of the logarithms of losses.
         seed: seed of the noise.
         facts: further columns, one value each.
     """
     random = np.random.default_rng(seed)
-    tasks = tasks or {"arc_easy": lambda n, d: score(gold_loss(n, d))}
+    tasks = tasks or {"arc_easy": lambda n, d: score(gold(n, d))}
     rows = []
     for name, n, full in models or runs():
         for i in range(1, checkpoints + 1):
@@ -77,17 +83,17 @@ def table(
                 **facts,
             }
             for place, offset in (("c4", -0.2), ("wiki", 0.2)):
-                loss = (validation_loss(n, d) + offset) * np.exp(noise * random.normal())
-                rows.append({**common, "eval_set": place, "kind": "validation", "loss": loss})
+                value = (loss(n, d) + offset) * np.exp(noise * random.normal())
+                rows.append({**common, "eval_set": place, "kind": "validation", "loss": value})
             for task, accuracy in tasks.items():
-                gold = gold_loss(n, d) * np.exp(noise * random.normal())
+                bits = gold(n, d) * np.exp(noise * random.normal())
                 value = accuracy(n, d) + noise * random.normal()
                 rows.append(
                     {
                         **common,
                         "eval_set": task,
                         "kind": "task",
-                        "bits_per_byte": gold,
+                        "bits_per_byte": bits,
                         "accuracy": float(np.clip(value, 0, 1)),
                         "questions": 2000,
                     }
