@@ -87,6 +87,7 @@ class LogScoreAboveChance(_LineInCompute):
     name = "log_score_above_chance"
     equation = "-log Q = A C^(-alpha), Q = (P - ch) / (1 - ch)"
     source = "Krajewski et al., arXiv 2512.08894"
+    has_floor = True
 
     chance: float = 0.0
 
@@ -111,6 +112,7 @@ class LogScoreInScale(Form):
     name = "log_score_in_scale"
     equation = "-log Q = A N^(-alpha) + B D^(-beta), Q = (P - ch) / (1 - ch)"
     source = "Krajewski et al., arXiv 2512.08894"
+    has_floor = True
     inputs = ("params", "tokens")
     parameters = ("log_A", "log_B", "alpha", "beta")
 
@@ -163,6 +165,7 @@ class FamilyGompertz(Form):
     equation = "P = ch + (1 - ch) exp(-exp(-(a + alpha log N + beta log D + u_family)))"
     source = "this project"
     spread = 0.1
+    has_floor = True
 
     chance: float = 0.0
     families: tuple[str, ...] = ()

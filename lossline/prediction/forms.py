@@ -32,6 +32,7 @@ class Form(abc.ABC):
         inputs: names of the columns: "flops", "params", "tokens", "loss", "family".
         parameters: names of the parameters, in internal coordinates.
         spread: size of a typical residual, the unit in which misses and priors are weighed.
+        has_floor: whether predictions of a score never fall below that of guessing.
     """
 
     name: ClassVar[str]
@@ -40,6 +41,7 @@ class Form(abc.ABC):
     inputs: ClassVar[tuple[str, ...]]
     parameters: tuple[str, ...]
     spread: ClassVar[float] = 0.01
+    has_floor: ClassVar[bool] = False
 
     @property
     def fewest(self) -> int:

@@ -174,11 +174,16 @@ def _too_few(reason: str, observations: Observations) -> Refusal:
     """Return the refusal of a fit without enough points: not emerged, or too few runs."""
     normal = observations.metric == "accuracy" and np.isfinite(observations.chance)
     if normal and observations.final.sum() >= 4 and not observations.emerged.any():
-        return Refusal(
-            Outcome.NOT_EMERGED,
-            f"no checkpoint is above chance ({observations.chance:.3g}) by 2 standard errors",
-        )
+        return not_emerged(observations)
     return Refusal(Outcome.TOO_FEW_RUNS, reason)
+
+
+def not_emerged(observations: Observations) -> Refusal:
+    """Return the refusal of a task without a checkpoint above chance."""
+    return Refusal(
+        Outcome.NOT_EMERGED,
+        f"no checkpoint is above chance ({observations.chance:.3g}) by 2 standard errors",
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -238,6 +243,9 @@ class TwoStageFit:
 class TwoStage:
     """Scale to a loss, the loss to a score.
 
+    A score without chance as its floor is not fitted to a task that has not emerged: it would
+    extrapolate the noise.
+
     Attributes:
         name: name in results.
         law: stage 1, fitted to final checkpoints.
@@ -274,6 +282,8 @@ class TwoStage:
             laws.append(Stage(name=f"loss of {name}", fit=law))
         if not laws:
             return Refusal(Outcome.NO_INPUT, f"the table has no {self._missing('')}")
+        if not (self.score.has_floor or observations.emerged.any()):
+            return not_emerged(observations)
         points = choose(observations, self.points, emergence=self.emergence)
         x = np.mean(list(self._losses(points).values()), axis=0)
         score = fit_form(
@@ -301,8 +311,9 @@ class TwoStage:
         return {str(self.middle): points.loss if self.middle is Middle.LOSS else points.gold}
 
     def _missing(self, name: str) -> str:
-        gold = self.middle is Middle.GOLD
-        return "loss of the task's gold answers" if gold else f"validation loss {name}".rstrip()
+        if self.middle is Middle.GOLD:
+            return "loss of the task's gold answers"
+        return f"loss on {name}" if self.middle is Middle.DOMAINS and name else "validation loss"
 
     def _emphasis(self, x: Array) -> Array | None:
         if not self.emphasis or not np.isfinite(x).any():

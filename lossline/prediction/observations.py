@@ -13,7 +13,7 @@ from lossline.prediction.options import PredictOptions
 from lossline.run_order import run_numbers
 from lossline.tables.chance import chance_level
 from lossline.tables.frames import nearest_names
-from lossline.tables.schema import OWN_SET, SetKind, Unit
+from lossline.tables.schema import OWN_SET, SetKind, Unit, of_run
 
 Array = np.ndarray
 
@@ -40,6 +40,7 @@ class Observations:
         loss: mean validation loss (M,); NaN where missing.
         domains: loss by validation set, each (M,).
         progress: loss whose improvements FLP selects checkpoints by (M,); NaN where missing.
+        problem: why the task cannot be used, for people; it then has no checkpoints.
         progress_name: what ``progress`` is, for people; empty if nothing is known.
         gold: loss of the gold answers (M,), bits per byte if the table has them; NaN where missing.
         final: whether it is the run's last checkpoint (M,).
@@ -63,6 +64,7 @@ class Observations:
     final: Array
     items: float = float("nan")
     progress_name: str = ""
+    problem: str = ""
 
     def __len__(self) -> int:
         return len(self.value)
@@ -118,15 +120,18 @@ def observe(table: pd.DataFrame, options: PredictOptions) -> dict[str, Observati
         options: tasks, metric, validation sets, chance and family.
 
     Raises:
-        UserError: no task, an unknown task or set, no compute, or an accuracy in percent.
+        UserError: no task, an unknown task, set or family, no compute, or no usable task.
     """
     tasks = task_names(table, options)
     losses, progress = _losses(table, options)
     checkpoints = _scale(table, options).merge(losses, on=_CHECKPOINT, how="left")
-    return {
+    found = {
         task: dataclasses.replace(_one(table, task, checkpoints, options), progress_name=progress)
         for task in tasks
     }
+    if all(observations.problem for observations in found.values()):
+        raise UserError(next(iter(found.values())).problem)
+    return found
 
 
 def task_names(table: pd.DataFrame, options: PredictOptions) -> list[str]:
@@ -164,6 +169,12 @@ def _scale(table: pd.DataFrame, options: PredictOptions) -> pd.DataFrame:
     params = _numbers(first, "params").fillna(_numbers(first, "params_non_embedding"))
     tokens = _numbers(first, "tokens")
     flops = _numbers(first, "flops").fillna(6.0 * params * tokens)
+    if options.family and options.family not in first:
+        known = [name for name in of_run(map(str, first.columns)) if first[name].notna().any()]
+        raise UserError(
+            f"predict.family: the table has no column {options.family!r}. Near names: "
+            f"{nearest_names(options.family, known) or 'none'}."
+        )
     family = first[options.family].astype("string").fillna("") if options.family else ""
     frame = frame.assign(params=params, tokens=tokens, flops=flops, family=family)
     if not (frame["flops"] > 0).any():
@@ -226,11 +237,13 @@ def _one(
     """Return the observations of one task."""
     rows = table[table["eval_set"] == task].drop_duplicates(_CHECKPOINT)
     value = _numbers(rows, options.metric)
+    problem = ""
     if options.metric == "accuracy" and value.max() > 1:
-        raise UserError(
+        problem = (
             f"{task}: accuracy reaches {value.max():.4g}: it is in percent. Divide the column "
             "accuracy by 100."
         )
+        value *= np.nan
     unit = Unit.BITS if _numbers(rows, Unit.BITS).notna().any() else Unit.NATS
     columns = rows[_CHECKPOINT].assign(
         value=value, gold=_numbers(rows, unit), questions=_numbers(rows, "questions")
@@ -267,5 +280,6 @@ def _one(
         },
         final=final,
         items=float(frame["questions"].median()) if frame["questions"].notna().any() else np.nan,
+        problem=problem,
         **columns_of,
     )

@@ -87,15 +87,8 @@ def predict_table(
     options = options or PredictOptions()
     methods = named(options.methods, options.metric, options.emergence)
     default = _default(methods)
-    rows = rows_to_use(table, options)
-    parts = [
-        _predict_group(group, methods, default, options, say) for group in _groups(rows, options)
-    ]
-    if not parts:
-        raise UserError(
-            "no group of runs has both a target and another run to predict it from. Bind "
-            "predict.targets or predict.points, or fewer facts in predict.group_by."
-        )
+    groups, notes = _groups(rows_to_use(table, options), options)
+    parts = [_predict_group(group, methods, default, options, say) for group in groups]
     frames = {
         name: pd.concat([part[name] for part in parts], ignore_index=True)
         for name in ("predictions", "backtest", "influence", "points", "curves", "stages")
@@ -104,7 +97,7 @@ def predict_table(
         **frames,
         decisions=decide(frames["predictions"], frames["points"]),
         default=default,
-        notes=tuple(note for part in parts for note in part["notes"]),
+        notes=(*notes, *(note for part in parts for note in part["notes"])),
         settings=dataclasses.asdict(options),
         predictor={
             "what": WHAT,
@@ -131,6 +124,11 @@ def rows_to_use(table: pd.DataFrame, options: PredictOptions) -> pd.DataFrame:
                 f"predict.{option}: the table has no run {missing[0]!r}. Near names: "
                 f"{nearest_names(missing[0], runs) or 'none'}."
             )
+    if both := sorted(set(options.targets) & set(options.exclude)):
+        raise UserError(
+            f"run {both[0]!r} is in predict.targets and in predict.exclude. Leave it out of one; "
+            "a target is never fitted."
+        )
     ok = table["status"] == str(Status.OK)
     rows = table[ok & ~table["run_id"].astype(str).isin(options.exclude)]
     if rows.empty:
@@ -138,27 +136,36 @@ def rows_to_use(table: pd.DataFrame, options: PredictOptions) -> pd.DataFrame:
     return rows
 
 
-def _groups(rows: pd.DataFrame, options: PredictOptions) -> list[_Group]:
-    """Return the groups of runs that have a target and a run to fit."""
-    facts = () if options.family else tuple(f for f in options.group_by if f in rows)
-    found = split(rows, facts)
-    groups = []
+def _groups(rows: pd.DataFrame, options: PredictOptions) -> tuple[list[_Group], list[str]]:
+    """Return the groups of runs that have a target and a run to fit, and why others are left out.
+
+    Raises:
+        UserError: no group is left, or the table has no such fact.
+    """
+    found = split(rows, () if options.family else options.group_by)
+    groups, notes = [], []
     for part in found:
+        name = part.name if len(found) > 1 else ""
         try:
             tasks = observe(part.table, options)
-        except UserError:
+        except UserError as error:
             if len(found) == 1:
                 raise
+            notes.append(f"{name} is left out: {error}")
             continue
-        tasks = {task: o for task, o in tasks.items() if len(o)}
-        if not tasks:
-            continue
-        targets, actual = _targets(tasks, options)
-        name = part.name if len(found) > 1 else ""
+        measured = _measured(tasks)
+        targets, actual = _targets(measured, options) if measured else ([], {})
         group = _Group(name=name, tasks=tasks, targets=targets, actual=actual)
         if targets and any(len(group.fitted(task)) for task in tasks):
             groups.append(group)
-    return groups
+        elif targets:
+            notes.append(f"{name} is left out: it has no run beside the target to predict it from.")
+    if not groups:
+        raise UserError(
+            "no group of runs has both a target and another run to predict it from. Bind "
+            "predict.targets or predict.points, or fewer facts in predict.group_by."
+        )
+    return groups, notes
 
 
 def _targets(
@@ -183,6 +190,11 @@ def _targets(
             actual[task, target.name] = value
     ordered = sorted(targets.values(), key=lambda t: (t.flops, t.name))
     return [*ordered, *(projection(point, _flops_ratio(tasks)) for point in options.points)], actual
+
+
+def _measured(tasks: Mapping[str, Observations]) -> dict[str, Observations]:
+    """Return the tasks that have observations."""
+    return {task: observations for task, observations in tasks.items() if len(observations)}
 
 
 def _flops_ratio(tasks: Mapping[str, Observations]) -> float:
@@ -240,7 +252,11 @@ def _predict_group(
     for task, observations in fitted.items():
         weights = run_weights(len(observations.names), options.resamples, options.seed)
         for name, method in methods.items():
-            found = method.fit(observations, weights)
+            found = (
+                Refusal(Outcome.NO_INPUT, observations.problem)
+                if observations.problem
+                else method.fit(observations, weights)
+            )
             spread = tested.spreads.get(name, Spread())
             predictions += _predicted(group, task, name, found, observations, spread, tested)
             if isinstance(found, Refusal):
@@ -268,7 +284,7 @@ def _predict_group(
         "predictor": {
             "name": group.name,
             "metric": options.metric,
-            "flops_ratio": _flops_ratio(group.tasks),
+            "flops_ratio": _flops_ratio(_measured(group.tasks)),
             "tasks": kept,
         },
     }
@@ -450,7 +466,9 @@ def _notes(
     if progress and chosen:
         notes.append(f"{where}{', '.join(chosen)}: checkpoints improve the {progress}.")
     for task, observations in fitted.items():
-        if observations.metric == "accuracy" and not np.isfinite(observations.chance):
+        if observations.problem:
+            notes.append(f"{where}{observations.problem}")
+        elif observations.metric == "accuracy" and not np.isfinite(observations.chance):
             notes.append(
                 f"{where}{task}: the accuracy of guessing is unknown; methods that need it are "
                 f"left out. Bind predict.chance = {{{task!r}: 0.25}} with its value."

@@ -100,6 +100,7 @@ class ChanceSigmoid(Form):
     source = "this project; Llama 3 (arXiv 2407.21783) uses a sigmoid"
     inputs = ("loss",)
     parameters = ("log_k", "L0")
+    has_floor = True
 
     chance: float = 0.0
 
@@ -136,6 +137,7 @@ class AsymmetricSigmoid(Form):
     source = "this project"
     inputs = ("loss",)
     parameters = ("log_k", "L0", "log_nu")
+    has_floor = True
 
     chance: float = 0.0
 

@@ -12,7 +12,7 @@ from lossline import tables
 
 Law = Callable[[float, float], float]  # of N and D
 
-SIZES = (1e8, 2e8, 4e8, 8e8, 1.6e9)
+SIZES = (1e8, 2.5e8, 6.3e8, 1.6e9)
 RATIOS = (10.0, 40.0)  # tokens per parameter
 TARGET = "n=6.4e+09 r=20"  # the run of most compute
 CHANCE = 0.25

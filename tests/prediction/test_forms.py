@@ -80,11 +80,7 @@ def test_starts_lie_within_the_bounds_and_texts_are_there(form):
     assert form.equation and form.source and form.name
 
 
-@pytest.mark.parametrize(
-    "form",
-    [f for f in FORMS if "chance" in f.name or f.name in ("log_score_in_scale", "family_gompertz")],
-    ids=lambda form: form.name,
-)
+@pytest.mark.parametrize("form", [f for f in FORMS if f.has_floor], ids=lambda form: form.name)
 def test_a_score_with_a_floor_stays_between_chance_and_one(form):
     case = next(case for case in CASES if case.form is form)
     found = fitted(case)
