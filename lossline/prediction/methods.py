@@ -542,7 +542,7 @@ def _made(name: str, known: Mapping[str, Method]) -> Method:
     if known is not METHODS or not fits:
         two_stages = (
             f"; or write middle/law/score or middle/law/score/points with a middle of "
-            f"{', '.join(Middle)}, a law of {', '.join(_LAWS)}, a score of {', '.join(_SCORES)} and "
+            f"{', '.join(Middle)}; a law of {', '.join(_LAWS)}; a score of {', '.join(_SCORES)}; "
             f"points of {', '.join(Points)}"
         )
         raise UserError(

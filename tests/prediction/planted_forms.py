@@ -1,4 +1,4 @@
-"""Every form of a prediction with a planted truth, written here as its equation in plain numbers."""
+"""Every form of a prediction with a planted truth, written as its equation in plain numbers."""
 
 from __future__ import annotations
 

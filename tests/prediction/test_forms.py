@@ -148,3 +148,45 @@ def test_a_run_of_weight_0_is_a_run_left_out():
         same = np.abs(both.predict(far)[1] / without.predict(far)[0] - 1).max()
         other = np.abs(both.predict(far)[0] / without.predict(far)[0] - 1).max()
         assert same < 2e-4 and same < other, case
+
+
+def scaling_runs(ratios: tuple[float, ...], noise: float) -> tuple[dict, np.ndarray]:
+    """Return scales and losses of 12 sizes at each number of tokens per parameter."""
+    size, ratio = (
+        axis.ravel() for axis in np.meshgrid(np.geomspace(1e8, 6e9, 12), ratios, indexing="ij")
+    )
+    loss = 1.7 + 400 * size**-0.34 + 900 * (size * ratio) ** -0.28
+    random = np.random.default_rng(0)
+    loss = loss * np.exp(noise * random.normal(size=len(size)))
+    return {"params": size, "tokens": size * ratio}, loss
+
+
+def test_one_ratio_of_tokens_to_parameters_leaves_the_law_open():
+    flatness = {}
+    for name, ratios, form in (
+        ("one ratio", (20.0,), scale_forms.PowersOfScale()),
+        ("five ratios", (2.0, 8.0, 32.0, 128.0, 512.0), scale_forms.PowersOfScale()),
+    ):
+        inputs, loss = scaling_runs(ratios, 0.001)
+        found = fit_form(form, inputs, loss, np.arange(len(loss)), np.ones((1, len(loss))))
+        flatness[name] = found.flatness
+        if name == "one ratio":
+            # N and D move together, so that A and B, or alpha and beta, can take each other's part.
+            assert found.weakest in ("log_A", "log_B", "alpha", "beta")
+    assert flatness["one ratio"] > 0.95
+    assert flatness["five ratios"] < 0.2
+
+
+def test_a_run_off_the_law_is_named():
+    inputs, loss = scaling_runs((10.0, 40.0), 0.001)
+    names = tuple(f"run {i}" for i in range(24))
+    weights, runs = np.ones((1, 24)), np.arange(24)
+
+    def outliers(loss: np.ndarray) -> tuple[str, ...]:
+        found = fit_form(scale_forms.PowersOfScale(), inputs, loss, runs, weights, names=names)
+        return found.outliers
+
+    assert outliers(loss) == ()
+    bad = loss.copy()
+    bad[9] *= 1.03
+    assert outliers(bad) == ("run 9",)

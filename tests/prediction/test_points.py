@@ -41,7 +41,7 @@ def log(count: int, **columns: np.ndarray) -> Observations:
 def kept(observations: Observations, points: Points) -> list[int]:
     """Return the checkpoints chosen, 1 to M."""
     chosen = choose(observations, points, emergence=0.05)
-    return [int(round(tokens / 1e8)) for tokens in chosen.tokens]
+    return [round(tokens / 1e8) for tokens in chosen.tokens]
 
 
 def test_flp_takes_every_thirtieth_of_the_training():
@@ -79,7 +79,7 @@ def test_smoothing_is_a_rolling_mean_and_skips_the_first_tenth():
     observations = dataclasses.replace(log(60), **columns, domains={"c4": columns["loss"] + 1})
     chosen = choose(observations, Points.SMOOTHED, emergence=0.05)
     assert kept(observations, Points.SMOOTHED) == [*range(8, 61, 2)]  # 6 of 60 are skipped
-    at = [int(round(tokens / 1e8)) - 1 for tokens in chosen.tokens]
+    at = [round(tokens / 1e8) - 1 for tokens in chosen.tokens]
     for name, column in columns.items():
         plain = pd.Series(column).rolling(5, min_periods=1).mean().to_numpy()
         np.testing.assert_allclose(getattr(chosen, name), plain[at], rtol=1e-12)
