@@ -150,21 +150,24 @@ def load_predictor(source: str | os.PathLike[str] | Mapping[str, Any]) -> Predic
     """Return a predictor from ``predictor.json``, or from ``Predictions.predictor``.
 
     Raises:
-        UserError: the file is missing or holds something else.
+        UserError: the file is missing, or the source is something else.
     """
-    if isinstance(source, Mapping):
-        return Predictor(source)
-    path = Path(source)
+    tree: Any = source if isinstance(source, Mapping) else _read(Path(source))
+    known = isinstance(tree, Mapping) and (tree.get("what"), tree.get("version")) == (WHAT, VERSION)
+    if not known:
+        where = "the mapping" if isinstance(source, Mapping) else source
+        raise UserError(
+            f"{where}: not a predictor of this version of lossline. Run python -m lossline.predict "
+            "again."
+        )
+    return Predictor(tree)
+
+
+def _read(path: Path) -> Any:
     try:
-        tree = json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(
             f"{path}: cannot be read as a predictor ({error}). Give the predictor.json that "
             "python -m lossline.predict wrote."
         ) from error
-    if not isinstance(tree, dict) or tree.get("what") != WHAT or tree.get("version") != VERSION:
-        raise UserError(
-            f"{path}: not a predictor of this version of lossline. Run python -m lossline.predict "
-            "again."
-        )
-    return Predictor(tree)

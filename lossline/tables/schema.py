@@ -5,9 +5,10 @@ defines the columns, their units and which of them may be empty. It imports noth
 
 Some columns are open: their name starts with a prefix of ``OPEN_COLUMNS`` (``option.batch_size``),
 and a table has as many of them as its runs need. Columns that start with ``x_`` are kept untouched.
-Any other name is refused, so that a misspelled column cannot look like an empty one. One ``x_``
-column is used: ``x_chance``, the accuracy of guessing on the row's set
-(``lossline.tables.chance``).
+Any other name is refused, so that a misspelled column cannot look like an empty one. Two ``x_``
+columns are used: ``x_chance``, the accuracy of guessing on the row's set
+(``lossline.tables.chance``), and ``x_training_loss``, the training loss at the row's checkpoint
+(``lossline.prediction.observations``).
 """
 
 from __future__ import annotations

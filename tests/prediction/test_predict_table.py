@@ -143,6 +143,8 @@ def test_something_else_is_no_predictor(tmp_path):
         path.write_text(text)
         with pytest.raises(UserError, match=r"other\.json.*predict"):
             load_predictor(path)
+    with pytest.raises(UserError, match="the mapping: not a predictor"):
+        load_predictor({"groups": []})
     with pytest.raises(UserError, match="cannot be read"):
         load_predictor(tmp_path / "missing.json")
 
