@@ -57,6 +57,15 @@ def noisy_covariance(theta: Array, points: Array, weights: Array) -> Array:
     return found
 
 
+def precision(theta: Array, points: Array, weights: Array) -> Array:
+    """Return the inverse (M, M) of the covariance of measured losses.
+
+    Raises:
+        numpy.linalg.LinAlgError: the covariance has no Cholesky factor.
+    """
+    return _inverse(np.linalg.cholesky(noisy_covariance(theta, points, weights)))
+
+
 def misfit(theta: Array, shares: Array, values: Array, weights: Array) -> tuple[float, Array]:
     """Return the negative log marginal likelihood of ``values`` (M, J), and its gradient.
 
@@ -74,8 +83,7 @@ def misfit(theta: Array, shares: Array, values: Array, weights: Array) -> tuple[
     columns = values.shape[1]
     value = 0.5 * np.sum(values * alpha) + columns * np.sum(np.log(np.diag(factor)))
 
-    inverse, _ = lapack.dpotri(factor, lower=1)
-    inverse = np.tril(inverse) + np.tril(inverse, -1).T
+    inverse = _inverse(factor)
     outer = 0.5 * (columns * inverse - alpha @ alpha.T)  # derivative by the covariance
     near = outer * steepness
     slope = np.exp(2 * theta[SLOPE])
@@ -88,6 +96,12 @@ def misfit(theta: Array, shares: Array, values: Array, weights: Array) -> tuple[
     gradient[OFFSET] = np.sum(by_point * by_offset)
     gradient[SHARED:] = np.sum(by_point * points, axis=0)
     return float(value), gradient
+
+
+def _inverse(factor: Array) -> Array:
+    """Return the inverse of a matrix from its Cholesky factor, whose upper half is ignored."""
+    inverse, _ = lapack.dpotri(factor, lower=1)
+    return np.tril(inverse) + np.tril(inverse, -1).T
 
 
 def _parts(theta: Array, left: Array, right: Array) -> tuple[Array, Array, Array]:

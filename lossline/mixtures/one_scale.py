@@ -37,7 +37,7 @@ def check_one_scale(runs: MixtureRuns, name: str) -> None:
     if bad.any():
         row, column = np.argwhere(bad)[0]
         raise UserError(
-            f"{name}: the loss of run {runs.runs[row]!r} on {runs.domains[column]!r} is "
+            f"{name}: the loss of run {str(runs.runs[row])!r} on {runs.domains[column]!r} is "
             f"{runs.losses[row, column]:g}. Give positive losses, or leave the domain out."
         )
 

@@ -209,21 +209,20 @@ class _Posterior:
         free = max(len(values) - len(theta), len(values) / 4)
         self.widening = float(np.sqrt(len(values) / free))
         self.noise = float(np.exp(2 * theta[kernel.NOISE]))
-        trust = np.ones(len(values))
+        self.trust = np.ones(len(values))
         for _ in range(_REWEIGHTINGS):
-            self._solve(values, weights * trust)
-            trust = np.minimum((_FREEDOM + 1) / (_FREEDOM + self.left_out**2), 1.0)
-        self._solve(values, weights * trust)
+            self._solve(values, weights * self.trust)
+            self.trust = np.minimum((_FREEDOM + 1) / (_FREEDOM + self.left_out**2), 1.0)
+        self._solve(values, weights * self.trust)
 
     def _solve(self, values: Array, weights: Array) -> None:
         """Condition on the losses of runs with these weights."""
-        total = kernel.noisy_covariance(self.theta, self.points, weights)
-        self.inverse = np.linalg.inv(total)
+        self.inverse = kernel.precision(self.theta, self.points, weights)
         self.alpha = self.inverse @ values
         # Leave-one-out in closed form (Rasmussen and Williams, eq. 5.12), for a run of weight 1.
-        precision = np.diag(self.inverse)
-        left = np.maximum(1 / precision - self.noise / weights, 0) + self.noise
-        self.left_out = np.abs(self.alpha / precision) / np.sqrt(left)
+        diagonal = np.diag(self.inverse)
+        left = np.maximum(1 / diagonal - self.noise / weights, 0) + self.noise
+        self.left_out = np.abs(self.alpha / diagonal) / np.sqrt(left)
 
     def moments(self, shares: Array) -> tuple[Array, Array]:
         """Return mean and standard error (T,) of the log loss of a new run."""
@@ -265,9 +264,7 @@ def _hyperparameters(shares: Array, logs: Array, weights: Array) -> Array:
     theta = np.full((logs.shape[1], len(shared)), np.nan)
     for j in fitted:
         rows = known[:, j]
-        values = _standardised(logs[rows, j], weights[rows])[2][:, None]
-        own = functools.partial(_own, *_thinned(shares[rows], values, weights[rows]))
-        theta[j] = _most_probable(own, shared, shared, apart, _OWN_STEPS)
+        theta[j] = _own(shares[rows], logs[rows, j], weights[rows], shared, apart)
     return theta
 
 
@@ -279,7 +276,18 @@ def _thinned(shares: Array, values: Array, weights: Array) -> tuple[Array, Array
     return shares[kept], values[kept], weights[kept]
 
 
-def _own(shares: Array, values: Array, weights: Array, theta: Array) -> tuple[float, Array]:
+def _own(shares: Array, logs: Array, weights: Array, shared: Array, apart: Array) -> Array:
+    """Return the most probable hyperparameters of one domain, near the shared ones.
+
+    Each run counts as far as the shared hyperparameters trust it.
+    """
+    values = _standardised(logs, weights)[2][:, None]
+    trust = _Posterior(shared, shares, logs, weights).trust
+    misfit = functools.partial(_misfit, *_thinned(shares, values, weights * trust))
+    return _most_probable(misfit, shared, shared, apart, _OWN_STEPS)
+
+
+def _misfit(shares: Array, values: Array, weights: Array, theta: Array) -> tuple[float, Array]:
     """Return the misfit of one domain, and its gradient."""
     return kernel.misfit(theta, shares, values, weights)
 

@@ -16,6 +16,9 @@ Array = np.ndarray
 
 # Shares of the lowest loss at which the exponential law's E is started.
 _STARTS = (0.0, 0.5, 0.8, 0.95)
+# Ridge on the exponents' distance from the mean log loss, in units of squared log losses. Without
+# it, the exponent of a component that few runs have can run away.
+_RIDGE = 1e-5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +49,10 @@ class LinearLaw:
 
 @dataclasses.dataclass(frozen=True)
 class ExponentialLaw:
-    """L_j = E_j + exp(t_j · w), by least squares on log losses; t_j has the law's factor k_j."""
+    """L_j = E_j + exp(t_j · w), by least squares on log losses; t_j has the law's factor k_j.
+
+    A weak ridge holds the exponents of components that few runs have.
+    """
 
     name: str = "exponential"
     equation: str = "L = E + k exp(t·w)"
@@ -68,14 +74,18 @@ class ExponentialLaw:
         """
         root, lowest = np.sqrt(weights), float(losses.min())
         logs = np.log(losses)
+        ridge, level = np.sqrt(_RIDGE), float(np.average(logs, weights=weights))
 
         def residuals(theta: Array) -> Array:
-            return (np.log(theta[0] * lowest + np.exp(shares @ theta[1:])) - logs) * root
+            misfit = np.log(theta[0] * lowest + np.exp(shares @ theta[1:])) - logs
+            return np.r_[misfit * root, ridge * (theta[1:] - level)]
 
         def jacobian(theta: Array) -> Array:
             above = np.exp(shares @ theta[1:])
             by_loss = root / (theta[0] * lowest + above)
-            return np.column_stack([by_loss * lowest, shares * (by_loss * above)[:, None]])
+            fit = np.column_stack([by_loss * lowest, shares * (by_loss * above)[:, None]])
+            held = np.eye(len(theta))[1:] * ridge
+            return np.vstack([fit, held])
 
         starts = []
         for share in _STARTS:
