@@ -10,8 +10,11 @@ import numpy as np
 from lossline.errors import UserError
 from lossline.mixtures.compute_laws import M1, M2, M3, M4
 from lossline.mixtures.laws import Law, LawFit, Scale
+from lossline.mixtures.process_law import ProcessFit, ProcessLaw
 from lossline.mixtures.runs import unknown_name
 from lossline.mixtures.scale_laws import Additive, Exponential, Joint, Separable
+from lossline.mixtures.share_laws import LAWS as SHARE_LAWS
+from lossline.mixtures.share_laws import ShareFit
 
 LAWS: dict[str, type[Law]] = {
     law.name: law for law in (M1, M2, M3, M4, Exponential, Additive, Joint, Separable)
@@ -19,13 +22,17 @@ LAWS: dict[str, type[Law]] = {
 DEFAULT = Separable
 
 
-def fit_from_dict(tree: Mapping[str, Any]) -> LawFit:
-    """Return the fit that ``LawFit.to_dict`` wrote.
+def fit_from_dict(tree: Mapping[str, Any]) -> LawFit | ShareFit | ProcessFit:
+    """Return the fit that ``to_dict`` wrote.
 
     Raises:
         UserError: the law is unknown, or its parameters are other ones than those written.
     """
     try:
+        if tree["law"] in SHARE_LAWS:
+            return ShareFit.from_dict(tree)
+        if tree["law"] == ProcessLaw.name:
+            return ProcessFit.from_dict(tree)
         if tree["law"] not in LAWS:
             raise unknown_name("law", str(tree["law"]), tuple(LAWS))
         law = LAWS[tree["law"]](**tree["options"])

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+from typing import Any
+
 import numpy as np
 
 from lossline.errors import UserError
@@ -11,6 +14,33 @@ Array = np.ndarray
 
 # Sizes and lengths within this factor count as one.
 _SAME = 1.05
+
+
+@dataclasses.dataclass(frozen=True)
+class OneScale:
+    """The one N and D of the fitted runs.
+
+    Attributes:
+        params: parameters N, geometric mean.
+        tokens: training tokens D, geometric mean.
+    """
+
+    params: float
+    tokens: float
+
+    @classmethod
+    def of(cls, runs: MixtureRuns) -> OneScale:
+        """Return the scale of runs that ``check_one_scale`` has checked."""
+        params, tokens = (float(np.exp(np.log(x).mean())) for x in (runs.params, runs.tokens))
+        return cls(params, tokens)
+
+    def only(self, losses: Array, params: Any, tokens: Any) -> Array:
+        """Return losses (T, J), NaN at another N or D; None means the fitted N or D."""
+        at = np.ones(len(losses), bool)
+        for own, asked in ((self.params, params), (self.tokens, tokens)):
+            if asked is not None:
+                at &= np.abs(np.log(np.asarray(asked, float) / own)) <= np.log(_SAME)
+        return np.where(at[:, None], losses, np.nan)
 
 
 def check_one_scale(runs: MixtureRuns, name: str) -> None:

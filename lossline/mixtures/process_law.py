@@ -16,7 +16,7 @@ from scipy.optimize import minimize
 
 from lossline.errors import UserError
 from lossline.mixtures import kernel
-from lossline.mixtures.one_scale import check_one_scale, checked_weights
+from lossline.mixtures.one_scale import OneScale, check_one_scale, checked_weights
 from lossline.mixtures.runs import MixtureRuns, checked_shares
 
 Array = np.ndarray
@@ -81,6 +81,7 @@ class ProcessLaw:
             law=self,
             components=runs.components,
             domains=runs.domains,
+            scale=OneScale.of(runs),
             shares=runs.shares[rows],
             logs=logs,
             weights=given[rows],
@@ -98,6 +99,7 @@ class ProcessFit:
         law: the law.
         components: names of the components (K).
         domains: names of the domains (J).
+        scale: N and D of the fitted runs.
         shares: shares of the fitted runs (M, K).
         logs: logarithms of their losses (M, J); NaN where missing.
         weights: how often each run counts (M,).
@@ -108,21 +110,22 @@ class ProcessFit:
     law: ProcessLaw
     components: tuple[str, ...]
     domains: tuple[str, ...]
+    scale: OneScale
     shares: Array
     logs: Array
     weights: Array
     theta: Array
 
     def predict(self, shares: Array, *, params: Any = None, tokens: Any = None) -> Array:
-        """Return losses (T, J) of runs of the fitted size; N and D change nothing.
+        """Return losses (T, J) at shares (T, K); NaN at another N or D than the fitted one.
 
-        Smooth in the shares, up to a share of exactly 0. Of another size, only the order of
-        mixtures is predicted.
+        Smooth in the shares, up to a share of exactly 0. N and D may be left out. Runs of another
+        size keep about the same order of mixtures, but not these losses.
 
         Raises:
             UserError: see ``checked_shares``.
         """
-        return np.exp(self._moments(shares)[0])
+        return self.scale.only(np.exp(self._moments(shares)[0]), params, tokens)
 
     def intervals(self, shares: Array, level: float) -> tuple[Array, Array]:
         """Return low and high ends (T, J) within which a new run lies with probability ``level``.
@@ -171,6 +174,7 @@ class ProcessFit:
             "law": self.law.name,
             "components": list(self.components),
             "domains": list(self.domains),
+            "scale": dataclasses.asdict(self.scale),
             "shares": self.shares.tolist(),
             "logs": _json(self.logs),
             "weights": self.weights.tolist(),
@@ -185,6 +189,7 @@ class ProcessFit:
             law=ProcessLaw(),
             components=tuple(values["components"]),
             domains=tuple(values["domains"]),
+            scale=OneScale(**values["scale"]),
             **{name: np.array(values[name], float) for name in arrays},
         )
 

@@ -9,13 +9,15 @@ from typing import Any
 import numpy as np
 from scipy.optimize import least_squares
 
-from lossline.mixtures.one_scale import check_one_scale, checked_weights
+from lossline.mixtures.one_scale import OneScale, check_one_scale, checked_weights
 from lossline.mixtures.runs import MixtureRuns, checked_shares
 
 Array = np.ndarray
 
 # Shares of the lowest loss at which the exponential law's E is started.
 _STARTS = (0.0, 0.5, 0.8, 0.95)
+# Largest E in units of the lowest loss: where the law does not hold, its best E can lie above it.
+_MOST_FLOOR = 1.5
 # Ridge on the exponents' distance from the mean log loss, in units of squared log losses. Without
 # it, the exponent of a component that few runs have can run away.
 _RIDGE = 1e-5
@@ -51,10 +53,12 @@ class LinearLaw:
 class ExponentialLaw:
     """L_j = E_j + exp(t_j · w), by least squares on log losses; t_j has the law's factor k_j.
 
-    A weak ridge holds the exponents of components that few runs have.
+    The paper's form at one N and D, quick to fit for hundreds of domains; with terms in N and D it
+    is ``scale_laws.Exponential``. A weak ridge holds the exponents of components that few runs
+    have.
     """
 
-    name: str = "exponential"
+    name: str = "exponential_of_shares"
     equation: str = "L = E + k exp(t·w)"
     source: str = "Data Mixing Laws, Ye et al. (arXiv 2403.16952), eq. 1"
 
@@ -93,7 +97,7 @@ class ExponentialLaw:
             slopes = np.linalg.lstsq(shares * root[:, None], line * root, rcond=None)[0]
             starts.append(np.r_[share, slopes])
         start = min(starts, key=lambda theta: float(np.sum(residuals(theta) ** 2)))
-        most = np.r_[1.0, np.full(shares.shape[1], np.inf)]
+        most = np.r_[_MOST_FLOOR, np.full(shares.shape[1], np.inf)]
         least = np.r_[0.0, np.full(shares.shape[1], -np.inf)]
         found = least_squares(residuals, start, jacobian, bounds=(least, most), max_nfev=100)
         return float(found.x[0] * lowest), found.x[1:]
@@ -116,6 +120,7 @@ class ShareFit:
         law: the law.
         components: names of the components (K).
         domains: names of the domains (J).
+        scale: N and D of the fitted runs.
         floor: E of each domain (J,); NaN if it has fewer than K + 1 losses.
         slopes: t of each domain (J, K); NaN likewise.
     """
@@ -123,19 +128,21 @@ class ShareFit:
     law: LinearLaw | ExponentialLaw
     components: tuple[str, ...]
     domains: tuple[str, ...]
+    scale: OneScale
     floor: Array
     slopes: Array
 
     def predict(self, shares: Array, *, params: Any = None, tokens: Any = None) -> Array:
-        """Return losses (T, J) of runs of the fitted size; N and D change nothing.
+        """Return losses (T, J) at shares (T, K); NaN at another N or D than the fitted one.
 
-        Of another size, only the order of mixtures is predicted.
+        N and D may be left out. Runs of another size keep about the same order of mixtures, but
+        not these losses.
 
         Raises:
             UserError: see ``checked_shares``.
         """
         given = checked_shares(shares, self.components, self.law.name)
-        return self.law.value(given, self.floor, self.slopes)
+        return self.scale.only(self.law.value(given, self.floor, self.slopes), params, tokens)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fit as JSON values."""
@@ -143,6 +150,7 @@ class ShareFit:
             "law": self.law.name,
             "components": list(self.components),
             "domains": list(self.domains),
+            "scale": dataclasses.asdict(self.scale),
             "floor": [None if np.isnan(value) else value for value in self.floor.tolist()],
             "slopes": [
                 [None if np.isnan(value) else value for value in row]
@@ -157,6 +165,7 @@ class ShareFit:
             law=LAWS[values["law"]],
             components=tuple(values["components"]),
             domains=tuple(values["domains"]),
+            scale=OneScale(**values["scale"]),
             floor=np.array(values["floor"], float),
             slopes=np.array(values["slopes"], float),
         )
@@ -173,5 +182,10 @@ def _fit(law: LinearLaw | ExponentialLaw, runs: MixtureRuns, weights: Array | No
         if rows.sum() > len(runs.components):
             floor[j], slopes[j] = law.solve(runs.shares[rows], losses[rows], given[rows])
     return ShareFit(
-        law=law, components=runs.components, domains=runs.domains, floor=floor, slopes=slopes
+        law=law,
+        components=runs.components,
+        domains=runs.domains,
+        scale=OneScale.of(runs),
+        floor=floor,
+        slopes=slopes,
     )

@@ -10,7 +10,8 @@ from planted_swarm import mixtures, power_losses, swarm
 
 from lossline.errors import UserError
 from lossline.mixtures import kernel
-from lossline.mixtures.process_law import ProcessFit, ProcessLaw
+from lossline.mixtures.catalogue import fit_from_dict
+from lossline.mixtures.process_law import ProcessLaw
 from lossline.mixtures.share_laws import ExponentialLaw
 
 LAW = ProcessLaw()
@@ -110,7 +111,7 @@ def test_smooth_at_a_share_of_zero():
 
 def test_json_and_back():
     fit, held = split()
-    again = ProcessFit.from_dict(json.loads(json.dumps(fit.to_dict(), allow_nan=False)))
+    again = fit_from_dict(json.loads(json.dumps(fit.to_dict(), allow_nan=False)))
     np.testing.assert_array_equal(again.predict(held.shares), fit.predict(held.shares))
     np.testing.assert_array_equal(
         again.intervals(held.shares, 0.9), fit.intervals(held.shares, 0.9)

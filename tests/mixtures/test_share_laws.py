@@ -2,15 +2,15 @@
 
 import dataclasses
 import json
-import re
 
 import numpy as np
 import pytest
 from planted_swarm import mixtures, power_losses, swarm
 
 from lossline.errors import UserError
+from lossline.mixtures.catalogue import fit_from_dict
 from lossline.mixtures.process_law import ProcessLaw
-from lossline.mixtures.share_laws import ExponentialLaw, LinearLaw, ShareFit
+from lossline.mixtures.share_laws import ExponentialLaw, LinearLaw
 
 LAWS = (LinearLaw(), ExponentialLaw())
 ids = [law.name for law in LAWS]
@@ -44,9 +44,19 @@ def test_json_and_back(law):
     losses = power_losses(shares, 3)
     losses[2:, 1] = np.nan
     fit = law.fit(swarm(shares, losses))
-    again = ShareFit.from_dict(json.loads(json.dumps(fit.to_dict(), allow_nan=False)))
+    again = fit_from_dict(json.loads(json.dumps(fit.to_dict(), allow_nan=False)))
     np.testing.assert_array_equal(again.predict(shares), fit.predict(shares))
     assert np.isnan(fit.predict(shares)[:, 1]).all()  # two losses for six parameters
+
+
+@pytest.mark.parametrize("law", (*LAWS, ProcessLaw()), ids=(*ids, "process"))
+def test_no_losses_of_another_size(law):
+    shares = mixtures(40, 4)
+    fit = law.fit(swarm(shares, power_losses(shares, 2)))
+    same = fit.predict(shares[:2], params=1e6, tokens=1e9)
+    np.testing.assert_array_equal(same, fit.predict(shares[:2]))
+    assert np.isnan(fit.predict(shares[:2], params=[1e6, 6e7], tokens=1e9)[1]).all()
+    assert np.isnan(fit.predict(shares[:2], params=1e6, tokens=2e9)).all()
 
 
 @pytest.mark.parametrize("law", LAWS, ids=ids)
