@@ -31,7 +31,7 @@ Method = Callable[[MixtureRuns], Predictor]
 
 OURS, TREES = "ours", "LightGBM"
 LEVELS = (0.5, 0.8, 0.9)
-FOLDS, SEED = 5, 0
+FOLDS, SEED = 5, 1  # the form was chosen with other folds (seed 0)
 _SIZES = {"1m": 1e6, "60m": 6e7, "1b": 1e9}  # parameters, by the name in RegMix's files
 _UNSEEN = {"1m_test": "1m", "60m": "60m", "1b": "1b"}  # files that are never fitted
 _TOKENS = {"regmix": 1e9, "olmix": 3e9}
