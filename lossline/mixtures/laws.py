@@ -106,8 +106,7 @@ class Law(abc.ABC):
 
     def usable(self, shares: Array) -> Array:
         """Return which mixtures (M,) the law is defined for."""
-        defined = (shares > 0).all(axis=1)
-        return defined | self.zero_shares
+        return np.asarray(self.zero_shares | (shares > 0).all(axis=1))
 
     def prepared(self, shares: Array) -> Array:
         """Return the shares (M, K) as the law uses them."""
