@@ -84,6 +84,10 @@ class Spread:
     reach: Reach
     seed: int
 
+    def fits(self, most: int | None = None) -> list[LawFit]:
+        """Return the refits as fits of their own, up to ``most`` of them."""
+        return [dataclasses.replace(self.fit, theta=theta) for theta in self.samples[:most]]
+
     def predict(self, shares: Any, *, params: Any, tokens: Any, flops: Any | None = None) -> Array:
         """Return the losses (B, T, J) that the refits predict; arguments as ``LawFit.predict``."""
         return predictions(self.fit, self.samples, shares, params, tokens, flops)
