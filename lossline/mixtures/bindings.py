@@ -33,7 +33,7 @@ def rounded(mixture: Mapping[str, float]) -> dict[str, float]:
     whole = np.floor(exact + _TINY)
     rest = round(float(unit - whole.sum()))
     whole[np.argsort(whole - exact, kind="stable")[:rest]] += 1
-    return {name: round(w / unit, _DIGITS) for name, w in zip(mixture, whole, strict=True)}
+    return {name: round(float(w) / unit, _DIGITS) for name, w in zip(mixture, whole, strict=True)}
 
 
 def _as_gin(tree: Mapping[str, Any]) -> str:

@@ -1,13 +1,13 @@
 """The best mixture for one target or several.
 
     at = {"params": 1e9, "tokens": 2e10}
-    spread = resample(law, runs)
+    found = resample(law, runs)
     best = best_mixture(
-        loss_goal(spread.fit, {"humaneval": 1.0}, **at),
+        loss_goal(found.fit, {"humaneval": 1.0}, **at),
         runs,
         limits=Limits(upper={"code": 0.5}),
         pull=Pull(natural, 0.05),
-        resampled=[loss_goal(fit, {"humaneval": 1.0}, **at) for fit in spread.fits(100)],
+        resampled=[loss_goal(fit, {"humaneval": 1.0}, **at) for fit in found.fits(100)],
     )
     print(best.shares, best.warnings, mixture_binding(best.mixture))
 
