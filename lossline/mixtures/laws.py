@@ -20,8 +20,10 @@ from lossline.mixtures.solver import Ends, Rows, descend
 
 Array = np.ndarray
 
-# Starts per domain: the center, and seeded normal deviations from it.
+# Starts per domain: the center, and seeded normal deviations from it. After the first iterations
+# only the best ones go on.
 _STARTS, _SPREAD, _SEED = 8, 0.5, 0
+_FIRST, _KEPT = 25, 2
 # Sizes within this share of each other are one size.
 _SAME_SIZE = 0.01
 
@@ -131,9 +133,12 @@ class Law(abc.ABC):
         starts = center + _SPREAD * rng.standard_normal((_STARTS, len(center)))
         starts[0] = center
         count = len(runs.domains)
-        domain = np.repeat(np.arange(count), _STARTS)
-        ends = problem.descend(np.tile(starts, (count, 1)), domain, each[None])
-        best = ends.objective.reshape(count, _STARTS).argmin(axis=1) + _STARTS * np.arange(count)
+        theta, domain = np.tile(starts, (count, 1)), np.repeat(np.arange(count), _STARTS)
+        first = problem.descend(theta, domain, each[None], iterations=_FIRST)
+        order = first.objective.reshape(count, _STARTS).argsort(axis=1, kind="stable")
+        kept = (order[:, :_KEPT] + _STARTS * np.arange(count)[:, None]).ravel()
+        ends = problem.descend(first.theta[kept], domain[kept], each[None])
+        best = ends.objective.reshape(count, _KEPT).argmin(axis=1) + _KEPT * np.arange(count)
         return problem.fit_at(ends.theta[best], ends.settled[best], each)
 
 
