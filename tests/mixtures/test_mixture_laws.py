@@ -165,12 +165,12 @@ def test_missing_losses_and_weights_are_borne():
 def test_huber_bears_a_wild_run():
     runs = planted(Separable(), TRUTH["separable"], design(mixtures(16)))
     wild = runs.losses.copy()
-    wild[runs.runs == runs.runs[20]] *= 1.3
+    wild[np.isin(runs.runs, runs.runs[20::45])] *= 1.5
     clean, found = (
         Separable().fit(r).predict(UNSEEN, params=1e9, tokens=2e10)
         for r in (runs, replace(runs, losses=wild))
     )
-    np.testing.assert_allclose(found, clean, rtol=0.02)
+    np.testing.assert_allclose(found, clean, rtol=0.01)
 
 
 @pytest.mark.parametrize("name", TRUTH)
