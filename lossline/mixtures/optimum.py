@@ -26,7 +26,6 @@ import numpy as np
 from scipy.optimize import minimize, nnls
 
 from lossline.errors import UserError
-from lossline.mixtures.bindings import rounded
 from lossline.mixtures.goals import Goal
 from lossline.mixtures.limits import Limits
 from lossline.mixtures.runs import MixtureRuns, shares_of
@@ -38,6 +37,7 @@ _TINY = 1e-9
 _BEST_TRAINED = 3  # trained mixtures to start from
 # Distance (root sum of squares of shares) from the trained mixtures' hull that is called outside.
 _OUTSIDE = 0.01
+_DIGITS = 4  # of shares in a binding
 
 
 @dataclasses.dataclass(frozen=True)
@@ -304,3 +304,32 @@ def hull_distance(shares: Array, trained: Array) -> float:
     heavy = 1e3  # weight of the condition that the combination sums to 1
     system = np.vstack([trained.T, heavy * np.ones(len(trained))])
     return float(nnls(system, np.r_[shares, heavy])[1])
+
+
+def mixture_binding(mixture: Mapping[str, float], stores: Mapping[str, str] | None = None) -> str:
+    """Return the gin bindings that train a mixture.
+
+    Args:
+        mixture: shares by component.
+        stores: token store of each component; None: ``mixture.components`` is left to the user.
+    """
+    lines = ["train.store = @mixture()"]
+    if stores is not None:
+        lines.append(f"mixture.components = {_as_gin({n: stores[n] for n in mixture})}")
+    lines.append(f"mixture.shares = {_as_gin(rounded(mixture))}")
+    return "\n".join(lines) + "\n"
+
+
+def rounded(mixture: Mapping[str, float]) -> dict[str, float]:
+    """Return shares with four decimals and sum 1 (largest remainder)."""
+    unit = 10**_DIGITS
+    exact = np.array(list(mixture.values()), float)
+    exact = exact / exact.sum() * unit
+    whole = np.floor(exact + _TINY)
+    rest = round(float(unit - whole.sum()))
+    whole[np.argsort(whole - exact, kind="stable")[:rest]] += 1
+    return {name: round(float(w) / unit, _DIGITS) for name, w in zip(mixture, whole, strict=True)}
+
+
+def _as_gin(tree: Mapping[str, Any]) -> str:
+    return "{" + ", ".join(f"{name!r}: {value!r}" for name, value in tree.items()) + "}"

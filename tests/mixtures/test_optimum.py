@@ -8,10 +8,15 @@ import pytest
 from planted_mixtures import COMPONENTS, design, mixtures, planted
 
 from lossline.errors import UserError
-from lossline.mixtures.bindings import mixture_binding, rounded
 from lossline.mixtures.goals import loss_goal, task_goal
 from lossline.mixtures.limits import Limits
-from lossline.mixtures.optimum import Pull, best_mixture, hull_distance
+from lossline.mixtures.optimum import (
+    Pull,
+    best_mixture,
+    hull_distance,
+    mixture_binding,
+    rounded,
+)
 from lossline.mixtures.performance import PerformanceSigmoid
 from lossline.mixtures.resampling import resample
 from lossline.mixtures.scale_laws import Separable
@@ -61,12 +66,12 @@ def test_optimum_at_a_corner_of_the_simplex():
 
 def test_best_of_two_valleys_is_found():
     def valleys(s):
-        near = ((s - [0.8, 0.1, 0.1]) ** 2).sum(axis=1)
-        deep = ((s - [0.1, 0.1, 0.8]) ** 2).sum(axis=1)
+        near = ((s - [0.4, 0.4, 0.2]) ** 2).sum(axis=1)
+        deep = ((s - [0.05, 0.05, 0.9]) ** 2).sum(axis=1)
         return 1.0 - 0.5 * np.exp(-30 * near) - np.exp(-30 * deep)
 
     found = best_mixture(valleys, EVERYWHERE)
-    np.testing.assert_allclose(found.shares, [0.1, 0.1, 0.8], atol=0.01)
+    np.testing.assert_allclose(found.shares, [0.05, 0.05, 0.9], atol=0.01)
 
 
 def test_pull_moves_toward_its_mixture_with_its_strength():
