@@ -28,6 +28,7 @@ VERBS = (
     "train",
     "evaluate",
     "fit",
+    "predict",
     "report",
     "import_sweep",
     "convert",
