@@ -4,12 +4,17 @@
     python -m lossline.predict --table losses.parquet --out predictions --target big-run
     python -m lossline.predict --table losses.parquet --out predictions --point "7e9 4e12"
     python -m lossline.predict --predictor predictions/predictor.json --point "7e9 4e12"
+    python -m lossline.predict --table losses.parquet --optimum humaneval --point "7e9 4e12"
 
 --table takes loss tables, run directories, or folders of run directories. A run of the table is
 predicted from the others and its error is shown (prediction); a point, parameters and tokens, is a
 model that nobody has trained (projection). Without either, the run of most compute is predicted.
 The folder gets predictions.csv and Parquet, backtest.csv, the fitted predictor as JSON, figures and
 report.html. If it already contains the results of the same inputs, nothing is done.
+
+If the runs differ in their mixtures, losses at other sizes and mixtures are predicted (a point then
+needs shares), and --optimum prints the best mixture for its targets, with the bindings that train
+it.
 """
 
 from lossline.cli.configuration import Flag, Verb, run_verb
@@ -18,8 +23,11 @@ from lossline.cli.configuration import Flag, Verb, run_verb
 def load() -> Verb:
     """Return the verb, with its imports."""
     from lossline.cli.predict_command import PredictCommand, predict
+    from lossline.mixtures.limits import Limits
+    from lossline.mixtures.optimum import Pull
 
-    return Verb(options=PredictCommand, run=predict)
+    components = {"limits": Limits, "pull": Pull}
+    return Verb(options=PredictCommand, run=predict, components=components)
 
 
 FLAGS = {
@@ -33,6 +41,7 @@ FLAGS = {
     ),
     "exclude": Flag("predict.exclude", "runs to leave out of everything", "values"),
     "predictor": Flag("predict.predictor", "predictor.json of an earlier result; replaces --table"),
+    "optimum": Flag("predict.optimum", "targets to print the best mixture for", "values"),
     "replace": Flag("predict.replace", "replace an earlier result of other inputs", "switch"),
 }
 

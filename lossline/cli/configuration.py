@@ -257,14 +257,36 @@ def _parse_command_line(
             parser.add_argument(f"--{key}", action="store_true", default=None, help=text)
         else:
             parser.add_argument(f"--{key}", nargs="+" if flag.kind == "values" else None, help=text)
-    known, rest = parser.parse_known_args(argv)
+    flagged, bound = _without_bindings(sys.argv[1:] if argv is None else argv)
+    known, rest = parser.parse_known_args(flagged)
     bindings = []
     for key, flag in flags.items():
         value = getattr(known, key)
         if value is not None:
             bindings.append(f"{flag.binding} = {value!r}")
-    bindings += _gin_bindings(rest, lambda argument: _meant(argument, name, flags, load()))
+    bindings += _gin_bindings(
+        [*rest, *bound], lambda argument: _meant(argument, name, flags, load())
+    )
     return known.gin_file, bindings
+
+
+def _without_bindings(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return the arguments without ``--gin.NAME=VALUE`` and ``--gin.NAME VALUE``, and these.
+
+    argparse takes an argument with a space for a value of the flag before it.
+    """
+    others: list[str] = []
+    bound: list[str] = []
+    rest = list(arguments)
+    while rest:
+        argument = rest.pop(0)
+        if argument.startswith("--gin."):
+            bound.append(argument)
+            if "=" not in argument and rest and not rest[0].startswith("--"):
+                bound.append(rest.pop(0))
+        else:
+            others.append(argument)
+    return others, bound
 
 
 def _meant(argument: str, name: str, flags: Mapping[str, Flag], verb: Verb) -> str:

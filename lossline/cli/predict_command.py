@@ -11,6 +11,7 @@ from typing import Any
 
 import pandas as pd
 
+from lossline.cli.optimum_text import optimum_text
 from lossline.cli.table_inputs import (
     BadRows,
     as_paths,
@@ -20,12 +21,17 @@ from lossline.cli.table_inputs import (
     say_since,
 )
 from lossline.errors import UserError
+from lossline.fits.optimum import TableOptimum, best_mixture_of_table
 from lossline.fits.prediction_files import PREDICT_FOLDER, save_predictions
 from lossline.fits.prediction_summary import summary
+from lossline.fits.table_predictions import predict_runs
+from lossline.mixtures.catalogue import DEFAULT as DEFAULT_LAW
+from lossline.mixtures.limits import Limits
+from lossline.mixtures.optimum import Pull
 from lossline.places import local_path
-from lossline.prediction import PredictOptions, Predictor, load_predictor, predict_table
+from lossline.prediction import PredictOptions, Predictor, load_predictor
 from lossline.prediction.methods import DEFAULT
-from lossline.prediction.predict import projection
+from lossline.prediction.predict import projection, rows_to_use
 from lossline.prediction.results import (
     BACKTEST_COLUMNS,
     CURVE_COLUMNS,
@@ -60,6 +66,15 @@ class PredictCommand(PredictOptions):
             text: "7e9 4e12", "7e9 4e12 web=0.8 code=0.2".
         replace: whether to replace an earlier prediction of other inputs at ``out``; other folders
             are never replaced.
+        mixtures: whether runs that differ in their mixtures get laws of mixtures, which predict
+            losses. False: laws of scale alone.
+        optimum: targets (validation sets or tasks) to print the best mixture for, in place of
+            predictions. The training that it is for is the point, else the largest run.
+        weights: weights of several such targets; 1 if not named.
+        law: law of mixtures for the optimum.
+        limits: bounds of the optimum's shares.
+        pull: pull of the optimum toward a mixture.
+        stores: token store of each component, to be printed with the optimum.
         bad_rows: "exclude" (default): leave bad rows out, print one line for each kind, and use the
             rest. "refuse": stop if the table has any.
         report: whether to make figures and report.html.
@@ -70,6 +85,13 @@ class PredictCommand(PredictOptions):
     predictor: str = _not_identity("")
     points: tuple[Any, ...] = ()
     replace: bool = _not_identity(False)
+    mixtures: bool = True
+    optimum: tuple[str, ...] = ()
+    weights: dict[str, float] = dataclasses.field(default_factory=dict)
+    law: str = DEFAULT_LAW.name
+    limits: Limits = dataclasses.field(default_factory=Limits)
+    pull: Pull | None = None
+    stores: dict[str, str] = dataclasses.field(default_factory=dict)
     bad_rows: BadRows = BadRows.EXCLUDE
     report: bool = True
 
@@ -81,8 +103,10 @@ class PredictCommand(PredictOptions):
                 "predict: give one of --table, to fit and predict, and --predictor, to predict "
                 "with what an earlier prediction fitted."
             )
-        if self.table and not self.out:
+        if self.table and not self.optimum and not self.out:
             raise UserError("missing binding: predict.out. Add --out=FOLDER for the results.")
+        if self.optimum:
+            self._check_optimum()
         if self.predictor and not self.points:
             raise UserError(f"predict: --predictor needs --point {_FORM}.")
         if self.predictor and (
@@ -92,6 +116,23 @@ class PredictCommand(PredictOptions):
                 f"predict.{unused[0]} has no effect with --predictor, which only prints points. "
                 "Leave it out, or give --table instead."
             )  # fmt: skip
+
+    def _check_optimum(self) -> None:
+        unused = [name for name in ("predictor", "out", "targets") if getattr(self, name)]
+        if unused:
+            raise UserError(
+                f"predict.{unused[0]} has no effect with --optimum, which only prints the best "
+                "mixture of a table. Leave one of the two out."
+            )
+        if len(self.points) > 1:
+            raise UserError(
+                f"--optimum is for one training, and {len(self.points)} points are given. Give one."
+            )
+        if unknown := sorted(set(self.weights) - set(self.optimum)):
+            raise UserError(
+                f"predict.weights: {unknown[0]!r} is not among the targets of --optimum "
+                f"({', '.join(self.optimum)}). Correct one of the two."
+            )
 
 
 def parse_point(point: Any) -> tuple[Any, ...]:
@@ -122,8 +163,8 @@ def _listed(point: Any) -> bool:
     return isinstance(point, (list, tuple))
 
 
-def predict(options: PredictCommand) -> Predictions | None:
-    """Predict from a table into a folder, or from an earlier predictor onto the terminal.
+def predict(options: PredictCommand) -> Predictions | TableOptimum | None:
+    """Predict from a table into a folder, or print points or the best mixture.
 
     Returns:
         The results; None if the folder is up to date.
@@ -132,11 +173,33 @@ def predict(options: PredictCommand) -> Predictions | None:
         UserError: the table, the predictor or an option is wrong, or ``out`` contains something
             else.
     """
+    if options.optimum:
+        return print_optimum(options)
     if options.predictor:
         found = project(load_predictor(options.predictor), options.points)
         print(summary(found))
         return found
     return predict_to_folder(options)
+
+
+def print_optimum(options: PredictCommand) -> TableOptimum:
+    """Print the best mixture and its gin bindings (see ``predict``)."""
+    table, _ = read_table(as_paths(options.table), options.bad_rows)
+    point = options.points[0] if options.points else (None, None)
+    found = best_mixture_of_table(
+        rows_to_use(table, options),
+        {name: options.weights.get(name, 1.0) for name in options.optimum},
+        params=point[0],
+        tokens=point[1],
+        law=options.law,
+        limits=options.limits,
+        pull=options.pull,
+        chance=options.chance,
+        resamples=options.resamples,
+        seed=options.seed,
+    )
+    print(optimum_text(found, options.stores))
+    return found
 
 
 def project(predictor: Predictor, points: Sequence[tuple[Any, ...]]) -> Predictions:
@@ -195,7 +258,7 @@ def predict_to_folder(options: PredictCommand) -> Predictions | None:
     # Open the folder before fitting, so that an unwritable path is reported at once.
     with PREDICT_FOLDER.writing(out, fingerprint) as partial:
         say = functools.partial(say_since, started)
-        found = predict_table(table, _settings(options), say=say)
+        found = predict_runs(table, _settings(options), mixtures=options.mixtures, say=say)
         found = dataclasses.replace(found, notes=(*_dropped(dropped), *found.notes))
         about = provenance("predict", paths, fingerprint)
         save_predictions(found, partial, about)

@@ -32,7 +32,8 @@ def save_predictions(
         getattr(found, name).to_csv(folder / f"{name}.csv", index=False)
     for name in (*_BOTH, *_PARQUET):
         _typed(getattr(found, name)).to_parquet(folder / f"{name}.parquet", index=False)
-    write_plain_json(folder / "predictor.json", found.predictor)
+    if found.predictor:
+        write_plain_json(folder / "predictor.json", found.predictor)
     about = {
         "settings": found.settings,
         "default": found.default,

@@ -48,7 +48,7 @@ def score(value: float, metric: str) -> str:
     """Return a score as text: an accuracy with three decimals, a loss with four digits."""
     if pd.isna(value):
         return ""
-    return f"{value:.3f}" if metric == "accuracy" else f"{value:.4g}"
+    return f"{value:.3f}" if metric == "accuracy" else f"{value:#.4g}"
 
 
 def _table(found: Predictions, kind: TargetKind) -> list[str]:

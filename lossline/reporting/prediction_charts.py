@@ -62,7 +62,7 @@ def task_panels(found: Predictions, group: str, tasks: Sequence[str]) -> Figure:
             _panel(ax, _Task(found, group, task), colors, shades)
             ax.set_title(label(task, 34 if columns < 3 else 24), loc="left")
         hide_unused(axes, len(tasks))
-        metric = str(points["metric"].iloc[0]).replace("_", " ") if len(points) else "score"
+        metric = ", ".join(sorted(points["metric"].unique())).replace("_", " ")
         figure.supxlabel("training FLOPs", fontsize=RC["axes.labelsize"])
         figure.supylabel(metric, fontsize=RC["axes.labelsize"])
         panels.figure_legend(figure, _legend(colors, shades, found))

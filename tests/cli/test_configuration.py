@@ -17,6 +17,7 @@ import pytest
 from lossline.cli.configuration import (
     Flag,
     Verb,
+    _parse_command_line,
     binding,
     build_options,
     run_verb,
@@ -25,7 +26,17 @@ from lossline.errors import UserError
 from lossline.options.identity import fingerprint, identity
 
 VERBS = [
-    *("gather", "prepare", "train", "evaluate", "fit", "import_sweep", "report", "study"),
+    *(
+        "gather",
+        "prepare",
+        "train",
+        "evaluate",
+        "fit",
+        "predict",
+        "import_sweep",
+        "report",
+        "study",
+    ),
     *("compile", "convert"),
 ]
 
@@ -194,6 +205,21 @@ def test_command_line_binds_options(capsys: pytest.CaptureFixture[str]) -> None:
         run_verb("demo", "d", lambda: VERB, argv=["--nonsense"])
     assert exit_.value.code == 2
     assert "lossline demo: error: unknown argument --nonsense" in capsys.readouterr().err
+
+
+def test_binding_with_a_space_is_no_value_of_the_flag_before_it(capsys) -> None:
+    flags = {"many": Flag("demo.name", "m", "values")}
+    files, bindings = _parse_command_line(
+        "demo",
+        "",
+        flags,
+        ["--many", "a", "--gin.demo.x=[1, 2]", "--gin.demo.y", "b c"],
+        lambda: VERB,
+    )
+    assert bindings == ["demo.name = ['a']", "demo.x = [1, 2]", "demo.y = 'b c'"]
+    with pytest.raises(UserError, match=r"--gin\.demo\.x has no value"):
+        _parse_command_line("demo", "", flags, ["--gin.demo.x", "--many", "a"], lambda: VERB)
+    assert not files
 
 
 @pytest.mark.parametrize(

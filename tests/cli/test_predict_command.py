@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import planted_mixtures
 import pytest
 from prediction import planted_runs
 
@@ -45,7 +46,9 @@ def saved(table, tmp_path) -> Path:
 @pytest.fixture
 def instant(found, monkeypatch):
     """Replace fitting by an instant result, for tests about the folder."""
-    monkeypatch.setattr(predict_command, "predict_table", lambda table, options, say: found)
+    monkeypatch.setattr(
+        predict_command, "predict_runs", lambda table, options, mixtures, say: found
+    )
 
 
 def command(saved: Path, **changes) -> PredictCommand:
@@ -185,6 +188,9 @@ def test_folder_of_something_else_is_never_changed(saved, instant):
         (["--predictor", "p", "--point", "1 2", "--out", "o"], "predict.out has no effect"),
         (["--predictor", "p", "--point", "1 2"], "cannot be read as a predictor"),
         (["--table", "t", "--out", "o", "--point", "7e9"], "'7e9' is no point"),
+        (["--table", "t", "--optimum", "a", "--out", "o"], "predict.out has no effect"),
+        (["--table", "t", "--optimum", "a", "--point", "1 2", "3 4"], "2 points are given"),
+        (["--table", "t", "--optimum", "a", "--gin.predict.weights={'b': 1}"], "'b' is not among"),
         (["--table", "t", "--out", "o", "--gin.predict.metric=f1"], "'f1' is unknown"),
         (["--table", "t", "--out", "o", "--points", "1 2"], "did you mean --gin.predict.points"),
     ],
@@ -266,3 +272,44 @@ def test_dropped_rows_are_in_the_summary(table, tmp_path, capsys):
     broken.to_parquet(saved)
     predict_to_folder(command(saved))
     assert "dropped: row 4: kind: 'tusk' is not one of" in capsys.readouterr().out
+
+
+# --- mixtures --------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def mixtures(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("mixtures")
+    return tables.write(planted_mixtures.table(), folder / "mixtures.parquet")
+
+
+def test_point_with_shares_is_projected(mixtures, tmp_path, capsys):
+    out = tmp_path / "out"
+    run("--table", str(mixtures), "--out", str(out), "--point", "1e9 2e10 web=0.7 code=0.3",
+        "--gin.predict.resamples=5", '--gin.predict.methods=["lossline"]')  # fmt: skip
+    said = capsys.readouterr().out
+    assert "Projection of models" in said and "web 0.7, code 0.3" in said
+    assert (out / "report.html").exists() and not (out / "predictor.json").exists()
+
+
+def test_best_mixture_is_printed_with_its_bindings(mixtures, capsys):
+    run("--table", str(mixtures), "--optimum", "mixed", "--gin.predict.resamples=5",
+        "--gin.predict.limits=@limits()", "--gin.limits.upper={'code': 0.2}")  # fmt: skip
+    said = capsys.readouterr().out
+    assert "mixture.shares = {'code': 0.2, 'web': 0.8}" in said
+    assert "train.store = @mixture()" in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--optimum", "humaneval"], "target 'humaneval' is unknown"),
+        (["--out", "out", "--point", "1e9 2e10"], "a point needs shares"),
+        (["--out", "out", "--point", "1e9 2e10 web=0.7"], "sum to 0.7, not to 1"),
+        (["--out", "out", "--point", "1e9 2e10 books=1"], "component 'books' is unknown"),
+    ],
+)
+def test_wrong_mixture_is_one_line(mixtures, arguments, expected, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert expected in refused(capsys, "--table", str(mixtures), *arguments)
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,38 @@
+"""Predict the runs of a loss table: by scale, and by mixture where the runs have mixtures."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pandas as pd
+
+from lossline.mixtures.predictions import has_mixtures, predict_mixtures
+from lossline.mixtures.usable_runs import usable_runs
+from lossline.prediction import PredictOptions, predict_table
+from lossline.prediction.results import Predictions
+from lossline.terminal import Say, silent
+
+
+def predict_runs(
+    table: pd.DataFrame,
+    options: PredictOptions | None = None,
+    *,
+    mixtures: bool = True,
+    say: Say = silent,
+) -> Predictions:
+    """Predict scores by laws of scale, or losses by laws of mixtures.
+
+    Args:
+        table: a loss table.
+        options: what to predict, and how.
+        mixtures: whether a table whose runs differ in their mixtures gets laws of mixtures.
+        say: called with a line of progress.
+
+    Raises:
+        UserError: nothing can be predicted, or an option names what the table does not have.
+    """
+    if not (mixtures and has_mixtures(table)):
+        return predict_table(table, options, say=say)
+    usable, notes = usable_runs(table)
+    found = predict_mixtures(usable, options, say=say)
+    return dataclasses.replace(found, notes=(*notes, *found.notes))

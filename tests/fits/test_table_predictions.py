@@ -1,0 +1,55 @@
+"""Tables of runs with mixtures get laws of mixtures; what these cannot use is named."""
+
+import numpy as np
+import planted_mixtures
+import pytest
+
+from lossline.fits.table_predictions import predict_runs
+from lossline.mixtures.usable_runs import usable_runs
+from lossline.prediction import PredictOptions
+
+QUICK = PredictOptions(resamples=5, methods=("lossline", "M1"))
+
+
+@pytest.fixture(scope="module")
+def table():
+    return planted_mixtures.table(code=(0.1, 0.2, 0.3, 0.4))
+
+
+def test_largest_runs_of_all_mixtures_are_predicted(table):
+    found = predict_runs(table, QUICK)
+    rows = found.predictions[found.predictions["method"] == "lossline"]
+    assert rows["target"].nunique() == 4
+    assert rows["relative_error"].abs().max() < 0.06
+
+
+def test_laws_of_scale_alone_are_used_on_request(table):
+    options = PredictOptions(resamples=0, metric="bits_per_byte", group_by=())
+    found = predict_runs(table, options, mixtures=False)
+    assert set(found.predictions["task"]) == {"mixed"}
+
+
+def test_run_whose_shares_do_not_sum_to_1_is_named_and_the_rest_predicted(table):
+    broken = table.copy()
+    run = "n=1e+07 code=0.4"
+    broken.loc[broken["run_id"] == run, "share.web"] = 0.4
+    found = predict_runs(broken, QUICK)
+    assert found.notes[0].startswith(f"run {run}: its shares sum to 0.8, not to 1: it is left out")
+    assert run not in set(found.points["run_id"])
+    assert found.predictions["predicted"].notna().any()
+
+
+def test_component_without_a_run_is_named_and_the_rest_predicted(table):
+    found = predict_runs(table.assign(**{"share.books": 0.0}), QUICK)
+    assert found.notes[0].startswith("component books: no run has a share above 0")
+    assert found.predictions["predicted"].notna().any()
+
+
+def test_sound_table_is_not_changed(table):
+    same, notes = usable_runs(table)
+    assert notes == [] and same.equals(table)
+    rounded, notes = usable_runs(table.assign(**{"share.web": table["share.web"] + 0.004}))
+    assert notes == [] and len(rounded) == len(table)
+    other = table.copy()
+    other.loc[:5, ["share.web", "share.code"]] = np.nan  # not trained on a mixture
+    assert usable_runs(other)[1] == []
