@@ -12,7 +12,6 @@ import ast
 import dataclasses
 import difflib
 import enum
-import errno
 import inspect
 import io
 import logging
@@ -21,7 +20,6 @@ import re
 import select
 import signal
 import sys
-import tempfile
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
@@ -29,19 +27,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
+from lossline.cli.file_errors import refusal_of_a_place
 from lossline.errors import UserError
 
 Loader = Callable[[], "Verb"]
-
-# Errors of the file system that the user can fix, and how.
-_PLACES = {
-    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "Free space there, or choose another path."),
-    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "Choose a path that you may write."),
-    **dict.fromkeys(
-        (errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ELOOP), "Choose another path."
-    ),
-    errno.ENAMETOOLONG: "Choose a shorter name.",
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,7 +101,7 @@ def run_verb(
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         sys.exit(128 + signal.SIGPIPE)
     except Exception as error:
-        if (refusal := _refusal_of_a_place(error)) is None:
+        if (refusal := refusal_of_a_place(error)) is None:
             raise  # a bug
         print(f"lossline {name}: error: {refusal}", file=sys.stderr)
         sys.exit(2)
@@ -135,35 +124,6 @@ def _reader_has_gone() -> bool:
     output = select.poll()
     output.register(1)
     return any(event & select.POLLERR for _, event in output.poll(0))
-
-
-def _refusal_of_a_place(error: Exception) -> str | None:
-    """Return the message for a file-system error that the user can fix; None for other errors.
-
-    C++ and Rust libraries give the number of the system's error only in their text.
-    """
-    if isinstance(error, OSError):
-        number, where = error.errno, error.filename
-    else:
-        text = " ".join([str(error), *getattr(error, "__notes__", ())])
-        told = re.search(r"os error (\d+)|os_error_code='(\d+)'", text)
-        number = int(told[1] or told[2]) if told else None
-        found = re.search(r'local file "([^"]+)"', text)
-        where = found[1] if found else None
-    if number == errno.ENOENT and where and _takes_nothing_new(Path(os.fsdecode(where)).parent):
-        return f"{where}: no file or folder can be made there. Choose another path."
-    if number not in _PLACES:
-        return None
-    return f"{f'{where}: ' if where else ''}{os.strerror(number)}. {_PLACES[number]}"
-
-
-def _takes_nothing_new(folder: Path) -> bool:
-    """Return whether a folder is like /proc, where creating a file gives "no such file"."""
-    try:
-        with tempfile.TemporaryFile(dir=folder):
-            return False
-    except OSError:
-        return folder.is_dir()
 
 
 def build_options(

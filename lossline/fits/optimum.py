@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from lossline.errors import UserError
+from lossline.fits.usable_runs import usable_runs
 from lossline.mixtures.catalogue import DEFAULT, LAWS
 from lossline.mixtures.goals import Goal, Performance, loss_goal, task_goal
 from lossline.mixtures.laws import LawFit
@@ -17,7 +18,6 @@ from lossline.mixtures.optimum import Optimum, Pull, best_mixture
 from lossline.mixtures.performance import PerformanceSigmoid
 from lossline.mixtures.resampling import resample
 from lossline.mixtures.runs import MixtureRuns, unknown_name
-from lossline.mixtures.usable_runs import usable_runs
 from lossline.tables.chance import chance_level
 from lossline.tables.schema import Status
 

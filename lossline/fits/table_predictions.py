@@ -6,8 +6,8 @@ import dataclasses
 
 import pandas as pd
 
+from lossline.fits.usable_runs import usable_runs
 from lossline.mixtures.predictions import has_mixtures, predict_mixtures
-from lossline.mixtures.usable_runs import usable_runs
 from lossline.prediction import PredictOptions, predict_table
 from lossline.prediction.results import Predictions
 from lossline.terminal import Say, silent

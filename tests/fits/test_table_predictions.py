@@ -5,7 +5,7 @@ import planted_mixtures
 import pytest
 
 from lossline.fits.table_predictions import predict_runs
-from lossline.mixtures.usable_runs import usable_runs
+from lossline.fits.usable_runs import usable_runs
 from lossline.prediction import PredictOptions
 
 QUICK = PredictOptions(resamples=5, methods=("lossline", "M1"))
