@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pandas as pd
 
 from lossline.lines.common_cases import answered_by_all, cases_of_methods
@@ -30,13 +31,11 @@ def errors_by_method(found: Predictions) -> pd.DataFrame:
     scores), compared. A method that predicted less than half of the default's scores is not
     compared; its errors are on its own scores.
     """
-    rows = found.predictions
-    rows = rows[has_number(rows) & rows["relative_error"].notna()]
+    rows = scored(found)
     columns = ["method", "predicted", "common", "mean", "median", "compared"]
     if rows.empty:
         return pd.DataFrame(columns=columns)
-    case = rows.groupby(["group", "task", "target"], sort=False, dropna=False).ngroup().to_numpy()
-    method = rows["method"].to_numpy(str)
+    case, method = _cases(rows)
     cases = cases_of_methods(case, method, found.default)
     compared, common = answered_by_all(cases)
     error = rows["relative_error"].abs().to_numpy(float)
@@ -46,6 +45,28 @@ def errors_by_method(found: Predictions) -> pd.DataFrame:
         values = pd.Series(error[(method == name) & [c in used for c in case]])
         made.append([name, len(own), len(common), values.mean(), values.median(), name in compared])
     return pd.DataFrame(made, columns=columns)
+
+
+def scored(found: Predictions) -> pd.DataFrame:
+    """Return the predictions of left-out runs that have an error."""
+    rows = found.predictions
+    return rows[has_number(rows) & rows["relative_error"].notna()]
+
+
+def on_common_scores(found: Predictions) -> pd.DataFrame:
+    """Return the rows of ``scored`` of the compared methods on the scores that all predicted."""
+    rows = scored(found)
+    if rows.empty:
+        return rows
+    case, method = _cases(rows)
+    compared, common = answered_by_all(cases_of_methods(case, method, found.default))
+    return rows[np.isin(method, compared) & np.isin(case, list(common))]
+
+
+def _cases(rows: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+    """Return the number of each row's score, and its method."""
+    score = rows.groupby(["group", "task", "target"], sort=False, dropna=False).ngroup()
+    return score.to_numpy(), rows["method"].to_numpy(str)
 
 
 def coverage(found: Predictions) -> pd.DataFrame:

@@ -243,7 +243,7 @@ def held_out_chart(
         _predicted_against_measured(left, ours, appearance)
         left.set_xlabel(f"measured loss ({unit.words})")
         left.set_ylabel(f"predicted loss ({unit.words})")
-        _errors_by_method(right, same, methods)
+        draw_errors(right, same, methods)
         groups = panels.legend_handles(appearance, ours, lines=False)
         figure.legend(
             handles=[handle for _, handles in groups for handle in handles],
@@ -280,8 +280,14 @@ def _predicted_against_measured(ax: Axes, rows: pd.DataFrame, appearance: Appear
         )  # fmt: skip
 
 
-def _errors_by_method(ax: Axes, scores: pd.DataFrame, methods: Sequence[str]) -> None:
-    """Draw every error as a dot and the median as a bar, on a logarithmic axis in percent."""
+def draw_errors(ax: Axes, scores: pd.DataFrame, methods: Sequence[str]) -> None:
+    """Draw every error as a dot and the median as a bar, on a logarithmic axis in percent.
+
+    Args:
+        ax: axes to draw in.
+        scores: columns method, measured and predicted.
+        methods: methods in order; the first is ours.
+    """
     ax.set_xscale("log")
     ax.grid(axis="y", visible=False)
     for position, method in enumerate(methods):

@@ -15,10 +15,17 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from lossline.fits.prediction_numbers import coverage, has_number
+from lossline.fits.prediction_numbers import (
+    coverage,
+    errors_by_method,
+    has_number,
+    on_common_scores,
+    scored,
+)
 from lossline.prediction.results import LEVELS, Predictions, TargetKind
 from lossline.reporting import panels
 from lossline.reporting.appearance import COLORS, RC, label
+from lossline.reporting.charts import draw_errors
 from lossline.reporting.figures import (
     PAGE_WIDTH,
     grid_columns,
@@ -195,6 +202,52 @@ def _dot(marker: str, color: str, size: float, words: str, *, filled: bool = Tru
         [], [], linestyle="none", marker=marker, color=color, markersize=size, label=words,
         markeredgewidth=0.5, markerfacecolor=color if filled else "white",
     )  # fmt: skip
+
+
+def measured_chart(found: Predictions) -> Figure:
+    """Return a figure of left-out runs: predicted against measured scores, and all errors.
+
+    Left: predictions of the default method with their 90% intervals, one color per metric. Right:
+    errors of every method on the scores that all of them predicted.
+    """
+    common = on_common_scores(found)
+    errors = errors_by_method(found)
+    compared = errors[errors["compared"].astype(bool)]
+    others = compared[compared["method"] != found.default].sort_values("median", kind="stable")
+    with publication_style():
+        figure = new_figure(PAGE_WIDTH, 2.9)
+        left, right = figure.subplots(1, 2, width_ratios=[1.0, 1.15])
+        _against_measured(left, scored(found), found.default)
+        draw_errors(
+            right, common.rename(columns={"actual": "measured"}), [found.default, *others["method"]]
+        )
+    return figure
+
+
+def _against_measured(ax: Axes, rows: pd.DataFrame, default: str) -> None:
+    rows = rows[rows["method"] == default]
+    values = rows[["actual", "predicted"]].to_numpy(float)
+    low, high = (values.min(), values.max()) if values.size else (0.0, 1.0)
+    margin = 0.06 * (high - low) or 0.05
+    ends = (low - margin, high + margin)
+    ax.plot(ends, ends, color="#9AA3AB", linewidth=0.8, zorder=1, gid="identity")
+    for color, (metric, part) in zip(COLORS, rows.groupby("metric", sort=True), strict=False):
+        ax.vlines(
+            part["actual"], part["low_90"].astype(float), part["high_90"].astype(float),
+            color=color, linewidth=0.7, alpha=0.6, zorder=2,
+        )  # fmt: skip
+        ax.plot(
+            part["actual"].to_numpy(float), part["predicted"].to_numpy(float), linestyle="none",
+            marker="o", markersize=3, color=color, markeredgecolor="white", markeredgewidth=0.3,
+            zorder=3, gid=f"scores/{metric}", label=str(metric).replace("_", " "),
+        )  # fmt: skip
+    ax.set_xlim(*ends)
+    ax.set_ylim(*ends)
+    panels.loss_ticks(ax)
+    ax.set_aspect("equal")
+    ax.set_xlabel("measured")
+    ax.set_ylabel("predicted")
+    ax.legend(loc="upper left", handlelength=1.0)
 
 
 def backtest_chart(found: Predictions) -> Figure:

@@ -36,7 +36,7 @@ from lossline.reporting.page import (
     render,
 )
 from lossline.reporting.page_files import Pictures, page_path
-from lossline.reporting.prediction_charts import backtest_chart, task_panels
+from lossline.reporting.prediction_charts import backtest_chart, measured_chart, task_panels
 from lossline.terminal import Say, now_and_then, silent
 
 _ROWS = 400  # most rows of a table of the page; the files have all
@@ -148,7 +148,15 @@ class _Report:
         errors = errors_by_method(self.found)
         blocks: list[Block] = [_method_grid(errors)]
         if len(errors):
-            blocks.append(_error_grid(self.found))
+            picture = self.pictures.picture(
+                "errors",
+                measured_chart(self.found),
+                "Left-out runs: predicted and measured, and the errors of every method",
+                "Left: every score by the default method, with its 90% interval. Right: the size "
+                "of every error on the scores that all of these methods predicted; bar and number: "
+                "median.",
+            )
+            blocks = [picture, *blocks, _error_grid(self.found)]
         if len(self.found.decisions):
             blocks.append(_decision_grid(self.found))
         return Section(

@@ -8,8 +8,9 @@ import pytest
 from prediction import planted_runs
 
 from lossline.errors import UserError
+from lossline.fits.prediction_numbers import errors_by_method
 from lossline.prediction import PredictOptions, predict_table
-from lossline.reporting.prediction_charts import backtest_chart, task_panels
+from lossline.reporting.prediction_charts import backtest_chart, measured_chart, task_panels
 from lossline.reporting.predictions import write_prediction_report
 
 TASKS = {
@@ -68,6 +69,15 @@ def test_backtests_show_errors_and_coverage_of_each_method(found):
     assert {gid.removeprefix("coverage/") for gid in gids(right, "coverage/")} == names
 
 
+def test_measured_scores_and_errors_of_all_methods_are_drawn(found):
+    left, right = measured_chart(found).axes[:2]
+    assert gids(left, "scores/") == ["scores/accuracy"]
+    count = sum(len(line.get_xdata()) for line in left.lines if line.get_gid() == "scores/accuracy")
+    assert count == len(found.predictions.query("method == 'lossline' and actual == actual"))
+    compared = errors_by_method(found).query("compared")["method"]
+    assert sorted(gids(right, "errors/")) == sorted(f"errors/{name}" for name in compared)
+
+
 def test_page_has_every_section_and_escapes_names(found, tmp_path):
     page = write_prediction_report(found, tmp_path, provenance={"command": "predict", "table": "t"})
     html = page.read_text()
@@ -75,9 +85,9 @@ def test_page_has_every_section_and_escapes_names(found, tmp_path):
         assert f'id="{anchor}"' in html, anchor
     assert SPY not in html
     assert "<h2>Summary</h2>" in html and "Verdict" not in html
-    assert html.count("data:image/png;base64,") == 2
+    assert html.count("data:image/png;base64,") == 3
     assert {path.name for path in (tmp_path / "figures").glob("*.png")} == {
-        "tasks.png", "backtests.png",
+        "tasks.png", "backtests.png", "errors.png",
     }  # fmt: skip
 
 
