@@ -7,14 +7,14 @@ import numpy as np
 import pandas as pd
 import planted_mixtures
 import pytest
-from lossline.mixtures.limits import Limits
-from lossline.mixtures.optimum import Pull
 
 from lossline.batches.mixture import Mixture
 from lossline.cli.configuration import Verb, build_options
 from lossline.cli.optimum_text import optimum_text
 from lossline.errors import UserError
 from lossline.fits.optimum import best_mixture_of_table
+from lossline.mixtures.limits import Limits
+from lossline.mixtures.optimum import Pull
 
 
 @pytest.fixture(scope="module")
