@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from lossline.fits.optimum import TableOptimum
-from lossline.mixtures.bindings import mixture_binding
+from lossline.mixtures.optimum import mixture_binding
 
 
 def optimum_text(found: TableOptimum, stores: Mapping[str, str] | None = None) -> str:
