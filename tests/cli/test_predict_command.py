@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import planted_mixtures
+import planted_mixture_table
 import pytest
 from prediction import planted_runs
 
@@ -280,7 +280,7 @@ def test_dropped_rows_are_in_the_summary(table, tmp_path, capsys):
 @pytest.fixture(scope="module")
 def mixtures(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("mixtures")
-    return tables.write(planted_mixtures.table(), folder / "mixtures.parquet")
+    return tables.write(planted_mixture_table.table(), folder / "mixtures.parquet")
 
 
 def test_point_with_shares_is_projected(mixtures, tmp_path, capsys):

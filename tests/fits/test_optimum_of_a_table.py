@@ -5,7 +5,7 @@ import re
 import gin
 import numpy as np
 import pandas as pd
-import planted_mixtures
+import planted_mixture_table
 import pytest
 
 from lossline.batches.mixture import Mixture
@@ -19,7 +19,7 @@ from lossline.mixtures.optimum import Pull
 
 @pytest.fixture(scope="module")
 def table():
-    return planted_mixtures.table()
+    return planted_mixture_table.table()
 
 
 def best(table, *targets, **options):
@@ -32,7 +32,7 @@ def code(found) -> float:
 
 def test_planted_optimum_is_found_and_lies_in_its_interval(table):
     found = best(table, "mixed", resamples=10)
-    assert code(found) == pytest.approx(planted_mixtures.BEST_CODE, abs=0.05)
+    assert code(found) == pytest.approx(planted_mixture_table.BEST_CODE, abs=0.05)
     at = found.optimum.components.index("code")
     assert found.optimum.low[at] <= code(found) <= found.optimum.high[at]
     assert found.optimum.flat_low[at] < code(found) < found.optimum.flat_high[at]
@@ -69,7 +69,7 @@ def test_task_with_accuracies_only_is_a_target(table):
     both = pd.concat([scored, copy], ignore_index=True)
     found = best(both, "arc_easy")
     assert found.measure == "accuracy" and 0 < found.sign * found.optimum.value < 1
-    assert code(found) == pytest.approx(planted_mixtures.BEST_CODE, abs=0.1)
+    assert code(found) == pytest.approx(planted_mixture_table.BEST_CODE, abs=0.1)
     with pytest.raises(UserError, match="has accuracies only, and mixed losses"):
         best(both, "arc_easy", "mixed")
     unknown = both.assign(eval_set=both["eval_set"].replace({"arc_easy": "puzzle"}))

@@ -1,7 +1,7 @@
 """Tables of runs with mixtures get laws of mixtures; what these cannot use is named."""
 
 import numpy as np
-import planted_mixtures
+import planted_mixture_table
 import pytest
 
 from lossline.fits.table_predictions import predict_runs
@@ -13,7 +13,7 @@ QUICK = PredictOptions(resamples=5, methods=("lossline", "M1"))
 
 @pytest.fixture(scope="module")
 def table():
-    return planted_mixtures.table(code=(0.1, 0.2, 0.3, 0.4))
+    return planted_mixture_table.table(code=(0.1, 0.2, 0.3, 0.4))
 
 
 def test_largest_runs_of_all_mixtures_are_predicted(table):
