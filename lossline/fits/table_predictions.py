@@ -6,6 +6,7 @@ import dataclasses
 
 import pandas as pd
 
+from lossline.fits.performance_predictions import performance_predictions
 from lossline.fits.usable_runs import usable_runs
 from lossline.mixtures.predictions import has_mixtures, predict_mixtures
 from lossline.prediction import PredictOptions, predict_table
@@ -20,7 +21,7 @@ def predict_runs(
     mixtures: bool = True,
     say: Say = silent,
 ) -> Predictions:
-    """Predict scores by laws of scale, or losses by laws of mixtures.
+    """Predict scores by laws of scale; or losses, and accuracies from them, by laws of mixtures.
 
     Args:
         table: a loss table.
@@ -34,5 +35,13 @@ def predict_runs(
     if not (mixtures and has_mixtures(table)):
         return predict_table(table, options, say=say)
     usable, notes = usable_runs(table)
+    options = options or PredictOptions()
     found = predict_mixtures(usable, options, say=say)
-    return dataclasses.replace(found, notes=(*notes, *found.notes))
+    scores = performance_predictions(usable, found, options)
+    return dataclasses.replace(
+        found,
+        predictions=pd.concat([found.predictions, scores], ignore_index=True)
+        if len(scores)
+        else found.predictions,
+        notes=(*notes, *found.notes),
+    )

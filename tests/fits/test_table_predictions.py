@@ -19,8 +19,30 @@ def table():
 def test_largest_runs_of_all_mixtures_are_predicted(table):
     found = predict_runs(table, QUICK)
     rows = found.predictions[found.predictions["method"] == "lossline"]
-    assert rows["target"].nunique() == 4
+    assert rows["target"].nunique() == 4 and {"wiki", "python", "mixed"} <= set(rows["task"])
     assert rows["relative_error"].abs().max() < 0.06
+
+
+def test_accuracies_are_predicted_from_the_losses_of_all_domains(table):
+    options = PredictOptions(resamples=5, methods=("lossline", "M4"), chance={"mixed": 0.25})
+    rows = predict_runs(table, options).predictions
+    rows = rows[rows["metric"] == "accuracy"]
+    assert set(rows["task"]) == {"mixed (accuracy)"}
+    assert rows["target"].nunique() == 4 and set(rows["method"]) == {"lossline", "flp_m"}
+    ours = rows[rows["method"] == "lossline"]
+    assert ours["relative_error"].abs().max() < 0.05
+    assert (ours["low_90"] < ours["predicted"]).all() and (ours["high_90"] <= 1).all()
+    assert rows.loc[rows["method"] == "flp_m", "reason"].str.startswith("median of 8 seeds").all()
+
+
+def test_accuracy_without_chance_or_above_it_has_a_reason_and_no_number(table):
+    unknown = predict_runs(table, QUICK).predictions.query("metric == 'accuracy'")
+    assert set(unknown["status"]) == {"no input"} and unknown["predicted"].isna().all()
+    assert unknown["reason"].str.contains("predict.chance = {'mixed': 0.25}", regex=False).all()
+    guessing = table.assign(accuracy=np.where(table["accuracy"].notna(), 0.26, np.nan))
+    options = PredictOptions(resamples=5, methods=("lossline",), chance={"mixed": 0.25})
+    rows = predict_runs(guessing, options).predictions.query("metric == 'accuracy'")
+    assert set(rows["status"]) == {"not emerged"} and rows["predicted"].isna().all()
 
 
 def test_laws_of_scale_alone_are_used_on_request(table):
