@@ -1,4 +1,4 @@
-"""Accuracies of runs on mixtures, from the predicted losses of all domains (FLP-M's second step)."""
+"""Accuracies of runs on mixtures, from predicted losses of all domains (FLP-M, step 2)."""
 
 from __future__ import annotations
 
