@@ -20,6 +20,7 @@ import pandas as pd
 from lossline.errors import UserError
 from lossline.mixtures.catalogue import DEFAULT, LAWS
 from lossline.mixtures.laws import Law, LawFit
+from lossline.mixtures.resampling import refits
 from lossline.mixtures.runs import MixtureRuns, components_of, shares_of
 from lossline.prediction.backtest import cuts_of
 from lossline.prediction.intervals import (
@@ -240,7 +241,10 @@ def _fit(
         return str(error)
     number = runs.run_numbers
     weights = run_weights(int(number.max()) + 1, resamples, seed)[1:]
-    return fit, [law.fit(runs, weights=w[number]) for w in weights]
+    if not len(weights):
+        return fit, []
+    samples = refits(law, runs, fit, weights[:, number], seed=seed)
+    return fit, [dataclasses.replace(fit, theta=theta) for theta in samples]
 
 
 def _backtest(setup: _Setup) -> tuple[pd.DataFrame, dict[str, Spread]]:
