@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from planted_mixtures import COMPONENTS, at, design, mixtures, planted
+from planted_mixture_runs import COMPONENTS, at, design, mixtures, planted
 
 from lossline.errors import UserError
 from lossline.mixtures.catalogue import LAWS, fit_from_dict

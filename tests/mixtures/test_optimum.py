@@ -5,7 +5,7 @@ import json
 
 import numpy as np
 import pytest
-from planted_mixtures import COMPONENTS, design, mixtures, planted
+from planted_mixture_runs import COMPONENTS, design, mixtures, planted
 
 from lossline.errors import UserError
 from lossline.mixtures.goals import loss_goal, task_goal

@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-from planted_mixtures import design, mixtures, planted
+from planted_mixture_runs import design, mixtures, planted
 
 from lossline.errors import UserError
 from lossline.mixtures.scale_laws import Separable

@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-from planted_mixtures import at, design, mixtures, planted
+from planted_mixture_runs import at, design, mixtures, planted
 
 from lossline.errors import UserError
 from lossline.mixtures.resampling import Reach, refits, resample

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from planted_mixtures import design, mixtures
+from planted_mixture_runs import design, mixtures
 
 from lossline.errors import UserError
 from lossline.mixtures.runs import MixtureRuns, shares_of
