@@ -13,7 +13,6 @@ from lossline.errors import UserError
 from lossline.results_folder import aside
 
 LIST = "written.json"
-_WHAT = "files written by reproduce.py, with their SHA-256"
 
 
 class Outputs:
@@ -22,6 +21,10 @@ class Outputs:
     Files that an earlier run has listed are removed: the new run may not write them all, and old
     ones would look like its own. A file that changed since, or that no run has listed, belongs to
     the user. It stays, under another name if the new run writes one of its name.
+
+    Args:
+        folder: the folder.
+        program: name of the program. Another program's list and files are left alone.
 
     Attributes:
         folder: the folder.
@@ -34,10 +37,12 @@ class Outputs:
         UserError: the list cannot be read, or the folder cannot be made.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, program: str = "reproduce") -> None:
         self.folder, self.written = folder, dict[str, str]()
+        self.list = folder / (LIST if program == "reproduce" else f"{program}_{LIST}")
+        self.what = f"files written by {program}.py, with their SHA-256"
         self.moved: dict[str, str] = {}
-        earlier = _listed(folder / LIST)
+        earlier = _listed(self.list, self.what)
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -50,7 +55,7 @@ class Outputs:
         for name in self.removed:
             there[name].unlink()
         if earlier:
-            (folder / LIST).unlink()
+            self.list.unlink()
 
     def write(self, frame: pd.DataFrame, name: str) -> None:
         """Write a table atomically; the list names it first, also for an interrupted run."""
@@ -64,22 +69,22 @@ class Outputs:
 
     def _list(self, name: str, digest: str) -> None:
         self.written[name] = digest
-        partial = self.folder / f".{LIST}.partial"
-        partial.write_text(json.dumps({"what": _WHAT, "files": self.written}, indent=1) + "\n")
-        os.replace(partial, self.folder / LIST)
+        partial = self.folder / f".{self.list.name}.partial"
+        partial.write_text(json.dumps({"what": self.what, "files": self.written}, indent=1) + "\n")
+        os.replace(partial, self.list)
 
 
-def _listed(path: Path) -> dict[str, str]:
+def _listed(path: Path, what: str) -> dict[str, str]:
     """Return the files that an earlier run has listed, with their checksums."""
     if not path.exists():
         return {}
     try:
         tree = json.loads(path.read_text(encoding="utf-8"))
-        if tree["what"] == _WHAT and all(Path(name).name == name for name in tree["files"]):
+        if tree["what"] == what and all(Path(name).name == name for name in tree["files"]):
             return dict(tree["files"])
     except (OSError, ValueError, KeyError, TypeError):
         pass
-    raise UserError(f"{path}: not a list of files by reproduce.py. Choose another --out.")
+    raise UserError(f"{path}: not a list of {what}. Choose another --out.")
 
 
 def _sha256(path: Path) -> str:

@@ -1,9 +1,9 @@
-"""Sections of ``reproduce.py``: comparisons to print, tables to write."""
+"""Sections of ``reproduce.py`` and ``predict.py``: comparisons to print, tables to write."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import pandas as pd
 
@@ -17,6 +17,7 @@ class Comparison:
         published: as printed in the paper, or recomputed from its data.
         rerun: by the published procedure, run here.
         ours: by this project.
+        methods: by each of several published methods, run here, by the method's name.
 
     An empty text means: not published, not applicable, or no data.
     """
@@ -25,6 +26,7 @@ class Comparison:
     published: str = ""
     rerun: str = ""
     ours: str = ""
+    methods: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -170,7 +170,7 @@ class FamilyGompertz(Form):
     chance: float = 0.0
     families: tuple[str, ...] = ()
     family_sd: float = 0.5
-    margin: float = 0.005
+    margin: float = 0.02
 
     @property
     def inputs(self) -> tuple[str, ...]:  # type: ignore[override]

@@ -1,0 +1,119 @@
+"""Sections of Gadre et al. (arXiv 2403.08540): 46 tasks, and the mean of 17, from smaller models.
+
+For each pretraining set, models above 2B parameters are only predicted. Where there are none, the
+set's largest size (1.4B) is predicted from the smaller ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import scores
+from records import Comparison, Section, named
+
+from lossline.prediction import PredictOptions, predict_table
+from lossline.tables.chance import CHANCE
+from lossline.tables.schema import SetKind
+from lossline.tables.sweeps import import_sweep
+
+FITTED_UP_TO = 2e9  # parameters
+RESAMPLES = 200
+SEVENTEEN = "mean of 17 tasks"
+TASKS = (
+    "bigbench_operators", "bigbench_dyck_languages", "bigbench_novel_concepts",
+    "bigbench_cs_algorithms", "bigbench_qa_wikidata", "pubmed_qa_labeled", "hellaswag_zeroshot",
+    "hellaswag", "boolq", "arc_easy", "coqa", "lambada_openai", "winograd", "commonsense_qa",
+    "copa", "squad", "piqa",
+)  # fmt: skip
+NOT_MEASURED_ALIKE = ("de-en",)  # losses on these sets are not of running English text or code
+# Published relative error of the error (1 - accuracy), mean of 17 tasks, percent: by part of the
+# set's name, at 6.9B; at 1.4B of RedPajama.
+AT_7B = {"rpj": "0.05", "redpajama": "0.05", "c4": "0.14", "refinedweb": "2.94", "rw": "2.94"}
+AT_1B = {"rpj": "3.64", "redpajama": "3.64"}
+
+
+def sections(folder: Path) -> Iterator[Section]:
+    """Yield a section per pretraining set."""
+    files = [folder / "gadre_models.csv"]
+    if (baselines := folder / "gadre_task_baselines.csv").is_file():
+        files.append(baselines)
+    imported = import_sweep("gadre", files)
+    table = imported.table
+    table = table[table["status"] == "ok"]
+    for name, part in table.groupby("pretraining_data"):
+        yield _one(str(name), with_mean(part))
+
+
+def with_mean(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the table with the mean accuracy of the 17 tasks as a task of its own."""
+    parts = table[table["eval_set"].isin(TASKS) & table["accuracy"].notna()]
+    key = [parts["run_id"], parts["step"]]
+    whole = parts.drop_duplicates(["run_id", "step"]).set_index(["run_id", "step"])
+    columns = ["accuracy", *([CHANCE] if CHANCE in parts else [])]
+    for column in columns:
+        sums = parts[column].groupby(key).sum(min_count=len(TASKS))
+        whole[column] = sums / len(TASKS)
+    whole = whole[whole["accuracy"].notna()].reset_index().assign(eval_set=SEVENTEEN)
+    return pd.concat([table, whole], ignore_index=True)
+
+
+def _one(name: str, table: pd.DataFrame) -> Section:
+    """Return the section of one pretraining set."""
+    runs = table.drop_duplicates("run_id").set_index("run_id")["params"]
+    beyond = runs > FITTED_UP_TO
+    held = runs[beyond] if beyond.any() else runs[runs > 0.9 * runs.max()]
+    validation = table.loc[table["kind"] == str(SetKind.VALIDATION), "eval_set"].unique()
+    options = PredictOptions(
+        targets=tuple(held.index),
+        validation_sets=tuple(s for s in validation if s not in NOT_MEASURED_ALIKE),
+        resamples=RESAMPLES,
+    )
+    found = predict_table(table, options)
+    mean = found.predictions["task"] == SEVENTEEN
+    rows: list[Comparison] = []
+    published = (AT_7B if beyond.any() else AT_1B)
+    number = next((text for part, text in published.items() if part in name.lower()), "")
+    for target, part in found.predictions[mean].groupby("target", sort=False):
+        rows += [
+            scores.errors(f"{SEVENTEEN}, {_scale(part)}: relative error of the error, %", of_error(part), number),
+            scores.errors(f"{SEVENTEEN}, {_scale(part)}: relative error of the accuracy, %", part),
+        ]
+    tasks = found.predictions[~mean]
+    rows += [
+        scores.errors(f"{tasks['task'].nunique()} tasks: mean relative error of the error, %", of_error(tasks)),
+        scores.errors(f"{tasks['task'].nunique()} tasks: mean relative error of the accuracy, %", tasks),
+        scores.errors(f"{tasks['task'].nunique()} tasks: median relative error of the accuracy, %", tasks, statistic="median"),
+        scores.points(f"{tasks['task'].nunique()} tasks: mean absolute error, points", tasks),
+        *scores.rolling(found.backtest),
+    ]
+    zero = tasks.drop_duplicates(["task", "target"])["actual"].eq(0).sum()
+    notes = [
+        f"held out: {', '.join(f'{r} ({p / 1e9:.2g}B)' for r, p in held.items())}; "
+        f"{len(runs) - len(held)} runs fitted",
+        f"{zero} measured accuracies are 0: no relative error; they count in the absolute one",
+        *found.notes,
+    ]
+    key = "".join(letter if letter.isalnum() else "_" for letter in name)
+    return Section(
+        title=f"Gadre et al., {name}: {'above 2B' if beyond.any() else 'largest size'} from smaller models",
+        rows=rows,
+        notes=notes,
+        tables={
+            f"predict_gadre_{key}": found.predictions,
+            f"predict_gadre_{key}_backtest": found.backtest,
+        },
+    )
+
+
+def of_error(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows with the relative error of 1 - accuracy."""
+    wrong, said = 1 - rows["actual"], 1 - rows["predicted"]
+    return rows.assign(relative_error=np.where(wrong > 0, said / wrong.where(wrong > 0) - 1, np.nan))
+
+
+def _scale(rows: pd.DataFrame) -> str:
+    first = rows.iloc[0]
+    return f"{first['params'] / 1e9:.2g}B, D/N {first['tokens'] / first['params']:.0f}"

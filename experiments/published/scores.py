@@ -1,0 +1,63 @@
+"""Summaries of ``predict_table``'s results that the sections of ``predict.py`` share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+from records import Comparison
+
+OURS = "lossline"  # name of our method in the results
+
+
+def compared(what: str, texts: Mapping[str, str], published: str = "") -> Comparison:
+    """Return a comparison from one text per method."""
+    methods = {name: text for name, text in texts.items() if name != OURS}
+    return Comparison(what=what, published=published, methods=methods, ours=texts.get(OURS, ""))
+
+
+def errors(what: str, rows: pd.DataFrame, published: str = "", statistic: str = "mean") -> Comparison:
+    """Return the mean (median, max) relative error of each method, in percent."""
+    return compared(what, _texts(rows["relative_error"].abs(), rows["method"], statistic), published)
+
+
+def points(what: str, rows: pd.DataFrame, published: str = "") -> Comparison:
+    """Return the mean absolute error of each method, in points of accuracy."""
+    away = (rows["predicted"] - rows["actual"]).abs()
+    return compared(what, _texts(away, rows["method"], "mean"), published)
+
+
+def _texts(values: pd.Series, methods: pd.Series, statistic: str) -> dict[str, str]:
+    """Return a statistic in percent by method; in brackets the number of values if some lack."""
+    known = values.groupby(methods, sort=False).agg([statistic, "count"])
+    most = known["count"].max()
+    return {
+        str(name): ("-" if not count else f"{100 * value:.2f}" + ("" if count == most else f" ({count})"))
+        for name, value, count in known.itertuples()
+    }
+
+
+def at_farthest(backtest: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of each task and cut at the run of most compute."""
+    known = backtest[backtest["predicted"].notna()]
+    most = known.groupby(["group", "task", "cut"])["flops"].transform("max")
+    return known[np.isclose(known["flops"], most, rtol=1e-9)]
+
+
+def rolling(backtest: pd.DataFrame) -> list[Comparison]:
+    """Return the errors of rolling cuts: at the farthest run, and over all later runs."""
+    return [
+        errors("rolling cuts, farthest run: mean relative error, %", _mean_of_cuts(at_farthest(backtest))),
+        errors("rolling cuts, all later runs: mean relative error, %", backtest),
+        errors("rolling cuts, all later runs: median", backtest, statistic="median"),
+    ]
+
+
+def _mean_of_cuts(rows: pd.DataFrame) -> pd.DataFrame:
+    return rows
+
+
+def single(section: str, predictions: pd.DataFrame) -> pd.DataFrame:
+    """Return predictions with the name of their part first."""
+    return predictions.assign(part=section)[["part", *predictions.columns]]
