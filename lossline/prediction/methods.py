@@ -310,7 +310,7 @@ class MeanFit:
     Attributes:
         members: the methods.
         weights: weight of each in the mean.
-        geometric: whether logarithms of the predictions are averaged.
+        geometric: whether logarithms are averaged, of scores within [0.0001, 1].
     """
 
     members: tuple[FittedMethod, ...]
@@ -326,7 +326,7 @@ class MeanFit:
         """Return the mean prediction (B, T)."""
         parts = np.array([member.predict(targets) for member in self.members])
         if self.geometric:
-            parts = np.log(np.maximum(parts, _LEAST))
+            parts = np.log(np.clip(parts, _LEAST, 1.0))
         mean = np.average(parts, axis=0, weights=self.weights)
         return np.exp(mean) if self.geometric else mean
 
@@ -343,11 +343,11 @@ class MeanFit:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FamilyLaw:
-    """Ours without losses: a law in N and D with a level per family, and GPT-4's form.
+    """Ours without losses: the geometric mean of a law with a level per family, and of FP.
 
-    The geometric mean of both, 2 to 1. The first is nearer for families that were seen; far away,
-    and at scores near 0, where one family says little of another, the second holds it back. Weight
-    and constants of ``FamilyGompertz`` were chosen once, by rolling cuts of public models:
+    The first is nearer for families that were seen. At scores near 0, where one family says little
+    of another, it can be several times too high, and FP too low. Weights and the constants of
+    ``FamilyGompertz`` were chosen once, by rolling cuts of public models:
     experiments/published/README.md.
     """
 
@@ -368,10 +368,10 @@ class FamilyLaw:
         if isinstance(found, str):
             return _too_few(found, observations)
         law = DirectFit(stage=Stage(name="direct", fit=found))
-        common = Direct(name=self.name, form=direct_forms.LogScore).fit(observations, weights)
+        common = Direct(name=self.name, form=direct_forms.PowerOfScore).fit(observations, weights)
         if isinstance(common, Refusal):
             return law
-        return MeanFit(members=(law, common), weights=(2.0, 1.0), geometric=True)
+        return MeanFit(members=(law, common), weights=(1.0, 1.0), geometric=True)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
