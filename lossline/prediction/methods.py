@@ -371,7 +371,7 @@ class FamilyLaw:
         common = Direct(name=self.name, form=direct_forms.PowerOfScore).fit(observations, weights)
         if isinstance(common, Refusal):
             return law
-        return MeanFit(members=(law, common), weights=(1.0, 1.0), geometric=True)
+        return MeanFit(members=(law, common), weights=(0.4, 0.6), geometric=True)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
