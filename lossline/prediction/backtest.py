@@ -33,11 +33,17 @@ class Backtest:
 
     Attributes:
         rows: one row per method, task, cut and later run (``BACKTEST_COLUMNS``).
-        spreads: spread of each method.
+        spreads: spread of each method over all tasks.
+        of_tasks: spread by method and task.
     """
 
     rows: pd.DataFrame
     spreads: Mapping[str, Spread]
+    of_tasks: Mapping[tuple[str, str], Spread] = dataclasses.field(default_factory=dict)
+
+    def spread(self, method: str, task: str) -> Spread:
+        """Return the spread of a method on a task; that of all tasks without backtests of it."""
+        return self.of_tasks.get((method, task), self.spreads.get(method, Spread()))
 
     def coverage(self, method: str, level: float = 0.9) -> tuple[float, int]:
         """Return the share of measurements within their interval, and their number."""
@@ -87,8 +93,16 @@ def backtest(
         return Backtest(rows=pd.DataFrame(columns=list(BACKTEST_COLUMNS)), spreads={})
     metric = next(iter(tasks.values())).metric
     rows = _with_intervals(rows, metric)
-    spreads = {str(name): _learned(part) for name, part in rows.groupby("method")}
-    return Backtest(rows=rows.reindex(columns=list(BACKTEST_COLUMNS)), spreads=spreads)
+    found = {str(name): _Learned.of(part) for name, part in rows.groupby("method")}
+    return Backtest(
+        rows=rows.reindex(columns=list(BACKTEST_COLUMNS)),
+        spreads={name: learned.all for name, learned in found.items()},
+        of_tasks={
+            (name, task): spread
+            for name, learned in found.items()
+            for task, spread in learned.tasks.items()
+        },
+    )
 
 
 def run_target(observations: Observations, run: int, kind: TargetKind) -> tuple[Target, float]:
@@ -150,38 +164,43 @@ def _one_cut(
     ]
 
 
-def _learned(rows: pd.DataFrame) -> Spread:
-    known = rows[rows["status"] == str(Outcome.PREDICTED)]
-    if known.empty:
-        return Spread()
-    return learn(known["_error"], known["_variance"], known["extrapolation"])
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Learned:
+    """Spread of one method over all tasks, and on each."""
+
+    all: Spread
+    tasks: Mapping[str, Spread]
+
+    @classmethod
+    def of(cls, rows: pd.DataFrame) -> _Learned:
+        """Learn from backtests of one method."""
+        if "_error" not in rows:
+            return cls(all=Spread(), tasks={})
+        known = rows[rows["status"] == str(Outcome.PREDICTED)]
+        columns = [known[c].to_numpy(float) for c in ("_error", "_variance", "extrapolation")]
+        whole = learn(*columns)
+        places = known.groupby("task").indices
+        tasks = {str(t): learn(*(c[at] for c in columns), whole) for t, at in places.items()}
+        return cls(all=whole, tasks=tasks)
 
 
 def _with_intervals(rows: pd.DataFrame, metric: str) -> pd.DataFrame:
     """Add intervals from what was known at each cut."""
-    for level in LEVELS:
-        for end in ("low", "high"):
-            rows[f"{end}_{round(100 * level)}"] = np.nan
+    ends = {level: [f"{end}_{round(100 * level)}" for end in ("low", "high")] for level in LEVELS}
+    rows = rows.assign(**{name: np.nan for names in ends.values() for name in names})
     if "_error" not in rows:
         return rows
-    predicted = rows["status"] == str(Outcome.PREDICTED)
-    for (_, cut), part in rows[predicted].groupby(["method", "cut"]):
-        method = part["method"].iloc[0]
-        earlier = rows[
-            predicted
-            & (rows["method"] == method)
-            & (rows["cut"] < cut)
-            & (rows["flops"] <= cut * (1 + 1e-9))
-        ]
-        spread = _learned(earlier)
-        for level in LEVELS:
-            low, high = spread.interval(
-                part["predicted"].to_numpy(float),
-                part["_variance"].to_numpy(float),
-                part["extrapolation"].to_numpy(float),
-                level,
-                metric,
-            )
-            rows.loc[part.index, f"low_{round(100 * level)}"] = low
-            rows.loc[part.index, f"high_{round(100 * level)}"] = high
+    for _, mine in rows[rows["status"] == str(Outcome.PREDICTED)].groupby("method"):
+        for cut, part in mine.groupby("cut"):
+            known = (mine["cut"] < cut) & (mine["flops"] <= cut * (1 + 1e-9))
+            learned = _Learned.of(mine[known])
+            for task, of_task in part.groupby("task"):
+                spread = learned.tasks.get(str(task), learned.all)
+                columns = (
+                    of_task[c].to_numpy(float) for c in ("predicted", "_variance", "extrapolation")
+                )
+                middle, variance, far = columns
+                for level, names in ends.items():
+                    found = spread.interval(middle, variance, far, level, metric)
+                    rows.loc[of_task.index, names] = np.column_stack(found)
     return rows

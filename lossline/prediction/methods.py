@@ -343,18 +343,12 @@ class MeanFit:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FamilyLaw:
-    """Ours without losses: the geometric mean of a law with a level per family, and of FP.
+    """The Gompertz law in N and D, with a level of its own per family."""
 
-    The first is nearer for families that were seen. At scores near 0, where one family says little
-    of another, it can be several times too high, and FP too low. Weights and the constants of
-    ``FamilyGompertz`` were chosen once, by rolling cuts of public models:
-    experiments/published/README.md.
-    """
+    name: str = "family"
 
-    name: str = "lossline"
-
-    def fit(self, observations: Observations, weights: Array) -> FittedMethod | Refusal:
-        """Fit both (see ``Method``)."""
+    def fit(self, observations: Observations, weights: Array) -> DirectFit | Refusal:
+        """Fit the law (see ``Method``)."""
         if not np.isfinite(observations.chance):
             return no_chance(observations.task)
         points = observations[observations.final]
@@ -367,9 +361,26 @@ class FamilyLaw:
         found = fit_form(form, inputs, points.value, points.run, weights, names=observations.names)
         if isinstance(found, str):
             return _too_few(found, observations)
-        law = DirectFit(stage=Stage(name="direct", fit=found))
-        common = Direct(name=self.name, form=direct_forms.PowerOfScore).fit(observations, weights)
-        if isinstance(common, Refusal):
+        return DirectFit(stage=Stage(name="direct", fit=found))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FamilyMean:
+    """Ours without losses: the geometric mean of ``FamilyLaw`` and FP, 2 to 3.
+
+    The first is nearer for families that were seen. At scores near 0, where one family says little
+    of another, it can be several times too high, and FP too low. Weights and the constants of
+    ``FamilyGompertz`` were chosen once, by rolling cuts of public models:
+    experiments/published/README.md.
+    """
+
+    name: str = "lossline"
+
+    def fit(self, observations: Observations, weights: Array) -> FittedMethod | Refusal:
+        """Fit both (see ``Method``)."""
+        law = FamilyLaw().fit(observations, weights)
+        common = Direct(name="fp", form=direct_forms.PowerOfScore).fit(observations, weights)
+        if isinstance(law, Refusal) or isinstance(common, Refusal):
             return law
         return MeanFit(members=(law, common), weights=(0.4, 0.6), geometric=True)
 
@@ -382,7 +393,7 @@ class Consensus:
     and, with half their weight, scale to the score directly. The first set of routes in which a
     route through a loss can be fitted is used: laws in N and D, or in C where all runs have one
     size. A table with families of models, or without losses, gets the law with a level per family
-    (``FamilyLaw``).
+    (``FamilyMean``).
 
     Routes, weights and priors were chosen once, by the errors of rolling cuts of two sets of runs
     together (the OLMo ladder up to 1.3B; Gadre et al. up to 1.4B): experiments/published/README.md.
@@ -399,7 +410,7 @@ class Consensus:
         """Fit (see ``Method``)."""
         known = np.isfinite(observations.loss).any() or np.isfinite(observations.gold).any()
         if any(observations.families) or not known:
-            return FamilyLaw(name=self.name).fit(observations, weights)
+            return FamilyMean(name=self.name).fit(observations, weights)
         refusal: Refusal | None = None
         for members in self.sets:
             fits = [member.fit(observations, weights) for member in members]

@@ -257,7 +257,7 @@ def _predict_group(
                 if observations.problem
                 else method.fit(observations, weights)
             )
-            spread = tested.spreads.get(name, Spread())
+            spread = tested.spread(name, task)
             predictions += _predicted(group, task, name, found, observations, spread, tested)
             if isinstance(found, Refusal):
                 continue

@@ -129,9 +129,7 @@ def fitted_method(tree: Mapping[str, Any]) -> FittedMethod:
         return DirectFit(stage=Stage(name="direct", fit=_form(tree["stage"])))
     if tree["kind"] == "mean":
         members = tuple(fitted_method(member) for member in tree["members"])
-        return MeanFit(
-            members=members, weights=tuple(tree["weights"]), geometric=tree["geometric"]
-        )
+        return MeanFit(members=members, weights=tuple(tree["weights"]), geometric=tree["geometric"])
     losses = tuple(Stage(name=name, fit=_form(part)) for name, part in tree["losses"].items())
     return TwoStageFit(losses=losses, score=Stage(name="score", fit=_form(tree["score"])))
 
