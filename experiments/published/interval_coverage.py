@@ -33,8 +33,9 @@ def coverage(sections: Sequence[Section]) -> Section | None:
         title="Intervals: measurements inside, of the rolling cuts and folds (our method)",
         rows=rows,
         notes=[
-            "Published: the nominal levels. Ours: percent inside (95% Clopper-Pearson interval). "
-            "Tasks at chance count.",
+            "Published: the nominal levels. Ours: percent inside, with its 95% Clopper-Pearson "
+            "interval and the counts. "
+            "Tasks at chance count."
         ],
     )
 
@@ -61,9 +62,6 @@ def _row(name: str, inside: pd.DataFrame) -> Comparison:
     for level in _percents():
         hits, count = int(inside[level].sum()), len(inside)
         found = stats.binomtest(hits, count).proportion_ci(0.95, method="exact")
-        texts.append(
-            f"{100 * hits / count:.1f} ({100 * found.low:.1f}-{100 * found.high:.1f}; {hits}/{count})"
-        )
-    return Comparison(
-        what=name, published=", ".join(map(str, _percents())), ours=", ".join(texts)
-    )
+        ends = f"{100 * found.low:.1f}-{100 * found.high:.1f}"
+        texts.append(f"{100 * hits / count:.1f} ({ends}; {hits} of {count})")
+    return Comparison(what=name, published=", ".join(map(str, _percents())), ours=", ".join(texts))

@@ -6,13 +6,12 @@ set's largest size (1.4B) is predicted from the smaller ones.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import scores
-from records import Comparison, Section, named
+from records import Comparison, Section
 
 from lossline.prediction import PredictOptions, predict_table
 from lossline.tables.chance import CHANCE
@@ -73,20 +72,17 @@ def _one(name: str, table: pd.DataFrame) -> Section:
     )
     found = predict_table(table, options)
     mean = found.predictions["task"] == SEVENTEEN
-    rows: list[Comparison] = []
-    published = (AT_7B if beyond.any() else AT_1B)
+    published = AT_7B if beyond.any() else AT_1B
     number = next((text for part, text in published.items() if part in name.lower()), "")
-    for target, part in found.predictions[mean].groupby("target", sort=False):
-        rows += [
-            scores.errors(f"{SEVENTEEN}, {_scale(part)}: relative error of the error, %", of_error(part), number),
-            scores.errors(f"{SEVENTEEN}, {_scale(part)}: relative error of the accuracy, %", part),
-        ]
+    rows: list[Comparison] = []
+    for _, part in found.predictions[mean].groupby("target", sort=False):
+        rows += _errors(f"{SEVENTEEN}, {_scale(part)}", part, number)
     tasks = found.predictions[~mean]
+    what = f"{tasks['task'].nunique()} tasks"
     rows += [
-        scores.errors(f"{tasks['task'].nunique()} tasks: mean relative error of the error, %", of_error(tasks)),
-        scores.errors(f"{tasks['task'].nunique()} tasks: mean relative error of the accuracy, %", tasks),
-        scores.errors(f"{tasks['task'].nunique()} tasks: median relative error of the accuracy, %", tasks, statistic="median"),
-        scores.points(f"{tasks['task'].nunique()} tasks: mean absolute error, points", tasks),
+        *_errors(f"{what}, mean", tasks, ""),
+        scores.errors(f"{what}, median: relative error of the accuracy, %", tasks, "", "median"),
+        scores.points(f"{what}, mean: absolute error, points", tasks),
         *scores.rolling(found.backtest),
     ]
     zero = tasks.drop_duplicates(["task", "target"])["actual"].eq(0).sum()
@@ -94,11 +90,12 @@ def _one(name: str, table: pd.DataFrame) -> Section:
         f"held out: {', '.join(f'{r} ({p / 1e9:.2g}B)' for r, p in held.items())}; "
         f"{len(runs) - len(held)} runs fitted",
         f"{zero} measured accuracies are 0: no relative error; they count in the absolute one",
-        *found.notes,
+        *_without_emergence(found.notes),
     ]
     key = "".join(letter if letter.isalnum() else "_" for letter in name)
+    which = "models above 2B" if beyond.any() else "the largest size"
     return Section(
-        title=f"Gadre et al., {name}: {'above 2B' if beyond.any() else 'largest size'} from smaller models",
+        title=f"Gadre et al., {name}: {which} from smaller models",
         rows=rows,
         notes=notes,
         tables={
@@ -108,10 +105,27 @@ def _one(name: str, table: pd.DataFrame) -> Section:
     )
 
 
+def _errors(what: str, rows: pd.DataFrame, published: str) -> list[Comparison]:
+    return [
+        scores.errors(
+            f"{what}: relative error of the error (1 - accuracy), %", of_error(rows), published
+        ),
+        scores.errors(f"{what}: relative error of the accuracy, %", rows),
+    ]
+
+
+def _without_emergence(notes: Sequence[str]) -> list[str]:
+    """Return the notes, with one line for all tasks that are at chance."""
+    at_chance = [note for note in notes if "no checkpoint is above chance" in note]
+    names = ", ".join(note.partition(":")[0] for note in at_chance)
+    rest = [note for note in notes if note not in at_chance]
+    return [*rest, f"no checkpoint above chance: {names}"] if at_chance else rest
+
+
 def of_error(rows: pd.DataFrame) -> pd.DataFrame:
     """Return the rows with the relative error of 1 - accuracy."""
     wrong, said = 1 - rows["actual"], 1 - rows["predicted"]
-    return rows.assign(relative_error=np.where(wrong > 0, said / wrong.where(wrong > 0) - 1, np.nan))
+    return rows.assign(relative_error=said / wrong.where(wrong > 0) - 1)
 
 
 def _scale(rows: pd.DataFrame) -> str:

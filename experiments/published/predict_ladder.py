@@ -126,10 +126,12 @@ def sections(folder: Path) -> list[Section]:
 def _with_sizes(frame: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     """Return run, step and scale of each row; the paper's where a cell is empty."""
     notes = []
-    name = (frame["run"].astype(str) + " " + frame.get("size", pd.Series("", frame.index)).astype(str)).str.lower()
+    sizes = frame["size"].astype(str) if "size" in frame else ""
+    name = (frame["run"].astype(str) + " " + sizes).str.lower()
     found = pd.DataFrame({"run_id": frame["run"].astype(str), "step": frame["step"]})
     for column in ("params", "tokens", "flops_per_token"):
-        found[column] = pd.to_numeric(frame.get(column), errors="coerce") if column in frame else np.nan
+        given = frame[column] if column in frame else pd.Series(np.nan, frame.index)
+        found[column] = pd.to_numeric(given, errors="coerce")
     for large in LARGE:
         number = large.label.removesuffix("B")
         called = name.str.contains(rf"peteish-?{number}(?!\d)|(?<![\d.]){number}b\b", regex=True)
@@ -152,8 +154,8 @@ def _with_sizes(frame: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
 def _with_scale(table: pd.DataFrame, scale: pd.DataFrame) -> pd.DataFrame:
     """Return the imported table with the scale of ``_with_sizes``."""
     scale = scale.drop_duplicates(["run_id", "step"], keep="last")
-    key = ["run_id", "step"]
-    found = table[key].astype({"step": float}).merge(scale.astype({"step": float}), on=key, how="left")
+    key, number = ["run_id", "step"], {"step": float}
+    found = table[key].astype(number).merge(scale.astype(number), on=key, how="left")
     found.index = table.index
     flops = found["flops_per_token"] * found["tokens"]
     table = table.assign(
@@ -168,7 +170,8 @@ def eight_tasks(table: pd.DataFrame) -> pd.DataFrame:
     """Return validation losses and the eight tasks, MMLU as the weighted mean of its parts."""
     names = {eval_set: task for task, (eval_set, _) in TASKS.items()}
     tasks = table[table["eval_set"].isin(names)]
-    parts = table[table["eval_set"].isin(MMLU_PARTS)].drop_duplicates(["run_id", "step", "eval_set"])
+    parts = table[table["eval_set"].isin(MMLU_PARTS)]
+    parts = parts.drop_duplicates(["run_id", "step", "eval_set"])
     weight = parts["eval_set"].map(MMLU_PARTS)
     key = [parts["run_id"], parts["step"]]
     whole = parts.drop_duplicates(["run_id", "step"]).set_index(["run_id", "step"])
@@ -198,7 +201,7 @@ def _one_b(fitted: pd.DataFrame) -> Section:
             *_by_task(rows, {}),
             *scores.rolling(found.backtest),
         ],
-        notes=_notes(found),
+        notes=found.notes,
         tables=_tables("1b", found),
     )
 
@@ -238,7 +241,7 @@ def _larger(fitted: pd.DataFrame, large: pd.DataFrame, notes: Sequence[str]) -> 
         Section(
             title=f"OLMo ladder: {what}",
             rows=[*rows, *scores.rolling(found.backtest)],
-            notes=[*notes, *_notes(found)],
+            notes=[*notes, *found.notes],
             tables=_tables("larger", found),
         )
     ]
@@ -286,18 +289,15 @@ def _by_task(rows: pd.DataFrame, published: dict[str, str], where: str = "") -> 
 
 
 def _projected(model: Large, rows: pd.DataFrame) -> list[Comparison]:
-    """Return the accuracies that each method projects."""
-    return [
-        scores.compared(
-            f"{model.label}, {task}: accuracy",
-            {str(m): f"{100 * p:.1f}" for m, p in zip(part["method"], part["predicted"], strict=True)},
-        )
-        for task, part in rows.groupby("task", sort=False)
-    ]
-
-
-def _notes(found: Predictions) -> list[str]:
-    return list(found.notes)
+    """Return the accuracies that each method projects, percent."""
+    found = []
+    for task, part in rows.groupby("task", sort=False):
+        texts = {
+            str(row.method): f"{100 * row.predicted:.1f}"
+            for row in part[part["predicted"].notna()].itertuples()
+        }
+        found.append(scores.compared(f"{model.label}, {task}: accuracy", texts))
+    return found
 
 
 def _tables(name: str, found: Predictions) -> dict[str, pd.DataFrame]:

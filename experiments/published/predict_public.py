@@ -37,15 +37,14 @@ def sections(folder: Path) -> list[Section]:
     table, empty = loss_table(frame)
     largest = table["flops"].max()
     cut = BEYOND * _NEXT_BUDGET if largest > BEYOND * _NEXT_BUDGET else LARGE
-    options = PredictOptions(
-        above_flops=cut, family=FAMILY, methods=METHODS, chance=CHANCE
-    )
+    options = PredictOptions(above_flops=cut, family=FAMILY, methods=METHODS, chance=CHANCE)
     found = predict_table(table, options)
     rows = found.predictions
+    count = rows["target"].nunique()
     zero = rows.drop_duplicates(["task", "target"])["actual"].eq(0).sum()
     return [
         Section(
-            title=f"Public models: {rows['target'].nunique()} above {cut:.2g} FLOPs from smaller ones",
+            title=f"Public models: {count} above {cut:.2g} FLOPs from smaller ones",
             rows=[
                 scores.errors("mean relative error, %", rows),
                 scores.errors("median relative error, %", rows, statistic="median"),
@@ -55,7 +54,6 @@ def sections(folder: Path) -> list[Section]:
                     for task, part in rows.groupby("task", sort=False)
                 ),
                 *scores.rolling(found.backtest),
-                scores.points("rolling cuts, all later runs: mean absolute error, points", found.backtest),
             ],
             notes=[
                 f"{empty} empty cells dropped; {zero} measured accuracies are 0: no relative error",

@@ -9,6 +9,7 @@ import pandas as pd
 from records import Comparison
 
 OURS = "lossline"  # name of our method in the results
+_MOST = 100.0  # larger errors are printed with an exponent
 
 
 def compared(what: str, texts: Mapping[str, str], published: str = "") -> Comparison:
@@ -17,9 +18,12 @@ def compared(what: str, texts: Mapping[str, str], published: str = "") -> Compar
     return Comparison(what=what, published=published, methods=methods, ours=texts.get(OURS, ""))
 
 
-def errors(what: str, rows: pd.DataFrame, published: str = "", statistic: str = "mean") -> Comparison:
+def errors(
+    what: str, rows: pd.DataFrame, published: str = "", statistic: str = "mean"
+) -> Comparison:
     """Return the mean (median, max) relative error of each method, in percent."""
-    return compared(what, _texts(rows["relative_error"].abs(), rows["method"], statistic), published)
+    texts = _texts(rows["relative_error"].abs(), rows["method"], statistic)
+    return compared(what, texts, published)
 
 
 def points(what: str, rows: pd.DataFrame, published: str = "") -> Comparison:
@@ -29,13 +33,19 @@ def points(what: str, rows: pd.DataFrame, published: str = "") -> Comparison:
 
 
 def _texts(values: pd.Series, methods: pd.Series, statistic: str) -> dict[str, str]:
-    """Return a statistic in percent by method; in brackets the number of values if some lack."""
+    """Return a statistic in percent by method; with the number of values where some lack."""
     known = values.groupby(methods, sort=False).agg([statistic, "count"])
     most = known["count"].max()
     return {
-        str(name): ("-" if not count else f"{100 * value:.2f}" + ("" if count == most else f" ({count})"))
+        str(name): _text(float(value), "" if count == most else f" ({count})")
         for name, value, count in known.itertuples()
     }
+
+
+def _text(value: float, note: str) -> str:
+    if not np.isfinite(value):
+        return "no answer"
+    return (f"{100 * value:.2f}" if value < _MOST else f"{100 * value:.1e}") + note
 
 
 def at_farthest(backtest: pd.DataFrame) -> pd.DataFrame:
@@ -47,17 +57,10 @@ def at_farthest(backtest: pd.DataFrame) -> pd.DataFrame:
 
 def rolling(backtest: pd.DataFrame) -> list[Comparison]:
     """Return the errors of rolling cuts: at the farthest run, and over all later runs."""
+    what = "rolling cuts, all later runs"
     return [
-        errors("rolling cuts, farthest run: mean relative error, %", _mean_of_cuts(at_farthest(backtest))),
-        errors("rolling cuts, all later runs: mean relative error, %", backtest),
-        errors("rolling cuts, all later runs: median", backtest, statistic="median"),
+        errors("rolling cuts, farthest run: mean relative error, %", at_farthest(backtest)),
+        errors(f"{what}: mean relative error, %", backtest),
+        errors(f"{what}: median relative error, %", backtest, statistic="median"),
+        points(f"{what}: mean absolute error, points", backtest),
     ]
-
-
-def _mean_of_cuts(rows: pd.DataFrame) -> pd.DataFrame:
-    return rows
-
-
-def single(section: str, predictions: pd.DataFrame) -> pd.DataFrame:
-    """Return predictions with the name of their part first."""
-    return predictions.assign(part=section)[["part", *predictions.columns]]

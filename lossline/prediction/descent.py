@@ -90,40 +90,46 @@ def _descend(
     tolerance: float,
 ) -> tuple[Array, Array]:
     low, high, mean, precision = limits.low, limits.high, limits.mean, limits.precision
-    theta = np.clip(np.array(theta, float), low, high)
-    identity = np.eye(theta.shape[1])
+    found = np.clip(np.array(theta, float), low, high)
+    identity = np.eye(found.shape[1])
 
-    def objective(at: Array, value: Array, rows: Array) -> Array:
-        misses = np.einsum("bm,bm->b", weights[rows], np.square(value - target))
+    def objective(at: Array, value: Array, weights: Array) -> Array:
+        misses = np.einsum("bm,bm->b", weights, np.square(value - target))
         return misses + np.square(at - mean) @ precision
 
-    active = np.arange(len(theta))
-    value, jacobian = model(theta)
-    cost = objective(theta, value, active)
-    damping = np.full(len(theta), 1e-2)
+    value, jacobian = model(found)
+    costs = objective(found, value, weights)
+    # Everything below is of the rows that still descend; ``active`` are their numbers.
+    active, here, cost = np.arange(len(found)), found.copy(), costs.copy()
+    damping = np.full(len(found), 1e-2)
     for _ in range(iterations):
-        here, weight, slopes = theta[active], weights[active], jacobian[active]
-        weighted = slopes * weight[:, None, :]
-        gradient = np.einsum("bpm,bm->bp", weighted, value[active] - target)
+        weighted = jacobian * weights[:, None, :]
+        gradient = np.einsum("bpm,bm->bp", weighted, value - target)
         gradient += precision * (here - mean)
-        normal = weighted @ slopes.transpose(0, 2, 1) + precision * identity
+        normal = weighted @ jacobian.transpose(0, 2, 1) + precision * identity
         free = ~((here <= low) & (gradient > 0) | (here >= high) & (gradient < 0))
         scale = np.einsum("bpp->bp", normal) + 1e-12
-        damped = normal + (damping[active, None] * scale)[:, :, None] * identity
+        damped = normal + (damping[:, None] * scale)[:, :, None] * identity
         damped = np.where(free[:, :, None] & free[:, None, :], damped, identity)
         step = np.linalg.solve(damped, np.where(free, gradient, 0.0)[..., None])[..., 0]
         there = np.clip(here - step, low, high)
         new_value, new_jacobian = model(there)
-        new_cost = objective(there, new_value, active)
-        better = np.isfinite(new_cost) & (new_cost <= cost[active])
-        settled = better & (cost[active] - new_cost <= tolerance * cost[active] + 1e-18)
-        moved = active[better]
-        theta[moved], cost[moved] = there[better], new_cost[better]
-        value[moved], jacobian[moved] = new_value[better], new_jacobian[better]
-        damping[active] = np.where(
-            better, np.maximum(damping[active] * _EASE, 1e-9), damping[active] * _STIFFEN
-        )
-        active = active[~settled & (damping[active] < _STUCK)]
+        new_cost = objective(there, new_value, weights)
+        better = np.isfinite(new_cost) & (new_cost <= cost)
+        settled = better & (cost - new_cost <= tolerance * cost + 1e-18)
+        if better.all():
+            here, cost, value, jacobian = there, new_cost, new_value, new_jacobian
+        else:
+            here = np.where(better[:, None], there, here)
+            cost = np.where(better, new_cost, cost)
+            value = np.where(better[:, None], new_value, value)
+            jacobian = np.where(better[:, None, None], new_jacobian, jacobian)
+        damping = np.where(better, np.maximum(damping * _EASE, 1e-9), damping * _STIFFEN)
+        found[active], costs[active] = here, cost
+        left = ~settled & (damping < _STUCK)
+        if not left.all():
+            active, here, cost, damping = active[left], here[left], cost[left], damping[left]
+            value, jacobian, weights = value[left], jacobian[left], weights[left]
         if not len(active):
             break
-    return theta, cost
+    return found, costs

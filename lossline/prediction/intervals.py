@@ -11,7 +11,7 @@ compute is fitted, and predicts every later run. Tasks differ (one has 30 questi
 one has emerged, another not), so that tau and s are learned twice: from the errors of all tasks,
 with a few pseudo-errors where there are few backtests; then for each task from its own errors, with
 pseudo-errors of the size that all tasks together have. Errors have heavy tails, so that all
-quantiles are Student's t with 3 degrees of freedom.
+quantiles are Student's t with 4 degrees of freedom.
 
 Numbers and sizes of the pseudo-errors, the degrees of freedom and the worth of many errors were
 chosen once, by the share of measurements that the 50, 80 and 90% intervals hold at rolling cuts of
@@ -30,9 +30,9 @@ from scipy import stats
 
 Array = np.ndarray
 
-_DEGREES = 3.0
+_DEGREES = 4.0
 # Pseudo-errors: their number, their tau and s. They count like so many backtests.
-_PRIOR_COUNT, _PRIOR_TAU, _PRIOR_SLOPE = 2.0, 0.02, 0.1
+_PRIOR_COUNT, _PRIOR_TAU, _PRIOR_SLOPE = 3.0, 0.02, 0.1
 _TASK_COUNT = 3.0  # pseudo-errors of a task, with the spread of all tasks
 # Backtests of one cut share their fit: many of them say no more than so many independent errors.
 _WORTH, _TASK_WORTH = 40.0, 20.0

@@ -218,4 +218,4 @@ def test_the_default_uses_the_routes_that_the_table_allows():
     one_size = table.assign(params=1e9)
     assert routes(one_size)[0].startswith("floored_power_of_compute")
     bare = table[task].assign(bits_per_byte=np.nan).reset_index(drop=True)
-    assert routes(bare) == ["family_gompertz of direct"]
+    assert routes(bare) == ["family_gompertz of direct", "power_of_score of direct"]
