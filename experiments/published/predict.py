@@ -25,6 +25,7 @@ import pandas as pd
 import predict_gadre
 import predict_ladder
 import predict_public
+import predict_slimpajama
 import predict_swarms
 import runner
 from interval_coverage import coverage
@@ -33,15 +34,10 @@ SOURCES: dict[str, runner.Sections] = {
     "gadre_models.csv": predict_gadre.sections,  # takes the longest
     "olmo_ladder.csv": predict_ladder.sections,
     "public_models_benchmarks.csv": predict_public.sections,
-    "regmix_mixture_1m.csv": predict_swarms.sections,
+    "mixtures_slimpajama.csv": predict_slimpajama.sections,
+    "regmix_mixture_1m.csv": predict_swarms.regmix,
+    "olmix_ratios*.csv": predict_swarms.olmix,
 }
-try:
-    import predict_slimpajama
-except ImportError:
-    pass
-else:
-    SOURCES["mixtures_slimpajama.csv"] = predict_slimpajama.sections
-
 PROCESSES = 2
 RESULTS = "predict_results.csv"
 

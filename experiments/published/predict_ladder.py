@@ -9,6 +9,7 @@ sizes are projected. In any case 1B is predicted from the smaller sizes.
 from __future__ import annotations
 
 import dataclasses
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -25,6 +26,8 @@ from lossline.tables.sweeps import import_sweep
 
 FITTED_UP_TO = 1.5e9  # parameters
 FITTED_FROM = 1.8e8
+METHODS: tuple[str, ...] = ()  # all
+RESAMPLES = 1000
 _HALF = "0.5x"  # in the names of the runs that are not fitted
 
 # Name -> evaluation set and accuracy of guessing.
@@ -112,9 +115,11 @@ LARGE = (
 
 def sections(folder: Path) -> list[Section]:
     """Return the sections of the ladder."""
-    frame, notes = _with_sizes(pd.read_csv(folder / "olmo_ladder.csv", low_memory=False))
-    imported = import_sweep("olmo_ladder", folder / "olmo_ladder.csv")
-    table = eight_tasks(_with_scale(imported.table, frame))
+    frame, notes = completed(pd.read_csv(folder / "olmo_ladder.csv", low_memory=False))
+    with tempfile.TemporaryDirectory() as place:
+        frame.to_csv(Path(place) / "olmo_ladder.csv", index=False)
+        imported = import_sweep("olmo_ladder", Path(place) / "olmo_ladder.csv")
+    table = eight_tasks(imported.table[imported.table["status"] == "ok"])
     size = table["params"]
     small = size.between(FITTED_FROM, FITTED_UP_TO) & ~table["run_id"].str.contains(_HALF)
     if size[small].nunique() < 2:
@@ -123,47 +128,31 @@ def sections(folder: Path) -> list[Section]:
     return [_one_b(fitted), *_larger(fitted, table[size > FITTED_UP_TO], notes)]
 
 
-def _with_sizes(frame: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
-    """Return run, step and scale of each row; the paper's where a cell is empty."""
+def completed(frame: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
+    """Return the file's rows with the paper's scale where the larger models have none; notes."""
+    if missing := [name for name in ("run", "step") if name not in frame]:
+        raise UserError(f"olmo_ladder.csv: column {missing[0]!r} is missing")
     notes = []
-    sizes = frame["size"].astype(str) if "size" in frame else ""
-    name = (frame["run"].astype(str) + " " + sizes).str.lower()
-    found = pd.DataFrame({"run_id": frame["run"].astype(str), "step": frame["step"]})
+    frame = frame.copy()
+    sizes = frame["size"].astype("string").fillna("") if "size" in frame else ""
+    name = (frame["run"].astype("string") + " " + sizes).str.lower()
     for column in ("params", "tokens", "flops_per_token"):
         given = frame[column] if column in frame else pd.Series(np.nan, frame.index)
-        found[column] = pd.to_numeric(given, errors="coerce")
+        frame[column] = pd.to_numeric(given, errors="coerce")
     for large in LARGE:
         number = large.label.removesuffix("B")
         called = name.str.contains(rf"peteish-?{number}(?!\d)|(?<![\d.]){number}b\b", regex=True)
-        is_one = found["params"].between(*large.within) | (found["params"].isna() & called)
-        for column in ("params", "flops_per_token"):
-            empty = is_one & found[column].isna()
-            found.loc[empty, column] = getattr(large, column)
-            if empty.any():
-                notes.append(f"{named(found.loc[empty, 'run_id'])}: {column} of the paper")
+        is_one = frame["params"].between(*large.within) | (frame["params"].isna() & called)
+        empty = {column: is_one & frame[column].isna() for column in ("params", "flops_per_token")}
         if large.tokens:
             # An annealed run may count tokens from its own start.
-            last = found["tokens"].groupby(found["run_id"]).transform("max")
-            short = is_one & ~(last > large.tokens / 4)
-            found.loc[short, "tokens"] = large.tokens
-            if short.any():
-                notes.append(f"{named(found.loc[short, 'run_id'])}: tokens of the paper")
-    return found, notes
-
-
-def _with_scale(table: pd.DataFrame, scale: pd.DataFrame) -> pd.DataFrame:
-    """Return the imported table with the scale of ``_with_sizes``."""
-    scale = scale.drop_duplicates(["run_id", "step"], keep="last")
-    key, number = ["run_id", "step"], {"step": float}
-    found = table[key].astype(number).merge(scale.astype(number), on=key, how="left")
-    found.index = table.index
-    flops = found["flops_per_token"] * found["tokens"]
-    table = table.assign(
-        params=found["params"].fillna(table["params"]),
-        tokens=found["tokens"].fillna(table["tokens"]),
-        flops=flops.fillna(table["flops"]),
-    )
-    return table[table["status"] == "ok"]
+            last = frame["tokens"].groupby(frame["run"]).transform("max")
+            empty["tokens"] = is_one & ~(last > large.tokens / 4)
+        for column, rows in empty.items():
+            frame.loc[rows, column] = getattr(large, column)
+            if rows.any():
+                notes.append(f"{named(frame.loc[rows, 'run'])}: {column} as in the paper")
+    return frame, notes
 
 
 def eight_tasks(table: pd.DataFrame) -> pd.DataFrame:
@@ -192,7 +181,7 @@ def _one_b(fitted: pd.DataFrame) -> Section:
     """Return the section that predicts the largest fitted size from the smaller ones."""
     largest = fitted["params"].max()
     held = fitted.loc[fitted["params"] > 0.9 * largest, "run_id"].unique()
-    found = predict_table(fitted, PredictOptions(targets=tuple(held), chance=CHANCE))
+    found = predict_table(fitted, dataclasses.replace(_options(), targets=tuple(held)))
     rows = found.predictions
     return Section(
         title=f"OLMo ladder: {largest / 1e9:.1f}B ({len(held)} runs) from smaller sizes, percent",
@@ -206,6 +195,10 @@ def _one_b(fitted: pd.DataFrame) -> Section:
     )
 
 
+def _options() -> PredictOptions:
+    return PredictOptions(chance=CHANCE, methods=METHODS, resamples=RESAMPLES)
+
+
 def _larger(fitted: pd.DataFrame, large: pd.DataFrame, notes: Sequence[str]) -> list[Section]:
     """Return the section of the models beyond the ladder."""
     notes = list(notes)
@@ -216,7 +209,7 @@ def _larger(fitted: pd.DataFrame, large: pd.DataFrame, notes: Sequence[str]) -> 
         if left := set(runs["run_id"]) - set(chosen):
             notes.append(f"{named(left)}: not a target; neither fitted nor predicted")
         targets += [last_rows(runs[runs["run_id"] == run], model.rows) for run in chosen]
-    options = PredictOptions(chance=CHANCE)
+    options = _options()
     if targets:
         held = pd.concat(targets)
         options = dataclasses.replace(options, targets=tuple(held["run_id"].unique()))

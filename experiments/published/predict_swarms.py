@@ -55,8 +55,18 @@ _ROUNDS = 1000
 
 def sections(folder: Path) -> Iterable[Section]:
     """Yield a section for each swarm whose files are in the folder."""
+    yield from regmix(folder)
+    yield from olmix(folder)
+
+
+def regmix(folder: Path) -> Iterable[Section]:
+    """Yield the section of RegMix."""
     if (folder / "regmix_mixture_1m.csv").exists():
         yield _regmix(folder)
+
+
+def olmix(folder: Path) -> Iterable[Section]:
+    """Yield a section for each swarm of Olmix."""
     for ratios in sorted(folder.glob("olmix_ratios*.csv")):
         ending = ratios.stem.removeprefix("olmix_ratios")
         if (folder / f"olmix_metrics{ending}.csv").exists():

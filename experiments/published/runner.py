@@ -64,12 +64,12 @@ def main(program: str, description: str | None, run: Callable[[Path, Path], list
 
 
 def present(sources: Iterable[str], data: Path) -> list[str]:
-    """Return the names of the files that are in the folder.
+    """Return the names of the files, or patterns of names, that are in the folder.
 
     Raises:
         UserError: none is.
     """
-    found = [name for name in sources if (data / name).is_file()]
+    found = [name for name in sources if any(data.glob(name))]
     if not found:
         raise UserError(
             f"{data}: none of {', '.join(sources)} there. README.md names their sources."
