@@ -15,8 +15,9 @@ from lossline.prediction.intervals import (
     run_weights,
     to_scale,
 )
-from lossline.prediction.methods import Method, Refusal
+from lossline.prediction.methods import Method, Refusal, fit_method
 from lossline.prediction.observations import Observations
+from lossline.prediction.options import BelowChance
 from lossline.prediction.results import BACKTEST_COLUMNS, LEVELS, Outcome, Target, TargetKind
 
 Array = np.ndarray
@@ -69,7 +70,11 @@ def cuts_of(run_flops: Array) -> Array:
 
 
 def backtest(
-    tasks: Mapping[str, Observations], methods: Mapping[str, Method], *, seed: int = 0
+    tasks: Mapping[str, Observations],
+    methods: Mapping[str, Method],
+    *,
+    below_chance: BelowChance = BelowChance.STATE,
+    seed: int = 0,
 ) -> Backtest:
     """Run all backtests of one group of runs.
 
@@ -78,12 +83,13 @@ def backtest(
     Args:
         tasks: observations by task; all of the same metric.
         methods: methods by name.
+        below_chance: what to do at a cut up to which a task has not emerged.
         seed: seed of the resampling.
     """
     flops = {run: f for o in tasks.values() for run, f in zip(o.names, o.run_flops, strict=True)}
     cuts = cuts_of(np.array(list(flops.values()))) if flops else np.array([])
     parts = [
-        _one_cut(observations, cut, name, method, seed)
+        _one_cut(observations, cut, name, method, below_chance, seed)
         for observations in tasks.values()
         for cut in cuts
         for name, method in methods.items()
@@ -120,7 +126,12 @@ def run_target(observations: Observations, run: int, kind: TargetKind) -> tuple[
 
 
 def _one_cut(
-    observations: Observations, cut: float, name: str, method: Method, seed: int
+    observations: Observations,
+    cut: float,
+    name: str,
+    method: Method,
+    below_chance: BelowChance,
+    seed: int,
 ) -> list[dict[str, object]]:
     flops = observations.run_flops
     below = flops <= cut * (1 + 1e-9)
@@ -128,7 +139,8 @@ def _one_cut(
     if below.sum() < _FEWEST or not len(later):
         return []
     fitted = observations.of_runs(below)
-    found = method.fit(fitted, run_weights(len(fitted.names), _RESAMPLES, seed))
+    weights = run_weights(len(fitted.names), _RESAMPLES, seed)
+    found = fit_method(method, fitted, weights, below_chance=below_chance)
     pairs = [run_target(observations, int(run), TargetKind.PREDICTION) for run in later]
     targets, actual = [t for t, _ in pairs], np.array([a for _, a in pairs])
     common = {
@@ -178,9 +190,12 @@ class _Learned:
             return cls(all=Spread(), tasks={})
         known = rows[rows["status"] == str(Outcome.PREDICTED)]
         columns = [known[c].to_numpy(float) for c in ("_error", "_variance", "extrapolation")]
-        whole = learn(*columns)
+        error, variance, far = columns
+        whole = learn(error, variance, far)
         places = known.groupby("task").indices
-        tasks = {str(t): learn(*(c[at] for c in columns), whole) for t, at in places.items()}
+        tasks = {
+            str(task): learn(error[at], variance[at], far[at], whole) for task, at in places.items()
+        }
         return cls(all=whole, tasks=tasks)
 
 

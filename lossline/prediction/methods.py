@@ -19,6 +19,7 @@ from lossline.errors import UserError
 from lossline.prediction import direct_forms, scale_forms, score_forms
 from lossline.prediction.forms import FittedForm, Form, fit_form
 from lossline.prediction.observations import Observations
+from lossline.prediction.options import BelowChance
 from lossline.prediction.points import Points, choose
 from lossline.prediction.results import Outcome, Target
 
@@ -173,17 +174,27 @@ def no_chance(task: str) -> Refusal:
 def _too_few(reason: str, observations: Observations) -> Refusal:
     """Return the refusal of a fit without enough points: not emerged, or too few runs."""
     normal = observations.metric == "accuracy" and np.isfinite(observations.chance)
-    if normal and observations.final.sum() >= 4 and not observations.emerged.any():
+    if normal and observations.final.sum() >= 4 and not observations.has_emerged:
         return not_emerged(observations)
     return Refusal(Outcome.TOO_FEW_RUNS, reason)
 
 
 def not_emerged(observations: Observations) -> Refusal:
-    """Return the refusal of a task without a checkpoint above chance."""
+    """Return the refusal of a task that has not emerged."""
     return Refusal(
         Outcome.NOT_EMERGED,
-        f"no checkpoint is above chance ({observations.chance:.3g}) by 2 standard errors",
+        f"the three runs of most compute are not above chance ({observations.chance:.3g}) by 2 "
+        "standard errors",
     )
+
+
+def fit_method(
+    method: Method, observations: Observations, weights: Array, *, below_chance: BelowChance
+) -> FittedMethod | Refusal:
+    """Fit a method to a task, unless the task has not emerged and that is to be stated."""
+    if below_chance is BelowChance.STATE and not observations.has_emerged:
+        return not_emerged(observations)
+    return method.fit(observations, weights)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -259,7 +270,7 @@ class TwoStage:
             laws.append(Stage(name=f"loss of {name}", fit=law))
         if not laws:
             return Refusal(Outcome.NO_INPUT, f"the table has no {self._missing('')}")
-        if not (self.score.has_floor or observations.emerged.any()):
+        if not (self.score.has_floor or observations.has_emerged):
             return not_emerged(observations)
         points = choose(observations, self.points, emergence=self.emergence)
         x = np.mean(list(self._losses(points).values()), axis=0)

@@ -107,9 +107,28 @@ class Observations:
         """Whether each run's last score lies 2 standard errors above chance (M,)."""
         if self.metric != "accuracy" or not np.isfinite(self.chance):
             return np.ones(len(self), bool)
+        return self.value > self.chance + 2 * self._guessing_error
+
+    @property
+    def has_emerged(self) -> bool:
+        """Whether the last scores of the three runs of most compute are above chance.
+
+        Their mean must lie 2 of its standard errors above. One score that does is no evidence: of
+        thirty runs that guess, one does by luck.
+        """
+        if self.metric != "accuracy" or not np.isfinite(self.chance):
+            return True
+        final = self[self.final]
+        most = final.value[np.argsort(final.flops, kind="stable")[-3:]]
+        return len(most) > 0 and bool(
+            most.mean() > self.chance + 2 * self._guessing_error / np.sqrt(len(most))
+        )
+
+    @property
+    def _guessing_error(self) -> float:
+        """Standard error of the score of guessing, of 1,000 questions if none are recorded."""
         items = self.items if np.isfinite(self.items) else 1000.0
-        error = np.sqrt(max(self.chance * (1 - self.chance), 0.01) / items)
-        return self.value > self.chance + 2 * error
+        return float(np.sqrt(max(self.chance * (1 - self.chance), 0.01) / items))
 
 
 def observe(table: pd.DataFrame, options: PredictOptions) -> dict[str, Observations]:

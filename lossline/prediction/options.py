@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import enum
 
 from lossline.errors import UserError
 from lossline.lines.groups import GROUP_BY
 from lossline.seeds import check_seed
+
+
+class BelowChance(enum.StrEnum):
+    """What to do with a task whose largest runs do no better than guessing."""
+
+    STATE = "state"  # no number: the status says that it has not emerged
+    PREDICT = "predict"  # a number from every method that can be fitted
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -30,6 +38,8 @@ class PredictOptions:
         family: fact of the run that shifts the scores of a whole family of models (for tables
             without losses).
         emergence: accuracy above chance from which FLP's points count; 0.05 is 5 points.
+        below_chance: "state" gives a task that has not emerged a status and no number; "predict" a
+            number from every method that can be fitted.
         resamples: resamples of the runs for the intervals; 0 for none.
         seed: seed of the resampling.
 
@@ -49,11 +59,18 @@ class PredictOptions:
     chance: dict[str, float] = dataclasses.field(default_factory=dict)
     family: str = ""
     emergence: float = 0.05
+    below_chance: BelowChance = BelowChance.STATE
     resamples: int = 1000
     seed: int = 0
 
     def __post_init__(self) -> None:
         check_seed(self.seed, "predict.seed")
+        if self.below_chance not in tuple(BelowChance):
+            raise UserError(
+                f"predict.below_chance: {self.below_chance!r} is unknown. Choose from "
+                f"{', '.join(BelowChance)}."
+            )
+        object.__setattr__(self, "below_chance", BelowChance(self.below_chance))
         if self.metric not in ("accuracy", "bits_per_byte", "loss"):
             raise UserError(
                 f"predict.metric: {self.metric!r} is unknown. Choose accuracy, bits_per_byte or "

@@ -26,6 +26,7 @@ from lossline.prediction.methods import (
     FittedMethod,
     Method,
     Refusal,
+    fit_method,
     named,
 )
 from lossline.prediction.observations import Observations, observe
@@ -242,7 +243,7 @@ def _predict_group(
     fitted = {task: group.fitted(task) for task in group.tasks}
     where = f" of {group.name}" if group.name else ""
     say(f"backtests of {len(fitted)} tasks{where}, {len(methods)} methods")
-    tested = backtest(fitted, methods, seed=options.seed)
+    tested = backtest(fitted, methods, below_chance=options.below_chance, seed=options.seed)
     say(f"predictions{where}: {len(group.targets)} targets")
     predictions: list[dict[str, Any]] = []
     curves: list[pd.DataFrame] = []
@@ -255,7 +256,7 @@ def _predict_group(
             found = (
                 Refusal(Outcome.NO_INPUT, observations.problem)
                 if observations.problem
-                else method.fit(observations, weights)
+                else fit_method(method, observations, weights, below_chance=options.below_chance)
             )
             spread = tested.spread(name, task)
             predictions += _predicted(group, task, name, found, observations, spread, tested)
@@ -473,11 +474,11 @@ def _notes(
                 f"{where}{task}: the accuracy of guessing is unknown; methods that need it are "
                 f"left out. Bind predict.chance = {{{task!r}: 0.25}} with its value."
             )
-        elif observations.metric == "accuracy" and not observations.emerged.any():
+        elif observations.metric == "accuracy" and not observations.has_emerged:
             notes.append(
-                f"{where}{task}: no checkpoint is above chance ({observations.chance:.3g}); the "
-                "prediction says only how long that lasts. predict.metric = "
-                '"bits_per_byte" predicts its gold answers.'
+                f"{where}{task}: the largest runs do no better than guessing "
+                f'({observations.chance:.3g}). predict.metric = "bits_per_byte" predicts the loss '
+                "of its gold answers."
             )
     sizes = {float(p) for o in fitted.values() for p in np.round(o.params, -3) if np.isfinite(p)}
     if len(sizes) == 1:

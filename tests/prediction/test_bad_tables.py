@@ -40,17 +40,32 @@ def both(table: pd.DataFrame, change) -> pd.DataFrame:
     return pd.concat([table, change(more)], ignore_index=True)
 
 
-def test_a_task_below_chance_everywhere_is_no_number_or_chance():
+def test_a_task_below_chance_everywhere_has_no_number():
     random = np.random.default_rng(0)
     guess = {"arc_easy": lambda n, d: CHANCE - 0.01 + 0.004 * random.normal()}
     found = predict(planted_runs.table(checkpoints=4, tasks=guess))
     rows = rows_of(found)
-    for name in ("direct", "direct_nd", "flp", "llama3", "ladder", "gadre"):
-        assert rows.loc[name, "status"] == "not emerged", rows.loc[name]
+    assert len(rows) == len(METHODS) and rows["status"].eq("not emerged").all()
+    assert rows["predicted"].isna().all()
+    assert any("arc_easy: the largest runs do no better than guessing" in n for n in found.notes)
+    assert not found.points["emerged"].any()
+
+
+def test_one_lucky_run_is_no_emergence():
+    """Of many runs that guess, one lies 2 standard errors above chance."""
+    random = np.random.default_rng(1)
+    guess = {"arc_easy": lambda n, d: CHANCE + 0.0002 * random.normal() + 0.05 * (n < 1.2e8)}
+    rows = rows_of(predict(planted_runs.table(tasks=guess)))
+    assert rows["status"].eq("not emerged").all()
+
+
+def test_a_number_below_chance_is_given_on_request():
+    random = np.random.default_rng(0)
+    guess = {"arc_easy": lambda n, d: CHANCE - 0.01 + 0.004 * random.normal()}
+    table = planted_runs.table(checkpoints=4, tasks=guess)
+    rows = rows_of(predict(table, below_chance="predict"))
     numbers = rows.loc[["fp", "gpt4", "lossline"], "predicted"]
     assert (numbers - CHANCE).abs().max() < 0.03
-    assert any("arc_easy: no checkpoint is above chance (0.25)" in note for note in found.notes)
-    assert not found.points["emerged"].any()
 
 
 def test_one_size_leaves_laws_of_compute(table):

@@ -88,7 +88,8 @@ def test_a_method_recovers_its_own_world(name):
     world = WORLDS[name]
     laws = {key: world[key] for key in ("loss", "gold") if key in world}
     table = planted_runs.table(tasks={"arc_easy": world["task"]}, **laws)
-    found = predict_table(table, PredictOptions(methods=(name,), resamples=0)).predictions
+    options = PredictOptions(methods=(name,), resamples=0, below_chance="predict")
+    found = predict_table(table, options).predictions
     assert found["actual"].iloc[0] == pytest.approx(world["task"](TARGET.params, TARGET.tokens))
     assert abs(found["relative_error"].iloc[0]) < 1e-4
 
