@@ -1,8 +1,8 @@
 """Data of mixture laws: measured losses of models trained on mixtures, and what a law is.
 
-runs = MixtureRuns.from_table(table, domains=[("code", "loss"), ("arc_easy", "bits_per_byte")])
-fit = law.fit(runs)
-fit.predict(shares_of({"wiki": 0.7, "code": 0.3}, runs.components), params=1e9, tokens=2e10)
+    runs = MixtureRuns.from_table(table, domains=[("code", "loss"), ("arc_easy", "bits_per_byte")])
+    fit = law.fit(runs)
+    fit.predict(shares_of({"wiki": 0.7, "code": 0.3}, runs.components), params=1e9, tokens=2e10)
 
 All laws of this room take these runs and give such fits.
 """
