@@ -239,5 +239,5 @@ def _sizes(runs: MixtureRuns) -> str:
 
 
 def _row(what: str, texts: dict[str, str], published: str = "") -> Comparison:
-    rerun = ", ".join(f"{name} {text}" for name, text in texts.items() if name != OURS)
-    return Comparison(what=what, published=published, rerun=rerun, ours=texts[OURS])
+    methods = {name: text for name, text in texts.items() if name != OURS}
+    return Comparison(what=what, published=published, methods=methods, ours=texts[OURS])
