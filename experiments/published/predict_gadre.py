@@ -74,6 +74,7 @@ def _one(name: str, table: pd.DataFrame) -> Section:
         targets=tuple(held.index),
         validation_sets=tuple(s for s in validation if s not in NOT_MEASURED_ALIKE),
         methods=METHODS,
+        below_chance="predict",
         resamples=RESAMPLES,
     )
     found = predict_table(table, options)

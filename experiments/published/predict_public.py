@@ -37,7 +37,9 @@ def sections(folder: Path) -> list[Section]:
     table, empty = loss_table(frame)
     largest = table["flops"].max()
     cut = BEYOND * _NEXT_BUDGET if largest > BEYOND * _NEXT_BUDGET else LARGE
-    options = PredictOptions(above_flops=cut, family=FAMILY, methods=METHODS, chance=CHANCE)
+    options = PredictOptions(
+        above_flops=cut, family=FAMILY, methods=METHODS, chance=CHANCE, below_chance="predict"
+    )
     found = predict_table(table, options)
     rows = found.predictions
     count = rows["target"].nunique()
