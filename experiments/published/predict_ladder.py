@@ -161,7 +161,7 @@ def eight_tasks(table: pd.DataFrame) -> pd.DataFrame:
     tasks = table[table["eval_set"].isin(names)]
     parts = table[table["eval_set"].isin(MMLU_PARTS)]
     parts = parts.drop_duplicates(["run_id", "step", "eval_set"])
-    weight = parts["eval_set"].map(MMLU_PARTS)
+    weight = parts["eval_set"].map(MMLU_PARTS).astype(float)
     key = [parts["run_id"], parts["step"]]
     whole = parts.drop_duplicates(["run_id", "step"]).set_index(["run_id", "step"])
     for column in ("accuracy", "bits_per_byte"):
