@@ -344,12 +344,8 @@ class MeanFit:
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON tree."""
         members = [member.to_dict() for member in self.members]
-        return {
-            "kind": "mean",
-            "members": members,
-            "weights": list(self.weights),
-            "geometric": self.geometric,
-        }
+        weights = {"weights": list(self.weights), "geometric": self.geometric}
+        return {"kind": "mean", "members": members, **weights}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -379,10 +375,8 @@ class FamilyLaw:
 class FamilyMean:
     """Ours without losses: the geometric mean of ``FamilyLaw`` and FP, 2 to 3.
 
-    The first is nearer for families that were seen. At scores near 0, where one family says little
-    of another, it can be several times too high, and FP too low. Weights and the constants of
-    ``FamilyGompertz`` were chosen once, by rolling cuts of public models:
-    experiments/published/README.md.
+    The first is nearer for families that were seen; near 0 it can be several times too high, and FP
+    too low. Chosen once, by rolling cuts of public models: experiments/published/README.md.
     """
 
     name: str = "lossline"
