@@ -18,9 +18,10 @@ from lossline.mixtures.performance import (
 )
 from lossline.mixtures.runs import MixtureRuns
 from lossline.prediction import PredictOptions
+from lossline.prediction.predict import rows_to_use
 from lossline.prediction.results import LEVELS, PREDICTION_COLUMNS, Outcome, Predictions
 from lossline.tables.chance import chance_level
-from lossline.tables.schema import SetKind, Status
+from lossline.tables.schema import SetKind
 
 Array = np.ndarray
 
@@ -57,9 +58,7 @@ def performance_predictions(
         found: predicted losses of all domains.
         options: tasks, chance, emergence, exclude.
     """
-    rows = table[
-        (table["status"] == str(Status.OK)) & ~table["run_id"].astype(str).isin(options.exclude)
-    ]
+    rows = rows_to_use(table, options)
     scored = rows[(rows["kind"] == str(SetKind.TASK)) & rows["accuracy"].notna()]
     names = [t for t in sorted(scored["eval_set"].unique()) if t in (options.tasks or [t])]
     if not names:

@@ -31,7 +31,7 @@ from lossline.prediction.intervals import (
     to_scale,
 )
 from lossline.prediction.options import PredictOptions
-from lossline.prediction.predict import projection, rows_to_use
+from lossline.prediction.predict import projection, rows_to_use, with_runs
 from lossline.prediction.predictor import interval_columns
 from lossline.prediction.results import (
     BACKTEST_COLUMNS,
@@ -98,7 +98,7 @@ def predict_mixtures(
         UserError: the table has no mixtures, shares do not sum to 1, a component has no run above
             0, a point has no shares, or an option names what the table does not have.
     """
-    options = options or PredictOptions()
+    options = with_runs(options or PredictOptions(), table)
     setup = _setup(rows_to_use(table, options), options)
     say(f"backtests of {len(setup.laws)} laws on {len(setup.fitted.domains)} domains")
     tested, spreads = _backtest(setup)

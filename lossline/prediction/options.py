@@ -27,11 +27,11 @@ class PredictOptions:
             not emerged.
         validation_sets: sets whose mean loss is the middle quantity; empty: all validation sets
             that every run has, the run's own set aside.
-        targets: runs of the table to leave out and predict; empty, with no ``points`` and no
-            ``above_flops``: the run of most compute.
+        targets: runs of the table to leave out and predict, by name or pattern ("1.5M-*"); empty,
+            with no ``points`` and no ``above_flops``: the run of most compute.
         above_flops: leave out and predict all runs with more training FLOPs than this.
         points: models that nobody has trained: (N, D), or (N, D, {component: share}).
-        exclude: runs to leave out of everything.
+        exclude: runs to leave out of everything, by name or pattern.
         group_by: facts that the runs of one fit share; unused with ``family``.
         methods: names of methods; empty: all that the table allows.
         chance: accuracy of guessing by task, where the table does not state it.

@@ -9,6 +9,7 @@ Runs that share ``PredictOptions.group_by`` are fitted together.
 from __future__ import annotations
 
 import dataclasses
+import fnmatch
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -85,7 +86,7 @@ def predict_table(
     Raises:
         UserError: the table has no task or no compute, or an option names what it does not have.
     """
-    options = options or PredictOptions()
+    options = with_runs(options or PredictOptions(), table)
     methods = named(options.methods, options.metric, options.emergence)
     default = _default(methods)
     groups, notes = _groups(rows_to_use(table, options), options)
@@ -112,24 +113,44 @@ def _default(methods: Mapping[str, Method]) -> str:
     return DEFAULT if DEFAULT in methods else next(iter(methods))
 
 
+def with_runs(options: PredictOptions, table: pd.DataFrame) -> PredictOptions:
+    """Return the options with the runs that ``targets`` and ``exclude`` name or match, by name.
+
+    Raises:
+        UserError: no run of the table matches, or a run is a target and excluded.
+    """
+    runs = sorted(table["run_id"].astype(str).unique())
+    targets = _matching("targets", options.targets, runs)
+    exclude = _matching("exclude", options.exclude, runs)
+    if both := sorted(set(targets) & set(exclude)):
+        raise UserError(
+            f"run {both[0]!r} is in predict.targets and in predict.exclude. Leave it out of one; "
+            "a target is never fitted."
+        )
+    return dataclasses.replace(options, targets=targets, exclude=exclude)
+
+
+def _matching(option: str, wanted: Sequence[str], runs: Sequence[str]) -> tuple[str, ...]:
+    """Return the runs that have a wanted name, or match it as a pattern (``1.5M-*``)."""
+    found: dict[str, None] = {}
+    for name in wanted:
+        matches = [name] if name in runs else fnmatch.filter(runs, name)
+        if not matches:
+            raise UserError(
+                f"predict.{option}: the table has no run {name!r}. Near names: "
+                f"{nearest_names(name, runs) or 'none'}."
+            )
+        found.update(dict.fromkeys(matches))
+    return tuple(found)
+
+
 def rows_to_use(table: pd.DataFrame, options: PredictOptions) -> pd.DataFrame:
     """Return the rows to use: those with status ok whose run is not excluded.
 
     Raises:
         UserError: a target or a run to exclude is not in the table, or no row is left.
     """
-    runs = sorted(table["run_id"].astype(str).unique())
-    for option, wanted in (("targets", options.targets), ("exclude", options.exclude)):
-        if missing := sorted(set(wanted) - set(runs)):
-            raise UserError(
-                f"predict.{option}: the table has no run {missing[0]!r}. Near names: "
-                f"{nearest_names(missing[0], runs) or 'none'}."
-            )
-    if both := sorted(set(options.targets) & set(options.exclude)):
-        raise UserError(
-            f"run {both[0]!r} is in predict.targets and in predict.exclude. Leave it out of one; "
-            "a target is never fitted."
-        )
+    options = with_runs(options, table)
     ok = table["status"] == str(Status.OK)
     rows = table[ok & ~table["run_id"].astype(str).isin(options.exclude)]
     if rows.empty:

@@ -62,8 +62,8 @@ class StudyOptions:
         run_gin_file: base gin file of every run; the points of the grid change it.
         grid: the runs.
         evaluate: command that measures every checkpoint. The study binds its ``evaluate.runs``.
-        fit: command that fits the lines and writes the report. The study binds its table and
-            folder.
+        fit: command, fit or predict, that fits the loss table and writes the report. The study
+            binds its table and folder.
         processes: number of trainings at a time. 0: one per core (at most 8) on a CPU, one on an
             accelerator.
         dry_run: print what would run, and stop.
@@ -230,11 +230,13 @@ def _fit(options: StudyOptions, runs: Sequence[PlannedRun], record: StudyRecord)
     table = options.folder / "losses.parquet"
     write(with_factors(load([item.folder for item in runs]), runs), table)
     out = options.folder / "report"
-    job = _job(options, options.fit, {"fit.table": str(table), "fit.out": str(out)})
+    verb = options.fit.verb
+    job = _job(options, options.fit, {f"{verb}.table": str(table), f"{verb}.out": str(out)})
     key = content_key([list(job.arguments)], [options.fit.gin_file, table])
     if record.holds("fit", key) and (out / "report.html").exists():
         print("  done before: nothing has changed", flush=True)
-        print((out / "verdict.txt").read_text(encoding="utf-8").rstrip())
+        text = out / ("summary.txt" if verb == "predict" else "verdict.txt")
+        print(text.read_text(encoding="utf-8").rstrip())
     else:
         run(job)
         record.note("fit", key)

@@ -57,8 +57,8 @@ def make_stores(root: Path) -> None:
 
 
 def call(job: Job) -> None:
-    """Run a verb in this process. The stores are there already, and the lines are not fitted."""
-    if job.verb in ("train", "evaluate"):
+    """Run a verb in this process. The stores are there already."""
+    if job.verb in ("train", "evaluate", "predict"):
         verb = import_module(f"lossline.{job.verb}")
         run_verb(job.verb, verb.__doc__, verb.load, flags=verb.FLAGS, argv=list(job.arguments))
 
@@ -69,8 +69,8 @@ def call_many(jobs: list[Job], **_: object) -> None:
 
 
 @pytest.fixture(scope="module")
-def losses(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
-    """Loss table of the small form."""
+def folder(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of the finished small form."""
     folder = tmp_path_factory.mktemp("mixture")
     (folder / "gin_configs").symlink_to(repository / "gin_configs")
     make_stores(folder / "data/stores/bpe2048")
@@ -84,7 +84,13 @@ def losses(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> pd.Dat
         options = build_options("study", load(), gin_files=files, bindings=bindings)
         measure = replace(options.evaluate, bindings={**options.evaluate.bindings, **SHORT})
         study.run_study(replace(options, evaluate=measure))
-        return tables.read("runs/mixture_small/losses.parquet")
+    return folder / "runs/mixture_small"
+
+
+@pytest.fixture(scope="module")
+def losses(folder: Path) -> pd.DataFrame:
+    """Loss table of the small form."""
+    return tables.read(folder / "losses.parquet")
 
 
 @pytest.mark.slow
@@ -96,6 +102,16 @@ def test_small_form_measures_every_checkpoint_on_every_set(losses: pd.DataFrame)
     assert np.isfinite(losses["bits_per_byte"]).all()
     steps = losses.groupby("run_id")["step"].nunique()
     assert (steps == 3).all() and losses["flops"].min() > 0
+
+
+@pytest.mark.slow
+def test_the_study_ends_with_predictions(folder: Path) -> None:
+    """Four runs determine no law of mixtures; the study says so and still ends with a report."""
+    report = folder / "report"
+    rows = pd.read_csv(report / "predictions.csv")
+    assert set(rows["target"].str.rsplit("-", n=1).str[0]) == {"0.2M-code-0.3"}
+    assert set(rows["task"]) == {*DOMAINS, *CHOICES}
+    assert np.isfinite(rows["actual"]).all() and (report / "report.html").exists()
 
 
 @pytest.mark.slow
