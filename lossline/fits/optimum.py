@@ -71,7 +71,8 @@ def best_mixture_of_table(
     """Return the best mixture for one target, or for the weighted mean of several.
 
     A target is a validation set (its loss), a task with losses of its gold answers (bits per byte),
-    or a task with accuracies only (accuracy, from the predicted losses of all domains).
+    or a task with accuracies only (accuracy, from the predicted losses of all domains). The law is
+    fitted to the last checkpoint of each run.
 
     Args:
         table: a loss table of runs with mixtures.
@@ -92,7 +93,8 @@ def best_mixture_of_table(
     if law not in LAWS:
         raise unknown_name("predict.law: law", law, tuple(LAWS))
     usable, notes = usable_runs(table[table["status"] == str(Status.OK)])
-    runs = MixtureRuns.from_table(usable)
+    checkpoints = MixtureRuns.from_table(usable)
+    runs = checkpoints.last_checkpoints
     largest = int(np.argmax(runs.params * runs.tokens))
     at = {
         "params": float(runs.params[largest]) if params is None else params,
@@ -112,7 +114,7 @@ def best_mixture_of_table(
         refits = spread.fits()
     elif resamples:
         notes.append(f"{count} runs: too few to resample, so the optimum has no interval")
-    by_accuracy = _performances(usable, runs, targets, chance or {})
+    by_accuracy = _performances(usable, checkpoints, targets, chance or {})
 
     def goal(found: LawFit) -> Goal:
         if by_accuracy:

@@ -143,9 +143,7 @@ def _setup(rows: pd.DataFrame, options: PredictOptions) -> _Setup:
             f"{', '.join(known)}."
         )
     laws = {name: known[name] for name in options.methods or known}
-    runs = MixtureRuns.from_table(rows, domains=_domains(rows, options))
-    last = pd.Series(runs.tokens).groupby(runs.runs).transform("max").to_numpy()
-    runs = runs[runs.tokens == last]
+    runs = MixtureRuns.from_table(rows, domains=_domains(rows, options)).last_checkpoints
     if not np.isfinite(runs.flops).all():
         runs = dataclasses.replace(runs, flops=6.0 * runs.params * runs.tokens)
     held = np.isin(runs.runs, _held_out(runs, options))

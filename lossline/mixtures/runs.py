@@ -108,6 +108,16 @@ class MixtureRuns:
         return dataclasses.replace(self, domains=tuple(domains), losses=self.losses[:, picked])
 
     @property
+    def last_checkpoints(self) -> MixtureRuns:
+        """The last checkpoint of each run.
+
+        A schedule lowers the learning rate toward the end, so that an earlier checkpoint has a
+        higher loss than a run that ends there.
+        """
+        last = pd.Series(self.tokens).groupby(self.runs).transform("max").to_numpy()
+        return self[self.tokens == last]
+
+    @property
     def run_numbers(self) -> Array:
         """Number of each checkpoint's run (M,), which does not depend on the runs' names."""
         scale = (self.params, self.tokens)
