@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from lossline.errors import UserError
+from lossline.fits.performance_predictions import accuracies
 from lossline.fits.usable_runs import usable_runs
 from lossline.mixtures.catalogue import DEFAULT, LAWS
 from lossline.mixtures.goals import Goal, Performance, loss_goal, task_goal
@@ -173,10 +174,9 @@ def _performance(
             f"{task}: the accuracy of guessing is unknown. Bind predict.chance = "
             f"{{{task!r}: 0.25}} with its value."
         )
-    known = rows.set_index(["run_id", "tokens"])["accuracy"].astype(float)
-    places = pd.MultiIndex.from_arrays([runs.runs, runs.tokens])
-    accuracy = known[~known.index.duplicated()].reindex(places).to_numpy(float)
-    fit = PerformanceSigmoid().fit(runs.losses, accuracy, domains=runs.domains, chance=level)
+    fit = PerformanceSigmoid().fit(
+        runs.losses, accuracies(rows, runs), domains=runs.domains, chance=level
+    )
     if not fit.emerged:
         raise UserError(
             f"{task}: no checkpoint is above chance ({level:.3g}). Evaluate the losses of its gold "

@@ -75,7 +75,7 @@ def performance_predictions(
             name=name,
             domains=fitted.domains,
             losses=fitted.losses,
-            accuracy=_accuracy(mine, fitted),
+            accuracy=accuracies(mine, fitted),
             chance=chance,
         )
         actual = mine.sort_values("tokens").groupby("run_id")["accuracy"].last().to_dict()
@@ -87,8 +87,13 @@ def performance_predictions(
     return pd.DataFrame(made, columns=list(PREDICTION_COLUMNS))
 
 
-def _accuracy(rows: pd.DataFrame, runs: MixtureRuns) -> Array:
-    """Return the accuracy at each checkpoint of the runs (M,), NaN where missing."""
+def accuracies(rows: pd.DataFrame, runs: MixtureRuns) -> Array:
+    """Return the accuracy at each checkpoint of the runs (M,), NaN where missing.
+
+    Args:
+        rows: rows of one task of a loss table.
+        runs: the runs.
+    """
     known = rows.set_index(["run_id", "tokens"])["accuracy"].astype(float)
     places = pd.MultiIndex.from_arrays([runs.runs, runs.tokens])
     return known[~known.index.duplicated()].reindex(places).to_numpy(float)
@@ -106,8 +111,11 @@ def _fitted(
     if not (task.accuracy >= task.chance + emergence).any():
         least = f"{task.chance + emergence:.3g}"
         return Outcome.NOT_EMERGED, f"no checkpoint scores {least} or more"
+    losses, accuracy, domains = task.losses, task.accuracy, task.domains
     try:
-        return way.fit(task.losses, task.accuracy, domains=task.domains, chance=task.chance)
+        if isinstance(way, PerformanceSigmoid):
+            return way.fit(losses, accuracy, domains=domains, chance=task.chance)
+        return way.fit(losses, accuracy, domains=domains, chance=task.chance, margin=emergence)
     except UserError as error:
         return Outcome.TOO_FEW_RUNS, str(error)
 

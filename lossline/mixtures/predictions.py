@@ -21,8 +21,9 @@ from lossline.errors import UserError
 from lossline.mixtures.catalogue import DEFAULT, LAWS
 from lossline.mixtures.laws import Law, LawFit
 from lossline.mixtures.resampling import refits
-from lossline.mixtures.runs import MixtureRuns, components_of, shares_of
+from lossline.mixtures.runs import MixtureRuns, components_of, recorded_shares, shares_of
 from lossline.prediction.backtest import cuts_of
+from lossline.prediction.decisions import same_scale
 from lossline.prediction.intervals import (
     Spread,
     learn,
@@ -47,7 +48,8 @@ from lossline.prediction.results import (
     Target,
     TargetKind,
 )
-from lossline.tables.schema import SHARE
+from lossline.tables.frames import nearest_names
+from lossline.tables.schema import SetKind, Unit
 from lossline.terminal import Say, silent
 
 Array = np.ndarray
@@ -55,15 +57,19 @@ Array = np.ndarray
 # Name of the default law in the results; the others keep their own.
 OURS = "lossline"
 _CURVE_POINTS = 30
+_MOST_RESAMPLES = 200  # each refits all domains together
+# Difference of a share that is another mixture; shares out of counted tokens differ by chance.
+_ANOTHER_MIXTURE = 0.002
 _METRIC = "loss"  # bits per byte and nats per token have the same scale of errors, a logarithm
 
 
 def has_mixtures(table: pd.DataFrame) -> bool:
     """Return whether the runs of a table differ in their shares of two components or more."""
-    if len(components_of(table)) < 2:
+    names = components_of(table)
+    if len(names) < 2:
         return False
-    shares = table[[c for c in table.columns if str(c).startswith(SHARE)]].dropna(how="all")
-    return len(shares.fillna(0.0).round(6).drop_duplicates()) > 1
+    shares = recorded_shares(table, names).dropna()
+    return bool((shares.max() - shares.min()).max() > _ANOTHER_MIXTURE)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,11 +93,14 @@ def predict_mixtures(
     """Predict the losses of models of other sizes and mixtures from runs on mixtures.
 
     Laws are fitted to the last checkpoint of each run. Targets are runs of the table, or points
-    (N, D, {component: share}).
+    (N, D, {component: share}); without either, all runs within 5% of the most compute. The default
+    law alone is refitted to resampled runs, at most 200 times; the intervals of the others rest on
+    their backtests.
 
     Args:
         table: a loss table with share.<component> and compute.
-        options: targets, points, exclude, tasks, validation sets, methods, resamples and seed.
+        options: targets, above_flops, points, exclude, tasks, validation sets, methods, resamples
+            and seed; the others are for laws of scale alone.
         say: called with a line of progress.
 
     Raises:
@@ -110,7 +119,7 @@ def predict_mixtures(
     for name, law in setup.laws.items():
         say(f"law {name}")
         resamples = options.resamples if name == OURS else 0
-        found = _fit(law, setup.fitted, min(resamples, 200), options.seed)
+        found = _fit(law, setup.fitted, min(resamples, _MOST_RESAMPLES), options.seed)
         predictions += _predicted(setup, name, found, spreads.get(name, Spread()), tested)
         if isinstance(found, str):
             continue
@@ -143,7 +152,8 @@ def _setup(rows: pd.DataFrame, options: PredictOptions) -> _Setup:
             f"{', '.join(known)}."
         )
     laws = {name: known[name] for name in options.methods or known}
-    runs = MixtureRuns.from_table(rows, domains=_domains(rows, options)).last_checkpoints
+    domains = _domains(rows, options)
+    runs = MixtureRuns.from_table(rows, domains=domains).last_checkpoints
     if not np.isfinite(runs.flops).all():
         runs = dataclasses.replace(runs, flops=6.0 * runs.params * runs.tokens)
     held = np.isin(runs.runs, _held_out(runs, options))
@@ -169,28 +179,31 @@ def _setup(rows: pd.DataFrame, options: PredictOptions) -> _Setup:
         targets.append(dataclasses.replace(target, name=f"{target.name}, {text}"))
     actual = np.full((len(targets), len(runs.domains)), np.nan)
     actual[: len(order)] = ahead.losses[order]
-    units = {
-        domain: unit
-        for domain, (_, unit) in zip(runs.domains, _domains(rows, options), strict=True)
-    }
+    units = {domain: unit for domain, (_, unit) in zip(runs.domains, domains, strict=True)}
     return _Setup(fitted=fitted, targets=targets, actual=actual, units=units, laws=laws)
 
 
 def _domains(rows: pd.DataFrame, options: PredictOptions) -> list[tuple[str, str]]:
     """Return (set, unit) of the domains: validation sets by loss, tasks by bits per byte."""
     chosen = []
-    for kind, units, wanted in (
-        ("validation", ("loss", "bits_per_byte"), options.validation_sets),
-        ("task", ("bits_per_byte", "loss"), options.tasks),
+    for option, kind, units, wanted in (
+        ("validation_sets", SetKind.VALIDATION, (Unit.NATS, Unit.BITS), options.validation_sets),
+        ("tasks", SetKind.TASK, (Unit.BITS, Unit.NATS), options.tasks),
     ):
-        part = rows[rows["kind"] == kind]
-        for name in sorted(part["eval_set"].unique()):
+        part = rows[rows["kind"] == str(kind)]
+        known = sorted(part["eval_set"].unique())
+        if missing := sorted(set(wanted) - set(known)):
+            raise UserError(
+                f"predict.{option}: the table has no {kind} set {missing[0]!r}. Near names: "
+                f"{nearest_names(missing[0], known) or 'none'}."
+            )
+        for name in known:
             if wanted and name not in wanted:
                 continue
             mine = part[part["eval_set"] == name]
             unit = next((u for u in units if mine[u].notna().any()), None)
             if unit:
-                chosen.append((str(name), unit))
+                chosen.append((str(name), str(unit)))
     if not chosen:
         raise UserError(
             "the table has no loss of a validation set and of no task's gold answers: there is "
@@ -512,13 +525,12 @@ def _decisions(predictions: pd.DataFrame, setup: _Setup) -> pd.DataFrame:
     for (method, task), part in known.groupby(["method", "task"], sort=False):
         right, single = [], []
         for a, b in itertools.combinations(part.to_dict("records"), 2):
-            if not np.isclose(a["params"], b["params"], rtol=0.02) or a["actual"] == b["actual"]:
+            one, other = shares[a["target"]], shares[b["target"]]
+            if one == other or not same_scale(a, b) or a["actual"] == b["actual"]:
                 continue
             truth = a["actual"] < b["actual"]
             right.append((a["predicted"] < b["predicted"]) == truth)
-            smaller = _better_when_small(
-                setup.fitted, task, shares[a["target"]], shares[b["target"]]
-            )
+            smaller = _better_when_small(setup.fitted, task, one, other)
             if smaller is not None:
                 single.append(smaller == truth)
         if right:

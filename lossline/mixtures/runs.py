@@ -167,7 +167,7 @@ class MixtureRuns:
             if name not in known:
                 raise unknown_name("component", name, known)
         if left := [name for name in known if name not in names]:
-            used = _shares(table, left).sum(axis=1) > _ROUNDING
+            used = recorded_shares(table, left).sum(axis=1) > _ROUNDING
             if used.any():
                 raise UserError(
                     f"components: {left[0]!r} is not among them, and run "
@@ -317,7 +317,7 @@ def _default_domains(table: pd.DataFrame) -> list[Domain]:
 
 def _checkpoints(table: pd.DataFrame, names: Sequence[str], size: str) -> pd.DataFrame:
     """Return run, step, tokens, flops, N and shares of the checkpoints that have a mixture."""
-    shares = _shares(table, names).add_prefix(SHARE)
+    shares = recorded_shares(table, names).add_prefix(SHARE)
     facts = [*_CHECKPOINT, "tokens", "flops", size]
     points = table[facts].join(shares).dropna(subset=list(shares.columns))
     return points.drop_duplicates(_CHECKPOINT).reset_index(drop=True)
@@ -342,8 +342,11 @@ def _labels(domains: Sequence[Domain]) -> list[str]:
     return [name if sets.count(name) == 1 else f"{name} ({unit})" for name, unit in domains]
 
 
-def _shares(table: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
-    """Return the shares of each row of a loss table (columns = components), NaN if it has none."""
+def recorded_shares(table: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
+    """Return the shares of each row of a loss table (columns = components), NaN if it has none.
+
+    They come from ``share.<component>``, else from ``component_tokens.<component>``.
+    """
 
     def columns(prefix: str) -> pd.DataFrame:
         found = {n: table[prefix + n] for n in names if prefix + n in table}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -33,7 +35,7 @@ def decide(predictions: pd.DataFrame, points: pd.DataFrame) -> pd.DataFrame:
             (_sign(a.predicted - b.predicted, a.metric), _sign(a.actual - b.actual, a.metric),
              _at_largest_common_scale(points, task, a.group, b.group))
             for a, b in itertools.combinations(part.itertuples(), 2)
-            if a.group != b.group and _same_scale(a, b) and a.actual != b.actual
+            if a.group != b.group and same_scale(a._asdict(), b._asdict()) and a.actual != b.actual
         ]  # fmt: skip
         if not calls:
             continue
@@ -59,10 +61,9 @@ def _sign(difference: float, metric: str) -> float:
     return float(np.sign(difference if metric == "accuracy" else -difference))
 
 
-def _same_scale(a: object, b: object) -> bool:
-    return all(
-        abs(np.log(getattr(a, name) / getattr(b, name))) < _SAME for name in ("params", "tokens")
-    )
+def same_scale(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
+    """Return whether two models with ``params`` and ``tokens`` have one scale."""
+    return all(abs(np.log(a[name] / b[name])) < _SAME for name in ("params", "tokens"))
 
 
 def _at_largest_common_scale(points: pd.DataFrame, task: object, a: str, b: str) -> float:
@@ -71,6 +72,6 @@ def _at_largest_common_scale(points: pd.DataFrame, task: object, a: str, b: str)
     first, second = (rows[rows["group"] == g].sort_values("flops", ascending=False) for g in (a, b))
     for x in first.itertuples():
         for y in second.itertuples():
-            if _same_scale(x, y) and x.value != y.value:
+            if same_scale(x._asdict(), y._asdict()) and x.value != y.value:
                 return _sign(float(x.value) - float(y.value), str(x.metric))  # type: ignore[arg-type]
     return float("nan")

@@ -1,11 +1,16 @@
 """Tables of runs with mixtures get laws of mixtures; what these cannot use is named."""
 
+import dataclasses
+
 import numpy as np
+import pandas as pd
 import planted_mixture_table
 import pytest
 
+from lossline.errors import UserError
 from lossline.fits.table_predictions import predict_runs
 from lossline.fits.usable_runs import usable_runs
+from lossline.mixtures.predictions import has_mixtures
 from lossline.prediction import PredictOptions
 
 QUICK = PredictOptions(resamples=5, methods=("lossline", "M1"))
@@ -75,3 +80,47 @@ def test_sound_table_is_not_changed(table):
     other = table.copy()
     other.loc[:5, ["share.web", "share.code"]] = np.nan  # not trained on a mixture
     assert usable_runs(other)[1] == []
+
+
+def test_counted_tokens_of_components_are_shares(table):
+    tokens = {f"component_tokens.{name}": table[f"share.{name}"] * 1e9 for name in ("web", "code")}
+    counted = table.drop(columns=["share.web", "share.code"]).assign(**tokens)
+    assert has_mixtures(counted)
+    one = counted.assign(**{"component_tokens.web": 7e8, "component_tokens.code": 3e8})
+    one.loc[one.index[:3], "component_tokens.web"] *= 1.0001  # counts differ by chance
+    assert not has_mixtures(one)
+
+
+@pytest.mark.parametrize("option", ["tasks", "validation_sets"])
+def test_set_that_the_table_lacks_is_an_error(table, option):
+    options = PredictOptions(resamples=0, methods=("M1",), **{option: ("mixd", "wiki", "mixed")})
+    with pytest.raises(UserError, match=f"predict.{option}: the table has no .* set 'mixd'"):
+        predict_runs(table, options)
+
+
+def test_emergence_decides_which_checkpoints_the_network_uses(table):
+    def predicted(emergence):
+        options = PredictOptions(
+            resamples=0, methods=("M4",), chance={"mixed": 0.25}, emergence=emergence
+        )
+        rows = predict_runs(table, options).predictions
+        return rows.loc[rows["metric"] == "accuracy", "predicted"].to_numpy(float)
+
+    assert not np.allclose(predicted(0.0), predicted(0.38))
+
+
+def test_decisions_compare_different_mixtures_of_one_scale_only(table):
+    def with_twin(**changes):
+        twin = table[table["run_id"] == "n=8e+07 code=0.2"].copy()
+        twin = twin.assign(run_id="twin", **changes)
+        for unit in ("loss", "bits_per_byte"):
+            twin[unit] = twin[unit] * 1.01
+        both = pd.concat([table, twin], ignore_index=True)
+        names = tuple(run for run in both["run_id"].unique() if run[:3] in ("n=8", "twi"))
+        return predict_runs(both, dataclasses.replace(QUICK, targets=names)).decisions
+
+    alone = predict_runs(table, QUICK).decisions
+    assert set(alone["pairs"]) == {6}  # of four mixtures
+    assert set(with_twin()["pairs"]) == {9}  # the twin has one of the four mixtures
+    longer = table.loc[table["run_id"] == "n=8e+07 code=0.2", "tokens"] * 3
+    assert set(with_twin(tokens=longer)["pairs"]) == {6}
