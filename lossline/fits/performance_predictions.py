@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
 from lossline.errors import UserError
 from lossline.mixtures.performance import (
@@ -30,7 +31,6 @@ _WAYS: dict[str, tuple[str, PerformanceSigmoid | PerformanceNetwork]] = {
     "lossline": ("lossline", PerformanceSigmoid()),
     "flp_m": ("M4", PerformanceNetwork()),
 }
-_NORMAL = {0.5: 0.674, 0.8: 1.282, 0.9: 1.645}  # half widths of normal intervals
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -167,7 +167,7 @@ def _numbers(task: _Task, fit: SigmoidFit | NetworkFit, at: pd.DataFrame) -> dic
         p = round(100 * level)
         ends = at[[f"low_{p}", f"high_{p}"]].to_numpy(float).T
         away = np.abs(fit.predict(ends) - value) if np.isfinite(ends).all() else np.array([0.0])
-        half = float(np.hypot(away.max(), _NORMAL[level] * scatter))
+        half = float(np.hypot(away.max(), stats.norm.ppf((1 + level) / 2) * scatter))
         numbers |= {f"low_{p}": max(value - half, 0.0), f"high_{p}": min(value + half, 1.0)}
     return numbers
 

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import pandas as pd
 
-from lossline.mixtures.runs import components_of
+from lossline.mixtures.runs import SHARE_ROUNDING, components_of
 from lossline.tables.schema import COMPONENT_TOKENS, SHARE
-
-_ROUNDING = 0.01  # as ``MixtureRuns`` allows
 
 
 def usable_runs(table: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
@@ -23,7 +21,7 @@ def usable_runs(table: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     columns = [name for name in map(str, table.columns) if name.startswith(SHARE)]
     shares = table[columns].astype(float)
     total = shares.fillna(0.0).sum(axis=1)
-    off = shares.notna().any(axis=1) & ((total - 1).abs() > _ROUNDING)
+    off = shares.notna().any(axis=1) & ((total - 1).abs() > SHARE_ROUNDING)
     for run, rows in table[off].groupby("run_id", sort=True):
         notes.append(
             f"run {run}: its shares sum to {total[rows.index[0]]:.4g}, not to 1: it is left out. "

@@ -22,6 +22,7 @@ Array = np.ndarray
 
 # Starts of the sigmoid: slope of the mean loss, per nat.
 _SLOPES = (0.5, 1.0, 3.0)
+_FEWEST = 3  # checkpoints to fit
 _B1, _B2, _EPSILON = 0.9, 0.999, 1e-8  # Adam's
 
 
@@ -178,12 +179,12 @@ class PerformanceNetwork:
     seed: several are trained at once, and their spread is part of the result.
 
     Attributes:
-        seeds: number of networks S, seeded 0 to S - 1.
+        seeds: number of networks S, seeded from ``seed`` on.
         width: hidden units H.
         steps: updates.
         rate: Adam's first rate.
         decay: weight of the L2 term.
-        seed: first seed.
+        seed: seed of the first network.
     """
 
     seeds: int = 8
@@ -293,9 +294,6 @@ def performance_from_dict(tree: Mapping[str, Any]) -> SigmoidFit | NetworkFit:
     except (KeyError, TypeError, ValueError, IndexError) as error:
         raise UserError(f"not a saved performance fit: {error}. Fit and save it again.") from error
     raise UserError(f"saved performance fit: way {way!r} is unknown. Fit and save it again.")
-
-
-_FEWEST = 3
 
 
 def _complete(

@@ -25,7 +25,7 @@ from lossline.tables.schema import COMPONENT_TOKENS, SHARE, SetKind, Unit
 Array = np.ndarray
 
 # Published shares are rounded to three decimals: 17 of them sum to 0.996 - 1.004.
-_ROUNDING = 0.01
+SHARE_ROUNDING = 0.01
 _CHECKPOINT = ["run_id", "step"]
 Domain = tuple[str, str]  # evaluation set, unit (``loss`` or ``bits_per_byte``)
 
@@ -167,7 +167,7 @@ class MixtureRuns:
             if name not in known:
                 raise unknown_name("component", name, known)
         if left := [name for name in known if name not in names]:
-            used = recorded_shares(table, left).sum(axis=1) > _ROUNDING
+            used = recorded_shares(table, left).sum(axis=1) > SHARE_ROUNDING
             if used.any():
                 raise UserError(
                     f"components: {left[0]!r} is not among them, and run "
@@ -279,7 +279,7 @@ def checked_shares(shares: Any, components: Sequence[str], where: str) -> Array:
             f"{row + 1}. Give a number from 0 to 1."
         )
     total = array.sum(axis=1)
-    off = np.abs(total - 1) > _ROUNDING
+    off = np.abs(total - 1) > SHARE_ROUNDING
     if off.any():
         row = int(np.flatnonzero(off)[0])
         raise UserError(

@@ -104,7 +104,7 @@ class Observations:
 
     @property
     def emerged(self) -> Array:
-        """Whether each run's last score lies 2 standard errors above chance (M,)."""
+        """Whether each checkpoint's score lies 2 standard errors above chance (M,)."""
         if self.metric != "accuracy" or not np.isfinite(self.chance):
             return np.ones(len(self), bool)
         return self.value > self.chance + 2 * self._guessing_error

@@ -19,7 +19,7 @@ class Points(enum.StrEnum):
 
     FINAL = "final"  # the last checkpoint of each run
     IMPROVING = "improving"  # FLP: those that improve the loss, above chance
-    SMOOTHED = "smoothed"  # OLMo ladder: all after the first tenth, moving average
+    SMOOTHED = "smoothed"  # OLMo ladder: 30 per run after its first tenth, moving average
 
 
 def choose(observations: Observations, points: Points, *, emergence: float) -> Observations:
@@ -71,6 +71,7 @@ def _spread(rows: np.ndarray, tokens: np.ndarray) -> np.ndarray:
 def smoothed(observations: Observations) -> Observations:
     """Return at most 30 points per run after its first tenth, averaged over 5 checkpoints.
 
+    The ladder's authors take all points: runs with more checkpoints then count more.
     Runs with fewer than 30 checkpoints are not averaged: five of them are a large part of the run.
     """
     tokens, keep = observations.tokens, np.zeros(len(observations), bool)
