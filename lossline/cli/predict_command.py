@@ -32,6 +32,7 @@ from lossline.places import local_path
 from lossline.prediction import PredictOptions, Predictor, load_predictor
 from lossline.prediction.methods import DEFAULT
 from lossline.prediction.predict import projection, rows_to_use
+from lossline.prediction.predictor import verdict
 from lossline.prediction.results import (
     BACKTEST_COLUMNS,
     CURVE_COLUMNS,
@@ -40,7 +41,6 @@ from lossline.prediction.results import (
     POINT_COLUMNS,
     PREDICTION_COLUMNS,
     STAGE_COLUMNS,
-    Outcome,
     Predictions,
     TargetKind,
 )
@@ -110,7 +110,7 @@ class PredictCommand(PredictOptions):
         if self.predictor and not self.points:
             raise UserError(f"predict: --predictor needs --point {_FORM}.")
         if self.predictor and (
-            unused := [n for n in ("targets", "exclude", "out") if getattr(self, n)]
+            unused := [n for n in ("targets", "above_flops", "exclude", "out") if getattr(self, n)]
         ):
             raise UserError(
                 f"predict.{unused[0]} has no effect with --predictor, which only prints points. "
@@ -118,7 +118,7 @@ class PredictCommand(PredictOptions):
             )  # fmt: skip
 
     def _check_optimum(self) -> None:
-        unused = [name for name in ("predictor", "out", "targets") if getattr(self, name)]
+        unused = [n for n in ("predictor", "out", "targets", "above_flops") if getattr(self, n)]
         if unused:
             raise UserError(
                 f"predict.{unused[0]} has no effect with --optimum, which only prints the best "
@@ -185,12 +185,17 @@ def predict(options: PredictCommand) -> Predictions | TableOptimum | None:
 def print_optimum(options: PredictCommand) -> TableOptimum:
     """Print the best mixture and its gin bindings (see ``predict``)."""
     table, _ = read_table(as_paths(options.table), options.bad_rows)
-    point = options.points[0] if options.points else (None, None)
+    point = projection(options.points[0]) if options.points else None
+    if point and point.shares:
+        raise UserError(
+            f"predict.points: {point.name} has shares, but --optimum finds the shares. Leave them "
+            "out."
+        )
     found = best_mixture_of_table(
         rows_to_use(table, options),
         {name: options.weights.get(name, 1.0) for name in options.optimum},
-        params=point[0],
-        tokens=point[1],
+        params=point.params if point else None,
+        tokens=point.tokens if point else None,
         law=options.law,
         limits=options.limits,
         pull=options.pull,
@@ -222,14 +227,8 @@ def project(predictor: Predictor, points: Sequence[tuple[Any, ...]]) -> Predicti
             )
         parts.append(predictor.predict(target.params, target.tokens).assign(target=target.name))
     rows = pd.concat(parts, ignore_index=True)
-    beyond = rows["extrapolation"] > 1
-    rows = rows.assign(
-        kind=str(TargetKind.PROJECTION),
-        status=beyond.map({True: str(Outcome.PREDICTED), False: str(Outcome.INTERPOLATED)}),
-        reason=beyond.map(
-            {True: "", False: "lies within the compute of the fitted runs: an interpolation"}
-        ),
-    )
+    verdicts = pd.DataFrame([verdict(row) for row in rows.to_dict("records")])
+    rows = rows.join(verdicts).assign(kind=str(TargetKind.PROJECTION))
     methods = rows["method"].unique()
     return Predictions(
         predictions=rows.reindex(columns=list(PREDICTION_COLUMNS)),

@@ -33,7 +33,7 @@ from lossline.prediction.intervals import (
 )
 from lossline.prediction.options import PredictOptions
 from lossline.prediction.predict import projection, rows_to_use, with_runs
-from lossline.prediction.predictor import interval_columns
+from lossline.prediction.predictor import interval_columns, verdict
 from lossline.prediction.results import (
     BACKTEST_COLUMNS,
     CURVE_COLUMNS,
@@ -367,15 +367,9 @@ def _predicted(
             continue
         variance = resampled_variance(draws[:, i, j : j + 1], _METRIC, count)
         row |= interval_columns(predicted, variance[0], row["extrapolation"], spread, _METRIC)
-        within = target.flops <= largest
-        rows.append(
-            {
-                **row,
-                "relative_error": predicted / actual - 1,
-                "status": str(Outcome.INTERPOLATED if within else Outcome.PREDICTED),
-                "reason": _outside(setup.fitted, target),
-            }
-        )
+        row |= verdict(row)
+        reasons = [text for text in (row["reason"], _outside(setup.fitted, target)) if text]
+        rows.append({**row, "reason": "; ".join(reasons)})
     return rows
 
 

@@ -33,7 +33,7 @@ from lossline.prediction.methods import (
 from lossline.prediction.observations import Observations, observe
 from lossline.prediction.options import PredictOptions
 from lossline.prediction.points import Points
-from lossline.prediction.predictor import VERSION, WHAT, interval_columns
+from lossline.prediction.predictor import VERSION, WHAT, interval_columns, verdict
 from lossline.prediction.results import (
     BACKTEST_COLUMNS,
     CURVE_COLUMNS,
@@ -350,24 +350,8 @@ def _predicted(
         row |= interval_columns(
             draws[0, i], variance[i], row["extrapolation"], spread, observations.metric
         )
-        row |= _verdict(row)
+        row |= verdict(row)
     return rows
-
-
-def _verdict(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Return status, reason and error of a row that has a number."""
-    predicted, actual = row["predicted"], row["actual"]
-    if not np.isfinite(predicted):
-        return {"status": str(Outcome.NOT_IDENTIFIED), "reason": "the prediction is not finite"}
-    reasons = []
-    if row["metric"] == "accuracy" and not 0 <= predicted <= 1:
-        reasons.append("outside the range of an accuracy")
-    inside = row["extrapolation"] <= 1
-    if inside:
-        reasons.append("the target lies within the compute of the runs: an interpolation")
-    error = predicted / actual - 1 if np.isfinite(actual) and actual > 0 else np.nan
-    status = Outcome.INTERPOLATED if inside else Outcome.PREDICTED
-    return {"status": str(status), "reason": "; ".join(reasons), "relative_error": error}
 
 
 def _curve(

@@ -29,7 +29,7 @@ from lossline.prediction.methods import (
     Stage,
     TwoStageFit,
 )
-from lossline.prediction.results import LEVELS, Target, TargetKind
+from lossline.prediction.results import LEVELS, Outcome, Target, TargetKind
 
 WHAT = "predictor of lossline.predict"
 VERSION = 1
@@ -111,6 +111,26 @@ def interval_columns(
         numbers[f"low_{round(100 * level)}"] = float(low[0])
         numbers[f"high_{round(100 * level)}"] = float(high[0])
     return numbers
+
+
+def verdict(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return status, reason and relative error of a row of predictions.
+
+    Args:
+        row: metric, predicted, extrapolation, and actual if it is known.
+    """
+    predicted, actual = row["predicted"], row.get("actual", np.nan)
+    if not np.isfinite(predicted):
+        return {"status": str(Outcome.NOT_IDENTIFIED), "reason": "the prediction is not finite"}
+    reasons = []
+    if row["metric"] == "accuracy" and not 0 <= predicted <= 1:
+        reasons.append("outside the range of an accuracy")
+    inside = row["extrapolation"] <= 1
+    if inside:
+        reasons.append("the target lies within the compute of the runs: an interpolation")
+    error = predicted / actual - 1 if np.isfinite(actual) and actual > 0 else np.nan
+    status = Outcome.INTERPOLATED if inside else Outcome.PREDICTED
+    return {"status": str(status), "reason": "; ".join(reasons), "relative_error": error}
 
 
 def _prediction(entry: Mapping[str, Any], target: Target, metric: str) -> dict[str, float]:

@@ -189,6 +189,10 @@ def test_folder_of_something_else_is_never_changed(saved, instant):
         (["--predictor", "p", "--point", "1 2"], "cannot be read as a predictor"),
         (["--table", "t", "--out", "o", "--point", "7e9"], "'7e9' is no point"),
         (["--table", "t", "--optimum", "a", "--out", "o"], "predict.out has no effect"),
+        (
+            ["--table", "t", "--optimum", "a", "--gin.predict.above_flops=1"],
+            "predict.above_flops has no effect",
+        ),
         (["--table", "t", "--optimum", "a", "--point", "1 2", "3 4"], "2 points are given"),
         (["--table", "t", "--optimum", "a", "--gin.predict.weights={'b': 1}"], "'b' is not among"),
         (["--table", "t", "--out", "o", "--gin.predict.metric=f1"], "'f1' is unknown"),
@@ -304,6 +308,8 @@ def test_best_mixture_is_printed_with_its_bindings(mixtures, capsys):
     ("arguments", "expected"),
     [
         (["--optimum", "humaneval"], "target 'humaneval' is unknown"),
+        (["--optimum", "mixed", "--point", "1e9 2e10 web=1"], "--optimum finds the shares"),
+        (["--optimum", "mixed", "--point", "1e9 -1"], "must be positive numbers"),
         (["--out", "out", "--point", "1e9 2e10"], "a point needs shares"),
         (["--out", "out", "--point", "1e9 2e10 web=0.7"], "sum to 0.7, not to 1"),
         (["--out", "out", "--point", "1e9 2e10 books=1"], "component 'books' is unknown"),

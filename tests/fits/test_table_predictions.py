@@ -124,3 +124,10 @@ def test_decisions_compare_different_mixtures_of_one_scale_only(table):
     assert set(with_twin()["pairs"]) == {9}  # the twin has one of the four mixtures
     longer = table.loc[table["run_id"] == "n=8e+07 code=0.2", "tokens"] * 3
     assert set(with_twin(tokens=longer)["pairs"]) == {6}
+
+
+def test_target_within_the_runs_is_called_an_interpolation(table):
+    found = predict_runs(table, dataclasses.replace(QUICK, targets=("n=2e+07 code=0.2",)))
+    rows = found.predictions[found.predictions["metric"] != "accuracy"]
+    assert set(rows["status"]) == {"interpolated"}
+    assert rows["reason"].str.contains("an interpolation").all()
