@@ -27,7 +27,7 @@ class PredictOptions:
             not emerged.
         validation_sets: sets whose mean loss is the middle quantity; empty: all validation sets
             that every run has, the run's own set aside.
-        targets: runs of the table to leave out and predict, by name or pattern ("1.5M-*"); empty,
+        targets: runs of the table to leave out and predict, by name or pattern (``1.5M-*``); empty,
             with no ``points`` and no ``above_flops``: the run of most compute.
         above_flops: leave out and predict all runs with more training FLOPs than this.
         points: models that nobody has trained: (N, D), or (N, D, {component: share}).
