@@ -17,10 +17,13 @@ from lossline.mixtures.laws import LawFit
 from lossline.mixtures.limits import Limits
 from lossline.mixtures.optimum import Optimum, Pull, best_mixture
 from lossline.mixtures.performance import PerformanceSigmoid
-from lossline.mixtures.resampling import resample
+from lossline.mixtures.resampling import refits
 from lossline.mixtures.runs import MixtureRuns, unknown_name
+from lossline.prediction.intervals import run_weights
 from lossline.tables.chance import chance_level
 from lossline.tables.schema import Status
+
+Array = np.ndarray
 
 _REFITS = 100  # most refits; each takes an optimization
 _FEWEST_RUNS = 3  # to resample
@@ -84,7 +87,8 @@ def best_mixture_of_table(
         limits: bounds of the shares; its ``tokens`` are D if not given.
         pull: pull toward a mixture.
         chance: accuracy of guessing by task, where the table does not state it.
-        resamples: refits for the intervals, at most 100; 0 for none.
+        resamples: refits of the law, and of accuracies from losses, for the intervals; at most
+            100; 0 for none.
         seed: seed of the resampling.
 
     Raises:
@@ -105,45 +109,50 @@ def best_mixture_of_table(
     if not limits.tokens > 0:
         limits = dataclasses.replace(limits, tokens=at["tokens"])
     fit = LAWS[law]().fit(runs)
-    refits: list[LawFit] = []
+    weights = np.ones((1, len(runs)))
     count = len(np.unique(runs.runs))
     if resamples and count >= _FEWEST_RUNS:
-        spread = resample(
-            fit.law, runs, fit=fit, resamples=max(2, min(resamples, _REFITS)), seed=seed,
-            backtest=False,
-        )  # fmt: skip
-        refits = spread.fits()
+        number = max(2, min(resamples, _REFITS))
+        weights = run_weights(count, number, seed)[:, runs.run_numbers]
     elif resamples:
         notes.append(f"{count} runs: too few to resample, so the optimum has no interval")
-    by_accuracy = _performances(usable, checkpoints, targets, chance or {})
+    scored = _accuracies(usable, runs, targets, chance or {})
 
-    def goal(found: LawFit) -> Goal:
-        if by_accuracy:
-            weighted = {task: (by_accuracy[task], weight) for task, weight in targets.items()}
-            return task_goal(found, weighted, **at)
+    def goal(found: LawFit, weight: Array) -> Goal:
+        if scored:
+            fits = {
+                task: (_performance(runs, *scored[task], weight), share)
+                for task, share in targets.items()
+            }
+            return task_goal(found, fits, **at)
         return loss_goal(found, targets, **at)
 
+    samples = refits(fit.law, runs, fit, weights[1:], seed=seed) if len(weights) > 1 else ()
+    resampled = [
+        goal(dataclasses.replace(fit, theta=theta), weight)
+        for theta, weight in zip(samples, weights[1:], strict=True)
+    ]
     optimum = best_mixture(
-        goal(fit), runs, limits=limits, pull=pull, resampled=[goal(refit) for refit in refits]
+        goal(fit, weights[0]), runs, limits=limits, pull=pull, resampled=resampled
     )
     return TableOptimum(
         optimum=optimum,
         runs=runs,
         targets=dict(targets),
-        measure="accuracy" if by_accuracy else "loss or bits per byte",
+        measure="accuracy" if scored else "loss or bits per byte",
         law=law,
         notes=(*notes, *fit.notes),
         **at,
     )
 
 
-def _performances(
+def _accuracies(
     table: pd.DataFrame,
     runs: MixtureRuns,
     targets: Mapping[str, float],
     chance: Mapping[str, float],
-) -> dict[str, Performance]:
-    """Return a performance fit of each target that has accuracies only; none if all have losses.
+) -> dict[str, tuple[Array, float]]:
+    """Return accuracies (M,) and chance of each target, if they have accuracies only; else nothing.
 
     Raises:
         UserError: a target is not in the table, or only some targets have losses.
@@ -161,12 +170,17 @@ def _performances(
             f"targets: {without[0]} has accuracies only, and {others} losses; their mean has no "
             "meaning. Ask for them one by one."
         )
-    return {task: _performance(table, runs, task, chance.get(task)) for task in without}
+    return {task: _accuracy(table, runs, task, chance.get(task)) for task in without}
 
 
-def _performance(
+def _accuracy(
     table: pd.DataFrame, runs: MixtureRuns, task: str, chance: float | None
-) -> Performance:
+) -> tuple[Array, float]:
+    """Return the accuracies (M,) of a task, and its chance.
+
+    Raises:
+        UserError: chance is unknown, or no checkpoint is above it.
+    """
     rows = table[table["eval_set"] == task]
     level = chance_level(task, rows) if chance is None else chance
     if level is None:
@@ -174,12 +188,17 @@ def _performance(
             f"{task}: the accuracy of guessing is unknown. Bind predict.chance = "
             f"{{{task!r}: 0.25}} with its value."
         )
-    fit = PerformanceSigmoid().fit(
-        runs.losses, accuracies(rows, runs), domains=runs.domains, chance=level
-    )
-    if not fit.emerged:
+    accuracy = accuracies(rows, runs)
+    if not (accuracy > level).any():
         raise UserError(
             f"{task}: no checkpoint is above chance ({level:.3g}). Evaluate the losses of its gold "
             "answers, or train larger models."
         )
-    return fit
+    return accuracy, level
+
+
+def _performance(runs: MixtureRuns, accuracy: Array, chance: float, weights: Array) -> Performance:
+    """Return the sigmoid from the losses of all domains to a task's accuracy."""
+    return PerformanceSigmoid().fit(
+        runs.losses, accuracy, domains=runs.domains, chance=chance, weights=weights
+    )

@@ -115,3 +115,20 @@ def test_two_runs_have_no_interval(table):
     found = best(two, "wiki", resamples=10)
     assert np.isnan(found.optimum.error)
     assert any("too few to resample" in note for note in found.notes)
+
+
+def test_interval_of_an_optimum_by_accuracy_refits_both_stages(table):
+    scored = table[table["eval_set"] == "mixed"].assign(eval_set="quiz", bits_per_byte=np.nan)
+    wild = scored["run_id"].map(
+        dict(
+            zip(
+                scored["run_id"].unique(), np.random.default_rng(0).normal(0, 0.05, 24), strict=True
+            )
+        )
+    )
+
+    def error(rows):
+        both = pd.concat([table, rows], ignore_index=True)
+        return best(both, "quiz", chance={"quiz": 0.25}, resamples=20).optimum.error
+
+    assert error(scored.assign(accuracy=scored["accuracy"] + wild)) > 3 * error(scored)
