@@ -81,11 +81,19 @@ def resolve(words: list[str], where: str) -> None:
     elif words[:3] == ["python", "-m", "pytest"]:
         assert all((REPOSITORY / word).exists() for word in words[3:] if word[0] != "-"), where
     elif words[0] == "python" and words[1].endswith(".py"):
-        source = (REPOSITORY / words[1]).read_text(encoding="utf-8")
+        source = script_text(REPOSITORY / words[1])
         flags = [word.partition("=")[0] for word in words[2:] if word.startswith("--")]
         assert all(f'"{flag}"' in source for flag in flags), where
     else:
         assert words[0].startswith("experiments/") and (REPOSITORY / words[0]).is_file(), where
+
+
+def script_text(script: Path) -> str:
+    """The text of a script and of the modules beside it that it imports: one may read its flags."""
+    text = script.read_text(encoding="utf-8")
+    beside = re.findall(r"^(?:import|from) (\w+)", text, re.MULTILINE)
+    files = [script.with_name(f"{name}.py") for name in beside]
+    return text + "".join(file.read_text(encoding="utf-8") for file in files if file.is_file())
 
 
 def verb_of(words: list[str]) -> tuple[str, list[str]] | None:
