@@ -172,10 +172,10 @@ def _setup(rows: pd.DataFrame, options: PredictOptions) -> _Setup:
         if not target.shares:
             raise UserError(
                 f"predict.points: {target.name}: the runs were trained on mixtures, so a point "
-                f"needs shares: (N, D, {{{runs.components[0]!r}: 0.5, …}})."
+                f'needs shares. Write "{target.params:g} {target.tokens:g} {_example(runs)}".'
             )
         text = ", ".join(f"{name} {share:g}" for name, share in target.shares.items())
-        shares_of(target.shares, runs.components)
+        shares_of(target.shares, runs.components, f"predict.points: {target.name}, {text}")
         targets.append(dataclasses.replace(target, name=f"{target.name}, {text}"))
     actual = np.full((len(targets), len(runs.domains)), np.nan)
     actual[: len(order)] = ahead.losses[order]
@@ -210,6 +210,13 @@ def _domains(rows: pd.DataFrame, options: PredictOptions) -> list[tuple[str, str
             "nothing to predict for mixtures. Evaluate the runs first."
         )
     return chosen
+
+
+def _example(runs: MixtureRuns) -> str:
+    """Return the shares of the first run as a point has them: "code=0.2 web=0.8"."""
+    return " ".join(
+        f"{name}={share:.3g}" for name, share in zip(runs.components, runs.shares[0], strict=True)
+    )
 
 
 def _held_out(runs: MixtureRuns, options: PredictOptions) -> list[str]:

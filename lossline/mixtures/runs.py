@@ -275,30 +275,42 @@ def checked_shares(shares: Any, components: Sequence[str], where: str) -> Array:
     if bad.any():
         row, column = np.argwhere(bad)[0]
         raise UserError(
-            f"{where}: the share of {components[column]!r} is {array[row, column]:g} in row "
-            f"{row + 1}. Give a number from 0 to 1."
+            f"{where}: the share of {components[column]!r} is {array[row, column]:g}"
+            f"{_in_row(row, array, ' in')}. Give a number from 0 to 1."
         )
     total = array.sum(axis=1)
     off = np.abs(total - 1) > SHARE_ROUNDING
     if off.any():
         row = int(np.flatnonzero(off)[0])
         raise UserError(
-            f"{where}: the shares of row {row + 1} sum to {total[row]:.4g}, not to 1. Give the "
-            "shares of all components, as fractions."
+            f"{where}: the shares{_in_row(row, array, ' of')} sum to {total[row]:.4g}, not to 1. "
+            "Give the shares of all components, as fractions."
         )
     return array / total[:, None]
 
 
-def shares_of(mixture: Mapping[str, float], components: Sequence[str]) -> Array:
+def _in_row(row: int, mixtures: Array, word: str) -> str:
+    """Return the row of a message; "" if there is but one mixture."""
+    return f"{word} row {row + 1}" if len(mixtures) > 1 else ""
+
+
+def shares_of(
+    mixture: Mapping[str, float], components: Sequence[str], where: str = "mixture"
+) -> Array:
     """Return the shares (1, K) of a mixture given by name; components not named get 0.
+
+    Args:
+        mixture: share of each component.
+        components: the K names.
+        where: what has the mixture, for messages.
 
     Raises:
         UserError: a name is unknown, or the shares do not sum to 1.
     """
     for name in mixture:
         if name not in components:
-            raise unknown_name("component", name, components)
-    return checked_shares([mixture.get(name, 0.0) for name in components], components, "mixture")
+            raise unknown_name(f"{where}: component", name, components)
+    return checked_shares([mixture.get(name, 0.0) for name in components], components, where)
 
 
 def _default_domains(table: pd.DataFrame) -> list[Domain]:

@@ -310,9 +310,18 @@ def test_best_mixture_is_printed_with_its_bindings(mixtures, capsys):
         (["--optimum", "humaneval"], "target 'humaneval' is unknown"),
         (["--optimum", "mixed", "--point", "1e9 2e10 web=1"], "--optimum finds the shares"),
         (["--optimum", "mixed", "--point", "1e9 -1"], "must be positive numbers"),
-        (["--out", "out", "--point", "1e9 2e10"], "a point needs shares"),
-        (["--out", "out", "--point", "1e9 2e10 web=0.7"], "sum to 0.7, not to 1"),
-        (["--out", "out", "--point", "1e9 2e10 books=1"], "component 'books' is unknown"),
+        (
+            ["--out", "out", "--point", "1e9 2e10"],
+            'a point needs shares. Write "1e+09 2e+10 code=',
+        ),
+        (
+            ["--out", "out", "--point", "1e9 2e10 web=0.7"],
+            "predict.points: 1e+09 parameters, 2e+10 tokens, web 0.7: the shares sum to 0.7, not",
+        ),
+        (
+            ["--out", "out", "--point", "1e9 2e10 books=1"],
+            "1e+09 parameters, 2e+10 tokens, books 1: component 'books' is unknown",
+        ),
     ],
 )
 def test_wrong_mixture_is_one_line(mixtures, arguments, expected, capsys, tmp_path, monkeypatch):

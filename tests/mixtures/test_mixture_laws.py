@@ -196,7 +196,9 @@ def test_broken_json_is_one_line():
 
 def test_bad_shares_to_predict_are_one_line():
     fit = M1().fit(planted(M1(), TRUTH["M1"], design(mixtures(4))))
-    with pytest.raises(UserError, match=r"shares to predict: the shares of row 1 sum to 1\.5"):
+    with pytest.raises(UserError, match=r"shares to predict: the shares sum to 1\.5"):
         fit.predict([0.5, 0.5, 0.5], params=1e9, tokens=1e10)
+    with pytest.raises(UserError, match=r"shares to predict: the shares of row 2 sum to 1\.5"):
+        fit.predict([[0.5, 0.5, 0.0], [0.5, 0.5, 0.5]], params=1e9, tokens=1e10)
     with pytest.raises(UserError, match="one share for each of the 3 components"):
         fit.predict([0.5, 0.5], params=1e9, tokens=1e10)
