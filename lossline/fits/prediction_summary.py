@@ -131,17 +131,23 @@ def _decisions(found: Predictions) -> list[str]:
 
 
 def _without_number(found: Predictions) -> list[str]:
-    """Return one line per task without a number."""
+    """Return one line for the tasks of a group that lack a number for the same reason."""
     rows = of_default(found)
     rows = rows[~has_number(rows)]
     if rows.empty:
         return []
+    shared = [
+        str(reason).replace(str(task), "<task>")
+        for reason, task in zip(rows["reason"], rows["task"], strict=True)
+    ]
     lines = ["No number:"]
-    for (group, task, status, reason), part in rows.groupby(
-        ["group", "task", "status", "reason"], sort=False, dropna=False
+    for (group, status, reason), part in rows.assign(shared=shared).groupby(
+        ["group", "status", "shared"], sort=False, dropna=False
     ):
-        where = f"{group}, {task}" if group else str(task)
-        lines.append(f"- {where} ({_names(part['target'])}): {status}: {reason}")
+        tasks = part["task"].nunique()
+        where = f"{group}, {_names(part['task'])}" if group else _names(part["task"])
+        why = part["reason"].iloc[0] if tasks == 1 else reason
+        lines.append(f"- {where} ({_names(part['target'])}): {status}: {why}")
     return lines
 
 

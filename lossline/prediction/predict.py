@@ -471,20 +471,22 @@ def _notes(
     chosen = [n for n, m in methods.items() if getattr(m, "points", None) is Points.IMPROVING]
     if progress and chosen:
         notes.append(f"{where}{', '.join(chosen)}: checkpoints improve the {progress}.")
-    for task, observations in fitted.items():
-        if observations.problem:
-            notes.append(f"{where}{observations.problem}")
-        elif observations.metric == "accuracy" and not np.isfinite(observations.chance):
-            notes.append(
-                f"{where}{task}: the accuracy of guessing is unknown; methods that need it are "
-                f"left out. Bind predict.chance = {{{task!r}: 0.25}} with its value."
-            )
-        elif observations.metric == "accuracy" and not observations.has_emerged:
-            notes.append(
-                f"{where}{task}: the largest runs do no better than guessing "
-                f'({observations.chance:.3g}). predict.metric = "bits_per_byte" predicts the loss '
-                "of its gold answers."
-            )
+    notes += [f"{where}{o.problem}" for o in fitted.values() if o.problem]
+    scores = {n: o for n, o in fitted.items() if o.metric == "accuracy" and not o.problem}
+    unknown = [task for task, o in scores.items() if not np.isfinite(o.chance)]
+    guessed = [task for task, o in scores.items() if not o.has_emerged]
+    if unknown:
+        notes.append(
+            f"{where}{', '.join(unknown)}: the accuracy of guessing is unknown; methods that need "
+            f"it are left out. Bind predict.chance = {{{unknown[0]!r}: 0.25}} with its value (0 "
+            "if the answer is free text)."
+        )
+    if guessed:
+        notes.append(
+            f"{where}{', '.join(guessed)}: the largest runs do no better than guessing. "
+            'predict.metric = "bits_per_byte" predicts the loss of gold answers, where the table '
+            "has it."
+        )
     sizes = {float(p) for o in fitted.values() for p in np.round(o.params, -3) if np.isfinite(p)}
     if len(sizes) == 1:
         notes.append(f"{where}all runs have one size: laws in N and D cannot be fitted.")

@@ -249,6 +249,18 @@ def test_unknown_chance_is_named_with_its_binding_and_the_rest_is_predicted(
     assert rows.loc["arc_easy", "status"] == "predicted"
 
 
+def test_tasks_without_a_number_for_one_reason_share_a_line(table, tmp_path, capsys):
+    puzzles = {"mmlu": "puzzle", "arc_easy": "riddle"}
+    renamed = table.assign(eval_set=table.eval_set.replace(puzzles))
+    predict_to_folder(command(tables.write(renamed, tmp_path / "losses.parquet")))
+    said = capsys.readouterr().out
+    lines = [line for line in said.splitlines() if "the accuracy of guessing" in line]
+    assert len(lines) == 2, "one line of what has no number, one note"
+    assert lines[0].startswith("- puzzle, riddle (")
+    assert "on <task> is unknown: bind predict.chance = {'<task>': 0.25}" in lines[0]
+    assert lines[1].startswith("- puzzle, riddle: the accuracy of guessing is unknown; methods")
+
+
 def test_target_within_the_runs_is_called_an_interpolation(saved, capsys):
     predict_to_folder(command(saved, targets=(BELOW,)))
     assert f"- {BELOW}: the target lies within the compute of the runs: an interpolation." in (
