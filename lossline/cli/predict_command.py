@@ -44,6 +44,7 @@ from lossline.prediction.results import (
     Predictions,
     TargetKind,
 )
+from lossline.tables.frames import nearest_names
 
 # Packages whose code the results depend on.
 _ROOMS = ("tables", "options", "laws", "lines", "matching", "prediction", "mixtures", "fits")
@@ -185,6 +186,7 @@ def predict(options: PredictCommand) -> Predictions | TableOptimum | None:
 def print_optimum(options: PredictCommand) -> TableOptimum:
     """Print the best mixture and its gin bindings (see ``predict``)."""
     table, _ = read_table(as_paths(options.table), options.bad_rows)
+    _check_chance(table, options)
     point = projection(options.points[0]) if options.points else None
     if point and point.shares:
         raise UserError(
@@ -248,6 +250,7 @@ def predict_to_folder(options: PredictCommand) -> Predictions | None:
     out = local_path(options.out, "predict.out")
     paths = as_paths(options.table)
     table, dropped = read_table(paths, options.bad_rows)
+    _check_chance(table, options)
     fingerprint = predict_fingerprint(table, options)
     if PREDICT_FOLDER.is_up_to_date(out, fingerprint, replace=options.replace):
         print((out / "summary.txt").read_text(encoding="utf-8").rstrip())
@@ -271,6 +274,16 @@ def predict_to_folder(options: PredictCommand) -> Predictions | None:
     print(text)
     print(f"Results: {out / 'report.html' if options.report else Path(out)}", flush=True)
     return found
+
+
+def _check_chance(table: pd.DataFrame, options: PredictCommand) -> None:
+    """Raise UserError if ``options.chance`` names a set that the table does not have."""
+    known = sorted(table["eval_set"].dropna().astype(str).unique())
+    if missing := sorted(set(options.chance) - set(known)):
+        raise UserError(
+            f"predict.chance: the table has no task {missing[0]!r}. Near names: "
+            f"{nearest_names(missing[0], known) or 'none'}."
+        )
 
 
 def predict_fingerprint(table: pd.DataFrame, options: PredictCommand) -> str:

@@ -20,6 +20,7 @@ Array = np.ndarray
 _CHECKPOINT = ["run_id", "step"]
 TRAINING_LOSS = "x_training_loss"
 """Column of a loss table: the training loss at the row's checkpoint, if recorded."""
+_PREDICTED = {"accuracy": "accuracies", "bits_per_byte": "the loss of gold answers"}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -167,10 +168,10 @@ def task_names(table: pd.DataFrame, options: PredictOptions) -> list[str]:
             f"{nearest_names(missing[0], known) or 'none'}."
         )
     if not (options.tasks or known):
+        other = "accuracy" if options.metric != "accuracy" else "bits_per_byte"
         raise UserError(
             f"the table has no task with {options.metric}: there is nothing to predict. Evaluate "
-            'benchmarks, or bind predict.metric = "bits_per_byte" to predict the loss of gold '
-            "answers."
+            f'benchmarks, or bind predict.metric = "{other}" to predict {_PREDICTED[other]}.'
         )
     return list(options.tasks) or known
 

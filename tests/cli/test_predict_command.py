@@ -213,6 +213,12 @@ def test_wrong_command_is_one_line(arguments, expected, capsys, tmp_path, monkey
         ({}, ["--exclude", "big"], "the table has no run 'big'"),
         ({}, ["--point", "7e9 -4e12"], "must be positive numbers"),
         ({"accuracy": np.nan}, [], "no task with accuracy"),
+        (
+            {"bits_per_byte": np.nan},
+            ["--gin.predict.metric=bits_per_byte"],
+            'bind predict.metric = "accuracy" to predict accuracies',
+        ),
+        ({}, ["--gin.predict.chance={'mmlo': 0.25}"], "no task 'mmlo'. Near names: "),
         ({}, ["--gin.predict.methods=['lucky']"], "'lucky' is unknown"),
     ],
 )
