@@ -31,10 +31,10 @@ def loss_ticks(ax: Axes, *, count: int = 5) -> None:
         axis.set_major_locator(MaxNLocator(count, steps=[1, 2, 2.5, 5, 10], min_n_ticks=3))
 
 
-def compute_ticks(ax: Axes) -> None:
-    """Make the x axis logarithmic, with one tick per decade."""
+def compute_ticks(ax: Axes, most: int = 7) -> None:
+    """Make the x axis logarithmic, with one tick per decade, or fewer if there are too many."""
     ax.set_xscale("log")
-    ax.xaxis.set_major_locator(LogLocator(numticks=7))
+    ax.xaxis.set_major_locator(LogLocator(numticks=most))
     ax.xaxis.set_major_formatter(_power_of_ten)
     ax.xaxis.set_minor_formatter(NullFormatter())
 

@@ -67,7 +67,8 @@ def task_panels(found: Predictions, group: str, tasks: Sequence[str]) -> Figure:
         axes = figure.subplots(rows, columns, squeeze=False, sharex=True)
         for ax, task in zip(axes.flat, tasks, strict=False):
             _panel(ax, _Task(found, group, task), colors, shades)
-            ax.set_title(label(task, 34 if columns < 3 else 24), loc="left")
+            panels.compute_ticks(ax, most=7 if columns < 4 else 4)
+            ax.set_title(label(task, {1: 34, 2: 34, 3: 24}.get(columns, 17)), loc="left")
         hide_unused(axes, len(tasks))
         metric = ", ".join(sorted(points["metric"].unique())).replace("_", " ")
         figure.supxlabel("training FLOPs", fontsize=RC["axes.labelsize"])
@@ -101,7 +102,7 @@ def _panel(ax: Axes, task: _Task, colors: Mapping[str, str], shades: Mapping[flo
     finals = points.loc[points["final"].astype(bool), "flops"]
     if len(finals):
         points = points[points["flops"] >= _FIRST * finals.min()]
-    panels.compute_ticks(ax)
+    ax.set_xscale("log")
     _points(ax, points, shades)
     for method, curve in task.curves.groupby("method", sort=False):
         _curve(ax, str(method), curve, colors, method == task.default)
@@ -175,12 +176,15 @@ def _legend(
 ) -> list[tuple[str, list[Any]]]:
     """Return titled groups of legend handles for what occurs."""
     grey = "#555555"
+    drawn = set(found.curves.loc[found.curves["predicted"].notna(), "method"])
     lines: list[Any] = [
         Line2D([], [], color=color, linewidth=1.5 if name == found.default else 0.9,
                label=label(name))
         for name, color in colors.items()
+        if name in drawn
     ]  # fmt: skip
-    lines.append(Patch(color=colors[found.default], alpha=0.16, label="90% band"))
+    if found.default in drawn:
+        lines.append(Patch(color=colors[found.default], alpha=0.16, label="90% band"))
     targets = [_dot("s", colors[found.default], 4.0, "predicted, 90%")]
     if (found.predictions["kind"] == str(TargetKind.PREDICTION)).any():
         targets.append(_dot("*", _TARGET, 7.0, "measured"))
@@ -194,7 +198,8 @@ def _legend(
         states.append(_dot("o", grey, 4.0, "not emerged", filled=False))
     if found.points["held_out"].astype(bool).any():
         states.append(_dot("D", grey, 3.4, "left out"))
-    return [("method", lines), ("target", targets), ("size", points), ("checkpoint", states)]
+    groups = [("method", lines), ("target", targets), ("size", points), ("checkpoint", states)]
+    return [(title, handles) for title, handles in groups if handles]
 
 
 def _dot(marker: str, color: str, size: float, words: str, *, filled: bool = True) -> Line2D:
@@ -247,7 +252,10 @@ def _against_measured(ax: Axes, rows: pd.DataFrame, default: str) -> None:
     ax.set_aspect("equal")
     ax.set_xlabel("measured")
     ax.set_ylabel("predicted")
-    ax.legend(loc="upper left", handlelength=1.0)
+    if rows.empty:
+        ax.text(0.5, 0.9, f"{label(default)}: no number", transform=ax.transAxes, ha="center")
+    else:
+        ax.legend(loc="upper left", handlelength=1.0)
 
 
 def backtest_chart(found: Predictions) -> Figure:
@@ -296,7 +304,11 @@ def _errors_by_distance(
                 markersize=2.6, color=color, linewidth=1.6 if name == default else 0.9,
                 zorder=4 if name == default else 3, gid=f"median/{name}",
             )  # fmt: skip
-        ax.set_ylim(0, 1.05 * float(error[known].quantile(0.98)) or 1.0)
+        highest = [float(error[own].quantile(0.9))] if own.any() else []
+        for line in ax.lines:
+            if str(line.get_gid()).startswith("median/"):
+                highest += list(np.asarray(line.get_ydata(), float))
+        ax.set_ylim(0, 1.15 * max(highest, default=0.0) or 1.0)
     ax.xaxis.set_major_formatter(lambda value, _: f"{value:g}×")
     ax.xaxis.set_minor_formatter(lambda value, _: f"{value:g}×" if value in (2, 5, 20) else "")
     ax.set_xlabel("compute of the later run, of the largest fitted")

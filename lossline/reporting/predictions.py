@@ -176,9 +176,9 @@ class _Report:
                     backtest_chart(found),
                     "Backtests: error against distance, and coverage of the intervals",
                     "Left: errors on later runs against how far they lie beyond the largest fitted "
-                    "run. Dots: every error of the default method (the largest 2% beyond the "
-                    "axis). Right: share of the measurements within their interval; grey: the "
-                    "nominal level.",
+                    "run. Dots: every error of the default method (the largest tenth may lie "
+                    "beyond the axis). Right: share of the measurements within their interval; "
+                    "grey: the nominal level.",
                 )
             )
         blocks.append(_coverage_grid(found))
@@ -231,7 +231,7 @@ def _prediction_grid(found: Predictions, kind: TargetKind) -> Grid:
     body = []
     for row in rows.head(_ROWS).to_dict("records"):
         cells = [*_group_cell(rows, row), Cell(row["task"]), Cell(row["target"])]
-        cells += [Cell(f"{number(row['extrapolation'], 2)}×")]
+        cells += [Cell(_times(float(row["extrapolation"])))]
         cells += [Cell(score(row["predicted"], row["metric"]))]
         cells += [Cell(interval(row[f"low_{p}"], row[f"high_{p}"])) for p in (50, 80, 90)]
         if measured:
@@ -242,6 +242,13 @@ def _prediction_grid(found: Predictions, kind: TargetKind) -> Grid:
         body.append([*cells, Cell(_text(row["reason"]))])
     title = "Left-out runs" if measured else "Models that nobody has trained"
     return Grid(title=title, columns=columns, rows=body, caption=_cut(rows))
+
+
+def _times(factor: float) -> str:
+    """Return a factor as text: "0.27×", "2.7×", "230×"."""
+    if factor >= 100:
+        return f"{float(f'{factor:.2g}'):,.0f}×"
+    return f"{number(factor, 2)}×"
 
 
 def _missing_grid(rows: pd.DataFrame) -> Grid:

@@ -1,6 +1,7 @@
 """The report of predictions shows every task, method and target, and escapes what a table says."""
 
 import dataclasses
+import itertools
 
 import numpy as np
 import pandas as pd
@@ -10,6 +11,7 @@ from prediction import planted_runs
 from lossline.errors import UserError
 from lossline.fits.prediction_numbers import errors_by_method
 from lossline.prediction import PredictOptions, predict_table
+from lossline.reporting import predictions
 from lossline.reporting.prediction_charts import backtest_chart, measured_chart, task_panels
 from lossline.reporting.predictions import write_prediction_report
 
@@ -17,6 +19,7 @@ TASKS = {
     "arc_easy": lambda n, d: planted_runs.score(planted_runs.gold_loss(n, d)),
     "mmlu": lambda n, d: 0.23,
 }
+SCORED = "actual == actual and predicted == predicted"
 SPY = "<script>alert(1)</script>"
 
 
@@ -73,7 +76,7 @@ def test_measured_scores_and_errors_of_all_methods_are_drawn(found):
     left, right = measured_chart(found).axes[:2]
     assert gids(left, "scores/") == ["scores/accuracy"]
     count = sum(len(line.get_xdata()) for line in left.lines if line.get_gid() == "scores/accuracy")
-    assert count == len(found.predictions.query("method == 'lossline' and actual == actual"))
+    assert count == len(found.predictions.query(f"method == 'lossline' and {SCORED}"))
     compared = errors_by_method(found).query("compared")["method"]
     assert sorted(gids(right, "errors/")) == sorted(f"errors/{name}" for name in compared)
 
@@ -117,3 +120,44 @@ def test_groups_have_a_figure_each(found, tmp_path):
     html = write_prediction_report(both, tmp_path).read_text()
     assert "Scores against compute: llama" in html and "Scores against compute: mamba" in html
     assert (tmp_path / "figures" / "tasks-1.png").exists()
+
+
+def test_default_without_a_number_is_said_and_not_in_the_legend():
+    table = planted_runs.table(checkpoints=4)
+    unknown = table.assign(eval_set=table["eval_set"].replace({"arc_easy": "riddles"}))
+    options = PredictOptions(methods=("lossline", "fp"), resamples=5)
+    found = predict_table(unknown, options)
+    left = measured_chart(found).axes[0]
+    assert [text.get_text() for text in left.texts] == ["lossline: no number"]
+    figure = task_panels(found, "", ["riddles"])
+    words = [text.get_text() for legend in figure.legends for text in legend.get_texts()]
+    assert "fp" in words and "lossline" not in words and "90% band" not in words
+
+
+@pytest.mark.parametrize(("factor", "text"), [(0.268, "0.27×"), (231.4, "230×"), (2.7, "2.7×")])
+def test_factors_are_plain_numbers(factor, text):
+    assert predictions._times(factor) == text
+
+
+def test_one_wild_error_does_not_hide_the_lines(found):
+    wild = found.backtest.assign(relative_error=40.0)
+    backtest = pd.concat([wild, *[found.backtest] * 24], ignore_index=True)  # 4% are wild
+    left = backtest_chart(dataclasses.replace(found, backtest=backtest)).axes[0]
+    lines = [line for line in left.lines if str(line.get_gid()).startswith("median/")]
+    highest = max(max(line.get_ydata()) for line in lines)
+    assert highest < left.get_ylim()[1] < 4000
+
+
+def test_titles_and_ticks_of_four_columns_do_not_overlap(found):
+    tasks = [f"bigbench_a_very_long_name_of_a_task_{n}" for n in range(12)]
+    easy = found.points.query("task == 'arc_easy'")
+    points = pd.concat([easy.assign(task=task) for task in tasks])
+    points.loc[points.index[::2], "flops"] *= 1e-4  # eight decades
+    figure = task_panels(dataclasses.replace(found, points=points), "", tasks)
+    figure.canvas.draw()
+    first, second = figure.axes[:2]
+    title = next(t for t in first.get_children() if getattr(t, "get_text", str)().startswith("big"))
+    assert title.get_window_extent().x1 < second.get_window_extent().x0
+    ticks = [t.get_window_extent() for t in figure.axes[8].get_xticklabels() if t.get_text()]
+    inside = [box for box in ticks if box.x1 > figure.axes[8].get_window_extent().x0]
+    assert all(a.x1 <= b.x0 for a, b in itertools.pairwise(inside))
