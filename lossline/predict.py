@@ -9,8 +9,9 @@
 --table takes loss tables, run directories, or folders of run directories. A run of the table is
 predicted from the others and its error is shown (prediction); a point, parameters and tokens, is a
 model that nobody has trained (projection). Without either, the run of most compute is predicted.
-The folder gets predictions.csv and Parquet, backtest.csv, the fitted predictor as JSON, figures and
-report.html. If it already contains the results of the same inputs, nothing is done.
+The folder gets predictions.csv and Parquet, backtest.csv, the fitted predictor as JSON (not of
+mixtures), figures and report.html. If it already contains the results of the same inputs, nothing
+is done.
 
 If the runs differ in their mixtures, losses at other sizes and mixtures are predicted (a point then
 needs shares), and --optimum prints the best mixture for its targets, with the bindings that train
