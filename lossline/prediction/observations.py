@@ -104,6 +104,13 @@ class Observations:
         return largest
 
     @property
+    def trained(self) -> Array:
+        """How far each run has come at each checkpoint (M,): tokens; FLOPs if it lacks them."""
+        unknown = np.zeros(len(self.names), bool)
+        unknown[self.run[~np.isfinite(self.tokens)]] = True
+        return np.where(unknown[self.run], self.flops, self.tokens)
+
+    @property
     def emerged(self) -> Array:
         """Whether each checkpoint's score lies 2 standard errors above chance (M,)."""
         if self.metric != "accuracy" or not np.isfinite(self.chance):
@@ -182,13 +189,19 @@ def _numbers(frame: pd.DataFrame, name: str) -> pd.Series:
     return pd.to_numeric(frame[name], errors="coerce").astype(float)
 
 
+def _positive(frame: pd.DataFrame, name: str) -> pd.Series:
+    """Return a column of scale; NaN where it is no positive finite number: it has no logarithm."""
+    column = _numbers(frame, name)
+    return column.where((column > 0) & (column < np.inf))
+
+
 def _scale(table: pd.DataFrame, options: PredictOptions) -> pd.DataFrame:
     """Return one row per checkpoint: N, D, C and family."""
     frame = table.drop_duplicates(_CHECKPOINT)[_CHECKPOINT].reset_index(drop=True)
     first = table.drop_duplicates(_CHECKPOINT).reset_index(drop=True)
-    params = _numbers(first, "params").fillna(_numbers(first, "params_non_embedding"))
-    tokens = _numbers(first, "tokens")
-    flops = _numbers(first, "flops").fillna(6.0 * params * tokens)
+    params = _positive(first, "params").fillna(_positive(first, "params_non_embedding"))
+    tokens = _positive(first, "tokens")
+    flops = _positive(first, "flops").fillna(6.0 * params * tokens)
     if options.family and options.family not in first:
         known = [name for name in of_run(map(str, first.columns)) if first[name].notna().any()]
         raise UserError(
@@ -271,7 +284,7 @@ def _one(
     frame = columns[columns["value"].notna()].merge(checkpoints, on=_CHECKPOINT, how="inner")
     runs = frame["run_id"].astype(str).to_numpy()
     number = run_numbers(runs, frame["flops"], frame["params"], frame["value"])
-    order = np.lexsort((frame["tokens"].to_numpy(float), number))
+    order = np.lexsort((frame["flops"].to_numpy(float), frame["tokens"].to_numpy(float), number))
     frame, number = frame.iloc[order], number[order]
     names = np.empty(int(number.max()) + 1 if len(number) else 0, object)
     families = np.empty(len(names), object)

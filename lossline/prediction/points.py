@@ -48,7 +48,7 @@ def improving(observations: Observations, emergence: float) -> Observations:
     for run in range(len(observations.names)):
         rows = np.flatnonzero(observations.run == run)
         if len(rows):
-            rows = _spread(rows, observations.tokens[rows])
+            rows = _spread(rows, observations.trained[rows])
             keep[rows] = _improves(np.round(observations.progress[rows], 2))
     above = observations.value >= observations.chance + emergence
     return observations[keep & above]
@@ -62,9 +62,9 @@ def _improves(loss: np.ndarray) -> np.ndarray:
     return loss < before
 
 
-def _spread(rows: np.ndarray, tokens: np.ndarray) -> np.ndarray:
+def _spread(rows: np.ndarray, trained: np.ndarray) -> np.ndarray:
     """Return the last row within each 1/30 of the run's training."""
-    part = np.ceil(_PER_RUN * tokens / tokens[-1] - 1e-9)
+    part = np.ceil(_PER_RUN * trained / trained[-1] - 1e-9)
     return rows[np.append(part[1:] != part[:-1], True)]
 
 
@@ -74,7 +74,7 @@ def smoothed(observations: Observations) -> Observations:
     The ladder's authors take all points: runs with more checkpoints then count more.
     Runs with fewer than 30 checkpoints are not averaged: five of them are a large part of the run.
     """
-    tokens, keep = observations.tokens, np.zeros(len(observations), bool)
+    trained, keep = observations.trained, np.zeros(len(observations), bool)
     columns = {
         name: np.array(getattr(observations, name), float) for name in ("value", "loss", "gold")
     }
@@ -86,8 +86,8 @@ def smoothed(observations: Observations) -> Observations:
         if len(rows) >= _PER_RUN:
             for column in (*columns.values(), *domains.values()):
                 column[rows] = _moving_average(column[rows])
-        late = rows[tokens[rows] > _SKIPPED * tokens[rows[-1]]]
-        keep[_spread(late, tokens[late])] = True
+        late = rows[trained[rows] > _SKIPPED * trained[rows[-1]]]
+        keep[_spread(late, trained[late])] = True
     averaged = dataclasses.replace(observations, domains=domains, **columns)  # type: ignore[arg-type]
     return averaged[keep]
 

@@ -244,16 +244,17 @@ def projection(point: Sequence[Any], flops_ratio: float = 1.0) -> Target:
         raise UserError(
             f"predict.points: {point!r} is not (parameters, tokens), as (7e9, 4e12)."
         ) from None
-    if not (params > 0 and tokens > 0):
+    flops = 6 * params * tokens * flops_ratio
+    if not (params > 0 and tokens > 0 and np.isfinite(flops)):
         raise UserError(
-            f"predict.points: {point!r}: parameters and tokens must be positive numbers."
+            f"predict.points: {point!r}: parameters and tokens must be positive, finite numbers."
         )
     return Target(
         name=f"{params:.3g} parameters, {tokens:.3g} tokens",
         kind=TargetKind.PROJECTION,
         params=params,
         tokens=tokens,
-        flops=6 * params * tokens * flops_ratio,
+        flops=flops,
         shares=shares,
     )
 

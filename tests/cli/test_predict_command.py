@@ -211,7 +211,7 @@ def test_wrong_command_is_one_line(arguments, expected, capsys, tmp_path, monkey
         ({"flops": np.nan, "params": np.nan}, [], "the table has no compute"),
         ({}, ["--target", "big"], "the table has no run 'big'"),
         ({}, ["--exclude", "big"], "the table has no run 'big'"),
-        ({}, ["--point", "7e9 -4e12"], "must be positive numbers"),
+        ({}, ["--point", "7e9 -4e12"], "must be positive, finite numbers"),
         ({"accuracy": np.nan}, [], "no task with accuracy"),
         (
             {"bits_per_byte": np.nan},

@@ -241,3 +241,36 @@ def test_a_group_that_cannot_be_read_is_named_and_the_others_are_predicted(table
         note.startswith("llama, bad, bpe is left out: arc_easy: accuracy reaches")
         for note in found.notes
     )
+
+
+def test_compute_alone_leaves_laws_of_compute(table):
+    shuffled = table.sample(frac=1, random_state=0).reset_index(drop=True)
+    rows = rows_of(predict(shuffled.assign(params=np.nan, tokens=np.nan)))
+    assert rows.loc[["fp", "flp", "llama3", "lossline"], "status"].eq("predicted").all()
+    assert rows.loc[["gadre", "direct_nd"], "status"].eq("too few runs").all()
+
+
+@pytest.mark.parametrize("column", ["params", "tokens"])
+def test_a_scale_of_zero_is_a_missing_one(table, column):
+    first = table["run_id"] == table["run_id"].iloc[0]
+    zero, missing = (
+        predict(table.assign(**{column: table[column].mask(first, value)})).predictions
+        for value in (0.0, np.nan)
+    )
+    assert zero["predicted"].notna().all()
+    pd.testing.assert_frame_equal(zero, missing)
+
+
+def test_infinite_compute_is_no_compute(table):
+    last = table["run_id"] == planted_runs.TARGET
+    infinite = table.assign(flops=table["flops"].mask(last, np.inf))
+    pd.testing.assert_frame_equal(
+        predict(infinite, methods=("fp",)).predictions,
+        predict(table, methods=("fp",)).predictions,
+    )
+
+
+@pytest.mark.parametrize("point", [(np.inf, 1e9), (1e300, 1e300)])
+def test_an_infinite_point_is_refused(table, point):
+    with pytest.raises(UserError, match="must be positive, finite numbers"):
+        predict(table, points=(point,))
