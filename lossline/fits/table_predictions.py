@@ -6,6 +6,7 @@ import dataclasses
 
 import pandas as pd
 
+from lossline.errors import UserError
 from lossline.fits.performance_predictions import performance_predictions
 from lossline.fits.usable_runs import usable_runs
 from lossline.mixtures.predictions import has_mixtures, predict_mixtures
@@ -35,6 +36,8 @@ def predict_runs(
     if not (mixtures and has_mixtures(table)):
         return predict_table(table, options, say=say)
     usable, notes = usable_runs(table)
+    if usable.empty:
+        raise UserError(notes[0])
     options = options or PredictOptions()
     found = predict_mixtures(usable, options, say=say)
     scores = performance_predictions(usable, found, options)

@@ -381,7 +381,7 @@ def _predicted(
 
 
 def _why_none(fit: LawFit, target: Target) -> str:
-    if not fit.law.zero_shares and min(target.shares.values(), default=0.0) == 0:
+    if not fit.law.zero_shares and shares_of(target.shares, fit.components).min() == 0:
         return f"{fit.law.name} is not defined for a share of 0"
     return "all fitted runs have one size: the effect of N is not identified"
 

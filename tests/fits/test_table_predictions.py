@@ -131,3 +131,15 @@ def test_target_within_the_runs_is_called_an_interpolation(table):
     rows = found.predictions[found.predictions["metric"] != "accuracy"]
     assert set(rows["status"]) == {"interpolated"}
     assert rows["reason"].str.contains("an interpolation").all()
+
+
+def test_shares_in_percent_everywhere_are_said(table):
+    percent = table.assign(**{n: 100 * table[n] for n in ("share.web", "share.code")})
+    with pytest.raises(UserError, match="its shares sum to 100, not to 1: it is left out"):
+        predict_runs(percent, QUICK)
+
+
+def test_component_that_a_point_does_not_name_has_a_share_of_0(table):
+    options = PredictOptions(resamples=0, methods=("M2",), points=((1e8, 2e9, {"web": 1.0}),))
+    rows = predict_runs(table, options).predictions.query("metric != 'accuracy'")
+    assert set(rows["reason"]) == {"M2 is not defined for a share of 0"}
