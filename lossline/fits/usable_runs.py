@@ -11,8 +11,8 @@ from lossline.tables.schema import COMPONENT_TOKENS, SHARE
 def usable_runs(table: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     """Return the table without what no law of mixtures can use, and one sentence for each.
 
-    Runs whose shares do not sum to 1 lose their rows; a component that no run was trained on loses
-    its columns.
+    Runs with a negative share, or whose shares do not sum to 1, lose their rows; a component that
+    no run was trained on loses its columns.
 
     Args:
         table: a loss table.
@@ -27,7 +27,13 @@ def usable_runs(table: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
             f"run {run}: its shares sum to {total[rows.index[0]]:.4g}, not to 1: it is left out. "
             "Give the shares of all components, as fractions."
         )
-    table = table[~off]
+    negative = ~off & (shares < 0).any(axis=1)
+    for run in sorted(map(str, table["run_id"][negative].unique())):
+        notes.append(
+            f"run {run}: a share is negative: it is left out. Give the shares of all components, "
+            "as fractions."
+        )
+    table = table[~(off | negative)]
     unused = [name for name in components_of(table) if not _is_used(table, name)]
     for name in unused:
         notes.append(

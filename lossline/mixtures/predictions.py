@@ -154,6 +154,8 @@ def _setup(rows: pd.DataFrame, options: PredictOptions) -> _Setup:
     laws = {name: known[name] for name in options.methods or known}
     domains = _domains(rows, options)
     runs = MixtureRuns.from_table(rows, domains=domains).last_checkpoints
+    # One order, so that the order of the table's rows changes no digit.
+    runs = runs[np.lexsort((runs.runs.astype(str), *runs.shares.T, runs.tokens, runs.params))]
     if not np.isfinite(runs.flops).all():
         runs = dataclasses.replace(runs, flops=6.0 * runs.params * runs.tokens)
     held = np.isin(runs.runs, _held_out(runs, options))

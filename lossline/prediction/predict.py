@@ -84,9 +84,15 @@ def predict_table(
         say: called with a line of progress.
 
     Raises:
-        UserError: the table has no task or no compute, or an option names what it does not have.
+        UserError: the table has no task or no compute, a point has shares, or an option names what
+            the table does not have.
     """
     options = with_runs(options or PredictOptions(), table)
+    if shared := [point for point in options.points if projection(point).shares]:
+        raise UserError(
+            f"predict.points: {shared[0]!r} has shares, but these runs are predicted by laws of "
+            "scale alone. Leave the shares out."
+        )
     methods = named(options.methods, options.metric, options.emergence)
     default = _default(methods)
     groups, notes = _groups(rows_to_use(table, options), options)

@@ -143,3 +143,24 @@ def test_component_that_a_point_does_not_name_has_a_share_of_0(table):
     options = PredictOptions(resamples=0, methods=("M2",), points=((1e8, 2e9, {"web": 1.0}),))
     rows = predict_runs(table, options).predictions.query("metric != 'accuracy'")
     assert set(rows["reason"]) == {"M2 is not defined for a share of 0"}
+
+
+def test_run_with_a_negative_share_is_named_and_the_rest_predicted(table):
+    broken, run = table.copy(), "n=1e+07 code=0.4"
+    broken.loc[broken["run_id"] == run, ["share.web", "share.code"]] = (1.5, -0.5)
+    found = predict_runs(broken, QUICK)
+    assert found.notes[0].startswith(f"run {run}: a share is negative: it is left out")
+    assert run not in set(found.points["run_id"])
+
+
+def test_order_of_rows_changes_no_digit(table):
+    options = PredictOptions(resamples=5, methods=("lossline", "additive"))
+    shuffled = table.sample(frac=1, random_state=1).reset_index(drop=True)
+    first, second = (predict_runs(rows, options).predictions for rows in (table, shuffled))
+    pd.testing.assert_frame_equal(first, second, rtol=0, atol=0)
+
+
+def test_point_with_shares_needs_runs_with_mixtures(table):
+    options = PredictOptions(metric="bits_per_byte", points=((1e9, 1e10, {"web": 1.0}),))
+    with pytest.raises(UserError, match="has shares, but these runs are predicted by laws of"):
+        predict_runs(table, options, mixtures=False)
