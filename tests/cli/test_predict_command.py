@@ -327,7 +327,7 @@ def test_best_mixture_is_printed_with_its_bindings(mixtures, capsys):
     [
         (["--optimum", "humaneval"], "target 'humaneval' is unknown"),
         (["--optimum", "mixed", "--point", "1e9 2e10 web=1"], "--optimum finds the shares"),
-        (["--optimum", "mixed", "--point", "1e9 -1"], "must be positive numbers"),
+        (["--optimum", "mixed", "--point", "1e9 -1"], "must be positive, finite numbers"),
         (
             ["--out", "out", "--point", "1e9 2e10"],
             'a point needs shares. Write "1e+09 2e+10 code=',
