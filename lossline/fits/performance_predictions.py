@@ -17,7 +17,7 @@ from lossline.mixtures.performance import (
     PerformanceSigmoid,
     SigmoidFit,
 )
-from lossline.mixtures.runs import MixtureRuns
+from lossline.mixtures.runs import MixtureRuns, domains_of
 from lossline.prediction import PredictOptions
 from lossline.prediction.predict import rows_to_use
 from lossline.prediction.results import LEVELS, PREDICTION_COLUMNS, Outcome, Predictions
@@ -56,7 +56,7 @@ def performance_predictions(
     Args:
         table: a loss table of runs with mixtures.
         found: predicted losses of all domains.
-        options: tasks, chance, emergence, exclude.
+        options: tasks, validation sets, chance, emergence, exclude.
     """
     rows = rows_to_use(table, options)
     scored = rows[(rows["kind"] == str(SetKind.TASK)) & rows["accuracy"].notna()]
@@ -64,7 +64,8 @@ def performance_predictions(
     if not names:
         return pd.DataFrame(columns=list(PREDICTION_COLUMNS))
     targets = found.predictions.drop_duplicates("target")
-    runs = MixtureRuns.from_table(rows)
+    domains = domains_of(rows, validation_sets=options.validation_sets, tasks=options.tasks)
+    runs = MixtureRuns.from_table(rows, domains=domains)
     predicted = found.predictions
     made = []
     for name in names:

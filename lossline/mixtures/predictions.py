@@ -21,7 +21,13 @@ from lossline.errors import UserError
 from lossline.mixtures.catalogue import DEFAULT, LAWS
 from lossline.mixtures.laws import Law, LawFit
 from lossline.mixtures.resampling import refits
-from lossline.mixtures.runs import MixtureRuns, components_of, recorded_shares, shares_of
+from lossline.mixtures.runs import (
+    MixtureRuns,
+    components_of,
+    domains_of,
+    recorded_shares,
+    shares_of,
+)
 from lossline.prediction.backtest import cuts_of
 from lossline.prediction.decisions import same_scale
 from lossline.prediction.intervals import (
@@ -48,8 +54,6 @@ from lossline.prediction.results import (
     Target,
     TargetKind,
 )
-from lossline.tables.frames import nearest_names
-from lossline.tables.schema import SetKind, Unit
 from lossline.terminal import Say, silent
 
 Array = np.ndarray
@@ -152,7 +156,7 @@ def _setup(rows: pd.DataFrame, options: PredictOptions) -> _Setup:
             f"{', '.join(known)}."
         )
     laws = {name: known[name] for name in options.methods or known}
-    domains = _domains(rows, options)
+    domains = domains_of(rows, validation_sets=options.validation_sets, tasks=options.tasks)
     runs = MixtureRuns.from_table(rows, domains=domains).last_checkpoints
     # One order, so that the order of the table's rows changes no digit.
     runs = runs[np.lexsort((runs.runs.astype(str), *runs.shares.T, runs.tokens, runs.params))]
@@ -183,35 +187,6 @@ def _setup(rows: pd.DataFrame, options: PredictOptions) -> _Setup:
     actual[: len(order)] = ahead.losses[order]
     units = {domain: unit for domain, (_, unit) in zip(runs.domains, domains, strict=True)}
     return _Setup(fitted=fitted, targets=targets, actual=actual, units=units, laws=laws)
-
-
-def _domains(rows: pd.DataFrame, options: PredictOptions) -> list[tuple[str, str]]:
-    """Return (set, unit) of the domains: validation sets by loss, tasks by bits per byte."""
-    chosen = []
-    for option, kind, units, wanted in (
-        ("validation_sets", SetKind.VALIDATION, (Unit.NATS, Unit.BITS), options.validation_sets),
-        ("tasks", SetKind.TASK, (Unit.BITS, Unit.NATS), options.tasks),
-    ):
-        part = rows[rows["kind"] == str(kind)]
-        known = sorted(part["eval_set"].unique())
-        if missing := sorted(set(wanted) - set(known)):
-            raise UserError(
-                f"predict.{option}: the table has no {kind} set {missing[0]!r}. Near names: "
-                f"{nearest_names(missing[0], known) or 'none'}."
-            )
-        for name in known:
-            if wanted and name not in wanted:
-                continue
-            mine = part[part["eval_set"] == name]
-            unit = next((u for u in units if mine[u].notna().any()), None)
-            if unit:
-                chosen.append((str(name), str(unit)))
-    if not chosen:
-        raise UserError(
-            "the table has no loss of a validation set and of no task's gold answers: there is "
-            "nothing to predict for mixtures. Evaluate the runs first."
-        )
-    return chosen
 
 
 def _example(runs: MixtureRuns) -> str:

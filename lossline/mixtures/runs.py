@@ -18,7 +18,7 @@ import pandas as pd
 
 from lossline.errors import UserError
 from lossline.run_order import run_numbers
-from lossline.tables.frames import nearest_name
+from lossline.tables.frames import nearest_name, nearest_names
 from lossline.tables.pairing import one_set
 from lossline.tables.schema import COMPONENT_TOKENS, SHARE, SetKind, Unit
 
@@ -147,7 +147,7 @@ class MixtureRuns:
         Args:
             table: a loss table.
             domains: (evaluation set, unit) of each domain; the unit is ``loss`` or
-                ``bits_per_byte``. None: validation sets by loss, tasks by bits per byte.
+                ``bits_per_byte``. None: those of ``domains_of``.
             components: names and order of the components; None: all of the table, sorted.
             size: column of N, ``params`` or ``params_non_embedding``.
 
@@ -174,7 +174,7 @@ class MixtureRuns:
                     f"{table.loc[used, 'run_id'].iloc[0]!r} was trained on it. Name all components "
                     f"({', '.join(known)})."
                 )
-        chosen = list(_default_domains(table) if domains is None else domains)
+        chosen = list(domains_of(table) if domains is None else domains)
         points = _checkpoints(table, names, size)
         labels = _labels(chosen)
         losses = np.column_stack([_values(table, points, *domain) for domain in chosen])
@@ -313,16 +313,43 @@ def shares_of(
     return checked_shares([mixture.get(name, 0.0) for name in components], components, where)
 
 
-def _default_domains(table: pd.DataFrame) -> list[Domain]:
-    """Return the validation sets that have losses, and the tasks that have bits per byte."""
+def domains_of(
+    table: pd.DataFrame, *, validation_sets: Sequence[str] = (), tasks: Sequence[str] = ()
+) -> list[Domain]:
+    """Return the domains of a loss table: validation sets, then tasks, by name.
+
+    A validation set is measured in nats per token, a task's gold answers in bits per byte; each in
+    the other unit where the table has only that. A task with accuracies alone is no domain.
+
+    Args:
+        table: a loss table.
+        validation_sets: the sets to use; empty: all.
+        tasks: the tasks to use; empty: all.
+
+    Raises:
+        UserError: the table lacks such a set, or has no loss at all.
+    """
     chosen = []
-    for kind, unit in ((SetKind.VALIDATION, Unit.NATS), (SetKind.TASK, Unit.BITS)):
-        rows = table[(table["kind"] == str(kind)) & table[str(unit)].notna()]
-        chosen += [(name, str(unit)) for name in sorted(set(rows["eval_set"]))]
+    for option, kind, units, wanted in (
+        ("validation_sets", SetKind.VALIDATION, (Unit.NATS, Unit.BITS), validation_sets),
+        ("tasks", SetKind.TASK, (Unit.BITS, Unit.NATS), tasks),
+    ):
+        rows = table[table["kind"] == str(kind)]
+        known = sorted(rows["eval_set"].unique())
+        if missing := sorted(set(wanted) - set(known)):
+            raise UserError(
+                f"predict.{option}: the table has no {kind} set {missing[0]!r}. Near names: "
+                f"{nearest_names(missing[0], known) or 'none'}."
+            )
+        for name in known:
+            losses = rows[rows["eval_set"] == name]
+            unit = next((u for u in units if losses[str(u)].notna().any()), None)
+            if unit and name in (wanted or known):
+                chosen.append((str(name), str(unit)))
     if not chosen:
         raise UserError(
-            "the table has no loss of a validation set and no bits per byte of a task. Evaluate "
-            "the runs first."
+            "the table has no loss of a validation set and of no task's gold answers. Evaluate the "
+            "runs first."
         )
     return chosen
 

@@ -227,8 +227,9 @@ def _losses(table: pd.DataFrame, options: PredictOptions) -> tuple[pd.DataFrame,
     wide = _by_set(table, options)
     names = list(options.validation_sets) or [name for name in wide if name != OWN_SET]
     used = wide[names or [name for name in wide if name == OWN_SET]]
-    # A mean over other sets would be another quantity: keep the sets that nearly all rows have.
-    used = used.loc[:, used.notna().mean() > 0.9]
+    if not options.validation_sets:
+        # A mean over other sets would be another quantity: keep those that nearly all rows have.
+        used = used.loc[:, used.notna().mean() > 0.9]
     losses = used.rename(columns=lambda name: f"domain.{name}")
     losses["loss"] = used.mean(axis=1).where(used.notna().all(axis=1))
     frame = checkpoints.merge(losses.reset_index(), on=_CHECKPOINT, how="left")

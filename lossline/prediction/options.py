@@ -26,7 +26,7 @@ class PredictOptions:
         metric: "accuracy"; or "bits_per_byte" or "loss" of the gold answers, for tasks that have
             not emerged.
         validation_sets: sets whose mean loss is the middle quantity; empty: all validation sets
-            that every run has, the run's own set aside.
+            that nine in ten checkpoints have, without the run's own. Mixtures: the sets to predict.
         targets: runs of the table to leave out and predict, by name or pattern (``1.5M-*``); empty,
             with no ``points`` and no ``above_flops``: the run of most compute.
         above_flops: leave out and predict all runs with more training FLOPs than this.

@@ -11,6 +11,7 @@ from lossline.errors import UserError
 from lossline.fits.table_predictions import predict_runs
 from lossline.fits.usable_runs import usable_runs
 from lossline.mixtures.predictions import has_mixtures
+from lossline.mixtures.runs import domains_of
 from lossline.prediction import PredictOptions
 
 QUICK = PredictOptions(resamples=5, methods=("lossline", "M1"))
@@ -164,3 +165,21 @@ def test_point_with_shares_needs_runs_with_mixtures(table):
     options = PredictOptions(metric="bits_per_byte", points=((1e9, 1e10, {"web": 1.0}),))
     with pytest.raises(UserError, match="has shares, but these runs are predicted by laws of"):
         predict_runs(table, options, mixtures=False)
+
+
+def test_accuracies_follow_from_the_chosen_validation_sets(table):
+    options = PredictOptions(
+        resamples=0, methods=("lossline",), chance={"mixed": 0.25}, validation_sets=("wiki",)
+    )
+    rows = predict_runs(table, options).predictions
+    assert set(rows["task"]) == {"wiki", "mixed", "mixed (accuracy)"}
+    assert rows["predicted"].notna().all()
+
+
+def test_optimum_and_predictions_use_one_unit_of_a_domain(table):
+    nats = table.copy()
+    nats.loc[nats["eval_set"] == "mixed", "loss"] = nats["bits_per_byte"]
+    nats["bits_per_byte"] = np.nan
+    assert domains_of(nats) == [("python", "loss"), ("wiki", "loss"), ("mixed", "loss")]
+    found = predict_runs(nats, QUICK).predictions
+    assert set(found.loc[found["metric"] == "loss", "task"]) == {"python", "wiki", "mixed"}

@@ -120,3 +120,13 @@ def test_the_loss_that_selects_is_the_best_recorded_and_said(add, name):
     np.testing.assert_allclose(observations.progress, wanted)
     found = predict_table(table, options)
     assert f"flp: checkpoints improve the {name}." in found.notes
+
+
+def test_validation_set_that_some_checkpoints_lack_is_used_on_request():
+    table = planted_runs.table(checkpoints=4)
+    small = table["params"] < 2e8
+    lacking = table[~(small & (table["eval_set"] == "c4"))]
+    named = observe(lacking, PredictOptions(validation_sets=("c4",)))
+    found = next(iter(named.values()))
+    assert np.isfinite(found.loss[found.params > 2e8]).all()
+    assert np.isnan(found.loss[found.params < 2e8]).all()
