@@ -109,25 +109,26 @@ def best_mixture_of_table(
     if not limits.tokens > 0:
         limits = dataclasses.replace(limits, tokens=at["tokens"])
     fit = LAWS[law]().fit(runs)
-    weights = np.ones((1, len(runs)))
-    count = len(np.unique(runs.runs))
-    if resamples and count >= _FEWEST_RUNS:
-        number = max(2, min(resamples, _REFITS))
-        weights = run_weights(count, number, seed)[:, runs.run_numbers]
-    elif resamples:
+    count = len(runs)
+    wanted = max(2, min(resamples, _REFITS)) if resamples and count >= _FEWEST_RUNS else 0
+    weights = run_weights(count, wanted, seed)
+    if resamples and not wanted:
         notes.append(f"{count} runs: too few to resample, so the optimum has no interval")
-    scored = _accuracies(usable, runs, targets, chance or {})
+    scored = _accuracies(usable, checkpoints, targets, chance or {})
+
+    number = dict(zip(runs.runs, runs.run_numbers, strict=True))
+    of_checkpoint = [number[run] for run in checkpoints.runs]
 
     def goal(found: LawFit, weight: Array) -> Goal:
         if scored:
             fits = {
-                task: (_performance(runs, *scored[task], weight), share)
+                task: (_performance(checkpoints, *scored[task], weight[of_checkpoint]), share)
                 for task, share in targets.items()
             }
             return task_goal(found, fits, **at)
         return loss_goal(found, targets, **at)
 
-    samples = refits(fit.law, runs, fit, weights[1:], seed=seed) if len(weights) > 1 else ()
+    samples = refits(fit.law, runs, fit, weights[1:, runs.run_numbers], seed=seed) if wanted else ()
     resampled = [
         goal(dataclasses.replace(fit, theta=theta), weight)
         for theta, weight in zip(samples, weights[1:], strict=True)
