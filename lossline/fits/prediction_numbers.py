@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from lossline.lines.common_cases import answered_by_all, cases_of_methods
+from lossline.prediction.backtest import coverage_of
 from lossline.prediction.results import LEVELS, Outcome, Predictions, TargetKind
 
 # A stage whose flatness is above this rests on its priors, not on the data.
@@ -79,14 +80,7 @@ def coverage(found: Predictions) -> pd.DataFrame:
     made = []
     for name in _default_first(found, rows["method"].unique()):
         part = rows[rows["method"] == name]
-        within = {}
-        for level in (round(100 * level) for level in LEVELS):
-            low, high = part[f"low_{level}"], part[f"high_{level}"]
-            known = part[low.notna() & high.notna()]
-            inside = (known["actual"] >= known[f"low_{level}"]) & (
-                known["actual"] <= known[f"high_{level}"]
-            )
-            within[f"within_{level}"] = inside.mean()
+        within = {f"within_{round(100 * level)}": coverage_of(part, level)[0] for level in LEVELS}
         error = part["relative_error"].abs().median()
         made.append({"method": name, "measurements": len(part), "error": error, **within})
     levels = [f"within_{round(100 * level)}" for level in LEVELS]

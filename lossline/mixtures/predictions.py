@@ -28,7 +28,7 @@ from lossline.mixtures.runs import (
     recorded_shares,
     shares_of,
 )
-from lossline.prediction.backtest import cuts_of
+from lossline.prediction.backtest import coverage_of, cuts_of
 from lossline.prediction.decisions import same_scale
 from lossline.prediction.intervals import (
     Spread,
@@ -318,8 +318,7 @@ def _predicted(
     tested: pd.DataFrame,
 ) -> list[dict[str, Any]]:
     """Return the rows of one law."""
-    mine = tested[tested["method"] == name]
-    inside = (mine["actual"] >= mine["low_90"]) & (mine["actual"] <= mine["high_90"])
+    coverage, backtests = coverage_of(tested[tested["method"] == name], 0.9)
     largest = setup.fitted.flops.max()
     count = len(np.unique(setup.fitted.runs))
     draws = np.full((1, len(setup.targets), len(setup.fitted.domains)), np.nan)
@@ -342,8 +341,8 @@ def _predicted(
             "flops": target.flops,
             "extrapolation": target.flops / largest,
             "actual": actual,
-            "coverage_90": float(inside.mean()) if len(mine) else np.nan,
-            "backtests": len(mine),
+            "coverage_90": coverage,
+            "backtests": backtests,
         }
         if not np.isfinite(predicted):
             reason = found if isinstance(found, str) else _why_none(found[0], target)

@@ -46,12 +46,22 @@ class Backtest:
         """Return the spread of a method on a task; that of all tasks without backtests of it."""
         return self.of_tasks.get((method, task), self.spreads.get(method, Spread()))
 
-    def coverage(self, method: str, level: float = 0.9) -> tuple[float, int]:
-        """Return the share of measurements within their interval, and their number."""
-        rows = self.rows[(self.rows["method"] == method) & self.rows["predicted"].notna()]
-        low, high = (rows[f"{end}_{round(100 * level)}"] for end in ("low", "high"))
-        inside = (rows["actual"] >= low) & (rows["actual"] <= high)
-        return (float(inside.mean()), len(rows)) if len(rows) else (float("nan"), 0)
+    def coverage(self, method: str) -> tuple[float, int]:
+        """Return the share of measurements within their 90% interval, and their number."""
+        return coverage_of(self.rows[self.rows["method"] == method], 0.9)
+
+
+def coverage_of(rows: pd.DataFrame, level: float) -> tuple[float, int]:
+    """Return the share of measurements within their interval, and their number; NaN if there are 0.
+
+    Args:
+        rows: rows of ``BACKTEST_COLUMNS``; those without an interval do not count.
+        level: one of ``LEVELS``.
+    """
+    low, high = (rows[f"{end}_{round(100 * level)}"] for end in ("low", "high"))
+    known = low.notna() & high.notna()
+    inside = ((rows["actual"] >= low) & (rows["actual"] <= high))[known]
+    return (float(inside.mean()), len(inside)) if len(inside) else (float("nan"), 0)
 
 
 def cuts_of(run_flops: Array) -> Array:
