@@ -173,7 +173,12 @@ def load_predictor(source: str | os.PathLike[str] | Mapping[str, Any]) -> Predic
         UserError: the file is missing, or the source is something else.
     """
     tree: Any = source if isinstance(source, Mapping) else _read(Path(source))
-    known = isinstance(tree, Mapping) and (tree.get("what"), tree.get("version")) == (WHAT, VERSION)
+    head = (WHAT, VERSION, list)
+    known = isinstance(tree, Mapping) and head == (
+        tree.get("what"),
+        tree.get("version"),
+        type(tree.get("groups")),
+    )
     if not known:
         where = "the mapping" if isinstance(source, Mapping) else source
         raise UserError(

@@ -138,7 +138,8 @@ def test_a_predictor_from_json_predicts_the_same(found, table, tmp_path):
 
 
 def test_something_else_is_no_predictor(tmp_path):
-    for text in ("", "[1]", '{"what": "a report"}'):
+    headless = '{"what": "predictor of lossline.predict", "version": 1}'
+    for text in ("", "[1]", '{"what": "a report"}', headless):
         path = tmp_path / "other.json"
         path.write_text(text)
         with pytest.raises(UserError, match=r"other\.json.*predict"):
