@@ -32,7 +32,7 @@ Array = np.ndarray
 
 _DEGREES = 4.0
 # Pseudo-errors: their number, their tau and s. They count like so many backtests.
-_PRIOR_COUNT, _PRIOR_TAU, _PRIOR_SLOPE = 3.0, 0.02, 0.1
+_PRIOR_COUNT, _PRIOR_TAU, _PRIOR_SLOPE = 6.0, 0.02, 0.15
 _TASK_COUNT = 3.0  # pseudo-errors of a task, with the spread of all tasks
 # Backtests of one cut share their fit: many of them say no more than so many independent errors.
 _WORTH, _TASK_WORTH = 40.0, 20.0
