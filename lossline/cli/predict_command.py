@@ -21,6 +21,7 @@ from lossline.cli.table_inputs import (
     say_since,
 )
 from lossline.errors import UserError
+from lossline.fits.mixture_predictor import MixturePredictor, load_any_predictor
 from lossline.fits.optimum import TableOptimum, best_mixture_of_table
 from lossline.fits.prediction_files import PREDICT_FOLDER, save_predictions
 from lossline.fits.prediction_summary import summary
@@ -29,7 +30,7 @@ from lossline.mixtures.catalogue import DEFAULT as DEFAULT_LAW
 from lossline.mixtures.limits import Limits
 from lossline.mixtures.optimum import Pull
 from lossline.places import local_path
-from lossline.prediction import PredictOptions, Predictor, load_predictor
+from lossline.prediction import PredictOptions, Predictor
 from lossline.prediction.methods import DEFAULT
 from lossline.prediction.predict import projection, rows_to_use
 from lossline.prediction.predictor import verdict
@@ -177,7 +178,7 @@ def predict(options: PredictCommand) -> Predictions | TableOptimum | None:
     if options.optimum:
         return print_optimum(options)
     if options.predictor:
-        found = project(load_predictor(options.predictor), options.points)
+        found = project(load_any_predictor(options.predictor), options.points)
         print(summary(found))
         return found
     return predict_to_folder(options)
@@ -209,19 +210,32 @@ def print_optimum(options: PredictCommand) -> TableOptimum:
     return found
 
 
-def project(predictor: Predictor, points: Sequence[tuple[Any, ...]]) -> Predictions:
+def project(
+    predictor: Predictor | MixturePredictor, points: Sequence[tuple[Any, ...]]
+) -> Predictions:
     """Return projections of points by an earlier predictor; all other parts are empty.
 
     Args:
         predictor: the fitted methods.
-        points: (N, D) each.
+        points: (N, D) each; with shares for laws of mixtures.
 
     Raises:
-        UserError: a point has shares, or numbers that are not positive.
+        UserError: a point has shares for laws of scale, none for laws of mixtures, or numbers that
+            are not positive.
     """
     parts = []
     for point in points:
         target = projection(point)
+        if isinstance(predictor, MixturePredictor):
+            if not target.shares:
+                raise UserError(
+                    f"predict.points: {target.name}: the predictor was fitted to runs on mixtures; "
+                    f"a point needs shares. Write {_FORM}."
+                )
+            found = predictor.predict(target.params, target.tokens, target.shares)
+            text = ", ".join(f"{name} {share:g}" for name, share in target.shares.items())
+            parts.append(found.assign(target=f"{target.name}, {text}"))
+            continue
         if target.shares:
             raise UserError(
                 f"predict.points: {target.name} has shares, but the predictor was fitted to scale "

@@ -58,6 +58,8 @@ from lossline.terminal import Say, silent
 
 Array = np.ndarray
 
+# Name of the file format of ``Predictions.predictor`` here.
+PREDICTOR = "predictor of mixtures of lossline.predict"
 # Name of the default law in the results; the others keep their own.
 OURS = "lossline"
 _CURVE_POINTS = 30
@@ -120,6 +122,7 @@ def predict_mixtures(
     curves: list[pd.DataFrame] = []
     notes: list[str] = []
     influence: list[dict[str, Any]] = []
+    kept: dict[str, Any] = {}
     for name, law in setup.laws.items():
         say(f"law {name}")
         resamples = options.resamples if name == OURS else 0
@@ -127,7 +130,12 @@ def predict_mixtures(
         predictions += _predicted(setup, name, found, spreads.get(name, Spread()), tested)
         if isinstance(found, str):
             continue
-        fit, _ = found
+        fit, refitted = found
+        kept[name] = {
+            "fit": fit.to_dict(),
+            "refits": [other.theta.tolist() for other in refitted],
+            "spread": dataclasses.asdict(spreads.get(name, Spread())),
+        }
         notes += [note for note in fit.notes if note not in notes]
         stages += _stages(name, fit, len(setup.fitted))
         curves.append(_curves(setup, name, found, spreads.get(name, Spread())))
@@ -145,7 +153,21 @@ def predict_mixtures(
         default=OURS if OURS in setup.laws else next(iter(setup.laws)),
         notes=tuple(notes),
         settings=dataclasses.asdict(options),
+        predictor=_predictor(setup, kept),
     )
+
+
+def _predictor(setup: _Setup, laws: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fitted laws as JSON values."""
+    runs = setup.fitted
+    return {
+        "what": PREDICTOR,
+        "units": dict(setup.units),
+        "runs": len(np.unique(runs.runs)),
+        "largest_flops": float(runs.flops.max()),
+        "flops_ratio": float(np.median(runs.flops / (6.0 * runs.params * runs.tokens))),
+        "laws": laws,
+    }
 
 
 def _setup(rows: pd.DataFrame, options: PredictOptions) -> _Setup:

@@ -311,7 +311,15 @@ def test_point_with_shares_is_projected(mixtures, tmp_path, capsys):
         "--gin.predict.resamples=5", '--gin.predict.methods=["lossline"]')  # fmt: skip
     said = capsys.readouterr().out
     assert "Projection of models" in said and "web 0.7, code 0.3" in said
-    assert (out / "report.html").exists() and not (out / "predictor.json").exists()
+    assert (out / "report.html").exists()
+    # The file predicts the same later, and asks for shares.
+    run("--predictor", str(out / "predictor.json"), "--point", "1e9 2e10 web=0.7 code=0.3")
+    again = capsys.readouterr().out
+    line = next(line for line in said.splitlines() if line.startswith("mixed "))
+    assert line in again
+    assert "a point needs shares" in refused(
+        capsys, "--predictor", str(out / "predictor.json"), "--point", "1e9 2e10"
+    )
 
 
 def test_best_mixture_is_printed_with_its_bindings(mixtures, capsys):
