@@ -1,6 +1,6 @@
 """Predict scores of large models from small ones: published number, methods re-run, ours.
 
-    python experiments/published/predict.py --data ../shared/data --out runs/predicted
+    python experiments/published/predict.py --data published_data --out runs/predicted
 
 Reads those of olmo_ladder.csv, gadre_models.csv (with gadre_task_baselines.csv for the accuracy of
 guessing), public_models_benchmarks.csv, mixtures_slimpajama.csv, regmix_* and olmix_* that are in

@@ -1,6 +1,6 @@
 """Reproduce published loss-to-loss results: published number, published procedure, ours.
 
-    python experiments/published/reproduce.py --data ../shared/data --out runs/published
+    python experiments/published/reproduce.py --data published_data --out runs/published
 
 Reads those of kempner_sweep.csv, kempner_extrapolation.csv, gadre_models.csv,
 chinchilla_points.csv, llm_line_hf.csv and olmo_ladder.csv that are in the folder (README.md names
