@@ -81,13 +81,8 @@ def above_chance(target: Array, chance: float) -> Array:
 
 
 @dataclasses.dataclass(frozen=True)
-class LogScoreAboveChance(_LineInCompute):
-    """-log Q = A C^(-alpha), Q = (P - ch) / (1 - ch). Krajewski et al., arXiv 2512.08894."""
-
-    name = "log_score_above_chance"
-    equation = "-log Q = A C^(-alpha), Q = (P - ch) / (1 - ch)"
-    source = "Krajewski et al., arXiv 2512.08894"
-    has_floor = True
+class _AboveChance(Form):
+    """Base of the laws of log Q, with log(-log Q) as residual scale."""
 
     chance: float = 0.0
 
@@ -103,30 +98,28 @@ class LogScoreAboveChance(_LineInCompute):
 
 
 @dataclasses.dataclass(frozen=True)
-class LogScoreInScale(Form):
+class LogScoreAboveChance(_AboveChance, _LineInCompute):
+    """-log Q = A C^(-alpha), Q = (P - ch) / (1 - ch). Krajewski et al., arXiv 2512.08894."""
+
+    name = "log_score_above_chance"
+    equation = "-log Q = A C^(-alpha), Q = (P - ch) / (1 - ch)"
+    source = "Krajewski et al., arXiv 2512.08894"
+    has_floor = True
+
+
+@dataclasses.dataclass(frozen=True)
+class LogScoreInScale(_AboveChance):
     """-log Q = A N^(-alpha) + B D^(-beta), Q = (P - ch) / (1 - ch).
 
-    Krajewski et al., arXiv 2512.08894, across tokens per parameter.
+    After Krajewski et al., arXiv 2512.08894, for any ratio of tokens to parameters.
     """
 
     name = "log_score_in_scale"
     equation = "-log Q = A N^(-alpha) + B D^(-beta), Q = (P - ch) / (1 - ch)"
-    source = "Krajewski et al., arXiv 2512.08894"
+    source = "after Krajewski et al., arXiv 2512.08894"
     has_floor = True
     inputs = ("params", "tokens")
     parameters = ("log_A", "log_B", "alpha", "beta")
-
-    chance: float = 0.0
-
-    def residual_scale(self, target: Array) -> Array:
-        """Return log(-log Q); NaN where P is at or below chance."""
-        q = above_chance(target, self.chance)
-        with np.errstate(all="ignore"):
-            return np.where((q > 0) & (q < 1), np.log(-np.log(q)), np.nan)
-
-    def natural(self, value: Array) -> Array:
-        """Return P."""
-        return self.chance + (1 - self.chance) * np.exp(-np.exp(np.minimum(value, 50.0)))
 
     def model(self, theta: Array, columns: Columns) -> tuple[Array, Array]:
         """Return log(-log Q) (B, M) and its derivative (B, P, M)."""

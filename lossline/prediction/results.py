@@ -18,7 +18,7 @@ class Outcome(enum.StrEnum):
 
     PREDICTED = "predicted"
     INTERPOLATED = "interpolated"  # predicted; the target lies within the runs' range of compute
-    NOT_EMERGED = "not emerged"  # the task is not above chance in enough checkpoints
+    NOT_EMERGED = "not emerged"  # the largest runs do no better than guessing
     TOO_FEW_RUNS = "too few runs"  # fewer runs or sizes than the method has parameters
     NOT_IDENTIFIED = "not identified"  # the data leave a parameter open
     NO_INPUT = "no input"  # the table lacks a loss, compute or a chance level that the method needs
