@@ -373,10 +373,11 @@ class FamilyLaw:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FamilyMean:
-    """Ours without losses: the geometric mean of ``FamilyLaw`` and FP, 2 to 3.
+    """Ours without losses: the geometric mean of ``FamilyLaw`` and FP, 1 to 4.
 
     The first is nearer for families that were seen; near 0 it can be several times too high, and FP
-    too low. Chosen once, by rolling cuts of public models: experiments/published/README.md.
+    too low. The weight is the best one at the farthest model of rolling cuts of public models up to
+    2e22 FLOPs (experiments/published/family_weight.py).
     """
 
     name: str = "lossline"
@@ -387,7 +388,7 @@ class FamilyMean:
         common = Direct(name="fp", form=direct_forms.PowerOfScore).fit(observations, weights)
         if isinstance(law, Refusal) or isinstance(common, Refusal):
             return law
-        return MeanFit(members=(law, common), weights=(0.4, 0.6), geometric=True)
+        return MeanFit(members=(law, common), weights=(0.2, 0.8), geometric=True)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
