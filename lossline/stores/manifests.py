@@ -46,6 +46,8 @@ class Manifest:
         tokens: total number of tokens; a token store includes one eos per document.
         bytes: total UTF-8 bytes of the text.
         dtype: type of the token ids.
+        selection: provenance of pages that ``lossline.select`` chose: method, target, benchmarks,
+            pool, scores, estimator, budget; empty for other text.
         job: hash of the request: contents of the source, vocabulary and limits. ``prepare`` skips
             a store whose job equals the request.
         arrays: facts about every array, by name.
@@ -62,6 +64,7 @@ class Manifest:
     tokens: int
     bytes: int
     dtype: str
+    selection: Mapping[str, Any] = field(default_factory=dict)
     job: str = ""
     arrays: Mapping[str, ArrayFacts] = field(default_factory=dict)
 

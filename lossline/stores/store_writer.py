@@ -12,10 +12,11 @@ import io
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -39,6 +40,7 @@ class Description:
     split: str = "train"
     source_task: str = "documents"
     license: str = ""
+    selection: Mapping[str, Any] = field(default_factory=dict)
     job: str = ""
 
 
@@ -51,6 +53,7 @@ def write_store(
     split: str = "train",
     source_task: str = "documents",
     license: str = "",
+    selection: Mapping[str, Any] | None = None,
     job: str = "",
     processes: int = 1,
     shard: int = arrays.SHARD,
@@ -70,6 +73,7 @@ def write_store(
         split: split of the set, for the manifest.
         source_task: origin of the text, for the manifest.
         license: license of the text, for the manifest.
+        selection: provenance of selected pages, for the manifest.
         job: hash of the request, for the manifest.
         processes: number of tokenizing processes.
         shard: tokens per file.
@@ -84,7 +88,12 @@ def write_store(
     """
     path = Path(path)
     description = Description(
-        name=name, split=split, source_task=source_task, license=license, job=job
+        name=name,
+        split=split,
+        source_task=source_task,
+        license=license,
+        selection=selection or {},
+        job=job,
     )
     tokenizer = Tokenizer(vocabulary, processes=processes)
     with building(path) as partial, _cleaning_up_after_user_error(partial):
@@ -278,6 +287,7 @@ def _assemble(
         split=description.split,
         source_task=description.source_task,
         license=description.license,
+        selection=description.selection,
         vocabulary=vocabulary.facts,
         documents=documents,
         tokens=tokens,

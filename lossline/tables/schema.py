@@ -100,6 +100,7 @@ _FACTS = (
     _text("run_id", "the training run; unique within the table", required=True),
     _text("architecture", "model family, e.g. llama, mamba"),
     _text("pretraining_data", "what the run was trained on"),
+    _text("data_selection", "how the pages of pretraining_data were selected; empty = not"),
     _text("tokenizer", "tokenizer of the training text"),
     _count("context_length", "training context, tokens"),
     _text("optimizer", "optimizer and its variant, e.g. adamw"),

@@ -78,9 +78,9 @@ class TrainingText:
     def facts(self, tokens: int) -> dict[str, Any]:
         """Return the facts of the run about its text.
 
-        They are ``pretraining_data``, and for a single store ``store`` and ``epochs``; for a
-        mixture each ``share.<component>`` (0 for an excluded one), and ``components`` with the
-        records that ``component_tokens`` reads.
+        They are ``pretraining_data``, ``data_selection`` (None if the pages were not selected), and
+        for a single store ``store`` and ``epochs``; for a mixture each ``share.<component>`` (0 for
+        an excluded one), and ``components`` with the records that ``component_tokens`` reads.
 
         Args:
             tokens: number of target tokens of the whole run.
@@ -88,6 +88,7 @@ class TrainingText:
         if not self.shares:
             return {
                 "pretraining_data": self._first.manifest.name,
+                "data_selection": _selection(self._first),
                 "store": self.location,
                 "epochs": tokens / self._first.num_tokens,
             }
@@ -103,7 +104,24 @@ class TrainingText:
         }
         every = shares | dict.fromkeys(self.excluded, 0.0)
         named = {f"{SHARE}{name}": share for name, share in every.items()}
-        return {"pretraining_data": described(shares), **named, "components": components}
+        selections = {
+            name: text for name, store in self.stores.items() if (text := _selection(store))
+        }
+        return {
+            "pretraining_data": described(shares),
+            "data_selection": ", ".join(f"{name}: {text}" for name, text in selections.items())
+            or None,
+            **named,
+            "components": components,
+        }
+
+
+def _selection(store: TokenStore) -> str | None:
+    """Return how the pages of a store were selected ("dsir for code"); None if they were not."""
+    found = store.manifest.selection
+    if not found:
+        return None
+    return f"{found['method']} for {found['target']}" if found["target"] else str(found["method"])
 
 
 def component_tokens(facts: Mapping[str, Any], step: int) -> dict[str, int]:
