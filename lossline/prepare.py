@@ -21,6 +21,7 @@ def load() -> Verb:
     """Import what preparing needs, and return its options and components."""
     from lossline import vocabularies
     from lossline.corpora import sources
+    from lossline.corpora.pools import Pool
     from lossline.stores.prepare_all import PrepareOptions, StoreJob, prepare
     from lossline.stores.vocabulary_training import TrainVocabulary
 
@@ -37,6 +38,7 @@ def load() -> Verb:
             "jsonl": sources.JsonLines,
             "parquet": sources.Parquet,
             "files": sources.PlainFiles,
+            "pool": Pool,
             "tfds": sources.Tfds,
             "seqio_task": sources.SeqioTask,
         },

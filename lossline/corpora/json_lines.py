@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import glob
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -21,6 +22,25 @@ _KINDS = {
     bool: "true or false",
     type(None): "null",
 }
+
+
+def matching_files(patterns: Iterable[str], where: str) -> list[Path]:
+    """Return the files of paths or globs; the matches of each pattern are sorted.
+
+    Args:
+        patterns: paths or globs.
+        where: what they belong to; the error message starts with it.
+
+    Raises:
+        UserError: a pattern matches no file.
+    """
+    found: list[Path] = []
+    for pattern in patterns:
+        matches = sorted(glob.glob(pattern, recursive=True))
+        if not matches:
+            raise UserError(f"{where}: no file {pattern}. Correct the path.")
+        found += map(Path, matches)
+    return found
 
 
 def read_objects(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:

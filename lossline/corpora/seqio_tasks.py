@@ -14,6 +14,7 @@ import seqio
 import tensorflow as tf
 
 from lossline.corpora import sources
+from lossline.corpora.pools import Pool
 from lossline.corpora.sources import FileSource, SeqioTask, Source, Tfds
 from lossline.errors import UserError
 from lossline.vocabularies.seqio_adapter import SeqioVocabulary
@@ -47,7 +48,7 @@ def task_for(source: Source) -> Any:
         )
         steps = [functools.partial(seqio.preprocessors.rekey, key_map={"text": source.feature})]
     else:
-        splits = [split for split in ("train", "validation") if getattr(source, split)]
+        splits = sources.splits(source)
 
         def read(split: str, shuffle_files: bool) -> Any:
             del shuffle_files  # the store keeps the order of the files
@@ -155,7 +156,7 @@ def _check_tfds(source: Tfds, split: str) -> None:
 _user_errors: list[UserError] = []
 
 
-def _read_files(source: FileSource, split: str) -> Any:
+def _read_files(source: FileSource | Pool, split: str) -> Any:
     def examples() -> Iterator[dict[str, str]]:
         try:
             for text in sources.documents(source, split):

@@ -6,7 +6,6 @@ without TensorFlow; vocabulary training uses that.
 
 from __future__ import annotations
 
-import glob
 import heapq
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -16,7 +15,8 @@ from typing import Any
 from lossline.corpora import utf8
 from lossline.corpora.deduplication import content_hash
 from lossline.corpora.gathering import file_sha256, job_hash, read_provenance, text_folder
-from lossline.corpora.json_lines import COMPRESSED, kind_of, read_objects
+from lossline.corpora.json_lines import COMPRESSED, kind_of, matching_files, read_objects
+from lossline.corpora.pools import Pool
 from lossline.errors import UserError
 
 
@@ -122,7 +122,7 @@ class SeqioTask:
 
 
 FileSource = JsonLines | Parquet | PlainFiles
-Source = JsonLines | Parquet | PlainFiles | Tfds | SeqioTask
+Source = FileSource | Pool | Tfds | SeqioTask
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -209,13 +209,14 @@ def paths(source: FileSource, split: str) -> list[Path]:
     patterns = {"train": source.train, "validation": source.validation}.get(split, ())
     if not patterns:
         raise UserError(f"set {source.name}: has no split {split!r}. Bind its files.")
-    found: list[Path] = []
-    for pattern in patterns:
-        matches = sorted(glob.glob(pattern, recursive=True))
-        if not matches:
-            raise UserError(f"set {source.name}, {split}: no file {pattern}. Correct the path.")
-        found += map(Path, matches)
-    return found
+    return matching_files(patterns, f"set {source.name}, {split}")
+
+
+def splits(source: FileSource | Pool) -> list[str]:
+    """Return the splits of a source of files or pages."""
+    if isinstance(source, Pool):
+        return ["train", "validation", "scored"]
+    return [split for split in ("train", "validation") if getattr(source, split)]
 
 
 def text_bytes(source: Source, split: str, subset: Subset) -> int:
@@ -232,12 +233,15 @@ def text_bytes(source: Source, split: str, subset: Subset) -> int:
     return min(size, limit or size)
 
 
-def documents(source: FileSource, split: str) -> Iterator[str]:
-    """Yield the texts of a split in the order of its files.
+def documents(source: FileSource | Pool, split: str) -> Iterator[str]:
+    """Yield the texts of a split in the order of its files; of a pool in the order of its pages.
 
     Raises:
         UserError: a file cannot be read, or a line, row or file is not UTF-8 text.
     """
+    if isinstance(source, Pool):
+        yield from (page.text for page in source.pages(split))
+        return
     for path in paths(source, split):
         try:
             if isinstance(source, JsonLines):
@@ -253,8 +257,10 @@ def documents(source: FileSource, split: str) -> Iterator[str]:
 def identity(source: Source, split: str) -> str:
     """Return a hash (SHA-256, hex) that identifies the contents of a split.
 
-    For files it is computed from their contents; for TFDS and seqio from their options.
+    For files and pools it is computed from their contents; for TFDS and seqio from their options.
     """
+    if isinstance(source, Pool):
+        return job_hash("Pool", source.split_fingerprint(split))
     if isinstance(source, JsonLines | Parquet | PlainFiles):
         contents = [file_sha256(path) for path in paths(source, split)]
         column = getattr(source, "field", getattr(source, "column", ""))

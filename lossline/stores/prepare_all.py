@@ -14,6 +14,7 @@ from lossline import vocabularies
 from lossline.corpora import sources
 from lossline.corpora.benchmarks import benchmark_folder, gathered_items
 from lossline.corpora.gathering import file_sha256, job_hash, read_provenance
+from lossline.corpora.pools import Pool
 from lossline.corpora.sources import JsonLines, Parquet, PlainFiles, SeqioTask, Source, Subset, Tfds
 from lossline.errors import UserError
 from lossline.installing import install_extra
@@ -47,8 +48,9 @@ class StoreJob:
             ``<root>/vocabularies``, or ``@bytes()``, ``@sentencepiece()``, ``@huggingface()``,
             ``@tiktoken()``.
         sets: names of gathered corpora, or ``@jsonl()``, ``@parquet()``, ``@files()``,
-            ``@tfds()``, ``@seqio_task()``.
-        splits: splits of every set.
+            ``@tfds()``, ``@seqio_task()``, ``@pool()``.
+        splits: splits of every set. A pool also has the split "scored": document i of that store
+            is the i-th page of ``Pool.scored``.
         tasks: names of gathered benchmarks.
         max_documents: maximum number of documents per set and split; see ``Subset``. 0: no limit.
         max_megabytes: maximum text per set and split; see ``Subset``. 0: no limit.
@@ -56,7 +58,7 @@ class StoreJob:
     """
 
     vocabulary: str | Bytes | SentencePiece | HuggingFace | Tiktoken
-    sets: tuple[str | JsonLines | Parquet | PlainFiles | Tfds | SeqioTask, ...] = ()
+    sets: tuple[str | JsonLines | Parquet | PlainFiles | Pool | Tfds | SeqioTask, ...] = ()
     splits: tuple[str, ...] = ("train", "validation")
     tasks: tuple[str, ...] = ()
     max_documents: int = 0
@@ -154,6 +156,11 @@ def _steps(job: StoreJob, root: Path, out: Path) -> Iterator[_Step]:
     for item in job.sets:
         source = sources.gathered(root, item) if isinstance(item, str) else item
         for split in job.splits:
+            if split == "scored" and (job.max_documents or job.max_megabytes):
+                raise UserError(
+                    f"store of {source.name}/scored: a limit would change which pages are scored. "
+                    "Remove store.max_documents and store.max_megabytes; set pool.scored_pages."
+                )
             yield _text_step(source, split, subset, spec, vocabulary, out)
     for name in job.tasks:
         yield _task_step(name, vocabulary, root, out)
