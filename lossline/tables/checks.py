@@ -8,17 +8,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
-from lossline.errors import UserError
-from lossline.tables.frames import nearest_name, row_number
+from lossline.tables.defects import (
+    Defect,
+    at,
+    below_zero_or_infinite,
+    changing,
+    check_names,
+    empty_cells,
+    refuse,
+    unknown_words,
+    zeros,
+)
+from lossline.tables.frames import row_number
 from lossline.tables.schema import (
     COLUMN_NAMES,
     COLUMNS,
-    COUNTS,
     EXTRA_PREFIX,
     KEY,
     Kind,
@@ -35,30 +43,7 @@ from lossline.tables.units import in_bits
 _RELATIVE_TOLERANCE = 1e-4
 # Largest relative distance from ln 2 at which a ratio counts as mixed nats and bits.
 _BITS_TOLERANCE = 0.02
-
-
-@dataclass(frozen=True, kw_only=True)
-class Defect:
-    """A problem in one cell.
-
-    Attributes:
-        column: its column.
-        position: its row, from 0.
-        what: what is wrong.
-        fix: how to fix it.
-        unplaceable: whether run, step, set, kind or status are unknown; the row is then dropped.
-    """
-
-    column: str
-    position: int
-    what: str
-    fix: str
-    unplaceable: bool = False
-
-    def line(self, where: str) -> str:
-        """Return the problem as one line for a message."""
-        place = f"column {self.column!r}, {row_number(self.position)}"
-        return f"{where}: {place}: {self.what}; {self.fix}"
+_APART = "give different runs different run_ids"
 
 
 def check_columns(frame: pd.DataFrame, *, where: str = "the table") -> None:
@@ -67,30 +52,16 @@ def check_columns(frame: pd.DataFrame, *, where: str = "the table") -> None:
     Raises:
         UserError: a column of the schema is missing, or a column is unknown or exists twice.
     """
-    names = [str(name) for name in frame.columns]
-    missing = [name for name in COLUMN_NAMES if name not in names]
-    unknown = [name for name in names if not is_known(name)]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise UserError(f"{where}: column {twice[0]!r} exists twice; keep one of them")
-    if missing:
-        hint = nearest_name(missing[0], unknown)
-        found = ", ".join(names[:32])
-        found += f", … ({len(names)} in all)" if names[32:] else ""
-        more = ", ".join(missing[1:7]) + (", …" if missing[7:] else "")
-        others = f" (and {len(missing) - 1} more: {more})" if len(missing) > 1 else ""
-        raise UserError(
-            f"{where}: column {missing[0]!r} is missing{others}{hint}; found: "
-            f"{found or 'no columns'}; "
-            "a table with other columns becomes a loss table with `python -m lossline.import_sweep "
-            "csv`"
-        )
-    if unknown:
-        hint = nearest_name(unknown[0], COLUMN_NAMES)
-        raise UserError(
-            f"{where}: column {unknown[0]!r} is not part of a loss table{hint}; "
-            f"rename it to {EXTRA_PREFIX + unknown[0]!r} to keep it"
-        )
+    check_names(
+        frame,
+        required=COLUMN_NAMES,
+        known=COLUMN_NAMES,
+        is_known=is_known,
+        table="a loss table",
+        advice="a table with other columns becomes a loss table with "
+        "`python -m lossline.import_sweep csv`",
+        where=where,
+    )
 
 
 def validate(frame: pd.DataFrame, *, where: str = "the table") -> None:
@@ -105,17 +76,14 @@ def validate(frame: pd.DataFrame, *, where: str = "the table") -> None:
         UserError: a check fails; names the column and the row.
     """
     check_columns(frame, where=where)
-    problems = list(find_problems(frame))
-    if problems:
-        others = f" [and {len(problems) - 1} more problems]" if len(problems) > 1 else ""
-        raise UserError(problems[0].line(where) + others)
+    refuse(find_problems(frame), where)
 
 
 def find_problems(frame: pd.DataFrame) -> Iterator[Defect]:
     """Yield everything wrong in a table with valid columns, the most serious kind first."""
     frame = frame.reset_index(drop=True)
-    yield from _empty_cells(frame)
-    yield from _unknown_words(frame)
+    yield from empty_cells(frame, COLUMNS)
+    yield from unknown_words(frame, {"kind": SetKind, "status": Status})
     used = (frame["status"] != str(Status.EXCLUDED)).to_numpy()
     yield from _bad_numbers(frame, used)
     yield from _bad_units(frame, used)
@@ -157,41 +125,6 @@ def summarize(problems: Iterable[Defect], where: str, most: int = 5) -> list[str
     return lines
 
 
-def _where(mask: np.ndarray | pd.Series) -> list[int]:
-    """Return the positions at which a mask is True."""
-    return [int(position) for position in np.flatnonzero(np.asarray(mask, dtype=bool))]
-
-
-def _empty_cells(frame: pd.DataFrame) -> Iterator[Defect]:
-    for column in COLUMNS:
-        if column.required:
-            for position in _where(frame[column.name].isna()):
-                said = str(frame["message"].iloc[position])
-                of_this = f"{column.name}: "  # as `frames.exclude_unreadable` writes it
-                yield Defect(
-                    column=column.name,
-                    position=position,
-                    what=said.removeprefix(of_this)
-                    if said.startswith(of_this)
-                    else "the cell is empty",
-                    fix=f"every row needs its {column.name} ({column.meaning})",
-                    unplaceable=True,
-                )
-
-
-def _unknown_words(frame: pd.DataFrame) -> Iterator[Defect]:
-    for name, words in (("kind", SetKind), ("status", Status)):
-        known = [str(word) for word in words]
-        for position in _where(frame[name].notna() & ~frame[name].isin(known)):
-            yield Defect(
-                column=name,
-                position=position,
-                what=f"{frame[name].iloc[position]!r} is not one of {', '.join(known)}",
-                fix="write one of these",
-                unplaceable=True,
-            )
-
-
 _POSITIVE = (
     "context_length",
     "params",
@@ -211,31 +144,9 @@ def _open_numbers(frame: pd.DataFrame) -> list[str]:
 
 def _bad_numbers(frame: pd.DataFrame, used: np.ndarray) -> Iterator[Defect]:
     for name in (*_NUMBERS, *_open_numbers(frame)):
-        values = frame[name].to_numpy(dtype="float64", na_value=np.nan)
-        for position in _where(used & np.isinf(values)):
-            yield Defect(
-                column=name,
-                position=position,
-                what="the value is infinite",
-                fix="for a failed measurement write status 'failed' and no value",
-            )
-        for position in _where(used & (values < 0)):
-            shown = int(values[position]) if name in COUNTS else values[position]
-            yield Defect(
-                column=name,
-                position=position,
-                what=f"{shown:g} is negative",
-                fix=f"{name} is never below 0",
-            )
+        yield from below_zero_or_infinite(frame, name, used)
     for name in _POSITIVE:
-        values = frame[name].to_numpy(dtype="float64", na_value=np.nan)
-        for position in _where(used & (values == 0)):
-            yield Defect(
-                column=name,
-                position=position,
-                what="the value is 0",
-                fix="leave the cell empty if the value is unknown",
-            )
+        yield from zeros(frame, name, used)
     yield from _percentages(frame, used)
 
 
@@ -250,7 +161,7 @@ def _percentages(frame: pd.DataFrame, used: np.ndarray) -> Iterator[Defect]:
     share = known.groupby(names, sort=False).transform("mean")
     percent = np.zeros(len(frame), bool)
     percent[share.index[share >= 0.5]] = True
-    for position in _where(above | percent):
+    for position in at(above | percent):
         reason = "is above 1" if above[position] else "is in percent, like others of its set"
         yield Defect(
             column="accuracy",
@@ -280,7 +191,7 @@ def _means_against_sums(frame: pd.DataFrame, used: np.ndarray) -> Iterator[Defec
         off = comparable & (
             np.abs(given - right) > _RELATIVE_TOLERANCE * np.maximum(np.abs(right), 1e-12)
         )
-        for position in _where(off):
+        for position in at(off):
             yield Defect(
                 column=name,
                 position=position,
@@ -382,7 +293,7 @@ def _missing_measurements(frame: pd.DataFrame, used: np.ndarray) -> Iterator[Def
     loss_like = frame["loss"].notna() | frame["bits_per_byte"].notna()
     task = (frame["kind"] == str(SetKind.TASK)).to_numpy()
     nothing = ok & ~loss_like.to_numpy() & ~(task & frame["accuracy"].notna().to_numpy())
-    for position in _where(nothing):
+    for position in at(nothing):
         yield Defect(
             column="loss",
             position=position,
@@ -391,7 +302,7 @@ def _missing_measurements(frame: pd.DataFrame, used: np.ndarray) -> Iterator[Def
         )
     failed = used & (frame["status"] == str(Status.FAILED)).to_numpy()
     for name in ("loss", "bits_per_byte", "accuracy"):
-        for position in _where(failed & frame[name].notna().to_numpy()):
+        for position in at(failed & frame[name].notna().to_numpy()):
             yield Defect(
                 column=name,
                 position=position,
@@ -427,33 +338,9 @@ def _duplicates(frame: pd.DataFrame, used: np.ndarray) -> Iterator[Defect]:
 
 def _changing_facts(frame: pd.DataFrame, used: np.ndarray) -> Iterator[Defect]:
     facts = [name for name in of_run(map(str, frame.columns)) if name != "run_id"]
-    yield from _changing(frame.loc[used], ["run_id"], facts, "run")
+    yield from changing(frame.loc[used], ["run_id"], facts, "run", apart=_APART)
 
 
 def _checkpoint_mismatch(frame: pd.DataFrame, used: np.ndarray) -> Iterator[Defect]:
     facts = [name for name in of_checkpoint(map(str, frame.columns)) if name != "step"]
-    yield from _changing(frame.loc[used], ["run_id", "step"], facts, "checkpoint")
-
-
-def _changing(rows: pd.DataFrame, by: list[str], names: list[str], unit: str) -> Iterator[Defect]:
-    rows = rows.dropna(subset=by)
-    if rows.empty:
-        return
-    group = rows.groupby(by, sort=False)
-    for name in names:
-        counts = group[name].nunique(dropna=False)
-        for key in counts.index[counts > 1]:
-            members = group.get_group(key if isinstance(key, tuple) else (key,))[name]
-            # The value of most rows counts as right; of equally frequent ones, the first.
-            texts = members.astype(object).where(members.notna(), None).map(repr)
-            usual = texts.value_counts(sort=False).idxmax()
-            reference = texts.index[texts == usual][0]
-            shown = " at step ".join(str(part) for part in key) if isinstance(key, tuple) else key
-            for position in texts.index[texts != usual]:
-                yield Defect(
-                    column=name,
-                    position=int(position),
-                    what=f"{unit} {shown} has {rows[name].loc[position]} here and "
-                    f"{rows[name].loc[reference]} in " + row_number(int(reference)),
-                    fix=f"a {unit} has one {name}; give different runs different run_ids",
-                )
+    yield from changing(frame.loc[used], ["run_id", "step"], facts, "checkpoint", apart=_APART)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -69,17 +69,27 @@ def complete(frame: pd.DataFrame) -> pd.DataFrame:
     return frame[[*COLUMN_NAMES, *extras]]
 
 
-def typed(frame: pd.DataFrame, *, where: str = "the table") -> pd.DataFrame:
+def typed(
+    frame: pd.DataFrame,
+    *,
+    where: str = "the table",
+    columns: Callable[[str], Column | None] = column_of,
+) -> pd.DataFrame:
     """Return the table with the schema's dtypes.
 
     A column ``x_…`` becomes numbers if no cell loses anything by it, else text.
+
+    Args:
+        frame: the table.
+        where: name of the table in messages.
+        columns: schema: the column of a name, None for ``x_…``. Default: that of the loss table.
 
     Raises:
         UserError: a cell cannot be converted; names the column and the row.
     """
     converted = {
         str(name): _typed_extra(frame[name])
-        if (column := column_of(str(name))) is None
+        if (column := columns(str(name))) is None
         else _typed_column(frame[name], column, where)
         for name in frame.columns
     }

@@ -57,8 +57,22 @@ def write(frame: pd.DataFrame, path: str | os.PathLike[str]) -> Path:
     extras = sorted(name for name in frame.columns if name not in COLUMN_NAMES)
     frame = derive(typed(frame[[*COLUMN_NAMES, *extras]], where=str(path)))
     validate(frame, where=str(path))
+    return write_frame(frame, path, "a loss table")
+
+
+def write_frame(frame: pd.DataFrame, path: Path, what: str) -> Path:
+    """Write a checked table to ``path`` (.parquet or .csv) atomically.
+
+    Args:
+        frame: the table, typed.
+        path: file; an existing one is replaced.
+        what: what the table is, for messages ("a loss table").
+
+    Raises:
+        UserError: the suffix is not known.
+    """
     if path.suffix not in (".parquet", ".csv"):
-        raise UserError(f"{path}: a loss table is written as .parquet or .csv; change the suffix")
+        raise UserError(f"{path}: {what} is written as .parquet or .csv; change the suffix")
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as partial:
         if path.suffix == ".parquet":
