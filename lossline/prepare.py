@@ -22,6 +22,7 @@ def load() -> Verb:
     from lossline import vocabularies
     from lossline.corpora import sources
     from lossline.corpora.pools import Pool
+    from lossline.corpora.selected import Selected
     from lossline.stores.prepare_all import PrepareOptions, StoreJob, prepare
     from lossline.stores.vocabulary_training import TrainVocabulary
 
@@ -39,6 +40,7 @@ def load() -> Verb:
             "parquet": sources.Parquet,
             "files": sources.PlainFiles,
             "pool": Pool,
+            "selected": Selected,
             "tfds": sources.Tfds,
             "seqio_task": sources.SeqioTask,
         },

@@ -17,6 +17,7 @@ from lossline.corpora.deduplication import content_hash
 from lossline.corpora.gathering import file_sha256, job_hash, read_provenance, text_folder
 from lossline.corpora.json_lines import COMPRESSED, kind_of, matching_files, read_objects
 from lossline.corpora.pools import Pool
+from lossline.corpora.selected import Selected
 from lossline.errors import UserError
 
 
@@ -122,7 +123,7 @@ class SeqioTask:
 
 
 FileSource = JsonLines | Parquet | PlainFiles
-Source = FileSource | Pool | Tfds | SeqioTask
+Source = FileSource | Pool | Selected | Tfds | SeqioTask
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -212,8 +213,10 @@ def paths(source: FileSource, split: str) -> list[Path]:
     return matching_files(patterns, f"set {source.name}, {split}")
 
 
-def splits(source: FileSource | Pool) -> list[str]:
+def splits(source: FileSource | Pool | Selected) -> list[str]:
     """Return the splits of a source of files or pages."""
+    if isinstance(source, Selected):
+        return ["train"]
     if isinstance(source, Pool):
         return ["train", "validation", "scored"]
     return [split for split in ("train", "validation") if getattr(source, split)]
@@ -224,6 +227,8 @@ def text_bytes(source: Source, split: str, subset: Subset) -> int:
 
     Used to estimate the remaining time.
     """
+    if isinstance(source, Selected):
+        return source.text_bytes()
     if not isinstance(source, JsonLines | Parquet | PlainFiles) or subset.max_documents:
         return 0
     files, limit = paths(source, split), int(subset.max_megabytes * 1e6)
@@ -233,7 +238,7 @@ def text_bytes(source: Source, split: str, subset: Subset) -> int:
     return min(size, limit or size)
 
 
-def documents(source: FileSource | Pool, split: str) -> Iterator[str]:
+def documents(source: FileSource | Pool | Selected, split: str) -> Iterator[str]:
     """Yield the texts of a split in the order of its files; of a pool in the order of its pages.
 
     Raises:
@@ -241,6 +246,9 @@ def documents(source: FileSource | Pool, split: str) -> Iterator[str]:
     """
     if isinstance(source, Pool):
         yield from (page.text for page in source.pages(split))
+        return
+    if isinstance(source, Selected):
+        yield from (page.text for page in source.pages())
         return
     for path in paths(source, split):
         try:
@@ -257,10 +265,12 @@ def documents(source: FileSource | Pool, split: str) -> Iterator[str]:
 def identity(source: Source, split: str) -> str:
     """Return a hash (SHA-256, hex) that identifies the contents of a split.
 
-    For files and pools it is computed from their contents; for TFDS and seqio from their options.
+    For TFDS and seqio it is computed from their options, for other sources from their contents.
     """
     if isinstance(source, Pool):
         return job_hash("Pool", source.split_fingerprint(split))
+    if isinstance(source, Selected):
+        return job_hash("Selected", source.identity())
     if isinstance(source, JsonLines | Parquet | PlainFiles):
         contents = [file_sha256(path) for path in paths(source, split)]
         column = getattr(source, "field", getattr(source, "column", ""))

@@ -15,6 +15,7 @@ from lossline.corpora import sources
 from lossline.corpora.benchmarks import benchmark_folder, gathered_items
 from lossline.corpora.gathering import file_sha256, job_hash, read_provenance
 from lossline.corpora.pools import Pool
+from lossline.corpora.selected import Selected
 from lossline.corpora.sources import JsonLines, Parquet, PlainFiles, SeqioTask, Source, Subset, Tfds
 from lossline.errors import UserError
 from lossline.installing import install_extra
@@ -48,9 +49,9 @@ class StoreJob:
             ``<root>/vocabularies``, or ``@bytes()``, ``@sentencepiece()``, ``@huggingface()``,
             ``@tiktoken()``.
         sets: names of gathered corpora, or ``@jsonl()``, ``@parquet()``, ``@files()``,
-            ``@tfds()``, ``@seqio_task()``, ``@pool()``.
+            ``@tfds()``, ``@seqio_task()``, ``@pool()``, ``@selected()``.
         splits: splits of every set. A pool also has the split "scored": document i of that store
-            is the i-th page of ``Pool.scored``.
+            is the i-th page of ``Pool.scored``. A selection has the split "train" only.
         tasks: names of gathered benchmarks.
         max_documents: maximum number of documents per set and split; see ``Subset``. 0: no limit.
         max_megabytes: maximum text per set and split; see ``Subset``. 0: no limit.
@@ -58,7 +59,9 @@ class StoreJob:
     """
 
     vocabulary: str | Bytes | SentencePiece | HuggingFace | Tiktoken
-    sets: tuple[str | JsonLines | Parquet | PlainFiles | Pool | Tfds | SeqioTask, ...] = ()
+    sets: tuple[
+        str | JsonLines | Parquet | PlainFiles | Pool | Selected | Tfds | SeqioTask, ...
+    ] = ()
     splits: tuple[str, ...] = ("train", "validation")
     tasks: tuple[str, ...] = ()
     max_documents: int = 0
@@ -220,6 +223,7 @@ def _text_step(
             split=split,
             source_task=", ".join(filter(None, [_describe(source), subset.describe()])),
             license=source.license,
+            selection=source.provenance if isinstance(source, Selected) else None,
             job=job,
             processes=processes,
             report=progress.advance,
@@ -298,6 +302,8 @@ def _task_step(name: str, vocabulary: Vocabulary, root: Path, out: Path) -> _Ste
 
 
 def _describe(source: Source) -> str:
+    if isinstance(source, Selected):
+        return f"seqio Task lossline.{source.name} of {source}"
     if isinstance(source, SeqioTask):
         return f"seqio Task {source.task}"
     if isinstance(source, Tfds):
