@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import zlib
 from collections.abc import Sequence
 
 import numpy as np
 
 SHINGLE_WORDS = 8  # near-duplicates are compared by word 8-grams
+_WORDS = re.compile(r"[^\W_]+")  # runs of letters and digits
 _BASE = np.uint64(0x9E3779B97F4A7C15)
 
 
@@ -47,21 +49,24 @@ def near_duplicates(texts: Sequence[str], *, threshold: float = 0.5) -> np.ndarr
     Returns:
         bool [documents]: True for a near-duplicate.
     """
+    if not len(texts):
+        return np.zeros(0, bool)
     shingles = [_shingles(text) for text in texts]
-    owner = np.repeat(np.arange(len(texts)), [len(s) for s in shingles])
-    flat = np.concatenate(shingles) if shingles else np.empty(0, np.uint64)
-    # ``flat`` is in document order, so the first occurrence of a shingle is in the earliest
-    # document that contains it.
-    _, first, inverse = np.unique(flat, return_index=True, return_inverse=True)
-    seen_before = owner[first][inverse] < owner
-    totals = np.bincount(owner, minlength=len(texts))
-    repeats = np.bincount(owner, weights=seen_before, minlength=len(texts))
-    return repeats >= threshold * np.maximum(totals, 1)
+    totals = np.array([len(own) for own in shingles])
+    flat = np.concatenate(shingles)
+    del shingles
+    # A stable sort keeps equal shingles in document order: the first is in the earliest document.
+    # A document has a shingle once, so all others repeat an earlier document.
+    order = np.argsort(flat, kind="stable")
+    flat = flat[order]
+    repeated = order[1:][flat[1:] == flat[:-1]]
+    documents = np.searchsorted(np.cumsum(totals), repeated, side="right")
+    return np.bincount(documents, minlength=len(texts)) >= threshold * totals
 
 
 def _shingles(text: str) -> np.ndarray:
     """Return the distinct 64-bit hashes of all word 8-grams; of all words if there are fewer."""
-    words = "".join(c if c.isalnum() else " " for c in text.lower()).split()
+    words = _WORDS.findall(text.lower())
     codes = np.array([zlib.crc32(word.encode()) for word in words], np.uint64)
     if len(codes) == 0:
         return np.zeros(1, np.uint64)
