@@ -1,10 +1,10 @@
-"""Convert a published sweep, or any table of losses, to a loss table.
+"""Convert a published sweep, or any table of losses, to a loss table (or a score table).
 
     python -m lossline.import_sweep kempner --path sweep.csv --out kempner.parquet
     python -m lossline.import_sweep csv --path export.csv --mapping columns.toml --out mine.parquet
 
-SOURCE is kempner, llm_line, gadre, chinchilla, olmo_ladder, or csv. csv reads any CSV, Parquet or
-JSON; a mapping file (TOML) gives the column of each value:
+SOURCE is kempner, llm_line, gadre, chinchilla, olmo_ladder, perplexity_correlations, or csv. csv
+reads any CSV, Parquet or JSON; a mapping file (TOML) gives the column of each value:
 
     [columns]                     # loss table column = your column
     run_id = "Name"
@@ -43,6 +43,13 @@ olmo_ladder needs a mapping only if its logs have other column names or no colum
     tokens = "train/tokens"       # or, to compute tokens as step times this:
     batch_size_in_tokens = "gbs"  # (in [constants] if it is the same for all rows)
 
+perplexity_correlations makes a score table (the input of lossline.select) of matrices with one
+column per model, named ('family', 'org/name') or plainly. Rows are domains (first column id; bits
+per byte) or benchmarks (first column benchmark; errors, LAMBADA's are perplexities; a column
+measure states the measure of each row):
+
+    python -m lossline.import_sweep perplexity_correlations --path bpb.csv error.csv --out s.parquet
+
 Rows that cannot be measurements are left out; one line each reports them.
 """
 
@@ -59,7 +66,7 @@ def load() -> Verb:
 FLAGS = {
     "source": Flag("import_sweep.source", "format of the table", "positional"),
     "path": Flag("import_sweep.path", "files, or a folder of files", "values"),
-    "out": Flag("import_sweep.out", "loss table to write, .parquet or .csv"),
+    "out": Flag("import_sweep.out", "table to write, .parquet or .csv"),
     "mapping": Flag(
         "import_sweep.mapping", "for csv, olmo_ladder and gadre in JSON: TOML file of columns"
     ),

@@ -128,7 +128,7 @@ def read(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> pd
     for path in given:
         frame = read_any(path)
         _check_columns(frame, where=str(path))
-        tables.append(_derived(_typed(_completed(frame), where=str(path))))
+        tables.append(from_frame(frame, where=str(path)))
         validate(tables[-1], where=str(path))
     if len(tables) == 1:
         return tables[0]
@@ -147,8 +147,17 @@ def from_rows(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     empty ``value`` is derived from the sums. ``write`` and ``validate`` check it.
     """
     filled = [{"status": str(ScoreStatus.OK), **row} for row in rows]
-    frame = pd.DataFrame(filled, dtype=object)  # object: whole numbers next to None stay whole
-    return _derived(_typed(_completed(frame)))
+    # As objects: whole numbers next to None stay whole.
+    return from_frame(pd.DataFrame(filled, dtype=object))
+
+
+def from_frame(frame: pd.DataFrame, *, where: str = "the score table") -> pd.DataFrame:
+    """Return a typed score table with all columns; empty columns and values as in ``from_rows``.
+
+    Raises:
+        UserError: a cell cannot be converted; names the column and the row.
+    """
+    return _derived(_typed(_completed(frame), where=where))
 
 
 def write(frame: pd.DataFrame, path: str | os.PathLike[str]) -> Path:
@@ -161,7 +170,7 @@ def write(frame: pd.DataFrame, path: str | os.PathLike[str]) -> Path:
     """
     path = Path(path)
     _check_columns(frame, where=str(path))
-    frame = _derived(_typed(_completed(frame), where=str(path)))
+    frame = from_frame(frame, where=str(path))
     validate(frame, where=str(path))
     return write_frame(frame, path, "a score table")
 
@@ -179,7 +188,17 @@ def validate(frame: pd.DataFrame, *, where: str = "the score table") -> None:
         UserError: a check fails; names the column and the row.
     """
     _check_columns(frame, where=where)
-    refuse(_problems(frame.reset_index(drop=True)), where)
+    refuse(find_problems(frame), where)
+
+
+def summary(frame: pd.DataFrame) -> str:
+    """Return the numbers of models, domains and benchmarks of a table, in words."""
+    counts = [f"{frame['model'].nunique()} models"]
+    for kind in ScoreKind:
+        if number := frame.loc[frame["kind"] == str(kind), "name"].nunique():
+            counts.append(f"{number} {kind}{'s' if number > 1 else ''}")
+    failed = int((frame["status"] == str(ScoreStatus.FAILED)).sum())
+    return ", ".join(counts) + (f"; {failed} of {len(frame)} rows failed" if failed else "")
 
 
 def _check_columns(frame: pd.DataFrame, *, where: str) -> None:
@@ -207,7 +226,7 @@ def _completed(frame: pd.DataFrame) -> pd.DataFrame:
     return frame[[*COLUMN_NAMES, *extras]]
 
 
-def _typed(frame: pd.DataFrame, *, where: str = "the score table") -> pd.DataFrame:
+def _typed(frame: pd.DataFrame, *, where: str) -> pd.DataFrame:
     return typed(frame, where=where, columns=_BY_NAME.get)
 
 
@@ -237,8 +256,9 @@ def _from_sums(frame: pd.DataFrame) -> np.ndarray:
     return values
 
 
-def _problems(frame: pd.DataFrame) -> Iterator[Defect]:
+def find_problems(frame: pd.DataFrame) -> Iterator[Defect]:
     """Yield everything wrong in a typed table, the most serious kind first."""
+    frame = frame.reset_index(drop=True)
     yield from empty_cells(frame, COLUMNS)
     yield from unknown_words(frame, _WORDS)
     yield from _values(frame)

@@ -1,4 +1,4 @@
-"""Importers: published sweeps and any other tables as loss tables.
+"""Importers: published sweeps and other tables as loss tables, matrices of scores as score tables.
 
 Import a published file:
 
@@ -19,19 +19,24 @@ from lossline.tables.sweeps import published
 from lossline.tables.sweeps.gadre import gadre
 from lossline.tables.sweeps.mapped import by_mapping, read_mapping
 from lossline.tables.sweeps.olmo_ladder import olmo_ladder
+from lossline.tables.sweeps.score_matrices import perplexity_correlations
 from lossline.tables.sweeps.wide import Imported
 
 __all__ = ["Imported", "Sweep", "import_sweep"]
 
 
 class Sweep(enum.StrEnum):
-    """Sources with an importer of their own, and ``csv`` for any other table."""
+    """Sources with an importer of their own, and ``csv`` for any other table.
+
+    Of ``perplexity_correlations`` comes a score table, of all others a loss table.
+    """
 
     KEMPNER = "kempner"
     LLM_LINE = "llm_line"
     GADRE = "gadre"
     CHINCHILLA = "chinchilla"
     OLMO_LADDER = "olmo_ladder"
+    PERPLEXITY_CORRELATIONS = "perplexity_correlations"
     CSV = "csv"
 
 
@@ -41,7 +46,7 @@ def import_sweep(
     *,
     mapping: str | os.PathLike[str] | None = None,
 ) -> Imported:
-    """Import a sweep as a loss table, with a note for everything left out or set aside.
+    """Import a table, with a note for everything left out or set aside.
 
     Args:
         source: source of the table.
@@ -71,4 +76,6 @@ def import_sweep(
         raise UserError(
             f"the source {str(source)!r} needs no mapping; use the source 'csv' with it"
         )
+    if source == Sweep.PERPLEXITY_CORRELATIONS:
+        return perplexity_correlations(files)
     return getattr(published, str(source))(files)

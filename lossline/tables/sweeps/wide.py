@@ -39,15 +39,17 @@ _NOTHING = ("-", "--", "–", "—", "?")
 
 @dataclass(frozen=True, kw_only=True)
 class Imported:
-    """A loss table and notes.
+    """An imported table and notes.
 
     Attributes:
-        table: the loss table.
+        table: the loss table, or score table.
         notes: one line for everything in the source that was left out or set aside.
+        holds_scores: whether the table is a score table (``lossline.tables.scores``).
     """
 
     table: pd.DataFrame
     notes: tuple[str, ...] = ()
+    holds_scores: bool = False
 
 
 class ColumnUnit(enum.StrEnum):
