@@ -80,7 +80,7 @@ def _long(frame: pd.DataFrame, where: str) -> tuple[pd.DataFrame, list[str]]:
             "name": names.to_numpy(object)[row],
             "measure": measures.to_numpy(object)[row],
             "value": values[row, column],
-            "x_place": [places[c] + row_number(r) for r, c in zip(row, column, strict=True)],
+            "x_place": [places[c] + row_number(int(r)) for r, c in zip(row, column, strict=True)],
         }
     )
     empty = values.size - len(row)
@@ -92,11 +92,13 @@ def _names(cells: pd.Series, where: str) -> pd.Series:
     """Return the names of the rows, each given once."""
     names = as_text(cells)
     for position in np.flatnonzero(names.isna()):
-        raise UserError(f"{where}: column {cells.name!r}, {row_number(position)}: no name; add one")
+        raise UserError(
+            f"{where}: column {cells.name!r}, {row_number(int(position))}: no name; add one"
+        )
     for position in np.flatnonzero(names.duplicated()):
         before = int(np.flatnonzero(names == names.iloc[position])[0])
         raise UserError(
-            f"{where}: column {cells.name!r}, {row_number(position)}: {names.iloc[position]!r} is "
+            f"{where}: column {cells.name!r}, {row_number(int(position))}: {names.iloc[position]!r} is "
             f"already in {row_number(before)}; keep one row of each name"
         )
     return names
