@@ -18,6 +18,7 @@ from lossline.cli.configuration import Flag, Verb, run_verb
 def load() -> Verb:
     """Return the verb, with its imports."""
     from lossline.studies.grid import Axis, Chain, Product, Zip
+    from lossline.studies.random_mixtures import RandomMixtures
     from lossline.studies.study import Command, StudyOptions
 
     return Verb(
@@ -28,6 +29,7 @@ def load() -> Verb:
             "product": Product,
             "zip": Zip,
             "chain": Chain,
+            "random_mixtures": RandomMixtures,
             "command": Command,
         },
     )
