@@ -1,4 +1,4 @@
-"""A study from text to report: gather, prepare, train the grid, evaluate, fit.
+"""A study from text to report: gather, prepare, train the grid, evaluate, fit, compare.
 
 Every step runs one verb in its own process and resumes by itself. ``study.json`` records the
 finished steps, with a hash of everything that each depends on, so that a finished step is not
@@ -58,12 +58,16 @@ class StudyOptions:
     Attributes:
         name: name of the study's folder below ``root``.
         root: folder of studies.
-        before: commands before training (gathering, vocabularies, stores), in order.
+        before: commands before training (gathering, vocabularies, stores, another study whose runs
+            are needed), in order. A finished command is not started again, except a study and the
+            commands after it, which skip what is finished themselves.
         run_gin_file: base gin file of every run; the points of the grid change it.
         grid: the runs.
         evaluate: command that measures every checkpoint. The study binds its ``evaluate.runs``.
         fit: command, fit or predict, that fits the loss table and writes the report. The study
             binds its table and folder.
+        after: commands after the fit, in order. The study binds their table and folder in the same
+            way.
         processes: number of trainings at a time. 0: one per core (at most 8) on a CPU, one on an
             accelerator.
         dry_run: print what would run, and stop.
@@ -78,6 +82,7 @@ class StudyOptions:
     grid: Grid
     evaluate: Command
     fit: Command
+    after: Sequence[Command] = ()
     processes: int = 0
     dry_run: bool = False
     commands: bool = False
@@ -101,7 +106,8 @@ def run_study(options: StudyOptions) -> None:
     """
     folder = options.folder
     runs = [_planned(options, point) for point in unique(options.grid.points())]
-    steps = len(options.before) + 3
+    steps = len(options.before) + 3 + len(options.after)
+    last = steps - len(options.after)
     if options.commands:
         _print_commands(options, runs)
         return
@@ -110,17 +116,31 @@ def run_study(options: StudyOptions) -> None:
         return
     with single(folder):
         record = StudyRecord(folder / "study.json")
+        recorded = True
         for number, command in enumerate(options.before, start=1):
             announce(number, steps, command.title)
-            _once(record, f"{number}-{command.verb}", command, _job(options, command))
-        announce(steps - 2, steps, f"train {len(runs)} runs")
+            # A study knows which of its own steps are finished. Commands after it read its runs,
+            # which may be new, so they too decide by themselves what is left to do.
+            recorded = recorded and command.verb != "study"
+            job = _job(options, command)
+            if recorded:
+                _once(record, f"{number}-{command.verb}", command, job)
+            else:
+                run(job)
+        announce(last - 2, steps, f"train {len(runs)} runs")
         runs = _identified(options)
         at_once = _at_once(options)
         _train(options, runs, at_once)
-        announce(steps - 1, steps, options.evaluate.title)
+        announce(last - 1, steps, options.evaluate.title)
         _evaluate(options, runs, record, at_once)
-        announce(steps, steps, options.fit.title)
-        _fit(options, runs, record)
+        announce(last, steps, options.fit.title)
+        table = folder / "losses.parquet"
+        write(with_factors(load([item.folder for item in runs]), runs), table)
+        _analyse(options, record, "fit", options.fit, folder / "report")
+        print(f"Loss table: {table}\nReport:     {folder / 'report' / 'report.html'}", flush=True)
+        for number, (name, command) in enumerate(_after(options).items(), start=last + 1):
+            announce(number, steps, command.title)
+            _analyse(options, record, f"after-{name}", command, folder / name)
 
 
 def _identified(options: StudyOptions) -> list[PlannedRun]:
@@ -226,21 +246,30 @@ def _shares(runs: Sequence[PlannedRun], count: int) -> list[list[PlannedRun]]:
     return shares
 
 
-def _fit(options: StudyOptions, runs: Sequence[PlannedRun], record: StudyRecord) -> None:
-    table = options.folder / "losses.parquet"
-    write(with_factors(load([item.folder for item in runs]), runs), table)
-    out = options.folder / "report"
-    verb = options.fit.verb
-    job = _job(options, options.fit, {f"{verb}.table": str(table), f"{verb}.out": str(out)})
-    key = content_key([list(job.arguments)], [options.fit.gin_file, table])
-    if record.holds("fit", key) and (out / "report.html").exists():
+def _analyse(
+    options: StudyOptions, record: StudyRecord, step: str, command: Command, out: Path
+) -> None:
+    """Run a verb that turns the loss table into a results folder, unless nothing has changed."""
+    verb, table = command.verb, options.folder / "losses.parquet"
+    job = _job(options, command, {f"{verb}.table": str(table), f"{verb}.out": str(out)})
+    key = content_key([list(job.arguments)], [command.gin_file, table])
+    if record.holds(step, key) and (out / "report.html").exists():
         print("  done before: nothing has changed", flush=True)
-        text = out / ("summary.txt" if verb == "predict" else "verdict.txt")
+        text = out / ("verdict.txt" if verb == "fit" else "summary.txt")
         print(text.read_text(encoding="utf-8").rstrip())
     else:
         run(job)
-        record.note("fit", key)
-    print(f"Loss table: {table}\nReport:     {out / 'report.html'}", flush=True)
+        record.note(step, key)
+
+
+def _after(options: StudyOptions) -> dict[str, Command]:
+    """Return the commands after the fit by the name of their folder: compare, compare-2, …"""
+    named: dict[str, Command] = {}
+    for command in options.after:
+        names = [command.verb, *(f"{command.verb}-{n}" for n in range(2, len(options.after) + 2))]
+        taken = {"report", "runs", "logs", *named}
+        named[next(name for name in names if name not in taken)] = command
+    return named
 
 
 def with_factors(table: pd.DataFrame, runs: Sequence[PlannedRun]) -> pd.DataFrame:
@@ -308,7 +337,8 @@ def _print_plan(options: StudyOptions, runs: Sequence[PlannedRun]) -> None:
     for item in runs:
         print(f"{'train':10s} {item.folder.name}  {'finished' if item.finished() else 'to do'}")
     print(f"{'evaluate':10s} {options.evaluate.title}  ({options.evaluate.gin_file})")
-    print(f"{'fit':10s} {options.fit.title}  ({options.fit.gin_file})")
+    for command in (options.fit, *options.after):
+        print(f"{command.verb:10s} {command.title}  ({command.gin_file})")
     if missing := {_problem(item) for item in runs if item.missing}:
         print(
             f"A name that ends in ? has no hash yet: the hash depends on the contents of the run's "

@@ -148,14 +148,16 @@ run_verb("study", verb.__doc__, verb.load, flags=verb.FLAGS, argv=sys.argv[1:])
 """
 
 
-def start(folder: Path, root: str, *program: str) -> subprocess.Popen[str]:
+def start(
+    folder: Path, root: str, *program: str, file: str = "study.gin"
+) -> subprocess.Popen[str]:
     """Start the study, or a program with the same arguments."""
     environment = {**os.environ, "XLA_FLAGS": QUICK_COMPILATION, "PYTHONPATH": str(REPOSITORY)}
     return subprocess.Popen(
         [
             sys.executable,
             *(program or ("-m", "lossline.study")),
-            "--gin_file=study.gin",
+            f"--gin_file={file}",
             f"--gin.study.root={root}",
         ],
         cwd=folder,
@@ -224,3 +226,56 @@ def test_error_in_any_run_is_raised_before_anything_starts(
     assert "run m-asyncio: " in said and "did you mean llama.width" in said
     assert len(said.strip().splitlines()) == 1
     assert not (workshop / "wrong").exists()
+
+
+ONE_RUN = '{"s-asyncio": {"train.store": "data/stores/bytes/asyncio/train"}}'
+NESTED = """
+study.before = [@stores/command(), @inner/command()]
+inner/command.verb = "study"
+inner/command.title = "the study before"
+inner/command.gin_file = "inner.gin"
+inner/command.bindings = {"study.root": "{study}", "study.name": "inner"}
+"""
+
+
+def outer_study(folder: Path, inner: str) -> None:
+    """Write a study of one run after another study of one run."""
+    one = f"{STUDY}axis.levels = {ONE_RUN}\n"
+    (folder / "inner.gin").write_text(one + inner)
+    (folder / "outer.gin").write_text(one + NESTED + "axis.factor = 'outer'\n")
+
+
+@pytest.mark.slow
+def test_killed_study_continues_inside_the_study_before_it(workshop: Path) -> None:
+    outer_study(workshop, "")
+
+    def begin() -> subprocess.Popen[str]:
+        return start(workshop, "nested", file="outer.gin")
+
+    runs = workshop / "nested" / "small" / "inner" / "runs"
+    process = begin()
+    while not any(runs.glob("*/metrics.jsonl")) and process.poll() is None:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    assert process.communicate(timeout=60)[0].count("the study before") == 1
+    last = begin()
+    output, _ = last.communicate(timeout=900)
+    assert last.returncode == 0, output
+    [log] = runs.parent.glob("logs/s-asyncio.log")
+    assert log.read_text().count("$ ") == 2  # killed with its study, and started again
+    assert output.index("[2/5] the study before") < output.index("[2/4] train 1 runs")
+    assert output.count("report.html") >= 2
+    assert len(tables.read(runs.parent / "losses.parquet")) == 5 * 2
+
+
+def test_refusal_of_the_study_before_ends_the_study_with_its_line(
+    workshop: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    outer_study(workshop, "axis.fcator = 'x'\n")
+    monkeypatch.chdir(workshop)
+    with pytest.raises(SystemExit) as stop:
+        study_here("--gin_file=outer.gin", "--gin.study.root=refused")
+    assert stop.value.code == 2
+    *_, first, last = capfd.readouterr().err.splitlines()
+    assert "inner.gin" in first and "fcator" in first
+    assert "the step study refused its input" in last

@@ -1,0 +1,148 @@
+"""Steps before and after the runs: what each is given, and which are started again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from lossline import tables
+from lossline.errors import UserError
+from lossline.studies import study
+from lossline.studies.grid import Axis
+from lossline.studies.planned_run import PlannedRun
+from lossline.studies.processes import Job
+from lossline.studies.study import Command, StudyOptions, run_study
+
+
+def command(folder: Path, verb: str, **bindings: object) -> Command:
+    gin_file = folder / f"{verb}.gin"
+    gin_file.touch()
+    return Command(verb=verb, title=f"title of {verb}", gin_file=str(gin_file), bindings=bindings)
+
+
+@pytest.fixture
+def options(tmp_path: Path) -> StudyOptions:
+    """A study of one run, with a study before it and two comparisons after it."""
+    inner = {"study.root": "{study}", "study.name": "population"}
+    compare = command(tmp_path, "compare")
+    return StudyOptions(
+        name="outer",
+        root=str(tmp_path),
+        before=[
+            command(tmp_path, "gather"),
+            command(tmp_path, "study", **inner),
+            command(tmp_path, "select"),
+        ],
+        run_gin_file="run.gin",
+        grid=Axis(factor="method", levels={"uniform": {}}),
+        evaluate=command(tmp_path, "evaluate"),
+        fit=command(tmp_path, "fit"),
+        after=[compare, replace(compare, bindings={"compare.baseline": "uniform"})],
+    )
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
+    """Command lines of the jobs that a study starts; trainings and measurements are left out."""
+    jobs: list[str] = []
+
+    def run(job: Job) -> None:
+        jobs.append(" ".join([job.verb, *job.arguments[1:]]))
+        for argument in job.arguments:
+            if argument.startswith(f"--gin.{job.verb}.out="):
+                out = Path(argument.split("=")[1].strip("'"))
+                out.mkdir(exist_ok=True)
+                (out / "report.html").touch()
+                name = "verdict.txt" if job.verb == "fit" else "summary.txt"
+                (out / name).write_text(f"result of {job.verb}\n")
+
+    row = {"run_id": "uniform-0", "step": 1, "tokens": 9.0, "eval_set": "x", "kind": "validation"}
+    run_of = PlannedRun(
+        name="uniform",
+        arguments=(),
+        folder=tmp_path / "uniform-0",
+        fingerprint="f",
+        tokens=9,
+        flops=1.0,
+        factors={"method": "uniform"},
+    )
+    monkeypatch.setattr(study, "run", run)
+    monkeypatch.setattr(study, "_planned", lambda options, point: run_of)
+    monkeypatch.setattr(study, "_at_once", lambda options: 1)
+    monkeypatch.setattr(study, "_train", lambda *_: None)
+    monkeypatch.setattr(study, "_evaluate", lambda *_: None)
+    monkeypatch.setattr(study, "load", lambda folders: tables.from_rows([row | {"loss": 1.0}]))
+    return jobs
+
+
+def test_commands_after_the_fit_get_the_table_and_a_folder_each(
+    options: StudyOptions, started: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_study(options)
+    outer = tmp_path / "outer"
+    table = f"--gin.compare.table='{outer}/losses.parquet'"
+    assert started[-2:] == [
+        f"compare {table} --gin.compare.out='{outer}/compare'",
+        f"compare --gin.compare.baseline='uniform' {table} --gin.compare.out='{outer}/compare-2'",
+    ]
+    assert tables.read(outer / "losses.parquet")["factor.method"].tolist() == ["uniform"]
+    said = capsys.readouterr().out
+    assert "[6/8] title of fit" in said and "[8/8] title of compare" in said
+
+
+def test_a_study_and_what_reads_its_runs_start_every_time(
+    options: StudyOptions, started: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_study(options)
+    first = [job.split()[0] for job in started]
+    assert first == ["gather", "study", "select", "fit", "compare", "compare"]
+    assert f"--gin.study.root='{tmp_path / 'outer'}'" in started[1]
+    capsys.readouterr()
+    started.clear()
+    run_study(options)
+    assert [job.split()[0] for job in started] == ["study", "select"]
+    said = capsys.readouterr().out
+    assert said.count("done before") == 4 and said.count("result of compare") == 2
+
+
+def test_a_changed_gin_file_starts_a_comparison_again(
+    options: StudyOptions, started: list[str], tmp_path: Path
+) -> None:
+    run_study(options)
+    started.clear()
+    (tmp_path / "compare.gin").write_text("# changed")
+    run_study(options)
+    assert [job.split()[0] for job in started] == ["study", "select", "compare", "compare"]
+
+
+def test_a_folder_of_the_study_itself_is_not_given_to_a_command(options: StudyOptions) -> None:
+    report = replace(options.after[0], verb="report")
+    named = study._after(replace(options, after=[report, *options.after]))
+    assert list(named) == ["report-2", "compare", "compare-2"]
+
+
+def test_a_plan_lists_the_commands_after_the_fit(
+    options: StudyOptions, started: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_study(replace(options, dry_run=True))
+    verbs = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
+    assert verbs == ["gather", "study", "select", "train", "evaluate", "fit", "compare", "compare"]
+
+
+def test_nothing_runs_after_a_refusal(
+    options: StudyOptions, started: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work: Callable[[Job], None] = study.run
+
+    def refuse(job: Job) -> None:
+        if job.verb == "study":
+            raise UserError("refused")
+        work(job)
+
+    monkeypatch.setattr(study, "run", refuse)
+    with pytest.raises(UserError, match="refused"):
+        run_study(options)
+    assert [job.split()[0] for job in started] == ["gather"]
