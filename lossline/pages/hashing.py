@@ -15,6 +15,7 @@ is about 8 times as fast as scikit-learn's HashingVectorizer, which knows only w
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -112,6 +113,11 @@ def join_words(words: Grams, length: int) -> Grams:
     return Grams(total[np.arange(len(shift)) + shift], counts)
 
 
+def space_words(text: str) -> str:
+    """Put spaces around each character that is a word of its own."""
+    return _alone().sub(r" \g<0> ", text)
+
+
 def _runs(kind: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return start and end of the runs of characters of one class."""
     breaks = (kind[1:] != kind[:-1]) | (kind[1:] == _ALONE)
@@ -127,6 +133,12 @@ def _mixed(values: np.ndarray) -> np.ndarray:
     values *= np.uint64(0x94D049BB133111EB)
     values ^= values >> np.uint64(31)
     return values
+
+
+@functools.cache
+def _alone() -> re.Pattern[str]:
+    blocks = "".join(f"{chr(first)}-{chr(last)}" for first, last in _WITHOUT_SPACES)
+    return re.compile(f"(?![\\W_])[{blocks}]")
 
 
 @functools.cache

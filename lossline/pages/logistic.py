@@ -28,8 +28,8 @@ _FORMAT = 1
 class HashedLogistic:
     """Gin component: logistic regression on hashed word n-grams.
 
-    The defaults are scikit-learn's (``HashingVectorizer`` with a quarter of its buckets,
-    ``LogisticRegression`` with C = 1); they were not tuned on any target.
+    The penalty was chosen on planted classes (PubMed passages that mention patients, against other
+    text; area under the curve 0.923 with 1, 0.930 with 0.1, 0.929 with 0.01), not on a target.
 
     Attributes:
         longest: words of the longest n-gram.
@@ -40,8 +40,15 @@ class HashedLogistic:
 
     longest: int = 2
     buckets: int = 1 << 18
-    l2: float = 1.0
+    l2: float = 0.1
     iterations: int = 200
+
+    def __post_init__(self) -> None:
+        if self.longest < 1 or self.buckets < 2 or self.l2 <= 0 or self.iterations < 1:
+            raise UserError(
+                f"hashed_logistic: {self}: longest and iterations must be at least 1, buckets at "
+                "least 2, l2 more than 0."
+            )
 
     def fit(
         self, texts: Sequence[str], included: np.ndarray, weights: np.ndarray, *, seed: int
@@ -157,10 +164,7 @@ def _distinct(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return row and bucket of every distinct bucket of each text, and their number by text."""
     keys = np.concatenate(
-        [
-            grams.rows * buckets + grams.buckets(buckets)
-            for grams in hash_ngrams(texts, longest)
-        ]
+        [grams.rows * buckets + grams.buckets(buckets) for grams in hash_ngrams(texts, longest)]
     )
     keys.sort()
     keys = keys[np.concatenate([[True], keys[1:] != keys[:-1]])[: len(keys)]]

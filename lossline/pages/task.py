@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from lossline.corpora.pools import Page
+from lossline.corpora import utf8
+from lossline.corpora.pools import Page
+from lossline.errors import UserError
+from lossline.seeds import check_seed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +26,9 @@ class SelectionTask:
             given positives; never pages that models are scored on.
         weights: weight of each domain, for perplexity correlations; empty for other methods.
         seed: seed of all that is random in a method.
+
+    Raises:
+        UserError: the seed is out of range, or a weight is not a finite number.
     """
 
     target: str
@@ -30,9 +36,23 @@ class SelectionTask:
     weights: Mapping[str, float] = field(default_factory=dict)
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        check_seed(self.seed, "seed of the selection")
+        for domain, weight in self.weights.items():
+            if not math.isfinite(weight):
+                raise UserError(
+                    f"target {self.target}: the weight of domain {domain} is {weight}. Leave out "
+                    "domains without an estimate."
+                )
+
 
 class FittedModel(Protocol):
     """A fitted classifier of texts."""
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """Facts of the fit; JSON."""
+        ...
 
     def probabilities(self, texts: Sequence[str]) -> np.ndarray:
         """Return P(included), float64 [texts]."""
@@ -40,6 +60,16 @@ class FittedModel(Protocol):
 
     def save(self, path: Path) -> None:
         """Write the model to one file, atomically."""
+        ...
+
+
+class TextClassifier(Protocol):
+    """Options of a classifier of texts: ``HashedLogistic`` or ``FastText``."""
+
+    def fit(
+        self, texts: Sequence[str], included: np.ndarray, weights: np.ndarray, *, seed: int
+    ) -> FittedModel:
+        """Fit the classifier to texts with their class (bool) and weight (float64)."""
         ...
 
 
@@ -70,3 +100,15 @@ class PageMethod(Protocol):
             UserError: the task or the pages lack what the method needs.
         """
         ...
+
+
+def require_pages(pages: Sequence[Page]) -> None:
+    """Check that there are pages, and that UTF-8 can encode them.
+
+    Raises:
+        UserError: there is no page, or a page contains a lone surrogate.
+    """
+    if not len(pages):
+        raise UserError("selection: the pool has no pages to select from. Check the pool.")
+    for page in pages:
+        utf8.require(page.text, f"page {page.id} of domain {page.domain}")

@@ -1,0 +1,72 @@
+"""Leave pages out of a pool before anything ranks it: benchmark text, and near-duplicates."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from lossline.corpora.deduplication import near_duplicates
+from lossline.corpora.pools import Page
+from lossline.pages.cut import rank_order
+from lossline.pages.task import require_pages
+
+
+@dataclass(frozen=True)
+class CleanPool:
+    """The pages that remain.
+
+    Attributes:
+        pages: the pages that remain, in the order given.
+        table: one row per domain: domain, pages, benchmark_text and near_duplicates (pages left out
+            for that reason), kept.
+    """
+
+    pages: list[Page]
+    table: pd.DataFrame
+
+
+def clean_pages(
+    pages: Sequence[Page],
+    *,
+    duplicate_threshold: float | None = 0.5,
+    benchmark_text: np.ndarray | None = None,
+) -> CleanPool:
+    """Leave out pages with benchmark text, if asked to, and then near-duplicates.
+
+    Clean before ranking: every method then chooses from the same pages, and no copy of a training
+    page tests a classifier. Of near-duplicates, the page with the smallest id stays, so the result
+    does not depend on the order of the pages. Threshold and n-gram length are those of ``gather``.
+
+    200 MB take about 20 seconds and 1 GB of memory.
+
+    Args:
+        pages: pages of a pool.
+        duplicate_threshold: share of its word 8-grams in pages with smaller ids that makes a page a
+            near-duplicate; None keeps near-duplicates.
+        benchmark_text: bool [pages]: pages to leave out (``Overlap.pages``); None keeps them.
+
+    Raises:
+        UserError: there is no page, or a page is not UTF-8.
+    """
+    require_pages(pages)
+    leaked = np.zeros(len(pages), bool) if benchmark_text is None else benchmark_text
+    copies = np.zeros(len(pages), bool)
+    if duplicate_threshold is not None:
+        order = rank_order(pages, np.zeros(len(pages)), np.flatnonzero(~leaked))
+        texts = [pages[i].text for i in order]
+        copies[order] = near_duplicates(texts, threshold=duplicate_threshold)
+    kept = ~leaked & ~copies
+    rows = pd.DataFrame(
+        {
+            "domain": [page.domain for page in pages],
+            "pages": 1,
+            "benchmark_text": leaked.astype(int),
+            "near_duplicates": copies.astype(int),
+            "kept": kept.astype(int),
+        }
+    )
+    table = rows.groupby("domain", sort=True, as_index=False).sum()
+    return CleanPool([page for page, stays in zip(pages, kept, strict=True) if stays], table)
