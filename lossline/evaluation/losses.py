@@ -17,6 +17,7 @@ from typing import Any
 
 from lossline import tables
 from lossline.evaluation.definitions import Sums
+from lossline.evaluation.restoring import not_finite
 from lossline.files import locked
 
 LOSSES = "losses.parquet"
@@ -96,7 +97,7 @@ class RunLosses:
         get them here.
 
         Args:
-            run: column -> value, from ``lossline.evaluation.evaluator.run_columns``.
+            run: column -> value, from ``lossline.evaluation.measured_runs.run_columns``.
         """
         for row in self._rows.values():
             if any(row.get(name) != value for name, value in run.items()):
@@ -137,12 +138,7 @@ def measured_row(
         sums: measured sums.
     """
     if not math.isfinite(sums.nats):
-        return failed_row(
-            checkpoint,
-            key,
-            kind,
-            f"the loss is {sums.nats}: the model's parameters or outputs are not finite",
-        )
+        return failed_row(checkpoint, key, kind, not_finite(sums.nats))
     values = asdict(sums)
     extra = {f"x_{name}": values.pop(name) for name in _SUMS_BEYOND_THE_TABLE}
     return _row(checkpoint, key, kind) | values | extra | {"status": str(tables.Status.OK)}

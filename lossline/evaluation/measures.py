@@ -8,29 +8,19 @@ for every checkpoint.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from itertools import pairwise
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from lossline.errors import UserError
 from lossline.evaluation.definitions import Sums, answer
-from lossline.evaluation.packing import PackedTexts, RowLayout
-from lossline.evaluation.windows import WindowRule, answer_windows, document_windows
+from lossline.evaluation.documents import Documents, Layout, packed
+from lossline.evaluation.packing import PackedTexts
+from lossline.evaluation.windows import WindowRule, answer_windows
 
 if TYPE_CHECKING:
     from lossline.stores.task_store import TaskStore
     from lossline.stores.token_store import TokenStore
-
-
-@dataclass(frozen=True, kw_only=True)
-class Layout:
-    """Shape of the batches: ``batch_size`` rows of one context each, in ``groups``."""
-
-    batch_size: int
-    groups: int = 1
-    rows: RowLayout = RowLayout.PACKED
 
 
 class Measure(Protocol):
@@ -58,33 +48,17 @@ class DocumentLoss:
         layout: Layout,
         max_documents: int | None = None,
     ) -> None:
-        count = min(store.num_documents, max_documents or store.num_documents)
-        documents = [(i, tokens) for i, tokens in enumerate(_texts(store, count)) if len(tokens)]
-        if not documents:
+        self._documents = Documents(store, rule=rule, count=max_documents)
+        if not len(self._documents):
             raise UserError(
                 f"evaluation set {store.manifest.name} has no text to score ({store.num_documents} "
                 "documents). Prepare a set with at least one document that is not empty."
             )
-        windows = [document_windows(len(tokens), rule) for _, tokens in documents]
-        self._lengths = np.array([ws[-1].stop for ws in windows], np.int64)
-        whole = np.array([len(tokens) for _, tokens in documents], np.int64)
-        self._truncated = int((self._lengths < whole).sum())
-        self._bytes = sum(
-            _covered_bytes(store, i, tokens, int(length))
-            for (i, tokens), length in zip(documents, self._lengths, strict=True)
-        )
-        self.texts = _packed([tokens for _, tokens in documents], windows, store, rule, layout)
+        self.texts = self._documents.packed(layout)
 
     def sums(self, nats: np.ndarray) -> Sums:
         """Return the sums of the set from the nats of each document (float64)."""
-        return Sums(
-            nats=float(nats.sum()),
-            target_tokens=int(self._lengths.sum()),
-            target_bytes=self._bytes,
-            documents=len(nats),
-            truncated=self._truncated,
-            document_losses=float((nats / self._lengths).sum()),
-        )
+        return self._documents.sums(nats)
 
 
 class AnswerLoss:
@@ -177,7 +151,7 @@ class _Answers:
             for text, scored in zip(self._texts, self._scored, strict=True)
         ]
         self._cut = np.array([ws[0].start > 0 for ws in windows])
-        return _packed(self._texts, windows, self._store, rule, layout)
+        return packed(self._texts, windows, self._store, rule, layout)
 
     def gold_sums(self, nats: np.ndarray, *, with_accuracy: bool = False) -> Sums:
         gold = self._gold
@@ -209,35 +183,3 @@ class _Answers:
                 np.split(scores, bounds), np.split(self._gold, bounds), strict=True
             )
         )
-
-
-def _texts(store: TokenStore, count: int) -> list[np.ndarray]:
-    """Return the tokens of the first documents, each without its final end-of-document id."""
-    offsets = store.offsets[: count + 1]
-    tokens = store.read(0, int(offsets[-1])) if count else np.zeros(0, np.int32)
-    return [tokens[a : b - 1] for a, b in pairwise(offsets)]
-
-
-def _covered_bytes(store: TokenStore, index: int, tokens: np.ndarray, scored: int) -> int:
-    """Return the UTF-8 bytes of a document that its first ``scored`` tokens cover.
-
-    For a whole document this is the store's own count, which does not depend on the vocabulary. For
-    a part it is the sum of the bytes of the tokens, but never more than the document has: the first
-    token of a SentencePiece vocabulary may include a space that is not in the text.
-    """
-    whole = int(store.document_bytes[index])
-    if scored == len(tokens):
-        return whole
-    return min(whole, int(store.token_bytes[tokens[:scored]].astype(np.int64).sum()))
-
-
-def _packed(texts, windows, store, rule: WindowRule, layout: Layout) -> PackedTexts:
-    return PackedTexts(
-        texts,
-        windows,
-        opening_id=store.manifest.vocabulary.eos_id,
-        row_length=rule.context,
-        batch_size=layout.batch_size,
-        groups=layout.groups,
-        layout=layout.rows,
-    )

@@ -8,12 +8,14 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
+import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
 from lossline import models
 from lossline.errors import UserError
-from lossline.evaluation.scoring import Scorer
+from lossline.evaluation.packing import PackedTexts
+from lossline.evaluation.scorer import Scorer
 from lossline.runs.checkpoints import restore_arrays
 from lossline.runs.run_directory import RunDirectory
 from lossline.sharding import Rules, parameter_shardings
@@ -21,6 +23,10 @@ from lossline.sharding import Rules, parameter_shardings
 
 class CheckpointUnreadable(Exception):
     """A damaged checkpoint; the message describes the damage."""
+
+
+class MeasurementFailed(Exception):
+    """A measurement that is not possible; the message is the reason, for the row of the table."""
 
 
 class RunModel:
@@ -68,3 +74,28 @@ class RunModel:
         state = jax.tree.map(lambda leaf: leaf, self._state)
         nnx.replace_by_pure_dict(state, params)
         return state
+
+
+def nats_of(scorer: Scorer, state: Any, texts: PackedTexts) -> np.ndarray:
+    """Return the nats of each text under one checkpoint, float64 [texts].
+
+    Args:
+        scorer: the run's scorer.
+        state: parameters, or a ``CheckpointUnreadable`` (``RunModel.states``).
+        texts: packed texts.
+
+    Raises:
+        MeasurementFailed: the checkpoint is damaged, the memory does not suffice, or a device was
+            lost. Nats that are not finite are returned.
+    """
+    if isinstance(state, CheckpointUnreadable):
+        raise MeasurementFailed(str(state))
+    try:
+        return scorer.nats_per_text(state, texts)
+    except jax.errors.JaxRuntimeError as error:  # out of memory, a lost device
+        raise MeasurementFailed(f"{type(error).__name__}: {error}") from error
+
+
+def not_finite(nats: float) -> str:
+    """Return the reason why a measurement with these nats has failed."""
+    return f"the loss is {nats}: the model's parameters or outputs are not finite"

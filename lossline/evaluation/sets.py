@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from lossline.errors import UserError
-from lossline.evaluation.measures import AnswerLoss, ChoiceAccuracy, DocumentLoss, Layout, Measure
+from lossline.evaluation.documents import Layout
+from lossline.evaluation.measures import AnswerLoss, ChoiceAccuracy, DocumentLoss, Measure
 from lossline.evaluation.windows import LongDocuments, WindowRule
 from lossline.stores.task_store import TaskStore
 from lossline.stores.token_store import TokenStore

@@ -41,8 +41,8 @@ class WindowRule:
         if not 1 <= self.stride <= self.context:
             raise UserError(
                 f"evaluation stride = {self.stride}: must be from 1 to the context of "
-                f"{self.context} tokens, because a longer stride would skip tokens. Set "
-                f"evaluate.stride = {self.context} or less."
+                f"{self.context} tokens, because a longer stride would skip tokens. Set stride "
+                f"= {self.context} or less."
             )
 
     def __str__(self) -> str:

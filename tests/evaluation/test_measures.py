@@ -8,9 +8,10 @@ import pytest
 from flax import nnx
 
 from lossline.errors import UserError
-from lossline.evaluation.measures import AnswerLoss, ChoiceAccuracy, DocumentLoss, Layout
+from lossline.evaluation.documents import Layout
+from lossline.evaluation.measures import AnswerLoss, ChoiceAccuracy, DocumentLoss
 from lossline.evaluation.packing import RowLayout
-from lossline.evaluation.scoring import Scorer
+from lossline.evaluation.scorer import Scorer
 from lossline.evaluation.windows import LongDocuments, WindowRule
 from lossline.sharding.mesh import MeshOptions, make_mesh
 

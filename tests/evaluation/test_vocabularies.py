@@ -6,7 +6,8 @@ import math
 import numpy as np
 import pytest
 
-from lossline.evaluation.measures import AnswerLoss, DocumentLoss, Layout
+from lossline.evaluation.documents import Layout
+from lossline.evaluation.measures import AnswerLoss, DocumentLoss
 from lossline.evaluation.windows import LongDocuments, WindowRule
 from lossline.stores.store_writer import write_store
 from lossline.stores.task_store import write_task

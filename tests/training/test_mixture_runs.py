@@ -18,7 +18,7 @@ from lossline.batches.mixture import Mixture
 from lossline.batches.plans import MixturePlan
 from lossline.cli.configuration import _parse_command_line, build_options
 from lossline.errors import UserError
-from lossline.evaluation.evaluator import checkpoint_columns
+from lossline.evaluation.measured_runs import checkpoint_columns
 from lossline.options.columns import option_columns
 from lossline.options.identity import identity
 from lossline.runs.checkpoints import restore_state

@@ -97,9 +97,10 @@ def _names(cells: pd.Series, where: str) -> pd.Series:
         )
     for position in np.flatnonzero(names.duplicated()):
         before = int(np.flatnonzero(names == names.iloc[position])[0])
+        place = f"column {cells.name!r}, {row_number(int(position))}"
         raise UserError(
-            f"{where}: column {cells.name!r}, {row_number(int(position))}: {names.iloc[position]!r} is "
-            f"already in {row_number(before)}; keep one row of each name"
+            f"{where}: {place}: {names.iloc[position]!r} is already in {row_number(before)}; keep "
+            "one row of each name"
         )
     return names
 

@@ -6,7 +6,7 @@ import pytest
 
 from lossline import models
 from lossline.compilation.flops import total
-from lossline.evaluation.scoring import _score
+from lossline.evaluation.scorer import _score
 from lossline.models import LlamaConfig, Mamba2Config, MambaConfig
 from lossline.ops.backend import compiling_for
 
