@@ -117,6 +117,11 @@ class PackedTexts:
         """Tokens that the model computes; repeated context counts, padding does not."""
         return int(self._length.sum())
 
+    @property
+    def num_cells(self) -> int:
+        """Positions that the model computes, padding included."""
+        return self.num_batches * self.batch_size * self.row_length
+
     def batches(self) -> Iterator[PackedRows]:
         """Return an iterator over all batches, in order."""
         return (self.batch(index) for index in range(self.num_batches))

@@ -1,4 +1,4 @@
-"""The progress line of an evaluation."""
+"""The progress line of an evaluation, and of other verbs that measure checkpoints."""
 
 from __future__ import annotations
 
@@ -11,11 +11,13 @@ class EvaluationProgress(StatusLine):
     """Share done, rate and time left, in tokens; the total may grow.
 
     Args:
+        label: the verb.
         clock: seconds, for tests.
     """
 
-    def __init__(self, *, clock: Clock = time.monotonic) -> None:
+    def __init__(self, *, label: str = "evaluate", clock: Clock = time.monotonic) -> None:
         super().__init__(clock=clock)
+        self._label = label
         self._start: float | None = None
         self._done = 0
         self._total = 0
@@ -44,7 +46,7 @@ class EvaluationProgress(StatusLine):
         now = self._clock()
         elapsed = now - (self._start if self._start is not None else now)
         share = self._done / self._total if self._total else 1.0
-        parts = [f"evaluate {share:4.0%}"]
+        parts = [f"{self._label} {share:4.0%}"]
         if self._done > 0 and elapsed > 0:
             rate = self._done / elapsed
             left = max(0, self._total - self._done) / rate

@@ -22,7 +22,7 @@ from lossline.sharding import Rules, parameter_shardings
 
 
 class CheckpointUnreadable(Exception):
-    """A damaged checkpoint; the message describes the damage."""
+    """A checkpoint that is damaged or too large; the message says which."""
 
 
 class MeasurementFailed(Exception):
@@ -71,6 +71,8 @@ class RunModel:
             params = restore_arrays(self._run, step, self._abstract)
         except UserError as error:
             return CheckpointUnreadable(str(error))
+        except jax.errors.JaxRuntimeError as error:  # out of memory, a lost device
+            return CheckpointUnreadable(f"{type(error).__name__}: {error}")
         state = jax.tree.map(lambda leaf: leaf, self._state)
         nnx.replace_by_pure_dict(state, params)
         return state

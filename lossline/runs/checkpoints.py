@@ -14,6 +14,7 @@ two thirds of the bytes, and only resuming needs it.
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import os
 import re
@@ -134,6 +135,26 @@ def write_manifest(folder: Path, *, step: int, kept: bool, data: str) -> None:
         folder / MANIFEST,
         {"step": step, "kept": kept, "data": data, "files": _checksums(folder, _files(folder))},
     )
+
+
+def parameters_fingerprint(run: RunDirectory, step: int) -> str:
+    """Return the SHA-256 (hex) of a checkpoint's model: its shape and its parameters' files.
+
+    It reads only the manifest, which holds a hash of every file.
+
+    Raises:
+        UserError: the checkpoint has no manifest, or a malformed one.
+    """
+    folder = run.path / "checkpoints" / str(step)
+    manifest = read_json(folder / MANIFEST)
+    try:
+        files = {n: v for n, v in manifest["files"].items() if n.startswith("params/")}
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"checkpoint {folder} is corrupt: {MANIFEST} is malformed. Delete it or train again."
+        ) from error
+    content = json.dumps([run.config["model"], files], sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()
 
 
 def drop_optimizer(folder: Path) -> None:

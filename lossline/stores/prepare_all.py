@@ -21,6 +21,7 @@ from lossline.errors import UserError
 from lossline.installing import install_extra
 from lossline.places import local_path
 from lossline.stores import manifests
+from lossline.stores.jobs import FORMAT, text_job
 from lossline.stores.store_writer import write_store
 from lossline.stores.task_store import write_task
 from lossline.stores.token_store import TokenStore
@@ -34,8 +35,6 @@ from lossline.vocabularies import (
     Vocabulary,
     VocabularySpec,
 )
-
-FORMAT = 1  # increase when the same text and vocabulary give a different store
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -208,8 +207,7 @@ def _text_step(
     out: Path,
 ) -> _Step:
     name = source.name or getattr(source, "task", "")
-    limits = [subset.max_documents, subset.max_megabytes, subset.max_document_kilobytes]
-    job = job_hash("text", FORMAT, sources.identity(source, split), limits, vocabulary.hash)
+    job = text_job(source, split, subset, vocabulary.hash)
     path = out / vocabulary.name / name.replace("/", "_") / split
 
     def make(processes: int, progress: WorkProgress) -> str:
