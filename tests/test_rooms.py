@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "lossline"
-SCIENCE = ("laws", "lines", "matching", "attribution", "prediction", "mixtures", "fits")
+SCIENCE = (
+    "laws", "lines", "matching", "attribution", "prediction", "mixtures", "selection", "fits",
+)  # fmt: skip
 MACHINE = {
     "batches", "cli", "compilation", "conversion", "corpora", "evaluation", "models", "ops",
     "reporting", "runs", "sharding", "stores", "studies", "training", "vocabularies",
