@@ -8,7 +8,8 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "lossline"
 SCIENCE = (
-    "laws", "lines", "matching", "attribution", "prediction", "mixtures", "selection", "fits",
+    "laws", "lines", "matching", "attribution", "prediction", "mixtures", "selection",
+    "comparisons", "fits",
 )  # fmt: skip
 MACHINE = {
     "batches", "cli", "compilation", "conversion", "corpora", "evaluation", "models", "ops",

@@ -29,6 +29,7 @@ VERBS = (
     "evaluate",
     "fit",
     "predict",
+    "compare",
     "report",
     "import_sweep",
     "convert",

@@ -109,8 +109,9 @@ _PLACES = {
     "prediction": (9.8, 4.0),
     "lines": (8.2, 4.0),
     "attribution": (6.4, 4.0),
-    "matching": (6.35, 3.0),
     "selection": (7.83, 3.0),
+    "comparisons": (6.4, 5.0),
+    "matching": (6.4, 3.0),
     "laws": (8.9, 2.0),
 }
 _WIDTH, _HEIGHT = 1.36, 0.42

@@ -148,9 +148,7 @@ run_verb("study", verb.__doc__, verb.load, flags=verb.FLAGS, argv=sys.argv[1:])
 """
 
 
-def start(
-    folder: Path, root: str, *program: str, file: str = "study.gin"
-) -> subprocess.Popen[str]:
+def start(folder: Path, root: str, *program: str, file: str = "study.gin") -> subprocess.Popen[str]:
     """Start the study, or a program with the same arguments."""
     environment = {**os.environ, "XLA_FLAGS": QUICK_COMPILATION, "PYTHONPATH": str(REPOSITORY)}
     return subprocess.Popen(
