@@ -65,7 +65,8 @@ class Axis:
             ``factor.<factor>``. Attribution tests the factor, unless the run's recorded facts
             already distinguish its levels.
         levels: level name -> bindings. The key ``gin_file`` gives a file (or a list of files) to
-            include.
+            include. In a string, ``{study}`` is the study's folder, and the name of a factor in
+            braces is the run's level of it: ``"{study}/stores/{target}-{method}/train"``.
     """
 
     factor: str

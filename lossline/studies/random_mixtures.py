@@ -96,7 +96,11 @@ class RandomMixtures:
             points.append(
                 Point(
                     levels=(level,),
-                    bindings={"mixture.components": places, "mixture.shares": shares},
+                    bindings={
+                        "train.store": "@mixture()",
+                        "mixture.components": places,
+                        "mixture.shares": shares,
+                    },
                     factors={self.factor: level},
                 )
             )

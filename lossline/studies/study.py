@@ -155,20 +155,29 @@ def _identified(options: StudyOptions) -> list[PlannedRun]:
 def _planned(options: StudyOptions, point: Point) -> PlannedRun:
     bindings = {"train.name": point.name, "train.root": "{study}/runs", **point.bindings}
     gin_files = (options.run_gin_file, *point.gin_files)
+    filled = _filled(options, bindings, point.factors)
     return plan_run(
         point.name,
         gin_files,
-        [binding(key, value) for key, value in _filled(options, bindings).items()],
+        [binding(key, value) for key, value in filled.items()],
         point.factors,
     )
 
 
-def _filled(options: StudyOptions, bindings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the bindings with ``{study}`` replaced in every string, also in nested ones."""
+def _filled(
+    options: StudyOptions, bindings: Mapping[str, Any], factors: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+    """Return the bindings with names in braces replaced in every string, also in nested ones.
+
+    ``{study}`` is the study's folder; a factor's name is the run's level.
+    """
+    names = {**(factors or {}), "study": str(options.folder)}
 
     def fill(value: Any) -> Any:
         if isinstance(value, str):
-            return value.replace("{study}", str(options.folder))
+            for name, text in names.items():
+                value = value.replace(f"{{{name}}}", text)
+            return value
         if isinstance(value, Mapping):
             return {key: fill(item) for key, item in value.items()}
         if isinstance(value, (list, tuple)):

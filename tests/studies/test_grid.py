@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -10,7 +11,7 @@ from lossline import tables
 from lossline.errors import UserError
 from lossline.studies.grid import Axis, Chain, Point, Product, Zip, unique
 from lossline.studies.planned_run import PlannedRun
-from lossline.studies.study import with_factors
+from lossline.studies.study import _filled, with_factors
 from lossline.tables.checks import check_columns
 
 MODEL = Axis(
@@ -92,3 +93,18 @@ def test_levels_are_columns_of_the_loss_table() -> None:
     assert table["factor.data"].tolist()[:4] == ["wiki", "code", "wiki", "code"]
     assert table["factor.hand"].isna().tolist() == [True] * 4 + [False]
     check_columns(table)
+
+
+def test_a_binding_may_name_the_levels_of_other_axes(tmp_path: Path) -> None:
+    """``{study}`` is the folder; names that are no factor stay, such as ``{tokenizer}``."""
+    options = SimpleNamespace(folder=tmp_path)
+    [point] = Product(
+        parts=[
+            Axis(
+                factor="target", levels={"code": {"a": ["{study}/{target}-{method}/{tokenizer}"]}}
+            ),
+            Axis(factor="method", levels={"dsir": {}}),
+        ]
+    ).points()
+    filled = _filled(options, point.bindings, point.factors)  # type: ignore[arg-type]
+    assert filled == {"a": [f"{tmp_path}/code-dsir/{{tokenizer}}"]}

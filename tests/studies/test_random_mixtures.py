@@ -56,6 +56,7 @@ def test_shares_are_hundredths_that_sum_to_one(concentration: float) -> None:
         assert sum(map(round, whole)) == 100 and min(whole) > 0.99
         assert all(abs(share - round(share)) < 1e-9 for share in whole)
         bound = {key.removeprefix("mixture."): value for key, value in point.bindings.items()}
+        assert bound.pop("train.store") == "@mixture()"
         assert Mixture(**bound).components["domain_03"] == "stores/domain_03/train"
 
 
