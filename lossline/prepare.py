@@ -22,7 +22,7 @@ def load() -> Verb:
     from lossline import vocabularies
     from lossline.corpora import sources
     from lossline.corpora.pools import Pool
-    from lossline.corpora.selected import Selected
+    from lossline.corpora.selected import Selected, selections
     from lossline.stores.prepare_all import PrepareOptions, StoreJob, prepare
     from lossline.stores.vocabulary_training import TrainVocabulary
 
@@ -41,6 +41,7 @@ def load() -> Verb:
             "files": sources.PlainFiles,
             "pool": Pool,
             "selected": Selected,
+            "selections": selections,
             "tfds": sources.Tfds,
             "seqio_task": sources.SeqioTask,
         },

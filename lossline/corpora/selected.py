@@ -9,8 +9,9 @@ from __future__ import annotations
 import dataclasses
 import enum
 import functools
+import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -109,6 +110,33 @@ class Selected:
     @property
     def _pool(self) -> Pool:
         return self.pool or pool_from_facts(self.manifest["pool"], self.folder)
+
+
+def selections(
+    *,
+    folder: str,
+    targets: Sequence[str],
+    methods: Sequence[str],
+    shared: Sequence[str] = (),
+    any_target: str = "any",
+) -> tuple[Selected, ...]:
+    """Gin component: the selections of every target by every method, as ``@selected()`` each.
+
+    Args:
+        folder: output folder of ``lossline.select``.
+        targets: names of the targets.
+        methods: methods that depend on the target; ``<folder>/<target>/<method>``.
+        shared: methods that do not; ``<folder>/<any_target>/<method>``.
+        any_target: name that stands for every target.
+
+    Returns:
+        Sources called ``<target>-<method>``; nothing is read yet.
+    """
+    pairs = [*itertools.product(targets, methods), *itertools.product([any_target], shared)]
+    return tuple(
+        Selected(name=f"{target}-{method}", folder=f"{folder}/{target}/{method}")
+        for target, method in pairs
+    )
 
 
 def pool_facts(pool: Pool, fingerprint: str) -> dict[str, Any]:

@@ -105,6 +105,7 @@ def run_study(options: StudyOptions) -> None:
         ChildFailed: a step failed; its finished work is kept.
     """
     folder = options.folder
+    _check_gin_files(options)
     runs = [_planned(options, point) for point in unique(options.grid.points())]
     steps = len(options.before) + 3 + len(options.after)
     last = steps - len(options.after)
@@ -141,6 +142,16 @@ def run_study(options: StudyOptions) -> None:
         for number, (name, command) in enumerate(_after(options).items(), start=last + 1):
             announce(number, steps, command.title)
             _analyse(options, record, f"after-{name}", command, folder / name)
+
+
+def _check_gin_files(options: StudyOptions) -> None:
+    """Check that the gin file of every command exists, so that none is missed hours later."""
+    for command in (*options.before, options.evaluate, options.fit, *options.after):
+        if not Path(command.gin_file).is_file():
+            raise UserError(
+                f"command {command.verb} ({command.title}): no file {command.gin_file}. Give the "
+                "path of an existing gin file, or start the study in the folder that contains it."
+            )
 
 
 def _identified(options: StudyOptions) -> list[PlannedRun]:

@@ -63,8 +63,7 @@ def test_two_selections_have_two_identities(tmp_path, pool):
     write(tmp_path / "b", pool, pages[:3])
     write(tmp_path / "c", pool, pages[:2])
     a, b, c = (
-        sources.identity(Selected(name="x", folder=str(tmp_path / name)), "train")
-        for name in "abc"
+        sources.identity(Selected(name="x", folder=str(tmp_path / name)), "train") for name in "abc"
     )
     assert a == c != b
 

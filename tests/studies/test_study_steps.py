@@ -146,3 +146,12 @@ def test_nothing_runs_after_a_refusal(
     with pytest.raises(UserError, match="refused"):
         run_study(options)
     assert [job.split()[0] for job in started] == ["gather"]
+
+
+def test_a_missing_gin_file_is_refused_before_anything_starts(
+    options: StudyOptions, started: list[str]
+) -> None:
+    wrong = replace(options.after[0], gin_file="compar.gin")
+    with pytest.raises(UserError, match=r"command compare .*no file compar\.gin"):
+        run_study(replace(options, after=[wrong]))
+    assert not started
