@@ -45,17 +45,23 @@ class Oracle:
     An upper bound that knows where the target comes from.
 
     Attributes:
-        domains: the target's own domains.
+        domains: the target's own domains. Default: those of the task.
     """
 
-    domains: tuple[str, ...]
+    domains: tuple[str, ...] = ()
 
     def rank(self, pages: Sequence[Page], task: SelectionTask) -> Ranking:
         """Rank the pages; see ``PageMethod``."""
         require_pages(pages)
-        _require_domains(self.domains, pages, "oracle.domains")
-        own = np.array([page.domain in self.domains for page in pages])
-        return Ranking(_random(pages, task), own, {"domains": list(self.domains)})
+        domains = self.domains or task.domains
+        if not domains:
+            raise UserError(
+                f"oracle: target {task.target} names no domains of its own. Give target.domains or "
+                "oracle.domains."
+            )
+        _require_domains(domains, pages, "oracle.domains")
+        own = np.array([page.domain in domains for page in pages])
+        return Ranking(_random(pages, task), own, {"domains": list(domains)})
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,6 +24,7 @@ class SelectionTask:
         target: name of the target, such as a benchmark.
         texts: the target's own text (context and correct answer), for DSIR and classifiers with
             given positives; never pages that models are scored on.
+        domains: the target's own domains, for the oracle.
         weights: weight of each domain, for perplexity correlations; empty for other methods.
         seed: seed of all that is random in a method.
 
@@ -33,6 +34,7 @@ class SelectionTask:
 
     target: str
     texts: tuple[str, ...] = ()
+    domains: tuple[str, ...] = ()
     weights: Mapping[str, float] = field(default_factory=dict)
     seed: int = 0
 

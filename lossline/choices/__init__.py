@@ -1,0 +1,1 @@
+"""Select pages: scores and a pool in, a folder of selections out."""

@@ -1,0 +1,241 @@
+"""Select pages for every target by every method: from scores and a pool to page indexes.
+
+The steps: read the pool and drop near-duplicates; look for benchmark text in it; estimate the
+coefficients of the domains; for each target and method rank the pages and cut the ranking to the
+budget. Without a pool only the coefficients and the weights of the domains are estimated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import pandas as pd
+
+from lossline.choices.correlation_method import PerplexityCorrelations
+from lossline.choices.estimates import NO_ESTIMATES, Estimates, estimate_domains
+from lossline.choices.options import (
+    ANY,
+    COMPOSITION_COLUMNS,
+    DOMAIN_COLUMNS,
+    POOL,
+    BenchmarkText,
+    Choice,
+    Choices,
+    ChooseOptions,
+)
+from lossline.choices.targets import Target
+from lossline.corpora.pools import Page
+from lossline.errors import UserError
+from lossline.installing import install_extra
+from lossline.options.identity import identity
+from lossline.pages.cleaning import CleanPool, clean_pages
+from lossline.pages.cut import cut
+from lossline.pages.languages import detector_is_installed, languages
+from lossline.pages.make_up import make_up
+from lossline.pages.methods import LanguageFilter, Uniform
+from lossline.pages.overlap import Overlap, benchmark_overlap
+from lossline.pages.task import PageMethod, SelectionTask
+from lossline.terminal import Say, silent
+from lossline.vocabularies import VocabularySpec
+
+WITHOUT_TARGET = (Uniform, LanguageFilter)
+
+
+def choose(
+    options: ChooseOptions,
+    vocabulary: VocabularySpec | None = None,
+    *,
+    scores: pd.DataFrame | None = None,
+    losses: pd.DataFrame | None = None,
+    pool_fingerprint: str = "",
+    processes: int = 1,
+    say: Say = silent,
+) -> Choices:
+    """Select pages for every target by every method.
+
+    Args:
+        options: the options.
+        vocabulary: tokenizer that counts the budget; needed with a pool.
+        scores: score table (``lossline.tables.scores``); needed for perplexity correlations.
+        losses: loss table of the scored models.
+        pool_fingerprint: ``options.pool.fingerprint()``.
+        processes: number of tokenizing processes.
+        say: receives a line of progress per step.
+
+    Raises:
+        UserError: the scores belong to another pool, a benchmark is unknown, a method lacks what it
+            needs, or the budget is larger than what there is to select from.
+    """
+    pages: list[Page] = []
+    domains, overlap = pd.DataFrame(columns=list(DOMAIN_COLUMNS)), pd.DataFrame()
+    if options.pool is not None:
+        everything, found = _read_pool(options, say)
+        overlap = found.domains
+        say("near-duplicates")
+        remove = options.benchmark_text is BenchmarkText.REMOVE
+        clean = clean_pages(
+            everything,
+            duplicate_threshold=options.duplicates,
+            benchmark_text=found.pages if remove else None,
+        )
+        pages, domains = clean.pages, with_bytes(clean)
+    estimates = NO_ESTIMATES
+    if options.correlates:
+        assert scores is not None, "perplexity correlations without scores"
+        say("coefficients of the domains")
+        estimates = estimate_domains(options, scores, losses, domains, pool_fingerprint)
+    choices = []
+    for target, name, method in _jobs(options) if options.pool else ():
+        assert vocabulary is not None, "a budget without a tokenizer"
+        say(f"{target.name if target else ANY}: {name}")
+        chosen = _choose(options, target, name, method, pages, estimates, vocabulary, processes)
+        choices.append(chosen)
+    say("make-up of the selections")
+    spoken = _languages(pages) if choices else None
+    return Choices(
+        choices=tuple(choices),
+        coefficients=estimates.coefficients,
+        heldout=estimates.heldout,
+        overlap=overlap,
+        composition=_composition(choices, spoken),
+        domains=domains,
+        pool_fingerprint=pool_fingerprint,
+        scores_fingerprint=estimates.fingerprint,
+        notes=(*_pool_notes(options, overlap), *estimates.notes),
+    )
+
+
+def _read_pool(options: ChooseOptions, say: Say) -> tuple[list[Page], Overlap]:
+    """Return all pages of the pool, and the benchmark text in them."""
+    assert options.pool is not None
+    say("reading the pool")
+    pages = list(options.pool.pages("train"))
+    say(f"benchmark text in {len(pages):,} pages")
+    root = options.data_root
+    items = {name: some for t in options.targets for name, some in t.items(root).items()}
+    return pages, benchmark_overlap(pages, items)
+
+
+def with_bytes(clean: CleanPool) -> pd.DataFrame:
+    """Return one row per domain of the pool with ``DOMAIN_COLUMNS``."""
+    frame = pd.DataFrame(
+        {
+            "domain": [page.domain for page in clean.pages],
+            "bytes": [len(page.text.encode()) for page in clean.pages],
+        }
+    )
+    sizes = frame.groupby("domain", sort=False)["bytes"].sum()
+    rows = clean.table.assign(bytes=clean.table["domain"].map(sizes).fillna(0).astype("int64"))
+    return rows.loc[:, list(DOMAIN_COLUMNS)]
+
+
+def _jobs(options: ChooseOptions) -> Iterator[tuple[Target | None, str, PageMethod]]:
+    """Yield every selection: methods that do not depend on the target once, without a target."""
+    for name, method in options.methods.items():
+        if isinstance(method, WITHOUT_TARGET):
+            yield None, name, method
+    for target in options.targets:
+        for name, method in options.methods.items():
+            if not isinstance(method, WITHOUT_TARGET):
+                yield target, name, method
+
+
+def _choose(
+    options: ChooseOptions,
+    target: Target | None,
+    name: str,
+    method: PageMethod,
+    pages: Sequence[Page],
+    estimates: Estimates,
+    vocabulary: VocabularySpec,
+    processes: int,
+) -> Choice:
+    target_name = target.name if target else ""
+    weights: dict[str, float] = {}
+    if isinstance(method, PerplexityCorrelations):
+        weights = estimates.weights_of(target_name, name)
+    task = SelectionTask(
+        target=target_name,
+        texts=target.read_texts(options.data_root) if target else (),
+        domains=target.domains if target else (),
+        weights=weights,
+        seed=options.seed,
+    )
+    try:
+        ranking = method.rank(pages, task)
+        taken = cut(
+            pages,
+            ranking,
+            budget=options.budget,
+            vocabulary=vocabulary,
+            shortage=options.shortage,
+            processes=processes,
+        )
+    except UserError as error:
+        raise UserError(f"{target_name or ANY}/{name}: {error}") from error
+    return Choice(
+        method=name,
+        target=target_name,
+        ranking=ranking,
+        cut=taken,
+        options=identity(method),
+        weights=weights,
+    )
+
+
+def _composition(choices: Sequence[Choice], spoken: Sequence[str] | None) -> pd.DataFrame:
+    """Return what the selections and the pool consist of, in long form."""
+    parts = []
+    for number, choice in enumerate(choices):
+        found = make_up(choice.cut, languages=spoken)
+        shares = {"domain": found.domains, "language": found.languages}
+        for part, frame in shares.items():
+            if frame is None:
+                continue
+            wide = frame.rename(columns={part: "level"}).assign(part=part)
+            parts.append(_side(wide, "selected", choice.target or ANY, choice.method))
+            if number == 0:
+                parts.append(_side(wide, "pool", POOL, POOL))
+        lengths = found.lengths.assign(
+            part="length", level=[f"{q:.0%} of pages below" for q in found.lengths["quantile"]]
+        )
+        for side, target, method in (
+            ("selected", choice.target or ANY, choice.method), ("pool", POOL, POOL),
+        ):  # fmt: skip
+            if side == "selected" or number == 0:
+                sizes = lengths.rename(columns={f"{side}_bytes": "bytes"})
+                parts.append(sizes.assign(target=target, method=method))
+    joined = pd.concat(parts) if parts else pd.DataFrame()
+    return joined.reindex(columns=list(COMPOSITION_COLUMNS)).reset_index(drop=True)
+
+
+def _side(frame: pd.DataFrame, side: str, target: str, method: str) -> pd.DataFrame:
+    names = {f"{side}_{name}": name for name in ("pages", "bytes", "share")}
+    kept = frame[["part", "level", *names]].rename(columns=names)
+    return kept.assign(target=target, method=method)
+
+
+def _languages(pages: Sequence[Page]) -> list[str] | None:
+    """Return the language of each page; None if the detector is not installed."""
+    return languages([page.text for page in pages]) if detector_is_installed() else None
+
+
+def _pool_notes(options: ChooseOptions, overlap: pd.DataFrame) -> Iterator[str]:
+    if options.pool is None:
+        return
+    if left_out := options.pool.left_out():
+        yield f"Domains without pages are left out of the pool: {', '.join(left_out)}."
+    if not detector_is_installed():
+        yield f"Languages are not reported: py3langid is missing; {install_extra('selection')}"
+    if len(overlap) and (pages := int(overlap["overlapping"].sum())):
+        worst = overlap.sort_values("overlapping", ascending=False).iloc[0]
+        removed = options.benchmark_text is BenchmarkText.REMOVE
+        what = (
+            "were removed"
+            if removed
+            else ("are kept; select.benchmark_text = 'remove' removes them")
+        )
+        yield (
+            f"{pages} pages contain text of a benchmark, most of them in {worst['domain']} "
+            f"({worst['benchmark']}); they {what}."
+        )

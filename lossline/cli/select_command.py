@@ -1,0 +1,147 @@
+"""Implementation of ``python -m lossline.select``."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from lossline import tables, vocabularies
+from lossline.choices.choosing import choose
+from lossline.choices.files import SELECT_FOLDER, save_choices
+from lossline.choices.options import Choices, ChooseOptions
+from lossline.choices.summary import summary
+from lossline.cli.table_inputs import as_paths, fingerprint_of, provenance, say_since
+from lossline.errors import UserError
+from lossline.options.identity import identity
+from lossline.places import local_path
+from lossline.stores.prepare_all import vocabulary_spec
+from lossline.tables import scores as score_tables
+from lossline.vocabularies import Bytes, HuggingFace, SentencePiece, Tiktoken, VocabularySpec
+
+# Packages whose code the results depend on.
+_ROOMS = ("tables", "selection", "pages", "corpora", "vocabularies")
+
+
+def _not_identity(default: Any) -> Any:
+    return dataclasses.field(default=default, metadata={"identity": False})
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SelectCommand(ChooseOptions):
+    """Options of ``lossline.select``: those of ``ChooseOptions``, and these.
+
+    Attributes:
+        vocabulary: tokenizer of the runs, which counts the budget; as in ``store.vocabulary`` of
+            ``prepare``.
+        out: folder for the results.
+        scores: score tables of ``lossline.score`` or of ``lossline.import_sweep``.
+        losses: loss tables, run directories or folders of run directories with the losses of the
+            scored models on the targets' benchmarks. Not needed for benchmarks that the score
+            tables have.
+        replace: whether to replace an earlier selection of other inputs at ``out``; other folders
+            are never replaced.
+        report: whether to make figures and report.html.
+        processes: number of tokenizing processes. 0: one per core.
+    """
+
+    vocabulary: str | Bytes | SentencePiece | HuggingFace | Tiktoken = ""
+    out: str = _not_identity("")
+    scores: str | tuple[str, ...] = _not_identity(())
+    losses: str | tuple[str, ...] = _not_identity(())
+    replace: bool = _not_identity(False)
+    report: bool = True
+    processes: int = _not_identity(0)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.out:
+            raise UserError("missing binding: select.out. Add --out=FOLDER for the results.")
+        if self.correlates and not self.scores:
+            raise UserError(
+                "select.scores: perplexity correlations need the losses of many models. Give the "
+                "scores.parquet of python -m lossline.score."
+            )
+        if self.pool is not None and not self.vocabulary:
+            raise UserError("missing binding: select.vocabulary. Name the tokenizer of the runs.")
+
+
+def select(options: SelectCommand) -> Choices | None:
+    """Select pages for every target by every method, and write and print the results.
+
+    Returns:
+        The results; None if the folder is up to date.
+
+    Raises:
+        UserError: an input is missing or wrong, the pool was changed since it was scored, the
+            budget is larger than the pool, or ``out`` contains something else.
+    """
+    out = local_path(options.out, "select.out")
+    scores, losses = _tables(options)
+    spec, pool_fingerprint = None, ""
+    if options.pool is not None:
+        spec = vocabulary_spec(options.vocabulary, Path(options.pool.root))
+        pool_fingerprint = options.pool.fingerprint()
+    fingerprint = _fingerprint(options, scores, losses, spec, pool_fingerprint)
+    if SELECT_FOLDER.is_up_to_date(out, fingerprint, replace=options.replace):
+        print((out / "summary.txt").read_text(encoding="utf-8").rstrip())
+        print(f"{out} is up to date")
+        return None
+    started = time.monotonic()
+    say = functools.partial(say_since, started)
+    with SELECT_FOLDER.writing(out, fingerprint) as partial:
+        found = choose(
+            options,
+            spec,
+            scores=scores,
+            losses=losses,
+            pool_fingerprint=pool_fingerprint,
+            processes=options.processes or os.cpu_count() or 1,
+            say=say,
+        )
+        paths = [*as_paths(options.scores), *as_paths(options.losses)]
+        about = provenance("select", paths, fingerprint)
+        save_choices(found, options, partial, about)
+        text = summary(found, options)
+        (partial / "summary.txt").write_text(text + "\n", encoding="utf-8")
+        if options.report:
+            from lossline.reporting.selections.report import write_selection_report
+
+            say("figures and report")
+            write_selection_report(found, options, partial, provenance=about, say=say)
+    print(text)
+    print(f"Results: {out / 'report.html' if options.report else out}", flush=True)
+    return found
+
+
+def _tables(options: SelectCommand) -> tuple[pd.DataFrame | None, pd.DataFrame | None]:
+    scores, losses = as_paths(options.scores), as_paths(options.losses)
+    return (
+        score_tables.read(scores) if scores else None,
+        tables.load(losses) if losses else None,
+    )
+
+
+def _fingerprint(
+    options: SelectCommand,
+    scores: pd.DataFrame | None,
+    losses: pd.DataFrame | None,
+    spec: VocabularySpec | None,
+    pool_fingerprint: str,
+) -> str:
+    """Return the SHA-256 (hex) of everything that the selections depend on."""
+    parts = [vocabularies.load(spec).hash if spec else "", pool_fingerprint]
+    for table in (scores, losses):
+        empty = pd.DataFrame()
+        parts.append(fingerprint_of(empty if table is None else table, options, _ROOMS))
+    for target in options.targets if options.pool else ():
+        texts = json.dumps(target.read_texts(options.data_root))
+        parts.append(hashlib.sha256(texts.encode()).hexdigest())
+    return hashlib.sha256(json.dumps([parts, identity(options.methods)]).encode()).hexdigest()
