@@ -30,7 +30,7 @@ class GatherOptions:
 
     Attributes:
         root: data root; created if missing.
-        corpora: registered names (wiki, pubmed, python, legal, korean, poetry) or
+        corpora: registered names (wiki, pubmed, python, …; see ``corpora/domains``) or
             ``@package_text()``.
         benchmarks: names of benchmarks.
         tokenizers: names of published tokenizers.

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from lossline.corpora import utf8
-from lossline.corpora.corpora import Corpus
 from lossline.corpora.deduplication import content_hash, near_duplicates, split_of
+from lossline.corpora.domains.corpus import Corpus
 from lossline.corpora.extraction import Document, cut_into_pages
 from lossline.corpora.packages import Package, fetch
 from lossline.errors import UserError

@@ -16,8 +16,9 @@ import pytest
 from lossline.corpora import corpora, extraction, gather_all
 from lossline.corpora.archives import members
 from lossline.corpora.benchmarks import BENCHMARKS, read_items
-from lossline.corpora.corpora import Corpus, PackageText
+from lossline.corpora.corpora import PackageText
 from lossline.corpora.deduplication import content_hash, near_duplicates, split_of
+from lossline.corpora.domains.corpus import Corpus
 from lossline.corpora.extraction import Document, detokenize_wikitext
 from lossline.corpora.gather_all import GatherOptions, gather
 from lossline.corpora.gathering import Selection, file_sha256, gather_corpus

@@ -14,8 +14,8 @@ import pytest
 
 from lossline.corpora import corpora
 from lossline.corpora.archives import member, members
-from lossline.corpora.corpora import Corpus
 from lossline.corpora.deduplication import content_hash
+from lossline.corpora.domains.corpus import Corpus
 from lossline.corpora.extraction import cut_into_pages, files
 from lossline.corpora.gather_all import GatherOptions, gather
 from lossline.corpora.packages import Package, PackageUnavailable, Registry, fetch

@@ -1,0 +1,1 @@
+"""Registered corpora, by kind of text."""
