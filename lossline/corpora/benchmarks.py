@@ -4,8 +4,8 @@ Each question has a context, choices and the index of the correct choice. Prompt
 prompts of lm-evaluation-harness (EleutherAI, ``lm_eval/tasks``): the model scores the text of each
 choice. Each choice starts with the white space that separates it from the context.
 
-A programming problem has one choice, the published solution. Its loss can be measured, but it has
-no accuracy.
+A programming problem has one choice, the published solution, and a passage of LAMBADA has one, its
+last word. Their loss can be measured, but they have no accuracy.
 """
 
 from __future__ import annotations
@@ -274,6 +274,22 @@ def _copa(record: dict[str, Any]) -> Item:
     )
 
 
+def _medmcqa(record: dict[str, Any]) -> Item:
+    """Convert a MedMCQA record; some questions and choices start or end with white space."""
+    question, choices = record["question"].strip(), [text.strip() for text in record["choices"]]
+    return _rendered({**record, "query": f"Question: {question}\nAnswer:", "choices": choices})
+
+
+def _lambada(record: dict[str, Any]) -> Item:
+    """Convert a LAMBADA record: a passage without its last word, which is the only choice."""
+    return Item(
+        id=str(record["id"]),
+        context=record["query"].rstrip(),
+        choices=_spaced(record["choices"]),
+        gold=0,
+    )
+
+
 def _solution(id: object, prompt: str, solution: str) -> Item:
     """Return a programming problem with its solution as the only choice.
 
@@ -294,7 +310,15 @@ def _mbpp(record: dict[str, Any]) -> Item:
     return _solution(record["task_id"], prompt, solution)
 
 
-_PROBLEMS = (
+_ONE_CHOICE = (
+    Benchmark(
+        name="lambada",
+        split="test",
+        member=_requests("lambada/bpb_0shot"),
+        item=_lambada,
+        license="CC-BY-4.0 (unverified)",
+        prompt="zero-shot, the last word after the passage of a novel",
+    ),
     Benchmark(
         name="humaneval",
         split="test",
@@ -338,5 +362,12 @@ BENCHMARKS = {
         ),
         ("social_iqa", "validation", _arrow("social_i_qa/none"), _social_iqa, "CC-BY-4.0"),
         ("copa", "validation", _arrow("super_glue/copa"), _copa, "BSD-2-Clause"),
+        (
+            "medmcqa",
+            "validation",
+            _requests("medmcqa/rc_5shot"),
+            _medmcqa,
+            "Apache-2.0 (unverified)",
+        ),
     )
-} | {benchmark.name: benchmark for benchmark in _PROBLEMS}
+} | {benchmark.name: benchmark for benchmark in _ONE_CHOICE}

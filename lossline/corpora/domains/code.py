@@ -72,6 +72,9 @@ CODE = (
                 "*/third_party/cares/*.h",
                 "*/third_party/zlib/*.h",
                 "*/third_party/upb/*.h",
+                skip=lambda name: name.endswith(
+                    (".upb.h", ".upbdefs.c", ".upbdefs.h", ".upb_minitable.c", ".upb_minitable.h")
+                ),
             )
         },
         content_license="MIT, Zlib and BSD-3-Clause, by library",
@@ -161,6 +164,7 @@ CODE = (
                 "*/src/os/*.go",
                 "*/src/text/*.go",
                 "*/src/time/*.go",
+                skip=lambda name: "/tzdata/" in name or "tables.go" in name,
             )
         },
         content_license="BSD-3-Clause",

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import email
+import email.policy
 import re
 from collections.abc import Iterator
+from email.message import EmailMessage
 from pathlib import Path
 from typing import Any
 
 from lossline.corpora import extraction
+from lossline.corpora.archives import members
 from lossline.corpora.domains import formats, released
 from lossline.corpora.domains.corpus import Corpus
 from lossline.corpora.domains.formats import sections, texts
@@ -178,6 +182,7 @@ ENGLISH = (
                     "*/chesterton-*",
                     "*/edgeworth-*",
                     "*/melville-*",
+                    clean=formats.folded,
                 )
             )
         },
@@ -188,17 +193,9 @@ ENGLISH = (
         name="mail",
         megabytes=12.0,
         title="E-mail of mailing lists, without spam",
-        packages={
-            released.SPAM_ASSASSIN: lambda path: texts(
-                path,
-                "*/easy-ham-*/*.txt",
-                "*/hard-ham-*/*.txt",
-                clean=_mail_body,
-                encoding="latin-1",
-            )
-        },
+        packages={released.SPAM_ASSASSIN: lambda path: _mails(path)},
         content_license="CC0-1.0 (contents; the database is PDDL-1.0)",
-        cleaning="headers removed; marks of HTML become text",
+        cleaning="subject, blank line, plain text; headers and other parts removed",
     ),
     Corpus(
         name="speeches",
@@ -270,7 +267,8 @@ def _news(article: Any) -> str:
 def _dialogue(path: Path) -> Iterator[Document]:
     episodes: dict[str, list[str]] = {}
     for row in formats.orange_rows(path, "*/friends-transcripts.tab"):
-        line = f"{row['Author']}: {' '.join((row['Quote'] or '').split())}"
+        quote = formats.windows_characters(row["Quote"] or "")
+        line = f"{row['Author']}: {' '.join(quote.split())}"
         episodes.setdefault(f"{row['Season & Episode']} {row['Title']}", []).append(line)
     for episode, lines in episodes.items():
         yield from sections([Document(source=episode, text="\n".join(lines) + "\n")], 8000)
@@ -301,13 +299,29 @@ def _without_contents(text: str) -> str:
     return formats.folded("\n".join(lines))
 
 
-def _mail_body(text: str) -> str:
-    body = text.replace("\r\n", "\n").partition("\n\n")[2]
-    return formats.without_tags(body) if re.search(r"(?i)<html|<body|<br", body) else body
+def _mails(path: Path) -> Iterator[Document]:
+    for name, data in members(path, "*/easy-ham-*/*.txt"):
+        mail = email.message_from_bytes(data, policy=email.policy.default)
+        body = mail.get_body(("plain",))
+        try:
+            content = body.get_content() if body else ""
+        except (LookupError, ValueError):  # unknown or wrong character set
+            continue
+        content = formats.windows_characters(formats.folded(content))
+        if content.strip():
+            yield Document(source=name, text=f"{_mail_subject(mail)}\n\n{content}")
+
+
+def _mail_subject(mail: EmailMessage) -> str:
+    try:
+        return " ".join(str(mail["subject"] or "").split())
+    except (LookupError, ValueError):
+        return ""
 
 
 def _untagged(text: str) -> str:
     lines = (re.sub(r"(\S+)/\S+", r"\1", line).strip() for line in text.splitlines())
     joined = "\n".join(line for line in lines if line)
-    joined = re.sub(r" ([,.;:!?)]|'s\b)", r"\1", re.sub(r"([(]) ", r"\1", joined))
-    return re.sub(r"(``|'') ?", lambda m: '"', joined) + "\n"
+    joined = re.sub(r" ([,.;:!?)]|''|'s\b)", r"\1", re.sub(r"([(]|``) ", r"\1", joined))
+    joined = re.sub(r"([;:?!])\1", r"\1", joined)  # doubled in the corpus
+    return joined.replace("``", '"').replace("''", '"') + "\n"

@@ -142,6 +142,12 @@ def string_constants(archive: Path, pattern: str, least: int = 10_000) -> Iterat
                 yield Document(source=name, text=value)
 
 
+def windows_characters(text: str) -> str:
+    """Replace C1 controls by the Windows-1252 characters that were meant, such as quotes."""
+    codes = {code: bytes([code]).decode("cp1252", errors="ignore") for code in range(0x80, 0xA0)}
+    return text.translate(codes)
+
+
 def without_tags(text: str) -> str:
     """Convert HTML to text: paragraphs and line breaks become line ends, other tags nothing."""
     text = re.sub(r"(?is)<(script|style|head)\b.*?</\1>", "", text)

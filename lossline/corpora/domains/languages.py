@@ -181,12 +181,12 @@ LANGUAGES = (
         cleaning="titles and paragraphs",
     ),
     Corpus(
-        name="help_ja",
+        name="help_hu",
         megabytes=0.6,
-        title="Help pages of a desktop in Japanese",
+        title="Help pages of a desktop in Hungarian",
         packages={
             released.GNOME_DOCS: lambda path: texts(
-                path, "*/help/ja/*.page", clean=formats.mallard_text
+                path, "*/help/hu/*.page", clean=formats.mallard_text
             )
         },
         content_license="CC-BY-SA-3.0",
@@ -250,7 +250,9 @@ def _ukrainian_chapters(path: Path) -> Iterator[Document]:
 def _arabic_verses(path: Path) -> Iterator[Document]:
     quran = json.loads(member(path, "*/hafs.json"))
     words, starts = quran["rasm_imlai"], quran["ayah_starts"]
-    verses = (" ".join(filter(None, words[a:b])) for a, b in itertools.pairwise([*starts, len(words)]))
+    verses = (
+        " ".join(filter(None, words[a:b])) for a, b in itertools.pairwise([*starts, len(words)])
+    )
     return formats.joined(verses, "verses", 12)
 
 

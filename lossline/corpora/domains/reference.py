@@ -42,7 +42,11 @@ REFERENCE = (
         name="dictionary",
         megabytes=40.0,
         title="Webster's dictionary of 1913 with additions (GCIDE)",
-        packages={released.GCIDE: lambda path: sections(texts(path, "*/gcide.dict.dz"), 8000)},
+        packages={
+            released.GCIDE: lambda path: sections(
+                texts(path, "*/gcide.dict.dz", encoding="latin-1"), 8000
+            )
+        },
         content_license="GPL-3.0-or-later",
         cleaning="cut into documents of 8 kB at blank lines",
     ),
