@@ -13,8 +13,8 @@ from typing import Any
 from lossline import vocabularies
 from lossline.corpora import sources
 from lossline.corpora.benchmarks import benchmark_folder, gathered_items
-from lossline.corpora.gathering import file_sha256, job_hash, read_provenance
-from lossline.corpora.pools import Pool
+from lossline.corpora.gathering import file_sha256, job_hash, read_provenance, text_folder
+from lossline.corpora.pools import MissingDomains, Pool
 from lossline.corpora.selected import Selected
 from lossline.corpora.sources import JsonLines, Parquet, PlainFiles, SeqioTask, Source, Subset, Tfds
 from lossline.errors import UserError
@@ -55,6 +55,8 @@ class StoreJob:
         max_documents: maximum number of documents per set and split; see ``Subset``. 0: no limit.
         max_megabytes: maximum text per set and split; see ``Subset``. 0: no limit.
         max_document_kilobytes: maximum size of a document; see ``Subset``. 0: no limit.
+        missing: "refuse" raises an error for a set or task that is not gathered; "skip" leaves it
+            out and prints its name.
     """
 
     vocabulary: str | Bytes | SentencePiece | HuggingFace | Tiktoken
@@ -66,6 +68,7 @@ class StoreJob:
     max_documents: int = 0
     max_megabytes: float = 0.0
     max_document_kilobytes: float = 0.0
+    missing: MissingDomains = MissingDomains.REFUSE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,6 +159,8 @@ def _steps(job: StoreJob, root: Path, out: Path) -> Iterator[_Step]:
         max_document_kilobytes=job.max_document_kilobytes,
     )
     for item in job.sets:
+        if isinstance(item, str) and _left_out(job, text_folder(root, item)):
+            continue
         source = sources.gathered(root, item) if isinstance(item, str) else item
         for split in job.splits:
             if split == "scored" and (job.max_documents or job.max_megabytes):
@@ -165,7 +170,16 @@ def _steps(job: StoreJob, root: Path, out: Path) -> Iterator[_Step]:
                 )
             yield _text_step(source, split, subset, spec, vocabulary, out)
     for name in job.tasks:
-        yield _task_step(name, vocabulary, root, out)
+        if not _left_out(job, benchmark_folder(root, name)):
+            yield _task_step(name, vocabulary, root, out)
+
+
+def _left_out(job: StoreJob, folder: Path) -> bool:
+    """Return whether a missing folder is left out; print its name if so."""
+    left_out = job.missing is MissingDomains.SKIP and not folder.is_dir()
+    if left_out:
+        print(f"prepare: leaves out {folder.name}: {folder} is not gathered", file=sys.stderr)
+    return left_out
 
 
 def vocabulary_spec(named: str | VocabularySpec, root: Path) -> VocabularySpec:

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -219,3 +220,19 @@ def test_a_changed_pool_has_another_identity(root: Path) -> None:
     file.write_text("".join(file.read_text().splitlines(keepends=True)[:-1]))
     assert identity(pool, "train") != before["train"]
     assert identity(pool, "scored") == before["scored"]
+
+
+def test_stores_of_sets_that_are_not_gathered_are_refused_or_left_out(
+    root: Path, capsys: pytest.CaptureFixture
+) -> None:
+    for domain in ("news", "code"):
+        facts = json.dumps({"content_license": "CC0-1.0"})
+        (root / "text" / domain / "provenance.json").write_text(facts)
+    job = StoreJob(vocabulary="bytes", sets=("absent", "news"), splits=("train",), tasks=("quiz",))
+    with pytest.raises(UserError, match="absent: no such set"):
+        prepare(PrepareOptions(root=str(root), stores=(job,), processes=1))
+    job = replace(job, missing=MissingDomains.SKIP)
+    prepare(PrepareOptions(root=str(root), stores=(job,), processes=1))
+    out, err = capsys.readouterr()
+    assert "1 stores made" in out
+    assert "prepare: leaves out absent:" in err and "prepare: leaves out quiz:" in err
