@@ -181,7 +181,7 @@ def mallard_text(text: str) -> str:
 def pod_text(text: str) -> str:
     """Convert Perl's documentation to text: headings, paragraphs and code without marks."""
     text = re.sub(r"(?ms)^=begin .*?^=end .*?$|^=(for|encoding) .*?$", "", text)
-    text = re.sub(r"(?m)^=(head\d|item|over|back|cut|pod)\b *", "", text)
+    text = re.sub(r"(?m)^=(over|back|cut|pod)\b.*$|^=(head\d|item) *", "", text)
     for _ in range(3):  # marks can stand inside marks
         text = re.sub(r"E<lt>", "\0", re.sub(r"E<gt>", "\1", text))
         text = re.sub(r"[IBCFSL]<<+ (.*?) >>+", r"\1", text, flags=re.DOTALL)
