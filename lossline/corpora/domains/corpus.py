@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lossline.corpora.extraction import Document
-from lossline.corpora.packages import Package
+from lossline.corpora.registries.packages import Package
 
 Extract = Callable[[Path], Iterator[Document]]
 

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from lossline.corpora import extraction
-from lossline.corpora.archives import members
 from lossline.corpora.domains import formats, released
 from lossline.corpora.domains.corpus import Corpus
 from lossline.corpora.domains.formats import sections, texts
 from lossline.corpora.extraction import Document
+from lossline.corpora.registries.archives import members
 
 ENGLISH = (
     Corpus(

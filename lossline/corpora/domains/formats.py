@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-from lossline.corpora.archives import members
 from lossline.corpora.extraction import Document, cut_into_pages
+from lossline.corpora.registries.archives import members
 
 SECTION_BYTES = 20_000  # size of a document that is a part of one long file
 

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from lossline.corpora import extraction
-from lossline.corpora.archives import member
 from lossline.corpora.domains import formats, released
 from lossline.corpora.domains.corpus import Corpus
 from lossline.corpora.domains.formats import texts
 from lossline.corpora.extraction import Document
+from lossline.corpora.registries.archives import member
 
 LANGUAGES = (
     Corpus(

