@@ -61,6 +61,18 @@ def test_the_pool_has_enough_domains_with_pip_alone() -> None:
     assert {Registry.NPM} in registries and {Registry.DEBIAN} in registries
 
 
+def test_the_stores_of_the_pool_are_those_of_its_gathered_domains() -> None:
+    from lossline.prepare import load as load_prepare
+
+    options = build_options(
+        "prepare", load_prepare(), gin_files=[str(GIN / "selection_stores.gin")], bindings=[]
+    )
+    train, scored, target = options.stores
+    (pool,) = scored.sets
+    assert train.sets == pool.domains == tuple(pool_domains())
+    assert set(target.sets) == TARGETS | {"wiki"}
+
+
 def test_target_text_comes_from_other_packages_than_the_pool() -> None:
     """German help pages share a package with help pages of other languages, not with German."""
     languages = {"tatoeba_es": "wiki_es", "tatoeba_uk": "ukrainian", "help_de": "man_de"}
