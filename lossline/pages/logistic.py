@@ -62,10 +62,8 @@ class HashedLogistic:
             seed: unused; nothing here is random.
         """
         features = hashed_features(texts, buckets=self.buckets, longest=self.longest)
-        used, columns = np.unique(features.indices, return_inverse=True)
-        narrow = scipy.sparse.csr_array(
-            (features.data, columns, features.indptr), shape=(len(texts), len(used))
-        )
+        used = np.flatnonzero(np.bincount(features.indices, minlength=self.buckets))
+        narrow = features[:, used]
         found = _minimize(narrow, included, weights, self.l2, self.iterations)
         coefficients = np.zeros(self.buckets)
         coefficients[used] = found.x[:-1]
@@ -197,5 +195,11 @@ def _minimize(
         np.zeros(features.shape[1] + 1),
         jac=True,
         method="L-BFGS-B",
-        options={"maxiter": iterations, "maxfun": 10 * iterations, "ftol": 1e-10, "gtol": 1e-7},
+        options={
+            "maxiter": iterations,
+            "maxfun": 10 * iterations,
+            "maxcor": 5,  # 10, the default, takes 1.7 times as long
+            "ftol": 1e-10,
+            "gtol": 1e-7,
+        },
     )

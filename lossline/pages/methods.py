@@ -119,8 +119,8 @@ class Dsir:
     def __post_init__(self) -> None:
         if self.buckets < 2 or self.longest < 1:
             raise UserError(
-                f"dsir: buckets = {self.buckets}, longest = {self.longest}: give at least 2 buckets "
-                "and n-grams of at least 1 word."
+                f"dsir: buckets = {self.buckets}, longest = {self.longest}: give at least 2 "
+                "buckets and n-grams of at least 1 word."
             )
 
     def rank(self, pages: Sequence[Page], task: SelectionTask) -> Ranking:

@@ -57,9 +57,7 @@ def test_tokens_are_counted_as_in_a_store(tmp_path):
 
 def test_the_table_says_what_became_of_every_page():
     pages = lettered([10, 20, 4, 5])
-    found = cut(
-        pages, ranking([2, 1, 3, np.nan], [1, 1, 1, 0]), budget=6, vocabulary=BYTES
-    ).pages
+    found = cut(pages, ranking([2, 1, 3, np.nan], [1, 1, 1, 0]), budget=6, vocabulary=BYTES).pages
     assert found["outcome"].tolist() == ["selected", "beyond_budget", "selected", "not_candidate"]
     assert found["included"].tolist() == [True, False, True, False]
     assert found["rank"].fillna(-1).tolist() == [1, 2, 0, -1]

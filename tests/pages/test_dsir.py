@@ -4,6 +4,7 @@ import json
 import random
 import re
 from collections import Counter
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -26,7 +27,7 @@ def bucket(gram: str, num_buckets: int = BUCKETS) -> int:
 
 def reference_counts(text: str) -> Counter:
     words = WORDS.findall(text.lower())
-    pairs = [f"{a} {b}" for a, b in zip(words, words[1:], strict=False)]
+    pairs = [f"{a} {b}" for a, b in pairwise(words)]
     return Counter(bucket(gram) for gram in words + pairs)
 
 
@@ -123,7 +124,9 @@ def test_the_noise_is_standard_gumbel_and_depends_on_seed_and_id():
     noise = rank(pages, seed=1).scores - plain
     assert abs(noise.mean() - np.euler_gamma) < 0.06 and abs(noise.std() - np.pi / 6**0.5) < 0.06
     assert abs(np.corrcoef(noise, rank(pages, seed=2).scores - plain)[0, 1]) < 0.06
-    np.testing.assert_array_equal(rank(pages[::-1], seed=1).scores[::-1], rank(pages, seed=1).scores)
+    np.testing.assert_array_equal(
+        rank(pages[::-1], seed=1).scores[::-1], rank(pages, seed=1).scores
+    )
 
 
 def test_short_pages_are_no_candidates():

@@ -42,7 +42,7 @@ def test_a_page_overlaps_from_so_many_words_in_a_row_on(question, length):
     inside = words[-length:]  # ends with the answer
     assert shares("before " + ", ".join(inside).upper() + "! after", question)
     assert not shares("before " + " ".join(inside[1:]) + " after", question)
-    assert not shares(" ".join(inside[: length // 2] + ["x"] + inside[length // 2 :]), question)
+    assert not shares(" ".join([*inside[: length // 2], "x", *inside[length // 2 :]]), question)
     assert not shares(" ".join(reversed(inside)), question)
 
 

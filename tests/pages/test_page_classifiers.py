@@ -59,9 +59,7 @@ def test_the_fit_is_the_optimum_of_scikit_learn():
     expected = theirs.predict_proba(features)[:, 1]
     np.testing.assert_allclose(ours.probabilities(texts), expected, atol=1e-4)
     scaled = HashedLogistic(l2=0.5).fit(texts, included, 7 * weights, seed=0)
-    np.testing.assert_allclose(
-        scaled.probabilities(texts), ours.probabilities(texts), rtol=1e-6
-    )
+    np.testing.assert_allclose(scaled.probabilities(texts), ours.probabilities(texts), rtol=1e-6)
 
 
 def test_a_probability_does_not_depend_on_the_texts_beside_it():
@@ -332,5 +330,7 @@ def test_fasttext_learns_the_whole_page():
 
 def test_a_missing_fasttext_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "fasttext", None)
-    with pytest.raises(UserError, match=r"fasttext-community is missing; install the \[selection\]"):
+    with pytest.raises(
+        UserError, match=r"fasttext-community is missing; install the \[selection\]"
+    ):
         PageClassifier(classifier=FastText()).rank(pool(), task(bio=1.0, law=0.0))
