@@ -35,6 +35,11 @@ DATA = [
     "tensorflow-text>=2.21,<2.22",
     "tiktoken>=0.9",
 ]
+# fastText as a page classifier, and the detector of languages.
+SELECTION = [
+    "fasttext-community>=0.11.9",
+    "py3langid>=0.4.0",
+]
 DOCS = [
     "furo>=2024.8.6",
     "myst-parser>=4.0",
@@ -42,6 +47,7 @@ DOCS = [
 ]
 DEV = [
     *DOCS,  # a test builds the documentation
+    *SELECTION,
     "ipykernel>=6.29",
     "mypy>=1.14",
     "nbclient>=0.10",
@@ -71,6 +77,14 @@ setup(
         "gpu": ["jax[cuda13]"],
         "tpu": ["jax[tpu]"],
         "harness": ["lm-eval>=0.4.9"],
-        "peers": ["lightgbm>=4.5", "torch>=2.11", "transformers>=5.17", "mambapy>=1.2.0"],
+        "selection": SELECTION,
+        "peers": [
+            "lightgbm>=4.5",
+            "torch>=2.11",
+            "transformers>=5.17",
+            "mambapy>=1.2.0",
+            "data-selection>=1.0.3",
+            "scikit-learn>=1.6",
+        ],
     },
 )

@@ -13,7 +13,7 @@ SCIENCE = (
 )  # fmt: skip
 MACHINE = {
     "batches", "cli", "compilation", "conversion", "corpora", "evaluation", "models", "ops",
-    "reporting", "runs", "sharding", "stores", "studies", "training", "vocabularies",
+    "pages", "reporting", "runs", "sharding", "stores", "studies", "training", "vocabularies",
 }  # fmt: skip
 LONGEST_FILE = 600
 MOST_FILES = 17

@@ -96,6 +96,7 @@ _PLACES = {
     "runs": (2.0, 4.0),
     "batches": (0.4, 4.0),
     "stores": (0.4, 3.0),
+    "pages": (-1.1, 4.0),
     "models": (2.0, 3.0),
     "corpora": (0.4, 2.0),
     "ops": (2.0, 2.0),
@@ -127,7 +128,7 @@ def draw(path: Path = PICTURE) -> None:
     graph = room_imports()
     if missing := sorted(set(graph) ^ set(_PLACES)):
         raise SystemExit(f"docs/figures/architecture.py: give {', '.join(missing)} a position")
-    figure, ax = plt.subplots(figsize=(10.4, 6.6))
+    figure, ax = plt.subplots(figsize=(11.6, 6.6))
     for room, below in without_shortcuts(graph).items():
         for other in sorted(below):
             _arrow(ax, _PLACES[room], _PLACES[other])
@@ -139,7 +140,7 @@ def draw(path: Path = PICTURE) -> None:
         (8.2, "losses \u2192 verdict (laptop, float64)"),
     ):
         ax.text(x, 0.3, text, ha="center", va="center", fontsize=10, style="italic")
-    ax.set(xlim=(-0.35, 10.6), ylim=(0.05, 7.5))
+    ax.set(xlim=(-1.85, 10.6), ylim=(0.05, 7.5))
     ax.axis("off")
     figure.savefig(path, dpi=150, bbox_inches="tight", metadata={"Description": described(graph)})
     plt.close(figure)
