@@ -126,9 +126,11 @@ def test_imports_in_python_blocks_resolve(page: Path) -> None:
                         importlib.import_module(f"{node.module}.{alias.name}")
 
 
-@pytest.mark.parametrize("name", ["own_law", "loss_table"])
+@pytest.mark.parametrize(
+    "name", ["guides/own_law", "guides/loss_table", "reference/page_selection"]
+)
 def test_self_contained_python_runs(name: str, folder: Path) -> None:
-    for text in fenced(REPOSITORY / "docs" / "guides" / f"{name}.md", "python"):
+    for text in fenced(REPOSITORY / "docs" / f"{name}.md", "python"):
         exec(compile(text, name, "exec"), {})
 
 
