@@ -131,10 +131,7 @@ def _question_tables(texts: Sequence[str]) -> tuple[np.ndarray, list[_Table]]:
         return np.zeros(0, np.int64), []
     words = hash_words(texts, marks=False)
     tables = []
-    for length, own in (
-        (LONG, words.counts >= LONG),
-        (SHORT, (words.counts >= SHORT) & (words.counts < LONG)),
-    ):
+    for length, own in ((LONG, words.counts >= LONG), (SHORT, words.counts < LONG)):
         grams = join_words(words, length)
         kept = own[grams.rows]
         if not kept.any():

@@ -97,6 +97,13 @@ def test_pages_and_questions_do_not_run_into_each_other():
     assert not benchmark_overlap([across], {"b": two}).pages.any()
 
 
+def test_pages_beyond_the_first_chunk_keep_their_places():
+    leak = " ".join(words_of(LONG))
+    pages = [page("word " * 60_000), page(f"x {leak}"), page("word " * 60_000), page(leak + " x")]
+    found = benchmark_overlap(pages, {"b": [LONG]})
+    assert found.pages.tolist() == [False, True, False, True]
+
+
 def test_without_benchmarks_nothing_overlaps():
     found = benchmark_overlap([page("text")], {})
     assert found.pages.tolist() == [False] and not len(found.domains)
