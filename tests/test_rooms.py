@@ -13,7 +13,8 @@ SCIENCE = (
 )  # fmt: skip
 MACHINE = {
     "batches", "cli", "compilation", "conversion", "corpora", "evaluation", "models", "ops",
-    "pages", "reporting", "runs", "sharding", "stores", "studies", "training", "vocabularies",
+    "pages", "reporting", "runs", "scoring", "sharding", "stores", "studies", "training",
+    "vocabularies", "choices",
 }  # fmt: skip
 LONGEST_FILE = 600
 MOST_FILES = 17

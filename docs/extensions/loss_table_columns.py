@@ -1,4 +1,4 @@
-"""The directive ``loss-table-columns``: the columns of a loss table, from the schema."""
+"""Directives ``loss-table-columns`` and ``score-table-columns``: columns, from the schemas."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
+from lossline.tables import scores
 from lossline.tables.schema import CHECKPOINT, COLUMNS, FACTS, Column, Kind
 
 _KINDS = {Kind.TEXT: "text", Kind.COUNT: "whole number", Kind.NUMBER: "number"}
@@ -30,6 +31,15 @@ def markdown() -> str:
     return f"| column | of the | holds | | meaning, unit |\n|---|---|---|---|---|\n{rows}"
 
 
+def scores_markdown() -> str:
+    """Return the columns of a score table as Markdown."""
+    rows = "".join(
+        f"| `{column.name}` | {_KINDS[column.kind]} | {column.meaning} |\n"
+        for column in scores.COLUMNS
+    )
+    return f"| column | holds | meaning, unit |\n|---|---|---|\n{rows}"
+
+
 class LossTableColumns(SphinxDirective):
     """Insert the table of columns."""
 
@@ -38,7 +48,16 @@ class LossTableColumns(SphinxDirective):
         return self.parse_text_to_nodes(markdown())
 
 
+class ScoreTableColumns(SphinxDirective):
+    """Insert the table of columns."""
+
+    def run(self) -> list[nodes.Node]:
+        """Return the nodes of the table."""
+        return self.parse_text_to_nodes(scores_markdown())
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
-    """Register the directive."""
+    """Register the directives."""
     app.add_directive("loss-table-columns", LossTableColumns)
+    app.add_directive("score-table-columns", ScoreTableColumns)
     return {"parallel_read_safe": True}

@@ -27,6 +27,7 @@ VERBS = (
     "prepare",
     "train",
     "evaluate",
+    "score",
     "fit",
     "predict",
     "compare",
