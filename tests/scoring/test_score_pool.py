@@ -9,6 +9,7 @@ import pytest
 from evaluation.small_runs import LLAMA, MAMBA, corrupt, make_run, params_at
 
 from lossline import tables
+from lossline.cli.configuration import run_verb
 from lossline.corpora.pools import Pool
 from lossline.corpora.sources import Subset
 from lossline.errors import UserError
@@ -18,10 +19,12 @@ from lossline.evaluation.scorer import Scorer
 from lossline.evaluation.sets import EvaluationSet
 from lossline.evaluation.windows import LongDocuments
 from lossline.runs.checkpoints import CheckpointWriter
+from lossline.score import FLAGS, load
 from lossline.scoring import score_pool
 from lossline.scoring.score_pool import ScoreOptions, score
 from lossline.sharding import MeshOptions
 from lossline.stores.jobs import text_job
+from lossline.stores.prepare_all import PrepareOptions, StoreJob, prepare
 from lossline.stores.store_writer import write_store
 from lossline.tables import scores
 from lossline.vocabularies import ByteVocabulary
@@ -329,3 +332,30 @@ def test_a_second_writer_is_refused(tmp_path, data, monkeypatch):
 
     monkeypatch.setattr(score_pool, "nats_of", second)
     score(good)
+
+
+def test_a_store_that_prepare_makes_is_scored_from_the_command_line(tmp_path, capsys):
+    pool = write_pool(tmp_path)
+    job = StoreJob(vocabulary="bytes", sets=(pool,), splits=("scored",))
+    prepare(PrepareOptions(stores=(job,), out=str(tmp_path / "stores"), processes=1))
+    make_run(tmp_path / "runs" / "a", LLAMA, steps=(2,))
+    (tmp_path / "score.gin").write_text(
+        f"""
+score.runs = %gin.REQUIRED
+score.pool = @pool()
+score.store = "{tmp_path}/stores/{{tokenizer}}/{{name}}/scored"
+score.compilation_cache = "off"
+pool.files = {pool.files!r}
+pool.scored_pages = {pool.scored_pages}
+pool.validation_share = {pool.validation_share}
+"""
+    )
+    words = [f"--gin_file={tmp_path}/score.gin", "--runs", str(tmp_path / "runs")]
+    words += ["--out", str(tmp_path / "s.parquet")]
+    run_verb("score", "", load, flags=FLAGS, argv=words)
+    table = scores.read(tmp_path / "s.parquet")
+    assert table["name"].tolist() == list(DOMAINS) and (table["status"] == "ok").all()
+    with pytest.raises(SystemExit) as end:
+        run_verb("score", "", load, flags=FLAGS, argv=[*words, "--gin.pool.scored_pages=3"])
+    assert end.value.code == 2
+    assert "the pool has changed since it was tokenized" in capsys.readouterr().err
