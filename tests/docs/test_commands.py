@@ -127,11 +127,9 @@ def test_imports_in_python_blocks_resolve(page: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["guides/own_law", "guides/loss_table", "reference/page_selection"]
+    "name",
+    ["guides/own_law", "guides/loss_table", "guides/score_table", "reference/page_selection"],
 )
-
-
-@pytest.mark.parametrize("name", ["own_law", "loss_table", "score_table"])
 def test_self_contained_python_runs(name: str, folder: Path) -> None:
     for text in fenced(REPOSITORY / "docs" / f"{name}.md", "python"):
         exec(compile(text, name, "exec"), {})

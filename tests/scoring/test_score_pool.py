@@ -1,7 +1,9 @@
 """From a pool, its stores and run directories to scores: sums, resume, refusals, failures."""
 
 import dataclasses
+import io
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -189,8 +191,14 @@ def test_a_finished_table_computes_nothing_and_a_new_model_is_added(tmp_path, da
 def test_a_damaged_shard_is_measured_again(tmp_path, data):
     run = make_run(tmp_path / "run", LLAMA, steps=(2,))
     first = score(options(run.path, data, tmp_path / "out"))
-    for number, file in enumerate(sorted(tmp_path.glob("out/scores.shards/*/*.npy"))):
-        file.write_bytes([b"", b"junk", file.read_bytes()[:-8]][number % 3])
+    files = sorted(tmp_path.glob("out/scores.shards/*/*.npy"))
+    damaged = [b"", b"junk", files[2].read_bytes()[:-8]]
+    for values in (np.zeros(1), np.full(np.load(files[4]).shape, np.nan)):
+        content = io.BytesIO()
+        np.save(content, values)
+        damaged.append(content.getvalue())
+    for file, content in zip(files, damaged, strict=False):
+        file.write_bytes(content)
     assert score(options(run.path, data, tmp_path / "out")).equals(first)
 
 
@@ -199,9 +207,20 @@ def test_a_damaged_shard_is_measured_again(tmp_path, data):
 )
 def test_other_options_and_other_parameters_are_measured_again(tmp_path, data, changes):
     run = make_run(tmp_path / "run", LLAMA, steps=(2, 4))
-    first = score(options(run.path, data, tmp_path / "out"))
-    other = score(options(run.path, data, tmp_path / "out", **changes))
+    one = {"shard_tokens": 10**9}  # one shard, whatever the windows are
+    first = score(options(run.path, data, tmp_path / "out", **one))
+    other = score(options(run.path, data, tmp_path / "out", **one, **changes))
     assert (first["nats"] != other["nats"]).any()
+
+
+def test_a_run_trained_again_is_measured_again(tmp_path, data):
+    run = make_run(tmp_path / "run", LLAMA, steps=(2,))
+    first = score(options(run.path, data, tmp_path / "out"))
+    writer = CheckpointWriter(run, data="data")
+    shutil.rmtree(run.path / "checkpoints" / "2")
+    writer.save(2, {"params": params_at(LLAMA, 3), "optimizer": {}}, kept=True)
+    writer.close()
+    assert (score(options(run.path, data, tmp_path / "out"))["nats"] != first["nats"]).all()
 
 
 def test_failed_models_are_rows_and_the_others_are_whole(tmp_path, data, capsys, monkeypatch):
