@@ -94,18 +94,19 @@ ESTIMATORS: MappingProxyType[str, Callable[[Array, Array], Array]] = MappingProx
 """Name -> estimator of losses (n, d) and errors (n, b) without missing cells."""
 
 
-def estimate(losses: Array, errors: Array, name: str) -> Array:
+def estimate(losses: Array, errors: Array, name: str, *, fewest: int = 2) -> Array:
     """Return the coefficients (D, B) of all domains for all benchmarks.
 
     A model without a loss on a domain is left out of that domain, a model without a score on a
     benchmark out of that benchmark. A domain or benchmark on which all remaining models are equal,
-    or that fewer than two have, gets NaN. ``gamma`` is a sum over pairs: where models are left
-    out, it is scaled to all models that have the benchmark, so that domains can be compared.
+    or that fewer than ``fewest`` have, gets NaN. ``gamma`` is a sum over pairs: where models are
+    left out, it is scaled to all models that have the benchmark, so that domains can be compared.
 
     Args:
         losses: (N, D), NaN where missing.
         errors: (N, B), higher is worse, NaN where missing.
         name: one of ``ESTIMATORS``.
+        fewest: models that a coefficient needs, at least 2.
 
     Raises:
         UserError: unknown estimator, or the numbers of models differ.
@@ -118,9 +119,7 @@ def estimate(losses: Array, errors: Array, name: str) -> Array:
         )
     found = np.full((losses.shape[1], errors.shape[1]), np.nan)
     for models, benchmarks in benchmark_groups(errors):
-        for part in parts(losses, models, benchmarks, _BLOCK):
-            if len(part.models) < 2:
-                continue
+        for part in parts(losses, models, benchmarks, block=_BLOCK, fewest=fewest):
             target = errors[np.ix_(part.models, benchmarks)]
             values = ESTIMATORS[name](part.losses, target)
             values[constant(part.losses)] = np.nan

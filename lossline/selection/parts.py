@@ -36,8 +36,15 @@ def benchmark_groups(errors: Array) -> Iterator[tuple[Array, Array]]:
     yield from patterns(~np.isnan(errors))
 
 
-def parts(losses: Array, models: Array, benchmarks: Array, block: int) -> Iterator[Part]:
-    """Yield all columns of losses (N, D), seen by these models, in parts without missing cells."""
+def parts(
+    losses: Array, models: Array, benchmarks: Array, *, block: int, fewest: int = 2
+) -> Iterator[Part]:
+    """Yield columns of losses (N, D), seen by these models, in parts without missing cells.
+
+    Columns that fewer than ``fewest`` of the models have are left out.
+    """
+    if len(models) < fewest:
+        return
     everyone = len(models) == len(losses)
     for start in range(0, losses.shape[1], block):
         columns = slice(start, min(start + block, losses.shape[1]))
@@ -48,6 +55,8 @@ def parts(losses: Array, models: Array, benchmarks: Array, block: int) -> Iterat
             yield Part(models=models, domains=columns, benchmarks=benchmarks, losses=seen)
             continue
         for rows, chosen in patterns(~np.isnan(seen)):
+            if len(rows) < fewest:
+                continue
             yield Part(
                 models=models[rows],
                 domains=start + chosen,

@@ -73,19 +73,29 @@ def project(
     """
     estimates, caps = np.asarray(estimates, float), np.asarray(caps, float)
     check(estimates, caps, method)
-    chosen = np.flatnonzero(usable(estimates, negative=negative))
-    room = math.fsum(caps[chosen])
+    room = math.fsum(caps[_usable(estimates, negative)])
     if room < 1 - _ROUNDING:
         raise UserError(_short(estimates, caps, room, negative=negative))
-    limits = np.minimum(caps[chosen] / min(room, 1.0), 1.0)
-    fill = _linear if Projection(method) is Projection.LINEAR else _l2
+    return fill(estimates, caps, method, negative=negative)
+
+
+def fill(estimates: Array, caps: Array, method: str, *, negative: bool) -> Array:
+    """Return the weights (D,) of ``project`` for inputs that were checked.
+
+    Where the caps of the domains that may be selected sum to less than 1, they are scaled to it.
+    """
+    chosen = np.flatnonzero(_usable(estimates, negative))
     weights = np.zeros(len(estimates))
-    weights[chosen] = fill(estimates[chosen], limits)
+    room = math.fsum(caps[chosen])
+    if room > 0:
+        limits = np.minimum(caps[chosen] / min(room, 1.0), 1.0)
+        place = _linear if Projection(method) is Projection.LINEAR else _l2
+        weights[chosen] = place(estimates[chosen], limits)
     return weights
 
 
-def usable(estimates: Array, *, negative: bool) -> Array:
-    """Return which coefficients may get weight, a mask of their shape."""
+def _usable(estimates: Array, negative: bool) -> Array:
+    """Return which coefficients may get weight, (D,)."""
     return ~np.isnan(estimates) if negative else estimates > 0
 
 
