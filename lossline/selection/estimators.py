@@ -29,11 +29,12 @@ import numpy as np
 
 from lossline.errors import UserError
 from lossline.selection.parts import benchmark_groups, constant, parts
-from lossline.selection.ranks import standings
+from lossline.selection.ranks import as_floats, standings
 from lossline.tables.frames import nearest_name
 
 Array = np.ndarray
 
+_LINEAR = ("product", "sign")  # in the losses
 _BLOCK = 4096  # columns at a time; a few megabytes
 
 
@@ -45,25 +46,24 @@ def product(losses: Array, errors: Array) -> Array:
 def sign(losses: Array, errors: Array) -> Array:
     """Return the mean over pairs of sgn(y_l - y_k) (x_l - x_k), (d, b)."""
     models = len(losses)
-    return _inner(standings(errors), losses) * (2 / (models * (models - 1)))
+    return (standings(errors).T.astype(float) @ losses).T * (2 / (models * (models - 1)))
 
 
 def sign_cdf(losses: Array, errors: Array) -> Array:
     """Return the mean over pairs of sgn(y_l - y_k) (rank x_l - rank x_k) / n, (d, b)."""
-    models = len(losses)
-    return gamma(losses, errors) / (models * models * (models - 1))
+    return gamma(losses, errors) / pairs_of_ranks(len(losses))
 
 
 def gamma(losses: Array, errors: Array) -> Array:
     """Return the sum over ordered pairs of sgn(y_k - y_l) (rank x_k - rank x_l), (d, b)."""
-    return _inner(standings(errors), standings(losses))
+    total = as_floats(standings(errors)).T @ as_floats(standings(losses))
+    return total.T.astype(float)
 
 
 def spearmanr(losses: Array, errors: Array) -> Array:
     """Return Pearson's correlation of midranks, (d, b)."""
-    of_errors = standings(errors).astype(float)
-    of_losses = standings(losses).astype(float)
-    total = (of_errors.T @ of_losses).T
+    of_errors, of_losses = as_floats(standings(errors)), as_floats(standings(losses))
+    total = (of_errors.T @ of_losses).T.astype(float)
     # One root of the whole product, so that equal ranks give 1 exactly.
     squares = np.outer(_squares(of_losses), _squares(of_errors))
     with np.errstate(invalid="ignore"):
@@ -119,18 +119,28 @@ def estimate(losses: Array, errors: Array, name: str, *, fewest: int = 2) -> Arr
         )
     found = np.full((losses.shape[1], errors.shape[1]), np.nan)
     for models, benchmarks in benchmark_groups(errors):
-        for part in parts(losses, models, benchmarks, block=_BLOCK, fewest=fewest):
-            target = errors[np.ix_(part.models, benchmarks)]
-            values = ESTIMATORS[name](part.losses, target)
-            values[constant(part.losses)] = np.nan
-            values[:, constant(target)] = np.nan
+        if len(models) < fewest:
+            continue
+        left: Array | slice = slice(None)
+        if name in _LINEAR and len(models) == len(losses):
+            # All columns in one pass; a missing cell makes its coefficient NaN.
+            found[:, benchmarks] = _of_part(losses, errors[:, benchmarks], name)
+            left = np.flatnonzero(np.isnan(found[:, benchmarks]).any(axis=1))
+        for part in parts(losses[:, left], models, benchmarks, block=_BLOCK, fewest=fewest):
+            values = _of_part(part.losses, errors[np.ix_(part.models, benchmarks)], name)
             if name == "gamma":
                 values *= pairs_of_ranks(len(models)) / pairs_of_ranks(len(part.models))
-            if isinstance(part.domains, slice):
-                found[part.domains, benchmarks] = values
-            else:
-                found[np.ix_(part.domains, benchmarks)] = values
+            columns = np.arange(losses.shape[1])[left][part.domains]
+            found[np.ix_(columns, benchmarks)] = values
     return found
+
+
+def _of_part(losses: Array, errors: Array, name: str) -> Array:
+    """Return coefficients (d, b) without missing cells; NaN for constant columns."""
+    values = ESTIMATORS[name](losses, errors)
+    values[constant(losses)] = np.nan
+    values[:, constant(errors)] = np.nan
+    return values
 
 
 def check_estimator(name: str) -> None:
@@ -149,11 +159,6 @@ def check_estimator(name: str) -> None:
 def pairs_of_ranks(models: int) -> float:
     """Return gamma / sign_cdf for n models: n² (n - 1)."""
     return float(models) * models * (models - 1)
-
-
-def _inner(of_errors: Array, of_losses: Array) -> Array:
-    """Return Σ_k s_k v_k for standings (n, b) and values (n, d), (d, b)."""
-    return (of_errors.T.astype(float) @ of_losses.astype(float, copy=False)).T
 
 
 def _concordance(ranks: Array, errors: Array) -> Array:
@@ -190,9 +195,9 @@ def _rising(ranks: Array, above: Array) -> Array:
 def _tied(ranks: Array) -> Array:
     """Return which columns have tied models, (d,): only then is Σ t² below (n³ - n) / 3."""
     models = len(ranks)
-    return _squares(ranks.astype(float)) < (models**3 - models) // 3
+    return _squares(as_floats(ranks)) < (models**3 - models) // 3
 
 
 def _squares(values: Array) -> Array:
     """Return the sum of squares of each column (d,)."""
-    return np.einsum("kj,kj->j", values, values)
+    return np.einsum("kj,kj->j", values, values).astype(float)

@@ -10,53 +10,48 @@ import numpy as np
 
 Array = np.ndarray
 
-_BLOCK = 512  # columns; their keys stay in the second-level cache
+_BLOCK = 200  # columns; their keys stay in the second-level cache
 
 
 def standings(values: Array) -> Array:
     """Return the standings of each column of values (n, d) without NaN, whole numbers (n, d)."""
-    dtype = np.int8 if len(values) <= 127 else np.int16 if len(values) <= 2**15 else np.int32
+    models, columns = values.shape
+    dtype = np.int8 if models <= 127 else np.int16 if models <= 2**15 else np.int32
     found = np.empty(values.shape, dtype)
-    for start in range(0, values.shape[1], _BLOCK):
-        _stand(values[:, start : start + _BLOCK], found[:, start : start + _BLOCK])
+    if not found.size:
+        return found
+    keys, gaps = np.empty((2, min(_BLOCK, columns), models), np.int64)
+    for start in range(0, columns, _BLOCK):
+        block = values[:, start : start + _BLOCK]
+        width = block.shape[1]
+        _stand(block, found[:, start : start + _BLOCK], keys[:width], gaps[:width, 1:])
     return found
 
 
-def _stand(values: Array, out: Array) -> None:
-    """Write the standings of one block (n, w)."""
-    models, width = values.shape
-    if models == 0 or width == 0:
-        return
-    keys, bits = _sorted_keys(values)
-    order = keys & ((1 << bits) - 1)  # the model at each place, (w, n)
-    place = np.arange(1 - models, models, 2).astype(out.dtype)
-    block = np.empty((models, width), out.dtype)
-    order *= width
-    order += np.arange(width)[:, None]
-    block.reshape(-1)[order.reshape(-1)] = np.tile(place, width)
-    keys >>= bits
-    close = (keys[:, 1:] == keys[:, :-1]).any(axis=1)
-    if close.any():
-        block[:, close] = _with_ties(values[:, close])
-    out[:] = block
-
-
-def _sorted_keys(values: Array) -> tuple[Array, int]:
-    """Return sorted integers (w, n) that hold value and model, and the bits of the model.
+def _stand(values: Array, out: Array, keys: Array, gaps: Array) -> None:
+    """Write the standings of one block (n, w), with memory for keys (w, n) and gaps (w, n - 1).
 
     The order of floats is the order of their bits as integers, once those of negative numbers are
-    flipped. The lowest bits are replaced by the model, so that one plain sort, several times as
-    fast as an argsort, gives the order. Values that agree in all other bits are sorted out later.
+    flipped. The lowest bits are replaced by the value's place in the block, so that one plain sort,
+    several times as fast as an argsort, says where each rank goes. Columns with values that agree
+    in nearly all other bits are sorted exactly.
     """
-    models = len(values)
-    bits = max(1, (models - 1).bit_length())
-    keys = np.add(values.T, 0.0, order="C").view(np.int64)  # + 0.0 turns -0.0 into 0.0
+    models, width = values.shape
+    low = np.int64((1 << (models * width).bit_length()) - 1)
+    np.add(values.T, 0.0, out=keys.view(np.float64))  # + 0.0 turns -0.0 into 0.0
     if keys.min() < 0:
         keys ^= (keys >> 63) & np.int64(2**63 - 1)
-    keys &= ~np.int64((1 << bits) - 1)
-    keys |= np.arange(models)
+    keys &= ~low
+    keys |= np.arange(models) * width + np.arange(width)[:, None]
     keys.sort(axis=1)
-    return keys, bits
+    close = np.subtract(keys[:, 1:], keys[:, :-1], out=gaps) <= low
+    keys &= low
+    places = np.empty(models * width, out.dtype)
+    places[keys.reshape(-1)] = np.tile(np.arange(1 - models, models, 2).astype(out.dtype), width)
+    out[:] = places.reshape(models, width)
+    if close.any():
+        tied = close.any(axis=1)
+        out[:, tied] = _with_ties(values[:, tied])
 
 
 def _with_ties(values: Array) -> Array:
@@ -76,3 +71,8 @@ def _with_ties(values: Array) -> Array:
     found = np.empty(ordered.shape, int)
     np.put_along_axis(found, order, below + upto - models, axis=1)
     return found.T
+
+
+def as_floats(standing: Array) -> Array:
+    """Return standings (n, d) as floats that hold sums of n products of two of them exactly."""
+    return standing.astype(np.float32 if len(standing) <= 256 else np.float64)
