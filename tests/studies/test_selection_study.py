@@ -27,10 +27,10 @@ from lossline.study import load
 
 FOLDER = Path("gin_configs/studies")
 DOMAINS = ("korean", "legal", "poetry", "pubmed", "python", "wiki")
-HELD_OUT = ("german", "wiki")
+HELD_OUT = ("spanish", "wiki")
 TASKS = ("humaneval", "mbpp", "medmcqa", "lambada")
 METHODS = {"perplexity_correlations", "dsir", "dclm", "oracle"}
-TARGETS = ("code", "biomedical", "narrative", "german")
+TARGETS = ("code", "biomedical", "narrative", "spanish")
 
 
 def options_of(name: str, *bindings: str) -> StudyOptions:
@@ -131,7 +131,7 @@ def make_stores(root: Path, selected: Path) -> None:
         ]
         write_task(root / "tasks" / name, items, vocabulary, benchmark=name)
     for source in selections(
-        folder="", targets=["code", "german"], methods=["perplexity_correlations", "dsir"],
+        folder="", targets=["code", "spanish"], methods=["perplexity_correlations", "dsir"],
         shared=["uniform"],
     ):  # fmt: skip
         texts = [f"{source.name} {number} " * 40 for number in range(20)]
@@ -178,7 +178,7 @@ def folder(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.slow
 def test_small_form_compares_the_methods_on_every_target(folder: Path) -> None:
     methods = pd.read_csv(folder / "compare/methods.csv")
-    assert Counter(methods["target"]) == {"code": 3, "german": 3}
+    assert Counter(methods["target"]) == {"code": 3, "spanish": 3}
     assert (methods["runs"] == 2).all() and np.isfinite(methods[["mean", "low", "high"]]).all(
         axis=None
     )
@@ -192,7 +192,7 @@ def test_small_form_compares_the_methods_on_every_target(folder: Path) -> None:
 def test_small_form_has_the_selection_as_a_factor_of_the_lines(folder: Path) -> None:
     table = tables.read(folder / "losses.parquet")
     assert set(table["factor.method"]) == {"uniform", "dsir", "perplexity_correlations"}
-    assert set(table["factor.target"]) == {"any", "code", "german"}
+    assert set(table["factor.target"]) == {"any", "code", "spanish"}
     assert (table["status"] == "ok").all() and len(table) == 10 * 2 * 6
     assert (folder / "report/report.html").exists()
 
