@@ -140,7 +140,8 @@ def _start(job: Job, logs: Path, cores: set[int] | None) -> subprocess.Popen[byt
 def _as_child(job: Job, cores: set[int] | None) -> list[str]:
     """Return the command that ties the job to this process and to its cores."""
     share = ",".join(map(str, sorted(cores))) if cores else "-"
-    return [sys.executable, child_process.__file__, str(os.getpid()), share, *job.command]
+    # -P keeps the script's folder out of sys.path, where lossline/select.py would hide Python's.
+    return [sys.executable, "-P", child_process.__file__, str(os.getpid()), share, *job.command]
 
 
 def _core_shares(at_once: int) -> list[set[int] | None]:
