@@ -24,7 +24,9 @@ def load() -> Verb:
     from lossline.cli.select_command import SelectCommand, select
     from lossline.corpora.pools import Pool
     from lossline.pages import methods
-    from lossline.pages.methods import PageClassifier
+    from lossline.pages.fasttext_classifier import FastText
+    from lossline.pages.logistic import HashedLogistic
+    from lossline.pages.training import TrainingPages
 
     return Verb(
         options=SelectCommand,
@@ -33,7 +35,10 @@ def load() -> Verb:
             "pool": Pool,
             "target": Target,
             "perplexity_correlations": PerplexityCorrelations,
-            "page_classifier": PageClassifier,
+            "page_classifier": methods.PageClassifier,
+            "hashed_logistic": HashedLogistic,
+            "fast_text": FastText,
+            "training_pages": TrainingPages,
             "uniform": methods.Uniform,
             "language_filter": methods.LanguageFilter,
             "dsir": methods.Dsir,
@@ -53,7 +58,6 @@ FLAGS = {
         "select.losses", "loss tables or folders of runs of the scored models", "values"
     ),
     "out": Flag("select.out", "folder for the results: new, empty or an earlier result"),
-    "budget": Flag("select.budget", "tokens of each selection"),
     "replace": Flag("select.replace", "replace an earlier result of other inputs", "switch"),
 }
 

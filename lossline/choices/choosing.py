@@ -32,13 +32,11 @@ from lossline.pages.cleaning import CleanPool, clean_pages
 from lossline.pages.cut import cut
 from lossline.pages.languages import detector_is_installed, languages
 from lossline.pages.make_up import make_up
-from lossline.pages.methods import LanguageFilter, Uniform
+from lossline.pages.methods import LanguageFilter, PositiveClassifier, Uniform
 from lossline.pages.overlap import Overlap, benchmark_overlap
 from lossline.pages.task import PageMethod, SelectionTask
 from lossline.terminal import Say, silent
 from lossline.vocabularies import VocabularySpec
-
-WITHOUT_TARGET = (Uniform, LanguageFilter)
 
 
 def choose(
@@ -132,12 +130,18 @@ def with_bytes(clean: CleanPool) -> pd.DataFrame:
 def _jobs(options: ChooseOptions) -> Iterator[tuple[Target | None, str, PageMethod]]:
     """Yield every selection: methods that do not depend on the target once, without a target."""
     for name, method in options.methods.items():
-        if isinstance(method, WITHOUT_TARGET):
+        if not _depends_on_target(method):
             yield None, name, method
     for target in options.targets:
         for name, method in options.methods.items():
-            if not isinstance(method, WITHOUT_TARGET):
+            if _depends_on_target(method):
                 yield target, name, method
+
+
+def _depends_on_target(method: PageMethod) -> bool:
+    if isinstance(method, PositiveClassifier):
+        return not method.files
+    return not isinstance(method, (Uniform, LanguageFilter))
 
 
 def _choose(

@@ -14,13 +14,15 @@ from lossline.choices.options import ChooseOptions
 from lossline.choices.targets import Target
 from lossline.errors import UserError
 from lossline.selection.correlations import correlate
+from lossline.selection.heldout import Folds, Method, heldout_ranks
 from lossline.selection.matrices import ScoreMatrix, score_matrix
+from lossline.selection.projection import Projection
 
 COEFFICIENTS = (
     "target", "method", "domain", "estimate", "low", "high", "selected", "p_value", "significant",
-    "models", "families", "missing", "cap", "weight", "included",
+    "models", "missing", "cap", "weight", "included",
 )  # fmt: skip
-HELDOUT = ("target", "method", "spearman", "deviation", "by_family", "models")
+HELDOUT = ("target", "method", "spearman", "lowest", "highest", "by_family", "mean_loss", "models")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +33,8 @@ class Estimates:
         coefficients: one row per target, method and domain: estimate, interval (low, high), share
             of resamples in which the domain is selected, p_value (corrected for the number of
             domains), significant, models, cap of the weight, weight, included.
-        heldout: rank correlation of held-out models, one row per target and method.
+        heldout: one row per target and method: rank correlation of held-out models (mean, lowest
+            and highest of the splits), the same with families held out, and by the mean loss.
         fingerprint: hash of the scores.
         notes: what is missing, one sentence each.
     """
@@ -91,9 +94,7 @@ def estimate_domains(
             rows.append(found.assign(target=target.name, method=name))
             notes += more
             weights[target.name, name] = dict(zip(found["domain"], found["weight"], strict=True))
-            heldout.append(
-                {"target": target.name, "method": name} | _heldout(mine, method, sizes, options)
-            )
+            heldout.append(_heldout(mine, method, sizes, options) | {"method": name})
     return Estimates(
         coefficients=pd.concat(rows, ignore_index=True).loc[:, list(COEFFICIENTS)],
         heldout=pd.DataFrame(heldout, columns=list(HELDOUT)),
@@ -184,6 +185,30 @@ def _coefficients(
         seed=options.seed,
     )
     weights = found.weights(matrix.benchmarks[0])
-    rows = found.table.assign(cap=found.table["domain"].map(dict(zip(matrix.domains, caps))))
+    rows = found.table.assign(
+        cap=found.table["domain"].map(dict(zip(matrix.domains, caps, strict=True)))
+    )
     rows["weight"] = rows["domain"].map(weights).fillna(0.0)
     return rows.assign(included=rows["weight"] > 0), found.notes
+
+
+def _heldout(
+    matrix: ScoreMatrix, method: PerplexityCorrelations, sizes: np.ndarray, options: ChooseOptions
+) -> dict[str, object]:
+    """Return a row of ``HELDOUT``; too few models or families leave a number out."""
+    how = Method(estimator=method.estimator, projection=Projection(method.projection))
+    row: dict[str, object] = {"target": matrix.benchmarks[0]}
+    several = len(set(matrix.families)) < len(matrix.models)
+    for folds in (Folds.MODELS, Folds.FAMILIES) if several else (Folds.MODELS,):
+        try:
+            found = heldout_ranks(
+                matrix, methods=(how,), limits=method.caps(sizes), folds=folds, seed=options.seed
+            ).iloc[0]
+        except UserError:  # too few; said by the missing number
+            continue
+        if folds is Folds.FAMILIES:
+            row["by_family"] = found["spearman"]
+        else:
+            names = ("spearman", "lowest", "highest", "mean_loss", "models")
+            row |= {name: found[name] for name in names}
+    return row

@@ -95,9 +95,9 @@ def test_other_inputs_need_replace(world, capsys):
     run("--gin.select.report=False")
     Path("out/mine.txt").write_text("mine")
     with pytest.raises(SystemExit, match="2"):
-        run("--gin.select.report=False", "--budget", "6000")
+        run("--gin.select.report=False", "--gin.select.budget=6000")
     assert "contains the results of other inputs" in capsys.readouterr().err
-    run("--gin.select.report=False", "--budget", "6000", "--replace")
+    run("--gin.select.report=False", "--gin.select.budget=6000", "--replace")
     assert json.loads(Path("out/any/uniform/manifest.json").read_text())["budget"] == 6000
     assert Path("out/mine.txt").read_text() == "mine"
 
@@ -118,7 +118,7 @@ def test_a_changed_pool_is_refused_and_nothing_is_written(world, capsys):
         (["--gin.select.scores=()"], "need the losses of many models"),
         (["--gin.select.vocabulary=''"], "missing binding: select.vocabulary"),
         (["--gin.select.vocabulary='none'"], "vocabulary 'none'"),
-        (["--budget", "99999999"], "have only"),
+        (["--gin.select.budget=99999999"], "have only"),
         (["--gin.target.benchmarks=('no_such',)"], "no_such"),
         (["--gin.perplexity_correlations.estimator='pearson'"], "pearson"),
         (["--gin.perplexity_correlations.filter_ratio=0"], "filter_ratio = 0"),
