@@ -28,6 +28,7 @@ VERBS = (
     "train",
     "evaluate",
     "score",
+    "select",
     "fit",
     "predict",
     "compare",
