@@ -121,19 +121,21 @@ def intervals(
     return np.fmin(ends[0], estimates) + 0 * ends[0], np.fmax(ends[1], estimates) + 0 * ends[1]
 
 
-def _quantiles(draws: Array, tail: float) -> list[Array]:
-    """Return two quantiles of each column (R, D), without its NaN."""
-    ordered = np.sort(np.ascontiguousarray(draws.T), axis=1)  # NaN last
-    known = np.count_nonzero(~np.isnan(ordered), axis=1)
-    enough = known >= _DETERMINED * draws.shape[0]
-    found = []
-    for share in (tail, 1 - tail):
-        place = share * np.maximum(known - 1, 0)
-        below = np.floor(place).astype(int)
-        above = np.minimum(below + 1, np.maximum(known - 1, 0))
-        rows = np.arange(len(ordered))
-        low, high = (ordered[rows, at].astype(float) for at in (below, above))
-        found.append(np.where(enough, low + (place - below) * (high - low), np.nan))
+def _quantiles(draws: Array, tail: float) -> Array:
+    """Return the two quantiles of each column (R, D), without its NaN, (2, D)."""
+    found = np.empty((2, draws.shape[1]))
+    for start in range(0, draws.shape[1], _BLOCK):
+        block = np.sort(np.ascontiguousarray(draws[:, start : start + _BLOCK].T), axis=1)
+        known = np.count_nonzero(~np.isnan(block), axis=1)  # NaN are last
+        last = np.maximum(known - 1, 0)
+        rows = np.arange(len(block))
+        for end, share in enumerate((tail, 1 - tail)):
+            below = np.floor(share * last).astype(int)
+            low = block[rows, below].astype(float)
+            high = block[rows, np.minimum(below + 1, last)]
+            value = low + (share * last - below) * (high - low)
+            enough = known >= _DETERMINED * len(draws)
+            found[end, start : start + _BLOCK] = np.where(enough, value, np.nan)
     return found
 
 

@@ -83,8 +83,8 @@ def test_values_that_differ_in_the_last_bit_are_no_tie():
 
 
 def test_negative_zero_and_signs_are_ordered_as_numbers():
-    column = np.array([[0.0], [-0.0], [-2.0], [3.0], [-1e-300]])
-    np.testing.assert_array_equal(standings(column)[:, 0], [1, 1, -4, 4, -2])
+    columns = np.array([[0.0, -0.0], [-0.0, 0.0], [-2.0, -2.0], [3.0, 3.0], [-1e-300, -1.0]])
+    np.testing.assert_array_equal(standings(columns).T, [[1, 1, -4, 4, -2]] * 2)
 
 
 def test_many_models_need_wider_integers():

@@ -156,3 +156,18 @@ def test_too_few_models_are_one_line():
         heldout_ranks(matrix, methods=())
     with pytest.raises(UserError, match="splits = 0"):
         heldout_ranks(matrix, splits=0)
+
+
+def test_the_better_method_is_chosen():
+    """Loud domains that say nothing mislead the sign estimator, which is not free of scale."""
+    signal = np.array([0.9] * 5 + [0.0] * 20)
+    losses, errors, names = with_families([1] * 40, 25, shared=0.0, signal=signal, seed=6)
+    losses[:, 5:] *= 100
+    matrix = matrix_of(losses, errors, names)
+    bad = Method(estimator="sign", predictor=Predictor.PLACES)
+    good = Method(estimator="spearmanr", predictor=Predictor.PLACES)
+    for methods in ((bad, good), (good, bad)):
+        found = heldout_ranks(matrix, methods=methods, splits=2).iloc[0]
+        assert found["method"] == str(good) and found["share"] == 1
+        assert found["spearman"] > 0.8
+    assert heldout_ranks(matrix, methods=(bad,), splits=2)["spearman"][0] < 0.5
