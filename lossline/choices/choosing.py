@@ -11,13 +11,12 @@ from collections.abc import Iterator, Sequence
 
 import pandas as pd
 
+from lossline.choices.composition import composition
 from lossline.choices.correlation_method import PerplexityCorrelations
 from lossline.choices.estimates import NO_ESTIMATES, Estimates, estimate_domains
 from lossline.choices.options import (
     ANY,
-    COMPOSITION_COLUMNS,
     DOMAIN_COLUMNS,
-    POOL,
     BenchmarkText,
     Choice,
     Choices,
@@ -30,8 +29,7 @@ from lossline.installing import install_extra
 from lossline.options.identity import identity
 from lossline.pages.cleaning import CleanPool, clean_pages
 from lossline.pages.cut import cut
-from lossline.pages.languages import detector_is_installed, languages
-from lossline.pages.make_up import make_up
+from lossline.pages.languages import detector_is_installed
 from lossline.pages.methods import LanguageFilter, PositiveClassifier, Uniform
 from lossline.pages.overlap import Overlap, benchmark_overlap
 from lossline.pages.task import PageMethod, SelectionTask
@@ -89,13 +87,12 @@ def choose(
         chosen = _choose(options, target, name, method, pages, estimates, vocabulary, processes)
         choices.append(chosen)
     say("make-up of the selections")
-    spoken = _languages(pages) if choices else None
     return Choices(
         choices=tuple(choices),
         coefficients=estimates.coefficients,
         heldout=estimates.heldout,
         overlap=overlap,
-        composition=_composition(choices, spoken),
+        composition=composition(pages, choices),
         domains=domains,
         pool_fingerprint=pool_fingerprint,
         scores_fingerprint=estimates.fingerprint,
@@ -185,43 +182,6 @@ def _choose(
         options=identity(method),
         weights=weights,
     )
-
-
-def _composition(choices: Sequence[Choice], spoken: Sequence[str] | None) -> pd.DataFrame:
-    """Return what the selections and the pool consist of, in long form."""
-    parts = []
-    for number, choice in enumerate(choices):
-        found = make_up(choice.cut, languages=spoken)
-        shares = {"domain": found.domains, "language": found.languages}
-        for part, frame in shares.items():
-            if frame is None:
-                continue
-            wide = frame.rename(columns={part: "level"}).assign(part=part)
-            parts.append(_side(wide, "selected", choice.target or ANY, choice.method))
-            if number == 0:
-                parts.append(_side(wide, "pool", POOL, POOL))
-        lengths = found.lengths.assign(
-            part="length", level=[f"{q:.0%} of pages below" for q in found.lengths["quantile"]]
-        )
-        for side, target, method in (
-            ("selected", choice.target or ANY, choice.method), ("pool", POOL, POOL),
-        ):  # fmt: skip
-            if side == "selected" or number == 0:
-                sizes = lengths.rename(columns={f"{side}_bytes": "bytes"})
-                parts.append(sizes.assign(target=target, method=method))
-    joined = pd.concat(parts) if parts else pd.DataFrame()
-    return joined.reindex(columns=list(COMPOSITION_COLUMNS)).reset_index(drop=True)
-
-
-def _side(frame: pd.DataFrame, side: str, target: str, method: str) -> pd.DataFrame:
-    names = {f"{side}_{name}": name for name in ("pages", "bytes", "share")}
-    kept = frame[["part", "level", *names]].rename(columns=names)
-    return kept.assign(target=target, method=method)
-
-
-def _languages(pages: Sequence[Page]) -> list[str] | None:
-    """Return the language of each page; None if the detector is not installed."""
-    return languages([page.text for page in pages]) if detector_is_installed() else None
 
 
 def _pool_notes(options: ChooseOptions, overlap: pd.DataFrame) -> Iterator[str]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -20,6 +21,7 @@ from lossline.corpora.sources import FileSource, SeqioTask, Source, Tfds
 from lossline.errors import UserError
 from lossline.vocabularies.seqio_adapter import SeqioVocabulary
 
+_NOT_IN_A_NAME = re.compile(r"[^\w.:#]")  # seqio refuses other characters, such as hyphens
 TEXT = {
     "text": seqio.Feature(
         vocabulary=seqio.PassThroughVocabulary(size=0), add_eos=False, dtype=tf.string, rank=0
@@ -38,7 +40,7 @@ def task_for(source: Source) -> Any:
     tf.config.set_visible_devices([], "GPU")  # TensorFlow would reserve all GPU memory
     if isinstance(source, SeqioTask):
         return _registered(source)
-    name = f"lossline.{source.name}"
+    name = f"lossline.{_NOT_IN_A_NAME.sub('_', source.name)}"
     if name in seqio.TaskRegistry.names():
         seqio.TaskRegistry.remove(name)
     if isinstance(source, Tfds):

@@ -202,7 +202,7 @@ def test_own_files_and_seqio_tasks_become_stores(root: Path, tmp_path: Path) -> 
     sources = (
         JsonLines(name="lines", train=(lines,)),
         Parquet(name="parquet", train=(str(tmp_path / "own" / "*.parquet"),), column="body"),
-        PlainFiles(name="plain", train=(str(tmp_path / "own" / "*.txt"),)),
+        PlainFiles(name="plain-files", train=(str(tmp_path / "own" / "*.txt"),)),
         SeqioTask(name="task", task="own_text", modules=("own_tasks",)),
         SeqioTask(name="ids", task="own_ids", modules=("own_tasks",), feature="targets"),
         SeqioTask(name="mixture", task="own_mixture", modules=("own_tasks",)),
@@ -214,7 +214,7 @@ def test_own_files_and_seqio_tasks_become_stores(root: Path, tmp_path: Path) -> 
             s.name: TokenStore.open(root / "stores/bytes" / s.name / "train") for s in sources
         }
         expected = stores["lines"].manifest.fingerprint
-        for name in ("parquet", "plain"):
+        for name in ("parquet", "plain-files"):
             assert stores[name].manifest.fingerprint == expected
         own = [vocabularies.load("bytes").decode(stores["task"].document(i)[:-1]) for i in range(3)]
         assert own == ["own 0 é", "own 1 é", "own 2 é"]

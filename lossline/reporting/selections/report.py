@@ -239,13 +239,24 @@ def _coefficient_grid(rows: pd.DataFrame) -> Grid:
 
 
 def _composition_grid(rows: pd.DataFrame, part: str) -> Grid:
+    """Return shares by language, or bytes of pages by length."""
     rows = rows[rows["part"] == part]
     levels = list(rows["level"].drop_duplicates())[:8]
     columns = [Column("target", keep=True), Column("method", keep=True)]
     columns += [Column(str(level), number=True) for level in levels]
     body = []
     for (target, method), group in rows.groupby(["target", "method"], sort=False):
-        values = dict(zip(group["level"], group["share"], strict=True))
-        shown = [Cell(percent(values.get(level, 0.0))) for level in levels]
+        if part == "length":
+            sizes = dict(zip(group["level"], group["bytes"], strict=True))
+            shown = [Cell(f"{sizes[level]:,.0f}") for level in levels]
+        else:
+            shares = dict(zip(group["level"], group["share"], strict=True))
+            shown = [Cell(percent(shares.get(level, 0.0))) for level in levels]
         body.append([Cell(str(target)), Cell(str(method)), *shown])
-    return Grid(title=f"By {part}", columns=columns, rows=body, empty="not measured")
+    caption = {
+        "length": "Bytes of a page at quantiles of the pages.",
+        "language": "Share of the bytes, in a sample of 1,000 pages each.",
+    }[part]
+    return Grid(
+        title=f"By {part}", columns=columns, rows=body, caption=caption, empty="not measured"
+    )
