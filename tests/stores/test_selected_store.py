@@ -1,4 +1,4 @@
-"""A store of selected pages: its manifest, and the facts of a run on it, say how they were chosen."""
+"""A store of selected pages, and the facts of a run on it, say how they were chosen."""
 
 from pathlib import Path
 
