@@ -15,7 +15,7 @@ import numpy as np
 from lossline.errors import UserError
 from lossline.pages.methods import PageClassifier
 from lossline.pages.task import Ranking, SelectionTask
-from lossline.selection.projection import caps
+from lossline.selection.projection import RATIO, caps
 
 if TYPE_CHECKING:
     from lossline.corpora.pools import Page
@@ -41,7 +41,7 @@ class PerplexityCorrelations:
 
     estimator: str = "spearmanr"
     projection: str = "linear"
-    filter_ratio: float = 0.1
+    filter_ratio: float = RATIO
     negative: bool = False
     classifier: PageClassifier = field(default_factory=PageClassifier)
 

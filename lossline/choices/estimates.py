@@ -196,7 +196,11 @@ def _heldout(
     matrix: ScoreMatrix, method: PerplexityCorrelations, sizes: np.ndarray, options: ChooseOptions
 ) -> dict[str, object]:
     """Return a row of ``HELDOUT``; too few models or families leave a number out."""
-    how = Method(estimator=method.estimator, projection=Projection(method.projection))
+    how = Method(
+        estimator=method.estimator,
+        projection=Projection(method.projection),
+        negative=method.negative,
+    )
     row: dict[str, object] = {"target": matrix.benchmarks[0]}
     several = len(set(matrix.families)) < len(matrix.models)
     for folds in (Folds.MODELS, Folds.FAMILIES) if several else (Folds.MODELS,):

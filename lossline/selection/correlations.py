@@ -19,8 +19,6 @@ from lossline.selection.significance import family_p_values
 
 Array = np.ndarray
 
-_RATIO = 0.1  # share of the pool to select, if no caps are given
-
 # Columns of ``Correlations.table``, in order.
 COLUMNS = (
     "benchmark",
@@ -133,7 +131,7 @@ def correlate(
         if count < least:
             raise UserError(f"{words} = {count} must be {least} or more.")
     if limits is None:
-        limits = caps(np.ones(len(matrix.domains)), _RATIO)
+        limits = caps(np.ones(len(matrix.domains)))
     losses, errors = matrix.losses, matrix.errors
     estimates = estimate(losses, errors, estimator, fewest=fewest_models)
     check(np.nan_to_num(estimates[:, 0]), limits, projection)

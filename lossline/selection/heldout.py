@@ -24,8 +24,6 @@ from lossline.selection.projection import Projection, caps, check, fill
 
 Array = np.ndarray
 
-_RATIO = 0.1
-
 
 class Predictor(enum.StrEnum):
     """What is averaged over the selected domains to predict a model."""
@@ -49,11 +47,13 @@ class Method:
         estimator: one of ``ESTIMATORS``.
         predictor: what is averaged.
         projection: how coefficients become weights.
+        negative: whether domains with coefficients of 0 or below may get weight.
     """
 
     estimator: str = "sign"
     predictor: Predictor = Predictor.LOSSES
     projection: Projection = Projection.LINEAR
+    negative: bool = False
 
     def __str__(self) -> str:
         """Return the method in words."""
@@ -115,7 +115,7 @@ def heldout_ranks(
     for method in methods:
         check_estimator(method.estimator)
     if limits is None:
-        limits = caps(np.ones(len(matrix.domains)), _RATIO)
+        limits = caps(np.ones(len(matrix.domains)))
     check(np.zeros(len(matrix.domains)), limits, Projection.LINEAR)
     if splits < 1 or parts < 2:
         raise UserError(f"splits = {splits}, parts = {parts}: at least 1 and 2 are needed.")
@@ -191,7 +191,7 @@ def predict(method: Method, losses: Array, errors: Array, left_out: Array, limit
         limits: largest weights (D,).
     """
     coefficients = estimate(losses, errors[:, None], method.estimator)[:, 0]
-    weights = fill(coefficients, limits, method.projection, negative=False)
+    weights = fill(coefficients, limits, method.projection, negative=method.negative)
     chosen = np.flatnonzero(weights)
     values = left_out[:, chosen]
     if method.predictor is Predictor.PLACES:

@@ -19,6 +19,7 @@ from lossline.errors import UserError
 
 Array = np.ndarray
 
+RATIO = 0.1  # share of the pool to select by default; that of the paper's examples
 _ROUNDING = 1e-9  # caps may sum to so much less than 1
 
 
@@ -29,7 +30,7 @@ class Projection(enum.StrEnum):
     L2 = "l2"
 
 
-def caps(tokens: Array, ratio: float) -> Array:
+def caps(tokens: Array, ratio: float = RATIO) -> Array:
     """Return the largest weight of each domain (D,) if no text is to be repeated.
 
     τ_j = (tokens_j / Σ tokens) / ratio: a training that takes the share ``ratio`` of the pool may

@@ -171,3 +171,18 @@ def test_the_better_method_is_chosen():
         assert found["method"] == str(good) and found["share"] == 1
         assert found["spearman"] > 0.8
     assert heldout_ranks(matrix, methods=(bad,), splits=2)["spearman"][0] < 0.5
+
+
+def test_negative_coefficients_predict_on_demand_only():
+    errors = np.arange(20.0)[:, None]
+    losses = -errors + np.zeros(4)
+    names = tuple(f"m{n}" for n in range(20))
+    matrix = ScoreMatrix(
+        models=names, families=names, domains=tuple("abcd"), benchmarks=("quiz",),
+        losses=losses, errors=errors,
+    )  # fmt: skip
+    found = [
+        heldout_ranks(matrix, methods=(Method(negative=allowed),), splits=1)["spearman"].iloc[0]
+        for allowed in (False, True)
+    ]
+    assert np.isnan(found[0]) and found[1] == pytest.approx(-1)
