@@ -14,6 +14,7 @@ from lossline.corpora.selected import COLUMNS, pool_facts, write_selection
 from lossline.files import write_json
 from lossline.options.identity import identity
 from lossline.results_folder import ResultsFolder
+from lossline.tables.frames import with_strings
 
 SELECT_FOLDER = ResultsFolder(verb="select")
 _BOTH = ("coefficients",)  # as CSV and as Parquet
@@ -34,7 +35,7 @@ def save_choices(
     for name in (*_BOTH, *_CSV):
         getattr(found, name).to_csv(folder / f"{name}.csv", index=False)
     for name in _BOTH:
-        _typed(getattr(found, name)).to_parquet(folder / f"{name}.parquet", index=False)
+        with_strings(getattr(found, name)).to_parquet(folder / f"{name}.parquet", index=False)
     pool = pool_facts(options.pool, found.pool_fingerprint) if options.pool else {}
     for choice in found.choices:
         place = folder / choice.folder
@@ -77,9 +78,3 @@ def _manifest(
 def epochs_of(choice: Choice, options: ChooseOptions) -> float | None:
     """Return how often a training on ``train_tokens`` reads the selection; None if not stated."""
     return options.train_tokens / choice.cut.tokens if options.train_tokens else None
-
-
-def _typed(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return the frame with texts as strings, which Parquet keeps also in an empty column."""
-    frame = frame.infer_objects()
-    return frame.astype({c: "string" for c in frame.columns if frame[c].dtype == object})

@@ -19,14 +19,11 @@ from lossline.cli.table_inputs import (
 from lossline.comparisons.compare import LevelComparison, compare_levels
 from lossline.comparisons.options import CompareOptions
 from lossline.comparisons.results import COMPARE_FOLDER, save_comparison, summary
+from lossline.options.identity import not_identity
 from lossline.places import local_path
 
 # Packages whose code the results depend on.
 _ROOMS = ("tables", "options", "matching", "comparisons")
-
-
-def _not_identity(default: object = dataclasses.MISSING):
-    return dataclasses.field(default=default, metadata={"identity": False})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -43,9 +40,9 @@ class CompareCommand(CompareOptions):
         report: whether to make the figure and report.html.
     """
 
-    table: str | tuple[str, ...] = _not_identity()
-    out: str = _not_identity()
-    replace: bool = _not_identity(False)
+    table: str | tuple[str, ...] = not_identity()
+    out: str = not_identity()
+    replace: bool = not_identity(False)
     bad_rows: BadRows = BadRows.EXCLUDE
     report: bool = True
 

@@ -23,6 +23,7 @@ from lossline.fits.files import FIT_FOLDER, save_results
 from lossline.fits.fitting import TableFitOptions, fit_table
 from lossline.fits.results import ComputeLawFit, TableFit
 from lossline.lines.common_cases import Comparison, compare
+from lossline.options.identity import not_identity
 from lossline.places import local_path
 from lossline.tables.schema import Unit
 
@@ -30,10 +31,6 @@ from lossline.tables.schema import Unit
 _ROOMS = ("tables", "options", "laws", "lines", "matching", "attribution", "fits")
 # Parts in which reasons of one kind differ: numbers and quoted names.
 _VARYING = re.compile(r"'[^']*'|[-+]?\d[\d.,]*(?:e[-+]?\d+)?")
-
-
-def _not_identity(default: object = dataclasses.MISSING):
-    return dataclasses.field(default=default, metadata={"identity": False})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -50,9 +47,9 @@ class FitCommand(TableFitOptions):
         report: whether to make figures and report.html.
     """
 
-    table: str | tuple[str, ...] = _not_identity()
-    out: str = _not_identity()
-    replace: bool = _not_identity(False)
+    table: str | tuple[str, ...] = not_identity()
+    out: str = not_identity()
+    replace: bool = not_identity(False)
     bad_rows: BadRows = BadRows.EXCLUDE
     report: bool = True
 

@@ -29,6 +29,7 @@ from lossline.fits.table_predictions import predict_runs
 from lossline.mixtures.catalogue import DEFAULT as DEFAULT_LAW
 from lossline.mixtures.limits import Limits
 from lossline.mixtures.optimum import Pull
+from lossline.options.identity import not_identity
 from lossline.places import local_path
 from lossline.prediction import PredictOptions, Predictor
 from lossline.prediction.methods import DEFAULT
@@ -50,10 +51,6 @@ from lossline.tables.frames import nearest_names
 # Packages whose code the results depend on.
 _ROOMS = ("tables", "options", "laws", "lines", "matching", "prediction", "mixtures", "fits")
 _FORM = '"7e9 4e12": parameters, then tokens; of a mixture "7e9 4e12 web=0.8 code=0.2"'
-
-
-def _not_identity(default: Any) -> Any:
-    return dataclasses.field(default=default, metadata={"identity": False})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -82,11 +79,11 @@ class PredictCommand(PredictOptions):
         report: whether to make figures and report.html.
     """
 
-    table: str | tuple[str, ...] = _not_identity(())
-    out: str = _not_identity("")
-    predictor: str = _not_identity("")
+    table: str | tuple[str, ...] = not_identity(())
+    out: str = not_identity("")
+    predictor: str = not_identity("")
     points: tuple[Any, ...] = ()
-    replace: bool = _not_identity(False)
+    replace: bool = not_identity(False)
     mixtures: bool = True
     optimum: tuple[str, ...] = ()
     weights: dict[str, float] = dataclasses.field(default_factory=dict)

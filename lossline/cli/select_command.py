@@ -9,7 +9,6 @@ import json
 import os
 import time
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
@@ -20,7 +19,7 @@ from lossline.choices.options import Choices, ChooseOptions
 from lossline.choices.summary import summary
 from lossline.cli.table_inputs import as_paths, fingerprint_of, provenance, say_since
 from lossline.errors import UserError
-from lossline.options.identity import identity
+from lossline.options.identity import identity, not_identity
 from lossline.places import local_path
 from lossline.stores.prepare_all import vocabulary_spec
 from lossline.tables import scores as score_tables
@@ -28,10 +27,6 @@ from lossline.vocabularies import Bytes, HuggingFace, SentencePiece, Tiktoken, V
 
 # Packages whose code the results depend on.
 _ROOMS = ("tables", "selection", "pages", "corpora", "vocabularies")
-
-
-def _not_identity(default: Any) -> Any:
-    return dataclasses.field(default=default, metadata={"identity": False})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -53,12 +48,12 @@ class SelectCommand(ChooseOptions):
     """
 
     vocabulary: str | Bytes | SentencePiece | HuggingFace | Tiktoken = ""
-    out: str = _not_identity("")
-    scores: str | tuple[str, ...] = _not_identity(())
-    losses: str | tuple[str, ...] = _not_identity(())
-    replace: bool = _not_identity(False)
+    out: str = not_identity("")
+    scores: str | tuple[str, ...] = not_identity(())
+    losses: str | tuple[str, ...] = not_identity(())
+    replace: bool = not_identity(False)
     report: bool = True
-    processes: int = _not_identity(0)
+    processes: int = not_identity(0)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -6,11 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from lossline.fits.files import write_plain_json
 from lossline.prediction.results import Predictions
 from lossline.results_folder import ResultsFolder
+from lossline.tables.frames import with_strings
 
 PREDICT_FOLDER = ResultsFolder(verb="predict")
 _BOTH = ("predictions",)  # as CSV and as Parquet
@@ -31,7 +30,7 @@ def save_predictions(
     for name in (*_BOTH, *_CSV):
         getattr(found, name).to_csv(folder / f"{name}.csv", index=False)
     for name in (*_BOTH, *_PARQUET):
-        _typed(getattr(found, name)).to_parquet(folder / f"{name}.parquet", index=False)
+        with_strings(getattr(found, name)).to_parquet(folder / f"{name}.parquet", index=False)
     if found.predictor:
         write_plain_json(folder / "predictor.json", found.predictor)
     about = {
@@ -41,9 +40,3 @@ def save_predictions(
         "provenance": provenance or {},
     }
     write_plain_json(folder / "settings.json", about)
-
-
-def _typed(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return the frame with texts as strings, which Parquet keeps also in an empty column."""
-    frame = frame.infer_objects()
-    return frame.astype({c: "string" for c in frame.columns if frame[c].dtype == object})

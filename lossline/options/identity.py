@@ -49,6 +49,11 @@ def identity(options: Any) -> Any:
     raise TypeError(f"an option of type {type(options).__name__} has no identity: {options!r}")
 
 
+def not_identity(default: Any = dataclasses.MISSING) -> Any:
+    """Return the field of an option that is no part of the identity, such as an output path."""
+    return dataclasses.field(default=default, metadata={"identity": False})
+
+
 def option_value(options: Any, item: dataclasses.Field[Any]) -> Any:
     """Return the value of a field; an int given for a float becomes a float, as in gin."""
     value = getattr(options, item.name)

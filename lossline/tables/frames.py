@@ -175,6 +175,12 @@ def _typed_extra(values: pd.Series) -> pd.Series:
     return texts
 
 
+def with_strings(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return a table with texts as strings, which Parquet keeps also in an empty column."""
+    frame = frame.infer_objects()
+    return frame.astype({c: "string" for c in frame.columns if frame[c].dtype == object})
+
+
 def derive(frame: pd.DataFrame) -> pd.DataFrame:
     """Fill empty ``loss``, ``bits_per_byte`` and ``accuracy`` from the sums.
 
