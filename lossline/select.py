@@ -7,10 +7,10 @@ Perplexity correlations find the domains whose losses, over many models, predict
 the pages of the pool. Baselines stand in the same place: uniform, language filter, DSIR, a
 classifier with given positives, the target's own domain.
 
-The folder gets coefficients.csv and weights.csv, a folder <target>/<method> for each selection with
-its pages (pages.parquet) and manifest.json, figures and report.html. To make a token store of a
-selection, give lossline.prepare the source @selected(). If the folder already contains the results
-of the same inputs, nothing is done.
+The folder gets coefficients.csv (coefficients and weights of the domains), a folder
+<target>/<method> for each selection with its pages (pages.parquet) and manifest.json, figures and
+report.html. To make a token store of a selection, give lossline.prepare the source @selected(). If
+the folder already contains the results of the same inputs, nothing is done.
 """
 
 from lossline.cli.configuration import Flag, Verb, run_verb

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from scipy.stats import rankdata
+import pandas as pd
 
 THRESHOLD = 0.5  # probability from which on a page counts as predicted "included"
 
@@ -46,5 +46,5 @@ def _auc(scores: np.ndarray, included: np.ndarray) -> float | None:
     above, below = int(included.sum()), int((~included).sum())
     if not above or not below:
         return None
-    ranks = rankdata(scores)
+    ranks = pd.Series(scores).rank().to_numpy()
     return float((ranks[included].sum() - above * (above + 1) / 2) / (above * below))
