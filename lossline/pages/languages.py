@@ -6,14 +6,17 @@ of 96, 12 times the pages per second; BSD-3-Clause, maintained, and it needs Num
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from lossline.errors import UserError
 from lossline.installing import install_extra
 
 UNKNOWN = "und"  # ISO 639-3: undetermined
 _CHARACTERS = 2000  # of a page; more do not change the language
+# Languages found, by the hash of the text: the language filter and the report read the same pages.
+_known: dict[bytes, str] = {}
 
 
 def detector_is_installed() -> bool:
@@ -35,7 +38,12 @@ def languages(texts: Sequence[str]) -> list[str]:
         raise UserError(
             f"language: the package py3langid is missing; {install_extra('selection')}."
         ) from error
-    return [
-        py3langid.classify(start)[0] if any(map(str.isalpha, start)) else UNKNOWN
-        for start in (text[:_CHARACTERS] for text in texts)
-    ]
+    return [_language(text[:_CHARACTERS], py3langid.classify) for text in texts]
+
+
+def _language(start: str, classify: Callable[[str], tuple[str, float]]) -> str:
+    """Return the language of the start of a page, which is detected once in a process."""
+    key = hashlib.blake2b(start.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+    if key not in _known:
+        _known[key] = classify(start)[0] if any(map(str.isalpha, start)) else UNKNOWN
+    return _known[key]

@@ -49,6 +49,15 @@ def test_oracle_takes_its_domains_only():
         Oracle(domains=("biology",)).rank(pages, TASK)
 
 
+def test_the_language_of_a_page_is_detected_once(monkeypatch):
+    py3langid = pytest.importorskip("py3langid")
+    asked = []
+    monkeypatch.setattr(py3langid, "classify", lambda text: (asked.append(text) or "en", 1.0))
+    texts = [f"A sentence that no other test contains, {n}." for n in range(3)]
+    assert languages(texts) == languages(texts[::-1]) == ["en"] * 3
+    assert asked == texts
+
+
 def test_the_language_filter_takes_its_languages_only():
     pytest.importorskip("py3langid")
     texts = [
