@@ -18,15 +18,19 @@ from lossline.choices.files import SELECT_FOLDER, save_choices
 from lossline.choices.options import Choices, ChooseOptions
 from lossline.choices.summary import summary
 from lossline.cli.table_inputs import as_paths, fingerprint_of, provenance, say_since
+from lossline.corpora.gathering import file_sha256
+from lossline.corpora.json_lines import matching_files
 from lossline.errors import UserError
 from lossline.options.identity import identity, not_identity
+from lossline.pages.methods import PositiveClassifier
+from lossline.pages.overlap import question_text
 from lossline.places import local_path
 from lossline.stores.prepare_all import vocabulary_spec
 from lossline.tables import scores as score_tables
 from lossline.vocabularies import Bytes, HuggingFace, SentencePiece, Tiktoken, VocabularySpec
 
 # Packages whose code the results depend on.
-_ROOMS = ("tables", "selection", "pages", "corpora", "vocabularies")
+_ROOMS = ("tables", "selection", "pages", "choices", "corpora", "vocabularies")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -137,6 +141,12 @@ def _fingerprint(
         empty = pd.DataFrame()
         parts.append(fingerprint_of(empty if table is None else table, options, _ROOMS))
     for target in options.targets if options.pool else ():
-        texts = json.dumps(target.read_texts(options.data_root))
-        parts.append(hashlib.sha256(texts.encode()).hexdigest())
+        items = target.items(options.data_root)
+        texts = {name: list(map(question_text, some)) for name, some in items.items()}
+        read = json.dumps([target.read_texts(options.data_root), texts])
+        parts.append(hashlib.sha256(read.encode()).hexdigest())
+    for method in options.methods.values() if options.pool else ():
+        if isinstance(method, PositiveClassifier):
+            paths = matching_files(method.files, "positive_classifier.files")
+            parts += [file_sha256(path) for path in paths]
     return hashlib.sha256(json.dumps([parts, identity(options.methods)]).encode()).hexdigest()

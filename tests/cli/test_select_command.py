@@ -141,3 +141,21 @@ def test_coefficients_alone_need_no_pool(world, capsys):
     rows = pd.read_csv("alone/coefficients.csv")
     assert set(rows["domain"]) == set(planted_pool.WORDS)
     assert os.path.exists("alone/report.html")
+
+
+@pytest.mark.parametrize("changed", ["positives.jsonl", "data/benchmarks/quiz/items.jsonl"])
+def test_changed_positives_or_questions_are_other_inputs(world, capsys, changed):
+    lines = [json.dumps({"text": planted_pool.page_text("law", n)}) for n in range(2000, 2030)]
+    Path("positives.jsonl").write_text("\n".join(lines) + "\n")
+    arguments = (
+        "--gin.select.report=False", "--gin.target.texts=()",
+        "--gin.select.methods={'dclm': @positive_classifier(), 'pc': @perplexity_correlations()}",
+        "--gin.positive_classifier.files=('positives.jsonl',)",
+    )  # fmt: skip
+    run(*arguments)
+    file = Path(changed)
+    file.write_text("\n".join(file.read_text().splitlines()[:-1]) + "\n")
+    capsys.readouterr()
+    with pytest.raises(SystemExit, match="2"):
+        run(*arguments)
+    assert "contains the results of other inputs" in capsys.readouterr().err
