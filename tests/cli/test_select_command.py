@@ -159,3 +159,14 @@ def test_changed_positives_or_questions_are_other_inputs(world, capsys, changed)
     with pytest.raises(SystemExit, match="2"):
         run(*arguments)
     assert "contains the results of other inputs" in capsys.readouterr().err
+
+
+def test_the_report_states_lengths_and_every_method_of_coefficients(world):
+    methods = "{'one': @perplexity_correlations(), 'two': @perplexity_correlations()}"
+    run(f"--gin.select.methods={methods}")
+    page = Path("out/report.html").read_text()
+    rows = pd.read_csv("out/composition.csv")
+    longest = rows[(rows["part"] == "length") & (rows["method"] == "pool")]["bytes"].max()
+    assert "By length (bytes of a page)" in page and f">{longest:.0f}<" in page
+    drawn = Path("out/figures/coefficients.svg").read_text()
+    assert "quiz, one" in drawn and "quiz, two" in drawn

@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from lossline.choices.options import POOL
 from lossline.reporting import panels
 from lossline.reporting.appearance import COLORS, RC, label
 from lossline.reporting.figures import PAGE_WIDTH, hide_unused, new_figure, publication_style
@@ -22,23 +23,29 @@ _REST = "#D0D4D8"
 
 
 def coefficient_panels(coefficients: pd.DataFrame, targets: Sequence[str]) -> Figure:
-    """Return a figure with one panel per target: its best and worst domains with intervals.
+    """Return a figure with one panel per target and method: best and worst domains with intervals.
 
     Args:
         coefficients: rows of ``Choices.coefficients``.
         targets: targets to draw.
     """
-    columns = min(2, len(targets))
-    rows = math.ceil(len(targets) / columns)
-    parts = [_shown(coefficients[coefficients["target"] == target]) for target in targets]
-    most = max(map(len, parts), default=1)
+    methods = list(coefficients["method"].drop_duplicates())
+    drawn = [(target, method) for target in targets for method in methods]
+    columns = min(2, len(drawn))
+    rows = math.ceil(len(drawn) / columns)
+    parts = [
+        _ordered(coefficients[(coefficients[["target", "method"]] == pair).all(axis=1)])
+        for pair in drawn
+    ]
+    most = min(max(map(len, parts), default=1), _BEST + _WORST)
     with publication_style():
         figure = new_figure(PAGE_WIDTH, rows * (0.7 + 0.135 * most) + 0.3)
         axes = figure.subplots(rows, columns, squeeze=False)
-        for ax, target, part in zip(axes.flat, targets, parts, strict=False):
+        for ax, (target, method), part in zip(axes.flat, drawn, parts, strict=False):
             _coefficients(ax, part)
-            ax.set_title(label(target, 40), loc="left")
-        hide_unused(axes, len(targets))
+            title = target if len(methods) == 1 else f"{target}, {method}"
+            ax.set_title(label(title, 40), loc="left")
+        hide_unused(axes, len(drawn))
         figure.supxlabel("coefficient of the domain's losses", fontsize=RC["axes.labelsize"])
         handles = [
             Line2D([], [], marker="o", linestyle="", color=color, label=name)
@@ -57,8 +64,8 @@ def composition_chart(composition: pd.DataFrame, target: str) -> Figure:
         target: the target, for the title.
     """
     rows = composition[composition["part"] == "domain"]
-    methods = [m for m in rows["method"].drop_duplicates() if m != "pool"]
-    shown = ["pool", *methods]
+    methods = [m for m in rows["method"].drop_duplicates() if m != POOL]
+    shown = [POOL, *methods]
     wide = rows.pivot_table(index="method", columns="level", values="share", aggfunc="sum")
     wide = wide.reindex(shown).fillna(0.0)
     # Domains with a large share of any selection have a color; small ones share one.
@@ -93,19 +100,20 @@ def composition_chart(composition: pd.DataFrame, target: str) -> Figure:
     return figure
 
 
-def _shown(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return the best and the worst domains, best first."""
-    ordered = rows.dropna(subset=["estimate"]).sort_values(
+def _ordered(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the domains with a coefficient, best first."""
+    return rows.dropna(subset=["estimate"]).sort_values(
         ["estimate", "domain"], ascending=[False, True]
     )
-    if len(ordered) <= _BEST + _WORST:
-        return ordered
-    return pd.concat([ordered.iloc[:_BEST], ordered.iloc[-_WORST:]])
 
 
 def _coefficients(ax: Axes, rows: pd.DataFrame) -> None:
+    """Draw the best and the worst domains, with a gap where others are left out."""
+    left_out = len(rows) > _BEST + _WORST
+    if left_out:
+        rows = pd.concat([rows.iloc[:_BEST], rows.iloc[-_WORST:]])
     places = np.arange(len(rows), dtype=float)
-    if len(rows) == _BEST + _WORST:  # a gap where domains are left out
+    if left_out:
         places[_BEST:] += 0.8
     ax.axvline(0, color="#777777", linewidth=0.7, zorder=1)
     for place, row in zip(places, rows.to_dict("records"), strict=True):

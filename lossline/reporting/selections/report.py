@@ -223,13 +223,15 @@ def _heldout_grid(heldout: pd.DataFrame) -> Grid:
 
 
 def _coefficient_grid(rows: pd.DataFrame) -> Grid:
-    columns = [Column("target", keep=True), Column("domain", keep=True)]
+    columns = [Column(name, keep=True) for name in ("target", "method", "domain")]
     columns += [Column("coefficient", number=True), Column("interval", number=True)]
     columns += [Column("included", number=True), Column("p", number=True)]
     columns += [Column("models", number=True), Column("weight", number=True)]
-    ordered = rows.sort_values(["target", "estimate"], ascending=[True, False], kind="stable")
+    ordered = rows.sort_values(
+        ["target", "method", "estimate"], ascending=[True, True, False], kind="stable"
+    )
     body = [
-        [Cell(str(r.target)), Cell(str(r.domain)), Cell(number(r.estimate, 3)),
+        [Cell(str(r.target)), Cell(str(r.method)), Cell(str(r.domain)), Cell(number(r.estimate, 3)),
          Cell(interval(r.low, r.high)), Cell(percent(r.selected)), Cell(number(r.p_value, 2)),
          Cell(str(r.models)), Cell(number(r.weight, 3) if r.weight else "")]
         for r in ordered.head(_ROWS).itertuples()
@@ -246,17 +248,12 @@ def _composition_grid(rows: pd.DataFrame, part: str) -> Grid:
     columns += [Column(str(level), number=True) for level in levels]
     body = []
     for (target, method), group in rows.groupby(["target", "method"], sort=False):
+        values = group.set_index("level")
         if part == "length":
-            sizes = dict(zip(group["level"], group["bytes"], strict=True))
-            shown = [Cell(f"{sizes[level]:,.0f}") for level in levels]
+            shown = [Cell(number(values["bytes"].get(level), 4)) for level in levels]
         else:
-            shares = dict(zip(group["level"], group["share"], strict=True))
-            shown = [Cell(percent(shares.get(level, 0.0))) for level in levels]
+            shown = [Cell(percent(values["share"].get(level, 0.0))) for level in levels]
         body.append([Cell(str(target)), Cell(str(method)), *shown])
-    caption = {
-        "length": "Bytes of a page at quantiles of the pages.",
-        "language": "Share of the bytes, in a sample of 1,000 pages each.",
-    }[part]
-    return Grid(
-        title=f"By {part}", columns=columns, rows=body, caption=caption, empty="not measured"
-    )
+    title = "By length (bytes of a page)" if part == "length" else f"By {part}"
+    caption = "In a sample of 1,000 pages each." if part == "language" else ""
+    return Grid(title=title, columns=columns, rows=body, caption=caption, empty="not measured")
