@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -69,7 +70,7 @@ def _coefficients(found: Choices) -> Iterator[str]:
         included = rows[rows["included"]].sort_values("estimate", ascending=False)
         significant = int(rows["significant"].sum())
         names = ", ".join(
-            f"{r.domain} {r.estimate:.2f} [{r.low:.2f}, {r.high:.2f}]"
+            f"{r.domain} {r.estimate:.2f}{_interval(r.low, r.high)}"
             for r in included.head(_NAMED).itertuples()
         )
         more = f" and {len(included) - _NAMED} more" if len(included) > _NAMED else ""
@@ -77,11 +78,20 @@ def _coefficients(found: Choices) -> Iterator[str]:
             (found.heldout["target"] == target) & (found.heldout["method"] == method)
         ]
         order = heldout["spearman"].iloc[0] if len(heldout) else float("nan")
+        predicted = (
+            "too few models to hold some out"
+            if math.isnan(order)
+            else f"rank correlation of held-out models {order:.2f}"
+        )
         yield (
             f"{target}, {method}: includes {names or 'no domain'}{more}; {significant} of "
-            f"{len(rows)} domains have a coefficient above chance; rank correlation of held-out "
-            f"models {order:.2f}"
+            f"{len(rows)} domains have a coefficient beyond chance; {predicted}"
         )
+
+
+def _interval(low: float, high: float) -> str:
+    """Return an interval in brackets; "" if too few families leave it open."""
+    return "" if math.isnan(low) else f" [{low:.2f}, {high:.2f}]"
 
 
 def _lines(found: Choices, options: ChooseOptions) -> Iterator[str]:

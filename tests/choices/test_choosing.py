@@ -95,6 +95,13 @@ def test_the_planted_domain_is_included_and_significant(found):
     assert "quiz, correlations: includes code" in summary(found, options(None, budget=0))
 
 
+def test_the_summary_says_where_models_are_too_few_for_a_number():
+    scores = planted_pool.planted_scores(models=6).assign(family="one")
+    chosen = ChooseOptions(resamples=20)
+    text = summary(run(chosen, scores=scores), chosen)
+    assert "includes" in text and "too few models to hold some out" in text and "nan" not in text
+
+
 def test_scores_of_another_pool_are_refused(pool):
     scores = planted_pool.planted_scores(pool="f" * 64)
     with pytest.raises(UserError, match="measured on pool ffffffffffff, but pool pool is"):
