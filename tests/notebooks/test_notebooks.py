@@ -9,6 +9,15 @@ import nbformat
 import pytest
 
 from lossline import installing, tables
+from lossline.choices.choosing import choose
+from lossline.choices.correlation_method import PerplexityCorrelations
+from lossline.choices.files import save_choices
+from lossline.choices.options import ChooseOptions
+from lossline.choices.targets import Target
+from lossline.corpora.pools import Pool
+from lossline.pages.methods import Dsir
+from lossline.vocabularies import Bytes
+from tests import planted_comparison, planted_pool
 from tests.reporting import planted
 
 
@@ -54,7 +63,7 @@ def printed(notebook) -> str:
     return "".join(output.get("text", "") for output in outputs)
 
 
-@pytest.mark.parametrize("name", ["quickstart", "published_sweeps"])
+@pytest.mark.parametrize("name", ["quickstart", "published_sweeps", "selection"])
 def test_notebooks_are_committed_without_outputs(repository, name):
     path = repository / "notebooks" / f"{name}.ipynb"
     notebook = nbformat.read(path, as_version=4)
@@ -64,13 +73,13 @@ def test_notebooks_are_committed_without_outputs(repository, name):
 
 def test_every_notebook_is_up_to_date_with_install_cells(repository, with_install_cells):
     paths = sorted((repository / "notebooks").glob("*.ipynb"))
-    assert len(paths) == 2
+    assert len(paths) == 3
     for path in paths:
         text = path.read_text("utf-8")
         assert with_install_cells(text, path.name) == text
 
 
-@pytest.mark.parametrize("name", ["quickstart.ipynb", "published_sweeps.ipynb"])
+@pytest.mark.parametrize("name", ["quickstart.ipynb", "published_sweeps.ipynb", "selection.ipynb"])
 def test_install_cell_and_badge_follow_the_repository_address(
     repository, with_install_cells, name, monkeypatch
 ):
@@ -136,3 +145,36 @@ def test_the_published_sweeps_notebook_names_missing_files(repository, tmp_path)
     assert pictures(notebook) == 0
     for name in ("kempner_sweep.csv", "llm_line_hf.csv", "gadre_models.csv"):
         assert name in printed(notebook)
+
+
+@pytest.mark.slow
+def test_the_selection_notebook_shows_coefficients_pages_and_methods(repository, tmp_path):
+    planted_pool.write_pool(tmp_path / "data")
+    pool = Pool(root=str(tmp_path / "data"), domains=tuple(planted_pool.WORDS))
+    options = ChooseOptions(
+        pool=pool,
+        targets=(Target(name="code", benchmarks=("quiz",), texts=("quiz",)),),
+        methods={"dsir": Dsir(), "correlations": PerplexityCorrelations(filter_ratio=0.3)},
+        budget=3000,
+        resamples=20,
+    )
+    (tmp_path / "select").mkdir()
+    chosen = choose(
+        options,
+        Bytes(),
+        scores=planted_pool.planted_scores(pool=pool.fingerprint()),
+        pool_fingerprint=pool.fingerprint(),
+    )
+    save_choices(chosen, options, tmp_path / "select", {})
+    losses = planted_comparison.planted(targets=("bio", "law"))
+    tables.write(losses, tmp_path / "losses.parquet")
+    notebook = execute(
+        repository / "notebooks" / "selection.ipynb",
+        tmp_path,
+        LOSSLINE_SELECT=str(tmp_path / "select"),
+        LOSSLINE_LOSSES=str(tmp_path / "losses.parquet"),
+    )
+    assert pictures(notebook) == 3
+    text = printed(notebook)
+    assert "correlations: code, score" in text and "dsir: code, score" in text
+    assert "oracle" in text
