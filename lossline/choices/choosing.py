@@ -86,7 +86,8 @@ def choose(
         say(f"{target.name if target else ANY}: {name}")
         chosen = _choose(options, target, name, method, pages, estimates, vocabulary, processes)
         choices.append(chosen)
-    say("make-up of the selections")
+    if choices:
+        say("make-up of the selections")
     return Choices(
         choices=tuple(choices),
         coefficients=estimates.coefficients,

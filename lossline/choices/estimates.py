@@ -93,6 +93,11 @@ def estimate_domains(
                 raise UserError(f"target {target.name}, {name}: {error}") from error
             rows.append(found.assign(target=target.name, method=name))
             notes += more
+            if not found["significant"].any():
+                notes.append(
+                    f"{target.name}, {name}: no domain has a coefficient beyond chance, so which "
+                    "are included is arbitrary. Score more models, or models that differ more."
+                )
             weights[target.name, name] = dict(zip(found["domain"], found["weight"], strict=True))
             heldout.append(_heldout(mine, method, sizes, options) | {"method": name})
     return Estimates(

@@ -199,3 +199,14 @@ def test_the_same_inputs_give_the_same_selections(pool, found):
     for one, two in zip(found.choices, again.choices, strict=True):
         pd.testing.assert_frame_equal(one.cut.pages, two.cut.pages)
     pd.testing.assert_frame_equal(found.coefficients, again.coefficients)
+
+
+def test_random_labels_are_said_to_select_arbitrarily(pool):
+    scores = planted_pool.planted_scores(pool=pool.fingerprint())
+    quiz = scores["name"] == "quiz"
+    shuffled = np.random.default_rng(2).permutation(scores.loc[quiz, "value"])
+    scores.loc[quiz, "value"] = shuffled
+    narrow = {"correlations": PerplexityCorrelations(filter_ratio=0.1)}
+    found = run(options(pool, methods=narrow), scores=scores)
+    assert not found.coefficients["significant"].any()
+    assert any("no domain has a coefficient beyond chance" in note for note in found.notes)

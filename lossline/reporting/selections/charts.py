@@ -40,7 +40,7 @@ def coefficient_panels(coefficients: pd.DataFrame, targets: Sequence[str]) -> Fi
     most = min(max(map(len, parts), default=1), _BEST + _WORST)
     with publication_style():
         figure = new_figure(PAGE_WIDTH, rows * (0.7 + 0.135 * most) + 0.3)
-        axes = figure.subplots(rows, columns, squeeze=False)
+        axes = figure.subplots(rows, columns, squeeze=False, sharex=True)
         for ax, (target, method), part in zip(axes.flat, drawn, parts, strict=False):
             _coefficients(ax, part)
             title = target if len(methods) == 1 else f"{target}, {method}"
