@@ -166,6 +166,11 @@ def _short(estimates: Array, caps: Array, room: float, *, negative: bool) -> str
             "Raise the caps: take a smaller share of the pool, or rank more domains."
         )
     positive = int((estimates > 0).sum())
+    if not positive:
+        return (
+            f"projection: none of {len(estimates)} domains has a positive coefficient. Score more "
+            "models, or allow negative coefficients (negative = True)."
+        )
     return (
         f"projection: only {positive} of {len(estimates)} domains have a positive coefficient, and "
         f"their caps sum to {room:.4g} of 1. Take a smaller share of the pool (ratio x "

@@ -116,3 +116,8 @@ def test_bad_input_is_one_line():
         project(np.array([1, np.inf, 1]), good)
     with pytest.raises(UserError, match="cap"):
         project(good, np.array([1, -0.1, 1]))
+
+
+def test_no_positive_coefficient_is_one_line_without_a_smaller_share():
+    with pytest.raises(UserError, match="none of 3 domains has a positive coefficient. Score more"):
+        project(np.array([-0.1, -0.2, 0.0]), np.ones(3))
