@@ -12,7 +12,7 @@ from lossline.errors import UserError
 from lossline.run_order import run_numbers
 from lossline.seeds import check_seed
 from lossline.selection.bootstrap import bootstrap, intervals
-from lossline.selection.estimators import check_estimator, estimate
+from lossline.selection.estimators import as_assumed, check_estimator, estimate
 from lossline.selection.matrices import ScoreMatrix, named
 from lossline.selection.projection import Projection, caps, check, fill, project
 from lossline.selection.significance import family_p_values
@@ -132,7 +132,7 @@ def correlate(
             raise UserError(f"{words} = {count} must be {least} or more.")
     if limits is None:
         limits = caps(np.ones(len(matrix.domains)))
-    losses, errors = matrix.losses, matrix.errors
+    losses, errors = as_assumed(matrix.losses, matrix.errors, estimator)
     estimates = estimate(losses, errors, estimator, fewest=fewest_models)
     check(np.nan_to_num(estimates[:, 0]), limits, projection)
     counts = (~np.isnan(losses)).T.astype(int) @ (~np.isnan(errors)).astype(int)

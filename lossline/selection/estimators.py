@@ -135,6 +135,28 @@ def estimate(losses: Array, errors: Array, name: str, *, fewest: int = 2) -> Arr
     return found
 
 
+def as_assumed(losses: Array, errors: Array, name: str) -> tuple[Array, Array]:
+    """Return losses and errors as an estimator assumes them: for ``product``, of mean 0.
+
+    Differences and ranks, which the other estimators take, do not depend on a level. Without mean 0,
+    ``product`` would order domains by their mean losses.
+
+    Args:
+        losses: (N, D), NaN where missing.
+        errors: (N, B), NaN where missing.
+        name: one of ``ESTIMATORS``.
+    """
+    if name != "product":
+        return losses, errors
+    return _of_mean_zero(losses), _of_mean_zero(errors)
+
+
+def _of_mean_zero(values: Array) -> Array:
+    known = ~np.isnan(values)
+    totals = np.where(known, values, 0.0).sum(axis=0)
+    return values - totals / np.maximum(known.sum(axis=0), 1)
+
+
 def _of_part(losses: Array, errors: Array, name: str) -> Array:
     """Return coefficients (d, b) without missing cells; NaN for constant columns."""
     values = ESTIMATORS[name](losses, errors)

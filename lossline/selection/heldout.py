@@ -18,7 +18,7 @@ import pandas as pd
 
 from lossline.errors import UserError
 from lossline.seeds import check_seed
-from lossline.selection.estimators import check_estimator, estimate
+from lossline.selection.estimators import as_assumed, check_estimator, estimate
 from lossline.selection.matrices import ScoreMatrix
 from lossline.selection.projection import Projection, caps, check, fill
 
@@ -190,7 +190,8 @@ def predict(method: Method, losses: Array, errors: Array, left_out: Array, limit
         left_out: losses (m, D) of the others.
         limits: largest weights (D,).
     """
-    coefficients = estimate(losses, errors[:, None], method.estimator)[:, 0]
+    assumed = as_assumed(losses, errors[:, None], method.estimator)
+    coefficients = estimate(*assumed, method.estimator)[:, 0]
     weights = fill(coefficients, limits, method.projection, negative=method.negative)
     chosen = np.flatnonzero(weights)
     values = left_out[:, chosen]

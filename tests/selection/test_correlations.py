@@ -217,3 +217,26 @@ def test_options_out_of_range_are_one_line():
         correlate(matrix, resamples=20).of("arc")
     nothing = dataclasses.replace(matrix, errors=np.full_like(errors, np.nan))
     assert correlate(nothing, resamples=20).table["estimate"].isna().all()
+
+
+def test_product_takes_no_level_of_losses_or_errors_for_a_relation():
+    """Losses in bits per byte and errors have means far from 0; domain 0 alone is related."""
+    rng = np.random.default_rng(0)
+    losses = 0.3 * rng.normal(size=(40, 6))
+    errors = losses[:, :1] + 0.1 * rng.normal(size=(40, 1))
+    levels = np.linspace(1, 4, 6)  # the related domain has the lowest losses
+    found = correlate(matrix_of(losses + levels, errors + 2), estimator="product", resamples=50)
+    rows = found.of("benchmark 0")
+    assert rows["domain"].iloc[0] == "domain 0"
+    expected = [np.cov(x, errors[:, 0], bias=True)[0, 1] for x in losses.T]
+    np.testing.assert_allclose(found.table["estimate"], expected, atol=1e-12)
+    assert found.table["low"].iloc[0] > 0 > found.table["low"].iloc[1:].min()
+
+
+def test_product_of_models_without_a_loss_is_that_of_the_others():
+    rng = np.random.default_rng(1)
+    losses, errors = 2 + rng.normal(size=(30, 3)), 1 + rng.normal(size=(30, 1))
+    losses[:4, 1] = np.nan
+    table = correlate(matrix_of(losses, errors), estimator="product", resamples=20).table
+    expected = np.cov(losses[4:, 1], errors[4:, 0], bias=True)[0, 1]
+    np.testing.assert_allclose(table["estimate"].iloc[1], expected, atol=1e-12)

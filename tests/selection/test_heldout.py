@@ -186,3 +186,12 @@ def test_negative_coefficients_predict_on_demand_only():
         for allowed in (False, True)
     ]
     assert np.isnan(found[0]) and found[1] == pytest.approx(-1)
+
+
+def test_product_predicts_by_the_related_domain_at_any_level_of_losses():
+    rng = np.random.default_rng(0)
+    losses = 0.3 * rng.normal(size=(40, 4))
+    errors = losses[:, 0] + 0.05 * rng.normal(size=40)
+    method, levels = Method(estimator="product"), np.arange(1.0, 5.0)
+    found = predict(method, losses[:30] + levels, errors[:30] + 2, losses[30:] + levels, np.ones(4))
+    assert stats.spearmanr(found, errors[30:]).statistic > 0.9
