@@ -25,6 +25,8 @@ _REST = "#D0D4D8"
 def coefficient_panels(coefficients: pd.DataFrame, targets: Sequence[str]) -> Figure:
     """Return a figure with one panel per target and method: best and worst domains with intervals.
 
+    Panels of one method share their scale; estimators of other methods may have other scales.
+
     Args:
         coefficients: rows of ``Choices.coefficients``.
         targets: targets to draw.
@@ -40,8 +42,11 @@ def coefficient_panels(coefficients: pd.DataFrame, targets: Sequence[str]) -> Fi
     most = min(max(map(len, parts), default=1), _BEST + _WORST)
     with publication_style():
         figure = new_figure(PAGE_WIDTH, rows * (0.7 + 0.135 * most) + 0.3)
-        axes = figure.subplots(rows, columns, squeeze=False, sharex=True)
+        axes = figure.subplots(rows, columns, squeeze=False, sharex=len(methods) == 1)
+        first: dict[str, Axes] = {}
         for ax, (target, method), part in zip(axes.flat, drawn, parts, strict=False):
+            if len(methods) > 1 and first.setdefault(method, ax) is not ax:
+                ax.sharex(first[method])
             _coefficients(ax, part)
             title = target if len(methods) == 1 else f"{target}, {method}"
             ax.set_title(label(title, 40), loc="left")
