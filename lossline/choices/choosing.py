@@ -97,7 +97,11 @@ def choose(
         domains=domains,
         pool_fingerprint=pool_fingerprint,
         scores_fingerprint=estimates.fingerprint,
-        notes=(*_pool_notes(options, overlap), *estimates.notes),
+        notes=(
+            *_pool_notes(options, overlap),
+            *_shortage_notes(options, choices),
+            *estimates.notes,
+        ),
     )
 
 
@@ -204,3 +208,11 @@ def _pool_notes(options: ChooseOptions, overlap: pd.DataFrame) -> Iterator[str]:
             f"{pages} pages contain text of a benchmark, most of them in {worst['domain']} "
             f"({worst['benchmark']}); they {what}."
         )
+
+
+def _shortage_notes(options: ChooseOptions, choices: Sequence[Choice]) -> Iterator[str]:
+    """Name the selections that are below the budget, which is only so with TAKE_ALL."""
+    below = [choice for choice in choices if choice.cut.tokens < options.budget]
+    if below:
+        shown = ", ".join(f"{choice.folder} ({choice.cut.tokens:,} tokens)" for choice in below)
+        yield f"All candidate pages are taken, and are fewer than the budget: {shown}."

@@ -31,8 +31,8 @@ def subtitle(found: Choices, options: ChooseOptions) -> str:
     if options.pool is None:
         return f"Coefficients of {found.coefficients['domain'].nunique()} domains, without a pool."
     return (
-        f"Pool {options.pool.name}: {len(found.domains)} domains; {len(options.targets)} targets, "
-        f"{len(options.methods)} methods, budget {options.budget:,} tokens."
+        f"Domains of {options.pool.name}: {len(found.domains)}. Targets: {len(options.targets)}. "
+        f"Methods: {len(options.methods)}. Budget: {options.budget:,} tokens."
     )
 
 
@@ -84,8 +84,8 @@ def _coefficients(found: Choices) -> Iterator[str]:
             else f"rank correlation of held-out models {order:.2f}"
         )
         yield (
-            f"{target}, {method}: includes {names or 'no domain'}{more}; {significant} of "
-            f"{len(rows)} domains have a coefficient beyond chance; {predicted}"
+            f"{target}, {method}: includes {names or 'no domain'}{more}; domains with a "
+            f"coefficient beyond chance: {significant} of {len(rows)}; {predicted}"
         )
 
 

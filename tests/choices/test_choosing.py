@@ -15,6 +15,7 @@ from lossline.choices.summary import summary
 from lossline.choices.targets import Target
 from lossline.corpora.pools import MissingDomains, Pool
 from lossline.errors import UserError
+from lossline.pages.cut import Shortage
 from lossline.pages.methods import Dsir, Oracle, PositiveClassifier, Uniform
 from lossline.vocabularies import Bytes
 
@@ -113,6 +114,14 @@ def test_a_budget_larger_than_the_pool_says_how_much_there_is(pool):
         UserError, match=r"any/uniform: budget = 10000000 tokens: the 160 .* have only 124592"
     ):
         run(options(pool, budget=10_000_000))
+
+
+def test_selections_below_the_budget_are_named_if_all_pages_are_taken(pool, found):
+    methods = {"uniform": Uniform(), "oracle": Oracle()}
+    chosen = options(pool, methods=methods, budget=100_000, shortage=Shortage.TAKE_ALL)
+    notes = [note for note in run(chosen).notes if "fewer than the budget" in note]
+    assert len(notes) == 1 and "quiz/oracle (" in notes[0] and "any/uniform" not in notes[0]
+    assert not any("fewer than the budget" in note for note in found.notes)
 
 
 def test_a_model_without_a_score_is_left_out_by_name(pool):

@@ -107,9 +107,9 @@ class _Report:
         return Section(
             title="Selections",
             anchor="selections",
-            intro="Each selection has at least the budget, and less without its last page. Epochs: "
-            "how often a training reads the selection. Quality: of the classifier, on pages it was "
-            "not trained on.",
+            intro="A selection ends with the page that reaches the budget. Epochs: how often a "
+            "training reads the selection. Quality: of the classifier, on pages it was not trained "
+            "on.",
             blocks=[Grid(columns=columns, rows=body)],
         )
 
