@@ -47,7 +47,7 @@ def split(table: pd.DataFrame, group_by: Sequence[str] = GROUP_BY) -> list[Group
             known = [str(column) for column in table.columns if column not in no_facts]
             why = "not a fact of a run" if name in no_facts else "the table has no such column"
             raise UserError(
-                f"cannot group by {name!r}: {why}{nearest_name(name, known)}. Choose from "
+                f"cannot group by {name!r}: {why}{nearest_name(name, known)}; choose from "
                 f"{', '.join(known)}."
             )
     if not group_by:

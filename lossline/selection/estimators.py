@@ -138,8 +138,8 @@ def estimate(losses: Array, errors: Array, name: str, *, fewest: int = 2) -> Arr
 def as_assumed(losses: Array, errors: Array, name: str) -> tuple[Array, Array]:
     """Return losses and errors as an estimator assumes them: for ``product``, of mean 0.
 
-    Differences and ranks, which the other estimators take, do not depend on a level. Without mean 0,
-    ``product`` would order domains by their mean losses.
+    Differences and ranks, which the other estimators take, do not depend on a level. Without mean
+    0, ``product`` would order domains by their mean losses.
 
     Args:
         losses: (N, D), NaN where missing.
@@ -173,7 +173,7 @@ def check_estimator(name: str) -> None:
     """
     if name not in ESTIMATORS:
         raise UserError(
-            f"unknown estimator {name!r}{nearest_name(name, ESTIMATORS)}. Choose from "
+            f"unknown estimator {name!r}{nearest_name(name, ESTIMATORS)}; choose from "
             f"{', '.join(ESTIMATORS)}."
         )
 

@@ -121,7 +121,7 @@ class ScoreMatrix:
         """
         if name not in self.benchmarks:
             raise UserError(
-                f"unknown benchmark {name!r}{nearest_name(name, self.benchmarks)}. Choose from "
+                f"unknown benchmark {name!r}{nearest_name(name, self.benchmarks)}; choose from "
                 f"{named(self.benchmarks, most=20)}."
             )
         return self.benchmarks.index(name)
@@ -326,7 +326,7 @@ def _chosen(
     for name in wanted:
         if name not in by_name:
             raise UserError(
-                f"unknown benchmark {name!r}{nearest_name(name, by_name)}. Choose from "
+                f"unknown benchmark {name!r}{nearest_name(name, by_name)}; choose from "
                 f"{named(list(by_name), most=20)}."
             )
     return [by_name[name] for name in wanted or by_name]
