@@ -77,11 +77,16 @@ def _coefficients(found: Choices) -> Iterator[str]:
         heldout = found.heldout[
             (found.heldout["target"] == target) & (found.heldout["method"] == method)
         ]
-        order = heldout["spearman"].iloc[0] if len(heldout) else float("nan")
+        order, mean_loss = (
+            heldout[["spearman", "mean_loss"]].iloc[0].astype(float)
+            if len(heldout)
+            else (math.nan, math.nan)
+        )
         predicted = (
             "too few models to hold some out"
             if math.isnan(order)
-            else f"rank correlation of held-out models {order:.2f}"
+            else f"rank correlation of held-out models {order:.2f}, by the mean loss of all "
+            f"domains {mean_loss:.2f}"
         )
         yield (
             f"{target}, {method}: includes {names or 'no domain'}{more}; domains with a "

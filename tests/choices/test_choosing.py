@@ -103,6 +103,15 @@ def test_the_summary_says_where_models_are_too_few_for_a_number():
     assert "includes" in text and "too few models to hold some out" in text and "nan" not in text
 
 
+def test_the_summary_sets_held_out_models_beside_the_mean_loss(found, pool):
+    row = found.heldout.iloc[0]
+    expected = (
+        f"rank correlation of held-out models {row['spearman']:.2f}, by the mean loss of all "
+        f"domains {row['mean_loss']:.2f}"
+    )
+    assert expected in summary(found, options(pool))
+
+
 def test_scores_of_another_pool_are_refused(pool):
     scores = planted_pool.planted_scores(pool="f" * 64)
     with pytest.raises(UserError, match="measured on pool ffffffffffff, but pool pool is"):
