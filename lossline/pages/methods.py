@@ -187,8 +187,8 @@ class PageClassifier:
         if all(group.included for group in groups):
             raise UserError(
                 f"page_classifier: all {len(groups)} domains of target {task.target} are included, "
-                "so there is nothing to tell apart. Include fewer domains (a smaller desired "
-                "share), or rank by @uniform()."
+                "so there is nothing to tell apart. Include fewer domains (a smaller "
+                "filter_ratio), or rank by @uniform()."
             )
         absent = sorted(set(task.weights) - {group.name for group in groups})
         return _classified(

@@ -165,14 +165,22 @@ def _short(estimates: Array, caps: Array, room: float, *, negative: bool) -> str
             f"projection: the caps of all ranked domains sum to {total:.9g}, which is below 1. "
             "Raise the caps: take a smaller share of the pool, or rank more domains."
         )
-    positive = int((estimates > 0).sum())
+    domains = int((caps > 0).sum())  # the others are not in the pool
+    positive = int(((caps > 0) & (estimates > 0)).sum())
     if not positive:
         return (
-            f"projection: none of {len(estimates)} domains has a positive coefficient. Score more "
-            "models, or allow negative coefficients (negative = True)."
+            f"projection: none of {domains} domains has a positive coefficient. Score more models, "
+            "or allow negative coefficients (negative = True)."
         )
     return (
-        f"projection: only {positive} of {len(estimates)} domains have a positive coefficient, and "
-        f"their caps sum to {room:.4g} of 1. Take a smaller share of the pool (ratio x "
-        f"{room:.2g} or less), or allow negative coefficients (negative = True)."
+        f"projection: only {positive} of {domains} domains have a positive coefficient, and their "
+        f"caps sum to {room:.4g} of 1. Take a smaller share of the pool (at most "
+        f"{_rounded_down(room):g} times the filter_ratio, or ratio of caps), or allow negative "
+        "coefficients (negative = True)."
     )
+
+
+def _rounded_down(share: float) -> float:
+    """Return a share above 0 with two digits, not above the share."""
+    scale = 10.0 ** (1 - math.floor(math.log10(share)))
+    return math.floor(share * scale) / scale

@@ -121,3 +121,18 @@ def test_bad_input_is_one_line():
 def test_no_positive_coefficient_is_one_line_without_a_smaller_share():
     with pytest.raises(UserError, match="none of 3 domains has a positive coefficient"):
         project(np.array([-0.1, -0.2, 0.0]), np.ones(3))
+
+
+def test_the_advised_share_of_the_pool_can_be_filled():
+    """Sum of the caps 0.8866: times 0.89, as rounding gives, it would still be below 1."""
+    limits = np.array([0.4433, 0.4433, 0.5, 0.5, 0.0])
+    estimates = np.array([0.2, 0.1, -0.1, -0.2, 0.9])  # the last domain is not in the pool
+    with pytest.raises(UserError, match=r"only 2 of 4 domains .* 0\.88 times") as caught:
+        project(estimates, limits)
+    share = float(str(caught.value).split("most ")[1].split()[0])
+    feasible(project(estimates, limits / share), limits / share)
+
+
+def test_a_positive_domain_outside_the_pool_gives_no_share_to_take():
+    with pytest.raises(UserError, match="none of 2 domains has a positive coefficient"):
+        project(np.array([0.5, -0.1, -0.2]), np.array([0.0, 1.0, 1.0]))
