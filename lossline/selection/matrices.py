@@ -179,7 +179,7 @@ def score_matrix(
     *,
     benchmarks: Sequence[str] = (),
 ) -> ScoreMatrix:
-    """Return the matrix of a score table, at the last step of each model.
+    """Return the matrix of a score table, at the last step of each model on domains.
 
     Failed rows are missing cells. An accuracy becomes an error, 1 - accuracy; perplexities stay
     what they are.
@@ -228,9 +228,15 @@ class _Benchmark:
 
 
 def _last_steps(scores: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows of the last step of each model and kind; rows without a step are kept."""
+    """Return the rows of each model's last step on domains; rows without a step are kept.
+
+    A benchmark measured at another step belongs to another checkpoint. Models whose domains have no
+    step keep their last step on benchmarks.
+    """
     step = scores["step"].astype("Float64")
-    last = step.groupby([scores["model"], scores["kind"]]).transform("max")
+    on_domains = step.where(scores["kind"].astype(str) == str(ScoreKind.DOMAIN))
+    last = on_domains.groupby(scores["model"]).transform("max")
+    last = last.fillna(step.groupby(scores["model"]).transform("max"))
     return scores[(step.isna() | (step == last)).fillna(False).to_numpy(bool)]
 
 

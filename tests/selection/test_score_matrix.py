@@ -63,6 +63,21 @@ def test_only_the_last_step_counts_also_where_it_failed():
     assert matrix.notes()[0].startswith("1 losses are missing, in 1 of 2 domains")
 
 
+def test_benchmarks_of_another_step_than_the_domains_are_missing():
+    late = [accuracy(model, 0.5 + k / 10) | {"step": 20} for k, model in enumerate("abc")]
+    same = [accuracy("a", 0.25) | {"step": 10}]
+    for rows in ([*small(), *late, *same], [*same, *late, *small()]):
+        for one in rows:
+            one["family"] = None
+        matrix = score_matrix(table_of(*rows))
+        found = dict(zip(matrix.models, matrix.errors[:, 0], strict=True))
+        assert found["a"] == 0.75 and np.isnan([found["b"], found["c"]]).all()
+        assert any("2 of 3 models have no score" in note for note in matrix.notes())
+    for one in rows:
+        one["step"] = None if one["kind"] == "domain" else one["step"]
+    assert not np.isnan(score_matrix(table_of(*rows)).errors).any()
+
+
 def test_sets_of_a_loss_table_are_benchmarks_at_the_scored_step():
     def loss(run, step, value, name="pubmed", **more):
         return {"run_id": run, "step": step, "eval_set": name, "kind": "task", "architecture": "x",
