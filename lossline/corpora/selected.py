@@ -73,7 +73,7 @@ class Selected:
 
     def identity(self) -> str:
         """Return the SHA-256 (hex) of the index, which names every page by its content."""
-        return file_sha256(Path(self.folder) / INDEX)
+        return str(self.manifest["index_sha256"])
 
     def text_bytes(self) -> int:
         """Return the UTF-8 bytes of all pages."""
@@ -188,6 +188,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         complete = all(name in manifest for name in (*PROVENANCE, "bytes", "index_sha256"))
+        complete = complete and "name" in manifest["pool"]
     except (ValueError, TypeError):
         manifest, complete = {}, False
     if not complete:

@@ -105,3 +105,14 @@ def test_damaged_folders(tmp_path, pool):
     (tmp_path / "s" / "manifest.json").write_text("{}")
     with pytest.raises(UserError, match="not the manifest of a selection"):
         _ = Selected(name="x", folder=str(tmp_path / "s")).manifest
+
+
+def test_prepare_names_a_folder_without_a_selection(tmp_path, pool):
+    write(tmp_path / "s", pool, list(pool.pages("train"))[:2])
+    with pytest.raises(UserError, match="contains no selection"):
+        sources.identity(Selected(name="x", folder=str(tmp_path / "none")), "train")
+    manifest = json.loads((tmp_path / "s" / "manifest.json").read_text())
+    for bad in ({}, 3, None):
+        (tmp_path / "s" / "manifest.json").write_text(json.dumps(manifest | {"pool": bad}))
+        with pytest.raises(UserError, match="not the manifest of a selection"):
+            str(Selected(name="x", folder=str(tmp_path / "s")))
