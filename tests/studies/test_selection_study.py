@@ -26,8 +26,10 @@ from lossline.studies.study import StudyOptions
 from lossline.study import load
 
 FOLDER = Path("gin_configs/studies")
-DOMAINS = ("korean", "legal", "poetry", "pubmed", "python", "wiki")
-HELD_OUT = ("spanish", "wiki")
+DOMAINS = (
+    "wiki", "wiki_es", "wiki_fr", "pubmed", "legal", "poetry", "python_math", "python_web",
+)  # fmt: skip
+HELD_OUT = ("tatoeba_es", "wiki")
 TASKS = ("humaneval", "mbpp", "medmcqa", "lambada")
 METHODS = {"perplexity_correlations", "dsir", "dclm", "oracle"}
 TARGETS = ("code", "biomedical", "narrative", "spanish")
@@ -159,7 +161,7 @@ def folder(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of the finished small form. Text, stores and selections are there already."""
     folder = tmp_path_factory.mktemp("selection")
     (folder / "gin_configs").symlink_to(repository / "gin_configs")
-    make_stores(folder / "data/stores/bpe2048", folder / "runs/selection_small/stores/bpe2048")
+    make_stores(folder / "data_selection/stores/bpe2048", folder / "runs/selection_small/stores/bpe2048")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setattr(study, "run", call)
