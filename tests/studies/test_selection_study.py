@@ -161,7 +161,9 @@ def folder(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of the finished small form. Text, stores and selections are there already."""
     folder = tmp_path_factory.mktemp("selection")
     (folder / "gin_configs").symlink_to(repository / "gin_configs")
-    make_stores(folder / "data_selection/stores/bpe2048", folder / "runs/selection_small/stores/bpe2048")
+    make_stores(
+        folder / "data_selection/stores/bpe2048", folder / "runs/selection_small/stores/bpe2048"
+    )
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setattr(study, "run", call)
