@@ -68,7 +68,7 @@ class ResultsFolder:
         return FolderState.SAME if earlier.get("fingerprint") == fingerprint else FolderState.OTHER
 
     def is_up_to_date(self, out: Path, fingerprint: str, *, replace: bool) -> bool:
-        """Return whether ``out`` has the results of these inputs already.
+        """Return whether ``out`` has the results of these inputs already, with all their files.
 
         Args:
             out: output folder.
@@ -89,7 +89,9 @@ class ResultsFolder:
                 f"{out} contains the results of other inputs or of other code. Choose another "
                 f"--out or add --replace."
             )
-        return state is FolderState.SAME
+        return state is FolderState.SAME and all(
+            (out / name).is_file() for name in self._own_files(out)
+        )
 
     @contextmanager
     def writing(self, out: Path, fingerprint: str) -> Iterator[Path]:
@@ -147,8 +149,8 @@ class ResultsFolder:
 
         A file whose name the new results have taken gets a suffix.
         """
-        listed = _read_json(earlier / self.mark).get("files")
-        if listed is None:  # an old version made no list: all files are its own
+        listed = self._own_files(earlier)
+        if not listed:  # all files are its own
             return
         names = [path.relative_to(earlier) for path in _files(earlier)]
         names = [name for name in names if name.as_posix() not in listed]
@@ -156,6 +158,10 @@ class ResultsFolder:
             place = out / name
             place.parent.mkdir(parents=True, exist_ok=True)
             os.rename(earlier / name, aside(place) if place.exists() else place)
+
+    def _own_files(self, folder: Path) -> list[str]:
+        """Return the files that results list as their own; an old version made no list."""
+        return _read_json(folder / self.mark).get("files") or []
 
 
 def _files(folder: Path) -> list[Path]:

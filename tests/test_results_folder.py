@@ -123,3 +123,15 @@ def test_folder_of_another_verb_is_never_replaced(tmp_path):
     with pytest.raises(UserError, match="of other inputs or of other code"):
         FOLDER.is_up_to_date(out, "two", replace=False)
     assert not FOLDER.is_up_to_date(out, "two", replace=True)
+
+
+def test_results_that_lack_a_file_of_their_own_are_made_again(tmp_path):
+    out = tmp_path / "fits"
+    fitted(out, "one", ["lines.json", "figures/a.png"])
+    (out / "notes.txt").write_text("mine")
+    assert FOLDER.is_up_to_date(out, "one", replace=False)
+    (out / "figures" / "a.png").unlink()
+    assert not FOLDER.is_up_to_date(out, "one", replace=False)
+    fitted(out, "one", ["lines.json", "figures/a.png"])
+    assert FOLDER.is_up_to_date(out, "one", replace=False)
+    assert (out / "notes.txt").read_text() == "mine"
