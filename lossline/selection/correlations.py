@@ -13,7 +13,7 @@ from lossline.run_order import run_numbers
 from lossline.seeds import check_seed
 from lossline.selection.bootstrap import bootstrap, intervals
 from lossline.selection.estimators import as_assumed, check_estimator, estimate
-from lossline.selection.matrices import ScoreMatrix, named
+from lossline.selection.matrices import ScoreMatrix, named, no_rank
 from lossline.selection.projection import Projection, caps, check, fill, project
 from lossline.selection.significance import family_p_values
 
@@ -151,7 +151,9 @@ def correlate(
     p_values = family_p_values(
         losses, errors, families, permutations=resamples, rng=permute, fewest=fewest_models
     )
-    weights, failures = _weights(matrix, estimates, limits, projection, negative=negative)
+    weights, failures = _weights(
+        matrix, estimates, limits, projection, negative=negative, fewest=fewest_models
+    )
     known = np.isfinite(estimates)
     columns = {
         "estimate": estimates,
@@ -204,17 +206,40 @@ def _selected(draws: Array, limits: Array, projection: str, *, negative: bool) -
 
 
 def _weights(
-    matrix: ScoreMatrix, estimates: Array, limits: Array, projection: str, *, negative: bool
+    matrix: ScoreMatrix,
+    estimates: Array,
+    limits: Array,
+    projection: str,
+    *,
+    negative: bool,
+    fewest: int,
 ) -> tuple[Array, dict[str, str]]:
     """Return weights (D, B), and benchmark -> why it has none."""
     weights = np.full(estimates.shape, np.nan)
     failures = {}
     for place, name in enumerate(matrix.benchmarks):
+        if np.isnan(estimates[:, place]).all():
+            failures[name] = _unranked(matrix, place, fewest)
+            continue
         try:
             weights[:, place] = project(estimates[:, place], limits, projection, negative=negative)
         except UserError as mistake:
             failures[name] = str(mistake)
     return weights, failures
+
+
+def _unranked(matrix: ScoreMatrix, place: int, fewest: int) -> str:
+    """Return why no domain has a coefficient for a benchmark, and what to do."""
+    scored = ~np.isnan(matrix.errors[:, place])
+    if (reason := no_rank(matrix.errors[:, [place]])[0]) and scored.sum() != 1:
+        return f"{reason}, so no domain can be ranked. Leave this benchmark out, or choose another."
+    most = int((~np.isnan(matrix.losses[scored])).sum(axis=0).max())
+    if most < fewest:
+        return (
+            f"no domain has {fewest} models with a loss and a score (the most is {most}), so none "
+            "is ranked. Score more models."
+        )
+    return "no domain has losses that differ between models. Score models that differ."
 
 
 def _too_few(matrix: ScoreMatrix, counts: Array, fewest: int) -> Iterator[str]:

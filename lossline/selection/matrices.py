@@ -135,7 +135,7 @@ class ScoreMatrix:
                     f"Benchmark {name}: {len(without)} of {len(self.models)} models have no score "
                     f"and are left out of it: {named(without)}."
                 )
-            if (reason := _no_rank(self.errors[:, [column]])[0]) and known.any():
+            if (reason := no_rank(self.errors[:, [column]])[0]) and known.any():
                 yield f"Benchmark {name}: {reason}; no domain is ranked by it."
         absent = np.isnan(self.losses)
         unscored = absent.all(axis=0)
@@ -147,7 +147,7 @@ class ScoreMatrix:
                 f"models are left out of those domains: {named(models)}."
             )
         reasons: dict[str, list[str]] = {}
-        for domain, reason in zip(self.domains, _no_rank(self.losses), strict=True):
+        for domain, reason in zip(self.domains, no_rank(self.losses), strict=True):
             if reason:
                 reasons.setdefault(reason, []).append(domain)
         for reason, domains in reasons.items():
@@ -160,7 +160,7 @@ def named(names: Sequence[str], most: int = _NAMED) -> str:
     return shown + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
-def _no_rank(values: Array) -> list[str]:
+def no_rank(values: Array) -> list[str]:
     """Return why columns (N, C) give no rank; an empty text for those that do."""
     known = ~np.isnan(values)
     low = np.min(values, axis=0, where=known, initial=np.inf)

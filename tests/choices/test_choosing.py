@@ -147,6 +147,22 @@ def test_an_unknown_benchmark_is_one_line(pool):
         run(options(pool, targets=(target,)))
 
 
+@pytest.mark.parametrize(
+    ("models", "change", "message"),
+    [
+        (8, {"benchmark": 2.0}, "'quiz': all models have the same score, so no domain"),
+        (4, {}, r"no domain has 5 models with a loss and a score \(the most is 4\).*Score more"),
+        (8, {"domain": 1.0}, "'quiz': no domain has losses that differ between models"),
+    ],
+)
+def test_a_target_that_ranks_no_domain_says_why(pool, models, change, message):
+    scores = planted_pool.planted_scores(models, pool=pool.fingerprint())
+    for kind, value in change.items():
+        scores.loc[scores["kind"] == kind, "value"] = value
+    with pytest.raises(UserError, match=message):
+        run(options(pool), scores=scores)
+
+
 def test_pages_with_benchmark_text_are_counted_and_removed_on_demand(tmp_path):
     planted_pool.write_pool(tmp_path)
     file = tmp_path / "text" / "news" / "train.jsonl"

@@ -173,8 +173,8 @@ def test_missing_cells_are_counted_and_left_out():
     notes = " ".join(found.notes)
     assert "Benchmark benchmark 1: 3 of 20 models have no score" in notes
     assert "1 domains have fewer than 5 models and are not ranked: domain 2." in notes
-    assert "Benchmark benchmark 2 gives no weights: projection: the caps of all ranked" in notes
-    with pytest.raises(UserError, match="benchmark 'benchmark 2': projection"):
+    assert "Benchmark benchmark 2 gives no weights: all models have the same score" in notes
+    with pytest.raises(UserError, match="benchmark 'benchmark 2': all models have"):
         found.weights("benchmark 2")
 
 
