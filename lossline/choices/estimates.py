@@ -93,7 +93,7 @@ def estimate_domains(
                 raise UserError(f"target {target.name}, {name}: {error}") from error
             rows.append(found.assign(target=target.name, method=name))
             notes += more
-            if not found["significant"].any():
+            if found["included"].any() and not found["significant"].any():
                 notes.append(
                     f"{target.name}, {name}: no domain has a coefficient beyond chance, so which "
                     "are included is arbitrary. Score more models, or models that differ more."
@@ -189,7 +189,9 @@ def _coefficients(
         confidence=options.confidence,
         seed=options.seed,
     )
-    weights = found.weights(matrix.benchmarks[0])
+    name = matrix.benchmarks[0]
+    # Without a pool nothing is selected: the notes say which benchmark gives no weights.
+    weights = {} if name in found.failures and options.pool is None else found.weights(name)
     rows = found.table.assign(
         cap=found.table["domain"].map(dict(zip(matrix.domains, caps, strict=True)))
     )

@@ -200,6 +200,17 @@ def test_without_a_pool_every_benchmark_of_the_scores_is_a_target():
     assert found.coefficients["weight"].sum() == pytest.approx(1, abs=1e-12)
 
 
+def test_without_a_pool_a_benchmark_of_equal_scores_does_not_stop_the_others():
+    scores = planted_pool.planted_scores()
+    flat = scores[scores["kind"] == "benchmark"].assign(name="flat", value=2.0)
+    found = run(ChooseOptions(resamples=20), scores=pd.concat([scores, flat], ignore_index=True))
+    weights = found.coefficients.groupby("target")["weight"].sum()
+    assert weights["quiz"] == pytest.approx(1, abs=1e-12) and weights["flat"] == 0
+    assert any("flat gives no weights: all models have the same" in note for note in found.notes)
+    assert not any("flat, " in note and "beyond chance" in note for note in found.notes)
+    assert "flat, perplexity_correlations: includes no domain" in summary(found, ChooseOptions())
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
