@@ -134,6 +134,11 @@ def gathered_items(path: Path) -> Iterator[Item]:
             if not isinstance(text, str):
                 raise UserError(f"{where}: a choice is {kind_of(text)}, not text. Fix the line.")
             utf8.require(text, where)
+        if not 0 <= item.gold < len(item.choices):
+            raise UserError(
+                f"{where}: 'gold' is {item.gold}, but there are {len(item.choices)} choices, "
+                "counted from 0. Fix the line or gather again."
+            )
         yield item
 
 

@@ -183,6 +183,8 @@ QUESTION = {"id": "q", "context": "One?", "choices": [" yes", " no"], "gold": 1}
         (json.dumps({**QUESTION, "context": None}), "line 2: 'context' is null"),
         (json.dumps({**QUESTION, "gold": "1"}), "line 2: 'gold' is a text"),
         (json.dumps({**QUESTION, "gold": True}), "line 2: 'gold' is true or false"),
+        (json.dumps({**QUESTION, "gold": 2}), "line 2: 'gold' is 2, but there are 2 choices"),
+        (json.dumps({**QUESTION, "gold": -1}), "line 2: 'gold' is -1, but"),
         (json.dumps({**QUESTION, "choices": " yes"}), "line 2: 'choices' is a text"),
         (json.dumps({**QUESTION, "choices": [" yes", 2]}), "line 2: a choice is a number"),
         (json.dumps({"id": "q", "context": "x", "gold": 1}), "line 2: 'choices' is missing"),
