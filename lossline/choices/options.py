@@ -16,9 +16,12 @@ from lossline.corpora.pools import Pool
 from lossline.errors import UserError
 from lossline.pages.cut import Cut, Shortage
 from lossline.pages.task import PageMethod, Ranking
+from lossline.places import check_folder_name
 
 ANY = "any"  # folder of the methods that do not depend on the target
 POOL = "pool"  # the whole pool, as a "method" in the composition
+_TAKEN = (ANY, POOL, "figures")  # folders of the results that are not those of a target …
+_SUFFIXES = (".csv", ".html", ".json", ".parquet", ".txt")  # … and their files
 COMPOSITION_COLUMNS = ("target", "method", "part", "level", "pages", "bytes", "share")
 DOMAIN_COLUMNS = ("domain", "pages", "kept", "bytes", "near_duplicates", "benchmark_text")
 
@@ -69,15 +72,31 @@ class ChooseOptions:
         names = [target.name for target in self.targets]
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise UserError(f"select.targets: two targets are named {twice[0]!r}. Rename one.")
-        if ANY in names or POOL in names:
-            raise UserError(
-                f"select.targets: {ANY!r} and {POOL!r} cannot name a target. Rename it."
-            )
+        for name in names:
+            check_folder_name(name, "target.name")
+            if name in _TAKEN or Path(name).suffix in _SUFFIXES:
+                raise UserError(
+                    f"select.targets: {name!r} cannot name a target: results use this name. Rename "
+                    "it."
+                )
         if not self.methods:
             raise UserError("select.methods is empty. Give at least one method.")
-        for name in self.methods:
-            if not name or "/" in name or name.startswith(".") or name == POOL:
-                raise UserError(f"select.methods: {name!r} cannot name a folder. Rename it.")
+        for name, method in self.methods.items():
+            check_folder_name(name, "select.methods: a name")
+            if name == POOL:
+                raise UserError(f"select.methods: {name!r} cannot name a method. Rename it.")
+            if not callable(getattr(method, "rank", None)):
+                raise UserError(
+                    f"select.methods: {name!r} is {type(method).__name__}, which ranks no pages. "
+                    "Bind a method, such as @uniform()."
+                )
+        if self.duplicates is not None and not 0 < self.duplicates <= 1:
+            raise UserError(
+                f"select.duplicates = {self.duplicates:g}: give a share above 0 and at most 1, or "
+                "None to keep near-duplicates."
+            )
+        if self.train_tokens < 0:
+            raise UserError(f"select.train_tokens = {self.train_tokens}: must not be negative.")
         if self.pool is not None:
             self._check_with_pool()
 

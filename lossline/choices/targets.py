@@ -21,8 +21,7 @@ class Target:
     Attributes:
         name: name of the target, and of its folder.
         benchmarks: evaluation sets of the loss tables, or benchmarks of the score tables, whose
-            loss or error is to fall. Several count equally: a model's rank for the target is the
-            mean of its ranks.
+            loss or error is to fall. Several, all of one measure, are averaged model by model.
         texts: text that shows what the target looks like, for DSIR and for classifiers with given
             positives: names of gathered benchmarks (question and correct answer) or of gathered
             corpora, or paths of files with JSON lines.
@@ -40,8 +39,6 @@ class Target:
     domains: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if not self.name or "/" in self.name or self.name.startswith("."):
-            raise UserError(f"target.name = {self.name!r}: give a name that can name a folder.")
         if self.skip < 0 or self.max_texts < 0:
             raise UserError(
                 f"target {self.name}: skip = {self.skip}, max_texts = {self.max_texts}: must not "

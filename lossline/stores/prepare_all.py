@@ -19,7 +19,7 @@ from lossline.corpora.selected import Selected
 from lossline.corpora.sources import JsonLines, Parquet, PlainFiles, SeqioTask, Source, Subset, Tfds
 from lossline.errors import UserError
 from lossline.installing import install_extra
-from lossline.places import local_path
+from lossline.places import check_folder_name, local_path
 from lossline.stores import manifests
 from lossline.stores.jobs import FORMAT, text_job
 from lossline.stores.store_writer import write_store
@@ -221,8 +221,10 @@ def _text_step(
     out: Path,
 ) -> _Step:
     name = source.name or getattr(source, "task", "")
+    folder = name.replace("/", "_")
+    check_folder_name(folder, f"name of a {type(source).__name__}")
     job = text_job(source, split, subset, vocabulary.hash)
-    path = out / vocabulary.name / name.replace("/", "_") / split
+    path = out / vocabulary.name / folder / split
 
     def make(processes: int, progress: WorkProgress) -> str:
         seqio_tasks = _import_seqio_tasks()

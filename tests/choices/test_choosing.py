@@ -200,6 +200,13 @@ def test_without_a_pool_every_benchmark_of_the_scores_is_a_target():
     assert found.coefficients["weight"].sum() == pytest.approx(1, abs=1e-12)
 
 
+def test_without_a_pool_a_benchmark_may_have_any_name():
+    scores = planted_pool.planted_scores()
+    scores["name"] = scores["name"].replace("quiz", "org/quiz: 5 shots")
+    found = run(ChooseOptions(resamples=20), scores=scores)
+    assert list(found.coefficients["target"].unique()) == ["org/quiz: 5 shots"]
+
+
 def test_without_a_pool_a_benchmark_of_equal_scores_does_not_stop_the_others():
     scores = planted_pool.planted_scores()
     flat = scores[scores["kind"] == "benchmark"].assign(name="flat", value=2.0)
@@ -219,7 +226,16 @@ def test_without_a_pool_a_benchmark_of_equal_scores_does_not_stop_the_others():
         ({"methods": {}}, "select.methods is empty"),
         ({"methods": {"a/b": Uniform()}}, "cannot name a folder"),
         ({"targets": (QUIZ, QUIZ)}, "two targets are named 'quiz'"),
+        ({"methods": {"a\0b": Uniform()}}, "cannot name a folder"),
+        ({"methods": {"a": 3}}, "'a' is int, which ranks no pages"),
+        ({"duplicates": -1.0}, "select.duplicates = -1: give a share"),
+        ({"train_tokens": -5}, "select.train_tokens = -5"),
         ({"targets": (Target(name="any"),)}, "cannot name a target"),
+        ({"targets": (Target(name="a\nb"),)}, "target.name = .*cannot name a folder"),
+        ({"targets": (Target(name=""),)}, "target.name is empty"),
+        ({"targets": (Target(name="x" * 201),)}, "too long"),
+        ({"targets": (Target(name="figures"),)}, "results use this name"),
+        ({"targets": (Target(name="summary.txt"),)}, "results use this name"),
         ({"targets": (Target(name="x"),)}, "needs target.benchmarks"),
     ],
 )

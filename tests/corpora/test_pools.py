@@ -222,6 +222,15 @@ def test_a_changed_pool_has_another_identity(root: Path) -> None:
     assert identity(pool, "scored") == before["scored"]
 
 
+@pytest.mark.parametrize("name", ["", "..", "a\nb"])
+def test_a_set_whose_name_cannot_name_a_folder_makes_no_store(root: Path, name: str) -> None:
+    pool = Pool(name=name, root=str(root), domains=("news", "code"))
+    job = StoreJob(vocabulary="bytes", sets=(pool,), splits=("scored",))
+    with pytest.raises(UserError, match="name of a Pool"):
+        prepare(PrepareOptions(root=str(root), stores=(job,), processes=1))
+    assert not (root / "stores").exists()
+
+
 def test_stores_of_sets_that_are_not_gathered_are_refused_or_left_out(
     root: Path, capsys: pytest.CaptureFixture
 ) -> None:
