@@ -79,6 +79,7 @@ def estimate_domains(
         _check_pool(options, scores, pool_fingerprint)
     names = [name for target in options.targets for name in target.benchmarks]
     matrix = score_matrix(scores, losses, benchmarks=tuple(dict.fromkeys(names)))
+    matrix = matrix.in_order_of_names()
     targets = options.targets or [Target(name=n, benchmarks=(n,)) for n in matrix.benchmarks]
     sizes = _sizes(matrix, domains, options)
     rows, heldout, weights, notes = [], [], {}, list(matrix.notes())

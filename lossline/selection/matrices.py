@@ -113,6 +113,23 @@ class ScoreMatrix:
             measures=(*self.measures, *units),
         )
 
+    def in_order_of_names(self) -> ScoreMatrix:
+        """Return the matrix with models and domains in the order of their names.
+
+        Ties of coefficients and the draw of held-out models then do not depend on the order of the
+        rows of a table.
+        """
+        models = sorted(range(len(self.models)), key=self.models.__getitem__)
+        domains = sorted(range(len(self.domains)), key=self.domains.__getitem__)
+        return dataclasses.replace(
+            self,
+            models=tuple(self.models[k] for k in models),
+            families=tuple(self.families[k] for k in models),
+            domains=tuple(self.domains[j] for j in domains),
+            losses=self.losses[np.ix_(models, domains)],
+            errors=self.errors[models],
+        )
+
     def benchmark(self, name: str) -> int:
         """Return the column of a benchmark.
 

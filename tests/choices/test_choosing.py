@@ -141,6 +141,21 @@ def test_a_model_without_a_score_is_left_out_by_name(pool):
     assert set(found.coefficients["models"]) == {39}
 
 
+def test_the_order_of_the_rows_changes_nothing_also_with_equal_coefficients(pool):
+    scores = planted_pool.planted_scores(pool=pool.fingerprint())
+    for name in ("verse", "law"):  # three equal domains, and room for two
+        scores.loc[scores["name"] == name, "value"] = scores.loc[
+            scores["name"] == "code", "value"
+        ].to_numpy()
+    shuffled = scores.sample(frac=1, random_state=11).reset_index(drop=True)
+    one, two = (run(options(pool), scores=table) for table in (scores, shuffled))
+    pd.testing.assert_frame_equal(one.coefficients, two.coefficients)
+    pd.testing.assert_frame_equal(one.heldout, two.heldout)
+    for a, b in zip(one.choices, two.choices, strict=True):
+        pd.testing.assert_frame_equal(a.cut.pages, b.cut.pages)
+    assert one.scores_fingerprint == two.scores_fingerprint
+
+
 def test_an_unknown_benchmark_is_one_line(pool):
     target = dataclasses.replace(QUIZ, benchmarks=("quizz",))
     with pytest.raises(UserError, match="quizz"):
