@@ -153,6 +153,23 @@ def test_folder_of_the_same_name_does_not_hide_an_included_file(
     assert build_options("demo", VERB, gin_files=[configs / "run.gin"]).steps == 7
 
 
+def test_a_gin_file_is_utf8_whatever_the_locale(tmp_path: Path) -> None:
+    path = tmp_path / "run.gin"
+    path.write_bytes("\n".join(["demo.steps = 7  # Länge", *BASE]).encode())
+    code = (
+        "import sys; sys.path.insert(0, 'tests/cli'); import test_configuration as t;"
+        f"print(t.build_options('demo', t.VERB, gin_files=[{str(path)!r}]).steps)"
+    )
+    plain = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    found = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, **plain}, capture_output=True, check=True
+    )
+    assert found.stdout.split() == [b"7"]
+    path.write_bytes(b"demo.steps = 7\n# \xff\n")
+    with pytest.raises(UserError, match=r"run\.gin, line 2: byte 0xff is not UTF-8\. Save"):
+        build_options("demo", VERB, gin_files=[path])
+
+
 def test_error_in_a_gin_file_names_file_and_line(tmp_path: Path) -> None:
     path = tmp_path / "run.gin"
     path.write_text("# comment\ndemo.stps = 3\n")
