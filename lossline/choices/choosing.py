@@ -64,9 +64,10 @@ def choose(
     """
     pages: list[Page] = []
     domains, overlap = pd.DataFrame(columns=list(DOMAIN_COLUMNS)), pd.DataFrame()
+    leaked = 0
     if options.pool is not None:
         everything, found = _read_pool(options, say)
-        overlap = found.domains
+        overlap, leaked = found.domains, int(found.pages.sum())
         say("near-duplicates")
         remove = options.benchmark_text is BenchmarkText.REMOVE
         clean = clean_pages(
@@ -74,7 +75,7 @@ def choose(
             duplicate_threshold=options.duplicates,
             benchmark_text=found.pages if remove else None,
         )
-        pages, domains = clean.pages, with_bytes(clean)
+        pages, domains = clean.pages, _with_bytes(clean)
     estimates = NO_ESTIMATES
     if options.correlates:
         assert scores is not None, "perplexity correlations without scores"
@@ -98,7 +99,7 @@ def choose(
         pool_fingerprint=pool_fingerprint,
         scores_fingerprint=estimates.fingerprint,
         notes=(
-            *_pool_notes(options, overlap),
+            *_pool_notes(options, overlap, leaked),
             *_shortage_notes(options, choices),
             *estimates.notes,
         ),
@@ -116,7 +117,7 @@ def _read_pool(options: ChooseOptions, say: Say) -> tuple[list[Page], Overlap]:
     return pages, benchmark_overlap(pages, items)
 
 
-def with_bytes(clean: CleanPool) -> pd.DataFrame:
+def _with_bytes(clean: CleanPool) -> pd.DataFrame:
     """Return one row per domain of the pool with ``DOMAIN_COLUMNS``."""
     frame = pd.DataFrame(
         {
@@ -189,14 +190,14 @@ def _choose(
     )
 
 
-def _pool_notes(options: ChooseOptions, overlap: pd.DataFrame) -> Iterator[str]:
+def _pool_notes(options: ChooseOptions, overlap: pd.DataFrame, leaked: int) -> Iterator[str]:
     if options.pool is None:
         return
     if left_out := options.pool.left_out():
         yield f"Domains without pages are left out of the pool: {', '.join(left_out)}."
     if not detector_is_installed():
         yield f"Languages are not reported: py3langid is missing; {install_extra('selection')}"
-    if len(overlap) and (pages := int(overlap["overlapping"].sum())):
+    if leaked:
         worst = overlap.sort_values("overlapping", ascending=False).iloc[0]
         removed = options.benchmark_text is BenchmarkText.REMOVE
         what = (
@@ -205,7 +206,7 @@ def _pool_notes(options: ChooseOptions, overlap: pd.DataFrame) -> Iterator[str]:
             else ("are kept; select.benchmark_text = 'remove' removes them")
         )
         yield (
-            f"{pages} pages contain text of a benchmark, most of them in {worst['domain']} "
+            f"{leaked} pages contain text of a benchmark, most of them in {worst['domain']} "
             f"({worst['benchmark']}); they {what}."
         )
 

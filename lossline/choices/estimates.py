@@ -94,7 +94,12 @@ def estimate_domains(
                 raise UserError(f"target {target.name}, {name}: {error}") from error
             rows.append(found.assign(target=target.name, method=name))
             notes += more
-            if found["included"].any() and not found["significant"].any():
+            if found["p_value"].isna().all():
+                notes.append(
+                    f"{target.name}, {name}: no coefficient could be tested against chance. Score "
+                    "models of several families."
+                )
+            elif found["included"].any() and not found["significant"].any():
                 notes.append(
                     f"{target.name}, {name}: no domain has a coefficient beyond chance, so which "
                     "are included is arbitrary. Score more models, or models that differ more."

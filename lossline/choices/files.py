@@ -40,8 +40,8 @@ def save_choices(
     for choice in found.choices:
         place = folder / choice.folder
         write_selection(place, _index(choice), _manifest(choice, found, options, pool))
-        if choice.ranking.model is not None:
-            choice.ranking.model.save(place / "classifier.npz")
+        if (model := choice.ranking.model) is not None:
+            model.save(place / f"classifier{model.SUFFIX}")
     about = {"notes": list(found.notes), "provenance": dict(provenance)}
     write_json(folder / "settings.json", about)
 

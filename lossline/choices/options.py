@@ -97,6 +97,13 @@ class ChooseOptions:
             )
         if self.train_tokens < 0:
             raise UserError(f"select.train_tokens = {self.train_tokens}: must not be negative.")
+        if self.pool is None and not self.correlates:
+            raise UserError(
+                "select.methods: without a pool only @perplexity_correlations() does anything. "
+                "Bind select.pool, or add that method."
+            )
+        for target in self.targets:
+            self._check_benchmarks(target)
         if self.pool is not None:
             self._check_with_pool()
 
@@ -107,12 +114,13 @@ class ChooseOptions:
             raise UserError(
                 f"select.budget = {self.budget}: give the number of tokens to select, at least 1."
             )
-        for target in self.targets:
-            for name, method in self.methods.items():
-                if isinstance(method, PerplexityCorrelations) and not target.benchmarks:
-                    raise UserError(
-                        f"target {target.name}: method {name!r} needs target.benchmarks. Bind them."
-                    )
+
+    def _check_benchmarks(self, target: Target) -> None:
+        for name, method in self.methods.items():
+            if isinstance(method, PerplexityCorrelations) and not target.benchmarks:
+                raise UserError(
+                    f"target {target.name}: method {name!r} needs target.benchmarks. Bind them."
+                )
 
     @property
     def data_root(self) -> Path:

@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -91,6 +91,7 @@ class FittedFastText:
         facts: passes over the training pages.
     """
 
+    SUFFIX: ClassVar[str] = ".bin"
     model: Any
     facts: dict[str, Any] = field(default_factory=dict)
 

@@ -11,7 +11,7 @@ import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import scipy.optimize
@@ -86,6 +86,7 @@ class FittedLogistic:
         facts: whether the solver converged, and its iterations.
     """
 
+    SUFFIX: ClassVar[str] = ".npz"
     coefficients: np.ndarray
     intercept: float
     longest: int

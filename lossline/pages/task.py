@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
@@ -49,7 +49,13 @@ class SelectionTask:
 
 
 class FittedModel(Protocol):
-    """A fitted classifier of texts."""
+    """A fitted classifier of texts.
+
+    Attributes:
+        SUFFIX: suffix of the file that ``save`` writes.
+    """
+
+    SUFFIX: ClassVar[str]
 
     @property
     def facts(self) -> Mapping[str, Any]:

@@ -286,3 +286,17 @@ def test_random_labels_are_said_to_select_arbitrarily(pool):
     found = run(options(pool, methods=narrow), scores=scores)
     assert not found.coefficients["significant"].any()
     assert any("no domain has a coefficient beyond chance" in note for note in found.notes)
+
+
+def test_without_a_pool_a_method_must_use_the_scores(pool):
+    with pytest.raises(UserError, match="without a pool only @perplexity_correlations"):
+        ChooseOptions(methods={"uniform": Uniform()})
+    with pytest.raises(UserError, match="needs target"):
+        ChooseOptions(targets=(Target(name="x"),))
+
+
+def test_models_of_one_family_cannot_be_tested(pool):
+    scores = planted_pool.planted_scores(pool=pool.fingerprint()).assign(family="one")
+    found = run(options(pool, methods={"correlations": METHODS["correlations"]}), scores=scores)
+    assert any("could be tested against chance" in note for note in found.notes)
+    assert not any("beyond chance" in note for note in found.notes)
