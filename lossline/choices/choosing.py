@@ -206,8 +206,8 @@ def _pool_notes(options: ChooseOptions, overlap: pd.DataFrame, leaked: int) -> I
             else ("are kept; select.benchmark_text = 'remove' removes them")
         )
         yield (
-            f"{leaked} pages contain text of a benchmark, most of them in {worst['domain']} "
-            f"({worst['benchmark']}); they {what}."
+            f"{leaked} pages contain text of a benchmark ({worst['overlapping']} of them in "
+            f"{worst['domain']}, of {worst['benchmark']}); they {what}."
         )
 
 
