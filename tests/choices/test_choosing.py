@@ -300,3 +300,13 @@ def test_models_of_one_family_cannot_be_tested(pool):
     found = run(options(pool, methods={"correlations": METHODS["correlations"]}), scores=scores)
     assert any("could be tested against chance" in note for note in found.notes)
     assert not any("beyond chance" in note for note in found.notes)
+
+
+def test_given_positives_need_no_target_and_run_once(pool, tmp_path):
+    texts = [planted_pool.page_text("code", 7000 + i) for i in range(20)]
+    lines = [json.dumps({"text": text}) for text in texts]
+    (tmp_path / "positives.jsonl").write_text("\n".join(lines) + "\n")
+    given = PositiveClassifier(files=(str(tmp_path / "positives.jsonl"),))
+    other = dataclasses.replace(QUIZ, name="again")
+    chosen = run(options(pool, targets=(QUIZ, other), methods={"dclm": given}))
+    assert [choice.folder for choice in chosen.choices] == [f"{ANY}/dclm"]

@@ -116,3 +116,12 @@ def test_prepare_names_a_folder_without_a_selection(tmp_path, pool):
         (tmp_path / "s" / "manifest.json").write_text(json.dumps(manifest | {"pool": bad}))
         with pytest.raises(UserError, match="not the manifest of a selection"):
             str(Selected(name="x", folder=str(tmp_path / "s")))
+
+
+def test_a_page_whose_white_space_changed_is_another_page(tmp_path, pool):
+    """The id of a page ignores white space; the bytes of the index do not."""
+    write(tmp_path / "s", pool, list(pool.pages("train"))[:3])
+    file = tmp_path / "data" / "text" / "code" / "train.jsonl"
+    file.write_text(file.read_text().replace("code train 0", "code  train  0"))
+    with pytest.raises(UserError, match="1 of 3 selected pages are not in pool"):
+        list(Selected(name="mine", folder=str(tmp_path / "s")).pages())
