@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 
+from lossline.choices.correlation_method import PerplexityCorrelations
 from lossline.choices.options import ANY, POOL, Choices, ChooseOptions
 from lossline.choices.summary import (
     selection_rows,
@@ -126,19 +127,26 @@ class _Report:
                         coefficient_panels(found.coefficients, targets[start : start + _PANELS]),
                         "Coefficients of the domains",
                         "How strongly the losses of many models on a domain go along with their "
-                        "error on the target: best and worst domains. Bar: interval from a "
-                        "bootstrap over models, families together.",
+                        "error on the target: best and worst domains, by the estimators "
+                        f"{self._estimators()}. Included: with a weight above 0. Bar: "
+                        f"{percent(self.options.confidence)} interval from a bootstrap over "
+                        "models, families together.",
                     )
                 )
             blocks += [_heldout_grid(found.heldout), _coefficient_grid(found.coefficients)]
         return Section(
             title="Coefficients",
             anchor="coefficients",
-            intro="Included: share of bootstrap resamples in which the domain is included. p: "
-            "probability of a coefficient this large for any domain if models and errors were "
-            "unrelated.",
+            intro="In resamples: share of bootstrap resamples in which the domain gets weight. p: "
+            "probability that any domain has a coefficient this large if losses and errors were "
+            "unrelated; a small one does not say that the domain is better than others.",
             blocks=blocks,
         )
+
+    def _estimators(self) -> str:
+        methods = self.options.methods.values()
+        names = [m.estimator for m in methods if isinstance(m, PerplexityCorrelations)]
+        return ", ".join(dict.fromkeys(names))
 
     def _compositions(self) -> Section:
         rows, blocks = self.found.composition, []
@@ -225,7 +233,7 @@ def _heldout_grid(heldout: pd.DataFrame) -> Grid:
 def _coefficient_grid(rows: pd.DataFrame) -> Grid:
     columns = [Column(name, keep=True) for name in ("target", "method", "domain")]
     columns += [Column("coefficient", number=True), Column("interval", number=True)]
-    columns += [Column("included", number=True), Column("p", number=True)]
+    columns += [Column("in resamples", number=True), Column("p", number=True)]
     columns += [Column("models", number=True), Column("weight", number=True)]
     ordered = rows.sort_values(
         ["target", "method", "estimate"], ascending=[True, True, False], kind="stable"
