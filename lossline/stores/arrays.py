@@ -6,7 +6,7 @@ Arrays are written once and never modified. Every chunk has a CRC-32C checksum.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from lossline.errors import UserError
 CHUNK = 1 << 13  # elements per read: a training window needs only a few chunks
 SHARD = 1 << 24  # elements per file
 CACHE_BYTES = 1 << 28  # bytes of chunks kept in memory per array
+REMEDY = "Prepare the store again."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,13 +70,16 @@ def write(
     return ArrayFacts(dtype=dtype, size=size, sha256=digest.hexdigest(), files=_files(folder))
 
 
-def open_array(location: str, facts: ArrayFacts, *, cache_bytes: int = CACHE_BYTES) -> Any:
+def open_array(
+    location: str, facts: ArrayFacts, *, cache_bytes: int = CACHE_BYTES, remedy: str = REMEDY
+) -> Any:
     """Open an array for reading.
 
     Args:
         location: folder, or URL such as ``gs://…``.
         facts: facts of the array in the manifest.
         cache_bytes: bytes of chunks to keep in memory.
+        remedy: how to mend damage, a sentence for messages.
 
     Returns:
         An open ``tensorstore.TensorStore``.
@@ -91,20 +95,23 @@ def open_array(location: str, facts: ArrayFacts, *, cache_bytes: int = CACHE_BYT
             context=ts.Context({"cache_pool": {"total_bytes_limit": cache_bytes}}),
         ).result()
     except (ValueError, OSError) as error:
-        raise UserError(
-            f"{location}: damaged ({str(error).splitlines()[0][:160]}). Prepare the store again."
-        ) from error
+        raise UserError(f"{location}: damaged ({_first_line(error)}). {remedy}") from error
     found = (array.dtype.numpy_dtype.name, tuple(array.shape))
     if found != (facts.dtype, (facts.size,)):
         raise UserError(
             f"{location}: type and shape are {found}, but the manifest records {facts.dtype} and "
-            f"{facts.size} elements. Prepare the store again."
+            f"{facts.size} elements. {remedy}"
         )
     return array
 
 
-def check_files(folder: Path, facts: ArrayFacts) -> None:
+def check_files(folder: Path, facts: ArrayFacts, *, remedy: str = REMEDY) -> None:
     """Check the size of every file of an array.
+
+    Args:
+        folder: folder of the array.
+        facts: facts of the array in the manifest.
+        remedy: how to mend damage, a sentence for messages.
 
     Raises:
         UserError: a file is missing or has another size.
@@ -112,44 +119,76 @@ def check_files(folder: Path, facts: ArrayFacts) -> None:
     for name, size in facts.files.items():
         path = folder / name
         if not path.is_file():
-            raise UserError(f"{path}: missing, so the store is incomplete. Prepare it again.")
+            raise UserError(f"{path}: missing, so the folder is incomplete. {remedy}")
         if path.stat().st_size != size:
             raise UserError(
                 f"{path}: truncated or changed ({path.stat().st_size} bytes; the manifest records "
-                f"{size}). Prepare the store again."
+                f"{size}). {remedy}"
             )
 
 
-def content_sha256(array: Any, *, block: int = SHARD) -> str:
+def content_sha256(array: Any, *, block: int = SHARD, remedy: str = REMEDY) -> str:
     """Return the SHA-256 (hex) of an open array's elements, computed as in ``write``.
 
     Args:
         array: open array.
         block: elements read at once.
+        remedy: how to mend damage, a sentence for messages.
 
     Raises:
         UserError: a chunk does not match its checksum.
     """
     digest = hashlib.sha256()
     for start in range(0, array.shape[0], block):
-        piece = read(array, start, min(start + block, array.shape[0]))
+        piece = read(array, start, min(start + block, array.shape[0]), remedy=remedy)
         digest.update(piece.astype(piece.dtype.newbyteorder("<"), copy=False).tobytes())
     return digest.hexdigest()
 
 
-def read(array: Any, start: int, stop: int) -> np.ndarray:
+def read(array: Any, start: int, stop: int, *, remedy: str = REMEDY) -> np.ndarray:
     """Return elements ``start:stop`` of an open array.
+
+    Args:
+        array: open array.
+        start: first element.
+        stop: end of the elements.
+        remedy: how to mend damage, a sentence for messages.
 
     Raises:
         UserError: a chunk is unreadable or does not match its checksum.
     """
-    try:
-        return np.asarray(array[start:stop].read().result())
-    except ValueError as error:
-        raise UserError(
-            f"{array.kvstore.url}: damaged ({str(error).splitlines()[0][:160]}). Prepare the "
-            "store again."
-        ) from error
+    return _result(array, array[start:stop].read(), remedy)
+
+
+def read_rows(
+    array: Any,
+    starts: Sequence[int] | np.ndarray,
+    length: int,
+    *,
+    dtype: type,
+    remedy: str = REMEDY,
+) -> np.ndarray:
+    """Return ``length`` elements from each start, read concurrently.
+
+    Args:
+        array: open array.
+        starts: first element of each row.
+        length: elements per row.
+        dtype: type of the result.
+        remedy: how to mend damage, a sentence for messages.
+
+    Returns:
+        dtype [len(starts), length].
+
+    Raises:
+        UserError: a chunk is unreadable or does not match its checksum.
+    """
+    # Start all reads before waiting for the first result, so that they overlap.
+    pending = [array[int(start) : int(start) + length].read() for start in starts]
+    rows: np.ndarray = np.empty((len(pending), length), dtype)
+    for row, future in zip(rows, pending, strict=True):
+        row[:] = _result(array, future, remedy)
+    return rows
 
 
 def kvstore(location: str) -> Any:
@@ -157,6 +196,18 @@ def kvstore(location: str) -> Any:
     return (
         location if "://" in location else {"driver": "file", "path": str(Path(location).resolve())}
     )
+
+
+def _result(array: Any, pending: Any, remedy: str) -> np.ndarray:
+    """Wait for a read and return its elements."""
+    try:
+        return np.asarray(pending.result())
+    except ValueError as error:
+        raise UserError(f"{array.kvstore.url}: damaged ({_first_line(error)}). {remedy}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0][:160]
 
 
 def _creation(folder: Path, *, dtype: str, size: int, shard: int) -> dict[str, Any]:

@@ -7,26 +7,23 @@ detected. Each of these problems raises ``UserError``.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import tensorstore as ts
-
 from lossline.errors import UserError
-from lossline.files import write_json
 from lossline.stores.arrays import ArrayFacts
+from lossline.stores.sealed_json import SealedJson, sha256
 from lossline.vocabularies import VocabularyFacts
 
 FORMAT_VERSION = 1
-FILE_NAME = "manifest.json"
-
-
-class NoStore(UserError):
-    """Raised when a location contains no store."""
+_MANIFEST = SealedJson(
+    what="store",
+    version=FORMAT_VERSION,
+    make="Run python -m lossline.prepare or give another path.",
+    remedy="Prepare the store again.",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,14 +72,12 @@ def fingerprint(arrays: Mapping[str, ArrayFacts], vocabulary: VocabularyFacts) -
     Independent of names, paths and shard sizes.
     """
     content = {name: [facts.dtype, facts.size, facts.sha256] for name, facts in arrays.items()}
-    return _sha256({"version": FORMAT_VERSION, "arrays": content, "vocabulary": vocabulary.hash})
+    return sha256({"version": FORMAT_VERSION, "arrays": content, "vocabulary": vocabulary.hash})
 
 
 def write(folder: Path, manifest: Manifest) -> None:
     """Write the manifest; this completes the store."""
-    body = {"format": FORMAT_VERSION, **asdict(manifest)}
-    body["manifest_sha256"] = _sha256(body)
-    write_json(folder / FILE_NAME, body)
+    _MANIFEST.write(folder, asdict(manifest))
 
 
 def read(location: str, *, kind: str) -> Manifest:
@@ -96,24 +91,7 @@ def read(location: str, *, kind: str) -> Manifest:
         NoStore: the location contains no manifest.
         UserError: the manifest was changed, has another format, or is of another kind.
     """
-    text = _read_text(location)
-    try:
-        body = json.loads(text)
-        claimed = body.pop("manifest_sha256")
-    except (ValueError, KeyError, AttributeError) as error:
-        raise UserError(
-            f"{location}/{FILE_NAME}: not the manifest of a store. Prepare the store again."
-        ) from error
-    if claimed != _sha256(body):
-        raise UserError(
-            f"{location}/{FILE_NAME}: changed after it was written. Prepare the store again."
-        )
-    version = body.pop("format")
-    if version != FORMAT_VERSION:
-        raise UserError(
-            f"{location}: store format {version}, but this lossline reads {FORMAT_VERSION}. "
-            "Prepare the store again."
-        )
+    body = _MANIFEST.read(location)
     if body["kind"] != kind:
         raise UserError(
             f"{location}: is a {body['kind']} store, not a {kind} store. Give a {kind} store."
@@ -140,29 +118,3 @@ def check_vocabulary(location: str, manifest: Manifest, vocabulary_hash: str | N
             f"({manifest.vocabulary.hash[:12]}) instead of {vocabulary_hash[:12]}. Prepare the "
             "text with the same vocabulary."
         )
-
-
-def _read_text(location: str) -> str:
-    if "://" in location:
-        found = ts.KvStore.open(location.rstrip("/") + "/").result().read(FILE_NAME).result()
-        if found.state == "missing":
-            raise NoStore(
-                f"{location}: no {FILE_NAME} there. Run python -m lossline.prepare or give another "
-                "path."
-            )
-        return found.value.decode()
-    folder = Path(location)
-    if not folder.is_dir():
-        raise NoStore(
-            f"{location}: no such store. Run python -m lossline.prepare or give another path."
-        )
-    if not (folder / FILE_NAME).is_file():
-        raise NoStore(
-            f"{location}: no {FILE_NAME} there. Run python -m lossline.prepare or give another "
-            "path."
-        )
-    return (folder / FILE_NAME).read_text(encoding="utf-8", errors="replace")
-
-
-def _sha256(tree: Any) -> str:
-    return hashlib.sha256(json.dumps(tree, sort_keys=True, ensure_ascii=False).encode()).hexdigest()

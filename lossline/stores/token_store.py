@@ -12,6 +12,7 @@ import numpy as np
 from lossline.errors import UserError
 from lossline.stores import arrays, manifests
 from lossline.stores.manifests import Manifest
+from lossline.stores.sealed_json import FILE_NAME
 
 ARRAYS = ("tokens", "offsets", "document_bytes", "token_bytes")
 
@@ -105,17 +106,7 @@ class TokenStore:
         Raises:
             UserError: the tokens are damaged.
         """
-        # Start all reads before waiting for the first result, so that they overlap.
-        pending = [self._tokens[int(start) : int(start) + length].read() for start in starts]
-        rows = np.empty((len(pending), length), np.int32)
-        for row, future in zip(rows, pending, strict=True):
-            try:
-                row[:] = future.result()
-            except ValueError as error:
-                raise UserError(
-                    f"{self.location}: damaged tokens ({error}). Prepare the store again."
-                ) from error
-        return rows
+        return arrays.read_rows(self._tokens, starts, length, dtype=np.int32)
 
     def document(self, index: int) -> np.ndarray:
         """Return the tokens of one document as int32 [tokens], its eos included.
@@ -190,7 +181,7 @@ def check_arrays(location: str, manifest: Manifest, names: Sequence[str]) -> Non
         or manifests.fingerprint(manifest.arrays, manifest.vocabulary) != manifest.fingerprint
     ):
         raise UserError(
-            f"{location}/{manifests.FILE_NAME}: does not match its arrays. Prepare the store again."
+            f"{location}/{FILE_NAME}: does not match its arrays. Prepare the store again."
         )
     if "://" not in location:
         for name in names:

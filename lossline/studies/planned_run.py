@@ -10,7 +10,7 @@ from lossline.cli.configuration import build_options
 from lossline.errors import UserError
 from lossline.options.identity import fingerprint
 from lossline.runs.run_directory import RunDirectory, RunState
-from lossline.stores.manifests import NoStore
+from lossline.stores.sealed_json import NoStore
 from lossline.training.options import TrainOptions
 
 

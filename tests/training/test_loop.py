@@ -24,7 +24,7 @@ from lossline.runs.checkpoints import CheckpointWriter, restore_state
 from lossline.runs.restoring import load_model
 from lossline.runs.run_directory import RunDirectory, RunState
 from lossline.sharding import MeshOptions, make_mesh, make_rules
-from lossline.stores.manifests import NoStore
+from lossline.stores.sealed_json import NoStore
 from lossline.stores.store_writer import write_store
 from lossline.training.checkpoint_schedule import CheckpointOptions
 from lossline.training.loop import TrainingFailed, train, use_compilation_cache

@@ -23,7 +23,7 @@ from lossline.options.columns import option_columns
 from lossline.options.identity import identity
 from lossline.runs.checkpoints import restore_state
 from lossline.runs.restoring import load_model
-from lossline.stores.manifests import NoStore
+from lossline.stores.sealed_json import NoStore
 from lossline.stores.store_writer import write_store
 from lossline.stores.token_store import TokenStore
 from lossline.studies.planned_run import plan_run
