@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
@@ -34,12 +35,31 @@ class Batch:
         segment_ids: int32 [B, L]: number of the document that the target belongs to, from 1 in
             each row. The eos before a document is therefore the document's first input, as in
             evaluation. If attention stays within segments, every document starts from only eos.
+        reference: float16 [B, L]: nats of each target under a reference model, NaN where unknown;
+            None unless the plan has such a ``TokenColumn``.
+        selected: bool [B, L]: whether to train on the target; None unless the plan has such a
+            ``TokenColumn``.
     """
 
     inputs: np.ndarray
     targets: np.ndarray
     weights: np.ndarray
     segment_ids: np.ndarray
+    reference: np.ndarray | None = None
+    selected: np.ndarray | None = None
+
+
+class TokenColumn(Protocol):
+    """A value of every token of a store, which batches give for every target."""
+
+    @property
+    def field(self) -> str:
+        """Name of the field of ``Batch``."""
+        ...
+
+    def read(self, starts: np.ndarray, length: int) -> np.ndarray:
+        """Return the values of ``length`` tokens from each position of the store, [R, length]."""
+        ...
 
 
 class Windows:
@@ -49,6 +69,7 @@ class Windows:
         store: an open token store.
         context_length: L, targets per window.
         seed: seed of the shuffles.
+        column: further value of every target.
 
     Attributes:
         store: as above.
@@ -59,7 +80,14 @@ class Windows:
         UserError: ``context_length`` is below 1 or longer than the store.
     """
 
-    def __init__(self, store: TokenStore, *, context_length: int, seed: int) -> None:
+    def __init__(
+        self,
+        store: TokenStore,
+        *,
+        context_length: int,
+        seed: int,
+        column: TokenColumn | None = None,
+    ) -> None:
         if context_length < 1:
             raise UserError(f"context_length {context_length}: too short. Give at least 1.")
         if store.num_tokens < context_length:
@@ -72,6 +100,7 @@ class Windows:
         self.length = context_length
         self.count = store.num_tokens // context_length
         self._key = (store.manifest.fingerprint, seed, context_length)
+        self._column = column
 
     def order(self, rows: np.ndarray) -> np.ndarray:
         """Return the window of each row; epochs follow each other.
@@ -111,11 +140,17 @@ class Windows:
         # Number of documents that start at or before each target. An eos belongs to the document
         # that it ends.
         documents = np.searchsorted(self.store.offsets, positions, side="right")
+        more = (
+            {}
+            if self._column is None
+            else {self._column.field: self._column.read(starts, self.length)}
+        )
         return Batch(
             inputs=tokens[:, :-1],
             targets=tokens[:, 1:],
             weights=np.ones(positions.shape, np.float32),
             segment_ids=(documents - documents[:, :1] + 1).astype(np.int32),
+            **more,
         )
 
 
@@ -127,6 +162,7 @@ class BatchPlan:
         context_length: L, targets per row.
         batch_size: B, rows of the global batch.
         seed: seed of the shuffles.
+        column: further value of every target.
 
     Attributes:
         fingerprint: fingerprint of the store.
@@ -137,10 +173,16 @@ class BatchPlan:
     """
 
     def __init__(
-        self, store: TokenStore, *, context_length: int, batch_size: int, seed: int
+        self,
+        store: TokenStore,
+        *,
+        context_length: int,
+        batch_size: int,
+        seed: int,
+        column: TokenColumn | None = None,
     ) -> None:
         self.batch_size = _checked_batch_size(batch_size)
-        self.windows = Windows(store, context_length=context_length, seed=seed)
+        self.windows = Windows(store, context_length=context_length, seed=seed, column=column)
         self.fingerprint = store.manifest.fingerprint
 
     def batch(self, k: int, rows: slice | None = None) -> Batch:
@@ -171,6 +213,8 @@ class MixturePlan:
         context_length: L, targets per row.
         batch_size: B, rows of the global batch.
         seed: seed of the shuffles.
+        columns: further value of every target, one for each store, all of the same field; empty:
+            none.
 
     Attributes:
         sources: windows of the stores with a positive weight, in the given order.
@@ -191,6 +235,7 @@ class MixturePlan:
         context_length: int,
         batch_size: int,
         seed: int,
+        columns: Sequence[TokenColumn] = (),
     ) -> None:
         if not stores or len(stores) != len(weights):
             raise UserError(
@@ -205,8 +250,10 @@ class MixturePlan:
         self.shares = tuple(whole.values())
         _check_one_vocabulary(stores)
         _check_different(stores)
+        chosen = [columns[int(place)] for place in whole] if columns else [None] * len(stores)
         self.sources = [
-            Windows(store, context_length=context_length, seed=seed) for store in stores
+            Windows(store, context_length=context_length, seed=seed, column=column)
+            for store, column in zip(stores, chosen, strict=True)
         ]
         prints = [store.manifest.fingerprint for store in stores]
         self.fingerprint = mixture_fingerprint(prints, self.shares)
@@ -224,21 +271,12 @@ class MixturePlan:
         """
         numbers = _row_numbers(k, self.batch_size, rows)
         source, index = self.assign(numbers)
-        shape = (len(numbers), self.sources[0].length)
-        types = {
-            "inputs": np.int32,
-            "targets": np.int32,
-            "weights": np.float32,
-            "segment_ids": np.int32,
-        }
-        columns = {name: np.empty(shape, dtype) for name, dtype in types.items()}
-        for which in np.unique(source):
-            chosen = source == which
-            windows = self.sources[which]
-            part = windows.read(windows.order(index[chosen]))
-            for name, column in columns.items():
-                column[chosen] = getattr(part, name)
-        return Batch(**columns)
+        parts = [
+            (source == which, windows.read(windows.order(index[source == which])))
+            for which, windows in enumerate(self.sources)
+            if (source == which).any()
+        ]
+        return _joined(parts, len(numbers))
 
     def assign(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the source of each row and the index of the row within that source.
@@ -254,6 +292,19 @@ class MixturePlan:
     def counts(self, rows: int) -> tuple[int, ...]:
         """Return the number of rows of each source among the first ``rows`` rows of training."""
         return self._interleaving.counts(rows)
+
+
+def _joined(parts: Sequence[tuple[np.ndarray, Batch]], rows: int) -> Batch:
+    """Put the rows of several batches together; each comes with a mask [rows] of its rows."""
+    values = {}
+    for name in Batch.__dataclass_fields__:
+        arrays = [(mask, getattr(part, name)) for mask, part in parts]
+        if arrays[0][1] is None:
+            continue
+        values[name] = np.empty((rows, *arrays[0][1].shape[1:]), arrays[0][1].dtype)
+        for mask, array in arrays:
+            values[name][mask] = array
+    return Batch(**values)
 
 
 def _row_numbers(k: int, batch_size: int, rows: slice | None) -> np.ndarray:

@@ -169,6 +169,21 @@ _FACTORS = (
     ),
     _named("schedule", "the learning-rate schedule", option="schedule.__class__", setting=True),
     _named("token_selection", "the token selection"),
+    *(
+        option_fact(f"objective.{path}", Role.FACTOR, label, owner="token_selection")
+        for path, label in (
+            ("score", "the score of token selection"),
+            ("scope", "the tokens that are ranked together"),
+            ("scores", "the reference scores of the tokens"),
+        )
+    ),
+    option_fact(
+        "objective.share",
+        Role.FACTOR,
+        "the share of selected tokens",
+        owner="token_selection",
+        numeric=True,
+    ),
     option_fact(
         "batch_size", Role.FACTOR, "the batch size", setting=True, numeric=True, principal=True
     ),

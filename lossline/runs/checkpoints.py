@@ -70,10 +70,18 @@ class CheckpointWriter:
         self._finishing: threading.Thread | None = None
         self._error: BaseException | None = None
 
-    def save(self, step: int, state: dict[str, Any], *, kept: bool) -> None:
+    def save(
+        self, step: int, state: dict[str, Any], *, kept: bool, trained_tokens: int | None = None
+    ) -> None:
         """Start to save ``state`` after ``step`` updates; return when the state may be overwritten.
 
         Waits for the previous save, and raises the error of that save if it failed.
+
+        Args:
+            step: number of updates.
+            state: training state.
+            kept: whether the checkpoint stays when newer ones exist.
+            trained_tokens: tokens that the objective has selected so far. None: all.
         """
         self.wait()
         target = self._folder / str(step)
@@ -85,7 +93,7 @@ class CheckpointWriter:
         items = {part: ocp.args.StandardSave(state[part]) for part in self._parts}
         self._orbax.save(target, args=ocp.args.Composite(**items))
         self._finishing = threading.Thread(
-            target=self._finish, args=(step, kept), name=f"checkpoint {step}"
+            target=self._finish, args=(step, kept, trained_tokens), name=f"checkpoint {step}"
         )
         self._finishing.start()
 
@@ -105,11 +113,17 @@ class CheckpointWriter:
         finally:
             self._orbax.close()
 
-    def _finish(self, step: int, kept: bool) -> None:
+    def _finish(self, step: int, kept: bool, trained_tokens: int | None) -> None:
         try:
             self._orbax.wait_until_finished()
             if jax.process_index() == 0:
-                write_manifest(self._folder / str(step), step=step, kept=kept, data=self._data)
+                write_manifest(
+                    self._folder / str(step),
+                    step=step,
+                    kept=kept,
+                    data=self._data,
+                    trained_tokens=trained_tokens,
+                )
                 self._retire(step)
         except BaseException as error:
             self._error = error  # this is a thread; wait() raises it in the training loop
@@ -129,12 +143,22 @@ class CheckpointWriter:
                     drop_optimizer(folder)
 
 
-def write_manifest(folder: Path, *, step: int, kept: bool, data: str) -> None:
+def write_manifest(
+    folder: Path, *, step: int, kept: bool, data: str, trained_tokens: int | None = None
+) -> None:
     """Write the manifest, which makes the checkpoint complete."""
-    write_json(
-        folder / MANIFEST,
-        {"step": step, "kept": kept, "data": data, "files": _checksums(folder, _files(folder))},
-    )
+    known = {"step": step, "kept": kept, "data": data}
+    known |= {} if trained_tokens is None else {"trained_tokens": trained_tokens}
+    write_json(folder / MANIFEST, {**known, "files": _checksums(folder, _files(folder))})
+
+
+def trained_tokens(run: RunDirectory, step: int) -> int | None:
+    """Return the tokens that a selective objective had selected at a checkpoint; None: all.
+
+    Raises:
+        UserError: the checkpoint has no manifest.
+    """
+    return read_json(run.path / "checkpoints" / str(step) / MANIFEST).get("trained_tokens")
 
 
 def parameters_fingerprint(run: RunDirectory, step: int) -> str:

@@ -18,7 +18,7 @@ import numpy as np
 
 from lossline.errors import UserError
 from lossline.seeds import check_seed
-from lossline.stores.manifests import FILE_NAME
+from lossline.stores.sealed_json import FILE_NAME
 from lossline.studies.grid import Point
 
 PARTS = 100  # shares are hundredths, so that each run's batches repeat their pattern soon

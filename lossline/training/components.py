@@ -7,6 +7,7 @@ from typing import Any
 
 from lossline import models
 from lossline.batches.mixture import Mixture
+from lossline.objectives.options import Selective
 from lossline.sharding import LaunchOptions, MeshOptions
 from lossline.training import optimizer, schedule
 from lossline.training.checkpoint_schedule import CheckpointOptions
@@ -15,6 +16,7 @@ from lossline.training.options import LogOptions
 COMPONENTS: dict[str, Callable[..., Any]] = {
     **{config.family: config for config in models.CONFIGS.values()},
     "mixture": Mixture,
+    "selective": Selective,
     "adamw": optimizer.AdamW,
     "adam": optimizer.Adam,
     "sgd": optimizer.SGD,

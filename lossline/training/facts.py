@@ -6,6 +6,7 @@ They become columns of the loss table, and record how the run was made: versions
 from __future__ import annotations
 
 import platform
+from collections.abc import Sequence
 from importlib import metadata
 from typing import Any
 
@@ -13,6 +14,8 @@ import jax
 from jax.sharding import Mesh
 
 import lossline
+from lossline.objectives.options import Scope
+from lossline.stores.token_scores import TokenScores
 from lossline.training.options import TrainOptions
 from lossline.training.text import TrainingText
 
@@ -20,7 +23,13 @@ _PACKAGES = ("flax", "jax", "jaxlib", "numpy", "optax", "orbax-checkpoint")
 
 
 def run_facts(
-    options: TrainOptions, *, run_id: str, text: TrainingText, fingerprint: str, mesh: Mesh
+    options: TrainOptions,
+    *,
+    run_id: str,
+    text: TrainingText,
+    fingerprint: str,
+    mesh: Mesh,
+    scores: Sequence[TokenScores] = (),
 ) -> dict[str, Any]:
     """Return the facts of a run: the columns of the loss table first, then further records.
 
@@ -30,6 +39,7 @@ def run_facts(
         text: text that the run is trained on.
         fingerprint: fingerprint of the data that the batches are drawn from.
         mesh: devices in use.
+        scores: token scores that the objective reads.
     """
     counts = options.model.num_params()
     vocabulary = text.vocabulary
@@ -43,7 +53,7 @@ def run_facts(
         "schedule": options.schedule.family,
         "learning_rate": options.optimizer.learning_rate,
         "weight_decay": options.optimizer.weight_decay,
-        "token_selection": "all",
+        "token_selection": token_selection(options, scores),
         "params": counts.total,
         "params_non_embedding": counts.non_embedding,
         "seed": options.seed,
@@ -52,6 +62,7 @@ def run_facts(
         "tokens": options.total_tokens,
         "tokens_per_step": options.tokens_per_step,
         "flops_per_token": options.flops_per_token,
+        **_selection_flops(options, scores),
         **text.facts(options.total_tokens),
         "store_fingerprint": fingerprint,
         "vocabulary_hash": vocabulary.hash,
@@ -67,3 +78,38 @@ def run_facts(
             **{name: metadata.version(name) for name in _PACKAGES},
         },
     }
+
+
+def token_selection(options: TrainOptions, scores: Sequence[TokenScores]) -> str:
+    """Return the rule, the share and the reference of the selected tokens; "all" without selection.
+
+    An example: "excess loss 60% of the batch, reference tuned-1a2b3c4d step 500".
+    """
+    chosen = options.objective
+    if chosen is None:
+        return "all"
+    text = f"{chosen.score.words} {100 * chosen.fraction:g}% of the {chosen.selects_in}"
+    if chosen.scope is Scope.MICROBATCH:
+        text += f" (1/{options.microbatches} of a batch)"
+    if references := dict.fromkeys(item.reference for item in scores):
+        text += f", reference {' and '.join(references)}"
+    return text
+
+
+def _selection_flops(options: TrainOptions, scores: Sequence[TokenScores]) -> dict[str, float]:
+    """Return the FLOPs of the selection: once, and per token of the training.
+
+    Once: the training of the references, and the scoring. Per token: a further projection on the
+    vocabulary, or a further forward pass where the losses of all microbatches come first.
+    """
+    chosen = options.objective
+    if chosen is None:
+        return {"selection_flops_once": 0.0, "selection_flops_per_token": 0.0}
+    references = {item.parameters: item.reference_flops for item in scores}
+    once = sum(references.values()) + sum(item.scoring_flops for item in scores)
+    per_token = 0.0
+    if chosen.score.needs_current_model:
+        per_token = 2.0 * options.model.width * options.model.vocab_size
+        if options.microbatches > 1 and chosen.selects_in == Scope.BATCH.value:
+            per_token = options.flops_per_token / 3
+    return {"selection_flops_once": once, "selection_flops_per_token": per_token}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,9 +20,10 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from lossline.batches.plans import BatchPlan, MixturePlan
+from lossline.batches.plans import BatchPlan, MixturePlan, TokenColumn
 from lossline.errors import UserError
 from lossline.files import write_json, write_text
+from lossline.objectives.columns import open_scores, token_columns
 from lossline.options.gin_text import gin_text
 from lossline.options.identity import identity
 from lossline.runs import checkpoints
@@ -33,16 +34,17 @@ from lossline.sharding import (
     launch,
     parameter_table,
 )
+from lossline.stores.token_scores import TokenScores
 from lossline.training.components import COMPONENTS
 from lossline.training.facts import run_facts
 from lossline.training.hardware import peak_flops
 from lossline.training.interruption import Interruption
-from lossline.training.make_trainer import make_trainer, rates, step_arguments
+from lossline.training.make_trainer import batch_fields, make_trainer, rates, step_arguments
 from lossline.training.metrics import MetricsWriter
-from lossline.training.options import Documents, TrainOptions
+from lossline.training.options import TrainOptions
 from lossline.training.prefetch import place_batch, prefetched
 from lossline.training.progress import StepProgress
-from lossline.training.step import METRICS, State, Trainer
+from lossline.training.step import State, Trainer
 from lossline.training.text import TrainingText
 
 # With several processes, the clock of the first process decides when a replaceable checkpoint is
@@ -116,7 +118,9 @@ class _Job:
     mesh: Mesh
     trainer: Trainer
     first: bool  # whether this process is the first one, which writes the files
+    scores: list[TokenScores]  # token scores that the objective reads
     step: int = 0  # number of finished updates
+    trained_tokens: int = 0  # number of tokens that the objective has selected so far
 
     def note(self, state: RunState, message: str = "") -> None:
         """Write the run's status."""
@@ -130,10 +134,12 @@ class _Job:
 def _prepare(options: TrainOptions, run: RunDirectory, progress: StepProgress) -> _Job:
     """Open and check everything that can fail, before anything is written."""
     text = TrainingText.open(options.store)
+    scores = _token_scores(options, text, run)
     plan = text.plan(
         context_length=options.length,
         batch_size=options.batch_size,
         seed=options.order_seed,
+        columns=_columns(options, text, scores),
     )
     vocabulary = text.vocabulary
     if vocabulary.vocab_size > options.model.vocab_size:
@@ -146,7 +152,45 @@ def _prepare(options: TrainOptions, run: RunDirectory, progress: StepProgress) -
     with jax.set_mesh(trainer.mesh):  # errors of operations appear here, when traced
         jax.eval_shape(trainer.step, *step_arguments(options, trainer))
     first = jax.process_index() == 0
-    return _Job(options, run, progress, text, plan, trainer.mesh, trainer, first)
+    return _Job(options, run, progress, text, plan, trainer.mesh, trainer, first, scores)
+
+
+def _token_scores(
+    options: TrainOptions, text: TrainingText, run: RunDirectory
+) -> list[TokenScores]:
+    """Open the token scores that the objective reads."""
+    if options.objective is None:
+        return []
+    found = open_scores(
+        options.objective,
+        text.stores,
+        mixture=bool(text.shares),
+        context_length=options.length,
+        documents=options.documents.value,
+    )
+    for scores in found:
+        if scores.manifest.source.run_id == run.name:
+            raise UserError(
+                f"{scores.location}: the reference of these token scores is the run itself "
+                f"({run.name}). Give scores of another run, or another train.name."
+            )
+    return found
+
+
+def _columns(
+    options: TrainOptions, text: TrainingText, scores: list[TokenScores]
+) -> Sequence[TokenColumn]:
+    """Return what the objective needs in batches beside the tokens."""
+    if options.objective is None:
+        return ()
+    return token_columns(
+        options.objective,
+        list(text.stores.values()),
+        scores,
+        weights=list(text.shares.values()) or [1],
+        context_length=options.length,
+        seed=options.order_seed,
+    )
 
 
 def _delete_partial_saves(job: _Job) -> None:
@@ -176,6 +220,7 @@ def _describe(job: _Job, config: dict[str, Any]) -> None:
         text=job.text,
         fingerprint=job.plan.fingerprint,
         mesh=job.mesh,
+        scores=job.scores,
     )
     trainer, folder = job.trainer, job.run.path
     table = parameter_table(
@@ -201,6 +246,7 @@ def _begin(job: _Job) -> State:
     if found is None:
         return job.trainer.init(random_key(job.options.seed))
     job.step = found
+    job.trained_tokens = checkpoints.trained_tokens(job.run, found) or 0
     job.progress.say(f"continuing from checkpoint {found} of {job.run.path}")
     return checkpoints.restore_state(job.run, found, abstract, data=job.plan.fingerprint)
 
@@ -249,14 +295,12 @@ def _steps(
     """Run the remaining updates. Step t is dispatched before the metrics of step t - 1 are read."""
     options, total = job.options, job.options.total_steps
     keep = frozenset(options.checkpoints.kept_steps(total))
-    names: tuple[str, ...] = ("inputs", "targets", "weights")
-    names += ("segment_ids",) if options.documents is Documents.SEPARATE else ()
     place = partial(
         place_batch,
         job.plan,
         batch_size=options.batch_size,
         sharding=batch_sharding(job.mesh),
-        names=names,
+        names=tuple(batch_fields(options)),
     )
     clock = _CheckpointClock(options.checkpoints.minutes * 60)
     with (
@@ -271,7 +315,8 @@ def _steps(
             stopping = stop.asked(step)
             if step in keep or stopping or clock.due(step):
                 reporter.flush()  # raises before a state with NaN or infinity is saved
-                writer.save(step, state, kept=step in keep)
+                trained = None if options.objective is None else job.trained_tokens
+                writer.save(step, state, kept=step in keep, trained_tokens=trained)
                 clock.reset()
                 job.step = step
                 job.note(RunState.RUNNING)
@@ -327,9 +372,11 @@ class _Reporter:
             self._report(*before)
 
     def _report(self, step: int, metrics: jax.Array) -> None:
-        values = dict(zip(METRICS, np.asarray(metrics).tolist(), strict=True))
-        if not all(math.isfinite(value) for value in values.values()):
+        names = self._job.trainer.metric_names
+        values = dict(zip(names, np.asarray(metrics).tolist(), strict=True))
+        if not all(math.isfinite(value) for value in list(values.values())[:3]):
             raise TrainingFailed(self._diagnosis(step, values))
+        self._job.trained_tokens += int(values.get("selected_tokens", 0))
         self._measure_rate(step)
         options = self._job.options
         total = options.total_steps
@@ -349,7 +396,7 @@ class _Reporter:
             "step": step,
             "tokens": tokens,
             "flops": tokens * options.flops_per_token,
-            **values,
+            **{name: value for name, value in values.items() if math.isfinite(value)},
             "learning_rate": float(rates(self._job.options, step)[0]),
             "tokens_per_second": self._rate,
             "flops_per_second": flops_rate,

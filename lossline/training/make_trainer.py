@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,9 @@ import numpy as np
 from jax.sharding import Mesh
 
 from lossline.errors import UserError
+from lossline.objectives.options import Scope, Score
+from lossline.objectives.plain import PlainLoss
+from lossline.objectives.selective import SelectiveLoss
 from lossline.sharding import batch_sharding, make_mesh, make_rules
 from lossline.sharding.mesh import (
     devices_along,
@@ -18,7 +22,6 @@ from lossline.sharding.mesh import (
     nearest_divisors,
     require_divisible,
 )
-from lossline.training.objective import Objective
 from lossline.training.options import Documents, TrainOptions
 from lossline.training.step import State, Trainer
 
@@ -48,11 +51,7 @@ def make_trainer(options: TrainOptions, *, devices: Sequence[jax.Device] | None 
         )
     trainer = Trainer(
         model=options.model,
-        objective=Objective(
-            vocab_size=options.model.vocab_size,
-            z_loss=options.z_loss,
-            implementation=options.cross_entropy,
-        ),
+        objective=_objective(options, mesh),
         optimizer=options.optimizer,
         mesh=mesh,
         rules=make_rules(options.mesh.rules),
@@ -60,6 +59,57 @@ def make_trainer(options: TrainOptions, *, devices: Sequence[jax.Device] | None 
     )
     _ = trainer.shardings  # raises UserError if the mesh does not fit the model
     return trainer
+
+
+def _objective(options: TrainOptions, mesh: Mesh) -> PlainLoss | SelectiveLoss:
+    """Return the objective of the step.
+
+    Raises:
+        UserError: the selection of a batch would be empty.
+    """
+    common: dict[str, Any] = {
+        "vocab_size": options.model.vocab_size,
+        "z_loss": options.z_loss,
+        "implementation": options.cross_entropy,
+    }
+    chosen = options.objective
+    if chosen is None:
+        return PlainLoss(**common)
+    scope = chosen.scope or Scope.BATCH
+    ranked = {
+        Scope.BATCH: options.tokens_per_step,
+        Scope.MICROBATCH: options.tokens_per_step // options.microbatches,
+        Scope.SEQUENCE: options.length,
+    }[scope]
+    if options.tokens_per_step < mesh.size:
+        raise UserError(
+            f"train.objective: a batch has {options.tokens_per_step} targets, fewer than the "
+            f"{mesh.size} devices. Increase train.batch_size or use fewer devices."
+        )
+    if chosen.fraction * ranked < 1:
+        raise UserError(
+            f"selective.share = {chosen.share}: less than one of the {ranked} targets of a "
+            f"{chosen.selects_in}. Increase the share, train.batch_size or train.context_length."
+        )
+    return SelectiveLoss(
+        share=chosen.fraction,
+        score=chosen.score,
+        scope=scope,
+        one_device=mesh.size == 1,
+        **common,
+    )
+
+
+def batch_fields(options: TrainOptions) -> dict[str, Any]:
+    """Return the arrays of a batch that the step uses: field of ``Batch`` -> dtype."""
+    fields: dict[str, Any] = {"inputs": jnp.int32, "targets": jnp.int32, "weights": jnp.float32}
+    if options.documents is Documents.SEPARATE:
+        fields["segment_ids"] = jnp.int32
+    if options.objective is not None and not options.objective.score.needs_current_model:
+        fields["selected"] = jnp.bool_
+    if options.objective is not None and options.objective.score is Score.EXCESS_LOSS:
+        fields["reference"] = jnp.float16
+    return fields
 
 
 def step_arguments(
@@ -70,12 +120,10 @@ def step_arguments(
     JAX caches the trace made with them, so the first real call of the step does not trace again.
     """
     shape = (options.batch_size, options.length)
-    dtypes = {"inputs": jnp.int32, "targets": jnp.int32, "weights": jnp.float32}
-    if options.documents is Documents.SEPARATE:
-        dtypes["segment_ids"] = jnp.int32
     rows = batch_sharding(trainer.mesh)
     batch = {
-        name: jax.ShapeDtypeStruct(shape, dtype, sharding=rows) for name, dtype in dtypes.items()
+        name: jax.ShapeDtypeStruct(shape, dtype, sharding=rows)
+        for name, dtype in batch_fields(options).items()
     }
     return trainer.abstract_state, batch, np.zeros(2, np.float32)
 

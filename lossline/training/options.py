@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from lossline.batches.mixture import Mixture, store_identity
 from lossline.errors import UserError
+from lossline.objectives.options import Selective
 from lossline.options.identity import identity
 from lossline.places import local_path
 from lossline.runs.earlier_runs import find_run
@@ -37,6 +38,11 @@ class ModelConfig(Protocol):
     @property
     def vocab_size(self) -> int:
         """Size of the vocabulary."""
+        ...
+
+    @property
+    def width(self) -> int:
+        """Width of the hidden states."""
         ...
 
     @property
@@ -104,6 +110,7 @@ class TrainOptions:
         optimizer: ``@adamw()``, ``@adam()`` or ``@sgd()``.
         schedule: ``@cosine()``, ``@wsd()`` or ``@constant_rate()``.
         z_loss: coefficient of logsumexp².
+        objective: None: all targets; or ``@selective()``: a share of them.
         checkpoints: when to save checkpoints.
         root: folder of run directories.
         directory: the run directory itself, instead of ``root``/``name``-hash.
@@ -131,6 +138,7 @@ class TrainOptions:
     optimizer: Optimizer = field(default_factory=AdamW)
     schedule: Schedule = field(default_factory=CosineSchedule)
     z_loss: float = 0.0
+    objective: Selective | None = field(default=None, metadata={"identity": "unless None"})
     checkpoints: CheckpointOptions = field(default_factory=CheckpointOptions)
     root: str = _elsewhere("runs")
     directory: str | None = _elsewhere()

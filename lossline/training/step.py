@@ -20,12 +20,13 @@ from flax import nnx
 from jax.sharding import AbstractMesh, Mesh
 
 from lossline import models
+from lossline.objectives.plain import BatchArrays, PlainLoss
+from lossline.objectives.selective import SelectiveLoss
 from lossline.sharding import Rules, batch_sharding, parameter_shardings, replicated
 from lossline.training import optimizer as optimizers
-from lossline.training.objective import BatchArrays, Objective
 
 State = dict[str, Any]
-METRICS = ("loss", "gradient_norm", "parameter_norm")
+NORMS = ("gradient_norm", "parameter_norm")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +46,7 @@ class Trainer:
     """
 
     model: Any
-    objective: Objective
+    objective: PlainLoss | SelectiveLoss
     optimizer: optimizers.Optimizer
     mesh: Mesh
     rules: Rules
@@ -153,21 +154,46 @@ class Trainer:
         nnx.replace_by_pure_dict(state, params)
         return nnx.merge(graph, state)
 
-    def gradients(self, params: Any, batch: BatchArrays) -> tuple[Any, jax.Array]:
-        """Return (gradients, nats per target token) of the whole batch; traced inside ``step``."""
-        # The bound avoids 0 / 0 for a batch of only padding.
-        total_weight = jnp.maximum(jnp.sum(batch["weights"]), 1e-9)
-        if self.microbatches == 1:
-            return self._differentiated(params, batch, total_weight)
-        if not 1 < self.mesh.size == self.mesh.shape["data"]:
-            return self._accumulated(params, batch, total_weight)
+    @property
+    def metric_names(self) -> tuple[str, ...]:
+        """Names of the metrics of a step: "loss", the norms, then further ones of the objective.
 
-        # Every device holds all parameters. Under shard_map it sums the gradients of its own rows
-        # over all microbatches, so one all-reduce per step suffices. With plain jit, XLA would
-        # reduce once per microbatch.
-        def of_own_rows(params: Any, batch: BatchArrays, total_weight: jax.Array) -> Any:
+        The first three are finite if the new state is finite.
+        """
+        loss, *more = self.objective.metric_names
+        return (loss, *NORMS, *more)
+
+    def gradients(self, params: Any, batch: BatchArrays) -> tuple[Any, jax.Array]:
+        """Return (gradients, metrics of the objective) of the whole batch; traced in ``step``."""
+        total = self.objective.total(batch, self._split)
+        if self.microbatches == 1:
+            gradients, sums = self._differentiated(params, batch, total)
+        elif self.objective.ranks_whole_batch:
+            assert isinstance(self.objective, SelectiveLoss)
+            chosen, sums = self.objective.choose(batch, self._nats(params, batch))
+            gradients, _ = self._summed(params, {**batch, "selected": chosen}, total)
+        else:
+            gradients, sums = self._summed(params, batch, total)
+        return gradients, self.objective.metrics(sums)
+
+    def _differentiated(
+        self, params: Any, batch: BatchArrays, total: jax.Array, over: str | None = None
+    ) -> tuple[Any, jax.Array]:
+        def loss(params: Any) -> tuple[jax.Array, jax.Array]:
+            return self.objective(self.merge(params), batch, total, over=over)
+
+        return jax.grad(loss, has_aux=True)(params)
+
+    def _summed(self, params: Any, batch: BatchArrays, total: jax.Array) -> tuple[Any, jax.Array]:
+        """Return the sum of ``_differentiated`` over all microbatches."""
+        if not self._rows_stay:
+            return self._accumulated(params, batch, total)
+
+        # Each device sums the gradients of its own rows over all microbatches, so one all-reduce
+        # per step suffices. With plain jit, XLA would reduce once per microbatch.
+        def of_own_rows(params: Any, batch: BatchArrays, total: jax.Array) -> Any:
             with jax.sharding.use_abstract_mesh(AbstractMesh((), ())):
-                return jax.lax.psum(self._accumulated(params, batch, total_weight), "data")
+                return jax.lax.psum(self._accumulated(params, batch, total, over="data"), "data")
 
         rows, whole = batch_sharding(self.mesh).spec, replicated(self.mesh).spec
         return jax.shard_map(
@@ -176,33 +202,45 @@ class Trainer:
             in_specs=(whole, rows, whole),
             out_specs=whole,
             check_vma=False,
-        )(params, batch, total_weight)
+        )(params, batch, total)
 
-    def _differentiated(
-        self, params: Any, batch: BatchArrays, total_weight: jax.Array
-    ) -> tuple[Any, jax.Array]:
-        def loss(params: Any) -> tuple[jax.Array, jax.Array]:
-            return self.objective(self.merge(params), batch, total_weight)
-
-        return jax.grad(loss, has_aux=True)(params)
+    @property
+    def _rows_stay(self) -> bool:
+        """Whether every device holds all parameters and can work on its own rows alone."""
+        return 1 < self.mesh.size == self.mesh.shape["data"]
 
     def _accumulated(
-        self, params: Any, batch: BatchArrays, total_weight: jax.Array
+        self, params: Any, batch: BatchArrays, total: jax.Array, over: str | None = None
     ) -> tuple[Any, jax.Array]:
         """Return the same as ``_differentiated``, computed one microbatch at a time."""
 
         def accumulate(carry: tuple[Any, jax.Array], microbatch: BatchArrays) -> tuple[Any, None]:
-            gradients, nats = self._differentiated(params, microbatch, total_weight)
+            gradients, sums = self._differentiated(params, microbatch, total, over)
             # In bfloat16 a sum of many microbatches would lose its small terms.
             wide = jax.tree.map(lambda total, g: total + g.astype(jnp.float32), carry[0], gradients)
-            return (wide, carry[1] + nats), None
+            return (wide, carry[1] + sums), None
 
         zeros = jax.tree.map(lambda p: jnp.zeros(p.shape, jnp.float32), params)
         parts = {name: self._split(array) for name, array in batch.items()}
-        return jax.lax.scan(accumulate, (zeros, jnp.zeros((), jnp.float32)), parts)[0]
+        no_sums = jnp.zeros(self.objective.num_sums, jnp.float32)
+        return jax.lax.scan(accumulate, (zeros, no_sums), parts)[0]
+
+    def _nats(self, params: Any, batch: BatchArrays) -> jax.Array:
+        """Return the nats of every target, float32 [B, L], one microbatch at a time."""
+        assert isinstance(self.objective, SelectiveLoss)
+        objective = self.objective
+
+        def measure(_: None, microbatch: BatchArrays) -> tuple[None, jax.Array]:
+            return None, objective.nats(self.merge(params), microbatch)
+
+        parts = {name: self._split(array) for name, array in batch.items()}
+        nats = jax.lax.scan(measure, None, parts)[1]
+        return nats.swapaxes(0, 1).reshape(batch["targets"].shape)  # the inverse of _split
 
     def _split(self, array: jax.Array) -> jax.Array:
         """Reshape [B, L] to [microbatches, B/microbatches, L]; every row stays on its device."""
+        if self.microbatches == 1:
+            return array[None]
         rows = array.shape[0] // self.microbatches
         split = array.reshape(rows, self.microbatches, *array.shape[1:]).swapaxes(0, 1)
         if jax.sharding.get_abstract_mesh().empty:
@@ -216,7 +254,7 @@ class Trainer:
     ) -> Callable[[State, BatchArrays, jax.Array | np.ndarray], tuple[State, jax.Array]]:
         """The compiled step: (state, batch, [learning rate, weight decay]) -> (state, metrics).
 
-        The given state is donated. The metrics are one float32 vector in the order of ``METRICS``.
+        The given state is donated. The metrics are one float32 vector, ``metric_names``.
         ``loss`` and ``gradient_norm`` (before clipping) belong to the parameters before the update,
         ``parameter_norm`` to the parameters after it: if all three are finite, the new state is
         finite too.
@@ -224,7 +262,7 @@ class Trainer:
 
         def run(state: State, batch: BatchArrays, rates: jax.Array) -> tuple[State, jax.Array]:
             params, optimizer = state["params"], state["optimizer"]
-            gradients, nats = self.gradients(params, batch)
+            gradients, metrics = self.gradients(params, batch)
             # Sharded like the parameters, so that fsdp keeps only its own part of each gradient.
             gradients = jax.lax.with_sharding_constraint(gradients, self.shardings["params"])
             gradients = optimizers.widened(gradients)
@@ -238,7 +276,8 @@ class Trainer:
             params = jax.tree.map(lambda w, p: w.astype(p.dtype), wide, params)
             optimizer = optimizers.Masters(moments, wide) if self._has_masters else moments
             # One vector, so that the host fetches one array per step.
-            metrics = jnp.stack([nats, norm, optimizers.global_norm(params)])
+            norms = jnp.stack([norm, optimizers.global_norm(params)])
+            metrics = jnp.concatenate([metrics[:1], norms, metrics[1:]])
             return {"params": params, "optimizer": optimizer}, metrics
 
         whole = replicated(self.mesh)

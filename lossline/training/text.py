@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from lossline.batches.interleaving import Interleaving
 from lossline.batches.mixture import Mixture, described, shares_of_one
-from lossline.batches.plans import BatchPlan, MixturePlan
+from lossline.batches.plans import BatchPlan, MixturePlan, TokenColumn
 from lossline.stores.token_store import TokenStore
 from lossline.tables.schema import COMPONENT_TOKENS, SHARE
 from lossline.vocabularies import VocabularyFacts
@@ -56,8 +56,21 @@ class TrainingText:
     def _first(self) -> TokenStore:
         return next(iter(self.stores.values()))
 
-    def plan(self, *, context_length: int, batch_size: int, seed: int) -> BatchPlan | MixturePlan:
+    def plan(
+        self,
+        *,
+        context_length: int,
+        batch_size: int,
+        seed: int,
+        columns: Sequence[TokenColumn] = (),
+    ) -> BatchPlan | MixturePlan:
         """Return the plan of the batches.
+
+        Args:
+            context_length: targets per row.
+            batch_size: rows of the global batch.
+            seed: seed of the data order.
+            columns: further value of every target, one for each of ``stores``; empty: none.
 
         Raises:
             UserError: the context is longer than a store, or components have different
@@ -65,7 +78,11 @@ class TrainingText:
         """
         if not self.shares:
             return BatchPlan(
-                self._first, context_length=context_length, batch_size=batch_size, seed=seed
+                self._first,
+                context_length=context_length,
+                batch_size=batch_size,
+                seed=seed,
+                column=columns[0] if columns else None,
             )
         return MixturePlan(
             list(self.stores.values()),
@@ -73,6 +90,7 @@ class TrainingText:
             context_length=context_length,
             batch_size=batch_size,
             seed=seed,
+            columns=columns,
         )
 
     def facts(self, tokens: int) -> dict[str, Any]:

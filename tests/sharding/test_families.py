@@ -9,9 +9,9 @@ import pytest
 from models.families import CONFIGS
 
 from lossline.errors import UserError
+from lossline.objectives.plain import PlainLoss
 from lossline.sharding import MeshOptions, batch_sharding, make_mesh, make_rules
 from lossline.training.make_trainer import make_trainer
-from lossline.training.objective import Objective
 from lossline.training.optimizer import AdamW
 from lossline.training.options import TrainOptions
 from lossline.training.step import Trainer
@@ -50,7 +50,7 @@ def trainer_on(options, config):
     devices = jax.devices()[:1] if options is ALONE else None
     return Trainer(
         model=config,
-        objective=Objective(vocab_size=config.vocab_size, z_loss=1e-3),
+        objective=PlainLoss(vocab_size=config.vocab_size, z_loss=1e-3),
         optimizer=AdamW(),
         mesh=make_mesh(options, devices=devices),
         rules=make_rules(),

@@ -19,6 +19,7 @@ from logged_losses import losses
 from lossline.batches.plans import BatchPlan
 from lossline.errors import UserError
 from lossline.models import LlamaConfig, config_from_dict
+from lossline.objectives.plain import PlainLoss
 from lossline.options.identity import identity
 from lossline.runs.checkpoints import CheckpointWriter, restore_state
 from lossline.runs.restoring import load_model
@@ -29,7 +30,6 @@ from lossline.stores.store_writer import write_store
 from lossline.training.checkpoint_schedule import CheckpointOptions
 from lossline.training.loop import TrainingFailed, train, use_compilation_cache
 from lossline.training.metrics import read_metrics
-from lossline.training.objective import Objective
 from lossline.training.optimizer import AdamW
 from lossline.training.options import Documents
 from lossline.training.schedule import ConstantSchedule
@@ -65,7 +65,7 @@ def state_of(run, options, step):
     """Return the training state of a checkpoint as NumPy arrays."""
     trainer = Trainer(
         model=options.model,
-        objective=Objective(vocab_size=options.model.vocab_size),
+        objective=PlainLoss(vocab_size=options.model.vocab_size),
         optimizer=options.optimizer,
         mesh=make_mesh(options.mesh),
         rules=make_rules(),
@@ -106,8 +106,10 @@ def test_unavailable_implementation_is_refused_before_anything_is_written(option
 def test_the_step_is_traced_only_once(options, monkeypatch, known_trainers):
     known_trainers.clear()
     traces = []
-    objective = Objective.__call__
-    monkeypatch.setattr(Objective, "__call__", lambda *a: traces.append(1) or objective(*a))
+    objective = PlainLoss.__call__
+    monkeypatch.setattr(
+        PlainLoss, "__call__", lambda *a, **k: traces.append(1) or objective(*a, **k)
+    )
     train(options(steps=3))
     assert len(traces) == 1
 
@@ -218,7 +220,7 @@ def die(*_, **__):
 def arrange(where):
     if where == "while Orbax writes":
         finish = checkpoints.CheckpointWriter._finish
-        def _finish(self, step, kept):
+        def _finish(self, step, *rest):
             if step == 8:
                 die()
             finish(self, step, kept)
