@@ -21,7 +21,12 @@ from lossline.evaluation.measured_runs import (
     shape_key,
 )
 from lossline.evaluation.measures import Measure
-from lossline.evaluation.options import Devices, MeasureOptions, use_compilation_cache
+from lossline.evaluation.options import (
+    Devices,
+    MeasureOptions,
+    require_runs,
+    use_compilation_cache,
+)
 from lossline.evaluation.progress import EvaluationProgress
 from lossline.evaluation.restoring import MeasurementFailed, nats_of
 from lossline.evaluation.scorer import Scorer
@@ -88,7 +93,8 @@ class Evaluator:
     ) -> None:
         _check(options)
         self._options = options
-        self._devices = Devices(options, verb="evaluate")
+        require_runs(options.runs, verb="evaluate")
+        self._devices = Devices(options, verb="evaluate", rows=options.rows)
         self._library = SetLibrary(self._devices.layout)
         self._progress = progress or EvaluationProgress()
         self._measured = 0

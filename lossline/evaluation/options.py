@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,16 +21,11 @@ from lossline.sharding.mesh import require_divisible
 
 
 @dataclass(frozen=True, kw_only=True)
-class MeasureOptions:
-    """Options that ``lossline.evaluate`` and ``lossline.score`` share.
+class DeviceOptions:
+    """Options of everything that runs the model of a run directory.
 
     Attributes:
-        runs: run directories, or folders of run directories.
-        context: tokens of a window. None: the context length of the run's training.
-        stride: tokens by which windows move forward in a longer document. None: half the context.
-        long_documents: rule for documents longer than the context.
         batch_size: rows per call of the model. It does not change results.
-        rows: several texts per row ("packed"), or one ("padded").
         activations: type to compute in, whatever the run was trained in. With float32 (and products
             in full precision) the sums do not depend on the shape of the batch, except for the last
             rounding; on accelerators it takes several times as long as bfloat16. "": the model's
@@ -40,15 +35,31 @@ class MeasureOptions:
             first run; "off": none.
     """
 
+    batch_size: int = 16
+    activations: str = "float32"
+    mesh: MeshOptions = field(default_factory=MeshOptions)
+    compilation_cache: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeasureOptions(DeviceOptions):
+    """Options that ``lossline.evaluate`` and ``lossline.score`` share.
+
+    Those of ``DeviceOptions``, and these.
+
+    Attributes:
+        runs: run directories, or folders of run directories.
+        context: tokens of a window. None: the context length of the run's training.
+        stride: tokens by which windows move forward in a longer document. None: half the context.
+        long_documents: rule for documents longer than the context.
+        rows: several texts per row ("packed"), or one ("padded").
+    """
+
     runs: tuple[str, ...]
     context: int | None = None
     stride: int | None = None
     long_documents: LongDocuments = LongDocuments.SLIDE
-    batch_size: int = 16
     rows: RowLayout = RowLayout.PACKED
-    activations: str = "float32"
-    mesh: MeshOptions = field(default_factory=MeshOptions)
-    compilation_cache: str | None = None
 
     def rule(
         self, facts: Mapping[str, Any], *, long_documents: LongDocuments | None = None
@@ -75,21 +86,19 @@ class Devices:
 
     Args:
         options: options of the verb.
-        verb: its name, for messages.
+        verb: gin name of these options, for messages.
+        rows: how texts share rows.
 
     Attributes:
         layout: shape of the batches.
 
     Raises:
-        UserError: no run is named, the batch does not divide among the devices, or the mesh needs
-            other devices.
+        UserError: the batch does not divide among the devices, or the mesh needs other devices.
     """
 
-    def __init__(self, options: MeasureOptions, *, verb: str) -> None:
-        if not options.runs:
-            raise UserError(
-                f"{verb}.runs is empty. Give a run directory, or a folder of run directories."
-            )
+    def __init__(
+        self, options: DeviceOptions, *, verb: str, rows: RowLayout = RowLayout.PACKED
+    ) -> None:
         if options.batch_size < 1:
             raise UserError(f"{verb}.batch_size = {options.batch_size}: must be at least 1")
         self._activations = options.activations
@@ -103,11 +112,23 @@ class Devices:
             groups,
             devices=self._mesh.size,
         )
-        self.layout = Layout(batch_size=options.batch_size, groups=groups, rows=options.rows)
+        self.layout = Layout(batch_size=options.batch_size, groups=groups, rows=rows)
 
     def model(self, run: RunDirectory) -> RunModel:
         """Return the model of a run on these devices."""
         return RunModel(run, activations=self._activations, mesh=self._mesh, rules=self._rules)
+
+
+def require_runs(runs: Sequence[str], *, verb: str) -> None:
+    """Check that a run is named.
+
+    Raises:
+        UserError: no run is named.
+    """
+    if not runs:
+        raise UserError(
+            f"{verb}.runs is empty. Give a run directory, or a folder of run directories."
+        )
 
 
 def use_compilation_cache(folder: str | None, *, beside: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 
 import jax
@@ -37,14 +38,21 @@ class RunModel:
         activations: type to compute in; "" for the type that the run was trained in.
         mesh: devices of parameters and rows.
         rules: logical axis -> mesh axis.
+
+    Attributes:
+        config: config of the model, with these activations.
+        graphdef: definition of the model, the other half of the states.
+        mesh: as above.
+        scorer: scorer of packed texts.
     """
 
     def __init__(self, run: RunDirectory, *, activations: str, mesh: Mesh, rules: Rules) -> None:
         config = models.config_from_dict(run.config["model"])
         if activations:
             config = dataclasses.replace(config, activation_dtype=activations)
-        graphdef, self._state = models.abstract_state(config)
-        self.scorer = Scorer(graphdef, mesh=mesh)
+        self.config, self.mesh = config, mesh
+        self.graphdef, self._state = models.abstract_state(config)
+        self.scorer = Scorer(self.graphdef, mesh=mesh)
         self._run = run
         shapes = nnx.to_pure_dict(self._state)
         axes = nnx.to_pure_dict(models.logical_axes(self._state))
@@ -90,10 +98,21 @@ def nats_of(scorer: Scorer, state: Any, texts: PackedTexts) -> np.ndarray:
         MeasurementFailed: the checkpoint is damaged, the memory does not suffice, or a device was
             lost. Nats that are not finite are returned.
     """
+    with measuring(state):
+        return scorer.nats_per_text(state, texts)
+
+
+@contextmanager
+def measuring(state: Any) -> Iterator[None]:
+    """Turn what can go wrong while a checkpoint is measured into ``MeasurementFailed``.
+
+    Args:
+        state: parameters, or a ``CheckpointUnreadable`` (``RunModel.states``).
+    """
     if isinstance(state, CheckpointUnreadable):
         raise MeasurementFailed(str(state))
     try:
-        return scorer.nats_per_text(state, texts)
+        yield
     except jax.errors.JaxRuntimeError as error:  # out of memory, a lost device
         raise MeasurementFailed(f"{type(error).__name__}: {error}") from error
 

@@ -28,7 +28,7 @@ from lossline.sharding import BATCH_AXES, batch_sharding
 
 # Batches dispatched before the host reads the oldest result: enough to hide the host's work, few
 # enough to bound memory.
-_IN_FLIGHT = 4
+IN_FLIGHT = 4
 
 
 class Scorer:
@@ -70,7 +70,7 @@ class Scorer:
         waiting: deque[tuple[PackedRows, jax.Array]] = deque()
         for batch in texts.batches():
             waiting.append((batch, dispatch(state, batch)))
-            if len(waiting) > _IN_FLIGHT:
+            if len(waiting) > IN_FLIGHT:
                 _add(total, *waiting.popleft())
         for batch, values_GxK in waiting:
             _add(total, batch, values_GxK)
@@ -113,7 +113,7 @@ def _score(
     Values of padding entries are meaningless.
     """
     model = nnx.merge(graphdef, state)
-    with _products_of(model.config.activation_dtype):
+    with products_of(model.config.activation_dtype):
         x_BxLxD = model.hidden(inputs_BxL, segment_ids_BxL, positions_BxL)
         # Gather the scored positions before the unembedding, which is the most expensive product.
         x_GxNxD = x_BxLxD.reshape(index_GxK.shape[0], -1, x_BxLxD.shape[-1])
@@ -124,7 +124,7 @@ def _score(
     return getattr(scored, field).astype(jnp.float32)
 
 
-def _products_of(dtype: str) -> AbstractContextManager:
+def products_of(dtype: str) -> AbstractContextManager:
     """Return a context in which float32 products are computed in float32.
 
     Otherwise TPUs would round the factors to bfloat16 and GPUs to TensorFloat-32.

@@ -104,6 +104,71 @@ def linear_cross_entropy(
     return CrossEntropy(total=total, nats_T=nats, correct_T=correct, logsumexp_T=logsumexp)
 
 
+@partial(jax.tree_util.register_dataclass, data_fields=("nats_T", "entropy_T"), meta_fields=())
+@dataclass(frozen=True, kw_only=True)
+class TokenValues:
+    """What a distribution over the vocabulary says about each token, in the shape of the targets.
+
+    Attributes:
+        nats_T: negative log-probability of each target, float32.
+        entropy_T: -Σ p ln p of each distribution, in nats, float32 (arXiv:2404.07965, equation 8).
+    """
+
+    nats_T: jax.Array
+    entropy_T: jax.Array
+
+
+def linear_token_values(
+    x_TxD: jax.Array,
+    w_DxV: jax.Array,
+    targets_T: jax.Array,
+    *,
+    vocab_size: int | None = None,
+    implementation: str = "chunked",
+    chunk: int | None = None,
+) -> TokenValues:
+    """Return nats and entropy of every token under the logits ``x @ w``, in one pass over them.
+
+    For measuring only: a gradient through it would keep the logits of all chunks.
+
+    Args:
+        x_TxD: hidden states [T, D] or [B, L, D], as in ``linear_cross_entropy``.
+        w_DxV: unembedding matrix.
+        targets_T: token ids [T] or [B, L].
+        vocab_size: number of columns of w that are tokens; the columns after them are padding with
+            probability 0. None: V.
+        implementation: "chunked" or "reference".
+        chunk: tokens per chunk over the whole batch; None: 512 on CPU, 4096 per device elsewhere.
+
+    Raises:
+        UserError: the implementation is unknown.
+    """
+    choose("cross-entropy", implementation, IMPLEMENTATIONS)
+    x, targets, shape = x_TxD, targets_T, targets_T.shape
+    vocab_size = w_DxV.shape[1] if vocab_size is None else vocab_size
+    if implementation == "reference":
+        logits = jnp.einsum("...d,dv->...v", x.astype(jnp.float32), w_DxV.astype(jnp.float32))
+        logp = jax.nn.log_softmax(logits[..., :vocab_size], axis=-1)
+        nats = -jnp.take_along_axis(logp, targets[..., None], axis=-1)[..., 0]
+        return TokenValues(nats_T=nats, entropy_T=-jnp.sum(jnp.exp(logp) * logp, axis=-1))
+    if x.ndim == 2:
+        x, targets = x[None], targets[None]
+    x, targets = (_rows_of_one_device(array) for array in (x, targets))
+    w = w_DxV.astype(x.dtype)  # cast once, outside the loop over chunks
+
+    def step(carry, inputs):
+        x, targets = inputs
+        logits = _logits(x, w, vocab_size)
+        nats, _, logsumexp = _measure(logits, targets)
+        return carry, (nats, _entropy(logits, logsumexp))
+
+    batch, length = targets.shape
+    inputs = _split((x, targets), _number_of_chunks(batch, length, chunk))
+    _, measured = _scan(step, (), inputs)
+    nats, entropy = (array.reshape(shape) for array in _join(measured, length))
+    return TokenValues(nats_T=nats, entropy_T=entropy)
+
+
 def _reference(x, w_DxV, targets, weights, z_loss: float, vocab_size: int) -> CrossEntropy:
     """Return the definition, with all float32 logits and autodiff gradients."""
     logits = jnp.einsum("...d,dv->...v", x.astype(jnp.float32), w_DxV.astype(jnp.float32))
@@ -253,6 +318,14 @@ def _measure(logits, targets) -> tuple[jax.Array, jax.Array, jax.Array]:
     index = lax.broadcasted_iota(jnp.int32, logits.shape, logits.ndim - 1)
     best = jnp.min(jnp.where(logits == top, index, V), axis=-1)
     return logsumexp - target_logit, best == targets, logsumexp
+
+
+def _entropy(logits, logsumexp) -> jax.Array:
+    """Return Σ p · (−ln p): no term is negative, so that none cancels another."""
+    surprise = logsumexp[..., None] - logits
+    p = jnp.exp(-surprise)
+    # A column of padding, or with a probability below the smallest float32, counts as 0 · ∞ = 0.
+    return jnp.sum(jnp.where(p > 0, p * surprise, 0.0), axis=-1)
 
 
 def _weigh(nats, logsumexp, weights, z_loss: float) -> jax.Array:

@@ -24,7 +24,12 @@ from lossline.evaluation.measured_runs import (
     run_columns,
     shape_key,
 )
-from lossline.evaluation.options import Devices, MeasureOptions, use_compilation_cache
+from lossline.evaluation.options import (
+    Devices,
+    MeasureOptions,
+    require_runs,
+    use_compilation_cache,
+)
 from lossline.evaluation.packing import PackedTexts
 from lossline.evaluation.progress import EvaluationProgress
 from lossline.evaluation.restoring import MeasurementFailed, nats_of, not_finite
@@ -137,7 +142,8 @@ class PoolScorer:
         self, options: ScoreOptions, *, progress: EvaluationProgress | None = None
     ) -> None:
         self._options = options
-        self._devices = Devices(options, verb="score")
+        require_runs(options.runs, verb="score")
+        self._devices = Devices(options, verb="score", rows=options.rows)
         self._pages = PoolPages(options.pool)
         self._progress = progress or EvaluationProgress(label="score")
         self._failures: list[str] = []

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lossline.ops.cross_entropy import linear_cross_entropy
+from lossline.ops.cross_entropy import linear_cross_entropy, linear_token_values
 
 T, D, V = 30, 8, 50
 
@@ -119,3 +119,53 @@ def test_chunked_never_stores_all_logits():
     logits = 4 * 4096 * 1024
     assert compiled("chunked").memory_analysis().temp_size_in_bytes < logits / 4
     assert compiled("reference").memory_analysis().temp_size_in_bytes > logits
+
+
+@pytest.mark.parametrize("dtype, bound", [("float32", 1e-5), ("bfloat16", 2e-2)])
+@pytest.mark.parametrize(
+    "shape, chunk, vocab_size",
+    [((T,), 7, None), ((3, 10), 7, V - 3), ((3, 10), 1000, V - 3)],
+)
+def test_token_values_equal_the_definition(shape, chunk, vocab_size, dtype, bound):
+    x, w, targets, _ = make_inputs(dtype, shape)
+    got = jax.jit(lambda x: linear_token_values(x, w, targets, vocab_size=vocab_size, chunk=chunk))(
+        x
+    )
+    want = linear_token_values(
+        x.astype(jnp.float32), w, targets, vocab_size=vocab_size, implementation="reference"
+    )
+    assert got.entropy_T.shape == got.nats_T.shape == shape
+    assert got.entropy_T.dtype == got.nats_T.dtype == jnp.float32
+    np.testing.assert_allclose(got.nats_T, want.nats_T, rtol=bound, atol=bound)
+    np.testing.assert_allclose(got.entropy_T, want.entropy_T, rtol=bound, atol=bound)
+    same = linear_cross_entropy(x, w, targets, vocab_size=vocab_size, chunk=chunk)
+    np.testing.assert_allclose(got.nats_T, same.nats_T, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "logits, entropy",
+    [
+        ([0.0, 0.0, 0.0, 0.0, 5.0], np.log(4)),  # the last column is padding
+        ([1e4, 0.0, -1e4, -3e38, 0.0], 0.0),  # probabilities underflow to 0
+        ([-np.inf, 2.0, 2.0, -np.inf, 0.0], np.log(2)),
+    ],
+)
+def test_entropy_is_safe_where_probabilities_are_zero(logits, entropy):
+    w = jnp.asarray([logits], jnp.float32)
+    got = linear_token_values(jnp.ones((1, 1)), w, jnp.zeros(1, jnp.int32), vocab_size=4)
+    np.testing.assert_allclose(got.entropy_T, [entropy], rtol=1e-6)
+    assert (np.asarray(got.entropy_T) >= 0).all()
+
+
+def test_token_values_keep_only_a_chunk_of_the_logits():
+    tokens, width, vocab = 4096, 8, 4096
+    arguments = [
+        jax.ShapeDtypeStruct(shape, dtype)
+        for shape, dtype in (
+            ((tokens, width), jnp.float32),
+            ((width, vocab), jnp.float32),
+            ((tokens,), jnp.int32),
+        )
+    ]
+    compiled = jax.jit(lambda *a: linear_token_values(*a, chunk=128)).lower(*arguments).compile()
+    assert compiled.memory_analysis().temp_size_in_bytes < 4 * tokens * vocab / 4
