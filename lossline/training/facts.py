@@ -88,7 +88,7 @@ def token_selection(options: TrainOptions, scores: Sequence[TokenScores]) -> str
     chosen = options.objective
     if chosen is None:
         return "all"
-    text = f"{chosen.score.words} {100 * chosen.fraction:g}% of the {chosen.selects_in}"
+    text = f"{chosen.score.words} {100 * chosen.share:.6g}% of the {chosen.selects_in}"
     if chosen.scope is Scope.MICROBATCH:
         text += f" (1/{options.microbatches} of a batch)"
     if references := dict.fromkeys(item.reference for item in scores):

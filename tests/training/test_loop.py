@@ -223,7 +223,7 @@ def arrange(where):
         def _finish(self, step, *rest):
             if step == 8:
                 die()
-            finish(self, step, kept)
+            finish(self, step, *rest)
         checkpoints.CheckpointWriter._finish = _finish
     elif where == "before the manifest":
         write = checkpoints.write_manifest
