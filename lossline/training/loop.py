@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,10 +20,9 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from lossline.batches.plans import BatchPlan, MixturePlan, TokenColumn
+from lossline.batches.plans import BatchPlan, MixturePlan
 from lossline.errors import UserError
 from lossline.files import write_json, write_text
-from lossline.objectives.columns import open_scores, token_columns
 from lossline.options.gin_text import gin_text
 from lossline.options.identity import identity
 from lossline.runs import checkpoints
@@ -35,11 +34,12 @@ from lossline.sharding import (
     parameter_table,
 )
 from lossline.stores.token_scores import TokenScores
+from lossline.training.batch_contents import batch_fields, batch_plan, token_scores
 from lossline.training.components import COMPONENTS
 from lossline.training.facts import run_facts
 from lossline.training.hardware import peak_flops
 from lossline.training.interruption import Interruption
-from lossline.training.make_trainer import batch_fields, make_trainer, rates, step_arguments
+from lossline.training.make_trainer import make_trainer, rates, step_arguments
 from lossline.training.metrics import MetricsWriter
 from lossline.training.options import TrainOptions
 from lossline.training.prefetch import place_batch, prefetched
@@ -134,13 +134,8 @@ class _Job:
 def _prepare(options: TrainOptions, run: RunDirectory, progress: StepProgress) -> _Job:
     """Open and check everything that can fail, before anything is written."""
     text = TrainingText.open(options.store)
-    scores = _token_scores(options, text, run)
-    plan = text.plan(
-        context_length=options.length,
-        batch_size=options.batch_size,
-        seed=options.order_seed,
-        columns=_columns(options, text, scores),
-    )
+    scores = token_scores(options, text, run.name)
+    plan = batch_plan(options, text, scores)
     vocabulary = text.vocabulary
     if vocabulary.vocab_size > options.model.vocab_size:
         raise UserError(
@@ -153,44 +148,6 @@ def _prepare(options: TrainOptions, run: RunDirectory, progress: StepProgress) -
         jax.eval_shape(trainer.step, *step_arguments(options, trainer))
     first = jax.process_index() == 0
     return _Job(options, run, progress, text, plan, trainer.mesh, trainer, first, scores)
-
-
-def _token_scores(
-    options: TrainOptions, text: TrainingText, run: RunDirectory
-) -> list[TokenScores]:
-    """Open the token scores that the objective reads."""
-    if options.objective is None:
-        return []
-    found = open_scores(
-        options.objective,
-        text.stores,
-        mixture=bool(text.shares),
-        context_length=options.length,
-        documents=options.documents.value,
-    )
-    for scores in found:
-        if scores.manifest.source.run_id == run.name:
-            raise UserError(
-                f"{scores.location}: the reference of these token scores is the run itself "
-                f"({run.name}). Give scores of another run, or another train.name."
-            )
-    return found
-
-
-def _columns(
-    options: TrainOptions, text: TrainingText, scores: list[TokenScores]
-) -> Sequence[TokenColumn]:
-    """Return what the objective needs in batches beside the tokens."""
-    if options.objective is None:
-        return ()
-    return token_columns(
-        options.objective,
-        list(text.stores.values()),
-        scores,
-        weights=list(text.shares.values()) or [1],
-        context_length=options.length,
-        seed=options.order_seed,
-    )
 
 
 def _delete_partial_saves(job: _Job) -> None:

@@ -7,12 +7,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
 from lossline.errors import UserError
-from lossline.objectives.options import Scope, Score
+from lossline.objectives.options import Scope
 from lossline.objectives.plain import PlainLoss
 from lossline.objectives.selective import SelectiveLoss
 from lossline.sharding import batch_sharding, make_mesh, make_rules
@@ -22,7 +21,8 @@ from lossline.sharding.mesh import (
     nearest_divisors,
     require_divisible,
 )
-from lossline.training.options import Documents, TrainOptions
+from lossline.training.batch_contents import batch_fields
+from lossline.training.options import TrainOptions
 from lossline.training.step import State, Trainer
 
 
@@ -98,18 +98,6 @@ def _objective(options: TrainOptions, mesh: Mesh) -> PlainLoss | SelectiveLoss:
         one_device=mesh.size == 1,
         **common,
     )
-
-
-def batch_fields(options: TrainOptions) -> dict[str, Any]:
-    """Return the arrays of a batch that the step uses: field of ``Batch`` -> dtype."""
-    fields: dict[str, Any] = {"inputs": jnp.int32, "targets": jnp.int32, "weights": jnp.float32}
-    if options.documents is Documents.SEPARATE:
-        fields["segment_ids"] = jnp.int32
-    if options.objective is not None and not options.objective.score.needs_current_model:
-        fields["selected"] = jnp.bool_
-    if options.objective is not None and options.objective.score is Score.EXCESS_LOSS:
-        fields["reference"] = jnp.float16
-    return fields
 
 
 def step_arguments(

@@ -12,7 +12,9 @@ from jax.sharding import Mesh
 
 from lossline.models import LlamaConfig, MambaConfig
 from lossline.sharding import MeshOptions
+from lossline.stores import arrays
 from lossline.stores.store_writer import write_store
+from lossline.stores.token_scores import ScoreManifest, ScoreSource, write_manifest
 from lossline.stores.token_store import TokenStore
 from lossline.training import make_trainer as trainers
 from lossline.training.checkpoint_schedule import CheckpointOptions
@@ -121,3 +123,41 @@ def base_options(store: TokenStore, cache: Path) -> TrainOptions:
 def options(tmp_path: Path, base_options: TrainOptions) -> Callable[..., TrainOptions]:
     """``options(**changes)``: the base options, in a folder of this test."""
     return lambda **changes: replace(base_options, **{"root": str(tmp_path / "runs"), **changes})
+
+
+@pytest.fixture(scope="session")
+def written_scores(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
+    """``written_scores(store, context_length=L)``: random token scores, as a reference gives."""
+
+    def write(store: str, *, context_length: int, seed: int = 0, run_id: str = "reference") -> str:
+        opened = TokenStore.open(store)
+        folder, size = tmp_path_factory.mktemp("scores"), opened.num_tokens
+        random, found = np.random.default_rng(seed), {}
+        for name in ("nats", "entropy"):
+            values = random.gamma(2.0, 1.5, size).astype(np.float16)
+            values[size // context_length * context_length :] = np.nan
+            found[name] = arrays.write(folder / name, [values], dtype="float16", size=size)
+        source = ScoreSource(
+            store_fingerprint=opened.manifest.fingerprint,
+            vocabulary_hash=opened.manifest.vocabulary.hash,
+            tokens=size,
+            run_id=run_id,
+            step=5,
+            parameters="p" * 64,
+            context_length=context_length,
+            documents="joined",
+            quantities=("nats", "entropy"),
+            activations="float32",
+        )
+        manifest = ScoreManifest(
+            source=source,
+            store=store,
+            reference_flops=1e9,
+            scoring_flops=2e6,
+            means={"nats": 3.0, "entropy": 3.0},
+            arrays=found,
+        )
+        write_manifest(folder, manifest)
+        return str(folder)
+
+    return write

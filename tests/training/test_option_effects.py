@@ -19,9 +19,11 @@ from flax import nnx
 from lossline import models
 from lossline.errors import UserError
 from lossline.models import GPTConfig, HybridConfig, LlamaConfig, Mamba2Config, MambaConfig
+from lossline.objectives.options import Scope, Score, Selective
 from lossline.seeds import random_key
 from lossline.sharding import MeshOptions
 from lossline.stores.store_writer import write_store
+from lossline.training.batch_contents import batch_fields, batch_plan, token_scores
 from lossline.training.checkpoint_schedule import CheckpointOptions, Spacing
 from lossline.training.make_trainer import make_trainer, rates, step_arguments
 from lossline.training.optimizer import SGD, Adam, AdamW
@@ -110,6 +112,7 @@ TRAIN_VALUES = {
     "microbatches": 2,
     "z_loss": 1e-3,
     "cross_entropy": "reference",
+    "objective": Selective(share=0.5, score=Score.CURRENT_LOSS),
 }
 OPTIMIZER_VALUES = {
     "learning_rate": 1e-3,
@@ -165,12 +168,9 @@ def base(tmp_path_factory) -> TrainOptions:
 
 def fed(options: TrainOptions) -> list[bytes]:
     """Return what a run is fed: first batches, key of the parameters, rates."""
-    plan = TrainingText.open(options.store).plan(
-        context_length=options.length, batch_size=options.batch_size, seed=options.order_seed
-    )
-    names = ["inputs", "targets", "weights"]
-    if options.documents is Documents.SEPARATE:
-        names.append("segment_ids")
+    text = TrainingText.open(options.store)
+    plan = batch_plan(options, text, token_scores(options, text, "run"))
+    names = list(batch_fields(options))
     key = np.asarray(jax.random.key_data(random_key(options.seed)))
     steps = range(1, options.total_steps + 1)
     return [
@@ -274,6 +274,18 @@ def test_every_option_of_a_training_has_an_effect(base):
     other = str(Path(base.store).parent / "other")
     values = TRAIN_VALUES | {"store": other} | {part: None for part in parts}
     assert_effects(base, "", base, values, "train")
+
+
+def test_every_option_of_a_selective_objective_has_an_effect(base, written_scores):
+    places = [written_scores(base.store, context_length=8, seed=seed) for seed in range(2)]
+    values = {
+        "share": 0.5,
+        "score": Score.REFERENCE_LOSS,
+        "scope": Scope.SEQUENCE,
+        "scores": places[1],
+    }
+    objective = Selective(share=0.6, score=Score.EXCESS_LOSS, scores=places[0])
+    assert_effects(base, "objective", objective, values, "objective")
 
 
 @pytest.mark.parametrize("kind", [AdamW, Adam, SGD])

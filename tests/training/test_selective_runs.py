@@ -1,24 +1,13 @@
 """Trainings with a selective objective: what is selected, recorded, resumed and refused."""
 
-import json
 from collections.abc import Callable
-from dataclasses import replace
-from pathlib import Path
 
-import jax
-import numpy as np
 import pytest
 
-from lossline.errors import UserError
-from lossline.objectives.options import Scope, Score, Selective
-from lossline.options.identity import identity
+from lossline.objectives.options import Score, Selective
 from lossline.runs import checkpoints
 from lossline.runs.run_directory import RunDirectory
-from lossline.sharding import MeshOptions
-from lossline.stores import arrays
-from lossline.stores.token_scores import ScoreManifest, ScoreSource, TokenScores, write_manifest
 from lossline.stores.token_store import TokenStore
-from lossline.training import loop
 from lossline.training.checkpoint_schedule import CheckpointOptions
 from lossline.training.loop import train
 from lossline.training.metrics import read_metrics
@@ -29,44 +18,9 @@ CHECKPOINTS = CheckpointOptions(count=2)
 LENGTH, TOKENS_PER_STEP = 32, 8 * 32
 
 
-def write_scores(
-    folder: Path, store: TokenStore, *, seed: int = 0, run_id: str = "reference-00000000"
-) -> str:
-    """Write random token scores of a store, as ``lossline.score --tokens`` would."""
-    random = np.random.default_rng(seed)
-    size = store.num_tokens
-    found = {}
-    for name in ("nats", "entropy"):
-        values = random.gamma(2.0, 1.5, size).astype(np.float16)
-        values[size // LENGTH * LENGTH :] = np.nan
-        found[name] = arrays.write(folder / name, [values], dtype="float16", size=size)
-    source = ScoreSource(
-        store_fingerprint=store.manifest.fingerprint,
-        vocabulary_hash=store.manifest.vocabulary.hash,
-        tokens=size,
-        run_id=run_id,
-        step=5,
-        parameters="p" * 64,
-        context_length=LENGTH,
-        documents="joined",
-        quantities=("nats", "entropy"),
-        activations="float32",
-    )
-    manifest = ScoreManifest(
-        source=source,
-        store=store.location,
-        reference_flops=1e9,
-        scoring_flops=2e6,
-        means={"nats": 3.0, "entropy": 3.0},
-        arrays=found,
-    )
-    write_manifest(folder, manifest)
-    return str(folder)
-
-
 @pytest.fixture(scope="module")
-def scores(store: TokenStore, tmp_path_factory: pytest.TempPathFactory) -> str:
-    return write_scores(tmp_path_factory.mktemp("scores") / "scores", store)
+def scores(store: TokenStore, written_scores: Callable[..., str]) -> str:
+    return written_scores(store.location, context_length=LENGTH)
 
 
 def rows(run: RunDirectory) -> list[dict[str, float]]:
@@ -91,4 +45,4 @@ def test_every_score_trains_and_records_its_selection(options: Options, scores: 
     assert trained == sum(row["selected_tokens"] for row in metrics)
     fact = run.facts["token_selection"]
     assert fact.startswith(f"{score.words} 60% of the {chosen.selects_in}")
-    assert ("reference-00000000 step 5" in fact) == bool(score.quantities)
+    assert ("reference step 5" in fact) == bool(score.quantities)
