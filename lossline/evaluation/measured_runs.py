@@ -51,10 +51,15 @@ def checkpoint_columns(run: RunDirectory, step: int) -> dict[str, Any]:
     """Return the columns known before measuring: of the run, and of the checkpoint."""
     facts = run.facts
     tokens = step * facts["tokens_per_step"]
+    trained = run.trained_tokens(step)
+    selection = facts.get("selection_flops_once", 0.0)
+    selection += tokens * facts.get("selection_flops_per_token", 0.0)
     return run_columns(run) | {
         "step": step,
         "tokens": tokens,
         "flops": tokens * facts["flops_per_token"],
+        "trained_tokens": tokens if trained is None else trained,
+        "selection_flops": selection,
         **component_tokens(facts, step),
     }
 

@@ -152,15 +152,6 @@ def write_manifest(
     write_json(folder / MANIFEST, {**known, "files": _checksums(folder, _files(folder))})
 
 
-def trained_tokens(run: RunDirectory, step: int) -> int | None:
-    """Return the tokens that a selective objective had selected at a checkpoint; None: all.
-
-    Raises:
-        UserError: the checkpoint has no manifest.
-    """
-    return read_json(run.path / "checkpoints" / str(step) / MANIFEST).get("trained_tokens")
-
-
 def parameters_fingerprint(run: RunDirectory, step: int) -> str:
     """Return the SHA-256 (hex) of a checkpoint's model: its shape and its parameters' files.
 

@@ -123,6 +123,10 @@ class RunDirectory:
         folder = self.path / "checkpoints"
         return [s for s in self.checkpoint_steps() if read_json(folder / str(s) / MANIFEST)["kept"]]
 
+    def trained_tokens(self, step: int) -> int | None:
+        """Return the tokens that the objective had selected at a checkpoint; None: all tokens."""
+        return read_json(self.path / "checkpoints" / str(step) / MANIFEST).get("trained_tokens")
+
     def is_locked(self) -> bool:
         """Return whether a living process writes to this run directory."""
         return is_locked(self.path / "lock")

@@ -203,7 +203,7 @@ def _begin(job: _Job) -> State:
     if found is None:
         return job.trainer.init(random_key(job.options.seed))
     job.step = found
-    job.trained_tokens = checkpoints.trained_tokens(job.run, found) or 0
+    job.trained_tokens = job.run.trained_tokens(found) or 0
     job.progress.say(f"continuing from checkpoint {found} of {job.run.path}")
     return checkpoints.restore_state(job.run, found, abstract, data=job.plan.fingerprint)
 

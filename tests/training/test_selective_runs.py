@@ -1,17 +1,32 @@
 """Trainings with a selective objective: what is selected, recorded, resumed and refused."""
 
+import shutil
 from collections.abc import Callable
+from pathlib import Path
 
+import jax
+import numpy as np
 import pytest
+from flax import nnx
 
-from lossline.objectives.options import Score, Selective
-from lossline.runs import checkpoints
+from lossline.errors import UserError
+from lossline.evaluation.measured_runs import checkpoint_columns
+from lossline.objectives.columns import token_columns
+from lossline.objectives.options import Scope, Score, Selective
+from lossline.options.identity import identity
+from lossline.runs.restoring import load_model
 from lossline.runs.run_directory import RunDirectory
+from lossline.sharding import MeshOptions
+from lossline.stores.store_writer import write_store
+from lossline.stores.token_scores import TokenScores
 from lossline.stores.token_store import TokenStore
 from lossline.training.checkpoint_schedule import CheckpointOptions
+from lossline.training.interruption import Interruption
 from lossline.training.loop import train
+from lossline.training.make_trainer import make_trainer
 from lossline.training.metrics import read_metrics
-from lossline.training.options import TrainOptions
+from lossline.training.options import Documents, TrainOptions
+from lossline.vocabularies import ByteVocabulary
 
 Options = Callable[..., TrainOptions]
 CHECKPOINTS = CheckpointOptions(count=2)
@@ -21,6 +36,10 @@ LENGTH, TOKENS_PER_STEP = 32, 8 * 32
 @pytest.fixture(scope="module")
 def scores(store: TokenStore, written_scores: Callable[..., str]) -> str:
     return written_scores(store.location, context_length=LENGTH)
+
+
+def parameters(run: RunDirectory, step: int) -> list[np.ndarray]:
+    return jax.tree.leaves(jax.tree.map(np.asarray, nnx.state(load_model(run, step))))
 
 
 def rows(run: RunDirectory) -> list[dict[str, float]]:
@@ -41,8 +60,156 @@ def test_every_score_trains_and_records_its_selection(options: Options, scores: 
             assert ("mean_excess" in row) == (score is Score.EXCESS_LOSS)
         else:
             assert selected == pytest.approx(0.6, abs=0.15)  # a batch is a sample of the corpus
-    trained = checkpoints.trained_tokens(run, 4)
+    trained = run.trained_tokens(4)
     assert trained == sum(row["selected_tokens"] for row in metrics)
     fact = run.facts["token_selection"]
     assert fact.startswith(f"{score.words} 60% of the {chosen.selects_in}")
     assert ("reference step 5" in fact) == bool(score.quantities)
+
+
+def test_plain_runs_keep_their_identity_and_their_facts(options: Options):
+    assert "objective" not in identity(options())
+    run = train(options(steps=4, checkpoints=CHECKPOINTS))
+    assert run.facts["token_selection"] == "all"
+    assert run.trained_tokens(4) is None
+    columns = checkpoint_columns(run, 4)
+    assert columns["trained_tokens"] == columns["tokens"] == 4 * TOKENS_PER_STEP
+    assert columns["selection_flops"] == 0
+
+
+def test_loss_table_tells_trained_tokens_from_seen_tokens(options: Options, scores: str):
+    chosen = Selective(share=0.25, scores=scores)
+    run = train(options(objective=chosen, steps=4, checkpoints=CHECKPOINTS))
+    columns = checkpoint_columns(run, 4)
+    assert columns["tokens"] == 4 * TOKENS_PER_STEP
+    assert columns["trained_tokens"] == TOKENS_PER_STEP
+    projection = 2 * 32 * 264  # width × vocabulary, multiply and add
+    assert columns["selection_flops"] == 1e9 + 2e6 + 4 * TOKENS_PER_STEP * projection
+    assert columns["token_selection"] == "excess loss 25% of the batch, reference reference step 5"
+    assert columns["option.objective.share"] == "0.25"
+    assert columns["option.objective.scores"] == TokenScores.open(scores).fingerprint
+
+
+def test_identity_contains_contents_of_scores_not_places(
+    options: Options, scores: str, tmp_path: Path
+):
+    moved = shutil.copytree(scores, tmp_path / "moved")
+    one = options(objective=Selective(share=0.5, scores=scores))
+    other = options(objective=Selective(share=0.5, scores=str(moved)))
+    assert identity(one) == identity(other)
+    share = options(objective=Selective(share=0.6, scores=scores))
+    assert identity(one) != identity(share)
+
+
+@pytest.mark.parametrize("score", [Score.EXCESS_LOSS, Score.INTERSECTION])
+def test_resume_is_bitwise_and_counts_on(
+    options: Options, scores: str, tmp_path: Path, monkeypatch, score: Score
+):
+    """Stopped after 8 of 12 steps and started again: parameters and counts are those of one go."""
+    chosen = Selective(share=0.6, score=score, scores=scores)
+    whole = train(options(objective=chosen, root=str(tmp_path / "whole")))
+    stopped = options(objective=chosen, root=str(tmp_path / "stopped"))
+    step, calls = Interruption.asked, []
+
+    def asked(self: Interruption, number: int) -> bool:
+        calls.append(number)
+        return (number == 8 and calls.count(8) == 1) or step(self, number)
+
+    monkeypatch.setattr(Interruption, "asked", asked)
+    with pytest.raises(KeyboardInterrupt):
+        train(stopped)
+    resumed = train(stopped)
+    assert calls.count(9) == 1  # steps 9 to 12 come from the second start
+    for one, other in zip(*(parameters(run, 12) for run in (whole, resumed)), strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert resumed.trained_tokens(12) == whole.trained_tokens(12)
+    same = [
+        [{k: v for k, v in r.items() if "per_second" not in k} for r in rows(run)]
+        for run in (whole, resumed)
+    ]
+    assert same[0] == same[1]
+
+
+def test_share_one_equals_plain_training(options: Options, scores: str, tmp_path: Path):
+    plain = train(options(steps=4, checkpoints=CHECKPOINTS))
+    every = Selective(share=1.0, scores=scores)
+    run = train(options(objective=every, steps=4, checkpoints=CHECKPOINTS))
+    for one, other in zip(rows(plain), rows(run), strict=True):
+        assert other["loss"] == pytest.approx(one["loss"], rel=1e-6)
+        assert other["gradient_norm"] == pytest.approx(one["gradient_norm"], rel=1e-6)
+        assert "unselected_loss" not in other
+
+
+def test_random_tokens_are_the_share_of_every_epoch(store: TokenStore):
+    count = store.num_tokens // LENGTH
+    [column] = token_columns(
+        Selective(share=0.3, score=Score.RANDOM),
+        [store],
+        [],
+        weights=[1],
+        context_length=LENGTH,
+        seed=3,
+    )
+    chosen = column.read(np.arange(count) * LENGTH, LENGTH)
+    assert chosen.sum() == int(0.3 * count * LENGTH)
+    shares = chosen.mean(axis=0)  # no position of the window is favoured
+    assert np.abs(shares - 0.3).max() < 5 * np.sqrt(0.21 / count)
+
+
+def refused(make: Callable[[], object]) -> str:
+    with pytest.raises(UserError) as error:
+        make()
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"share": 0.0}, "must be above 0 and at most 1"),
+        ({"share": 1.5}, "must be above 0 and at most 1"),
+        ({"share": float("nan")}, "must be above 0 and at most 1"),
+        ({"share": 0.33333}, "more than 4 decimals"),
+        ({"score": Score.RANDOM}, "reads no token scores"),
+        ({"scores": None}, "lossline.score --tokens"),
+        ({"score": Score.REFERENCE_LOSS, "scope": Scope.BATCH}, "selects once over the corpus"),
+    ],
+)
+def test_wrong_options_are_refused(wrong: dict, words: str):
+    assert words in refused(lambda: Selective(**{"share": 0.6, "scores": "scores", **wrong}))
+
+
+def test_wrong_scores_are_refused_and_nothing_is_written(
+    options: Options, scores: str, store: TokenStore, written_scores, tmp_path: Path
+):
+    def message(place: str, **changes: object) -> str:
+        chosen = Selective(share=0.6, scores=place)
+        return refused(lambda: train(options(objective=chosen, **changes)))
+
+    assert "context length" in message(written_scores(store.location, context_length=16))
+    assert "document rule" in message(scores, documents=Documents.SEPARATE)
+    other = write_store(tmp_path / "other", ["another text. " * 90], ByteVocabulary(), name="o")
+    assert "another store" in message(written_scores(str(other.location), context_length=LENGTH))
+    assert "no such folder" in message(str(tmp_path / "nothing"))
+    own = options(directory=str(tmp_path / "mine"))
+    place = written_scores(store.location, context_length=LENGTH, run_id="mine")
+    assert "is this run itself" in message(place, directory=own.directory)
+    cut = Path(shutil.copytree(scores, tmp_path / "cut"))
+    largest = max(cut.rglob("*"), key=lambda file: file.stat().st_size if file.is_file() else 0)
+    largest.write_bytes(largest.read_bytes()[:-100])
+    assert "cut" in message(str(cut))
+    entropy = Selective(share=0.6, scores={"text": scores})
+    assert "single store" in refused(lambda: train(options(objective=entropy)))
+    assert not Path(options().root).exists() and not Path(own.folder).exists()
+
+
+def test_too_small_groups_are_refused(options: Options, scores: str):
+    tiny = Selective(share=0.01, scores=scores, scope=Scope.SEQUENCE)
+    assert "less than one of the 32 targets" in refused(lambda: train(options(objective=tiny)))
+    one = options(
+        objective=Selective(share=1.0, scores=scores),
+        batch_size=1,
+        context_length=4,
+        mesh=MeshOptions(data=1, tensor=8),
+    )
+    assert "fewer than the 8 devices" in refused(lambda: make_trainer(one))
