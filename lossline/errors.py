@@ -10,3 +10,10 @@ class UserError(Exception):
 
     def __init__(self, message: str) -> None:
         super().__init__(" ".join(message.split()))
+
+
+class NotMadeYet(UserError):
+    """Raised when an input that another command writes does not exist: a store, an origin.
+
+    ``train`` refuses to start; a study plans the run without a hash until the input exists.
+    """

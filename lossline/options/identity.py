@@ -24,10 +24,14 @@ def identity(options: Any) -> Any:
     - a function: the result of the function for the value. For example, a path is included as the
       fingerprint of its contents.
 
+    An object with an attribute ``identity`` is included as the value of that attribute.
+
     Raises:
         TypeError: an option has a type without an identity.
         UserError: a field's function raised it, for example because a store does not exist.
     """
+    if hasattr(options, "identity"):
+        return identity(options.identity)
     if dataclasses.is_dataclass(options) and not isinstance(options, type):
         tree = {"__class__": type(options).__name__}
         for item in dataclasses.fields(options):

@@ -191,6 +191,7 @@ _FACTORS = (
     _schedule("decay", "the length of the decay"),
     _schedule("final", "the final learning rate"),
     _schedule("shape", "the shape of the decay", numeric=False),
+    option_fact("start", Role.FACTOR, "the parameters at the start"),
     option_fact("documents", Role.FACTOR, "whether documents see each other", principal=True),
     option_fact("z_loss", Role.FACTOR, "the z-loss", setting=True, numeric=True),
     _optimizer("b1", "Adam's b1"),

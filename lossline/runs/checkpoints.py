@@ -168,6 +168,11 @@ def parameters_fingerprint(run: RunDirectory, step: int) -> str:
         raise UserError(
             f"checkpoint {folder} is corrupt: {MANIFEST} is malformed. Delete it or train again."
         ) from error
+    if not files:
+        raise UserError(
+            f"checkpoint {folder} is corrupt: {MANIFEST} lists no parameters. Delete it or train "
+            "again."
+        )
     content = json.dumps([run.config["model"], files], sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()
 

@@ -119,9 +119,21 @@ class RunDirectory:
         """Return the steps of the kept checkpoints, which are the points of the loss table.
 
         Replaceable checkpoints are not included.
+
+        Raises:
+            UserError: the manifest of a checkpoint is malformed.
         """
-        folder = self.path / "checkpoints"
-        return [s for s in self.checkpoint_steps() if read_json(folder / str(s) / MANIFEST)["kept"]]
+        return [step for step in self.checkpoint_steps() if self._is_kept(step)]
+
+    def _is_kept(self, step: int) -> bool:
+        folder = self.path / "checkpoints" / str(step)
+        manifest = read_json(folder / MANIFEST)
+        if not isinstance(manifest, dict) or "kept" not in manifest:
+            raise UserError(
+                f"checkpoint {folder} is corrupt: {MANIFEST} is malformed. Delete it or train "
+                "again."
+            )
+        return bool(manifest["kept"])
 
     def trained_tokens(self, step: int) -> int | None:
         """Return the tokens that the objective had selected at a checkpoint; None: all tokens."""

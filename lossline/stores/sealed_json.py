@@ -14,14 +14,14 @@ from typing import Any
 
 import tensorstore as ts
 
-from lossline.errors import UserError
+from lossline.errors import NotMadeYet, UserError
 from lossline.files import write_json
 
 FILE_NAME = "manifest.json"
 _HASH = "manifest_sha256"
 
 
-class NoStore(UserError):
+class NoStore(NotMadeYet):
     """Raised when a location contains no store."""
 
 

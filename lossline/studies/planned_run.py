@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lossline.cli.configuration import build_options
-from lossline.errors import UserError
+from lossline.errors import NotMadeYet, UserError
 from lossline.options.identity import fingerprint
+from lossline.runs.origin import with_known_start
 from lossline.runs.run_directory import RunDirectory, RunState
-from lossline.stores.sealed_json import NoStore
 from lossline.training.options import TrainOptions
 
 
@@ -21,9 +21,9 @@ class PlannedRun:
     Attributes:
         name: name of the grid point.
         arguments: command line of ``lossline.train``.
-        folder: run directory. Its name ends in ``-?`` instead of the hash while the store does not
-            exist.
-        fingerprint: hash of the run's identity; empty while the store does not exist.
+        folder: run directory. Its name ends in ``-?`` instead of the hash while a store or the
+            origin does not exist.
+        fingerprint: hash of the run's identity; empty while one of these does not exist.
         tokens: target tokens of the whole run.
         flops: training FLOPs of the whole run.
         factors: factor of each axis -> level of this run.
@@ -66,15 +66,15 @@ def plan_run(
 
     Raises:
         UserError: the error that ``lossline.train`` would raise, after the run's name. A missing
-            store is not an error here, see ``PlannedRun.missing``.
+            store or origin is not an error here, see ``PlannedRun.missing``.
     """
     from lossline.train import load
 
     try:
         options = build_options("train", load(), gin_files=gin_files, bindings=bindings)
+        folder, key, missing = _identified(options)
     except UserError as error:
         raise UserError(f"run {name}: {error}") from error
-    folder, key, missing = _identified(options)
     arguments = [f"--gin_file={path}" for path in gin_files]
     arguments += [f"--gin.{key}={value}" for key, value in map(_split, bindings)]
     return PlannedRun(
@@ -92,8 +92,9 @@ def plan_run(
 def _identified(options: TrainOptions) -> tuple[Path, str, str]:
     """Return run directory, fingerprint, and the reason if there is no fingerprint."""
     try:
-        return options.folder, fingerprint(options), ""
-    except NoStore as error:
+        known = with_known_start(options)
+        return known.folder, fingerprint(known), ""
+    except NotMadeYet as error:
         unnamed = options.directory or Path(options.root) / f"{options.name}-?"
         return Path(unnamed), "", str(error)
 

@@ -100,8 +100,8 @@ def run_study(options: StudyOptions) -> None:
 
     Raises:
         UserError: a binding of the study or of one of its runs is wrong (checked before anything
-            starts), another process runs the study, a step refused its input, or a run's store does
-            not exist after the commands before training.
+            starts), another process runs the study, a step refused its input, or a run's store or
+            origin does not exist after the commands before training.
         ChildFailed: a step failed; its finished work is kept.
     """
     folder = options.folder
@@ -155,7 +155,7 @@ def _check_gin_files(options: StudyOptions) -> None:
 
 
 def _identified(options: StudyOptions) -> list[PlannedRun]:
-    """Plan the runs again after their stores were made."""
+    """Plan the runs again after their stores and origins were made."""
     runs = [_planned(options, point) for point in unique(options.grid.points())]
     for item in runs:
         if item.missing:
@@ -329,10 +329,11 @@ def _at_once(options: StudyOptions) -> int:
 
 
 def _print_commands(options: StudyOptions, runs: Sequence[PlannedRun]) -> None:
-    """Print the training command of each run that is not finished and whose store exists.
+    """Print the training command of each run that is not finished and whose store and origin exist.
 
     Raises:
-        UserError: stores are missing; raised after printing, with the commands that make them.
+        UserError: stores or origins are missing; raised after printing, with the commands that
+            make them.
     """
     for item in runs:
         if not item.missing and not item.finished():
@@ -340,7 +341,7 @@ def _print_commands(options: StudyOptions, runs: Sequence[PlannedRun]) -> None:
     if missing := [item for item in runs if item.missing]:
         first = "; ".join(shlex.join(_job(options, item).shown) for item in options.before)
         raise UserError(
-            f"no command for {len(missing)} of {len(runs)} runs: their stores do not exist yet "
+            f"no command for {len(missing)} of {len(runs)} runs: what they read does not exist yet "
             f"({missing[0].name}: {_problem(missing[0])}). Run first: "
             f"{first or 'python -m lossline.prepare --gin_file=…'}"
         )
@@ -362,5 +363,5 @@ def _print_plan(options: StudyOptions, runs: Sequence[PlannedRun]) -> None:
     if missing := {_problem(item) for item in runs if item.missing}:
         print(
             f"A name that ends in ? has no hash yet: the hash depends on the contents of the run's "
-            f"store, which does not exist yet. Missing: {'; '.join(sorted(missing))}."
+            f"store and origin, which do not exist yet. Missing: {'; '.join(sorted(missing))}."
         )

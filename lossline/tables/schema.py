@@ -111,6 +111,10 @@ _FACTS = (
     _number("params", "N, everything counted"),
     _number("params_non_embedding", "N without both embedding matrices"),
     _count("seed", "seed of initialization and data order"),
+    _text("start_run", "the run whose parameters it started from; empty = fresh parameters"),
+    _count("start_step", "step of start_run's checkpoint"),
+    _number("start_tokens", "tokens of start_run up to that checkpoint, and of its own origins"),
+    _number("start_flops", "FLOPs of start_run up to that checkpoint, and of its own origins"),
     _text("source", "where the measurement comes from: this project, or a published sweep"),
 )
 _CHECKPOINT = (
@@ -123,6 +127,10 @@ _CHECKPOINT = (
         "FLOPs of the token selection, beyond flops: training of the reference, its scoring, "
         "further forward passes",
     ),
+
+
+    _number("tokens", "D, training tokens seen; without start_tokens", required=True),
+    _number("flops", "C, training FLOPs spent; without start_flops"),
 )
 _SET = (
     _text("eval_set", "name of the evaluation set", required=True),
@@ -146,6 +154,7 @@ _MEASUREMENT = (
 COLUMNS: tuple[Column, ...] = _FACTS + _CHECKPOINT + _SET + _MEASUREMENT
 COLUMN_NAMES: tuple[str, ...] = tuple(column.name for column in COLUMNS)
 FACTS: tuple[str, ...] = tuple(column.name for column in _FACTS)
+START: tuple[str, ...] = tuple(name for name in FACTS if name.startswith("start_"))
 CHECKPOINT: tuple[str, ...] = tuple(column.name for column in _CHECKPOINT)
 COUNTS: tuple[str, ...] = tuple(column.name for column in COLUMNS if column.kind is Kind.COUNT)
 # Columns by prefix. All but the component tokens are facts of the run.

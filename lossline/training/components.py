@@ -8,6 +8,7 @@ from typing import Any
 from lossline import models
 from lossline.batches.mixture import Mixture
 from lossline.objectives.options import Selective
+from lossline.runs.origin import FromRun
 from lossline.sharding import LaunchOptions, MeshOptions
 from lossline.training import optimizer, schedule
 from lossline.training.checkpoint_schedule import CheckpointOptions
@@ -17,6 +18,7 @@ COMPONENTS: dict[str, Callable[..., Any]] = {
     **{config.family: config for config in models.CONFIGS.values()},
     "mixture": Mixture,
     "selective": Selective,
+    "from_run": FromRun,
     "adamw": optimizer.AdamW,
     "adam": optimizer.Adam,
     "sgd": optimizer.SGD,

@@ -6,7 +6,7 @@ They become columns of the loss table, and record how the run was made: versions
 from __future__ import annotations
 
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from typing import Any
 
@@ -30,6 +30,7 @@ def run_facts(
     fingerprint: str,
     mesh: Mesh,
     scores: Sequence[TokenScores] = (),
+    start: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Return the facts of a run: the columns of the loss table first, then further records.
 
@@ -40,6 +41,7 @@ def run_facts(
         fingerprint: fingerprint of the data that the batches are drawn from.
         mesh: devices in use.
         scores: token scores that the objective reads.
+        start: facts of the origin (``lossline.runs.origin.start_facts``).
     """
     counts = options.model.num_params()
     vocabulary = text.vocabulary
@@ -57,6 +59,7 @@ def run_facts(
         "params": counts.total,
         "params_non_embedding": counts.non_embedding,
         "seed": options.seed,
+        **start,
         "source": "lossline",
         "steps": options.total_steps,
         "tokens": options.total_tokens,

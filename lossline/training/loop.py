@@ -26,6 +26,7 @@ from lossline.files import write_json, write_text
 from lossline.options.gin_text import gin_text
 from lossline.options.identity import identity
 from lossline.runs import checkpoints
+from lossline.runs.origin import check_start, start_facts, start_parameters, with_known_start
 from lossline.runs.run_directory import RunDirectory, RunState, RunStatus, claim
 from lossline.seeds import random_key
 from lossline.sharding import (
@@ -72,6 +73,7 @@ def train(options: TrainOptions) -> RunDirectory:
     say = StepProgress(
         steps=options.total_steps, seconds=options.log.seconds, quiet=jax.process_index() > 0
     )
+    options = with_known_start(options)
     config = identity(options)
     run, _ = claim(options.folder, config)
     if run.status.state is RunState.FINISHED:
@@ -143,6 +145,8 @@ def _prepare(options: TrainOptions, run: RunDirectory, progress: StepProgress) -
             f"{text.location} ({vocabulary.name}, {vocabulary.vocab_size} tokens). Set vocab_size "
             f"to {vocabulary.vocab_size}, or train on a store of a smaller vocabulary."
         )
+    if options.start is not None and not run.checkpoint_steps():
+        check_start(options.start, options.model, vocabulary)
     trainer = make_trainer(options)
     with jax.set_mesh(trainer.mesh):  # errors of operations appear here, when traced
         jax.eval_shape(trainer.step, *step_arguments(options, trainer))
@@ -178,6 +182,7 @@ def _describe(job: _Job, config: dict[str, Any]) -> None:
         fingerprint=job.plan.fingerprint,
         mesh=job.mesh,
         scores=job.scores,
+        start=start_facts(job.options.start, job.run.facts if job.step else None),
     )
     trainer, folder = job.trainer, job.run.path
     table = parameter_table(
@@ -190,7 +195,7 @@ def _describe(job: _Job, config: dict[str, Any]) -> None:
 
 
 def _begin(job: _Job) -> State:
-    """Return the state of the newest intact checkpoint, or a fresh state."""
+    """Return the state of the newest intact checkpoint, or that before the first step."""
     abstract = job.trainer.abstract_state
     found = None
     if job.first:
@@ -201,11 +206,20 @@ def _begin(job: _Job) -> State:
         found = int(multihost_utils.broadcast_one_to_all(np.int32(-1 if found is None else found)))
         found = None if found < 0 else found
     if found is None:
-        return job.trainer.init(random_key(job.options.seed))
+        return _first_state(job)
     job.step = found
     job.trained_tokens = job.run.trained_tokens(found) or 0
     job.progress.say(f"continuing from checkpoint {found} of {job.run.path}")
     return checkpoints.restore_state(job.run, found, abstract, data=job.plan.fingerprint)
+
+
+def _first_state(job: _Job) -> State:
+    """Return the state before the first step: fresh, or the origin's parameters."""
+    start, trainer = job.options.start, job.trainer
+    if start is None:
+        return trainer.init(random_key(job.options.seed))
+    job.progress.say(f"starting from checkpoint {start.step} of {start.run}")
+    return trainer.init_from(start_parameters(start, trainer.shardings["params"]))
 
 
 def use_compilation_cache(folder: Path) -> None:

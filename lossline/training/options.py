@@ -13,6 +13,7 @@ from lossline.objectives.options import Selective
 from lossline.options.identity import identity
 from lossline.places import local_path
 from lossline.runs.earlier_runs import find_run
+from lossline.runs.origin import FromRun
 from lossline.seeds import check_seed
 from lossline.sharding import LaunchOptions, MeshOptions
 from lossline.training.checkpoint_schedule import CheckpointOptions
@@ -103,6 +104,7 @@ class TrainOptions:
         tokens: number of target tokens, rounded up to whole steps.
         context_length: tokens per sequence. Default: the model's.
         documents: "joined" or "separate".
+        start: origin of the parameters, ``@from_run()``. Default: fresh parameters.
         seed: seed of the parameters, and of the data order unless ``data_seed`` is given; from 0 to
             2^63 - 1, all bits are used.
         data_seed: seed of the data order.
@@ -132,6 +134,7 @@ class TrainOptions:
     tokens: int | None = None
     context_length: int | None = None
     documents: Documents = Documents.JOINED
+    start: FromRun | None = field(default=None, metadata={"identity": "unless None"})
     seed: int = 0
     data_seed: int | None = None
     microbatches: int = 1
@@ -223,7 +226,7 @@ class TrainOptions:
         """Run directory: ``directory``, or the folder of this run below ``root``.
 
         Raises:
-            NoStore: the store does not exist yet, so the run has no identity.
+            NotMadeYet: the store or the origin does not exist yet, so the run has no identity.
         """
         if self.directory is not None:
             return Path(self.directory)

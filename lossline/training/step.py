@@ -126,6 +126,21 @@ class Trainer:
         with jax.set_mesh(self.mesh):
             return self._make_state(key)
 
+    def init_from(self, params: Any) -> State:
+        """Return the state of given parameters with a fresh optimizer.
+
+        Args:
+            params: placed as in ``shardings``. They are cast to the model's parameter type, and
+                donated.
+        """
+
+        def make(params: Any) -> State:
+            params = jax.tree.map(lambda p, s: p.astype(s.dtype), params, self.shapes["params"])
+            return {"params": params, "optimizer": self._fresh_optimizer(params)}
+
+        with jax.set_mesh(self.mesh):
+            return jax.jit(make, donate_argnums=0, out_shardings=self.shardings)(params)
+
     @cached_property
     def _make_state(self) -> Callable[[jax.Array], State]:
         """The compiled function from a key to a fresh state."""

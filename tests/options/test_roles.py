@@ -52,7 +52,7 @@ def test_options_of_every_component_of_a_run_are_listed():
     """Fails for a class that gin can bind to ``train`` but whose options are not listed."""
     looked_at = {"TrainOptions", *models.CONFIGS}
     looked_at |= {"AdamW", "Adam", "SGD", "CosineSchedule", "WSDSchedule", "ConstantSchedule"}
-    looked_at |= {"CheckpointOptions", "Mixture", "Selective"}
+    looked_at |= {"CheckpointOptions", "Mixture", "Selective", "FromRun"}
     not_identity = {"MeshOptions", "LaunchOptions", "LogOptions"}
     assert {kind.__name__ for kind in load().components.values()} <= looked_at | not_identity
 

@@ -136,6 +136,7 @@ CHECKPOINT_VALUES = {
 # still in the identity.
 EXCEPTIONS = {
     "adam.weight_decay": "Adam has no weight decay; the class refuses every other value",
+    "train.start": "the parameters of another run; tests/training/test_continued_runs.py",
     **{
         f"train.{part}": "its options are changed one by one"
         for part in ("model", "optimizer", "schedule", "checkpoints")
