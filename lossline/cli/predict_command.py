@@ -46,6 +46,7 @@ from lossline.prediction.results import (
     Predictions,
     TargetKind,
 )
+from lossline.tables.continued import left_out_of_laws
 from lossline.tables.frames import nearest_names
 
 # Packages whose code the results depend on.
@@ -203,6 +204,8 @@ def print_optimum(options: PredictCommand) -> TableOptimum:
         resamples=options.resamples,
         seed=options.seed,
     )
+    if left_out := left_out_of_laws(table):
+        found = dataclasses.replace(found, notes=(left_out, *found.notes))
     print(optimum_text(found, options.stores))
     return found
 

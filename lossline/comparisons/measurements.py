@@ -13,6 +13,7 @@ from lossline.comparisons.options import CompareOptions, Unequal
 from lossline.errors import UserError
 from lossline.matching.run_facts import run_facts
 from lossline.options.roles import FACTS, SIZE, Role, fact_of
+from lossline.tables.continued import continued_note
 from lossline.tables.frames import nearest_names
 from lossline.tables.schema import Status, Unit
 
@@ -156,7 +157,7 @@ def _notes(table: pd.DataFrame, options: CompareOptions) -> list[str]:
     named = {options.factor, options.by, *_BY_DESIGN}
     runs = table.drop_duplicates("run_id").set_index("run_id").loc[facts.own.index]
     cell = [options.factor, *filter(None, [options.by])]
-    notes = []
+    notes = [*filter(None, [continued_note(table)])]
     for name in [*facts.factors, *facts.own]:
         levels = facts.own[name] if name in facts.own else facts.factors[name]
         if name in named or levels.nunique(dropna=False) < 2:

@@ -29,6 +29,7 @@ from lossline.lines.heldout import hold_out
 from lossline.lines.specimens import within_groups
 from lossline.run_order import run_numbers
 from lossline.tables.chance import chance_level
+from lossline.tables.continued import continued_names, fresh, is_continued
 from lossline.tables.frames import nearest_name, nearest_names
 from lossline.tables.pairing import one_set
 from lossline.tables.schema import OWN_SET, SetKind, Status, Unit
@@ -128,7 +129,13 @@ def fit_table(
         attribution=attribution,
         heldout=heldout,
         excluded=pd.concat(
-            [exclusions(table), without_line(lines), without_loss(rows), at_chance(rows)],
+            [
+                exclusions(table),
+                without_line(lines),
+                without_loss(rows),
+                at_chance(rows),
+                without_scale(rows),
+            ],
             ignore_index=True,
         ),
         settings=dataclasses.asdict(options),
@@ -223,6 +230,8 @@ def _to_fit(
     sizes = known["params"].nunique()
     if sizes < 2:
         message = f"{sizes} model size: a law in N and D needs at least two"
+        if names := continued_names(group.table):
+            message += f"; not counted, because they continue another run: {names}"
         return dataclasses.replace(base, message=message), None, runs
     return base, problem, runs
 
@@ -270,7 +279,7 @@ def _held_out(
     cases = [
         (group, y_set, unit)
         for unit in units
-        for group in split(rows, options.group_by)
+        for group in split(fresh(rows), options.group_by)
         for y_set in _measured(rows, wanted, unit)
     ]
     parts = [
@@ -360,3 +369,16 @@ def at_chance(rows: pd.DataFrame) -> pd.DataFrame:
             )
             found.append({"what": str(name), "rows": len(part), "reason": reason})
     return pd.DataFrame(found, columns=_EXCLUDED)
+
+
+def without_scale(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the runs that continued another run, which get no law of scale; one row at most."""
+    continued = rows[is_continued(rows)]
+    if continued.empty:
+        return pd.DataFrame(columns=_EXCLUDED)
+    reason = (
+        "kept in lines, but in no law from scale to loss and no held-out prediction: they started "
+        "from another run's parameters, and their tokens and FLOPs count only their own part"
+    )
+    found = {"what": continued_names(rows), "rows": len(continued), "reason": reason}
+    return pd.DataFrame([found], columns=_EXCLUDED)

@@ -27,6 +27,7 @@ from lossline.laws.solver import fit
 from lossline.lines.fitting import NO_PARTNER, Line, LineOptions, fit_line, r_squared
 from lossline.lines.groups import GROUP_BY, split
 from lossline.lines.specimens import LineKind
+from lossline.tables.continued import fresh
 from lossline.tables.pairing import one_set, pair_groups
 from lossline.tables.schema import OWN_SET
 
@@ -90,6 +91,8 @@ def translate(
 ) -> Translation:  # fmt: skip
     """Return a law for the target from a full sweep of the source and a few runs of the target.
 
+    Runs that continued another run are not used: their tokens count only their own part.
+
     Args:
         source: rows of a loss table, the source's runs.
         target: rows of a loss table, the target's runs.
@@ -107,7 +110,7 @@ def translate(
         if name not in known:
             has = f"they have {', '.join(known)}" if known else "there are no rows"
             raise UserError(f"translation: eval_set {name!r} is not in the {whose}'s rows; {has}.")
-    found = fit_law(one_set(source, x_set, unit), law)
+    found = fit_law(one_set(fresh(source), x_set, unit), law)
     if not found.ok:
         raise UserError(f"translation: the law of the source: {found.message}")
     pairs = pair_groups(source, target, x_set, y_set or x_set, unit=unit)
@@ -146,7 +149,7 @@ def score_translations(
     """
     choose = choose or near_optimal()
     fixed = [name for name in group_by if name not in vary]
-    groups = split(table, group_by)
+    groups = split(fresh(table), group_by)
     rows = []
     for target in groups:
         grid = one_set(target.table, eval_set, unit)

@@ -10,9 +10,12 @@ import pandas as pd
 
 from lossline.options.roles import FACTS, OPTION_PREFIX, OWN_PREFIX, SIZE, Fact, Role, fact_of
 from lossline.tables.cells import as_numbers
+from lossline.tables.continued import is_continued
 
 NOT_RECORDED = "not recorded"
 NOT_APPLICABLE = "–"  # the run's architecture, optimizer or schedule does not have this option
+START_OPTION = f"{OPTION_PREFIX}start"
+FRESH = "fresh parameters"
 SHAPE = "shape"  # all dimensions of the model together
 _OWNED_SIZES = tuple(f.column for f in FACTS if f.role is Role.SIZE and f.owner)
 # Columns that describe a model's size in more detail than its size class.
@@ -60,6 +63,8 @@ def run_facts(table: pd.DataFrame) -> RunFacts:
             columns[fact.column] = options[fact.column]
     unlisted = [name for name in options if name not in _LISTED]
     columns |= {name: options[name] for name in unlisted}
+    if (starts := _starts(runs, options)) is not None:
+        columns[START_OPTION] = starts
     columns["pretraining_data"] = _unique_by_content(
         columns["pretraining_data"], columns["tokenizer"], options
     )
@@ -130,6 +135,26 @@ def _unique_by_content(data: pd.Series, tokenizer: pd.Series, options: pd.DataFr
     digests = store.map(lambda text: hashlib.sha256(text.encode()).hexdigest()[:8])
     marks = store.where(store.str.fullmatch("[0-9a-f]{64}.*"), digests).str[:8]
     return data.where(~several, data + " (store " + marks + ")")
+
+
+def _starts(runs: pd.DataFrame, options: pd.DataFrame) -> pd.Series | None:
+    """What the parameters of each run started from, such as ``base step 200``; None if all fresh.
+
+    Equal parameters are one level, whatever the run is called that they come from. Where one name
+    stands for different parameters, the first 8 digits of their fingerprint are added.
+    """
+    continued = is_continued(runs)
+    if not continued.any():
+        return None
+    name = runs["start_run"] + " step " + runs["start_step"].astype("string").fillna("unknown")
+    content = name
+    if START_OPTION in options:
+        given = runs[START_OPTION]
+        content = given.where(given.notna(), name)
+    first = name.groupby(content).transform("min")
+    several = content.groupby(first).transform("nunique") > 1
+    level = first.where(~several, first + " (" + content.str[:8] + ")")
+    return level.where(continued, FRESH).astype(object)
 
 
 def _shape(options: pd.DataFrame) -> pd.Series | None:

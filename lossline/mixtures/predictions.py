@@ -54,6 +54,7 @@ from lossline.prediction.results import (
     Target,
     TargetKind,
 )
+from lossline.tables.continued import left_out_of_laws
 from lossline.terminal import Say, silent
 
 Array = np.ndarray
@@ -120,7 +121,7 @@ def predict_mixtures(
     predictions: list[dict[str, Any]] = []
     stages: list[dict[str, Any]] = []
     curves: list[pd.DataFrame] = []
-    notes: list[str] = []
+    notes: list[str] = [*filter(None, [left_out_of_laws(table)])]
     influence: list[dict[str, Any]] = []
     kept: dict[str, Any] = {}
     for name, law in setup.laws.items():

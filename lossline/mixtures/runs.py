@@ -18,6 +18,7 @@ import pandas as pd
 
 from lossline.errors import UserError
 from lossline.run_order import run_numbers
+from lossline.tables.continued import fresh
 from lossline.tables.frames import nearest_name, nearest_names
 from lossline.tables.pairing import one_set
 from lossline.tables.schema import COMPONENT_TOKENS, SHARE, SetKind, Unit
@@ -142,7 +143,8 @@ class MixtureRuns:
 
         Shares come from ``share.<component>``; where they are empty, from
         ``component_tokens.<component>``. An empty cell beside a filled one is a share of 0: that
-        run's mixture does not have the component. Runs without any share are left out.
+        run's mixture does not have the component. Runs without any share are left out, and runs
+        that continued another run, because their tokens count only their own part.
 
         Args:
             table: a loss table.
@@ -155,6 +157,7 @@ class MixtureRuns:
             UserError: no run has a mixture, a component or domain is unknown, a component has no
                 run above 0, shares do not sum to 1, N or D is missing, or nothing was measured.
         """
+        table = fresh(table)
         known = components_of(table)
         if not known:
             raise UserError(

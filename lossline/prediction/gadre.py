@@ -21,6 +21,7 @@ from lossline.laws.forms import ErrorLaw
 from lossline.laws.objective import LEAST_SQUARES
 from lossline.laws.results import FitResult
 from lossline.laws.solver import FitOptions, fit
+from lossline.tables.continued import fresh
 from lossline.tables.pairing import one_set
 
 Array = np.ndarray
@@ -90,5 +91,5 @@ def predict_error(runs: pd.DataFrame) -> ErrorPrediction:
 
 def loss_and_error(table: pd.DataFrame, eval_set: str, tasks: Sequence[str]) -> pd.DataFrame:
     """Return one row per run: run_id, params, tokens, loss on ``eval_set``, error (or NaN)."""
-    losses = one_set(table, eval_set, "loss").rename(columns={"value": "loss"})
+    losses = one_set(fresh(table), eval_set, "loss").rename(columns={"value": "loss"})
     return losses.merge(average_error(table, tasks), on="run_id", how="left")

@@ -46,6 +46,7 @@ from lossline.prediction.results import (
     Target,
     TargetKind,
 )
+from lossline.tables.continued import is_continued, left_out_of_laws
 from lossline.tables.frames import nearest_names
 from lossline.tables.schema import Status
 from lossline.terminal import Say, silent
@@ -105,7 +106,11 @@ def predict_table(
         **frames,
         decisions=decide(frames["predictions"], frames["points"]),
         default=default,
-        notes=(*notes, *(note for part in parts for note in part["notes"])),
+        notes=(
+            *filter(None, [left_out_of_laws(table)]),
+            *notes,
+            *(note for part in parts for note in part["notes"]),
+        ),
         settings=dataclasses.asdict(options),
         predictor={
             "what": WHAT,
@@ -151,14 +156,23 @@ def _matching(option: str, wanted: Sequence[str], runs: Sequence[str]) -> tuple[
 
 
 def rows_to_use(table: pd.DataFrame, options: PredictOptions) -> pd.DataFrame:
-    """Return the rows to use: those with status ok whose run is not excluded.
+    """Return the rows to use: those with status ok whose run is not excluded and not continued.
 
     Raises:
-        UserError: a target or a run to exclude is not in the table, or no row is left.
+        UserError: a target or a run to exclude is not in the table, a target continued another run,
+            or no row is left.
     """
     options = with_runs(options, table)
-    ok = table["status"] == str(Status.OK)
+    continued = is_continued(table)
+    if aside := sorted(set(options.targets) & set(table["run_id"][continued].astype(str))):
+        raise UserError(
+            f"predict.targets: run {aside[0]!r} started from another run's parameters, so its "
+            "tokens and FLOPs are no scale to predict it from. Leave it out of predict.targets."
+        )
+    ok = (table["status"] == str(Status.OK)) & ~continued
     rows = table[ok & ~table["run_id"].astype(str).isin(options.exclude)]
+    if rows.empty and (left_out := left_out_of_laws(table)):
+        raise UserError(f"the loss table has no row to use. {left_out} Add runs that start fresh.")
     if rows.empty:
         raise UserError("the loss table has no row to use: all are excluded or failed.")
     return rows

@@ -22,6 +22,7 @@ from lossline.reporting import panels
 from lossline.reporting.appearance import RC, Appearance, label, text
 from lossline.reporting.lines import Curve, curves_for
 from lossline.reporting.points import paired, wide
+from lossline.tables.continued import fresh, is_continued
 from lossline.tables.schema import Unit
 
 PAGE_WIDTH = 6.9  # inches: the text width of a two-column page
@@ -186,6 +187,8 @@ def loss_over_compute(
             ax.set_title(label(name, 34), loc="left")
         hide_unused(axes, len(sets))
         axis = "training FLOPs" if compute == "flops" else "training tokens"
+        if is_continued(frame).any():
+            axis += " (of continued runs: since their start)"
         figure.supxlabel(axis, fontsize=RC["axes.labelsize"])
         figure.supylabel(f"loss ({unit.words})", fontsize=RC["axes.labelsize"])
         panels.figure_legend(figure, panels.legend_handles(appearance, frame))
@@ -220,7 +223,8 @@ def _frontier(ax: Axes, frame: pd.DataFrame, fit: ComputeLawFit, appearance: App
     """Draw the law at the best size for each compute, within the measured sizes and compute."""
     if fit.law not in _LAWS or not fit.parameters:
         return
-    rows = frame[frame["flops"].notna() & frame["params"].notna()]
+    rows = fresh(frame)  # the law has no place for continued runs
+    rows = rows[rows["flops"].notna() & rows["params"].notna()]
     for fact, value in fit.group.items():
         if fact in rows:
             rows = rows[rows[fact] == text(value)]

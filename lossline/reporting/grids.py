@@ -16,6 +16,7 @@ from lossline.options.roles import OPTION_PREFIX, Role, fact_of
 from lossline.reporting.appearance import text
 from lossline.reporting.page import Cell, Column, Grid
 from lossline.reporting.points import usable
+from lossline.tables.continued import continued_note
 from lossline.tables.schema import FACTS, Unit, of_run
 
 RUN_ROWS = 300
@@ -298,7 +299,7 @@ def exclusion_grids(results: TableFit) -> list[Grid]:
     ]  # fmt: skip
 
 
-_COUNTED = frozenset({"params", "params_non_embedding", "tokens"})
+_COUNTED = frozenset({"params", "params_non_embedding", "tokens", "start_tokens"})
 
 
 def run_grid(table: pd.DataFrame) -> Grid:
@@ -316,6 +317,8 @@ def run_grid(table: pd.DataFrame) -> Grid:
         if fact not in varied and fact in FACTS
     ]
     caption = f"All runs: {', '.join(same)}. " if same and len(last) > 1 else ""
+    if note := continued_note(last):
+        caption += f"{note} "
     if len(last) > RUN_ROWS:
         caption += f"Only the first {RUN_ROWS} of {len(last)} runs are shown."
     checkpoints = rows.groupby("run_id")["step"].nunique()
@@ -366,6 +369,8 @@ def _heading(column: str) -> str:
 
 
 def _fact(name: str, value: Any) -> str:
+    if name == "start_flops":
+        return number(value, 3)
     return count(value) if name in _COUNTED else text(value)
 
 

@@ -19,6 +19,7 @@ _FACTS = (
     "params_non_embedding",
     "tokens",
     "flops",
+    "start_run",
 )
 
 

@@ -21,6 +21,7 @@ from lossline.reporting.lines import Curve, curves_for, drawable, line_grid
 from lossline.reporting.page import Block, Listing, Page, Paragraph, Section, render
 from lossline.reporting.page_files import Pictures, page_path
 from lossline.reporting.points import eval_sets, partners, usable
+from lossline.tables.continued import continued_note
 from lossline.tables.schema import Unit
 from lossline.terminal import Say, now_and_then, silent
 
@@ -256,7 +257,12 @@ class _Report:
                     )
                 )
         blocks.append(grids.compute_law_grid(self.results.compute_laws))
-        return Section(title="Losses against compute", anchor="compute", blocks=blocks)
+        return Section(
+            title="Losses against compute",
+            anchor="compute",
+            intro=continued_note(usable(self.results.table)),
+            blocks=blocks,
+        )
 
     def _fits(self) -> Section:
         lines = self.results.lines

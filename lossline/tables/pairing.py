@@ -15,6 +15,7 @@ import pandas as pd
 
 from lossline.errors import UserError
 from lossline.run_order import run_numbers
+from lossline.tables.continued import is_continued
 from lossline.tables.schema import Unit
 
 Array = np.ndarray
@@ -102,6 +103,7 @@ def one_set(table: pd.DataFrame, eval_set: str, unit: str) -> pd.DataFrame:
     """Return the measured rows of one set: columns run_id, step, params, tokens, flops, value.
 
     A checkpoint that exists twice counts once, with its lower loss, if both losses agree to 1e-6.
+    Tokens and FLOPs of a run that continued another are NaN: its own part is not its scale.
 
     Raises:
         UserError: the unit is unknown, or a checkpoint has two different losses.
@@ -111,6 +113,7 @@ def one_set(table: pd.DataFrame, eval_set: str, unit: str) -> pd.DataFrame:
     rows = table[(table["eval_set"] == eval_set) & (table["status"] == "ok")]
     value = pd.to_numeric(rows[unit], errors="coerce").astype(float)
     frame = rows[["run_id", "step", "params", "tokens", "flops"]].assign(value=value)
+    frame[["tokens", "flops"]] = frame[["tokens", "flops"]].mask(is_continued(rows))
     frame = frame[np.isfinite(value) & (value > 0)]
     copies = frame.groupby(_CHECKPOINT)["value"].agg(["min", "max"])
     torn = copies[copies["max"] > copies["min"] * (1 + 1e-6)]

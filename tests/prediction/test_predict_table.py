@@ -1,6 +1,7 @@
 """From a planted loss table to predictions, projections, decisions and a predictor in a file."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -19,6 +20,7 @@ from lossline.prediction.results import (
     PREDICTION_COLUMNS,
     STAGE_COLUMNS,
 )
+from lossline.tables.frames import complete
 
 BELOW = "n=1.6e+09 r=40"  # the run of most compute below the target
 
@@ -219,3 +221,18 @@ def test_a_curve_ends_at_the_target(found):
         assert curve[column] == pytest.approx(row[column])
     others = found.curves[found.curves["method"] == "fp"]
     assert others["low_90"].isna().all() and others["predicted"].notna().all()
+
+
+def test_predictions_leave_continued_runs_out_and_say_so():
+    table = planted_runs.table(checkpoints=4, noise=0.003)
+    options = PredictOptions(methods=("fp",), resamples=0)
+    copy = table[table["run_id"] == planted_runs.TARGET].assign(run_id="more")
+    copy = copy.assign(flops=copy["flops"] * 9, accuracy=0.99)
+    mixed = pd.concat([table, complete(copy).assign(start_run="base", start_step=1)])
+    plain, found = predict_table(table, options), predict_table(mixed, options)
+    assert found.predictions.equals(plain.predictions)
+    assert found.notes[0].startswith("Left out of all laws of scale: 1 run (more)")
+    with pytest.raises(UserError, match=r"predict.targets: run 'more' started from another run"):
+        predict_table(mixed, replace(options, targets=("more",)))
+    with pytest.raises(UserError, match=r"no row to use. Left out of all laws of scale"):
+        predict_table(mixed[mixed["run_id"] == "more"], options)
