@@ -119,18 +119,14 @@ _FACTS = (
 )
 _CHECKPOINT = (
     _count("step", "optimizer steps at the checkpoint", required=True),
-    _number("tokens", "D, training tokens seen", required=True),
-    _number("flops", "C, training FLOPs spent"),
+    _number("tokens", "D, training tokens seen; without start_tokens", required=True),
+    _number("flops", "C, training FLOPs spent; without start_flops and selection_flops"),
     _number("trained_tokens", "tokens whose loss was trained on; fewer with token_selection"),
     _number(
         "selection_flops",
-        "FLOPs of the token selection, beyond flops: training of the reference, its scoring, "
-        "further forward passes",
+        "FLOPs of the token selection: training of the reference, its scoring, further forward "
+        "passes",
     ),
-
-
-    _number("tokens", "D, training tokens seen; without start_tokens", required=True),
-    _number("flops", "C, training FLOPs spent; without start_flops"),
 )
 _SET = (
     _text("eval_set", "name of the evaluation set", required=True),
