@@ -5,9 +5,24 @@
 Runs are run directories, also those that lossline.convert made of public models. Each row of the
 table is one model on one domain: sums of nats, bytes, tokens and pages. A second start continues
 after a kill, and scores only new models.
+
+With --tokens, score every token of token stores under one reference model instead: see
+python -m lossline.score --tokens --help.
 """
 
-from lossline.cli.configuration import Flag, Verb, run_verb
+import sys
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from lossline.cli.configuration import Flag, Loader, Verb, run_verb
+
+TOKENS = """Score every token of token stores under a reference model, for token selection.
+
+    python -m lossline.score --tokens --run runs/reference --stores data/stores/bytes/web/train
+
+Beside each store, a folder gets the nats, the entropy or both of every token, at the windows of
+training. A second start continues after a kill.
+"""
 
 
 def load() -> Verb:
@@ -19,10 +34,52 @@ def load() -> Verb:
     return Verb(options=ScoreOptions, run=score, components={"pool": Pool, "mesh": MeshOptions})
 
 
+def load_tokens() -> Verb:
+    """Return the verb of ``--tokens``, with its imports."""
+    from lossline.scoring.token_scoring import TokenScoreOptions, score_tokens
+    from lossline.sharding.mesh import MeshOptions
+
+    return Verb(
+        options=TokenScoreOptions,
+        run=score_tokens,
+        components={"mesh": MeshOptions},
+        name="token_scores",
+    )
+
+
 FLAGS = {
     "runs": Flag("score.runs", "run directories, or folders of them", "values"),
     "out": Flag("score.out", "score table to write, or a folder for scores.parquet"),
 }
+TOKEN_FLAGS = {
+    "run": Flag("token_scores.run", "run directory of the reference"),
+    "stores": Flag("token_scores.stores", "token stores to score", "values"),
+    "out": Flag("token_scores.out", "folder to write; default: beside the store"),
+}
+
+
+class Form(NamedTuple):
+    """What ``run_verb`` takes: ``--tokens`` makes another verb of this one."""
+
+    description: str | None
+    load: Loader
+    flags: dict[str, Flag]
+    arguments: list[str]
+
+
+def form(arguments: Sequence[str]) -> Form:
+    """Return the form of the verb that the arguments ask for."""
+    if "--tokens" in arguments:
+        rest = [word for word in arguments if word != "--tokens"]
+        return Form(TOKENS, load_tokens, TOKEN_FLAGS, rest)
+    return Form(__doc__, load, FLAGS, list(arguments))
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Run the verb with the arguments after the program's name."""
+    asked = form(arguments)
+    run_verb("score", asked.description, asked.load, flags=asked.flags, argv=asked.arguments)
+
 
 if __name__ == "__main__":
-    run_verb("score", __doc__, load, flags=FLAGS)
+    main(sys.argv[1:])

@@ -34,11 +34,13 @@ def test_command_of_a_gin_file_resolves(path: Path, monkeypatch: pytest.MonkeyPa
     words = command_of(path)
     verb = words[2].removeprefix("lossline.")
     module = importlib.import_module(f"lossline.{verb}")
-    flags = getattr(module, "FLAGS", {})
-    gin_files, bindings = _parse_command_line(verb, "", flags, words[3:], module.load)
+    load, flags, arguments = module.load, getattr(module, "FLAGS", {}), words[3:]
+    if hasattr(module, "form"):  # a switch makes another verb of it
+        _, load, flags, arguments = module.form(arguments)
+    gin_files, bindings = _parse_command_line(verb, "", flags, arguments, load)
     named = {Path(file).resolve() for file in gin_files}
     assert path in named, f"{path}: its own command does not name it"
-    build_options(verb, module.load(), gin_files=gin_files, bindings=bindings)
+    build_options(verb, load(), gin_files=gin_files, bindings=bindings)
 
 
 def test_gin_files_are_found() -> None:

@@ -43,11 +43,13 @@ class Verb:
         run: function called with the built options.
         components: gin name -> dataclass (or keyword-only function) that gin may build for a field
             of the options (``@llama()``).
+        name: gin name of the options; empty: the verb's name.
     """
 
     options: type
     run: Callable[[Any], object]
     components: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
+    name: str = ""
 
 
 @dataclass(frozen=True)
@@ -138,7 +140,7 @@ def build_options(
 
     gin.clear_config(clear_constants=True)
     _read_files_only()
-    factory = _register(name, verb.options)
+    factory = _register(verb.name or name, verb.options)
     for component_name, component in verb.components.items():
         _register(component_name, component)
     for folder in _search_path(gin_files):
@@ -255,7 +257,7 @@ def _meant(argument: str, name: str, flags: Mapping[str, Flag], verb: Verb) -> s
     It is an option of the verb or of one of its components, or a flag with a similar name.
     """
     option = argument.lstrip("-").partition("=")[0].replace("-", "_")
-    owners: dict[str, Callable[..., Any]] = {name: verb.options, **verb.components}
+    owners: dict[str, Callable[..., Any]] = {verb.name or name: verb.options, **verb.components}
     bound = [
         f"--gin.{owner}.{option}=VALUE"
         for owner, made in owners.items()

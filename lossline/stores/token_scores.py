@@ -36,7 +36,7 @@ _MANIFEST = SealedJson(
 )
 
 
-class ReferenceScore(enum.Enum):
+class ReferenceScore(enum.StrEnum):
     """What is stored for a token.
 
     NATS: -ln p(token | the tokens before it in its window) under the reference.

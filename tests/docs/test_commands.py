@@ -109,10 +109,12 @@ def verb_of(words: list[str]) -> tuple[str, list[str]] | None:
 
 def resolve_verb(verb: str, arguments: list[str]) -> None:
     module = importlib.import_module(f"lossline.{verb}")
-    flags = getattr(module, "FLAGS", {})
+    load, flags = module.load, getattr(module, "FLAGS", {})
     arguments = [*getattr(module, "DEFAULTS", ()), *arguments]
-    gin_files, bindings = _parse_command_line(verb, "", flags, arguments, module.load)
-    build_options(verb, module.load(), gin_files=gin_files, bindings=bindings)
+    if hasattr(module, "form"):  # a switch makes another verb of it
+        _, load, flags, arguments = module.form(arguments)
+    gin_files, bindings = _parse_command_line(verb, "", flags, arguments, load)
+    build_options(verb, load(), gin_files=gin_files, bindings=bindings)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
