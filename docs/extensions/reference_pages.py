@@ -17,7 +17,7 @@ from generated_pages import replace_pages
 from public_names import module_names
 from sphinx.application import Sphinx
 
-from lossline.cli.configuration import run_verb
+from lossline.cli.configuration import Verb, run_verb
 
 PACKAGE = Path(importlib.import_module("lossline").__file__ or "").parent
 # In the order in which a study uses them.
@@ -37,6 +37,8 @@ VERBS = (
     "convert",
     "compile",
 )
+# Switches that make another verb of a verb, with options of its own.
+SWITCHES = {"score": "--tokens"}
 _HEADER = "<!-- Generated from the code by docs/extensions/reference_pages.py; do not edit. -->\n\n"
 
 
@@ -50,12 +52,16 @@ def write_reference(folder: Path) -> None:
 
 
 def help_text(verb: str) -> str:
-    """Return what ``python -m lossline.<verb> --help`` prints."""
+    """Return what ``python -m lossline.<verb> --help`` prints, and the same with its switch."""
     module = importlib.import_module(f"lossline.{verb}")
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed), contextlib.suppress(SystemExit):
         flags = getattr(module, "FLAGS", {})
         run_verb(verb, module.__doc__, module.load, flags=flags, argv=["--help"])
+    if verb in SWITCHES:
+        printed.write("\n")
+        with contextlib.redirect_stdout(printed), contextlib.suppress(SystemExit):
+            module.main([SWITCHES[verb], "--help"])
     return printed.getvalue()
 
 
@@ -84,10 +90,19 @@ def owners() -> dict[str, tuple[Callable[..., Any], list[str]]]:
     """Return gin name -> the dataclass or function, and the verbs that know it, in their order."""
     found: dict[str, tuple[Callable[..., Any], list[str]]] = {}
     for verb in VERBS:
-        loaded = importlib.import_module(f"lossline.{verb}").load()
-        for name, component in {verb: loaded.options, **loaded.components}.items():
-            found.setdefault(name, (component, []))[1].append(verb)
+        for loaded in _loaded(verb):
+            known = {loaded.name or verb: loaded.options, **loaded.components}
+            for name, component in known.items():
+                verbs = found.setdefault(name, (component, []))[1]
+                verbs += [verb] if verb not in verbs else []
     return found
+
+
+def _loaded(verb: str) -> list[Verb]:
+    """Return what an entry point loads, without and with its switch."""
+    module = importlib.import_module(f"lossline.{verb}")
+    switched = [module.form([SWITCHES[verb]]).load()] if verb in SWITCHES else []
+    return [module.load(), *switched]
 
 
 def options_page() -> str:
@@ -120,7 +135,8 @@ def _anchor(name: str, known: Mapping[str, tuple[Any, list[str]]]) -> str:
 
 
 def _options_section(name: str, component: Any, verb: str, others: list[str]) -> str:
-    shown = f"`{name}`" if name == verb else f"`@{name}()`"
+    bound = [loaded.name or verb for loaded in _loaded(verb)]
+    shown = f"`{name}`" if name in bound else f"`@{name}()`"
     also = f" Also used by {', '.join(f'`{other}`' for other in others)}." if others else ""
     rows = "".join(
         f"| `{name}.{field}` | {_code(kind)} | {_code(default)} | {_cell(text)} |\n"

@@ -82,21 +82,21 @@ def make_stores(folder: Path, pool: Pool) -> None:
         write_store(folder / name, texts, vocabulary, name=name)
 
 
-def make_run(path: Path, seed: int) -> None:
+def make_run(path: Path, seed: int, config: models.LlamaConfig = CONFIG) -> None:
     """Make a run directory with one checkpoint of random parameters."""
     path.mkdir(parents=True)
-    run, counts, vocabulary = RunDirectory(path), CONFIG.num_params(), ByteVocabulary()
+    run, counts, vocabulary = RunDirectory(path), config.num_params(), ByteVocabulary()
     facts = {
-        "run_id": path.name, "architecture": CONFIG.family, "pretraining_data": "random",
+        "run_id": path.name, "architecture": config.family, "pretraining_data": "random",
         "tokenizer": vocabulary.name, "context_length": CONTEXT, "params": counts.total,
         "params_non_embedding": counts.non_embedding, "seed": seed, "source": "lossline",
-        "tokens_per_step": 64, "flops_per_token": CONFIG.flops_per_token(CONTEXT),
+        "tokens_per_step": 64, "flops_per_token": config.flops_per_token(CONTEXT),
         "vocabulary_hash": vocabulary.hash,
     }  # fmt: skip
     write_json(path / "facts.json", facts)
-    write_json(path / "config.json", {"__class__": "TrainOptions", "model": CONFIG.to_dict()})
+    write_json(path / "config.json", {"__class__": "TrainOptions", "model": config.to_dict()})
     rng = np.random.default_rng(seed)
-    shapes = nnx.to_pure_dict(models.abstract_state(CONFIG)[1])
+    shapes = nnx.to_pure_dict(models.abstract_state(config)[1])
     params = jax.tree.map(lambda p: jnp.asarray(rng.normal(0, 0.05, p.shape), p.dtype), shapes)
     writer = CheckpointWriter(run, data="random")
     writer.save(1, {"params": params, "optimizer": {}}, kept=True)
