@@ -114,7 +114,7 @@ def main() -> None:
     load, results = os.getloadavg()[0], {}
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        texts = [page.text for page in make_pool(folder).scored()]
+        texts = [page.text for page in make_pool(folder).scored()][::4]
         store = write_store(folder / "store", texts, ByteVocabulary(), name="web")
         tokens = computed_tokens(store)
         for vocabulary in VOCABULARIES:

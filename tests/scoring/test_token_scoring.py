@@ -6,7 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -16,10 +16,11 @@ from evaluation.small_runs import LLAMA, SHAPE, corrupt, make_run, params_at
 from quick_compilation import QUICK_COMPILATION
 
 from lossline import score as verb
-from lossline.batches.plans import Windows
+from lossline.batches.plans import BatchPlan, Windows
 from lossline.errors import UserError
 from lossline.evaluation.token_values import TokenMeasurer
 from lossline.models import GPTConfig
+from lossline.objectives.plain import PlainLoss
 from lossline.runs.checkpoints import CheckpointWriter, parameters_fingerprint
 from lossline.runs.restoring import load_model
 from lossline.scoring.token_scoring import TokenScoreOptions, score_tokens, training_flops
@@ -101,6 +102,21 @@ def test_scores_stand_at_the_tokens_of_the_store(run, store, documents):
     order = windows.order(np.arange(5))
     rows = scores.read("nats", order * L, L)
     np.testing.assert_allclose(rows, want["nats"].reshape(-1, L)[order], rtol=6e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("documents", Documents, ids=str)
+def test_the_mean_score_of_a_batch_is_the_loss_of_a_training_step(run, store, documents):
+    plan = BatchPlan(store, context_length=L, batch_size=8, seed=5)
+    scores = scored(run, store, documents=documents, step=2)
+    loss, model = PlainLoss(vocab_size=FLOAT32.vocab_size), load_model(run, 2)
+    for k in (0, 13):  # 13: of a later epoch
+        batch = asdict(plan.batch(k))
+        if documents is Documents.JOINED:
+            del batch["segment_ids"]
+        _, nats = loss(model, batch, jnp.float32(8 * L))
+        windows = plan.windows.order(np.arange(8 * k, 8 * k + 8))
+        mean = scores.read("nats", windows * L, L).mean(dtype=np.float64)
+        assert mean == pytest.approx(float(np.ravel(nats)[0]), rel=1e-4)
 
 
 def test_the_manifest_says_what_and_at_what_cost(run, store):
