@@ -12,8 +12,8 @@ SCIENCE = (
     "comparisons", "fits",
 )  # fmt: skip
 MACHINE = {
-    "batches", "cli", "compilation", "conversion", "corpora", "evaluation", "models", "ops",
-    "pages", "reporting", "runs", "scoring", "sharding", "stores", "studies", "training",
+    "batches", "cli", "compilation", "conversion", "corpora", "evaluation", "models", "objectives",
+    "ops", "pages", "reporting", "runs", "scoring", "sharding", "stores", "studies", "training",
     "vocabularies", "choices",
 }  # fmt: skip
 LONGEST_FILE = 600
