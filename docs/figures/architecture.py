@@ -95,7 +95,7 @@ _PLACES = {
     "training": (2.3, 5.0),
     "conversion": (3.9, 5.0),
     "runs": (2.0, 4.0),
-    "objectives": (3.9, 4.0),
+    "objectives": (3.75, 2.95),
     "batches": (0.4, 4.0),
     "stores": (0.4, 3.0),
     "pages": (-1.1, 4.0),
