@@ -43,6 +43,7 @@ from lossline.scoring.pool_pages import PoolPages
 from lossline.scoring.shards import ShardFiles, shard_ranges
 from lossline.stores.token_store import TokenStore
 from lossline.tables import scores
+from lossline.tables.schema import START
 from lossline.tables.scores import Measure, ScoreKind, ScoreStatus
 
 _FILE = "scores.parquet"
@@ -298,6 +299,7 @@ class PoolScorer:
             "step": model.step,
             "params": model.facts.get("params"),
             "tokens": known.get("tokens"),
+            **{name: known.get(name) for name in START},
             "kind": str(ScoreKind.DOMAIN),
             "name": domain,
             "measure": str(Measure.BITS_PER_BYTE),

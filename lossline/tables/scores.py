@@ -25,6 +25,7 @@ import numpy as np
 import pandas as pd
 
 from lossline.errors import UserError
+from lossline.tables import schema
 from lossline.tables.defects import (
     Defect,
     at,
@@ -80,7 +81,8 @@ COLUMNS: tuple[Column, ...] = (
     _column("family", Kind.TEXT, "models that are resampled together", required=True),
     _column("step", Kind.COUNT, "optimizer steps at the checkpoint"),
     _column("params", Kind.NUMBER, "N, everything counted"),
-    _column("tokens", Kind.NUMBER, "D, training tokens seen"),
+    _column("tokens", Kind.NUMBER, "D, training tokens seen; without start_tokens"),
+    *(column for column in schema.COLUMNS if column.name in schema.START),
     _column("kind", Kind.TEXT, "domain or benchmark", required=True),
     _column("name", Kind.TEXT, "name of the domain or benchmark", required=True),
     _column("measure", Kind.TEXT, "unit and direction of the value", required=True),

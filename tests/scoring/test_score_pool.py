@@ -85,6 +85,8 @@ def options(runs, data, out, **changes):
 def test_sums_of_a_domain_are_those_of_evaluate(tmp_path, data, config, long_documents):
     """A store of its own for each domain, measured by evaluate with one text per row."""
     run = make_run(tmp_path / "run", config, steps=(2, 5))
+    origin = {"start_run": "base", "start_step": 7, "start_tokens": 700.0, "start_flops": 4e6}
+    (run.path / "facts.json").write_text(json.dumps(run.facts | origin))
     shared = {"rows": RowLayout.PADDED, "long_documents": long_documents}
     table = score(options(run.path, data, tmp_path / "out", **shared)).set_index("name")
     sets = []
@@ -109,6 +111,8 @@ def test_sums_of_a_domain_are_those_of_evaluate(tmp_path, data, config, long_doc
         assert ours["pages"] == theirs["documents"] and ours["rule"] == theirs["x_rule"]
         assert ours["value"] == pytest.approx(theirs["bits_per_byte"], rel=1e-13)
     assert (table["step"] == 5).all() and (table["tokens"] == 5 * 64).all()
+    for name, value in origin.items():
+        assert (table[name] == value).all() and (expected[name] == value).all()
     assert (table["truncated"].sum() > 0) == (long_documents is LongDocuments.TRUNCATE)
     assert set(table["pool"]) == {data[0].fingerprint()}
 

@@ -201,7 +201,12 @@ def test_identity_contains_the_parameters_and_no_place(continued, options, origi
     assert continued(start=FromRun(run=str(origin.path), step=6)).folder != continued().folder
     last = continued(start=FromRun(run=str(origin.path)))
     assert last.folder == continued(start=FromRun(run=str(origin.path), step=6)).folder
+
+
+def test_runs_that_start_fresh_keep_their_names(options):
+    """The name is that of the version before ``train.start`` existed; it must never change."""
     assert "start" not in identity(options())
+    assert options().folder.name == "tiny-74fff74f"
 
 
 def test_tokens_are_this_runs_part_and_start_tokens_those_of_the_whole_chain(
