@@ -194,13 +194,20 @@ def _agreements(runs: Sequence[_Run], bootstrap: DocumentBootstrap) -> list[dict
         for rule in _RULES
         for one, other in combinations(runs, 2)
     ]
-    pairs += [(run.name, "fixed and noise", *(run.classes[r] for r in _RULES)) for run in runs]
+    pairs += [
+        (run.name, "fixed and noise", run.classes[Rule.FIXED], run.classes[Rule.NOISE])
+        for run in runs
+    ]
     for what, rule, first, second in pairs:
         found = agreement(first, second, bootstrap)
         low, high = np.maximum(found.low, [0, -1]), np.minimum(found.high, 1)
         row = {"runs": what, "rule": rule}
         for place, name in enumerate(("agreed", "kappa")):
-            row |= {name: found.value[place], f"{name}_low": low[place], f"{name}_high": high[place]}
+            row |= {
+                name: found.value[place],
+                f"{name}_low": low[place],
+                f"{name}_high": high[place],
+            }
         rows.append(row)
     return rows
 
@@ -218,14 +225,14 @@ def _notes(run: _Run) -> Iterator[str]:
     gaps = np.diff(run.curves.steps)
     if gaps.max() > _UNEVEN * gaps.min():
         yield (
-            f"{run.name}: checkpoints are {gaps.min():,} to {gaps.max():,} steps apart, and a slope "
-            "is per checkpoint. Name evenly spaced ones in dynamics.steps to compare with the "
+            f"{run.name}: checkpoints are {gaps.min():,} to {gaps.max():,} steps apart, and a "
+            "slope is per checkpoint. Name evenly spaced ones in dynamics.steps to compare with the "
             "published shares."
         )
     if run.trends.lag > _LAG_TO_SAY:
         yield (
             f"{run.name}: neighboring checkpoints deviate from the lines alike (correlation "
             f"{run.trends.lag:.2f} above independent noise): losses are curved, or checkpoints are "
-            "close together. The noise rule then finds more tokens that moved than its rate of "
-            "false positives says."
+            "close together. The noise rule then has another rate of false positives than the "
+            "stated one."
         )

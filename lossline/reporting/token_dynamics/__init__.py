@@ -1,0 +1,1 @@
+"""The report of token dynamics, and its page of text with colored tokens."""
