@@ -226,8 +226,8 @@ def _notes(run: _Run) -> Iterator[str]:
     if gaps.max() > _UNEVEN * gaps.min():
         yield (
             f"{run.name}: checkpoints are {gaps.min():,} to {gaps.max():,} steps apart, and a "
-            "slope is per checkpoint. Name evenly spaced ones in dynamics.steps to compare with the "
-            "published shares."
+            "slope is per checkpoint. Name evenly spaced ones in dynamics.steps to compare with "
+            "the published shares."
         )
     if run.trends.lag > _LAG_TO_SAY:
         yield (

@@ -72,7 +72,8 @@ class TokenDynamics:
         agreement: one row per rule and pair of runs, and per run for the two rules: agreed, kappa
             and their intervals.
         runs: one row per run: checkpoints, first_step, last_step, mean_last (nats), lag
-            (correlation of neighboring residuals), noise_median (median threshold of the noise rule).
+            (correlation of neighboring residuals), noise_median (median threshold of the noise
+            rule).
         reference: run and step that excess is measured against; "" for none.
         notes: sentences on what to know about the results.
     """

@@ -14,6 +14,7 @@ from matplotlib.lines import Line2D
 from lossline.reporting import panels
 from lossline.reporting.appearance import COLORS, MARKERS, RC, label
 from lossline.reporting.figures import PAGE_WIDTH, hide_unused, new_figure, publication_style
+from lossline.reporting.grids import count
 from lossline.token_dynamics.analysis import ALL
 from lossline.token_dynamics.classes import CLASSES, PUBLISHED_SHARES, Rule
 
@@ -82,7 +83,8 @@ def curve_chart(curves: pd.DataFrame, runs: Sequence[str]) -> Figure:
             part = curves[(curves["run"] == run) & (curves["rule"] == rule)]
             for name in (ALL, *CLASSES):
                 _curve(ax, part[part["class"] == name], name)
-            ax.set_title(f"{label(run, 26)}, {_TITLES[rule]}", loc="left")
+            ax.set_title(f"{label(run, 20)}, {_TITLES[rule]}", loc="left")
+            ax.xaxis.set_major_formatter(lambda value, _: count(value))
         figure.supxlabel("tokens trained", fontsize=RC["axes.labelsize"])
         figure.supylabel("mean loss (nats per token)", fontsize=RC["axes.labelsize"])
         panels.figure_legend(figure, [("class", _class_handles((*CLASSES, ALL)))])

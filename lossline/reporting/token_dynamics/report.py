@@ -125,9 +125,9 @@ class _Report:
             intro="A line is fitted to the losses of each token over the checkpoints. H→L: its "
             "change from first to last checkpoint is below minus the threshold; L→H: above the "
             "threshold; otherwise L→L if the last loss is at most the mean last loss of all "
-            "tokens, else H→H. The fixed threshold is the same for all tokens. The one scaled to noise is "
-            "what a token without a trend exceeds with the stated probability, given its own "
-            "scatter around the line (Student's t).",
+            "tokens, else H→H. The fixed threshold is the same for all tokens. The one scaled to "
+            "noise is what a token without a trend exceeds with the stated probability, given its "
+            "own scatter around the line (Student's t).",
             blocks=[
                 self.pictures.picture("shares", share_chart(found.classes), "Classes", caption),
                 Grid(columns=columns, rows=body),
@@ -141,7 +141,8 @@ class _Report:
         columns += [Column(name, number=True) for name in (*names, "neighboring residuals")]
         body = [
             [Cell(str(r.run)), Cell(str(r.checkpoints)),
-             Cell(f"{r.first_step:,} – {r.last_step:,}"), Cell(number(r.mean_last)), Cell(number(r.noise_median, 3)), Cell(f"{r.lag:+.2f}")]
+             Cell(f"{r.first_step:,} – {r.last_step:,}"), Cell(number(r.mean_last)),
+             Cell(number(r.noise_median, 3)), Cell(f"{r.lag:+.2f}")]
             for r in self.found.runs.itertuples()
         ]  # fmt: skip
         return Grid(
@@ -212,8 +213,8 @@ class _Report:
             title="Agreement",
             anchor="agreement",
             intro="Kappa (Cohen 1960) corrects for chance: 1 if all tokens have equal classes, 0 "
-            "if the classes are independent. Between seeds it says how far a class is a property of "
-            "the token.",
+            "if the classes are independent. Between seeds it says how far a class is a property "
+            "of the token.",
             blocks=[Grid(columns=columns, rows=body)],
         )
 

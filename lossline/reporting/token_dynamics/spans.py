@@ -78,9 +78,9 @@ def _css(row: Mapping[str, Any]) -> str:
 
 
 def _title(row: Mapping[str, Any], pieces: Sequence[bytes]) -> str:
-    piece = pieces[row["token_id"]].decode("utf-8", errors="backslashreplace") or _END
     text = (
-        f"{piece!r}: {row['nats_first']:.2f} to {row['nats_last']:.2f} nats, fitted change "
+        f"{_quoted(pieces[row['token_id']])}: "
+        f"{row['nats_first']:.2f} to {row['nats_last']:.2f} nats, fitted change "
         f"{row['change']:+.2f}, noise threshold {row['threshold_noise']:.2f}; "
         f"{row['class_fixed']} by the fixed threshold, {row['class_noise']} by noise"
     )
@@ -90,3 +90,11 @@ def _title(row: Mapping[str, Any], pieces: Sequence[bytes]) -> str:
             f"{100 * row['selection_frequency']:.0f}% of the checkpoints"
         )
     return text
+
+
+def _quoted(piece: bytes) -> str:
+    """Return a piece in quotes; bytes that are no UTF-8 by themselves as escapes."""
+    try:
+        return repr(piece.decode()) if piece else _END
+    except UnicodeDecodeError:
+        return repr(piece)[1:]
