@@ -26,10 +26,8 @@ def summary(found: TokenDynamics, options: AnalysisOptions) -> str:
 
 
 def summary_sentences(found: TokenDynamics, options: AnalysisOptions) -> list[str]:
-    """Return the summary as sentences, for the head of the report."""
-    return [
-        *_shares(found, options), *_excess(found, options), *_agreement(found), *found.notes
-    ]  # fmt: skip
+    """Return classes and notes as sentences, for the head of the report; tables have the rest."""
+    return [*_shares(found, options), *found.notes]
 
 
 def subtitle(found: TokenDynamics) -> str:

@@ -74,21 +74,18 @@ def refusal(capsys, *arguments):
 
 
 def direct_nats(config, parameters, tokens, starts, documents=None):
-    """Nats of the windows' targets by a forward pass of the whole model, one window at a time."""
+    """Nats of the windows' targets by a forward pass of the whole model."""
     exact = dataclasses.replace(config, activation_dtype="float32")
     graphdef, state = models.abstract_state(exact)
     nnx.replace_by_pure_dict(state, parameters)
     model = nnx.merge(graphdef, state)
-    found = []
-    for start in starts:
-        window = tokens[start : start + LENGTH + 1]  # ``tokens`` begins with the eos before all
-        segments = None if documents is None else documents[None, start : start + LENGTH]
-        hidden = model.hidden(window[None, :-1], segments)
-        logits = np.asarray(hidden @ model.unembedding(), np.float64)[0, :, : config.vocab_size]
-        peak = logits.max(axis=1, keepdims=True)
-        log_sums = np.log(np.exp(logits - peak).sum(axis=1)) + peak[:, 0]
-        found.append(log_sums - logits[np.arange(LENGTH), window[1:]])
-    return np.concatenate(found)
+    at = starts[:, None] + np.arange(LENGTH)  # ``tokens`` begins with the eos before all
+    segments = None if documents is None else documents[at]
+    hidden = model.hidden(tokens[at], segments)
+    logits = np.asarray(hidden @ model.unembedding(), np.float64)[..., : config.vocab_size]
+    peak = logits.max(axis=-1, keepdims=True)
+    log_sums = np.log(np.exp(logits - peak).sum(axis=-1)) + peak[..., 0]
+    return (log_sums - np.take_along_axis(logits, tokens[at + 1][..., None], -1)[..., 0]).ravel()
 
 
 def stream():
