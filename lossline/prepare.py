@@ -21,6 +21,7 @@ def load() -> Verb:
     """Import what preparing needs, and return its options and components."""
     from lossline import vocabularies
     from lossline.corpora import sources
+    from lossline.corpora.noisy import Noisy
     from lossline.corpora.pools import Pool
     from lossline.corpora.selected import Selected, selections
     from lossline.stores.prepare_all import PrepareOptions, StoreJob, prepare
@@ -42,6 +43,7 @@ def load() -> Verb:
             "pool": Pool,
             "selected": Selected,
             "selections": selections,
+            "noisy": Noisy,
             "tfds": sources.Tfds,
             "seqio_task": sources.SeqioTask,
         },

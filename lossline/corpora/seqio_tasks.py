@@ -15,9 +15,7 @@ import seqio
 import tensorflow as tf
 
 from lossline.corpora import sources
-from lossline.corpora.pools import Pool
-from lossline.corpora.selected import Selected
-from lossline.corpora.sources import FileSource, SeqioTask, Source, Tfds
+from lossline.corpora.sources import FileSource, PageSource, SeqioTask, Source, Tfds
 from lossline.errors import UserError
 from lossline.vocabularies.seqio_adapter import SeqioVocabulary
 
@@ -159,7 +157,7 @@ def _check_tfds(source: Tfds, split: str) -> None:
 _user_errors: list[UserError] = []
 
 
-def _read_files(source: FileSource | Pool | Selected, split: str) -> Any:
+def _read_files(source: FileSource | PageSource, split: str) -> Any:
     def examples() -> Iterator[dict[str, str]]:
         try:
             for text in sources.documents(source, split):

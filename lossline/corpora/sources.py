@@ -16,6 +16,7 @@ from lossline.corpora import utf8
 from lossline.corpora.deduplication import content_hash
 from lossline.corpora.gathering import file_sha256, job_hash, read_provenance, text_folder
 from lossline.corpora.json_lines import COMPRESSED, kind_of, matching_files, read_objects
+from lossline.corpora.noisy import Noisy
 from lossline.corpora.pools import Pool
 from lossline.corpora.selected import Selected
 from lossline.errors import UserError
@@ -123,7 +124,8 @@ class SeqioTask:
 
 
 FileSource = JsonLines | Parquet | PlainFiles
-Source = FileSource | Pool | Selected | Tfds | SeqioTask
+PageSource = Pool | Selected | Noisy
+Source = FileSource | PageSource | Tfds | SeqioTask
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -213,9 +215,9 @@ def paths(source: FileSource, split: str) -> list[Path]:
     return matching_files(patterns, f"set {source.name}, {split}")
 
 
-def splits(source: FileSource | Pool | Selected) -> list[str]:
+def splits(source: FileSource | PageSource) -> list[str]:
     """Return the splits of a source of files or pages."""
-    if isinstance(source, Selected):
+    if isinstance(source, Selected | Noisy):
         return ["train"]
     if isinstance(source, Pool):
         return ["train", "validation", "scored"]
@@ -227,7 +229,7 @@ def text_bytes(source: Source, split: str, subset: Subset) -> int:
 
     Used to estimate the remaining time.
     """
-    if isinstance(source, Selected):
+    if isinstance(source, Selected | Noisy):
         return source.text_bytes()
     if not isinstance(source, JsonLines | Parquet | PlainFiles) or subset.max_documents:
         return 0
@@ -238,7 +240,7 @@ def text_bytes(source: Source, split: str, subset: Subset) -> int:
     return min(size, limit or size)
 
 
-def documents(source: FileSource | Pool | Selected, split: str) -> Iterator[str]:
+def documents(source: FileSource | PageSource, split: str) -> Iterator[str]:
     """Yield the texts of a split in the order of its files; of a pool in the order of its pages.
 
     Raises:
@@ -249,6 +251,9 @@ def documents(source: FileSource | Pool | Selected, split: str) -> Iterator[str]
         return
     if isinstance(source, Selected):
         yield from (page.text for page in source.pages())
+        return
+    if isinstance(source, Noisy):
+        yield from source.texts()
         return
     for path in paths(source, split):
         try:
@@ -269,8 +274,8 @@ def identity(source: Source, split: str) -> str:
     """
     if isinstance(source, Pool):
         return job_hash("Pool", source.split_fingerprint(split))
-    if isinstance(source, Selected):
-        return job_hash("Selected", source.identity())
+    if isinstance(source, Selected | Noisy):
+        return job_hash(type(source).__name__, source.identity())
     if isinstance(source, JsonLines | Parquet | PlainFiles):
         contents = [file_sha256(path) for path in paths(source, split)]
         column = getattr(source, "field", getattr(source, "column", ""))

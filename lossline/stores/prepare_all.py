@@ -14,6 +14,7 @@ from lossline import vocabularies
 from lossline.corpora import sources
 from lossline.corpora.benchmarks import benchmark_folder, gathered_items
 from lossline.corpora.gathering import file_sha256, job_hash, read_provenance, text_folder
+from lossline.corpora.noisy import Noisy
 from lossline.corpora.pools import MissingDomains, Pool
 from lossline.corpora.selected import Selected
 from lossline.corpora.sources import JsonLines, Parquet, PlainFiles, SeqioTask, Source, Subset, Tfds
@@ -48,9 +49,10 @@ class StoreJob:
             ``<root>/vocabularies``, or ``@bytes()``, ``@sentencepiece()``, ``@huggingface()``,
             ``@tiktoken()``.
         sets: names of gathered corpora, or ``@jsonl()``, ``@parquet()``, ``@files()``,
-            ``@tfds()``, ``@seqio_task()``, ``@pool()``, ``@selected()``.
+            ``@tfds()``, ``@seqio_task()``, ``@pool()``, ``@selected()``, ``@noisy()``.
         splits: splits of every set. A pool also has the split "scored": document i of that store
-            is the i-th page of ``Pool.scored``. A selection has the split "train" only.
+            is the i-th page of ``Pool.scored``. Selections and noisy pages have the split "train"
+            only.
         tasks: names of gathered benchmarks.
         max_documents: maximum number of documents per set and split; see ``Subset``. 0: no limit.
         max_megabytes: maximum text per set and split; see ``Subset``. 0: no limit.
@@ -61,7 +63,7 @@ class StoreJob:
 
     vocabulary: str | Bytes | SentencePiece | HuggingFace | Tiktoken
     sets: tuple[
-        str | JsonLines | Parquet | PlainFiles | Pool | Selected | Tfds | SeqioTask, ...
+        str | JsonLines | Parquet | PlainFiles | Pool | Selected | Noisy | Tfds | SeqioTask, ...
     ] = ()
     splits: tuple[str, ...] = ("train", "validation")
     tasks: tuple[str, ...] = ()
@@ -316,7 +318,7 @@ def _task_step(name: str, vocabulary: Vocabulary, root: Path, out: Path) -> _Ste
 
 
 def _describe(source: Source) -> str:
-    if isinstance(source, Selected):
+    if isinstance(source, Selected | Noisy):
         return f"seqio Task lossline.{source.name} of {source}"
     if isinstance(source, SeqioTask):
         return f"seqio Task {source.task}"
