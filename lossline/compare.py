@@ -1,10 +1,11 @@
-"""Compare the levels of a factor: which gives the lowest loss on each target at equal tokens?
+"""Compare the levels of a factor: which gives the lowest loss on each target at equal budgets?
 
     python -m lossline.compare --table losses.parquet --out comparison --factor factor.method
     python -m lossline.compare --gin_file=gin_configs/comparisons/selection.gin \\
         --table losses.parquet --out comparison
 
-Each run counts with its last checkpoint, and all must have equal parameters and tokens. Runs that
+Each run counts with its last checkpoint, and all must have equal parameters and tokens. Other
+checkpoints and budgets: --at, --budget (flops counts what selecting the tokens cost). Runs that
 differ in their seed only are replicates: they give intervals, and differences from the baseline are
 taken seed by seed. The folder gets methods.csv and Parquet (per target and method: mean, interval,
 difference, rank), ranks.csv (average over targets), values.csv (every run), a figure and
@@ -26,6 +27,8 @@ FLAGS = {
     "out": Flag("compare.out", "folder for the results: new, empty or an earlier result"),
     "factor": Flag("compare.factor", "column whose levels are compared"),
     "by": Flag("compare.by", "column that says which target a run was made for"),
+    "budget": Flag("compare.budget", "what must be equal: tokens or flops"),
+    "at": Flag("compare.at", "compare the checkpoints at this much of the budget"),
     "baseline": Flag("compare.baseline", "level that the others are compared to"),
     "replace": Flag("compare.replace", "replace an earlier result of other inputs", "switch"),
 }

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from lossline.comparisons.options import CompareOptions, Unequal
+from lossline.comparisons.options import Budget, CompareOptions, Unequal
 from lossline.errors import UserError
 from lossline.matching.run_facts import run_facts
 from lossline.options.roles import FACTS, SIZE, Role, fact_of
@@ -19,7 +19,9 @@ from lossline.tables.schema import Status, Unit
 
 ROWS = ("target", "method", "seed", "run_id", "value")
 _SAME = 1e-3  # relative difference of two equal budgets: the last batch may be cut
-_BUDGET = ("params", "tokens")
+SELECTION_FLOPS = "selection_flops"  # column: FLOPs of selecting tokens, reference included
+_SPENT = "spent"  # how much of the budget a checkpoint has used
+_BUDGET = ("params", _SPENT)
 _REPLICATES = tuple(fact for fact in FACTS if fact.role is Role.REPLICATE)
 # What the compared runs are trained on differs by design, and the size is part of the budget.
 _BY_DESIGN = ("pretraining_data", "data_selection", "token_selection", "shape", SIZE)
@@ -41,7 +43,7 @@ class Measurements:
 
 
 def measure(table: pd.DataFrame, options: CompareOptions) -> Measurements:
-    """Return the loss of each run on each target at the run's last checkpoint.
+    """Return the loss of each run on each target at its last checkpoint, or at ``options.at``.
 
     Args:
         table: loss table.
@@ -77,10 +79,10 @@ def measure(table: pd.DataFrame, options: CompareOptions) -> Measurements:
 def _selected(
     table: pd.DataFrame, options: CompareOptions, left_out: list[dict[str, str]]
 ) -> pd.DataFrame:
-    """Return the rows of the last checkpoint of each run that has a level, with its seed."""
+    """Return the rows of one checkpoint of each run that has a level, with its seed."""
     for name, value in options.where.items():
         table = table[table[name].astype(str) == str(value)]
-    table = table[table["step"] == table.groupby("run_id")["step"].transform("max")]
+    table = _one_checkpoint(table.assign(**{_SPENT: _spent(table, options.budget)}), options.at)
     has_level = table[options.factor].notna()
     for run in table["run_id"][~has_level].unique():
         left_out.append({"what": run, "reason": f"its {options.factor} is empty"})
@@ -105,6 +107,22 @@ def _selected(
     )
 
 
+def _spent(table: pd.DataFrame, budget: Budget) -> pd.Series:
+    """Return how much of the budget each row's checkpoint has used."""
+    spent = table[budget.value].astype(float)
+    if budget is Budget.FLOPS and SELECTION_FLOPS in table:
+        spent = spent + table[SELECTION_FLOPS].astype(float).fillna(0.0)
+    return spent
+
+
+def _one_checkpoint(table: pd.DataFrame, at: float | None) -> pd.DataFrame:
+    """Return the rows of each run's last checkpoint, or of the one that is nearest to ``at``."""
+    far = -table["step"] if at is None else (table[_SPENT] - at).abs()
+    nearest = far.groupby(table["run_id"]).transform("min")
+    table = table[far == nearest]
+    return table[table["step"] == table.groupby("run_id")["step"].transform("max")]
+
+
 def _seeds(table: pd.DataFrame) -> pd.Series:
     """Return the replicate of each row: the seed, and any other seed that varies."""
     columns = [fact.column for fact in _REPLICATES if fact.column in table]
@@ -120,7 +138,8 @@ def _of_one_budget(
 ) -> pd.DataFrame:
     """Return the runs of the most frequent budget; the others are refused or left out."""
     budgets = table.groupby("run_id", sort=True)[list(_BUDGET)].first().astype(float)
-    if missing := [name for name in _BUDGET if budgets[name].isna().any()]:
+    words = {"params": "params", _SPENT: options.budget.value}
+    if missing := [words[name] for name in _BUDGET if budgets[name].isna().any()]:
         notes.append(
             f"{' and '.join(missing)} of some runs are not recorded, so equal budgets could not be "
             "checked."
@@ -133,7 +152,7 @@ def _of_one_budget(
         return table
     usual = budgets[near].iloc[0]
     told = {
-        str(run): f"has {_told(row)} instead of {_told(usual)}"
+        str(run): f"has {_told(row, options)} instead of {_told(usual, options)}"
         for run, row in budgets[~near].iterrows()
     }
     if options.unequal is Unequal.REFUSE:
@@ -147,8 +166,10 @@ def _of_one_budget(
     return table[~table["run_id"].isin(list(told))]
 
 
-def _told(budget: pd.Series) -> str:
-    return f"{budget['params']:,.0f} parameters and {budget['tokens']:,.0f} tokens"
+def _told(budget: pd.Series, options: CompareOptions) -> str:
+    spent = budget[_SPENT]
+    amount = f"{spent:,.0f} tokens" if options.budget is Budget.TOKENS else f"{spent:.4g} FLOPs"
+    return f"{budget['params']:,.0f} parameters and {amount}"
 
 
 def _notes(table: pd.DataFrame, options: CompareOptions) -> list[str]:
@@ -210,7 +231,7 @@ def _of_target(
     kept = complete.index[complete == len(set(sets))]
     for run in sorted(set(table["run_id"]) - set(kept)):
         lacking = sorted(set(sets) - set(rows["eval_set"][(rows["run_id"] == run) & ~bad]))
-        reason = f"no {options.unit.words} of {', '.join(lacking)} at its last checkpoint"
+        reason = f"no {options.unit.words} of {', '.join(lacking)} at the compared checkpoint"
         left_out.append({"what": f"{run} on {target}", "reason": reason})
     rows = rows[rows["run_id"].isin(kept)]
     values, how = _joined(rows, options.unit)

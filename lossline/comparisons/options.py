@@ -12,10 +12,23 @@ from lossline.tables.schema import Unit
 
 
 class Unequal(enum.Enum):
-    """What to do if runs differ in parameters or in training tokens."""
+    """What to do if runs differ in parameters or in the budget."""
 
     REFUSE = "refuse"
     EXCLUDE = "exclude"
+
+
+class Budget(enum.Enum):
+    """What compared checkpoints have equal, besides parameters.
+
+    TOKENS: training tokens seen.
+    FLOPS: training FLOPs, with those of selecting the tokens: training the reference and scoring
+        with it (``selection_flops``; empty counts as 0). FLOPs before ``train.start`` are not
+        counted.
+    """
+
+    TOKENS = "tokens"
+    FLOPS = "flops"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,9 +45,12 @@ class CompareOptions:
         targets: name of each target -> its evaluation sets. Several sets are joined by their sums;
             where a set has no sums, by the mean. Empty: every set is a target.
         where: column -> value; only these runs are compared. For a table with several sizes.
+        budget: what must be equal, besides parameters: "tokens" or "flops".
+        at: compare the checkpoint of each run that is nearest to this much of the budget. Default:
+            its last checkpoint.
         baseline: level that the others are compared to. Empty: none.
         unit: unit of the losses.
-        unequal: "refuse" (default): stop if runs differ in parameters or tokens. "exclude": leave
+        unequal: "refuse" (default): stop if runs differ in parameters or budget. "exclude": leave
             out the runs that differ from the most frequent budget, by name.
         confidence: level of the intervals.
         resamples: number of bootstrap samples for the intervals of average ranks.
@@ -49,6 +65,8 @@ class CompareOptions:
     shared: str = "any"
     targets: dict[str, tuple[str, ...]] = field(default_factory=dict)
     where: dict[str, str] = field(default_factory=dict)
+    budget: Budget = Budget.TOKENS
+    at: float | None = None
     baseline: str = "uniform"
     unit: Unit = Unit.BITS
     unequal: Unequal = Unequal.REFUSE
@@ -62,6 +80,8 @@ class CompareOptions:
             raise UserError(
                 f"compare.confidence = {self.confidence}: must be between 0 and 1, such as 0.95."
             )
+        if self.at is not None and not self.at > 0:
+            raise UserError(f"compare.at = {self.at}: must be above 0, or None.")
         if self.resamples < 1:
             raise UserError(f"compare.resamples = {self.resamples}: must be at least 1.")
         if self.by and not self.targets:

@@ -58,9 +58,9 @@ class StudyOptions:
     Attributes:
         name: name of the study's folder below ``root``.
         root: folder of studies.
-        before: commands before training (gathering, vocabularies, stores, another study whose runs
-            are needed), in order. A finished command is not started again, except a study and the
-            commands after it, which skip what is finished themselves.
+        before: commands before training (gathering, vocabularies, stores, a training or another
+            study whose runs are needed), in order. A finished command is not started again, except
+            a training, a study and the commands after it, which skip what is finished themselves.
         run_gin_file: base gin file of every run; the points of the grid change it.
         grid: the runs.
         evaluate: command that measures every checkpoint. The study binds its ``evaluate.runs``.
@@ -120,9 +120,9 @@ def run_study(options: StudyOptions) -> None:
         recorded = True
         for number, command in enumerate(options.before, start=1):
             announce(number, steps, command.title)
-            # A study knows which of its own steps are finished. Commands after it read its runs,
+            # A study or a training knows what of it is finished. Commands after it read its runs,
             # which may be new, so they too decide by themselves what is left to do.
-            recorded = recorded and command.verb != "study"
+            recorded = recorded and command.verb not in ("study", "train")
             job = _job(options, command)
             if recorded:
                 _once(record, f"{number}-{command.verb}", command, job)

@@ -12,7 +12,7 @@ from planted_comparison import BYTES, planted
 
 from lossline import tables
 from lossline.comparisons.measurements import measure
-from lossline.comparisons.options import CompareOptions, Unequal
+from lossline.comparisons.options import Budget, CompareOptions, Unequal
 from lossline.errors import UserError
 from lossline.tables.schema import Unit
 
@@ -91,6 +91,43 @@ def test_an_unfinished_run_has_fewer_tokens_and_is_refused() -> None:
     table = table[~((table["run_id"] == "dsir-bio-2") & (table["step"] == 20))]
     with pytest.raises(UserError, match="dsir-bio-2 has"):
         measure(table, OPTIONS)
+
+
+def longer(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the table with one more checkpoint of the uniform runs, 0.5 bits better."""
+    more = table[(table["step"] == 20) & (table["factor.method"] == "uniform")]
+    changed = more.assign(step=35, tokens=35e4, nats=more["nats"] - 0.5 * math.log(2) * BYTES)
+    changed = changed.assign(bits_per_byte=np.nan, loss=np.nan)
+    return tables.derive(tables.concat([table, changed]))
+
+
+def test_each_run_is_compared_at_the_checkpoint_with_equal_tokens() -> None:
+    table = longer(planted(noise=0.0, seed_noise=0.0))
+    with pytest.raises(UserError, match="budgets differ"):
+        measure(table, OPTIONS)
+    found = measure(table, dataclasses.replace(OPTIONS, at=200_000.0)).rows
+    assert np.allclose(found["value"][found["method"] == "uniform"], 2.0)
+    earlier = measure(table, dataclasses.replace(OPTIONS, at=100_000.0)).rows
+    assert np.allclose(earlier["value"][earlier["method"] == "uniform"], 3.0)
+
+
+def test_a_run_that_ends_before_the_budget_is_refused() -> None:
+    table = longer(planted())
+    with pytest.raises(UserError, match="350,000 tokens"):
+        measure(table, dataclasses.replace(OPTIONS, at=350_000.0))
+
+
+def test_equal_flops_count_what_selecting_the_tokens_cost() -> None:
+    """20 steps and a reference worth 15 cost as much as 35 steps."""
+    table = longer(planted(noise=0.0, seed_noise=0.0)).assign(flops=lambda t: t["step"] * 1e12)
+    by_flops = dataclasses.replace(OPTIONS, budget=Budget.FLOPS)
+    with pytest.raises(UserError, match=r"400,000 parameters and .*e\+13 FLOPs"):
+        measure(table, by_flops)
+    selective = table["factor.method"] != "uniform"
+    table.loc[selective, "selection_flops"] = 15e12
+    found = measure(table, by_flops).rows
+    assert np.allclose(found["value"][found["method"] == "uniform"], 1.5)
+    assert np.allclose(found["value"][found["method"] == "dsir"], 1.9)
 
 
 def test_budgets_that_are_not_recorded_are_noted() -> None:

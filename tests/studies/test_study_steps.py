@@ -108,6 +108,18 @@ def test_a_study_and_what_reads_its_runs_start_every_time(
     assert said.count("done before") == 4 and said.count("result of compare") == 2
 
 
+def test_a_training_and_what_reads_its_run_start_every_time(
+    options: StudyOptions, started: list[str], tmp_path: Path
+) -> None:
+    train = command(tmp_path, "train", **{"train.directory": "{study}/base"})
+    options = replace(options, before=[options.before[0], train, options.before[2]])
+    run_study(options)
+    assert f"train --gin.train.directory='{tmp_path / 'outer' / 'base'}'" in started
+    started.clear()
+    run_study(options)
+    assert [job.split()[0] for job in started] == ["train", "select"]
+
+
 def test_a_changed_gin_file_starts_a_comparison_again(
     options: StudyOptions, started: list[str], tmp_path: Path
 ) -> None:
