@@ -18,7 +18,9 @@ from lossline.tables.frames import nearest_names
 from lossline.tables.schema import Status, Unit
 
 ROWS = ("target", "method", "seed", "run_id", "value")
-_SAME = 1e-3  # relative difference of two equal budgets: the last batch may be cut
+# Relative difference of two equal budgets. Tokens: the last batch may be cut. FLOPs: runs whose steps
+# cost differently end at whole steps.
+_SAME = {Budget.TOKENS: 1e-3, Budget.FLOPS: 1e-2}
 SELECTION_FLOPS = "selection_flops"  # column: FLOPs of selecting tokens, reference included
 _SPENT = "spent"  # how much of the budget a checkpoint has used
 _BUDGET = ("params", _SPENT)
@@ -144,7 +146,8 @@ def _of_one_budget(
             f"{' and '.join(missing)} of some runs are not recorded, so equal budgets could not be "
             "checked."
         )
-    digits = budgets.fillna(-1.0).map(lambda value: round(math.log(max(value, 1.0)) / _SAME))
+    same = _SAME[options.budget]
+    digits = budgets.fillna(-1.0).map(lambda value: round(math.log(max(value, 1.0)) / same))
     counts = digits.value_counts()
     frequent = max(counts.index[counts == counts.max()])
     near = ((digits - np.array(frequent)).abs() <= 1).all(axis=1)
