@@ -17,7 +17,7 @@ from lossline.choices.targets import Target
 from lossline.corpora.pools import Pool
 from lossline.pages.methods import Dsir
 from lossline.vocabularies import Bytes
-from tests import planted_comparison, planted_pool
+from tests import planted_comparison, planted_pool, planted_token_selection
 from tests.reporting import planted
 
 
@@ -63,7 +63,7 @@ def printed(notebook) -> str:
     return "".join(output.get("text", "") for output in outputs)
 
 
-@pytest.mark.parametrize("name", ["quickstart", "published_sweeps", "selection"])
+@pytest.mark.parametrize("name", ["quickstart", "published_sweeps", "selection", "token_selection"])
 def test_notebooks_are_committed_without_outputs(repository, name):
     path = repository / "notebooks" / f"{name}.ipynb"
     notebook = nbformat.read(path, as_version=4)
@@ -73,13 +73,16 @@ def test_notebooks_are_committed_without_outputs(repository, name):
 
 def test_every_notebook_is_up_to_date_with_install_cells(repository, with_install_cells):
     paths = sorted((repository / "notebooks").glob("*.ipynb"))
-    assert len(paths) == 3
+    assert len(paths) == 4
     for path in paths:
         text = path.read_text("utf-8")
         assert with_install_cells(text, path.name) == text
 
 
-@pytest.mark.parametrize("name", ["quickstart.ipynb", "published_sweeps.ipynb", "selection.ipynb"])
+@pytest.mark.parametrize(
+    "name",
+    ["quickstart.ipynb", "published_sweeps.ipynb", "selection.ipynb", "token_selection.ipynb"],
+)
 def test_install_cell_and_badge_follow_the_repository_address(
     repository, with_install_cells, name, monkeypatch
 ):
@@ -178,3 +181,17 @@ def test_the_selection_notebook_shows_coefficients_pages_and_methods(repository,
     text = printed(notebook)
     assert "correlations: code, score" in text and "dsir: code, score" in text
     assert "oracle" in text
+
+
+@pytest.mark.slow
+def test_the_token_selection_notebook_compares_budgets_and_lines(repository, tmp_path):
+    tables.write(planted_token_selection.planted(), tmp_path / "losses.parquet")
+    notebook = execute(
+        repository / "notebooks" / "token_selection.ipynb",
+        tmp_path,
+        LOSSLINE_LOSSES=str(tmp_path / "losses.parquet"),
+    )
+    assert pictures(notebook) == 3
+    text = printed(notebook)
+    assert "pubmed: excess-60 is lowest" in text
+    assert "selection_flops" in text and "the token selection moves the line" in text
