@@ -32,12 +32,12 @@ SHORT = {"evaluate.stride": 48, "evaluate.batch_size": 8}
 
 
 class Bytes(ByteVocabulary):
-    """Bytes, under the name of the study's vocabulary."""
+    """Bytes, under the name of a study's vocabulary."""
 
-    def __init__(self) -> None:
+    def __init__(self, name: str = "bpe2048") -> None:
         pieces = [b""] * 3 + [bytes([value]) for value in range(256)]
         Vocabulary.__init__(
-            self, name="bpe2048", kind="bytes", pieces=pieces, eos_id=1, pad_id=0, content="test"
+            self, name=name, kind="bytes", pieces=pieces, eos_id=1, pad_id=0, content="test"
         )
 
 

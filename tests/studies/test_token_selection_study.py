@@ -192,7 +192,7 @@ def test_commands_before_the_runs_resolve_and_make_what_the_arms_read(
 
 def make_stores(root: Path) -> None:
     """Make small stores at the places where the study's own commands make them."""
-    vocabulary, random = Bytes(), np.random.default_rng(0)
+    vocabulary, random = Bytes("bpe2048_web"), np.random.default_rng(0)
     for name in ("noisy_base", "noisy", "pubmed"):
         texts = [
             f"{name} {number} " * 30 + "".join(map(chr, random.integers(97, 123, 100)))
