@@ -93,9 +93,7 @@ class Noisy:
         kinds = [kind.value for kind in Noise]
         for kind, share in self.noise.items():
             if kind not in kinds:
-                raise UserError(
-                    f"noisy.noise: no kind {kind!r}. Use one of {', '.join(kinds)}."
-                )
+                raise UserError(f"noisy.noise: no kind {kind!r}. Use one of {', '.join(kinds)}.")
             if share < 0 or sum(self.noise.values()) >= 1:
                 raise UserError(
                     f"noisy.noise: {dict(self.noise)}: give shares of at least 0 with a sum "

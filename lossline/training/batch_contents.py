@@ -43,7 +43,15 @@ def token_scores(options: TrainOptions, text: TrainingText, run_id: str) -> list
         context_length=options.length,
         documents=options.documents.value,
     )
+    start = options.start
     for scores in found:
+        is_excess = options.objective.score is Score.EXCESS_LOSS
+        if is_excess and start is not None and scores.parameters == start.parameters:
+            raise UserError(
+                f"{scores.location}: the reference ({scores.reference}) has the parameters that "
+                "the run starts from, so every excess loss would start at 0. Give scores of a "
+                "reference that was trained further, or another selective.score."
+            )
         if scores.manifest.source.run_id == run_id:
             raise UserError(
                 f"{scores.location}: the reference of these token scores is this run itself "

@@ -129,7 +129,14 @@ def options(tmp_path: Path, base_options: TrainOptions) -> Callable[..., TrainOp
 def written_scores(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
     """``written_scores(store, context_length=L)``: random token scores, as a reference gives."""
 
-    def write(store: str, *, context_length: int, seed: int = 0, run_id: str = "reference") -> str:
+    def write(
+        store: str,
+        *,
+        context_length: int,
+        seed: int = 0,
+        run_id: str = "reference",
+        parameters: str = "p" * 64,
+    ) -> str:
         opened = TokenStore.open(store)
         folder, size = tmp_path_factory.mktemp("scores"), opened.num_tokens
         random, found = np.random.default_rng(seed), {}
@@ -143,7 +150,7 @@ def written_scores(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., st
             tokens=size,
             run_id=run_id,
             step=5,
-            parameters="p" * 64,
+            parameters=parameters,
             context_length=context_length,
             documents="joined",
             quantities=("nats", "entropy"),

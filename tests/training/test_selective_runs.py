@@ -14,6 +14,8 @@ from lossline.evaluation.measured_runs import checkpoint_columns
 from lossline.objectives.columns import token_columns
 from lossline.objectives.options import Scope, Score, Selective
 from lossline.options.identity import identity
+from lossline.runs.checkpoints import parameters_fingerprint
+from lossline.runs.origin import FromRun
 from lossline.runs.restoring import load_model
 from lossline.runs.run_directory import RunDirectory
 from lossline.sharding import MeshOptions
@@ -213,3 +215,22 @@ def test_too_small_groups_are_refused(options: Options, scores: str):
         mesh=MeshOptions(data=1, tensor=8),
     )
     assert "fewer than the 8 devices" in refused(lambda: make_trainer(one))
+
+
+def test_excess_over_the_start_itself_is_refused(
+    options: Options, store: TokenStore, written_scores
+):
+    """Some ports compare the model with itself: at the first step all scores are 0."""
+    origin = train(options(steps=4, checkpoints=CHECKPOINTS))
+    own = parameters_fingerprint(origin, 4)
+    place = written_scores(store.location, context_length=LENGTH, parameters=own)
+    start = FromRun(run=str(origin.path))
+
+    def continued(score: Score) -> TrainOptions:
+        chosen = Selective(share=0.6, score=score, scores=place)
+        return options(objective=chosen, start=start, name="continued", steps=4)
+
+    excess = continued(Score.EXCESS_LOSS)
+    assert "has the parameters that the run starts from" in refused(lambda: train(excess))
+    assert not excess.folder.exists()
+    train(continued(Score.REFERENCE_LOSS))  # ranks the corpus, not the excess
