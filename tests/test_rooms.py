@@ -9,12 +9,12 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[1] / "lossline"
 SCIENCE = (
     "laws", "lines", "matching", "attribution", "prediction", "mixtures", "selection",
-    "comparisons", "fits",
+    "comparisons", "fits", "token_dynamics",
 )  # fmt: skip
 MACHINE = {
     "batches", "cli", "compilation", "conversion", "corpora", "evaluation", "models", "objectives",
     "ops", "pages", "reporting", "runs", "scoring", "sharding", "stores", "studies", "training",
-    "vocabularies", "choices",
+    "vocabularies", "choices", "token_curves",
 }  # fmt: skip
 LONGEST_FILE = 600
 MOST_FILES = 17

@@ -28,6 +28,7 @@ VERBS = (
     "train",
     "evaluate",
     "score",
+    "dynamics",
     "select",
     "fit",
     "predict",

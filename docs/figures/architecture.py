@@ -87,13 +87,15 @@ def without_shortcuts(graph: Mapping[str, set[str]]) -> Graph:
 # Left: from text to losses, on accelerators. Middle: what both halves use. Right: from losses to
 # verdicts, on a laptop. Position (x, y) of each room's center.
 _PLACES = {
-    "cli": (5.0, 7.0),
-    "studies": (2.4, 7.0),
+    "cli": (5.0, 7.6),
+    "studies": (2.4, 7.6),
     "compilation": (1.4, 6.0),
     "scoring": (4.55, 6.0),
+    "token_curves": (4.58, 6.76),
     "evaluation": (3.0, 6.0),
     "training": (2.3, 5.0),
     "conversion": (3.9, 5.0),
+    "objectives": (3.6, 4.52),
     "runs": (2.0, 4.0),
     "objectives": (3.75, 2.95),
     "batches": (0.4, 4.0),
@@ -114,6 +116,7 @@ _PLACES = {
     "lines": (8.2, 4.0),
     "attribution": (6.4, 4.0),
     "selection": (7.83, 3.0),
+    "token_dynamics": (9.6, 3.0),
     "comparisons": (6.4, 5.0),
     "matching": (6.4, 3.0),
     "laws": (8.9, 2.0),
@@ -131,7 +134,7 @@ def draw(path: Path = PICTURE) -> None:
     graph = room_imports()
     if missing := sorted(set(graph) ^ set(_PLACES)):
         raise SystemExit(f"docs/figures/architecture.py: give {', '.join(missing)} a position")
-    figure, ax = plt.subplots(figsize=(11.6, 6.6))
+    figure, ax = plt.subplots(figsize=(11.6, 7.1))
     for room, below in without_shortcuts(graph).items():
         for other in sorted(below):
             _arrow(ax, _PLACES[room], _PLACES[other])
@@ -143,7 +146,7 @@ def draw(path: Path = PICTURE) -> None:
         (8.2, "losses \u2192 verdict (laptop, float64)"),
     ):
         ax.text(x, 0.3, text, ha="center", va="center", fontsize=10, style="italic")
-    ax.set(xlim=(-1.85, 10.6), ylim=(0.05, 7.5))
+    ax.set(xlim=(-1.85, 10.6), ylim=(0.05, 8.1))
     ax.axis("off")
     figure.savefig(path, dpi=150, bbox_inches="tight", metadata={"Description": described(graph)})
     plt.close(figure)
@@ -168,7 +171,8 @@ def _box(ax: Axes, room: str, x: float, y: float) -> None:
         zorder=3,
     )
     ax.add_patch(box)
-    ax.text(x, y, room, ha="center", va="center", fontsize=10.5, zorder=4)
+    size = 10.5 if len(room) < 14 else 9.2
+    ax.text(x, y, room, ha="center", va="center", fontsize=size, zorder=4)
 
 
 def _arrow(ax: Axes, start: tuple[float, float], end: tuple[float, float]) -> None:
