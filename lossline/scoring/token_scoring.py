@@ -276,18 +276,17 @@ class TokenScorer:
 
 
 def training_flops(facts: Mapping[str, Any], step: int) -> float:
-    """Return the FLOPs spent to train a run up to a step; 0 if a part of them is unknown.
+    """Return the FLOPs of a run's own steps; 0 if unknown.
+
+    Those before ``train.start`` are not counted, as in the column ``flops``: a reference usually
+    starts from the model whose training it serves, and that model exists anyway.
 
     Args:
-        facts: facts of the run. For a run that started from another run, ``start_flops`` are those
-            of its whole origin.
+        facts: facts of the run.
         step: step of the checkpoint.
     """
     rate, cost = facts.get("tokens_per_step"), facts.get("flops_per_token")
-    start = facts.get("start_flops") if facts.get("start_run") else 0.0
-    if not rate or not cost or start in (None, ""):
-        return 0.0
-    return float(rate) * float(cost) * step + float(start)
+    return float(rate) * float(cost) * step if rate and cost else 0.0
 
 
 @contextmanager

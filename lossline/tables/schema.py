@@ -124,8 +124,8 @@ _CHECKPOINT = (
     _number("trained_tokens", "tokens whose loss was trained on; fewer with token_selection"),
     _number(
         "selection_flops",
-        "FLOPs of the token selection: training of the reference, its scoring, further forward "
-        "passes",
+        "FLOPs of the token selection: training of the reference (without its start), its "
+        "scoring, further forward passes",
     ),
 )
 _SET = (
