@@ -97,7 +97,7 @@ _PLACES = {
     "conversion": (3.9, 5.0),
     "objectives": (3.6, 4.52),
     "runs": (2.0, 4.0),
-    "objectives": (3.75, 2.95),
+    "objectives": (3.8, 3.46),
     "batches": (0.4, 4.0),
     "stores": (0.4, 3.0),
     "pages": (-1.1, 4.0),
