@@ -171,7 +171,7 @@ def _box(ax: Axes, room: str, x: float, y: float) -> None:
         zorder=3,
     )
     ax.add_patch(box)
-    size = 10.5 if len(room) < 14 else 9.2
+    size = 10.5 if len(room) < 14 else 8.8
     ax.text(x, y, room, ha="center", va="center", fontsize=size, zorder=4)
 
 

@@ -258,7 +258,7 @@ def test_bad_input_is_refused_before_anything_is_measured(world, capsys, monkeyp
     assert "must be at least 1" in refusal(capsys, "--gin.dynamics.tokens=0")
     assert "no such store" in refusal(capsys, "--gin.dynamics.store='stores/no'")
     assert "fewer than a window" in refusal(capsys, "--gin.dynamics.context_length=1_000_000")
-    assert "store.vocabulary" not in refusal(capsys, "--gin.dynamics.vocabulary='no'")
+    assert "vocabulary 'no': not below" in refusal(capsys, "--gin.dynamics.vocabulary='no'")
     make_run(world / "runs" / "c", LLAMA, steps=(1, 2, 3, 4))
     assert "runs/c has 4 kept checkpoints" in refusal(capsys)
     shutil.rmtree("runs/c")
