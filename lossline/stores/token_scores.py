@@ -39,9 +39,8 @@ _MANIFEST = SealedJson(
 class ReferenceScore(enum.StrEnum):
     """What is stored for a token.
 
-    NATS: -ln p(token | the tokens before it in its window) under the reference.
-    ENTROPY: -Σ p ln p of the reference's distribution of this token, in nats (arXiv:2404.07965,
-        equation 8).
+    NATS is -ln p(token | the tokens before it in its window) under the reference. ENTROPY is
+    -Σ p ln p of the reference's distribution of this token, in nats (arXiv:2404.07965, equation 8).
     """
 
     NATS = "nats"
