@@ -18,8 +18,8 @@ from lossline.tables.frames import nearest_names
 from lossline.tables.schema import Status, Unit
 
 ROWS = ("target", "method", "seed", "run_id", "value")
-# Relative difference of two equal budgets. Tokens: the last batch may be cut. FLOPs: runs whose steps
-# cost differently end at whole steps.
+# Relative difference of two equal budgets. Tokens: the last batch may be cut. FLOPs: runs whose
+# steps cost differently end at whole steps.
 _SAME = {Budget.TOKENS: 1e-3, Budget.FLOPS: 1e-2}
 SELECTION_FLOPS = "selection_flops"  # column: FLOPs of selecting tokens, reference included
 _SPENT = "spent"  # how much of the budget a checkpoint has used

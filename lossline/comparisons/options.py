@@ -21,14 +21,12 @@ class Unequal(enum.Enum):
 class Budget(enum.Enum):
     """What compared checkpoints have equal, besides parameters.
 
-    TOKENS: training tokens seen.
-    FLOPS: training FLOPs, with those of selecting the tokens: training the reference and scoring
-        with it (``selection_flops``; empty counts as 0). FLOPs before ``train.start`` are not
-        counted.
+    FLOPs include those of selecting the tokens (``selection_flops``; empty counts as 0). FLOPs
+    before ``train.start`` are not counted.
     """
 
-    TOKENS = "tokens"
-    FLOPS = "flops"
+    TOKENS = "tokens"  # training tokens seen
+    FLOPS = "flops"  # training FLOPs spent
 
 
 @dataclass(frozen=True, kw_only=True)

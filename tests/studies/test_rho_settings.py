@@ -85,9 +85,7 @@ def test_general_text_has_three_components_with_scores_each(here) -> None:
 
 @pytest.mark.parametrize("name", ["rho_math_1b", "rho_general"])
 def test_commands_name_what_to_run_first(here, name) -> None:
-    with pytest.raises(
-        UserError,
-        match=r"no command for 2 of 2 runs.*lossline\.train.*lossline\.score --gin_file=\S+ --tokens",
-    ) as refused:
+    first = r"no command for 2 of 2 runs.*lossline\.train.*lossline\.score --gin_file=\S+ --tokens"
+    with pytest.raises(UserError, match=first) as refused:
         study.run_study(replace(study_of(name), commands=True))
     assert len(str(refused.value).splitlines()) == 1

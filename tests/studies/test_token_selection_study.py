@@ -1,4 +1,4 @@
-"""The token-selection study: its arms and budgets, and its small form run from base model to comparison."""
+"""The token-selection study: its arms and budgets, and its small form from base model to report."""
 
 from __future__ import annotations
 
