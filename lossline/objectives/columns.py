@@ -66,6 +66,7 @@ def open_scores(
     stores: Mapping[str, TokenStore],
     *,
     mixture: bool,
+    excluded: Sequence[str] = (),
     context_length: int,
     documents: str,
 ) -> list[TokenScores]:
@@ -75,6 +76,7 @@ def open_scores(
         options: options of the objective.
         stores: component name -> store; a single store has any name.
         mixture: whether the stores are components of a mixture.
+        excluded: components of the mixture with a share of 0; their scores are not read.
         context_length: targets per window of the training.
         documents: document rule of the training.
 
@@ -83,7 +85,7 @@ def open_scores(
 
     Raises:
         UserError: scores are missing or damaged, or belong to another store, vocabulary, length or
-            rule, or a component has none.
+            rule, a component has none, or a name is no component.
     """
     if options.scores is None:
         return []
@@ -103,6 +105,11 @@ def open_scores(
         raise UserError(
             f"selective.scores: no token scores for the component {missing[0]!r} of train.store. "
             f"Add its folder (there are {', '.join(named) or 'none'})."
+        )
+    if unknown := [name for name in named if name not in (*stores, *excluded)]:
+        raise UserError(
+            f"selective.scores: {unknown[0]!r} is no component of train.store "
+            f"({', '.join((*stores, *excluded))}). Correct the name or remove it."
         )
     found = []
     for name, store in stores.items():

@@ -65,6 +65,11 @@ class Scope(enum.Enum):
     SEQUENCE = "sequence"
 
 
+def scope_identity(scope: Scope | None) -> str | None:
+    """Return the identity of ``selective.scope``: None and the batch select the same tokens."""
+    return None if scope in (None, Scope.BATCH) else scope.value
+
+
 def scores_identity(scores: str | Mapping[str, str] | None) -> str | dict[str, str] | None:
     """Return the identity of ``selective.scores``: fingerprints of contents, not places.
 
@@ -105,7 +110,7 @@ class Selective:
 
     share: float
     score: Score = Score.EXCESS_LOSS
-    scope: Scope | None = None
+    scope: Scope | None = field(default=None, metadata={"identity": scope_identity})
     scores: str | Mapping[str, str] | None = field(
         default=None, metadata={"identity": scores_identity}
     )
@@ -118,14 +123,14 @@ class Selective:
         if 10**_DECIMALS % self.fraction.denominator:
             raise UserError(
                 f"selective.share = {self.share}: has more than {_DECIMALS} decimals. Round it, "
-                f"such as {round(self.share, _DECIMALS)}."
+                f"such as {max(round(self.share, _DECIMALS), 10**-_DECIMALS)}."
             )
         if self.scope is not None and not self.score.needs_current_model:
             raise UserError(
                 f"selective.scope = {self.scope.value!r}: the score {self.score.value!r} selects "
                 "once over the corpus. Remove the scope, or use 'excess_loss' or 'current_loss'."
             )
-        if self.scores and not self.score.quantities:
+        if self.scores is not None and not self.score.quantities:
             raise UserError(
                 f"selective.scores = {self.scores!r}: the score {self.score.value!r} reads no "
                 "token scores. Set it to None."

@@ -40,6 +40,7 @@ def token_scores(options: TrainOptions, text: TrainingText, run_id: str) -> list
         options.objective,
         text.stores,
         mixture=bool(text.shares),
+        excluded=text.excluded,
         context_length=options.length,
         documents=options.documents.value,
     )

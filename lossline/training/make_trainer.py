@@ -89,7 +89,7 @@ def _objective(options: TrainOptions, mesh: Mesh) -> PlainLoss | SelectiveLoss:
     if chosen.fraction * ranked < 1:
         raise UserError(
             f"selective.share = {chosen.share}: less than one of the {ranked} targets of a "
-            f"{chosen.selects_in}. Increase the share, train.batch_size or train.context_length."
+            f"{scope.value}. Increase the share, train.batch_size or train.context_length."
         )
     return SelectiveLoss(
         share=chosen.fraction,

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from lossline.batches.mixture import Mixture
 from lossline.errors import UserError
 from lossline.evaluation.measured_runs import checkpoint_columns
 from lossline.objectives.columns import token_columns
@@ -103,6 +104,15 @@ def test_identity_contains_contents_of_scores_not_places(
     assert identity(one) != identity(share)
 
 
+def test_the_default_scope_written_out_is_the_same_run(options: Options, scores: str):
+    """Two names for one training would double it, and split its seeds in the loss table."""
+    default, batch, row = (
+        identity(options(objective=Selective(share=0.5, scores=scores, scope=scope)))
+        for scope in (None, Scope.BATCH, Scope.SEQUENCE)
+    )
+    assert default == batch != row
+
+
 @pytest.mark.parametrize("score", [Score.EXCESS_LOSS, Score.INTERSECTION])
 def test_resume_is_bitwise_and_counts_on(
     options: Options, scores: str, tmp_path: Path, monkeypatch, score: Score
@@ -171,8 +181,10 @@ def refused(make: Callable[[], object]) -> str:
         ({"share": 0.0}, "must be above 0 and at most 1"),
         ({"share": 1.5}, "must be above 0 and at most 1"),
         ({"share": float("nan")}, "must be above 0 and at most 1"),
-        ({"share": 0.33333}, "more than 4 decimals"),
+        ({"share": 0.33333}, "more than 4 decimals. Round it, such as 0.3333."),
+        ({"share": 0.00001}, "more than 4 decimals. Round it, such as 0.0001."),
         ({"score": Score.RANDOM}, "reads no token scores"),
+        ({"score": Score.RANDOM, "scores": ""}, "reads no token scores"),
         ({"scores": None}, "lossline.score --tokens"),
         ({"score": Score.REFERENCE_LOSS, "scope": Scope.BATCH}, "selects once over the corpus"),
     ],
@@ -200,6 +212,15 @@ def test_wrong_scores_are_refused_and_nothing_is_written(
     largest = max(cut.rglob("*"), key=lambda file: file.stat().st_size if file.is_file() else 0)
     largest.write_bytes(largest.read_bytes()[:-100])
     assert "cut" in message(str(cut))
+    mixed = Mixture(components={"a": store.location, "b": "none"}, shares={"a": 1, "b": 0})
+    assert "'typo' is no component of train.store (a, b)" in refused(
+        lambda: train(
+            options(
+                store=mixed,
+                objective=Selective(share=0.6, scores={"a": scores, "typo": scores}),
+            )
+        )
+    )
     entropy = Selective(share=0.6, scores={"text": scores})
     assert "single store" in refused(lambda: train(options(objective=entropy)))
     assert not Path(options().root).exists() and not Path(own.folder).exists()
@@ -208,6 +229,8 @@ def test_wrong_scores_are_refused_and_nothing_is_written(
 def test_too_small_groups_are_refused(options: Options, scores: str):
     tiny = Selective(share=0.01, scores=scores, scope=Scope.SEQUENCE)
     assert "less than one of the 32 targets" in refused(lambda: train(options(objective=tiny)))
+    rare = Selective(share=0.0001, score=Score.RANDOM)
+    assert "of the 256 targets of a batch" in refused(lambda: train(options(objective=rare)))
     one = options(
         objective=Selective(share=1.0, scores=scores),
         batch_size=1,
