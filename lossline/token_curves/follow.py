@@ -130,11 +130,11 @@ class Follower:
                     f"run {model.run.path}: only {len(kept.steps)} checkpoints can be measured; a "
                     f"slope needs {FEWEST_CHECKPOINTS}. First failure: {failed[0]}"
                 )
-            trained = [checkpoint_columns(model.run, step)["tokens"] for step in kept.steps]
+            seen = [checkpoint_columns(model.run, step)["tokens"] for step in kept.steps]
             measured.append(kept)
             curves.append(
                 RunCurves(
-                    run=model.run.name, steps=kept.steps, tokens=tuple(trained),
+                    run=model.run.name, steps=kept.steps, tokens=tuple(seen),
                     nats=np.stack(losses),
                 )
             )  # fmt: skip

@@ -164,7 +164,7 @@ def _curves(run: _Run, bootstrap: DocumentBootstrap) -> Iterator[dict[str, Any]]
             for place, (step, tokens) in enumerate(zip(curves.steps, curves.tokens, strict=True)):
                 yield {
                     "run": run.name, "rule": rule.value, "class": name, "step": step,
-                    "trained_tokens": tokens, "nats": found.value[place],
+                    "tokens": tokens, "nats": found.value[place],
                     "low": np.maximum(found.low[place], 0), "high": found.high[place],
                 }  # fmt: skip
 

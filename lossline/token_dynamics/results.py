@@ -41,7 +41,7 @@ class RunCurves:
     Attributes:
         run: name of the run.
         steps: its checkpoints, ascending.
-        tokens: tokens trained until each of them.
+        tokens: training tokens seen until each of them, as in a loss table.
         nats: float32 [checkpoints, N].
     """
 
@@ -65,7 +65,7 @@ class TokenDynamics:
             class_fixed, class_noise, nats_first, nats_last, mean_excess, selection_frequency (both
             empty without a reference).
         classes: one row per run, rule and class: share, low, high, tokens.
-        curves: one row per run, rule, class (and "all") and checkpoint: step, trained_tokens, nats,
+        curves: one row per run, rule, class (and "all") and checkpoint: step, tokens, nats,
             low, high.
         excess: one row per run, rule and class (and "all"): excess (mean over tokens and
             checkpoints), low, high, first, last, selection_frequency. Empty without a reference.

@@ -40,7 +40,7 @@ def test_shares_curves_and_excess_are_those_of_the_planted_classes():
             row = curves.loc[(name, step)]
             assert row["nats"] == pytest.approx(mean, rel=1e-12)
             assert row["low"] <= mean <= row["high"] and row["high"] - row["low"] < 0.05
-            assert row["trained_tokens"] == 64 * step
+            assert row["tokens"] == 64 * step
         assert excess.loc[name, "excess"] == pytest.approx(nats[:, number::4].mean() - 2)
         assert excess.loc[name, "last"] == pytest.approx(nats[-1, number::4].mean() - 2)
     assert curves.loc[("all", 1000), "nats"] == pytest.approx(nats[-1].mean())

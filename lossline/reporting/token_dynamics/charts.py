@@ -85,14 +85,14 @@ def curve_chart(curves: pd.DataFrame, runs: Sequence[str]) -> Figure:
                 _curve(ax, part[part["class"] == name], name)
             ax.set_title(f"{label(run, 20)}, {_TITLES[rule]}", loc="left")
             ax.xaxis.set_major_formatter(lambda value, _: count(value))
-        figure.supxlabel("tokens trained", fontsize=RC["axes.labelsize"])
+        figure.supxlabel("training tokens", fontsize=RC["axes.labelsize"])
         figure.supylabel("mean loss (nats per token)", fontsize=RC["axes.labelsize"])
         panels.figure_legend(figure, [("class", _class_handles((*CLASSES, ALL)))])
     return figure
 
 
 def _curve(ax: Axes, rows: pd.DataFrame, name: str) -> None:
-    x = rows["trained_tokens"].to_numpy(float)
+    x = rows["tokens"].to_numpy(float)
     color = CLASS_COLORS.get(name, _ALL_COLOR)
     low, high = rows["low"].to_numpy(float), rows["high"].to_numpy(float)
     if np.isfinite(low).all():
