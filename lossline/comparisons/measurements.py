@@ -19,7 +19,7 @@ from lossline.tables.schema import Status, Unit
 
 ROWS = ("target", "method", "seed", "run_id", "value")
 # Relative difference of two equal budgets. Tokens: the last batch may be cut. FLOPs: runs whose
-# steps cost differently end at whole steps.
+# steps cost differently end at whole steps. Parameters: as tokens.
 _SAME = {Budget.TOKENS: 1e-3, Budget.FLOPS: 1e-2}
 SELECTION_FLOPS = "selection_flops"  # column: FLOPs of selecting tokens, reference included
 _SPENT = "spent"  # how much of the budget a checkpoint has used
@@ -84,7 +84,10 @@ def _selected(
     """Return the rows of one checkpoint of each run that has a level, with its seed."""
     for name, value in options.where.items():
         table = table[table[name].astype(str) == str(value)]
-    table = _one_checkpoint(table.assign(**{_SPENT: _spent(table, options.budget)}), options.at)
+    table = table.assign(**{_SPENT: _spent(table, options.budget)})
+    if options.at is not None:
+        table = _with_known_budget(table, options.budget, left_out)
+    table = _one_checkpoint(table, options.at)
     has_level = table[options.factor].notna()
     for run in table["run_id"][~has_level].unique():
         left_out.append({"what": run, "reason": f"its {options.factor} is empty"})
@@ -117,6 +120,17 @@ def _spent(table: pd.DataFrame, budget: Budget) -> pd.Series:
     return spent
 
 
+def _with_known_budget(
+    table: pd.DataFrame, budget: Budget, left_out: list[dict[str, str]]
+) -> pd.DataFrame:
+    """Return the rows whose budget is known; runs without any such row are left out by name."""
+    known = table[table[_SPENT].notna()]
+    for run in sorted(set(table["run_id"]) - set(known["run_id"])):
+        reason = f"its {budget.value} are not recorded, so no checkpoint is nearest to compare.at"
+        left_out.append({"what": run, "reason": reason})
+    return known
+
+
 def _one_checkpoint(table: pd.DataFrame, at: float | None) -> pd.DataFrame:
     """Return the rows of each run's last checkpoint, or of the one that is nearest to ``at``."""
     far = -table["step"] if at is None else (table[_SPENT] - at).abs()
@@ -146,8 +160,10 @@ def _of_one_budget(
             f"{' and '.join(missing)} of some runs are not recorded, so equal budgets could not be "
             "checked."
         )
-    same = _SAME[options.budget]
-    digits = budgets.fillna(-1.0).map(lambda value: round(math.log(max(value, 1.0)) / same))
+    same = {"params": _SAME[Budget.TOKENS], _SPENT: _SAME[options.budget]}
+    digits = budgets.fillna(-1.0).apply(
+        lambda values: (np.log(values.clip(lower=1.0)) / same[str(values.name)]).round()
+    )
     counts = digits.value_counts()
     frequent = max(counts.index[counts == counts.max()])
     near = ((digits - np.array(frequent)).abs() <= 1).all(axis=1)

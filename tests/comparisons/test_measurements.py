@@ -117,6 +117,23 @@ def test_a_run_that_ends_before_the_budget_is_refused() -> None:
         measure(table, dataclasses.replace(OPTIONS, at=350_000.0))
 
 
+def test_a_run_without_a_recorded_budget_is_left_out_by_name() -> None:
+    table = planted().assign(flops=lambda t: t["step"] * 1e12)
+    table.loc[table["run_id"] == "dsir-code-1", "flops"] = np.nan
+    found = measure(table, dataclasses.replace(OPTIONS, budget=Budget.FLOPS, at=2e13))
+    [left_out] = found.left_out.to_dict("records")
+    assert left_out["what"] == "dsir-code-1" and "flops are not recorded" in left_out["reason"]
+    assert "dsir-code-1" not in set(found.rows["run_id"])
+
+
+def test_equal_flops_do_not_make_half_a_percent_more_parameters_equal() -> None:
+    table = planted().assign(flops=lambda t: t["step"] * 1e12)
+    table.loc[table["run_id"] == "dsir-code-1", "params"] *= 1.005
+    for budget in Budget:
+        with pytest.raises(UserError, match="budgets differ"):
+            measure(table, dataclasses.replace(OPTIONS, budget=budget))
+
+
 def test_equal_flops_count_what_selecting_the_tokens_cost() -> None:
     """20 steps and a reference worth 15 cost as much as 35 steps."""
     table = longer(planted(noise=0.0, seed_noise=0.0)).assign(flops=lambda t: t["step"] * 1e12)
