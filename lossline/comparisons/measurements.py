@@ -63,7 +63,7 @@ def measure(table: pd.DataFrame, options: CompareOptions) -> Measurements:
             )
     left_out: list[dict[str, str]] = []
     table = _selected(table, options, left_out)
-    notes = _notes(table, options)
+    notes = [*_notes(table, options), *_unknown_costs(table, options.budget)]
     table = _of_one_budget(table, options, left_out, notes)
     parts = [
         _of_target(table, name, sets, options, left_out, notes)
@@ -118,6 +118,23 @@ def _spent(table: pd.DataFrame, budget: Budget) -> pd.Series:
     if budget is Budget.FLOPS and SELECTION_FLOPS in table:
         spent = spent + table[SELECTION_FLOPS].astype(float).fillna(0.0)
     return spent
+
+
+def _unknown_costs(table: pd.DataFrame, budget: Budget) -> list[str]:
+    """Return a sentence on the runs that select tokens at an unknown cost; none without them."""
+    if budget is not Budget.FLOPS or "token_selection" not in table:
+        return []
+    selects = table["token_selection"].notna() & (table["token_selection"] != "all")
+    if SELECTION_FLOPS in table:
+        selects &= table[SELECTION_FLOPS].isna()
+    runs = sorted(table.loc[selects, "run_id"].unique())
+    if not runs:
+        return []
+    number = f"{len(runs)} {'run' if len(runs) == 1 else 'runs'}"
+    return [
+        f"{SELECTION_FLOPS} of {number} ({', '.join(runs)}) is not recorded and counts as 0: what "
+        "the reference cost is unknown."
+    ]
 
 
 def _with_known_budget(

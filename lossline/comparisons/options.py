@@ -21,8 +21,8 @@ class Unequal(enum.Enum):
 class Budget(enum.Enum):
     """What compared checkpoints have equal, besides parameters.
 
-    FLOPs include those of selecting the tokens (``selection_flops``; empty counts as 0). FLOPs
-    before ``train.start`` are not counted.
+    FLOPs include those of selecting the tokens (``selection_flops``; empty counts as 0, with a
+    note). FLOPs before ``train.start`` are not counted.
     """
 
     TOKENS = "tokens"  # training tokens seen

@@ -52,8 +52,9 @@ def checkpoint_columns(run: RunDirectory, step: int) -> dict[str, Any]:
     facts = run.facts
     tokens = step * facts["tokens_per_step"]
     trained = run.trained_tokens(step)
-    selection = facts.get("selection_flops_once", 0.0)
-    selection += tokens * facts.get("selection_flops_per_token", 0.0)
+    selection = facts.get("selection_flops_once", 0.0)  # None: the reference's cost is unknown
+    if selection is not None:
+        selection += tokens * facts.get("selection_flops_per_token", 0.0)
     return run_columns(run) | {
         "step": step,
         "tokens": tokens,

@@ -269,14 +269,14 @@ class TokenScorer:
             raise UserError(str(state))
         return state
 
-    def _flops(self, source: ScoreSource) -> tuple[float, float]:
+    def _flops(self, source: ScoreSource) -> tuple[float | None, float]:
         """Return the FLOPs of the reference's training and of this scoring."""
         forward = self._model.config.flops_per_token(source.context_length) / 3
         return training_flops(self._facts, source.step), forward * source.scored_tokens
 
 
-def training_flops(facts: Mapping[str, Any], step: int) -> float:
-    """Return the FLOPs of a run's own steps; 0 if unknown.
+def training_flops(facts: Mapping[str, Any], step: int) -> float | None:
+    """Return the FLOPs of a run's own steps; None if unknown.
 
     Those before ``train.start`` are not counted, as in the column ``flops``: a reference usually
     starts from the model whose training it serves, and that model exists anyway.
@@ -286,7 +286,7 @@ def training_flops(facts: Mapping[str, Any], step: int) -> float:
         step: step of the checkpoint.
     """
     rate, cost = facts.get("tokens_per_step"), facts.get("flops_per_token")
-    return float(rate) * float(cost) * step if rate and cost else 0.0
+    return float(rate) * float(cost) * step if rate and cost else None
 
 
 @contextmanager
@@ -358,7 +358,11 @@ def _narrowed(
 
 
 def _assembled(
-    job: _Job, folder: Path, parts: ScoreParts, ranges: Sequence[range], flops: tuple[float, float]
+    job: _Job,
+    folder: Path,
+    parts: ScoreParts,
+    ranges: Sequence[range],
+    flops: tuple[float | None, float],
 ) -> ScoreManifest:
     """Write the array of each quantity into ``folder`` and return the manifest."""
     source = job.source

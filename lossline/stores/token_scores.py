@@ -98,7 +98,7 @@ class ScoreManifest:
         source: what determines the scores.
         store: folder or URL of the store at the time of scoring; only for people.
         reference_flops: FLOPs spent to train the reference up to its step, without those before
-            ``train.start``; 0 if unknown.
+            ``train.start``; None if unknown.
         scoring_flops: FLOPs of the scoring.
         means: mean of each quantity over the scored tokens, summed in float64.
         arrays: facts about the array of each quantity.
@@ -106,7 +106,7 @@ class ScoreManifest:
 
     source: ScoreSource
     store: str
-    reference_flops: float
+    reference_flops: float | None
     scoring_flops: float
     means: Mapping[str, float]
     arrays: Mapping[str, ArrayFacts]
@@ -141,7 +141,7 @@ class TokenScores:
         quantities: what is stored: "nats", "entropy" or both.
         vocabulary_hash: hash of the vocabulary of the store and of the reference.
         store_fingerprint: fingerprint of the token store.
-        reference_flops: FLOPs spent to train the reference, without its start; 0 if unknown.
+        reference_flops: FLOPs spent to train the reference, without its start; None if unknown.
         scoring_flops: FLOPs of the scoring.
     """
 

@@ -125,7 +125,7 @@ _CHECKPOINT = (
     _number(
         "selection_flops",
         "FLOPs of the token selection: training of the reference (without its start), its "
-        "scoring, further forward passes",
+        "scoring, further forward passes; empty = unknown",
     ),
 )
 _SET = (

@@ -99,20 +99,25 @@ def token_selection(options: TrainOptions, scores: Sequence[TokenScores]) -> str
     return text
 
 
-def _selection_flops(options: TrainOptions, scores: Sequence[TokenScores]) -> dict[str, float]:
+def _selection_flops(
+    options: TrainOptions, scores: Sequence[TokenScores]
+) -> dict[str, float | None]:
     """Return the FLOPs of the selection: once, and per token of the training.
 
-    Once: the training of the references, and the scoring. Per token: a further projection on the
-    vocabulary, or a further forward pass where the losses of all microbatches come first.
+    Once: the training of the references, and the scoring; None if a training is unknown. Per token:
+    a further projection on the vocabulary, or a further forward pass where the losses of all
+    microbatches come first.
     """
     chosen = options.objective
     if chosen is None:
         return {"selection_flops_once": 0.0, "selection_flops_per_token": 0.0}
-    references = {item.parameters: item.reference_flops for item in scores}
-    once = sum(references.values()) + sum(item.scoring_flops for item in scores)
+    spent = {item.parameters: item.reference_flops for item in scores}
+    references = [flops for flops in spent.values() if flops is not None]
+    once = sum(references) + sum(item.scoring_flops for item in scores)
     per_token = 0.0
     if chosen.score.needs_current_model:
         per_token = 2.0 * options.model.width * options.model.vocab_size
         if options.microbatches > 1 and chosen.selects_in == Scope.BATCH.value:
             per_token = options.flops_per_token / 3
-    return {"selection_flops_once": once, "selection_flops_per_token": per_token}
+    known = once if len(references) == len(spent) else None
+    return {"selection_flops_once": known, "selection_flops_per_token": per_token}

@@ -147,6 +147,18 @@ def test_equal_flops_count_what_selecting_the_tokens_cost() -> None:
     assert np.allclose(found["value"][found["method"] == "dsir"], 1.9)
 
 
+def test_a_selection_of_unknown_cost_is_noted() -> None:
+    table = planted().assign(flops=lambda t: t["step"] * 1e12, selection_flops=0.0)
+    by_flops = dataclasses.replace(OPTIONS, budget=Budget.FLOPS)
+    assert not measure(table, by_flops).notes
+    free = table.assign(selection_flops=np.nan, token_selection="all")
+    assert not measure(free, by_flops).notes
+    table.loc[table["run_id"] == "dsir-code-1", "selection_flops"] = np.nan
+    table["token_selection"] = "excess loss 60% of the batch"
+    [note] = measure(table, by_flops).notes
+    assert note.startswith("selection_flops of 1 run (dsir-code-1) is not recorded")
+
+
 def test_budgets_that_are_not_recorded_are_noted() -> None:
     found = measure(planted().assign(params=np.nan), OPTIONS)
     assert "params of some runs are not recorded" in found.notes[0]

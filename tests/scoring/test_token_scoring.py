@@ -140,7 +140,7 @@ def test_the_manifest_says_what_and_at_what_cost(run, store):
         ({}, 180.0),
         ({"start_run": "a", "start_flops": 7.0}, 180.0),
         ({"start_run": "a"}, 180.0),
-        ({"tokens_per_step": None}, 0.0),
+        ({"tokens_per_step": None}, None),  # 0 would count it as free
     ],
 )
 def test_flops_of_the_reference(facts, flops):

@@ -136,6 +136,7 @@ def written_scores(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., st
         seed: int = 0,
         run_id: str = "reference",
         parameters: str = "p" * 64,
+        reference_flops: float | None = 1e9,
     ) -> str:
         opened = TokenStore.open(store)
         folder, size = tmp_path_factory.mktemp("scores"), opened.num_tokens
@@ -159,7 +160,7 @@ def written_scores(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., st
         manifest = ScoreManifest(
             source=source,
             store=store,
-            reference_flops=1e9,
+            reference_flops=reference_flops,
             scoring_flops=2e6,
             means={"nats": 3.0, "entropy": 3.0},
             arrays=found,

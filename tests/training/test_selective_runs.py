@@ -93,6 +93,15 @@ def test_loss_table_tells_trained_tokens_from_seen_tokens(options: Options, scor
     assert columns["option.objective.scores"] == TokenScores.open(scores).fingerprint
 
 
+def test_the_cost_of_a_selection_is_empty_if_that_of_its_reference_is_unknown(
+    options: Options, store: TokenStore, written_scores
+):
+    place = written_scores(store.location, context_length=LENGTH, reference_flops=None)
+    chosen = Selective(share=0.25, scores=place)
+    run = train(options(objective=chosen, steps=4, checkpoints=CHECKPOINTS))
+    assert checkpoint_columns(run, 4)["selection_flops"] is None
+
+
 def test_identity_contains_contents_of_scores_not_places(
     options: Options, scores: str, tmp_path: Path
 ):
