@@ -23,7 +23,7 @@ from lossline.tables.defects import (
     unknown_words,
     zeros,
 )
-from lossline.tables.frames import row_number
+from lossline.tables.frames import complete, row_number
 from lossline.tables.schema import (
     COLUMN_NAMES,
     COLUMNS,
@@ -50,11 +50,12 @@ def check_columns(frame: pd.DataFrame, *, where: str = "the table") -> None:
     """Check the names of the columns.
 
     Raises:
-        UserError: a column of the schema is missing, or a column is unknown or exists twice.
+        UserError: a column of the schema is missing that every version of lossline wrote, or a
+            column is unknown or exists twice.
     """
     check_names(
         frame,
-        required=COLUMN_NAMES,
+        required=[column.name for column in COLUMNS if not column.added],
         known=COLUMN_NAMES,
         is_known=is_known,
         table="a loss table",
@@ -76,7 +77,7 @@ def validate(frame: pd.DataFrame, *, where: str = "the table") -> None:
         UserError: a check fails; names the column and the row.
     """
     check_columns(frame, where=where)
-    refuse(find_problems(frame), where)
+    refuse(find_problems(complete(frame)), where)
 
 
 def find_problems(frame: pd.DataFrame) -> Iterator[Defect]:

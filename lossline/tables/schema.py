@@ -76,31 +76,35 @@ class Column:
         kind: how it is stored.
         meaning: what it holds.
         required: whether every row must have a value.
+        added: whether tables exist that were written before the column did; there it is empty.
     """
 
     name: str
     kind: Kind
     meaning: str
     required: bool = False
+    added: bool = False
 
 
-def _text(name: str, meaning: str, *, required: bool = False) -> Column:
-    return Column(name=name, kind=Kind.TEXT, meaning=meaning, required=required)
+def _text(name: str, meaning: str, **more: bool) -> Column:
+    return Column(name=name, kind=Kind.TEXT, meaning=meaning, **more)
 
 
-def _count(name: str, meaning: str, *, required: bool = False) -> Column:
-    return Column(name=name, kind=Kind.COUNT, meaning=meaning, required=required)
+def _count(name: str, meaning: str, **more: bool) -> Column:
+    return Column(name=name, kind=Kind.COUNT, meaning=meaning, **more)
 
 
-def _number(name: str, meaning: str, *, required: bool = False) -> Column:
-    return Column(name=name, kind=Kind.NUMBER, meaning=meaning, required=required)
+def _number(name: str, meaning: str, **more: bool) -> Column:
+    return Column(name=name, kind=Kind.NUMBER, meaning=meaning, **more)
 
 
 _FACTS = (
     _text("run_id", "the training run; unique within the table", required=True),
     _text("architecture", "model family, e.g. llama, mamba"),
     _text("pretraining_data", "what the run was trained on"),
-    _text("data_selection", "how the pages of pretraining_data were selected; empty = not"),
+    _text(
+        "data_selection", "how the pages of pretraining_data were selected; empty = not", added=True
+    ),
     _text("tokenizer", "tokenizer of the training text"),
     _count("context_length", "training context, tokens"),
     _text("optimizer", "optimizer and its variant, e.g. adamw"),
@@ -111,21 +115,38 @@ _FACTS = (
     _number("params", "N, everything counted"),
     _number("params_non_embedding", "N without both embedding matrices"),
     _count("seed", "seed of initialization and data order"),
-    _text("start_run", "the run whose parameters it started from; empty = fresh parameters"),
-    _count("start_step", "step of start_run's checkpoint"),
-    _number("start_tokens", "tokens of start_run up to that checkpoint, and of its own origins"),
-    _number("start_flops", "FLOPs of start_run up to that checkpoint, and of its own origins"),
+    _text(
+        "start_run",
+        "the run whose parameters it started from; empty = fresh parameters",
+        added=True,
+    ),
+    _count("start_step", "step of start_run's checkpoint", added=True),
+    _number(
+        "start_tokens",
+        "tokens of start_run up to that checkpoint, and of its own origins",
+        added=True,
+    ),
+    _number(
+        "start_flops",
+        "FLOPs of start_run up to that checkpoint, and of its own origins",
+        added=True,
+    ),
     _text("source", "where the measurement comes from: this project, or a published sweep"),
 )
 _CHECKPOINT = (
     _count("step", "optimizer steps at the checkpoint", required=True),
     _number("tokens", "D, training tokens seen; without start_tokens", required=True),
     _number("flops", "C, training FLOPs spent; without start_flops and selection_flops"),
-    _number("trained_tokens", "tokens whose loss was trained on; fewer with token_selection"),
+    _number(
+        "trained_tokens",
+        "tokens whose loss was trained on; fewer with token_selection",
+        added=True,
+    ),
     _number(
         "selection_flops",
         "FLOPs of the token selection: training of the reference (without its start), its "
         "scoring, further forward passes; empty = unknown",
+        added=True,
     ),
 )
 _SET = (

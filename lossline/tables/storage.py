@@ -11,9 +11,8 @@ import pandas as pd
 from lossline.errors import UserError
 from lossline.files import replacing
 from lossline.tables.checks import check_columns, validate
-from lossline.tables.frames import concat, derive, exclude_unreadable, typed
+from lossline.tables.frames import complete, concat, derive, exclude_unreadable, typed
 from lossline.tables.reading import read_any
-from lossline.tables.schema import COLUMN_NAMES
 
 _IN_RUN_DIRECTORY = ("losses.parquet", "losses.jsonl")
 
@@ -21,12 +20,14 @@ _IN_RUN_DIRECTORY = ("losses.parquet", "losses.jsonl")
 def read(path: str | os.PathLike[str]) -> pd.DataFrame:
     """Read a loss table from one Parquet, CSV or JSONL file, typed, derived and validated.
 
+    A table of an earlier version lacks the columns that were added since: they are empty.
+
     Raises:
         UserError: anything is wrong; names file, column and row.
     """
     frame = read_any(path)
     check_columns(frame, where=str(path))
-    frame = derive(typed(frame, where=str(path)))
+    frame = derive(typed(complete(frame), where=str(path)))
     validate(frame, where=str(path))
     return frame
 
@@ -41,7 +42,7 @@ def read_unchecked(path: str | os.PathLike[str]) -> pd.DataFrame:
     """
     frame = read_any(path)
     check_columns(frame, where=str(path))
-    return derive(typed(exclude_unreadable(frame), where=str(path)))
+    return derive(typed(complete(exclude_unreadable(frame)), where=str(path)))
 
 
 def write(frame: pd.DataFrame, path: str | os.PathLike[str]) -> Path:
@@ -54,8 +55,7 @@ def write(frame: pd.DataFrame, path: str | os.PathLike[str]) -> Path:
     """
     path = Path(path)
     check_columns(frame, where=str(path))
-    extras = sorted(name for name in frame.columns if name not in COLUMN_NAMES)
-    frame = derive(typed(frame[[*COLUMN_NAMES, *extras]], where=str(path)))
+    frame = derive(typed(complete(frame), where=str(path)))
     validate(frame, where=str(path))
     return write_frame(frame, path, "a loss table")
 

@@ -11,7 +11,7 @@ import pytest
 from lossline import tables
 from lossline.errors import UserError
 from lossline.tables import storage
-from lossline.tables.schema import COLUMN_NAMES
+from lossline.tables.schema import COLUMN_NAMES, COLUMNS
 
 
 def test_sums_become_loss_bits_per_byte_and_accuracy(table):
@@ -58,6 +58,23 @@ def test_published_means_without_sums_are_a_valid_table():
     tables.validate(table)
     assert np.isnan(table.bits_per_byte[0])
     assert list(table.columns) == list(COLUMN_NAMES)
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "csv"])
+def test_a_table_of_an_earlier_version_is_read_with_the_new_columns_empty(table, tmp_path, suffix):
+    added = [column.name for column in COLUMNS if column.added]
+    assert {"start_run", "start_tokens", "trained_tokens", "selection_flops"} <= set(added)
+    old, path = table.drop(columns=added), tmp_path / f"old.{suffix}"
+    old.to_parquet(path) if suffix == "parquet" else old.to_csv(path, index=False)
+    for read in (tables.read, tables.read_unchecked, tables.load):
+        found = read(path)
+        assert list(found.columns) == list(table.columns)
+        assert found[added].isna().all(axis=None)
+        pd.testing.assert_frame_equal(found.drop(columns=added), old, check_dtype=False)
+    tables.validate(old)
+    tables.read(tables.write(old, tmp_path / "new.parquet"))
+    with pytest.raises(UserError, match="column 'params' is missing"):
+        tables.validate(old.drop(columns="params"))
 
 
 def test_published_mean_is_not_replaced(rows):
