@@ -28,7 +28,7 @@ FLAGS = {
     "factor": Flag("compare.factor", "column whose levels are compared"),
     "by": Flag("compare.by", "column that says which target a run was made for"),
     "budget": Flag("compare.budget", "what must be equal: tokens or flops"),
-    "at": Flag("compare.at", "compare the checkpoints at this much of the budget"),
+    "at": Flag("compare.at", "compare the checkpoints at this much of the budget", "number"),
     "baseline": Flag("compare.baseline", "level that the others are compared to"),
     "replace": Flag("compare.replace", "replace an earlier result of other inputs", "switch"),
 }

@@ -59,8 +59,8 @@ class Flag:
     Attributes:
         binding: gin key that the flag binds.
         help: text for ``--help``.
-        kind: "value" (``--name=x``), "values" (``--name a b``), "switch" (``--name``) or
-            "positional" (``x``).
+        kind: "value" (``--name=x``), "number" (``--name=3``), "values" (``--name a b``), "switch"
+            (``--name``) or "positional" (``x``).
     """
 
     binding: str
@@ -217,6 +217,8 @@ def _parse_command_line(
             parser.add_argument(key, help=text)
         elif flag.kind == "switch":
             parser.add_argument(f"--{key}", action="store_true", default=None, help=text)
+        elif flag.kind == "number":
+            parser.add_argument(f"--{key}", type=float, metavar="NUMBER", help=text)
         else:
             parser.add_argument(f"--{key}", nargs="+" if flag.kind == "values" else None, help=text)
     flagged, bound = _without_bindings(sys.argv[1:] if argv is None else argv)

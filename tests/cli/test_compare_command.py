@@ -64,6 +64,18 @@ def test_other_inputs_replace_only_on_demand(table: Path, tmp_path: Path, capsys
     assert "from dsir" in capsys.readouterr().out
 
 
+def test_at_takes_a_number(table: Path, tmp_path: Path, capsys) -> None:
+    first = tables.read(table)["tokens"].min()
+    call(table, tmp_path / "out", f"--at={first:g}")
+    call(table, tmp_path / "last")
+    at, last = (pd.read_csv(tmp_path / folder / "values.csv") for folder in ("out", "last"))
+    assert (at["value"] > last["value"]).all()
+    with pytest.raises(SystemExit) as stop:
+        call(table, tmp_path / "third", "--at=soon")
+    assert stop.value.code == 2
+    assert "argument --at: invalid float value: 'soon'" in capsys.readouterr().err
+
+
 def test_a_refusal_is_one_line_and_writes_nothing(table: Path, tmp_path: Path, capsys) -> None:
     with pytest.raises(SystemExit) as stop:
         call(table, tmp_path / "out", "--baseline=unifrom")
