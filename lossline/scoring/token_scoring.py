@@ -219,7 +219,7 @@ class TokenScorer:
                 job.source.context_length,
             )
             ranges = self._measure(job, parts)
-            manifest = _assembled(job, partial, parts, ranges, self._flops(job.source))
+            manifest = _assembled(job, partial, parts, ranges, self._cost(job.source))
             shutil.rmtree(partial / "parts")
             write_manifest(partial, manifest)
             os.replace(partial, job.out)
@@ -269,17 +269,21 @@ class TokenScorer:
             raise UserError(str(state))
         return state
 
-    def _flops(self, source: ScoreSource) -> tuple[float | None, float]:
-        """Return the FLOPs of the reference's training and of this scoring."""
+    def _cost(self, source: ScoreSource) -> dict[str, Any]:
+        """Return the fields of the manifest about the reference's training and this scoring."""
         forward = self._model.config.flops_per_token(source.context_length) / 3
-        return training_flops(self._facts, source.step), forward * source.scored_tokens
+        return {
+            "reference_flops": training_flops(self._facts, source.step),
+            "scoring_flops": forward * source.scored_tokens,
+            "reference_start": self._run.config.get("start"),
+            "reference_start_flops": self._facts.get("start_flops"),
+        }
 
 
 def training_flops(facts: Mapping[str, Any], step: int) -> float | None:
     """Return the FLOPs of a run's own steps; None if unknown.
 
-    Those before ``train.start`` are not counted, as in the column ``flops``: a reference usually
-    starts from the model whose training it serves, and that model exists anyway.
+    Those before ``train.start`` are not counted, as in the column ``flops``.
 
     Args:
         facts: facts of the run.
@@ -362,7 +366,7 @@ def _assembled(
     folder: Path,
     parts: ScoreParts,
     ranges: Sequence[range],
-    flops: tuple[float | None, float],
+    cost: Mapping[str, Any],
 ) -> ScoreManifest:
     """Write the array of each quantity into ``folder`` and return the manifest."""
     source = job.source
@@ -387,8 +391,7 @@ def _assembled(
     return ScoreManifest(
         source=source,
         store=job.store.location,
-        reference_flops=flops[0],
-        scoring_flops=flops[1],
         means=means,
         arrays=facts,
+        **cost,
     )

@@ -102,6 +102,8 @@ class ScoreManifest:
         scoring_flops: FLOPs of the scoring.
         means: mean of each quantity over the scored tokens, summed in float64.
         arrays: facts about the array of each quantity.
+        reference_start: fingerprint of the parameters that the reference started from; None: fresh.
+        reference_start_flops: FLOPs before ``train.start``; None if unknown.
     """
 
     source: ScoreSource
@@ -110,6 +112,20 @@ class ScoreManifest:
     scoring_flops: float
     means: Mapping[str, float]
     arrays: Mapping[str, ArrayFacts]
+    reference_start: str | None = None
+    reference_start_flops: float | None = None
+
+    def training_flops(self, start: str | None) -> float | None:
+        """Return the FLOPs of the reference's training for a run; None if unknown.
+
+        Args:
+            start: fingerprint of the parameters that the run starts from. If the reference started
+                from them too, what they cost is the run's own and is not counted.
+        """
+        if self.reference_start in (None, start) or self.reference_flops is None:
+            return self.reference_flops
+        before = self.reference_start_flops
+        return None if before is None else before + self.reference_flops
 
     @property
     def fingerprint(self) -> str:

@@ -144,7 +144,7 @@ _CHECKPOINT = (
     ),
     _number(
         "selection_flops",
-        "FLOPs of the token selection: training of the reference (without its start), its "
+        "FLOPs of the token selection: training of the reference (without a shared start), its "
         "scoring, further forward passes; empty = unknown",
         added=True,
     ),

@@ -111,7 +111,8 @@ def _selection_flops(
     chosen = options.objective
     if chosen is None:
         return {"selection_flops_once": 0.0, "selection_flops_per_token": 0.0}
-    spent = {item.parameters: item.reference_flops for item in scores}
+    start = None if options.start is None else options.start.parameters
+    spent = {item.parameters: item.manifest.training_flops(start) for item in scores}
     references = [flops for flops in spent.values() if flops is not None]
     once = sum(references) + sum(item.scoring_flops for item in scores)
     per_token = 0.0

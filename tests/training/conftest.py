@@ -137,6 +137,7 @@ def written_scores(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., st
         run_id: str = "reference",
         parameters: str = "p" * 64,
         reference_flops: float | None = 1e9,
+        reference_start: str | None = None,
     ) -> str:
         opened = TokenStore.open(store)
         folder, size = tmp_path_factory.mktemp("scores"), opened.num_tokens
@@ -161,6 +162,8 @@ def written_scores(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., st
             source=source,
             store=store,
             reference_flops=reference_flops,
+            reference_start=reference_start,
+            reference_start_flops=7e9,
             scoring_flops=2e6,
             means={"nats": 3.0, "entropy": 3.0},
             arrays=found,

@@ -32,7 +32,7 @@ from lossline.training.options import Documents, TrainOptions
 from lossline.vocabularies import ByteVocabulary
 
 Options = Callable[..., TrainOptions]
-CHECKPOINTS = CheckpointOptions(count=2)
+CHECKPOINTS, LAST = CheckpointOptions(count=2), CheckpointOptions(count=1)
 LENGTH, TOKENS_PER_STEP = 32, 8 * 32
 
 
@@ -100,6 +100,26 @@ def test_the_cost_of_a_selection_is_empty_if_that_of_its_reference_is_unknown(
     chosen = Selective(share=0.25, scores=place)
     run = train(options(objective=chosen, steps=4, checkpoints=CHECKPOINTS))
     assert checkpoint_columns(run, 4)["selection_flops"] is None
+
+
+def test_reference_costs_what_it_does_not_share_with_the_run(
+    options: Options, store: TokenStore, written_scores
+):
+    """What was spent before the reference's start counts, unless the run starts there too."""
+    origin = train(options(steps=4, checkpoints=CHECKPOINTS))
+    start = FromRun(run=str(origin.path))
+
+    def cost(reference_start: str | None, seed: int) -> float:
+        place = written_scores(
+            store.location, context_length=LENGTH, seed=seed, reference_start=reference_start
+        )
+        chosen = Selective(share=0.5, score=Score.REFERENCE_LOSS, scores=place)
+        run = train(options(objective=chosen, start=start, steps=2, checkpoints=LAST, name="c"))
+        return checkpoint_columns(run, 2)["selection_flops"] - 2e6
+
+    assert cost(parameters_fingerprint(origin, 4), 1) == 1e9
+    assert cost("another base", 2) == 1e9 + 7e9
+    assert cost(None, 3) == 1e9  # trained from fresh parameters
 
 
 def test_identity_contains_contents_of_scores_not_places(
