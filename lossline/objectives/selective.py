@@ -108,6 +108,9 @@ class SelectiveLoss:
     ) -> tuple[jax.Array, jax.Array]:
         """Select the tokens of a group that is ranked together, or of every row.
 
+        Tokens without finite nats are not selected; the loss is then not finite either, which stops
+        the training.
+
         Args:
             batch: as in ``__call__``.
             nats_BxL: nats of the current model, without gradients.
@@ -119,7 +122,9 @@ class SelectiveLoss:
         scores = nats_BxL
         if self.score is Score.EXCESS_LOSS:
             scores = scores - batch["reference"].astype(jnp.float32)
-        candidates = self.candidates(batch)
+        # The count depends on the nats. Counted before them, it could be exchanged between devices
+        # while they still exchange parts of the model (see Trainer.gradients).
+        candidates = self.candidates(batch) & jnp.isfinite(nats_BxL)
         if self.scope is Scope.SEQUENCE:
             count = self._count(jnp.sum(candidates, axis=1))
             chosen = select_largest(scores, candidates, count, per_row=True)
@@ -166,6 +171,10 @@ class SelectiveLoss:
         x_TxD = x_BxLxD.reshape(-1, x_BxLxD.shape[-1])[index]
         result = self._cross_entropy(x_TxD, w_DxV, targets.reshape(-1)[index], kept / total)
         return result.total, sums
+
+    def selected(self, sums: jax.Array) -> jax.Array:
+        """Return the number of selected tokens, a float32 scalar, from what ``metrics`` needs."""
+        return sums[1]
 
     def metrics(self, sums: jax.Array) -> jax.Array:
         """Return the metrics of a step, float32, in the order of ``metric_names``.

@@ -180,15 +180,19 @@ class Trainer:
 
     def gradients(self, params: Any, batch: BatchArrays) -> tuple[Any, jax.Array]:
         """Return (gradients, metrics of the objective) of the whole batch; traced in ``step``."""
-        total = self.objective.total(batch, self._split)
-        if self.microbatches == 1:
-            gradients, sums = self._differentiated(params, batch, total)
-        elif self.objective.ranks_whole_batch:
+        if self.microbatches > 1 and self.objective.ranks_whole_batch:
             assert isinstance(self.objective, SelectiveLoss)
             chosen, sums = self.objective.choose(batch, self._nats(params, batch))
+            # The total depends on every sum, so that all devices exchange the sums before the first
+            # gradient. In a CPU program from the compilation cache, XLA keeps no order between
+            # independent collectives, and devices then wait for each other forever.
+            trained = jnp.maximum(self.objective.selected(sums), 1)
+            total = jnp.where(jnp.isfinite(jnp.sum(sums)), trained, jnp.nan)
             gradients, _ = self._summed(params, {**batch, "selected": chosen}, total)
-        else:
-            gradients, sums = self._summed(params, batch, total)
+            return gradients, self.objective.metrics(sums)
+        total = self.objective.total(batch, self._split)
+        sum_up = self._differentiated if self.microbatches == 1 else self._summed
+        gradients, sums = sum_up(params, batch, total)
         return gradients, self.objective.metrics(sums)
 
     def _differentiated(
