@@ -19,6 +19,7 @@ from lossline import tables
 from lossline.evaluation.definitions import Sums
 from lossline.evaluation.restoring import not_finite
 from lossline.files import locked
+from lossline.tables.schema import CHECKPOINT
 
 LOSSES = "losses.parquet"
 _LOCK = "losses.lock"
@@ -107,9 +108,16 @@ class RunLosses:
     def put(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Add rows; each replaces an older row of the same checkpoint and set.
 
+        Other rows of the checkpoint, which an earlier version of lossline may have written without
+        columns that were added since, get the checkpoint's columns too.
+
         Writes the table unless it was written a moment ago.
         """
         for row in rows:
+            stated = {name: row.get(name) for name in CHECKPOINT}
+            for other in self._rows.values():
+                if other["step"] == row["step"]:
+                    other.update(stated)
             self._rows[row["step"], row["eval_set"]] = dict(row)
             self._unwritten = True
         if time.monotonic() - self._written_at >= _SECONDS_BETWEEN_WRITES:

@@ -21,7 +21,7 @@ from lossline.evaluation.sets import EvaluationSet
 from lossline.runs.run_directory import RunState, RunStatus
 from lossline.sharding import MeshOptions
 from lossline.stores.task_store import write_task
-from lossline.tables.schema import SetKind
+from lossline.tables.schema import COLUMNS, SetKind
 from lossline.vocabularies import ByteVocabulary
 
 from .small_runs import (
@@ -228,6 +228,18 @@ def test_rows_measured_with_other_options_are_replaced(tmp_path, stores, changes
     else:
         assert not after["x_rule"].equals(before["x_rule"]) or "activations" in changes
         assert (after["nats"] != before["nats"]).any()
+
+
+def test_a_set_is_added_to_a_table_of_an_earlier_version(tmp_path, stores):
+    run = make_run(tmp_path / "run", LLAMA, steps=(2,))
+    evaluate(options(run.path, stores))
+    path = run.path / "losses.parquet"
+    whole = tables.read(path)
+    added = [column.name for column in COLUMNS if column.added]
+    whole[whole["eval_set"] == "wiki"].drop(columns=added).to_parquet(path)
+    evaluate(options(run.path, stores))
+    assert tables.read(path)["trained_tokens"].tolist() == whole["trained_tokens"].tolist()
+    assert len(whole) == 2 and whole["trained_tokens"].notna().all()
 
 
 def test_changed_store_is_measured_again(tmp_path):
