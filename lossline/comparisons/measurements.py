@@ -195,8 +195,9 @@ def _of_one_budget(
         run, reason = next(iter(told.items()))
         more = f" (and {len(told) - 1} more runs differ)" if len(told) > 1 else ""
         raise UserError(
-            f"compare: budgets differ: {run} {reason}{more}. Finish the runs, select some with "
-            'compare.where, or leave these out with compare.unequal = "exclude".'
+            f"compare: budgets differ: {run} {reason}{more}. Finish the runs, compare "
+            "earlier checkpoints with compare.at, select runs with compare.where, or leave these "
+            'out with compare.unequal = "exclude".'
         )
     left_out += [{"what": run, "reason": reason} for run, reason in told.items()]
     return table[~table["run_id"].isin(list(told))]
