@@ -5,12 +5,12 @@
         --table losses.parquet --out comparison
 
 Each run counts with its last checkpoint, and all must have equal parameters and tokens.
---gin.compare.at=TOKENS compares earlier checkpoints of runs that are longer. --budget=flops compares
-at equal FLOPs, with those of selecting tokens. Runs that differ in their seed only are replicates:
-they give intervals, and differences from the baseline are taken seed by seed. The folder gets
-methods.csv and Parquet (per target and method: mean, interval, difference, rank), ranks.csv (average
-over targets), values.csv (every run), a figure and report.html. If it already contains the results
-of the same inputs, nothing is done.
+--gin.compare.at=TOKENS compares earlier checkpoints of runs that are longer. --budget=flops
+compares at equal FLOPs, with those of selecting tokens. Runs that differ in their seed only are
+replicates: they give intervals, and differences from the baseline are taken seed by seed. The
+folder gets methods.csv and Parquet (per target and method: mean, interval, difference, rank),
+ranks.csv (average over targets), values.csv (every run), a figure and report.html. If it already
+contains the results of the same inputs, nothing is done.
 """
 
 from lossline.cli.configuration import Flag, Verb, run_verb
