@@ -24,13 +24,13 @@ def identity(options: Any) -> Any:
     - a function: the result of the function for the value. For example, a path is included as the
       fingerprint of its contents.
 
-    An object with an attribute ``identity`` is included as the value of that attribute.
+    An object whose class has a property ``identity`` is included as the value of that property.
 
     Raises:
         TypeError: an option has a type without an identity.
         UserError: a field's function raised it, for example because a store does not exist.
     """
-    if hasattr(options, "identity"):
+    if isinstance(getattr(type(options), "identity", None), property):
         return identity(options.identity)
     if dataclasses.is_dataclass(options) and not isinstance(options, type):
         tree = {"__class__": type(options).__name__}

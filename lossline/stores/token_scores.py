@@ -281,6 +281,8 @@ class TokenScores:
     def whole(self, quantity: str) -> Iterator[tuple[int, np.ndarray]]:
         """Yield all scores in order: the position of a block's first token, and its float16 scores.
 
+        Every block but the last has a multiple of 8 tokens, so that bits of blocks can be joined.
+
         Raises:
             UserError: the scores are damaged.
         """
