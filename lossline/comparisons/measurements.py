@@ -21,6 +21,7 @@ ROWS = ("target", "method", "seed", "run_id", "value")
 # Relative difference of two equal budgets. Tokens: the last batch may be cut. FLOPs: runs whose
 # steps cost differently end at whole steps. Parameters: as tokens.
 _SAME = {Budget.TOKENS: 1e-3, Budget.FLOPS: 1e-2}
+_FAR = 0.05  # relative difference from compare.at that a note mentions
 SELECTION_FLOPS = "selection_flops"  # column: FLOPs of selecting tokens, reference included
 _SPENT = "spent"  # how much of the budget a checkpoint has used
 _BUDGET = ("params", _SPENT)
@@ -65,6 +66,7 @@ def measure(table: pd.DataFrame, options: CompareOptions) -> Measurements:
     table = _selected(table, options, left_out)
     notes = [*_notes(table, options), *_unknown_costs(table, options.budget)]
     table = _of_one_budget(table, options, left_out, notes)
+    notes += _far_from(table, options)
     parts = [
         _of_target(table, name, sets, options, left_out, notes)
         for name, sets in _targets(table, options).items()
@@ -146,6 +148,19 @@ def _with_known_budget(
         reason = f"its {budget.value} are not recorded, so no checkpoint is nearest to compare.at"
         left_out.append({"what": run, "reason": reason})
     return known
+
+
+def _far_from(table: pd.DataFrame, options: CompareOptions) -> list[str]:
+    """Return a sentence if no checkpoint is near ``compare.at``."""
+    if options.at is None or table.empty:
+        return []
+    nearest = min(table[_SPENT], key=lambda spent: abs(spent - options.at))
+    if abs(nearest - options.at) <= _FAR * options.at:
+        return []
+    return [
+        f"compare.at = {options.at:.4g}: the nearest compared checkpoint has {nearest:.4g} "
+        f"{options.budget.value}."
+    ]
 
 
 def _one_checkpoint(table: pd.DataFrame, at: float | None) -> pd.DataFrame:

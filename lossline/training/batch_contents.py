@@ -28,11 +28,12 @@ def batch_fields(options: TrainOptions) -> dict[str, Any]:
     return fields
 
 
-def token_scores(options: TrainOptions, text: TrainingText, run_id: str) -> list[TokenScores]:
+def token_scores(options: TrainOptions, text: TrainingText) -> list[TokenScores]:
     """Open the token scores of each store that the objective reads; empty if it reads none.
 
     Raises:
-        UserError: scores are missing or damaged, do not fit the training, or are the run's own.
+        UserError: scores are missing or damaged, do not fit the training, or are those of the
+            parameters that the run starts from.
     """
     if options.objective is None:
         return []
@@ -52,11 +53,6 @@ def token_scores(options: TrainOptions, text: TrainingText, run_id: str) -> list
                 f"{scores.location}: the reference ({scores.reference}) has the parameters that "
                 "the run starts from, so every excess loss would start at 0. Give scores of a "
                 "reference that was trained further, or another selective.score."
-            )
-        if scores.manifest.source.run_id == run_id:
-            raise UserError(
-                f"{scores.location}: the reference of these token scores is this run itself "
-                f"({run_id}). Give scores of another run, or another train.name."
             )
     return found
 

@@ -136,7 +136,7 @@ class _Job:
 def _prepare(options: TrainOptions, run: RunDirectory, progress: StepProgress) -> _Job:
     """Open and check everything that can fail, before anything is written."""
     text = TrainingText.open(options.store)
-    scores = token_scores(options, text, run.name)
+    scores = token_scores(options, text)
     plan = batch_plan(options, text, scores)
     vocabulary = text.vocabulary
     if vocabulary.vocab_size > options.model.vocab_size:

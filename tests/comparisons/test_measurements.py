@@ -109,6 +109,11 @@ def test_each_run_is_compared_at_the_checkpoint_with_equal_tokens() -> None:
     assert np.allclose(found["value"][found["method"] == "uniform"], 2.0)
     earlier = measure(table, dataclasses.replace(OPTIONS, at=100_000.0)).rows
     assert np.allclose(earlier["value"][earlier["method"] == "uniform"], 3.0)
+    near, far = (
+        measure(planted(), dataclasses.replace(OPTIONS, at=at)).notes for at in (201_000.0, 1e12)
+    )
+    words = "compare.at = 1e+12: the nearest compared checkpoint has 2e+05 tokens."
+    assert words in far and not any("compare.at" in note for note in near)
 
 
 def test_a_run_that_ends_before_the_budget_is_refused() -> None:

@@ -170,7 +170,7 @@ def base(tmp_path_factory) -> TrainOptions:
 def fed(options: TrainOptions) -> list[bytes]:
     """Return what a run is fed: first batches, key of the parameters, rates."""
     text = TrainingText.open(options.store)
-    plan = batch_plan(options, text, token_scores(options, text, "run"))
+    plan = batch_plan(options, text, token_scores(options, text))
     names = list(batch_fields(options))
     key = np.asarray(jax.random.key_data(random_key(options.seed)))
     steps = range(1, options.total_steps + 1)
