@@ -240,6 +240,8 @@ def _notes(table: pd.DataFrame, options: CompareOptions) -> list[str]:
         ):
             continue  # another name of what is compared, or of the seed
         fact = fact_of(str(name))
+        if fact and fact.owner in _BY_DESIGN:
+            continue  # a part of what differs by design
         label = fact.label if fact else str(name)
         shown = ", ".join(map(str, list(dict.fromkeys(levels))[:4]))
         notes.append(f"The runs also differ in {label} ({shown}): differences include its effect.")

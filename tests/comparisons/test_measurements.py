@@ -240,3 +240,13 @@ def test_an_empty_cell_of_by_counts_for_every_target() -> None:
 def test_wrong_options_are_refused(change: dict[str, object], message: str) -> None:
     with pytest.raises(UserError, match=message):
         CompareOptions(**change)  # type: ignore[arg-type]
+
+
+def test_options_of_a_compared_selection_of_tokens_are_not_noted() -> None:
+    table = planted()
+    selective = table["factor.method"] != "uniform"
+    rule = "excess loss 60% of the batch"
+    table["token_selection"] = np.where(selective, rule, "all")
+    table["option.objective.share"] = np.where(selective, 0.6, np.nan)
+    table["option.objective.score"] = np.where(selective, "excess_loss", None)
+    assert not measure(table, OPTIONS).notes
