@@ -8,7 +8,7 @@ readers.
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -122,9 +122,26 @@ def label(name: str, limit: int = 26) -> str:
     A space is put before a leading underscore: Matplotlib leaves labels that start with one out of
     legends.
     """
+    return _shortened(name, limit, (limit - 1) // 2)
+
+
+def labels(names: Sequence[str], limit: int = 26) -> list[str]:
+    """Return names as texts for one figure, in which no two different names look the same.
+
+    Names lose their middle, or else their end, or else less than ``limit`` asks for.
+    """
+    for length in range(limit, max(map(len, names), default=0)):
+        for tail in ((length - 1) // 2, 0):
+            found = [_shortened(name, length, tail) for name in names]
+            if len(set(found)) == len(set(names)):
+                return found
+    return [label(name, max(limit, len(name))) for name in names]
+
+
+def _shortened(name: str, limit: int, tail: int) -> str:
+    """Return at most ``limit`` characters of a name, the last ``tail`` of them from its end."""
     if len(name) > limit:
-        half = (limit - 1) // 2
-        name = f"{name[: limit - 1 - half]}…{name[-half:]}"
+        name = f"{name[: limit - 1 - tail]}…{name[len(name) - tail :]}"
     return f" {name}" if name.startswith("_") else name
 
 

@@ -16,7 +16,7 @@ from lossline.comparisons.compare import LevelComparison
 from lossline.comparisons.results import sentences
 from lossline.files import write_text
 from lossline.reporting import grids
-from lossline.reporting.appearance import COLORS, RC, label
+from lossline.reporting.appearance import COLORS, RC, label, labels
 from lossline.reporting.figures import (
     PAGE_WIDTH,
     grid_columns,
@@ -134,7 +134,7 @@ def _panel(ax: Axes, methods: pd.DataFrame, values: pd.DataFrame, baseline: str)
             ax.axvline(row["mean"], color=color, lw=0.7, ls=(0, (4, 2)), zorder=1)
     heights = values["method"].map(place) - 0.28  # below the mean, which would hide a run
     ax.plot(values["value"], heights, "o", color=COLORS[1], ms=1.8, zorder=3)
-    ax.set_yticks(list(place.values()), [label(name, 26) for name in place])
+    ax.set_yticks(list(place.values()), labels(list(place)))
     ax.set_ylim(-0.6, len(names) - 0.4)
     ax.grid(visible=False, axis="y")
     ax.locator_params(axis="x", nbins=4)

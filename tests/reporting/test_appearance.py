@@ -2,7 +2,7 @@ import pandas as pd
 
 from lossline import tables
 from lossline.cli.fit_command import BadRows
-from lossline.reporting.appearance import COLORS, NOT_STATED, Appearance, text
+from lossline.reporting.appearance import COLORS, NOT_STATED, Appearance, labels, text
 from tests.reporting import planted
 
 
@@ -65,3 +65,12 @@ def test_colors_are_reused_if_there_are_more_sets_than_colors():
 def test_facts_are_printed_as_in_a_gin_file():
     found = [text(value) for value in (BadRows.EXCLUDE, 3e-4, float("nan"), None, "a", 12)]
     assert found == ["exclude", "0.0003", NOT_STATED, NOT_STATED, "a", "12"]
+
+
+def test_different_names_of_one_figure_look_different():
+    rules = [f"excess loss 60% of the {scope}, reference tuned step 9" for scope in ("batch", "row")]
+    steps = [f"excess loss 60% of the batch, reference tuned step {step}" for step in (9, 10)]
+    short = labels(["all", *rules])
+    assert len(set(short)) == 3 and max(map(len, short)) <= 26
+    assert len(set(labels([*rules, *steps]))) == 3
+    assert labels(["all", "all"]) == ["all", "all"]
