@@ -104,7 +104,7 @@ def open_scores(
     if missing := [name for name in stores if name not in named]:
         raise UserError(
             f"selective.scores: no token scores for the component {missing[0]!r} of train.store. "
-            f"Add its folder (there are {', '.join(named) or 'none'})."
+            f"Add its folder (given: {', '.join(named) or 'none'})."
         )
     if unknown := [name for name in named if name not in (*stores, *excluded)]:
         raise UserError(

@@ -133,7 +133,7 @@ class Selective:
         if self.scores is not None and not self.score.quantities:
             raise UserError(
                 f"selective.scores = {self.scores!r}: the score {self.score.value!r} reads no "
-                "token scores. Set it to None."
+                "token scores. Remove it."
             )
         if not self.scores and self.score.quantities:
             raise UserError(
