@@ -211,7 +211,10 @@ def paths(source: FileSource, split: str) -> list[Path]:
     """
     patterns = {"train": source.train, "validation": source.validation}.get(split, ())
     if not patterns:
-        raise UserError(f"set {source.name}: has no split {split!r}. Bind its files.")
+        raise UserError(
+            f"set {source.name}: has no split {split!r}. Bind its files, or leave "
+            "the split out of store.splits."
+        )
     return matching_files(patterns, f"set {source.name}, {split}")
 
 
