@@ -68,8 +68,9 @@ def test_facts_are_printed_as_in_a_gin_file():
 
 
 def test_different_names_of_one_figure_look_different():
-    rules = [f"excess loss 60% of the {scope}, reference tuned step 9" for scope in ("batch", "row")]
-    steps = [f"excess loss 60% of the batch, reference tuned step {step}" for step in (9, 10)]
+    rule = "excess loss 60% of the {}, reference tuned step {}"
+    rules = [rule.format(scope, 9) for scope in ("batch", "row")]
+    steps = [rule.format("batch", step) for step in (9, 10)]
     short = labels(["all", *rules])
     assert len(set(short)) == 3 and max(map(len, short)) <= 26
     assert len(set(labels([*rules, *steps]))) == 3
