@@ -78,6 +78,14 @@ def form(arguments: Sequence[str]) -> Form:
 def main(arguments: Sequence[str]) -> None:
     """Run the verb with the arguments after the program's name."""
     asked = form(arguments)
+    foreign = {f"--{name}" for name in TOKEN_FLAGS.keys() - asked.flags.keys()}
+    if wrong := [word for word in asked.arguments if word.partition("=")[0] in foreign]:
+        print(
+            f"lossline score: error: {wrong[0]}: belongs to --tokens. Add --tokens to score every "
+            "token of a store, or give --runs to score runs on a pool.",
+            file=sys.stderr,
+        )
+        sys.exit(2)
     run_verb("score", asked.description, asked.load, flags=asked.flags, argv=asked.arguments)
 
 

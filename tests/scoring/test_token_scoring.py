@@ -464,3 +464,11 @@ def test_help_of_both_forms(capsys):
 def test_several_processes_are_refused(run, store, monkeypatch):
     monkeypatch.setattr("jax.process_count", lambda: 2)
     refused("2 processes", run, store)
+
+
+@pytest.mark.parametrize("word", ["--run", "--run=runs/reference", "--stores"])
+def test_flags_of_token_scores_without_tokens_name_the_switch(word, capsys):
+    with pytest.raises(SystemExit) as stop:
+        verb.main([word, "runs/reference"])
+    said = capsys.readouterr().err.splitlines()
+    assert stop.value.code == 2 and len(said) == 1 and "Add --tokens" in said[0]
