@@ -36,6 +36,7 @@ STORES = "gin_configs/data/token_selection_stores.gin"
 STORE = Path("data/stores/bpe2048_web/noisy/train")
 SCORES = Path("runs/token_selection/scores")
 SHARE = Fraction(3, 5)
+FEWER = Fraction(2, 5)
 NAMES = {
     "pubmed": "abstracts (the target kind)",
     "other": "other text",
@@ -45,7 +46,8 @@ NAMES = {
     "characters": "encoded characters",
 }
 RULES = {
-    "excess loss": "o",
+    "excess loss, 40%": "v",
+    "excess loss, 60%": "o",
     "self-reference: loss": "s",
     "self-reference: entropy": "D",
     "self-reference: both": "^",
@@ -104,13 +106,16 @@ def nats(name: str) -> np.ndarray:
 def selections(excess: np.ndarray, scored: np.ndarray) -> dict[str, np.ndarray]:
     """Return the selected tokens of each rule, bool [tokens]."""
     order = np.argsort(np.where(scored, -excess, np.inf), kind="stable")
-    largest = np.zeros(len(excess), bool)
-    largest[order[: int(SHARE * int(scored.sum()))]] = True
+    largest = []
+    for share in (FEWER, SHARE):
+        bits = np.zeros(len(excess), bool)
+        bits[order[: int(share * int(scored.sum()))]] = True
+        largest.append(bits)
     own = TokenScores.open(str(SCORES / "self_reference"))
     both = (ReferenceScore.NATS, ReferenceScore.ENTROPY)
     chosen = [choose(SHARE, names, [own], [1])[0] for names in (both[:1], both[1:], both)]
-    bits = [np.unpackbits(packed)[: len(excess)].astype(bool) for packed in chosen]
-    return dict(zip(RULES, [largest, *bits], strict=True))
+    chosen_once = [np.unpackbits(packed)[: len(excess)].astype(bool) for packed in chosen]
+    return dict(zip(RULES, [*largest, *chosen_once], strict=True))
 
 
 def chart(found: pd.DataFrame) -> Figure:
