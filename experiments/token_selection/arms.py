@@ -2,7 +2,7 @@
 
     python experiments/token_selection/arms.py
 
-Reads runs/token_selection/losses.parquet, and the losses of base model and reference, which this makes:
+Reads runs/token_selection/losses.parquet, and the losses of base model and reference:
 
     python -m lossline.evaluate --gin_file=gin_configs/evaluation/token_selection.gin \\
         --runs runs/token_selection/base runs/token_selection/reference
