@@ -51,7 +51,8 @@ def checkpoint_columns(run: RunDirectory, step: int) -> dict[str, Any]:
     """Return the columns known before measuring: of the run, and of the checkpoint."""
     facts = run.facts
     tokens = step * facts["tokens_per_step"]
-    trained = run.trained_tokens(step)
+    selects = facts.get("token_selection", "all") != "all"
+    trained = run.trained_tokens(step) if selects else None
     selection = facts.get("selection_flops_once", 0.0)  # None: the reference's cost is unknown
     if selection is not None:
         selection += tokens * facts.get("selection_flops_per_token", 0.0)

@@ -65,8 +65,8 @@ def loss_and_gradients(options, config, params=None):
     batch = jax.device_put(make_batch(config.vocab_size), batch_sharding(trainer.mesh))
     with jax.set_mesh(trainer.mesh):
         compiled = jax.jit(trainer.gradients).lower(params, batch).compile(compiler_options=QUICK)
-        gradients, nats = compiled(params, batch)
-    return jax.tree.map(np.asarray, gradients), float(nats)
+        gradients, metrics = compiled(params, batch)
+    return jax.tree.map(np.asarray, gradients), float(metrics[0])
 
 
 def assert_close(found, expected, bound=2e-5):
@@ -97,11 +97,14 @@ def alone():
     return of
 
 
+# Variants of a family on all axes at once; a mesh of a single axis repeats a part of that.
+VARIANTS = ("llama-variants", "llama-wide-heads", "gpt-neox", "gpt-ladder", "hybrid-mamba1")
 CASES = [
     pytest.param(name, mesh, marks=() if mesh == "all-sequence" else pytest.mark.slow)
     for name, config in CONFIGS.items()
     for mesh in MESHES
     if not ("sequence" in mesh and recurrent(config))
+    and (mesh.startswith("all") or name not in VARIANTS)
 ]
 
 

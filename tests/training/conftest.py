@@ -3,12 +3,12 @@
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
 import pytest
 from jax.sharding import Mesh
+from shared_trainers import sharing
 
 from lossline.models import LlamaConfig, MambaConfig
 from lossline.sharding import MeshOptions
@@ -92,14 +92,8 @@ def shared_trainers(known_trainers: dict[tuple[Mesh, str], Trainer]) -> Iterator
     (after ``kill -9``) trace their own.
     """
 
-    def shared(*, mesh: Mesh, **parts: Any) -> Trainer:
-        key = mesh, repr(parts)
-        if key not in known_trainers:
-            known_trainers[key] = Trainer(mesh=mesh, **parts)
-        return known_trainers[key]
-
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trainers, "Trainer", shared)
+        patch.setattr(trainers, "Trainer", sharing(known_trainers))
         yield
 
 

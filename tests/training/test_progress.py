@@ -66,6 +66,8 @@ def reporter(options, monkeypatch):
         options=options(),
         first=False,
         mesh=make_mesh(MeshOptions(data=8)),
+        trainer=SimpleNamespace(metric_names=("loss", "gradient_norm", "parameter_norm")),
+        trained_tokens=0,
         progress=StepProgress(steps=12, seconds=0.0),
     )
     made = loop._Reporter(job)
