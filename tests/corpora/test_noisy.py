@@ -7,6 +7,7 @@ from collections import Counter
 import pytest
 
 from lossline.corpora import sources
+from lossline.corpora.deduplication import content_hash
 from lossline.corpora.noisy import Noise, Noisy
 from lossline.errors import UserError
 from lossline.stores.jobs import text_job
@@ -91,6 +92,17 @@ def test_skipped_text_is_left_for_other_sets(root):
     rest = Noisy(name="b", root=root, megabytes={"verse": 0.05}, skip_megabytes={"verse": 0.06})
     one, other = set(first.texts()), set(rest.texts())
     assert len(one) == 50 and len(other) > 35 and not one & other
+
+
+def test_a_set_cut_to_megabytes_shares_no_document_with_what_skips_them(root, tmp_path):
+    """A cut set has the smallest content hashes, and gathered files are in the order of hashes."""
+    file = tmp_path / "text" / "verse" / "train.jsonl"
+    texts = sorted((json.loads(line)["text"] for line in file.open()), key=content_hash)
+    file.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    cut = set(sources.Subset(max_megabytes=0.06).apply(texts))
+    rest = Noisy(name="b", root=root, megabytes={"verse": 0.05}, skip_megabytes={"verse": 0.062})
+    other = set(rest.texts())
+    assert len(cut) == 50 and len(other) > 35 and not cut & other
 
 
 def test_domains_are_interleaved(root):
