@@ -23,12 +23,14 @@ from lossline.sharding import MeshOptions
 from lossline.stores.store_writer import write_store
 from lossline.stores.token_scores import TokenScores
 from lossline.stores.token_store import TokenStore
+from lossline.training.batch_contents import batch_plan, token_scores
 from lossline.training.checkpoint_schedule import CheckpointOptions
 from lossline.training.interruption import Interruption
 from lossline.training.loop import train
 from lossline.training.make_trainer import make_trainer
 from lossline.training.metrics import read_metrics
 from lossline.training.options import Documents, TrainOptions
+from lossline.training.text import TrainingText
 from lossline.vocabularies import ByteVocabulary
 
 Options = Callable[..., TrainOptions]
@@ -195,6 +197,39 @@ def test_random_tokens_are_the_share_of_every_epoch(store: TokenStore):
     assert chosen.sum() == int(0.3 * count * LENGTH)
     shares = chosen.mean(axis=0)  # no position of the window is favoured
     assert np.abs(shares - 0.3).max() < 5 * np.sqrt(0.21 / count)
+
+
+def test_random_tokens_depend_on_the_seed_of_the_data_order(store: TokenStore):
+    def chosen(seed: int) -> np.ndarray:
+        options = Selective(share=0.3, score=Score.RANDOM)
+        [column] = token_columns(
+            options, [store], [], weights=[1], context_length=LENGTH, seed=seed
+        )
+        return column.read(np.arange(20) * LENGTH, LENGTH)
+
+    np.testing.assert_array_equal(chosen(3), chosen(3))
+    # Two independent choices of 30% agree on 58% of the tokens.
+    assert (chosen(3) == chosen(4)).mean() == pytest.approx(0.58, abs=0.1)
+
+
+@pytest.mark.parametrize("score", [Score.REFERENCE_LOSS, Score.REFERENCE_ENTROPY])
+def test_batches_say_which_of_their_tokens_were_chosen_over_the_corpus(
+    options: Options, scores: str, score: Score
+):
+    """The selected targets of a batch are those with the smallest scores of the whole store."""
+    chosen = options(objective=Selective(share=0.6, score=score, scores=scores))
+    text = TrainingText.open(chosen.store)
+    plan = batch_plan(chosen, text, token_scores(chosen, text))
+    [quantity] = (name.value for name in score.quantities)
+    opened = TokenScores.open(scores)
+    whole = np.concatenate([block for _, block in opened.whole(quantity)])
+    scored = np.isfinite(whole).sum()
+    expected = np.zeros(len(whole), bool)
+    expected[np.argsort(whole, kind="stable")[: int(0.6 * scored)]] = True
+    for k in range(3):
+        windows = plan.windows.order(np.arange(8 * k, 8 * k + 8))
+        positions = windows[:, None] * LENGTH + np.arange(LENGTH)
+        np.testing.assert_array_equal(plan.batch(k).selected, expected[positions])
 
 
 def refused(make: Callable[[], object]) -> str:
