@@ -23,8 +23,9 @@ from lossline.evaluation.restoring import RunModel, measuring
 from lossline.evaluation.scorer import IN_FLIGHT, products_of
 from lossline.ops.cross_entropy import linear_cross_entropy, linear_token_values
 from lossline.sharding import batch_sharding
+from lossline.stores.token_scores import ReferenceScore
 
-QUANTITIES = ("nats", "entropy")
+QUANTITIES = tuple(quantity.value for quantity in ReferenceScore)
 # Inputs and targets int32 [R, L], and int32 [R, L] segment ids or None.
 Rows = tuple[np.ndarray, np.ndarray, np.ndarray | None]
 

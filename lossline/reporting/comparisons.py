@@ -15,7 +15,6 @@ from matplotlib.figure import Figure
 from lossline.comparisons.compare import LevelComparison
 from lossline.comparisons.results import sentences
 from lossline.files import write_text
-from lossline.reporting import grids
 from lossline.reporting.appearance import COLORS, RC, label, labels
 from lossline.reporting.figures import (
     PAGE_WIDTH,
@@ -24,12 +23,12 @@ from lossline.reporting.figures import (
     publication_style,
 )
 from lossline.reporting.grids import number, percent, with_interval
+from lossline.reporting.making import making_section
 from lossline.reporting.page import (
     Block,
     Cell,
     Column,
     Grid,
-    Listing,
     Page,
     Paragraph,
     Section,
@@ -80,7 +79,7 @@ def write_comparison_report(
         Section(title="Targets", anchor="targets", blocks=[picture, *_target_grids(found, level)]),
         Section(title="Average ranks", anchor="ranks", blocks=[_rank_grid(found, level)]),
         _notes_section(found),
-        _making_section(found, dict(provenance or {})),
+        making_section(provenance or {}, found.settings),
     ]
     runs = found.values["run_id"].nunique()
     text = Page(
@@ -209,12 +208,3 @@ def _notes_section(found: LevelComparison) -> Section:
         "Both assume the same variance for all methods.",
         blocks=blocks,
     )
-
-
-def _making_section(found: LevelComparison, provenance: dict[str, Any]) -> Section:
-    command = provenance.pop("command", "")
-    blocks: list[Block] = [Listing(title="Command", text=str(command))] if command else []
-    if provenance:
-        blocks.append(grids.mapping_grid("Origin of the numbers", provenance))
-    blocks.append(grids.mapping_grid("Settings", found.settings))
-    return Section(title="How this report was made", anchor="making", blocks=blocks)

@@ -22,15 +22,14 @@ from lossline.fits.prediction_numbers import (
 )
 from lossline.fits.prediction_summary import counted, score, summary_sentences
 from lossline.prediction.results import Predictions, TargetKind
-from lossline.reporting import grids
 from lossline.reporting.figures import PANELS_PER_FIGURE
 from lossline.reporting.grids import interval, number, percent
+from lossline.reporting.making import making_section
 from lossline.reporting.page import (
     Block,
     Cell,
     Column,
     Grid,
-    Listing,
     Page,
     Section,
     render,
@@ -96,7 +95,8 @@ class _Report:
             verdicts=summary_sentences(found),
             sections=[
                 self._numbers(), self._tasks(), self._methods(), self._backtests(),
-                self._stages(), self._influence(), self._making(),
+                self._stages(), self._influence(),
+                making_section(self.provenance, self.found.settings),
             ],
             first="Summary",
             no_verdict="No score was predicted; see the reasons below.",
@@ -207,15 +207,6 @@ class _Report:
             anchor="influence",
             blocks=[_influence_grid(self.found)],
         )
-
-    def _making(self) -> Section:
-        provenance = dict(self.provenance)
-        command = provenance.pop("command", "")
-        blocks: list[Block] = [Listing(title="Command", text=str(command))] if command else []
-        if provenance:
-            blocks.append(grids.mapping_grid("Origin of the numbers", provenance))
-        blocks.append(grids.mapping_grid("Settings", self.found.settings))
-        return Section(title="How this report was made", anchor="making", blocks=blocks)
 
 
 def _prediction_grid(found: Predictions, kind: TargetKind) -> Grid:

@@ -18,7 +18,8 @@ from lossline.lines.common_cases import compare
 from lossline.reporting import charts, figures, grids
 from lossline.reporting.appearance import Appearance
 from lossline.reporting.lines import Curve, curves_for, drawable, line_grid
-from lossline.reporting.page import Block, Listing, Page, Paragraph, Section, render
+from lossline.reporting.making import making_section
+from lossline.reporting.page import Block, Page, Paragraph, Section, render
 from lossline.reporting.page_files import Pictures, page_path
 from lossline.reporting.points import eval_sets, partners, usable
 from lossline.tables.continued import continued_note
@@ -92,9 +93,11 @@ class _Report:
         )
 
     def page(self, title: str) -> Page:
+        results = self.results
+        runs = [grids.run_grid(results.table)]
         sections = [
             self._factors(), self._lines(), self._compute(), self._fits(), self._held_out(),
-            self._exclusions(), self._making(),
+            self._exclusions(), making_section(results.provenance, results.settings, more=runs),
         ]  # fmt: skip
         table = usable(self.results.table)
         checkpoints = len(table.drop_duplicates(["run_id", "step"]))
@@ -311,19 +314,6 @@ class _Report:
             anchor="excluded",
             blocks=grids.exclusion_grids(self.results),
         )
-
-    def _making(self) -> Section:
-        provenance = dict(self.results.provenance)
-        command = provenance.pop("command", "")
-        blocks: list[Block] = []
-        if command:
-            blocks.append(Listing(title="Command", text=str(command)))
-        blocks += [
-            grids.mapping_grid("Origin of the numbers", provenance),
-            grids.mapping_grid("Settings", self.results.settings),
-            grids.run_grid(self.results.table),
-        ]
-        return Section(title="How this report was made", anchor="making", blocks=blocks)
 
 
 def verdicts(results: TableFit) -> list[str]:

@@ -22,9 +22,8 @@ Array = np.ndarray
 
 ALL = "all"  # in place of a class: all tokens
 _RULES = tuple(Rule)
-# Residuals of independent noise stay below, for any number of tokens that a sample has.
-_LAG_TO_SAY = 0.2
-_UNEVEN = 1.5
+_LAG_TO_SAY = 0.2  # correlation of neighboring residuals that a note mentions
+_UNEVEN = 1.5  # ratio of the largest to the smallest gap that a note mentions
 
 
 @dataclass(frozen=True, kw_only=True)

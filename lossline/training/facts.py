@@ -106,7 +106,8 @@ def _selection_flops(
 
     Once: the training of the references, and the scoring; None if a training is unknown. Per token:
     a further projection on the vocabulary, or a further forward pass where the losses of all
-    microbatches come first.
+    microbatches come first. What a single device saves by projecting only the selected tokens again
+    is not subtracted.
     """
     chosen = options.objective
     if chosen is None:

@@ -19,9 +19,9 @@ from lossline.choices.summary import (
 )
 from lossline.files import write_text
 from lossline.options.identity import identity
-from lossline.reporting import grids
 from lossline.reporting.grids import interval, number, percent
-from lossline.reporting.page import Block, Cell, Column, Grid, Listing, Page, Section, render
+from lossline.reporting.making import making_section
+from lossline.reporting.page import Block, Cell, Column, Grid, Page, Section, render
 from lossline.reporting.page_files import Pictures, page_path
 from lossline.reporting.selections.charts import coefficient_panels, composition_chart
 from lossline.terminal import Say, now_and_then, silent
@@ -90,7 +90,7 @@ class _Report:
         yield self._coefficients()
         yield self._compositions()
         yield self._pool()
-        yield self._making()
+        yield making_section(self.provenance, identity(self.options))
 
     def _selections(self) -> Section:
         rows = selection_rows(self.found, self.options)
@@ -198,15 +198,6 @@ class _Report:
             )
         )
         return Section(title="Pool", anchor="pool", blocks=blocks)
-
-    def _making(self) -> Section:
-        provenance = dict(self.provenance)
-        command = provenance.pop("command", "")
-        blocks: list[Block] = [Listing(title="Command", text=str(command))] if command else []
-        if provenance:
-            blocks.append(grids.mapping_grid("Origin of the numbers", provenance))
-        blocks.append(grids.mapping_grid("Settings", identity(self.options)))
-        return Section(title="How this report was made", anchor="making", blocks=blocks)
 
 
 def _heldout_grid(heldout: pd.DataFrame) -> Grid:

@@ -10,14 +10,13 @@ from typing import Any
 
 from lossline.files import write_text
 from lossline.options.identity import identity
-from lossline.reporting import grids
 from lossline.reporting.grids import interval, number, percent
+from lossline.reporting.making import making_section
 from lossline.reporting.page import (
     Block,
     Cell,
     Column,
     Grid,
-    Listing,
     Page,
     Paragraph,
     Section,
@@ -100,7 +99,7 @@ class _Report:
         yield self._excess()
         yield self._agreement()
         yield self._text()
-        yield self._making()
+        yield making_section(self.provenance, identity(self.options))
 
     def _shares(self) -> Section:
         found, options = self.found, self.options
@@ -223,12 +222,3 @@ class _Report:
         if self.found.sample.pieces is not None:
             blocks.append(Paragraph(text=f"{TEXT_PAGE} in this folder shows text with its tokens."))
         return Section(title="Text", anchor="text", blocks=blocks)
-
-    def _making(self) -> Section:
-        provenance = dict(self.provenance)
-        command = provenance.pop("command", "")
-        blocks: list[Block] = [Listing(title="Command", text=str(command))] if command else []
-        if provenance:
-            blocks.append(grids.mapping_grid("Origin of the numbers", provenance))
-        blocks.append(grids.mapping_grid("Settings", identity(self.options)))
-        return Section(title="How this report was made", anchor="making", blocks=blocks)
