@@ -33,10 +33,7 @@ from lossline.lines.run_errors import RunErrors, few_runs, shared_part, worth
 
 Array = np.ndarray
 
-# Grid of E_x, as shares of min x, and of ln kappa. From 0.9 on, E_x is spaced evenly in the
-# logarithm of min x - E_x, because a line may bend just below its lowest point.
-_NEAREST = 0.998
-_SHARES = np.append(np.linspace(0.0, 0.9, 14), 1 - np.geomspace(0.1, 1 - _NEAREST, 5)[1:])
+# Grid of ln kappa.
 _LOG_KAPPA = np.linspace(np.log(0.2), np.log(4.0), 25)
 # Largest number of refinements of the grid; none is made once the posterior covers this many nodes.
 _REFINEMENTS = 3
@@ -62,6 +59,8 @@ class Prior:
         log_kappa: standard deviation of ln kappa.
         share: (a, b) of a Beta distribution of E_x / min x, for the line. Draws for bands do not
             use it.
+        highest: largest E_x / min x, for the line and for draws. A line stops falling at E_x, so
+            that it must lie below every x at which the line will be asked.
         nearness: points have weight (x / min x)^-nearness, or less steep if too few points would
             remain.
         allocation: standard deviation of the relative change of y per e-fold of D/N at equal x. The
@@ -71,6 +70,7 @@ class Prior:
     kappa: float = 1.0
     log_kappa: float = 1.0
     share: tuple[float, float] = (2.0, 3.0)
+    highest: float = 0.998
     nearness: float = 6.0
     allocation: float = 0.003
 
@@ -81,11 +81,15 @@ class Prior:
                 "Prior: kappa, log_kappa and both values of share must be positive; nearness and "
                 "allocation must be at least 0."
             )
+        if not 0 < self.highest < 1:
+            raise UserError(f"Prior: highest must be between 0 and 1, not {self.highest}.")
 
 
 TEXT_PRIOR = Prior()
 # Gold-answer losses fall faster as models improve: kappa below 1, the line bends downward.
-TASK_PRIOR = Prior(kappa=0.37, log_kappa=0.5, share=(3.0, 2.0))
+# Far out, a line with E_x above the loss of the large model is wrong by half: E_x is limited. D/N has
+# no effect at equal x that these losses would show.
+TASK_PRIOR = Prior(kappa=0.37, log_kappa=0.5, share=(3.0, 2.0), highest=0.8, allocation=0.0)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -208,6 +212,17 @@ def _size_of_y(x: Array, y: Array, weight: Array) -> Array:
     return np.exp(height + slope * x)
 
 
+def _shares(highest: float) -> Array:
+    """Return the nodes of E_x / min x.
+
+    From 0.9 on, they are spaced evenly in the logarithm of min x - E_x, because a line may bend
+    just below its lowest point.
+    """
+    if highest <= 0.9:
+        return np.linspace(0.0, highest, 18)
+    return np.append(np.linspace(0.0, 0.9, 14), 1 - np.geomspace(0.1, 1 - highest, 5)[1:])
+
+
 def _sum(parts: Iterable[Array]) -> Array | float:
     """Return the sum of the parts, 0 without any."""
     return functools.reduce(operator.add, parts, 0.0)
@@ -251,7 +266,8 @@ class _Grid:
         self.weight = _nearness(self.x, prior.nearness, points.run, shared)
         self.size = _size_of_y(self.x, self.y, self.weight)
         self.degrees = 2 + int(E_x is None) + int(E_y is None) + 2 * int(used) - 1
-        self._set_nodes(_SHARES if E_x is None else np.array([E_x / self.low]), _LOG_KAPPA)
+        shares = _shares(prior.highest) if E_x is None else np.array([E_x / self.low])
+        self._set_nodes(shares, _LOG_KAPPA)
         self._refine()
 
     def curve(self, parameters: Array) -> Array:
@@ -280,7 +296,7 @@ class _Grid:
         z = (self.log_kappa - np.log(self.prior.kappa)) / self.prior.log_kappa
         if not np.any(self.cell):
             return -0.5 * z**2
-        (a, b), inside = share, np.clip(self.share, 0.005, _NEAREST)
+        (a, b), inside = share, np.clip(self.share, 0.005, self.prior.highest)
         density = (a - 1) * np.log(inside) + (b - 1) * np.log1p(-inside)
         return density + np.log(self.cell) - 0.5 * z**2
 
@@ -424,7 +440,7 @@ class _Grid:
         off = random.uniform(-0.5, 0.5, (2, len(weights)))
         share = self.share[pick] + off[0] * self.cell[pick]
         if np.any(self.cell):
-            share = np.clip(share, 0.0, _NEAREST)
+            share = np.clip(share, 0.0, self.prior.highest)
         step = self.axes[1][1] - self.axes[1][0]
         shape = self.low * share, self.log_kappa[pick] + off[1] * step
         once = np.ones_like(weights)
