@@ -261,7 +261,9 @@ def _downstream_errors(
         few, held = pairs[choose(frame) & ~above], pairs[above]
         if len(few) < 4 or not len(held):
             continue
-        line = fit_line(few, kind=LineKind.TRAIN_TO_TASK, options=LineOptions(resamples=0))
+        # From a task to the same task, both axes bend alike: such a line has the prior of text.
+        kind = LineKind.TRAIN_TO_TASK if x_set == OWN_SET else LineKind.TEST_TO_TEST
+        line = fit_line(few, kind=kind, options=LineOptions(resamples=0))
         if not line.parameters:
             continue
         old = _free_floor(few, laws[EDU, x_set].parameters["E"], held.x)

@@ -10,7 +10,9 @@ import pytest
 from lossline import tables
 from lossline.errors import UserError
 from lossline.laws.results import FitStatus
+from lossline.lines.estimators import TASK_PRIOR, Prior
 from lossline.lines.fitting import Irreducible, LineOptions, fit_line, fit_lines
+from lossline.lines.specimens import LineKind
 from lossline.tables.pairing import Pairing, Pairs
 
 TRUTH = {"K": 0.9, "kappa": 0.85, "E_x": 1.6, "E_y": 1.9}
@@ -241,3 +243,29 @@ def test_line_without_points_below_max_x_has_a_message():
     assert not line.parameters and line.message == "no point has x up to lines.max_x = 0.01"
     with pytest.raises(UserError, match=r"lines\.max_x = -3.*: must be a positive number"):
         LineOptions(max_x=-3)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_task_line_does_not_drop_below_its_lowest_points(seed):
+    """A parabola, as lines of ARC and MMLU look: no power law, so E_x goes where it is allowed."""
+
+    def parabola(x):
+        return 5.6 - 0.9 * (3.8 - np.asarray(x)) ** 2
+
+    random = np.random.default_rng(seed)
+    x = np.append(2.45, random.uniform(2.45, 3.8, 79))
+    pairs = planted(runs=80, per_run=1, x=x)
+    y = parabola(x) * np.exp(random.normal(0, 0.02, 80))
+    pairs = dataclasses.replace(pairs, y=y)
+    line = fit_line(pairs, kind=LineKind.TRAIN_TO_TASK)
+    assert line.parameters["E_x"] < 0.8 * 2.45
+    np.testing.assert_allclose(line.predict([2.2]), parabola([2.2]), rtol=0.08)
+    unlimited = LineOptions(task_prior=dataclasses.replace(TASK_PRIOR, highest=0.998))
+    wild = fit_line(pairs, kind=LineKind.TRAIN_TO_TASK, options=unlimited)
+    assert wild.parameters["E_x"] > line.parameters["E_x"]
+
+
+@pytest.mark.parametrize("highest", [0.0, 1.0, float("nan")])
+def test_a_prior_needs_e_x_below_the_smallest_loss(highest):
+    with pytest.raises(UserError, match="highest must be between 0 and 1"):
+        Prior(highest=highest)
