@@ -87,9 +87,9 @@ class Prior:
 
 TEXT_PRIOR = Prior()
 # Gold-answer losses fall faster as models improve: kappa below 1, the line bends downward.
-# Far out, a line with E_x above the loss of the large model is wrong by half: E_x is limited. D/N has
-# no effect at equal x that these losses would show.
-TASK_PRIOR = Prior(kappa=0.37, log_kappa=0.5, share=(3.0, 2.0), highest=0.8, allocation=0.0)
+# Far out, a line with E_x above the loss of the large model is wrong by half: E_x is limited
+# (experiments/published/choose_task.py).
+TASK_PRIOR = Prior(kappa=0.37, log_kappa=0.5, share=(3.0, 2.0), highest=0.8)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
