@@ -16,7 +16,7 @@ quantiles are Student's t with 4 degrees of freedom.
 Numbers and sizes of the pseudo-errors, the degrees of freedom and the worth of many errors were
 chosen once, by the share of measurements that the 50, 80 and 90% intervals hold at rolling cuts of
 three tables together: the OLMo ladder, Gadre et al. and public models
-(experiments/published/README.md).
+(experiments/published/scores/README.md).
 """
 
 from __future__ import annotations

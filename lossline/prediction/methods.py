@@ -402,7 +402,8 @@ class Consensus:
     (``FamilyMean``).
 
     Routes, weights and priors were chosen once, by the errors of rolling cuts of two sets of runs
-    together (the OLMo ladder up to 1.3B; Gadre et al. up to 1.4B): experiments/published/README.md.
+    together (the OLMo ladder up to 1.3B; Gadre et al. up to 1.4B):
+    experiments/published/scores/README.md.
 
     Attributes:
         name: name in results.
