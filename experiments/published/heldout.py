@@ -266,7 +266,7 @@ def _downstream_errors(
         line = fit_line(few, kind=kind, options=LineOptions(resamples=0))
         if not line.parameters:
             continue
-        old = _free_floor(few, laws[EDU, x_set].parameters["E"], held.x)
+        old = free_floor(few, laws[EDU, x_set].parameters["E"], held.x)
         new = line.predict(held.x, tokens_per_param=held.tokens / held.params)
         rows += [
             {"target": data, "task": task, "rerun": o / y - 1, "ours": n / y - 1, "measured": y}
@@ -275,7 +275,7 @@ def _downstream_errors(
     return pd.DataFrame(rows)
 
 
-def _free_floor(pairs: Pairs, E_x: float, x: np.ndarray) -> np.ndarray:
+def free_floor(pairs: Pairs, E_x: float, x: np.ndarray) -> np.ndarray:
     """Fit the published mode ii: E_x given, K, kappa and E_y by ``curve_fit``, as released."""
 
     def law(x, K, kappa, E_y):
@@ -301,5 +301,5 @@ def published_translation(
         return float("nan")
     law = laws[source, OWN_SET]
     x = law.predict(N=grid["params"].to_numpy(), D=grid["tokens"].to_numpy())
-    predicted = _free_floor(pairs, law.parameters["E"], x)
+    predicted = free_floor(pairs, law.parameters["E"], x)
     return r_squared(grid["value"].to_numpy(), predicted)
