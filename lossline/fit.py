@@ -8,11 +8,13 @@ as Parquet and JSON (lines, compute laws, attribution, hold-out), the verdict, f
 report.html. If the folder already contains the results of the same inputs, nothing is done.
 """
 
+from lossline.blas_threads import use_one_blas_thread
 from lossline.cli.configuration import Flag, Verb, run_verb
 
 
 def load() -> Verb:
     """Return the verb, with its imports."""
+    use_one_blas_thread()
     from lossline.attribution import AttributionOptions
     from lossline.cli.fit_command import FitCommand, fit_to_folder
     from lossline.lines.estimators import Prior

@@ -18,11 +18,13 @@ needs shares), and --optimum prints the best mixture for its targets, with the b
 it.
 """
 
+from lossline.blas_threads import use_one_blas_thread
 from lossline.cli.configuration import Flag, Verb, run_verb
 
 
 def load() -> Verb:
     """Return the verb, with its imports."""
+    use_one_blas_thread()
     from lossline.cli.predict_command import PredictCommand, predict
     from lossline.mixtures.limits import Limits
     from lossline.mixtures.optimum import Pull
