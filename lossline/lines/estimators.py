@@ -24,7 +24,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import operator
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -47,6 +47,8 @@ _EXPLAINED_ALLOCATION = 0.5
 _SHARE_OF_DRAWS = (1.0, 0.5)
 # Weights toward low loss must leave a sample worth at least this many points, if it has that many.
 _POINTS_TO_KEEP = 20.0
+# Weightings that are solved together: their arrays over all shapes stay in a core's cache.
+_CHUNK = 32
 PARAMETERS = ("K", "kappa", "E_x", "E_y", "gamma", "tilt")
 
 
@@ -245,6 +247,42 @@ def _tells_allocation(points: Points) -> bool:
     return float(np.corrcoef(a, np.log(x))[0, 1]) ** 2 <= _EXPLAINED_ALLOCATION
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Columns:
+    """Products of the power at G shapes that least squares needs, per point.
+
+    Attributes:
+        rest: the power times each of the Q other columns (Q, G, M).
+        square: the power squared (G, M).
+        y: the power times y (G, M).
+    """
+
+    rest: Array
+    square: Array
+    y: Array
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Solved:
+    """Least squares at G shapes for S weightings; with paired shapes the axis G is missing.
+
+    Attributes:
+        objective: weighted sum of squares (G, S).
+        K: coefficient of the power (G, S).
+        alone: coefficients (Q, S) of the rest without the power.
+        per_K: what each loses per unit of K (G, S).
+    """
+
+    objective: Array
+    K: Array
+    alone: Array
+    per_K: Sequence[Array | float]
+
+    def rest(self, index: int) -> Array:
+        """Return the coefficient (G, S) of one of the other columns."""
+        return self.alone[index] - self.K * self.per_K[index]
+
+
 class _Grid:
     """All shapes (E_x, kappa) of one sample, with the linear parameters solved for each.
 
@@ -266,6 +304,8 @@ class _Grid:
         self.weight = _nearness(self.x, prior.nearness, points.run, shared)
         self.size = _size_of_y(self.x, self.y, self.weight)
         self.degrees = 2 + int(E_x is None) + int(E_y is None) + 2 * int(used) - 1
+        self.at_nodes: _Columns | None = None
+        self._whiten()
         shares = _shares(prior.highest) if E_x is None else np.array([E_x / self.low])
         self._set_nodes(shares, _LOG_KAPPA)
         self._refine()
@@ -278,6 +318,7 @@ class _Grid:
         """Remove the errors that runs share, estimated from relative residuals (M,)."""
         run = self.errors.run
         self.errors = RunErrors(run=run, shared=shared_part(residual, run))
+        self._whiten()
 
     def _set_nodes(self, shares: Array, log_kappas: Array) -> None:
         """Make a grid of all combinations of E_x / min x and ln kappa."""
@@ -286,6 +327,7 @@ class _Grid:
         self.share, self.log_kappa = share.ravel(), log_kappa.ravel()
         cell = np.gradient(shares) if len(shares) > 1 else np.zeros(1)
         self.cell = np.repeat(cell, len(log_kappas))
+        self.at_nodes = None
 
     def _log_prior(self, share: tuple[float, float]) -> Array:
         """Return the log prior (G,) of the shapes, cell sizes included.
@@ -334,26 +376,43 @@ class _Grid:
         """Return rows (..., M) relative to the size of y, without the errors that runs share."""
         return self.errors.taken_out(rows / self.size)
 
+    def _whiten(self) -> None:
+        """Prepare y and the rest for the errors that runs share."""
+        self.white_y = self._white(self.y - (self.E_y or 0.0))
+        self.white_rest = self._white(self._rest())
+        self.at_nodes = None
+
+    def _columns(self, power: Array) -> _Columns:
+        """Return the products of a power (G, M) that least squares needs."""
+        z, count = self._white(power), len(self.white_rest)
+        # One array for all: several large ones are returned to the system and cleared again.
+        products = np.empty((count + 2, *z.shape))
+        for row, product in zip((*self.white_rest, z, self.white_y), products, strict=True):
+            np.multiply(z, row, out=product)
+        return _Columns(rest=products[:count], square=products[-2], y=products[-1])
+
+    def _columns_at_nodes(self) -> _Columns:
+        """Return the products at the nodes of the grid, computed once for all weightings."""
+        if self.at_nodes is None:
+            self.at_nodes = self._columns(self._power(self.share * self.low, self.log_kappa))
+        return self.at_nodes
+
     def _solve(
-        self, z: Array, weights: Array, ridge: Array, *, paired: bool = False
-    ) -> tuple[Array, Array, list[Array]]:
-        """Solve weighted least squares of y on z (G, M) and the rest, for weightings (S, M).
+        self, columns: _Columns, weights: Array, ridge: Array, *, paired: bool = False
+    ) -> _Solved:
+        """Solve weighted least squares of y on the power and the rest, for weightings (S, M).
 
         Args:
-            z: the power at each shape (G, M); with ``paired`` one row per weighting (S, M).
+            columns: the power at each shape (G, M); with ``paired`` one row per weighting (S, M).
             weights: the weightings (S, M).
             ridge: precision of the rest's coefficients (S, Q).
-            paired: whether row s of z belongs to weighting s only; results then have shape (S,).
-
-        Returns:
-            Objective (G, S), coefficient of z (G, S), and the coefficient of each of the rest (G,
-            S).
+            paired: whether row s of the power belongs to weighting s only; results then have shape
+                (S,).
         """
-        w, z = weights * self.weight, self._white(z)
-        y, rows = self._white(self.y - (self.E_y or 0.0)), self._white(self._rest())
+        w, y, rows = weights * self.weight, self.white_y, self.white_rest
 
-        def product(columns: Array) -> Array:
-            return np.sum(columns * w, axis=-1) if paired else columns @ w.T
+        def product(column: Array) -> Array:
+            return np.sum(column * w, axis=-1) if paired else column @ w.T
 
         count = len(rows)
         gram = (w @ (rows[:, None] * rows).reshape(count**2, len(self.x)).T).reshape(
@@ -366,25 +425,31 @@ class _Grid:
         by = (w * y) @ rows.T
         by_inverse = np.einsum("sq,sqp->ps", by, inverse)
         # Lists over the two or three coefficients: each sum adds large (G, S) arrays.
-        zb = [product(z * row) for row in rows]
+        zb = [product(column) for column in columns.rest]
         zb_inverse = [_sum(one * part for one, part in zip(zb, column.T, strict=True))
                       for column in np.moveaxis(inverse, 2, 0)]  # fmt: skip
-        zz = product(z**2) - _sum(one * two for one, two in zip(zb, zb_inverse, strict=True))
-        zy = product(z * y) - _sum(one * part for one, part in zip(zb_inverse, by.T, strict=True))
+        zz = product(columns.square) - _sum(
+            one * two for one, two in zip(zb, zb_inverse, strict=True)
+        )
+        zy = product(columns.y) - _sum(
+            one * part for one, part in zip(zb_inverse, by.T, strict=True)
+        )
         yy = w @ y**2
         left = yy - np.sum(by_inverse * by.T, axis=0)
         K = np.maximum(zy, 0.0) / np.maximum(zz, 1e-300)
-        objective = np.maximum(left - K * zy, 1e-14 * yy)
-        rest = [one - K * two for one, two in zip(by_inverse, zb_inverse, strict=True)]
-        return objective, K, rest
+        return _Solved(
+            objective=np.maximum(left - K * zy, 1e-14 * yy),
+            K=K,
+            alone=by_inverse,
+            per_K=zb_inverse,
+        )
 
     def _ridge(self, weights: Array) -> Array:
         """Return the precision (S, Q) of the rest: noise variance over prior variance."""
-        rows = self._rest()
-        ridge = np.zeros((len(weights), len(rows)))
+        ridge = np.zeros((len(weights), len(self.white_rest)))
         if self.used:
-            straight = self._power(np.array([0.5 * self.low]), np.zeros(1))
-            noise = self._solve(straight, weights, ridge)[0][0] / max(len(self.x) - 5, 1)
+            straight = self._columns(self._power(np.array([0.5 * self.low]), np.zeros(1)))
+            noise = self._solve(straight, weights, ridge).objective[0] / max(len(self.x) - 5, 1)
             # Use the whole noise, shared errors included: errors that drift along a run look like
             # an effect of its D/N.
             noise = noise / (1 - self.errors.shared)
@@ -398,27 +463,28 @@ class _Grid:
 
         Shapes with E_y < 0 have probability 0, unless all shapes do.
         """
-        z = self._power(self.share * self.low, self.log_kappa)
-        objective, _, coefficients = self._solve(z, weights, ridge)
+        solved = self._solve(self._columns_at_nodes(), weights, ridge)
+        objective = solved.objective
         # Student's t: the noise variance is integrated out, which leaves a power of the objective.
         exponent = max(worth(self.weight, self.errors.run) - self.degrees, 1.0) / 2
         log = self._log_prior(share)[:, None] - exponent * np.log(objective / objective.min(axis=0))
         if self.E_y is None:
-            possible = coefficients[0] >= 0
+            possible = solved.rest(0) >= 0
             log = np.where(possible | ~possible.any(axis=0), log, -np.inf)
         probability = np.exp(log - log.max(axis=0))
         return probability / probability.sum(axis=0)
 
     def _laws(self, E_x: Array, log_kappa: Array, weights: Array, ridge: Array) -> Array:
         """Return parameters (S, 6), the linear ones solved at one shape per weighting."""
-        z = self._power(E_x, log_kappa)
-        _, K, rest = self._solve(z, weights, ridge, paired=True)
-        kappa = np.exp(log_kappa)
+        columns = self._columns(self._power(E_x, log_kappa))
+        solved = self._solve(columns, weights, ridge, paired=True)
+        K, kappa = solved.K, np.exp(log_kappa)
         out = np.zeros((len(weights), len(PARAMETERS)))
         out[:, 0], out[:, 1], out[:, 2] = K * (self.middle - E_x) ** -kappa, kappa, E_x
-        out[:, 3] = rest[0] if self.E_y is None else self.E_y
+        out[:, 3] = solved.rest(0) if self.E_y is None else self.E_y
         if self.used:
-            out[:, 4], out[:, 5] = rest[-2] - rest[-1], rest[-1] / self.low
+            tilt = solved.rest(-1)
+            out[:, 4], out[:, 5] = solved.rest(-2) - tilt, tilt / self.low
         return out
 
     def mean_shape(self, weights: Array) -> Array:
@@ -428,14 +494,23 @@ class _Grid:
         E_x = self.low * (self.share @ probability)
         return self._laws(E_x, self.log_kappa @ probability, weights, ridge)
 
+    def _drawn_nodes(self, weights: Array, ridge: Array, level: Array) -> Array:
+        """Return the node (S,) at which each weighting's posterior has accumulated to its level."""
+        pick = np.empty(len(weights), int)
+        for first in range(0, len(weights), _CHUNK):
+            part = slice(first, first + _CHUNK)
+            posterior = self._posterior(weights[part], ridge[part], _SHARE_OF_DRAWS)
+            cumulative = np.cumsum(posterior, axis=0)
+            pick[part] = np.count_nonzero(cumulative < level[part] * cumulative[-1], axis=0)
+        return pick
+
     def drawn_shape(self, weights: Array, random: np.random.Generator) -> Array:
         """Return the law (S, 6) at one shape drawn from each weighting's posterior.
 
         Its deviation from the unweighted fit at that shape is scaled for few runs.
         """
         ridge = self._ridge(weights)
-        cumulative = np.cumsum(self._posterior(weights, ridge, _SHARE_OF_DRAWS), axis=0)
-        pick = np.argmax(cumulative >= random.random(len(weights)) * cumulative[-1], axis=0)
+        pick = self._drawn_nodes(weights, ridge, random.random(len(weights)))
         # Spread draws uniformly over their cell, so that they do not sit on the nodes.
         off = random.uniform(-0.5, 0.5, (2, len(weights)))
         share = self.share[pick] + off[0] * self.cell[pick]

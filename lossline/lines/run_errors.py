@@ -44,7 +44,8 @@ class RunErrors:
         own = 1 - self.shared
         part = 1 - np.sqrt(own / (own + count * self.shared))
         member = np.eye(len(count))[self.run]
-        return rows - ((rows @ member) * (part / count))[..., self.run]
+        offset = np.take((rows @ member) * (part / count), self.run, axis=-1)
+        return np.subtract(rows, offset, out=offset)
 
 
 def shared_part(residual: Array, run: Array) -> float:
