@@ -25,7 +25,7 @@ from lossline.laws.results import FitResult, FitStatus
 from lossline.laws.solver import fit_many
 from lossline.lines.fitting import Line, LineOptions, fit_specimen
 from lossline.lines.groups import GROUP_BY, Group, split
-from lossline.lines.heldout import hold_out
+from lossline.lines.heldout import case_of, hold_out
 from lossline.lines.specimens import within_groups
 from lossline.run_order import run_numbers
 from lossline.tables.chance import chance_level
@@ -276,20 +276,17 @@ def _held_out(
     if x_set is None:
         return pd.DataFrame(), list(lines)
     wanted = [name for name in y_sets if name not in (x_set, OWN_SET)]
-    cases = [
-        (group, y_set, unit)
+    groups = split(fresh(rows), options.group_by)
+    asked = [
+        (group, x_set, y_set, unit, options.lines.min_points)
         for unit in units
-        for group in split(fresh(rows), options.group_by)
+        for group in groups
         for y_set in _measured(rows, wanted, unit)
     ]
-    parts = [
-        hold_out(group, x_set, y_set, unit, options.lines)
-        for group, y_set, unit in counted(cases, say, "held-out sets")
-    ]
-    parts = [part for part in parts if len(part)]
-    if not parts:
-        return pd.DataFrame(), list(lines)
-    scores = pd.concat(parts, ignore_index=True)
+    cases = [case for one in asked if (case := case_of(*one)) is not None]
+    scores = hold_out(cases, options.lines, say)
+    if not len(scores):
+        return scores, list(lines)
     return scores, [_scored(line, scores) for line in lines]
 
 

@@ -15,15 +15,16 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 
 from lossline.errors import UserError
 from lossline.laws.compute_laws import Kaplan
+from lossline.laws.problems import FitProblem
 from lossline.laws.results import FitResult
-from lossline.laws.solver import fit
+from lossline.laws.solver import fit_many
 from lossline.lines.common_cases import LINE
 from lossline.lines.fitting import Line, LineOptions, fit_line
 from lossline.lines.specimens import Specimen
@@ -58,7 +59,28 @@ class Extrapolation:
 
 def fit_compute_law(pairs: Pairs) -> FitResult:
     """Fit the Kaplan-style law from N and D to y (arXiv 2411.12925, eq. 1)."""
-    return fit(Kaplan(), {"N": pairs.params, "D": pairs.tokens}, pairs.y)
+    return fit_compute_laws([pairs])[0]
+
+
+def fit_compute_laws(cases: Sequence[Pairs]) -> list[FitResult]:
+    """Fit the Kaplan-style law to each case; those of equally many usable points are one batch.
+
+    In one batch an iteration costs little more than for a single law. Cases of other sizes would be
+    padded, which changes the last digits of sums: the law of a case would depend on its neighbours.
+    """
+    batches: dict[int, list[int]] = {}
+    for index, pairs in enumerate(cases):
+        usable = np.isfinite(pairs.params) & np.isfinite(pairs.tokens)
+        batches.setdefault(int(usable.sum()), []).append(index)
+    laws: dict[int, FitResult] = {}
+    for members in batches.values():
+        problems = [_problem(cases[index]) for index in members]
+        laws |= zip(members, fit_many(Kaplan(), problems), strict=True)
+    return [laws[index] for index in range(len(cases))]
+
+
+def _problem(pairs: Pairs) -> FitProblem:
+    return FitProblem(inputs={"N": pairs.params, "D": pairs.tokens}, target=pairs.y)
 
 
 def compute_law(fitted: Pairs, held: Pairs) -> Array:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 
 from lossline.errors import UserError
+from lossline.laws.results import FitResult
 from lossline.lines.common_cases import LINE
 from lossline.lines.extrapolation import (
-    fit_compute_law,
+    Baseline,
+    fit_compute_laws,
     nearest_run,
     predict_held_out,
     straight_line,
@@ -19,6 +22,7 @@ from lossline.lines.fitting import LineOptions
 from lossline.lines.groups import Group
 from lossline.lines.specimens import Specimen, kind_of
 from lossline.tables.pairing import Pairs, pair_checkpoints
+from lossline.terminal import Say, counted, silent
 
 Array = np.ndarray
 
@@ -26,20 +30,23 @@ Array = np.ndarray
 _LARGEST = 0.5
 
 
-def determined_law(fitted: Pairs, held: Pairs) -> Array:
-    """Predict y by the compute-to-loss law of N and D; NaN unless the runs determine it."""
-    law = fit_compute_law(fitted)
-    if not law.ok:
-        return np.full(len(held), np.nan)
-    return law.predict(N=held.params, D=held.tokens)
-
-
 # Not the ratio y / x of the largest runs: it makes sense only for two axes of one kind.
-_METHODS = {
-    "straight line": straight_line,
-    "nearest run": nearest_run,
-    "compute law": determined_law,
-}
+_METHODS: Mapping[str, Baseline] = {"straight line": straight_line, "nearest run": nearest_run}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class HeldOutCase:
+    """One line with its points to fit and to predict.
+
+    Attributes:
+        specimen: the line.
+        fitted: points of the smaller runs.
+        held: last checkpoint of each run of largest compute.
+    """
+
+    specimen: Specimen
+    fitted: Pairs
+    held: Pairs
 
 
 def largest_runs(pairs: Pairs) -> Array:
@@ -57,38 +64,71 @@ def largest_runs(pairs: Pairs) -> Array:
     return held
 
 
-def hold_out(group: Group, x_set: str, y_set: str, unit: str, options: LineOptions) -> pd.DataFrame:
-    """Predict the last checkpoint of each held-out run.
+def case_of(group: Group, x_set: str, y_set: str, unit: str, min_points: int) -> HeldOutCase | None:
+    """Return the case of a group and two sets, or None if nothing is left to fit.
+
+    Args:
+        group: the runs.
+        x_set: evaluation set of the x axis.
+        y_set: evaluation set of the y axis.
+        unit: "loss" or "bits_per_byte".
+        min_points: least number of points to fit.
+    """
+    try:
+        pairs = pair_checkpoints(group.table, x_set, y_set, unit=unit)
+    except UserError:
+        return None  # the line of this group has the reason as its message
+    if not len(pairs):
+        return None
+    held = largest_runs(pairs)
+    fitted, rest = pairs[~held], pairs[held]
+    if not len(rest) or len(fitted) < min_points or len(np.unique(fitted.x)) < 3:
+        return None
+    y_kind = group.table.loc[group.table["eval_set"] == y_set, "kind"].iloc[0]
+    specimen = Specimen(
+        x_set=x_set, y_set=y_set, group=group.facts, kind=kind_of(x_set, y_set, y_kind), unit=unit
+    )
+    return HeldOutCase(specimen=specimen, fitted=fitted, held=rest[_last(rest)])
+
+
+def hold_out(cases: Sequence[HeldOutCase], options: LineOptions, say: Say = silent) -> pd.DataFrame:
+    """Predict the last checkpoint of each held-out run of every case.
 
     Methods: "line", the fitted line at the run's measured x; "straight line" through the same
     points; "nearest run", the y of the fitted point whose x is nearest; "compute law", from N and D
     to y. Line and law answer only if the smaller runs determine them.
 
+    Args:
+        cases: the lines and points.
+        options: how to fit lines.
+        say: receives a line of progress now and then.
+
     Returns:
-        One row per run and method that has an answer (``TableFit.heldout``); no rows if nothing
-        is left to fit.
+        One row per case, run and method that has an answer (``TableFit.heldout``).
     """
-    try:
-        pairs = pair_checkpoints(group.table, x_set, y_set, unit=unit)
-    except UserError:
-        return pd.DataFrame()  # the line of this group has the reason as its message
-    if not len(pairs):
-        return pd.DataFrame()
-    held = largest_runs(pairs)
-    fitted, rest = pairs[~held], pairs[held]
-    if not len(rest) or len(fitted) < options.min_points or len(np.unique(fitted.x)) < 3:
-        return pd.DataFrame()
-    y_kind = group.table.loc[group.table["eval_set"] == y_set, "kind"].iloc[0]
-    specimen = Specimen(
-        x_set=x_set, y_set=y_set, group=group.facts, kind=kind_of(x_set, y_set, y_kind), unit=unit
-    )
+    laws = fit_compute_laws([case.fitted for case in cases])
+    pieces = counted(list(zip(cases, laws, strict=True)), say, "held-out sets")
+    parts = [_predictions(case, law, options) for case, law in pieces]
+    parts = [part for part in parts if len(part)]
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+
+
+def _predictions(case: HeldOutCase, law: FitResult, options: LineOptions) -> pd.DataFrame:
+    """Return the rows of one case."""
+
+    def determined_law(_: Pairs, held: Pairs) -> Array:
+        if not law.ok:
+            return np.full(len(held), np.nan)
+        return law.predict(N=held.params, D=held.tokens)
+
     line, found = predict_held_out(
-        specimen, fitted, rest[_last(rest)],
+        case.specimen, case.fitted, case.held,
         options=dataclasses.replace(options, min_runs=1),
-        baselines=_METHODS,
+        baselines={**_METHODS, "compute law": determined_law},
     )  # fmt: skip
     found = found[found["predicted"].notna() & (line.drawable | (found["method"] != LINE))]
-    facts = {**group.facts, "x_set": x_set, "y_set": y_set, "unit": unit}
+    one = case.specimen
+    facts = {**one.group, "x_set": one.x_set, "y_set": one.y_set, "unit": one.unit}
     rows = pd.DataFrame({"run_id": found["run"].to_numpy(str)}, index=found.index).assign(**facts)
     answers = ["method", "measured", "predicted", "low", "high", "relative_error"]
     return rows.join(found.rename(columns={"y": "measured"})[answers])
