@@ -276,14 +276,20 @@ def _held_out(
     if x_set is None:
         return pd.DataFrame(), list(lines)
     wanted = [name for name in y_sets if name not in (x_set, OWN_SET)]
-    groups = split(fresh(rows), options.group_by)
-    asked = [
-        (group, x_set, y_set, unit, options.lines.min_points)
+    own = fresh(rows)
+    found = [
+        specimen
         for unit in units
-        for group in groups
-        for y_set in _measured(rows, wanted, unit)
+        for specimen in within_groups(
+            _in_unit(own, unit),
+            x_sets=_measured(own, [x_set], unit),
+            y_sets=_measured(own, wanted, unit),
+            group_by=options.group_by,
+            unit=unit,
+        )
     ]
-    cases = [case for one in asked if (case := case_of(*one)) is not None]
+    min_points = options.lines.min_points
+    cases = [case for one in found if (case := case_of(one, min_points)) is not None]
     scores = hold_out(cases, options.lines, say)
     if not len(scores):
         return scores, list(lines)

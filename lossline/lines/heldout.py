@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from lossline.errors import UserError
 from lossline.laws.results import FitResult
 from lossline.lines.common_cases import LINE
 from lossline.lines.extrapolation import (
@@ -19,9 +18,8 @@ from lossline.lines.extrapolation import (
     straight_line,
 )
 from lossline.lines.fitting import LineOptions
-from lossline.lines.groups import Group
-from lossline.lines.specimens import Specimen, kind_of
-from lossline.tables.pairing import Pairs, pair_checkpoints
+from lossline.lines.specimens import Specimen
+from lossline.tables.pairing import Pairs
 from lossline.terminal import Say, counted, silent
 
 Array = np.ndarray
@@ -64,30 +62,15 @@ def largest_runs(pairs: Pairs) -> Array:
     return held
 
 
-def case_of(group: Group, x_set: str, y_set: str, unit: str, min_points: int) -> HeldOutCase | None:
-    """Return the case of a group and two sets, or None if nothing is left to fit.
-
-    Args:
-        group: the runs.
-        x_set: evaluation set of the x axis.
-        y_set: evaluation set of the y axis.
-        unit: "loss" or "bits_per_byte".
-        min_points: least number of points to fit.
-    """
-    try:
-        pairs = pair_checkpoints(group.table, x_set, y_set, unit=unit)
-    except UserError:
-        return None  # the line of this group has the reason as its message
-    if not len(pairs):
+def case_of(specimen: Specimen, min_points: int) -> HeldOutCase | None:
+    """Return the case of a line, or None if it has fewer points to fit than ``min_points``."""
+    pairs = specimen.pairs  # without pairs, the line has the reason as its message
+    if pairs is None or not len(pairs):
         return None
     held = largest_runs(pairs)
     fitted, rest = pairs[~held], pairs[held]
     if not len(rest) or len(fitted) < min_points or len(np.unique(fitted.x)) < 3:
         return None
-    y_kind = group.table.loc[group.table["eval_set"] == y_set, "kind"].iloc[0]
-    specimen = Specimen(
-        x_set=x_set, y_set=y_set, group=group.facts, kind=kind_of(x_set, y_set, y_kind), unit=unit
-    )
     return HeldOutCase(specimen=specimen, fitted=fitted, held=rest[_last(rest)])
 
 
