@@ -18,7 +18,7 @@ import pandas as pd
 from lossline.attribution import AttributionOptions, attribute, neutral_set
 from lossline.errors import UserError
 from lossline.fits.results import ComputeLawFit, TableFit
-from lossline.laws.bootstrap import bootstrap_problem
+from lossline.laws.bootstrap import Bootstrap, bootstrap_problems
 from lossline.laws.compute_laws import Kaplan
 from lossline.laws.problems import FitProblem
 from lossline.laws.results import FitResult, FitStatus
@@ -188,20 +188,24 @@ def _compute_laws(
 ) -> list[ComputeLawFit]:
     """Fit the Kaplan-style law of each group on each set, and resample it.
 
-    All laws are fitted in one batch, then resampled one by one.
+    All laws are fitted in one batch, and resampled in a few.
     """
     found = [
         _to_fit(group, eval_set, unit)
         for group in split(rows, options.group_by)
         for eval_set in sorted(group.table.loc[group.table[unit].notna(), "eval_set"].unique())
     ]
-    fits = iter(fit_many(_LAW, [problem for _, problem, _ in found if problem is not None]))
-    return [
-        base
-        if problem is None
-        else _with_law(base, problem, runs, next(fits), options.law_resamples)
-        for base, problem, runs in counted(found, say, f"laws resampled ({unit})")
-    ]
+    asked = [(problem, runs) for _, problem, runs in found if problem is not None]
+    problems = [problem for problem, _ in asked]
+    fits = fit_many(_LAW, problems)
+    resampled: Sequence[Bootstrap | None] = [None] * len(fits)
+    if options.law_resamples:
+        resampled = bootstrap_problems(
+            _LAW, problems, runs=[runs for _, runs in asked], fits=fits,
+            resamples=options.law_resamples, say=lambda text: say(f"{text} ({unit})"),
+        )  # fmt: skip
+    laws = iter(zip(fits, resampled, strict=True))
+    return [base if problem is None else _with_law(base, *next(laws)) for base, problem, _ in found]
 
 
 def _to_fit(
@@ -236,13 +240,10 @@ def _to_fit(
     return base, problem, runs
 
 
-def _with_law(
-    base: ComputeLawFit, problem: FitProblem, runs: np.ndarray, found: FitResult, resamples: int
-) -> ComputeLawFit:
+def _with_law(base: ComputeLawFit, found: FitResult, resampled: Bootstrap | None) -> ComputeLawFit:
     """Return the law with its fit, and the 90% interval of E by a bootstrap over runs."""
     message, low, high = "", math.nan, math.nan
-    if resamples:
-        resampled = bootstrap_problem(_LAW, problem, runs=runs, resamples=resamples, fit=found)
+    if resampled is not None:
         message = resampled.message
         if resampled.determined:
             low, high = resampled.interval("E", 0.9)

@@ -15,7 +15,7 @@ Student's t.
 
 import dataclasses
 import enum
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -36,6 +36,7 @@ from lossline.laws.solver import FitOptions, finish, fit_many
 from lossline.laws.starts import Nodes, nodes, project
 from lossline.run_order import run_numbers
 from lossline.seeds import check_seed
+from lossline.terminal import Say, now_and_then, silent
 
 Array = np.ndarray
 
@@ -48,6 +49,8 @@ _ENOUGH = 1e-10
 # hold two of three sizes. Reweighting keeps all runs, but its intervals are slightly too narrow.
 _DRAWABLE = 0.95
 _DETERMINED = 0.8  # share of resamples that must give a fit
+# Points x resamples of the problems that are resampled together: enough that calls cost little.
+_BATCH_ELEMENTS = 300_000
 _NOISE_DRAWS = 8  # draws of measurement noise per resample, for prediction bands
 
 
@@ -282,42 +285,62 @@ def bootstrap_problem(
     fit: FitResult | None = None,
 ) -> Bootstrap:
     """Do the same as ``bootstrap`` for a ``FitProblem``; a given ``fit`` is not fitted again."""
+    return bootstrap_problems(
+        law,
+        [problem],
+        runs=[runs],
+        options=options,
+        resamples=resamples,
+        resampling=resampling,
+        seed=seed,
+        fits=[fit],
+    )[0]
+
+
+def bootstrap_problems(
+    law: Law,
+    problems: Sequence[FitProblem],
+    *,
+    runs: Sequence[Sequence[Any] | Array | None],
+    fits: Sequence[FitResult | None],
+    options: FitOptions | None = None,
+    resamples: int = 1000,
+    resampling: Resampling | None = None,
+    seed: int = 0,
+    say: Say = silent,
+) -> list[Bootstrap]:
+    """Do the same as ``bootstrap`` for many problems, each as if it were alone.
+
+    Problems of equally many points are resampled together: with few points the calls cost more than
+    the arithmetic. Others would be padded, which changes the last digits of sums.
+
+    Args:
+        law: the law.
+        problems: the problems.
+        runs: run of each point, per problem.
+        fits: fit to all the data of each problem; None fits it here.
+        options: how to fit.
+        resamples: number of resamples.
+        resampling: how to resample; None as in ``bootstrap``.
+        seed: seed of the resampling.
+        say: receives a line of progress now and then.
+    """
     options = options or FitOptions()
     if resamples < 2:
         raise UserError(f"resamples must be at least 2, not {resamples}")
     check_seed(seed, "seed")
-    fit = fit or fit_many(law, [problem], options=options)[0]
-    data = prepare(law, problem, options.objective)
-    run = _run_numbers(runs, data)
-    low, high = internal_bounds(law, problem, data) if fit.ok else (_nothing(law), _nothing(law))
-    base = _Base(law, data, options, fit, low, high)
-    count = int(run.max()) + 1 if len(run) else 0
-    how = Resampling.DRAW if resampling is None else Resampling(resampling)
-    samples, failures = np.zeros((0, len(law.parameters))), dict[str, int]()
-    message = "" if fit.ok else fit.message
-    if not message and count < 2:
-        message = "only one run: there is nothing to resample"
-    if not message:
-        weights = _resample(run, count, resamples, how, seed) * data.weights
-        if resampling is None and np.mean(base.determined_by(weights)) < _DRAWABLE:
-            how = Resampling.REWEIGHT
-            weights = _resample(run, count, resamples, how, seed) * data.weights
-        samples, failures = _fit_resamples(base, weights)
-        if len(samples) < _DETERMINED * resamples:
-            message = f"only {len(samples)} of {resamples} resamples of the runs could be fitted"
-    return Bootstrap(
-        fit=fit,
-        samples=samples,
-        resamples=resamples,
-        failures=failures,
-        n_runs=count,
-        residual=options.objective.residual,
-        resampling=how,
-        low=law.to_natural(low),
-        high=law.to_natural(high),
-        seed=seed,
-        message=message,
-    )
+    plans = [
+        _plan(law, problem, run, options, resamples, resampling, seed, fit)
+        for problem, run, fit in zip(problems, runs, fits, strict=True)
+    ]
+    found: dict[int, tuple[Array, dict[str, int]]] = {}
+    sparing = now_and_then(say)
+    for members in _batches(plans):
+        batch = [plans[i] for i in members]
+        fitted = _fit_resamples([p.base for p in batch], [p.weights for p in batch])
+        found |= zip(members, fitted, strict=True)
+        sparing(f"  {len(found)} of {len(plans)} laws resampled")
+    return [_bootstrap(plan, *found[i], resamples, seed) for i, plan in enumerate(plans)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -345,6 +368,81 @@ class _Base:
             (self.low < theta) & (theta < self.high),
         )
         return numbers <= self.options.condition_limit
+
+
+@dataclasses.dataclass(frozen=True)
+class _Plan:
+    """A problem and the weights (B, M) of its resamples; none with a message."""
+
+    base: _Base
+    weights: Array
+    runs: int
+    how: Resampling
+    message: str
+
+
+def _plan(
+    law: Law,
+    problem: FitProblem,
+    runs: Sequence[Any] | Array | None,
+    options: FitOptions,
+    resamples: int,
+    resampling: Resampling | None,
+    seed: int,
+    fit: FitResult | None,
+) -> _Plan:
+    """Return how to resample one problem."""
+    fit = fit or fit_many(law, [problem], options=options)[0]
+    data = prepare(law, problem, options.objective)
+    run = _run_numbers(runs, data)
+    low, high = internal_bounds(law, problem, data) if fit.ok else (_nothing(law), _nothing(law))
+    base = _Base(law, data, options, fit, low, high)
+    count = int(run.max()) + 1 if len(run) else 0
+    how = Resampling.DRAW if resampling is None else Resampling(resampling)
+    message = "" if fit.ok else fit.message
+    if not message and count < 2:
+        message = "only one run: there is nothing to resample"
+    weights = np.zeros((0, data.n))
+    if not message:
+        weights = _resample(run, count, resamples, how, seed) * data.weights
+        if resampling is None and np.mean(base.determined_by(weights)) < _DRAWABLE:
+            how = Resampling.REWEIGHT
+            weights = _resample(run, count, resamples, how, seed) * data.weights
+    return _Plan(base=base, weights=weights, runs=count, how=how, message=message)
+
+
+def _batches(plans: Sequence[_Plan]) -> Iterator[list[int]]:
+    """Yield the problems to resample together: of equally many points, and not too many."""
+    by_points: dict[int, list[int]] = {}
+    for i, plan in enumerate(plans):
+        by_points.setdefault(plan.base.data.n, []).append(i)
+    for n, members in by_points.items():
+        most = max(len(plans[i].weights) for i in members)
+        size = max(1, _BATCH_ELEMENTS // max(1, n * most))
+        for first in range(0, len(members), size):
+            yield members[first : first + size]
+
+
+def _bootstrap(
+    plan: _Plan, samples: Array, failures: Mapping[str, int], resamples: int, seed: int
+) -> Bootstrap:
+    """Return the result of one problem."""
+    message, base = plan.message, plan.base
+    if not message and len(samples) < _DETERMINED * resamples:
+        message = f"only {len(samples)} of {resamples} resamples of the runs could be fitted"
+    return Bootstrap(
+        fit=base.fit,
+        samples=samples,
+        resamples=resamples,
+        failures=failures,
+        n_runs=plan.runs,
+        residual=base.options.objective.residual,
+        resampling=plan.how,
+        low=base.law.to_natural(base.low),
+        high=base.law.to_natural(base.high),
+        seed=seed,
+        message=message,
+    )
 
 
 def _nothing(law: Law) -> Array:
@@ -376,39 +474,69 @@ def _resample(run: Array, count: int, resamples: int, resampling: Resampling, se
     return drawn[:, run]
 
 
-def _fit_resamples(base: _Base, weights_BxM: Array) -> tuple[Array, dict[str, int]]:
+def _fit_resamples(
+    bases: Sequence[_Base], weightings: Sequence[Array]
+) -> list[tuple[Array, dict[str, int]]]:
     """Return natural parameters of the resamples that could be fitted, and counts of the others.
 
     The counts are by reason.
+
+    Args:
+        bases: the fits, each to M points.
+        weightings: weights (B, M) of the resamples of each.
     """
-    law, usable = base.law, base.determined_by(weights_BxM)
-    failures = {"the runs drawn do not determine the law": int(np.sum(~usable))}
-    weights_BxM = weights_BxM[usable]
-    count = len(weights_BxM)
-    if not count:
-        return np.zeros((0, len(law.parameters))), failures
-    starts = _resample_starts(base, weights_BxM)
-    row_fit = np.repeat(np.arange(count), starts.shape[1])
-    shape = (len(row_fit), len(law.parameters))
+    usable = [
+        base.determined_by(w) if len(w) else np.zeros(0, bool)
+        for base, w in zip(bases, weightings, strict=True)
+    ]
+    kept = [w[good] for w, good in zip(weightings, usable, strict=True)]
+    theta, good = _optima(bases, kept)
+    ends = np.cumsum([len(w) for w in kept])[:-1]
+    parts = zip(bases, usable, np.split(theta, ends), np.split(good, ends), strict=True)
+    return [_counted(*part) for part in parts]
+
+
+def _counted(base: _Base, usable: Array, theta: Array, good: Array) -> tuple[Array, dict[str, int]]:
+    """Return the natural parameters of the good resamples, and counts of the others by reason."""
+    failures = {
+        "the runs drawn do not determine the law": int(np.sum(~usable)),
+        "no optimum reached": int(np.sum(~good)),
+    }
+    return base.law.to_natural(theta[good]), {why: n for why, n in failures.items() if n}
+
+
+def _optima(bases: Sequence[_Base], weightings: Sequence[Array]) -> tuple[Array, Array]:
+    """Fit all resamples in one batch.
+
+    Returns:
+        Internal parameters (B, P) of the resamples of all problems, one problem after the other,
+        and whether each is an optimum (B,).
+    """
+    fitted = [(base, w) for base, w in zip(bases, weightings, strict=True) if len(w)]
+    law, options = bases[0].law, bases[0].options
+    if not fitted:
+        return np.zeros((0, len(law.parameters))), np.zeros(0, bool)
+    weights = np.concatenate([w for _, w in fitted])
+    starts = np.concatenate([_resample_starts(base, w) for base, w in fitted])
+    row_fit = np.repeat(np.arange(len(weights)), starts.shape[1])
+    problem = np.repeat(np.arange(len(fitted)), [len(w) for _, w in fitted])[row_fit]
     batch = FitRows(
-        stack=stack(law, base.options.objective, [base.data]),
-        problem=np.zeros(len(row_fit), int),
-        weights=weights_BxM,
+        stack=stack(law, options.objective, [base.data for base, _ in fitted]),
+        problem=problem,
+        weights=weights,
         weight=row_fit,
         fit=row_fit,
-        low=np.broadcast_to(base.low, shape),
-        high=np.broadcast_to(base.high, shape),
+        low=np.stack([base.low for base, _ in fitted])[problem],
+        high=np.stack([base.high for base, _ in fitted])[problem],
     )
     descent = descend(
         batch,
-        starts.reshape(shape),
-        iterations=base.options.iterations,
-        tolerance=base.options.tolerance,
+        starts.reshape(len(row_fit), -1),
+        iterations=options.iterations,
+        tolerance=options.tolerance,
     )
-    best = finish(batch, descent, count, finalists=1, iterations=4, enough=_ENOUGH)
-    good = (best.row >= 0) & (best.decrement < _STATIONARY)
-    failures["no optimum reached"] = int(np.sum(~good))
-    return law.to_natural(best.theta[good]), {why: n for why, n in failures.items() if n}
+    best = finish(batch, descent, len(weights), finalists=1, iterations=4, enough=_ENOUGH)
+    return best.theta, (best.row >= 0) & (best.decrement < _STATIONARY)
 
 
 def _resample_starts(base: _Base, weights_BxM: Array) -> Array:
