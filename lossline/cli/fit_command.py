@@ -45,6 +45,7 @@ class FitCommand(TableFitOptions):
         bad_rows: "exclude" (default): leave bad rows out, print one line for each kind, and fit the
             rest. "refuse": stop if the table has any.
         report: whether to make figures and report.html.
+        processes: processes that fit laws and lines; two take about 0.6 GB.
     """
 
     table: str | tuple[str, ...] = not_identity()
@@ -52,6 +53,7 @@ class FitCommand(TableFitOptions):
     replace: bool = not_identity(False)
     bad_rows: BadRows = BadRows.EXCLUDE
     report: bool = True
+    processes: int = not_identity(2)
 
 
 def fit_to_folder(options: FitCommand) -> TableFit | None:

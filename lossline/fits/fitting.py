@@ -8,6 +8,7 @@ Fit a loss table:
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -26,16 +27,19 @@ from lossline.laws.solver import fit_many
 from lossline.lines.fitting import Line, LineOptions, fit_specimen
 from lossline.lines.groups import GROUP_BY, Group, split
 from lossline.lines.heldout import case_of, hold_out
-from lossline.lines.specimens import within_groups
+from lossline.lines.specimens import Specimen, within_groups
+from lossline.options.identity import not_identity
 from lossline.run_order import run_numbers
 from lossline.tables.chance import chance_level
 from lossline.tables.continued import continued_names, fresh, is_continued
 from lossline.tables.frames import nearest_name, nearest_names
 from lossline.tables.pairing import one_set
 from lossline.tables.schema import OWN_SET, SetKind, Status, Unit
-from lossline.terminal import Say, counted, silent
+from lossline.terminal import Say, silent
+from lossline.workers import Workers
 
 _LAW = Kaplan()
+_TOGETHER = 12  # laws that one worker resamples at a time
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -51,9 +55,11 @@ class TableFitOptions:
         attribution: how to test factors.
         law_resamples: bootstrap resamples for the interval of E of the compute-to-loss laws; 0 for
             none.
+        processes: processes that fit laws and lines. The results do not depend on it. A script that
+            asks for more than one must guard its entry by ``if __name__ == "__main__"``.
 
     Raises:
-        UserError: a unit is unknown.
+        UserError: a unit is unknown, or ``processes`` is below 1.
     """
 
     group_by: tuple[str, ...] = GROUP_BY
@@ -63,8 +69,11 @@ class TableFitOptions:
     lines: LineOptions = dataclasses.field(default_factory=LineOptions)
     attribution: AttributionOptions = dataclasses.field(default_factory=AttributionOptions)
     law_resamples: int = 100
+    processes: int = not_identity(1)
 
     def __post_init__(self) -> None:
+        if self.processes < 1:
+            raise UserError(f"fit.processes = {self.processes}: must be at least 1.")
         for unit in self.units:
             if unit not in tuple(Unit):
                 raise UserError(f"fit.units: {unit!r} is unknown. Choose from {', '.join(Unit)}.")
@@ -98,28 +107,17 @@ def fit_table(
             f"the loss table has no value in {' or '.join(options.units)}: there is nothing to fit"
         )
     groups = len(split(rows, options.group_by))
-    say(f"compute-to-loss laws of {groups} {'group' if groups == 1 else 'groups'} of runs")
-    laws = [law for unit in units for law in _compute_laws(rows, unit, options, say)]
-    with_loss = [{n for u in units for n in _measured(rows, s, u)} for s in (x_sets, y_sets)]
-    say("lines: {} x sets, {} y sets".format(*map(len, with_loss)))
-    specimens = [
-        specimen
-        for unit in units
-        for specimen in within_groups(
-            _in_unit(rows, unit),
-            x_sets=_measured(rows, x_sets, unit),
-            y_sets=_measured(rows, y_sets, unit),
-            group_by=options.group_by,
-            unit=unit,
-        )
-    ]
-    lines = [
-        fit_specimen(specimen, options=options.lines)
-        for specimen in counted(specimens, say, "lines")
-    ]
-    say("held-out predictions: runs of largest compute from the others")
-    main = options.attribution.x_set or neutral_set(rows)
-    heldout, lines = _held_out(rows, main, y_sets, units, lines, options, say)
+    with Workers(options.processes) as workers:
+        say(f"compute-to-loss laws of {groups} {'group' if groups == 1 else 'groups'} of runs")
+        laws = [law for unit in units for law in _compute_laws(rows, unit, options, workers, say)]
+        with_loss = [{n for u in units for n in _measured(rows, s, u)} for s in (x_sets, y_sets)]
+        say("lines: {} x sets, {} y sets".format(*map(len, with_loss)))
+        specimens = _specimens(rows, x_sets, y_sets, units, options)
+        fit_one = functools.partial(fit_specimen, options=options.lines)
+        lines = workers.map(fit_one, specimens, say=say, what="lines")
+        say("held-out predictions: runs of largest compute from the others")
+        main = options.attribution.x_set or neutral_set(rows)
+        heldout, lines = _held_out(rows, main, y_sets, units, lines, options, workers, say)
     say("attribution: which factors move the lines")
     attribution = attribute(table, _attribution_options(options), say=say)
     return TableFit(
@@ -140,6 +138,27 @@ def fit_table(
         ),
         settings=dataclasses.asdict(options),
     )
+
+
+def _specimens(
+    rows: pd.DataFrame,
+    x_sets: Sequence[str],
+    y_sets: Sequence[str],
+    units: Sequence[str],
+    options: TableFitOptions,
+) -> list[Specimen]:
+    """Return the lines between these sets, in every unit."""
+    return [
+        specimen
+        for unit in units
+        for specimen in within_groups(
+            _in_unit(rows, unit),
+            x_sets=_measured(rows, x_sets, unit),
+            y_sets=_measured(rows, y_sets, unit),
+            group_by=options.group_by,
+            unit=unit,
+        )
+    ]
 
 
 def _attribution_options(options: TableFitOptions) -> AttributionOptions:
@@ -184,7 +203,7 @@ def _in_unit(rows: pd.DataFrame, unit: str) -> pd.DataFrame:
 
 
 def _compute_laws(
-    rows: pd.DataFrame, unit: str, options: TableFitOptions, say: Say
+    rows: pd.DataFrame, unit: str, options: TableFitOptions, workers: Workers, say: Say
 ) -> list[ComputeLawFit]:
     """Fit the Kaplan-style law of each group on each set, and resample it.
 
@@ -195,17 +214,26 @@ def _compute_laws(
         for group in split(rows, options.group_by)
         for eval_set in sorted(group.table.loc[group.table[unit].notna(), "eval_set"].unique())
     ]
-    asked = [(problem, runs) for _, problem, runs in found if problem is not None]
-    problems = [problem for problem, _ in asked]
+    problems = [problem for _, problem, _ in found if problem is not None]
+    runs = [runs for _, problem, runs in found if problem is not None]
     fits = fit_many(_LAW, problems)
     resampled: Sequence[Bootstrap | None] = [None] * len(fits)
     if options.law_resamples:
-        resampled = bootstrap_problems(
-            _LAW, problems, runs=[runs for _, runs in asked], fits=fits,
-            resamples=options.law_resamples, say=lambda text: say(f"{text} ({unit})"),
-        )  # fmt: skip
+        asked = list(zip(problems, runs, fits, strict=True))
+        resample = functools.partial(_resampled, resamples=options.law_resamples)
+        pieces = [asked[i : i + _TOGETHER] for i in range(0, len(asked), _TOGETHER)]
+        of_pieces = workers.map(resample, pieces, say=say, what=f"batches of laws ({unit})")
+        resampled = [one for piece in of_pieces for one in piece]
     laws = iter(zip(fits, resampled, strict=True))
     return [base if problem is None else _with_law(base, *next(laws)) for base, problem, _ in found]
+
+
+def _resampled(
+    asked: Sequence[tuple[FitProblem, np.ndarray, FitResult]], resamples: int
+) -> list[Bootstrap]:
+    """Return the bootstraps of problems, given with the runs of their points and their fits."""
+    problems, runs, fits = zip(*asked, strict=True)
+    return bootstrap_problems(_LAW, problems, runs=runs, fits=fits, resamples=resamples)
 
 
 def _to_fit(
@@ -268,6 +296,7 @@ def _held_out(
     units: Sequence[str],
     lines: Sequence[Line],
     options: TableFitOptions,
+    workers: Workers,
     say: Say,
 ) -> tuple[pd.DataFrame, list[Line]]:
     """Return predictions of each group's largest runs, and the lines with their mean error.
@@ -277,21 +306,10 @@ def _held_out(
     if x_set is None:
         return pd.DataFrame(), list(lines)
     wanted = [name for name in y_sets if name not in (x_set, OWN_SET)]
-    own = fresh(rows)
-    found = [
-        specimen
-        for unit in units
-        for specimen in within_groups(
-            _in_unit(own, unit),
-            x_sets=_measured(own, [x_set], unit),
-            y_sets=_measured(own, wanted, unit),
-            group_by=options.group_by,
-            unit=unit,
-        )
-    ]
+    found = _specimens(fresh(rows), [x_set], wanted, units, options)
     min_points = options.lines.min_points
     cases = [case for one in found if (case := case_of(one, min_points)) is not None]
-    scores = hold_out(cases, options.lines, say)
+    scores = hold_out(cases, options.lines, workers=workers, say=say)
     if not len(scores):
         return scores, list(lines)
     return scores, [_scored(line, scores) for line in lines]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -20,7 +21,8 @@ from lossline.lines.extrapolation import (
 from lossline.lines.fitting import LineOptions
 from lossline.lines.specimens import Specimen
 from lossline.tables.pairing import Pairs
-from lossline.terminal import Say, counted, silent
+from lossline.terminal import Say, silent
+from lossline.workers import HERE, Workers
 
 Array = np.ndarray
 
@@ -74,7 +76,13 @@ def case_of(specimen: Specimen, min_points: int) -> HeldOutCase | None:
     return HeldOutCase(specimen=specimen, fitted=fitted, held=rest[_last(rest)])
 
 
-def hold_out(cases: Sequence[HeldOutCase], options: LineOptions, say: Say = silent) -> pd.DataFrame:
+def hold_out(
+    cases: Sequence[HeldOutCase],
+    options: LineOptions,
+    *,
+    workers: Workers = HERE,
+    say: Say = silent,
+) -> pd.DataFrame:
     """Predict the last checkpoint of each held-out run of every case.
 
     Methods: "line", the fitted line at the run's measured x; "straight line" through the same
@@ -84,20 +92,23 @@ def hold_out(cases: Sequence[HeldOutCase], options: LineOptions, say: Say = sile
     Args:
         cases: the lines and points.
         options: how to fit lines.
+        workers: where to fit them.
         say: receives a line of progress now and then.
 
     Returns:
         One row per case, run and method that has an answer (``TableFit.heldout``).
     """
     laws = fit_compute_laws([case.fitted for case in cases])
-    pieces = counted(list(zip(cases, laws, strict=True)), say, "held-out sets")
-    parts = [_predictions(case, law, options) for case, law in pieces]
+    predict = functools.partial(_predictions, options=options)
+    pieces = list(zip(cases, laws, strict=True))
+    parts = workers.map(predict, pieces, say=say, what="held-out sets")
     parts = [part for part in parts if len(part)]
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
 
 
-def _predictions(case: HeldOutCase, law: FitResult, options: LineOptions) -> pd.DataFrame:
-    """Return the rows of one case."""
+def _predictions(piece: tuple[HeldOutCase, FitResult], options: LineOptions) -> pd.DataFrame:
+    """Return the rows of one case, whose compute law is given."""
+    case, law = piece
 
     def determined_law(_: Pairs, held: Pairs) -> Array:
         if not law.ok:

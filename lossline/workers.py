@@ -1,0 +1,81 @@
+"""Worker processes for many independent pieces of one command's work."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from types import TracebackType
+from typing import TypeVar
+
+from lossline.child_process import die_with_pool
+from lossline.terminal import Say, now_and_then, silent
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+_PIECES = 8  # per process and call: few enough that sending costs little, many enough to balance
+
+
+class Workers:
+    """Processes that apply a function to items; with one, everything happens in this process.
+
+    They start with the first call that has work for several. Use it as a context manager, which
+    ends them.
+
+    Args:
+        processes: number of processes.
+    """
+
+    def __init__(self, processes: int = 1) -> None:
+        self._processes = processes
+        self._pool: ProcessPoolExecutor | None = None
+
+    def __enter__(self) -> Workers:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+
+    def map(
+        self, function: Callable[[Item], Result], items: Sequence[Item], *,
+        say: Say = silent, what: str = "items",
+    ) -> list[Result]:  # fmt: skip
+        """Return the results in the order of the items.
+
+        Args:
+            function: a function of a module, or a ``functools.partial`` of one; its result must not
+                depend on the process.
+            items: its arguments.
+            say: receives a line of progress now and then.
+            what: name of the items in it.
+        """
+        results: list[Result] = []
+        sparing = now_and_then(say)
+        for result in self._results(function, items):
+            results.append(result)
+            if len(results) < len(items):
+                sparing(f"  {len(results)} of {len(items)} {what}")
+        return results
+
+    def _results(
+        self, function: Callable[[Item], Result], items: Sequence[Item]
+    ) -> Iterator[Result]:
+        if self._processes <= 1 or len(items) < 2:
+            return map(function, items)
+        if self._pool is None:
+            # Spawn instead of fork: a fork does not copy the threads that libraries have started.
+            self._pool = ProcessPoolExecutor(
+                self._processes, get_context("spawn"), initializer=die_with_pool
+            )
+        piece = max(1, len(items) // (_PIECES * self._processes))
+        return self._pool.map(function, items, chunksize=piece)
+
+
+HERE = Workers()  # everything in this process
