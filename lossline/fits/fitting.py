@@ -39,7 +39,8 @@ from lossline.terminal import Say, silent
 from lossline.workers import Workers
 
 _LAW = Kaplan()
-_TOGETHER = 12  # laws that one worker resamples at a time
+_TOGETHER = 12  # most laws that one worker resamples at a time
+_PIECES = 4  # least number of such pieces per worker, if there are enough laws
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -218,10 +219,11 @@ def _compute_laws(
     runs = [runs for _, problem, runs in found if problem is not None]
     fits = fit_many(_LAW, problems)
     resampled: Sequence[Bootstrap | None] = [None] * len(fits)
-    if options.law_resamples:
+    if options.law_resamples and fits:
         asked = list(zip(problems, runs, fits, strict=True))
         resample = functools.partial(_resampled, resamples=options.law_resamples)
-        pieces = [asked[i : i + _TOGETHER] for i in range(0, len(asked), _TOGETHER)]
+        size = min(_TOGETHER, math.ceil(len(asked) / (_PIECES * options.processes)))
+        pieces = [asked[i : i + size] for i in range(0, len(asked), size)]
         of_pieces = workers.map(resample, pieces, say=say, what=f"batches of laws ({unit})")
         resampled = [one for piece in of_pieces for one in piece]
     laws = iter(zip(fits, resampled, strict=True))
