@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from lossline.attribution.comparison import line_scatter
+from lossline.attribution.comparison import Plans, line_scatter
 from lossline.attribution.contrasts import Contrast, Kind, contrasts_of, factor_noise
 from lossline.attribution.matched import Losses, Matched
 from lossline.attribution.options import AttributionOptions, margin_of
@@ -88,11 +88,12 @@ def analyse(
     margins: dict[tuple[str, str], float] = {}
     for unit in Unit:
         in_unit: list[Contrast] = []
+        plans = Plans()
         on_sets = losses_on(rows, x_set, y_sets, unit, options.max_x)
         for y_set, points in counted(list(on_sets.items()), say, f"sets ({unit})"):
             margin = margin_of(rows[rows["eval_set"] == y_set], unit, options)
             margins[unit, y_set] = margin
-            losses = Losses(points)
+            losses = Losses(points, plans)
             asked = {
                 each.factor: list(
                     contrasts_of(

@@ -41,41 +41,65 @@ class ClusterVariance:
     hidden: float
 
 
-def cluster_variance(
-    gain: Array, basis: Array, residual: Array, cluster: Array, side: Array | None = None
-) -> ClusterVariance:
-    """Return the CR2 variance of one coefficient of an ordinary least-squares fit.
+class ClusterVariances:
+    """CR2 variance of one coefficient of ordinary least squares, for any y.
 
     Args:
         gain: (N,) weights such that the coefficient is ``gain @ y``.
         basis: (N, r) orthonormal basis of the columns of the design.
-        residual: (N,) y minus the fit.
         cluster: (N,) integer label of the cluster of each row.
         side: (N,) 0 or 1 per row, for clusters of two kinds whose variances may differ. A noisy
             side of few clusters then has as few degrees of freedom as in Welch's test.
     """
-    order = np.argsort(cluster, kind="stable")
-    starts = np.flatnonzero(np.diff(cluster[order], prepend=-1))
-    lengths = _of_one_length(np.split(order, starts[1:]))
-    parts = [_clusters(gain[rows], basis[rows], residual[rows]) for rows in lengths]
-    score, squared, through = (np.concatenate(column) for column in zip(*parts, strict=True))
-    # Inner products of the vectors (I - H)[:, c] A_c gain_c over pairs of clusters. I - H is
-    # idempotent, so they need only the squared lengths and the projections on the basis.
-    gram = np.diag(squared) - through @ through.T
-    degrees = _degrees(gram)
-    if side is not None:
-        # Degrees for two variances, as in Welch's test: reweight the Gram matrix with the variance
-        # that each side's own residuals show.
-        first = np.concatenate([rows[:, 0] for rows in lengths])
-        of_side = _variances(score, np.diag(gram), side[first].astype(int))
-        of_row, of_cluster = of_side[side.astype(int)], of_side[side[first].astype(int)]
-        degrees = min(degrees, _degrees(_gram(squared, through, basis, of_row, of_cluster)))
-    asked = float(gain @ gain)
-    return ClusterVariance(
-        variance=float(score @ score),
-        degrees=degrees,
-        hidden=1.0 - float(np.trace(gram)) / asked if asked > 0 else 1.0,
-    )
+
+    def __init__(
+        self, gain: Array, basis: Array, cluster: Array, side: Array | None = None
+    ) -> None:
+        """Factorize the clusters."""
+        order = np.argsort(cluster, kind="stable")
+        starts = np.flatnonzero(np.diff(cluster[order], prepend=-1))
+        self._lengths = _of_one_length(np.split(order, starts[1:]))
+        parts = [_clusters(gain[rows], basis[rows]) for rows in self._lengths]
+        self._adjusted = [adjusted for adjusted, _, _ in parts]
+        self._squared = np.concatenate([squared for _, squared, _ in parts])
+        self._through = np.concatenate([through for _, _, through in parts])
+        # Inner products of the vectors (I - H)[:, c] A_c gain_c over pairs of clusters. I - H is
+        # idempotent, so they need only the squared lengths and the projections on the basis.
+        self._gram = np.diag(self._squared) - self._through @ self._through.T
+        self._degrees = _degrees(self._gram)
+        asked = float(gain @ gain)
+        self._hidden = 1.0 - float(np.trace(self._gram)) / asked if asked > 0 else 1.0
+        self._basis, self._side = basis, None if side is None else side.astype(int)
+
+    def of(self, residual: Array) -> ClusterVariance:
+        """Return the variance, from y minus the fit (N,)."""
+        score = np.concatenate(
+            [
+                np.einsum("cn,cn->c", adjusted, residual[rows])
+                for adjusted, rows in zip(self._adjusted, self._lengths, strict=True)
+            ]
+        )
+        degrees = self._degrees
+        if self._side is not None:
+            degrees = min(degrees, self._degrees_of_two(score, self._side))
+        return ClusterVariance(variance=float(score @ score), degrees=degrees, hidden=self._hidden)
+
+    def _degrees_of_two(self, score: Array, side: Array) -> float:
+        """Degrees for two variances, as in Welch's test.
+
+        The Gram matrix is reweighted with the variance that each side's own residuals show.
+        """
+        first = side[np.concatenate([rows[:, 0] for rows in self._lengths])]
+        of_side = _variances(score, np.diag(self._gram), first)
+        gram = _gram(self._squared, self._through, self._basis, of_side[side], of_side[first])
+        return _degrees(gram)
+
+
+def cluster_variance(
+    gain: Array, basis: Array, residual: Array, cluster: Array, side: Array | None = None
+) -> ClusterVariance:
+    """Return the CR2 variance of one coefficient: ``ClusterVariances`` for a single y."""
+    return ClusterVariances(gain, basis, cluster, side).of(residual)
 
 
 def _degrees(gram: Array) -> float:
@@ -109,17 +133,15 @@ def _of_one_length(clusters: list[Array]) -> list[Array]:
     ]
 
 
-def _clusters(gain: Array, basis: Array, residual: Array) -> tuple[Array, Array, Array]:
-    """Score of each cluster and its part of the Gram matrix, for clusters of one size.
+def _clusters(gain: Array, basis: Array) -> tuple[Array, Array, Array]:
+    """Adjusted gains of clusters of one size, and their parts of the Gram matrix.
 
     Args:
         gain: (C, n) weights of the coefficient.
         basis: (C, n, r) rows of the orthonormal basis.
-        residual: (C, n) y minus the fit.
 
     Returns:
-        Scores (C,), squared lengths of the adjusted gains (C,), and the adjusted gains times the
-        basis (C, r).
+        Adjusted gains (C, n), their squared lengths (C,), and their products with the basis (C, r).
     """
     # CR2 multiplies a cluster's residuals by A = (I - H)^(-1/2), with H the cluster's block of the
     # hat matrix. H has rank r at most, so A needs only the singular vectors of the basis rows; in
@@ -129,9 +151,8 @@ def _clusters(gain: Array, basis: Array, residual: Array) -> tuple[Array, Array,
     scale = np.where(free > _FULL, 1.0 / np.sqrt(np.maximum(free, _FULL)), 0.0)
     along = np.einsum("cnk,cn->ck", left, gain)
     adjusted = gain + np.einsum("cnk,ck->cn", left, (scale - 1.0) * along)
-    score = np.einsum("cn,cn->c", adjusted, residual)
     return (
-        score,
+        adjusted,
         np.einsum("cn,cn->c", adjusted, adjusted),
         np.einsum("cnr,cn->cr", basis, adjusted),
     )

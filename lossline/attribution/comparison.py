@@ -25,55 +25,22 @@ has a t distribution with Satterthwaite's degrees of freedom. Where a single run
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
-from lossline.attribution.cluster_variance import ClusterVariance, cluster_variance
+from lossline.attribution.regression import MatchedPoints, Regression
 
 Array = np.ndarray
 
-# Assumed ratio of v to the variance within runs; it sets the weights of the fit. Estimates are
-# unbiased for any value. A large value suits smooth loss curves.
-_RATIO = 25.0
 # Widen the common range by this share at each end, so that interpolation can use the next point
 # outside.
 _MARGIN = 0.1
 _NARROW = 0.3  # a common range below this share of the whole range is widened to about this share
 _NEIGHBOURS = 6  # number of points wanted in such a range
-# Number of points of a group from which its line is a polynomial of degree 2, 3 and 4. A parabola
-# does not fit the curve of a whole training. Between levels that start at different x, its misfit
-# looks like a move, and more checkpoints make that false move more significant.
-_BENDS_FROM = (8, 16, 32)
-_TILT_FROM = 3  # number of points of a level from which it has a tilt
 _ROUNDING = 1e-9  # relative size of rounding errors in y
 _HIDDEN = 0.05  # ClusterVariance.hidden above which the variance of a move is unknown
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class MatchedPoints:
-    """Points of one matched group.
-
-    Attributes:
-        x: (M,) losses on the x set.
-        y: (M,) losses on the y set.
-        run: (M,) label of the run of each point.
-        d: (M,) level of the run, as a number.
-        given: (M, k) further columns of the runs, whose effects are held equal.
-    """
-
-    x: Array
-    y: Array
-    run: Array
-    d: Array
-    given: Array | None = None
-
-    def keep(self, mask: Array) -> MatchedPoints:
-        """Return the points where a mask (M,) is true."""
-        given = None if self.given is None else self.given[mask]
-        return MatchedPoints(
-            x=self.x[mask], y=self.y[mask], run=self.run[mask], d=self.d[mask], given=given
-        )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -117,13 +84,13 @@ class Uncertainty:
             return float("nan")
         if self.error == 0.0:
             return 1.0 if move == 0.0 else 0.0
-        return 2.0 * float(stats.t.sf(abs(move) / self.error, self.degrees))
+        return 2.0 * float(special.stdtr(self.degrees, -abs(move) / self.error))
 
     def reach(self, alpha: float) -> float:
         """Return half the width of the interval of level 1 - alpha; NaN if unknown."""
         if not self.known:
             return float("nan")
-        return float(stats.t.isf(alpha / 2.0, self.degrees)) * self.error
+        return float(-special.stdtrit(self.degrees, alpha / 2.0)) * self.error
 
     def p_equivalent(self, move: float, margin: float) -> float:
         """Return the p-value of "the move is at least as large as the margin".
@@ -135,7 +102,7 @@ class Uncertainty:
             return float("nan")
         if self.error == 0.0:
             return 0.0 if abs(move) < margin else 1.0
-        return float(stats.t.sf((margin - abs(move)) / self.error, self.degrees))
+        return float(special.stdtr(self.degrees, -(margin - abs(move)) / self.error))
 
     def detectable(self, alpha: float, power: float = 0.8) -> float:
         """Return the smallest move that a two-sided test of level ``alpha`` finds with this power.
@@ -144,7 +111,7 @@ class Uncertainty:
         """
         if not self.known:
             return float("nan")
-        quantiles = stats.t.isf([alpha / 2.0, 1.0 - power], self.degrees)
+        quantiles = -special.stdtrit(self.degrees, [alpha / 2.0, 1.0 - power])
         return float(quantiles[0] - quantiles[1]) * self.error
 
 
@@ -233,8 +200,8 @@ def pooled_noise(comparisons: list[Comparison], share: float = 1.0) -> Noise:
     return Noise(deviation=float(np.sqrt(variance)), degrees=share * degrees)
 
 
-def _comparable(points: MatchedPoints) -> MatchedPoints | None:
-    """Return the points at x that more than one level covers; None if too few are left.
+def _comparable(points: MatchedPoints) -> Array | None:
+    """Return a mask of the points at x that more than one level covers; None if they are too few.
 
     So every comparison interpolates. Two levels: the intersection of their ranges, slightly
     widened. More levels (a trend): the points within the range of another level.
@@ -253,9 +220,9 @@ def _comparable(points: MatchedPoints) -> MatchedPoints | None:
         for level, (low, high) in zip(levels, spans, strict=True):
             if high > low:
                 keep |= (points.d != level) & (points.x >= low) & (points.x <= high)
-    kept = points.keep(keep)
-    enough = len(kept.x) >= 4 and len(np.unique(kept.d)) >= 2
-    return kept if enough and np.ptp(kept.x) > 0 else None
+    x = points.x[keep]
+    enough = len(x) >= 4 and len(np.unique(points.d[keep])) >= 2
+    return keep if enough and np.ptp(x) > 0 else None
 
 
 def _common_range(x: Array, spans: list[tuple[float, float]]) -> tuple[float, float] | None:
@@ -271,35 +238,97 @@ def _common_range(x: Array, spans: list[tuple[float, float]]) -> tuple[float, fl
     return low - margin, high + margin
 
 
-def compare(groups: list[MatchedPoints], *, resamples: int = 0, seed: int = 0) -> Comparison | None:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Plan:
+    """What a comparison needs of its points, except their y.
+
+    Attributes:
+        kept: mask of the points to compare, per group; None leaves a group out.
+        regression: of these points.
+        fewest: as in ``Comparison``.
+        x_low: as in ``Comparison``.
+        x_high: as in ``Comparison``.
+    """
+
+    kept: list[Array | None]
+    regression: Regression
+    fewest: tuple[float, int]
+    x_low: float
+    x_high: float
+
+    @classmethod
+    def of(cls, groups: list[MatchedPoints]) -> _Plan | None:
+        """Plan a comparison; None if no group has a common range, or no move is identified."""
+        kept = [_comparable(points) for points in groups]
+        inside = _inside(groups, kept)
+        if not inside:
+            return None
+        regression = Regression.of(inside)
+        if not regression.identified:
+            return None
+        return cls(
+            kept=kept,
+            regression=regression,
+            fewest=_fewest(inside),
+            x_low=min(float(points.x.min()) for points in inside),
+            x_high=max(float(points.x.max()) for points in inside),
+        )
+
+
+def _inside(groups: list[MatchedPoints], kept: Sequence[Array | None]) -> list[MatchedPoints]:
+    pairs = zip(groups, kept, strict=True)
+    return [points.keep(mask) for points, mask in pairs if mask is not None]
+
+
+class Plans:
+    """Plans of comparisons, each made once for all evaluation sets of the same checkpoints."""
+
+    def __init__(self) -> None:
+        """Start without any."""
+        self._known: dict[tuple[bytes, ...], _Plan | None] = {}
+
+    def of(self, groups: list[MatchedPoints]) -> _Plan | None:
+        """Return the plan of these points; their y has no effect."""
+        key = tuple(
+            part.tobytes() if part is not None else b""
+            for points in groups
+            for part in (points.x, points.run, points.d, points.given)
+        )
+        if key not in self._known:
+            self._known[key] = _Plan.of(groups)
+        return self._known[key]
+
+
+def compare(
+    groups: list[MatchedPoints], *, resamples: int = 0, seed: int = 0, plans: Plans | None = None
+) -> Comparison | None:
     """Compare the levels within each group, and pool the move over groups.
 
     Args:
         groups: points of each matched group.
         resamples: number of permutations for ``p_resampled``; 0 for none.
         seed: seed of these permutations.
+        plans: plans of earlier comparisons, to save time.
 
     Returns:
         The comparison, or None if no group has a common range of x.
     """
-    inside = [points for points in map(_comparable, groups) if points is not None]
-    if not inside:
+    plan = (plans or Plans()).of(groups)
+    if plan is None:
         return None
-    rows = _Rows.of(inside)
-    solved = _solve(rows)
-    if solved is None:
-        return None
+    inside, regression = _inside(groups, plan.kept), plan.regression
+    y = regression.rows(inside)
     comparison = Comparison(
-        **solved,
-        runs=len(rows.weight),
+        **_solve(regression, y),
+        runs=len(regression.weight),
         groups=len(inside),
-        fewest=_fewest(inside),
-        x_low=min(float(points.x.min()) for points in inside),
-        x_high=max(float(points.x.max()) for points in inside),
+        fewest=plan.fewest,
+        x_low=plan.x_low,
+        x_high=plan.x_high,
         y_middle=float(np.mean([points.y.mean() for points in inside])),
     )
     if resamples and comparison.degrees >= 4:
-        p_value = _permuted(rows, resamples, np.random.default_rng(seed))
+        p_value = _permuted(regression, y, resamples, np.random.default_rng(seed))
         comparison = dataclasses.replace(comparison, p_resampled=p_value)
     return comparison
 
@@ -310,176 +339,61 @@ def line_scatter(groups: list[MatchedPoints]) -> Noise:
     for points in groups:
         _, number = np.unique(points.run, return_inverse=True)
         alone = np.bincount(number).max() == 1  # every run is one point of the line
-        together = (
-            points if alone else _comparable(dataclasses.replace(points, d=number.astype(float)))
-        )
-        if together is None or len(np.unique(together.run)) < 2 or len(together.x) < 3:
+        kept = None if alone else _comparable(dataclasses.replace(points, d=number.astype(float)))
+        if not alone and kept is None:
             continue
-        rows = _Rows.of([dataclasses.replace(together, d=np.zeros(len(together.x)))])
-        scatter = _scatter(rows, _Solved.of(rows))
+        together = points if kept is None else points.keep(kept)
+        if len(np.unique(together.run)) < 2 or len(together.x) < 3:
+            continue
+        one_line = [dataclasses.replace(together, d=np.zeros(len(together.x)))]
+        regression = Regression.of(one_line)
+        scatter = _scatter(regression, regression.residual(regression.rows(one_line)))
         squares, degrees = squares + scatter[0], degrees + scatter[1]
     if degrees <= 0:
         return NO_NOISE
     return Noise(deviation=float(np.sqrt(squares / degrees)), degrees=degrees)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class _Rows:
-    """Rows of the regression: weighted means of runs, and deviations from them. Column 0 is d.
-
-    Axes: R runs, M points, P columns.
-    """
-
-    mean_RxP: Array  # means of runs, times sqrt(weight)
-    mean_y_R: Array
-    deviation_MxP: Array
-    deviation_y_M: Array
-    weight: Array  # (R,)
-    run: Array  # (M,) index of the run of each deviation
-    x: Array
-    shared: int  # number of columns of the levels (d, perhaps d u); the rest are lines of groups
-
-    @classmethod
-    def of(cls, groups: list[MatchedPoints]) -> _Rows:
-        design, y, shared = _design(groups)
-        numbers, start = [], 0
-        for points in groups:
-            _, number = np.unique(points.run, return_inverse=True)
-            numbers.append(number + start)
-            start += int(number.max()) + 1
-        run = np.concatenate(numbers)
-        count = np.bincount(run)
-        mean = np.stack([np.bincount(run, weights=column) / count for column in design.T], axis=1)
-        mean_y = np.bincount(run, weights=y) / count
-        # With s² the variance within runs, the mean of n points has variance v + s²/n, which is
-        # s² (1 + n v/s²) / n. Rows are weighted by the inverse, in units of 1/s².
-        weight = count / (1.0 + count * _RATIO)
-        root = np.sqrt(weight)
-        many = count[run] > 1  # with one checkpoint, the deviation from the mean is zero
-        return cls(
-            mean_RxP=mean * root[:, None],
-            mean_y_R=mean_y * root,
-            deviation_MxP=(design - mean[run])[many],
-            deviation_y_M=(y - mean_y[run])[many],
-            weight=weight,
-            run=run[many],
-            shared=shared,
-            x=np.concatenate([points.x for points in groups])[many],
-        )
-
-    def stacked(self) -> tuple[Array, Array]:
-        """Design matrix and y, the rows of means first."""
-        return np.vstack([self.mean_RxP, self.deviation_MxP]), np.concatenate(
-            [self.mean_y_R, self.deviation_y_M]
-        )
-
-
-def _design(groups: list[MatchedPoints]) -> tuple[Array, Array, int]:
-    """Columns: d, d u (if every level has points enough), then the polynomial of each group."""
-    tilt = all(
-        np.unique(points.x[points.d == level]).size >= _TILT_FROM
-        for points in groups
-        for level in np.unique(points.d)
-    )
-    blocks = []
-    for index, points in enumerate(groups):
-        levels = np.unique(points.d)
-        middle = float(np.mean([points.x[points.d == level].mean() for level in levels]))
-        u = (points.x - middle) / max(float(np.ptp(points.x)), 1e-300)
-        own = np.zeros((len(u), len(groups), len(_BENDS_FROM) + 2))
-        degree = _degree(u)
-        own[:, index, : degree + 1] = u[:, None] ** np.arange(degree + 1)
-        leading = [points.d, points.d * u * np.ptp(points.x)] if tilt else [points.d]
-        given = [] if points.given is None else [points.given]
-        blocks.append(np.column_stack([*leading, *given, own.reshape(len(u), -1)]))
-    design = np.vstack(blocks)
-    used = np.flatnonzero(np.abs(design).sum(axis=0) > 0)
-    shared = int(np.sum(used < (2 if tilt else 1)))
-    return design[:, used], np.concatenate([points.y for points in groups]), shared
-
-
-def _degree(u: Array) -> int:
-    """Degree of a group's polynomial, by its number of points."""
-    degree = 1 + sum(len(u) >= points for points in _BENDS_FROM)
-    return max(1, min(degree, (np.unique(u).size - 1) // 2))
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class _Solved:
-    """Least-squares solution of the stacked rows."""
-
-    basis: Array  # (N, r) orthonormal, of the columns
-    inverse: Array  # (P, N) pseudo-inverse of the columns
-    residual: Array  # (N,)
-
-    @classmethod
-    def of(cls, rows: _Rows) -> _Solved:
-        stacked, y = rows.stacked()
-        left, singular, right = np.linalg.svd(stacked, full_matrices=False)
-        used = singular > 1e-10 * singular[0] if singular.size else singular > 0
-        basis = left[:, used]
-        return cls(
-            basis=basis,
-            inverse=(right[used].T / singular[used]) @ basis.T,
-            residual=y - basis @ (basis.T @ y),
-        )
-
-    def leverage(self) -> Array:
-        """Diagonal of the hat matrix, (N,)."""
-        return np.einsum("ij,ij->i", self.basis, self.basis)
-
-
-def _solve(rows: _Rows) -> dict[str, float] | None:
-    stacked, y = rows.stacked()
-    solved = _Solved.of(rows)
-    gain = solved.inverse[0]
-    if abs(float(gain @ stacked[:, 0]) - 1.0) > 1e-6:
-        return None  # d is a combination of the other columns: the move is not identified
-    count = len(rows.weight)
-    squares, degrees = _scatter(rows, solved)
-    within = _within_variance(rows, solved.residual[count:], solved.leverage()[count:])
-    own = _own_variance(rows, solved, gain)
+def _solve(regression: Regression, y: Array) -> dict[str, float]:
+    gain, residual = regression.gain, regression.residual(y)
+    count = len(regression.weight)
+    squares, degrees = _scatter(regression, residual)
+    within = _within_variance(regression, residual[count:])
+    own = regression.cluster_variances.of(residual)
     return {
         "move": float(gain @ y),
         "variance": own.variance,
         "own_degrees": own.degrees if own.hidden < _HIDDEN else 0.0,
         "squares": squares,
         "degrees": degrees,
-        "between": float(np.sum(gain[:count] ** 2 * rows.weight)),
+        "between": float(np.sum(gain[:count] ** 2 * regression.weight)),
         "within": float(np.sum(gain[count:] ** 2)) * within,
     }
 
 
-def _own_variance(rows: _Rows, solved: _Solved, gain: Array) -> ClusterVariance:
-    count = len(rows.weight)
-    cluster = np.concatenate([np.arange(count), rows.run])
-    d = rows.mean_RxP[:, 0] / np.sqrt(rows.weight)
-    high = d > (d.min() + d.max()) / 2.0
-    return cluster_variance(gain, solved.basis, solved.residual, cluster, high[cluster])
-
-
-def _scatter(rows: _Rows, solved: _Solved) -> tuple[float, float]:
+def _scatter(regression: Regression, residual: Array) -> tuple[float, float]:
     """Sum of squared heights of runs about their lines, and its degrees: E(sum) = v * degrees.
 
     A between row has variance weight * v. Its residual has 1 - leverage times that.
     """
-    count = len(rows.weight)
-    degrees = float(np.clip(1.0 - solved.leverage()[:count], 0.0, 1.0).sum())
+    count = len(regression.weight)
+    degrees = float(np.clip(1.0 - regression.leverage[:count], 0.0, 1.0).sum())
     if degrees < 0.5:
         return 0.0, 0.0
-    return float(np.sum(solved.residual[:count] ** 2 / rows.weight)), degrees
+    return float(np.sum(residual[:count] ** 2 / regression.weight)), degrees
 
 
-def _within_variance(rows: _Rows, residual: Array, leverage: Array) -> float:
+def _within_variance(regression: Regression, residual: Array) -> float:
     """Variance within runs, corrected for correlated neighbouring checkpoints (AR(1)).
 
     With lag-1 correlation r, the variance of a mean grows by (1 + r) / (1 - r).
     """
-    left = len(residual) - len(np.unique(rows.run)) - float(leverage.sum())
+    leverage = regression.leverage[len(regression.weight) :]
+    left = len(residual) - len(np.unique(regression.run)) - float(leverage.sum())
     if left < 1:
         return 0.0
-    order = np.lexsort((rows.x, rows.run))
-    ordered, same = residual[order], np.diff(rows.run[order]) == 0
+    order = np.lexsort((regression.x, regression.run))
+    ordered, same = residual[order], np.diff(regression.run[order]) == 0
     power = float(np.sum(ordered**2))
     if power == 0.0:
         return 0.0
@@ -488,24 +402,25 @@ def _within_variance(rows: _Rows, residual: Array, leverage: Array) -> float:
     return power / left * (1.0 + correlation) / (1.0 - correlation)
 
 
-def _permuted(rows: _Rows, resamples: int, generator: np.random.Generator) -> float:
+def _permuted(
+    regression: Regression, y: Array, resamples: int, generator: np.random.Generator
+) -> float:
     """Permutation p-value (Freedman and Lane 1983).
 
     Permute the deviations of runs from the one-line model, refit, and compare t.
     """
-    stacked, y = rows.stacked()
-    count = len(rows.weight)
-    null = stacked[:, rows.shared :]
-    fitted = null @ (np.linalg.pinv(null, rcond=1e-10) @ y)
-    heights = (y - fitted)[:count] / np.sqrt(rows.weight)
+    stacked, weight = regression.stacked, regression.weight
+    count = len(weight)
+    fitted = stacked[:, regression.shared :] @ (regression.inverse_of_lines @ y)
+    heights = (y - fitted)[:count] / np.sqrt(weight)
     order = np.argsort(generator.random((resamples, count)), axis=1)
-    drawn = np.concatenate([heights[None], heights[order]]).T * np.sqrt(rows.weight)[:, None]
-    inverse = np.linalg.pinv(stacked, rcond=1e-10)
+    drawn = np.concatenate([heights[None], heights[order]]).T * np.sqrt(weight)[:, None]
+    inverse = regression.inverse
     # Only the rows of means differ between resamples, so the within rows are multiplied once.
     still = inverse[:, count:] @ y[count:]
     samples = fitted[:count, None] + drawn
     coefficients = inverse[:, :count] @ samples + still[:, None]
-    left = (samples - stacked[:count] @ coefficients) / np.sqrt(rows.weight)[:, None]
+    left = (samples - stacked[:count] @ coefficients) / np.sqrt(weight)[:, None]
     spread = np.sqrt(np.sum(left**2, axis=0))
     with np.errstate(divide="ignore", invalid="ignore"):
         t = np.abs(coefficients[0]) / spread
@@ -535,11 +450,12 @@ def run_residuals(points: MatchedPoints) -> RunResiduals:
 
     ``d`` is ignored.
     """
-    rows = _Rows.of([dataclasses.replace(points, d=np.zeros(len(points.x)))])
-    solved = _Solved.of(rows)
-    count = len(rows.weight)
-    free = np.clip(1.0 - solved.leverage()[:count], 0.0, 1.0)
-    heights = solved.residual[:count] / np.sqrt(rows.weight)
+    one_line = [dataclasses.replace(points, d=np.zeros(len(points.x)))]
+    regression = Regression.of(one_line)
+    count = len(regression.weight)
+    free = np.clip(1.0 - regression.leverage[:count], 0.0, 1.0)
+    residual = regression.residual(regression.rows(one_line))
+    heights = residual[:count] / np.sqrt(regression.weight)
     return RunResiduals(
         heights=heights,
         free=free,

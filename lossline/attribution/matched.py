@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from lossline.attribution.comparison import Comparison, MatchedPoints, compare
+from lossline.attribution.comparison import Comparison, Plans, compare
+from lossline.attribution.regression import MatchedPoints
 from lossline.matching.groups import TREND_FROM, Design, MatchedGroup
 from lossline.options.roles import SIZE
 from lossline.run_order import run_numbers
@@ -77,10 +78,12 @@ class Losses:
 
     Args:
         points: index (run_id, step), sorted; columns x and y (M,).
+        plans: plans of comparisons on other sets of the same checkpoints, to save time.
     """
 
-    def __init__(self, points: pd.DataFrame) -> None:
+    def __init__(self, points: pd.DataFrame, plans: Plans | None = None) -> None:
         """Split the points by run."""
+        self._plans = plans or Plans()
         run = np.asarray(points.index.get_level_values(0), dtype=str)
         names, start = np.unique(run, return_index=True)
         data = points.to_numpy(float)
@@ -129,4 +132,6 @@ class Losses:
         """Compare the lines of the levels of these groups; None without a common range."""
         found = [points for group in groups if (points := self.points(group, d, given)) is not None]
         found.sort(key=lambda points: int(points.run[0]))
-        return compare(found, resamples=resamples, seed=seed) if found else None
+        if not found:
+            return None
+        return compare(found, resamples=resamples, seed=seed, plans=self._plans)

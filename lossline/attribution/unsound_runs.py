@@ -8,9 +8,10 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+from scipy import special
 
-from lossline.attribution.comparison import MatchedPoints, run_residuals
+from lossline.attribution.comparison import run_residuals
+from lossline.attribution.regression import MatchedPoints
 from lossline.matching.groups import Design
 
 # Two losses that agree to this relative difference are the same number, perhaps written with fewer
@@ -137,7 +138,7 @@ def _residuals(
         if rest <= 0:
             continue
         studentized = height / np.sqrt(rest * free)
-        p_value = 2.0 * float(stats.t.sf(abs(studentized), found.degrees - 1.0))
+        p_value = 2.0 * float(special.stdtr(found.degrees - 1.0, -abs(studentized)))
         yield p_value, Outlier(
             run=str(name), y_set=y_set, distance=float(height / free),
             studentized=float(studentized),
