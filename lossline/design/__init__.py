@@ -18,5 +18,15 @@ from lossline.design.plan import (
     Question,
     Target,
 )
+from lossline.design.propose import propose
 
-__all__ = ["Candidate", "DesignOptions", "Interval", "Pick", "Plan", "Question", "Target"]
+__all__ = [
+    "Candidate",
+    "DesignOptions",
+    "Interval",
+    "Pick",
+    "Plan",
+    "Question",
+    "Target",
+    "propose",
+]

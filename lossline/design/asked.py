@@ -1,0 +1,90 @@
+"""A question with numbers: its interval now, and the joint uncertainty with all candidates."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from scipy.special import ndtri
+
+from lossline.design.beliefs import Belief
+from lossline.design.plan import Candidate, Interval
+from lossline.errors import UserError
+from lossline.tables.frames import nearest_names
+
+Array = np.ndarray
+
+DATA = "pretraining_data"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Asked:
+    """A question about a table, with numbers.
+
+    Attributes:
+        words: the question.
+        unit: unit of the interval, in words.
+        now: the interval without new runs.
+        belief: uncertainty of the quantity and of the candidates.
+        notes: sentences on limits of the answer.
+    """
+
+    words: str
+    unit: str
+    now: Interval
+    belief: Belief
+    notes: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Places:
+    """N, D and C of T models.
+
+    Attributes:
+        params: N (T,).
+        tokens: D (T,).
+        flops: C (T,).
+    """
+
+    params: Array
+    tokens: Array
+    flops: Array
+
+    @classmethod
+    def of(cls, models: Sequence[Candidate]) -> Places:
+        """Return the places of models."""
+        columns = ("params", "tokens", "flops")
+        return cls(**{name: np.array([getattr(m, name) for m in models]) for name in columns})
+
+
+def normal_quantile(level: float) -> float:
+    """Return half the width of a normal interval, in standard deviations."""
+    return float(ndtri((1 + level) / 2))
+
+
+def of_groups(rows: pd.DataFrame, groups: Sequence[str], *, count: int) -> list[pd.DataFrame]:
+    """Return the rows of each value of pretraining_data.
+
+    Args:
+        rows: rows of a loss table.
+        groups: the values; none if the table has only as many as are needed.
+        count: how many the question needs.
+
+    Raises:
+        UserError: a value is not in the table, or their number is wrong.
+    """
+    known = sorted(rows[DATA].dropna().astype(str).unique())
+    if not groups and len(known) <= 1 and count == 1:
+        return [rows]
+    if missing := [name for name in groups if name not in known]:
+        raise UserError(
+            f"target.groups: no run with {DATA} = {missing[0]!r}. Near names: "
+            f"{nearest_names(missing[0], known) or 'none'}."
+        )
+    if len(groups) != count:
+        raise UserError(
+            f"target.groups: {len(groups)} given, {count} needed. Choose from {', '.join(known)}."
+        )
+    return [rows[rows[DATA].astype(str) == name] for name in groups]

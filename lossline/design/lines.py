@@ -1,0 +1,115 @@
+"""The question "line": y of a fitted loss-to-loss line at a loss, or at the loss of a model."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from lossline.design.asked import Asked, Places, normal_quantile, of_groups
+from lossline.design.beliefs import Belief, Moments, tame
+from lossline.design.candidates import model_asked, runs_of
+from lossline.design.plan import Candidate, DesignOptions, Interval, Target
+from lossline.design.scale_law import ScaleLaw
+from lossline.errors import UserError
+from lossline.lines.estimators import curve
+from lossline.lines.fitting import Line, LineOptions, fit_specimen
+from lossline.lines.specimens import within_groups
+
+Array = np.ndarray
+
+
+def ask_line(
+    rows: pd.DataFrame, target: Target, candidates: Sequence[Candidate], options: DesignOptions
+) -> Asked:
+    """Return the question with numbers.
+
+    A run measures both losses, so that it adds one point to the line: where, the law of scale of x
+    says.
+
+    Args:
+        rows: measured rows of a loss table.
+        target: the question.
+        candidates: runs to choose from.
+        options: options of the design.
+
+    Raises:
+        UserError: the line cannot be fitted, or the target names neither a loss nor a model.
+    """
+    (own,) = of_groups(rows, target.groups, count=1)
+    line = fit_specimen(
+        within_groups(
+            own, x_sets=[target.x_set], y_sets=[target.y_set], group_by=(), unit=target.unit
+        )[0],
+        options=LineOptions(resamples=options.resamples, seed=options.seed),
+    )
+    if not line.drawable:
+        raise UserError(f"{target.x_set} -> {target.y_set}: no line: {line.message}.")
+    law = ScaleLaw.of(
+        own, target.x_set, target.unit, dataclasses.replace(options, resamples=20), tested=False
+    )
+    places = Places.of(candidates)
+    x, each = law.at(places).center, places.tokens / places.params
+    asked_x, asked_each = place_of(target, own, law)
+    found = line_at(line, np.append(asked_x, x), np.append(asked_each, each), options.level)
+    low, high = line.interval(asked_x, options.level, tokens_per_param=asked_each)
+    where = f"{target.x_set} = {asked_x:.4g}"
+    return Asked(
+        words=f"the {target.y_set} of one more run at {where}, by the line of {line.n_runs} runs",
+        unit=target.unit.words,
+        now=Interval(value=float(found.center[0]), low=float(low), high=float(high)),
+        belief=Belief(
+            covariance=found.covariance(options.roughness),
+            noise=found.noise[1:] ** 2,
+            floor=float(found.noise[0] ** 2),
+            draws=float(len(found.draws)),
+        ),
+    )
+
+
+def place_of(target: Target, rows: pd.DataFrame, law: ScaleLaw) -> tuple[float, float]:
+    """Return x and D/N that the target asks about; D/N is NaN if only x is given.
+
+    Raises:
+        UserError: it names neither a loss nor a model.
+    """
+    model = model_asked(runs_of(rows), target)
+    each = model.tokens / model.params if model else float("nan")
+    if target.loss:
+        return target.loss, each
+    if not model:
+        raise UserError(
+            "target: a line is asked about at a loss or at a model. Give loss, or params and "
+            "tokens, or flops."
+        )
+    return float(law.at(Places.of([model])).center[0]), each
+
+
+def line_at(line: Line, x: Array, each: Array, level: float) -> Moments:
+    """Return a line at losses x (T,) of runs of D/N ``each`` (T,), in relative deviations."""
+    center = line.predict(x, tokens_per_param=each)
+    off = np.zeros(len(x))
+    if np.isfinite(line.tokens_per_param):
+        off = np.nan_to_num(np.log(each / line.tokens_per_param))
+    draws = curve(line.draws, x, off) / center - 1
+    # The noise of one run is what the interval holds beyond the draws at the edge of the points;
+    # what it holds more, farther out, is the error of the form.
+    edge = np.array([line.x_range[0]])
+    edge_draws = tame(curve(line.draws, edge) / line.predict(edge) - 1)
+    noise = np.sqrt(np.maximum(_deviation(line, edge, level) ** 2 - np.mean(edge_draws**2, 0), 0.0))
+    return Moments(
+        center=center,
+        draws=draws,
+        deviation=_deviation(line, x, level, each),
+        noise=np.full(len(x), float(noise[0])),
+        distance=np.maximum(line.x_range[0] - x, 0.0) + np.minimum(line.x_range[1] - x, 0.0),
+    )
+
+
+def _deviation(line: Line, x: Array, level: float, each: Array | None = None) -> Array:
+    """Return the relative standard deviation (T,) that the line's interval stands for."""
+    center = line.predict(x, tokens_per_param=each)
+    _, high = line.interval(x, level, tokens_per_param=each)
+    return np.log(high / center) / normal_quantile(level)

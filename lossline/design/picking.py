@@ -1,0 +1,145 @@
+"""Choose runs: most shrinkage per FLOP within a budget, and how many would halve the interval.
+
+Two greedy ways are tried: by shrinkage per FLOP, and by shrinkage alone (many small runs may never
+add up to what one large run tells). The better one is improved by exchanges of one run, because
+runs may tell more together than one by one: an end of a line tells little without the other.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from lossline.design.beliefs import Belief
+
+Array = np.ndarray
+
+_ROUNDS = 10  # of exchanges
+_BETTER = 1e-3  # relative reduction of the variance that an exchange must bring
+_LEAST = 1e-3  # share of the variance below which one more run is not worth making
+_MOST_RUNS = 100_000  # more runs than this are no answer to "how many would halve it"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What a choice may cost.
+
+    Attributes:
+        cost: FLOPs of each candidate (M,).
+        budget: FLOPs of all picks together.
+        repeats: how often one candidate may be picked.
+        most_runs: picks at most.
+    """
+
+    cost: Array
+    budget: float
+    repeats: int = 1
+    most_runs: int = 20
+
+    def allowed(self, chosen: Sequence[int]) -> Array:
+        """Return which candidates may follow those chosen (M,)."""
+        counts = np.bincount(np.asarray(chosen, int), minlength=len(self.cost))
+        left = self.budget * (1 + 1e-9) - self.cost[list(chosen)].sum()
+        free = len(chosen) < self.most_runs
+        return (self.cost <= left) & (counts < self.repeats) & free
+
+
+def choose(belief: Belief, limits: Limits) -> list[int]:
+    """Return the candidates to run, in order; empty if none within the budget tells anything."""
+    found = [_greedy(belief, limits, by) for by in (limits.cost, np.ones_like(limits.cost))]
+    best = min(found, key=lambda picks: known(belief, picks).covariance[0, 0])
+    return _in_order(belief, _exchanged(belief, limits, best), limits.cost)
+
+
+def largest_first(belief: Belief, limits: Limits) -> list[int]:
+    """Return the largest candidates that fit the budget, one after the other."""
+    chosen: list[int] = []
+    while (allowed := limits.allowed(chosen)).any():
+        # Of runs of one cost, the one that tells most.
+        best = np.lexsort((known(belief, chosen).gains(), np.where(allowed, limits.cost, -1.0)))[-1]
+        chosen.append(int(best))
+    return chosen
+
+
+def known(belief: Belief, picks: Sequence[int]) -> Belief:
+    """Return what is known after all picks."""
+    for pick in picks:
+        belief = belief.after(pick)
+    return belief
+
+
+def _greedy(belief: Belief, limits: Limits, per: Array, start: Sequence[int] = ()) -> list[int]:
+    """Return ``start`` and the best candidate again and again, by reduced variance per ``per``."""
+    chosen, least = list(start), _LEAST * belief.covariance[0, 0]
+    belief = known(belief, chosen)
+    while True:
+        gains = np.where(limits.allowed(chosen), belief.gains(), 0.0)
+        if not (gains > least).any():
+            return chosen
+        best = int(np.argmax(np.where(gains > least, gains / per, 0.0)))
+        chosen.append(best)
+        belief = belief.after(best)
+
+
+def _exchanged(belief: Belief, limits: Limits, picks: list[int]) -> list[int]:
+    """Return the picks after exchanging one for better ones, until none is better."""
+    variance = known(belief, picks).covariance[0, 0]
+    for _ in range(_ROUNDS):
+        trials = []
+        for place in range(len(picks)):
+            rest = picks[:place] + picks[place + 1 :]
+            gains = np.where(limits.allowed(rest), known(belief, rest).gains(), 0.0)
+            trials.append([*rest, int(np.argmax(gains))])
+        trials = [_greedy(belief, limits, limits.cost, trial) for trial in trials]
+        left = [known(belief, trial).covariance[0, 0] for trial in trials]
+        if not trials or min(left) > variance * (1 - _BETTER):
+            return picks
+        picks, variance = trials[int(np.argmin(left))], min(left)
+    return picks
+
+
+def _in_order(belief: Belief, picks: Sequence[int], cost: Array) -> list[int]:
+    """Return the picks by reduced variance per FLOP, each after those before it."""
+    left, ordered = list(picks), []
+    while left:
+        gains = belief.gains()[left] / cost[left]
+        pick = left.pop(int(np.argmax(gains)))
+        ordered.append(pick)
+        belief = belief.after(pick)
+    return ordered
+
+
+def runs_to_halve(belief: Belief, picks: Sequence[int]) -> tuple[int | None, float]:
+    """Return how many runs in the proportions of the picks halve the interval, or None.
+
+    Returns:
+        The number, and the share of the interval's width that is left with endlessly many.
+    """
+    wanted = belief.width**2 / 4
+    for count in range(1, len(picks) + 1):
+        if known(belief, picks[:count]).width ** 2 <= wanted:
+            return count, float(np.sqrt(_variance(belief, picks, np.inf)) / belief.width)
+    least = _variance(belief, picks, float("inf"))
+    share = float(np.sqrt(least) / belief.width) if belief.width > 0 else 1.0
+    if not picks or least > wanted:
+        return None, share
+    low, high = len(picks), 2 * len(picks)
+    while _variance(belief, picks, high / len(picks)) > wanted:
+        low, high = high, 2 * high
+        if high > _MOST_RUNS:
+            return None, share
+    while high - low > 1:
+        middle = (low + high) // 2
+        enough = _variance(belief, picks, middle / len(picks)) <= wanted
+        low, high = (low, middle) if enough else (middle, high)
+    return high, share
+
+
+def _variance(belief: Belief, picks: Sequence[int], times: float) -> float:
+    """Return the variance behind q's interval with each pick made ``times`` times."""
+    counts = np.bincount(np.asarray(picks, int), minlength=len(belief))
+    for pick in np.flatnonzero(counts):
+        belief = belief.after(int(pick), runs=counts[pick] * times)
+    return belief.width**2
