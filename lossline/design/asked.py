@@ -27,7 +27,8 @@ class Asked:
         words: the question.
         unit: unit of the interval, in words.
         now: the interval without new runs.
-        belief: uncertainty of the quantity and of the candidates.
+        belief: uncertainty of the quantity and of what each choice would measure.
+        choices: runs of each choice (M): one, or two that tell something only together.
         notes: sentences on limits of the answer.
     """
 
@@ -35,7 +36,13 @@ class Asked:
     unit: str
     now: Interval
     belief: Belief
+    choices: tuple[tuple[Candidate, ...], ...]
     notes: tuple[str, ...] = ()
+
+
+def single(candidates: Sequence[Candidate]) -> tuple[tuple[Candidate, ...], ...]:
+    """Return choices of one run each."""
+    return tuple((candidate,) for candidate in candidates)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

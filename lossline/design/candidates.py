@@ -38,6 +38,16 @@ def runs_of(rows: pd.DataFrame) -> pd.DataFrame:
     return frame
 
 
+def shared_facts(rows: pd.DataFrame) -> dict[str, str]:
+    """Return the facts that all runs share and that place a new one."""
+    found = {}
+    for name in ("architecture", "pretraining_data", "tokenizer"):
+        values = rows[name].dropna().astype(str).unique()
+        if len(values) == 1:
+            found[name] = str(values[0])
+    return found
+
+
 def flops_ratio(runs: pd.DataFrame) -> float:
     """Return C / (6 N D) of the table's runs, their median: how the table counts FLOPs."""
     ratio = runs["flops"] / (6.0 * runs["params"] * runs["tokens"])

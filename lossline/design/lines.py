@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from lossline.design.asked import Asked, Places, normal_quantile, of_groups
+from lossline.design.asked import Asked, Places, normal_quantile, of_groups, single
 from lossline.design.beliefs import Belief, Moments, tame
 from lossline.design.candidates import model_asked, runs_of
 from lossline.design.plan import Candidate, DesignOptions, Interval, Target
@@ -66,6 +66,7 @@ def ask_line(
             floor=float(found.noise[0] ** 2),
             draws=float(len(found.draws)),
         ),
+        choices=single(candidates),
     )
 
 

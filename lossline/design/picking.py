@@ -19,7 +19,8 @@ Array = np.ndarray
 _ROUNDS = 10  # of exchanges
 _BETTER = 1e-3  # relative reduction of the variance that an exchange must bring
 _LEAST = 1e-3  # share of the variance below which one more run is not worth making
-_MOST_RUNS = 100_000  # more runs than this are no answer to "how many would halve it"
+_MOST_RUNS = 1000  # more runs than this are no answer to "how many would halve it"
+_ENDLESS = 1e6  # runs that count as endlessly many
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -111,35 +112,28 @@ def _in_order(belief: Belief, picks: Sequence[int], cost: Array) -> list[int]:
     return ordered
 
 
-def runs_to_halve(belief: Belief, picks: Sequence[int]) -> tuple[int | None, float]:
-    """Return how many runs in the proportions of the picks halve the interval, or None.
+def until_halved(belief: Belief, cost: Array, picks: Sequence[int]) -> list[int] | None:
+    """Return the picks, cut or continued, that halve the interval; None if too many are needed.
 
-    Returns:
-        The number, and the share of the interval's width that is left with endlessly many.
+    They continue by reduced variance per FLOP, whatever they cost together, and any candidate may
+    be made again with another seed.
     """
-    wanted = belief.width**2 / 4
-    for count in range(1, len(picks) + 1):
-        if known(belief, picks[:count]).width ** 2 <= wanted:
-            return count, float(np.sqrt(_variance(belief, picks, np.inf)) / belief.width)
-    least = _variance(belief, picks, float("inf"))
-    share = float(np.sqrt(least) / belief.width) if belief.width > 0 else 1.0
-    if not picks or least > wanted:
-        return None, share
-    low, high = len(picks), 2 * len(picks)
-    while _variance(belief, picks, high / len(picks)) > wanted:
-        low, high = high, 2 * high
-        if high > _MOST_RUNS:
-            return None, share
-    while high - low > 1:
-        middle = (low + high) // 2
-        enough = _variance(belief, picks, middle / len(picks)) <= wanted
-        low, high = (low, middle) if enough else (middle, high)
-    return high, share
+    wanted, chosen = belief.width / 2, list[int]()
+    if left_by_all(belief) > 0.5:
+        return None
+    while belief.width > wanted:
+        if len(chosen) >= _MOST_RUNS:
+            return None
+        following = len(chosen) < len(picks)
+        pick = picks[len(chosen)] if following else int(np.argmax(belief.gains() / cost))
+        chosen.append(pick)
+        belief = belief.after(pick)
+    return chosen
 
 
-def _variance(belief: Belief, picks: Sequence[int], times: float) -> float:
-    """Return the variance behind q's interval with each pick made ``times`` times."""
-    counts = np.bincount(np.asarray(picks, int), minlength=len(belief))
-    for pick in np.flatnonzero(counts):
-        belief = belief.after(int(pick), runs=counts[pick] * times)
-    return belief.width**2
+def left_by_all(belief: Belief) -> float:
+    """Return the share of the width that is left when every candidate is run endlessly often."""
+    after = belief
+    for candidate in range(len(belief)):
+        after = after.after(candidate, runs=_ENDLESS)
+    return after.width / belief.width if belief.width > 0 else 1.0

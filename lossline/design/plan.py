@@ -173,8 +173,8 @@ class Plan:
         now: the interval without new runs.
         picks: runs in order.
         largest_first: what the same budget gives if the largest runs that fit are made first.
-        halving: runs that would halve the interval, made in the proportions of the picks; None if
-            no number would.
+        halving: runs that would halve the interval: the first of the picks, or the picks and more
+            chosen in the same way; None if no number would.
         halving_reason: why not, or how these runs are meant.
         candidates: one row per candidate, by shrinkage per FLOP: params, tokens, flops, its facts,
             half_width (after this run alone) and gain_per_flop.

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from lossline.design.asked import Asked, Places, of_groups
+from lossline.design.asked import Asked, Places, of_groups, single
 from lossline.design.beliefs import Belief
 from lossline.design.candidates import model_asked, runs_of
 from lossline.design.plan import Candidate, DesignOptions, Interval, Target
@@ -49,4 +49,5 @@ def ask_prediction(
             floor=float(found.noise[0] ** 2),
             draws=float(len(found.draws)),
         ),
+        choices=single(candidates),
     )

@@ -9,13 +9,15 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pandas as pd
 
-from lossline.design.asked import Asked
+from lossline.design.asked import Asked, of_groups
 from lossline.design.beliefs import Belief
-from lossline.design.candidates import lattice, runs_of
+from lossline.design.candidates import lattice, runs_of, shared_facts
+from lossline.design.factors import ask_factor, factor_candidates
 from lossline.design.lines import ask_line
-from lossline.design.picking import Limits, choose, largest_first, runs_to_halve
+from lossline.design.picking import Limits, choose, largest_first, left_by_all, until_halved
 from lossline.design.plan import Candidate, DesignOptions, Pick, Plan, Question, Target
 from lossline.design.predictions import ask_prediction
+from lossline.design.translations import ask_translation
 from lossline.errors import UserError
 from lossline.tables.continued import left_out_of_laws
 from lossline.tables.schema import Status
@@ -26,7 +28,9 @@ Ask = Callable[[pd.DataFrame, Target, Sequence[Candidate], DesignOptions], Asked
 
 _ASK: dict[Question, Ask] = {
     Question.LINE: ask_line,
+    Question.TRANSLATION: ask_translation,
     Question.PREDICTION: ask_prediction,
+    Question.FACTOR: ask_factor,
 }
 
 
@@ -63,77 +67,87 @@ def propose(
             f"{least:.3g}. Raise the budget or give smaller candidates."
         )
     say(f"uncertainty of {len(affordable)} candidates")
-    asked = _ASK[target.question](rows, target, affordable, options)
+    ask = _ASK[target.question]
+    if target.question is Question.LINE and len(target.groups) == 2:
+        ask = ask_translation
+    asked = ask(rows, target, affordable, options)
     say("choose")
-    plan = plan_of(asked, affordable, budget, options)
+    plan = plan_of(asked, budget, options)
     note = left_out_of_laws(rows)
     return dataclasses.replace(plan, notes=(*plan.notes, *filter(None, [note])))
 
 
 def default_candidates(rows: pd.DataFrame, target: Target, budget: float) -> list[Candidate]:
-    """Return the lattice of a question."""
-    own = rows
-    if target.groups:
-        own = rows[rows["pretraining_data"].astype(str).isin(target.groups)]
-    return lattice(runs_of(own), budget, [_facts(own)])
-
-
-def _facts(rows: pd.DataFrame) -> dict[str, str]:
-    """Return the facts that all runs share and that place a new one."""
-    found = {}
-    for name in ("architecture", "pretraining_data", "tokenizer"):
-        values = rows[name].dropna().astype(str).unique()
-        if len(values) == 1:
-            found[name] = str(values[0])
+    """Return the runs to choose from where none are given: a lattice, or matched runs again."""
+    if target.question is Question.FACTOR:
+        return factor_candidates(rows, target, budget)
+    if not target.groups:
+        return lattice(runs_of(rows), budget, [shared_facts(rows)])
+    parts = of_groups(rows, target.groups, count=len(target.groups))
+    found = lattice(runs_of(parts[0]), budget, [shared_facts(part) for part in parts])
+    if len(parts) == 2:
+        # Where the source has a run already, one of the target makes a pair.
+        found += [
+            Candidate(params=n, tokens=d, flops=c, facts=shared_facts(parts[1]))
+            for n, d, c in runs_of(parts[0])[["params", "tokens", "flops"]].to_numpy()
+            if c <= budget
+        ]
     return found
 
 
-def plan_of(
-    asked: Asked, candidates: Sequence[Candidate], budget: float, options: DesignOptions
-) -> Plan:
+def plan_of(asked: Asked, budget: float, options: DesignOptions) -> Plan:
     """Return the plan of a question with numbers."""
     limits = Limits(
-        cost=np.array([candidate.flops for candidate in candidates]),
+        cost=_cost(asked),
         budget=budget,
         repeats=options.repeats,
         most_runs=options.most_runs,
     )
     belief = asked.belief
     chosen = choose(belief, limits)
-    halving, left = runs_to_halve(belief, chosen)
-    picks = _picks(asked, candidates, chosen)
+    halved = until_halved(belief, limits.cost, chosen)
+    picks = _picks(asked, chosen)
     return Plan(
         question=asked.words,
         unit=asked.unit,
         now=asked.now,
         picks=picks,
-        largest_first=_picks(asked, candidates, largest_first(belief, limits)),
-        halving=halving,
-        halving_reason=_reason(belief, halving, left, len(chosen)),
-        candidates=_table(asked, candidates),
+        largest_first=_picks(asked, largest_first(belief, limits)),
+        halving=None if halved is None else sum(len(asked.choices[k]) for k in halved),
+        halving_reason=_reason(belief, halved, chosen, limits.cost),
+        candidates=_table(asked),
         notes=(*asked.notes, *_ties(picks)),
     )
 
 
-def _picks(
-    asked: Asked, candidates: Sequence[Candidate], chosen: Sequence[int]
-) -> tuple[Pick, ...]:
+def _cost(asked: Asked) -> Array:
+    """Return the FLOPs of each choice (M,)."""
+    return np.array([sum(run.flops for run in runs) for runs in asked.choices])
+
+
+def _picks(asked: Asked, chosen: Sequence[int]) -> tuple[Pick, ...]:
     """Return picks with the expected half width after each."""
     belief, half = asked.belief, asked.now.half_width
-    cost = np.array([candidate.flops for candidate in candidates])
+    cost = _cost(asked)
     scale = half / belief.width if belief.width > 0 else 0.0
     end = belief
     for pick in chosen:
         end = end.after(pick)
     whole = max(belief.width - end.width, 1e-300)
-    picks = []
+    picks: list[Pick] = []
     for pick in chosen:
         rate = (belief.width - belief.widths()) / cost
         ties = rate * (1 + belief.gain_error()) >= rate[pick] * (1 - belief.gain_error()[pick])
         before, belief = belief.width, belief.after(pick)
+        *partners, last = asked.choices[pick]
+        # Of runs that tell something only together, the last one gets the credit.
+        picks += [
+            Pick(candidate=run, half_width=scale * before, share=0.0, per_flop=0.0)
+            for run in partners
+        ]
         picks.append(
             Pick(
-                candidate=candidates[pick],
+                candidate=last,
                 half_width=scale * belief.width,
                 share=(before - belief.width) / whole,
                 per_flop=scale * (before - belief.width) / cost[pick],
@@ -143,23 +157,26 @@ def _picks(
     return tuple(picks)
 
 
-def _reason(belief: Belief, halving: int | None, left: float, chosen: int) -> str:
+def _reason(
+    belief: Belief, halved: Sequence[int] | None, chosen: Sequence[int], cost: Array
+) -> str:
     """Return what the number of runs means, or why there is none."""
-    if not chosen:
-        return "No candidate within the budget tells anything about it."
-    if halving is not None:
-        return f"Made in the proportions of the {chosen} picks; endlessly many leave {left:.0%}."
-    floor = np.sqrt(belief.floor) / belief.width
+    if halved is not None:
+        more = "" if len(halved) <= len(chosen) else ", and more chosen in the same way"
+        return f"The first of the picks{more}: {cost[list(halved)].sum():.3g} FLOPs together."
+    floor, left = np.sqrt(belief.floor) / belief.width, left_by_all(belief)
     if floor > 0.5:
         return (
             f"The run-to-run noise of the run asked about is {floor:.0%} of the interval; no other "
             "run reduces it."
         )
-    return (
-        f"Endlessly many runs like the picks leave {left:.0%} of it: {floor:.0%} by the run-to-run "
-        "noise of the run asked about, the rest by the form of the law between the largest of "
-        "them and the target. Only larger runs reduce that."
-    )
+    if left > 0.5:
+        return (
+            f"All candidates, run endlessly often, leave {left:.0%} of it: {floor:.0%} is the "
+            "run-to-run noise of the run asked about, the rest mostly the form of the law between "
+            "the candidates and the target. Only larger runs reduce that: raise the budget."
+        )
+    return "More than 1000 runs would be needed: they tell too little against their own noise."
 
 
 def _ties(picks: Sequence[Pick]) -> list[str]:
@@ -172,14 +189,18 @@ def _ties(picks: Sequence[Pick]) -> list[str]:
     ]
 
 
-def _table(asked: Asked, candidates: Sequence[Candidate]) -> pd.DataFrame:
-    """Return one row per candidate, the best per FLOP first."""
+def _table(asked: Asked) -> pd.DataFrame:
+    """Return one row per choice, the best per FLOP first; facts of two runs are joined by " + "."""
     belief = asked.belief
     scale = asked.now.half_width / belief.width if belief.width > 0 else 0.0
-    widths = scale * belief.widths()
-    frame = pd.DataFrame(
-        [{"params": c.params, "tokens": c.tokens, "flops": c.flops, **c.facts} for c in candidates]
-    )
-    frame["half_width"] = widths
-    frame["gain_per_flop"] = (asked.now.half_width - widths) / frame["flops"]
+    rows = []
+    for runs, cost, width in zip(asked.choices, _cost(asked), belief.widths(), strict=True):
+        facts = {
+            name: " + ".join(dict.fromkeys(run.facts[name] for run in runs))
+            for name in runs[0].facts
+        }
+        scales = {"params": runs[-1].params, "tokens": runs[-1].tokens, "flops": cost}
+        gain = scale * (belief.width - width)
+        rows.append({**scales, **facts, "half_width": scale * width, "gain_per_flop": gain / cost})
+    frame = pd.DataFrame(rows)
     return frame.sort_values("gain_per_flop", ascending=False, kind="stable", ignore_index=True)
