@@ -46,6 +46,16 @@ class Belief:
     floor: float = 0.0
     draws: float = float("inf")
 
+    @classmethod
+    def of(cls, law: Moments, roughness: float) -> Belief:
+        """Return the belief of one law at q and the candidates."""
+        return cls(
+            covariance=law.covariance(roughness),
+            noise=law.noise[1:] ** 2,
+            floor=float(law.noise[0] ** 2),
+            draws=float(len(law.draws)),
+        )
+
     def __len__(self) -> int:
         return len(self.noise)
 

@@ -60,12 +60,7 @@ def ask_line(
         words=f"the {target.y_set} of one more run at {where}, by the line of {line.n_runs} runs",
         unit=target.unit.words,
         now=Interval(value=float(found.center[0]), low=float(low), high=float(high)),
-        belief=Belief(
-            covariance=found.covariance(options.roughness),
-            noise=found.noise[1:] ** 2,
-            floor=float(found.noise[0] ** 2),
-            draws=float(len(found.draws)),
-        ),
+        belief=Belief.of(found, options.roughness),
         choices=single(candidates),
     )
 

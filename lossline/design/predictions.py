@@ -12,6 +12,7 @@ from lossline.design.candidates import model_asked, runs_of
 from lossline.design.plan import Candidate, DesignOptions, Interval, Target
 from lossline.design.scale_law import ScaleLaw
 from lossline.errors import UserError
+from lossline.mixtures.predictions import has_mixtures
 from lossline.tables.schema import Unit
 
 
@@ -29,6 +30,11 @@ def ask_prediction(
     Raises:
         UserError: the law cannot be fitted, or the target names no model.
     """
+    if has_mixtures(rows):
+        raise UserError(
+            "target.shares: the runs were trained on mixtures. Give the mixture that is asked "
+            'about, e.g. {"web": 0.8, "code": 0.2}.'
+        )
     (own,) = of_groups(rows, target.groups, count=1)
     model = model_asked(runs_of(own), target)
     if model is None:
@@ -43,11 +49,6 @@ def ask_prediction(
         f"{model.tokens:.3g} tokens, predicted from {law.runs} runs",
         unit="share of the questions" if metric == "accuracy" else Unit(metric).words,
         now=Interval(value=float(found.center[0]), low=low, high=high),
-        belief=Belief(
-            covariance=found.covariance(options.roughness),
-            noise=found.noise[1:] ** 2,
-            floor=float(found.noise[0] ** 2),
-            draws=float(len(found.draws)),
-        ),
+        belief=Belief.of(found, options.roughness),
         choices=single(candidates),
     )

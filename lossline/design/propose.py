@@ -14,6 +14,7 @@ from lossline.design.beliefs import Belief
 from lossline.design.candidates import lattice, runs_of, shared_facts
 from lossline.design.factors import ask_factor, factor_candidates
 from lossline.design.lines import ask_line
+from lossline.design.mixtures import ask_mixture, mixture_candidates
 from lossline.design.picking import Limits, choose, largest_first, left_by_all, until_halved
 from lossline.design.plan import Candidate, DesignOptions, Pick, Plan, Question, Target
 from lossline.design.predictions import ask_prediction
@@ -67,20 +68,27 @@ def propose(
             f"{least:.3g}. Raise the budget or give smaller candidates."
         )
     say(f"uncertainty of {len(affordable)} candidates")
-    ask = _ASK[target.question]
-    if target.question is Question.LINE and len(target.groups) == 2:
-        ask = ask_translation
-    asked = ask(rows, target, affordable, options)
+    asked = _asker(target)(rows, target, affordable, options)
     say("choose")
     plan = plan_of(asked, budget, options)
     note = left_out_of_laws(rows)
     return dataclasses.replace(plan, notes=(*plan.notes, *filter(None, [note])))
 
 
+def _asker(target: Target) -> Ask:
+    if target.question is Question.LINE and len(target.groups) == 2:
+        return ask_translation
+    if target.question is Question.PREDICTION and target.shares:
+        return ask_mixture
+    return _ASK[target.question]
+
+
 def default_candidates(rows: pd.DataFrame, target: Target, budget: float) -> list[Candidate]:
     """Return the runs to choose from where none are given: a lattice, or matched runs again."""
     if target.question is Question.FACTOR:
         return factor_candidates(rows, target, budget)
+    if target.question is Question.PREDICTION and target.shares:
+        return mixture_candidates(rows, target, budget)
     if not target.groups:
         return lattice(runs_of(rows), budget, [shared_facts(rows)])
     parts = of_groups(rows, target.groups, count=len(target.groups))

@@ -146,6 +146,15 @@ class ProcessFit:
         """Return the standard error (T, J) of the log loss of a new run, noise included."""
         return self._moments(shares)[1]
 
+    def covariance(self, shares: Array, domain: str) -> tuple[Array, float]:
+        """Return the covariance (T, T) of expected log losses, and the variance of one run's noise.
+
+        Raises:
+            UserError: see ``checked_shares``.
+        """
+        given = checked_shares(shares, self.components, self.law.name)
+        return self._posteriors[self.domains.index(domain)].covariance(given)
+
     def _moments(self, shares: Array) -> tuple[Array, Array]:
         """Return mean and standard error (T, J) of the log loss of a new run."""
         given = checked_shares(shares, self.components, self.law.name)
@@ -239,6 +248,14 @@ class _Posterior:
         left = np.maximum(kernel.variance(self.theta, points) - explained, 0) + self.noise
         error = self.unit * self.widening * np.sqrt(left)
         return self.center + self.unit * (cross @ self.alpha), error
+
+    def covariance(self, shares: Array) -> tuple[Array, float]:
+        """Return the covariance (T, T) of expected log losses, and the variance of the noise."""
+        points = kernel.features(self.theta, shares)[0]
+        cross = kernel.covariance(self.theta, points, self.points)
+        left = kernel.covariance(self.theta, points, points) - cross @ self.inverse @ cross.T
+        scale = (self.unit * self.widening) ** 2
+        return scale * left, scale * self.noise
 
 
 def _hyperparameters(shares: Array, logs: Array, weights: Array) -> Array:
