@@ -137,10 +137,15 @@ def form_correlation(distance: Array, roughness: float) -> Array:
 
 
 def tame(draws: Array) -> Array:
-    """Return deviations (S, T) with those of runaway draws limited."""
+    """Return deviations (S, T) with those of runaway draws limited.
+
+    Their spread is that of the median deviation, as in ``prediction.intervals``.
+    """
     kept = np.where(np.isfinite(draws), draws, 0.0)
     middle = np.median(np.abs(kept), axis=0) / 0.6745
     most = _FAR * middle
     # One factor for a whole draw, so that candidates keep their correlation.
     over = np.max(np.abs(kept) / np.maximum(most, 1e-300), axis=1, where=most > 0, initial=1.0)
-    return kept / np.maximum(over, 1.0)[:, None]
+    limited = kept / np.maximum(over, 1.0)[:, None]
+    spread = np.sqrt(np.mean(limited**2, axis=0))
+    return limited * (middle / np.maximum(spread, 1e-300))

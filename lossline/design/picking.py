@@ -18,7 +18,8 @@ Array = np.ndarray
 
 _ROUNDS = 10  # of exchanges
 _BETTER = 1e-3  # relative reduction of the variance that an exchange must bring
-_LEAST = 1e-3  # share of the variance below which one more run is not worth making
+_LEAST = 1e-3  # share of the interval's variance below which one more run is not worth making
+_ROUNDING = 1e-12  # variance added to the noise of each run, so that no matrix is singular
 _MOST_RUNS = 1000  # more runs than this are no answer to "how many would halve it"
 _ENDLESS = 1e6  # runs that count as endlessly many
 
@@ -66,16 +67,21 @@ def largest_first(belief: Belief, limits: Limits) -> list[int]:
 
 def known(belief: Belief, picks: Sequence[int]) -> Belief:
     """Return what is known after all picks."""
-    for pick in picks:
-        belief = belief.after(pick)
-    return belief
+    if not len(picks):
+        return belief
+    places = np.asarray(picks, int) + 1
+    columns = belief.covariance[:, places]
+    whole = columns[places] + np.diag(belief.noise[places - 1] + _ROUNDING)
+    told = columns @ np.linalg.solve(whole, columns.T)
+    return dataclasses.replace(belief, covariance=belief.covariance - told)
 
 
 def _greedy(belief: Belief, limits: Limits, per: Array, start: Sequence[int] = ()) -> list[int]:
     """Return ``start`` and the best candidate again and again, by reduced variance per ``per``."""
-    chosen, least = list(start), _LEAST * belief.covariance[0, 0]
+    chosen = list(start)
     belief = known(belief, chosen)
     while True:
+        least = _LEAST * belief.width**2
         gains = np.where(limits.allowed(chosen), belief.gains(), 0.0)
         if not (gains > least).any():
             return chosen

@@ -204,8 +204,8 @@ def _table(asked: Asked) -> pd.DataFrame:
     rows = []
     for runs, cost, width in zip(asked.choices, _cost(asked), belief.widths(), strict=True):
         facts = {
-            name: " + ".join(dict.fromkeys(run.facts[name] for run in runs))
-            for name in runs[0].facts
+            name: " + ".join(dict.fromkeys(run.facts[name] for run in runs if name in run.facts))
+            for name in runs[-1].facts
         }
         scales = {"params": runs[-1].params, "tokens": runs[-1].tokens, "flops": cost}
         gain = scale * (belief.width - width)
