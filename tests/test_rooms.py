@@ -9,7 +9,7 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[1] / "lossline"
 SCIENCE = (
     "laws", "lines", "matching", "attribution", "prediction", "mixtures", "selection",
-    "comparisons", "fits", "token_dynamics",
+    "comparisons", "fits", "token_dynamics", "design",
 )  # fmt: skip
 MACHINE = {
     "batches", "cli", "compilation", "conversion", "corpora", "evaluation", "models", "objectives",
