@@ -17,7 +17,7 @@ from lossline.cli.configuration import Flag, Verb, run_verb
 
 def load() -> Verb:
     """Return the verb, with its imports."""
-    from lossline.studies.grid import Axis, Chain, Product, Zip
+    from lossline.studies.grid import Axis, Chain, Listed, Product, Zip
     from lossline.studies.random_mixtures import RandomMixtures
     from lossline.studies.study import Command, StudyOptions
 
@@ -29,6 +29,7 @@ def load() -> Verb:
             "product": Product,
             "zip": Zip,
             "chain": Chain,
+            "listed": Listed,
             "random_mixtures": RandomMixtures,
             "command": Command,
         },

@@ -1,7 +1,8 @@
 """Grids of runs as data: combinators of axes that yield named sets of gin bindings.
 
-``Axis`` lists the levels of one factor, ``Product`` combines, ``Zip`` pairs, ``Chain`` appends.
-Each is a frozen dataclass with one method, ``points()``, so a gin file can nest them freely.
+``Axis`` lists the levels of one factor, ``Product`` combines, ``Zip`` pairs, ``Chain`` appends,
+``Listed`` names runs one by one. Each is a frozen dataclass with one method, ``points()``, so a
+gin file can nest them freely.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any, Protocol
 from lossline.errors import UserError
 
 INCLUDE = "gin_file"
+LEVELS = "levels"
 UNNAMED_LEVEL = "default"  # name in the loss table of a level whose name is empty
 
 
@@ -87,14 +89,7 @@ class Axis:
         return [self._point(name, dict(bindings)) for name, bindings in self.levels.items()]
 
     def _point(self, name: str, bindings: dict[str, Any]) -> Point:
-        files = bindings.pop(INCLUDE, ())
-        files = (files,) if isinstance(files, str) else tuple(files)
-        return Point(
-            levels=(name,),
-            gin_files=files,
-            bindings=bindings,
-            factors={self.factor: name or UNNAMED_LEVEL},
-        )
+        return _point({self.factor: name}, bindings)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,6 +147,41 @@ class Chain:
         return [point for part in self.parts for point in part.points()]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Listed:
+    """Runs written one by one, after those of another grid.
+
+    Attributes:
+        runs: one entry per run: ``levels`` gives factor -> level, every other key is a binding, and
+            ``gin_file`` a file (or a list of files) to include.
+        after: grid whose runs come first, so that these runs continue its study.
+
+    Raises:
+        UserError: there is no run, or a run has no levels.
+    """
+
+    runs: Sequence[Mapping[str, Any]]
+    after: Grid | None = None
+
+    def __post_init__(self) -> None:
+        if not self.runs:
+            raise UserError("listed.runs is empty. Give it at least one run.")
+        for number, run in enumerate(self.runs):
+            if not isinstance(run.get(LEVELS), Mapping) or not run[LEVELS]:
+                raise UserError(
+                    f"listed.runs[{number}] has no {LEVELS!r}. Name its level of each factor: "
+                    f'"{LEVELS}": {{"model": "llama-s", …}}.'
+                )
+
+    def points(self) -> list[Point]:
+        """Return the points of ``after``, then one point per run."""
+        before = self.after.points() if self.after else []
+        own = [{key: value for key, value in run.items() if key != LEVELS} for run in self.runs]
+        return before + [
+            _point(run[LEVELS], bindings) for run, bindings in zip(self.runs, own, strict=True)
+        ]
+
+
 def unique(points: Sequence[Point]) -> list[Point]:
     """Return the points as a list, after a check that all names differ.
 
@@ -167,6 +197,18 @@ def unique(points: Sequence[Point]) -> list[Point]:
             )
         seen[point.name] = point
     return list(points)
+
+
+def _point(levels: Mapping[str, str], bindings: dict[str, Any]) -> Point:
+    """Return the point of some levels; the binding ``gin_file`` names files to include."""
+    files = bindings.pop(INCLUDE, ())
+    files = (files,) if isinstance(files, str) else tuple(files)
+    return Point(
+        levels=tuple(levels.values()),
+        gin_files=files,
+        bindings=bindings,
+        factors={factor: name or UNNAMED_LEVEL for factor, name in levels.items()},
+    )
 
 
 def _join(points: Sequence[Point]) -> Point:

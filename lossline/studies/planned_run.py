@@ -68,10 +68,8 @@ def plan_run(
         UserError: the error that ``lossline.train`` would raise, after the run's name. A missing
             store or origin is not an error here, see ``PlannedRun.missing``.
     """
-    from lossline.train import load
-
     try:
-        options = build_options("train", load(), gin_files=gin_files, bindings=bindings)
+        options = run_options(gin_files, bindings)
         folder, key, missing = _identified(options)
     except UserError as error:
         raise UserError(f"run {name}: {error}") from error
@@ -87,6 +85,22 @@ def plan_run(
         tokens=options.total_tokens,
         flops=options.total_tokens * options.flops_per_token,
     )
+
+
+def run_options(gin_files: Sequence[str], bindings: Sequence[str]) -> TrainOptions:
+    """Return the resolved options of a run.
+
+    Args:
+        gin_files: Gin files of ``lossline.train``, in order.
+        bindings: binding lines, applied after the files.
+
+    Raises:
+        UserError: a file or a binding is wrong.
+    """
+    from lossline.train import load
+
+    options: TrainOptions = build_options("train", load(), gin_files=gin_files, bindings=bindings)
+    return options
 
 
 def _identified(options: TrainOptions) -> tuple[Path, str, str]:

@@ -164,14 +164,16 @@ def _identified(options: StudyOptions) -> list[PlannedRun]:
 
 
 def _planned(options: StudyOptions, point: Point) -> PlannedRun:
+    return plan_run(point.name, *sources(options, point), point.factors)
+
+
+def sources(options: StudyOptions, point: Point) -> tuple[tuple[str, ...], list[str]]:
+    """Return the gin files of a run of the grid, and the binding lines that follow them."""
     bindings = {"train.name": point.name, "train.root": "{study}/runs", **point.bindings}
-    gin_files = (options.run_gin_file, *point.gin_files)
     filled = _filled(options, bindings, point.factors)
-    return plan_run(
-        point.name,
-        gin_files,
+    return (
+        (options.run_gin_file, *point.gin_files),
         [binding(key, value) for key, value in filled.items()],
-        point.factors,
     )
 
 
