@@ -227,7 +227,7 @@ def _parse_command_line(
     for key, flag in flags.items():
         value = getattr(known, key)
         if value is not None:
-            bindings.append(f"{flag.binding} = {value!r}")
+            bindings.append(f"{flag.binding} = {_gin_value(repr(value))}")  # nan: as a string
     bindings += _gin_bindings(
         [*rest, *bound], lambda argument: _meant(argument, name, flags, load())
     )

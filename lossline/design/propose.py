@@ -59,7 +59,7 @@ def propose(
     options = options or DesignOptions()
     rows = table[table["status"] == str(Status.OK)]
     if candidates is None:
-        candidates = default_candidates(rows, target, budget)
+        candidates = default_candidates(rows, target, math.inf)
     affordable = [candidate for candidate in candidates if candidate.flops <= budget]
     if not affordable:
         least = min((candidate.flops for candidate in candidates), default=math.nan)

@@ -101,7 +101,7 @@ def _run(planned: tuple[Candidate, int], parts: dict[str, str]) -> dict[str, Any
     facts = {name: value for name, value in pick.facts.items() if not name.startswith(SHARE)}
     family = facts.get("architecture", "model")
     model = _macro("MODEL", *(family,) * ("architecture" in facts), short(pick.params))
-    parts[model.name] = f"gin file of a {family} of {pick.params:.4g} parameters"
+    parts[model.name] = f"gin file of the {family} with {pick.params:.4g} parameters"
     levels = {"size": short(pick.params), "tokens": short(pick.tokens), **facts}
     run: dict[str, Any] = {LEVELS: levels, INCLUDE: model}
     if shares:

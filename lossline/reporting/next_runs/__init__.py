@@ -1,0 +1,1 @@
+"""The report of a plan of next runs, and its figure."""
