@@ -38,6 +38,7 @@ FLAGS = {
     "x_set": Flag("next_runs.x_set", "evaluation set on the x axis"),
     "y_set": Flag("next_runs.y_set", "evaluation set that the question is about"),
     "unit": Flag("next_runs.unit", "loss (nats per token) or bits_per_byte"),
+    "metric": Flag("next_runs.metric", "of a prediction: loss, bits_per_byte or accuracy"),
     "group": Flag("next_runs.groups", "groups that the question is about", "values"),
     "factor": Flag("next_runs.factor", "column of the factor"),
     "levels": Flag("next_runs.levels", "the two levels of the factor", "values"),

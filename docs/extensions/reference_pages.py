@@ -32,6 +32,7 @@ VERBS = (
     "select",
     "fit",
     "predict",
+    "next_runs",
     "compare",
     "report",
     "import_sweep",

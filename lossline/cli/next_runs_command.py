@@ -82,6 +82,8 @@ class NextRunsCommand(DesignOptions):
         tokens: D of that model; needs ``params``.
         flops: C of that model, in place of ``params`` and ``tokens``.
         loss: the loss on ``x_set`` that is asked about.
+        shares: component -> share of the mixture of that model, where runs differ in mixtures.
+        metric: of a prediction: "loss", "bits_per_byte" or "accuracy"; default: ``unit``.
         candidates: runs to choose from; default: a lattice of sizes and tokens. (N, D), (N, D,
             {fact: value}), or the same as text: "4e8 8e9 pretraining_data=c4".
         study: gin file of the study that made the table; the printed grid then continues it.
@@ -106,6 +108,8 @@ class NextRunsCommand(DesignOptions):
     tokens: float | None = None
     flops: float | None = None
     loss: float | None = None
+    shares: dict[str, float] = dataclasses.field(default_factory=dict)
+    metric: str = ""
     candidates: tuple[Any, ...] = ()
     study: str = dataclasses.field(default="", metadata={"identity": _contents})
     out: str = not_identity("")
@@ -291,6 +295,8 @@ def checked_target(table: pd.DataFrame, options: NextRunsCommand) -> Target:
         tokens=options.tokens,
         flops=options.flops,
         loss=options.loss,
+        shares=options.shares,
+        metric=options.metric,
     )
 
 

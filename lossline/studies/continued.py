@@ -114,8 +114,9 @@ class _Grid:
                 changed["train.steps"] = None
         changed |= self._seed(levels, options.seed)
         self._check(like, levels, changed)
-        files = list(like.gin_files)
-        return {LEVELS: levels, **({INCLUDE: files} if files else {}), **changed}
+        files = like.gin_files
+        included = {INCLUDE: files[0] if len(files) == 1 else list(files)} if files else {}
+        return {LEVELS: levels, **included, **changed}
 
     def _sizes(self, options: TrainOptions, pick: Candidate) -> dict[str, Any]:
         model: Any = options.model

@@ -57,6 +57,7 @@ def study_to_fill_in(picks: Sequence[Candidate]) -> StudyText:
         "EVALUATE": "what is measured; as gin_configs/evaluation/quickstart.gin",
     }
     runs = [_run(pick, parts) for pick in _numbered(picks)]
+    parts = dict(sorted(parts.items(), key=lambda part: part[0].startswith("MODEL")))
     width = max(len(name) for name in parts)
     missing = [f'# {name:{width}s} = "…"  # {what}' for name, what in parts.items()]
     text = "\n".join(

@@ -13,6 +13,7 @@ from lossline.reporting.appearance import COLORS
 from lossline.reporting.figures import new_figure, publication_style
 
 _GRAY = "#7F7F7F"
+_ROOM = 0.03  # between two numbers, as a share of the FLOPs of all picks
 
 
 def width_chart(plan: Plan) -> Figure:
@@ -24,11 +25,7 @@ def width_chart(plan: Plan) -> Figure:
         others = {"color": _GRAY, "ls": "--", "mfc": "white", "ms": 5.0}
         _curve(ax, plan.largest_first, now, label="largest runs first", **others)
         _curve(ax, plan.picks, now, label="these picks", color=COLORS[0], ms=3.2)
-        for place, (x, y) in enumerate(_steps(plan.picks, now)[1:], start=1):
-            ax.annotate(
-                str(place), (x, y), xytext=(3, 3), textcoords="offset points",
-                fontsize=6.5, color=COLORS[0],
-            )  # fmt: skip
+        _number(ax, _steps(plan.picks, now))
         ax.axhline(now / 2, color=_GRAY, lw=0.7, ls=(0, (1, 2)))
         ax.annotate(
             "half of now", (0, now / 2), xycoords=("axes fraction", "data"), xytext=(3, -2),
@@ -46,6 +43,18 @@ def _curve(ax: Axes, picks: Sequence[Pick], now: float, **style: Any) -> None:
     if picks:
         x, y = zip(*_steps(picks, now), strict=True)
         ax.plot(x, y, marker="o", lw=1.3, drawstyle="steps-post", **style)
+
+
+def _number(ax: Axes, steps: Sequence[tuple[float, float]]) -> None:
+    """Write the number of each run beside its dot, if the one before is far enough away."""
+    room, last = _ROOM * steps[-1][0], -float("inf")
+    for place, (x, y) in enumerate(steps[1:], start=1):
+        if x - last > room:
+            last = x
+            ax.annotate(
+                str(place), (x, y), xytext=(3, 3), textcoords="offset points", fontsize=6.5,
+                color=COLORS[0],
+            )  # fmt: skip
 
 
 def _steps(picks: Sequence[Pick], now: float) -> list[tuple[float, float]]:
