@@ -35,6 +35,7 @@ _ROOMS = (
     "tables", "options", "matching", "laws", "lines", "attribution", "prediction", "mixtures",
     "fits", "design", "studies",
 )  # fmt: skip
+METRICS = ("loss", "bits_per_byte", "accuracy")
 _FORM = '"4e8 8e9 pretraining_data=c4": parameters, tokens, then facts of the run'
 
 
@@ -127,11 +128,20 @@ class NextRunsCommand(DesignOptions):
             value = getattr(self, name)
             if value is not None and not (math.isfinite(value) and value > 0):
                 raise UserError(f"next_runs.{name} = {value}: must be a number above 0.")
-        needed = "factor" if self.question is Question.FACTOR else "y_set"
-        if not getattr(self, needed):
+        needed = {Question.FACTOR: ("factor", "y_set"), Question.LINE: ("x_set", "y_set")}
+        for name in needed.get(self.question, ("y_set",)):
+            if not getattr(self, name):
+                raise UserError(
+                    f"missing binding: next_runs.{name}. A question of {self.question} needs "
+                    f"--{name}."
+                )
+        if self.x_set and self.x_set == self.y_set:
             raise UserError(
-                f"missing binding: next_runs.{needed}. A question of {self.question} needs "
-                f"--{needed}."
+                f"next_runs.x_set and y_set are both {self.x_set!r}. Give two different sets."
+            )
+        if self.metric not in ("", *METRICS):
+            raise UserError(
+                f"next_runs.metric: {self.metric!r} is unknown. Choose {', '.join(METRICS)}."
             )
         if self.levels and len(self.levels) != 2:
             raise UserError(
@@ -281,8 +291,9 @@ def checked_target(table: pd.DataFrame, options: NextRunsCommand) -> Target:
         _check_known(table, "eval_set", "set", value)
     for group in options.groups:
         _check_known(table, "pretraining_data", "pretraining set", group)
-    if options.factor:
-        _check_levels(table, options)
+    levels = _levels(table, options) if options.factor else options.levels
+    if options.question is not Question.FACTOR and not options.shares:
+        _check_groups(table, options)
     return Target(
         question=options.question,
         x_set=options.x_set,
@@ -290,7 +301,7 @@ def checked_target(table: pd.DataFrame, options: NextRunsCommand) -> Target:
         unit=options.unit,
         groups=options.groups,
         factor=options.factor,
-        levels=options.levels,
+        levels=levels,
         params=options.params,
         tokens=options.tokens,
         flops=options.flops,
@@ -309,7 +320,21 @@ def _check_known(table: pd.DataFrame, column: str, what: str, value: str) -> Non
         )
 
 
-def _check_levels(table: pd.DataFrame, options: NextRunsCommand) -> None:
+def _check_groups(table: pd.DataFrame, options: NextRunsCommand) -> None:
+    """Raise UserError if there are too few or too many groups for the question."""
+    known = sorted(table["pretraining_data"].dropna().astype(str).unique())
+    given, most = len(options.groups), 1 if options.question is Question.PREDICTION else 2
+    least = 2 if options.question is Question.TRANSLATION else min(1, len(known) - 1)
+    if not least <= given <= most:
+        wanted = f"{least} or {most}" if least < most else str(most)
+        raise UserError(
+            f"next_runs.groups: {given} given, a question of {options.question} needs {wanted}. "
+            f"Add --group and pretraining sets: {nearest_names('', known)}."
+        )
+
+
+def _levels(table: pd.DataFrame, options: NextRunsCommand) -> tuple[str, ...]:
+    """Return the two levels of the factor: those given, or all if there are only two."""
     if options.factor not in table or table[options.factor].isna().all():
         known = [str(name) for name in table.columns if table[name].notna().any()]
         raise UserError(
@@ -323,6 +348,17 @@ def _check_levels(table: pd.DataFrame, options: NextRunsCommand) -> None:
                 f"next_runs.levels: {options.factor} has no level {level!r}. "
                 f"Levels: {nearest_names(level, levels)}."
             )
+    if len(levels) < 2:
+        raise UserError(
+            f"next_runs.factor: all runs of the table have the {options.factor} {levels[0]!r}. "
+            "Give a factor with two levels."
+        )
+    if not options.levels and len(levels) > 2:
+        raise UserError(
+            f"next_runs.levels: {options.factor} has {len(levels)} levels. Add --levels and two of "
+            f"{nearest_names('', levels)}."
+        )
+    return options.levels or tuple(levels)
 
 
 def _candidates(table: pd.DataFrame, options: NextRunsCommand) -> list[Candidate] | None:

@@ -161,6 +161,10 @@ def test_another_folder_is_left_alone(table: Path, tmp_path: Path, capsys) -> No
         (("--budget=1e18", "--candidate", "8e7 nan"), "must be numbers above 0"),
         (("--budget=1e18", "--candidate", "8e7 1e9 pretraining_data=prose"), "prose"),
         (("--budget=1e18", "--candidate", "8e7 1e9 pretrainin_data=wiki"), "did you mean"),
+        (("--budget=1e18", "--x_set=quiz"), "x_set and y_set are both 'quiz'"),
+        (("--budget=1e18", "--metric=acuracy"), "Choose loss, bits_per_byte, accuracy"),
+        (("--budget=1e18", "--question=translation"), "translation needs 2"),
+        (("--budget=1e18", "--question=factor"), "next_runs.factor"),
         (("--budget=1e18", "--question=lines"), "must be one of 'line', 'translation'"),
     ],
 )
@@ -182,6 +186,8 @@ FACTOR = ("--question=factor", "--x_set=legal", "--y_set=quiz", "--budget=1e18")
         (("--factor=optimizer",), "no column 'optimizer' with values"),
         (("--factor=pretraining_data", "--levels", "wiki", "pyton"), "Levels: python, wiki"),
         (("--factor=pretraining_data", "--levels", "wiki"), "Give the two levels"),
+        (("--factor=architecture",), "all runs of the table have the architecture 'llama'"),
+        (("--factor=params",), "Add --levels and two of"),
         ((), "--factor"),
     ],
 )
@@ -207,6 +213,15 @@ def test_tables_that_cannot_answer(
     out = ("--out", str(tmp_path / "plan"))
     refusal(capsys, path, *LINE, f"--question={question}", "--budget=1e18", *out)
     assert [file.name for file in tmp_path.iterdir()] == ["bad.parquet"]
+
+
+def test_a_factor_of_two_levels_and_a_translation_are_answered(table: Path, capsys) -> None:
+    call(table, *FACTOR, "--factor=pretraining_data", "--target_loss=3.5")
+    assert "the move of the pretraining data from python to wiki" in capsys.readouterr().out
+    sets = ("--y_set=quiz", "--group", "wiki", "python", "--target_flops=1e19", "--budget=1e18")
+    call(table, "--question=translation", "--x_set=legal", *sets)
+    said = capsys.readouterr().out
+    assert "one more run of python" in said and "listed.runs" in said
 
 
 def test_a_target_within_the_fitted_runs_is_answered_and_named(table: Path, capsys) -> None:
