@@ -1,7 +1,7 @@
 """The question "factor": the difference between two levels of a factor along matched runs.
 
-The runs of a matched group share one curve in x; the high level lies the move above it; each run has
-a deviation of its own (``attribution.comparison``). Given x, that is a linear model whose
+The runs of a matched group share one curve in x; the high level lies the move above it; each run
+has a deviation of its own (``attribution.comparison``). Given x, that is a linear model whose
 covariance is exact. The interval is that of ``attribution``.
 """
 

@@ -23,9 +23,7 @@ def vague(degree, asked, *, noise=1.0):
 
 def lagrange(nodes, at):
     """Size of each node's Lagrange polynomial at a place: Hoel and Levine's weights."""
-    return np.array(
-        [abs(np.prod([(at - o) / (n - o) for o in nodes if o != n])) for n in nodes]
-    )
+    return np.array([abs(np.prod([(at - o) / (n - o) for o in nodes if o != n])) for n in nodes])
 
 
 @pytest.mark.parametrize(("degree", "nodes"), [(1, (-1, 1)), (2, (-1, 0, 1))])
