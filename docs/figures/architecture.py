@@ -110,7 +110,7 @@ _PLACES = {
     "options": (5.4, 1.0),
     "reporting": (8.2, 6.0),
     "fits": (8.2, 5.0),
-    "design": (6.7, 6.76),
+    "design": (9.8, 6.0),
     "mixtures": (9.8, 5.0),
     "prediction": (9.8, 4.0),
     "lines": (8.2, 4.0),
