@@ -224,7 +224,9 @@ def _compute_laws(
         resample = functools.partial(_resampled, resamples=options.law_resamples)
         size = min(_TOGETHER, math.ceil(len(asked) / (_PIECES * options.processes)))
         pieces = [asked[i : i + size] for i in range(0, len(asked), size)]
-        of_pieces = workers.map(resample, pieces, say=say, what=f"batches of laws ({unit})")
+        of_pieces = workers.map(
+            resample, pieces, say=say, what=f"batches of laws resampled ({unit})"
+        )
         resampled = [one for piece in of_pieces for one in piece]
     laws = iter(zip(fits, resampled, strict=True))
     return [base if problem is None else _with_law(base, *next(laws)) for base, problem, _ in found]

@@ -33,6 +33,7 @@ QUICK = {
     "lines": LineOptions(resamples=20),
     "attribution": AttributionOptions(resamples=0),
     "law_resamples": 0,
+    "processes": 1,
 }
 
 
