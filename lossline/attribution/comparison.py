@@ -200,7 +200,7 @@ def pooled_noise(comparisons: list[Comparison], share: float = 1.0) -> Noise:
     return Noise(deviation=float(np.sqrt(variance)), degrees=share * degrees)
 
 
-def _comparable(points: MatchedPoints) -> Array | None:
+def comparable(points: MatchedPoints) -> Array | None:
     """Return a mask of the points at x that more than one level covers; None if they are too few.
 
     So every comparison interpolates. Two levels: the intersection of their ranges, slightly
@@ -259,7 +259,7 @@ class _Plan:
     @classmethod
     def of(cls, groups: list[MatchedPoints]) -> _Plan | None:
         """Plan a comparison; None if no group has a common range, or no move is identified."""
-        kept = [_comparable(points) for points in groups]
+        kept = [comparable(points) for points in groups]
         inside = _inside(groups, kept)
         if not inside:
             return None
@@ -339,7 +339,7 @@ def line_scatter(groups: list[MatchedPoints]) -> Noise:
     for points in groups:
         _, number = np.unique(points.run, return_inverse=True)
         alone = np.bincount(number).max() == 1  # every run is one point of the line
-        kept = None if alone else _comparable(dataclasses.replace(points, d=number.astype(float)))
+        kept = None if alone else comparable(dataclasses.replace(points, d=number.astype(float)))
         if not alone and kept is None:
             continue
         together = points if kept is None else points.keep(kept)

@@ -1,8 +1,8 @@
 """The question "factor": the difference between two levels of a factor along matched runs.
 
 The runs of a matched group share one curve in x; the high level lies the move above it; each run
-has a deviation of its own (``attribution.comparison``). Given x, that is a linear model whose
-covariance is exact. The interval is that of ``attribution``.
+has a deviation of its own (``attribution.comparison``). Given x, the model is linear, with an exact
+covariance. The interval is that of ``attribution``.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import pandas as pd
 
 from lossline.attribution import AttributionOptions
 from lossline.attribution.analysis import analyse
-from lossline.attribution.comparison import MatchedPoints
+from lossline.attribution.comparison import MatchedPoints, comparable
 from lossline.attribution.contrasts import Contrast, Kind
 from lossline.attribution.matched import Losses, Matched
 from lossline.design.asked import Asked, single
@@ -49,7 +49,7 @@ def ask_factor(
     Raises:
         UserError: no matched runs of the two levels, or their noise is unknown.
     """
-    plan = design(rows)
+    plan = _plan(rows, target)
     contrast, x_set = _contrast(rows, plan, target, options)
     groups = _groups(plan, target, pooled=contrast.pooled_sizes)
     losses = Losses(_points(rows, x_set, target))
@@ -86,7 +86,7 @@ def ask_factor(
 
 def factor_candidates(rows: pd.DataFrame, target: Target, budget: float) -> list[Candidate]:
     """Return every matched run once more at either level, if the budget pays for it."""
-    plan = design(rows)
+    plan = _plan(rows, target)
     groups = _groups(plan, target, pooled=False) or _groups(plan, target, pooled=True)
     runs = runs_of(rows).set_index("run_id")
     facts = rows.drop_duplicates("run_id").set_index("run_id")
@@ -105,14 +105,13 @@ def factor_candidates(rows: pd.DataFrame, target: Target, budget: float) -> list
     return [candidate for candidate in found.values() if candidate.flops <= budget]
 
 
-def _contrast(
-    rows: pd.DataFrame, plan: Design, target: Target, options: DesignOptions
-) -> tuple[Contrast, str]:
-    """Return the contrast of the two levels on the y set, and the x set.
+def _plan(rows: pd.DataFrame, target: Target) -> Design:
+    """Return the facts of the runs.
 
     Raises:
-        UserError: an unknown factor or level, or the levels have no matched runs.
+        UserError: an unknown factor or level.
     """
+    plan = design(rows)
     known = list(map(str, plan.listed()))
     if target.factor not in known:
         raise UserError(
@@ -125,6 +124,17 @@ def _contrast(
             f"target.levels = {', '.join(target.levels) or 'none'}: give two levels of "
             f"{target.factor}. It has {', '.join(levels)}."
         )
+    return plan
+
+
+def _contrast(
+    rows: pd.DataFrame, plan: Design, target: Target, options: DesignOptions
+) -> tuple[Contrast, str]:
+    """Return the contrast of the two levels on the y set, and the x set.
+
+    Raises:
+        UserError: the levels have no matched runs.
+    """
     matched = dataclasses.replace(
         Matched.of(plan, target.factor), pairs=[tuple(target.levels)], number=None
     )
@@ -155,9 +165,11 @@ def _points(rows: pd.DataFrame, x_set: str, target: Target) -> pd.DataFrame:
 
 
 def _of(group: MatchedGroup, losses: Losses, level: dict[str, float]) -> MatchedPoints | None:
-    """Return the points of a group with the number of their level."""
+    """Return the points of a group at the x that both levels cover, with their level as number."""
     d = {run: level[name] for name, runs in group.levels.items() for run in runs}
-    return losses.points(group, d)
+    points = losses.points(group, d)
+    kept = None if points is None else comparable(points)
+    return None if points is None or kept is None else points.keep(kept)
 
 
 def _columns(group: int, groups: int, u: Array, d: Array, degree: int) -> Array:

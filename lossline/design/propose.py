@@ -121,7 +121,9 @@ def plan_of(asked: Asked, budget: float, options: DesignOptions) -> Plan:
         now=asked.now,
         picks=picks,
         largest_first=_picks(asked, largest_first(belief, limits)),
-        halving=None if halved is None else sum(len(asked.choices[k]) for k in halved),
+        halving=None
+        if halved is None or not chosen
+        else sum(len(asked.choices[k]) for k in halved),
         halving_reason=_reason(belief, halved, chosen, limits.cost),
         candidates=_table(asked),
         notes=(*asked.notes, *_ties(picks)),
@@ -169,6 +171,8 @@ def _reason(
     belief: Belief, halved: Sequence[int] | None, chosen: Sequence[int], cost: Array
 ) -> str:
     """Return what the number of runs means, or why there is none."""
+    if not chosen:
+        return "No run within the budget tells anything about it."
     if halved is not None:
         more = "" if len(halved) <= len(chosen) else ", and more chosen in the same way"
         return f"The first of the picks{more}: {cost[list(halved)].sum():.3g} FLOPs together."
