@@ -6,10 +6,13 @@ A case starts from a few small runs of a sweep. All its other runs are hidden: t
 candidates, except those of largest compute, which are never candidates. At one budget, runs are
 revealed three ways: those that ``lossline.design`` picks, random ones (mean over many orders), and
 the largest that fit, one after the other. Each time the line or law is fitted again, and predicts
-the runs of largest compute: the mean |relative error| there is the score of that way.
+the runs of largest compute. The score of that way is the mean |relative error| there: at the model
+asked about and its two neighbours ("asked"), and at all of them ("all": other D/N
+than asked about).
 
-The one option that was chosen, the roughness of the form's error, was chosen by ``--inner``: the
-same cases within the smaller budgets, where the largest two budgets take no part.
+Two options were chosen, the roughness of the form's error and the difference of plans that counts
+as none. ``--inner`` chose them: the same cases within the smaller budgets of the Kempner sweep,
+where its two largest budgets take no part.
 
 Writes next_runs.csv (one row per case and way), next_runs.json (a summary per sweep and question:
 geometric mean of the ratio of errors, with a 90% interval from resampled cases).
@@ -23,6 +26,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -39,21 +43,29 @@ from lossline.errors import UserError
 from lossline.files import write_json
 from lossline.lines.fitting import LineOptions, fit_specimen
 from lossline.lines.specimens import Specimen, between_groups, within_groups
+from lossline.tables.pairing import Pairs
 from lossline.tables.schema import OWN_SET, SetKind
 from lossline.tables.sweeps import import_sweep
 
 Array = np.ndarray
+Chooser = Callable[[pd.DataFrame], Specimen]
 
+# A hidden run exists once.
+ONCE = DesignOptions(repeats=1)
 FAST = LineOptions(resamples=0)
+NEAR = 3  # farthest runs nearest in N and D to the model asked about, itself one of them
 ORDERS = 10  # random orders of the candidates
 # Three sets of text, five tasks of different kinds; every set would take an hour.
 KEMPNER_SETS = (
     OWN_SET, "c4", "slimpajama", "starcoder", "hellaswag", "arc_easy", "piqa", "mmlu_humanities",
     "openbook_qa",
 )  # fmt: skip
-BUDGETS = (1.0, 3.0)  # times the cost of the largest candidate
+# Times the cost of the largest candidate. 3 times would buy nearly all runs of the ladder.
+BUDGETS = {"Kempner": (1.0, 3.0), "OLMo ladder": (0.5, 1.0)}
 OURS, RANDOM, LARGEST = "ours", "random", "largest first"
-ROUGHNESS = (0.0, 0.1, 0.2, 0.4, 0.8)
+KEYS = ["sweep", "question", "budget", "scored"]
+# Of ``--inner``: (roughness, tied).
+CHOICES = ((0.4, 0.0), (0.4, 0.02), (0.4, 0.05), (0.0, 0.02), (0.1, 0.02), (0.2, 0.02), (0.8, 0.02))
 FARTHEST, INNER = 7, 5  # budgets of Kempner, from 0: predicted; those below it are candidates
 
 
@@ -68,7 +80,8 @@ class Case:
         start: rows of the runs that are known at first.
         hidden: rows of the candidates.
         target: the question for ``lossline.design``.
-        error: mean |relative error| at the farthest runs, from the rows known.
+        error: mean |relative errors| at the farthest runs, from the rows known: near the model
+            asked about, and at all of them (2).
     """
 
     sweep: str
@@ -77,10 +90,10 @@ class Case:
     start: pd.DataFrame
     hidden: pd.DataFrame
     target: Target
-    error: Callable[[pd.DataFrame], float]
+    error: Callable[[pd.DataFrame], Array]
 
 
-def ours(case: Case, budget: float, options: DesignOptions) -> dict[str, float]:
+def ours(case: Case, budget: float, options: DesignOptions) -> dict[str, Any]:
     """Return the error after the runs that the design picks, and what it expects of them."""
     data = case.hidden.drop_duplicates("run_id").set_index("run_id")[DATA].astype(str)
     runs = runs_of(case.hidden).sort_values("run_id")
@@ -99,14 +112,14 @@ def ours(case: Case, budget: float, options: DesignOptions) -> dict[str, float]:
     }
 
 
-def others(case: Case, budget: float) -> dict[str, float]:
+def others(case: Case, budget: float) -> dict[str, Any]:
     """Return the error before any run, after random ones, and after the largest."""
     runs = runs_of(case.hidden).sort_values("run_id", ignore_index=True)
     names = runs["run_id"].to_numpy()
     found = {"before": revealed(case, set())}
     for way, sets in orders(runs["flops"].to_numpy(float), budget).items():
         errors = {one: revealed(case, set(names[list(one)])) for one in set(sets)}
-        found[way] = float(np.mean([errors[one] for one in sets]))
+        found[way] = np.mean([errors[one] for one in sets], axis=0)
     return found
 
 
@@ -134,34 +147,39 @@ def filled(flops: Array, order: Array, budget: float) -> frozenset[int]:
     return frozenset(chosen)
 
 
-def revealed(case: Case, runs: set[str]) -> float:
+def revealed(case: Case, runs: set[str]) -> Array:
     """Return the error with these runs known."""
     known = case.hidden[case.hidden["run_id"].astype(str).isin(runs)]
     return case.error(pd.concat([case.start, known], ignore_index=True))
 
 
-def line_error(
-    known: pd.DataFrame, choose: Callable[[pd.DataFrame], Specimen], far: Specimen
-) -> float:
-    """Return the error of a line at the far pairs."""
+def scores(predicted: Array, actual: Array, at: Places | Pairs, target: Target) -> Array:
+    """Return the mean |relative error| near the model asked about, and everywhere (2)."""
+    error = np.abs(predicted / actual - 1)
+    assert target.params and target.tokens
+    away = np.abs(np.log(at.params / target.params)) + np.abs(np.log(at.tokens / target.tokens))
+    return np.array([error[np.argsort(away, kind="stable")[:NEAR]].mean(), error.mean()])
+
+
+def line_error(known: pd.DataFrame, choose: Chooser, far: Specimen, target: Target) -> Array:
+    """Return the errors of a line at the far pairs."""
     line = fit_specimen(choose(known), options=FAST)
     if not line.parameters or far.pairs is None:
-        return float("nan")
+        return np.full(2, np.nan)
     at = far.pairs
     predicted = line.predict(at.x, tokens_per_param=at.tokens / at.params)
-    return float(np.mean(np.abs(predicted / at.y - 1)))
+    return scores(predicted, at.y, at, target)
 
 
-def law_error(known: pd.DataFrame, far: pd.DataFrame, y_set: str) -> float:
-    """Return the error of the law of scale at the far rows of one set."""
+def law_error(known: pd.DataFrame, far: pd.DataFrame, target: Target) -> Array:
+    """Return the errors of the law of scale at the far rows of one set."""
     try:
-        law = ScaleLaw.of(known, y_set, "loss", DesignOptions(resamples=20), tested=False)
+        law = ScaleLaw.of(known, target.y_set, "loss", DesignOptions(resamples=20), tested=False)
     except UserError:
-        return float("nan")
-    rows = far[far["eval_set"] == y_set]
-    columns = {name: rows[name].to_numpy(float) for name in ("params", "tokens", "flops")}
-    predicted = law.at(Places(**columns)).center
-    return float(np.mean(np.abs(predicted / rows["loss"].to_numpy(float) - 1)))
+        return np.full(2, np.nan)
+    rows = far[far["eval_set"] == target.y_set]
+    at = Places(**{name: rows[name].to_numpy(float) for name in ("params", "tokens", "flops")})
+    return scores(law.at(at).center, rows["loss"].to_numpy(float), at, target)
 
 
 # --- the sweeps --------------------------------------------------------------------------------
@@ -191,11 +209,12 @@ def kempner(folder: Path, farthest: int) -> Iterator[Case]:
                 yield line_case(common, name, target, OWN_SET, beyond)
             yield Case(
                 **common, question=Question.PREDICTION, name=name, target=target,
-                error=lambda known, far=beyond, y=y_set: law_error(known, far, y),
+                error=lambda known, far=beyond, target=target: law_error(known, far, target),
             )  # fmt: skip
         for source, other in below.groupby(DATA):
             if source != data:
                 pair = {**common, "start": pd.concat([other, common["start"]])}
+                pair["hidden"] = measured_by(other, common["hidden"])
                 yield translation_case(pair, (str(source), str(data)), model, far)
 
 
@@ -205,9 +224,18 @@ def thinned(rows: pd.DataFrame) -> list[str]:
     return [run for _, part in runs.groupby("flops") for run in part["run_id"].iloc[1::3]]
 
 
+def measured_by(source: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of runs whose N and D a run of the source has: only these make pairs."""
+    known = np.log(runs_of(source)[["params", "tokens"]].to_numpy(float))
+    runs = runs_of(rows)
+    places = np.log(runs[["params", "tokens"]].to_numpy(float))
+    paired = (np.abs(places[:, None] - known).max(axis=2) < 1e-3).any(axis=1)
+    return rows[rows["run_id"].isin(runs["run_id"][paired])]
+
+
 def middle_model(rows: pd.DataFrame) -> dict[str, float]:
     """Return N and D of the run of middle size: its loss is not looked at."""
-    runs = runs_of(rows).sort_values("params")
+    runs = runs_of(rows).sort_values(["params", "tokens"])
     row = runs.iloc[len(runs) // 2]
     return {"params": float(row["params"]), "tokens": float(row["tokens"])}
 
@@ -223,7 +251,7 @@ def line_case(common: dict, name: str, target: Target, x_set: str, far: pd.DataF
     return Case(
         **common, question=Question.LINE, name=f"{name} from {x_set}",
         target=replace(target, question=Question.LINE, x_set=x_set),
-        error=lambda known: line_error(known, choose, beyond),
+        error=lambda known: line_error(known, choose, beyond, target),
     )  # fmt: skip
 
 
@@ -242,7 +270,7 @@ def translation_case(
     )
     return Case(
         **common, question=Question.TRANSLATION, name=" -> ".join(groups), target=target,
-        error=lambda known: line_error(known, choose, beyond),
+        error=lambda known: line_error(known, choose, beyond, target),
     )  # fmt: skip
 
 
@@ -272,7 +300,7 @@ def olmo(folder: Path) -> Iterator[Case]:
             yield line_case(common, name, target, ladder.X_SET, far)
         yield Case(
             **common, question=Question.PREDICTION, name=name, target=target,
-            error=lambda known, y=y_set: law_error(known, far, y),
+            error=lambda known, target=target: law_error(known, far, target),
         )  # fmt: skip
 
 
@@ -280,29 +308,39 @@ def olmo(folder: Path) -> Iterator[Case]:
 
 
 def run(cases: Sequence[Case], choices: Sequence[DesignOptions]) -> pd.DataFrame:
-    """Return one row per case, budget and options."""
+    """Return one row per case, budget, options and part of the farthest runs."""
     rows = []
     for case in cases:
-        for times in BUDGETS:
+        for times in BUDGETS[case.sweep]:
             budget = times * runs_of(case.hidden)["flops"].max()
             facts = {"sweep": case.sweep, "question": str(case.question), "case": case.name}
             facts |= {"budget": times, **others(case, budget)}
             for options in choices:
-                row = {**facts, "roughness": options.roughness, "message": ""}
+                row = {**facts, "roughness": options.roughness, "tied": options.tied, "message": ""}
                 try:
                     row |= ours(case, budget, options)
                 except UserError as mistake:
-                    row["message"] = str(mistake)
-                rows.append(row)
+                    row |= {OURS: np.full(2, np.nan), "message": str(mistake)}
+                rows += split(row)
     return pd.DataFrame(rows)
+
+
+def split(row: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return a row for each part of the farthest runs."""
+    return [
+        {k: v[i] if isinstance(v, np.ndarray) else v for k, v in row.items()} | {"scored": part}
+        for i, part in enumerate(("asked", "all"))
+    ]
 
 
 def summary(rows: pd.DataFrame) -> pd.DataFrame:
     """Return, per sweep, question and budget, the ratio of our errors to those of other ways."""
     found = []
-    for key, part in rows.groupby(["sweep", "question", "budget"], sort=False):
+    # RegMix has no largest run: all cost the same.
+    rows = rows.reindex(columns=list(dict.fromkeys([*rows.columns, LARGEST])))
+    for key, part in rows.groupby(KEYS, sort=False):
         usable = part.dropna(subset=[OURS, RANDOM])
-        row = dict(zip(("sweep", "question", "budget"), key, strict=True))
+        row = dict(zip(KEYS, key, strict=True))
         row |= {"cases": len(usable), "left_out": len(part) - len(usable)}
         row |= {f"error, {w} %": 100 * usable[w].mean() for w in ("before", OURS, RANDOM, LARGEST)}
         row["expected width"] = usable["expected"].mean()
@@ -310,6 +348,17 @@ def summary(rows: pd.DataFrame) -> pd.DataFrame:
             row |= compared(usable, way)
         found.append(row)
     return pd.DataFrame(found)
+
+
+def inner_summary(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return, per choice of options, our errors over those of the other ways (geometric means)."""
+    logs = pd.DataFrame(
+        {f"ratio to {way}": np.log(rows[OURS] / rows[way]) for way in (RANDOM, LARGEST)}
+    )
+    keys = [rows[name] for name in ("roughness", "tied", "question", "budget", "scored")]
+    each = np.exp(logs.groupby(keys).mean()).reset_index()
+    whole = np.exp(logs.groupby(keys[:2]).mean()).reset_index().assign(question="all")
+    return pd.concat([whole, each], ignore_index=True)
 
 
 def compared(rows: pd.DataFrame, way: str) -> dict[str, float]:
@@ -337,16 +386,14 @@ def main() -> None:
     started = time.monotonic()
     given.out.mkdir(parents=True, exist_ok=True)
     if given.inner:
-        choices = [DesignOptions(roughness=r, resamples=100) for r in ROUGHNESS]
+        choices = [replace(ONCE, roughness=r, tied=t, resamples=100) for r, t in CHOICES]
         rows = run(list(kempner(given.data, INNER)), choices)
-        parts = [summary(part).assign(roughness=r) for r, part in rows.groupby("roughness")]
-        pd.concat(parts).to_csv(given.out / "next_runs_roughness.csv", index=False)
-        print(pd.concat(parts).T.to_string())
+        table = inner_summary(rows)
+        table.to_csv(given.out / "next_runs_inner.csv", index=False)
+        print(table.to_string())
         return
     sources = {"Kempner": lambda: kempner(given.data, FARTHEST), "OLMo": lambda: olmo(given.data)}
-    parts = [
-        run(list(make()), [DesignOptions()]) for name, make in sources.items() if given.only in name
-    ]
+    parts = [run(list(make()), [ONCE]) for name, make in sources.items() if given.only in name]
     parts += [
         pd.DataFrame(next_runs_mixtures.rows_of(swarm, orders))
         for swarm in next_runs_mixtures.swarms(given.data)
@@ -355,7 +402,10 @@ def main() -> None:
     rows = pd.concat(parts, ignore_index=True)
     rows.to_csv(given.out / "next_runs.csv", index=False)
     table = summary(rows)
-    write_json(given.out / "next_runs.json", table.to_dict("records"))
+    write_json(
+        given.out / "next_runs.json",
+        table.astype(object).where(table.notna(), None).to_dict("records"),
+    )
     print(table.T.to_string())
     print(f"{time.monotonic() - started:.0f} s")
 

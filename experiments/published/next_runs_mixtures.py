@@ -150,7 +150,7 @@ def rows_of(
                 )  # fmt: skip
                 plan = propose(
                     table, target, budget=budget, candidates=candidates,
-                    options=DesignOptions(resamples=100),
+                    options=DesignOptions(resamples=100, repeats=1),
                 )  # fmt: skip
                 picked = [int(pick.candidate.facts["run"]) for pick in plan.picks]
                 last = plan.picks[-1].half_width if plan.picks else plan.now.half_width
@@ -162,4 +162,5 @@ def rows_of(
                     "runs": len(picked), "expected": last / plan.now.half_width,
                     "spent": sum(p.candidate.flops for p in plan.picks) / budget,
                     "half_width": plan.now.half_width / plan.now.value, "message": "",
+                    "scored": "asked",
                 }  # fmt: skip

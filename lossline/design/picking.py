@@ -1,8 +1,11 @@
 """Choose runs: most shrinkage per FLOP within a budget, and how many would halve the interval.
 
-Two greedy ways are tried: by shrinkage per FLOP, and by shrinkage alone (many small runs may never
-add up to what one large run tells). The better one is improved by exchanges of one run, because
-runs may tell more together than one by one: an end of a line tells little without the other.
+Three ways are tried: greedily by shrinkage per FLOP; greedily by shrinkage alone, as many small
+runs may never add up to what one large run tells; and the largest that fit. Each is improved by
+exchanges of one run, because runs may tell more together than one by one: an end of a line tells
+little without the other. Of plans that leave the same width within the error of this estimate, the
+one of fewer runs is taken: larger runs also guard against an error of the form that is
+underestimated.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ Array = np.ndarray
 
 _ROUNDS = 10  # of exchanges
 _BETTER = 1e-3  # relative reduction of the variance that an exchange must bring
-_LEAST = 1e-3  # share of the interval's variance below which one more run is not worth making
+_LEAST = 1e-5  # share of the interval's variance below which one more run is not worth making
 _ROUNDING = 1e-12  # variance added to the noise of each run, so that no matrix is singular
 _MOST_RUNS = 1000  # more runs than this are no answer to "how many would halve it"
 _ENDLESS = 1e6  # runs that count as endlessly many
@@ -33,12 +36,14 @@ class Limits:
         budget: FLOPs of all picks together.
         repeats: how often one candidate may be picked.
         most_runs: picks at most.
+        tied: relative difference of widths that the estimate does not resolve.
     """
 
     cost: Array
     budget: float
     repeats: int = 1
     most_runs: int = 20
+    tied: float = 0.0
 
     def allowed(self, chosen: Sequence[int]) -> Array:
         """Return which candidates may follow those chosen (M,)."""
@@ -50,9 +55,13 @@ class Limits:
 
 def choose(belief: Belief, limits: Limits) -> list[int]:
     """Return the candidates to run, in order; empty if none within the budget tells anything."""
-    found = [_greedy(belief, limits, by) for by in (limits.cost, np.ones_like(limits.cost))]
-    best = min(found, key=lambda picks: known(belief, picks).covariance[0, 0])
-    return _in_order(belief, _exchanged(belief, limits, best), limits.cost)
+    starts = [_greedy(belief, limits, by) for by in (limits.cost, np.ones_like(limits.cost))]
+    starts.append(largest_first(belief, limits))
+    found = [_exchanged(belief, limits, picks) for picks in starts]
+    widths = [known(belief, picks).width for picks in found]
+    tied = [k for k, width in enumerate(widths) if width <= min(widths) * (1 + limits.tied)]
+    best = min(tied, key=lambda k: (len(found[k]), widths[k]))
+    return _in_order(belief, found[best], limits.cost)
 
 
 def largest_first(belief: Belief, limits: Limits) -> list[int]:

@@ -110,6 +110,7 @@ def plan_of(asked: Asked, budget: float, options: DesignOptions) -> Plan:
         budget=budget,
         repeats=options.repeats,
         most_runs=options.most_runs,
+        tied=options.tied,
     )
     belief = asked.belief
     chosen = choose(belief, limits)
