@@ -68,7 +68,11 @@ setup(
     license_files=["LICENSE"],
     python_requires=">=3.11,<3.14",
     packages=find_packages(include=["lossline", "lossline.*"]),
-    package_data={"lossline": ["py.typed"], "lossline.reporting": ["templates/*"]},
+    package_data={
+        "lossline": ["py.typed"],
+        "lossline.lines": ["published_errors.csv"],
+        "lossline.reporting": ["templates/*"],
+    },
     install_requires=CORE,
     extras_require={
         "data": DATA,

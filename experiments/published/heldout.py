@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
+from interval_coverage import score_row
 from records import Comparison, Section, named, percent
 from scipy.optimize import curve_fit
 
@@ -14,9 +16,11 @@ from lossline.laws.compute_laws import Chinchilla, Kaplan
 from lossline.laws.problems import FitProblem
 from lossline.laws.results import FitResult
 from lossline.laws.solver import fit_many
+from lossline.lines.calibration import Calibration, Pool, pool_of
 from lossline.lines.extrapolation import LINE, Extrapolation, extrapolate, split_at
 from lossline.lines.fitting import LineOptions, fit_line, r_squared
 from lossline.lines.published_line import published_line
+from lossline.lines.rolling_cuts import calibrations
 from lossline.lines.specimens import LineKind, Specimen
 from lossline.lines.translation import near_optimal
 from lossline.tables.pairing import Pairs, one_set, pair_groups
@@ -55,8 +59,9 @@ def sections(
         return [Section(title=title, notes=["one budget only: nothing to predict it from"])]
     laws = published_laws(table[table["flops"] <= cut * SAME_BUDGET])
     found, notes = [], []
+    sizes = calibrations_below(specimens, cut)
     for specimen in specimens:
-        rows, why = _one(specimen, cut, target, laws)
+        rows, why = _one(specimen, cut, target, laws, sizes[pool_of(specimen.kind)])
         found.append(rows)
         if why:
             notes.append(why)
@@ -65,10 +70,18 @@ def sections(
     if not sum(map(len, found)):
         return [Section(title=title, notes=["nothing could be predicted", *_counted(notes)])]
     points = pd.concat(found, ignore_index=True)
-    parts = [_errors(title, points, _held_runs(table, cut, target), _counted(notes))]
+    notes = _counted(notes) + [f"intervals, {pool}: {one.sentence}" for pool, one in sizes.items()]
+    parts = [_errors(title, points, _held_runs(table, cut, target), notes)]
     if has_beyond:
         parts += [_law_errors(table, laws, cut), _downstream(table, laws, cut)]
     return parts
+
+
+def calibrations_below(specimens: Sequence[Specimen], cut: float) -> dict[Pool, Calibration]:
+    """Return the calibration of each pool by the rolling cuts of the runs up to ``cut``."""
+    return calibrations(
+        [dataclasses.replace(one, pairs=split_at(one.pairs, cut)[0]) for one in specimens]
+    )
 
 
 def own_hold_out(table: pd.DataFrame) -> tuple[float | None, float | None]:
@@ -122,12 +135,12 @@ def published_laws(table: pd.DataFrame) -> Laws:
 
 
 def _one(
-    specimen: Specimen, cut: float, target: float | None, laws: Laws
+    specimen: Specimen, cut: float, target: float | None, laws: Laws, sizes: Calibration
 ) -> tuple[pd.DataFrame, str]:
     """Return predictions of one line, and why there are none."""
     x_data = specimen.group["pretraining_data"]
     y_data = (specimen.y_group or specimen.group)["pretraining_data"]
-    found: Extrapolation = extrapolate(specimen, cut=cut, target=target)
+    found: Extrapolation = extrapolate(specimen, cut=cut, target=target, calibration=sizes)
     rows = found.predictions
     if rows.empty:
         across = f"{x_data} -> {y_data}" if specimen.y_group else x_data
@@ -172,6 +185,7 @@ def _errors(title: str, points: pd.DataFrame, runs: str, left_out: Sequence[str]
         nearer = np.mean(error[LINE].to_numpy() < error[PUBLISHED].fillna(np.inf).to_numpy())
         rows.append(Comparison(what=f"{kind}: ours is nearer at", ours=f"{100 * nearer:.0f}%"))
         rows.append(Comparison(what=f"{kind}: 90% intervals hold", ours=f"{100 * held:.1f}%"))
+        rows.append(score_row(kind, part[part["method"] == LINE], "y"))
         others = ", ".join(
             f"{m} {percent(e.median())}" for m, e in error.items() if m not in (LINE, PUBLISHED)
         )

@@ -3,36 +3,39 @@
     python experiments/published/intervals.py --data ../shared/data --out runs/published
 
 Sources are the Kempner sweep, the OLMo ladder and Gadre's validation losses. Every line is fitted
-up to one budget (3 to 7 of them; elsewhere sizes, from 2) and predicts each later one. Prints
-percent of points covered per source and kind of line, and the interval score (Gneiting & Raftery
-2007, eq. 43; percent of y). Intervals come in two ways: without calibration ("plain": only the
-error of the form, 4%, benchmarks 8%) and with it (``lines.calibration``). Writes coverage.csv.
+up to one budget (3 to 7 of them; elsewhere sizes, from 2) and predicts each later one. Its interval
+knows two things: errors of the same source at earlier cuts, up to the budget fitted; and the
+published errors without it (of Kempner's sweep one pretraining set is left out at a time, of the
+others the whole source). Prints percent of points held and the interval score (Gneiting & Raftery
+2007, eq. 43; percent of y) per source and kind, by budgets fitted and predicted, for published
+errors alone and with own cuts. Writes coverage.csv.
 """
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import calibrate_lines
 import ladder
 import numpy as np
 import others
 import pandas as pd
 import sweep
 
-from lossline.lines.calibration import Calibration
-from lossline.lines.fitting import Line, LineKind, LineOptions, fit_line
+from lossline.lines.calibration import Pool, learn, pool_of
+from lossline.lines.fitting import LineKind, LineOptions, fit_line
+from lossline.lines.interval_scores import interval_score
+from lossline.lines.rolling_cuts import errors_of
 from lossline.lines.specimens import Specimen, within_groups
-from lossline.tables.pairing import Pairs
 from lossline.tables.sweeps import import_sweep
 
-TASKS = (LineKind.TRAIN_TO_TASK, LineKind.VALIDATION_TO_TASK)
-WAYS = ("plain", "ours")
+LEVEL = 0.9
+WAYS = ("published", "own")
 LINES = ["source", "kind"]
 
 
@@ -42,23 +45,17 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
-    points = pd.concat(
-        [
-            found.assign(source=source)
-            for source, specimens, step in read(options.data)
-            for found in held_out(specimens, step)
-        ],
-        ignore_index=True,
-    )
-    cells = cells_of(points)
+    errors = all_errors(options.data, LineOptions(resamples=0))
+    cells = cells_of(pd.concat(judged(errors), ignore_index=True))
     options.out.mkdir(parents=True, exist_ok=True)
     cells.to_csv(options.out / "coverage.csv", index=False, float_format="%.6g")
     for way in WAYS:
-        print(f"\n{way}: percent of points held; columns: number of the step predicted")
-        table = cells.set_index([*LINES, "fitted", "predicted"])[f"{way} held"].unstack("predicted")
-        print(table.to_string(float_format="%.0f", na_rep=""))
-    print("\ninterval score, percent of y: geometric means over cells (outer: the last step)")
-    print(scores(cells).to_string(float_format="%.2f", na_rep=""))
+        for what in ("held", "score"):
+            print(f"\n{way}: {what}, percent; columns: number of the step predicted")
+            by_step = cells.set_index([*LINES, "fitted", "step"])[f"{way} {what}"].unstack("step")
+            print(by_step.to_string(float_format="%.0f" if what == "held" else "%.1f", na_rep=""))
+    print("\nmean percent held, and geometric mean of the interval score, over cells")
+    print(summary(cells).to_string(float_format="%.2f", na_rep=""))
 
 
 def read(data: Path) -> Iterator[tuple[str, list[Specimen], str]]:
@@ -81,50 +78,88 @@ def read(data: Path) -> Iterator[tuple[str, list[Specimen], str]]:
         yield "Gadre", [s for s in found if s.kind is text and s.pairs is not None], "params"
 
 
-def held_out(specimens: list[Specimen], step: str) -> Iterator[pd.DataFrame]:
-    """Return the points beyond each cut of each line.
+def all_errors(data: Path, options: LineOptions) -> pd.DataFrame:
+    """Return the errors of all lines at all cuts, one row per point.
 
-    Columns: kind, fitted, predicted, last (whether predicted is the last step), and per way of
-    making intervals whether it covers the point and its score.
+    Columns: source, kind, pool, line, x_data and y_data (pretraining sets), cut (steps fitted),
+    step (predicted), error, scatter, beyond, predicted, measured.
     """
-    steps = np.unique(np.concatenate([getattr(s.pairs, step) for s in specimens]))
-    first = 3 if step == "flops" else 2
-    for specimen in specimens:
-        at = np.searchsorted(steps, getattr(specimen.pairs, step) * (1 - 1e-9)) + 1
-        for cut in range(first, len(steps)):
-            rest = specimen.pairs[at > cut]
-            line = fit_line(specimen.pairs[at <= cut], kind=specimen.kind, options=LineOptions())
-            if line.parameters and len(rest):
-                where = {"kind": str(specimen.kind), "fitted": cut, "predicted": at[at > cut]}
-                last = at[at > cut] == len(steps)
-                yield pd.DataFrame(where | {"last": last} | judged(line, rest))
+    parts = []
+    for source, specimens, step in read(data):
+        steps = np.unique(np.concatenate([getattr(s.pairs, step) for s in specimens]))
+        for number, specimen in enumerate(specimens):
+            for rows in _errors(specimen, step, steps, options):
+                parts.append(rows.assign(source=source, line=number))
+    return pd.concat(parts, ignore_index=True)
 
 
-def judged(line: Line, rest: Pairs) -> dict[str, np.ndarray]:
-    """Return coverage and score of each way of making intervals, per point."""
-    form = 0.08 if line.kind in TASKS else 0.04
-    plain = dataclasses.replace(line, calibration=Calibration(fan=1.0, scatter=1.0, form=form))
-    found = {}
-    for way, each in zip(WAYS, (plain, line), strict=True):
-        low, high = each.interval(rest.x, tokens_per_param=rest.tokens / rest.params)
-        below, above = np.maximum(low - rest.y, 0), np.maximum(rest.y - high, 0)
-        found[f"{way} held"] = 100.0 * ((below == 0) & (above == 0))
-        found[f"{way} score"] = 100.0 * (high - low + 2 / 0.1 * (below + above)) / rest.y
+def _errors(
+    specimen: Specimen, step: str, steps: np.ndarray, options: LineOptions
+) -> Iterator[pd.DataFrame]:
+    """Return the errors of one line, a table per cut."""
+    assert specimen.pairs is not None
+    at = np.searchsorted(steps, getattr(specimen.pairs, step) * (1 - 1e-9)) + 1
+    data = (specimen.group, specimen.y_group or specimen.group)
+    x_data, y_data = (str(facts.get("pretraining_data", "")) for facts in data)
+    for cut in range(3 if step == "flops" else 2, len(steps)):
+        held = specimen.pairs[at > cut]
+        line = fit_line(specimen.pairs[at <= cut], kind=specimen.kind, options=options)
+        if line.parameters and len(held):
+            yield errors_of(line, held).assign(
+                kind=str(specimen.kind), pool=str(pool_of(specimen.kind)), x_data=x_data,
+                y_data=y_data, cut=cut, step=at[at > cut], measured=held.y,
+                predicted=line.predict(held.x, tokens_per_param=held.tokens / held.params),
+            )  # fmt: skip
+
+
+def judged(errors: pd.DataFrame) -> Iterator[pd.DataFrame]:
+    """Return whether intervals hold their points, and their scores, with each set left out."""
+    for (pool, source), rows in errors.groupby(["pool", "source"], sort=False):
+        sets = sorted(rows["x_data"].unique()) if source == "Kempner" else [None]
+        for name in sets:
+            of_set = rows if name is None else rows[rows["x_data"] == name]
+            touched = (errors["source"] == source) & (
+                True if name is None else (errors["x_data"] == name) | (errors["y_data"] == name)
+            )
+            others_errors = errors[(errors["pool"] == pool) & ~touched]
+            if len(others_errors):
+                published = calibrate_lines.table(others_errors)
+                for cut in sorted(of_set["cut"].unique()):
+                    yield _intervals(Pool(pool), of_set, int(cut), published)
+
+
+def _intervals(pool: Pool, rows: pd.DataFrame, cut: int, published: pd.DataFrame) -> pd.DataFrame:
+    """Return the points that lines fitted up to a cut predict, with their intervals' scores."""
+    earlier = rows[(rows["cut"] < cut) & (rows["step"] <= cut)]
+    now = rows[rows["cut"] == cut]
+    found = now[["source", "kind", "cut", "step"]].rename(columns={"cut": "fitted"})
+    for way, own in zip(WAYS, (earlier.iloc[:0], earlier), strict=True):
+        calibration = learn(pool, own, published=published)
+        ratio = np.exp(
+            [
+                calibration.half_width(scatter, beyond, LEVEL)
+                for scatter, beyond in zip(now["scatter"], now["beyond"], strict=True)
+            ]
+        )
+        y = now["measured"].to_numpy()
+        low, high = now["predicted"] / ratio, now["predicted"] * ratio
+        found[f"{way} held"] = 100.0 * ((low <= y) & (y <= high))
+        found[f"{way} score"] = 100 * interval_score(low, high, y, LEVEL)
     return found
 
 
 def cells_of(points: pd.DataFrame) -> pd.DataFrame:
     """Return means over the points of each source, kind, step fitted to and step predicted."""
-    grouped = points.groupby([*LINES, "fitted", "predicted"], sort=False)
+    grouped = points.groupby([*LINES, "fitted", "step"], sort=False)
     return grouped.mean().assign(points=grouped.size()).reset_index()
 
 
-def scores(cells: pd.DataFrame) -> pd.DataFrame:
-    """Return geometric means of the interval score, for inner cells and for outer ones."""
-    names = [f"{way} score" for way in WAYS]
-    where = cells["last"].map({0.0: "inner", 1.0: "outer"}).rename("")
-    logs = np.log(cells[names]).groupby([cells[name] for name in LINES] + [where], sort=False)
-    return np.exp(logs.mean()).unstack("")
+def summary(cells: pd.DataFrame) -> pd.DataFrame:
+    """Return means over cells per source and kind."""
+    logs = cells.assign(**{f"{way} score": np.log(cells[f"{way} score"]) for way in WAYS})
+    means = logs.groupby(LINES, sort=False)[[f"{w} {v}" for w in WAYS for v in ("held", "score")]]
+    found = means.mean()
+    return found.assign(**{f"{way} score": np.exp(found[f"{way} score"]) for way in WAYS})
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from interval_coverage import score_row
 from records import Comparison, Section, named, percent
 
 from lossline.errors import UserError
@@ -123,6 +124,7 @@ def _section(
         inside = (line["low"] <= line["y"]) & (line["y"] <= line["high"])
         held = f"{100 * inside.mean():.1f}%"
         rows.append(Comparison(what=f"{kind}: 90% intervals hold", ours=held))
+        rows.append(score_row(kind, line, "y"))
         others = ", ".join(
             f"{m} {percent(e.median())}" for m, e in error.items() if m not in (LINE, PUBLISHED)
         )

@@ -105,8 +105,7 @@ def _line(tree: Mapping[str, Any], draws: np.ndarray) -> Line:
     fields["group"], fields["y_group"] = tree["group"], tree["y_group"]
     for name in ("x_range", "y_range"):
         fields[name] = tuple(math.nan if value is None else value for value in tree[name])
-    earlier = fields.pop("doubt", None)  # its name before 2026-11-28
-    fields["calibration"] = Calibration(**(tree["calibration"] if earlier is None else earlier))
+    fields["calibration"] = Calibration.from_dict(tree["calibration"])
     enums = {"status": FitStatus, "kind": LineKind, "pairing": Pairing, "irreducible": Irreducible}
     fields |= {name: cls(tree[name]) for name, cls in enums.items()}
     return Line(**fields, draws=draws)

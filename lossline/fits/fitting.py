@@ -27,6 +27,7 @@ from lossline.laws.solver import fit_many
 from lossline.lines.fitting import Line, LineOptions, fit_specimen
 from lossline.lines.groups import GROUP_BY, Group, split
 from lossline.lines.heldout import case_of, hold_out
+from lossline.lines.rolling_cuts import calibrated
 from lossline.lines.specimens import Specimen, within_groups
 from lossline.options.identity import not_identity
 from lossline.run_order import run_numbers
@@ -116,8 +117,9 @@ def fit_table(
         specimens = _specimens(rows, x_sets, y_sets, units, options)
         fit_one = functools.partial(fit_specimen, options=options.lines)
         lines = workers.map(fit_one, specimens, say=say, what="lines")
-        say("held-out predictions: runs of largest compute from the others")
         main = options.attribution.x_set or neutral_set(rows)
+        lines = calibrated(lines, specimens, options.lines, x_set=main, say=say)
+        say("held-out predictions: runs of largest compute from the others")
         heldout, lines = _held_out(rows, main, y_sets, units, lines, options, workers, say)
     say("attribution: which factors move the lines")
     attribution = attribute(table, _attribution_options(options), say=say)

@@ -25,8 +25,10 @@ from lossline.laws.compute_laws import Kaplan
 from lossline.laws.problems import FitProblem
 from lossline.laws.results import FitResult
 from lossline.laws.solver import fit_many
+from lossline.lines.calibration import Calibration
 from lossline.lines.common_cases import LINE
 from lossline.lines.fitting import Line, LineOptions, fit_line
+from lossline.lines.interval_scores import interval_score
 from lossline.lines.specimens import Specimen
 from lossline.tables.pairing import Pairs
 
@@ -139,6 +141,7 @@ def split_at(pairs: Pairs, cut: float, target: float | None = None) -> tuple[Pai
 def extrapolate(
     specimen: Specimen, *, cut: float, target: float | None = None, level: float = 0.9,
     options: LineOptions | None = None, baselines: Mapping[str, Baseline] = BASELINES,
+    calibration: Calibration | None = None,
 ) -> Extrapolation:  # fmt: skip
     """Fit the runs that end at ``cut`` FLOPs or before, and predict points above it.
 
@@ -149,6 +152,7 @@ def extrapolate(
         level: probability of the prediction interval.
         options: how to fit the line.
         baselines: methods to compare the line with, by name.
+        calibration: sizes of the line's intervals; by published sweeps by default.
 
     Raises:
         UserError: ``cut`` is not positive.
@@ -166,8 +170,9 @@ def extrapolate(
     if not len(fitted):
         return dataclasses.replace(empty, message=_nothing_to_fit(specimen.pairs, cut))
     line, predictions = predict_held_out(
-        specimen, fitted, held, level=level, options=options, baselines=baselines
-    )
+        specimen, fitted, held, level=level, options=options, baselines=baselines,
+        calibration=calibration,
+    )  # fmt: skip
     if not line.parameters:
         predictions = predictions.iloc[:0]
     message = "" if line.drawable else line.message
@@ -186,6 +191,7 @@ def _nothing_to_fit(pairs: Pairs, cut: float) -> str:
 def predict_held_out(
     specimen: Specimen, fitted: Pairs, held: Pairs, *, level: float = 0.9,
     options: LineOptions | None = None, baselines: Mapping[str, Baseline] = BASELINES,
+    calibration: Calibration | None = None,
 ) -> tuple[Line, pd.DataFrame]:  # fmt: skip
     """Fit the line of a specimen to some pairs, and predict the others by line and baselines.
 
@@ -196,6 +202,8 @@ def predict_held_out(
         fitted, x_set=specimen.x_set, y_set=specimen.y_set, group=specimen.group,
         y_group=specimen.y_group, unit=specimen.unit, kind=specimen.kind, options=options,
     )  # fmt: skip
+    if calibration is not None:
+        line = dataclasses.replace(line, calibration=calibration)
     parts = [_by_line(line, held, level)]
     parts += [_rows(held, name, baseline(fitted, held)) for name, baseline in baselines.items()]
     return line, pd.concat(parts, ignore_index=True)
@@ -226,11 +234,12 @@ def _rows(held: Pairs, method: str, predicted: Array) -> pd.DataFrame:
     )
 
 
-def score(found: Iterable[Extrapolation]) -> pd.DataFrame:
+def score(found: Iterable[Extrapolation], level: float = 0.9) -> pd.DataFrame:
     """Return errors and coverage of each kind of line and method.
 
     Columns: points, undefined (points without an answer), median, mean, p90 and worst absolute
-    relative error, and coverage, the share of points inside the intervals.
+    relative error, coverage, the share of points inside the intervals, and the mean of their
+    ``interval_score`` at ``level``.
     """
     parts = [
         one.predictions.assign(kind=str(one.specimen.kind)) for one in found if len(one.predictions)
@@ -240,6 +249,7 @@ def score(found: Iterable[Extrapolation]) -> pd.DataFrame:
     rows = pd.concat(parts, ignore_index=True)
     rows["error"] = rows["relative_error"].abs()
     rows["inside"] = (rows["low"] <= rows["y"]) & (rows["y"] <= rows["high"])
+    rows["score"] = interval_score(rows["low"], rows["high"], rows["y"], level)
     scores = [
         {
             "kind": kind,
@@ -251,6 +261,7 @@ def score(found: Iterable[Extrapolation]) -> pd.DataFrame:
             "p90": part["error"].quantile(0.9),
             "worst": part["error"].max(),
             "coverage": part["inside"].mean() if part["low"].notna().any() else math.nan,
+            "interval_score": part["score"].mean(),
         }
         for (kind, method), part in rows.groupby(["kind", "method"], sort=False)
     ]

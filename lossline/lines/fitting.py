@@ -11,20 +11,22 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-import functools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.special import ndtri, stdtrit
 
 from lossline.errors import UserError
 from lossline.laws.compute_laws import Kaplan
 from lossline.laws.results import FitStatus
 from lossline.laws.solver import fit
-from lossline.lines.calibration import Calibration, calibration_of
+from lossline.lines.calibration import (
+    Calibration,
+    effective_scatter,
+    published_calibration,
+)
 from lossline.lines.estimators import (
     PARAMETERS,
     TASK_PRIOR,
@@ -34,6 +36,7 @@ from lossline.lines.estimators import (
     curve,
     estimate,
 )
+from lossline.lines.fans import fan_of
 from lossline.lines.groups import GROUP_BY
 from lossline.lines.specimens import LineKind, Specimen, between_groups, within_groups
 from lossline.seeds import check_seed
@@ -122,7 +125,7 @@ class Line:
         x_range: smallest and largest x of the fitted points.
         y_range: smallest and largest y of the fitted points.
         scatter: relative standard deviation of y about the line, over the fitted runs.
-        calibration: factors of prediction intervals.
+        calibration: sizes of prediction intervals, and the errors that set them.
         draws: (S, 6) parameters of the reweighted lines; bands cover a share of them.
         irreducible: source of E_x and E_y.
         heldout_error: mean absolute relative error on the runs of largest compute when they are
@@ -148,7 +151,9 @@ class Line:
     x_range: tuple[float, float] = (math.nan, math.nan)
     y_range: tuple[float, float] = (math.nan, math.nan)
     scatter: float = math.nan
-    calibration: Calibration = dataclasses.field(default_factory=Calibration)
+    calibration: Calibration = dataclasses.field(
+        default_factory=lambda: published_calibration(LineKind.OTHER)
+    )
     draws: Array = dataclasses.field(
         default_factory=lambda: np.empty((0, len(PARAMETERS))), repr=False
     )
@@ -197,46 +202,46 @@ class Line:
         Raises:
             UserError: ``level`` is not between 0 and 1, or the line has no parameters.
         """
-        return self._interval(x, level, tokens_per_param, noise=False)
+        _check_level(level)
+        center = self.predict(x, tokens_per_param=tokens_per_param)
+        x = np.asarray(x, float)
+        if not len(self.draws):
+            return np.full(x.shape, math.nan), np.full(x.shape, math.nan)
+        # Deviations at the nearest fitted x, plus `fan` times what they grow beyond it.
+        at_end = self._deviations(np.clip(x, *self.x_range), tokens_per_param)
+        fan = self._deviations(x, tokens_per_param) - at_end
+        # Center the band on the line, which predicts better than the middle of the draws. The
+        # lower end is as far away in ratio, because no loss is negative.
+        away = np.abs(at_end + fan_of(self.kind, self.n_runs) * fan)
+        off = np.quantile(away, level, axis=0).reshape(x.shape)
+        high = center + off
+        return np.where(center > 0, center**2 / np.where(center > 0, high, 1.0), center - off), high
 
     def interval(
         self, x: Any, level: float = 0.9, *, tokens_per_param: Any = None
     ) -> tuple[Array, Array]:
         """Return the prediction interval for the y of one more run at x (any shape).
 
-        It adds to the band the scatter of runs and, beyond the fitted points, the error of the
-        law's form.
+        Its size is calibrated by errors at rolling cuts (``calibration``), not by the band: it
+        grows with the scatter of runs and with the extrapolated share of y. NaN for a line of one
+        run.
 
         Raises:
             UserError: ``level`` is not between 0 and 1, or the line has no parameters.
         """
-        return self._interval(x, level, tokens_per_param, noise=True)
-
-    def _interval(
-        self, x: Any, level: float, tokens_per_param: Any, *, noise: bool
-    ) -> tuple[Array, Array]:
-        if not 0 < level < 1:
-            raise UserError(f"level must lie between 0 and 1, not {level}")
+        _check_level(level)
         center = self.predict(x, tokens_per_param=tokens_per_param)
-        x = np.asarray(x, float)
-        if not len(self.draws):
-            return np.full(x.shape, math.nan), np.full(x.shape, math.nan)
-        # Deviations at the nearest fitted x, plus `fan` times what they grow beyond it.
-        inside = np.clip(x, *self.x_range)
-        at_end = self._deviations(inside, tokens_per_param)
-        fan = self._deviations(x, tokens_per_param) - at_end
-        y_SxM = center.ravel() + at_end + self.calibration.fan_of(self.n_runs) * fan
-        if noise:
-            noise_S, form_S = _normal_samples(len(self.draws))
-            beyond = (self.predict(x) - self.predict(inside)).ravel()
-            scatter = max(self.calibration.scatter, _tails(self.n_runs, level)) * self.scatter
-            y_SxM = y_SxM + noise_S[:, None] * scatter * center.ravel()
-            y_SxM = y_SxM + form_S[:, None] * self.calibration.form * beyond
-        # Center the interval on the line, which predicts better than the middle of the draws. The
-        # lower end is as far away in ratio, because no loss is negative.
-        off = np.quantile(np.abs(y_SxM - center.ravel()), level, axis=0).reshape(x.shape)
-        high = center + off
-        return np.where(center > 0, center**2 / np.where(center > 0, high, 1.0), center - off), high
+        scatter = effective_scatter(self.scatter, self.n_runs)
+        if not math.isfinite(scatter):
+            return np.full(center.shape, math.nan), np.full(center.shape, math.nan)
+        ratio = np.exp(self.calibration.half_width(scatter, self.extrapolated(x), level))
+        return center / ratio, center * ratio
+
+    def extrapolated(self, x: Any) -> Array:
+        """Return the extrapolated share of y at x (any shape): change of y beyond the points."""
+        center = self.predict(x)
+        nearest = self.predict(np.clip(np.asarray(x, float), *self.x_range))
+        return np.abs(center - nearest) / np.maximum(center, 1e-12)
 
     def _deviations(self, x: Array, tokens_per_param: Any) -> Array:
         """Return deviations (S, M) of the reweighted lines from the line at x."""
@@ -262,21 +267,10 @@ def _words(facts: Mapping[str, Any]) -> str:
     return ", ".join(str(value) for value in facts.values() if value is not None)
 
 
-def _tails(runs: int, level: float) -> float:
-    """Return the quantile of Student's t with R - 1 degrees of freedom over that of a normal.
-
-    R runs determine the spread of runs only with R - 1 degrees of freedom.
-    """
-    upper = (1 + level) / 2
-    return float(stdtrit(runs - 1, upper) / ndtri(upper))
-
-
-@functools.lru_cache(maxsize=8)
-def _normal_samples(count: int) -> tuple[Array, Array]:
-    """Return normal quantiles in two fixed random orders: the same noise for all lines."""
-    quantiles = ndtri((np.arange(count) + 0.5) / count)
-    random = np.random.default_rng(count)
-    return random.permutation(quantiles), random.permutation(quantiles)
+def _check_level(level: float) -> None:
+    """Check the probability of an interval."""
+    if not 0 < level < 1:
+        raise UserError(f"level must lie between 0 and 1, not {level}")
 
 
 def _plain(value: Any) -> Any:
@@ -284,7 +278,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, enum.Enum):
         return value.value
     if isinstance(value, Calibration):
-        return dataclasses.asdict(value)
+        return {k: _plain(v) for k, v in dataclasses.asdict(value).items()}
     if isinstance(value, Mapping):
         return {str(k): _plain(v) for k, v in value.items()}
     if isinstance(value, (tuple, list)):
@@ -501,7 +495,7 @@ def _fitted(
         tokens_per_param=reference if len(names) > 4 else math.nan,
         draws=found.draws,
         scatter=found.scatter,
-        calibration=calibration_of(base.kind),
+        calibration=published_calibration(base.kind),
     )
     predicted = line.predict(pairs.x, tokens_per_param=pairs.tokens / pairs.params)
     reason = _unidentified(line)

@@ -50,13 +50,8 @@ class HeldOutCase:
 
 
 def largest_runs(pairs: Pairs) -> Array:
-    """Return a mask (M,) of the points of the runs of largest compute.
-
-    Compute is C, or 6 N D, or D if nothing else is known for all points.
-    """
-    compute = np.where(np.isfinite(pairs.flops), pairs.flops, 6.0 * pairs.params * pairs.tokens)
-    if not np.isfinite(compute).all():
-        compute = pairs.tokens
+    """Return a mask (M,) of the points of the runs of largest compute."""
+    compute = pairs.compute
     largest = np.max(compute, where=np.isfinite(compute), initial=0.0)
     held = pairs.of_the_runs(compute > _LARGEST * largest)
     if held.all():  # all runs have similar compute: hold out the largest only

@@ -93,6 +93,12 @@ class Pairs:
         return run_numbers(self.runs, self.params, self.tokens, self.x, self.y)
 
     @property
+    def compute(self) -> Array:
+        """Compute of each point (M,): C, or 6 N D, or D if nothing else is known for all points."""
+        compute = np.where(np.isfinite(self.flops), self.flops, 6.0 * self.params * self.tokens)
+        return compute if np.isfinite(compute).all() else self.tokens
+
+    @property
     def allocation(self) -> Array:
         """ln(D / N) (M,); NaN where unknown."""
         with np.errstate(all="ignore"):

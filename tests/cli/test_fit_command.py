@@ -163,15 +163,20 @@ def test_results_are_loaded_as_saved(results, tmp_path):
     )
 
 
-def test_lines_are_loaded_with_the_earlier_name_of_their_calibration(results, tmp_path):
+def test_lines_of_another_version_are_refused_with_a_way_out(results, tmp_path):
     (tmp_path / study_files.FIT_FOLDER.mark).write_text("{}")
     study_files.save_results(results, tmp_path)
-    file = tmp_path / "lines.json"
-    file.write_text(file.read_text().replace('"calibration"', '"doubt"'))
     again = load_results(tmp_path)
-    assert [line.calibration for line in again.lines] == [
-        line.calibration for line in results.lines
-    ]
+    assert [one.calibration for one in again.lines] == [one.calibration for one in results.lines]
+    flat = pd.read_parquet(tmp_path / "lines.parquet")
+    assert {"calibration.source", "calibration.cuts", "calibration.points"} <= set(flat.columns)
+    file = tmp_path / "lines.json"
+    trees = json.loads(file.read_text())
+    for tree in trees:
+        tree["calibration"] = {"fan": 0.25, "scatter": 1.5, "form": 0.05}
+    file.write_text(json.dumps(trees))
+    with pytest.raises(UserError, match="another version"):
+        load_results(tmp_path)
 
 
 def test_bad_group_does_not_affect_the_others(table):
