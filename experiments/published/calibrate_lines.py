@@ -1,11 +1,12 @@
 """Write the errors at rolling cuts by which lines without own cuts get their intervals.
 
-    python experiments/published/calibrate_lines.py --data ../shared/data --out lossline/lines/published_errors.csv
+    python experiments/published/calibrate_lines.py --data ../shared/data
 
-Sources are those of ``intervals.py``. Errors of each pool of lines are sorted by distance into six
-groups of equal weight, and each group is written as 15 midpoint quantiles of |error|, so that the
-table has 90 rows per pool and no run of a sweep.
-"""  # fmt: skip
+Rewrites lossline/lines/published_errors.csv unless --out is given. Sources are those of
+``intervals.py``. Errors of each pool of lines are sorted by distance into six groups of equal
+weight, and each group is written as 15 midpoint quantiles of |error|, so that the table has 90 rows
+per pool and no run of a sweep.
+"""
 
 from __future__ import annotations
 
@@ -23,6 +24,7 @@ from lossline.lines.calibration import normalised
 from lossline.lines.fitting import LineOptions
 
 GROUPS, QUANTILES = 6, 15
+TABLE = Path(__file__).parents[2] / "lossline" / "lines" / "published_errors.csv"
 HEADER = (
     "# Errors of lines at rolling cuts of published sweeps, over their scatter: see calibration.py."
     "\n# Written by experiments/published/calibrate_lines.py\n"
@@ -33,7 +35,7 @@ def main() -> None:
     """Fit the cuts and write the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--out", type=Path, default=TABLE)
     options = parser.parse_args()
     errors = intervals.all_errors(options.data, LineOptions(resamples=0))
     text = table(errors).to_csv(index=False, float_format="%.4g")

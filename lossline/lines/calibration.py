@@ -41,11 +41,10 @@ Array = np.ndarray
 LEVELS = (0.5, 0.8, 0.9, 0.95, 0.99)
 # Fewer own cuts than this do not show how errors grow: the published errors are used alone.
 LEAST_CUTS = 2
-# Independent errors that the published errors of a kind, one cut of a table, and all cuts of a
-# table count for. Chosen by coverage and score of forward cuts, with each published set left out:
-# from (20, 5, 40) to (200, 50, 400) the scores differ by less than 15%, and a smaller worth covers
-# more by its finite-sample correction (experiments/published/README.md).
-_PUBLISHED_WORTH, _CUT_WORTH, _MOST_WORTH = 40.0, 10.0, 40.0
+# Independent errors that these count for: the published errors of a pool, the errors of one line at
+# one cut, of all lines at one cut, and of all cuts. Chosen by forward cuts of published sweeps with
+# each set left out, and by planted sweeps (experiments/published/README.md).
+_PUBLISHED_WORTH, _FIT_WORTH, _CUT_WORTH, _MOST_WORTH = 40.0, 3.0, 20.0, 80.0
 _DEGREES = 4.0  # Student's t: errors have heavy tails
 _SCATTERS, _FORMS = np.geomspace(0.2, 8.0, 20), np.geomspace(0.05, 20.0, 24)
 # Losses are recorded with few digits: no line is known better.
@@ -190,7 +189,7 @@ def _published(pool: Pool) -> Calibration:
 def learn(
     pool: Pool, errors: pd.DataFrame, *, published: pd.DataFrame | None = None
 ) -> Calibration:
-    """Return the calibration of a pool by errors at rolling cuts and by those of published sweeps.
+    """Return the calibration of a pool by its errors at rolling cuts and the published errors.
 
     Args:
         pool: lines that share the calibration.
@@ -205,7 +204,7 @@ def learn(
     if cuts >= LEAST_CUTS:
         own = normalised(errors)
         fits = errors.groupby(["line", "cut"])["error"]
-        worth = min(_MOST_WORTH, _CUT_WORTH * cuts, fits.ngroups)
+        worth = min(_MOST_WORTH, _CUT_WORTH * cuts, _FIT_WORTH * fits.ngroups)
         weight = worth / fits.ngroups / fits.transform("size")
         sample = pd.concat([sample, own[["error", "distance"]].assign(weight=weight)])
         facts = {"source": CalibrationSource.OWN, "cuts": cuts, "points": len(errors)}

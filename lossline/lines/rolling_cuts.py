@@ -25,8 +25,8 @@ Array = np.ndarray
 
 _COLUMNS = ["pool", "line", "cut", "error", "scatter", "beyond"]
 # A cut leaves at least this many runs, and this share of them, to fit: lines of fewer runs say
-# little about the line fitted to all.
-_LEAST_RUNS, _LEAST_SHARE = 8, 1 / 3
+# little about the line fitted to all. No published cut has many fewer.
+_LEAST_RUNS, _LEAST_SHARE = 16, 0.5
 # Lines of one pool that are fitted at cuts: more of them share the errors of their runs.
 _MOST_LINES = 40
 

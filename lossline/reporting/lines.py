@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from lossline.lines.calibration import pool_of
 from lossline.lines.estimators import PARAMETERS
 from lossline.lines.fitting import Line
 from lossline.reporting.appearance import text
@@ -60,6 +61,15 @@ def drawable(lines: Iterable[Line]) -> list[Curve]:
         for line in lines
         if line.drawable and not line.y_group
     ]
+
+
+def calibration_note(lines: Iterable[Line]) -> str:
+    """Say which errors set the sizes of prediction intervals, by kind of line."""
+    found = {pool_of(line.kind): line.calibration for line in lines if line.parameters}
+    return " ".join(
+        f"Prediction intervals of {pool} lines: {one.sentence}."
+        for pool, one in sorted(found.items())
+    )
 
 
 def line_grid(lines: Sequence[Line], unit: Unit) -> Grid:

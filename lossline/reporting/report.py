@@ -278,7 +278,8 @@ class _Report:
             title="Table of fits",
             anchor="fits",
             intro="y = K (x − E_x)^κ + E_y. R² is in loss space. The R² of a straight line beside "
-            "it shows where a curve explains no more than a straight line.",
+            "it shows where a curve explains no more than a straight line. "
+            + calibration_note(lines),
             blocks=blocks,
         )
 

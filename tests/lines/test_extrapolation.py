@@ -8,9 +8,11 @@ import pytest
 from lossline.errors import UserError
 from lossline.laws.compute_laws import Kaplan
 from lossline.laws.solver import fit
+from lossline.lines.calibration import Pool
 from lossline.lines.extrapolation import LINE, extrapolate, score, split_at
 from lossline.lines.fitting import LineOptions
 from lossline.lines.published_line import published_line
+from lossline.lines.rolling_cuts import calibrations
 from lossline.lines.specimens import LineKind, Specimen, between_groups, within_groups
 from lossline.tables.pairing import Pairing, Pairs, one_set
 from lossline.tables.sweeps import import_sweep
@@ -58,8 +60,17 @@ def test_line_predicts_planted_runs_better_than_the_baselines():
 
 
 def test_intervals_cover_planted_runs_beyond_the_cut_at_their_level():
-    """Points of one line share errors, so the test needs many lines."""
-    found = [extrapolate(specimen(sweep(seed=s)), cut=CUT, baselines={}) for s in range(40)]
+    """Points of one line share errors, so the test needs many lines.
+
+    The sweeps are calibrated by their own cuts, four at a time: five budgets are fitted.
+    """
+    cut = np.geomspace(2e17, 5e19, 8)[4]
+    found = []
+    for first in range(0, 40, 4):
+        whole = [specimen(sweep(seed=first + s)) for s in range(4)]
+        fitted = [dataclasses.replace(s, pairs=split_at(s.pairs, cut)[0]) for s in whole if s.pairs]
+        own = calibrations(fitted)[Pool.TRAIN]
+        found += [extrapolate(s, cut=cut, baselines={}, calibration=own) for s in whole]
     assert 0.86 <= score(found)["coverage"].item() <= 0.96
 
 

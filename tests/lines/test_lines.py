@@ -11,6 +11,7 @@ from lossline import tables
 from lossline.errors import UserError
 from lossline.laws.results import FitStatus
 from lossline.lines.estimators import TASK_PRIOR, Prior
+from lossline.lines.fans import fan_of
 from lossline.lines.fitting import Irreducible, LineOptions, fit_line, fit_lines
 from lossline.lines.specimens import LineKind
 from lossline.tables.pairing import Pairing, Pairs
@@ -269,3 +270,10 @@ def test_a_task_line_does_not_drop_below_its_lowest_points(seed):
 def test_a_prior_needs_e_x_below_the_smallest_loss(highest):
     with pytest.raises(UserError, match="highest must be between 0 and 1"):
         Prior(highest=highest)
+
+
+def test_fan_of_a_band_is_that_of_few_runs_up_to_eight_and_of_its_kind_from_24_on():
+    kind = LineKind.TRAIN_TO_TRAIN
+    assert fan_of(kind, 2) == fan_of(kind, 8) == 0.7
+    assert fan_of(kind, 24) == pytest.approx(0.1) == fan_of(kind, 500)
+    assert 0.1 < fan_of(kind, 16) < 0.7
