@@ -17,7 +17,13 @@ from lossline.fits.results import TableFit
 from lossline.lines.common_cases import compare
 from lossline.reporting import charts, figures, grids
 from lossline.reporting.appearance import Appearance
-from lossline.reporting.lines import Curve, curves_for, drawable, line_grid
+from lossline.reporting.lines import (
+    Curve,
+    calibration_note,
+    curves_for,
+    drawable,
+    line_grid,
+)
 from lossline.reporting.making import making_section
 from lossline.reporting.page import Block, Page, Paragraph, Section, render
 from lossline.reporting.page_files import Pictures, page_path
@@ -269,6 +275,7 @@ class _Report:
 
     def _fits(self) -> Section:
         lines = self.results.lines
+        note = calibration_note(lines)
         blocks = [
             line_grid([line for line in lines if Unit(line.unit) is unit], unit)
             for unit in Unit
