@@ -275,7 +275,6 @@ class _Report:
 
     def _fits(self) -> Section:
         lines = self.results.lines
-        note = calibration_note(lines)
         blocks = [
             line_grid([line for line in lines if Unit(line.unit) is unit], unit)
             for unit in Unit

@@ -97,7 +97,8 @@ def test_exclusions_scores_settings_and_provenance_are_shown(page):
     text = " ".join(page.text)
     for words in (
         "checkpoints before 5% of training", "warm-up", "NaN logits in document 17",
-        "straight line", "calibrated by", "fit.bootstrap", "versions.numpy", "python -m lossline.fit",
+        "straight line", "calibrated by", "fit.bootstrap", "versions.numpy",
+        "python -m lossline.fit",
         "chinchilla", "does not move", "inconclusive",
     ):  # fmt: skip
         assert words in text
