@@ -86,7 +86,7 @@ class Calibration:
     Attributes:
         scatter: a, scale of an error at the edge of the points over the scatter of the line.
         form: b, its growth with the distance d.
-        quantiles: quantiles of |error| / sigma at ``LEVELS``.
+        quantiles: quantiles of abs(error) / sigma at ``LEVELS``.
         source: errors that set these numbers.
         cuts: own rolling cuts used; 0 with published errors alone.
         points: own held-out points used.
@@ -137,7 +137,7 @@ class Calibration:
         return self._quantile(level) * scatter * np.sqrt(self.scatter**2 + far**2)
 
     def _quantile(self, level: float) -> float:
-        """Return the quantile of |error| / sigma, linear in that of a normal between ``LEVELS``."""
+        """Return the quantile of abs(error) / sigma, linear between ``LEVELS`` in a normal's."""
         known = ndtri((1 + np.array(LEVELS)) / 2)
         at = float(ndtri((1 + level) / 2))
         if at > known[-1]:
