@@ -42,8 +42,9 @@ LEVELS = (0.5, 0.8, 0.9, 0.95, 0.99)
 # Fewer own cuts than this do not show how errors grow: the published errors are used alone.
 LEAST_CUTS = 2
 # Independent errors that these count for: the published errors of a pool, the errors of one line at
-# one cut, of all lines at one cut, and of all cuts. Chosen by forward cuts of published sweeps with
-# each set left out, and by planted sweeps (experiments/published/README.md).
+# one cut, of all lines at one cut, and of all cuts. A compromise, set by hand from forward cuts of
+# published sweeps with each set left out (the last budget was seen) and from planted sweeps:
+# experiments/published/README.md.
 _PUBLISHED_WORTH, _FIT_WORTH, _CUT_WORTH, _MOST_WORTH = 40.0, 3.0, 20.0, 80.0
 _DEGREES = 4.0  # Student's t: errors have heavy tails
 _SCATTERS, _FORMS = np.geomspace(0.2, 8.0, 20), np.geomspace(0.05, 20.0, 24)
