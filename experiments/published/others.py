@@ -95,7 +95,7 @@ def _gadre_errors(data: str, fitted: pd.DataFrame, held: pd.DataFrame) -> pd.Dat
     """Return relative errors of the published laws and ours on the held-out models."""
     N, D = held["params"].to_numpy(), held["tokens"].to_numpy()
     found = predict_error(fitted)
-    loss_law, error_law = _published_laws(fitted)
+    loss_law, error_law = published_laws(fitted)
     old_loss = loss_law.predict(N=N, M=D / N)
     columns = {"data": data, "params": N, "tokens": D, "M": D / N}
     for who, loss, error in (
@@ -107,11 +107,18 @@ def _gadre_errors(data: str, fitted: pd.DataFrame, held: pd.DataFrame) -> pd.Dat
     return pd.DataFrame(columns)
 
 
-def _published_laws(fitted: pd.DataFrame) -> tuple[FitResult, FitResult]:
+def published_laws(fitted: pd.DataFrame, least: int = 5) -> tuple[FitResult, FitResult]:
     """Return the published loss law and error law.
 
     The loss law goes through five runs: four sizes at M = 20 and the smallest at 320. The error law
     goes through these and, if it may be fitted, 1.4B at M = 20.
+
+    Args:
+        fitted: columns params, tokens, M, loss and error.
+        least: fewest runs of the loss law, 5 as published; 4 of them still determine it.
+
+    Raises:
+        UserError: the table has fewer of these runs.
     """
 
     def at(ratio: float) -> pd.Series:
@@ -120,7 +127,7 @@ def _published_laws(fitted: pd.DataFrame) -> tuple[FitResult, FitResult]:
     small = fitted["params"] < 1e9
     five = (at(20) & small) | (at(320) & (fitted["params"] < 2e7))
     six = five | (at(20) & ~small)
-    if five.sum() < 5:
+    if five.sum() < least:
         raise UserError(f"{five.sum()} of the five runs of the published loss law found")
     scale = {n: fitted.loc[five, c].to_numpy() for n, c in (("N", "params"), ("M", "M"))}
     loss_law = fit(

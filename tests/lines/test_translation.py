@@ -6,8 +6,10 @@ import pytest
 
 from lossline import tables
 from lossline.errors import UserError
+from lossline.laws.forms import ErrorLaw
+from lossline.laws.solver import fit
 from lossline.lines.translation import near_optimal, score_translations, translate
-from lossline.prediction.gadre import average_error, predict_error
+from lossline.prediction.gadre import ErrorPrior, average_error, predict_error
 from lossline.tables.sweeps import import_sweep
 
 
@@ -99,6 +101,44 @@ def test_planted_error_is_predicted_by_way_of_the_loss():
     assert found.error(N=7e9, D=1.4e11) == pytest.approx(
         0.86 - 2.2 * np.exp(-0.71 * loss), rel=2e-3
     )
+
+
+def test_errors_at_chance_bend_the_error_law_less_than_in_a_plain_fit():
+    """Tiny models stay at the level of chance, where the law does not hold."""
+    N, M = np.meshgrid(np.geomspace(1e7, 4e8, 4), [5, 10, 20, 40, 80, 160, 320])
+    runs = pd.DataFrame({"params": N.ravel(), "tokens": (N * M).ravel()})
+    runs["loss"] = 1.8 + 160 * runs.params**-0.27 + 350 * runs.tokens**-0.27
+    runs["error"] = np.minimum(
+        0.86 - 2.2 * np.exp(-0.71 * runs.loss), 0.86 - 2.2 * np.exp(-0.71 * 3.6)
+    )
+    loss = np.array([1.8 + 160 * 7e9**-0.27 + 350 * 1.4e11**-0.27])
+    truth = 0.86 - 2.2 * np.exp(-0.71 * loss)
+    plain = fit(ErrorLaw(), {"x": runs.loss.to_numpy()}, runs.error.to_numpy())
+    found = predict_error(runs).error_law
+    assert abs(found.predict(x=loss) - truth) < 0.5 * abs(plain.predict(x=loss) - truth)
+
+
+def test_one_noisy_run_hardly_moves_a_prediction_from_few():
+    """Five runs leave gamma open: without its prior, 2% of one error moves the prediction 0.029."""
+    loss = np.array([5.2, 3.8, 3.4, 3.0, 2.7])
+    runs = pd.DataFrame({"params": [1e7, 8e7, 1.5e8, 4e8, 1.4e9], "tokens": 1e10, "loss": loss})
+    predicted = []
+    for noise in (-0.02, 0.02):
+        error = 0.86 - 2.2 * np.exp(-0.71 * loss)
+        error[1] *= 1 + noise
+        law = predict_error(runs.assign(error=error)).error_law
+        predicted.append(float(law.predict(x=np.array([2.3]))[0]))
+    assert np.ptp(predicted) < 0.015
+
+
+def test_runs_that_do_not_determine_the_error_law_are_a_user_error():
+    N = np.geomspace(1e7, 4e8, 6)
+    runs = pd.DataFrame({"params": N, "tokens": 20 * N, "loss": 1.8 + 160 * N**-0.27, "error": 0.7})
+    runs.loc[1:, "error"] = np.nan
+    with pytest.raises(UserError, match="fewer than 2 different losses among the 1 runs"):
+        predict_error(runs)
+    with pytest.raises(UserError, match="gamma and log_gamma must be positive"):
+        ErrorPrior(gamma=0.0)
 
 
 def test_missing_task_is_a_user_error():
