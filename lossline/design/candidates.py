@@ -73,17 +73,14 @@ def model_asked(runs: pd.DataFrame, target: Target) -> Candidate | None:
     return Candidate(params=params, tokens=each * params, flops=target.flops)
 
 
-def lattice(
-    runs: pd.DataFrame, budget: float, facts: Sequence[Mapping[str, str]] = ({},)
-) -> list[Candidate]:
-    """Return all runs of the lattice that the budget pays for.
+def lattice(runs: pd.DataFrame, facts: Sequence[Mapping[str, str]] = ({},)) -> list[Candidate]:
+    """Return all runs of the lattice.
 
     Sizes: those of the table (8 of them at most) and the next larger ones by the table's own step.
     Tokens per parameter: those of the table (5 at most).
 
     Args:
         runs: ``runs_of`` the table.
-        budget: FLOPs.
         facts: facts of the candidates, one set for each kind of run.
     """
     sizes = _thinned(runs["params"].to_numpy(float), _SIZES)
@@ -96,7 +93,7 @@ def lattice(
         for place, n, r in itertools.product(facts, map(float, sizes), map(float, ratios))
     ]
     least = float(runs["flops"].min()) / _SAME  # smaller runs obey other laws
-    return [candidate for candidate in found if least <= candidate.flops <= budget]
+    return [candidate for candidate in found if candidate.flops >= least]
 
 
 def _thinned(values: Array, most: int) -> Array:

@@ -84,10 +84,19 @@ def ask_factor(
     )
 
 
-def factor_candidates(rows: pd.DataFrame, target: Target, budget: float) -> list[Candidate]:
-    """Return every matched run once more at either level, if the budget pays for it."""
+def factor_candidates(rows: pd.DataFrame, target: Target) -> list[Candidate]:
+    """Return every matched run once more at either level.
+
+    Raises:
+        UserError: an unknown factor or level, or the levels have no matched runs.
+    """
     plan = _plan(rows, target)
     groups = _groups(plan, target, pooled=False) or _groups(plan, target, pooled=True)
+    if not groups:
+        raise UserError(
+            f"target.factor: no runs of {' and '.join(target.levels)} differ in {target.factor} "
+            "alone. Ask about other levels, or add such runs to the table."
+        )
     runs = runs_of(rows).set_index("run_id")
     facts = rows.drop_duplicates("run_id").set_index("run_id")
     found: dict[tuple, Candidate] = {}
@@ -102,7 +111,7 @@ def factor_candidates(rows: pd.DataFrame, target: Target, budget: float) -> list
             kept[target.factor] = level
             place = (round(np.log(n), 2), round(np.log(d), 2), *kept.items())
             found.setdefault(place, Candidate(params=n, tokens=d, flops=c, facts=kept))
-    return [candidate for candidate in found.values() if candidate.flops <= budget]
+    return list(found.values())
 
 
 def _plan(rows: pd.DataFrame, target: Target) -> Design:

@@ -102,7 +102,7 @@ def one_scale(runs: MixtureRuns) -> bool:
     return all(np.ptp(np.log(values)) < _SAME_SCALE for values in (runs.params, runs.tokens))
 
 
-def mixture_candidates(rows: pd.DataFrame, target: Target, budget: float) -> list[Candidate]:
+def mixture_candidates(rows: pd.DataFrame, target: Target) -> list[Candidate]:
     """Return runs at the table's sizes and tokens, on the mixture asked about and towards it.
 
     Towards it: half way from mixtures of the table, and these mixtures themselves.
@@ -119,7 +119,7 @@ def mixture_candidates(rows: pd.DataFrame, target: Target, budget: float) -> lis
     scales = runs_of(rows)
     ratio = flops_ratio(scales)
     places = {(float(n), float(d)) for n, d in scales[["params", "tokens"]].to_numpy()}
-    found = [
+    return [
         Candidate(
             params=n,
             tokens=d,
@@ -128,7 +128,6 @@ def mixture_candidates(rows: pd.DataFrame, target: Target, budget: float) -> lis
         )
         for (n, d), mixture in itertools.product(sorted(places), sorted(mixtures))
     ]
-    return [candidate for candidate in found if candidate.flops <= budget]
 
 
 def _at_one_scale(

@@ -23,7 +23,7 @@ _ROUNDS = 10  # of exchanges
 _BETTER = 1e-3  # relative reduction of the variance that an exchange must bring
 _LEAST = 1e-5  # share of the interval's variance below which one more run is not worth making
 _ROUNDING = 1e-12  # variance added to the noise of each run, so that no matrix is singular
-_MOST_RUNS = 1000  # more runs than this are no answer to "how many would halve it"
+MOST_RUNS = 1000  # more runs than this are no answer to "how many would halve it"
 _ENDLESS = 1e6  # runs that count as endlessly many
 
 
@@ -137,7 +137,7 @@ def until_halved(belief: Belief, cost: Array, picks: Sequence[int]) -> list[int]
     if left_by_all(belief) > 0.5:
         return None
     while belief.width > wanted:
-        if len(chosen) >= _MOST_RUNS:
+        if len(chosen) >= MOST_RUNS:
             return None
         following = len(chosen) < len(picks)
         pick = picks[len(chosen)] if following else int(np.argmax(belief.gains() / cost))

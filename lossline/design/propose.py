@@ -15,7 +15,14 @@ from lossline.design.candidates import lattice, runs_of, shared_facts
 from lossline.design.factors import ask_factor, factor_candidates
 from lossline.design.lines import ask_line
 from lossline.design.mixtures import ask_mixture, mixture_candidates
-from lossline.design.picking import Limits, choose, largest_first, left_by_all, until_halved
+from lossline.design.picking import (
+    MOST_RUNS,
+    Limits,
+    choose,
+    largest_first,
+    left_by_all,
+    until_halved,
+)
 from lossline.design.plan import Candidate, DesignOptions, Pick, Plan, Question, Target
 from lossline.design.predictions import ask_prediction
 from lossline.design.translations import ask_translation
@@ -59,7 +66,7 @@ def propose(
     options = options or DesignOptions()
     rows = table[table["status"] == str(Status.OK)]
     if candidates is None:
-        candidates = default_candidates(rows, target, math.inf)
+        candidates = default_candidates(rows, target)
     affordable = [candidate for candidate in candidates if candidate.flops <= budget]
     if not affordable:
         least = min((candidate.flops for candidate in candidates), default=math.nan)
@@ -83,22 +90,21 @@ def _asker(target: Target) -> Ask:
     return _ASK[target.question]
 
 
-def default_candidates(rows: pd.DataFrame, target: Target, budget: float) -> list[Candidate]:
+def default_candidates(rows: pd.DataFrame, target: Target) -> list[Candidate]:
     """Return the runs to choose from where none are given: a lattice, or matched runs again."""
     if target.question is Question.FACTOR:
-        return factor_candidates(rows, target, budget)
+        return factor_candidates(rows, target)
     if target.question is Question.PREDICTION and target.shares:
-        return mixture_candidates(rows, target, budget)
+        return mixture_candidates(rows, target)
     if not target.groups:
-        return lattice(runs_of(rows), budget, [shared_facts(rows)])
+        return lattice(runs_of(rows), [shared_facts(rows)])
     parts = of_groups(rows, target.groups, count=len(target.groups))
-    found = lattice(runs_of(parts[0]), budget, [shared_facts(part) for part in parts])
+    found = lattice(runs_of(parts[0]), [shared_facts(part) for part in parts])
     if len(parts) == 2:
         # Where the source has a run already, one of the target makes a pair.
         found += [
             Candidate(params=n, tokens=d, flops=c, facts=shared_facts(parts[1]))
             for n, d, c in runs_of(parts[0])[["params", "tokens", "flops"]].to_numpy()
-            if c <= budget
         ]
     return found
 
@@ -189,7 +195,9 @@ def _reason(
             "run-to-run noise of the run asked about, the rest mostly the form of the law between "
             "the candidates and the target. Only larger runs reduce that: raise the budget."
         )
-    return "More than 1000 runs would be needed: they tell too little against their own noise."
+    return (
+        f"More than {MOST_RUNS} runs would be needed: they tell too little against their own noise."
+    )
 
 
 def _ties(picks: Sequence[Pick]) -> list[str]:
