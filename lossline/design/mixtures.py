@@ -22,10 +22,9 @@ from lossline.mixtures.catalogue import DEFAULT
 from lossline.mixtures.laws import predictions
 from lossline.mixtures.process_law import ProcessLaw
 from lossline.mixtures.resampling import resample
-from lossline.mixtures.runs import MixtureRuns, domains_of, shares_of
+from lossline.mixtures.runs import MixtureRuns, shares_of
 from lossline.prediction.intervals import distance, resampled_variance
-from lossline.tables.frames import nearest_names
-from lossline.tables.schema import SHARE
+from lossline.tables.schema import SHARE, Unit
 
 Array = np.ndarray
 
@@ -49,7 +48,8 @@ def ask_mixture(
     Raises:
         UserError: the law cannot be fitted, or shares or the set are not in the table.
     """
-    runs = mixture_runs(rows, target.y_set)
+    runs = mixture_runs(rows, target)
+    metric = target.metric or str(target.unit)
     shares = shares_of(target.shares, runs.components, "target.shares")
     each = [shares_of(mixture_of(c), runs.components, "candidates") for c in candidates]
     whole = np.concatenate([shares, *each])
@@ -62,39 +62,44 @@ def ask_mixture(
     where = ", ".join(f"{name} {share:.3g}" for name, share in target.shares.items() if share)
     size = "" if model is None else f" of {model.params:.3g} parameters, {model.tokens:.3g} tokens"
     return Asked(
-        words=f"the loss on {target.y_set} of one more run{size} on the mixture {where}, by "
+        words=f"the {metric} on {target.y_set} of one more run{size} on the mixture {where}, by "
         f"{len(runs)} runs",
-        unit=target.unit.words,
+        unit=Unit(metric).words,
         now=now,
         belief=belief,
         choices=single(candidates),
     )
 
 
-def mixture_runs(rows: pd.DataFrame, y_set: str) -> MixtureRuns:
-    """Return the last checkpoints of the runs with their losses on one set.
+def mixture_runs(rows: pd.DataFrame, target: Target) -> MixtureRuns:
+    """Return the last checkpoints of the runs with their losses on the set asked about.
 
     Raises:
-        UserError: the table has no such set.
+        UserError: the table has no such set, or no loss in the target's unit on it.
     """
-    domains = domains_of(rows)
-    kept = [domain for domain in domains if domain[0] == y_set]
-    if not kept:
-        known = [str(name) for name, _ in domains]
+    metric = target.metric or str(target.unit)
+    if metric not in set(map(str, Unit)):
         raise UserError(
-            f"target.y_set: no loss on {y_set!r} in the table. Near names: "
-            f"{nearest_names(y_set, known) or 'none'}."
+            f"target.metric = {metric}: runs on mixtures are planned for a loss. Give loss or "
+            "bits_per_byte."
         )
-    return MixtureRuns.from_table(rows, domains=kept).last_checkpoints
+    return MixtureRuns.from_table(rows, domains=[(target.y_set, Unit(metric))]).last_checkpoints
 
 
 def mixture_of(candidate: Candidate) -> dict[str, float]:
-    """Return the shares of a candidate, by component."""
-    return {
-        name.removeprefix(SHARE): float(value)
-        for name, value in candidate.facts.items()
-        if name.startswith(SHARE)
-    }
+    """Return the shares of a candidate, by component.
+
+    Raises:
+        UserError: a share is no number.
+    """
+    found = {}
+    for name, value in candidate.facts.items():
+        if name.startswith(SHARE):
+            try:
+                found[name.removeprefix(SHARE)] = float(value)
+            except ValueError:
+                raise UserError(f"candidates: {name} = {value!r}: must be a number.") from None
+    return found
 
 
 def one_scale(runs: MixtureRuns) -> bool:
@@ -107,7 +112,7 @@ def mixture_candidates(rows: pd.DataFrame, target: Target) -> list[Candidate]:
 
     Towards it: half way from mixtures of the table, and these mixtures themselves.
     """
-    runs = mixture_runs(rows, target.y_set)
+    runs = mixture_runs(rows, target)
     asked = shares_of(target.shares, runs.components, "target.shares")[0]
     known = np.unique(runs.shares, axis=0)
     known = known[np.linspace(0, len(known) - 1, min(len(known), _MIXTURES)).astype(int)]
