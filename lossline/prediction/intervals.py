@@ -166,5 +166,7 @@ def resampled_variance(draws: Array, metric: str, runs: int) -> Array:
         return np.zeros(draws.shape[1])
     at = to_scale(draws, metric)
     away = np.abs(at[1:] - at[:1])
-    deviation = np.nanmedian(away, axis=0) / 0.6745
+    known = ~np.isnan(away).all(axis=0)  # a law in N and D has no number for a model without N
+    deviation = np.full(away.shape[1], np.nan)
+    deviation[known] = np.nanmedian(away[:, known], axis=0) / 0.6745
     return np.square(deviation) * (runs + 1) / max(runs - 1, 1)
