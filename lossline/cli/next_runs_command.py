@@ -143,6 +143,12 @@ class NextRunsCommand(DesignOptions):
             raise UserError(
                 f"next_runs.metric: {self.metric!r} is unknown. Choose {', '.join(METRICS)}."
             )
+        for name in ("groups", "levels"):
+            given = getattr(self, name)
+            if len(set(given)) != len(given):
+                raise UserError(
+                    f"next_runs.{name}: one of {', '.join(given)} is given twice. Give others."
+                )
         if self.levels and len(self.levels) != 2:
             raise UserError(
                 f"next_runs.levels: {len(self.levels)} given. Give the two levels to compare."
@@ -285,10 +291,17 @@ def checked_target(table: pd.DataFrame, options: NextRunsCommand) -> Target:
     """Return what is asked, after a check of the names of sets and levels.
 
     Raises:
-        UserError: the table has no such set, factor or level.
+        UserError: the table has no such set, factor or level, or nothing was measured on a set.
     """
-    for value in (options.x_set, options.y_set):
+    measured = table[table["status"] == str(Status.OK)]
+    if measured.empty:
+        raise UserError("next_runs: no usable row with status ok in the table. Measure runs first.")
+    for value, metric in (
+        (options.x_set, options.unit),
+        (options.y_set, options.metric or options.unit),
+    ):
         _check_known(table, "eval_set", "set", value)
+        _check_measured(measured, value, str(metric))
     for group in options.groups:
         _check_known(table, "pretraining_data", "pretraining set", group)
     levels = _levels(table, options) if options.factor else options.levels
@@ -320,6 +333,16 @@ def _check_known(table: pd.DataFrame, column: str, what: str, value: str) -> Non
         )
 
 
+def _check_measured(rows: pd.DataFrame, eval_set: str, metric: str) -> None:
+    own = rows[rows["eval_set"] == eval_set] if eval_set else rows
+    if own[metric].isna().all():
+        known = [name for name in METRICS if own[name].notna().any()]
+        raise UserError(
+            f"next_runs: the table has no {metric} on {eval_set or 'any set'}. It has "
+            f"{', '.join(known) or 'none of its metrics'}: give it with --unit or --metric."
+        )
+
+
 def _check_groups(table: pd.DataFrame, options: NextRunsCommand) -> None:
     """Raise UserError if there are too few or too many groups for the question."""
     known = sorted(table["pretraining_data"].dropna().astype(str).unique())
@@ -339,7 +362,7 @@ def _levels(table: pd.DataFrame, options: NextRunsCommand) -> tuple[str, ...]:
         known = [str(name) for name in table.columns if table[name].notna().any()]
         raise UserError(
             f"next_runs.factor: the table has no column {options.factor!r} with values"
-            f"{nearest_name(options.factor, known) or '. Give a column of the loss table'}."
+            f"{nearest_name(options.factor, known) or '. Give a column of the loss table.'}"
         )
     levels = sorted(table[options.factor].dropna().astype(str).unique())
     for level in options.levels:
@@ -375,12 +398,14 @@ def _candidates(table: pd.DataFrame, options: NextRunsCommand) -> list[Candidate
             known = of_run(map(str, table.columns))
             raise UserError(
                 f"next_runs.candidates: the table has no fact {fact!r}"
-                f"{nearest_name(fact, known) or '. Give a column of the loss table'}."
+                f"{nearest_name(fact, known) or '. Give a column of the loss table.'}"
             )
         _check_known(table, fact, fact, value)
     each = 6 * flops_ratio(runs_of(table))
+    # A question about one group: its runs, not the nearest of another group.
+    own = {"pretraining_data": options.groups[0]} if len(options.groups) == 1 else {}
     return [
-        Candidate(params=params, tokens=tokens, flops=each * params * tokens, facts=facts)
+        Candidate(params=params, tokens=tokens, flops=each * params * tokens, facts=own | facts)
         for params, tokens, facts in options.candidates
     ]
 

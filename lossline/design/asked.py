@@ -94,4 +94,17 @@ def of_groups(rows: pd.DataFrame, groups: Sequence[str], *, count: int) -> list[
         raise UserError(
             f"target.groups: {len(groups)} given, {count} needed. Choose from {', '.join(known)}."
         )
+    if len(set(groups)) != count:
+        raise UserError(f"target.groups: {groups[0]!r} is given twice. Give two different sets.")
     return [rows[rows[DATA].astype(str) == name] for name in groups]
+
+
+def check_groups_of(candidates: Sequence[Candidate], groups: Sequence[str]) -> None:
+    """Raise UserError if a candidate has other pretraining data than the question is about."""
+    for candidate in candidates:
+        name = candidate.facts.get(DATA, "")
+        if groups and name and name not in groups:
+            raise UserError(
+                f"candidates: a run of {candidate.params:.3g} parameters has {DATA} = {name}. "
+                f"Give {' or '.join(groups)}."
+            )

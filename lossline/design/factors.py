@@ -49,7 +49,7 @@ def ask_factor(
     Raises:
         UserError: no matched runs of the two levels, or their noise is unknown.
     """
-    plan = _plan(rows, target)
+    plan = _checked(design(rows), target)
     contrast, x_set = _contrast(rows, plan, target, options)
     groups = _groups(plan, target, pooled=contrast.pooled_sizes)
     losses = Losses(_points(rows, x_set, target))
@@ -90,7 +90,7 @@ def factor_candidates(rows: pd.DataFrame, target: Target) -> list[Candidate]:
     Raises:
         UserError: an unknown factor or level, or the levels have no matched runs.
     """
-    plan = _plan(rows, target)
+    plan = _checked(design(rows), target)
     groups = _groups(plan, target, pooled=False) or _groups(plan, target, pooled=True)
     if not groups:
         raise UserError(
@@ -114,21 +114,20 @@ def factor_candidates(rows: pd.DataFrame, target: Target) -> list[Candidate]:
     return list(found.values())
 
 
-def _plan(rows: pd.DataFrame, target: Target) -> Design:
-    """Return the facts of the runs.
+def _checked(plan: Design, target: Target) -> Design:
+    """Return the design after a check that it has the factor and the two levels.
 
     Raises:
         UserError: an unknown factor or level.
     """
-    plan = design(rows)
     known = list(map(str, plan.listed()))
     if target.factor not in known:
         raise UserError(
             f"target.factor: {target.factor!r} does not vary"
-            f"{nearest_name(target.factor, known)}. Factors: {', '.join(known)}."
+            f"{nearest_name(target.factor, known) or '.'} Factors: {', '.join(known)}."
         )
     levels = plan.recorded_levels(target.factor)
-    if len(target.levels) != 2 or not set(target.levels) <= set(levels):
+    if len(set(target.levels)) != 2 or not set(target.levels) <= set(levels):
         raise UserError(
             f"target.levels = {', '.join(target.levels) or 'none'}: give two levels of "
             f"{target.factor}. It has {', '.join(levels)}."

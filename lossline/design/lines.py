@@ -8,7 +8,14 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from lossline.design.asked import Asked, Places, normal_quantile, of_groups, single
+from lossline.design.asked import (
+    Asked,
+    Places,
+    check_groups_of,
+    normal_quantile,
+    of_groups,
+    single,
+)
 from lossline.design.beliefs import Belief, Moments, tame
 from lossline.design.candidates import model_asked, runs_of
 from lossline.design.plan import Candidate, DesignOptions, Interval, Target
@@ -36,9 +43,11 @@ def ask_line(
         options: options of the design.
 
     Raises:
-        UserError: the line cannot be fitted, or the target names neither a loss nor a model.
+        UserError: the line cannot be fitted, the target names neither a loss nor a model, or a
+            candidate belongs to another group.
     """
     (own,) = of_groups(rows, target.groups, count=1)
+    check_groups_of(candidates, target.groups)
     line = fit_specimen(
         within_groups(
             own, x_sets=[target.x_set], y_sets=[target.y_set], group_by=(), unit=target.unit

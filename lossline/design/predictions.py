@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from lossline.design.asked import Asked, Places, of_groups, single
+from lossline.design.asked import Asked, Places, check_groups_of, of_groups, single
 from lossline.design.beliefs import Belief
 from lossline.design.candidates import model_asked, runs_of
 from lossline.design.plan import Candidate, DesignOptions, Interval, Target
@@ -28,7 +28,8 @@ def ask_prediction(
         options: options of the design.
 
     Raises:
-        UserError: the law cannot be fitted, or the target names no model.
+        UserError: the law cannot be fitted, the target names no model, or a candidate belongs to
+            another group.
     """
     if has_mixtures(rows):
         raise UserError(
@@ -36,6 +37,7 @@ def ask_prediction(
             'about, e.g. {"web": 0.8, "code": 0.2}.'
         )
     (own,) = of_groups(rows, target.groups, count=1)
+    check_groups_of(candidates, target.groups)
     model = model_asked(runs_of(own), target)
     if model is None:
         raise UserError("target: a prediction needs a model. Give params and tokens, or flops.")

@@ -40,7 +40,7 @@ def nearest_names(name: str, names: Iterable[str], most: int = 12) -> str:
     """
     found = list(dict.fromkeys(names))
     if len(found) <= most:
-        return ", ".join(found) or "no columns"
+        return ", ".join(found) or "none"
 
     def unlike(other: str) -> float:
         ends = (other, other.rpartition(".")[2])

@@ -161,9 +161,13 @@ def test_another_folder_is_left_alone(table: Path, tmp_path: Path, capsys) -> No
         (("--budget=1e18", "--candidate", "8e7 nan"), "must be numbers above 0"),
         (("--budget=1e18", "--candidate", "8e7 1e9 pretraining_data=prose"), "prose"),
         (("--budget=1e18", "--candidate", "8e7 1e9 pretrainin_data=wiki"), "did you mean"),
+        (("--budget=1e18", "--candidate", "8e7 1e9 pretraining_data=python"), "Give wiki."),
+        (("--budget=1e18", "--unit=bits_per_byte"), "It has loss"),
         (("--budget=1e18", "--x_set=quiz"), "x_set and y_set are both 'quiz'"),
         (("--budget=1e18", "--metric=acuracy"), "Choose loss, bits_per_byte, accuracy"),
         (("--budget=1e18", "--question=translation"), "translation needs 2"),
+        (("--budget=1e18", "--question=translation", "--group", "wiki", "wiki"), "given twice"),
+        (("--budget=1e18", "--group", "wiki", "wiki"), "given twice"),
         (("--budget=1e18", "--question=factor"), "next_runs.factor"),
         (("--budget=1e18", "--question=lines"), "must be one of 'line', 'translation'"),
     ],
@@ -187,6 +191,8 @@ FACTOR = ("--question=factor", "--x_set=legal", "--y_set=quiz", "--budget=1e18")
         (("--factor=pretraining_data", "--levels", "wiki", "pyton"), "Levels: python, wiki"),
         (("--factor=pretraining_data", "--levels", "wiki"), "Give the two levels"),
         (("--factor=architecture",), "all runs of the table have the architecture 'llama'"),
+        (("--factor=pretraining_data", "--levels", "wiki", "wiki"), "given twice"),
+        (("--factor=eval_set",), "'eval_set' does not vary"),
         (("--factor=params",), "Add --levels and two of"),
         ((), "--factor"),
     ],
@@ -201,8 +207,12 @@ def without(column: str) -> pd.DataFrame:
 
 @pytest.mark.parametrize(
     "bad",
-    [without("params"), sweep().query("run_id == 'wiki-10000000-10'")],
-    ids=["no N", "one run"],
+    [
+        without("params"),
+        sweep().query("run_id == 'wiki-10000000-10'"),
+        sweep().assign(status="failed", message="diverged", loss=math.nan),
+    ],
+    ids=["no N", "one run", "all failed"],
 )
 @pytest.mark.parametrize("question", ["line", "prediction"])
 def test_tables_that_cannot_answer(
@@ -229,3 +239,45 @@ def test_a_target_within_the_fitted_runs_is_answered_and_named(table: Path, caps
     more = ("--question=prediction", "--y_set=quiz", "--group=wiki", "--budget=1e18")
     call(table, *more, *target)
     assert "within the fitted runs" in capsys.readouterr().out
+
+
+def test_a_candidate_of_a_question_about_one_group_belongs_to_it(table: Path, capsys) -> None:
+    call(table, *LINE, "--budget=1e18", "--candidate", "8e7 1e9", "1.6e8 4e8")
+    assert "STORE_WIKI" in capsys.readouterr().out
+
+
+MIXTURE = ("--question=prediction", "--y_set=code", "--budget=1e20")
+HALF = "--gin.next_runs.shares={'web': 0.5, 'code': 0.5}"
+
+
+@pytest.fixture
+def mixtures(tmp_path: Path) -> Path:
+    """Runs of one size on two components, with the loss in both units."""
+    random = np.random.default_rng(0)
+    rows = []
+    for number, share in enumerate(np.linspace(0.05, 0.95, 12)):
+        loss = 2.0 + 0.5 * (1 - share) ** 2 + 0.002 * random.normal()
+        rows.append(
+            {
+                "run_id": f"m{number}", "params": 1e8, "tokens": 2e9, "flops": 1.2e18, "step": 1000,
+                "share.web": 1 - share, "share.code": share, "eval_set": "code",
+                "kind": "validation", "loss": loss, "bits_per_byte": loss / 3,
+            }
+        )  # fmt: skip
+    path = tmp_path / "mixtures.parquet"
+    tables.write(tables.from_rows(rows), path)
+    return path
+
+
+def test_mixtures_are_answered_in_the_unit_asked_for(mixtures: Path, capsys) -> None:
+    values = []
+    for unit in ("loss", "bits_per_byte"):
+        call(mixtures, *MIXTURE, HALF, f"--unit={unit}")
+        values.append(float(capsys.readouterr().out.partition("Now: ")[2].split()[0]))
+    assert values[0] / values[1] == pytest.approx(3, rel=0.01)
+
+
+def test_a_share_that_is_no_number_is_refused(mixtures: Path, capsys) -> None:
+    candidate = ("--candidate", "1e8 2e9 share.web=x share.code=0.5")
+    said = refusal(capsys, mixtures, *MIXTURE, HALF, *candidate)
+    assert "share.web = 'x': must be a number" in said
