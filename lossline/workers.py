@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from types import TracebackType
 from typing import TypeVar
 
 from lossline.child_process import die_with_pool
+from lossline.errors import UserError
 from lossline.terminal import Say, now_and_then, silent
 
 Item = TypeVar("Item")
@@ -55,13 +59,22 @@ class Workers:
             items: its arguments.
             say: receives a line of progress now and then.
             what: name of the items in it.
+
+        Raises:
+            UserError: a process was killed from outside.
         """
         results: list[Result] = []
         sparing = now_and_then(say)
-        for result in self._results(function, items):
-            results.append(result)
-            if len(results) < len(items):
-                sparing(f"  {len(results)} of {len(items)} {what}")
+        try:
+            for result in self._results(function, items):
+                results.append(result)
+                if len(results) < len(items):
+                    sparing(f"  {len(results)} of {len(items)} {what}")
+        except BrokenProcessPool:
+            raise UserError(
+                f"a worker process was killed at {len(results)} of {len(items)} {what}, most often "
+                "because memory ran out. Use fewer processes, or free memory, and run it again."
+            ) from None
         return results
 
     def _results(
@@ -75,7 +88,21 @@ class Workers:
                 self._processes, get_context("spawn"), initializer=die_with_pool
             )
         piece = max(1, len(items) // (_PIECES * self._processes))
-        return self._pool.map(function, items, chunksize=piece)
+        with _no_interrupts():
+            return self._pool.map(function, items, chunksize=piece)
+
+
+@contextlib.contextmanager
+def _no_interrupts() -> Iterator[None]:
+    """Hold back Ctrl-C, and let processes that start meanwhile never receive it.
+
+    A terminal sends it to all of them; only the first process is to answer, in one line.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 HERE = Workers()  # everything in this process

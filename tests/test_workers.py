@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import time
 
 import pytest
 
@@ -26,6 +28,28 @@ def test_results_are_in_order(processes: int) -> None:
 def test_an_error_reaches_the_caller() -> None:
     with pytest.raises(ZeroDivisionError), Workers(2) as workers:
         workers.map((1).__truediv__, [1, 0])
+
+
+def killed(item: int) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_killed_process_is_one_sentence() -> None:
+    with pytest.raises(UserError, match="killed at 0 of 4 lines"), Workers(2) as workers:
+        workers.map(killed, range(4), what="lines")
+
+
+def interrupted(item: int) -> int:
+    """As Ctrl-C in a terminal, which reaches every process of the group."""
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(0.01)
+    return item
+
+
+def test_an_interrupt_reaches_the_first_process_only() -> None:
+    with Workers(2) as workers:
+        assert workers.map(interrupted, range(4)) == list(range(4))
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
 
 
 def test_no_processes_is_refused() -> None:
