@@ -67,7 +67,7 @@ def ask_translation(
     half = normal_quantile(options.level) * belief.width
     at = f"{x_set} = {x:.4g}" if target.loss else f"N = {model.params:.3g}, D = {model.tokens:.3g}"
     return Asked(
-        words=f"the {y_set} of one more run of {target.groups[1]} at {at}, by the law of "
+        words=f"the loss on {y_set} of one more run of {target.groups[1]} at {at}, by the law of "
         f"{target.groups[0]} and the line of {line.n_runs} pairs",
         unit=target.unit.words,
         now=Interval(value=center, low=center * np.exp(-half), high=center * np.exp(half)),
