@@ -205,8 +205,8 @@ def _ties(picks: Sequence[Pick]) -> list[str]:
     if not picks or not picks[0].ties:
         return []
     return [
-        f"{picks[0].ties} other candidates are as good per FLOP as the first pick, within the "
-        "error of this estimate: choose among them by what is easiest to run."
+        f"Candidates that may be as good per FLOP as run 1: {picks[0].ties} (the error of this "
+        "estimate does not separate them). Each may replace run 1; the other runs stay."
     ]
 
 
