@@ -66,7 +66,8 @@ def ask_line(
     low, high = line.interval(asked_x, options.level, tokens_per_param=asked_each)
     where = f"{target.x_set} = {asked_x:.4g}"
     return Asked(
-        words=f"the loss on {target.y_set} of one more run at {where}, by the line of {line.n_runs} runs",
+        words=f"the loss on {target.y_set} of one more run at {where}, "
+        f"by the line of {line.n_runs} runs",
         unit=target.unit.words,
         now=Interval(value=float(found.center[0]), low=float(low), high=float(high)),
         belief=Belief.of(found, options.roughness),
