@@ -13,9 +13,9 @@ the errors of that choice on the set left out.
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -25,6 +25,7 @@ import choose
 import heldout
 import numpy as np
 import pandas as pd
+import runner
 import sweep
 
 from lossline.lines.estimators import TASK_PRIOR, Prior
@@ -102,7 +103,7 @@ def left_out(rows: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(found)
 
 
-def run(data: Path, out: Path) -> None:
+def run(data: Path, out: Path) -> list[str]:
     """Score all candidates, print the tables and write the errors."""
     table = import_sweep("kempner", data / "kempner_sweep.csv").table
     table = table[table["flops"] <= sweep.LARGEST * 1.01]
@@ -122,11 +123,8 @@ def run(data: Path, out: Path) -> None:
     for name in ("published procedure", "before", "ours"):
         shown = by_cut(rows[rows["candidate"] == name]).loc[name]
         print(f"\n{name}, by cut, percent\n{shown.to_string(float_format='%.2f')}")
+    return []
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True)
-    options = parser.parse_args()
-    run(options.data, options.out)
+    sys.exit(runner.main("choose_task", __doc__, run))

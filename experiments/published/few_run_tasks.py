@@ -11,8 +11,8 @@ the source, E_y free. Prints the errors of both by cut, over all sources, target
 
 from __future__ import annotations
 
-import argparse
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,6 +21,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import heldout
 import numpy as np
 import pandas as pd
+import runner
 import sweep
 
 from lossline.lines.fitting import LineOptions, fit_line
@@ -37,7 +38,7 @@ FEWEST = 4
 MODES = {"train-to-test": LineKind.TRAIN_TO_TASK, "test-to-test": LineKind.TEST_TO_TEST}
 
 
-def run(data: Path, out: Path) -> None:
+def run(data: Path, out: Path) -> list[str]:
     """Predict, print the tables and write the errors."""
     table = import_sweep("kempner", data / "kempner_sweep.csv").table
     table = table[table["flops"] <= sweep.LARGEST * sweep.SAME_BUDGET]
@@ -50,6 +51,7 @@ def run(data: Path, out: Path) -> None:
     print(
         f"|relative error| at the largest budget, percent\n{shown.to_string(float_format='%.1f')}"
     )
+    return []
 
 
 def errors(table: pd.DataFrame) -> Iterator[pd.DataFrame]:
@@ -97,8 +99,4 @@ def _ours(few: Pairs, held: Pairs, kind: LineKind) -> np.ndarray:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True)
-    options = parser.parse_args()
-    run(options.data, options.out)
+    sys.exit(runner.main("few_run_tasks", __doc__, run))
