@@ -65,7 +65,7 @@ BUDGETS = {"Kempner": (1.0, 3.0), "OLMo ladder": (0.5, 1.0)}
 OURS, RANDOM, LARGEST = "ours", "random", "largest first"
 KEYS = ["sweep", "question", "budget", "scored"]
 # Of ``--inner``: (roughness, tied).
-CHOICES = ((0.4, 0.0), (0.4, 0.02), (0.4, 0.05), (0.0, 0.02), (0.1, 0.02), (0.2, 0.02), (0.8, 0.02))
+CHOICES = ((0.4, 0.0), (0.4, 0.02), (0.4, 0.05), (0.0, 0.02), (0.1, 0.02), (0.8, 0.02))
 FARTHEST, INNER = 7, 5  # budgets of Kempner, from 0: predicted; those below it are candidates
 
 

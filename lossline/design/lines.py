@@ -16,14 +16,15 @@ from lossline.design.asked import (
     of_groups,
     single,
 )
-from lossline.design.beliefs import Belief, Moments, tame
+from lossline.design.beliefs import Belief, Moments
 from lossline.design.candidates import model_asked, runs_of
 from lossline.design.plan import Candidate, DesignOptions, Interval, Target
 from lossline.design.scale_law import ScaleLaw
 from lossline.errors import UserError
 from lossline.lines.estimators import curve
 from lossline.lines.fitting import Line, LineOptions, fit_specimen
-from lossline.lines.specimens import within_groups
+from lossline.lines.rolling_cuts import calibrated
+from lossline.lines.specimens import Specimen, within_groups
 
 Array = np.ndarray
 
@@ -48,12 +49,10 @@ def ask_line(
     """
     (own,) = of_groups(rows, target.groups, count=1)
     check_groups_of(candidates, target.groups)
-    line = fit_specimen(
-        within_groups(
-            own, x_sets=[target.x_set], y_sets=[target.y_set], group_by=(), unit=target.unit
-        )[0],
-        options=LineOptions(resamples=options.resamples, seed=options.seed),
+    (specimen,) = within_groups(
+        own, x_sets=[target.x_set], y_sets=[target.y_set], group_by=(), unit=target.unit
     )
+    line = calibrated_line(specimen, options)
     if not line.drawable:
         raise UserError(f"{target.x_set} -> {target.y_set}: no line: {line.message}.")
     law = ScaleLaw.of(
@@ -75,6 +74,13 @@ def ask_line(
     )
 
 
+def calibrated_line(specimen: Specimen, options: DesignOptions) -> Line:
+    """Return the line of a specimen, with intervals by its own rolling cuts where it has enough."""
+    how = LineOptions(resamples=options.resamples, seed=options.seed)
+    (line,) = calibrated([fit_specimen(specimen, options=how)], [specimen], how)
+    return line
+
+
 def place_of(target: Target, rows: pd.DataFrame, law: ScaleLaw) -> tuple[float, float]:
     """Return x and D/N that the target asks about; D/N is NaN if only x is given.
 
@@ -94,22 +100,21 @@ def place_of(target: Target, rows: pd.DataFrame, law: ScaleLaw) -> tuple[float, 
 
 
 def line_at(line: Line, x: Array, each: Array, level: float) -> Moments:
-    """Return a line at losses x (T,) of runs of D/N ``each`` (T,), in relative deviations."""
+    """Return a line at losses x (T,) of runs of D/N ``each`` (T,), in relative deviations.
+
+    The noise of one run is the scatter of the fitted ones. What the interval holds beyond it and
+    the draws is the error of the form.
+    """
     center = line.predict(x, tokens_per_param=each)
     off = np.zeros(len(x))
     if np.isfinite(line.tokens_per_param):
         off = np.nan_to_num(np.log(each / line.tokens_per_param))
     draws = curve(line.draws, x, off) / center - 1
-    # The noise of one run is what the interval holds beyond the draws at the edge of the points;
-    # what it holds more, farther out, is the error of the form.
-    edge = np.array([line.x_range[0]])
-    edge_draws = tame(curve(line.draws, edge) / line.predict(edge) - 1)
-    noise = np.sqrt(np.maximum(_deviation(line, edge, level) ** 2 - np.mean(edge_draws**2, 0), 0.0))
     return Moments(
         center=center,
         draws=draws,
         deviation=_deviation(line, x, level, each),
-        noise=np.full(len(x), float(noise[0])),
+        noise=np.full(len(x), line.scatter),
         distance=np.maximum(line.x_range[0] - x, 0.0) + np.minimum(line.x_range[1] - x, 0.0),
     )
 

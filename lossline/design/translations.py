@@ -18,11 +18,11 @@ import pandas as pd
 from lossline.design.asked import DATA, Asked, Places, normal_quantile, of_groups
 from lossline.design.beliefs import Belief, Moments
 from lossline.design.candidates import model_asked, runs_of, shared_facts
-from lossline.design.lines import line_at, place_of
+from lossline.design.lines import calibrated_line, line_at, place_of
 from lossline.design.plan import Candidate, DesignOptions, Interval, Target
 from lossline.design.scale_law import ScaleLaw
 from lossline.errors import UserError
-from lossline.lines.fitting import Line, LineOptions, fit_specimen
+from lossline.lines.fitting import Line
 from lossline.lines.specimens import between_groups
 from lossline.tables.schema import OWN_SET
 
@@ -96,9 +96,7 @@ def _line(
         unit=target.unit,
     )  # fmt: skip
     (specimen,) = (one for one in both if one.group[DATA] == target.groups[0])
-    line = fit_specimen(
-        specimen, options=LineOptions(resamples=options.resamples, seed=options.seed)
-    )
+    line = calibrated_line(specimen, options)
     if not line.drawable:
         raise UserError(f"{' -> '.join(target.groups)}: no line: {line.message}.")
     return line

@@ -192,7 +192,7 @@ def test_mixtures_near_the_one_asked_about_are_picked():
 
 
 def test_covariance_of_the_process_is_what_a_further_run_leaves():
-    runs = mixture_runs(swarm_table(), "web")
+    runs = mixture_runs(swarm_table(), MIXTURE)
     fit = ProcessLaw().fit(runs)
     asked = np.array([[0.02, 0.9, 0.08], [0.05, 0.85, 0.10]])
     covariance, noise = fit.covariance(asked, "web")
