@@ -3,7 +3,7 @@
 Three ways are tried: greedily by shrinkage per FLOP; greedily by shrinkage alone, as many small
 runs may never add up to what one large run tells; and the largest that fit. Each is improved by
 exchanges of one run, because runs may tell more together than one by one: an end of a line tells
-little without the other. Of plans that leave the same width within the error of this estimate, the
+little without the other. Of plans that shrink it as much within the error of this estimate, the
 one of fewer runs is taken: larger runs also guard against an error of the form that is
 underestimated. Runs that bring next to nothing are left out, although the budget pays for them.
 """
@@ -37,7 +37,7 @@ class Limits:
         budget: FLOPs of all picks together.
         repeats: how often one candidate may be picked.
         most_runs: picks at most.
-        tied: relative difference of widths that the estimate does not resolve.
+        tied: share of the shrinkage that the estimate does not resolve.
     """
 
     cost: Array
@@ -60,7 +60,8 @@ def choose(belief: Belief, limits: Limits) -> list[int]:
     starts.append(largest_first(belief, limits))
     found = [_exchanged(belief, limits, picks) for picks in starts]
     widths = [known(belief, picks).width for picks in found]
-    tied = [k for k, width in enumerate(widths) if width <= min(widths) * (1 + limits.tied)]
+    most = min(widths) + limits.tied * (belief.width - min(widths))
+    tied = [k for k, width in enumerate(widths) if width <= most]
     best = min(tied, key=lambda k: (len(found[k]), widths[k]))
     return _in_order(belief, _needed(belief, found[best], limits.cost), limits.cost)
 

@@ -98,8 +98,8 @@ class DesignOptions:
         roughness: how fast the error of a law's form changes with distance (``beliefs``). Chosen
             out of 0, 0.1, 0.2, 0.4 and 0.8 by hidden runs of the Kempner sweep's smaller budgets
             (experiments/published/next_runs.py --inner); all of them pick much the same runs.
-        tied: relative difference of half widths that counts as none: of such plans, the one of
-            fewest runs is taken. Chosen with ``roughness``, out of 0, 0.02 and 0.05.
+        tied: share of the shrinkage by which plans may differ and count as equal: of such plans,
+            the one of fewest runs is taken. Chosen as ``roughness`` was, out of 0, 0.02 and 0.05.
         repeats: how often one candidate may be picked (other seeds of the same run).
         most_runs: picks at most.
         resamples: reweightings of the runs behind the interval.
