@@ -46,7 +46,8 @@ def ask_mixture(
         options: options of the design.
 
     Raises:
-        UserError: the law cannot be fitted, or shares or the set are not in the table.
+        UserError: the law cannot be fitted, shares or the set are not in the table, or all runs
+            are of one scale and the model asked about is of another.
     """
     runs = mixture_runs(rows, target)
     metric = target.metric or str(target.unit)
@@ -57,6 +58,8 @@ def ask_mixture(
     one = one_scale(runs)
     if model is None and not one:
         raise UserError("target: a prediction needs a model. Give params and tokens, or flops.")
+    if one and model is not None:
+        _check_scale(runs, model.params, model.tokens)
     law = _at_one_scale if one else _at_scales
     belief, now = law(runs, whole, model, candidates, options)
     where = ", ".join(f"{name} {share:.3g}" for name, share in target.shares.items() if share)
@@ -105,6 +108,18 @@ def mixture_of(candidate: Candidate) -> dict[str, float]:
 def one_scale(runs: MixtureRuns) -> bool:
     """Return whether all runs have one N and one D."""
     return all(np.ptp(np.log(values)) < _SAME_SCALE for values in (runs.params, runs.tokens))
+
+
+def _check_scale(runs: MixtureRuns, params: float, tokens: float) -> None:
+    """Raise UserError if a model asked about is of another scale than runs of one scale."""
+    for name, asked, known in (
+        ("params", params, runs.params), ("tokens", tokens, runs.tokens)
+    ):  # fmt: skip
+        if abs(np.log(asked / known[0])) > _SAME_SCALE:
+            raise UserError(
+                f"target: {name} {asked:.3g}: all runs have {known[0]:.3g}, and mixtures of one "
+                "scale say nothing about another. Leave the model out."
+            )
 
 
 def mixture_candidates(rows: pd.DataFrame, target: Target) -> list[Candidate]:

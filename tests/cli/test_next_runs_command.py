@@ -281,3 +281,10 @@ def test_a_share_that_is_no_number_is_refused(mixtures: Path, capsys) -> None:
     candidate = ("--candidate", "1e8 2e9 share.web=x share.code=0.5")
     said = refusal(capsys, mixtures, *MIXTURE, HALF, *candidate)
     assert "share.web = 'x': must be a number" in said
+
+
+def test_mixtures_of_one_scale_are_not_asked_about_another(mixtures: Path, capsys) -> None:
+    model = ("--target_params=1e8", "--target_tokens=2e11")
+    said = refusal(capsys, mixtures, *MIXTURE, HALF, *model)
+    assert "tokens 2e+11: all runs have 2e+09" in said
+    call(mixtures, *MIXTURE, HALF, "--target_params=1e8", "--target_tokens=2e9")
