@@ -5,7 +5,8 @@ runs may never add up to what one large run tells; and the largest that fit. Eac
 exchanges of one run, because runs may tell more together than one by one: an end of a line tells
 little without the other. Of plans that shrink it as much within the error of this estimate, the
 one of fewer runs is taken: larger runs also guard against an error of the form that is
-underestimated. Runs that bring next to nothing are left out, although the budget pays for them.
+underestimated. For the same reason a plan spends its budget: hidden runs show that further runs are
+worth more than is expected of them.
 """
 
 from __future__ import annotations
@@ -22,7 +23,6 @@ Array = np.ndarray
 _ROUNDS = 10  # of exchanges
 _BETTER = 1e-3  # relative reduction of the variance that an exchange must bring
 _LEAST = 1e-5  # share of the interval's variance below which one more run is not worth making
-_NEGLIGIBLE = 0.01  # part of width and shrinkage that runs left out may cost, in proportion
 _ROUNDING = 1e-12  # variance added to the noise of each run, so that no matrix is singular
 MOST_RUNS = 1000  # more runs than this are no answer to "how many would halve it"
 _ENDLESS = 1e6  # runs that count as endlessly many
@@ -63,7 +63,7 @@ def choose(belief: Belief, limits: Limits) -> list[int]:
     most = min(widths) + limits.tied * (belief.width - min(widths))
     tied = [k for k, width in enumerate(widths) if width <= most]
     best = min(tied, key=lambda k: (len(found[k]), widths[k]))
-    return _in_order(belief, _needed(belief, found[best], limits.cost), limits.cost)
+    return _in_order(belief, found[best], limits.cost)
 
 
 def largest_first(belief: Belief, limits: Limits) -> list[int]:
@@ -115,22 +115,6 @@ def _exchanged(belief: Belief, limits: Limits, picks: list[int]) -> list[int]:
         if not trials or min(left) > variance * (1 - _BETTER):
             return picks
         picks, variance = trials[int(np.argmin(left))], min(left)
-    return picks
-
-
-def _needed(belief: Belief, picks: list[int], cost: Array) -> list[int]:
-    """Return the picks without those that bring next to nothing for what they cost."""
-    least, whole = known(belief, picks).width, cost[picks].sum()
-    worth = _NEGLIGIBLE * min(least, belief.width - least) / whole  # width per FLOP
-    while len(picks) > 1:
-        now = known(belief, picks).width
-        fewer = [picks[:place] + picks[place + 1 :] for place in range(len(picks))]
-        lost = np.array([known(belief, trial).width for trial in fewer]) - now
-        rate = lost / cost[picks]
-        place = int(np.argmin(rate))
-        if rate[place] >= worth:
-            break
-        picks = fewer[place]
     return picks
 
 

@@ -32,6 +32,7 @@ from lossline.tables.schema import Status
 from lossline.terminal import Say, silent
 
 Array = np.ndarray
+_NEARLY_ALL = 0.95  # of the shrinkage
 Ask = Callable[[pd.DataFrame, Target, Sequence[Candidate], DesignOptions], Asked]
 
 _ASK: dict[Question, Ask] = {
@@ -133,7 +134,7 @@ def plan_of(asked: Asked, budget: float, options: DesignOptions) -> Plan:
         else sum(len(asked.choices[k]) for k in halved),
         halving_reason=_reason(belief, halved, chosen, limits.cost),
         candidates=_table(asked),
-        notes=(*asked.notes, *_ties(picks)),
+        notes=(*asked.notes, *_ties(picks), *_enough(picks)),
     )
 
 
@@ -207,6 +208,19 @@ def _ties(picks: Sequence[Pick]) -> list[str]:
     return [
         f"Candidates that may be as good per FLOP as run 1: {picks[0].ties} (the error of this "
         "estimate does not separate them). Each may replace run 1; the other runs stay."
+    ]
+
+
+def _enough(picks: Sequence[Pick]) -> list[str]:
+    """Return a sentence on how many of the picks bring nearly all of the shrinkage."""
+    share = np.cumsum([pick.share for pick in picks])
+    count = int(np.searchsorted(share, _NEARLY_ALL)) + 1
+    if count >= len(picks):
+        return []
+    runs = "The first run brings" if count == 1 else f"The first {count} runs bring"
+    return [
+        f"{runs} {share[count - 1]:.0%} of the expected gain. The others spend the rest of the "
+        "budget: they help where the law's form is further off than its interval says."
     ]
 
 

@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 
 from lossline.design.beliefs import Belief, Moments, form_correlation
-from lossline.design.picking import Limits, choose, largest_first, left_by_all, until_halved
+from lossline.design.picking import (
+    Limits,
+    choose,
+    known,
+    largest_first,
+    left_by_all,
+    until_halved,
+)
 
 GRID = np.linspace(-1, 1, 21)
 
@@ -150,3 +157,10 @@ def test_more_runs_than_the_picks_may_be_needed_to_halve_it():
     for pick in halved:
         after = after.after(pick)
     assert after.width <= belief.width / 2
+
+
+def test_budget_is_spent_on_runs_that_are_expected_to_bring_little():
+    belief = straight([2.0, 1.9, 1.9, 1.9], roughness=0.4, noise=1e-3)
+    chosen = choose(belief, Limits(cost=np.ones(3), budget=3.0, most_runs=3))
+    assert belief.after(0).width < 1.01 * known(belief, chosen).width
+    assert sorted(chosen) == [0, 1, 2]
