@@ -132,6 +132,8 @@ def fit_loss(runs: pd.DataFrame, prior: ErrorPrior) -> tuple[FitResult, ...]:
     """
     scale = {"N": runs["params"].to_numpy(float), "D": runs["tokens"].to_numpy(float)}
     loss = runs["loss"].to_numpy(float)
+    if not len(loss):
+        raise UserError("the law of the loss has no fit: no run has a loss. Add runs to fit.")
     near = _near(loss, prior.nearness)
     laws = (fit(OverTraining(), scale, loss), fit(Chinchilla(), scale, loss, weights=near))
     found = tuple(law for law in laws if law.parameters)
