@@ -134,7 +134,7 @@ def plan_of(asked: Asked, budget: float, options: DesignOptions) -> Plan:
         else sum(len(asked.choices[k]) for k in halved),
         halving_reason=_reason(belief, halved, chosen, limits.cost),
         candidates=_table(asked),
-        notes=(*asked.notes, *_ties(picks), *_enough(picks)),
+        notes=(*asked.notes, *_ties(picks), *_limited(chosen, options), *_enough(picks)),
     )
 
 
@@ -193,8 +193,9 @@ def _reason(
     if left > 0.5:
         return (
             f"All candidates, run endlessly often, leave {left:.0%} of it: {floor:.0%} is the "
-            "run-to-run noise of the run asked about, the rest mostly the form of the law between "
-            "the candidates and the target. Only larger runs reduce that: raise the budget."
+            "run-to-run noise of the run asked about, the rest is what these candidates cannot "
+            "tell. Candidates nearer to the target may: larger runs (raise the budget), or runs of "
+            "the level that has fewest."
         )
     return (
         f"More than {MOST_RUNS} runs would be needed: they tell too little against their own noise."
@@ -208,6 +209,16 @@ def _ties(picks: Sequence[Pick]) -> list[str]:
     return [
         f"Candidates that may be as good per FLOP as run 1: {picks[0].ties} (the error of this "
         "estimate does not separate them). Each may replace run 1; the other runs stay."
+    ]
+
+
+def _limited(chosen: Sequence[int], options: DesignOptions) -> list[str]:
+    """Return a sentence where the largest number of runs ends the plan, not the budget."""
+    if len(chosen) < options.most_runs:
+        return []
+    return [
+        f"The plan ends at run {options.most_runs} (design.most_runs), whether the budget is "
+        "spent or not: raise that number to plan more small runs."
     ]
 
 

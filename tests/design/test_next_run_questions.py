@@ -244,3 +244,9 @@ def test_questions_that_do_not_fit_the_table_are_refused(sweep, target, options,
 def test_mixture_must_be_named():
     with pytest.raises(UserError, match="shares: the runs"):
         propose(swarm_table(), dataclasses.replace(MIXTURE, shares={}), budget=1e20)
+
+
+def test_plan_says_that_the_number_of_runs_ends_it(sweep):
+    plan = propose(sweep, LINE, budget=BUDGET, options=DesignOptions(most_runs=1))
+    assert len(plan.picks) == 1
+    assert any("ends at run 1 " in note for note in plan.notes)
