@@ -217,7 +217,7 @@ def _limited(chosen: Sequence[int], options: DesignOptions) -> list[str]:
     if len(chosen) < options.most_runs:
         return []
     return [
-        f"The plan ends at run {options.most_runs} (design.most_runs), whether the budget is "
+        f"The plan ends at run {options.most_runs} (next_runs.most_runs), whether the budget is "
         "spent or not: raise that number to plan more small runs."
     ]
 
