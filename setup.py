@@ -40,6 +40,15 @@ SELECTION = [
     "fasttext-community>=0.11.9",
     "py3langid>=0.4.0",
 ]
+# Text work on a Dask scheduler, and grids as Slurm jobs.
+CLUSTER = [
+    "distributed>=2026.8",
+    "submitit>=1.5.4",
+]
+# Small files in Google Cloud Storage; Orbax and TensorStore bring their own clients.
+BUCKETS = [
+    "gcsfs>=2026.8",
+]
 DOCS = [
     "furo>=2024.8.6",
     "myst-parser>=4.0",
@@ -48,6 +57,9 @@ DOCS = [
 DEV = [
     *DOCS,  # a test builds the documentation
     *SELECTION,
+    *CLUSTER,
+    *BUCKETS,
+    "gcp-storage-emulator>=2026.7",
     "ipykernel>=6.29",
     "mypy>=1.14",
     "nbclient>=0.10",
@@ -75,6 +87,8 @@ setup(
     },
     install_requires=CORE,
     extras_require={
+        "buckets": BUCKETS,
+        "cluster": CLUSTER,
         "data": DATA,
         "dev": DATA + DEV,
         "docs": DATA + DOCS,  # the pages describe every module, those that import TensorFlow too
