@@ -53,20 +53,29 @@ def memory(process: int) -> int:
     return 1024 * total
 
 
-def fit(code: Path, table: Path, out: Path, env: dict[str, str]) -> dict[str, float]:
-    """Fit a table with the code of a folder; return seconds and bytes."""
-    command = [sys.executable, "-m", "lossline.fit", f"--table={table}", f"--out={out}"]
+def measured(command: list[str], **where: Any) -> dict[str, float]:
+    """Run a command without its output; return seconds, and bytes of all its processes.
+
+    Args:
+        command: the command.
+        where: further arguments of ``subprocess.Popen``.
+    """
     before, start, peak = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic(), 0
-    env = os.environ | env | {"PYTHONPATH": str(code)}
-    with subprocess.Popen(command, env=env, cwd=code, stdout=subprocess.DEVNULL) as process:
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, **where) as process:
         while process.poll() is None:
             peak = max(peak, memory(process.pid))
             time.sleep(0.2)
     if process.returncode:
-        sys.exit(f"fit of {table} with {code} failed with status {process.returncode}")
+        sys.exit(f"{' '.join(command)} failed with status {process.returncode}")
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     cpu = after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
     return {"wall_s": time.monotonic() - start, "cpu_s": cpu, "peak_bytes": float(peak)}
+
+
+def fit(code: Path, table: Path, out: Path, env: dict[str, str]) -> dict[str, float]:
+    """Fit a table with the code of a folder; return seconds and bytes."""
+    command = [sys.executable, "-m", "lossline.fit", f"--table={table}", f"--out={out}"]
+    return measured(command, env=os.environ | env | {"PYTHONPATH": str(code)}, cwd=code)
 
 
 def differences(first: Path, second: Path) -> Iterator[str]:

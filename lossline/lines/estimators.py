@@ -13,7 +13,8 @@ at the mean shape. Three more choices make it precise:
   (``run_errors``): the bend follows from points within runs, the height from the runs.
 
 A grid needs no start values and does not depend on the order of points. It is also cheap enough to
-repeat for hundreds of reweightings of the runs, from which bands follow. These draws use a prior
+repeat for hundreds of reweightings of the runs, from which bands follow: a run's points have one
+weight, so that all sums are made once per run. These draws use a prior
 that prefers no shape: the prior of the line itself would pull all of them to one side of a line
 that bends sharply. experiments/published/README.md explains how the estimator was chosen,
 experiments/lines/README.md how often its bands cover planted lines.
@@ -49,6 +50,8 @@ _SHARE_OF_DRAWS = (1.0, 0.5)
 _POINTS_TO_KEEP = 20.0
 # Weightings that are solved together: their arrays over all shapes stay in a core's cache.
 _CHUNK = 32
+# Shapes x points that are computed together, for the same reason.
+_CHUNK_ELEMENTS = 60_000
 PARAMETERS = ("K", "kappa", "E_x", "E_y", "gamma", "tilt")
 
 
@@ -115,6 +118,14 @@ class Points:
         """Number of runs R."""
         return int(self.run.max()) + 1 if len(self.run) else 0
 
+    def by_run(self) -> Points:
+        """Return the points in the order of their runs."""
+        if np.all(np.diff(self.run) >= 0):
+            return self
+        order = np.argsort(self.run, kind="stable")
+        columns = {f.name: getattr(self, f.name)[order] for f in dataclasses.fields(self)}
+        return Points(**columns)
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Estimate:
@@ -161,8 +172,9 @@ def estimate(
         E_x: irreducible loss of x, if known.
         E_y: irreducible loss of y, if known.
     """
+    points = points.by_run()
     grid = _Grid(points, prior, E_x, E_y)
-    once = np.ones((1, len(points.x)))
+    once = np.ones((1, points.n_runs))
     parameters = grid.mean_shape(once)[0]
     if points.n_runs < len(points.x):
         grid.take_out(points.y / grid.curve(parameters) - 1)
@@ -183,13 +195,12 @@ def estimate(
 
 
 def _run_weights(points: Points, resamples: int, random: np.random.Generator) -> Array:
-    """Return weights (S, M) by run, Dirichlet(1, ..., 1): Bayesian bootstrap (Rubin 1981).
+    """Return weights (S, R) of the runs, Dirichlet(1, ..., 1): Bayesian bootstrap (Rubin 1981).
 
     The weights are smooth because a multinomial resample of three runs is a single run in one case
     of nine.
     """
-    shares = random.dirichlet(np.ones(points.n_runs), size=resamples) * points.n_runs
-    return shares[:, points.run]
+    return random.dirichlet(np.ones(points.n_runs), size=resamples) * points.n_runs
 
 
 def _nearness(x: Array, power: float, run: Array, shared: float) -> Array:
@@ -249,12 +260,12 @@ def _tells_allocation(points: Points) -> bool:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Columns:
-    """Products of the power at G shapes that least squares needs, per point.
+    """Products of the power at G shapes that least squares needs, weighted and summed per run.
 
     Attributes:
-        rest: the power times each of the Q other columns (Q, G, M).
-        square: the power squared (G, M).
-        y: the power times y (G, M).
+        rest: the power times each of the Q other columns (Q, G, R).
+        square: the power squared (G, R).
+        y: the power times y (G, R).
     """
 
     rest: Array
@@ -344,7 +355,7 @@ class _Grid:
 
     def _refine(self) -> None:
         """Zoom the grid to the posterior while that covers only a few nodes."""
-        once = np.ones((1, len(self.x)))
+        once = np.ones((1, self.errors.n_runs))
         ridge = self._ridge(once)
         for _ in range(_REFINEMENTS):
             probability = self._posterior(once, ridge, _SHARE_OF_DRAWS)[:, 0]
@@ -378,51 +389,55 @@ class _Grid:
 
     def _whiten(self) -> None:
         """Prepare y and the rest for the errors that runs share."""
-        self.white_y = self._white(self.y - (self.E_y or 0.0))
-        self.white_rest = self._white(self._rest())
+        self.white_y = y = self._white(self.y - (self.E_y or 0.0))
+        self.white_rest = rest = self._white(self._rest())
+        weighted, of_runs = rest * self.weight, self.errors.sums
+        self.gram = of_runs(weighted[:, None] * rest)
+        self.rest_by_y, self.square_of_y = of_runs(weighted * y), of_runs(self.weight * y * y)
         self.at_nodes = None
 
-    def _columns(self, power: Array) -> _Columns:
-        """Return the products of a power (G, M) that least squares needs."""
-        z, count = self._white(power), len(self.white_rest)
-        # One array for all: several large ones are returned to the system and cleared again.
-        products = np.empty((count + 2, *z.shape))
-        for row, product in zip((*self.white_rest, z, self.white_y), products, strict=True):
-            np.multiply(z, row, out=product)
-        return _Columns(rest=products[:count], square=products[-2], y=products[-1])
+    def _columns(self, E_x: Array, log_kappa: Array) -> _Columns:
+        """Return the products at shapes (G,), a few shapes at a time."""
+        rows = np.stack([*self.white_rest, self.white_y]) * self.weight
+        products = np.empty((len(rows) + 1, len(E_x), self.errors.n_runs))
+        size = max(1, _CHUNK_ELEMENTS // len(self.x))
+        for first in range(0, len(E_x), size):
+            part = slice(first, first + size)
+            z = self._white(self._power(E_x[part], log_kappa[part]))
+            for row, product in zip((*rows, z * self.weight), products, strict=True):
+                product[part] = self.errors.sums(z * row)
+        return _Columns(rest=products[:-2], square=products[-1], y=products[-2])
 
     def _columns_at_nodes(self) -> _Columns:
         """Return the products at the nodes of the grid, computed once for all weightings."""
         if self.at_nodes is None:
-            self.at_nodes = self._columns(self._power(self.share * self.low, self.log_kappa))
+            self.at_nodes = self._columns(self.share * self.low, self.log_kappa)
         return self.at_nodes
 
     def _solve(
         self, columns: _Columns, weights: Array, ridge: Array, *, paired: bool = False
     ) -> _Solved:
-        """Solve weighted least squares of y on the power and the rest, for weightings (S, M).
+        """Solve weighted least squares of y on the power and the rest, for weightings (S, R).
 
         Args:
-            columns: the power at each shape (G, M); with ``paired`` one row per weighting (S, M).
-            weights: the weightings (S, M).
+            columns: products at each shape; with ``paired`` one shape per weighting.
+            weights: the weightings of the runs (S, R).
             ridge: precision of the rest's coefficients (S, Q).
             paired: whether row s of the power belongs to weighting s only; results then have shape
                 (S,).
         """
-        w, y, rows = weights * self.weight, self.white_y, self.white_rest
 
         def product(column: Array) -> Array:
-            return np.sum(column * w, axis=-1) if paired else column @ w.T
+            return np.sum(column * weights, axis=-1) if paired else column @ weights.T
 
-        count = len(rows)
-        gram = (w @ (rows[:, None] * rows).reshape(count**2, len(self.x)).T).reshape(
-            len(w), count, count
-        )
+        count, runs = len(self.gram), weights.shape[1]
+        gram = weights @ self.gram.reshape(count**2, runs).T
+        gram = gram.reshape(len(weights), count, count)
         diagonal = np.arange(count)
         # Frisch-Waugh: project the rest out of y and z; one coefficient remains for each shape.
         gram[:, diagonal, diagonal] += ridge + 1e-12 * gram[:, diagonal, diagonal]
         inverse = np.linalg.inv(gram) if count else gram
-        by = (w * y) @ rows.T
+        by = weights @ self.rest_by_y.T
         by_inverse = np.einsum("sq,sqp->ps", by, inverse)
         # Lists over the two or three coefficients: each sum adds large (G, S) arrays.
         zb = [product(column) for column in columns.rest]
@@ -434,7 +449,7 @@ class _Grid:
         zy = product(columns.y) - _sum(
             one * part for one, part in zip(zb_inverse, by.T, strict=True)
         )
-        yy = w @ y**2
+        yy = weights @ self.square_of_y
         left = yy - np.sum(by_inverse * by.T, axis=0)
         K = np.maximum(zy, 0.0) / np.maximum(zz, 1e-300)
         return _Solved(
@@ -448,7 +463,7 @@ class _Grid:
         """Return the precision (S, Q) of the rest: noise variance over prior variance."""
         ridge = np.zeros((len(weights), len(self.white_rest)))
         if self.used:
-            straight = self._columns(self._power(np.array([0.5 * self.low]), np.zeros(1)))
+            straight = self._columns(np.array([0.5 * self.low]), np.zeros(1))
             noise = self._solve(straight, weights, ridge).objective[0] / max(len(self.x) - 5, 1)
             # Use the whole noise, shared errors included: errors that drift along a run look like
             # an effect of its D/N.
@@ -476,7 +491,7 @@ class _Grid:
 
     def _laws(self, E_x: Array, log_kappa: Array, weights: Array, ridge: Array) -> Array:
         """Return parameters (S, 6), the linear ones solved at one shape per weighting."""
-        columns = self._columns(self._power(E_x, log_kappa))
+        columns = self._columns(E_x, log_kappa)
         solved = self._solve(columns, weights, ridge, paired=True)
         K, kappa = solved.K, np.exp(log_kappa)
         out = np.zeros((len(weights), len(PARAMETERS)))
@@ -520,5 +535,5 @@ class _Grid:
         shape = self.low * share, self.log_kappa[pick] + off[1] * step
         once = np.ones_like(weights)
         middle = self._laws(*shape, once, self._ridge(once))
-        widen = few_runs(int(self.errors.run.max()) + 1, len(weights), random)
+        widen = few_runs(self.errors.n_runs, len(weights), random)
         return middle + widen[:, None] * (self._laws(*shape, weights, ridge) - middle)

@@ -25,12 +25,28 @@ class RunErrors:
     """Errors of M points.
 
     Attributes:
-        run: run of each point (M,), 0 to R - 1.
+        run: run of each point (M,), 0 to R - 1, ascending.
         shared: correlation rho within a run.
     """
 
     run: Array
     shared: float
+
+    @functools.cached_property
+    def count(self) -> Array:
+        """Points of each run (R,)."""
+        return np.bincount(self.run)
+
+    @property
+    def n_runs(self) -> int:
+        """Number of runs R."""
+        return len(self.count)
+
+    def sums(self, rows: Array) -> Array:
+        """Return the sums (..., R) of rows (..., M) over the points of each run."""
+        if self.n_runs == len(self.run):
+            return rows
+        return np.add.reduceat(rows, np.cumsum(self.count) - self.count, axis=-1)
 
     def taken_out(self, rows: Array) -> Array:
         """Return rows (..., M) transformed so that their errors are independent and of equal size.
@@ -40,11 +56,9 @@ class RunErrors:
         """
         if not self.shared > 0:
             return rows
-        count = np.bincount(self.run)
         own = 1 - self.shared
-        part = 1 - np.sqrt(own / (own + count * self.shared))
-        member = np.eye(len(count))[self.run]
-        offset = np.take((rows @ member) * (part / count), self.run, axis=-1)
+        part = 1 - np.sqrt(own / (own + self.count * self.shared))
+        offset = np.take(self.sums(rows) * (part / self.count), self.run, axis=-1)
         return np.subtract(rows, offset, out=offset)
 
 

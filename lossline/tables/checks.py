@@ -269,11 +269,11 @@ def _bits_among_nats(frame: pd.DataFrame, used: np.ndarray) -> Iterator[Defect]:
     keys = [frame[name].fillna("")[alone] for name in names]
     facts = [name for name in of_run(frame.columns) if name not in (*names, *_SIZES)]
     facts += [n for n in frame.columns if n.startswith(EXTRA_PREFIX) and n not in _PLACES]
-    for positions in pd.Series(np.flatnonzero(alone), keys[0].index).groupby(keys, sort=False):
-        place = positions[1].to_numpy()
+    runs, described = frame["run_id"].fillna("").to_numpy(), frame[facts]
+    for _, positions in pd.Series(np.flatnonzero(alone), keys[0].index).groupby(keys, sort=False):
+        place = positions.to_numpy()
         loss, params, tokens = (number[name][place] for name in ("loss", "params", "tokens"))
-        runs = frame["run_id"].fillna("").to_numpy()[place]
-        for position in place[in_bits(loss, params, tokens, runs, frame[facts].iloc[place])]:
+        for position in place[in_bits(loss, params, tokens, runs[place], described.iloc[place])]:
             yield Defect(
                 column="loss",
                 position=int(position),
