@@ -107,7 +107,9 @@ def planted(
     )
     table = table.reindex(columns=[*COLUMN_NAMES])
     at_three = K * (3.0 - E_x) ** kappa + E_y
-    truth = {(DATA[i], names[j + 1]): at_three[i, j] for i in range(len(DATA)) for j in range(sets - 1)}
+    truth = {
+        (DATA[i], names[j + 1]): at_three[i, j] for i in range(len(DATA)) for j in range(sets - 1)
+    }
     return table, truth
 
 

@@ -23,7 +23,7 @@ from lossline.laws.bootstrap import Bootstrap, bootstrap_problems
 from lossline.laws.compute_laws import Kaplan
 from lossline.laws.problems import FitProblem
 from lossline.laws.results import FitResult, FitStatus
-from lossline.laws.solver import fit_many
+from lossline.laws.solver import fit_many, has_many_points
 from lossline.lines.fitting import Line, LineOptions, fit_specimen
 from lossline.lines.groups import GROUP_BY, Group, split
 from lossline.lines.heldout import case_of, hold_out
@@ -33,7 +33,7 @@ from lossline.options.identity import not_identity
 from lossline.run_order import run_numbers
 from lossline.tables.chance import chance_level
 from lossline.tables.continued import continued_names, fresh, is_continued
-from lossline.tables.frames import nearest_name, nearest_names
+from lossline.tables.frames import kinds_of, nearest_name, nearest_names
 from lossline.tables.pairing import one_set
 from lossline.tables.schema import OWN_SET, SetKind, Status, Unit
 from lossline.terminal import Say, silent
@@ -173,7 +173,7 @@ def _attribution_options(options: TableFitOptions) -> AttributionOptions:
 
 def _sets(rows: pd.DataFrame, options: TableFitOptions) -> tuple[list[str], list[str]]:
     """Return the x sets and the y sets, checked against the table."""
-    kinds = dict(zip(rows["eval_set"], rows["kind"], strict=True))
+    kinds = kinds_of(rows)
     asked = {
         "fit": (*options.x_sets, *options.y_sets),
         "attribution": (options.attribution.x_set, *options.attribution.y_sets),
@@ -210,36 +210,42 @@ def _compute_laws(
 ) -> list[ComputeLawFit]:
     """Fit the Kaplan-style law of each group on each set, and resample it.
 
-    All laws are fitted in one batch, and resampled in a few.
+    Laws of few points are fitted in one batch, the others by the workers.
     """
     found = [
         _to_fit(group, eval_set, unit)
         for group in split(rows, options.group_by)
         for eval_set in sorted(group.table.loc[group.table[unit].notna(), "eval_set"].unique())
     ]
-    problems = [problem for _, problem, _ in found if problem is not None]
-    runs = [runs for _, problem, runs in found if problem is not None]
-    fits = fit_many(_LAW, problems)
-    resampled: Sequence[Bootstrap | None] = [None] * len(fits)
-    if options.law_resamples and fits:
-        asked = list(zip(problems, runs, fits, strict=True))
-        resample = functools.partial(_resampled, resamples=options.law_resamples)
-        size = min(_TOGETHER, math.ceil(len(asked) / (_PIECES * options.processes)))
-        pieces = [asked[i : i + size] for i in range(0, len(asked), size)]
-        of_pieces = workers.map(
-            resample, pieces, say=say, what=f"batches of laws resampled ({unit})"
-        )
-        resampled = [one for piece in of_pieces for one in piece]
-    laws = iter(zip(fits, resampled, strict=True))
+    asked = [(problem, runs) for _, problem, runs in found if problem is not None]
+    few = [i for i, (problem, _) in enumerate(asked) if not has_many_points(len(problem.target))]
+    fits: list[FitResult | None] = [None] * len(asked)
+    for i, fitted in zip(few, fit_many(_LAW, [asked[i][0] for i in few]), strict=True):
+        fits[i] = fitted
+    work = [(*one, fit) for one, fit in zip(asked, fits, strict=True)]
+    size = max(1, min(_TOGETHER, math.ceil(len(work) / (_PIECES * options.processes))))
+    pieces = [work[i : i + size] for i in range(0, len(work), size)]
+    resample = functools.partial(_fitted, resamples=options.law_resamples)
+    of_pieces = workers.map(resample, pieces, say=say, what=f"batches of laws resampled ({unit})")
+    laws = (law for piece in of_pieces for law in piece)
     return [base if problem is None else _with_law(base, *next(laws)) for base, problem, _ in found]
 
 
-def _resampled(
-    asked: Sequence[tuple[FitProblem, np.ndarray, FitResult]], resamples: int
-) -> list[Bootstrap]:
-    """Return the bootstraps of problems, given with the runs of their points and their fits."""
-    problems, runs, fits = zip(*asked, strict=True)
-    return bootstrap_problems(_LAW, problems, runs=runs, fits=fits, resamples=resamples)
+def _fitted(
+    asked: Sequence[tuple[FitProblem, np.ndarray, FitResult | None]], resamples: int
+) -> list[tuple[FitResult, Bootstrap | None]]:
+    """Return fits and bootstraps of problems, given with the runs of their points.
+
+    Their fits are given if they are known.
+    """
+    problems, runs, known = zip(*asked, strict=True)
+    if not resamples:
+        return [
+            (fit or fit_many(_LAW, [one])[0], None)
+            for one, fit in zip(problems, known, strict=True)
+        ]
+    found = bootstrap_problems(_LAW, problems, runs=runs, fits=known, resamples=resamples)
+    return [(one.fit, one) for one in found]
 
 
 def _to_fit(
@@ -250,7 +256,7 @@ def _to_fit(
     Runs are numbered by their data, so that their names have no effect on intervals. The problem is
     None if the points cannot determine the law.
     """
-    points = one_set(group.table, eval_set, unit)
+    points = one_set(group.of_set(eval_set), eval_set, unit)
     known = points[points["params"].notna() & points["tokens"].notna()]
     base = ComputeLawFit(
         group=dict(group.facts),

@@ -30,6 +30,7 @@ from lossline.laws.forms import Law
 from lossline.laws.levenberg import descend
 from lossline.laws.objective import Residual
 from lossline.laws.problems import FitProblem, Prepared, internal_bounds, prepare, stack
+from lossline.laws.refitting import refit
 from lossline.laws.results import FitResult
 from lossline.laws.rows import FitRows
 from lossline.laws.solver import FitOptions, finish, fit_many
@@ -490,7 +491,8 @@ def _fit_resamples(
         for base, w in zip(bases, weightings, strict=True)
     ]
     kept = [w[good] for w, good in zip(weightings, usable, strict=True)]
-    theta, good = _optima(bases, kept)
+    many = len(bases) == 1 and kept[0].size > _BATCH_ELEMENTS
+    theta, good = _optima_near(bases[0], kept[0]) if many else _optima(bases, kept)
     ends = np.cumsum([len(w) for w in kept])[:-1]
     parts = zip(bases, usable, np.split(theta, ends), np.split(good, ends), strict=True)
     return [_counted(*part) for part in parts]
@@ -537,6 +539,30 @@ def _optima(bases: Sequence[_Base], weightings: Sequence[Array]) -> tuple[Array,
     )
     best = finish(batch, descent, len(weights), finalists=1, iterations=4, enough=_ENOUGH)
     return best.theta, (best.row >= 0) & (best.decrement < _STATIONARY)
+
+
+def _optima_near(base: _Base, weights: Array) -> tuple[Array, Array]:
+    """Fit resamples of many points, which have their optima near that of all the data.
+
+    Resamples for which the search from there does not arrive are fitted as in ``_optima``.
+
+    Returns:
+        Internal parameters (B, P), and whether each is an optimum (B,).
+    """
+    rows = np.arange(len(weights))
+    batch = FitRows(
+        stack=stack(base.law, base.options.objective, [base.data]),
+        problem=np.zeros_like(rows),
+        weights=weights,
+        weight=rows,
+        fit=rows,
+        low=np.tile(base.low, (len(rows), 1)),
+        high=np.tile(base.high, (len(rows), 1)),
+    )
+    theta, good = refit(batch, base.theta)
+    if not good.all():
+        theta[~good], good[~good] = _optima([base], [weights[~good]])
+    return theta, good
 
 
 def _resample_starts(base: _Base, weights_BxM: Array) -> Array:

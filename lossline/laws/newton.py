@@ -71,7 +71,7 @@ def _improve(
     here = theta[part]
     _, gradient, normal = batch.derivatives(here, rows)
     hessian = _hessian(batch, rows, here, normal)
-    step, promise = _bounded_step(batch, rows, here, hessian, gradient, normal)
+    step, promise = bounded_step(batch, rows, here, hessian, gradient, normal)
     trial = batch.inside(here + step, rows)
     value = batch.objective(trial, rows)
     moved = value <= objective[part] * (1 + 4e-15)
@@ -98,7 +98,7 @@ def _damped(
     hessian, gradient, normal = (m[left] for m in model)
     here, start = theta[part], objective[part].copy()
     for damping in _DAMPINGS:
-        step, _ = _bounded_step(batch, rows, here, hessian + damping * normal, gradient, normal)
+        step, _ = bounded_step(batch, rows, here, hessian + damping * normal, gradient, normal)
         for share in _SHARES:
             trial = batch.inside(here + share * step, rows)
             value = batch.objective(trial, rows)
@@ -107,7 +107,7 @@ def _damped(
     return objective[part] < start
 
 
-def _bounded_step(
+def bounded_step(
     batch: FitRows, rows: Array, theta: Array, hessian: Array, gradient: Array, normal: Array
 ) -> tuple[Array, Array]:
     """Return the Newton step (R, P) and half its decrement (R,).

@@ -39,6 +39,9 @@ _STATIONARY = 1e-8
 # Starts whose objectives agree to this share have reached the same optimum.
 _SAME_OBJECTIVE = 1e-4
 _FINALISTS = 3  # ends of each fit that are polished
+# A problem of more points starts from the fit to so many of them, evenly spaced in their order: the
+# place of the optimum needs no more, and each start costs as much as its points.
+_POINTS_FOR_START = 1000
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -107,6 +110,7 @@ def fit_many(
     """Fit one law to each problem, all in one batch. Results are in the order of the problems."""
     options = options or FitOptions()
     data = [prepare(law, p, options.objective) for p in problems]
+    problems = _started(law, problems, data, options)
     limits = [
         internal_bounds(law, p, d) if d.n else None for p, d in zip(problems, data, strict=True)
     ]
@@ -130,6 +134,43 @@ def fit_many(
         for i, result in zip(members, fitted, strict=True):
             results[i] = result
     return [r for r in results if r is not None]
+
+
+def _started(
+    law: Law, problems: Sequence[FitProblem], data: Sequence[Prepared], options: FitOptions
+) -> list[FitProblem]:
+    """Return the problems; those of many points start from the fit to some of them."""
+    many = [
+        i
+        for i, (p, d) in enumerate(zip(problems, data, strict=True))
+        if p.starts is None and has_many_points(d.n)
+    ]
+    started = list(problems)
+    if not many:
+        return started
+    found = fit_many(law, [_thinned(problems[i], data[i]) for i in many], options=options)
+    for i, fewer in zip(many, found, strict=True):
+        if fewer.ok:
+            starts = np.array([[fewer.parameters[name] for name in law.names]])
+            started[i] = dataclasses.replace(problems[i], starts=starts)
+    return started
+
+
+def _thinned(problem: FitProblem, data: Prepared) -> FitProblem:
+    """Return a problem with about ``_POINTS_FOR_START`` of its points."""
+    kept = data.order[:: data.n // _POINTS_FOR_START]
+    weights = None if problem.weights is None else np.asarray(problem.weights, float)[kept]
+    return dataclasses.replace(
+        problem,
+        inputs={name: np.asarray(values, float)[kept] for name, values in problem.inputs.items()},
+        target=np.asarray(problem.target, float)[kept],
+        weights=weights,
+    )
+
+
+def has_many_points(points: int) -> bool:
+    """Return whether a problem of so many points is fitted alone: a batch would save nothing."""
+    return points >= 2 * _POINTS_FOR_START
 
 
 def _too_little(data: Prepared, limits: tuple[Array, Array] | None) -> str:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
+from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from lossline.errors import UserError
@@ -34,6 +37,15 @@ class Group:
         """The facts in words, e.g. ``llama, wiki, bpe-4096``."""
         return ", ".join(str(v) for v in self.facts.values() if v is not None) or "all runs"
 
+    def of_set(self, eval_set: str) -> pd.DataFrame:
+        """Return the rows of one evaluation set, in their order."""
+        return self.table.iloc[self._places.get(eval_set, [])]
+
+    @functools.cached_property
+    def _places(self) -> Mapping[str, np.ndarray]:
+        """Positions of the rows of each evaluation set."""
+        return self.table.groupby("eval_set", sort=False).indices
+
 
 def split(table: pd.DataFrame, group_by: Sequence[str] = GROUP_BY) -> list[Group]:
     """Return one group per combination of facts in the table, sorted by the facts' text.
@@ -52,13 +64,21 @@ def split(table: pd.DataFrame, group_by: Sequence[str] = GROUP_BY) -> list[Group
             )
     if not group_by:
         return [Group(facts={}, table=table)]
-    keys = table[list(group_by)].astype(object)
-    keys = keys.where(keys.notna(), None)
-    labels = [tuple(row) for row in keys.itertuples(index=False)]
-    members: dict[tuple, list[int]] = {}
-    for position, label in enumerate(labels):
-        members.setdefault(label, []).append(position)
+    number = table.groupby(list(group_by), sort=False, dropna=False).ngroup().to_numpy()
+    order = np.argsort(number, kind="stable")
+    members = np.split(order, np.flatnonzero(np.diff(number[order])) + 1) if len(order) else []
+    found: dict[tuple, np.ndarray] = {}
+    for rows in members:
+        first = table[list(group_by)].iloc[rows[0]]
+        found[tuple(map(_plain, first))] = rows
     return [
-        Group(facts=dict(zip(group_by, key, strict=True)), table=table.iloc[members[key]])
-        for key in sorted(members, key=lambda k: tuple(map(str, k)))
+        Group(facts=dict(zip(group_by, key, strict=True)), table=table.iloc[found[key]])
+        for key in sorted(found, key=lambda k: tuple(map(str, k)))
     ]
+
+
+def _plain(value: Any) -> Any:
+    """Return a fact as a Python value; None where it is not recorded."""
+    if pd.isna(value):
+        return None
+    return value.item() if isinstance(value, np.generic) else value

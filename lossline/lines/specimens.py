@@ -14,6 +14,7 @@ import pandas as pd
 
 from lossline.errors import UserError
 from lossline.lines.groups import GROUP_BY, Group, split
+from lossline.tables.frames import kinds_of
 from lossline.tables.pairing import Pairs, one_set, pair_groups, same_checkpoints
 from lossline.tables.schema import OWN_SET, SetKind
 
@@ -57,7 +58,7 @@ class Specimen:
 
 def _kinds(table: pd.DataFrame, *names: str) -> dict[str, str]:
     """Return the kind of each evaluation set; names must be among them."""
-    kinds = dict(zip(table["eval_set"], table["kind"], strict=True))
+    kinds = kinds_of(table)
     for name in names:
         if name not in kinds:
             known = ", ".join(sorted(map(str, kinds)))
@@ -111,7 +112,7 @@ def within_groups(
 def _rows(group: Group, eval_set: str, unit: str) -> pd.DataFrame | UserError:
     """Return the group's measurements on one set, or the error in them."""
     try:
-        return one_set(group.table, eval_set, unit)
+        return one_set(group.of_set(eval_set), eval_set, unit)
     except UserError as mistake:
         return mistake
 

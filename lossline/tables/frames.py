@@ -175,6 +175,12 @@ def _typed_extra(values: pd.Series) -> pd.Series:
     return texts
 
 
+def kinds_of(frame: pd.DataFrame) -> dict[str, str]:
+    """Return the kind of each evaluation set of a loss table."""
+    pairs = frame[["eval_set", "kind"]].drop_duplicates()
+    return dict(zip(pairs["eval_set"], pairs["kind"], strict=True))
+
+
 def with_strings(frame: pd.DataFrame) -> pd.DataFrame:
     """Return a table with texts as strings, which Parquet keeps also in an empty column."""
     frame = frame.infer_objects()

@@ -123,6 +123,8 @@ def one_set(table: pd.DataFrame, eval_set: str, unit: str) -> pd.DataFrame:
     frame = frame.assign(value=value)
     frame[["tokens", "flops"]] = frame[["tokens", "flops"]].mask(is_continued(table)[measured])
     frame = frame[np.isfinite(value) & (value > 0)]
+    if not frame.duplicated(_CHECKPOINT).any():
+        return frame
     copies = frame.groupby(_CHECKPOINT)["value"].agg(["min", "max"])
     torn = copies[copies["max"] > copies["min"] * (1 + 1e-6)]
     if len(torn):
