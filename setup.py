@@ -19,6 +19,7 @@ CORE = [
     "orbax-checkpoint>=0.12.8",
     "pandas>=2.3",
     "pyarrow>=17",
+    "pyyaml>=6.0",
     "safetensors>=0.4",
     "scipy>=1.14",
     "tensorboard>=2.20",

@@ -3,10 +3,11 @@
     python -m lossline.study --gin_file=gin_configs/studies/quickstart.gin
 
 Run the same command again to continue an interrupted study. --dry_run prints what would run.
---commands prints the command of every unfinished training, one per line, so that a cluster can run
-them in parallel:
+--submit=slurm submits the trainings as Slurm jobs, --submit=skypilot writes SkyPilot task files.
+--status shows how far every run is. For every other scheduler, --commands prints the command of
+every unfinished training, one per line:
 
-    python -m lossline.study --gin_file=STUDY.gin --commands | xargs -d '\\n' -n 1 sbatch --wrap
+    python -m lossline.study --gin_file=STUDY.gin --commands | parallel
 """
 
 import os
@@ -19,6 +20,8 @@ def load() -> Verb:
     """Return the verb, with its imports."""
     from lossline.studies.grid import Axis, Chain, Listed, Product, Zip
     from lossline.studies.random_mixtures import RandomMixtures
+    from lossline.studies.skypilot import SkyOptions
+    from lossline.studies.slurm import SlurmOptions
     from lossline.studies.study import Command, StudyOptions
 
     return Verb(
@@ -32,6 +35,8 @@ def load() -> Verb:
             "listed": Listed,
             "random_mixtures": RandomMixtures,
             "command": Command,
+            "slurm": SlurmOptions,
+            "sky": SkyOptions,
         },
     )
 
@@ -55,6 +60,8 @@ FLAGS = {
     "commands": Flag(
         "study.commands", "print the commands of the unfinished trainings, and stop", "switch"
     ),
+    "submit": Flag("study.submit", "train elsewhere: slurm, skypilot or local"),
+    "status": Flag("study.status", "print the state of every run, and stop", "switch"),
 }
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -71,7 +71,7 @@ def run(job: Job) -> None:
             f"the step {job.name} refused its input: see the line above. Fix it and start again."
         )
     if code != 0:
-        raise ChildFailed(f"{job.name} ended with {_ending(code)}: {' '.join(job.command)}")
+        raise ChildFailed(f"{job.name} ended with {ending(code)}: {' '.join(job.command)}")
 
 
 def run_many(
@@ -99,13 +99,13 @@ def run_many(
     logs.mkdir(parents=True, exist_ok=True)
     waiting, done = list(jobs), 0
     running: dict[int, tuple[Job, subprocess.Popen[bytes]]] = {}
-    shares = _core_shares(at_once)
+    shares = core_shares(at_once)
     try:
         while waiting or running:
             for slot in range(at_once):
                 if slot not in running and waiting:
                     job = waiting.pop(0)
-                    running[slot] = (job, _start(job, logs, shares[slot]))
+                    running[slot] = (job, start(job, logs, shares[slot]))
             tick([job.name for job, _ in running.values()], done)
             time.sleep(seconds)
             for slot, (job, process) in list(running.items()):
@@ -124,7 +124,23 @@ def run_many(
             process.wait()
 
 
-def _start(job: Job, logs: Path, cores: set[int] | None) -> subprocess.Popen[bytes]:
+def start(
+    job: Job,
+    logs: Path,
+    cores: set[int] | None,
+    *,
+    environment: Mapping[str, str] | None = None,
+    own_session: bool = False,
+) -> subprocess.Popen[bytes]:
+    """Start one verb, which is killed with this process.
+
+    Args:
+        job: the verb.
+        logs: existing folder of its ``<name>.log``, which is appended to.
+        cores: its cores; None: all.
+        environment: variables to add.
+        own_session: whether signals to this process's group do not reach it.
+    """
     with (logs / f"{job.name}.log").open("ab") as log:
         log.write(f"$ {' '.join(job.command)}\n".encode())
         log.flush()
@@ -133,7 +149,8 @@ def _start(job: Job, logs: Path, cores: set[int] | None) -> subprocess.Popen[byt
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
-            env={**ALLOCATOR, **os.environ},
+            env={**ALLOCATOR, **os.environ, **(environment or {})},
+            start_new_session=own_session,
         )
 
 
@@ -144,7 +161,7 @@ def _as_child(job: Job, cores: set[int] | None) -> list[str]:
     return [sys.executable, "-P", child_process.__file__, str(os.getpid()), share, *job.command]
 
 
-def _core_shares(at_once: int) -> list[set[int] | None]:
+def core_shares(at_once: int) -> list[set[int] | None]:
     """Return disjoint sets of cores, one per job; None for all cores.
 
     On two cores, two single-core trainings in parallel are faster than one after the other.
@@ -161,11 +178,12 @@ def _failure(job: Job, code: int, log: Path) -> str:
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines()[-12:]
     return "\n".join(
         [
-            f"{job.name} ended with {_ending(code)}. The end of {log}:",
+            f"{job.name} ended with {ending(code)}. The end of {log}:",
             *(f"    {line}" for line in lines),
         ]
     )
 
 
-def _ending(code: int) -> str:
+def ending(code: int) -> str:
+    """Return how a process ended, in words."""
     return f"signal {signal.Signals(-code).name}" if code < 0 else f"status {code}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections.abc import Callable, Sequence
@@ -113,13 +114,21 @@ def tokens_kept(run: PlannedRun) -> int:
 
 def _last_row(run: PlannedRun) -> tuple[int, int]:
     """Return step and tokens of the last complete row; zeros if nothing is written yet."""
-    for line in reversed(_last_lines(run.folder / "metrics.jsonl")):
-        try:
+    row = last_row(run.folder)
+    return int(row.get("step", 0)), int(row.get("tokens", 0))
+
+
+def last_row(folder: Path) -> dict[str, float]:
+    """Return the last complete row of a run's metrics; empty if nothing is written yet.
+
+    Reads only the end of the file.
+    """
+    for line in reversed(last_lines(folder / "metrics.jsonl")):
+        with contextlib.suppress(ValueError):  # still being written, or begins before the tail
             row = json.loads(line)
-            return int(row["step"]), int(row["tokens"])
-        except (ValueError, KeyError, TypeError):
-            continue  # a line that is still being written, or that begins before the tail
-    return 0, 0
+            if isinstance(row, dict) and {"step", "tokens"} <= row.keys():
+                return row
+    return {}
 
 
 def last_line(path: Path) -> str:
@@ -127,10 +136,10 @@ def last_line(path: Path) -> str:
 
     Carriage returns count as line ends.
     """
-    return next(iter(reversed(_last_lines(path))), "")
+    return next(iter(reversed(last_lines(path))), "")
 
 
-def _last_lines(path: Path, tail: int = 4096) -> list[str]:
+def last_lines(path: Path, tail: int = 4096) -> list[str]:
     """Return the non-blank lines in the last ``tail`` bytes of a file."""
     try:
         with path.open("rb") as file:

@@ -1,11 +1,12 @@
-"""Record of a study's finished steps, and the lock that excludes a second process."""
+"""Records of a study's finished steps and submitted jobs, and the lock against a second process."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,49 @@ class StudyRecord:
         """Record a finished step; the file is replaced atomically."""
         self._done[step] = key
         write_json(self._path, self._done)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Submission:
+    """A job that was submitted for a run.
+
+    Attributes:
+        on: "slurm" or "local".
+        job: id of the job, such as ``123_4``.
+        time: seconds since 1970.
+    """
+
+    on: str
+    job: str
+    time: float
+
+
+class SubmissionRecord:
+    """The newest submission of every run, in ``submitted.json`` of the study.
+
+    Args:
+        folder: folder of the study.
+
+    Raises:
+        UserError: the file is not as this class writes it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / "submitted.json"
+        try:
+            tree = json.loads(self._path.read_text(encoding="utf-8"))
+            self.of_run = {run: Submission(**item) for run, item in tree.items()}
+        except FileNotFoundError:
+            self.of_run = {}
+        except (ValueError, TypeError, AttributeError):
+            raise UserError(
+                f"{self._path} is damaged. Delete it when no job of the study is queued or running."
+            ) from None
+
+    def note(self, submissions: Mapping[str, Submission]) -> None:
+        """Add submissions by name of the run; the file is replaced atomically."""
+        self.of_run.update(submissions)
+        write_json(self._path, {run: asdict(item) for run, item in self.of_run.items()})
 
 
 def content_key(values: Any, files: Sequence[str | Path]) -> str:

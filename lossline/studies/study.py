@@ -23,11 +23,15 @@ from lossline.errors import UserError
 from lossline.options.identity import identity
 from lossline.options.roles import OWN_PREFIX
 from lossline.places import local_path
+from lossline.runs.run_directory import RunDirectory
 from lossline.studies.grid import Grid, Point, unique
 from lossline.studies.planned_run import PlannedRun, plan_run
 from lossline.studies.processes import Job, run, run_many
 from lossline.studies.progress import LogProgress, StudyProgress
-from lossline.studies.record import StudyRecord, content_key, single
+from lossline.studies.record import StudyRecord, SubmissionRecord, content_key, single
+from lossline.studies.skypilot import SKYPILOT, SkyOptions, write_tasks
+from lossline.studies.slurm import LOCAL, SLURM, SlurmOptions, check_installed, submit
+from lossline.studies.status import report, views_of
 from lossline.tables import load, write
 from lossline.terminal import announce
 
@@ -73,6 +77,14 @@ class StudyOptions:
         dry_run: print what would run, and stop.
         commands: print the command of every training that is not finished, and stop. A cluster can
             run these commands in parallel; the study then continues when it is started again.
+        submit: where to train, instead of here. "slurm": run the commands before training here,
+            then submit the trainings that are not finished, queued or running as jobs, and stop.
+            "local": the same with processes of this machine, all at once. "skypilot": write a task
+            file for each training that is not finished, print the commands that launch them, and
+            stop.
+        slurm: the jobs of "slurm" and "local".
+        sky: the machines of "skypilot".
+        status: print the state of every run, and stop.
     """
 
     name: str
@@ -86,6 +98,17 @@ class StudyOptions:
     processes: int = 0
     dry_run: bool = False
     commands: bool = False
+    submit: str = ""
+    slurm: SlurmOptions = field(default_factory=SlurmOptions)
+    sky: SkyOptions = field(default_factory=SkyOptions)
+    status: bool = False
+
+    def __post_init__(self) -> None:
+        if self.submit not in ("", SLURM, LOCAL, SKYPILOT):
+            raise UserError(
+                f"study.submit = {self.submit!r}: must be {SLURM}, {SKYPILOT} or {LOCAL}. For "
+                "another scheduler, print the commands with --commands."
+            )
 
     @property
     def folder(self) -> Path:
@@ -106,11 +129,20 @@ def run_study(options: StudyOptions) -> None:
     """
     folder = options.folder
     _check_gin_files(options)
+    if options.submit in (SLURM, LOCAL):
+        check_installed(options.submit)
     runs = [_planned(options, point) for point in unique(options.grid.points())]
     steps = len(options.before) + 3 + len(options.after)
     last = steps - len(options.after)
+    if options.status:
+        submissions = SubmissionRecord(folder).of_run
+        print(report(views_of(runs, logs=folder / "logs", submissions=submissions)), flush=True)
+        return
     if options.commands:
         _print_commands(options, runs)
+        return
+    if options.submit == SKYPILOT:
+        _print_launches(options, runs)
         return
     if options.dry_run:
         _print_plan(options, runs)
@@ -130,6 +162,14 @@ def run_study(options: StudyOptions) -> None:
                 run(job)
         announce(last - 2, steps, f"train {len(runs)} runs")
         runs = _identified(options)
+        if options.submit:
+            submit(runs, options.slurm, study=folder, logs=folder / "logs", on=options.submit)
+            print(
+                "  --status shows how far they are. When they have ended, start the study again "
+                "without --submit: it measures and fits.",
+                flush=True,
+            )
+            return
         at_once = _at_once(options)
         _train(options, runs, at_once)
         announce(last - 1, steps, options.evaluate.title)
@@ -340,6 +380,26 @@ def _print_commands(options: StudyOptions, runs: Sequence[PlannedRun]) -> None:
     for item in runs:
         if not item.missing and not item.finished():
             print(shlex.join(["python", "-m", "lossline.train", *item.arguments]))
+    _refuse_missing(options, runs)
+
+
+def _print_launches(options: StudyOptions, runs: Sequence[PlannedRun]) -> None:
+    """Write a task file per run that is not finished, and print the commands that launch them.
+
+    Raises:
+        UserError: as ``_print_commands``; or the run directories would be lost.
+    """
+    left = [
+        item
+        for item in runs
+        if not item.missing and not item.finished() and not RunDirectory(item.folder).is_locked()
+    ]
+    for command in write_tasks(left, options.sky, study=options.folder):
+        print(command)
+    _refuse_missing(options, runs)
+
+
+def _refuse_missing(options: StudyOptions, runs: Sequence[PlannedRun]) -> None:
     if missing := [item for item in runs if item.missing]:
         first = "; ".join(shlex.join(_job(options, item).shown) for item in options.before)
         raise UserError(

@@ -129,7 +129,7 @@ from importlib import import_module
 from lossline.cli.configuration import run_verb
 from lossline.studies import processes, study
 
-cores = processes._core_shares(2)[0]
+cores = processes.core_shares(2)[0]
 if cores:
     os.sched_setaffinity(0, cores)
 

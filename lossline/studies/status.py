@@ -1,0 +1,173 @@
+"""State of every run of a study, from the run directories and the logs alone."""
+
+from __future__ import annotations
+
+import enum
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from lossline.runs.run_directory import RunDirectory, RunState
+from lossline.studies.packed_trainings import ENDED
+from lossline.studies.planned_run import PlannedRun
+from lossline.studies.progress import last_lines, last_row
+from lossline.studies.record import Submission
+from lossline.terminal import duration
+
+_REFUSAL = "lossline train: error: "
+_LONGEST_REASON = 160  # characters
+
+
+class State(enum.Enum):
+    """State of a run of a study, in the order of the summary."""
+
+    FINISHED = "finished"
+    RUNNING = "running"
+    STOPPED = "stopped"  # preempted, killed or queued again: no process trains it
+    FAILED = "failed"
+    SUBMITTED = "submitted"  # not started yet
+    WAITING = "waiting"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunView:
+    """What is known of one run.
+
+    Attributes:
+        name: name of the grid point.
+        state: its state.
+        step: last step with a row in the metrics.
+        steps: steps of the whole run; None before the first row.
+        tokens: tokens trained.
+        total: tokens of the whole run.
+        rate: tokens per second, over about the last second of training.
+        loss: of the last row.
+        note: why it failed or stopped; the job of a submitted run.
+    """
+
+    name: str
+    state: State
+    step: int
+    steps: int | None
+    tokens: int
+    total: int
+    rate: float | None
+    loss: float | None
+    note: str = ""
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Time left of a running training at its rate."""
+        if self.state is not State.RUNNING or not self.rate:
+            return None
+        return (self.total - self.tokens) / self.rate
+
+
+def view(run: PlannedRun, *, logs: Path, last: Submission | None = None) -> RunView:
+    """Look at one run.
+
+    Args:
+        run: the planned run.
+        logs: folder of the study's ``<name>.log`` files.
+        last: its newest job.
+    """
+    row = {} if run.missing else last_row(run.folder)
+    step, tokens = int(row.get("step", 0)), int(row.get("tokens", 0))
+    state, note = _state(run, logs / f"{run.name}.log", last)
+    return RunView(
+        name=run.name,
+        state=state,
+        step=step,
+        steps=round(run.tokens * step / tokens) if tokens else None,
+        tokens=run.tokens if state is State.FINISHED else tokens,
+        total=run.tokens,
+        rate=row.get("tokens_per_second"),
+        loss=row.get("loss"),
+        note=note,
+    )
+
+
+def _state(run: PlannedRun, log: Path, last: Submission | None) -> tuple[State, str]:
+    """Return state and note of a run."""
+    if run.missing:
+        return State.WAITING, run.missing.partition(". ")[0]
+    folder = RunDirectory(run.folder)
+    recorded = folder.status
+    if recorded.state is RunState.FINISHED:
+        return State.FINISHED, ""
+    if folder.is_locked():
+        return State.RUNNING, f"job {last.job}" if last else ""
+    if last and not _written_after(log, last.time):
+        started = (run.folder / "config.json").exists()
+        note = f"job {last.job}" + (f", continues from step {recorded.step}" if started else "")
+        return State.SUBMITTED, note
+    if recorded.state is RunState.FAILED:
+        return State.FAILED, recorded.message
+    failed, reason = _end_of(log)
+    if failed:
+        return State.FAILED, reason
+    if not (run.folder / "config.json").exists():
+        return (State.STOPPED, reason) if reason else (State.WAITING, "")
+    where = f"continues from step {recorded.step}" if recorded.step else "starts again"
+    job = f"job {last.job}" if last else ""
+    return State.STOPPED, "; ".join(part for part in (job, reason, where) if part)
+
+
+def _written_after(log: Path, time: float) -> bool:
+    """Return whether the log was written to after a time: its job has started since."""
+    return log.exists() and log.stat().st_mtime >= time
+
+
+def _end_of(log: Path) -> tuple[bool, str]:
+    """Return whether a log ends with an error of the training, and what it says."""
+    lines = last_lines(log)
+    ended = lines.pop() if lines and lines[-1].startswith(ENDED) else ""
+    said = lines[-1] if lines else ""
+    if said.startswith(_REFUSAL):
+        return True, said.removeprefix(_REFUSAL)
+    how = ended.removeprefix(ENDED)
+    if how.startswith("status") and "interrupted" not in said:
+        return True, f"{how}: {said}"
+    return False, how if how.startswith("signal") else ""
+
+
+def report(views: Sequence[RunView]) -> str:
+    """Return the table of the runs and a summary of one line."""
+    width = max(len(item.name) for item in views)
+    head = (
+        f"{'run':{width}s}  {'state':9s} {'step':>15s} {'tokens/s':>10s} {'loss':>8s} {'left':>10s}"
+    )
+    return "\n".join([head, *(_line(item, width) for item in views), summary(views)])
+
+
+def _line(item: RunView, width: int) -> str:
+    step = "" if item.steps is None else f"{item.step}/{item.steps}"
+    running = item.state is State.RUNNING
+    rate = f"{item.rate:,.0f}" if running and item.rate else ""
+    loss = "" if item.loss is None else f"{item.loss:.4f}"
+    left = "" if item.seconds_left is None else duration(item.seconds_left)
+    note = item.note[: _LONGEST_REASON - 1] + "…" if len(item.note) > _LONGEST_REASON else item.note
+    text = f"{item.name:{width}s}  {item.state.value:9s} {step:>15s} {rate:>10s} {loss:>8s}"
+    return f"{text} {left:>10s}  {note}".rstrip()
+
+
+def summary(views: Sequence[RunView]) -> str:
+    """Return counts, tokens, the rate of all running trainings, and the time left at that rate."""
+    counts = Counter(item.state for item in views)
+    states = ", ".join(f"{counts[state]} {state.value}" for state in State if counts[state])
+    total, tokens = sum(item.total for item in views), sum(item.tokens for item in views)
+    text = f"{len(views)} runs: {states}; {tokens / total:.0%} of {total / 1e6:,.1f}M tokens"
+    rate = sum(item.rate or 0 for item in views if item.state is State.RUNNING)
+    if rate:
+        text += (
+            f", {rate / 1e3:,.1f}k tokens/s, {duration((total - tokens) / rate)} left at this rate"
+        )
+    return text
+
+
+def views_of(
+    runs: Sequence[PlannedRun], *, logs: Path, submissions: Mapping[str, Submission]
+) -> list[RunView]:
+    """Look at every run of a study."""
+    return [view(run, logs=logs, last=submissions.get(run.name)) for run in runs]
