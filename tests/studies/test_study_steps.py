@@ -167,3 +167,35 @@ def test_a_missing_gin_file_is_refused_before_anything_starts(
     with pytest.raises(UserError, match=r"command compare .*no file compar\.gin"):
         run_study(replace(options, after=[wrong]))
     assert not started
+
+
+def test_submitting_runs_the_steps_before_and_stops(
+    options: StudyOptions,
+    started: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    given = []
+    monkeypatch.setattr(study, "check_installed", lambda on: None)
+    monkeypatch.setattr(study, "submit", lambda runs, jobs, **how: given.append((runs, how["on"])))
+    run_study(replace(options, submit="slurm"))
+    assert [job.split()[0] for job in started] == ["gather", "study", "select"]
+    assert [([run.name for run in runs], on) for runs, on in given] == [(["uniform"], "slurm")]
+    assert "start the study again without --submit" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("where", ["slurm", "skypilot"])
+def test_a_run_without_its_store_is_not_submitted(
+    options: StudyOptions, started: list[str], monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    [point] = options.grid.points()
+    run = replace(study._planned(options, point), missing="no store at x. Run prepare.")
+    monkeypatch.setattr(study, "_planned", lambda options, point: run)
+    monkeypatch.setattr(study, "check_installed", lambda on: None)
+    with pytest.raises(UserError, match="uniform: no store at x"):
+        run_study(replace(options, submit=where))
+
+
+def test_an_unknown_scheduler_is_refused(options: StudyOptions) -> None:
+    with pytest.raises(UserError, match=r"study\.submit = 'pbs': must be slurm, skypilot or local"):
+        replace(options, submit="pbs")
