@@ -103,7 +103,7 @@ def _state(run: PlannedRun, log: Path, last: Submission | None) -> tuple[State, 
         note = f"job {last.job}" + (f", continues from step {recorded.step}" if started else "")
         return State.SUBMITTED, note
     if recorded.state is RunState.FAILED:
-        return State.FAILED, recorded.message
+        return State.FAILED, recorded.message.removeprefix(f"{run.folder}: ")
     failed, reason = _end_of(log)
     if failed:
         return State.FAILED, reason
@@ -135,9 +135,8 @@ def _end_of(log: Path) -> tuple[bool, str]:
 def report(views: Sequence[RunView]) -> str:
     """Return the table of the runs and a summary of one line."""
     width = max(len(item.name) for item in views)
-    head = (
-        f"{'run':{width}s}  {'state':9s} {'step':>15s} {'tokens/s':>10s} {'loss':>8s} {'left':>10s}"
-    )
+    head = f"{'run':{width}s}  {'state':9s} {'step':>15s} {'tokens/s':>10s} {'loss':>8s}"
+    head += f" {'left':>10s}  note"
     return "\n".join([head, *(_line(item, width) for item in views), summary(views)])
 
 
