@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from code_job import Code
 
 from lossline.errors import UserError
 from lossline.studies.processes import ChildFailed, Job, run, run_many
@@ -19,12 +20,7 @@ from lossline.studies.progress import LogProgress
 def job(name: str, code: str) -> Job:
     """Return a job that runs Python code instead of a verb."""
 
-    class Code(Job):
-        @property
-        def command(self) -> list[str]:
-            return [sys.executable, "-c", code]
-
-    return Code(name=name, verb="code")
+    return Code(name=name, verb="code", arguments=[code])
 
 
 def test_job_without_output_is_shown_as_starting(tmp_path: Path, capsys) -> None:
@@ -79,9 +75,11 @@ def test_children_die_when_their_parent_is_killed(tmp_path: Path) -> None:
     )
     parent_code = (
         f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
-        "import test_processes as t\n"
+        "from code_job import Code\n"
+        "from lossline.studies.processes import run_many\n"
         "from pathlib import Path\n"
-        f"t.run_many([t.job('x', {child_code!r})], logs=Path({str(tmp_path)!r}), at_once=1,"
+        f"job = Code(name='x', verb='code', arguments=[{child_code!r}])\n"
+        f"run_many([job], logs=Path({str(tmp_path)!r}), at_once=1,"
         "tick=lambda *_: None)"
     )
     parent = subprocess.Popen([sys.executable, "-c", parent_code])

@@ -13,13 +13,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from code_job import Code
 
 from lossline.errors import UserError
 from lossline.files import locked
 from lossline.studies import slurm
 from lossline.studies.packed_trainings import PackedTrainings, TrainingsFailed
 from lossline.studies.planned_run import PlannedRun
-from lossline.studies.processes import Job
 from lossline.studies.record import SubmissionRecord
 from lossline.studies.slurm import SlurmOptions, check_installed, submit
 
@@ -43,14 +43,6 @@ exec "$@"
     "squeue": "echo $* > {folder}/squeue.txt; [ -e {folder}/silent ] && exit 1; cat {folder}/queue",
     "scontrol": "echo $* > {folder}/scontrol.txt",
 }
-
-
-class Code(Job):
-    """Python code instead of a training."""
-
-    @property
-    def command(self) -> list[str]:
-        return [sys.executable, "-c", self.arguments[0]]
 
 
 @pytest.fixture
@@ -215,15 +207,27 @@ time.sleep(60)
 """
 
 
+@pytest.mark.parametrize(
+    ("hours", "signals", "left"),
+    [
+        (24.0, (signal.SIGTERM, signal.SIGUSR2), 100),  # a preemption
+        (0.1, (signal.SIGUSR2,), 99),  # the time limit is near
+    ],
+)
 def test_job_near_its_end_saves_and_is_queued_again(
-    cluster: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cluster: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    hours: float,
+    signals: tuple[signal.Signals, ...],
+    left: int,
 ) -> None:
     """Slurm signals the whole group of the job; a second signal would kill a training."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", f"{REPOSITORY}:{Path(__file__).parent}")
     runs = [Code(name="a", verb="train", arguments=[SAVES])]
     work = PackedTrainings(runs=runs, logs=tmp_path / "logs", seconds_to_save=60)
-    executor = slurm._executor(SlurmOptions(), tmp_path / "jobs", "slurm", "study")
+    executor = slurm._executor(SlurmOptions(hours=hours), tmp_path / "jobs", "slurm", "study")
     [job] = executor.submit_array([work])
     process = subprocess.Popen(
         ["bash", str(cluster / "job_0")],
@@ -231,14 +235,15 @@ def test_job_near_its_end_saves_and_is_queued_again(
         start_new_session=True,
     )
     wait_for((tmp_path / "started").exists)
-    for number in (signal.SIGTERM, signal.SIGUSR2):  # of a preemption
+    for number in signals:
         os.killpg(process.pid, number)
     process.wait(timeout=30)
     requeued = cluster / "scontrol.txt"
     wait_for(lambda: requeued.exists() and requeued.read_text() == f"requeue {job.job_id}\n")
     assert (tmp_path / "saved").read_text() == "x"
-    again = job.submission().function
-    assert again == work and not again._processes
+    again = job.submission()
+    assert again.function == work and not again.function._processes
+    assert again._timeout_countdown == left
 
 
 def test_failure_leaves_the_other_trainings_of_the_job(tmp_path: Path) -> None:
