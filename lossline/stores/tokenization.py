@@ -15,7 +15,7 @@ import numpy as np
 from lossline import vocabularies
 from lossline.child_process import die_with_pool
 from lossline.errors import UserError
-from lossline.vocabularies import Vocabulary, VocabularySpec
+from lossline.vocabularies import Encoded, Vocabulary, VocabularySpec
 
 # Characters per chunk. A chunk is the unit of work of a process, and the unit that a killed
 # `prepare` repeats.
@@ -43,16 +43,40 @@ def tokenize(texts: Sequence[str], vocabulary: Vocabulary) -> Tokens:
     Raises:
         UserError: the vocabulary changes the text of a document.
     """
-    encoded = vocabulary.encode_batch(texts)
-    sizes = np.array([len(text.encode()) for text in texts], np.int64)
-    for text, ids in zip(texts, encoded, strict=True):
+    encoded = vocabulary.encode_flat(texts)
+    sizes = np.fromiter(map(utf8_size, texts), np.int64, count=len(texts))
+    if not encoded.checked:
+        _check(texts, sizes, encoded, vocabulary)
+    lengths = encoded.lengths + 1
+    ids = np.full(int(lengths.sum()), vocabulary.eos_id, np.int32)
+    of_text = np.ones(ids.size, bool)
+    of_text[np.cumsum(lengths) - 1] = False
+    ids[of_text] = encoded.ids
+    return Tokens(ids=ids, lengths=lengths, bytes=sizes)
+
+
+def utf8_size(text: str) -> int:
+    """Return the number of UTF-8 bytes of a text."""
+    return len(text) if text.isascii() else len(text.encode())
+
+
+def _check(
+    texts: Sequence[str], sizes: np.ndarray, encoded: Encoded, vocabulary: Vocabulary
+) -> None:
+    """Raise a ``UserError`` if the tokens of a text have other bytes than the text.
+
+    The bytes of all texts are compared at once, and the number of bytes of each text, so that no
+    byte of a text is found among the tokens of another.
+    """
+    ends = np.concatenate([[0], np.cumsum(vocabulary.token_bytes[encoded.ids], dtype=np.int64)])
+    stops = np.cumsum(encoded.lengths)
+    found = ends[stops] - ends[stops - encoded.lengths]
+    joined = "".join(texts).encode()
+    if np.array_equal(found, sizes) and vocabulary.decode_bytes(encoded.ids) == joined:
+        return
+    for text, ids in zip(texts, encoded.split(), strict=True):
         if vocabulary.decode_bytes(ids) != text.encode():
             _raise_for_changed_text(vocabulary, text, ids)
-    lengths = np.array([len(ids) + 1 for ids in encoded], np.int64)
-    flat = np.full(int(lengths.sum()), vocabulary.eos_id, np.int32)
-    for ids, stop in zip(encoded, np.cumsum(lengths), strict=True):
-        flat[stop - 1 - len(ids) : stop - 1] = ids
-    return Tokens(ids=flat, lengths=lengths, bytes=sizes)
 
 
 def _raise_for_changed_text(vocabulary: Vocabulary, text: str, ids: np.ndarray) -> NoReturn:

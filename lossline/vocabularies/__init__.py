@@ -19,6 +19,7 @@ from lossline.vocabularies.specs import (
 from lossline.vocabularies.vocabulary import (
     METASPACE,
     ByteVocabulary,
+    Encoded,
     Vocabulary,
     VocabularyFacts,
     round_trip_probes,
@@ -28,6 +29,7 @@ __all__ = [
     "METASPACE",
     "ByteVocabulary",
     "Bytes",
+    "Encoded",
     "HuggingFace",
     "Normalization",
     "SentencePiece",

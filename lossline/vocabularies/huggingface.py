@@ -9,19 +9,19 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
-import numpy as np
-
 from lossline.errors import UserError
 from lossline.vocabularies import tokenizer_json
+from lossline.vocabularies.library_vocabulary import LibraryVocabulary
 from lossline.vocabularies.specs import HuggingFace, Normalization, default_name, drop_remedy
-from lossline.vocabularies.vocabulary import METASPACE, Vocabulary
+from lossline.vocabularies.tokenizer_words import split_of
+from lossline.vocabularies.vocabulary import METASPACE
 
 EOS_TOKENS = ("<|endoftext|>", "</s>", "<eos>", "<|end_of_text|>", "<|end▁of▁sentence|>", "[EOS]")
 PAD_TOKENS = ("<|padding|>", "<pad>", "[PAD]", "<|pad|>", "<|finetune_right_pad_id|>")
 _BYTE_PIECE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
 
-class HuggingFaceVocabulary(Vocabulary):
+class HuggingFaceVocabulary(LibraryVocabulary):
     """Vocabulary from a ``tokenizer.json``.
 
     Supports byte-level files (GPT-2, NeoX, Llama 3) and byte-fallback files (Llama 2). BPE dropout
@@ -81,12 +81,15 @@ class HuggingFaceVocabulary(Vocabulary):
             pad_id=pad,
             content=hashlib.sha256(canonical).hexdigest(),
         )
+        self._keep_words(split_of(description))
 
-    def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """Return the token ids of each text; see ``Vocabulary.encode_batch``."""
+    def _encode_texts(self, texts: list[str]) -> list[list[int]]:
         if self._notation and any(map(self._notation.search, texts)):
             return [self._encode_around_notation(text, self._notation) for text in texts]
-        return [np.array(ids, np.int32) for ids in self._ids(list(texts))]
+        return self._ids(texts)
+
+    def _is_encoded_apart(self, text: str) -> bool:
+        return self._notation is not None and self._notation.search(text) is not None
 
     def _probes(self) -> list[str]:
         added = self._tokenizer.get_added_tokens_decoder().values()
@@ -97,7 +100,7 @@ class HuggingFaceVocabulary(Vocabulary):
         """Return how to make the vocabulary lossless, as a sentence of an error message."""
         return drop_remedy(self._spec, type(self)) or super().remedy()
 
-    def _encode_around_notation(self, text: str, notation: re.Pattern[str]) -> np.ndarray:
+    def _encode_around_notation(self, text: str, notation: re.Pattern[str]) -> list[int]:
         """Encode the parts between matches of ``notation``; encode a metaspace as its bytes."""
         cuts = [(0, 0), *(match.span() for match in notation.finditer(text)), (len(text), 0)]
         parts = self._ids([text[start:stop] for (_, start), (stop, _) in pairwise(cuts)])
@@ -106,7 +109,7 @@ class HuggingFaceVocabulary(Vocabulary):
             # A match of length 1 is a metaspace; a match of length 0 only splits the text.
             ids += [i for i in self._metaspace_ids if stop > start and i is not None]
             ids += part
-        return np.array(ids, np.int32)
+        return ids
 
     def _ids(self, texts: list[str]) -> list[list[int]]:
         try:

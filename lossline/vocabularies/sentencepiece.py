@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from lossline.errors import UserError
 from lossline.installing import install_extra
+from lossline.vocabularies.library_vocabulary import LibraryVocabulary
 from lossline.vocabularies.specs import Normalization, SentencePiece, default_name, drop_remedy
-from lossline.vocabularies.vocabulary import METASPACE, Vocabulary
+from lossline.vocabularies.tokenizer_words import crosses_words
+from lossline.vocabularies.vocabulary import METASPACE
+from lossline.vocabularies.word_memory import Split
+from lossline.vocabularies.word_patterns import between_spaces
+
+_USER_DEFINED = 4  # ModelProto.SentencePiece.Type
+_WITHOUT_TEXT = (2, 3, 6)  # unknown, control, byte
 
 
-class SentencePieceVocabulary(Vocabulary):
+class SentencePieceVocabulary(LibraryVocabulary):
     """Vocabulary from a SentencePiece model with identity normalization and byte fallback.
 
     SentencePiece writes a space as U+2581, so it would decode a U+2581 of the text as a space.
@@ -55,18 +59,19 @@ class SentencePieceVocabulary(Vocabulary):
             pad_id=processor.pad_id() if processor.pad_id() >= 0 else eos,
             content=hashlib.sha256(model).hexdigest(),
         )
+        self._keep_words(_split_of(model))
 
-    def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """Return the token ids of each text; see ``Vocabulary.encode_batch``."""
+    def _encode_texts(self, texts: list[str]) -> list[list[int]]:
         plain = [text for text in texts if METASPACE not in text]
-        encoded = iter(self._processor.encode(plain) if plain else [])
+        # One thread: the processes of ``prepare`` use all cores already.
+        encoded = iter(self._processor.encode(plain, num_threads=1) if plain else [])
         return [
-            np.array(
-                self._encode_around_metaspace(text) if METASPACE in text else next(encoded),
-                np.int32,
-            )
+            self._encode_around_metaspace(text) if METASPACE in text else next(encoded)
             for text in texts
         ]
+
+    def _is_encoded_apart(self, text: str) -> bool:
+        return METASPACE in text
 
     def remedy(self) -> str:
         """Return how to make the vocabulary lossless, as a sentence of an error message."""
@@ -106,6 +111,40 @@ def _piece_bytes(processor: Any, token_id: int) -> bytes:
     if processor.is_byte(token_id):
         return bytes.fromhex(piece[3:5])  # <0x41>
     return piece.replace(METASPACE, " ").encode()
+
+
+def _split_of(model: bytes) -> Split | str:
+    """Return how a model cuts a text into words, or the reason why that is not known.
+
+    BPE merges of two words do not depend on each other if no piece contains a space after another
+    character. A Unigram model adds the scores of the whole text in single precision, so the words
+    before can decide between two segmentations of almost equal score.
+    """
+    try:
+        from sentencepiece import sentencepiece_model_pb2
+    except ImportError as error:  # it needs protobuf
+        return f"the model cannot be read ({error})"
+    proto: Any = vars(sentencepiece_model_pb2)["ModelProto"]()
+    proto.ParseFromString(model)
+    normalizer = proto.normalizer_spec
+    if proto.trainer_spec.model_type != proto.trainer_spec.BPE:
+        return "its scores are sums over the whole text"
+    if (
+        normalizer.precompiled_charsmap
+        or normalizer.add_dummy_prefix
+        or normalizer.remove_extra_whitespaces
+        or not normalizer.escape_whitespaces
+        or proto.trainer_spec.treat_whitespace_as_suffix
+    ):
+        return "its normalization depends on the whole text"
+    pieces = [piece for piece in proto.pieces if piece.type not in _WITHOUT_TEXT]
+    if crosses_words(piece.piece for piece in pieces):
+        return "its pieces join words"
+    # SentencePiece cuts out user-defined pieces first, which then never merge.
+    defined = [piece.piece for piece in pieces if piece.type == _USER_DEFINED]
+    longer = "".join(text for text in defined if len(text) > 1)
+    single = "".join(text for text in ("\n", "\t") if text in defined and text not in longer)
+    return Split(between_spaces(single=single))
 
 
 def _without_normalization(model: bytes, path: str) -> bytes:

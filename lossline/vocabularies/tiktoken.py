@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Sequence
 from pathlib import Path
-
-import numpy as np
 
 from lossline.errors import UserError
 from lossline.installing import install_extra
+from lossline.vocabularies.library_vocabulary import LibraryVocabulary
 from lossline.vocabularies.specs import Tiktoken, default_name
-from lossline.vocabularies.vocabulary import Vocabulary
+from lossline.vocabularies.word_memory import Split
+from lossline.vocabularies.word_patterns import ascii_pattern
 
 # Limit on ranks: memory for the list of pieces grows with the largest rank, so a wrong number in
 # the file must not fill memory. Ranks of published files end at 200,018.
@@ -48,7 +47,7 @@ PATTERNS = {
 }
 
 
-class TiktokenVocabulary(Vocabulary):
+class TiktokenVocabulary(LibraryVocabulary):
     """Vocabulary from byte-pair ranks in tiktoken's format.
 
     The eos token is the only special token. Its id is the last rank + 1.
@@ -99,10 +98,11 @@ class TiktokenVocabulary(Vocabulary):
             pad_id=eos,
             content=content.hexdigest(),
         )
+        words = ascii_pattern(pattern, possessive=True)
+        self._keep_words(Split(words) if words else "the words of its pattern are not known")
 
-    def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """Return the token ids of each text; see ``Vocabulary.encode_batch``."""
-        return [np.array(self._encode_ordinary(text), np.int32) for text in texts]
+    def _encode_texts(self, texts: list[str]) -> list[list[int]]:
+        return list(map(self._encode_ordinary, texts))
 
     def _encode_ordinary(self, text: str) -> list[int]:
         try:

@@ -50,6 +50,33 @@ class VocabularyFacts:
         return asdict(self)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Encoded:
+    """Token ids of several texts.
+
+    Attributes:
+        ids: int32 [tokens]: ids of all texts, one after the other, without eos.
+        lengths: int64 [texts]: number of ids of each text.
+        checked: whether the bytes of the tokens have been compared with the texts already.
+    """
+
+    ids: np.ndarray
+    lengths: np.ndarray
+    checked: bool = False
+
+    def split(self) -> list[np.ndarray]:
+        """Return the ids of each text."""
+        stops = np.cumsum(self.lengths)
+        places = zip((stops - self.lengths).tolist(), stops.tolist(), strict=True)
+        return [self.ids[start:stop] for start, stop in places]
+
+
+def joined(rows: Sequence[np.ndarray]) -> Encoded:
+    """Return the token ids of several texts (each int32 [tokens]) in one array."""
+    lengths = np.fromiter(map(len, rows), np.int64, count=len(rows))
+    return Encoded(ids=np.concatenate([np.zeros(0, np.int32), *rows]), lengths=lengths)
+
+
 class Vocabulary(abc.ABC):
     """Base class: splits text into tokens and knows the bytes of each token.
 
@@ -131,12 +158,21 @@ class Vocabulary(abc.ABC):
         """Id that fills masked positions."""
         return self.facts.pad_id
 
+    @property
+    def encoder(self) -> str:
+        """How texts are encoded, in words; "" if there is only one way."""
+        return ""
+
     @abc.abstractmethod
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
         """Return the token ids of each text (int32 [tokens]), without eos.
 
         Names of special tokens inside a text are encoded as ordinary text.
         """
+
+    def encode_flat(self, texts: Sequence[str]) -> Encoded:
+        """Return the token ids of all texts in one array, as ``encode_batch`` gives them."""
+        return joined(self.encode_batch(texts))
 
     def encode(self, text: str) -> np.ndarray:
         """Return the token ids of one text (int32 [tokens]), without eos."""
@@ -202,6 +238,11 @@ class ByteVocabulary(Vocabulary):
             np.frombuffer(text.encode(), np.uint8).astype(np.int32) + self.SPECIALS
             for text in texts
         ]
+
+    def decode_bytes(self, ids: Sequence[int] | np.ndarray) -> bytes:
+        """Return the joined bytes of the ids; special tokens have no bytes."""
+        values = np.asarray(ids) - self.SPECIALS
+        return values[values >= 0].astype(np.uint8).tobytes()
 
 
 def round_trip_probes() -> list[str]:

@@ -1,0 +1,166 @@
+"""Encode texts word by word, with the ids of known words kept in memory.
+
+Words repeat: a tokenizer that encodes each word independently of the others gives the same ids for
+the same word, so a dictionary of words replaces most of its work. New words are encoded by the
+tokenizer itself.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain
+from typing import NamedTuple
+
+import numpy as np
+
+from lossline.vocabularies.vocabulary import Encoded
+from lossline.vocabularies.word_patterns import CUT
+
+MEMORY_BYTES = 1 << 26  # limit of the kept words, in each process
+LONGEST_KEPT = 64  # characters; longer words hardly repeat
+GROUP = 1 << 19  # characters of text whose words are in memory at once
+_ENTRY = 104  # bytes of a dictionary per entry, at most
+_ID = 4  # bytes of an id
+
+EncodeWords = Callable[[list[str]], Iterable[Sequence[int]]]
+
+
+class Split(NamedTuple):
+    """How a tokenizer cuts a text into words.
+
+    Attributes:
+        words: matches every word, in order.
+        added: matches added tokens, which are cut out before; None if there are none.
+    """
+
+    words: re.Pattern[str]
+    added: re.Pattern[str] | None = None
+
+    def __call__(self, text: str) -> list[str]:
+        """Return the words of a text."""
+        if self.added is None:
+            return self.words.findall(text)
+        found: list[str] = []
+        start = 0
+        for match in self.added.finditer(text):
+            found += self.words.findall(text, start, match.start())
+            found.append(match.group())
+            start = match.end()
+        return found + self.words.findall(text, start)
+
+
+class WordMemory:
+    """Encodes texts word by word.
+
+    Args:
+        split: cuts a text into words.
+        encode_words: the tokenizer: returns the ids of each of a list of words.
+        pieces: UTF-8 bytes of every id.
+        limit: bytes of memory for the words that are kept.
+    """
+
+    def __init__(
+        self,
+        split: Split,
+        encode_words: EncodeWords,
+        pieces: Sequence[bytes],
+        *,
+        limit: int = MEMORY_BYTES,
+    ) -> None:
+        self._split = split
+        self._encode_words = encode_words
+        self._pieces = pieces
+        self._limit = limit
+        self._kept: dict[str, bytes] = {}
+        self.size = 0
+
+    def encode(self, texts: Sequence[str]) -> Encoded | None:
+        """Return the ids of all texts; None if the tokenizer changes a text.
+
+        The words of a text, joined, are compared with the text, and the bytes of a word's tokens
+        with the word.
+        """
+        encoded: list[bytes] = []
+        lengths = np.zeros(len(texts), np.int64)
+        for group in _groups(texts):
+            words = [self._split(part) for _, part in group]
+            known = self._known(words)
+            if known is None:
+                return None
+            for (number, part), of_part in zip(group, words, strict=True):
+                if "".join(of_part) != part:
+                    return None
+                data = b"".join(map(known.__getitem__, of_part))
+                lengths[number] += len(data) // _ID
+                encoded.append(data)
+        ids = np.frombuffer(bytearray().join(encoded), np.int32)
+        return Encoded(ids=ids, lengths=lengths, checked=True)
+
+    def _known(self, words: list[list[str]]) -> dict[str, bytes] | None:
+        """Return the ids of every word as bytes; None if the tokenizer changes a word."""
+        kept = self._kept
+        known: dict[str, bytes] = {}
+        new: list[str] = []
+        for word in set(chain.from_iterable(words)):
+            data = kept.get(word)
+            if data is None:
+                new.append(word)
+            else:
+                known[word] = data
+        for word, ids in zip(new, self._encode_words(new) if new else (), strict=True):
+            if b"".join(map(self._pieces.__getitem__, ids)) != word.encode():
+                return None
+            known[word] = array("i", ids).tobytes()
+        self._keep(new, known)
+        return known
+
+    def _keep(self, new: list[str], known: dict[str, bytes]) -> None:
+        size = self.size + _sizes(new, known)
+        kept = self._kept
+        if size > self._limit:
+            # Start again with the words of this group, which are those of the text at hand.
+            kept, new = {}, list(known)
+            size = _sizes(new, known)
+            if size > self._limit:
+                new, size = [], 0
+        for word in new:
+            if len(word) <= LONGEST_KEPT:
+                kept[word] = known[word]
+        self._kept, self.size = kept, size
+
+
+def _sizes(words: list[str], known: dict[str, bytes]) -> int:
+    return sum(
+        sys.getsizeof(word) + sys.getsizeof(known[word]) + _ENTRY
+        for word in words
+        if len(word) <= LONGEST_KEPT
+    )
+
+
+def _groups(texts: Sequence[str]) -> Iterator[list[tuple[int, str]]]:
+    """Yield lists of (number of a text, part of it) with about ``GROUP`` characters each."""
+    group: list[tuple[int, str]] = []
+    size = 0
+    for number, text in enumerate(texts):
+        for part in _parts(text):
+            group.append((number, part))
+            size += len(part)
+            if size >= GROUP:
+                yield group
+                group, size = [], 0
+    if group:
+        yield group
+
+
+def _parts(text: str) -> Iterator[str]:
+    start = 0
+    while len(text) - start > 2 * GROUP:
+        cut = CUT.search(text, start + GROUP)
+        if cut is None:
+            break
+        yield text[start : cut.end()]
+        start = cut.end()
+    yield text[start:] if start else text
