@@ -230,7 +230,8 @@ def _text_step(
 
     def make(processes: int, progress: WorkProgress) -> str:
         seqio_tasks = _import_seqio_tasks()
-
+        if vocabulary.encoder:
+            print(f"prepare {path}: {vocabulary.encoder}", file=sys.stderr, flush=True)
         store = write_store(
             path,
             subset.apply(seqio_tasks.texts(source, split)),
