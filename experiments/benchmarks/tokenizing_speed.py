@@ -31,6 +31,7 @@ import json
 import multiprocessing
 import os
 import random
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -366,8 +367,6 @@ def memory(options: argparse.Namespace) -> dict[str, Any]:
 
 def prepared(folder: Path, lines: Path, vocabulary: str, processes: int) -> dict[str, float]:
     """Return peak memory and seconds of one `prepare`; its store is deleted."""
-    import shutil
-
     bindings = (
         f'prepare.root = "{folder}/data"', "prepare.stores = (@store(),)",
         f"prepare.processes = {processes}", f'store.vocabulary = "{vocabulary}"',
@@ -377,19 +376,15 @@ def prepared(folder: Path, lines: Path, vocabulary: str, processes: int) -> dict
     command = [sys.executable, "-m", "lossline.prepare"]
     command += [f"--gin.{binding}" for binding in bindings]
     started, before, peak, largest = time.perf_counter(), os.times(), 0, 0
-    with subprocess.Popen(
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stderr is not None
-        os.set_blocking(process.stderr.fileno(), False)
-        said = ""
+    with (folder / "said").open("w+") as said:
+        process = subprocess.Popen(command, stdout=said, stderr=said)
         while process.poll() is None:
             total, one = memory_of(process.pid)
             peak, largest = max(peak, total), max(largest, one)
-            said = (said + (process.stderr.read() or ""))[-2000:]
             time.sleep(0.2)
-    if process.returncode:
-        raise SystemExit(f"prepare failed: {said}")
+        if process.returncode:
+            said.seek(0)
+            raise SystemExit(f"prepare failed: {said.read()[-2000:]}")
     after = os.times()
     shutil.rmtree(folder / "data")
     return {

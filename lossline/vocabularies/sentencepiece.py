@@ -10,13 +10,11 @@ from lossline.errors import UserError
 from lossline.installing import install_extra
 from lossline.vocabularies.library_vocabulary import LibraryVocabulary
 from lossline.vocabularies.specs import Normalization, SentencePiece, default_name, drop_remedy
-from lossline.vocabularies.tokenizer_words import crosses_words
+from lossline.vocabularies.tokenizer_words import words_of_pieces
 from lossline.vocabularies.vocabulary import METASPACE
 from lossline.vocabularies.word_memory import Split
-from lossline.vocabularies.word_patterns import between_spaces
 
-_USER_DEFINED = 4  # ModelProto.SentencePiece.Type
-_WITHOUT_TEXT = (2, 3, 6)  # unknown, control, byte
+_WITHOUT_TEXT = (2, 3, 6)  # ModelProto.SentencePiece.Type: unknown, control, byte
 
 
 class SentencePieceVocabulary(LibraryVocabulary):
@@ -116,9 +114,8 @@ def _piece_bytes(processor: Any, token_id: int) -> bytes:
 def _split_of(model: bytes) -> Split | str:
     """Return how a model cuts a text into words, or the reason why that is not known.
 
-    BPE merges of two words do not depend on each other if no piece contains a space after another
-    character. A Unigram model adds the scores of the whole text in single precision, so the words
-    before can decide between two segmentations of almost equal score.
+    A Unigram model adds the scores of the whole text in single precision, so the words before can
+    decide between two segmentations of almost equal score.
     """
     try:
         from sentencepiece import sentencepiece_model_pb2
@@ -128,7 +125,7 @@ def _split_of(model: bytes) -> Split | str:
     proto.ParseFromString(model)
     normalizer = proto.normalizer_spec
     if proto.trainer_spec.model_type != proto.trainer_spec.BPE:
-        return "its scores are sums over the whole text"
+        return "its model adds scores over the whole text"
     if (
         normalizer.precompiled_charsmap
         or normalizer.add_dummy_prefix
@@ -137,14 +134,7 @@ def _split_of(model: bytes) -> Split | str:
         or proto.trainer_spec.treat_whitespace_as_suffix
     ):
         return "its normalization depends on the whole text"
-    pieces = [piece for piece in proto.pieces if piece.type not in _WITHOUT_TEXT]
-    if crosses_words(piece.piece for piece in pieces):
-        return "its pieces join words"
-    # SentencePiece cuts out user-defined pieces first, which then never merge.
-    defined = [piece.piece for piece in pieces if piece.type == _USER_DEFINED]
-    longer = "".join(text for text in defined if len(text) > 1)
-    single = "".join(text for text in ("\n", "\t") if text in defined and text not in longer)
-    return Split(between_spaces(single=single))
+    return words_of_pieces(piece.piece for piece in proto.pieces if piece.type not in _WITHOUT_TEXT)
 
 
 def _without_normalization(model: bytes, path: str) -> bytes:

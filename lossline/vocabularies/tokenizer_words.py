@@ -13,7 +13,8 @@ from lossline.vocabularies.word_memory import Split
 from lossline.vocabularies.word_patterns import (
     GPT2,
     ascii_pattern,
-    between_spaces,
+    before_spaces,
+    between_pieces,
     digits_then_gpt2,
 )
 
@@ -21,7 +22,7 @@ Step = dict[str, Any]
 
 _UNKNOWN = "its pre-tokenizer is not known"
 _BYTE_PIECE = re.compile(r"<0x[0-9A-Fa-f]{2}>")
-_INSIDE = re.compile(f"[^{METASPACE}]{METASPACE}")  # a space after another character
+_ADDED_SCORES = "its model adds scores over the whole text"
 _SPACES = ({"String": " "}, {"Regex": " "})
 
 
@@ -46,14 +47,23 @@ def split_of(description: Step) -> Split | str:
         return _UNKNOWN
     if len(steps) > 1 or not (steps or normalizers):
         return _UNKNOWN
-    if steps and steps[0].get("split", True):
-        return Split(between_spaces(spaces_apart=True))
-    return _words_of_merges(description["model"])
+    split = bool(steps) and steps[0].get("split", True)
+    if description["model"].get("type") == "BPE":
+        return _words_of_merges(description["model"], before_spaces=split)
+    return Split(before_spaces()) if split else _ADDED_SCORES
 
 
-def crosses_words(pieces: Iterable[str]) -> bool:
-    """Return whether a piece contains a metaspace after another character."""
-    return any(map(_INSIDE.search, pieces))
+def words_of_pieces(pieces: Iterable[str], *, before_spaces: bool = False) -> Split | str:
+    """Return the words of a tokenizer that merges over the whole text; see ``between_pieces``.
+
+    Args:
+        pieces: every piece that can be made of text, with metaspaces.
+        before_spaces: whether the tokenizer cuts before every space.
+    """
+    words = between_pieces(
+        (piece.replace(METASPACE, " ") for piece in pieces), before_spaces=before_spaces
+    )
+    return Split(words) if words else "its pieces join words"
 
 
 def _steps(step: Any, key: str) -> list[Step]:
@@ -104,21 +114,12 @@ def _is_metaspace(step: Step) -> bool:
     )
 
 
-def _words_of_merges(model: Step) -> Split | str:
-    """Return the words of a BPE that merges over the whole text.
-
-    If no merge contains a space after another character, then merges before and after such a place
-    do not depend on each other.
-    """
-    if model.get("type") != "BPE":
-        return f"its {model.get('type')} model adds scores over the whole text"
+def _words_of_merges(model: Step, *, before_spaces: bool) -> Split | str:
     options = ("ignore_merges", "continuing_subword_prefix", "end_of_word_suffix", "dropout")
     merges = [pair if isinstance(pair, list) else pair.split(" ") for pair in model["merges"]]
     if any(map(model.get, options)) or any(map(_BYTE_PIECE.fullmatch, chain.from_iterable(merges))):
         return "its merges depend on more than a word"
-    if crosses_words(map("".join, merges)):
-        return "its merges join words"
-    return Split(between_spaces())
+    return words_of_pieces(map("".join, merges), before_spaces=before_spaces)
 
 
 def _added_pattern(tokens: list[Step]) -> re.Pattern[str] | str | None:

@@ -16,6 +16,8 @@ the tokenizer itself splits. This is exact for three reasons:
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
+from itertools import pairwise
 
 WHITE = r"[ \t-\r]"
 NOT_WHITE = r"[^ \t-\r]"
@@ -26,6 +28,8 @@ BEYOND = r"[^\x00-\x7f]"
 # From here to the next certain boundary. Characters that some Unicode version counts as white space
 # are not followed by one.
 _LONGER = r"[\s\S][^ ]*(?: +[^ ]*)*?(?:(?<=[^\s\u180e\u200b\ufeff])(?= )|\Z)"
+
+_LETTERS, _DIGITS, _BEYOND = "A-Za-z", "0-9", r"\x80-\U0010ffff"
 
 # Where a long text may be cut: before a space between ASCII letters.
 CUT = re.compile("[A-Za-z](?= [A-Za-z])")
@@ -109,15 +113,53 @@ def digits_then_gpt2() -> re.Pattern[str]:
     return _DIGITS_THEN_GPT2
 
 
-def between_spaces(*, spaces_apart: bool = False, single: str = "") -> re.Pattern[str]:
-    """Return a pattern that cuts before every space, or before every run of spaces.
+def before_spaces() -> re.Pattern[str]:
+    """Return a pattern that cuts before every space."""
+    return re.compile(" ?[^ ]+| ")
+
+
+def between_pieces(pieces: Iterable[str], *, before_spaces: bool = False) -> re.Pattern[str] | None:
+    """Return the pattern of the words of a tokenizer that merges over the whole text.
+
+    Text is cut between two characters that are not neighbours in any piece: no merge joins them, so
+    the merges before and after that place do not depend on each other. Letters, digits and
+    characters beyond ASCII are taken together, since most of them are neighbours.
 
     Args:
-        spaces_apart: whether each space of a run is a word, except the last one.
-        single: characters that are always words of their own.
+        pieces: every piece of several characters that can be made of text, with spaces as such.
+        before_spaces: whether the tokenizer cuts before every space.
+
+    Returns:
+        None if a piece contains a space after a letter: then no place to cut a long text is known.
     """
-    alone = "".join(map(re.escape, single))
-    first = f"[{alone}]|" if single else ""
-    if spaces_apart:
-        return re.compile(f"{first} ?[^ {alone}]+| ")
-    return re.compile(f"{first} *[^ {alone}]+| +")
+    neighbours: set[tuple[str, str]] = set()
+    for piece in pieces:
+        neighbours.update(pairwise(piece))
+    following: dict[str, set[str]] = {}
+    for first, second in neighbours:
+        if not (before_spaces and second == " "):
+            following.setdefault(_kind(first), set()).add(_kind(second))
+    if _kind(" ") in following.get(_LETTERS, ()):
+        return None
+    # Each part of a word is a run of letters, a run beyond ASCII or one character.
+    parts = [
+        f"[{kind}]++(?=[{''.join(sorted(following[kind] - {kind}))}])"
+        for kind in (_LETTERS, _BEYOND)
+        if following.get(kind, set()) - {kind}
+    ]
+    alike: dict[str, list[str]] = {}
+    for kind, then in following.items():
+        if kind not in (_LETTERS, _BEYOND):
+            alike.setdefault("".join(sorted(then)), []).append(kind)
+    parts += [f"[{''.join(sorted(kinds))}](?=[{then}])" for then, kinds in sorted(alike.items())]
+    runs = rf"(?:[{_LETTERS}]+|[{_BEYOND}]+|[\s\S])"
+    return re.compile(f"(?:{'|'.join(parts)})*+{runs}" if parts else runs)
+
+
+def _kind(character: str) -> str:
+    """Return the characters of which one is taken for all, as in brackets of a pattern."""
+    if character > "\x7f":
+        return _BEYOND
+    if character.isalpha():
+        return _LETTERS
+    return _DIGITS if character.isdigit() else re.escape(character)

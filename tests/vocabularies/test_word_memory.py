@@ -18,7 +18,7 @@ from lossline.vocabularies.library_vocabulary import LibraryVocabulary
 from lossline.vocabularies.tiktoken import PATTERNS
 from lossline.vocabularies.training import Algorithm, train
 from lossline.vocabularies.word_memory import Split, WordMemory
-from lossline.vocabularies.word_patterns import GPT2, LLAMA3, between_spaces
+from lossline.vocabularies.word_patterns import GPT2, LLAMA3, before_spaces, between_pieces
 
 QWEN2 = LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}")
 TEXT = [
@@ -118,7 +118,7 @@ def drawn(seed: int, count: int) -> list[str]:
     return texts + [characters[i : i + 20] for i in range(0, len(characters), 20)]
 
 
-def check_equal_ids(vocabulary: Any, count: int = 400) -> None:
+def check_equal_ids(vocabulary: Any, count: int = 250) -> None:
     assert "kept in memory" in vocabulary.encoder
     for seed in range(2):  # the second time, many words are known
         texts = [*TEXT[:3], *drawn(seed, count)]
@@ -173,7 +173,7 @@ def test_words_of_sentencepiece_have_equal_ids_unless_scores_are_added(tmp_path:
         if algorithm is Algorithm.SENTENCEPIECE_BPE:
             check_equal_ids(vocabulary)
         else:
-            assert "because its scores are sums over the whole text" in vocabulary.encoder
+            assert "because its model adds scores over the whole text" in vocabulary.encoder
 
 
 def test_unknown_tokenizers_are_encoded_by_the_library(
@@ -191,7 +191,7 @@ def test_unknown_tokenizers_are_encoded_by_the_library(
         (bpe, [added("<|endo")], "its added tokens overlap"),
         (bpe, [added("bc"), added("ab", normalized=False)], "its added tokens overlap"),
         (bpe, [added("of the")], "contains several words"),
-        (joining, [], "its merges join words"),
+        (joining, [], "its pieces join words"),
     ):
         vocabulary = load(tree, tokens)
         assert reason in vocabulary.encoder
@@ -203,7 +203,7 @@ def test_words_that_are_not_the_librarys_are_not_used(
     monkeypatch: pytest.MonkeyPatch, load: Callable[..., Any], bpe: dict[str, Any]
 ) -> None:
     monkeypatch.setattr(
-        "lossline.vocabularies.huggingface.split_of", lambda tree: Split(between_spaces())
+        "lossline.vocabularies.huggingface.split_of", lambda tree: Split(before_spaces())
     )
     assert "not those of the installed library" in load(bpe).encoder
 
@@ -259,6 +259,33 @@ def test_changed_text_is_still_refused(
     assert tokenize(["a quiet day", ""], vocabulary).lengths[1] == 1
     with pytest.raises(UserError, match="changes the text 'a qzq' at character 4"):
         tokenize(["a", "a qzq"], vocabulary)
+
+
+def test_comparison_with_the_text_agrees_with_decoding(
+    load: Callable[..., Any], bpe: dict[str, Any]
+) -> None:
+    vocabulary = load(bpe, [added("0123456789 of 18 bytes", normalized=False)])
+    text = "".join([*TEXT[:3], "0123456789 of 18 bytes\x00"])
+    ids = vocabulary.encode(text)
+    assert vocabulary.is_text(ids, text.encode())
+    draw = random.Random(5)
+    for _ in range(300):
+        other = ids.copy()
+        other[draw.randrange(len(ids))] = draw.randrange(vocabulary.vocab_size)
+        same = vocabulary.decode_bytes(other) == text.encode()
+        assert vocabulary.is_text(other, text.encode()) is same
+    for other in ("", text[:-1], text + "x", text.replace("of 18", "of 19"), text[1:] + text[0]):
+        assert not vocabulary.is_text(ids, other.encode())
+    assert vocabulary.is_text(ids[:0], b"") and not vocabulary.is_text(ids[:0], b"a")
+
+
+def test_words_are_cut_where_no_piece_joins_characters() -> None:
+    pattern = between_pieces(["th", "the", " the", "\n\n", "ab12", ");", "é"])
+    assert pattern is not None
+    assert pattern.findall("the the\n\n\nf(x); ab1 éé1") == [
+        "the", " the", "\n\n\n", "f", "(", "x", ");", " ab1", " ", "éé", "1",
+    ]  # fmt: skip
+    assert between_pieces(["a b"]) is None
 
 
 def test_bytes_that_move_between_documents_are_refused(
