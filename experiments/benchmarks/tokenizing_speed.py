@@ -235,7 +235,7 @@ def compared(spec: Any, texts: list[str], options: argparse.Namespace) -> dict[s
     equal = np.array_equal(np.delete(joined, ends), np.concatenate(expected))
     rates = {name: megabytes / seconds for name, seconds in best.items()}
     return {**rates, "ratio": rates["ours"] / rates["library"], "equal": bool(equal),
-            "encoder": vocabulary.encoder.partition(": ")[2]}  # fmt: skip
+            "slow_because": vocabulary.slow_because}  # fmt: skip
 
 
 def work(spec: Any, chunks: list[list[str]], start: Any, results: Any) -> None:

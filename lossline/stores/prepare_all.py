@@ -155,6 +155,13 @@ class _Step:
 def _steps(job: StoreJob, root: Path, out: Path) -> Iterator[_Step]:
     spec = vocabulary_spec(job.vocabulary, root)
     vocabulary = vocabularies.load(spec)
+    if vocabulary.slow_because:
+        print(
+            f"prepare: vocabulary {vocabulary.name}: every text is encoded anew, because "
+            f"{vocabulary.slow_because}",
+            file=sys.stderr,
+            flush=True,
+        )
     subset = Subset(
         max_documents=job.max_documents,
         max_megabytes=job.max_megabytes,
@@ -230,8 +237,7 @@ def _text_step(
 
     def make(processes: int, progress: WorkProgress) -> str:
         seqio_tasks = _import_seqio_tasks()
-        if vocabulary.encoder:
-            print(f"prepare {path}: {vocabulary.encoder}", file=sys.stderr, flush=True)
+
         store = write_store(
             path,
             subset.apply(seqio_tasks.texts(source, split)),

@@ -27,14 +27,6 @@ class LibraryVocabulary(Vocabulary):
     """A vocabulary that a library encodes, through a memory of words if that gives equal ids."""
 
     _memory: WordMemory | None = None
-    _because = "words are not looked for"
-
-    @property
-    def encoder(self) -> str:
-        """How texts are encoded, in words; see ``Vocabulary.encoder``."""
-        if self._memory is not None:
-            return f"{self.name}: the ids of words are kept in memory"
-        return f"{self.name}: every text is encoded anew, because {self._because}"
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
         """Return the token ids of each text; see ``Vocabulary.encode_batch``."""
@@ -42,8 +34,10 @@ class LibraryVocabulary(Vocabulary):
 
     def encode_flat(self, texts: Sequence[str]) -> Encoded:
         """Return the token ids of all texts; see ``Vocabulary.encode_flat``."""
+        if self._memory is None:
+            return self._encode_anew(texts)
         apart = [number for number, text in enumerate(texts) if self._is_encoded_apart(text)]
-        if self._memory is None or len(apart) == len(texts):
+        if len(apart) == len(texts):
             return self._encode_anew(texts)
         if not apart:
             found = self._memory.encode(texts)
@@ -71,14 +65,14 @@ class LibraryVocabulary(Vocabulary):
                 none is known.
         """
         if isinstance(split, str):
-            self._because = split
+            self.slow_because = split
             return
         texts = [*self._probes(), *_HARD_TO_SPLIT]
         memory = WordMemory(split, self._encode_texts, self.pieces)
         texts = [text for text in texts if not self._is_encoded_apart(text)]
         by_word, anew = memory.encode(texts), self._encode_anew(texts)
         if by_word is None or not _equal(by_word, anew):
-            self._because = "its words are not those of the installed library"
+            self.slow_because = "its words are not those of the installed library"
             return
         self._memory = memory
 

@@ -98,11 +98,14 @@ class Vocabulary(abc.ABC):
         pieces: as above, as a tuple.
         token_bytes: int32 [vocab_size]: number of bytes of each id; 0 for special tokens.
         facts: the facts that a store records about the vocabulary.
+        slow_because: why every text is encoded anew by a library; "" if known words are not.
 
     Raises:
         UserError: the eos or pad id is invalid, or a test text does not survive encoding and
             decoding.
     """
+
+    slow_because = ""
 
     def __init__(
         self,
@@ -163,11 +166,6 @@ class Vocabulary(abc.ABC):
     def pad_id(self) -> int:
         """Id that fills masked positions."""
         return self.facts.pad_id
-
-    @property
-    def encoder(self) -> str:
-        """How texts are encoded, in words; "" if there is only one way."""
-        return ""
 
     @abc.abstractmethod
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:

@@ -119,7 +119,7 @@ def drawn(seed: int, count: int) -> list[str]:
 
 
 def check_equal_ids(vocabulary: Any, count: int = 250) -> None:
-    assert "kept in memory" in vocabulary.encoder
+    assert vocabulary.slow_because == "" and vocabulary._memory is not None
     for seed in range(2):  # the second time, many words are known
         texts = [*TEXT[:3], *drawn(seed, count)]
         expected = vocabulary._encode_texts(texts)
@@ -173,7 +173,7 @@ def test_words_of_sentencepiece_have_equal_ids_unless_scores_are_added(tmp_path:
         if algorithm is Algorithm.SENTENCEPIECE_BPE:
             check_equal_ids(vocabulary)
         else:
-            assert "because its model adds scores over the whole text" in vocabulary.encoder
+            assert vocabulary.slow_because == "its model adds scores over the whole text"
 
 
 def test_unknown_tokenizers_are_encoded_by_the_library(
@@ -194,7 +194,7 @@ def test_unknown_tokenizers_are_encoded_by_the_library(
         (joining, [], "its pieces join words"),
     ):
         vocabulary = load(tree, tokens)
-        assert reason in vocabulary.encoder
+        assert reason in vocabulary.slow_because
         text = "the fox 1234 <|endoftext|> of the abc e x"
         assert vocabulary.decode(vocabulary.encode(text)) == text
 
@@ -205,7 +205,7 @@ def test_words_that_are_not_the_librarys_are_not_used(
     monkeypatch.setattr(
         "lossline.vocabularies.huggingface.split_of", lambda tree: Split(before_spaces())
     )
-    assert "not those of the installed library" in load(bpe).encoder
+    assert "not those of the installed library" in load(bpe).slow_because
 
 
 def test_memory_is_bounded_and_keeps_the_ids_equal(
