@@ -148,7 +148,11 @@ def measured_row(
     if not math.isfinite(sums.nats):
         return failed_row(checkpoint, key, kind, not_finite(sums.nats))
     values = asdict(sums)
-    extra = {f"x_{name}": values.pop(name) for name in _SUMS_BEYOND_THE_TABLE}
+    # As float: an extra column with "1.0" of an earlier start and "1" of this one becomes text.
+    extra = {
+        f"x_{name}": None if (value := values.pop(name)) is None else float(value)
+        for name in _SUMS_BEYOND_THE_TABLE
+    }
     return _row(checkpoint, key, kind) | values | extra | {"status": str(tables.Status.OK)}
 
 

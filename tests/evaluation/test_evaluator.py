@@ -173,7 +173,8 @@ def test_measured_rows_are_skipped(tmp_path, stores, capsys):
     assert "2 measured" in capsys.readouterr().out
     after = tables.read(run.path / "losses.parquet")
     assert len(after) == 4
-    columns = ["step", "eval_set", "nats", "correct"]
+    columns = ["step", "eval_set", "nats", "correct", "x_correct_per_token"]
+    assert after["x_correct_per_token"].dtype == float
     kept = after[after["step"] == 2].reset_index(drop=True)
     assert kept[columns].equals(before[columns])
 
