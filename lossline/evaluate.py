@@ -13,12 +13,16 @@ def load() -> Verb:
     """Return the verb, with its imports."""
     from lossline.evaluation.evaluator import EvaluateOptions, evaluate
     from lossline.evaluation.sets import EvaluationSet
-    from lossline.sharding.mesh import MeshOptions
+    from lossline.sharding import LaunchOptions, MeshOptions
 
     return Verb(
         options=EvaluateOptions,
         run=evaluate,
-        components={"evaluation_set": EvaluationSet, "mesh": MeshOptions},
+        components={
+            "evaluation_set": EvaluationSet,
+            "mesh": MeshOptions,
+            "launch": LaunchOptions,
+        },
     )
 
 

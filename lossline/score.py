@@ -29,9 +29,13 @@ def load() -> Verb:
     """Return the verb, with its imports."""
     from lossline.corpora.pools import Pool
     from lossline.scoring.score_pool import ScoreOptions, score
-    from lossline.sharding.mesh import MeshOptions
+    from lossline.sharding import LaunchOptions, MeshOptions
 
-    return Verb(options=ScoreOptions, run=score, components={"pool": Pool, "mesh": MeshOptions})
+    return Verb(
+        options=ScoreOptions,
+        run=score,
+        components={"pool": Pool, "mesh": MeshOptions, "launch": LaunchOptions},
+    )
 
 
 def load_tokens() -> Verb:

@@ -1,4 +1,8 @@
-"""Measure every checkpoint of every run on every set, once, into the runs' loss tables."""
+"""Measure every checkpoint of every run on every set, once, into the runs' loss tables.
+
+With several processes, the first one holds the tables: it says what to measure and writes it. The
+others open the same runs and sets, and compute their rows of every batch.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,7 @@ import enum
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +19,9 @@ from lossline.errors import UserError
 from lossline.evaluation.losses import MeasurementKey, RunLosses, failed_row, measured_row
 from lossline.evaluation.measured_runs import (
     checkpoint_columns,
-    find_runs,
     has_ended,
     run_columns,
+    runs_of_all,
     shape_key,
 )
 from lossline.evaluation.measures import Measure
@@ -32,6 +36,7 @@ from lossline.evaluation.restoring import MeasurementFailed, nats_of
 from lossline.evaluation.scorer import Scorer
 from lossline.evaluation.sets import EvaluationSet, SetLibrary
 from lossline.runs.run_directory import RunDirectory
+from lossline.sharding import ProcessGroup, joined
 from lossline.stores.task_store import TaskStore
 
 
@@ -75,6 +80,15 @@ class _Measurement:
     measure: Measure
 
 
+@dataclass(frozen=True)
+class _RunWork:
+    """A run, and what is not measured yet, by checkpoint."""
+
+    run: RunDirectory
+    losses: RunLosses | None  # None: another process writes them
+    steps: Mapping[int, Sequence[_Measurement]]
+
+
 def evaluate(options: EvaluateOptions) -> None:
     """Measure what is not measured yet, and print a summary.
 
@@ -82,58 +96,112 @@ def evaluate(options: EvaluateOptions) -> None:
         UserError: a run or set is missing, or a set is empty or has another vocabulary; raised
             before anything is measured.
     """
-    Evaluator(options).run()
+    with joined(options.launch, verb="evaluate") as group:
+        with group.agreed():
+            evaluator = Evaluator(options, group=group)
+        evaluator.run()
 
 
 class Evaluator:
-    """The runs and sets of one call of ``lossline.evaluate``."""
+    """The runs and sets of one call of ``lossline.evaluate``.
+
+    Args:
+        options: options.
+        progress: progress line.
+        group: the processes that measure together. None: this process alone.
+    """
 
     def __init__(
-        self, options: EvaluateOptions, *, progress: EvaluationProgress | None = None
+        self,
+        options: EvaluateOptions,
+        *,
+        progress: EvaluationProgress | None = None,
+        group: ProcessGroup | None = None,
     ) -> None:
         _check(options)
         self._options = options
+        self._group = group or ProcessGroup()
         require_runs(options.runs, verb="evaluate")
-        self._devices = Devices(options, verb="evaluate", rows=options.rows)
+        self._devices = Devices(options, verb="evaluate", rows=options.rows, group=group)
         self._library = SetLibrary(self._devices.layout)
-        self._progress = progress or EvaluationProgress()
+        self._progress = progress or EvaluationProgress(quiet=not self._group.first)
         self._measured = 0
         self._failures: list[str] = []
 
     def run(self) -> None:
         """Measure until nothing is left; with ``watch``, until all runs have ended."""
-        runs = find_runs(self._options.runs)
+        runs = runs_of_all(self._group, self._options)
         use_compilation_cache(self._options.compilation_cache, beside=runs[0].path)
         with ExitStack() as stack:
-            losses = {run.path: stack.enter_context(RunLosses(run.path)) for run in runs}
-            for run in runs:
-                losses[run.path].restate(run_columns(run))
+            losses: dict[Path, RunLosses] = {}
+            with self._group.agreed():
+                for run in runs if self._group.first else ():
+                    losses[run.path] = stack.enter_context(RunLosses(run.path))
+                    losses[run.path].restate(run_columns(run))
             while True:
                 # Check this before listing checkpoints: a run that ends in between gets one more
                 # round.
-                waiting = self._options.watch and any(not has_ended(run) for run in runs)
+                waiting = self._options.watch and self._group.first_says(
+                    lambda: any(not has_ended(run) for run in runs)
+                )
                 self._round(runs, losses)
                 if not waiting:
                     break
-                time.sleep(self._options.poll_seconds)
+                if self._group.first:  # the others wait for its next message
+                    time.sleep(self._options.poll_seconds)
         self._report(runs)
 
     def _round(self, runs: Sequence[RunDirectory], losses: Mapping[Path, RunLosses]) -> None:
         """Measure everything that exists now and is not measured."""
-        work = [(run, steps) for run in runs if (steps := self._pending(run, losses[run.path]))]
-        for _, steps in work:
+        work = [self._work(run, losses.get(run.path)) for run in runs]
+        for item in work:
             self._progress.expect(
-                sum(m.measure.texts.num_tokens for ms in steps.values() for m in ms)
+                sum(m.measure.texts.num_tokens for ms in item.steps.values() for m in ms)
             )
         # Runs of one shape follow each other, so that they use the same compiled program.
-        for run, steps in sorted(work, key=lambda item: shape_key(item[0])):
-            self._measure_run(run, steps, losses[run.path])
+        for item in sorted(work, key=lambda item: shape_key(item.run)):
+            if item.steps:
+                self._measure_run(item)
 
-    def _pending(self, run: RunDirectory, losses: RunLosses) -> dict[int, list[_Measurement]]:
-        """Return what is not measured yet, by checkpoint.
+    def _work(self, run: RunDirectory, losses: RunLosses | None) -> _RunWork:
+        """Return what is not measured yet of a run: the first process says what.
 
         Opens every set first, so that an error in one stops the program before any work.
         """
+        if self._group.count == 1:
+            assert losses is not None
+            return _RunWork(run, losses, self._pending(run, losses))
+        mine: dict[int, list[_Measurement]] = {}
+
+        def keys() -> list[list[Any]]:
+            assert losses is not None
+            mine.update(self._pending(run, losses))
+            return [
+                [self._options.sets.index(m.set), asdict(m.key)] for ms in mine.values() for m in ms
+            ]
+
+        theirs = [
+            (self._options.sets[number], MeasurementKey(**key))
+            for number, key in self._group.first_says(keys)
+        ]
+        with self._group.agreed():
+            facts = run.facts
+            for evaluation_set, key in () if self._group.first else theirs:
+                made = self._measurement(
+                    evaluation_set, facts, key.step, with_accuracy=key.with_accuracy
+                )
+                if made.key != key:
+                    raise UserError(
+                        f"evaluation set {evaluation_set.name} differs between processes: process "
+                        f"0 reads a store with fingerprint {key.store[:12]}, process "
+                        f"{self._group.index} one with {made.key.store[:12]}. Give all hosts the "
+                        "same stores."
+                    )
+                mine.setdefault(key.step, []).append(made)
+        return _RunWork(run, losses, mine)
+
+    def _pending(self, run: RunDirectory, losses: RunLosses) -> dict[int, list[_Measurement]]:
+        """Return what is not measured yet, by checkpoint."""
         steps = run.kept_checkpoint_steps()
         if not steps:
             return {}
@@ -141,7 +209,12 @@ class Evaluator:
         last = steps[-1] if has_ended(run) else None
         wanted = [step for step in steps if not self._options.steps or step in self._options.steps]
         measurements = {
-            step: [self._measurement(s, facts, step, last=step == last) for s in self._options.sets]
+            step: [
+                self._measurement(
+                    s, facts, step, with_accuracy=self._wants_accuracy(s, facts, last=step == last)
+                )
+                for s in self._options.sets
+            ]
             for step in wanted
         }
         pending = {
@@ -150,18 +223,23 @@ class Evaluator:
         }
         return {step: some for step, some in pending.items() if some}
 
+    def _wants_accuracy(
+        self, evaluation_set: EvaluationSet, facts: Mapping[str, Any], *, last: bool
+    ) -> bool:
+        store, at = self._library.store(evaluation_set, facts), self._options.accuracy
+        wanted = at is AccuracyAt.ALL or (last and at is AccuracyAt.LAST)
+        return wanted and isinstance(store, TaskStore) and store.has_choices
+
     def _measurement(
-        self, evaluation_set: EvaluationSet, facts: Mapping[str, Any], step: int, *, last: bool
+        self,
+        evaluation_set: EvaluationSet,
+        facts: Mapping[str, Any],
+        step: int,
+        *,
+        with_accuracy: bool,
     ) -> _Measurement:
         options = self._options
         store = self._library.store(evaluation_set, facts)
-        with_accuracy = (
-            isinstance(store, TaskStore)
-            and store.has_choices
-            and (
-                options.accuracy is AccuracyAt.ALL or (last and options.accuracy is AccuracyAt.LAST)
-            )
-        )
         rule = options.rule(facts, long_documents=evaluation_set.long_documents)
         measure = self._library.measure(evaluation_set, facts, rule, with_accuracy=with_accuracy)
         limit = f" of {evaluation_set.max_documents}" if evaluation_set.max_documents else ""
@@ -175,21 +253,23 @@ class Evaluator:
         )
         return _Measurement(set=evaluation_set, key=key, measure=measure)
 
-    def _measure_run(
-        self, run: RunDirectory, steps: Mapping[int, Sequence[_Measurement]], losses: RunLosses
-    ) -> None:
-        model = self._devices.model(run)
-        for step, state in model.states(list(steps)):
+    def _measure_run(self, work: _RunWork) -> None:
+        run = work.run
+        with self._group.agreed():
+            model = self._devices.model(run)
+        for step, state in model.states(list(work.steps)):
             self._progress.start()
             checkpoint = checkpoint_columns(run, step)
             rows = []
-            for measurement in steps[step]:
+            for measurement in work.steps[step]:
                 rows.append(self._row(checkpoint, measurement, model.scorer, state))
                 self._progress.advance(
                     measurement.measure.texts.num_tokens, f"{run.name} step {step}"
                 )
-            losses.put(rows)
-        losses.flush()
+            if work.losses is not None:
+                work.losses.put(rows)
+        if work.losses is not None:
+            work.losses.flush()
 
     def _row(
         self,
@@ -204,7 +284,8 @@ class Evaluator:
         """
         key, kind = measurement.key, measurement.set.kind
         try:
-            nats = nats_of(scorer, state, measurement.measure.texts)
+            with self._group.agreed(MeasurementFailed):
+                nats = nats_of(scorer, state, measurement.measure.texts)
             row = measured_row(checkpoint, key, kind, measurement.measure.sums(nats))
         except MeasurementFailed as error:
             row = failed_row(checkpoint, key, kind, str(error))

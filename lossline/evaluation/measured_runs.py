@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from lossline.evaluation.options import MeasureOptions
 from lossline.options.columns import option_columns
+from lossline.options.identity import tree_hash
 from lossline.runs.run_directory import RunDirectory, RunState
+from lossline.sharding import ProcessGroup
 from lossline.tables.schema import FACTS, of_run
 from lossline.training.text import component_tokens
 
@@ -30,6 +34,29 @@ def find_runs(paths: Sequence[str]) -> list[RunDirectory]:
         for candidate in candidates:
             found.setdefault(candidate.resolve(), RunDirectory.open(candidate))
     return list(found.values())
+
+
+def runs_of_all(group: ProcessGroup, options: MeasureOptions) -> list[RunDirectory]:
+    """Return the run directories of the options, after a check that all processes see the same.
+
+    Args:
+        group: the processes.
+        options: options of this process.
+
+    Raises:
+        UserError: as ``find_runs``, or a process has other options or other runs.
+    """
+    same = "Start every process with the same command, apart from launch.process_id."
+    asked = {f.name: repr(getattr(options, f.name)) for f in fields(options) if f.name != "launch"}
+    group.require_equal(asked, fix=same)
+    with group.agreed():
+        runs = find_runs(options.runs)
+        found = {
+            f"run directory {run.path}": tree_hash([run.config, run.facts])[:12] for run in runs
+        }
+    group.require_equal({"the list of runs": list(found)}, fix="Give all hosts the same folders.")
+    group.require_equal(found, fix="Give all hosts the same run directories.")
+    return runs
 
 
 def has_ended(run: RunDirectory) -> bool:

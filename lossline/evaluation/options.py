@@ -16,7 +16,14 @@ from lossline.evaluation.packing import RowLayout
 from lossline.evaluation.restoring import RunModel
 from lossline.evaluation.windows import LongDocuments, WindowRule
 from lossline.runs.run_directory import RunDirectory
-from lossline.sharding import BATCH_AXES, MeshOptions, make_mesh, make_rules
+from lossline.sharding import (
+    BATCH_AXES,
+    LaunchOptions,
+    MeshOptions,
+    ProcessGroup,
+    make_mesh,
+    make_rules,
+)
 from lossline.sharding.mesh import require_divisible
 
 
@@ -53,6 +60,7 @@ class MeasureOptions(DeviceOptions):
         stride: tokens by which windows move forward in a longer document. None: half the context.
         long_documents: rule for documents longer than the context.
         rows: several texts per row ("packed"), or one ("padded").
+        launch: how several processes find each other; the mesh spans all their devices.
     """
 
     runs: tuple[str, ...]
@@ -60,6 +68,7 @@ class MeasureOptions(DeviceOptions):
     stride: int | None = None
     long_documents: LongDocuments = LongDocuments.SLIDE
     rows: RowLayout = RowLayout.PACKED
+    launch: LaunchOptions = field(default_factory=LaunchOptions)
 
     def rule(
         self, facts: Mapping[str, Any], *, long_documents: LongDocuments | None = None
@@ -88,6 +97,7 @@ class Devices:
         options: options of the verb.
         verb: gin name of these options, for messages.
         rows: how texts share rows.
+        group: the processes whose devices the mesh spans. None: this process alone.
 
     Attributes:
         layout: shape of the batches.
@@ -97,11 +107,17 @@ class Devices:
     """
 
     def __init__(
-        self, options: DeviceOptions, *, verb: str, rows: RowLayout = RowLayout.PACKED
+        self,
+        options: DeviceOptions,
+        *,
+        verb: str,
+        rows: RowLayout = RowLayout.PACKED,
+        group: ProcessGroup | None = None,
     ) -> None:
         if options.batch_size < 1:
             raise UserError(f"{verb}.batch_size = {options.batch_size}: must be at least 1")
         self._activations = options.activations
+        self._group = group
         self._mesh = make_mesh(options.mesh)
         self._rules = make_rules(options.mesh.rules)
         groups = math.prod(self._mesh.shape[axis] for axis in BATCH_AXES)
@@ -116,7 +132,13 @@ class Devices:
 
     def model(self, run: RunDirectory) -> RunModel:
         """Return the model of a run on these devices."""
-        return RunModel(run, activations=self._activations, mesh=self._mesh, rules=self._rules)
+        return RunModel(
+            run,
+            activations=self._activations,
+            mesh=self._mesh,
+            rules=self._rules,
+            group=self._group,
+        )
 
 
 def require_runs(runs: Sequence[str], *, verb: str) -> None:

@@ -12,11 +12,14 @@ class EvaluationProgress(StatusLine):
 
     Args:
         label: the verb.
+        quiet: write nothing.
         clock: seconds, for tests.
     """
 
-    def __init__(self, *, label: str = "evaluate", clock: Clock = time.monotonic) -> None:
-        super().__init__(clock=clock)
+    def __init__(
+        self, *, label: str = "evaluate", quiet: bool = False, clock: Clock = time.monotonic
+    ) -> None:
+        super().__init__(quiet=quiet, clock=clock)
         self._label = label
         self._start: float | None = None
         self._done = 0

@@ -19,7 +19,7 @@ from lossline.evaluation.packing import PackedTexts
 from lossline.evaluation.scorer import Scorer
 from lossline.runs.checkpoints import restore_arrays
 from lossline.runs.run_directory import RunDirectory
-from lossline.sharding import Rules, parameter_shardings
+from lossline.sharding import ProcessGroup, Rules, parameter_shardings
 
 
 class CheckpointUnreadable(Exception):
@@ -38,6 +38,7 @@ class RunModel:
         activations: type to compute in; "" for the type that the run was trained in.
         mesh: devices of parameters and rows.
         rules: logical axis -> mesh axis.
+        group: the processes whose devices the mesh spans. None: this process alone.
 
     Attributes:
         config: config of the model, with these activations.
@@ -46,14 +47,22 @@ class RunModel:
         scorer: scorer of packed texts.
     """
 
-    def __init__(self, run: RunDirectory, *, activations: str, mesh: Mesh, rules: Rules) -> None:
+    def __init__(
+        self,
+        run: RunDirectory,
+        *,
+        activations: str,
+        mesh: Mesh,
+        rules: Rules,
+        group: ProcessGroup | None = None,
+    ) -> None:
         config = models.config_from_dict(run.config["model"])
         if activations:
             config = dataclasses.replace(config, activation_dtype=activations)
         self.config, self.mesh = config, mesh
         self.graphdef, self._state = models.abstract_state(config)
         self.scorer = Scorer(self.graphdef, mesh=mesh)
-        self._run = run
+        self._run, self._group = run, group or ProcessGroup()
         shapes = nnx.to_pure_dict(self._state)
         axes = nnx.to_pure_dict(models.logical_axes(self._state))
         self._abstract = jax.tree.map(
@@ -65,18 +74,34 @@ class RunModel:
         )
 
     def states(self, steps: Sequence[int]) -> Iterator[tuple[int, Any]]:
-        """Yield (step, parameters) of each checkpoint; a ``CheckpointUnreadable`` if damaged."""
+        """Yield (step, parameters) of each checkpoint; a ``CheckpointUnreadable`` if damaged.
+
+        Each process reads what its devices hold. If one cannot, the checkpoint is unreadable for
+        all.
+        """
         with ThreadPoolExecutor(max_workers=1) as reader:
             pending = [reader.submit(self._read, step) for step in steps[:1]]
             for number, step in enumerate(steps):
                 state = pending.pop().result()
                 if number + 1 < len(steps):
                     pending.append(reader.submit(self._read, steps[number + 1]))
-                yield step, state
+                yield step, self._agreed(state)
+
+    def _agreed(self, state: Any) -> Any:
+        """Return the state, or a ``CheckpointUnreadable`` if one process has no state."""
+        try:
+            with self._group.agreed(CheckpointUnreadable):
+                if isinstance(state, CheckpointUnreadable):
+                    raise state
+        except CheckpointUnreadable as error:
+            return error
+        return state
 
     def _read(self, step: int) -> Any:
         try:
-            params = restore_arrays(self._run, step, self._abstract)
+            params = restore_arrays(
+                self._run, step, self._abstract, part=(self._group.index, self._group.count)
+            )
         except UserError as error:
             return CheckpointUnreadable(str(error))
         except jax.errors.JaxRuntimeError as error:  # out of memory, a lost device

@@ -19,12 +19,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.sharding import Mesh
+from jax.sharding import Mesh, PartitionSpec
 
 from lossline.evaluation.packing import PackedRows, PackedTexts
 from lossline.ops.backend import target_backend
 from lossline.ops.cross_entropy import linear_cross_entropy
-from lossline.sharding import BATCH_AXES, batch_sharding
+from lossline.sharding import BATCH_AXES, batch_sharding, place_rows
 
 # Batches dispatched before the host reads the oldest result: enough to hide the host's work, few
 # enough to bound memory.
@@ -93,7 +93,7 @@ class Scorer:
         if self._mesh is None:
             return _score(self._graphdef, field, state, *arrays)
         with jax.set_mesh(self._mesh):  # the model's sharding constraints need it
-            placed = jax.device_put(arrays, batch_sharding(self._mesh))
+            placed = place_rows(arrays, batch_sharding(self._mesh))
             return _score(self._graphdef, field, state, *placed)
 
 
@@ -121,7 +121,20 @@ def _score(
         scored = linear_cross_entropy(
             x_GxKxD, model.unembedding(), targets_GxK, vocab_size=model.config.vocab_size
         )
-    return getattr(scored, field).astype(jnp.float32)
+    return everywhere(getattr(scored, field).astype(jnp.float32))
+
+
+def everywhere(values: jax.Array) -> jax.Array:
+    """Return an output that every process can read, in a program of several processes.
+
+    All of them then add the same numbers in the same order, so that their sums are equal to the
+    last digit. It costs 4 bytes per scored token between the devices.
+    """
+    return (
+        values
+        if jax.process_count() == 1
+        else jax.lax.with_sharding_constraint(values, PartitionSpec())
+    )
 
 
 def products_of(dtype: str) -> AbstractContextManager:
@@ -134,6 +147,10 @@ def products_of(dtype: str) -> AbstractContextManager:
 
 
 def _add(total: np.ndarray, batch: PackedRows, values_GxK: jax.Array) -> None:
-    """Add the values of a batch to the totals of its texts, in float64."""
+    """Add the values of a batch to the totals of its texts, in float64.
+
+    One after the other in the order of the rows, so that the last digit does not depend on how
+    many rows a batch has, or on how many devices share them.
+    """
     values = np.asarray(values_GxK, np.float64)[batch.scored_GxK]
-    total += np.bincount(batch.texts_GxK[batch.scored_GxK], values, minlength=len(total))
+    np.add.at(total, batch.texts_GxK[batch.scored_GxK], values)

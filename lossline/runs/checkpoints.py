@@ -199,8 +199,13 @@ def remove(folder: Path) -> None:
     shutil.rmtree(folder)
 
 
-def problem(folder: Path) -> str | None:
-    """Return what is wrong with the checkpoint in ``folder``, or None if it is undamaged."""
+def problem(folder: Path, *, part: tuple[int, int] = (0, 1)) -> str | None:
+    """Return what is wrong with the checkpoint in ``folder``, or None if it is undamaged.
+
+    Args:
+        folder: folder of the checkpoint.
+        part: (i, n): read only every n-th file from file i on, because n processes share the work.
+    """
     try:
         manifest = read_json(folder / MANIFEST)
         expected = {name: tuple(value) for name, value in manifest["files"].items()}
@@ -211,8 +216,8 @@ def problem(folder: Path) -> str | None:
     missing = [name for name in expected if not (folder / name).is_file()]
     if missing:
         return f"{missing[0]} is missing"
-    found = _checksums(folder, list(expected))
-    changed = [name for name in expected if tuple(found[name]) != expected[name]]
+    found = _checksums(folder, sorted(expected)[part[0] :: part[1]])
+    changed = [name for name in found if tuple(found[name]) != expected[name]]
     return f"{changed[0]} has changed since it was written" if changed else None
 
 
@@ -277,8 +282,16 @@ def restore_state(
     return {**abstract, **restored}
 
 
-def restore_arrays(run: RunDirectory, step: int, abstract: Any) -> Any:
+def restore_arrays(
+    run: RunDirectory, step: int, abstract: Any, *, part: tuple[int, int] = (0, 1)
+) -> Any:
     """Return the parameters of a checkpoint, in the structure and placement of ``abstract``.
+
+    Args:
+        run: run directory.
+        step: step of the checkpoint.
+        abstract: shapes and shardings of the parameters.
+        part: files to check, as in ``problem``.
 
     Raises:
         UserError: no complete checkpoint of this step exists, or it is corrupt.
@@ -293,16 +306,27 @@ def restore_arrays(run: RunDirectory, step: int, abstract: Any) -> Any:
         raise UserError(
             f"run {run.path} has no checkpoint {step}. Choose one of {', '.join(map(str, steps))}."
         )
-    wrong = problem(folder)
+    wrong = problem(folder, part=part)
     if wrong is not None:
         raise UserError(
             f"checkpoint {folder} is corrupt: {wrong}. Resume the training to write it again."
         )
-    return _restore(folder / "params", abstract)
+    try:
+        return _restore(folder / "params", abstract)
+    except Exception as error:
+        if part[1] == 1:
+            raise
+        # A damaged file that another process checks.
+        raise UserError(f"checkpoint {folder}: {type(error).__name__}: {error}") from error
 
 
 def _restore(folder: Path, abstract: Any) -> Any:
-    with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as orbax:
+    # Each process reads its shards by itself: Orbax would wait for the others with a program on
+    # the devices, which must not run beside those of another thread.
+    me = jax.process_index()
+    alone = ocp.options.MultiprocessingOptions(primary_host=me, active_processes={me})
+    handler = ocp.StandardCheckpointHandler(multiprocessing_options=alone)
+    with ocp.Checkpointer(handler, multiprocessing_options=alone) as orbax:
         return orbax.restore(folder, args=ocp.args.StandardRestore(abstract))
 
 

@@ -2,11 +2,15 @@
 
 The windows, the covered bytes and the sums are those of ``lossline.evaluate``. Pages of all domains
 share rows, and the nats of each page are kept by shard, so that a killed scoring continues.
+
+With several processes, the first one holds the shards and the table: it says which shards are
+missing and writes them. The others compute their rows of every batch.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,8 +24,8 @@ from lossline.errors import UserError
 from lossline.evaluation.documents import Documents, Layout
 from lossline.evaluation.measured_runs import (
     checkpoint_columns,
-    find_runs,
     run_columns,
+    runs_of_all,
     shape_key,
 )
 from lossline.evaluation.options import (
@@ -41,6 +45,7 @@ from lossline.runs.checkpoints import parameters_fingerprint
 from lossline.runs.run_directory import RunDirectory
 from lossline.scoring.pool_pages import PoolPages
 from lossline.scoring.shards import ShardFiles, shard_ranges
+from lossline.sharding import ProcessGroup, joined
 from lossline.stores.token_store import TokenStore
 from lossline.tables import scores
 from lossline.tables.schema import START
@@ -81,19 +86,22 @@ class ScoreOptions(MeasureOptions):
             raise UserError(f"score.shard_tokens = {self.shard_tokens}: must be at least 1")
 
 
-def score(options: ScoreOptions) -> pd.DataFrame:
+def score(options: ScoreOptions) -> pd.DataFrame | None:
     """Score the models, write the table and print a summary.
 
     A model that fails gives failed rows and does not stop the others.
 
     Returns:
-        The score table.
+        The score table; None in other processes than the first.
 
     Raises:
         UserError: a run or store is missing, a store does not contain the pool's pages, or ``out``
             contains something else; raised before anything is measured.
     """
-    return PoolScorer(options).run()
+    with joined(options.launch, verb="score") as group:
+        with group.agreed():
+            scorer = PoolScorer(options, group=group)
+        return scorer.run()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,32 +142,56 @@ class PoolScorer:
     Args:
         options: options.
         progress: progress line.
+        group: the processes that score together. None: this process alone.
 
     Raises:
         UserError: an option is wrong.
     """
 
     def __init__(
-        self, options: ScoreOptions, *, progress: EvaluationProgress | None = None
+        self,
+        options: ScoreOptions,
+        *,
+        progress: EvaluationProgress | None = None,
+        group: ProcessGroup | None = None,
     ) -> None:
         self._options = options
+        self._group = group or ProcessGroup()
         require_runs(options.runs, verb="score")
-        self._devices = Devices(options, verb="score", rows=options.rows)
+        self._devices = Devices(options, verb="score", rows=options.rows, group=group)
         self._pages = PoolPages(options.pool)
-        self._progress = progress or EvaluationProgress(label="score")
+        self._progress = progress or EvaluationProgress(label="score", quiet=not self._group.first)
         self._failures: list[str] = []
         self._tokens = self._cells = 0  # positions computed: real ones, and all
 
-    def run(self) -> pd.DataFrame:
-        """Score what is not scored yet, write the table and return it."""
-        runs = find_runs(self._options.runs)
+    def run(self) -> pd.DataFrame | None:
+        """Score what is not scored yet, write the table and return it (in the first process)."""
+        runs = runs_of_all(self._group, self._options)
         use_compilation_cache(self._options.compilation_cache, beside=runs[0].path)
-        models = self._models(runs)
-        out = _table_path(self._options.out)
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with locked(out.with_name(f"{out.stem}.lock"), lambda owner: _being_written(out, owner)):
-            _require_replaceable(out, [model.name for model in models])
+        with self._group.agreed():
+            models = self._models(runs)
+            out = _table_path(self._options.out)
+        self._group.require_equal(
+            {
+                f"what {model.name} is scored on": [
+                    model.step,
+                    model.store.manifest.fingerprint,
+                    self._pages.fingerprint,
+                ]
+                for model in models
+            },
+            fix="Give all hosts the same checkpoints, stores and pool.",
+        )
+        with ExitStack() as stack:
+            with self._group.agreed():
+                if self._group.first:
+                    out.parent.mkdir(parents=True, exist_ok=True)
+                    lock = out.with_name(f"{out.stem}.lock")
+                    stack.enter_context(locked(lock, lambda owner: _being_written(out, owner)))
+                    _require_replaceable(out, [model.name for model in models])
             rows = {model.name: found for model, found in self._scored(models, out)}
+            if not self._group.first:
+                return None
             ordered = [row for model in models for row in rows[model.name]]
             table = scores.from_rows(ordered)
             scores.write(table, out)
@@ -232,11 +264,16 @@ class PoolScorer:
             yield model, self._rows(model, texts, folder)
 
     def _rows(self, model: _Model, texts: _Texts, folder: Path) -> list[dict[str, Any]]:
-        """Return one row per domain: measured, or failed with the reason."""
+        """Return one row per domain: measured, or failed with the reason.
+
+        Only the first process needs them and has them.
+        """
         try:
             nats = self._nats(model, texts, folder)
         except MeasurementFailed as error:
             return [self._failed(model, domain, str(error)) for domain in self._pages.domains]
+        if nats is None:
+            return []
         rows = []
         domain_of = self._pages.domain_of[texts.documents.index]
         for number, domain in enumerate(self._pages.domains):
@@ -249,11 +286,36 @@ class PoolScorer:
             rows.append(self._row(model, domain) | measured | {"pages": sums.documents})
         return rows
 
-    def _nats(self, model: _Model, texts: _Texts, folder: Path) -> np.ndarray:
+    def _nats(self, model: _Model, texts: _Texts, folder: Path) -> np.ndarray | None:
         """Return the nats of each page, float64 [pages]; computes only unfinished shards.
+
+        None in other processes than the first.
 
         Raises:
             MeasurementFailed: the checkpoint is missing or damaged, or cannot be computed.
+        """
+        shards: ShardFiles | None = None
+        found: list[np.ndarray | None] = []
+
+        def unfinished() -> list[int]:
+            nonlocal shards
+            shards = self._shards(model, folder)
+            found.extend(shards.read(pages) for pages in texts.ranges)
+            return [number for number, nats in enumerate(found) if nats is None]
+
+        missing = self._group.first_says(unfinished, MeasurementFailed)
+        if missing:
+            for number, nats in self._measured(model, texts, missing):
+                if shards is not None:
+                    shards.keep(texts.ranges[number], nats)
+                    found[number] = nats
+        return np.concatenate([nats for nats in found if nats is not None]) if found else None
+
+    def _shards(self, model: _Model, folder: Path) -> ShardFiles:
+        """Return the finished parts of a model.
+
+        Raises:
+            MeasurementFailed: the checkpoint is missing or damaged.
         """
         if model.step is None:
             wanted = self._options.step
@@ -265,14 +327,7 @@ class PoolScorer:
             raise MeasurementFailed(str(error)) from error
         identity = (parameters, model.step, model.store.manifest.fingerprint, str(model.rule))
         key = job_hash(*identity, self._options.activations)
-        shards = ShardFiles(folder / f"{model.name[:80]}-{key[:16]}")
-        found = [shards.read(pages) for pages in texts.ranges]
-        missing = [number for number, nats in enumerate(found) if nats is None]
-        if missing:
-            for number, nats in self._measured(model, texts, missing):
-                shards.keep(texts.ranges[number], nats)
-                found[number] = nats
-        return np.concatenate([nats for nats in found if nats is not None])
+        return ShardFiles(folder / f"{model.name[:80]}-{key[:16]}")
 
     def _measured(
         self, model: _Model, texts: _Texts, missing: Sequence[int]
@@ -280,12 +335,15 @@ class PoolScorer:
         """Yield the number of each missing shard with the nats of its pages."""
         assert model.step is not None
         self._progress.expect(sum(texts.packed(number).num_tokens for number in missing))
-        loaded = self._devices.model(model.run)
+        with self._group.agreed():
+            loaded = self._devices.model(model.run)
         [(_, state)] = loaded.states([model.step])
         self._progress.start()
         for number in missing:
             packed = texts.packed(number)
-            yield number, nats_of(loaded.scorer, state, packed)
+            with self._group.agreed(MeasurementFailed):
+                nats = nats_of(loaded.scorer, state, packed)
+            yield number, nats
             self._tokens += packed.num_tokens
             self._cells += packed.num_cells
             self._progress.advance(packed.num_tokens, f"{model.name} step {model.step}")

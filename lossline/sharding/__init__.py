@@ -6,8 +6,10 @@ from lossline.sharding.placement import (
     batch_sharding,
     parameter_shardings,
     parameter_table,
+    place_rows,
     replicated,
 )
+from lossline.sharding.process_group import ProcessGroup, joined
 from lossline.sharding.rules import LOGICAL_AXES, RULES, Rules, constrain, make_rules
 
 __all__ = [
@@ -17,13 +19,16 @@ __all__ = [
     "RULES",
     "LaunchOptions",
     "MeshOptions",
+    "ProcessGroup",
     "Rules",
     "batch_sharding",
     "constrain",
+    "joined",
     "launch",
     "make_mesh",
     "make_rules",
     "parameter_shardings",
     "parameter_table",
+    "place_rows",
     "replicated",
 ]

@@ -11,7 +11,7 @@ from lossline.errors import UserError
 
 
 class Launch(enum.Enum):
-    """How a process learns its own number among the processes of a training."""
+    """How a process learns its own number among the processes of a run."""
 
     SINGLE = "single"
     AUTO = "auto"  # JAX reads the environment of a TPU pod, SLURM or Open MPI
@@ -20,7 +20,7 @@ class Launch(enum.Enum):
 
 @dataclass(frozen=True, kw_only=True)
 class LaunchOptions:
-    """How the processes of one training find each other.
+    """How the processes of one training, evaluation or scoring find each other.
 
     Attributes:
         how: "single", "auto" (JAX reads the environment of the cluster) or "explicit".

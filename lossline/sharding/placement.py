@@ -34,6 +34,21 @@ def batch_sharding(mesh: Mesh, *, microbatches: int = 1) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(*leading, BATCH_AXES))
 
 
+def place_rows(arrays: Any, sharding: NamedSharding) -> Any:
+    """Return arrays with rows split over the mesh; each process places the rows it holds.
+
+    Args:
+        arrays: pytree of whole NumPy arrays, the same in every process.
+        sharding: ``batch_sharding``.
+    """
+    if sharding.is_fully_addressable:
+        return jax.device_put(arrays, sharding)
+    return jax.tree.map(
+        lambda array: jax.make_array_from_callback(array.shape, sharding, array.__getitem__),
+        arrays,
+    )
+
+
 def parameter_shardings(shapes: Any, axes: Any, mesh: Mesh, rules: Rules) -> Any:
     """Return one ``NamedSharding`` per parameter, read from the table of rules.
 
