@@ -41,12 +41,12 @@ def load() -> Verb:
 def load_tokens() -> Verb:
     """Return the verb of ``--tokens``, with its imports."""
     from lossline.scoring.token_scoring import TokenScoreOptions, score_tokens
-    from lossline.sharding.mesh import MeshOptions
+    from lossline.sharding import LaunchOptions, MeshOptions
 
     return Verb(
         options=TokenScoreOptions,
         run=score_tokens,
-        components={"mesh": MeshOptions},
+        components={"mesh": MeshOptions, "launch": LaunchOptions},
         name="token_scores",
     )
 

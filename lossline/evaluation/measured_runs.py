@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from lossline.evaluation.options import MeasureOptions
+from lossline.evaluation.options import MeasureOptions, require_equal_options
 from lossline.options.columns import option_columns
 from lossline.options.identity import tree_hash
 from lossline.runs.run_directory import RunDirectory, RunState
@@ -46,9 +45,7 @@ def runs_of_all(group: ProcessGroup, options: MeasureOptions) -> list[RunDirecto
     Raises:
         UserError: as ``find_runs``, or a process has other options or other runs.
     """
-    same = "Start every process with the same command, apart from launch.process_id."
-    asked = {f.name: repr(getattr(options, f.name)) for f in fields(options) if f.name != "launch"}
-    group.require_equal(asked, fix=same)
+    require_equal_options(group, options)
     with group.agreed():
         runs = find_runs(options.runs)
         found = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -151,6 +151,18 @@ def require_runs(runs: Sequence[str], *, verb: str) -> None:
         raise UserError(
             f"{verb}.runs is empty. Give a run directory, or a folder of run directories."
         )
+
+
+def require_equal_options(group: ProcessGroup, options: DeviceOptions) -> None:
+    """Check that all processes were started with the same options.
+
+    Raises:
+        UserError: an option of one process differs from that of the first process.
+    """
+    found = {f.name: repr(getattr(options, f.name)) for f in fields(options) if f.name != "launch"}
+    group.require_equal(
+        found, fix="Start every process with the same command, apart from launch.process_id."
+    )
 
 
 def use_compilation_cache(folder: str | None, *, beside: Path) -> None:

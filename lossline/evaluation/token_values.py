@@ -20,9 +20,9 @@ from flax import nnx
 
 from lossline.errors import UserError
 from lossline.evaluation.restoring import RunModel, measuring
-from lossline.evaluation.scorer import IN_FLIGHT, products_of
+from lossline.evaluation.scorer import IN_FLIGHT, everywhere, products_of
 from lossline.ops.cross_entropy import linear_cross_entropy, linear_token_values
-from lossline.sharding import batch_sharding
+from lossline.sharding import batch_sharding, place_rows
 from lossline.stores.token_scores import ReferenceScore
 
 QUANTITIES = tuple(quantity.value for quantity in ReferenceScore)
@@ -125,7 +125,7 @@ class TokenMeasurer:
         missing = self._batch_size - len(rows[0])
         whole = tuple(a if a is None else np.pad(a, ((0, missing), (0, 0))) for a in rows)
         with jax.set_mesh(self._model.mesh):  # the model's sharding constraints need it
-            placed = jax.device_put(whole, batch_sharding(self._model.mesh))
+            placed = place_rows(whole, batch_sharding(self._model.mesh))
             return _measure(self._model.graphdef, quantities, state, *placed)
 
 
@@ -148,7 +148,8 @@ def _measure(
             targets_BxL,
             vocab_size=model.config.vocab_size,
         )
-    return {name: getattr(measured, f"{name}_T").astype(jnp.float32) for name in quantities}
+    values = {name: getattr(measured, f"{name}_T").astype(jnp.float32) for name in quantities}
+    return {name: everywhere(array) for name, array in values.items()}
 
 
 def _fetch(rows: int, values: Mapping[str, jax.Array]) -> dict[str, np.ndarray]:

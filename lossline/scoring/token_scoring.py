@@ -2,6 +2,9 @@
 
 The windows are those of training, read in order. Finished parts are kept in ``<out>.partial``, so
 that a killed scoring continues; the folder gets its name when it is complete.
+
+With several processes, the first one holds the folder: it says which parts are missing and writes
+them. The others compute their rows of every batch.
 """
 
 from __future__ import annotations
@@ -9,17 +12,21 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 from lossline.batches.plans import Windows
 from lossline.errors import UserError
-from lossline.evaluation.options import DeviceOptions, Devices, use_compilation_cache
+from lossline.evaluation.options import (
+    DeviceOptions,
+    Devices,
+    require_equal_options,
+    use_compilation_cache,
+)
 from lossline.evaluation.progress import EvaluationProgress
 from lossline.evaluation.restoring import CheckpointUnreadable, MeasurementFailed
 from lossline.evaluation.token_values import Rows, TokenMeasurer
@@ -28,6 +35,7 @@ from lossline.places import local_path
 from lossline.runs.checkpoints import parameters_fingerprint
 from lossline.runs.run_directory import RunDirectory
 from lossline.scoring.score_parts import ScoreParts, part_ranges
+from lossline.sharding import LaunchOptions, ProcessGroup, joined
 from lossline.stores import arrays
 from lossline.stores.sealed_json import NoStore
 from lossline.stores.token_scores import (
@@ -61,6 +69,7 @@ class TokenScoreOptions(DeviceOptions):
             ``<store>.token_scores/<run_id>-step<step>-<documents><context_length>``.
         part_tokens: tokens after which finished work is kept on disk. Default: a few seconds of
             work of a small model on one core.
+        launch: how several processes find each other; the mesh spans all their devices.
     """
 
     run: str
@@ -71,6 +80,7 @@ class TokenScoreOptions(DeviceOptions):
     quantities: tuple[ReferenceScore, ...] = (ReferenceScore.NATS,)
     out: str | None = None
     part_tokens: int = 1 << 18
+    launch: LaunchOptions = field(default_factory=LaunchOptions)
 
     def __post_init__(self) -> None:
         if not self.stores:
@@ -101,7 +111,7 @@ def score_tokens(options: TokenScoreOptions) -> list[TokenScores]:
     """Score every token of the stores that is not scored yet.
 
     Returns:
-        The scores of each store.
+        The scores of each store; nothing in other processes than the first.
 
     Raises:
         UserError: the run, its checkpoint or a store is missing or damaged, a store has another
@@ -109,7 +119,10 @@ def score_tokens(options: TokenScoreOptions) -> list[TokenScores]:
             something else (all raised before anything is computed), or the model's outputs are not
             finite.
     """
-    return TokenScorer(options).run()
+    with joined(options.launch, verb="score --tokens") as group:
+        with group.agreed():
+            scorer = TokenScorer(options, group=group)
+        return scorer.run()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,36 +140,47 @@ class TokenScorer:
     Args:
         options: options.
         progress: progress line.
+        group: the processes that score together. None: this process alone.
 
     Raises:
         UserError: an option is wrong, or the run does not exist.
     """
 
     def __init__(
-        self, options: TokenScoreOptions, *, progress: EvaluationProgress | None = None
+        self,
+        options: TokenScoreOptions,
+        *,
+        progress: EvaluationProgress | None = None,
+        group: ProcessGroup | None = None,
     ) -> None:
-        if jax.process_count() > 1:
-            raise UserError(
-                f"score --tokens: {jax.process_count()} processes share the devices. Score in one "
-                "process; score several stores at once by one process for each."
-            )
         self._options = options
+        self._group = group or ProcessGroup()
         self._run = RunDirectory.open(options.run)
         self._facts = self._run.facts
-        self._devices = Devices(options, verb="token_scores")
+        self._devices = Devices(options, verb="token_scores", group=group)
         self._model = self._devices.model(self._run)
         self._measurer = TokenMeasurer(self._model, batch_size=options.batch_size)
-        self._progress = progress or EvaluationProgress(label="score --tokens")
+        self._progress = progress or EvaluationProgress(
+            label="score --tokens", quiet=not self._group.first
+        )
         self._state: Any = None
 
     def run(self) -> list[TokenScores]:
         """Score what is not scored yet, and return the scores of each store."""
+        require_equal_options(self._group, self._options)
         use_compilation_cache(self._options.compilation_cache, beside=self._run.path)
-        step = self._step()
-        jobs = [self._job(location, step) for location in self._options.stores]
-        if any([_finished(job) is None for job in jobs]):  # asks all before anything is written
+        with self._group.agreed():
+            step = self._step()
+            jobs = [self._job(location, step) for location in self._options.stores]
+        self._group.require_equal(
+            {f"what is scored of {job.store.location}": job.source.key()[:12] for job in jobs},
+            fix="Give all hosts the same run and stores.",
+        )
+        # Asks all before anything is written.
+        if self._group.first_says(lambda: any([_finished(job) is None for job in jobs])):
             self._state = self._loaded(step)
-        return [self._scored(job) for job in jobs]
+        done = [self._scored(job) for job in jobs]
+        return [scores for scores in done if scores is not None]
 
     def _step(self) -> int:
         wanted = self._options.step
@@ -208,17 +232,25 @@ class TokenScorer:
         name = f"{source.run_id}-step{source.step}-{source.documents}{source.context_length}"
         return store.with_name(f"{store.name}.token_scores") / name
 
-    def _scored(self, job: _Job) -> TokenScores:
-        with _no_empty_folder(job.out.parent), building(job.out) as partial:
-            if (present := _finished(job)) is not None:
+    def _scored(self, job: _Job) -> TokenScores | None:
+        """Return the scores of a store; None in other processes than the first."""
+        with ExitStack() as stack:
+            partial = job.out
+            with self._group.agreed():
+                if self._group.first:
+                    stack.enter_context(_no_empty_folder(job.out.parent))
+                    partial = stack.enter_context(building(job.out))
+            if self._group.first_says(lambda: _finished(job) is not None):
                 self._progress.say(f"score: {job.out}: finished earlier, nothing to do")
-                return present
+                return _finished(job) if self._group.first else None
             parts = ScoreParts(
                 partial / "parts" / job.source.key()[:16],
                 job.source.quantities,
                 job.source.context_length,
             )
             ranges = self._measure(job, parts)
+            if not self._group.first:
+                return None
             manifest = _assembled(job, partial, parts, ranges, self._cost(job.source))
             shutil.rmtree(partial / "parts")
             write_manifest(partial, manifest)
@@ -236,7 +268,10 @@ class TokenScorer:
         windows = Windows(job.store, context_length=source.context_length, seed=0)
         rows = -(-self._options.part_tokens // source.context_length)
         ranges = part_ranges(windows.count, rows=rows, batch_size=batch_size)
-        missing = [part for part in ranges if not parts.has(part)]
+        unfinished = self._group.first_says(
+            lambda: [number for number, part in enumerate(ranges) if not parts.has(part)]
+        )
+        missing = [ranges[number] for number in unfinished]
         if not missing:
             return ranges
         self._progress.expect(sum(map(len, missing)) * source.context_length)
@@ -250,23 +285,33 @@ class TokenScorer:
         measured = self._measurer.stream(
             self._state, _rows(windows, batches, separate=separate), source.quantities
         )
+        for part in missing:
+            with self._group.agreed():
+                scores = self._part(part, measured, source)
+            if self._group.first:
+                parts.keep(part, scores)
+            self._progress.advance(len(part) * source.context_length, source.reference)
+        return ranges
+
+    def _part(
+        self, part: range, measured: Iterator[dict[str, np.ndarray]], source: ScoreSource
+    ) -> dict[str, np.ndarray]:
+        """Return the scores of a part by quantity, of its batches in ``measured``."""
         try:
-            for part in missing:
-                held = [next(measured) for _ in range(part.start, part.stop, batch_size)]
-                parts.keep(part, {n: _narrowed(n, held, source) for n in source.quantities})
-                self._progress.advance(len(part) * source.context_length, source.reference)
+            held = [next(measured) for _ in range(part.start, part.stop, self._options.batch_size)]
         except MeasurementFailed as error:
             raise UserError(
                 f"{self._run.path} step {source.step}: cannot be measured: "
                 f"{' '.join(str(error).split())}"
             ) from error
-        return ranges
+        return {name: _narrowed(name, held, source) for name in source.quantities}
 
     def _loaded(self, step: int) -> Any:
         """Return the parameters of the checkpoint."""
         [(_, state)] = self._model.states([step])
-        if isinstance(state, CheckpointUnreadable):
-            raise UserError(str(state))
+        with self._group.agreed():
+            if isinstance(state, CheckpointUnreadable):
+                raise UserError(str(state))
         return state
 
     def _cost(self, source: ScoreSource) -> dict[str, Any]:

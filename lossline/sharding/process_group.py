@@ -182,6 +182,7 @@ class ProcessGroup:
         state = "done"
         try:
             yield self
+            self._exchange(None)  # none leaves while another may still fail
         except BaseException as error:
             if error is not self._agreed:
                 state = f"ended: {_reason(error)}"

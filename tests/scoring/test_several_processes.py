@@ -21,25 +21,28 @@ from lossline.evaluation.evaluator import AccuracyAt, EvaluateOptions, evaluate
 from lossline.evaluation.sets import EvaluationSet
 from lossline.runs.run_directory import RunDirectory
 from lossline.scoring.score_pool import ScoreOptions, score
+from lossline.scoring.token_scoring import TokenScoreOptions, score_tokens
 from lossline.sharding import LaunchOptions, MeshOptions
 from lossline.sharding.launch import Launch
 from lossline.sharding.mesh import make_mesh
 from lossline.stores.store_writer import write_store
+from lossline.stores.token_scores import TokenScores
 from lossline.tables.schema import SetKind
 from lossline.vocabularies import ByteVocabulary
 from scoring.test_score_pool import write_pool, write_pool_store
 
-# What each of the two processes runs: two verbs, four errors of the second process that both must
+# What each of the two processes runs: three verbs, four errors of the second process that both must
 # report, and an evaluation in which the second process is killed at its third measurement.
 JOIN = """
 import os, pickle, signal, sys
 from dataclasses import replace
 number = int(sys.argv[1])
-evaluation, scoring, invisible, killed = pickle.load(sys.stdin.buffer)
+evaluation, scoring, token_scoring, invisible, killed = pickle.load(sys.stdin.buffer)
 from lossline.errors import UserError
 from lossline.evaluation import evaluator
 from lossline.evaluation.restoring import MeasurementFailed
 from lossline.scoring.score_pool import score
+from lossline.scoring.token_scoring import score_tokens
 from lossline.sharding import process_group
 from lossline.stores.token_store import TokenStore
 
@@ -48,6 +51,7 @@ def mine(options):
 
 evaluator.evaluate(mine(evaluation))
 score(mine(scoring))
+score_tokens(mine(token_scoring))
 
 def attempt(options):
     try:
@@ -112,7 +116,7 @@ def _losses(folder):
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """Folder of runs, stores and a pool."""
+    """Folder of runs, stores and a pool; options of scoring pages and of scoring tokens."""
     folder = tmp_path_factory.mktemp("several")
     make_stores(folder / "stores")
     _make_runs(folder / "alone")
@@ -131,7 +135,15 @@ def data(tmp_path_factory):
         shard_tokens=1000,
         compilation_cache="off",
     )
-    return folder, scoring
+    token_scoring = TokenScoreOptions(
+        run=str(folder / "alone" / "llama"),
+        stores=(str(folder / "pool" / "bytes" / pool.name / "scored"),),
+        out=str(folder / "tokens_alone"),
+        batch_size=8,
+        part_tokens=200,
+        compilation_cache="off",
+    )
+    return folder, scoring, token_scoring
 
 
 @pytest.fixture(scope="module")
@@ -141,7 +153,7 @@ def of_two(data):
     Returns:
         Lines that each process printed, and its exit status.
     """
-    folder, scoring = data
+    folder, scoring, token_scoring = data
     launch = LaunchOptions(
         how=Launch.EXPLICIT,
         coordinator=f"127.0.0.1:{_free_port()}",
@@ -154,6 +166,7 @@ def of_two(data):
     chosen = (
         evaluation,
         replace(scoring, out=str(folder / "scores_together"), launch=launch),
+        replace(token_scoring, out=str(folder / "tokens_together"), launch=launch),
         replace(evaluation, runs=("runs",)),
         replace(evaluation, runs=(str(folder / "killed"),)),
     )
@@ -185,7 +198,7 @@ def of_two(data):
 
 
 def test_the_loss_tables_are_those_of_one_process_to_the_last_digit(data, of_two, monkeypatch):
-    folder, _ = data
+    folder = data[0]
     together = _losses(folder / "together")
     assert (together["mamba"].set_index("step").loc[2, "status"] == "failed").all()
     assert (together["mamba"].set_index("step").loc[4, "status"] == "ok").all()
@@ -202,12 +215,20 @@ def test_the_loss_tables_are_those_of_one_process_to_the_last_digit(data, of_two
 
 
 def test_the_score_table_is_that_of_one_process_to_the_last_digit(data, of_two):
-    folder, scoring = data
+    folder, scoring, _ = data
     score(scoring)
     alone, together = (folder / f"scores_{name}" for name in ("alone", "together"))
     assert (alone / "scores.parquet").read_bytes() == (together / "scores.parquet").read_bytes()
     names = [sorted(p.name for p in f.glob("scores.shards/*/*")) for f in (alone, together)]
     assert names[0] == names[1] and len(names[0]) > 1
+
+
+def test_the_scores_of_tokens_are_those_of_one_process(data, of_two):
+    folder, _, token_scoring = data
+    [alone] = score_tokens(token_scoring)
+    together = TokenScores.open(folder / "tokens_together")
+    assert together.manifest == alone.manifest
+    assert alone.manifest.source.scored_tokens > 2 * token_scoring.part_tokens
 
 
 def test_both_processes_report_an_error_of_one(of_two):
@@ -226,7 +247,7 @@ def test_both_processes_report_an_error_of_one(of_two):
 
 
 def test_when_one_process_is_killed_the_other_ends_with_one_line(data, of_two):
-    folder, _ = data
+    folder = data[0]
     outputs, statuses = of_two
     assert statuses == [1, -signal.SIGKILL], outputs
     assert outputs[0][-1] == (

@@ -461,11 +461,6 @@ def test_help_of_both_forms(capsys):
         assert flag in said and "--tokens" in said
 
 
-def test_several_processes_are_refused(run, store, monkeypatch):
-    monkeypatch.setattr("jax.process_count", lambda: 2)
-    refused("2 processes", run, store)
-
-
 @pytest.mark.parametrize("word", ["--run", "--run=runs/reference", "--stores"])
 def test_flags_of_token_scores_without_tokens_name_the_switch(word, capsys):
     with pytest.raises(SystemExit) as stop:
