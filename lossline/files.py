@@ -1,7 +1,8 @@
-"""Write files and folders atomically, and lock them for one writer.
+"""Write files and folders atomically, and lock them for one writer, on disks and in buckets.
 
-A reader sees the old contents or the new ones, never half of them. A lock belongs to a process and
-ends with it, however it ends, so no stale lock is ever left behind.
+A reader sees the old contents or the new ones, never half of them. On a disk, a lock belongs to a
+process and ends with it, however it ends, so no stale lock is ever left behind. In a bucket, a lock
+is an object that its holder renews (``lossline.buckets.lease``).
 """
 
 from __future__ import annotations
@@ -12,12 +13,18 @@ import json
 import os
 import shutil
 import socket
+import sys
+import tempfile
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
+from lossline.buckets import lease
 from lossline.errors import UserError
+
+if TYPE_CHECKING:
+    from lossline.buckets.path import BucketPath
 
 
 @contextlib.contextmanager
@@ -27,7 +34,15 @@ def replacing(path: Path) -> Iterator[Path]:
     If the block raises, the temporary file is removed and ``path`` keeps its contents. An error of
     the file system names ``path``, not the temporary file. If ``path`` is a symbolic link, the file
     that it points to is replaced.
+
+    For a path in a bucket, the temporary file is local, and is uploaded when the block ends.
     """
+    if bucket := _in_bucket(path):
+        with tempfile.TemporaryDirectory(prefix="lossline-") as folder:
+            partial = Path(folder) / path.name
+            yield partial
+            bucket.upload(partial)
+        return
     target = Path(os.path.realpath(path))
     # Cut the name: the longest name that a file system takes must leave room for the rest.
     partial = target.with_name(f".{target.name[:50]}.{uuid.uuid4().hex[:8]}.partial")
@@ -44,12 +59,14 @@ def replacing(path: Path) -> Iterator[Path]:
 
 def write_text(path: Path, text: str) -> None:
     """Write a text file as UTF-8, atomically."""
-    with replacing(path) as partial:
-        partial.write_text(text, encoding="utf-8")
+    write_bytes(path, text.encode())
 
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Write a binary file atomically."""
+    if bucket := _in_bucket(path):
+        bucket.write_bytes(content)
+        return
     with replacing(path) as partial:
         partial.write_bytes(content)
 
@@ -68,8 +85,8 @@ def write_json(path: Path, tree: Any, *, indent: int = 1) -> None:
 def building(path: Path) -> Iterator[Path]:
     """Yield the folder ``<path>.partial``, locked for one writer.
 
-    The caller fills it and renames it to ``path``. Files of an interrupted writer stay in the
-    folder, so the next writer can resume.
+    The caller fills it and moves it to ``path`` (``publish``). Files of an interrupted writer stay
+    in the folder, so the next writer can resume.
 
     Raises:
         UserError: another process is writing there.
@@ -84,8 +101,9 @@ def building(path: Path) -> Iterator[Path]:
 def building_anew(path: Path) -> Iterator[Path]:
     """Yield the hidden folder ``.<name>.partial`` beside ``path``, empty and locked.
 
-    The caller renames it to ``path`` when it is complete. If the block raises, it is removed. The
-    name is hidden because what is found there is deleted: a user's own ``<path>.partial`` stays.
+    The caller moves it to ``path`` (``publish``) when it is complete. If the block raises, it is
+    removed. The name is hidden because what is found there is deleted: a user's own
+    ``<path>.partial`` stays.
 
     Raises:
         UserError: another process is writing there.
@@ -99,17 +117,53 @@ def building_anew(path: Path) -> Iterator[Path]:
             raise
 
 
+def publish(partial: Path, path: Path, *, mark: str) -> None:
+    """Move a complete folder to its name; readers see all of it or nothing.
+
+    Args:
+        partial: folder of ``building`` or ``building_anew``.
+        path: its name; must be free, or in a bucket hold an interrupted move of the same folder.
+        mark: name of the file without which readers take the folder for absent. A bucket renames
+            nothing at once: there, it is moved last.
+    """
+    if bucket := _in_bucket(partial):
+        bucket.move(path, last=mark)  # type: ignore[arg-type]
+    else:
+        os.replace(partial, path)
+
+
+def move(folder: Path, target: Path) -> None:
+    """Rename a folder, or move its objects in a bucket."""
+    if bucket := _in_bucket(folder):
+        bucket.move(target)  # type: ignore[arg-type]
+    else:
+        os.replace(folder, target)
+
+
+def remove_folder(folder: Path) -> None:
+    """Delete a folder and all below it."""
+    if bucket := _in_bucket(folder):
+        bucket.rmtree(missing_ok=True)
+    else:
+        shutil.rmtree(folder)
+
+
 @contextlib.contextmanager
 def locked(path: Path, refusal: Callable[[str], str]) -> Iterator[None]:
     """Hold the lock file ``path`` while the block runs.
 
     Args:
-        path: the lock file; made if absent, and never removed.
+        path: the lock file; made if absent, and never removed. In a bucket it is an object, which
+            is removed; what lies in its folder is written only while it is held.
         refusal: makes the error message from the name of the owner ("12345 on host").
 
     Raises:
         UserError: another process holds the lock.
     """
+    if _in_bucket(path):
+        with lease.held(str(path), (str(path.parent),), refusal, _say):
+            yield
+        return
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         if not _lock(descriptor, fcntl.LOCK_EX, path):
@@ -124,6 +178,8 @@ def locked(path: Path, refusal: Callable[[str], str]) -> Iterator[None]:
 
 def is_locked(path: Path) -> bool:
     """Return whether a living process holds the lock file ``path``."""
+    if _in_bucket(path):
+        return lease.is_held(str(path))
     try:
         descriptor = os.open(path, os.O_RDONLY)  # the file of another user may not be writable
     except FileNotFoundError:
@@ -150,6 +206,11 @@ def _lock(descriptor: int, kind: int, path: Path) -> bool:
 
 @contextlib.contextmanager
 def _locked_folder(partial: Path, path: Path) -> Iterator[Path]:
+    if _in_bucket(path):
+        lock = path.with_name(f".{path.name}.lock")
+        with lease.held(str(lock), (str(partial), str(path)), lambda _: _being_written(path), _say):
+            yield partial
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = _lock_folder(partial, path)
     try:
@@ -185,9 +246,7 @@ def _lock_folder(partial: Path, path: Path) -> int:
             continue
         try:
             if not _lock(descriptor, fcntl.LOCK_EX, partial):
-                raise UserError(
-                    f"{path}: another process is writing it. Wait for it or choose another folder."
-                )
+                raise UserError(_being_written(path))
         except UserError:
             os.close(descriptor)
             raise
@@ -197,6 +256,22 @@ def _lock_folder(partial: Path, path: Path) -> int:
         os.close(descriptor)
 
 
+def _being_written(path: Path) -> str:
+    return f"{path}: another process is writing it. Wait for it or choose another folder."
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _in_bucket(path: Path) -> BucketPath | None:
+    """Return a path in a bucket as its own type; None for a local path."""
+    return None if isinstance(path, Path) else cast("BucketPath", path)
+
+
 def _empty(folder: Path) -> None:
+    if bucket := _in_bucket(folder):
+        bucket.rmtree(missing_ok=True)
+        return
     for item in folder.iterdir() if folder.is_dir() else ():
         shutil.rmtree(item) if item.is_dir() and not item.is_symlink() else item.unlink()

@@ -1,11 +1,51 @@
-"""Check paths and names of output that the user gives."""
+"""Turn what the user gives into paths, and check names of output."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import cast
 
 from lossline.errors import UserError
+
+
+def to_path(place: str | os.PathLike[str], name: str = "") -> Path:
+    """Return the path of a file or folder, local or in a bucket.
+
+    Args:
+        place: path as given.
+        name: option that it was given for, for messages.
+
+    Returns:
+        A ``pathlib.Path`` of a local path. For ``gs://…`` a ``lossline.buckets.path.BucketPath``,
+        which has the same methods; the annotation says ``Path`` so that callers need no second
+        type. ``lossline.files`` writes to both.
+
+    Raises:
+        UserError: it is another URL, or gcsfs is not installed.
+    """
+    text = os.fspath(place)
+    if "://" not in text:
+        return Path(place)
+    what = f"{name} = {text}" if name else text
+    scheme, _, rest = text.partition("://")
+    if scheme != "gs":
+        raise UserError(
+            f"{what}: {scheme}:// is not supported. Use a bucket at gs://, or mount that storage "
+            "and give the folder."
+        )
+    if not rest.partition("/")[0]:
+        raise UserError(f"{what}: names no bucket. Give gs://bucket/folder.")
+    from lossline.buckets.objects import file_system
+    from lossline.buckets.path import BucketPath
+
+    file_system()  # says now which package is missing
+    return cast(Path, BucketPath(text))
+
+
+def in_bucket(path: str | os.PathLike[str]) -> bool:
+    """Return whether a path is in a bucket."""
+    return os.fspath(path).startswith("gs://")
 
 
 def local_path(place: str | os.PathLike[str], name: str) -> Path:

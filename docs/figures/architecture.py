@@ -108,6 +108,7 @@ _PLACES = {
     "sharding": (2.0, 1.0),
     "tables": (5.4, 2.0),
     "options": (5.4, 1.0),
+    "buckets": (3.75, 1.0),
     "reporting": (8.2, 6.0),
     "fits": (8.2, 5.0),
     "design": (9.8, 6.0),

@@ -1,0 +1,272 @@
+"""A storage emulator on loopback, and before it a proxy with preconditions and faults.
+
+The emulator (gcp-storage-emulator) ignores ``ifGenerationMatch``; the proxy enforces it, one
+request at a time, and answers with the errors that a test asks for.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import parse_qs, unquote, urlsplit
+
+from gcp_storage_emulator.server import create_server
+
+
+@dataclass(frozen=True)
+class Request:
+    """A request as the proxy sees it.
+
+    Attributes:
+        method: HTTP method.
+        action: "read" (content), "stat", "list", "write", "delete", "copy" or "bucket".
+        bucket: name of the bucket.
+        name: object, or prefix of a list; of a copy, the target.
+    """
+
+    method: str
+    action: str
+    bucket: str
+    name: str
+
+
+Chooses = Callable[[Request], bool]
+
+
+@dataclass
+class Fault:
+    """What happens to the requests that ``chooses`` picks.
+
+    Attributes:
+        kind: "refused" (``status``, nothing done), "late" (done, but the connection is closed
+            without an answer), "closed" (nothing done, connection closed), "forgotten" (answered as
+            if done, nothing stored), "done but 503" (done, answered with 503).
+        chooses: picks requests.
+        times: number of requests; then the fault is over.
+        after: number of requests that pass before.
+        status: HTTP status of "refused".
+    """
+
+    kind: str
+    chooses: Chooses
+    times: int = 1
+    after: int = 0
+    status: int = 503
+
+
+@dataclass
+class Emulator:
+    """The running emulator.
+
+    Attributes:
+        url: address of the proxy.
+        faults: faults to come, in order.
+        seen: requests so far.
+    """
+
+    url: str
+    faults: list[Fault] = field(default_factory=list)
+    seen: list[Request] = field(default_factory=list)
+    clock_ahead: float = 0.0
+
+    def fail(self, kind: str, chooses: Chooses, **options: int) -> Fault:
+        """Let requests fail from now on."""
+        fault = Fault(kind, chooses, **options)
+        self.faults.append(fault)
+        return fault
+
+    def make_bucket(self, name: str) -> str:
+        """Make a bucket and return its URL."""
+        _send(self.url, "POST", "/storage/v1/b", json.dumps({"name": name}).encode())
+        return f"gs://{name}"
+
+    def environment(self) -> dict[str, str]:
+        """Return the variables that point TensorStore, gcsfs and etils at the emulator."""
+        return {
+            "TENSORSTORE_GCS_HTTP_URL": self.url,
+            "GOOGLE_AUTH_TOKEN_FOR_TESTING": "token",
+            "STORAGE_EMULATOR_HOST": self.url,
+            "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false",
+            "EPATH_USE_TF": "false",
+        }
+
+
+@contextlib.contextmanager
+def running_emulator() -> Iterator[Emulator]:
+    """Run emulator and proxy while the block runs."""
+    for name in ("api", "gcp_storage_emulator"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    emulator = create_server("127.0.0.1", 0, in_memory=True)
+    emulator.start()
+    behind = emulator._api._httpd.server_address[1]
+    proxy = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
+    proxy.daemon_threads = True
+    port = proxy.server_address[1]
+    proxy.behind = behind
+    proxy.one_at_a_time = threading.Lock()
+    proxy.emulator = Emulator(f"http://127.0.0.1:{port}")
+    thread = threading.Thread(target=proxy.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    try:
+        yield proxy.emulator
+    finally:
+        proxy.shutdown()
+        proxy.server_close()
+        thread.join()
+        emulator.stop()
+
+
+def _send(address: str, method: str, path: str, body: bytes = b"") -> bytes:
+    connection = http.client.HTTPConnection(urlsplit(address).netloc)
+    connection.request(method, path, body, {"Content-Type": "application/json"})
+    content = connection.getresponse().read()
+    connection.close()
+    return content
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+
+    def _answer(self) -> None:
+        server = self.server
+        body = self._body()
+        request = _request(self.command, self.path, body)
+        with server.one_at_a_time:
+            server.emulator.seen.append(request)
+            fault = _fault(server.emulator.faults, request)
+            kind = fault.kind if fault else ""
+            if kind == "closed":
+                self.close_connection = True
+                return
+            if kind == "refused":
+                self._reply(fault.status, _error(fault.status))
+                return
+            if kind == "forgotten":
+                facts = {"name": request.name, "bucket": request.bucket, "generation": "7"}
+                self._reply(200, json.dumps(facts).encode())
+                return
+            refused = self._failed_precondition(request)
+            status, headers, content = (
+                (refused, {}, _error(refused)) if refused else self._forward(body)
+            )
+        if kind == "late":
+            self.close_connection = True
+            return
+        if kind == "done but 503":
+            self._reply(503, _error(503))
+            return
+        self._reply(status, content, headers)
+
+    do_GET = do_POST = do_PUT = do_DELETE = do_PATCH = _answer
+
+    def _body(self) -> bytes:
+        if self.headers.get("Transfer-Encoding", "").lower() == "chunked":
+            parts = []
+            while size := int(self.rfile.readline().strip() or b"0", 16):
+                parts.append(self.rfile.read(size))
+                self.rfile.readline()
+            self.rfile.readline()
+            return b"".join(parts)
+        return self.rfile.read(int(self.headers.get("Content-Length") or 0))
+
+    def _forward(self, body: bytes) -> tuple[int, dict[str, str], bytes]:
+        connection = http.client.HTTPConnection("127.0.0.1", self.server.behind)
+        skipped = ("transfer-encoding", "content-length", "connection")
+        headers = {k: v for k, v in self.headers.items() if k.lower() not in skipped}
+        headers["Content-Length"] = str(len(body))
+        connection.request(self.command, self.path, body, headers)
+        answer = connection.getresponse()
+        content = answer.read()
+        connection.close()
+        return answer.status, dict(answer.getheaders()), content
+
+    def _failed_precondition(self, request: Request) -> int:
+        """Return 412, 404 or 304 if the object is not in the asked-for version; 0 if it is."""
+        asked = {k: v[0] for k, v in parse_qs(urlsplit(self.path).query).items()}
+        wanted = {"generation", "ifGenerationMatch", "ifGenerationNotMatch"} & asked.keys()
+        if not wanted or request.action not in ("read", "stat", "write", "delete", "copy"):
+            return 0
+        there = self._generation(request)
+        if "generation" in asked and asked["generation"] != there:
+            return 404
+        if asked.get("ifGenerationMatch", there) != there:
+            return 412
+        if asked.get("ifGenerationNotMatch") == there and there != "0":
+            return 304
+        return 0
+
+    def _generation(self, request: Request) -> str:
+        connection = http.client.HTTPConnection("127.0.0.1", self.server.behind)
+        name = request.name.replace("%", "%25").replace("?", "%3F").replace("#", "%23")
+        connection.request("GET", f"/storage/v1/b/{request.bucket}/o/{name.replace(' ', '%20')}")
+        answer = connection.getresponse()
+        content = answer.read()
+        connection.close()
+        return json.loads(content)["generation"] if answer.status == 200 else "0"
+
+    def _reply(self, status: int, content: bytes, headers: dict[str, str] | None = None) -> None:
+        self.send_response_only(status)
+        ahead = self.server.emulator.clock_ahead
+        self.send_header("Date", self.date_time_string(time.time() + ahead))
+        for name, value in (headers or {}).items():
+            if name.lower() not in ("content-length", "date", "server", "connection"):
+                self.send_header(name, value)
+        empty = status in (204, 304)
+        if not empty:
+            self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        if not empty:
+            self.wfile.write(content)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def _request(method: str, path: str, body: bytes) -> Request:
+    parts = urlsplit(path)
+    asked = {k: v[0] for k, v in parse_qs(parts.query).items()}
+    where = parts.path.partition("/b/")[2]
+    bucket, _, rest = where.partition("/o")
+    name = unquote(rest.removeprefix("/"))
+    if parts.path.startswith("/upload/"):
+        name = asked.get("name", "")
+        if not name and asked.get("uploadType") == "multipart":
+            name = json.loads(body.partition(b"\r\n\r\n" if b"\r\n" in body[:99] else b"\n\n")[2]
+                              .split(b"\n--")[0])["name"]  # fmt: skip
+        return Request(method, "write", bucket, name)
+    if "/o" not in where:
+        return Request(method, "bucket", bucket, "")
+    if "/rewriteTo/b/" in rest or "/copyTo/b/" in rest:
+        target = rest.partition("To/b/")[2]
+        to_bucket, _, to_name = target.partition("/o/")
+        return Request(method, "copy", to_bucket, unquote(to_name))
+    if method == "DELETE":
+        return Request(method, "delete", bucket, name)
+    if not name:
+        return Request(method, "list", bucket, asked.get("prefix", ""))
+    media = asked.get("alt") == "media" or parts.path.startswith("/download/")
+    return Request(method, "read" if media else "stat", bucket, name)
+
+
+def _fault(faults: list[Fault], request: Request) -> Fault | None:
+    for fault in faults:
+        if not fault.times or not fault.chooses(request):
+            continue
+        if fault.after:
+            fault.after -= 1
+            continue
+        fault.times -= 1
+        return fault
+    return None
+
+
+def _error(status: int) -> bytes:
+    return json.dumps({"error": {"code": status, "message": f"made by a test: {status}"}}).encode()
