@@ -18,10 +18,11 @@ import tempfile
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from lossline.buckets import lease
 from lossline.errors import UserError
+from lossline.places import in_bucket
 
 if TYPE_CHECKING:
     from lossline.buckets.path import BucketPath
@@ -117,6 +118,38 @@ def building_anew(path: Path) -> Iterator[Path]:
             raise
 
 
+class Appended(Protocol):
+    """A binary file that grows."""
+
+    def write(self, content: bytes, /) -> object:
+        """Add ``content``."""
+
+    def flush(self) -> None:
+        """Hand what was added to the system; in a bucket, only if that was not done lately."""
+
+    def sync(self) -> None:
+        """Hand all that was added to the system, or to the bucket."""
+
+    def close(self) -> None:
+        """Do as ``sync``, and close the file."""
+
+
+def appending(path: Path) -> Appended:
+    """Open a file to add to its end."""
+    if bucket := _in_bucket(path):
+        from lossline.buckets.growing import GrowingObject
+
+        return GrowingObject(bucket)
+    return _LocalAppended(path)
+
+
+class _LocalAppended:
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("ab")
+        self.write, self.close = self._file.write, self._file.close
+        self.flush = self.sync = self._file.flush
+
+
 def publish(partial: Path, path: Path, *, mark: str) -> None:
     """Move a complete folder to its name; readers see all of it or nothing.
 
@@ -130,6 +163,36 @@ def publish(partial: Path, path: Path, *, mark: str) -> None:
         bucket.move(path, last=mark)  # type: ignore[arg-type]
     else:
         os.replace(partial, path)
+
+
+@contextlib.contextmanager
+def local_folder(path: Path) -> Iterator[Path]:
+    """Yield a folder of the file system for a library that writes only there.
+
+    It is ``path`` itself, or for a path in a bucket a temporary folder whose files are uploaded
+    when the block ends.
+    """
+    if not in_bucket(path):
+        yield path
+        return
+    with tempfile.TemporaryDirectory(prefix="lossline-") as folder:
+        yield Path(folder)
+        for file in sorted(file for file in Path(folder).rglob("*") if file.is_file()):
+            target = path / file.relative_to(folder).as_posix()
+            cast("BucketPath", target).upload(file)
+
+
+def check_locks(folder: Path) -> None:
+    """Check that this process still holds its lock on a folder in a bucket.
+
+    ``lossline.files`` and paths in buckets check it themselves; call this before another library
+    writes there.
+
+    Raises:
+        UserError: another process has taken the lock over.
+    """
+    if _in_bucket(folder):
+        lease.confirm(f"{folder}/")
 
 
 def move(folder: Path, target: Path) -> None:
@@ -266,7 +329,7 @@ def _say(text: str) -> None:
 
 def _in_bucket(path: Path) -> BucketPath | None:
     """Return a path in a bucket as its own type; None for a local path."""
-    return None if isinstance(path, Path) else cast("BucketPath", path)
+    return cast("BucketPath", path) if in_bucket(path) else None
 
 
 def _empty(folder: Path) -> None:

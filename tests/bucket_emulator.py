@@ -6,8 +6,10 @@ request at a time, and answers with the errors that a test asks for.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import http.client
+import itertools
 import json
 import logging
 import threading
@@ -15,9 +17,13 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
 from urllib.parse import parse_qs, unquote, urlsplit
 
+import pytest
 from gcp_storage_emulator.server import create_server
+
+from lossline.buckets import lease
 
 
 @dataclass(frozen=True)
@@ -106,8 +112,7 @@ def running_emulator() -> Iterator[Emulator]:
     emulator = create_server("127.0.0.1", 0, in_memory=True)
     emulator.start()
     behind = emulator._api._httpd.server_address[1]
-    proxy = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
-    proxy.daemon_threads = True
+    proxy = _Server(("127.0.0.1", 0), _Handler)
     port = proxy.server_address[1]
     proxy.behind = behind
     proxy.one_at_a_time = threading.Lock()
@@ -129,6 +134,13 @@ def _send(address: str, method: str, path: str, body: bytes = b"") -> bytes:
     content = connection.getresponse().read()
     connection.close()
     return content
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, *_: object) -> None:
+        """Say nothing: a killed process leaves broken connections."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -270,3 +282,45 @@ def _fault(faults: list[Fault], request: Request) -> Fault | None:
 
 def _error(status: int) -> bytes:
     return json.dumps({"error": {"code": status, "message": f"made by a test: {status}"}}).encode()
+
+
+# --- fixtures; a conftest.py imports them ------------------------------------------------------
+
+_NUMBERS = itertools.count()
+
+
+@pytest.fixture(scope="session")
+def running() -> Iterator[Emulator]:
+    with running_emulator() as emulator:
+        yield emulator
+
+
+@pytest.fixture
+def emulator(running: Emulator, monkeypatch: pytest.MonkeyPatch) -> Iterator[Emulator]:
+    """The emulator without faults; libraries are pointed at it, and repeat requests at once."""
+    for name, value in running.environment().items():
+        monkeypatch.setenv(name, value)
+
+    async def sleep(_: float) -> None:
+        await asyncio.sleep(0)
+
+    monkeypatch.setattr("gcsfs.retry.asyncio", SimpleNamespace(sleep=sleep))
+    running.faults.clear()
+    running.seen.clear()
+    yield running
+    running.faults.clear()
+    running.clock_ahead = 0.0
+
+
+@pytest.fixture
+def bucket(emulator: Emulator) -> str:
+    """URL of a new bucket."""
+    return emulator.make_bucket(f"bucket-{next(_NUMBERS)}")
+
+
+@pytest.fixture
+def quick_locks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Locks of seconds instead of minutes."""
+    monkeypatch.setattr(lease, "RENEW_EVERY", 0.3)
+    monkeypatch.setattr(lease, "LEFT_AFTER", 2.0)
+    monkeypatch.setattr(lease, "_TRUSTED", 0.5)

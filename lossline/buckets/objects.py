@@ -127,18 +127,23 @@ def _facts_and_time(url: str) -> tuple[ObjectFacts | None, float]:
     return _object_facts(json.loads(content)), now
 
 
-def read(url: str, *, generation: int | None = None) -> bytes:
+def read(
+    url: str, *, generation: int | None = None, part: tuple[int, int] | None = None
+) -> bytes:
     """Return the content of an object.
 
     Args:
         url: the object.
         generation: version to read; None: the newest.
+        part: first byte and end of the bytes to read; None: all.
 
     Raises:
         FileNotFoundError: the object does not exist, or no longer in this version.
     """
     bucket, name = split(url)
-    which = {} if generation is None else {"generation": generation}
+    which: dict[str, Any] = {} if generation is None else {"generation": generation}
+    if part is not None:
+        which["headers"] = {"Range": f"bytes={part[0]}-{part[1] - 1}"}
     try:
         _, content = _call(bucket, "GET", "b/{}/o/{}", bucket, name, alt="media", **which)
     except FileNotFoundError:

@@ -22,6 +22,7 @@ from etils.epath.gpath import PosixGPath
 from lossline.buckets import lease, objects
 
 _AT_ONCE = 16  # copies
+_IN_MEMORY = 8 * 2**20  # bytes; a larger object is read in parts of this size
 
 
 class BucketPath(PosixGPath):
@@ -125,7 +126,7 @@ class BucketPath(PosixGPath):
         kind = mode.replace("b", "").replace("t", "")
         raw: Any
         if kind == "r":
-            raw = io.BytesIO(self.read_bytes())
+            raw = self._opened()
         elif kind in ("w", "x"):
             if kind == "x" and self.is_file():
                 raise FileExistsError(17, os.strerror(17), str(self))
@@ -135,6 +136,12 @@ class BucketPath(PosixGPath):
         if not text:
             return raw  # type: ignore[no-any-return]
         return _Text(raw, encoding=encoding or "utf-8", errors=errors, newline=newline)
+
+    def _opened(self) -> IO[bytes]:
+        found = objects.facts(str(self))
+        if found is None or found.size <= _IN_MEMORY:
+            return io.BytesIO(self.read_bytes())
+        return io.BufferedReader(_Parts(str(self), found), _IN_MEMORY)
 
     # --- writing ---------------------------------------------------------------------------------
 
@@ -228,6 +235,37 @@ class BucketPath(PosixGPath):
         raise OSError(95, os.strerror(95), str(self))
 
     replace = rename
+
+
+class _Parts(io.RawIOBase):
+    """A large object, read in parts, all of one version."""
+
+    def __init__(self, url: str, found: objects.ObjectFacts) -> None:
+        super().__init__()
+        self._url, self._found, self._place = url, found, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._place
+
+    def seek(self, offset: int, whence: int = 0, /) -> int:
+        self._place = offset + (0, self._place, self._found.size)[whence]
+        return self._place
+
+    def readinto(self, buffer: Any, /) -> int:
+        end = min(self._place + len(buffer), self._found.size)
+        if end <= self._place:
+            return 0
+        found = self._found
+        part = objects.read(self._url, generation=found.generation, part=(self._place, end))
+        buffer[: len(part)] = part
+        self._place += len(part)
+        return len(part)
 
 
 class _Upload(io.RawIOBase):

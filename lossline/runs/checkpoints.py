@@ -16,20 +16,18 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import re
-import shutil
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
 
+from lossline.checksums import checksums
 from lossline.errors import UserError
-from lossline.files import write_json
+from lossline.files import check_locks, move, remove_folder, write_json
 from lossline.runs.run_directory import MANIFEST, RunDirectory, read_json
 
 # Orbax logs every save, and logs the traceback of errors that it also raises.
@@ -86,12 +84,11 @@ class CheckpointWriter:
         self.wait()
         target = self._folder / str(step)
         if jax.process_index() == 0 and target.exists():
-            shutil.rmtree(
-                target
-            )  # this step was saved before a fallback to an older step; same content
+            remove(target)  # this step was saved before a fallback to an older step; same content
+        check_locks(target)
         self._parts = parts_of(state)
         items = {part: ocp.args.StandardSave(state[part]) for part in self._parts}
-        self._orbax.save(target, args=ocp.args.Composite(**items))
+        self._orbax.save(str(target), args=ocp.args.Composite(**items))
         self._finishing = threading.Thread(
             target=self._finish, args=(step, kept, trained_tokens), name=f"checkpoint {step}"
         )
@@ -149,7 +146,8 @@ def write_manifest(
     """Write the manifest, which makes the checkpoint complete."""
     known = {"step": step, "kept": kept, "data": data}
     known |= {} if trained_tokens is None else {"trained_tokens": trained_tokens}
-    write_json(folder / MANIFEST, {**known, "files": _checksums(folder, _files(folder))})
+    files = {name: value for name, value in checksums(folder).items() if name != MANIFEST}
+    write_json(folder / MANIFEST, {**known, "files": files})
 
 
 def parameters_fingerprint(run: RunDirectory, step: int) -> str:
@@ -190,13 +188,13 @@ def drop_optimizer(folder: Path) -> None:
         if not name.startswith("optimizer/")
     }
     write_json(folder / MANIFEST, {**manifest, "files": files})
-    shutil.rmtree(folder / "optimizer")
+    remove_folder(folder / "optimizer")
 
 
 def remove(folder: Path) -> None:
     """Delete a checkpoint, the manifest first, so that a partial folder never counts."""
     (folder / MANIFEST).unlink(missing_ok=True)
-    shutil.rmtree(folder)
+    remove_folder(folder)
 
 
 def problem(folder: Path, *, part: tuple[int, int] = (0, 1)) -> str | None:
@@ -213,11 +211,12 @@ def problem(folder: Path, *, part: tuple[int, int] = (0, 1)) -> str | None:
         return str(error)
     except (KeyError, TypeError, AttributeError):
         return f"{MANIFEST} is malformed"
-    missing = [name for name in expected if not (folder / name).is_file()]
+    expected = {name: expected[name] for name in sorted(expected)[part[0] :: part[1]]}
+    found = checksums(folder, like=expected)
+    missing = [name for name in expected if name not in found]
     if missing:
         return f"{missing[0]} is missing"
-    found = _checksums(folder, sorted(expected)[part[0] :: part[1]])
-    changed = [name for name in found if tuple(found[name]) != expected[name]]
+    changed = [name for name in expected if found[name] != expected[name]]
     return f"{changed[0]} has changed since it was written" if changed else None
 
 
@@ -259,8 +258,8 @@ def clear_unsealed(run: RunDirectory) -> None:
         return
     for item in folder.iterdir():
         torn = item.name.isdigit() and not (item / MANIFEST).is_file()
-        if item.is_dir() and (torn or re.match(r"\d+\.orbax-checkpoint-tmp", item.name)):
-            shutil.rmtree(item)
+        if (torn or re.match(r"\d+\.orbax-checkpoint-tmp", item.name)) and item.is_dir():
+            remove_folder(item)
 
 
 def restore_state(
@@ -327,27 +326,12 @@ def _restore(folder: Path, abstract: Any) -> Any:
     alone = ocp.options.MultiprocessingOptions(primary_host=me, active_processes={me})
     handler = ocp.StandardCheckpointHandler(multiprocessing_options=alone)
     with ocp.Checkpointer(handler, multiprocessing_options=alone) as orbax:
-        return orbax.restore(folder, args=ocp.args.StandardRestore(abstract))
+        return orbax.restore(str(folder), args=ocp.args.StandardRestore(abstract))
 
 
 def _set_aside(folder: Path) -> None:
     number = 0
     while (aside := folder.with_name(f"{folder.name}.corrupt-{number}")).exists():
         number += 1
-    os.replace(folder, aside)
+    move(folder, aside)
 
-
-def _files(folder: Path) -> list[str]:
-    found = (item for item in folder.rglob("*") if item.is_file() and item != folder / MANIFEST)
-    return sorted(item.relative_to(folder).as_posix() for item in found)
-
-
-def _checksums(folder: Path, names: list[str]) -> dict[str, tuple[int, str]]:
-    with ThreadPoolExecutor(max_workers=4) as pool:
-        return dict(zip(names, pool.map(lambda name: _checksum(folder / name), names), strict=True))
-
-
-def _checksum(path: Path) -> tuple[int, str]:
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16))
-    return path.stat().st_size, digest.hexdigest()

@@ -6,7 +6,6 @@ import dataclasses
 import glob
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import jax
@@ -16,6 +15,7 @@ from lossline import models
 from lossline.errors import NotMadeYet, UserError
 from lossline.options.identity import option_value
 from lossline.options.roles import OPTION_PREFIX, Role, fact_of
+from lossline.places import to_path
 from lossline.runs import checkpoints
 from lossline.runs.run_directory import RunDirectory, RunState
 from lossline.tables.schema import START
@@ -167,21 +167,21 @@ def with_known_start(options: Options) -> Options:
 
 
 def _same_place(one: str, other: str) -> bool:
-    return Path(one).resolve() == Path(other).resolve()
+    return to_path(one).resolve() == to_path(other).resolve()
 
 
 def _recorded(start: FromRun, options: Starting) -> Iterator[FromRun]:
     """Yield the origins of this name and step that directories of the run recorded."""
     pattern = f"{glob.escape(options.name)}-{'[0-9a-f]' * 8}"
     given = options.directory
-    folders = [Path(given)] if given is not None else sorted(Path(options.root).glob(pattern))
+    folders = [to_path(given)] if given is not None else sorted(to_path(options.root).glob(pattern))
     for folder in folders:
         try:
             run = RunDirectory.open(folder)
             fingerprint, facts = run.config.get("start"), run.facts
         except (UserError, AttributeError):  # another folder, or a damaged one
             continue
-        same_run = facts.get("start_run") == Path(start.run).resolve().name
+        same_run = facts.get("start_run") == to_path(start.run).resolve().name
         same_step = start.step is None or facts.get("start_step") == start.step
         if fingerprint and same_run and same_step:
             yield dataclasses.replace(start, step=facts["start_step"], parameters=fingerprint)

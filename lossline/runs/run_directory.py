@@ -21,6 +21,7 @@ from typing import Any
 
 from lossline.errors import UserError
 from lossline.files import is_locked, locked, write_json
+from lossline.places import to_path
 
 MANIFEST = "manifest.json"
 # Files that a training writes before config.json, the mark of a run directory.
@@ -61,7 +62,7 @@ class RunDirectory:
         Raises:
             UserError: no run directory exists there.
         """
-        path = Path(path)
+        path = to_path(path)
         if not (path / "config.json").is_file():
             what = "contains no config.json" if path.exists() else "does not exist"
             raise UserError(

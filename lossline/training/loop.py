@@ -22,7 +22,7 @@ from jax.sharding import Mesh
 
 from lossline.batches.plans import BatchPlan, MixturePlan
 from lossline.errors import UserError
-from lossline.files import write_json, write_text
+from lossline.files import local_folder, write_json, write_text
 from lossline.options.gin_text import gin_text
 from lossline.options.identity import identity
 from lossline.runs import checkpoints
@@ -286,6 +286,7 @@ def _steps(
             stopping = stop.asked(step)
             if step in keep or stopping or clock.due(step):
                 reporter.flush()  # raises before a state with NaN or infinity is saved
+                reporter.sync()
                 trained = None if options.objective is None else job.trained_tokens
                 writer.save(step, state, kept=step in keep, trained_tokens=trained)
                 clock.reset()
@@ -341,6 +342,11 @@ class _Reporter:
         before, self._waiting = self._waiting, None
         if before is not None:
             self._report(*before)
+
+    def sync(self) -> None:
+        """Write the reported metrics, so that a run that continues from here has them."""
+        if self._writer is not None:
+            self._writer.sync()
 
     def _report(self, step: int, metrics: jax.Array) -> None:
         names = self._job.trainer.metric_names
@@ -430,6 +436,7 @@ class _Profile:
         self._folder = job.run.path / "profile"
         self._say = job.progress.say
         self._traced: tuple[int, int] | None = None  # first and last step of the running trace
+        self._local = contextlib.ExitStack()
         if 0 < self._last <= job.step:
             self._say(
                 f"no profile: steps {self._first} to {self._last} finished in an earlier start. "
@@ -446,7 +453,7 @@ class _Profile:
     def before(self, step: int) -> None:
         """Start the trace at its first step."""
         if self._first <= step <= self._last and self._traced is None:
-            jax.profiler.start_trace(str(self._folder))
+            jax.profiler.start_trace(self._local.enter_context(local_folder(self._folder)))
             self._traced = step, step
 
     def after(self, step: int, state: State) -> None:
@@ -462,4 +469,5 @@ class _Profile:
         first, last = self._traced
         self._traced = None
         jax.profiler.stop_trace()
+        self._local.close()
         self._say(f"profile of steps {first} to {last} in {self._folder}")

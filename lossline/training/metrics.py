@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 
-from lossline.files import write_text
+from lossline.files import appending, write_text
 
 Scalars = Mapping[str, float | int | None]
 
@@ -25,18 +25,24 @@ class MetricsWriter:
     def __init__(self, folder: Path, *, step: int, tensorboard: bool = True) -> None:
         self._path = folder / "metrics.jsonl"
         _keep_until(self._path, step)
-        self._lines = self._path.open("a", encoding="utf-8")
+        self._lines = appending(self._path)
         self._events = EventWriter(folder / "tensorboard", step=step) if tensorboard else None
 
     def write(self, scalars: Scalars) -> None:
         """Write one row, which must contain "step". Values that are None are left out."""
         row = {name: value for name, value in scalars.items() if value is not None}
-        self._lines.write(json.dumps(row) + "\n")
+        self._lines.write(f"{json.dumps(row)}\n".encode())
         self._lines.flush()
         if self._events is not None:
             self._events.scalars(
                 int(row["step"]), {k: float(v) for k, v in row.items() if k != "step"}
             )
+
+    def sync(self) -> None:
+        """Write all rows so far; a run that resumes from a checkpoint needs the rows before it."""
+        self._lines.sync()
+        if self._events is not None:
+            self._events.sync()
 
     def close(self) -> None:
         """Close both files."""
@@ -91,7 +97,8 @@ class EventWriter:
         folder.mkdir(parents=True, exist_ok=True)
         stamp = f"{time.time():.6f}"
         name = f"events.out.tfevents.{stamp}.{socket.gethostname()}.{os.getpid()}"
-        self._records = RecordWriter((folder / name).open("wb"))
+        self._file = appending(folder / name)
+        self._records = RecordWriter(self._file)
         self._write(file_version="brain.Event:2")
         if step:
             self._write(step=step + 1, session_log=SessionLog(status=SessionLog.START))
@@ -102,6 +109,10 @@ class EventWriter:
         for name, value in values.items():
             summary.value.add(tag=name, simple_value=value)
         self._write(step=step, summary=summary)
+
+    def sync(self) -> None:
+        """Write all events so far."""
+        self._file.sync()
 
     def close(self) -> None:
         """Close the file."""

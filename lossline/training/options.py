@@ -11,7 +11,7 @@ from lossline.batches.mixture import Mixture, store_identity
 from lossline.errors import UserError
 from lossline.objectives.options import Selective
 from lossline.options.identity import identity
-from lossline.places import local_path
+from lossline.places import to_path
 from lossline.runs.earlier_runs import find_run
 from lossline.runs.origin import FromRun
 from lossline.seeds import check_seed
@@ -170,7 +170,7 @@ class TrainOptions:
         for name in ("root", "directory", "compilation_cache"):
             place = getattr(self, name)
             if place is not None:
-                local_path(place, f"train.{name}")
+                to_path(place, f"train.{name}")
         if self.length > self.model.context_length:
             raise UserError(
                 f"train.context_length = {self.length} is more than the model's context_length "
@@ -229,8 +229,8 @@ class TrainOptions:
             NotMadeYet: the store or the origin does not exist yet, so the run has no identity.
         """
         if self.directory is not None:
-            return Path(self.directory)
-        return find_run(Path(self.root), self.name, identity(self))
+            return to_path(self.directory)
+        return find_run(to_path(self.root), self.name, identity(self))
 
     @property
     def cache_folder(self) -> Path | None:
@@ -238,8 +238,8 @@ class TrainOptions:
         if self.compilation_cache == "off":
             return None
         if self.compilation_cache is not None:
-            return Path(self.compilation_cache)
-        root = Path(self.root) if self.directory is None else Path(self.directory).parent
+            return to_path(self.compilation_cache)
+        root = to_path(self.root) if self.directory is None else to_path(self.directory).parent
         return root / ".compilation_cache"
 
     @property
