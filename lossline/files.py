@@ -27,6 +27,8 @@ from lossline.places import in_bucket
 if TYPE_CHECKING:
     from lossline.buckets.path import BucketPath
 
+_PIECE = 2**20  # bytes that are copied at once
+
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
@@ -182,6 +184,24 @@ def local_folder(path: Path) -> Iterator[Path]:
             cast("BucketPath", target).upload(file)
 
 
+@contextlib.contextmanager
+def local_copy(path: Path) -> Iterator[Path]:
+    """Yield a file or folder for a library that reads only the file system.
+
+    It is ``path`` itself, or for a path in a bucket a temporary copy.
+    """
+    if not in_bucket(path):
+        yield path
+        return
+    with tempfile.TemporaryDirectory(prefix="lossline-") as folder:
+        copy = Path(folder) / path.name
+        below = {file: copy / file.relative_to(path).as_posix() for file in path.rglob("*")}
+        for file, target in (below or {path: copy}).items():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            copy_file(file, target)
+        yield copy
+
+
 def check_locks(folder: Path) -> None:
     """Check that this process still holds its lock on a folder in a bucket.
 
@@ -193,6 +213,18 @@ def check_locks(folder: Path) -> None:
     """
     if _in_bucket(folder):
         lease.confirm(f"{folder}/")
+
+
+def copy_file(source: Path, target: Path) -> None:
+    """Copy a file atomically, from and to the file system or a bucket."""
+    bucket = _in_bucket(target)
+    if bucket and in_bucket(source):
+        bucket.copy_of(source)
+    elif bucket:
+        bucket.upload(source)
+    else:
+        with replacing(target) as partial, source.open("rb") as file, partial.open("wb") as copy:
+            shutil.copyfileobj(file, copy, _PIECE)
 
 
 def move(folder: Path, target: Path) -> None:

@@ -9,13 +9,15 @@ import itertools
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from lossline.errors import UserError
-from lossline.files import building, building_anew, write_json
+from lossline.files import building, building_anew, copy_file, write_json
+from lossline.places import in_bucket
 
 
 class FolderState(enum.Enum):
@@ -58,7 +60,8 @@ class ResultsFolder:
             return FolderState.FREE
         mark = out / self.mark
         if not mark.is_file():
-            return FolderState.FOREIGN
+            left = in_bucket(out) and (out / self._unfinished).is_file()
+            return FolderState.FREE if left else FolderState.FOREIGN
         try:
             earlier = _read_json(mark)
         except ValueError:
@@ -105,16 +108,15 @@ class ResultsFolder:
                 the start.
         """
         out = out.resolve()  # "." has no sibling, and a symbolic link is to stay one
+        if in_bucket(out):
+            with building(out), tempfile.TemporaryDirectory(prefix="lossline-") as folder:
+                yield Path(folder)
+                self._complete(Path(folder), out, fingerprint)
+                self._upload(Path(folder), out)
+            return
         with building_anew(out) as partial:
             yield partial
-            if self.state(out, fingerprint) is FolderState.FOREIGN:
-                raise UserError(
-                    f"{out}: something else was put there meanwhile. Run lossline.{self.verb} "
-                    "again with another --out."
-                )
-            files = sorted(path.relative_to(partial).as_posix() for path in _files(partial))
-            mark = {"fingerprint": fingerprint, "what": self.what, "files": [self.mark, *files]}
-            write_json(partial / self.mark, mark)
+            self._complete(partial, out, fingerprint)
             if out.exists() and any(out.iterdir()):
                 earlier = out.with_name(f".{out.name}.earlier-{os.getpid()}")
                 os.rename(out, earlier)
@@ -123,6 +125,46 @@ class ResultsFolder:
                 shutil.rmtree(earlier)
             else:
                 os.replace(partial, out)
+
+    def _complete(self, partial: Path, out: Path, fingerprint: str) -> None:
+        """Write the mark of the new results, if they may still be put at ``out``."""
+        if self.state(out, fingerprint) is FolderState.FOREIGN:
+            raise UserError(
+                f"{out}: something else was put there meanwhile. Run lossline.{self.verb} "
+                "again with another --out."
+            )
+        files = sorted(path.relative_to(partial).as_posix() for path in _files(partial))
+        mark = {"fingerprint": fingerprint, "what": self.what, "files": [self.mark, *files]}
+        write_json(partial / self.mark, mark)
+
+    @property
+    def _unfinished(self) -> str:
+        """Name of the object that lists what an interrupted upload may have left."""
+        return f".{self.mark}.unfinished"
+
+    def _upload(self, partial: Path, out: Path) -> None:
+        """Replace the results at ``out`` in a bucket; the mark goes first and comes last.
+
+        A bucket renames nothing, so for the seconds of the upload no results are there.
+        """
+        mark, unfinished = out / self.mark, out / self._unfinished
+        earlier = {
+            name
+            for file in (mark, unfinished)
+            if file.is_file()
+            for name in _read_json(file)["files"]
+        }
+        new = {path.relative_to(partial).as_posix() for path in _files(partial)}
+        write_json(unfinished, {"what": self.what, "files": sorted(earlier | new)})
+        mark.unlink(missing_ok=True)
+        for name in sorted(earlier - new - {self.mark}):
+            (out / name).unlink(missing_ok=True)
+        for name in sorted(new - {self.mark}):
+            if name not in earlier and (out / name).is_file():  # of a user
+                copy_file(out / name, aside(out / name))
+            copy_file(partial / name, out / name)
+        copy_file(partial / self.mark, mark)
+        unfinished.unlink()
 
     def finish_replacement(self, out: Path) -> None:
         """Finish what a process killed during the replacement of earlier results left.
@@ -134,6 +176,8 @@ class ResultsFolder:
             UserError: another process is writing there.
         """
         out = out.resolve()
+        if in_bucket(out):  # `state` knows an interrupted upload
+            return
         if not (left := sorted(out.parent.glob(f".{glob.escape(out.name)}.earlier-*"))):
             return
         with building(out):

@@ -21,9 +21,6 @@ from types import SimpleNamespace
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import pytest
-from gcp_storage_emulator.server import create_server
-
-from lossline.buckets import lease
 
 
 @dataclass(frozen=True)
@@ -107,6 +104,8 @@ class Emulator:
 @contextlib.contextmanager
 def running_emulator() -> Iterator[Emulator]:
     """Run emulator and proxy while the block runs."""
+    from gcp_storage_emulator.server import create_server
+
     for name in ("api", "gcp_storage_emulator"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     emulator = create_server("127.0.0.1", 0, in_memory=True)
@@ -321,6 +320,8 @@ def bucket(emulator: Emulator) -> str:
 @pytest.fixture
 def quick_locks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Locks of seconds instead of minutes."""
+    from lossline.buckets import lease
+
     monkeypatch.setattr(lease, "RENEW_EVERY", 0.3)
     monkeypatch.setattr(lease, "LEFT_AFTER", 2.0)
     monkeypatch.setattr(lease, "_TRUSTED", 0.5)

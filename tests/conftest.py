@@ -22,9 +22,12 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before NumPy is imported
 
 import pytest
+from bucket_emulator import bucket, emulator, quick_locks, running
 
 if TYPE_CHECKING:
     from lossline.stores.token_store import TokenStore
+
+__all__ = ["bucket", "emulator", "quick_locks", "running"]  # fixtures
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 

@@ -127,9 +127,7 @@ def _facts_and_time(url: str) -> tuple[ObjectFacts | None, float]:
     return _object_facts(json.loads(content)), now
 
 
-def read(
-    url: str, *, generation: int | None = None, part: tuple[int, int] | None = None
-) -> bytes:
+def read(url: str, *, generation: int | None = None, part: tuple[int, int] | None = None) -> bytes:
     """Return the content of an object.
 
     Args:

@@ -168,6 +168,11 @@ class BucketPath(PosixGPath):
         lease.confirm(str(self))
         objects.upload(os.fspath(file), str(self))
 
+    def copy_of(self, source: os.PathLike[str]) -> None:
+        """Write the object as a copy of another one, inside the storage."""
+        lease.confirm(str(self))
+        objects.copy(os.fspath(source), str(self))
+
     def move(self, target: Self, *, last: str = "") -> None:
         """Move the objects below to ``target``, by copies inside the storage.
 

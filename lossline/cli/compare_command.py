@@ -20,7 +20,7 @@ from lossline.comparisons.compare import LevelComparison, compare_levels
 from lossline.comparisons.options import CompareOptions
 from lossline.comparisons.results import COMPARE_FOLDER, save_comparison, summary
 from lossline.options.identity import not_identity
-from lossline.places import local_path
+from lossline.places import to_path
 
 # Packages whose code the results depend on.
 _ROOMS = ("tables", "options", "matching", "comparisons")
@@ -56,7 +56,7 @@ def compare_to_folder(options: CompareCommand) -> LevelComparison | None:
     Raises:
         UserError: the table or an option is wrong, or ``out`` contains something else.
     """
-    out = local_path(options.out, "compare.out")
+    out = to_path(options.out, "compare.out")
     paths = as_paths(options.table)
     table, dropped = read_table(paths, options.bad_rows)
     fingerprint = fingerprint_of(table, options, _ROOMS)

@@ -29,6 +29,7 @@ from typing import Any, NoReturn, TextIO
 
 from lossline.cli.file_errors import refusal_of_a_place
 from lossline.errors import UserError
+from lossline.places import to_path
 
 Loader = Callable[[], "Verb"]
 
@@ -466,7 +467,7 @@ def _coerce_plain(where: str, value: Any, hint: type) -> Any:
             names = ", ".join(repr(member.value) for member in hint)
             raise UserError(f"{where} = {value!r}: must be one of {names}") from None
     if issubclass(hint, Path) and isinstance(value, str):
-        return Path(value)
+        return to_path(value, where)
     whole = isinstance(value, int) and not isinstance(value, bool)
     if hint is float and whole:
         return float(value)

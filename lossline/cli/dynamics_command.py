@@ -12,7 +12,7 @@ import pandas as pd
 from lossline.cli.table_inputs import fingerprint_of, provenance, say_since
 from lossline.errors import UserError
 from lossline.options.identity import not_identity
-from lossline.places import local_path
+from lossline.places import to_path
 from lossline.token_curves.follow import Follower, Model
 from lossline.token_curves.options import FollowOptions
 from lossline.token_dynamics.analysis import analyze
@@ -54,7 +54,7 @@ def dynamics(options: DynamicsCommand) -> TokenDynamics | None:
     Raises:
         UserError: an input is missing or wrong, or ``out`` contains something else.
     """
-    out = local_path(options.out, "dynamics.out")
+    out = to_path(options.out, "dynamics.out")
     follower = Follower(options)
     wanted = _fingerprint(options, follower, follower.models)
     if DYNAMICS_FOLDER.is_up_to_date(out, wanted, replace=options.replace):

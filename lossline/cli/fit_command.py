@@ -24,7 +24,7 @@ from lossline.fits.fitting import TableFitOptions, fit_table
 from lossline.fits.results import ComputeLawFit, TableFit
 from lossline.lines.common_cases import Comparison, compare
 from lossline.options.identity import not_identity
-from lossline.places import local_path
+from lossline.places import to_path
 from lossline.tables.schema import Unit
 
 # Packages whose code the results depend on.
@@ -65,7 +65,7 @@ def fit_to_folder(options: FitCommand) -> TableFit | None:
     Raises:
         UserError: the table or an option is wrong, or ``out`` contains something else.
     """
-    out = local_path(options.out, "fit.out")
+    out = to_path(options.out, "fit.out")
     paths = as_paths(options.table)
     table, dropped = read_table(paths, options.bad_rows)
     fingerprint = fit_fingerprint(table, options)

@@ -10,7 +10,7 @@ import pandas as pd
 
 from lossline import tables
 from lossline.errors import UserError
-from lossline.places import local_path
+from lossline.places import to_path
 from lossline.tables import scores
 from lossline.tables.frames import complete, typed
 from lossline.tables.schema import Status
@@ -42,7 +42,7 @@ def import_to_file(options: ImportOptions) -> Path:
     Raises:
         UserError: ``out`` exists with different contents.
     """
-    out = local_path(options.out, "import_sweep.out")
+    out = to_path(options.out, "import_sweep.out")
     imported = import_sweep(options.source, options.path, mapping=options.mapping)
     for note in imported.notes:
         print(note)

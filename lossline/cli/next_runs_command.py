@@ -8,7 +8,6 @@ import hashlib
 import math
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, Protocol
 
 import pandas as pd
@@ -26,7 +25,7 @@ from lossline.design.candidates import flops_ratio, model_asked, runs_of
 from lossline.design.plan_files import PLAN_FOLDER, save_plan, summary
 from lossline.errors import UserError
 from lossline.options.identity import identity, not_identity
-from lossline.places import local_path
+from lossline.places import to_path
 from lossline.tables.frames import nearest_name, nearest_names
 from lossline.tables.schema import SHARE, Status, Unit, of_run
 
@@ -59,7 +58,7 @@ GridMaker = Callable[[str, pd.DataFrame, Sequence[Candidate]], Grid]
 
 def _contents(path: str) -> str:
     """Return a path with the hash of the file, as the study's part of the results' identity."""
-    file = Path(path)
+    file = to_path(path)
     return f"{path} {hashlib.sha256(file.read_bytes()).hexdigest()}" if file.is_file() else path
 
 
@@ -199,7 +198,7 @@ def next_runs(options: NextRunsCommand, make_grid: GridMaker) -> Plan | None:
             else.
     """
     paths = as_paths(options.table)
-    if options.study and not Path(options.study).is_file():
+    if options.study and not to_path(options.study).is_file():
         raise UserError(f"--study: no file {options.study}. Give the gin file of the study.")
     table, dropped = read_table(paths, options.bad_rows)
     target = checked_target(table, options)
@@ -210,7 +209,7 @@ def next_runs(options: NextRunsCommand, make_grid: GridMaker) -> Plan | None:
         found, grid = plan()
         _print(found, grid)
         return found
-    out = local_path(options.out, "next_runs.out")
+    out = to_path(options.out, "next_runs.out")
     fingerprint = fingerprint_of(table, options, _ROOMS)
     if PLAN_FOLDER.is_up_to_date(out, fingerprint, replace=options.replace):
         print((out / "summary.txt").read_text(encoding="utf-8").rstrip())
@@ -280,8 +279,8 @@ def _within_note(table: pd.DataFrame, target: Target) -> list[str]:
 
 def _study_note(options: NextRunsCommand) -> list[str]:
     """Say that the table lies in a study's folder, if its gin file is not given."""
-    folders = [Path(path) if Path(path).is_dir() else Path(path).parent for path in
-               as_paths(options.table)]  # fmt: skip
+    paths = [to_path(path) for path in as_paths(options.table)]
+    folders = [path if path.is_dir() else path.parent for path in paths]
     if options.study or not any((folder / "study.json").is_file() for folder in folders):
         return []
     return ["A study made this table: with --study=FILE.gin (its gin file), the grid continues it."]

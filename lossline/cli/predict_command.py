@@ -6,7 +6,6 @@ import dataclasses
 import functools
 import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -30,7 +29,7 @@ from lossline.mixtures.catalogue import DEFAULT as DEFAULT_LAW
 from lossline.mixtures.limits import Limits
 from lossline.mixtures.optimum import Pull
 from lossline.options.identity import not_identity
-from lossline.places import local_path
+from lossline.places import to_path
 from lossline.prediction import PredictOptions, Predictor
 from lossline.prediction.methods import DEFAULT
 from lossline.prediction.predict import projection, rows_to_use
@@ -261,7 +260,7 @@ def project(
 
 def predict_to_folder(options: PredictCommand) -> Predictions | None:
     """Predict, write the folder and print the summary (see ``predict``)."""
-    out = local_path(options.out, "predict.out")
+    out = to_path(options.out, "predict.out")
     paths = as_paths(options.table)
     table, dropped = read_table(paths, options.bad_rows)
     _check_chance(table, options)
@@ -286,7 +285,7 @@ def predict_to_folder(options: PredictCommand) -> Predictions | None:
             say("figures and report")
             write_prediction_report(found, partial, provenance=about, say=say)
     print(text)
-    print(f"Results: {out / 'report.html' if options.report else Path(out)}", flush=True)
+    print(f"Results: {out / 'report.html' if options.report else out}", flush=True)
     return found
 
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from lossline.files import local_folder
 from lossline.fits.files import load_results
+from lossline.places import to_path
+from lossline.reporting.page_files import page_path
 from lossline.reporting.report import write_report
 
 
@@ -27,6 +30,9 @@ class ReportOptions:
 def report(options: ReportOptions) -> Path:
     """Write the page and its figures, print the path and return it."""
     results = load_results(options.results)
-    page = write_report(results, options.out or options.results, title=options.title)
+    out = to_path(options.out or options.results, "report.out")
+    page = page_path(out)
+    with local_folder(out) as folder:
+        write_report(results, folder, title=options.title)
     print(f"Report: {page}")
     return page

@@ -24,7 +24,7 @@ from lossline.errors import UserError
 from lossline.options.identity import identity, not_identity
 from lossline.pages.methods import PositiveClassifier
 from lossline.pages.overlap import question_text
-from lossline.places import local_path
+from lossline.places import to_path
 from lossline.stores.prepare_all import vocabulary_spec
 from lossline.tables import scores as score_tables
 from lossline.vocabularies import Bytes, HuggingFace, SentencePiece, Tiktoken, VocabularySpec
@@ -82,7 +82,7 @@ def select(options: SelectCommand) -> Choices | None:
         UserError: an input is missing or wrong, the pool was changed since it was scored, the
             budget is larger than the pool, or ``out`` contains something else.
     """
-    out = local_path(options.out, "select.out")
+    out = to_path(options.out, "select.out")
     scores, losses = _tables(options)
     spec, pool_fingerprint = None, ""
     if options.pool is not None:

@@ -10,6 +10,7 @@ from typing import Any
 from lossline.evaluation.options import MeasureOptions, require_equal_options
 from lossline.options.columns import option_columns
 from lossline.options.identity import tree_hash
+from lossline.places import to_path
 from lossline.runs.run_directory import RunDirectory, RunState
 from lossline.sharding import ProcessGroup
 from lossline.tables.schema import FACTS, of_run
@@ -24,7 +25,7 @@ def find_runs(paths: Sequence[str]) -> list[RunDirectory]:
     """
     found: dict[Path, RunDirectory] = {}
     for name in paths:
-        path = Path(name)
+        path = to_path(name)
         inside = sorted(path.glob("*/config.json")) if path.is_dir() else []
         if (path / "config.json").is_file() or not inside:
             candidates = [path]  # RunDirectory.open says what is wrong with it

@@ -15,6 +15,7 @@ from lossline.evaluation.documents import Layout
 from lossline.evaluation.packing import RowLayout
 from lossline.evaluation.restoring import RunModel
 from lossline.evaluation.windows import LongDocuments, WindowRule
+from lossline.places import to_path
 from lossline.runs.run_directory import RunDirectory
 from lossline.sharding import (
     BATCH_AXES,
@@ -174,5 +175,5 @@ def use_compilation_cache(folder: str | None, *, beside: Path) -> None:
     """
     folder = folder or str(beside.parent / ".compilation_cache")
     if folder != "off":
-        jax.config.update("jax_compilation_cache_dir", str(Path(folder).resolve()))
+        jax.config.update("jax_compilation_cache_dir", str(to_path(folder).resolve()))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)

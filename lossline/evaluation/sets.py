@@ -12,6 +12,7 @@ from lossline.errors import UserError
 from lossline.evaluation.documents import Layout
 from lossline.evaluation.measures import AnswerLoss, ChoiceAccuracy, DocumentLoss, Measure
 from lossline.evaluation.windows import LongDocuments, WindowRule
+from lossline.places import to_path
 from lossline.stores.task_store import TaskStore
 from lossline.stores.token_store import TokenStore
 from lossline.tables.schema import SetKind
@@ -60,7 +61,7 @@ class EvaluationSet:
                     f"{facts.get('run_id')} has no such fact. Use facts of the run, such as "
                     "{tokenizer}, or {name}."
                 )
-        return Path(self.path.format(**known))
+        return to_path(self.path.format(**known))
 
 
 class SetLibrary:

@@ -17,12 +17,13 @@ import pandas as pd
 from lossline import tables
 from lossline.attribution.results import Attribution
 from lossline.errors import UserError
-from lossline.files import write_json
+from lossline.files import local_copy, write_json
 from lossline.fits.results import ComputeLawFit, TableFit
 from lossline.laws.results import FitStatus
 from lossline.lines.calibration import Calibration
 from lossline.lines.estimators import PARAMETERS
 from lossline.lines.fitting import Irreducible, Line, LineKind
+from lossline.places import to_path
 from lossline.results_folder import ResultsFolder
 from lossline.tables.pairing import Pairing
 
@@ -61,14 +62,15 @@ def load_results(path: str | os.PathLike[str]) -> TableFit:
     Raises:
         UserError: the folder holds no results, or results of a version with other fields.
     """
-    folder = Path(path)
+    folder = to_path(path)
     if not (folder / FIT_FOLDER.mark).is_file():
         raise UserError(
             f"{folder}: holds no {FIT_FOLDER.what} (no {FIT_FOLDER.mark}). Run python -m "
             f"lossline.fit with --out={folder}, or give another path."
         )
     try:
-        return _results_in(folder)
+        with local_copy(folder) as local:
+            return _results_in(local)
     except (KeyError, TypeError, FileNotFoundError) as error:  # fields or files of another version
         raise UserError(
             f"{folder}: holds results of another version of lossline. Fit again with "

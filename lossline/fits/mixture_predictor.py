@@ -6,7 +6,6 @@ import dataclasses
 import json
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,7 @@ from lossline.mixtures.catalogue import fit_from_dict
 from lossline.mixtures.laws import LawFit, predictions
 from lossline.mixtures.predictions import PREDICTOR
 from lossline.mixtures.runs import shares_of
+from lossline.places import to_path
 from lossline.prediction import Predictor, load_predictor
 from lossline.prediction.intervals import Spread, resampled_variance
 from lossline.prediction.predictor import interval_columns
@@ -83,7 +83,7 @@ def load_any_predictor(path: str | os.PathLike[str]) -> Predictor | MixturePredi
         UserError: the file is missing or holds something else.
     """
     try:
-        tree = json.loads(Path(path).read_text(encoding="utf-8"))
+        tree = json.loads(to_path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         tree = None
     if isinstance(tree, dict) and tree.get("what") == PREDICTOR and tree.get("laws"):

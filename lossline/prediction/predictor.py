@@ -19,6 +19,7 @@ import numpy as np
 import pandas as pd
 
 from lossline.errors import UserError
+from lossline.places import to_path
 from lossline.prediction import direct_forms, scale_forms, score_forms
 from lossline.prediction.forms import FittedForm, Form
 from lossline.prediction.intervals import Spread, resampled_variance
@@ -172,7 +173,7 @@ def load_predictor(source: str | os.PathLike[str] | Mapping[str, Any]) -> Predic
     Raises:
         UserError: the file is missing, or the source is something else.
     """
-    tree: Any = source if isinstance(source, Mapping) else _read(Path(source))
+    tree: Any = source if isinstance(source, Mapping) else _read(to_path(source))
     head = (WHAT, VERSION, list)
     known = isinstance(tree, Mapping) and head == (
         tree.get("what"),

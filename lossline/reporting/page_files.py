@@ -10,6 +10,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from lossline.errors import UserError
+from lossline.places import to_path
 from lossline.reporting import figures
 from lossline.reporting.page import Picture
 from lossline.terminal import Say, silent
@@ -23,7 +24,7 @@ def page_path(out: str | os.PathLike[str]) -> Path:
     Raises:
         UserError: the file exists and was not written by lossline.
     """
-    page = Path(out) / "report.html"
+    page = to_path(out) / "report.html"
     if page.exists() and GENERATOR not in page.read_text("utf-8", errors="replace")[:4000]:
         raise UserError(f"{page} exists and was not written by lossline; give another folder")
     return page

@@ -334,4 +334,3 @@ def _set_aside(folder: Path) -> None:
     while (aside := folder.with_name(f"{folder.name}.corrupt-{number}")).exists():
         number += 1
     move(folder, aside)
-

@@ -20,6 +20,8 @@ import numpy as np
 import pandas as pd
 
 from lossline.errors import UserError
+from lossline.files import local_copy
+from lossline.places import to_path
 from lossline.tables.json_text import objects
 
 SUFFIXES = (
@@ -45,7 +47,7 @@ def read_any(path: str | os.PathLike[str], *, repeated_names: bool = False) -> p
         UserError: the file is missing, incomplete or of another kind; a row does not fit the
             header; two different columns have one name.
     """
-    path = Path(path)
+    path = to_path(path)
     if not path.exists():
         raise UserError(f"{path}: no such file; give an existing table")
     if path.is_dir():
@@ -99,7 +101,7 @@ def _parquet(path: Path) -> pd.DataFrame:
     import pyarrow.parquet as pq
 
     # Read as a single file: as a data set, names of parent folders would become columns.
-    with pq.ParquetFile(path) as file:
+    with local_copy(path) as local, pq.ParquetFile(local) as file:
         table = file.read()
     places = [
         place

@@ -25,6 +25,7 @@ import numpy as np
 import pandas as pd
 
 from lossline.errors import UserError
+from lossline.places import to_path
 from lossline.tables import schema
 from lossline.tables.defects import (
     Defect,
@@ -170,7 +171,7 @@ def write(frame: pd.DataFrame, path: str | os.PathLike[str]) -> Path:
     Raises:
         UserError: the table is not valid, or the suffix is not known.
     """
-    path = Path(path)
+    path = to_path(path)
     _check_columns(frame, where=str(path))
     frame = from_frame(frame, where=str(path))
     validate(frame, where=str(path))

@@ -10,6 +10,7 @@ import pandas as pd
 
 from lossline.errors import UserError
 from lossline.files import replacing
+from lossline.places import to_path
 from lossline.tables.checks import check_columns, validate
 from lossline.tables.frames import complete, concat, derive, exclude_unreadable, typed
 from lossline.tables.reading import read_any
@@ -53,7 +54,7 @@ def write(frame: pd.DataFrame, path: str | os.PathLike[str]) -> Path:
     Raises:
         UserError: the table is not valid, or the suffix is not known.
     """
-    path = Path(path)
+    path = to_path(path)
     check_columns(frame, where=str(path))
     frame = derive(typed(complete(frame), where=str(path)))
     validate(frame, where=str(path))
@@ -111,7 +112,7 @@ def find_tables(path: str | os.PathLike[str]) -> list[Path]:
     Raises:
         UserError: the path does not exist or holds no losses.
     """
-    path = Path(path)
+    path = to_path(path)
     if not path.exists():
         raise UserError(
             f"{path}: no such file or folder; give a loss table, a run directory or a folder of "

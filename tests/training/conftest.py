@@ -7,7 +7,6 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from bucket_emulator import bucket, emulator, quick_locks, running
 from jax.sharding import Mesh
 from shared_trainers import sharing
 
@@ -23,8 +22,6 @@ from lossline.training.loop import use_compilation_cache
 from lossline.training.options import LogOptions, TrainOptions
 from lossline.training.step import Trainer
 from lossline.vocabularies import ByteVocabulary
-
-__all__ = ["bucket", "emulator", "quick_locks", "running"]
 
 LLAMA = LlamaConfig(
     vocab_size=264,

@@ -5,16 +5,11 @@ import pickle
 import signal
 import subprocess
 import sys
-from dataclasses import replace
 
 import jax
 import numpy as np
-import pytest
 
-from lossline.errors import UserError
-from lossline.places import to_path
 from lossline.runs import checkpoints
-from lossline.runs.run_directory import RunDirectory
 from lossline.training.loop import train
 from lossline.training.make_trainer import make_trainer
 from lossline.training.metrics import read_metrics
