@@ -168,20 +168,25 @@ def publish(partial: Path, path: Path, *, mark: str) -> None:
 
 
 @contextlib.contextmanager
-def local_folder(path: Path) -> Iterator[Path]:
+def local_folder(path: Path, *, mark: str = "") -> Iterator[Path]:
     """Yield a folder of the file system for a library that writes only there.
 
-    It is ``path`` itself, or for a path in a bucket a temporary folder whose files are uploaded
-    when the block ends.
+    It is ``path`` itself, or for a path in a bucket a temporary folder, not made yet, whose files
+    are uploaded when the block ends.
+
+    Args:
+        path: the folder.
+        mark: name of the file without which readers take the folder for absent; uploaded last.
     """
     if not in_bucket(path):
         yield path
         return
     with tempfile.TemporaryDirectory(prefix="lossline-") as folder:
-        yield Path(folder)
-        for file in sorted(file for file in Path(folder).rglob("*") if file.is_file()):
-            target = path / file.relative_to(folder).as_posix()
-            cast("BucketPath", target).upload(file)
+        local = Path(folder) / path.name
+        yield local
+        found = [file for file in local.rglob("*") if file.is_file()]
+        for file in sorted(found, key=lambda file: (file == local / mark, file)):
+            copy_file(file, path / file.relative_to(local).as_posix())
 
 
 @contextlib.contextmanager

@@ -14,6 +14,7 @@ import functools
 import hashlib
 import json
 import os
+import re
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -332,10 +333,37 @@ def _asked(bucket: str, ask: Callable[[], Result]) -> Result:
     except OSError as error:
         if not str(error).startswith("Forbidden"):
             raise
-        raise UserError(
-            f"{SCHEME}{bucket}: no permission ({_last_line(error)}). Give the account that runs "
-            "this the role Storage Object User (roles/storage.objectUser) on the bucket."
-        ) from error
+        raise _no_permission(bucket, error) from error
+
+
+def refusal(error: Exception) -> str | None:
+    """Return the message for an error of TensorStore or Orbax about a bucket; None for others.
+
+    They write there themselves, and tell bucket and reason only in the text.
+    """
+    text = " ".join([str(error), *getattr(error, "__notes__", ())])
+    where = re.search(r"gs://([^/\s\"']+)|/b/([^/\s\"'?]+)/o", text)
+    if where is None:
+        return None
+    bucket = where[1] or where[2]
+    if "PERMISSION_DENIED" in text or text.startswith("Forbidden"):
+        return str(_no_permission(bucket, error))
+    if "UNAUTHENTICATED" in text:
+        return str(_no_credentials(bucket, error))
+    # The last: TensorStore repeated a conditional write whose answer was lost, and was refused.
+    if re.search(
+        r"UNAVAILABLE|DEADLINE_EXCEEDED|ABORTED|http_response_code='(429|5\d\d)'|StorageGeneration",
+        text,
+    ):
+        return str(_no_answer(bucket, error))
+    return None
+
+
+def _no_permission(bucket: str, error: Exception) -> UserError:
+    return UserError(
+        f"{SCHEME}{bucket}: no permission ({_last_line(error)}). Give the account that runs "
+        "this the role Storage Object User (roles/storage.objectUser) on the bucket."
+    )
 
 
 def _no_bucket(bucket: str) -> UserError:
@@ -361,4 +389,4 @@ def _no_answer(bucket: str, error: Exception) -> UserError:
 
 def _last_line(error: Exception) -> str:
     lines = [line for line in str(error).splitlines() if line.strip()]
-    return lines[-1].strip() if lines else type(error).__name__
+    return lines[-1].strip()[:200] if lines else type(error).__name__

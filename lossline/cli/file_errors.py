@@ -8,6 +8,8 @@ import re
 import tempfile
 from pathlib import Path
 
+from lossline.buckets import objects
+
 # Errors of the file system that the user can fix, and how.
 _PLACES = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "Free space there, or choose another path."),
@@ -24,6 +26,8 @@ def refusal_of_a_place(error: Exception) -> str | None:
 
     C++ and Rust libraries give the number of the system's error only in their text.
     """
+    if (of_a_bucket := objects.refusal(error)) is not None:
+        return of_a_bucket
     if isinstance(error, OSError):
         number, where = error.errno, error.filename
     else:

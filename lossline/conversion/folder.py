@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
-import shutil
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
@@ -32,7 +30,7 @@ from lossline.conversion.families import (
 )
 from lossline.conversion.layout import Tensor
 from lossline.errors import UserError
-from lossline.files import building_anew, write_json
+from lossline.files import building_anew, copy_file, publish, write_json
 from lossline.models.config import ModelConfig
 
 INDEX = "model.safetensors.index.json"
@@ -126,8 +124,8 @@ def write_model(
         }
         write_json(partial / "config.json", common | family.to_hf(config), indent=2)
         for name, source in (also or {}).items():
-            shutil.copyfile(source, partial / name)
-        os.replace(partial, folder)
+            copy_file(source, partial / name)
+        publish(partial, folder, mark="config.json")
 
 
 def refuse_existing(folder: Path) -> None:
@@ -136,7 +134,7 @@ def refuse_existing(folder: Path) -> None:
     Raises:
         UserError: the path exists.
     """
-    if os.path.lexists(folder):
+    if folder.exists() or folder.is_symlink():
         raise UserError(f"{folder} already exists; delete it or give another path")
 
 

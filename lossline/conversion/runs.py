@@ -24,9 +24,9 @@ import lossline
 from lossline import models
 from lossline.conversion import read_model, refuse_existing, write_model
 from lossline.errors import UserError
-from lossline.files import write_json, write_text
+from lossline.files import local_copy, local_folder, remove_folder, write_json, write_text
 from lossline.models.config import ModelConfig
-from lossline.places import local_path
+from lossline.places import in_bucket, to_path
 from lossline.runs.checkpoints import restore_arrays, write_manifest
 from lossline.runs.run_directory import RunDirectory, RunState, RunStatus, claim
 from lossline.vocabularies import Vocabulary, VocabularySpec, load
@@ -85,7 +85,7 @@ def convert(options: ConvertOptions) -> None:
     Raises:
         UserError: as in ``import_run`` and ``export_run``.
     """
-    if (Path(options.source) / "facts.json").is_file():
+    if (to_path(options.source) / "facts.json").is_file():
         export_run(options)
     else:
         import_run(options)
@@ -100,31 +100,32 @@ def import_run(options: ConvertOptions) -> RunDirectory:
         UserError: the folder cannot be read; a fact that the loss table needs is not bound; there
             is no vocabulary; or the target is another run.
     """
-    source, target = Path(options.source), local_path(options.target, "convert.target")
-    if not source.is_dir():
+    given, target = to_path(options.source), to_path(options.target, "convert.target")
+    if not given.is_dir():
         raise UserError(
-            f"convert.source: no folder {source}; give one with config.json and safetensors, or a "
+            f"convert.source: no folder {given}; give one with config.json and safetensors, or a "
             f"run directory"
         )
     for name in ("pretraining_data", "tokens"):
         if getattr(options, name) is None:
             raise UserError(
-                f"convert.{name} is not bound: the loss table needs it. Set it for {source}"
+                f"convert.{name} is not bound: the loss table needs it. Set it for {given}"
             )
     if options.dtype == "float16":
         raise UserError(
             "convert.dtype = 'float16': a run directory stores float32 or bfloat16; choose one"
         )
-    vocabulary = _vocabulary(source, options)
-    config, params = read_model(source, param_dtype=options.dtype)
+    with local_copy(given) as source:
+        vocabulary = _vocabulary(source, options)
+        config, params = read_model(source, param_dtype=options.dtype)
     if config.position_params() and (options.context_length or 0) > config.context_length:
         raise UserError(
-            f"convert.context_length = {options.context_length}: {source} has only "
+            f"convert.context_length = {options.context_length}: {given} has only "
             f"{config.context_length} learned positions; set at most this number"
         )
     if vocabulary.vocab_size > config.vocab_size:
         raise UserError(
-            f"{source}: {config.vocab_size} embeddings do not cover the {vocabulary.vocab_size} "
+            f"{given}: {config.vocab_size} embeddings do not cover the {vocabulary.vocab_size} "
             f"ids of vocabulary {vocabulary.name}; set convert.vocabulary to the model's own"
         )
     return _write_run(target, config, params, _facts(target, config, vocabulary, options), options)
@@ -150,7 +151,7 @@ def _write_run(
             )
         write_json(target / "config.json", identity)  # first, so that a killed import can resume
         _keep_facts(run, facts, config)
-        _save(run, step, params, data=f"imported {Path(options.source).resolve().name}")
+        _save(run, step, params, data=f"imported {to_path(options.source).resolve().name}")
         last = max(run.checkpoint_steps())
         run.write_status(RunStatus(state=RunState.FINISHED, step=last))
     count = config.num_params().total
@@ -166,13 +167,16 @@ def _removed_if_it_fails(folder: Path | None) -> Iterator[None]:
     except BaseException:
         for _ in range(10):  # a thread of Orbax may still be writing
             if folder is not None and folder.exists():
-                shutil.rmtree(folder, ignore_errors=True)
+                with contextlib.suppress(OSError):
+                    remove_folder(folder)
                 time.sleep(0.05)
         raise
 
 
 def _require_room(target: Path, size: float) -> None:
     """Raise a UserError if the disk has less free space than ``size`` bytes."""
+    if in_bucket(target):
+        return
     folder = next(parent for parent in target.absolute().parents if parent.exists())
     free = shutil.disk_usage(folder).free
     if size > free:
@@ -189,11 +193,11 @@ def export_run(options: ConvertOptions) -> None:
         UserError: the checkpoint does not exist or is corrupt; the target exists; or the tokenizer
             does not exist.
     """
-    target = local_path(options.target, "convert.target")
+    target = to_path(options.target, "convert.target")
     run = RunDirectory.open(options.source)
     refuse_existing(target)  # check before reading the model
     step = options.step or max(run.checkpoint_steps(), default=0)
-    tokenizer = Path(options.tokenizer) if options.tokenizer else None
+    tokenizer = to_path(options.tokenizer) if options.tokenizer else None
     if tokenizer is not None and not tokenizer.is_file():
         raise UserError(
             f"convert.tokenizer: no file {tokenizer}; give the tokenizer.json of the run"
@@ -202,14 +206,15 @@ def export_run(options: ConvertOptions) -> None:
     width = np.dtype(options.dtype or config.param_dtype).itemsize
     _require_room(target, width * config.num_params().total)
     params = restore_arrays(run, step, _on_host(config))
-    write_model(
-        target,
-        config,
-        params,
-        dtype=options.dtype,
-        shard_bytes=int(options.shard_gigabytes * 1e9),
-        also={TOKENIZER: tokenizer} if tokenizer else None,
-    )
+    with local_folder(target, mark="config.json") as folder:
+        write_model(
+            folder,
+            config,
+            params,
+            dtype=options.dtype,
+            shard_bytes=int(options.shard_gigabytes * 1e9),
+            also={TOKENIZER: tokenizer} if tokenizer else None,
+        )
     count = config.num_params().total
     print(f"{target}: checkpoint {step} of {run.path}, {count:,} parameters", flush=True)
 
@@ -226,13 +231,13 @@ def _on_host(config: ModelConfig) -> Any:
 def _save(run: RunDirectory, step: int, params: dict[str, Any], *, data: str) -> None:
     """Write a sealed checkpoint of only the parameters; this empties ``params``."""
     folder = (run.path / "checkpoints" / str(step)).resolve()
-    # A folder without a manifest is left from a killed import.
-    shutil.rmtree(folder, ignore_errors=True)
+    if folder.exists():  # without a manifest: left from a killed import
+        remove_folder(folder)
     handler = ocp.StandardCheckpointHandler(save_concurrent_gb=_SAVED_AT_ONCE_GB)
     with ocp.Checkpointer(ocp.CompositeCheckpointHandler(params=handler)) as orbax:
         tree = ocp.args.StandardSave(_taken(params))
-        orbax.save(folder, args=ocp.args.Composite(params=tree))
-    write_manifest(folder, step=step, kept=True, data=data)
+        orbax.save(str(folder), args=ocp.args.Composite(params=tree))
+    write_manifest(folder, parts=("params",), step=step, kept=True, data=data)
 
 
 def _taken(params: dict[str, Any]) -> dict[str, Any]:

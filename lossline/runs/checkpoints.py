@@ -28,7 +28,9 @@ import orbax.checkpoint as ocp
 from lossline.checksums import checksums
 from lossline.errors import UserError
 from lossline.files import check_locks, move, remove_folder, write_json
+from lossline.places import in_bucket
 from lossline.runs.run_directory import MANIFEST, RunDirectory, read_json
+from lossline.runs.saved_arrays import check_saved
 
 # Orbax logs every save, and logs the traceback of errors that it also raises.
 logging.getLogger("absl").setLevel(logging.CRITICAL)
@@ -116,6 +118,7 @@ class CheckpointWriter:
             if jax.process_index() == 0:
                 write_manifest(
                     self._folder / str(step),
+                    parts=self._parts,
                     step=step,
                     kept=kept,
                     data=self._data,
@@ -141,12 +144,24 @@ class CheckpointWriter:
 
 
 def write_manifest(
-    folder: Path, *, step: int, kept: bool, data: str, trained_tokens: int | None = None
+    folder: Path,
+    *,
+    parts: tuple[str, ...],
+    step: int,
+    kept: bool,
+    data: str,
+    trained_tokens: int | None = None,
 ) -> None:
-    """Write the manifest, which makes the checkpoint complete."""
+    """Write the manifest, which makes the checkpoint complete.
+
+    Raises:
+        UserError: a bucket has lost what was saved.
+    """
     known = {"step": step, "kept": kept, "data": data}
     known |= {} if trained_tokens is None else {"trained_tokens": trained_tokens}
     files = {name: value for name, value in checksums(folder).items() if name != MANIFEST}
+    if in_bucket(folder):
+        check_saved(folder, parts, files)
     write_json(folder / MANIFEST, {**known, "files": files})
 
 

@@ -102,7 +102,7 @@ def train(options: TrainOptions) -> RunDirectory:
         except (UserError, KeyboardInterrupt):
             raise
         except Exception as error:
-            with contextlib.suppress(OSError):  # e.g. a full disk: keep the first error
+            with contextlib.suppress(OSError, UserError):  # e.g. a full disk: keep the first error
                 job.note(RunState.FAILED, f"{type(error).__name__}: {error}".splitlines()[0])
             raise
     return run

@@ -48,7 +48,9 @@ def assert_same_run(run, options, other, other_options):
     jax.tree.map(np.testing.assert_array_equal, *states)
 
 
-def test_run_in_a_bucket_killed_and_resumed_is_bitwise_that_on_a_disk(options, bucket, capfd):
+def test_run_in_a_bucket_killed_and_resumed_is_bitwise_that_on_a_disk(
+    options, bucket, emulator, capfd
+):
     local, there = options(), options(root=f"{bucket}/runs")
     done = subprocess.run(
         [sys.executable, "-c", KILL, "10"],

@@ -1,0 +1,144 @@
+"""A checkpoint in a bucket is whole or does not count, whichever of its writes fails."""
+
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lossline.cli.file_errors import refusal_of_a_place
+from lossline.files import local_copy, local_folder, write_json
+from lossline.places import to_path
+from lossline.runs import checkpoints
+from lossline.runs.run_directory import RunDirectory
+
+
+def state(step):
+    """A state with arrays that OCDBT keeps in files of their own, and small ones."""
+    numbers = jnp.arange(8192, dtype=jnp.float32) + step
+    return {"params": {"a": numbers, "b": numbers[:3]}, "optimizer": {"m": numbers * 2}}
+
+
+def abstract():
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), state(0)
+    )
+
+
+def save(run, step, *, optimizer_states=3):
+    writer = checkpoints.CheckpointWriter(run, data="text", optimizer_states=optimizer_states)
+    try:
+        writer.save(step, state(step), kept=True)
+        writer.wait()
+    finally:
+        writer.close()
+
+
+def newest(run):
+    """The state that a resumed training restores."""
+    checkpoints.clear_unsealed(run)
+    step = checkpoints.newest_intact(run, say=print)
+    return step, checkpoints.restore_state(run, step, abstract(), data="text")
+
+
+@pytest.fixture
+def run(bucket):
+    folder = to_path(f"{bucket}/run")
+    write_json(folder / "config.json", {"model": {}})
+    return RunDirectory.open(folder)
+
+
+def assert_state(found, step):
+    jax.tree.map(np.testing.assert_array_equal, found, state(step))
+
+
+# One name of each kind of object that a save writes, from the first to the last.
+REFUSED = (
+    "2/_CHECKPOINT_METADATA", "params/ocdbt.process_0/d/", "params/manifest.ocdbt",
+    "2/commit_success.txt", "2/manifest.json",
+)  # fmt: skip
+LOST = ("optimizer/d/", "params/manifest.ocdbt", "params/commit_success.txt")
+
+
+@pytest.mark.parametrize(
+    ("kind", "names"), [("refused", REFUSED), ("forgotten", LOST)], ids=["refused", "lost"]
+)
+def test_resume_falls_back_whichever_write_fails(run, emulator, kind, names):
+    """Refused: this write and all later ones, as in a kill. Lost: acknowledged, but not stored."""
+    save(run, 1)
+    for name in names:
+        # gcsfs sends a small file in two requests: an address is asked for, then the content.
+        ends = kind == "forgotten" and name.endswith(".txt")
+        emulator.fail(
+            kind,
+            lambda r, name=name: r.action == "write" and name in r.name,
+            status=403,
+            after=1 if ends else 0,
+            times=1 if kind == "forgotten" else 99,
+        )
+        try:
+            save(run, 2)
+        except Exception as error:
+            assert "UserError" in type(error).__name__ or refusal_of_a_place(error), error
+        emulator.faults.clear()
+        step, found = newest(run)
+        assert step == 1, name
+        assert_state(found, 1)
+    save(run, 2)
+    step, found = newest(run)
+    assert step == 2
+    assert_state(found, 2)
+
+
+@pytest.mark.parametrize("kind", ["closed", "late", "done but 503"])
+def test_writes_that_fail_once_are_repeated(run, emulator, kind):
+    for name in ("params/d/", "ocdbt.process_0/d/", "array_metadatas", "2/manifest.json"):
+        emulator.fail(kind, lambda r, name=name: r.action == "write" and name in r.name)
+    save(run, 2)
+    step, found = newest(run)
+    assert step == 2
+    assert_state(found, 2)
+
+
+def test_lost_answer_to_a_conditional_write_of_tensorstore_is_one_line(run, emulator):
+    """TensorStore does not recognize its own write when it repeats it."""
+    emulator.fail("late", lambda r: r.action == "write" and "params/manifest.ocdbt" in r.name)
+    with pytest.raises(ValueError, match="StorageGeneration") as error:
+        save(run, 2)
+    assert "Run the same command again" in refusal_of_a_place(error.value)
+    assert run.checkpoint_steps() == []
+
+
+def test_changed_and_missing_files_are_corrupt_and_set_aside(run):
+    for step in (1, 2, 3):
+        save(run, step)
+    folder = run.path / "checkpoints"
+    next((folder / "3" / "params" / "d").iterdir()).write_bytes(b"changed")
+    next((folder / "2" / "optimizer" / "d").iterdir()).unlink()
+    said = []
+    assert checkpoints.newest_intact(run, say=said.append) == 1
+    assert "has changed since it was written" in said[0] and "is missing" in said[1]
+    assert (folder / "3.corrupt-0").is_dir() and run.checkpoint_steps() == [1]
+
+
+def test_checkpoint_copied_from_a_bucket_is_read_on_a_disk_and_back(run, tmp_path):
+    save(run, 1)
+    with local_copy(run.path) as copied:
+        shutil.copytree(copied, tmp_path / "run")
+    local = RunDirectory.open(tmp_path / "run")
+    assert_state(newest(local)[1], 1)
+    save(local, 2)
+    with local_folder(run.path.with_name("back")) as folder:
+        shutil.copytree(local.path, folder)
+    step, found = newest(RunDirectory.open(run.path.with_name("back")))
+    assert step == 2
+    assert_state(found, 2)
+
+
+def test_old_optimizer_states_are_deleted(run):
+    for step in (1, 2):
+        save(run, step, optimizer_states=1)
+    assert not (run.path / "checkpoints" / "1" / "optimizer").exists()
+    assert checkpoints.problem(run.path / "checkpoints" / "1") is None
+    assert run.kept_checkpoint_steps() == [1, 2]
