@@ -48,6 +48,12 @@ def checksums(folder: Path, like: Mapping[str, Checksum] | None = None) -> dict[
         return dict(zip(names, found, strict=True))
 
 
+def file_sizes(folder: Path) -> dict[str, int]:
+    """Return the name below a folder, with slashes -> size in bytes of each file."""
+    there = _in_bucket(folder) if in_bucket(folder) else _on_disk(folder)
+    return {name: there[name][0] for name in sorted(there)}
+
+
 def _on_disk(folder: Path) -> dict[str, tuple[int, str]]:
     found = (path for path in folder.rglob("*") if path.is_file())
     return {path.relative_to(folder).as_posix(): (path.stat().st_size, "") for path in found}

@@ -220,6 +220,14 @@ def check_locks(folder: Path) -> None:
         lease.confirm(f"{folder}/")
 
 
+def is_published(path: Path, *, mark: str) -> bool:
+    """Return whether something stands at ``path``; in a bucket, whether its mark does.
+
+    Without the mark it is an interrupted ``publish``, which the next one completes.
+    """
+    return (path / mark).is_file() if in_bucket(path) else path.exists()
+
+
 def copy_file(source: Path, target: Path) -> None:
     """Copy a file atomically, from and to the file system or a bucket."""
     bucket = _in_bucket(target)

@@ -49,19 +49,19 @@ def in_bucket(path: str | os.PathLike[str]) -> bool:
 
 
 def local_path(place: str | os.PathLike[str], name: str) -> Path:
-    """Return the path of a folder or file to write.
+    """Return the path of a folder or file that cannot be in a bucket.
 
     Args:
         place: path as given.
         name: option that it was given for.
 
     Raises:
-        UserError: it is a URL. ``pathlib`` would make a folder named ``gs:`` of it.
+        UserError: it is a URL. Text is gathered and read by libraries that know only files.
     """
     if "://" in os.fspath(place):
         raise UserError(
-            f"{name} = {place}: is a URL, but results are written to a file system. Mount the "
-            "bucket, or a network disk that all machines share, and give the folder there."
+            f"{name} = {place}: is a URL, but this is read and written as files. Mount the bucket, "
+            "or a network disk that all machines share, and give the folder there."
         )
     return Path(place)
 

@@ -1,7 +1,8 @@
 """A storage emulator on loopback, and before it a proxy with preconditions and faults.
 
-The emulator (gcp-storage-emulator) ignores ``ifGenerationMatch``; the proxy enforces it, one
-request at a time, and answers with the errors that a test asks for.
+The emulator (gcp-storage-emulator) ignores ``ifGenerationMatch``, and the offsets of a list, so
+that TensorStore, told to replace one array, deletes all objects of the bucket. The proxy enforces
+both, one request at a time, and answers with the errors that a test asks for.
 """
 
 from __future__ import annotations
@@ -168,6 +169,8 @@ class _Handler(BaseHTTPRequestHandler):
             status, headers, content = (
                 (refused, {}, _error(refused)) if refused else self._forward(body)
             )
+            if request.action == "list" and status == 200:
+                content = _between_offsets(self.path, content)
         if kind == "late":
             self.close_connection = True
             return
@@ -265,6 +268,15 @@ def _request(method: str, path: str, body: bytes) -> Request:
         return Request(method, "list", bucket, asked.get("prefix", ""))
     media = asked.get("alt") == "media" or parts.path.startswith("/download/")
     return Request(method, "read" if media else "stat", bucket, name)
+
+
+def _between_offsets(path: str, content: bytes) -> bytes:
+    """Return a list of objects without those outside of startOffset and endOffset."""
+    asked = {k: v[0] for k, v in parse_qs(urlsplit(path).query).items()}
+    first, end = asked.get("startOffset", ""), asked.get("endOffset", chr(0x10FFFF))
+    page = json.loads(content)
+    page["items"] = [item for item in page.get("items", ()) if first <= item["name"] < end]
+    return json.dumps(page).encode()
 
 
 def _fault(faults: list[Fault], request: Request) -> Fault | None:

@@ -20,7 +20,7 @@ from lossline.compilation.search import (
 from lossline.compilation.targets import Target, find_target
 from lossline.errors import UserError
 from lossline.files import write_json
-from lossline.places import local_path
+from lossline.places import in_bucket, to_path
 from lossline.training.options import TrainOptions
 
 GIB = 2.0**30
@@ -56,7 +56,7 @@ def compile_step(options: CompileOptions) -> StepReport:
         UserError: the topology is unknown, the options do not fit the devices, the step does not
             fit their memory, or ``out`` exists.
     """
-    out = None if options.out is None else local_path(options.out, "compile.out")
+    out = None if options.out is None else to_path(options.out, "compile.out")
     if out is not None:
         _refuse_unwritable(out)
     target = find_target(options.topology)
@@ -72,6 +72,8 @@ def _refuse_unwritable(out: Path) -> None:
     """Check ``out`` now, before the minutes or hours of compilation."""
     if out.exists():
         raise UserError(f"{out} exists. Delete it or choose another --out.")
+    if in_bucket(out):
+        return
     folder = next(parent for parent in out.absolute().parents if parent.exists())
     try:
         with tempfile.TemporaryFile(dir=folder):

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import tensorstore as ts
 
+from lossline.checksums import file_sizes
 from lossline.errors import UserError
 
 CHUNK = 1 << 13  # elements per read: a training window needs only a few chunks
@@ -67,7 +68,7 @@ def write(
         start += block.size
     if start != size:
         raise ValueError(f"{folder}: {start} elements written, {size} expected")
-    return ArrayFacts(dtype=dtype, size=size, sha256=digest.hexdigest(), files=_files(folder))
+    return ArrayFacts(dtype=dtype, size=size, sha256=digest.hexdigest(), files=file_sizes(folder))
 
 
 def open_array(
@@ -116,14 +117,15 @@ def check_files(folder: Path, facts: ArrayFacts, *, remedy: str = REMEDY) -> Non
     Raises:
         UserError: a file is missing or has another size.
     """
+    found = file_sizes(folder)
     for name, size in facts.files.items():
         path = folder / name
-        if not path.is_file():
+        if name not in found:
             raise UserError(f"{path}: missing, so the folder is incomplete. {remedy}")
-        if path.stat().st_size != size:
+        if found[name] != size:
             raise UserError(
-                f"{path}: truncated or changed ({path.stat().st_size} bytes; the manifest records "
-                f"{size}). {remedy}"
+                f"{path}: truncated or changed ({found[name]} bytes; the manifest records {size}). "
+                f"{remedy}"
             )
 
 
@@ -258,8 +260,3 @@ def _rechunked(blocks: Iterable[np.ndarray], dtype: np.dtype, length: int) -> It
             waiting, count = [joined[length:]], count - length
     if count:
         yield np.concatenate(waiting)
-
-
-def _files(folder: Path) -> dict[str, int]:
-    found = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {path.relative_to(folder).as_posix(): path.stat().st_size for path in found}

@@ -19,10 +19,12 @@ from lossline.corpora.pools import MissingDomains, Pool
 from lossline.corpora.selected import Selected
 from lossline.corpora.sources import JsonLines, Parquet, PlainFiles, SeqioTask, Source, Subset, Tfds
 from lossline.errors import UserError
+from lossline.files import is_published
 from lossline.installing import install_extra
-from lossline.places import check_folder_name, local_path
+from lossline.places import check_folder_name, local_path, to_path
 from lossline.stores import manifests
 from lossline.stores.jobs import FORMAT, text_job
+from lossline.stores.sealed_json import FILE_NAME
 from lossline.stores.store_writer import write_store
 from lossline.stores.task_store import write_task
 from lossline.stores.token_store import TokenStore
@@ -110,7 +112,7 @@ def prepare(options: PrepareOptions) -> None:
             "prepare.stores: no store named. Bind (@store(),), or add --train_vocabulary to train "
             "vocabularies."
         )
-    out = local_path(options.out, "prepare.out") if options.out else root / "stores"
+    out = to_path(options.out, "prepare.out") if options.out else root / "stores"
     processes = options.processes or os.cpu_count() or 1
     steps = [step for job in options.stores for step in _steps(job, root, out)]
     missing = [step for step in steps if not step.is_ready()]
@@ -132,7 +134,7 @@ class _Step:
 
     def is_ready(self) -> bool:
         """Return whether the store exists; raise ``UserError`` if it is from another request."""
-        if not self.path.exists():
+        if not is_published(self.path, mark=FILE_NAME):
             return False
         present = manifests.read(str(self.path), kind=self.kind)
         if present.job != self.job:

@@ -16,6 +16,7 @@ import tensorstore as ts
 
 from lossline.errors import NotMadeYet, UserError
 from lossline.files import write_json
+from lossline.places import in_bucket, to_path
 
 FILE_NAME = "manifest.json"
 _HASH = "manifest_sha256"
@@ -71,12 +72,12 @@ class SealedJson:
         return body
 
     def _text(self, location: str) -> str:
-        if "://" in location:
+        if "://" in location and not in_bucket(location):
             found = ts.KvStore.open(location.rstrip("/") + "/").result().read(FILE_NAME).result()
             if found.state == "missing":
                 raise NoStore(f"{location}: no {FILE_NAME} there. {self.make}")
             return found.value.decode(errors="replace")
-        folder = Path(location)
+        folder = to_path(location)
         if not folder.is_dir():
             raise NoStore(f"{location}: no such {self.what}. {self.make}")
         if not (folder / FILE_NAME).is_file():

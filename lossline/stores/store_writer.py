@@ -10,21 +10,22 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from lossline import files
 from lossline.corpora import utf8
 from lossline.errors import UserError
 from lossline.files import building, write_bytes
+from lossline.places import to_path
 from lossline.stores import arrays, manifests
 from lossline.stores.manifests import Manifest
+from lossline.stores.sealed_json import FILE_NAME
 from lossline.stores.token_store import TokenStore
 from lossline.stores.tokenization import CHUNK_BYTES, Tokenizer, Tokens, chunked, text_sha256
 from lossline.vocabularies import Vocabulary, VocabularySpec
@@ -86,7 +87,7 @@ def write_store(
         UserError: ``path`` contains another store, the source has no documents, a text is not
             UTF-8, or another process writes to the same path.
     """
-    path = Path(path)
+    path = to_path(path)
     description = Description(
         name=name,
         split=split,
@@ -105,7 +106,7 @@ def write_store(
 
 
 def publish(partial: Path, path: Path, manifest: Manifest) -> None:
-    """Rename ``partial`` to ``path``, or delete it if ``path`` contains an equal store.
+    """Move ``partial`` to ``path``, or delete it if ``path`` contains an equal store.
 
     Args:
         partial: folder with the arrays of the new store.
@@ -115,17 +116,17 @@ def publish(partial: Path, path: Path, manifest: Manifest) -> None:
     Raises:
         UserError: ``path`` contains another store.
     """
-    if path.exists():
+    if files.is_published(path, mark=FILE_NAME):
         present = manifests.read(str(path), kind=manifest.kind)
         if present.fingerprint != manifest.fingerprint:
             raise UserError(
                 f"{path}: contains another store ({present.name}, {present.documents} documents, "
                 f"vocabulary {present.vocabulary.name}). Choose another folder or delete it."
             )
-        shutil.rmtree(partial)
+        files.remove_folder(partial)
         return
     manifests.write(partial, manifest)
-    os.replace(partial, path)
+    files.publish(partial, path, mark=FILE_NAME)
 
 
 @contextmanager
@@ -135,7 +136,8 @@ def _cleaning_up_after_user_error(partial: Path) -> Iterator[None]:
         yield
     except UserError:
         if not any((partial / "parts").glob("*")):
-            shutil.rmtree(partial, ignore_errors=True)
+            with suppress(OSError):
+                files.remove_folder(partial)
         raise
 
 
@@ -146,7 +148,7 @@ class _Part:
     tokens: int
 
     def load(self) -> Tokens:
-        with np.load(self.path, allow_pickle=False) as stored:
+        with self.path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             return Tokens(ids=stored["ids"], lengths=stored["lengths"], bytes=stored["bytes"])
 
 
@@ -279,7 +281,7 @@ def _assemble(
         facts[name] = arrays.write(
             partial / name, [values], dtype=values.dtype.name, size=values.size
         )
-    shutil.rmtree(partial / "parts")
+    files.remove_folder(partial / "parts")
     return Manifest(
         kind="text",
         fingerprint=manifests.fingerprint(facts, vocabulary.facts),

@@ -21,6 +21,7 @@ from lossline.corpora import utf8
 from lossline.corpora.items import Item
 from lossline.errors import UserError
 from lossline.files import building_anew
+from lossline.places import to_path
 from lossline.stores import arrays, manifests
 from lossline.stores.manifests import Manifest
 from lossline.stores.store_writer import id_dtype, publish
@@ -194,7 +195,7 @@ def write_task(
         UserError: no questions, an invalid ``gold``, an empty text, a text that is not UTF-8, or
             another store at ``path``.
     """
-    path = Path(path)
+    path = to_path(path)
     questions = list(items)
     _check_items(questions, benchmark)
     texts = [text for item in questions for text in (item.context, *item.choices)]

@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from lossline.errors import UserError
+from lossline.places import in_bucket, to_path
 from lossline.stores import arrays
 from lossline.stores.arrays import ArrayFacts
 from lossline.stores.sealed_json import FILE_NAME, SealedJson, sha256
@@ -200,9 +201,9 @@ class TokenScores:
         """
         location = str(location)
         manifest = _read_manifest(location)
-        if "://" not in location:
+        if "://" not in location or in_bucket(location):
             for name in manifest.source.quantities:
-                arrays.check_files(Path(location) / name, manifest.arrays[name], remedy=_REMEDY)
+                arrays.check_files(to_path(location) / name, manifest.arrays[name], remedy=_REMEDY)
         scores = cls(location, manifest)
         if verify or manifest.source.tokens <= _VERIFIED:
             scores.verify()

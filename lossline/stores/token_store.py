@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from lossline.errors import UserError
+from lossline.places import in_bucket, to_path
 from lossline.stores import arrays, manifests
 from lossline.stores.manifests import Manifest
 from lossline.stores.sealed_json import FILE_NAME
@@ -39,8 +40,9 @@ class TokenStore:
     ) -> TokenStore:
         """Open a token store.
 
-        The checks always cover the hash of the manifest, the size of every local file, the type
-        and size of every array, and the contents of the small arrays.
+        The checks always cover the hash of the manifest, the size of every file (except at URLs
+        that are not ``gs://``), the type and size of every array, and the contents of the small
+        arrays.
 
         Args:
             path: folder, or URL such as ``gs://…``.
@@ -164,7 +166,7 @@ def store_fingerprint(path: str | Path) -> str:
 
 
 def check_arrays(location: str, manifest: Manifest, names: Sequence[str]) -> None:
-    """Check a manifest and the sizes of its local files.
+    """Check a manifest and the sizes of its files, on a disk or in a bucket at ``gs://``.
 
     Args:
         location: folder or URL of the store.
@@ -172,8 +174,8 @@ def check_arrays(location: str, manifest: Manifest, names: Sequence[str]) -> Non
         names: names of the arrays that the store must have.
 
     Raises:
-        UserError: the manifest lacks an array or does not match its fingerprint, or a local file
-            is missing or has another size.
+        UserError: the manifest lacks an array or does not match its fingerprint, or a file is
+            missing or has another size.
     """
     missing = [name for name in names if name not in manifest.arrays]
     if (
@@ -183,6 +185,6 @@ def check_arrays(location: str, manifest: Manifest, names: Sequence[str]) -> Non
         raise UserError(
             f"{location}/{FILE_NAME}: does not match its arrays. Prepare the store again."
         )
-    if "://" not in location:
+    if "://" not in location or in_bucket(location):
         for name in names:
-            arrays.check_files(Path(location) / name, manifest.arrays[name])
+            arrays.check_files(to_path(location) / name, manifest.arrays[name])

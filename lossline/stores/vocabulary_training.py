@@ -13,7 +13,7 @@ from lossline.corpora import sources
 from lossline.corpora.gathering import PROVENANCE, file_sha256, job_hash, read_provenance
 from lossline.corpora.sources import FileSource, JsonLines, Parquet, PlainFiles, Subset
 from lossline.errors import UserError
-from lossline.files import building_anew, write_json
+from lossline.files import building_anew, publish, write_json
 from lossline.vocabularies.training import Algorithm, train
 
 RECIPE = 1  # increase when the same text gives a different vocabulary
@@ -89,7 +89,7 @@ def train_vocabulary(spec: TrainVocabulary, root: Path) -> tuple[Path, dict[str,
             "sha256": file_sha256(partial / file),
         }
         write_json(partial / PROVENANCE, provenance)
-        partial.replace(folder)
+        publish(partial, folder, mark=PROVENANCE)
     return folder / file, provenance, True
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from lossline.cli.configuration import build_options
 from lossline.errors import NotMadeYet, UserError
 from lossline.options.identity import fingerprint
+from lossline.places import to_path
 from lossline.runs.origin import with_known_start
 from lossline.runs.run_directory import RunDirectory, RunState
 from lossline.training.options import TrainOptions
@@ -109,8 +110,8 @@ def _identified(options: TrainOptions) -> tuple[Path, str, str]:
         known = with_known_start(options)
         return known.folder, fingerprint(known), ""
     except NotMadeYet as error:
-        unnamed = options.directory or Path(options.root) / f"{options.name}-?"
-        return Path(unnamed), "", str(error)
+        unnamed = options.directory or to_path(options.root) / f"{options.name}-?"
+        return to_path(unnamed), "", str(error)
 
 
 def _split(line: str) -> tuple[str, str]:

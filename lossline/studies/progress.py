@@ -8,9 +8,12 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from lossline.places import in_bucket
 from lossline.runs.run_directory import RunDirectory
 from lossline.studies.planned_run import PlannedRun
 from lossline.terminal import StatusLine, duration
+
+_SECONDS_BETWEEN_LOOKS = 15.0  # at runs in a bucket
 
 
 class StudyProgress:
@@ -31,9 +34,17 @@ class StudyProgress:
         self._now = now
         self._began = now()
         self._line = StatusLine()
+        self._pause = _SECONDS_BETWEEN_LOOKS if any(in_bucket(run.folder) for run in runs) else 0.0
+        self._next = self._began
 
     def show(self, running: list[str], done: int) -> None:
-        """Show the line; ``running`` are the names of the running jobs."""
+        """Show the line; ``running`` are the names of the running jobs.
+
+        Runs in a bucket are looked at now and then: each look takes several requests for each run.
+        """
+        if running and self._now() < self._next:
+            return
+        self._next = self._now() + self._pause
         finished = sum(run.update() for run in self._runs)
         tokens = sum(run.tokens for run in self._runs)
         here = tokens - sum(run.start for run in self._runs)

@@ -13,6 +13,7 @@ from typing import Any
 
 from lossline.errors import UserError
 from lossline.files import locked, write_json
+from lossline.places import to_path
 
 
 class StudyRecord:
@@ -90,7 +91,7 @@ def content_key(values: Any, files: Sequence[str | Path]) -> str:
     """Return the SHA-256 (hex) of JSON-able values and of the contents of files."""
     digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode())
     for path in files:
-        digest.update(hashlib.sha256(Path(path).read_bytes()).digest())
+        digest.update(hashlib.sha256(to_path(path).read_bytes()).digest())
     return digest.hexdigest()
 
 

@@ -22,7 +22,7 @@ from lossline.cli.configuration import binding
 from lossline.errors import UserError
 from lossline.options.identity import identity
 from lossline.options.roles import OWN_PREFIX
-from lossline.places import local_path
+from lossline.places import in_bucket, to_path
 from lossline.runs.run_directory import RunDirectory
 from lossline.studies.grid import Grid, Point, unique
 from lossline.studies.planned_run import PlannedRun, plan_run
@@ -113,7 +113,15 @@ class StudyOptions:
     @property
     def folder(self) -> Path:
         """Folder of the study."""
-        return local_path(self.root, "study.root") / self.name
+        return to_path(self.root, "study.root") / self.name
+
+    @property
+    def logs(self) -> Path:
+        """Folder of the logs: in the study's folder, or for a bucket ``logs/<name>`` here.
+
+        Processes write them line by line, which a bucket cannot take.
+        """
+        return Path("logs") / self.name if in_bucket(self.folder) else self.folder / "logs"
 
 
 def run_study(options: StudyOptions) -> None:
@@ -268,7 +276,7 @@ def _train(options: StudyOptions, runs: Sequence[PlannedRun], at_once: int) -> N
     # The longest run first, so that at the end no long run occupies one core alone.
     longest_first = sorted(todo, key=lambda item: item.flops, reverse=True)
     jobs = [Job(name=item.name, verb="train", arguments=item.arguments) for item in longest_first]
-    run_many(jobs, logs=options.folder / "logs", at_once=at_once, tick=progress.show)
+    run_many(jobs, logs=options.logs, at_once=at_once, tick=progress.show)
 
 
 def _evaluate(
@@ -292,8 +300,8 @@ def _evaluate(
         )
         for number, share in enumerate(shares, start=1)
     ]
-    logs = options.folder / "logs"
-    run_many(jobs, logs=logs, at_once=len(shares), tick=LogProgress(logs).show)
+    tick = LogProgress(options.logs).show
+    run_many(jobs, logs=options.logs, at_once=len(shares), tick=tick)
     record.note("evaluate", key)
 
 
