@@ -4,6 +4,7 @@
     python experiments/benchmarks/tokenizing_speed.py speed --root data
     python experiments/benchmarks/tokenizing_speed.py cores --root data
     python experiments/benchmarks/tokenizing_speed.py memory --gigabytes 0.5 1 2
+    python experiments/benchmarks/tokenizing_speed.py assembly
 
 speed: `lossline.stores.tokenization.tokenize` (ids, lengths, eos, and the check that the tokens
 have the bytes of the text), in chunks as in `prepare`, against the batch encoding of each
@@ -19,6 +20,9 @@ else the machine does. The ratio of wall times is printed too.
 memory: `python -m lossline.prepare` on JSON lines of made-up words (Zipf's law, 1% of the words
 occur once). Peak memory of the process and its children together (proportional set size, sampled),
 and of the largest process.
+
+assembly: what is serial for one store: its ids written as an array, with their SHA-256, and the
+SHA-256 of the source files. Bytes per second of one process.
 
 Each mode prints a table and writes its part of tokenizing_speed.json next to this file.
 """
@@ -49,35 +53,38 @@ from fit_speed import environment
 
 from lossline import vocabularies
 from lossline.corpora import sources
+from lossline.corpora.gathering import file_sha256
 from lossline.errors import UserError
+from lossline.stores import arrays
 from lossline.stores.tokenization import CHUNK_BYTES, chunked, tokenize
 from lossline.vocabularies import HuggingFace, Normalization, Tiktoken, Vocabulary
 from lossline.vocabularies.training import EOS, PAD, Algorithm, train
 from lossline.vocabularies.word_patterns import LLAMA3
 
-MEGABYTES = 4.0
 METASPACE = {"type": "Metaspace", "replacement": "\u2581", "prepend_scheme": "never"}
 
 
-def read_texts(root: Path, names: Sequence[str]) -> dict[str, list[str]]:
+def read_texts(options: argparse.Namespace) -> dict[str, list[str]]:
     """Return the first texts of each gathered set, and the messages of Sphinx."""
     found = {
-        name: first(sources.documents(sources.gathered(root, name), "train")) for name in names
+        name: first(sources.documents(sources.gathered(options.root, name), "train"), options)
+        for name in options.sets
     }
     spec = util.find_spec("sphinx")
     if spec is not None and spec.origin:
         files = sorted(Path(spec.origin).parent.glob("locale/*/LC_MESSAGES/*.po"))
-        found["60 languages"] = first(path.read_text(encoding="utf-8") for path in files)
+        messages = (path.read_text(encoding="utf-8") for path in files)
+        found["60 languages"] = first(messages, options)
     return found
 
 
-def first(texts: Iterator[str]) -> list[str]:
-    """Return texts up to ``MEGABYTES``, in random order."""
+def first(texts: Iterator[str], options: argparse.Namespace) -> list[str]:
+    """Return the first megabytes of texts, in random order."""
     kept, size = [], 0
     for text in texts:
         kept.append(text)
         size += len(text.encode())
-        if size >= MEGABYTES * 1e6:
+        if size >= options.megabytes * 1e6:
             break
     random.Random(0).shuffle(kept)
     return kept
@@ -194,10 +201,10 @@ def library(vocabulary: Any, texts: list[str]) -> Callable[[], list[Sequence[int
 
 def speed(options: argparse.Namespace) -> dict[str, Any]:
     """Return MB per CPU second of every vocabulary and kind of text."""
-    texts = read_texts(options.root, options.sets)
+    texts = read_texts(options)
     rows = []
     with tempfile.TemporaryDirectory() as folder:
-        everything = [text for of_set in texts.values() for text in of_set]
+        everything = [text for of_set in texts.values() for text in of_set[::4]]
         specs = make_vocabularies(Path(folder), everything)
         for name, spec in specs.items():
             for kind, of_kind in texts.items():
@@ -251,14 +258,14 @@ def work(spec: Any, chunks: list[list[str]], start: Any, results: Any) -> None:
 
 def cores(options: argparse.Namespace) -> dict[str, Any]:
     """Return wall and CPU seconds of one process and of two at once."""
-    texts = [text for found in read_texts(options.root, options.sets).values() for text in found]
+    texts = [text for found in read_texts(options).values() for text in found]
     random.Random(1).shuffle(texts)
     chunks = list(chunked(texts, CHUNK_BYTES))
     context = multiprocessing.get_context("spawn")
     rounds = []
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "bpe.json"
-        path.write_bytes(train(texts, Algorithm.BPE, 32_000, name="bpe"))
+        path.write_bytes(train(texts[::4], Algorithm.BPE, 32_000, name="bpe"))
         for number in range(options.rounds):
             row: dict[str, float] = {}
             for count in (1, 2):
@@ -396,10 +403,38 @@ def prepared(folder: Path, lines: Path, vocabulary: str, processes: int) -> dict
     }  # fmt: skip
 
 
+def assembly(options: argparse.Namespace) -> dict[str, Any]:
+    """Return the bytes per second of writing an array of ids and of hashing a file."""
+    block = np.random.default_rng(0).integers(128_000, size=arrays.SHARD, dtype=np.uint32)
+    blocks = 8
+    row: dict[str, Any] = {"megabytes": blocks * block.nbytes / 1e6}
+    with tempfile.TemporaryDirectory(dir=options.folder) as temporary:
+        wall, busy = time.perf_counter(), time.process_time()
+        arrays.write(
+            Path(temporary) / "ids", [block] * blocks, dtype="uint32", size=blocks * block.size
+        )
+        row["write_wall"] = row["megabytes"] / (time.perf_counter() - wall)
+        row["write_cpu"] = row["megabytes"] / (time.process_time() - busy)
+        path = Path(temporary) / "file"
+        path.write_bytes(block.tobytes())
+        busy = time.process_time()
+        for _ in range(blocks):
+            file_sha256(path)
+        row["hash_cpu"] = row["megabytes"] / (time.process_time() - busy)
+    print(
+        f"array of ids: {row['write_wall']:.0f} MB/s of wall time, {row['write_cpu']:.0f} MB per "
+        f"CPU second; SHA-256 of a file: {row['hash_cpu']:.0f} MB per CPU second"
+    )
+    return {"environment": versions(), **row}
+
+
 def versions() -> dict[str, object]:
     """Return the machine and the versions of the libraries."""
     names = ("tokenizers", "sentencepiece", "tiktoken")
     return {**environment(), **{name: metadata.version(name) for name in names}}
+
+
+MODES = {"speed": speed, "cores": cores, "memory": memory, "assembly": assembly}
 
 
 def main() -> None:
@@ -407,9 +442,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("mode", choices=("speed", "cores", "memory"))
+    parser.add_argument("mode", choices=tuple(MODES))
     parser.add_argument("--root", type=Path, default=Path("data"), help="of gathered corpora")
     parser.add_argument("--sets", nargs="+", default=["wiki", "pubmed", "python"])
+    parser.add_argument("--megabytes", type=float, default=4.0, help="of each set")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--gigabytes", type=float, nargs="+", default=[0.5, 1, 2])
     parser.add_argument("--processes", type=int, default=2, help="of prepare")
@@ -418,8 +454,7 @@ def main() -> None:
     parser.add_argument("--name", default="", help="of this result in the file")
     parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".json"))
     options = parser.parse_args()
-    modes = {"speed": speed, "cores": cores, "memory": memory}
-    found = {"command": " ".join(["python", *sys.argv]), **modes[options.mode](options)}
+    found = {"command": " ".join(["python", *sys.argv]), **MODES[options.mode](options)}
     results = json.loads(options.out.read_text()) if options.out.exists() else {}
     results[options.name or options.mode] = found
     options.out.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
