@@ -14,7 +14,6 @@ import difflib
 import enum
 import inspect
 import io
-import logging
 import os
 import re
 import select
@@ -28,6 +27,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
 from lossline.cli.file_errors import refusal_of_a_place
+from lossline.cli.parsed_files import ParsedFiles
 from lossline.errors import UserError
 from lossline.places import to_path
 
@@ -130,9 +130,17 @@ def _reader_has_gone() -> bool:
 
 
 def build_options(
-    name: str, verb: Verb, *, gin_files: Sequence[str | Path] = (), bindings: Sequence[str] = ()
-) -> Any:
+    name: str, verb: Verb, *, gin_files: Sequence[str | Path] = (), bindings: Sequence[str] = (),
+    parsed: ParsedFiles | None = None,
+) -> Any:  # fmt: skip
     """Build ``verb.options`` from gin files and bindings.
+
+    Args:
+        name: name of the verb.
+        verb: the verb.
+        gin_files: gin files, in order.
+        bindings: binding lines, applied after the files.
+        parsed: files parsed by earlier calls for the same verb; keeps those of this call.
 
     Raises:
         UserError: a file is missing, or a binding is unknown, unused, missing or of a wrong type.
@@ -144,20 +152,17 @@ def build_options(
     factory = _register(verb.name or name, verb.options)
     for component_name, component in verb.components.items():
         _register(component_name, component)
-    for folder in _search_path(gin_files):
-        gin.add_config_file_search_path(folder)
-    for path in gin_files:
-        if not Path(path).is_file():
-            raise UserError(f"--gin_file: no file {path}{_nearest_file(Path(path))}")
-    logging.disable(logging.ERROR)  # gin logs every folder without the included file
+    files, parsed = [str(path) for path in gin_files], parsed or ParsedFiles()
+    if not parsed.has(files):
+        for folder in _search_path(gin_files):
+            gin.add_config_file_search_path(folder)
+        for path in gin_files:
+            if not Path(path).is_file():
+                raise UserError(f"--gin_file: no file {path}{_nearest_file(Path(path))}")
     try:
-        gin.parse_config_files_and_bindings(
-            [str(path) for path in gin_files], list(bindings), finalize_config=False
-        )
+        parsed.parse(files, bindings)
     except (ValueError, TypeError, SyntaxError, KeyError, OSError) as error:
         raise UserError(_gin_message(error)) from error
-    finally:
-        logging.disable(logging.NOTSET)
     _refuse_unset_macros()
     try:
         options = factory()

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lossline.cli.configuration import build_options
+from lossline.cli.parsed_files import ParsedFiles
 from lossline.errors import NotMadeYet, UserError
 from lossline.options.identity import fingerprint
 from lossline.places import to_path
@@ -56,6 +57,8 @@ def plan_run(
     gin_files: Sequence[str],
     bindings: Sequence[str],
     factors: Mapping[str, str] | None = None,
+    *,
+    parsed: ParsedFiles | None = None,
 ) -> PlannedRun:
     """Resolve the options of a run, so that an error in any run appears before training.
 
@@ -64,13 +67,14 @@ def plan_run(
         gin_files: Gin files of ``lossline.train``, in order.
         bindings: binding lines, applied after the files.
         factors: factor of each axis -> level of this run.
+        parsed: gin files that earlier runs of the grid have parsed.
 
     Raises:
         UserError: the error that ``lossline.train`` would raise, after the run's name. A missing
             store or origin is not an error here, see ``PlannedRun.missing``.
     """
     try:
-        options = run_options(gin_files, bindings)
+        options = run_options(gin_files, bindings, parsed)
         folder, key, missing = _identified(options)
     except UserError as error:
         raise UserError(f"run {name}: {error}") from error
@@ -88,19 +92,24 @@ def plan_run(
     )
 
 
-def run_options(gin_files: Sequence[str], bindings: Sequence[str]) -> TrainOptions:
+def run_options(
+    gin_files: Sequence[str], bindings: Sequence[str], parsed: ParsedFiles | None = None
+) -> TrainOptions:
     """Return the resolved options of a run.
 
     Args:
         gin_files: Gin files of ``lossline.train``, in order.
         bindings: binding lines, applied after the files.
+        parsed: gin files that earlier calls have parsed.
 
     Raises:
         UserError: a file or a binding is wrong.
     """
     from lossline.train import load
 
-    options: TrainOptions = build_options("train", load(), gin_files=gin_files, bindings=bindings)
+    options: TrainOptions = build_options(
+        "train", load(), gin_files=gin_files, bindings=bindings, parsed=parsed
+    )
     return options
 
 

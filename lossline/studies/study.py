@@ -19,6 +19,7 @@ from typing import Any
 import pandas as pd
 
 from lossline.cli.configuration import binding
+from lossline.cli.parsed_files import ParsedFiles
 from lossline.errors import UserError
 from lossline.options.identity import identity
 from lossline.options.roles import OWN_PREFIX
@@ -139,7 +140,7 @@ def run_study(options: StudyOptions) -> None:
     _check_gin_files(options)
     if options.submit in (SLURM, LOCAL):
         check_installed(options.submit)
-    runs = [_planned(options, point) for point in unique(options.grid.points())]
+    runs = _planned(options)
     steps = len(options.before) + 3 + len(options.after)
     last = steps - len(options.after)
     if options.status:
@@ -204,15 +205,20 @@ def _check_gin_files(options: StudyOptions) -> None:
 
 def _identified(options: StudyOptions) -> list[PlannedRun]:
     """Plan the runs again after their stores and origins were made."""
-    runs = [_planned(options, point) for point in unique(options.grid.points())]
+    runs = _planned(options)
     for item in runs:
         if item.missing:
             raise UserError(f"run {item.name}: {item.missing}")
     return runs
 
 
-def _planned(options: StudyOptions, point: Point) -> PlannedRun:
-    return plan_run(point.name, *sources(options, point), point.factors)
+def _planned(options: StudyOptions) -> list[PlannedRun]:
+    """Return the runs of the grid, in order."""
+    parsed = ParsedFiles()
+    return [
+        plan_run(point.name, *sources(options, point), point.factors, parsed=parsed)
+        for point in unique(options.grid.points())
+    ]
 
 
 def sources(options: StudyOptions, point: Point) -> tuple[tuple[str, ...], list[str]]:
