@@ -59,7 +59,8 @@ class WordMemory:
         split: cuts a text into words.
         encode_words: the tokenizer: returns the ids of each of a list of words.
         pieces: UTF-8 bytes of every id.
-        limit: bytes of memory for the words that are kept.
+        limit: bytes of memory for the words that are kept. Threads that share a vocabulary may
+            exceed it by a factor of their number.
     """
 
     def __init__(
