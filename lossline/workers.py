@@ -83,17 +83,20 @@ class Workers:
         if self._processes <= 1 or len(items) < 2:
             return map(function, items)
         if self._pool is None:
-            # Spawn instead of fork: a fork does not copy the threads that libraries have started.
-            self._pool = ProcessPoolExecutor(
-                self._processes, get_context("spawn"), initializer=die_with_pool
-            )
+            self._pool = process_pool(self._processes)
         piece = max(1, len(items) // (_PIECES * self._processes))
-        with _no_interrupts():
+        with no_interrupts():
             return self._pool.map(function, items, chunksize=piece)
 
 
+def process_pool(processes: int) -> ProcessPoolExecutor:
+    """Return a pool whose processes end with this one; they start with the first calls."""
+    # Spawn instead of fork: a fork does not copy the threads that libraries have started.
+    return ProcessPoolExecutor(processes, get_context("spawn"), initializer=die_with_pool)
+
+
 @contextlib.contextmanager
-def _no_interrupts() -> Iterator[None]:
+def no_interrupts() -> Iterator[None]:
     """Hold back Ctrl-C, and let processes that start meanwhile never receive it.
 
     A terminal sends it to all of them; only the first process is to answer, in one line.

@@ -12,10 +12,12 @@ hundred rows), which threads make slower: up to a hundred times if other work us
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from quick_compilation import QUICK_COMPILATION
+from standing_cluster import StandingCluster
 
 os.environ.setdefault("XLA_FLAGS", f"--xla_force_host_platform_device_count=8 {QUICK_COMPILATION}")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -60,3 +62,30 @@ def store(tmp_path: Path, texts: list[str]) -> TokenStore:
     from lossline.vocabularies import ByteVocabulary
 
     return write_store(tmp_path / "store", texts, ByteVocabulary(), name="small")
+
+
+@pytest.fixture(scope="session")
+def dask_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StandingCluster]:
+    """A scheduler with two workers of one thread, for all tests that leave them in order."""
+    pytest.importorskip("distributed")
+    cluster = StandingCluster(tmp_path_factory.mktemp("dask_cluster"))
+    try:
+        cluster.start_worker()
+        cluster.start_worker()
+        yield cluster
+    finally:
+        cluster.close()
+
+
+@pytest.fixture(scope="module")
+def harmed_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StandingCluster]:
+    """A scheduler for tests that start workers and harm them; one death of a worker is enough."""
+    pytest.importorskip("distributed")
+    cluster = StandingCluster(
+        tmp_path_factory.mktemp("harmed_cluster"),
+        DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES="0",
+    )
+    try:
+        yield cluster
+    finally:
+        cluster.close()

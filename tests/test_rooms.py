@@ -12,9 +12,9 @@ SCIENCE = (
     "comparisons", "fits", "token_dynamics", "design",
 )  # fmt: skip
 MACHINE = {
-    "batches", "cli", "compilation", "conversion", "corpora", "evaluation", "models", "objectives",
-    "ops", "pages", "reporting", "runs", "scoring", "sharding", "stores", "studies", "training",
-    "vocabularies", "choices", "token_curves",
+    "batches", "cli", "cluster", "compilation", "conversion", "corpora", "evaluation", "models",
+    "objectives", "ops", "pages", "reporting", "runs", "scoring", "sharding", "stores", "studies",
+    "training", "vocabularies", "choices", "token_curves",
 }  # fmt: skip
 LONGEST_FILE = 600
 MOST_FILES = 17
