@@ -7,7 +7,7 @@ import io
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, BinaryIO, TextIO
 
 from lossline.errors import UserError
 
@@ -43,18 +43,26 @@ def matching_files(patterns: Iterable[str], where: str) -> list[Path]:
     return found
 
 
-def read_objects(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def read_objects(
+    path: Path, *, start: int = 0, stop: int | None = None, first: int = 1
+) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield the position and the object of each line.
 
-    The position is the text ``<path>, line <number>``; numbers start at 1.
+    The position is the text ``<path>, line <number>``.
+
+    Args:
+        path: file, plain or compressed.
+        start: byte of a plain file; lines that start before it are left out.
+        stop: byte of a plain file; lines that start there or later are left out. None: the end.
+        first: number of the first line.
 
     Raises:
         UserError: a line is not a JSON object in UTF-8, or the file cannot be read to its end.
     """
-    number = 0
-    with _text_file(path) as file:
+    number = first - 1
+    with _text_file(path) if stop is None else _lines(path, start, stop) as file:
         try:
-            for number, line in enumerate(file, 1):
+            for number, line in enumerate(file, first):
                 where = f"{path}, line {number}"
                 yield where, parse_object(line, where)
         except (OSError, ValueError) as error:  # raised for damaged compressed files
@@ -105,6 +113,44 @@ def _text_file(path: Path) -> TextIO:
 
     stream = pyarrow.input_stream(str(path), compression=COMPRESSED[path.suffix])
     return io.TextIOWrapper(stream, encoding="utf-8-sig", errors="surrogateescape")
+
+
+def _lines(path: Path, start: int, stop: int) -> TextIO:
+    """Return the lines that start in a range of bytes of a plain file."""
+    with path.open("rb") as file:
+        begin = _first_line(file, start)
+        data = file.read(max(0, stop - begin))
+        if data and not data.endswith(b"\n"):
+            data += file.readline()
+    encoding = "utf-8" if start else "utf-8-sig"
+    return io.TextIOWrapper(io.BytesIO(data), encoding=encoding, errors="surrogateescape")
+
+
+def _first_line(file: BinaryIO, start: int) -> int:
+    """Move to the first line that starts at ``start`` or later; return its position.
+
+    Here a line ends with a line feed: a lone carriage return, which ends a line too, stays inside.
+    """
+    if start:
+        file.seek(start - 1)
+        file.readline()
+    return file.tell()
+
+
+def lines_before(path: Path, start: int) -> int:
+    """Return the number of lines of a plain file before those of a range that begins at ``start``.
+
+    Lines are counted as an editor does: they end with a line feed, a carriage return or both.
+    """
+    count = 0
+    with path.open("rb") as file:
+        left = _first_line(file, start)
+        file.seek(0)
+        while left > 0 and (line := file.readline()):
+            body = line.removesuffix(b"\n").removesuffix(b"\r")
+            count += 1 + body.count(b"\r")
+            left -= len(line)
+    return count
 
 
 def _require_bytes_in_utf8(line: str, where: str) -> None:

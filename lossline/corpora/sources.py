@@ -7,19 +7,31 @@ without TensorFlow; vocabulary training uses that.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from lossline.corpora import utf8
 from lossline.corpora.deduplication import content_hash
+from lossline.corpora.file_texts import (
+    LineRange,
+    RowGroups,
+    TextRange,
+    WholeFiles,
+    line_ranges,
+    row_group_ranges,
+    whole_file_ranges,
+)
 from lossline.corpora.gathering import file_sha256, job_hash, read_provenance, text_folder
-from lossline.corpora.json_lines import COMPRESSED, kind_of, matching_files, read_objects
+from lossline.corpora.json_lines import COMPRESSED, matching_files
 from lossline.corpora.noisy import Noisy
 from lossline.corpora.pools import Pool
 from lossline.corpora.selected import Selected
 from lossline.errors import UserError
+
+# Bytes per range of files: large sets have about _RANGES of them.
+_RANGES = 1024
+_SMALLEST_RANGE = 1 << 21
+_LARGEST_RANGE = 1 << 26
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -260,101 +272,53 @@ def documents(source: FileSource | PageSource, split: str) -> Iterator[str]:
         return
     for path in paths(source, split):
         try:
-            if isinstance(source, JsonLines):
-                yield from _json_lines(path, source.field)
-            elif isinstance(source, Parquet):
-                yield from _parquet(path, source.column)
-            else:
-                yield _plain(path)
+            yield from _whole(source, path).texts()
         except OSError as error:
             raise UserError(f"{path}: cannot be read ({error}). Correct the path.") from error
 
 
-def identity(source: Source, split: str) -> str:
+def _whole(source: FileSource, path: Path) -> TextRange:
+    if isinstance(source, JsonLines):
+        return LineRange(path=path, field=source.field)
+    if isinstance(source, Parquet):
+        return RowGroups(path=path, column=source.column)
+    return WholeFiles(paths=(path,))
+
+
+def text_ranges(source: FileSource, split: str) -> list[TextRange]:
+    """Return ranges of the files of a split; together they give its documents, in order.
+
+    They depend only on the files: on their sizes, and on the row groups of Parquet.
+
+    Raises:
+        UserError: the source lacks the split, or a pattern matches no file.
+    """
+    files = [path.absolute() for path in paths(source, split)]
+    total = sum(path.stat().st_size for path in files)
+    size = min(max(total // _RANGES, _SMALLEST_RANGE), _LARGEST_RANGE)
+    if isinstance(source, JsonLines):
+        return [part for path in files for part in line_ranges(path, source.field, size)]
+    if isinstance(source, Parquet):
+        return [part for path in files for part in row_group_ranges(path, source.column, size)]
+    return list(whole_file_ranges(files, size))
+
+
+def identity(source: Source, split: str, *, sha256: Callable[[Path], str] = file_sha256) -> str:
     """Return a hash (SHA-256, hex) that identifies the contents of a split.
 
     For TFDS and seqio it is computed from their options, for other sources from their contents.
+
+    Args:
+        source: source of the texts.
+        split: its split.
+        sha256: returns the SHA-256 (hex) of a file of a source of files.
     """
     if isinstance(source, Pool):
         return job_hash("Pool", source.split_fingerprint(split))
     if isinstance(source, Selected | Noisy):
         return job_hash(type(source).__name__, source.identity())
     if isinstance(source, JsonLines | Parquet | PlainFiles):
-        contents = [file_sha256(path) for path in paths(source, split)]
+        contents = [sha256(path) for path in paths(source, split)]
         column = getattr(source, "field", getattr(source, "column", ""))
         return job_hash(type(source).__name__, column, contents)
     return job_hash(type(source).__name__, repr(source), split)
-
-
-def _json_lines(path: Path, field: str) -> Iterator[str]:
-    for where, record in read_objects(path):
-        text = record.get(field)
-        if not isinstance(text, str):
-            found = f"it is {kind_of(text)}" if field in record else f"keys: {_listed(record)}"
-            raise UserError(
-                f"{where}: no text under {field!r} ({found}). Fix the line or jsonl.field."
-            )
-        utf8.require(text, f"{where}, {field!r}")
-        yield text
-
-
-def _listed(names: Iterable[str]) -> str:
-    shown = [repr(name) for name in names][:8]
-    return ", ".join(shown) or "none"
-
-
-def _parquet(path: Path, column: str) -> Iterator[str]:
-    import pyarrow
-    import pyarrow.parquet
-
-    row = 0
-    try:
-        file = pyarrow.parquet.ParquetFile(path)
-        if column not in file.schema_arrow.names:
-            raise UserError(
-                f"{path}: no column {column!r}. Set parquet.column to one of "
-                f"{_listed(file.schema_arrow.names)}."
-            )
-        for batch in file.iter_batches(columns=[column]):
-            for data in _undecoded(batch.column(0), f"{path}: {column!r}"):
-                yield _decoded(data, f"{path}, row {row} (from 0): {column!r}")
-                row += 1
-    except (pyarrow.ArrowException, OSError) as error:
-        raise UserError(
-            f"{path}: not a Parquet file, or damaged after row {row} ({error}). Download or write "
-            "the file again."
-        ) from error
-
-
-def _undecoded(column: Any, where: str) -> list[bytes | None]:
-    """Return the raw bytes of a column's texts; None for null.
-
-    pyarrow's own decoding does not report the row of invalid UTF-8.
-    """
-    from pyarrow import large_binary, types
-
-    if types.is_dictionary(column.type):
-        column = column.dictionary_decode()
-    if str(column.type) not in ("string", "large_string", "string_view"):
-        raise UserError(f"{where} contains {column.type}, not text. Correct parquet.column.")
-    return column.cast(large_binary()).to_pylist()
-
-
-def _decoded(data: bytes | None, where: str) -> str:
-    if data is None:
-        raise UserError(f"{where} is null, not text. Remove the row.")
-    try:
-        return data.decode()
-    except UnicodeDecodeError as error:
-        raise UserError(f"{where} is not UTF-8 ({error}). Fix or remove the row.") from error
-
-
-def _plain(path: Path) -> str:
-    data = path.read_bytes()
-    try:
-        return data.decode()
-    except UnicodeDecodeError as error:
-        line = len((data[: error.start] + b".").splitlines())
-        raise UserError(
-            f"{path}, line {line}: not UTF-8 ({error}). Convert the file to UTF-8 or remove it."
-        ) from error
