@@ -10,6 +10,9 @@ Results (<root> is prepare.root; <out> is prepare.out, by default <root>/stores)
   <out>/<vocabulary>/<set>/<split>
   <out>/<vocabulary>/tasks/<benchmark>
 
+With --cluster=tcp://host:port, the workers of a Dask scheduler tokenize; they must see the same
+paths. The stores are the same bit for bit.
+
 After a kill, the same command resumes. Existing vocabularies and stores are kept, and a store of
 another text or vocabulary is never overwritten.
 """
@@ -51,9 +54,12 @@ def load() -> Verb:
 
 
 FLAGS = {
+    "cluster": Flag(
+        "prepare.cluster", "'local' or the address of a Dask scheduler, tcp://host:port"
+    ),
     "train_vocabulary": Flag(
         "prepare.train_vocabulary", "train prepare.vocabularies, make no stores", kind="switch"
-    )
+    ),
 }
 
 if __name__ == "__main__":

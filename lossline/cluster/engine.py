@@ -13,6 +13,7 @@ from lossline.terminal import Say, now_and_then, silent
 Unit = TypeVar("Unit")
 Result = TypeVar("Result")
 
+HERE = "this machine"  # name of every process that is not a worker of a cluster
 KEPT = "Finished parts are kept; run the same command again."
 
 
@@ -81,4 +82,4 @@ def worker_name() -> str:
             return f"worker {distributed.get_worker().address}"
         except ValueError:  # not in a worker
             pass
-    return "this machine"
+    return HERE

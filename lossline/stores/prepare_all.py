@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from lossline import vocabularies
+from lossline.cluster import Engine, connect
 from lossline.corpora import sources
 from lossline.corpora.benchmarks import benchmark_folder, gathered_items
 from lossline.corpora.gathering import file_sha256, job_hash, read_provenance, text_folder
@@ -23,9 +24,10 @@ from lossline.files import is_published
 from lossline.installing import install_extra
 from lossline.places import check_folder_name, local_path, to_path
 from lossline.stores import manifests
+from lossline.stores.file_hashes import FileHashes
 from lossline.stores.jobs import FORMAT, text_job
 from lossline.stores.sealed_json import FILE_NAME
-from lossline.stores.store_writer import write_store
+from lossline.stores.store_writer import RangedTexts, write_store
 from lossline.stores.task_store import write_task
 from lossline.stores.token_store import TokenStore
 from lossline.stores.vocabulary_training import TrainVocabulary, train_vocabulary
@@ -85,7 +87,9 @@ class PrepareOptions:
         vocabularies: vocabularies that ``--train_vocabulary`` trains.
         train_vocabulary: whether to train the vocabularies instead of making stores.
         out: folder of the stores. Default: ``<root>/stores``.
-        processes: number of tokenizing processes. 0: one per core.
+        cluster: "local": processes of this machine; or the address of a Dask scheduler,
+            "tcp://host:port": its workers, which must see the same paths as this machine.
+        processes: number of tokenizing processes of this machine. 0: one per core.
     """
 
     root: str = "data"
@@ -93,6 +97,7 @@ class PrepareOptions:
     vocabularies: tuple[TrainVocabulary, ...] = ()
     train_vocabulary: bool = False
     out: str = field(default="", metadata={"identity": False})
+    cluster: str = field(default="local", metadata={"identity": False})
     processes: int = field(default=0, metadata={"identity": False})
 
 
@@ -101,7 +106,7 @@ def prepare(options: PrepareOptions) -> None:
 
     Raises:
         UserError: no store or vocabulary is named, a set is missing, a folder contains another
-            store, or a text is invalid.
+            store, a text is invalid, or the cluster fails.
     """
     root = local_path(options.root, "prepare.root")
     if options.train_vocabulary:
@@ -113,11 +118,12 @@ def prepare(options: PrepareOptions) -> None:
             "vocabularies."
         )
     out = to_path(options.out, "prepare.out") if options.out else root / "stores"
-    processes = options.processes or os.cpu_count() or 1
-    steps = [step for job in options.stores for step in _steps(job, root, out)]
-    missing = [step for step in steps if not step.is_ready()]
-    for step in missing:
-        step.run(processes)
+    with connect(options.cluster, processes=options.processes, say=_say) as engine:
+        hashes = FileHashes(engine)
+        steps = [step for job in options.stores for step in _steps(job, root, out, hashes)]
+        missing = [step for step in steps if not step.is_ready()]
+        for step in missing:
+            step.run(engine)
     ready = len(steps) - len(missing)
     print(f"prepare: {len(missing)} stores made, {ready} already prepared, in {out}", flush=True)
 
@@ -130,7 +136,8 @@ class _Step:
     kind: str
     job: str
     text_bytes: int
-    make: Callable[[int, WorkProgress], str]
+    needs_tensorflow: bool
+    make: Callable[[Engine, WorkProgress], str]
 
     def is_ready(self) -> bool:
         """Return whether the store exists; raise ``UserError`` if it is from another request."""
@@ -147,14 +154,18 @@ class _Step:
         print(f"prepare {self.path}: already prepared", file=sys.stderr, flush=True)
         return True
 
-    def run(self, processes: int) -> None:
-        if self.kind == "text":
+    def run(self, engine: Engine) -> None:
+        if self.needs_tensorflow:
             _import_seqio_tasks()  # before the progress clock starts
         progress = WorkProgress(f"prepare {self.path}", total=self.text_bytes)
-        progress.finish(self.make(processes, progress))
+        progress.finish(self.make(engine, progress))
 
 
-def _steps(job: StoreJob, root: Path, out: Path) -> Iterator[_Step]:
+def _say(text: str) -> None:
+    print(f"prepare: {text}", file=sys.stderr, flush=True)
+
+
+def _steps(job: StoreJob, root: Path, out: Path, hashes: FileHashes) -> Iterator[_Step]:
     spec = vocabulary_spec(job.vocabulary, root)
     vocabulary = vocabularies.load(spec)
     if vocabulary.slow_because:
@@ -179,7 +190,7 @@ def _steps(job: StoreJob, root: Path, out: Path) -> Iterator[_Step]:
                     f"store of {source.name}/scored: a limit would change which pages are scored. "
                     "Remove store.max_documents and store.max_megabytes; set pool.scored_pages."
                 )
-            yield _text_step(source, split, subset, spec, vocabulary, out)
+            yield _text_step(source, split, subset, spec, vocabulary, out, hashes)
     for name in job.tasks:
         if not _left_out(job, benchmark_folder(root, name)):
             yield _task_step(name, vocabulary, root, out)
@@ -230,19 +241,20 @@ def _text_step(
     spec: VocabularySpec,
     vocabulary: Vocabulary,
     out: Path,
+    hashes: FileHashes,
 ) -> _Step:
     name = source.name or getattr(source, "task", "")
     folder = name.replace("/", "_")
     check_folder_name(folder, f"name of a {type(source).__name__}")
-    job = text_job(source, split, subset, vocabulary.hash)
+    if isinstance(source, JsonLines | Parquet | PlainFiles):
+        hashes.compute(sources.paths(source, split))
+    job = text_job(source, split, subset, vocabulary.hash, sha256=hashes)
     path = out / vocabulary.name / folder / split
 
-    def make(processes: int, progress: WorkProgress) -> str:
-        seqio_tasks = _import_seqio_tasks()
-
+    def make(engine: Engine, progress: WorkProgress) -> str:
         store = write_store(
             path,
-            subset.apply(seqio_tasks.texts(source, split)),
+            _documents(source, split, subset, hashes),
             spec,
             name=name,
             split=split,
@@ -250,7 +262,7 @@ def _text_step(
             license=source.license,
             selection=source.provenance if isinstance(source, Selected) else None,
             job=job,
-            processes=processes,
+            engine=engine,
             report=progress.advance,
             found=progress.found,
         )
@@ -261,7 +273,37 @@ def _text_step(
         )
 
     size = sources.text_bytes(source, split, subset)
-    return _Step(path=path, kind="text", job=job, text_bytes=size, make=make)
+    return _Step(
+        path=path,
+        kind="text",
+        job=job,
+        text_bytes=size,
+        needs_tensorflow=isinstance(source, Tfds | SeqioTask),
+        make=make,
+    )
+
+
+def _documents(
+    source: Source, split: str, subset: Subset, hashes: FileHashes
+) -> Iterable[str] | RangedTexts:
+    """Return the documents: ranges that workers read, or the texts, read by this process.
+
+    This process reads what only TensorFlow or seqio can read, pages of pools, and the texts that a
+    limit of the number of documents or of their total size chooses.
+    """
+    if isinstance(source, Tfds | SeqioTask):
+        return subset.apply(_import_seqio_tasks().texts(source, split))
+    known = sources.splits(source)
+    if split not in known:
+        raise UserError(f"set {source.name}: no split {split!r}. Use one of {', '.join(known)}.")
+    limited = subset.max_documents or subset.max_megabytes
+    if limited or not isinstance(source, JsonLines | Parquet | PlainFiles):
+        return subset.apply(sources.documents(source, split))
+    return RangedTexts(
+        ranges=sources.text_ranges(source, split),
+        hashes=hashes,
+        max_document_kilobytes=subset.max_document_kilobytes,
+    )
 
 
 def _import_seqio_tasks() -> Any:
@@ -309,8 +351,8 @@ def _task_step(name: str, vocabulary: Vocabulary, root: Path, out: Path) -> _Ste
     job = job_hash("task", FORMAT, file_sha256(folder / "items.jsonl"), vocabulary.hash)
     path = out / vocabulary.name / "tasks" / name
 
-    def make(processes: int, progress: WorkProgress) -> str:
-        del processes, progress
+    def make(engine: Engine, progress: WorkProgress) -> str:
+        del engine, progress
         store = write_task(
             path,
             gathered_items(folder / "items.jsonl"),
@@ -323,7 +365,7 @@ def _task_step(name: str, vocabulary: Vocabulary, root: Path, out: Path) -> _Ste
         )
         return f"{store.num_questions:,} questions, {store.manifest.tokens:,} tokens"
 
-    return _Step(path=path, kind="task", job=job, text_bytes=0, make=make)
+    return _Step(path=path, kind="task", job=job, text_bytes=0, needs_tensorflow=False, make=make)
 
 
 def _describe(source: Source) -> str:

@@ -1,35 +1,40 @@
 """Write token stores: resumable, atomic, and never over another store.
 
-A store is built in ``<path>.partial`` and renamed when it is complete. The text is tokenized in
-chunks. Each chunk is saved as a part, with hashes of its text and its tokens. After a kill, the
-next start reuses every undamaged part whose text and vocabulary are unchanged.
+A store is built in ``<path>.partial`` and renamed when it is complete. Workers of an engine
+tokenize the text in parts (``lossline.stores.parts``). After a kill, the next start reuses every
+undamaged part whose text and vocabulary are unchanged. The store does not depend on the parts, on
+the engine or on the order in which parts are finished.
 """
 
 from __future__ import annotations
 
-import hashlib
-import io
-import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+import functools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from lossline import files
+from lossline import files, vocabularies
+from lossline.cluster import Engine, connect
 from lossline.corpora import utf8
+from lossline.corpora.file_texts import TextRange
+from lossline.corpora.gathering import job_hash
 from lossline.errors import UserError
-from lossline.files import building, write_bytes
-from lossline.places import to_path
-from lossline.stores import arrays, manifests
+from lossline.files import building
+from lossline.places import in_bucket, to_path
+from lossline.stores import arrays, manifests, parts
 from lossline.stores.manifests import Manifest
+from lossline.stores.parts import Making, Part, Wanted, id_dtype
 from lossline.stores.sealed_json import FILE_NAME
+from lossline.stores.text_shards import write_shard
 from lossline.stores.token_store import TokenStore
-from lossline.stores.tokenization import CHUNK_BYTES, Tokenizer, Tokens, chunked, text_sha256
+from lossline.stores.tokenization import CHUNK_BYTES, chunked, text_sha256
 from lossline.vocabularies import Vocabulary, VocabularySpec
 
+_TRIES = 3
 Report = Callable[[int], None]  # called with a number of UTF-8 bytes of text
 
 
@@ -45,9 +50,25 @@ class Description:
     job: str = ""
 
 
+@dataclass(frozen=True, kw_only=True)
+class RangedTexts:
+    """Documents in ranges of files, which workers read themselves.
+
+    Attributes:
+        ranges: the ranges in order, with absolute paths.
+        hashes: SHA-256 (hex) of every file.
+        max_document_kilobytes: limit of the size of a document; see ``Subset``. Its other limits
+            need one reader of all documents.
+    """
+
+    ranges: Sequence[TextRange]
+    hashes: Mapping[Path, str]
+    max_document_kilobytes: float = 0.0
+
+
 def write_store(
     path: str | Path,
-    documents: Iterable[str | bytes],
+    documents: Iterable[str | bytes] | RangedTexts,
     vocabulary: Vocabulary | VocabularySpec,
     *,
     name: str = "documents",
@@ -57,6 +78,7 @@ def write_store(
     selection: Mapping[str, Any] | None = None,
     job: str = "",
     processes: int = 1,
+    engine: Engine | None = None,
     shard: int = arrays.SHARD,
     chunk: int = CHUNK_BYTES,
     report: Report = lambda done: None,
@@ -68,17 +90,20 @@ def write_store(
 
     Args:
         path: folder of the store.
-        documents: texts in order; ``bytes`` must be UTF-8.
-        vocabulary: a vocabulary, or its specification. Several processes need a specification.
+        documents: texts in order (``bytes`` must be UTF-8), or the ranges of files that hold them.
+        vocabulary: a vocabulary, or its specification. An engine of several processes needs a
+            specification.
         name: name of the set, for the manifest.
         split: split of the set, for the manifest.
         source_task: origin of the text, for the manifest.
         license: license of the text, for the manifest.
         selection: provenance of selected pages, for the manifest.
         job: hash of the request, for the manifest.
-        processes: number of tokenizing processes.
+        processes: number of tokenizing processes of this machine, if no engine is given.
+        engine: engine that tokenizes.
         shard: tokens per file.
-        chunk: characters per chunk; a kill loses the work of at most a few chunks.
+        chunk: characters that are tokenized at once, and of a part if the documents are not ranges;
+            a kill loses the work of at most a few parts.
         report: called with the bytes of text tokenized since the last call.
         found: called with the bytes of text that an earlier start has tokenized. Default:
             ``report``.
@@ -96,11 +121,26 @@ def write_store(
         selection=selection or {},
         job=job,
     )
-    tokenizer = Tokenizer(vocabulary, processes=processes)
-    with building(path) as partial, _cleaning_up_after_user_error(partial):
-        chunks = chunked(_texts(documents), chunk)
-        parts = _tokenize_parts(partial, chunks, tokenizer, report, found or report)
-        manifest = _assemble(partial, parts, tokenizer.vocabulary, description, shard=shard)
+    if isinstance(vocabulary, Vocabulary):
+        here, processes = vocabulary, 1
+    else:
+        here = vocabularies.load(vocabulary)
+    limit = documents.max_document_kilobytes if isinstance(documents, RangedTexts) else 0.0
+    making = Making(
+        vocabulary=_for_workers(vocabulary),
+        hash=here.hash,
+        max_document_kilobytes=limit,
+        chunk=chunk,
+    )
+    with (
+        building(path) as partial,
+        _cleaning_up_after_user_error(partial),
+        nullcontext(engine) if engine else connect("local", processes=processes) as used,
+    ):
+        parts_of_store = _Parts(partial, making, report, found or report)
+        made = parts_of_store.make(documents, used)
+        manifest = _assemble(partial, made, here, description, shard=shard)
+        parts_of_store.remove()
         publish(partial, path, manifest)
     return TokenStore.open(path)
 
@@ -141,17 +181,6 @@ def _cleaning_up_after_user_error(partial: Path) -> Iterator[None]:
         raise
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Part:
-    path: Path
-    documents: int
-    tokens: int
-
-    def load(self) -> Tokens:
-        with self.path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-            return Tokens(ids=stored["ids"], lengths=stored["lengths"], bytes=stored["bytes"])
-
-
 def _texts(documents: Iterable[str | bytes]) -> Iterator[str]:
     for number, document in enumerate(documents):
         try:
@@ -164,124 +193,129 @@ def _texts(documents: Iterable[str | bytes]) -> Iterator[str]:
         yield text
 
 
-def _tokenize_parts(
-    partial: Path,
-    chunks: Iterable[list[str]],
-    tokenizer: Tokenizer,
-    report: Report,
-    found: Report,
-) -> list[_Part]:
-    folder = partial / "parts"
-    folder.mkdir(exist_ok=True)
-    parts: dict[int, _Part] = {}
-    count = 0
+class _Parts:
+    """The parts of one store in their folder.
 
-    def missing() -> Iterator[tuple[int, list[str]]]:
-        nonlocal count
-        for number, chunk in enumerate(chunks):
-            count = number + 1
-            part = _kept_part(folder, number, chunk, tokenizer.vocabulary)
-            if part is None:
-                yield number, chunk
-            else:
-                parts[number] = part
-                found(sum(len(text.encode()) for text in chunk))
-
-    for number, chunk, tokens in tokenizer.map(missing()):
-        parts[number] = _write_part(folder, number, chunk, tokens, tokenizer.vocabulary)
-        report(int(tokens.bytes.sum()))
-    return [parts[number] for number in range(count)]
-
-
-def _part_paths(folder: Path, number: int) -> tuple[Path, Path]:
-    return folder / f"{number:08d}.npz", folder / f"{number:08d}.json"
-
-
-def _write_part(
-    folder: Path, number: int, chunk: list[str], tokens: Tokens, vocabulary: Vocabulary
-) -> _Part:
-    data_path, facts_path = _part_paths(folder, number)
-    buffer = io.BytesIO()
-    np.savez(
-        buffer,
-        ids=tokens.ids.astype(id_dtype(vocabulary)),
-        lengths=tokens.lengths,
-        bytes=tokens.bytes,
-    )
-    data = buffer.getvalue()
-    facts = {
-        "text_sha256": text_sha256(chunk),
-        "vocabulary": vocabulary.hash,
-        "sha256": hashlib.sha256(data).hexdigest(),
-        "documents": len(chunk),
-        "tokens": len(tokens.ids),
-    }
-    # The facts are written last: they mark the part as finished.
-    for path, content in ((data_path, data), (facts_path, json.dumps(facts).encode())):
-        write_bytes(path, content)
-    return _Part(path=data_path, documents=len(chunk), tokens=len(tokens.ids))
-
-
-def _kept_part(folder: Path, number: int, chunk: list[str], vocabulary: Vocabulary) -> _Part | None:
-    """Return the part of an earlier start, or None.
-
-    None means that the part is missing or damaged, or is from another text or vocabulary.
+    Args:
+        partial: folder of the unfinished store.
+        making: how parts are made.
+        report: called with bytes of text that are tokenized.
+        found: called with bytes of text that an earlier start has tokenized.
     """
-    data_path, facts_path = _part_paths(folder, number)
-    if not (data_path.is_file() and facts_path.is_file()):
-        return None
-    try:
-        facts = json.loads(facts_path.read_text())
-        same = (facts["text_sha256"], facts["vocabulary"]) == (text_sha256(chunk), vocabulary.hash)
-    except (ValueError, KeyError, TypeError):
-        return None
-    if not same or hashlib.sha256(data_path.read_bytes()).hexdigest() != facts["sha256"]:
-        return None
-    return _Part(path=data_path, documents=facts["documents"], tokens=facts["tokens"])
+
+    def __init__(self, partial: Path, making: Making, report: Report, found: Report) -> None:
+        self._folder = _absolute(partial / "parts")
+        self._shards = _absolute(partial / "text")
+        self._making, self._report, self._found = making, report, found
+        self._done: dict[int, Part] = {}
+        if self._shards.is_dir():  # of an interrupted start
+            files.remove_folder(self._shards)
+        self._folder.mkdir(exist_ok=True)
+
+    def make(self, documents: Iterable[str | bytes] | RangedTexts, engine: Engine) -> list[Part]:
+        """Make all parts on an engine, and return them in order."""
+        if isinstance(documents, RangedTexts):
+            wanted = self._of_ranges(documents)
+        else:
+            wanted = self._of_documents(documents)
+        for _, part in engine.run(functools.partial(parts.make, self._making), wanted):
+            self._done[part.number] = part
+            (self._found if part.found else self._report)(part.bytes)
+            self._shard(part.number).unlink(missing_ok=True)
+        return [self._done[number] for number in sorted(self._done)]
+
+    def remove(self) -> None:
+        """Delete all parts, once the store has their contents."""
+        if self._shards.is_dir():
+            files.remove_folder(self._shards)
+        for _ in range(_TRIES):
+            with suppress(OSError):  # a worker that is late may be writing a part again
+                files.remove_folder(self._folder)
+                return
+        files.remove_folder(self._folder)
+
+    def _of_ranges(self, documents: RangedTexts) -> Iterator[Wanted]:
+        limit = self._making.max_document_kilobytes
+        for number, text in enumerate(documents.ranges):
+            key = job_hash("part", text.identity(documents.hashes), limit, self._making.hash)
+            yield self._wanted(number, key, text)
+
+    def _of_documents(self, documents: Iterable[str | bytes]) -> Iterator[Wanted]:
+        """Yield the parts that no earlier start has made; write their text for the workers."""
+        for number, texts in enumerate(chunked(_texts(documents), self._making.chunk)):
+            key = job_hash("part", text_sha256(texts), self._making.hash)
+            part = parts.find(number, self._path(number, key), key)
+            if part is None:
+                self._shards.mkdir(exist_ok=True)
+                yield self._wanted(number, key, write_shard(self._shard(number), texts))
+            else:
+                self._done[number] = part
+                self._found(part.bytes)
+
+    def _wanted(self, number: int, key: str, text: parts.Text) -> Wanted:
+        return Wanted(number=number, path=self._path(number, key), key=key, text=text)
+
+    def _path(self, number: int, key: str) -> Path:
+        return self._folder / parts.file_name(number, key)
+
+    def _shard(self, number: int) -> Path:
+        return self._shards / f"{number:08d}.npz"
+
+
+def _absolute(path: Path) -> Path:
+    """Return the same path for workers whose current folder is another one."""
+    return path if in_bucket(path) else path.absolute()
+
+
+def _for_workers(vocabulary: Vocabulary | VocabularySpec) -> Vocabulary | VocabularySpec:
+    path = getattr(vocabulary, "path", "")
+    if isinstance(vocabulary, Vocabulary) or not path:
+        return vocabulary
+    return replace(vocabulary, path=str(_absolute(Path(path))))  # type: ignore[arg-type]
 
 
 def _assemble(
     partial: Path,
-    parts: list[_Part],
+    made: list[Part],
     vocabulary: Vocabulary,
     description: Description,
     *,
     shard: int,
 ) -> Manifest:
-    documents = sum(part.documents for part in parts)
+    """Write the arrays from the parts, block by block: memory does not grow with the store."""
+    documents = sum(part.documents for part in made)
     if not documents:
         raise UserError(
             f"{description.name}/{description.split}: the source has no documents. Check the "
             "source."
         )
-    tokens = sum(part.tokens for part in parts)
-    lengths: list[np.ndarray] = []
-    sizes: list[np.ndarray] = []
+    tokens = sum(part.tokens for part in made)
+    dtype = id_dtype(vocabulary)
 
-    def blocks() -> Iterator[np.ndarray]:
-        # Reads every part once: fills ``lengths`` and ``sizes`` while the tokens are written.
-        for part in parts:
-            loaded = part.load()
-            lengths.append(loaded.lengths)
-            sizes.append(loaded.bytes)
-            yield loaded.ids
+    def offsets() -> Iterator[np.ndarray]:
+        last = np.zeros(1, np.int64)
+        yield last
+        for part in made:
+            for lengths in parts.lengths(part, dtype):
+                block = last[-1] + np.cumsum(lengths)
+                yield block
+                last = block[-1:]
 
+    blocks: dict[str, tuple[Iterable[np.ndarray], str, int, int]] = {
+        "tokens": (_chained(parts.ids, made, dtype), dtype, tokens, shard),
+        "offsets": (offsets(), "int64", documents + 1, arrays.SHARD),
+        "document_bytes": (_chained(parts.sizes, made, dtype), "int64", documents, arrays.SHARD),
+        "token_bytes": (
+            [vocabulary.token_bytes],
+            vocabulary.token_bytes.dtype.name,
+            vocabulary.token_bytes.size,
+            arrays.SHARD,
+        ),
+    }
     facts = {
-        "tokens": arrays.write(
-            partial / "tokens", blocks(), dtype=id_dtype(vocabulary), size=tokens, shard=shard
-        )
+        name: arrays.write(partial / name, values, dtype=kind, size=size, shard=length)
+        for name, (values, kind, size, length) in blocks.items()
     }
-    offsets = np.concatenate([[0], np.cumsum(np.concatenate(lengths))]).astype(np.int64)
-    small: dict[str, np.ndarray] = {
-        "offsets": offsets,
-        "document_bytes": np.concatenate(sizes).astype(np.int64),
-        "token_bytes": vocabulary.token_bytes,
-    }
-    for name, values in small.items():
-        facts[name] = arrays.write(
-            partial / name, [values], dtype=values.dtype.name, size=values.size
-        )
-    files.remove_folder(partial / "parts")
     return Manifest(
         kind="text",
         fingerprint=manifests.fingerprint(facts, vocabulary.facts),
@@ -293,13 +327,15 @@ def _assemble(
         vocabulary=vocabulary.facts,
         documents=documents,
         tokens=tokens,
-        bytes=int(small["document_bytes"].sum()),
-        dtype=id_dtype(vocabulary),
+        bytes=sum(part.bytes for part in made),
+        dtype=dtype,
         job=description.job,
         arrays=facts,
     )
 
 
-def id_dtype(vocabulary: Vocabulary) -> str:
-    """Return the smallest type for the ids: "uint16" for up to 65,536 ids, else "uint32"."""
-    return "uint16" if vocabulary.vocab_size <= 1 << 16 else "uint32"
+def _chained(
+    read: Callable[[Part, str], Iterator[np.ndarray]], made: list[Part], dtype: str
+) -> Iterator[np.ndarray]:
+    for part in made:
+        yield from read(part, dtype)

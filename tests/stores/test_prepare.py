@@ -384,12 +384,12 @@ def test_killed_prepare_resumes_to_the_same_store(root: Path, tmp_path: Path) ->
     command = [sys.executable, "-m", "lossline.prepare", f"--gin_file={gin}"]
     parts = root / "stores/bytes/demo/train.partial/parts"
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-    while process.poll() is None and len(list(parts.glob("*.json"))) < 2:
+    while process.poll() is None and len(list(parts.glob("*.part"))) < 2:
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.wait()
     path = root / "stores/bytes/demo/train"
-    assert not path.exists() and len(list(parts.glob("*.json"))) >= 2
+    assert not path.exists() and len(list(parts.glob("*.part"))) >= 2
     prepare(options(root, StoreJob(vocabulary="bytes", sets=("demo",), splits=("train",))))
     whole = write_store(tmp_path / "whole", texts, Bytes())
     assert TokenStore.open(path, verify=True).manifest.fingerprint == whole.manifest.fingerprint

@@ -15,7 +15,7 @@ def test_store_in_a_bucket_is_that_on_a_disk_and_resumes(bucket, emulator, texts
     path = to_path(f"{bucket}/stores/small")
     options = {"name": "small", "chunk": 200}
     # Killed while it tokenizes, and while it moves the store to its name.
-    for name, action in (("parts/00000005.npz", "write"), ("stores/small/manifest", "copy")):
+    for name, action in (("parts/00000005", "write"), ("stores/small/manifest", "copy")):
         fails = {"status": 403, "times": 99}
         emulator.fail("refused", lambda r, n=name, a=action: r.action == a and n in r.name, **fails)
         with pytest.raises(UserError, match="no permission"):
