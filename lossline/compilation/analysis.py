@@ -62,6 +62,7 @@ class StepReport:
         devices: number of devices.
         mesh: axis -> devices.
         microbatches, remat, batch_size, context_length: options of the compiled step.
+        rings: what decides about rings ("on", "off", "LIBTPU_INIT_ARGS"); None without a TPU.
         total_steps: steps of the whole training.
         compile_seconds: time of the compilation.
         fits: whether the peak fits the device.
@@ -106,6 +107,7 @@ class StepReport:
     memory_seconds: float | None = None
     wire_seconds: float | None = None
     unknown_loops: int = 0
+    rings: str | None = None
     peak_flops: float | None = None
 
     @property
@@ -223,6 +225,7 @@ def _report(
         memory_limit=target.chip.memory,
         needed=needed,
         state_bytes=state_bytes(trainer),
+        rings=trainer.chosen_rings,
         peak_flops=target.chip.flops,
         **measured,
     )

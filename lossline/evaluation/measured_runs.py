@@ -11,6 +11,7 @@ from lossline.evaluation.options import MeasureOptions, require_equal_options
 from lossline.options.columns import option_columns
 from lossline.options.identity import tree_hash
 from lossline.places import to_path
+from lossline.options.roles import RINGS
 from lossline.runs.run_directory import RunDirectory, RunState
 from lossline.sharding import ProcessGroup
 from lossline.tables.schema import FACTS, of_run
@@ -69,7 +70,8 @@ def run_columns(run: RunDirectory) -> dict[str, Any]:
     """Return the run's columns of the loss table: its facts, and every option of its identity."""
     facts = run.facts
     named = {name: facts.get(name) for name in (*FACTS, *of_run(facts))}
-    return named | option_columns(run.config)
+    rings = {RINGS: facts["rings"]} if facts.get("rings") is not None else {}
+    return named | option_columns(run.config) | rings
 
 
 def checkpoint_columns(run: RunDirectory, step: int) -> dict[str, Any]:

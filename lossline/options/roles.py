@@ -21,6 +21,7 @@ import enum
 from dataclasses import dataclass
 
 OPTION_PREFIX = "option."
+RINGS = "option.mesh.rings"
 OWN_PREFIX = "factor."  # a user's own factor: ``axis.factor`` of a grid
 SIZE = "params"
 
@@ -264,6 +265,8 @@ _OTHERS = (
     _numerics("model.attention_implementation", "the implementation of attention"),
     _numerics("model.scan_implementation", "the implementation of the scan"),
     _numerics("model.scan_chunk", "the chunk of the scan"),
+    # No option of the identity: a run may continue on a slice where rings pay.
+    Fact(column=RINGS, role=Role.NUMERICS, label="rings of the TPU compiler"),
 )
 
 FACTS: tuple[Fact, ...] = _FACTORS + _OTHERS

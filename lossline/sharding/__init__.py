@@ -10,6 +10,7 @@ from lossline.sharding.placement import (
     replicated,
 )
 from lossline.sharding.process_group import ProcessGroup, joined
+from lossline.sharding.rings import Rings, chosen_rings, ring_options
 from lossline.sharding.rules import LOGICAL_AXES, RULES, Rules, constrain, make_rules
 
 __all__ = [
@@ -20,8 +21,10 @@ __all__ = [
     "LaunchOptions",
     "MeshOptions",
     "ProcessGroup",
+    "Rings",
     "Rules",
     "batch_sharding",
+    "chosen_rings",
     "constrain",
     "joined",
     "launch",
@@ -31,4 +34,5 @@ __all__ = [
     "parameter_table",
     "place_rows",
     "replicated",
+    "ring_options",
 ]

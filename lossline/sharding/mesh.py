@@ -23,6 +23,7 @@ from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh
 
 from lossline.errors import UserError
+from lossline.sharding.rings import Rings
 
 MESH_AXES = ("data", "fsdp", "sequence", "tensor")
 BATCH_AXES = ("data", "fsdp")
@@ -37,6 +38,8 @@ class MeshOptions:
             that are left.
         rules: changes to the table of ``lossline.sharding.rules``: "logical axis=mesh axis"
             ("mlp=fsdp"), or "logical axis=" to replicate along that axis.
+        rings: "auto", "on" or "off": whether the training step's products of gathered arrays may
+            become rings on a TPU (``lossline.sharding.rings``). It changes only rounding and speed.
     """
 
     data: int = -1
@@ -44,6 +47,7 @@ class MeshOptions:
     sequence: int = 1
     tensor: int = 1
     rules: tuple[str, ...] = ()
+    rings: Rings = Rings.AUTO
 
 
 def make_mesh(options: MeshOptions, *, devices: Sequence[jax.Device] | None = None) -> Mesh:

@@ -29,6 +29,7 @@ def run_facts(
     text: TrainingText,
     fingerprint: str,
     mesh: Mesh,
+    rings: str | None = None,
     scores: Sequence[TokenScores] = (),
     start: Mapping[str, Any],
 ) -> dict[str, Any]:
@@ -40,6 +41,7 @@ def run_facts(
         text: text that the run is trained on.
         fingerprint: fingerprint of the data that the batches are drawn from.
         mesh: devices in use.
+        rings: what decides about the rings of the step (``Trainer.chosen_rings``).
         scores: token scores that the objective reads.
         start: facts of the origin (``lossline.runs.origin.start_facts``).
     """
@@ -71,6 +73,7 @@ def run_facts(
         "vocabulary_hash": vocabulary.hash,
         "vocab_size": vocabulary.vocab_size,
         "mesh": dict(mesh.shape),
+        "rings": rings,
         "devices": mesh.size,
         "processes": jax.process_count(),
         "device_kind": device.device_kind,

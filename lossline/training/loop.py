@@ -181,6 +181,7 @@ def _describe(job: _Job, config: dict[str, Any]) -> None:
         text=job.text,
         fingerprint=job.plan.fingerprint,
         mesh=job.mesh,
+        rings=job.trainer.chosen_rings,
         scores=job.scores,
         start=start_facts(job.options.start, job.run.facts if job.step else None),
     )

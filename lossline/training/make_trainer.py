@@ -56,6 +56,7 @@ def make_trainer(options: TrainOptions, *, devices: Sequence[jax.Device] | None 
         mesh=mesh,
         rules=make_rules(options.mesh.rules),
         microbatches=options.microbatches,
+        rings=options.mesh.rings,
     )
     _ = trainer.shardings  # raises UserError if the mesh does not fit the model
     return trainer

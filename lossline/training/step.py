@@ -22,7 +22,15 @@ from jax.sharding import AbstractMesh, Mesh
 from lossline import models
 from lossline.objectives.plain import BatchArrays, PlainLoss
 from lossline.objectives.selective import SelectiveLoss
-from lossline.sharding import Rules, batch_sharding, parameter_shardings, replicated
+from lossline.sharding import (
+    Rings,
+    Rules,
+    batch_sharding,
+    chosen_rings,
+    parameter_shardings,
+    replicated,
+    ring_options,
+)
 from lossline.training import optimizer as optimizers
 
 State = dict[str, Any]
@@ -43,6 +51,7 @@ class Trainer:
             gradients are added in float32, which equals the gradient of the whole batch up to
             rounding. If the mesh has only ``data``, gradients are reduced over devices once per
             step, otherwise once per microbatch.
+        rings: whether the compiler of a TPU may turn products of gathered arrays into rings.
     """
 
     model: Any
@@ -51,6 +60,16 @@ class Trainer:
     mesh: Mesh
     rules: Rules
     microbatches: int = 1
+    rings: Rings = Rings.AUTO
+
+    @property
+    def chosen_rings(self) -> str | None:
+        """What decides about rings: "on", "off", "LIBTPU_INIT_ARGS"; None without a TPU."""
+        return chosen_rings(self.rings, self._platform)
+
+    @property
+    def _platform(self) -> str:
+        return str(self.mesh.devices.flat[0].platform)
 
     @cached_property
     def _abstract(self) -> tuple[nnx.GraphDef, nnx.State]:
@@ -158,8 +177,7 @@ class Trainer:
 
         XLA's CPU backend would take longer to optimize the random-number code than to run it.
         """
-        on_cpu = self.mesh.devices.flat[0].platform == "cpu"
-        return {"xla_backend_optimization_level": 1} if on_cpu else None
+        return {"xla_backend_optimization_level": 1} if self._platform == "cpu" else None
 
     def merge(self, params: Any) -> nnx.Module:
         """Return the module with ``params``; cheap, for use inside a traced function."""
@@ -305,5 +323,6 @@ class Trainer:
             donate_argnums=0,
             in_shardings=(self.shardings, batch_sharding(self.mesh), whole),
             out_shardings=(self.shardings, whole),
+            compiler_options=ring_options(self.rings, self._platform),
         )
         return jitted
