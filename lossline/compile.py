@@ -30,7 +30,7 @@ def load() -> Verb:
 
 FLAGS = {
     "topology": Flag("compile.topology", "v4:4x4x8, v5e:4x8, h200:8, cpu, cpu:8, gpu, here, …"),
-    "search": Flag("compile.search", "try meshes, remat and microbatches", "switch"),
+    "search": Flag("compile.search", "try meshes, remat, microbatches and rings", "switch"),
     "out": Flag("compile.out", "JSON file for the report"),
 }
 # Bindings that `lossline.train` requires but this verb does not need. Bindings of the user come

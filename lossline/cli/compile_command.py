@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lossline.cli.configuration import binding
 from lossline.compilation.analysis import StepReport, analyze
 from lossline.compilation.search import (
     best,
@@ -21,6 +22,7 @@ from lossline.compilation.targets import Target, find_target
 from lossline.errors import UserError
 from lossline.files import write_json
 from lossline.places import in_bucket, to_path
+from lossline.sharding.mesh import MESH_AXES
 from lossline.training.options import TrainOptions
 
 GIB = 2.0**30
@@ -33,7 +35,8 @@ class CompileOptions:
     Attributes:
         train: training whose step is compiled; its token store is not read.
         topology: "v4:4x4x8" and the like, "h200:8", "cpu", "cpu:8", "gpu", or "here".
-        search: whether to try meshes, remat policies and microbatches and print the best that fits.
+        search: whether to try meshes, remat policies, microbatches and rings, and print the best
+            that fits.
         max_trials: largest number of compilations of a search.
         out: JSON file for the report.
     """
@@ -109,9 +112,25 @@ def _searched(options: CompileOptions, target: Target) -> tuple[TrainOptions, St
             f"{more_devices(options.train, target)}, or a smaller model or batch."
         )
     train, report = found
-    assert isinstance(report, StepReport)
-    print(f"best that fits: {settings(train)}", flush=True)
+    print(f"best that fits: {settings(train)}; as bindings:", flush=True)
+    print("\n".join(f"    {line}" for line in bindings(train)), flush=True)
     return train, report
+
+
+def bindings(options: TrainOptions) -> list[str]:
+    """Return the options that a search varies, as lines of a gin file."""
+    mesh = options.mesh
+    lines = ["train.mesh = @mesh()"]
+    lines += [
+        binding(f"mesh.{axis}", getattr(mesh, axis))
+        for axis in MESH_AXES
+        if axis != "sequence" or mesh.sequence > 1
+    ]
+    lines.append(binding("mesh.rings", mesh.rings.value))
+    lines.append(binding("train.microbatches", options.microbatches))
+    if hasattr(options.model, "remat"):
+        lines.append(binding(f"{options.model.family}.remat", options.model.remat))
+    return lines
 
 
 def _say(text: str) -> None:
@@ -126,7 +145,8 @@ def render(train: TrainOptions, report: StepReport, target: Target) -> str:
         f"{train.model.family}, {_large(counts.total)} parameters "
         f"({_large(counts.non_embedding)} without embeddings), batch {report.batch_size} × "
         f"{report.context_length} tokens, microbatches {report.microbatches}, remat {report.remat}",
-        f"{report.topology}: {report.devices} × {report.chip}, mesh {mesh}; compiled in "
+        f"{report.topology}: {report.devices} × {report.chip}, mesh {mesh}"
+        f"{'' if report.rings is None else f', rings {report.rings}'}; compiled in "
         f"{report.compile_seconds:.0f} s",
         "",
         "per device",

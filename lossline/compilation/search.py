@@ -1,4 +1,4 @@
-"""Try meshes, remat policies and microbatches to find the best that fits."""
+"""Try meshes, remat policies, microbatches and rings to find the best that fits."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lossline.compilation.analysis import StepReport, analyze, trainer_for
 from lossline.compilation.hlo import UnreadableProgram
 from lossline.compilation.targets import Target, slices_of
 from lossline.errors import UserError
-from lossline.sharding import MeshOptions
+from lossline.sharding import MeshOptions, Rings, chosen_rings
 from lossline.sharding.mesh import resolved
 from lossline.training.options import TrainOptions
 
@@ -21,10 +21,16 @@ REMAT = ("none", "dots", "full")
 MICROBATCHES = (1, 2, 4, 8, 16, 32, 64)
 TENSOR = (1, 2, 4, 8)
 FSDP = (32, 16, 8)
+# Settings that are compiled a second time with rings, and the part of all compilations for them.
+WITH_RINGS = 3
+RINGS_SHARE = 0.25
+# Rings can need less memory than gathers, so a setting may be up to this factor too large for them.
+NEARLY = 1.2
 # Temporaries can shrink by up to this factor more than the microbatches.
 SLACK = 1.5
 
 Trial = tuple[TrainOptions, StepReport | str]
+Compiled = tuple[TrainOptions, StepReport]
 Say = Callable[[str], None]
 
 
@@ -67,18 +73,63 @@ def _with_remat(model: Any, remat: str) -> Any:
 def search(
     options: TrainOptions, target: Target, *, max_trials: int, say: Say = print
 ) -> list[Trial]:
-    """Compile variants and print each; per mesh and policy, find the fewest microbatches that fit.
+    """Compile variants and print each, without rings first; then the best ones with rings.
 
-    A variant that the model or the mesh refuses is reported with the reason. A variant whose state
-    alone does not fit is not compiled. If a policy fits without microbatches, policies that
-    recompute more are skipped on that mesh: they move and compute more. If a setting needs n times
-    the memory, the next one tried has at least n / ``SLACK`` times the microbatches.
+    A TPU has rings (``lossline.sharding.rings``); elsewhere, or if a flag of the user decides about
+    them, every setting is tried once.
 
     Args:
         options: the training.
         target: devices to compile for.
         max_trials: largest number of compilations.
         say: function that prints a line.
+    """
+    if chosen_rings(Rings.AUTO, target.backend) != Rings.OFF.value:
+        return _search_settings(_with_rings(options, Rings.AUTO), target, max_trials, say)
+    kept = min(WITH_RINGS, int(RINGS_SHARE * max_trials))
+    trials = _search_settings(_with_rings(options, Rings.OFF), target, max_trials - kept, say)
+    for choice, _ in _ranked(trials)[:kept]:
+        ringed = _with_rings(choice, Rings.ON)
+        result = attempt(ringed, target)
+        trials.append((ringed, result))
+        say(describe(ringed, result))
+    return trials
+
+
+def _with_rings(options: TrainOptions, rings: Rings) -> TrainOptions:
+    return dataclasses.replace(options, mesh=dataclasses.replace(options.mesh, rings=rings))
+
+
+def _ranked(trials: list[Trial]) -> list[Compiled]:
+    """Return the trials that fit, fastest first, then those that nearly fit, smallest first."""
+    made = _reports(trials)
+    nearly = [
+        (choice, report)
+        for choice, report in made
+        if not (report.fits or report.state_alone)
+        and report.needed <= NEARLY * (report.memory_limit or math.inf)
+    ]
+    fitting = [(choice, report) for choice, report in made if report.fits]
+    return [
+        *sorted(fitting, key=lambda trial: _slowness(trial[1])),
+        *sorted(nearly, key=lambda trial: trial[1].needed),
+    ]
+
+
+def _reports(trials: list[Trial]) -> list[Compiled]:
+    """Return the trials without those that were refused."""
+    return [(choice, report) for choice, report in trials if isinstance(report, StepReport)]
+
+
+def _search_settings(
+    options: TrainOptions, target: Target, max_trials: int, say: Say
+) -> list[Trial]:
+    """Compile variants; per mesh and policy, find the fewest microbatches that fit.
+
+    A variant that the model or the mesh refuses is reported with the reason. A variant whose state
+    alone does not fit is not compiled. If a policy fits without microbatches, policies that
+    recompute more are skipped on that mesh: they move and compute more. If a setting needs n times
+    the memory, the next one tried has at least n / ``SLACK`` times the microbatches.
     """
     trials: list[Trial] = []
     compiled = 0
@@ -124,19 +175,14 @@ def attempt(options: TrainOptions, target: Target) -> StepReport | str:
         return str(error)
 
 
-def best(trials: list[Trial]) -> Trial | None:
+def best(trials: list[Trial]) -> Compiled | None:
     """Return the trial that fits with the smallest bound on the step time.
 
     If several bounds are equal, return the trial with the smallest sum of compute, memory and wire
     times.
     """
-    fitting = [
-        (choice, report)
-        for choice, report in trials
-        if isinstance(report, StepReport) and report.fits
-    ]
-    key = [_slowness(report) for _, report in fitting]
-    return fitting[key.index(min(key))] if fitting else None
+    fitting = [trial for trial in _reports(trials) if trial[1].fits]
+    return min(fitting, key=lambda trial: _slowness(trial[1]), default=None)
 
 
 def _slowness(report: StepReport) -> tuple[float, float]:
@@ -199,6 +245,8 @@ def settings(options: TrainOptions) -> str:
     parts = [f"mesh data={mesh.data} fsdp={mesh.fsdp}{sequence} tensor={mesh.tensor}"]
     if hasattr(options.model, "remat"):
         parts.append(f"remat={options.model.remat}")
+    if mesh.rings is not Rings.AUTO:
+        parts.append(f"rings={mesh.rings.value}")
     return ", ".join([*parts, f"microbatches={options.microbatches}"])
 
 

@@ -16,6 +16,7 @@ from lossline.cli.compile_command import CompileOptions, compile_step, render
 from lossline.compilation import search as searching
 from lossline.compilation import targets
 from lossline.compilation.analysis import (
+    Memory,
     StepReport,
     analyze,
     out_of_memory,
@@ -25,7 +26,7 @@ from lossline.compilation.flops import matmul_flops, total
 from lossline.errors import UserError
 from lossline.models import HybridConfig, LlamaConfig, Mamba2Config, MambaConfig
 from lossline.ops.backend import compiling_for
-from lossline.sharding import MeshOptions, make_mesh
+from lossline.sharding import MeshOptions, Rings, make_mesh
 from lossline.training.hardware import peak_flops
 from lossline.training.make_trainer import step_arguments
 from lossline.training.options import Documents, TrainOptions
@@ -239,6 +240,79 @@ def test_search_finds_the_fastest_setting_that_fits(monkeypatch):
     assert report.fits
     # A setting that fits without recomputation is not tried with recomputation.
     assert not any(o.mesh.tensor == 4 and o.model.remat != "none" for o in compiled)
+
+
+def pretend_tpu(monkeypatch, limits=1e9, needed=lambda options: 1e8, pace=lambda options: 1.0):
+    """Let the search compile for a TPU; ``needed`` and ``pace`` give bytes and seconds."""
+    monkeypatch.delenv("LIBTPU_INIT_ARGS", raising=False)
+    compiled = []
+
+    def analyze_one(options, target):
+        compiled.append(options)
+        size = needed(options)
+        return StepReport(
+            topology="v4", chip="c", devices=8, mesh={}, remat=options.model.remat, batch_size=16,
+            microbatches=options.microbatches, context_length=64, total_steps=1,
+            compile_seconds=0.0, fits=size <= limits, memory_limit=limits, needed=size,
+            compute_seconds=pace(options), peak_flops=1e12, model_flops=1e9, causal_flops=1e9,
+            memory=Memory(arguments=size, temporaries=0, results=0, reused=0, code=0),
+        )  # fmt: skip
+
+    monkeypatch.setattr("lossline.compilation.search.analyze", analyze_one)
+    return compiled, replace(here(), backend="tpu")
+
+
+def test_the_fastest_settings_are_tried_with_rings_last(monkeypatch):
+    """Rings win here on meshes with tensor = 2, which are second without rings."""
+
+    def pace(options):
+        rings = 0.5 if options.mesh.tensor == 2 else 3.0
+        return options.mesh.tensor * (rings if options.mesh.rings is Rings.ON else 1.0) + (
+            0.01 * options.mesh.data
+        )
+
+    compiled, target = pretend_tpu(monkeypatch, pace=pace)
+    options = training(mesh=MeshOptions(rings=Rings.ON))  # the file's choice is searched anew
+    trials = searching.search(options, target, max_trials=8, say=lambda text: None)
+    assert len(compiled) == 8
+    assert [o.mesh.rings for o in compiled] == [Rings.OFF] * 6 + [Rings.ON] * 2
+    without = sorted(compiled[:6], key=pace)
+    assert [replace(o.mesh, rings=Rings.OFF) for o in compiled[6:]] == [o.mesh for o in without[:2]]
+    choice, _ = searching.best(trials)
+    assert choice.mesh.rings is Rings.OFF and choice.mesh.tensor == 1
+    trials = searching.search(options, target, max_trials=200, say=lambda text: None)
+    assert len([o for o in compiled[8:] if o.mesh.rings is Rings.ON]) == searching.WITH_RINGS
+
+
+def test_rings_win_where_only_they_fit(monkeypatch, capsys):
+    """A step that is a little too large is tried with rings, which may need less memory."""
+
+    def needed(options):
+        whole = 1.1e9 if options.model.remat == "full" and options.mesh.fsdp == 8 else 5e9
+        return whole * (0.8 if options.mesh.rings is Rings.ON else 1.0)
+
+    _, target = pretend_tpu(monkeypatch, needed=needed)
+    monkeypatch.setattr("lossline.cli.compile_command.find_target", lambda name: target)
+    compile_step(CompileOptions(train=training(), topology="v4:2x2x2", search=True))
+    said = capsys.readouterr().out
+    bound = """
+    train.mesh = @mesh()
+    mesh.data = 1
+    mesh.fsdp = 8
+    mesh.tensor = 1
+    mesh.rings = 'on'
+    train.microbatches = 1
+    llama.remat = 'full'
+"""
+    assert "rings=on, microbatches=1; as bindings:" + bound in said
+
+
+def test_a_flag_of_the_user_decides_about_rings_in_a_search(monkeypatch):
+    compiled, target = pretend_tpu(monkeypatch)
+    flag = "--xla_jf_spmd_threshold_for_windowed_einsum_mib=0"
+    monkeypatch.setenv("LIBTPU_INIT_ARGS", flag)
+    searching.search(training(), target, max_trials=8, say=lambda text: None)
+    assert compiled and all(options.mesh.rings is Rings.AUTO for options in compiled)
 
 
 def test_equal_bounds_are_decided_by_the_least_communication():
