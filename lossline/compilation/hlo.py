@@ -305,16 +305,26 @@ def _calls(
     if item.opcode == "conditional":
         branches = re.search(r"branch_computations=\{([^}]*)\}", item.rest)
         names = _OPERAND.findall(branches.group(1)) if branches else []
-        names += [n for n in (item.called("true_computation"),) if n]
+        names += [n for n in map(item.called, ("true_computation", "false_computation")) if n]
         if not names:
             raise UnreadableProgram(f"the conditional {item.name} has no branch")
-        yield names[0], 1.0, False  # count the first branch for all
+        yield max(names, key=lambda name: _moved(name, item, computations)), 1.0, False
         return
     if item.opcode in ("fusion", "call", "async-start") or "calls=" in item.rest:
         callee = item.called("calls") or (item.opcode == "call" and item.called("to_apply"))
         if not callee:
             raise UnreadableProgram(f"the {item.opcode} {item.name} calls no computation")
         yield callee, 1.0, item.opcode == "fusion"
+
+
+def _moved(name: str, item: Instruction, computations: dict[str, Computation]) -> float:
+    """Return the bytes that one run of a branch of ``item`` moves, with all that it calls."""
+    if name not in computations:
+        raise UnreadableProgram(f"computation {name} of {item.name} is not in its text")
+    branch, runs = computations[name], dict[str, float]()
+    fused: set[str] = set()
+    unknown = _count_runs(computations, name, 1.0, runs, fused)
+    return memory_traffic(Program(computations, branch.name, runs, frozenset(fused), unknown))
 
 
 def _trips(loop: Instruction, condition: Computation | None) -> float | None:

@@ -81,6 +81,44 @@ def test_an_attribute_over_several_lines_does_not_end_a_computation():
     assert collectives(broken, *arguments) == collectives(whole, *arguments)
 
 
+BRANCHES = """\
+HloModule jit_run
+
+%small.1 (s.0: f32[8,128]) -> f32[8,128] {
+  %s.0 = f32[8,128]{1,0} parameter(0)
+  ROOT %s.1 = f32[8,128]{1,0} negate(%s.0)
+}
+
+%large.1 (l.0: f32[8,128]) -> f32[8,128] {
+  %l.0 = f32[8,128]{1,0} parameter(0)
+  %l.1 = f32[8,128]{1,0} all-reduce(%l.0), channel_id=1, replica_groups={{0,1}}, to_apply=%add
+  ROOT %l.2 = f32[8,128]{1,0} negate(%l.1)
+}
+
+ENTRY %main.1 (a.0: f32[8,128], a.1: pred[]) -> f32[8,128] {
+  %a.0 = f32[8,128]{1,0} parameter(0)
+  %a.1 = pred[] parameter(1)
+  ROOT %c.0 = f32[8,128]{1,0} conditional(%a.1, %a.0, %a.0), FORM
+}
+"""
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        "branch_computations={%small.1, %large.1}",
+        "branch_computations={%large.1, %small.1}",
+        "true_computation=%small.1, false_computation=%large.1",
+    ],
+)
+def test_the_branch_of_a_choice_that_moves_most_counts(form):
+    program = hlo.Program.parse(BRANCHES.replace("FORM", form))
+    assert program.runs == {"main.1": 1.0, "large.1": 1.0}
+    assert hlo.memory_traffic(program) == 4 * 8 * 128 * 4  # two operations read and write
+    (row,) = collectives(program, (2,), ("data",))
+    assert (row.kind, row.count, row.wire_bytes) == ("all-reduce", 1, 8 * 128 * 4)
+
+
 def test_traffic_counts_slices_not_stacks_and_only_main_memory():
     program = hlo.Program.parse(TPU_TEXT)
     slice_bytes = 8 * 64 * 2  # read from HBM, written to scratch memory S(3)
