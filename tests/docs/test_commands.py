@@ -18,7 +18,13 @@ BLOCKS = [block for page in PAGES for block in shell_blocks(page)]
 MARKED = [block for block in BLOCKS if block.needs]
 PAGES_TO_RUN = [page for page in PAGES if any(not block.needs for block in shell_blocks(page))]
 SHELLS = ("bash", "shell", "console", "zsh", "shellsession")
-LAUNCHERS = {"experiments/launchers/gpu.sh": 1, "experiments/launchers/tpu_pod.sh": 3}
+# Launcher -> words before the verb.
+LAUNCHERS = {
+    "experiments/launchers/gpu.sh": 1,
+    "experiments/launchers/slurm.sh": 1,
+    "experiments/launchers/tpu_pod.sh": 3,
+    "experiments/launchers/tpu_queue.sh": 4,
+}
 
 
 @pytest.fixture
@@ -98,10 +104,10 @@ def script_text(script: Path) -> str:
 
 def verb_of(words: list[str]) -> tuple[str, list[str]] | None:
     """The verb of lossline that a command starts, and its arguments; None for other commands."""
-    if words[0] in LAUNCHERS:
-        verb, *arguments = words[LAUNCHERS[words[0]] :]
-        return verb, arguments
     for place, word in enumerate(words):
+        if word in LAUNCHERS:  # maybe after `sbatch` and its options
+            verb, *arguments = words[place + LAUNCHERS[word] :]
+            return verb, arguments
         if word.startswith("lossline.") and words[place - 1] == "-m":
             return word.removeprefix("lossline."), words[place + 1 :]
     return None
