@@ -21,6 +21,7 @@ REMAT = ("none", "dots", "full")
 MICROBATCHES = (1, 2, 4, 8, 16, 32, 64)
 TENSOR = (1, 2, 4, 8)
 FSDP = (32, 16, 8)
+TILE = 128
 # Settings that are compiled a second time with rings, and the part of all compilations for them.
 WITH_RINGS = 3
 RINGS_SHARE = 0.25
@@ -37,14 +38,16 @@ Say = Callable[[str], None]
 def variants(options: TrainOptions, devices: int) -> Iterator[list[list[TrainOptions]]]:
     """Yield per mesh a list per remat policy: the same training with more and more microbatches.
 
-    The state is split over all devices first, then over fewer: shards below a tile (128 lanes) make
-    a TPU gather by all-reduce, which sends twice the bytes.
+    The state is split over as many devices as leave a shard of the width at least one tile (128
+    lanes), then over fewer. Smaller shards come last: a TPU gathers them by all-reduce, which sends
+    twice the bytes.
     """
     for tensor in TENSOR:
         if devices % (tensor * options.mesh.sequence):
             continue
         rest = devices // (tensor * options.mesh.sequence)
         sharded = [rest, *(ways for ways in FSDP if ways < rest and rest % ways == 0)]
+        sharded.sort(key=lambda ways: options.model.width < TILE * ways)
         for fsdp in dict.fromkeys([*sharded, 1]):
             data = rest // fsdp
             mesh = dataclasses.replace(options.mesh, data=data, fsdp=fsdp, tensor=tensor)
@@ -127,8 +130,8 @@ def _search_settings(
     """Compile variants; per mesh and policy, find the fewest microbatches that fit.
 
     A variant that the model or the mesh refuses is reported with the reason. A variant whose state
-    alone does not fit is not compiled. If a policy fits without microbatches, policies that
-    recompute more are skipped on that mesh: they move and compute more. If a setting needs n times
+    alone does not fit is not compiled. If a policy fits without microbatches, or compute alone
+    bounds its step, policies that recompute more are skipped on that mesh: they compute more. If a setting needs n times
     the memory, the next one tried has at least n / ``SLACK`` times the microbatches.
     """
     trials: list[Trial] = []
@@ -153,7 +156,8 @@ def _search_settings(
                     break
                 compiled += 1
                 if result.fits:
-                    outcome = "whole" if choice.microbatches == 1 else "parts"
+                    whole = choice.microbatches == 1 or _is_bound_by_compute(result)
+                    outcome = "whole" if whole else "parts"
                     break
                 least = _least_microbatches(result)
             if outcome in ("whole", "refused"):
@@ -183,6 +187,10 @@ def best(trials: list[Trial]) -> Compiled | None:
     """
     fitting = [trial for trial in _reports(trials) if trial[1].fits]
     return min(fitting, key=lambda trial: _slowness(trial[1]), default=None)
+
+
+def _is_bound_by_compute(report: StepReport) -> bool:
+    return report.step_seconds is not None and report.step_seconds == report.compute_seconds
 
 
 def _slowness(report: StepReport) -> tuple[float, float]:

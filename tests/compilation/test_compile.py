@@ -242,6 +242,24 @@ def test_search_finds_the_fastest_setting_that_fits(monkeypatch):
     assert not any(o.mesh.tensor == 4 and o.model.remat != "none" for o in compiled)
 
 
+def test_shards_below_a_tile_come_last():
+    wide = training(model=replace(TINY, width=2048), batch_size=512)
+    meshes = [policies[0][0].mesh for policies in searching.variants(wide, 64)]
+    assert [mesh.fsdp for mesh in meshes if mesh.tensor == 1] == [16, 8, 64, 32, 1]
+
+
+def test_recomputing_more_is_not_tried_where_compute_is_the_bound(monkeypatch):
+    def fits(options):
+        return options.microbatches >= (2 if options.model.remat == "none" else 1)
+
+    compiled = pretend_search(monkeypatch, fits)
+    searching.search(training(), here(), max_trials=2, say=lambda text: None)
+    assert [(o.model.remat, o.microbatches) for o in compiled] == [("none", 1), ("none", 2)]
+    compiled.clear()
+    searching.search(training(), here(), max_trials=3, say=lambda text: None)
+    assert compiled[2].mesh != compiled[1].mesh and compiled[2].model.remat == "none"
+
+
 def pretend_tpu(monkeypatch, limits=1e9, needed=lambda options: 1e8, pace=lambda options: 1.0):
     """Let the search compile for a TPU; ``needed`` and ``pace`` give bytes and seconds."""
     monkeypatch.delenv("LIBTPU_INIT_ARGS", raising=False)
