@@ -65,14 +65,19 @@ def count_repeats(path: Path, files: Sequence[Path], piece: int, pieces: int) ->
         parts.append(np.array(entries[start:stop]))
     entries = np.concatenate(parts)
     del parts
-    order = np.lexsort((entries["document"], entries["shingle"]))
-    entries = entries[order]
-    # A document has a shingle once, so all but the first in a row of equal ones repeat it.
-    same = entries["shingle"][1:] == entries["shingle"][:-1]
-    documents, repeats = np.unique(entries["document"][1:][same], return_counts=True)
+    order = np.argsort(entries["shingle"], kind="stable")  # merges the files, which are sorted
+    hashes, documents = entries["shingle"][order], entries["document"][order]
+    del entries, order
+    new = np.append(True, hashes[1:] != hashes[:-1])[: len(hashes)]
+    shared = ~(new & np.append(new[1:], True)[: len(hashes)])  # by several documents
+    documents, starts = documents[shared], np.flatnonzero(new[shared])
+    # A document has a shingle once, so all but the earliest document of a hash repeat it.
+    earliest = np.minimum.reduceat(documents, starts) if len(starts) else documents
+    documents, repeats = np.unique(documents, return_counts=True)
+    np.subtract.at(repeats, np.searchsorted(documents, earliest), 1)
     counts = np.zeros(len(documents), _COUNT)
     counts["document"], counts["repeats"] = documents, repeats
-    write_array(path, counts)
+    write_array(path, counts[repeats > 0])
 
 
 def sum_repeats(files: Iterable[Path], documents: int) -> np.ndarray:

@@ -17,7 +17,7 @@ import numpy as np
 
 from lossline.files import replacing, write_bytes
 
-FILE_BYTES = 1 << 25  # records that one worker sorts in memory
+FILE_BYTES = 1 << 24  # records that one worker sorts in memory
 _PREFIXES = 1 << 32  # ranges are ranges of the first 32 bits of the hash
 _OVERHEAD = 200  # bytes of memory per record besides its text
 
@@ -144,10 +144,10 @@ class SortedTexts:
             with stems[number].with_suffix(".jsonl").open("rb") as file:
                 file.seek(start)
                 pieces[number] = start, memoryview(file.read(stop - start))
-        for row in rows:
-            start, piece = pieces[int(row["file"])]
-            first = int(row["offset"]) - start
-            yield bytes(piece[first : first + int(row["length"])])
+        places = (rows[name].tolist() for name in ("file", "offset", "length"))
+        for number, offset, length in zip(*places, strict=True):
+            start, piece = pieces[number]
+            yield bytes(piece[offset - start : offset - start + length])
 
     def _stems(self) -> Sequence[Path]:
         return [
