@@ -31,7 +31,8 @@ target.name = "quiz"
 target.texts = ("{texts}",)
 target.domains = ("planted",)
 select.methods = {{
-    "uniform": @uniform(), "dsir": @dsir(), "oracle": @oracle(), "positive": @positive_classifier()}}
+    "uniform": @uniform(), "dsir": @dsir(), "oracle": @oracle(),
+    "positive": @positive_classifier()}}
 dsir.fewest_words = 10
 positive_classifier.training = @training_pages()
 training_pages.per_class = 500
