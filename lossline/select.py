@@ -58,6 +58,7 @@ FLAGS = {
         "select.losses", "loss tables or folders of runs of the scored models", "values"
     ),
     "out": Flag("select.out", "folder for the results: new, empty or an earlier result"),
+    "cluster": Flag("select.cluster", "local, or the address of a Dask scheduler"),
     "replace": Flag("select.replace", "replace an earlier result of other inputs", "switch"),
 }
 

@@ -7,8 +7,13 @@ budget. Without a pool only the coefficients and the weights of the domains are 
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+import tempfile
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from lossline.choices.composition import composition
@@ -22,16 +27,18 @@ from lossline.choices.options import (
     Choices,
     ChooseOptions,
 )
+from lossline.choices.stored_pages import OpenPool, open_pool
 from lossline.choices.targets import Target
-from lossline.corpora.pools import Page
+from lossline.cluster import connect
 from lossline.errors import UserError
 from lossline.installing import install_extra
 from lossline.options.identity import identity
-from lossline.pages.cleaning import CleanPool, clean_pages
+from lossline.pages.cleaning import clean_pages
 from lossline.pages.cut import cut
 from lossline.pages.languages import detector_is_installed
 from lossline.pages.methods import LanguageFilter, PositiveClassifier, Uniform
 from lossline.pages.overlap import Overlap, benchmark_overlap
+from lossline.pages.page_set import PageSet, as_set
 from lossline.pages.task import PageMethod, SelectionTask
 from lossline.terminal import Say, silent
 from lossline.vocabularies import VocabularySpec
@@ -44,6 +51,7 @@ def choose(
     scores: pd.DataFrame | None = None,
     losses: pd.DataFrame | None = None,
     pool_fingerprint: str = "",
+    pool: OpenPool | None = None,
     processes: int = 1,
     say: Say = silent,
 ) -> Choices:
@@ -55,37 +63,57 @@ def choose(
         scores: score table (``lossline.tables.scores``); needed for perplexity correlations.
         losses: loss table of the scored models.
         pool_fingerprint: ``options.pool.fingerprint()``.
-        processes: number of tokenizing processes.
+        pool: ``options.pool``, if it is open already.
+        processes: number of processes of this machine, if it is not.
         say: receives a line of progress per step.
 
     Raises:
         UserError: the scores belong to another pool, a benchmark is unknown, a method lacks what it
             needs, or the budget is larger than what there is to select from.
     """
-    pages: list[Page] = []
+    with contextlib.ExitStack() as stack:
+        if options.pool is not None and pool is None:
+            engine = stack.enter_context(connect("local", processes=processes))
+            work = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            say("reading the pool")
+            pool = open_pool(options.pool, engine, work, say=say)
+        return _choose_all(options, vocabulary, scores, losses, pool_fingerprint, pool, say)
+
+
+def _choose_all(
+    options: ChooseOptions,
+    vocabulary: VocabularySpec | None,
+    scores: pd.DataFrame | None,
+    losses: pd.DataFrame | None,
+    pool_fingerprint: str,
+    pool: OpenPool | None,
+    say: Say,
+) -> Choices:
+    pages: PageSet | None = None
     domains, overlap = pd.DataFrame(columns=list(DOMAIN_COLUMNS)), pd.DataFrame()
     leaked = 0
-    if options.pool is not None:
-        everything, found = _read_pool(options, say)
+    if pool is not None:
+        found = _benchmark_text(options, pool.pages, say)
         overlap, leaked = found.domains, int(found.pages.sum())
         say("near-duplicates")
         remove = options.benchmark_text is BenchmarkText.REMOVE
         clean = clean_pages(
-            everything,
+            pool.pages,
             duplicate_threshold=options.duplicates,
             benchmark_text=found.pages if remove else None,
         )
-        pages, domains = clean.pages, _with_bytes(clean)
+        pages = as_set(clean.pages)
+        domains = _with_bytes(pages, clean.table)
     estimates = NO_ESTIMATES
     if options.correlates:
         assert scores is not None, "perplexity correlations without scores"
         say("coefficients of the domains")
         estimates = estimate_domains(options, scores, losses, domains, pool_fingerprint)
     choices = []
-    for target, name, method in _jobs(options) if options.pool else ():
-        assert vocabulary is not None, "a budget without a tokenizer"
+    for target, name, method in _jobs(options) if pages is not None else ():
+        assert pages is not None and vocabulary is not None, "a budget without a tokenizer"
         say(f"{target.name if target else ANY}: {name}")
-        chosen = _choose(options, target, name, method, pages, estimates, vocabulary, processes)
+        chosen = _choose(options, target, name, method, pages, estimates, vocabulary)
         choices.append(chosen)
     if choices:
         say("make-up of the selections")
@@ -97,37 +125,28 @@ def choose(
         composition=composition(pages, choices),
         domains=domains,
         pool_fingerprint=pool_fingerprint,
+        present=pool.index.names if pool else (),
         scores_fingerprint=estimates.fingerprint,
         notes=(
-            *_pool_notes(options, overlap, leaked),
+            *_pool_notes(options, pool, overlap, leaked),
             *_shortage_notes(options, choices),
             *estimates.notes,
         ),
     )
 
 
-def _read_pool(options: ChooseOptions, say: Say) -> tuple[list[Page], Overlap]:
-    """Return all pages of the pool, and the benchmark text in them."""
-    assert options.pool is not None
-    say("reading the pool")
-    pages = list(options.pool.pages("train"))
+def _benchmark_text(options: ChooseOptions, pages: PageSet, say: Say) -> Overlap:
     say(f"benchmark text in {len(pages):,} pages")
     root = options.data_root
     items = {name: some for t in options.targets for name, some in t.items(root).items()}
-    return pages, benchmark_overlap(pages, items)
+    return benchmark_overlap(pages, items)
 
 
-def _with_bytes(clean: CleanPool) -> pd.DataFrame:
+def _with_bytes(pages: PageSet, table: pd.DataFrame) -> pd.DataFrame:
     """Return one row per domain of the pool with ``DOMAIN_COLUMNS``."""
-    frame = pd.DataFrame(
-        {
-            "domain": [page.domain for page in clean.pages],
-            "bytes": [len(page.text.encode()) for page in clean.pages],
-        }
-    )
-    sizes = frame.groupby("domain", sort=False)["bytes"].sum()
-    rows = clean.table.assign(bytes=clean.table["domain"].map(sizes).fillna(0).astype("int64"))
-    return rows.loc[:, list(DOMAIN_COLUMNS)]
+    sizes = {name: int(pages.sizes[own].sum()) for name, own in pages.by_domain().items()}
+    kept = table["domain"].map(sizes).fillna(0).astype("int64")
+    return table.assign(bytes=kept).loc[:, list(DOMAIN_COLUMNS)]
 
 
 def _jobs(options: ChooseOptions) -> Iterator[tuple[Target | None, str, PageMethod]]:
@@ -152,10 +171,9 @@ def _choose(
     target: Target | None,
     name: str,
     method: PageMethod,
-    pages: Sequence[Page],
+    pages: PageSet,
     estimates: Estimates,
     vocabulary: VocabularySpec,
-    processes: int,
 ) -> Choice:
     target_name = target.name if target else ""
     weights: dict[str, float] = {}
@@ -176,24 +194,27 @@ def _choose(
             budget=options.budget,
             vocabulary=vocabulary,
             shortage=options.shortage,
-            processes=processes,
+            selected_only=True,
         )
     except UserError as error:
         raise UserError(f"{target_name or ANY}/{name}: {error}") from error
     return Choice(
         method=name,
         target=target_name,
-        ranking=ranking,
+        # The numbers of all pages would be kept for each selection.
+        ranking=dataclasses.replace(ranking, scores=np.empty(0), candidate=np.empty(0, bool)),
         cut=taken,
         options=identity(method),
         weights=weights,
     )
 
 
-def _pool_notes(options: ChooseOptions, overlap: pd.DataFrame, leaked: int) -> Iterator[str]:
-    if options.pool is None:
+def _pool_notes(
+    options: ChooseOptions, pool: OpenPool | None, overlap: pd.DataFrame, leaked: int
+) -> Iterator[str]:
+    if pool is None:
         return
-    if left_out := options.pool.left_out():
+    if left_out := pool.index.left_out:
         yield f"Domains without pages are left out of the pool: {', '.join(left_out)}."
     if not detector_is_installed():
         yield f"Languages are not reported: py3langid is missing; {install_extra('selection')}"

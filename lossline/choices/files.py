@@ -36,7 +36,7 @@ def save_choices(
         getattr(found, name).to_csv(folder / f"{name}.csv", index=False)
     for name in _BOTH:
         with_strings(getattr(found, name)).to_parquet(folder / f"{name}.parquet", index=False)
-    pool = pool_facts(options.pool, found.pool_fingerprint) if options.pool else {}
+    pool = pool_facts(options.pool, found.pool_fingerprint, found.present) if options.pool else {}
     for choice in found.choices:
         place = folder / choice.folder
         write_selection(place, _index(choice), _manifest(choice, found, options, pool))

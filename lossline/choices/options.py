@@ -140,8 +140,8 @@ class Choice:
     Attributes:
         method: name of the method.
         target: name of the target; "" if the method does not depend on it.
-        ranking: order of all pages.
-        cut: selected pages.
+        ranking: facts and model of the method; its numbers of all pages are not kept.
+        cut: selected pages; its table has only these.
         options: options of the method, as JSON.
         weights: domain -> weight, for perplexity correlations.
     """
@@ -172,6 +172,7 @@ class Choices:
         domains: one row per domain of the pool: pages, pages and bytes kept, and the pages left out
             as near-duplicates and for benchmark text.
         pool_fingerprint: fingerprint of the pool.
+        present: domains of the pool that have pages.
         scores_fingerprint: hash of the scores and losses that the coefficients come from.
         notes: what to know about the results, one sentence each.
     """
@@ -183,5 +184,6 @@ class Choices:
     composition: pd.DataFrame
     domains: pd.DataFrame
     pool_fingerprint: str = ""
+    present: tuple[str, ...] = ()
     scores_fingerprint: str = ""
     notes: tuple[str, ...] = ()

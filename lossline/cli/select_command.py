@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
+import glob
 import hashlib
 import json
-import os
+import shutil
 import time
+import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -16,8 +20,10 @@ from lossline import tables, vocabularies
 from lossline.choices.choosing import choose
 from lossline.choices.files import SELECT_FOLDER, save_choices
 from lossline.choices.options import Choices, ChooseOptions
+from lossline.choices.stored_pages import open_pool
 from lossline.choices.summary import summary
 from lossline.cli.table_inputs import as_paths, fingerprint_of, provenance, say_since
+from lossline.cluster import connect
 from lossline.corpora.gathering import file_sha256
 from lossline.corpora.json_lines import matching_files
 from lossline.errors import UserError
@@ -48,7 +54,9 @@ class SelectCommand(ChooseOptions):
         replace: whether to replace an earlier selection of other inputs at ``out``; other folders
             are never replaced.
         report: whether to make figures and report.html.
-        processes: number of tokenizing processes. 0: one per core.
+        cluster: "local": processes of this machine; the address of a Dask scheduler: its workers,
+            which must see the files of the pool and the folder of ``out``.
+        processes: number of processes of a local cluster. 0: one per core.
     """
 
     vocabulary: str | Bytes | SentencePiece | HuggingFace | Tiktoken = ""
@@ -57,6 +65,7 @@ class SelectCommand(ChooseOptions):
     losses: str | tuple[str, ...] = not_identity(())
     replace: bool = not_identity(False)
     report: bool = True
+    cluster: str = not_identity("local")
     processes: int = not_identity(0)
 
     def __post_init__(self) -> None:
@@ -84,25 +93,30 @@ def select(options: SelectCommand) -> Choices | None:
     """
     out = to_path(options.out, "select.out")
     scores, losses = _tables(options)
-    spec, pool_fingerprint = None, ""
-    if options.pool is not None:
-        spec = vocabulary_spec(options.vocabulary, Path(options.pool.root))
-        pool_fingerprint = options.pool.fingerprint()
-    fingerprint = _fingerprint(options, scores, losses, spec, pool_fingerprint)
-    if SELECT_FOLDER.is_up_to_date(out, fingerprint, replace=options.replace):
-        print((out / "summary.txt").read_text(encoding="utf-8").rstrip())
-        print(f"{out} is up to date")
-        return None
     started = time.monotonic()
     say = functools.partial(say_since, started)
-    with SELECT_FOLDER.writing(out, fingerprint) as partial:
+    with contextlib.ExitStack() as stack:
+        pool, spec, pool_fingerprint = None, None, ""
+        work = stack.enter_context(_work_folder(out))
+        if options.pool is not None:
+            spec = vocabulary_spec(options.vocabulary, Path(options.pool.root))
+            engine = connect(options.cluster, processes=options.processes, say=say)
+            pool = open_pool(options.pool, stack.enter_context(engine), work, say=say)
+            pool_fingerprint = pool.index.fingerprint()
+        fingerprint = _fingerprint(options, scores, losses, spec, pool_fingerprint)
+        if SELECT_FOLDER.is_up_to_date(out, fingerprint, replace=options.replace):
+            print((out / "summary.txt").read_text(encoding="utf-8").rstrip())
+            print(f"{out} is up to date")
+            return None
+        partial = stack.enter_context(SELECT_FOLDER.writing(out, fingerprint))
+        _remove_work_of_killed(work)
         found = choose(
             options,
             spec,
             scores=scores,
             losses=losses,
             pool_fingerprint=pool_fingerprint,
-            processes=options.processes or os.cpu_count() or 1,
+            pool=pool,
             say=say,
         )
         paths = [*as_paths(options.scores), *as_paths(options.losses)]
@@ -118,6 +132,25 @@ def select(options: SelectCommand) -> Choices | None:
     print(text)
     print(f"Results: {out / 'report.html' if options.report else out}", flush=True)
     return found
+
+
+@contextlib.contextmanager
+def _work_folder(out: Path) -> Iterator[Path]:
+    """Yield a hidden folder beside ``out`` for files of the work; it is made when it is needed."""
+    place = out.resolve()
+    work = place.with_name(f".{place.name}.work-{uuid.uuid4().hex[:8]}")
+    try:
+        yield work
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _remove_work_of_killed(work: Path) -> None:
+    """Remove what killed processes left; the lock of ``out`` is held, so no other one needs it."""
+    stem = work.name.rpartition("-")[0]
+    for other in work.parent.glob(f"{glob.escape(stem)}-*"):
+        if other != work:
+            shutil.rmtree(other, ignore_errors=True)
 
 
 def _tables(options: SelectCommand) -> tuple[pd.DataFrame | None, pd.DataFrame | None]:

@@ -10,7 +10,7 @@ import functools
 import hashlib
 import heapq
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -98,7 +98,15 @@ class Pool:
             UserError: a domain is missing and ``missing`` is "refuse", no domain is left, a domain
                 is both gathered and in ``files``, or a line of a file is invalid.
         """
-        faults = self._faults()
+        return self.present(self._own_splits())[0]
+
+    def present(self, own: Mapping[str, set[str]]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Return the domains of the pool, and those that are left out; see ``names``.
+
+        Args:
+            own: domain of ``files`` -> the splits in which it has a page.
+        """
+        faults = self._faults(own)
         left_out = tuple(domain for domain, fault in faults.items() if fault)
         if left_out and self.missing is MissingDomains.REFUSE:
             raise UserError(
@@ -113,11 +121,11 @@ class Pool:
             )
         if left_out:
             _print_once(f"pool {self.name}: leaves out {', '.join(left_out)} (no pages there)")
-        return names
+        return names, left_out
 
     def left_out(self) -> tuple[str, ...]:
         """Return the domains that have no pages in one of the splits."""
-        return tuple(domain for domain, fault in self._faults().items() if fault)
+        return tuple(domain for domain, fault in self._faults(self._own_splits()).items() if fault)
 
     def pages(self, split: str = "train") -> Iterator[Page]:
         """Yield the pages of a split.
@@ -204,10 +212,11 @@ class Pool:
             file = text_folder(Path(self.root), domain) / f"{split}.jsonl"
             if file.is_file():
                 for where, record in read_objects(file):
-                    yield _page(_text(record, "text", where), domain)
+                    yield _page(page_text(record, "text", where), domain)
         for where, record in self._own_records():
             page = _page(
-                _text(record, self.text_field, where), _text(record, self.domain_field, where)
+                page_text(record, self.text_field, where),
+                page_text(record, self.domain_field, where),
             )
             if split_of(page.id, self.validation_share) == split:
                 yield page
@@ -219,7 +228,7 @@ class Pool:
             except OSError as error:
                 raise UserError(f"{path}: cannot be read ({error}). Correct the path.") from error
 
-    def _faults(self) -> dict[str, str]:
+    def _faults(self, own: Mapping[str, set[str]]) -> dict[str, str]:
         """Return domain -> what is wrong with it and how to fix it; "" if nothing is."""
         faults: dict[str, str] = {}
         for domain in self.domains:
@@ -233,7 +242,6 @@ class Pool:
                 _has_a_line(folder / f"{split}.jsonl") for split in ("train", "validation")
             ):
                 faults[domain] = f"{folder} has a split without pages. Delete it and gather again"
-        own = self._own_splits()
         for domain, splits in own.items():
             if domain in faults:
                 raise UserError(
@@ -252,9 +260,9 @@ class Pool:
         """Return domain of ``files`` -> the splits in which it has a page."""
         found: dict[str, set[str]] = {}
         for where, record in self._own_records():
-            text = _text(record, self.text_field, where)
+            text = page_text(record, self.text_field, where)
             split = split_of(content_hash(text), self.validation_share)
-            found.setdefault(_text(record, self.domain_field, where), set()).add(split)
+            found.setdefault(page_text(record, self.domain_field, where), set()).add(split)
         return found
 
 
@@ -262,7 +270,12 @@ def _page(text: str, domain: str) -> Page:
     return Page(id=content_hash(text), domain=domain, text=text)
 
 
-def _text(record: dict[str, object], field: str, where: str) -> str:
+def page_text(record: dict[str, object], field: str, where: str) -> str:
+    """Return the text in a field of a page.
+
+    Raises:
+        UserError: it is missing, blank, not a text, or contains a lone surrogate.
+    """
     value = record.get(field)
     if not isinstance(value, str) or not value.strip():
         found = "missing" if field not in record else "blank"

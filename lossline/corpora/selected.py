@@ -139,10 +139,16 @@ def selections(
     )
 
 
-def pool_facts(pool: Pool, fingerprint: str) -> dict[str, Any]:
-    """Return a pool as JSON: its options, the domains it has, and its fingerprint."""
+def pool_facts(pool: Pool, fingerprint: str, present: Sequence[str] = ()) -> dict[str, Any]:
+    """Return a pool as JSON: its options, the domains it has, and its fingerprint.
+
+    Args:
+        pool: the pool.
+        fingerprint: ``pool.fingerprint()``.
+        present: ``pool.names()``, if it is known.
+    """
     options = {item.name: _plain(getattr(pool, item.name)) for item in dataclasses.fields(pool)}
-    return options | {"domains_present": list(pool.names()), "fingerprint": fingerprint}
+    return options | {"domains_present": list(present or pool.names()), "fingerprint": fingerprint}
 
 
 def pool_from_facts(facts: dict[str, Any], where: str) -> Pool:

@@ -8,10 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from lossline.corpora.deduplication import near_duplicates
 from lossline.corpora.pools import Page
-from lossline.pages.cut import rank_order
-from lossline.pages.task import require_pages
+from lossline.pages.page_set import HeldPages, as_set
 
 
 @dataclass(frozen=True)
@@ -19,12 +17,12 @@ class CleanPool:
     """The pages that remain.
 
     Attributes:
-        pages: the pages that remain, in the order given.
+        pages: the pages that remain, in the order given; a set of pages if it was one.
         table: one row per domain: domain, pages, benchmark_text and near_duplicates (pages left out
             for that reason), kept.
     """
 
-    pages: list[Page]
+    pages: Sequence[Page]
     table: pd.DataFrame
 
 
@@ -40,7 +38,7 @@ def clean_pages(
     page tests a classifier. Of near-duplicates, the page with the smallest id stays, so the result
     does not depend on the order of the pages. Threshold and n-gram length are those of ``gather``.
 
-    200 MB take about 20 seconds and 1 GB of memory.
+    200 MB take about 20 seconds.
 
     Args:
         pages: pages of a pool.
@@ -51,22 +49,21 @@ def clean_pages(
     Raises:
         UserError: there is no page, or a page is not UTF-8.
     """
-    require_pages(pages)
+    given = as_set(pages)
     leaked = np.zeros(len(pages), bool) if benchmark_text is None else benchmark_text
     copies = np.zeros(len(pages), bool)
     if duplicate_threshold is not None:
-        order = rank_order(pages, np.zeros(len(pages)), np.flatnonzero(~leaked))
-        texts = [pages[i].text for i in order]
-        copies[order] = near_duplicates(texts, threshold=duplicate_threshold)
+        copies = given.repeated(duplicate_threshold, ~leaked)
     kept = ~leaked & ~copies
-    rows = pd.DataFrame(
+    own = given.by_domain()
+    table = pd.DataFrame(
         {
-            "domain": [page.domain for page in pages],
-            "pages": 1,
-            "benchmark_text": leaked.astype(int),
-            "near_duplicates": copies.astype(int),
-            "kept": kept.astype(int),
+            "domain": list(own),
+            "pages": [len(some) for some in own.values()],
+            "benchmark_text": [int(leaked[some].sum()) for some in own.values()],
+            "near_duplicates": [int(copies[some].sum()) for some in own.values()],
+            "kept": [int(kept[some].sum()) for some in own.values()],
         }
     )
-    table = rows.groupby("domain", sort=True, as_index=False).sum()
-    return CleanPool([page for page, stays in zip(pages, kept, strict=True) if stays], table)
+    left = given.subset(kept)
+    return CleanPool(list(left.pages) if isinstance(left, HeldPages) else left, table)

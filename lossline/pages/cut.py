@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,11 +11,9 @@ import pandas as pd
 
 from lossline.corpora.pools import Page
 from lossline.errors import UserError
-from lossline.pages.task import Ranking, require_pages
-from lossline.stores.tokenization import Tokenizer, chunked
+from lossline.pages.page_set import PageSet, as_set
+from lossline.pages.task import Ranking
 from lossline.vocabularies import Vocabulary, VocabularySpec
-
-_CHUNK = 1 << 18  # characters that are tokenized at once; at most this much is tokenized in vain
 
 
 class Shortage(enum.Enum):
@@ -38,9 +36,10 @@ class Cut:
     """The pages selected, and what became of the others.
 
     Attributes:
-        pages: one row per page, in the order given: id, domain, score (missing for pages that are
-            no candidates), rank (from 0; missing likewise), tokens (eos included; missing for pages
-            that are not selected), bytes (UTF-8), outcome (a value of ``Outcome``), included.
+        pages: one row per page, or per selected page, in the order given: id, domain, score
+            (missing for pages that are no candidates), rank (from 0; missing likewise), tokens (eos
+            included; missing for pages that are not selected), bytes (UTF-8), outcome (a value of
+            ``Outcome``), included.
         order: int64 [selected pages]: positions of the selected pages, best first.
         budget: tokens asked for.
         tokens: tokens selected.
@@ -62,6 +61,7 @@ def cut(
     vocabulary: Vocabulary | VocabularySpec,
     shortage: Shortage = Shortage.REFUSE,
     processes: int = 1,
+    selected_only: bool = False,
 ) -> Cut:
     """Take pages in rank order until they have ``budget`` tokens.
 
@@ -77,6 +77,7 @@ def cut(
         vocabulary: the run's tokenizer; several processes need a specification.
         shortage: what to do if the candidates have fewer tokens than the budget.
         processes: number of tokenizing processes.
+        selected_only: whether the table has only the selected pages.
 
     Raises:
         UserError: the budget is not positive or more than the candidates have, a page is not UTF-8,
@@ -84,10 +85,10 @@ def cut(
     """
     if budget < 1:
         raise UserError(f"budget = {budget}: give a positive number of tokens.")
-    require_pages(pages)
-    _check(pages, ranking)
-    order = rank_order(pages, ranking.scores, np.flatnonzero(ranking.candidate))
-    lengths = np.fromiter(_lengths(pages, order, budget, vocabulary, processes), np.int64)
+    given = as_set(pages)
+    _check(given, ranking)
+    order = _rank_order(given, ranking)
+    lengths = given.lengths(order, budget, vocabulary, processes)
     tokens = int(lengths.sum())
     if tokens < budget and shortage is Shortage.REFUSE:
         raise UserError(
@@ -95,26 +96,23 @@ def cut(
             f"{tokens}. Lower the budget to at most {tokens}, or set shortage = 'take_all'."
         )
     taken = order[: len(lengths)]
-    table = _table(pages, ranking, order, lengths)
+    shown = np.sort(taken) if selected_only else np.arange(len(given))
     return Cut(
-        pages=table,
+        pages=_table(given, ranking, order, lengths, shown),
         order=taken,
         budget=budget,
         tokens=tokens,
-        bytes=int(table["bytes"].to_numpy()[taken].sum()),
+        bytes=int(given.sizes[taken].sum()),
     )
 
 
-def rank_order(pages: Sequence[Page], scores: np.ndarray, positions: np.ndarray) -> np.ndarray:
-    """Return ``positions`` with the highest score first; ties by id, then domain, then text."""
-    order = sorted(
-        positions.tolist(),
-        key=lambda i: (-scores[i], pages[i].id, pages[i].domain, pages[i].text),
-    )
-    return np.array(order, np.int64)
+def _rank_order(pages: PageSet, ranking: Ranking) -> np.ndarray:
+    """Return the candidates, highest score first; ties by id, then domain, then text."""
+    own = np.flatnonzero(ranking.candidate)
+    return own[np.lexsort((pages.places[own], -ranking.scores[own]))]
 
 
-def _check(pages: Sequence[Page], ranking: Ranking) -> None:
+def _check(pages: PageSet, ranking: Ranking) -> None:
     if not len(pages) == len(ranking.scores) == len(ranking.candidate):
         raise ValueError(
             f"{len(pages)} pages, {len(ranking.scores)} scores, {len(ranking.candidate)} candidates"
@@ -123,45 +121,29 @@ def _check(pages: Sequence[Page], ranking: Ranking) -> None:
         raise ValueError("a candidate page has no score (NaN)")
 
 
-def _lengths(
-    pages: Sequence[Page],
-    order: np.ndarray,
-    budget: int,
-    vocabulary: Vocabulary | VocabularySpec,
-    processes: int,
-) -> Iterator[int]:
-    """Yield the tokens of each page in rank order, up to the page that reaches the budget."""
-    texts = (pages[i].text for i in order)
-    total = 0
-    tokenizer = Tokenizer(vocabulary, processes=processes)
-    for _, _, tokens in tokenizer.map(enumerate(chunked(texts, _CHUNK))):
-        for length in tokens.lengths.tolist():
-            yield length
-            total += length
-            if total >= budget:
-                return
-
-
 def _table(
-    pages: Sequence[Page], ranking: Ranking, order: np.ndarray, lengths: np.ndarray
+    pages: PageSet, ranking: Ranking, order: np.ndarray, lengths: np.ndarray, shown: np.ndarray
 ) -> pd.DataFrame:
     taken = order[: len(lengths)]
     outcome = np.where(ranking.candidate, Outcome.BEYOND_BUDGET, Outcome.NOT_CANDIDATE)
     outcome[taken] = Outcome.SELECTED
     return pd.DataFrame(
         {
-            "id": [page.id for page in pages],
-            "domain": [page.domain for page in pages],
-            "score": np.where(ranking.candidate, ranking.scores, np.nan),
-            "rank": _some(len(pages), order, np.arange(len(order))),
-            "tokens": _some(len(pages), taken, lengths),
-            "bytes": np.array([len(page.text.encode()) for page in pages], np.int64),
-            "outcome": outcome.astype(str),
-            "included": outcome == Outcome.SELECTED,
+            "id": list(pages.ids(shown.tolist())),
+            "domain": [pages.names[code] for code in pages.domain_of[shown].tolist()],
+            "score": np.where(ranking.candidate, ranking.scores, np.nan)[shown],
+            "rank": _some(len(pages), order, np.arange(len(order)), shown),
+            "tokens": _some(len(pages), taken, lengths, shown),
+            "bytes": pages.sizes[shown],
+            "outcome": outcome[shown].astype(str),
+            "included": outcome[shown] == Outcome.SELECTED,
         }
     )
 
 
-def _some(size: int, positions: np.ndarray, values: np.ndarray) -> pd.Series:
-    """Return integers at some positions; the others are missing."""
-    return pd.Series(values, index=positions, dtype="Int64").reindex(range(size))
+def _some(size: int, positions: np.ndarray, values: np.ndarray, shown: np.ndarray) -> pd.Series:
+    """Return the integers of the shown pages; those without one are missing."""
+    placed = np.zeros(size, np.int64)
+    missing = np.ones(size, bool)
+    placed[positions], missing[positions] = values, False
+    return pd.Series(pd.arrays.IntegerArray(placed[shown], missing[shown]))

@@ -33,10 +33,13 @@ class ImportanceWeights:
         cls, target: Sequence[str], raw: Sequence[str], *, buckets: int, longest: int
     ) -> ImportanceWeights:
         """Fit the two bags; each needs at least one word."""
-        shares = []
-        for texts in (target, raw):
-            counts = bucket_counts(texts, buckets=buckets, longest=longest)
-            shares.append(counts / counts.sum())
+        bags = [bucket_counts(texts, buckets=buckets, longest=longest) for texts in (target, raw)]
+        return cls.of_counts(*bags, longest=longest)
+
+    @classmethod
+    def of_counts(cls, target: np.ndarray, raw: np.ndarray, *, longest: int) -> ImportanceWeights:
+        """Fit two bags by their ``bucket_counts``."""
+        shares = [counts / counts.sum() for counts in (target, raw)]
         return cls(np.log(shares[0] + _SMOOTHING) - np.log(shares[1] + _SMOOTHING), longest)
 
     def score(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -110,17 +111,37 @@ def split(ids: Sequence[str], included: np.ndarray, share: float, seed: int) -> 
 def _drawn(group: Group, count: int, seed: int) -> list[int]:
     """Return the positions of ``count`` pages of a group, or of all, in the order of the draw."""
     place = uniform(group.ids, seed=seed, purpose="training pages")
-    order = sorted(range(len(place)), key=lambda i: (place[i], group.ids[i], group.texts[i]))
-    once = {group.ids[i]: i for i in reversed(order)}
-    return [i for i in order if once[group.ids[i]] == i][:count]
+    order = np.argsort(place, kind="stable")
+    # Copies of a page have its id, and equal ids have equal places.
+    starts = np.flatnonzero(np.append(True, place[order][1:] != place[order][:-1])[: len(order)])
+    taken: list[int] = []
+    for same in _pieces(order, starts):
+        if len(taken) >= count:
+            break
+        best: dict[str, int] = {}
+        if len(same) == 1:
+            taken.append(int(same[0]))
+            continue
+        for i in sorted(same.tolist(), key=lambda i: (group.ids[i], group.texts[i])):
+            best.setdefault(group.ids[i], i)
+        taken += best.values()
+    return taken[:count]
+
+
+def _pieces(order: np.ndarray, starts: np.ndarray) -> Iterator[np.ndarray]:
+    stops = np.append(starts[1:], len(order))
+    return (order[start:stop] for start, stop in zip(starts, stops, strict=True))
 
 
 def _require_pages(groups: Sequence[Group], included: bool) -> None:
-    found = len({id for group in groups for id in group.ids})
-    if found < FEWEST:
-        names = ", ".join(group.name for group in groups[:3]) + (", …" if len(groups) > 3 else "")
-        raise UserError(
-            f"page classifier: the {'included' if included else 'excluded'} class ({names}) has "
-            f"{found} different pages, and training needs {FEWEST}. Add pages, or include other "
-            "domains."
-        )
+    different: set[str] = set()
+    for id in itertools.chain.from_iterable(group.ids for group in groups):
+        different.add(id)
+        if len(different) >= FEWEST:
+            return
+    names = ", ".join(group.name for group in groups[:3]) + (", …" if len(groups) > 3 else "")
+    raise UserError(
+        f"page classifier: the {'included' if included else 'excluded'} class ({names}) has "
+        f"{len(different)} different pages, and training needs {FEWEST}. Add pages, or include "
+        "other domains."
+    )

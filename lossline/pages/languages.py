@@ -17,6 +17,7 @@ UNKNOWN = "und"  # ISO 639-3: undetermined
 _CHARACTERS = 2000  # of a page; more do not change the language
 # Languages found, by the hash of the text: the language filter and the report read the same pages.
 _known: dict[bytes, str] = {}
+_MOST_KNOWN = 100_000
 
 
 def detector_is_installed() -> bool:
@@ -45,5 +46,7 @@ def _language(start: str, classify: Callable[[str], tuple[str, float]]) -> str:
     """Return the language of the start of a page, which is detected once in a process."""
     key = hashlib.blake2b(start.encode("utf-8", "surrogatepass"), digest_size=16).digest()
     if key not in _known:
+        if len(_known) >= _MOST_KNOWN:
+            _known.clear()
         _known[key] = classify(start)[0] if any(map(str.isalpha, start)) else UNKNOWN
     return _known[key]

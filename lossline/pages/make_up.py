@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -36,13 +36,29 @@ def make_up(cut: Cut, *, languages: Sequence[str] | None = None) -> MakeUp:
         cut: the selection; its table has the pages of the pool.
         languages: language of each page of the pool.
     """
-    by_language = None
-    if languages is not None:
-        by_language = _by(cut.pages, "language", np.asarray(languages, object)).sort_values(
-            ["pool_bytes", "language"], ascending=[False, True], ignore_index=True
-        )
-    own = cut.pages["included"].to_numpy()
-    size = cut.pages["bytes"].to_numpy()
+    pages = cut.pages
+    tokens = pages["tokens"].fillna(0).to_numpy(np.int64)
+    parts = pages["bytes"].to_numpy(), pages["included"].to_numpy(), tokens
+    found = make_up_of(pages["domain"].to_numpy(), *parts)
+    if languages is None:
+        return found
+    by_language = _by("language", np.asarray(languages, object), *parts).sort_values(
+        ["pool_bytes", "language"], ascending=[False, True], ignore_index=True
+    )
+    return replace(found, languages=by_language)
+
+
+def make_up_of(
+    domains: np.ndarray, size: np.ndarray, own: np.ndarray, tokens: np.ndarray
+) -> MakeUp:
+    """Describe a selection without languages.
+
+    Args:
+        domains: object [pages of the pool]: domain of each.
+        size: int64: bytes of each.
+        own: bool: whether it is selected.
+        tokens: int64: its tokens; 0 if it is not selected.
+    """
     lengths = pd.DataFrame(
         {
             "quantile": QUANTILES,
@@ -50,13 +66,12 @@ def make_up(cut: Cut, *, languages: Sequence[str] | None = None) -> MakeUp:
             "selected_bytes": np.quantile(size[own], QUANTILES),
         }
     )
-    return MakeUp(_by(cut.pages, "domain", cut.pages["domain"].to_numpy()), by_language, lengths)
+    return MakeUp(_by("domain", domains, size, own, tokens), None, lengths)
 
 
-def _by(pages: pd.DataFrame, name: str, labels: np.ndarray) -> pd.DataFrame:
-    own = pages["included"].to_numpy()
-    size = pages["bytes"].to_numpy()
-    tokens = pages["tokens"].fillna(0).to_numpy(np.int64)
+def _by(
+    name: str, labels: np.ndarray, size: np.ndarray, own: np.ndarray, tokens: np.ndarray
+) -> pd.DataFrame:
     rows = pd.DataFrame(
         {
             name: labels,

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import enum
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 
@@ -19,12 +20,13 @@ from lossline.corpora.json_lines import kind_of, matching_files, read_objects
 from lossline.corpora.pools import Page
 from lossline.errors import UserError
 from lossline.pages.draws import gumbel, uniform
-from lossline.pages.dsir import ImportanceWeights
+from lossline.pages.dsir import ImportanceWeights, bucket_counts
 from lossline.pages.examples import Group
 from lossline.pages.languages import languages
 from lossline.pages.logistic import HashedLogistic
+from lossline.pages.page_set import LazyTexts, PageSet, as_set
 from lossline.pages.quality import THRESHOLD
-from lossline.pages.task import Ranking, SelectionTask, TextClassifier, require_pages
+from lossline.pages.task import FittedModel, Ranking, SelectionTask, TextClassifier
 from lossline.pages.training import TrainingPages, train
 
 
@@ -34,8 +36,8 @@ class Uniform:
 
     def rank(self, pages: Sequence[Page], task: SelectionTask) -> Ranking:
         """Rank the pages; see ``PageMethod``."""
-        require_pages(pages)
-        return Ranking(_random(pages, task), np.ones(len(pages), bool), {})
+        given = as_set(pages)
+        return Ranking(_random(given, task), np.ones(len(given), bool), {})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,16 +54,16 @@ class Oracle:
 
     def rank(self, pages: Sequence[Page], task: SelectionTask) -> Ranking:
         """Rank the pages; see ``PageMethod``."""
-        require_pages(pages)
+        given = as_set(pages)
         domains = self.domains or task.domains
         if not domains:
             raise UserError(
                 f"oracle: target {task.target} names no domains of its own. Give target.domains or "
                 "oracle.domains."
             )
-        _require_domains(domains, pages, "oracle.domains")
-        own = np.array([page.domain in domains for page in pages])
-        return Ranking(_random(pages, task), own, {"domains": list(domains)})
+        _require_domains(domains, given, "oracle.domains")
+        own = np.array([name in domains for name in given.names])[given.domain_of]
+        return Ranking(_random(given, task), own, {"domains": list(domains)})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,9 +78,9 @@ class LanguageFilter:
 
     def rank(self, pages: Sequence[Page], task: SelectionTask) -> Ranking:
         """Rank the pages; see ``PageMethod``."""
-        require_pages(pages)
-        found = languages([page.text for page in pages])
-        counts = dict(sorted(Counter(found).items()))
+        given = as_set(pages)
+        found = np.concatenate(given.map(_languages, what="languages"))
+        counts = dict(sorted(Counter(found.tolist()).items()))
         own = np.isin(found, self.languages)
         if not own.any():
             raise UserError(
@@ -86,7 +88,7 @@ class LanguageFilter:
                 f"the pool has {', '.join(counts)}. Name other codes."
             )
         facts = {"languages": list(self.languages), "pages_by_language": counts}
-        return Ranking(_random(pages, task), own, facts)
+        return Ranking(_random(given, task), own, facts)
 
 
 class Sampling(enum.Enum):
@@ -129,13 +131,15 @@ class Dsir:
         Raises:
             UserError: the task has no texts, or no page has enough words.
         """
-        require_pages(pages)
+        given = as_set(pages)
         target = _target_texts(task, "dsir")
-        texts = [page.text for page in pages]
-        if not any(map(str.strip, texts)):
+        count = partial(bucket_counts, buckets=self.buckets, longest=self.longest)
+        raw = np.sum(given.map(count, what="n-grams"), axis=0)
+        if not raw.any():
             raise UserError("dsir: all pages of the pool are empty. Choose another pool.")
-        weights = ImportanceWeights.fit(target, texts, buckets=self.buckets, longest=self.longest)
-        scores, words = weights.score(texts)
+        weights = ImportanceWeights.of_counts(count(target), raw, longest=self.longest)
+        parts = given.map(weights.score, what="importance weights")
+        scores, words = (np.concatenate(own) for own in zip(*parts, strict=True))
         long_enough = words >= self.fewest_words
         if not long_enough.any():
             raise UserError(
@@ -148,7 +152,7 @@ class Dsir:
             "mean_log_weight": float(scores[long_enough].mean()),
         }
         if self.sampling is Sampling.GUMBEL:
-            scores = scores + gumbel(_ids(pages), seed=task.seed, purpose="dsir")
+            scores = scores + gumbel(given.ids(), seed=task.seed, purpose="dsir")
         return Ranking(scores, long_enough, facts)
 
 
@@ -177,11 +181,11 @@ class PageClassifier:
             UserError: there is no included or no excluded domain with pages, or a class has too
                 few pages.
         """
-        require_pages(pages)
-        included = _included(task, pages)
+        given = as_set(pages)
+        included = _included(task, given)
         groups = [
-            _group(domain, own, domain in included, task.weights[domain])
-            for domain, own in _by_domain(pages).items()
+            _group(domain, given, own, domain in included, task.weights[domain])
+            for domain, own in given.by_domain().items()
             if domain in task.weights
         ]
         if all(group.included for group in groups):
@@ -192,7 +196,7 @@ class PageClassifier:
             )
         absent = sorted(set(task.weights) - {group.name for group in groups})
         return _classified(
-            self.classifier, self.training, groups, pages, task, {"domains_without_pages": absent}
+            self.classifier, self.training, groups, given, task, {"domains_without_pages": absent}
         )
 
 
@@ -222,9 +226,11 @@ class PositiveClassifier:
         Raises:
             UserError: there are no positives, a file cannot be read, or a class has too few pages.
         """
-        require_pages(pages)
+        given = as_set(pages)
         positives = self._positives(task)
-        groups = [_group(domain, own, False, 0.0) for domain, own in _by_domain(pages).items()]
+        groups = [
+            _group(domain, given, own, False, 0.0) for domain, own in given.by_domain().items()
+        ]
         groups.append(
             Group(
                 name="positives",
@@ -235,7 +241,7 @@ class PositiveClassifier:
             )
         )
         return _classified(
-            self.classifier, self.training, groups, pages, task, {"positives": len(positives)}
+            self.classifier, self.training, groups, given, task, {"positives": len(positives)}
         )
 
     def _positives(self, task: SelectionTask) -> list[str]:
@@ -260,26 +266,35 @@ def _classified(
     classifier: TextClassifier,
     training: TrainingPages,
     groups: Sequence[Group],
-    pages: Sequence[Page],
+    pages: PageSet,
     task: SelectionTask,
     own_facts: Mapping[str, object],
 ) -> Ranking:
     """Train on the groups and rank all pages by P(included)."""
     model, facts = train(classifier, groups, training, seed=task.seed)
-    scores = model.probabilities([page.text for page in pages])
+    parts = pages.map(partial(_probabilities, pages.share(model)), what="page scores")
+    scores = np.concatenate(parts)
     facts |= own_facts
     facts["pool"] = [
         {
             "domain": domain,
             "pages": len(own),
-            "predicted": int(sum(scores[i] >= THRESHOLD for i in own)),
+            "predicted": int((scores[own] >= THRESHOLD).sum()),
         }
-        for domain, own in sorted(_positions(pages).items())
+        for domain, own in pages.by_domain().items()
     ]
     return Ranking(scores, np.ones(len(pages), bool), facts, model)
 
 
-def _included(task: SelectionTask, pages: Sequence[Page]) -> list[str]:
+def _probabilities(model: Callable[[], FittedModel], texts: Sequence[str]) -> np.ndarray:
+    return model().probabilities(texts)
+
+
+def _languages(texts: Sequence[str]) -> np.ndarray:
+    return np.array(languages(texts), str)
+
+
+def _included(task: SelectionTask, pages: PageSet) -> list[str]:
     """Return the domains with a positive weight and pages."""
     positive = [domain for domain, weight in task.weights.items() if weight > 0]
     if not positive:
@@ -287,7 +302,7 @@ def _included(task: SelectionTask, pages: Sequence[Page]) -> list[str]:
             f"page_classifier: no domain has a positive weight for target {task.target}. Give the "
             "weights of an estimate, or choose a method that needs none."
         )
-    present = {page.domain for page in pages}
+    present = pages.by_domain()
     included = [domain for domain in positive if domain in present]
     if not included:
         _require_domains(positive, pages, "page_classifier, domains with a positive weight")
@@ -306,8 +321,8 @@ def _target_texts(task: SelectionTask, method: str) -> list[str]:
     return texts
 
 
-def _require_domains(domains: Iterable[str], pages: Sequence[Page], where: str) -> None:
-    present = {page.domain for page in pages}
+def _require_domains(domains: Iterable[str], pages: PageSet, where: str) -> None:
+    present = pages.by_domain()
     absent = [domain for domain in domains if domain not in present]
     if absent:
         some = ", ".join(sorted(present)[:8]) + (", …" if len(present) > 8 else "")
@@ -317,30 +332,16 @@ def _require_domains(domains: Iterable[str], pages: Sequence[Page], where: str) 
         )
 
 
-def _positions(pages: Sequence[Page]) -> Mapping[str, list[int]]:
-    found: dict[str, list[int]] = {}
-    for position, page in enumerate(pages):
-        found.setdefault(page.domain, []).append(position)
-    return found
-
-
-def _by_domain(pages: Sequence[Page]) -> Mapping[str, list[Page]]:
-    return {domain: [pages[i] for i in own] for domain, own in _positions(pages).items()}
-
-
-def _group(domain: str, own: Sequence[Page], included: bool, weight: float) -> Group:
+def _group(domain: str, pages: PageSet, own: np.ndarray, included: bool, weight: float) -> Group:
+    positions = own.tolist()
     return Group(
         name=domain,
         included=included,
         mass=weight if included else float(len(own)),
-        ids=_ids(own),
-        texts=[page.text for page in own],
+        ids=pages.ids(positions),
+        texts=LazyTexts(pages, positions),
     )
 
 
-def _ids(pages: Sequence[Page]) -> list[str]:
-    return [page.id for page in pages]
-
-
-def _random(pages: Sequence[Page], task: SelectionTask) -> np.ndarray:
-    return uniform(_ids(pages), seed=task.seed, purpose="order of pages")
+def _random(pages: PageSet, task: SelectionTask) -> np.ndarray:
+    return uniform(pages.ids(), seed=task.seed, purpose="order of pages")

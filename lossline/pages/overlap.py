@@ -7,8 +7,9 @@ consecutive words, in lower case and without punctuation; between 8 and 13 words
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -16,7 +17,7 @@ import pandas as pd
 from lossline.corpora.items import Item
 from lossline.corpora.pools import Page
 from lossline.pages.hashing import chunks, hash_words, join_words
-from lossline.pages.task import require_pages
+from lossline.pages.page_set import PageSet, as_set
 
 LONG, SHORT = 13, 8  # words that pages and questions must share: questions of 13 words, of fewer
 # Words of a prompt in front of a line, which no page has there.
@@ -54,13 +55,13 @@ def benchmark_overlap(pages: Sequence[Page], benchmarks: Mapping[str, Sequence[I
     Raises:
         UserError: there is no page, or a page is not UTF-8.
     """
-    require_pages(pages)
+    given = as_set(pages)
     names = sorted(benchmarks)
     texts = [question_text(item) for name in names for item in benchmarks[name]]
     owner = np.repeat(np.arange(len(names)), [len(benchmarks[name]) for name in names])
     words, tables = _question_tables(texts)
-    hits = np.unique(np.concatenate([np.empty((0, 2), np.int64), *_hits(pages, tables)]), axis=0)
-    domain_names, domains = np.unique([page.domain for page in pages], return_inverse=True)
+    hits = _hits(given, tables)
+    domain_names, domains = np.array(given.names), given.domain_of
     found = pd.DataFrame(
         {
             "page": hits[:, 0],
@@ -147,14 +148,27 @@ def _question_tables(texts: Sequence[str]) -> tuple[np.ndarray, list[_Table]]:
     return words.counts, tables
 
 
-def _hits(pages: Sequence[Page], tables: Sequence[_Table]) -> Iterator[np.ndarray]:
-    """Yield pairs (page, question) that share an n-gram, int64 [pairs, 2]."""
-    start = 0
-    for chunk in chunks([page.text for page in pages]):
+def _hits(pages: PageSet, tables: Sequence[_Table]) -> np.ndarray:
+    """Return the pairs (page, question) that share an n-gram, sorted: int64 [pairs, 2]."""
+    if not tables:
+        return np.empty((0, 2), np.int64)
+    parts = pages.map(partial(_hits_of, pages.share(tables)), what="benchmark text")
+    starts = np.cumsum([0, *(count for count, _ in parts)])
+    pairs = [own + np.array([start, 0]) for (_, own), start in zip(parts, starts, strict=False)]
+    return np.unique(np.concatenate([np.empty((0, 2), np.int64), *pairs]), axis=0)
+
+
+def _hits_of(
+    tables: Callable[[], Sequence[_Table]], texts: Sequence[str]
+) -> tuple[int, np.ndarray]:
+    """Return the number of texts, and their pairs (text, question) that share an n-gram."""
+    start, pairs = 0, [np.empty((0, 2), np.int64)]
+    for chunk in chunks(texts):
         words = hash_words(chunk, marks=False)
-        for table in tables:
+        for table in tables():
             grams = join_words(words, table.length)
             positions, questions = table.matches(grams.hashes)
             rows = np.searchsorted(np.cumsum(grams.counts), positions, side="right")
-            yield np.unique(np.stack([start + rows, questions], axis=1), axis=0)
+            pairs.append(np.unique(np.stack([start + rows, questions], axis=1), axis=0))
         start += len(chunk)
+    return start, np.concatenate(pairs)

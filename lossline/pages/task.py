@@ -10,7 +10,6 @@ from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
-from lossline.corpora import utf8
 from lossline.corpora.pools import Page
 from lossline.errors import UserError
 from lossline.seeds import check_seed
@@ -108,15 +107,3 @@ class PageMethod(Protocol):
             UserError: the task or the pages lack what the method needs.
         """
         ...
-
-
-def require_pages(pages: Sequence[Page]) -> None:
-    """Check that there are pages, and that UTF-8 can encode them.
-
-    Raises:
-        UserError: there is no page, or a page contains a lone surrogate.
-    """
-    if not len(pages):
-        raise UserError("selection: the pool has no pages to select from. Check the pool.")
-    for page in pages:
-        utf8.require(page.text, f"page {page.id} of domain {page.domain}")
