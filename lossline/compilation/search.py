@@ -131,8 +131,9 @@ def _search_settings(
 
     A variant that the model or the mesh refuses is reported with the reason. A variant whose state
     alone does not fit is not compiled. If a policy fits without microbatches, or compute alone
-    bounds its step, policies that recompute more are skipped on that mesh: they compute more. If a setting needs n times
-    the memory, the next one tried has at least n / ``SLACK`` times the microbatches.
+    bounds its step, policies that recompute more are skipped on that mesh: they compute more. If a
+    setting needs n times the memory, the next one tried has at least n / ``SLACK`` times the
+    microbatches.
     """
     trials: list[Trial] = []
     compiled = 0

@@ -10,8 +10,8 @@ from typing import Any
 from lossline.evaluation.options import MeasureOptions, require_equal_options
 from lossline.options.columns import option_columns
 from lossline.options.identity import tree_hash
-from lossline.places import to_path
 from lossline.options.roles import RINGS
+from lossline.places import to_path
 from lossline.runs.run_directory import RunDirectory, RunState
 from lossline.sharding import ProcessGroup
 from lossline.tables.schema import FACTS, of_run
