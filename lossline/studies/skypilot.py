@@ -107,25 +107,27 @@ def task(run: PlannedRun, options: SkyOptions, *, study: str) -> dict[str, Any]:
     return _given(tree)
 
 
-def write_tasks(runs: Sequence[PlannedRun], options: SkyOptions, *, study: Path) -> list[str]:
-    """Write a task file per run below ``skypilot`` of the study; return the launching commands.
+def write_tasks(
+    runs: Sequence[PlannedRun], options: SkyOptions, *, study: str, folder: Path
+) -> list[str]:
+    """Write a task file per run; return the commands that launch them.
 
     Args:
         runs: runs that are left to train.
         options: of their machines.
-        study: folder of the study.
+        study: name of the study, the first part of the tasks' names.
+        folder: folder of the files, on a disk, where ``sky`` reads them.
 
     Raises:
         UserError: the run directories would be lost with the machines.
     """
-    tasks = [task(run, options, study=study.name) for run in runs]
-    folder = study / "skypilot"
+    tasks = [task(run, options, study=study) for run in runs]
     folder.mkdir(parents=True, exist_ok=True)
     commands = []
     for run, tree in zip(runs, tasks, strict=True):
         path = folder / f"{run.name}.yaml"
         text = yaml.dump(tree, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=10_000)
-        write_text(path, f"# Training {run.name} of the study {study.name}.\n{text}")
+        write_text(path, f"# Training {run.name} of the study {study}.\n{text}")
         commands.append(shlex.join(["sky", "jobs", "launch", "--yes", "--detach-run", str(path)]))
     return commands
 

@@ -51,7 +51,7 @@ class SlurmOptions:
         setup: shell commands before the training: ``["module load cuda"]``.
         parameters: further options of ``sbatch``: ``{"constraint": "h100", "exclusive": True}``.
         folder: folder of the job scripts and their output, on a disk that all nodes share; empty:
-            ``logs/slurm`` in the study.
+            ``slurm`` below the study's logs.
     """
 
     partition: str = ""
@@ -141,7 +141,7 @@ def submit(
     # Runs of about equal length share a job, and the longest start first.
     new = [run for run in todo if run.name not in busy]
     new.sort(key=lambda run: run.flops, reverse=True)
-    folder = Path(options.folder) if options.folder else study / "logs" / SLURM
+    folder = Path(options.folder) if options.folder else logs / SLURM
     packs = [new[k : k + options.runs_per_job] for k in range(0, len(new), options.runs_per_job)]
     ids: list[str] = []
     for first in range(0, len(packs), _LARGEST_ARRAY):

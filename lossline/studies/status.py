@@ -132,7 +132,7 @@ def _end_of(log: Path) -> tuple[bool, str]:
     return False, how if how.startswith("signal") else ""
 
 
-def report(views: Sequence[RunView]) -> str:
+def status_text(views: Sequence[RunView]) -> str:
     """Return the table of the runs and a summary of one line."""
     width = max(len(item.name) for item in views)
     head = f"{'run':{width}s}  {'state':9s} {'step':>15s} {'tokens/s':>10s} {'loss':>8s}"

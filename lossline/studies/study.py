@@ -32,7 +32,7 @@ from lossline.studies.progress import LogProgress, StudyProgress
 from lossline.studies.record import StudyRecord, SubmissionRecord, content_key, single
 from lossline.studies.skypilot import SKYPILOT, SkyOptions, write_tasks
 from lossline.studies.slurm import LOCAL, SLURM, SlurmOptions, check_installed, submit
-from lossline.studies.status import report, views_of
+from lossline.studies.status import status_text, views_of
 from lossline.tables import load, write
 from lossline.terminal import announce
 
@@ -145,7 +145,7 @@ def run_study(options: StudyOptions) -> None:
     last = steps - len(options.after)
     if options.status:
         submissions = SubmissionRecord(folder).of_run
-        print(report(views_of(runs, logs=folder / "logs", submissions=submissions)), flush=True)
+        print(status_text(views_of(runs, logs=options.logs, submissions=submissions)), flush=True)
         return
     if options.commands:
         _print_commands(options, runs)
@@ -172,7 +172,7 @@ def run_study(options: StudyOptions) -> None:
         announce(last - 2, steps, f"train {len(runs)} runs")
         runs = _identified(options)
         if options.submit:
-            submit(runs, options.slurm, study=folder, logs=folder / "logs", on=options.submit)
+            submit(runs, options.slurm, study=folder, logs=options.logs, on=options.submit)
             print(
                 "  --status shows how far they are. When they have ended, start the study again "
                 "without --submit: it measures and fits.",
@@ -408,7 +408,8 @@ def _print_launches(options: StudyOptions, runs: Sequence[PlannedRun]) -> None:
         for item in runs
         if not item.missing and not item.finished() and not RunDirectory(item.folder).is_locked()
     ]
-    for command in write_tasks(left, options.sky, study=options.folder):
+    folder = options.logs / SKYPILOT
+    for command in write_tasks(left, options.sky, study=options.name, folder=folder):
         print(command)
     _refuse_missing(options, runs)
 

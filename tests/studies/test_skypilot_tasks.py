@@ -39,8 +39,9 @@ def planned(name: str, folder: str) -> PlannedRun:
 
 
 def test_task_of_a_slice_has_its_machines_and_its_command(tmp_path: Path) -> None:
-    [command] = write_tasks([planned("a", "/runs/s/runs/a-0")], SLICE, study=tmp_path / "s")
-    path = tmp_path / "s" / "skypilot" / "a.yaml"
+    run = planned("a", "/runs/s/runs/a-0")
+    [command] = write_tasks([run], SLICE, study="s", folder=tmp_path)
+    path = tmp_path / "a.yaml"
     assert command == f"sky jobs launch --yes --detach-run {path}"
     assert yaml.safe_load(path.read_text()) == {
         "name": "s-a",
@@ -64,8 +65,8 @@ def test_task_of_a_slice_has_its_machines_and_its_command(tmp_path: Path) -> Non
 
 
 def test_task_of_kubernetes_has_a_volume_and_no_working_folder(tmp_path: Path) -> None:
-    write_tasks([planned("a", "/runs/s/runs/a-0")], PODS, study=tmp_path)
-    tree = yaml.safe_load((tmp_path / "skypilot" / "a.yaml").read_text())
+    write_tasks([planned("a", "/runs/s/runs/a-0")], PODS, study="s", folder=tmp_path)
+    tree = yaml.safe_load((tmp_path / "a.yaml").read_text())
     assert tree["resources"] == {
         "infra": "k8s", "accelerators": "H100:8", "image_id": "docker:me/lossline", "cpus": "32+"
     }  # fmt: skip
@@ -76,7 +77,7 @@ def test_task_of_kubernetes_has_a_volume_and_no_working_folder(tmp_path: Path) -
 def test_runs_on_the_disk_of_the_machine_are_refused(tmp_path: Path) -> None:
     for place in ("runs/s/runs/a-0", "/runs2/a-0"):
         with pytest.raises(UserError, match=f"run a: its directory {place} would be lost"):
-            write_tasks([planned("a", place)], SLICE, study=tmp_path / "s")
+            write_tasks([planned("a", place)], SLICE, study="s", folder=tmp_path / "s")
     assert not (tmp_path / "s").exists()
 
 
@@ -87,7 +88,7 @@ def test_name_of_a_task_has_letters_and_hyphens() -> None:
 def test_skypilot_reads_the_tasks(tmp_path: Path) -> None:
     sky = pytest.importorskip("sky", reason="SkyPilot has an environment of its own")
     for options in (SLICE, PODS):
-        write_tasks([planned("a", "/runs/s/runs/a-0")], options, study=tmp_path)
-        task = sky.Task.from_yaml(str(tmp_path / "skypilot" / "a.yaml"))
+        write_tasks([planned("a", "/runs/s/runs/a-0")], options, study="s", folder=tmp_path)
+        task = sky.Task.from_yaml(str(tmp_path / "a.yaml"))
         [resources] = task.resources
         assert task.num_nodes == options.nodes and resources.use_spot == options.spot

@@ -11,7 +11,7 @@ import pytest
 from lossline.files import locked
 from lossline.studies.planned_run import PlannedRun
 from lossline.studies.record import Submission
-from lossline.studies.status import State, report, view
+from lossline.studies.status import State, status_text, view
 
 TOTAL = 40_000
 
@@ -57,7 +57,7 @@ def test_running_run_has_rate_loss_and_time_left(run: PlannedRun) -> None:
         seen = view(run, logs=run.folder)
     assert (seen.state, seen.step, seen.steps, seen.loss) == (State.RUNNING, 100, 400, 4.0)
     assert (seen.rate, seen.seconds_left) == (2000.0, 15.0)
-    text = report([seen, seen])
+    text = status_text([seen, seen])
     assert "llama-wiki  running           100/400      2,000   4.0000       15 s" in text
     assert text.endswith(
         "2 runs: 2 running; 25% of 0.1M tokens, 4.0k tokens/s, 15 s left at this rate"
@@ -108,7 +108,7 @@ def test_finished_run_counts_whole(run: PlannedRun) -> None:
     record(run, "finished", 400)
     seen = view(run, logs=run.folder)
     assert (seen.state, seen.tokens, seen.loss) == (State.FINISHED, TOTAL, 1.0)
-    assert report([seen]).endswith("1 runs: 1 finished; 100% of 0.0M tokens")
+    assert status_text([seen]).endswith("1 runs: 1 finished; 100% of 0.0M tokens")
 
 
 def test_run_without_its_store_waits(run: PlannedRun) -> None:

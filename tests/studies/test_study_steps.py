@@ -14,6 +14,7 @@ from lossline.studies import study
 from lossline.studies.grid import Axis
 from lossline.studies.planned_run import PlannedRun
 from lossline.studies.processes import Job
+from lossline.studies.skypilot import SkyOptions
 from lossline.studies.study import Command, StudyOptions, run_study
 
 
@@ -182,6 +183,29 @@ def test_submitting_runs_the_steps_before_and_stops(
     assert [job.split()[0] for job in started] == ["gather", "study", "select"]
     assert [([run.name for run in runs], on) for runs, on in given] == [(["uniform"], "slurm")]
     assert "start the study again without --submit" in capsys.readouterr().out
+
+
+def test_logs_and_job_files_of_a_study_in_a_bucket_are_on_the_disk(
+    options: StudyOptions,
+    started: list[str],
+    bucket: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    given = []
+    monkeypatch.setattr(study, "check_installed", lambda on: None)
+    monkeypatch.setattr(study, "submit", lambda runs, jobs, **how: given.append(how["logs"]))
+    there = replace(options, root=bucket, sky=SkyOptions(mounts={str(tmp_path): bucket}))
+    run_study(replace(there, submit="slurm"))
+    assert given == [Path("logs/outer")]
+    run_study(replace(there, submit="skypilot"))
+    assert capsys.readouterr().out.endswith(" logs/outer/skypilot/uniform.yaml\n")
+    assert Path("logs/outer/skypilot/uniform.yaml").is_file()
+    Path("logs/outer/uniform.log").write_text("lossline train: error: no GPU\n")
+    run_study(replace(there, status=True))
+    assert "no GPU" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("where", ["slurm", "skypilot"])
