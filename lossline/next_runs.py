@@ -24,7 +24,7 @@ from lossline.cli.configuration import Flag, Verb, run_verb
 def load() -> Verb:
     """Return the verb, with its imports."""
     from lossline.cli.next_runs_command import NextRunsCommand, next_runs
-    from lossline.studies.next_grid import grid_of
+    from lossline.next_studies.next_grid import grid_of
     from lossline.study import load as load_study
 
     make_grid = functools.partial(grid_of, load_study)

@@ -89,6 +89,7 @@ def without_shortcuts(graph: Mapping[str, set[str]]) -> Graph:
 _PLACES = {
     "cli": (5.0, 7.6),
     "studies": (2.4, 7.6),
+    "next_studies": (2.4, 8.36),
     "compilation": (1.4, 6.0),
     "scoring": (4.55, 6.0),
     "token_curves": (4.58, 6.76),
@@ -135,7 +136,7 @@ def draw(path: Path = PICTURE) -> None:
     graph = room_imports()
     if missing := sorted(set(graph) ^ set(_PLACES)):
         raise SystemExit(f"docs/figures/architecture.py: give {', '.join(missing)} a position")
-    figure, ax = plt.subplots(figsize=(11.6, 7.1))
+    figure, ax = plt.subplots(figsize=(11.6, 7.6))
     for room, below in without_shortcuts(graph).items():
         for other in sorted(below):
             _arrow(ax, _PLACES[room], _PLACES[other])
@@ -147,7 +148,7 @@ def draw(path: Path = PICTURE) -> None:
         (8.2, "losses \u2192 verdict (laptop, float64)"),
     ):
         ax.text(x, 0.3, text, ha="center", va="center", fontsize=10, style="italic")
-    ax.set(xlim=(-1.85, 10.6), ylim=(0.05, 8.1))
+    ax.set(xlim=(-1.85, 10.6), ylim=(0.05, 8.7))
     ax.axis("off")
     figure.savefig(path, dpi=150, bbox_inches="tight", metadata={"Description": described(graph)})
     plt.close(figure)

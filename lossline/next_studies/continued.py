@@ -13,10 +13,10 @@ from lossline.cli.configuration import Verb, build_options
 from lossline.design import Candidate
 from lossline.errors import UserError
 from lossline.models.resizing import resized
+from lossline.next_studies.next_runs_text import StudyText, listed_text, short
+from lossline.next_studies.similar_runs import nearest_run
 from lossline.studies.grid import INCLUDE, LEVELS, Point, unique
-from lossline.studies.next_runs_text import StudyText, listed_text, short
 from lossline.studies.planned_run import run_options
-from lossline.studies.similar_runs import nearest_run
 from lossline.studies.study import StudyOptions, sources
 from lossline.training.components import COMPONENTS
 from lossline.training.options import TrainOptions

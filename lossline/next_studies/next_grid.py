@@ -8,7 +8,7 @@ import pandas as pd
 
 from lossline.cli.configuration import Verb
 from lossline.design import Candidate
-from lossline.studies.next_runs_text import StudyText, study_to_fill_in
+from lossline.next_studies.next_runs_text import StudyText, study_to_fill_in
 
 
 def grid_of(
@@ -29,6 +29,6 @@ def grid_of(
         return StudyText(text="")
     if not gin_file:
         return study_to_fill_in(picks)
-    from lossline.studies.continued import continued_study  # imports training
+    from lossline.next_studies.continued import continued_study  # imports training
 
     return continued_study(load_study(), gin_file, table, picks)

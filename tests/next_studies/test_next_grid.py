@@ -11,8 +11,8 @@ from lossline import tables
 from lossline.cli.configuration import build_options
 from lossline.design import Candidate
 from lossline.errors import UserError
+from lossline.next_studies.next_grid import grid_of
 from lossline.studies.grid import Listed, unique
-from lossline.studies.next_grid import grid_of
 from lossline.studies.planned_run import run_options
 from lossline.studies.study import sources
 from lossline.study import load
