@@ -24,7 +24,7 @@ import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn, TextIO
+from typing import Any, NoReturn
 
 from lossline.cli.file_errors import refusal_of_a_place
 from lossline.cli.parsed_files import ParsedFiles
@@ -148,7 +148,6 @@ def build_options(
     import gin
 
     gin.clear_config(clear_constants=True)
-    _read_files_only()
     factory = _register(verb.name or name, verb.options)
     for component_name, component in verb.components.items():
         _register(component_name, component)
@@ -489,30 +488,6 @@ def _coerce_plain(where: str, value: Any, hint: type) -> Any:
     raise UserError(
         f"{where} = {shown!r}: must be {kinds.get(hint, f'a {hint.__name__} (as @name())')}"
     )
-
-
-def _read_files_only() -> None:
-    """Make gin read an included path only as a file, and every file as UTF-8.
-
-    Otherwise gin also takes the path's folder for a Python package, and fails if the working folder
-    contains a folder of that name: ``runs/quickstart.gin`` in a folder with ``runs/``.
-    """
-    from gin import config as gin_config
-
-    gin_config._FILE_READERS[:] = [(_open_utf8, os.path.isfile)]  # gin offers no public way
-
-
-def _open_utf8(path: str) -> TextIO:
-    """Open a text file, whatever the locale; raise UserError if it is not UTF-8."""
-    try:
-        Path(path).read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        line = error.object[: error.start].count(b"\n") + 1
-        raise UserError(
-            f"{path}, line {line}: byte 0x{error.object[error.start]:02x} is not UTF-8. Save the "
-            "file as UTF-8."
-        ) from error
-    return open(path, encoding="utf-8")
 
 
 def _refuse_unused() -> None:

@@ -1,4 +1,4 @@
-"""Gin files parsed once for many option trees, as in a grid of thousands of runs.
+"""Read gin files, once for many option trees, as in a grid of thousands of runs.
 
 gin has no public way to save what files have bound; this module copies its dictionaries. Their
 values are never changed in place.
@@ -8,9 +8,13 @@ from __future__ import annotations
 
 import ast
 import logging
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Any, TextIO
+
+from lossline.errors import UserError
 
 
 @dataclass
@@ -27,11 +31,13 @@ class ParsedFiles:
         """Bind what the files and then the bindings say; gin's configuration must be empty.
 
         Raises:
+            UserError: a file is not UTF-8.
             ValueError: and other errors of gin, for a file or a binding that it cannot read.
         """
         import gin
         from gin import config
 
+        _read_files_only()
         key = tuple(files)
         if key in self.known:
             bound, imports = self.known[key]
@@ -65,3 +71,27 @@ def _bound_as_is(line: str) -> bool:
     except (ValueError, SyntaxError, TypeError):
         return False
     return True
+
+
+def _read_files_only() -> None:
+    """Make gin read an included path only as a file, and every file as UTF-8.
+
+    Otherwise gin also takes the path's folder for a Python package, and fails if the working folder
+    contains a folder of that name: ``runs/quickstart.gin`` in a folder with ``runs/``.
+    """
+    from gin import config
+
+    config._FILE_READERS[:] = [(_open_utf8, os.path.isfile)]  # gin offers no public way
+
+
+def _open_utf8(path: str) -> TextIO:
+    """Open a text file, whatever the locale; raise UserError if it is not UTF-8."""
+    try:
+        Path(path).read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise UserError(
+            f"{path}, line {line}: byte 0x{error.object[error.start]:02x} is not UTF-8. Save the "
+            "file as UTF-8."
+        ) from error
+    return open(path, encoding="utf-8")
