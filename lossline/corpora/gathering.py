@@ -22,7 +22,7 @@ from lossline.corpora.passes.sorted_texts import FILE_BYTES
 from lossline.corpora.passes.steps import Job, run_side_by_side
 from lossline.corpora.registries.packages import Package, fetch
 from lossline.errors import UserError
-from lossline.files import building, write_json
+from lossline.files import building, publish, write_json
 from lossline.terminal import Say, silent
 
 PROVENANCE = "provenance.json"
@@ -158,7 +158,7 @@ def _gathering(
             "files": gathered.files,
         }
         write_json(partial / PROVENANCE, provenance)
-        partial.replace(path)
+        publish(partial, path, mark=PROVENANCE)
     return provenance
 
 

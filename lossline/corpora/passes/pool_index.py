@@ -21,7 +21,7 @@ import numpy as np
 from lossline.cluster import Engine
 from lossline.corpora.deduplication import content_hash
 from lossline.corpora.gathering import text_folder
-from lossline.corpora.json_lines import COMPRESSED, matching_files, parse_object
+from lossline.corpora.json_lines import COMPRESSED, lines_before, matching_files, parse_object
 from lossline.corpora.pools import Pool, page_text
 from lossline.errors import UserError
 from lossline.files import replacing
@@ -228,13 +228,14 @@ def _index(piece: _Piece) -> _Found:
     rows: list[tuple[bytes, int, int, int, int, int]] = []
     domains: dict[str, int] = {}
     try:
-        for offset, data in _lines(Path(piece.file.path), piece.start, piece.stop):
+        lines = _lines(Path(piece.file.path), piece.start, piece.stop)
+        for place, (offset, data) in enumerate(lines, 1):
             line = data.decode(errors="surrogateescape")
             try:
                 text, domain = _parsed(line, "line", piece)
             except UserError:
                 # The number of the line is counted only now that it is needed.
-                number = _line_number(Path(piece.file.path), offset)
+                number = lines_before(Path(piece.file.path), piece.start) + place
                 text, domain = _parsed(line, f"{piece.file.shown}, line {number}", piece)
             content = bytes.fromhex(content_hash(text))
             code = domains.setdefault(domain, len(domains))
@@ -268,11 +269,6 @@ def _lines(path: Path, start: int, stop: int) -> Iterator[tuple[int, bytes]]:
             for line in data.splitlines(keepends=True):  # a lone \r ends a line too
                 yield offset, line
                 offset += len(line)
-
-
-def _line_number(path: Path, offset: int) -> int:
-    """Return the number of the line at an offset; the first line is 1."""
-    return 1 + sum(1 for place, _ in _lines(path, 0, offset) if place < offset)
 
 
 @dataclass(frozen=True, kw_only=True)
