@@ -54,11 +54,13 @@ def load_tokens() -> Verb:
 FLAGS = {
     "runs": Flag("score.runs", "run directories, or folders of them", "values"),
     "out": Flag("score.out", "score table to write, or a folder for scores.parquet"),
+    "cluster": Flag("score.cluster", "local, or the address of a Dask scheduler"),
 }
 TOKEN_FLAGS = {
     "run": Flag("token_scores.run", "run directory of the reference"),
     "stores": Flag("token_scores.stores", "token stores to score", "values"),
     "out": Flag("token_scores.out", "folder to write; default: beside the store"),
+    "cluster": Flag("token_scores.cluster", "local, or the address of a Dask scheduler"),
 }
 
 

@@ -9,6 +9,7 @@ missing and writes them. The others compute their rows of every batch.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -18,10 +19,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from lossline.cluster import connect
+from lossline.cluster.connecting import LOCAL, check
 from lossline.corpora.gathering import job_hash
 from lossline.corpora.pools import Pool
 from lossline.errors import UserError
-from lossline.evaluation.documents import Documents, Layout
 from lossline.evaluation.measured_runs import (
     checkpoint_columns,
     run_columns,
@@ -34,7 +36,6 @@ from lossline.evaluation.options import (
     require_runs,
     use_compilation_cache,
 )
-from lossline.evaluation.packing import PackedTexts
 from lossline.evaluation.progress import EvaluationProgress
 from lossline.evaluation.restoring import MeasurementFailed, nats_of, not_finite
 from lossline.evaluation.sets import EvaluationSet, SetLibrary
@@ -43,8 +44,15 @@ from lossline.files import locked
 from lossline.places import local_path
 from lossline.runs.checkpoints import parameters_fingerprint
 from lossline.runs.run_directory import RunDirectory
+from lossline.scoring.cluster_shards import (
+    SHARDS,
+    ShardUnit,
+    compute_shards,
+    everywhere,
+)
 from lossline.scoring.pool_pages import PoolPages
-from lossline.scoring.shards import ShardFiles, shard_ranges
+from lossline.scoring.shard_texts import ShardTexts
+from lossline.scoring.shards import ShardFiles
 from lossline.sharding import ProcessGroup, joined
 from lossline.stores.token_store import TokenStore
 from lossline.tables import scores
@@ -70,6 +78,8 @@ class ScoreOptions(MeasureOptions):
             each model is a family of its own.
         shard_tokens: tokens after which finished work is kept on disk. Default: a few seconds of
             work of a small model on one core.
+        cluster: "local": the devices of this process; the address of a Dask scheduler: the devices
+            of its workers, each with a model of its own. They must see runs, stores and ``out``.
     """
 
     pool: Pool
@@ -78,8 +88,10 @@ class ScoreOptions(MeasureOptions):
     step: int | str = _LAST
     family: str = ""
     shard_tokens: int = 1 << 18
+    cluster: str = LOCAL
 
     def __post_init__(self) -> None:
+        check(self.cluster)
         if self.step != _LAST and (isinstance(self.step, str) or self.step < 0):
             raise UserError(f"score.step = {self.step!r}: give 'last' or the step of a checkpoint")
         if self.shard_tokens < 1:
@@ -120,22 +132,6 @@ class _Model:
         return str(self.facts["run_id"])
 
 
-class _Texts:
-    """The pages of one store under one rule, in shards: which texts, not what is summed."""
-
-    def __init__(self, store: TokenStore, rule: WindowRule, layout: Layout, shard: int) -> None:
-        self.documents = Documents(store, rule=rule)
-        self.ranges = shard_ranges(self.documents.computed_tokens, shard)
-        self._layout = layout
-        self._packed: dict[int, PackedTexts] = {}
-
-    def packed(self, number: int) -> PackedTexts:
-        """Return the pages of a shard, packed into rows once for all models."""
-        if number not in self._packed:
-            self._packed[number] = self.documents.packed(self._layout, self.ranges[number])
-        return self._packed[number]
-
-
 class PoolScorer:
     """The models and the pool of one call of ``lossline.score``.
 
@@ -163,6 +159,14 @@ class PoolScorer:
         self._progress = progress or EvaluationProgress(label="score", quiet=not self._group.first)
         self._failures: list[str] = []
         self._tokens = self._cells = 0  # positions computed: real ones, and all
+        # By model, what a cluster computed and did not keep, and why it could not compute more.
+        self._computed: dict[str, dict[int, np.ndarray]] = {}
+        self._unmeasured: dict[str, str] = {}
+        if options.cluster != LOCAL and self._group.count > 1:
+            raise UserError(
+                "score.cluster: workers of a cluster and several processes of a pod at once. Give "
+                "one of them."
+            )
 
     def run(self) -> pd.DataFrame | None:
         """Score what is not scored yet, write the table and return it (in the first process)."""
@@ -189,6 +193,8 @@ class PoolScorer:
                     lock = out.with_name(f"{out.stem}.lock")
                     stack.enter_context(locked(lock, lambda owner: _being_written(out, owner)))
                     _require_replaceable(out, [model.name for model in models])
+            if self._options.cluster != LOCAL:
+                self._compute_on_cluster(models, out)
             rows = {model.name: found for model, found in self._scored(models, out)}
             if not self._group.first:
                 return None
@@ -253,17 +259,61 @@ class PoolScorer:
         Models of one store and shape follow each other, so that they use the same packed texts and
         the same compiled program.
         """
+        folder = _shards_folder(out)
+        for model, texts in self._with_texts(models):
+            yield model, self._rows(model, texts, folder)
+
+    def _with_texts(self, models: Sequence[_Model]) -> Iterator[tuple[_Model, ShardTexts]]:
         texts, held = None, None
-        folder = out.with_name(f"{out.stem}.shards")
         for model in sorted(models, key=_work_key):
             if texts is None or held != (model.store.location, model.rule):
                 held = (model.store.location, model.rule)
-                texts = _Texts(
+                texts = ShardTexts(
                     model.store, model.rule, self._devices.layout, self._options.shard_tokens
                 )
-            yield model, self._rows(model, texts, folder)
+            yield model, texts
 
-    def _rows(self, model: _Model, texts: _Texts, folder: Path) -> list[dict[str, Any]]:
+    def _compute_on_cluster(self, models: Sequence[_Model], out: Path) -> None:
+        """Compute the missing shards of all models by the workers of a cluster."""
+        units, owners = [], []
+        for model, texts in self._with_texts(models):
+            with contextlib.suppress(MeasurementFailed):  # told when its rows are made
+                shards = self._shards(model, _shards_folder(out))
+                found = [
+                    number
+                    for number, pages in enumerate(texts.ranges)
+                    if shards.read(pages) is None
+                ]
+                for start in range(0, len(found), SHARDS):
+                    units.append(self._unit(model, shards, found[start : start + SHARDS]))
+                    owners.append(model)
+                self._progress.expect(sum(map(texts.tokens, found)))
+        if not units:
+            return
+        with connect(self._options.cluster, say=self._progress.say) as engine:
+            self._progress.start()
+            for number, result in engine.run(compute_shards, units, what="units of shards"):
+                model = owners[number]
+                if result.failure:
+                    self._unmeasured[model.name] = result.failure
+                self._computed.setdefault(model.name, {}).update(result.not_kept)
+                self._tokens += result.tokens
+                self._cells += result.cells
+                self._progress.advance(result.tokens, f"{model.name} step {model.step}")
+
+    def _unit(self, model: _Model, shards: ShardFiles, numbers: Sequence[int]) -> ShardUnit:
+        assert model.step is not None
+        return ShardUnit(
+            options=self._options,
+            run=everywhere(str(model.run.path)),
+            step=model.step,
+            store=everywhere(model.store.location),
+            shard_tokens=self._options.shard_tokens,
+            folder=everywhere(str(shards.folder)),
+            numbers=tuple(numbers),
+        )
+
+    def _rows(self, model: _Model, texts: ShardTexts, folder: Path) -> list[dict[str, Any]]:
         """Return one row per domain: measured, or failed with the reason.
 
         Only the first process needs them and has them.
@@ -286,7 +336,7 @@ class PoolScorer:
             rows.append(self._row(model, domain) | measured | {"pages": sums.documents})
         return rows
 
-    def _nats(self, model: _Model, texts: _Texts, folder: Path) -> np.ndarray | None:
+    def _nats(self, model: _Model, texts: ShardTexts, folder: Path) -> np.ndarray | None:
         """Return the nats of each page, float64 [pages]; computes only unfinished shards.
 
         None in other processes than the first.
@@ -330,10 +380,15 @@ class PoolScorer:
         return ShardFiles(folder / f"{model.name[:80]}-{key[:16]}")
 
     def _measured(
-        self, model: _Model, texts: _Texts, missing: Sequence[int]
+        self, model: _Model, texts: ShardTexts, missing: Sequence[int]
     ) -> Iterator[tuple[int, np.ndarray]]:
         """Yield the number of each missing shard with the nats of its pages."""
         assert model.step is not None
+        if self._options.cluster != LOCAL:
+            if model.name in self._unmeasured:
+                raise MeasurementFailed(self._unmeasured[model.name])
+            yield from self._computed[model.name].items()
+            return
         self._progress.expect(sum(texts.packed(number).num_tokens for number in missing))
         with self._group.agreed():
             loaded = self._devices.model(model.run)
@@ -385,6 +440,10 @@ class PoolScorer:
             padding = 1 - self._tokens / self._cells
             work = f"{self._tokens:,} tokens computed, padding {padding:.1%}"
         self._progress.say(f"score: {out}: {scores.summary(table)}{failed}; {work}")
+
+
+def _shards_folder(out: Path) -> Path:
+    return out.with_name(f"{out.stem}.shards")
 
 
 def _work_key(model: _Model) -> tuple[str, str, str]:

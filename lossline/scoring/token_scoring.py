@@ -10,16 +10,20 @@ them. The others compute their rows of every batch.
 from __future__ import annotations
 
 import os
+import pickle
 import shutil
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from lossline.batches.plans import Windows
+from lossline.cluster import connect
+from lossline.cluster.connecting import LOCAL, check
 from lossline.errors import UserError
 from lossline.evaluation.options import (
     DeviceOptions,
@@ -34,6 +38,7 @@ from lossline.files import building
 from lossline.places import local_path
 from lossline.runs.checkpoints import parameters_fingerprint
 from lossline.runs.run_directory import RunDirectory
+from lossline.scoring.cluster_shards import everywhere
 from lossline.scoring.score_parts import ScoreParts, part_ranges
 from lossline.sharding import LaunchOptions, ProcessGroup, joined
 from lossline.stores import arrays
@@ -70,6 +75,9 @@ class TokenScoreOptions(DeviceOptions):
         part_tokens: tokens after which finished work is kept on disk. Default: a few seconds of
             work of a small model on one core.
         launch: how several processes find each other; the mesh spans all their devices.
+        cluster: "local": the devices of this process, or of those of ``launch``; the address of a
+            Dask scheduler: the devices of its workers, each with a model of its own. They must see
+            run, stores and ``out``.
     """
 
     run: str
@@ -81,8 +89,10 @@ class TokenScoreOptions(DeviceOptions):
     out: str | None = None
     part_tokens: int = 1 << 18
     launch: LaunchOptions = field(default_factory=LaunchOptions)
+    cluster: str = LOCAL
 
     def __post_init__(self) -> None:
+        check(self.cluster)
         if not self.stores:
             raise UserError("token_scores.stores is empty. Give the folder of a token store.")
         if self.out is not None and len(self.stores) > 1:
@@ -155,6 +165,11 @@ class TokenScorer:
     ) -> None:
         self._options = options
         self._group = group or ProcessGroup()
+        if options.cluster != LOCAL and self._group.count > 1:
+            raise UserError(
+                "token_scores.cluster: workers of a cluster and several processes of a pod at "
+                "once. Give one of them."
+            )
         self._run = RunDirectory.open(options.run)
         self._facts = self._run.facts
         self._devices = Devices(options, verb="token_scores", group=group)
@@ -177,7 +192,8 @@ class TokenScorer:
             fix="Give all hosts the same run and stores.",
         )
         # Asks all before anything is written.
-        if self._group.first_says(lambda: any([_finished(job) is None for job in jobs])):
+        unfinished = self._group.first_says(lambda: any([_finished(job) is None for job in jobs]))
+        if unfinished and self._options.cluster == LOCAL:
             self._state = self._loaded(step)
         done = [self._scored(job) for job in jobs]
         return [scores for scores in done if scores is not None]
@@ -275,6 +291,50 @@ class TokenScorer:
         if not missing:
             return ranges
         self._progress.expect(sum(map(len, missing)) * source.context_length)
+        if self._options.cluster == LOCAL:
+            self._compute(job, parts, windows, missing)
+        else:
+            self._compute_on_cluster(job, parts, missing)
+        return ranges
+
+    def _compute_on_cluster(self, job: _Job, parts: ScoreParts, missing: Sequence[range]) -> None:
+        """Compute and keep parts by the workers of a cluster."""
+        alone = replace(
+            self._options,
+            run=everywhere(str(self._run.path)),
+            stores=(everywhere(job.store.location),),
+            step=job.source.step,
+            out=everywhere(str(job.out)),
+            cluster=LOCAL,
+        )
+        units = [
+            _PartsUnit(
+                options=alone,
+                parts=replace(parts, folder=parts.folder.absolute()),
+                ranges=tuple(missing[start : start + _PARTS]),
+            )
+            for start in range(0, len(missing), _PARTS)
+        ]
+        with connect(self._options.cluster, say=self._progress.say) as engine:
+            self._progress.start()
+            for number, _ in engine.run(_compute_parts, units, what="units of parts"):
+                done = sum(map(len, units[number].ranges)) * job.source.context_length
+                self._progress.advance(done, job.source.reference)
+
+    def compute(self, parts: ScoreParts, ranges: Sequence[range]) -> None:
+        """Compute and keep parts of the only store, in a worker of a cluster."""
+        [location] = self._options.stores
+        assert isinstance(self._options.step, int)
+        if self._state is None:
+            self._state = self._loaded(self._options.step)
+        job = self._job(location, self._options.step)
+        windows = Windows(job.store, context_length=job.source.context_length, seed=0)
+        self._compute(job, parts, windows, ranges)
+
+    def _compute(
+        self, job: _Job, parts: ScoreParts, windows: Windows, missing: Sequence[range]
+    ) -> None:
+        source, batch_size = job.source, self._options.batch_size
         batches = [
             range(start, min(start + batch_size, part.stop))
             for part in missing
@@ -291,7 +351,6 @@ class TokenScorer:
             if self._group.first:
                 parts.keep(part, scores)
             self._progress.advance(len(part) * source.context_length, source.reference)
-        return ranges
 
     def _part(
         self, part: range, measured: Iterator[dict[str, np.ndarray]], source: ScoreSource
@@ -323,6 +382,33 @@ class TokenScorer:
             "reference_start": self._run.config.get("start"),
             "reference_start_flops": self._facts.get("start_flops"),
         }
+
+
+@dataclass(frozen=True, kw_only=True)
+class _PartsUnit:
+    """Some parts of one store, with the options to compute them in one process."""
+
+    options: TokenScoreOptions
+    parts: ScoreParts
+    ranges: tuple[range, ...]
+
+
+_PARTS = 8  # per unit: loading the model must not cost more than using it
+_lock = threading.Lock()  # of the devices of a worker, which several threads may share
+_held: dict[bytes, TokenScorer] = {}
+
+
+def _compute_parts(unit: _PartsUnit) -> None:
+    """Compute and keep parts, in a worker; the model of the last unit is kept."""
+    with _lock:
+        key = pickle.dumps(unit.options)
+        if key not in _held:
+            _held.clear()
+            cache = unit.options.compilation_cache
+            use_compilation_cache(cache, beside=Path(unit.options.run))
+            quiet = EvaluationProgress(label="score --tokens", quiet=True)
+            _held[key] = TokenScorer(unit.options, progress=quiet)
+        _held[key].compute(unit.parts, unit.ranges)
 
 
 def training_flops(facts: Mapping[str, Any], step: int) -> float | None:
