@@ -1,8 +1,10 @@
 """A storage emulator on loopback, and before it a proxy with preconditions and faults.
 
-The emulator (gcp-storage-emulator) ignores ``ifGenerationMatch``, and the offsets of a list, so
-that TensorStore, told to replace one array, deletes all objects of the bucket. The proxy enforces
-both, one request at a time, and answers with the errors that a test asks for.
+The emulator (gcp-storage-emulator) ignores ``ifGenerationMatch``; the offsets of a list, so that
+TensorStore, told to replace one array, deletes all objects of the bucket; and ranges that count
+from the end, with which TensorStore reads the index of a shard. It does not tell the generation of
+what is read. The proxy does all four, one request at a time, and answers with the errors that a
+test asks for.
 """
 
 from __future__ import annotations
@@ -171,6 +173,11 @@ class _Handler(BaseHTTPRequestHandler):
             )
             if request.action == "list" and status == 200:
                 content = _between_offsets(self.path, content)
+            if request.action == "read":
+                headers["X-Goog-Generation"] = self._generation(request)
+            if (range := self.headers.get("Range", "")) and status == 200:
+                status, content, more = _part(range, content)
+                headers |= more
         if kind == "late":
             self.close_connection = True
             return
@@ -193,7 +200,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _forward(self, body: bytes) -> tuple[int, dict[str, str], bytes]:
         connection = http.client.HTTPConnection("127.0.0.1", self.server.behind)
-        skipped = ("transfer-encoding", "content-length", "connection")
+        skipped = ("transfer-encoding", "content-length", "connection", "range")
         headers = {k: v for k, v in self.headers.items() if k.lower() not in skipped}
         headers["Content-Length"] = str(len(body))
         connection.request(self.command, self.path, body, headers)
@@ -268,6 +275,17 @@ def _request(method: str, path: str, body: bytes) -> Request:
         return Request(method, "list", bucket, asked.get("prefix", ""))
     media = asked.get("alt") == "media" or parts.path.startswith("/download/")
     return Request(method, "read" if media else "stat", bucket, name)
+
+
+def _part(range: str, content: bytes) -> tuple[int, bytes, dict[str, str]]:
+    """Return status, content and headers of an answer with a part of the content."""
+    first, _, last = range.removeprefix("bytes=").partition("-")
+    size = len(content)
+    start = int(first) if first else max(0, size - int(last))
+    end = min(int(last) + 1, size) if first and last else size
+    if start >= size:
+        return 416, b"", {"Content-Range": f"bytes */{size}"}
+    return 206, content[start:end], {"Content-Range": f"bytes {start}-{end - 1}/{size}"}
 
 
 def _between_offsets(path: str, content: bytes) -> bytes:

@@ -350,11 +350,7 @@ def refusal(error: Exception) -> str | None:
         return str(_no_permission(bucket, error))
     if "UNAUTHENTICATED" in text:
         return str(_no_credentials(bucket, error))
-    # The last: TensorStore repeated a conditional write whose answer was lost, and was refused.
-    if re.search(
-        r"UNAVAILABLE|DEADLINE_EXCEEDED|ABORTED|http_response_code='(429|5\d\d)'|StorageGeneration",
-        text,
-    ):
+    if re.search(r"UNAVAILABLE|DEADLINE_EXCEEDED|ABORTED|http_response_code='(429|5\d\d)'", text):
         return str(_no_answer(bucket, error))
     return None
 
