@@ -8,8 +8,11 @@ import sys
 
 import jax
 import numpy as np
+import pytest
 
+from lossline.errors import UserError
 from lossline.runs import checkpoints
+from lossline.runs.run_directory import RunDirectory
 from lossline.training.loop import train
 from lossline.training.make_trainer import make_trainer
 from lossline.training.metrics import read_metrics
@@ -48,15 +51,17 @@ def assert_same_run(run, options, other, other_options):
     jax.tree.map(np.testing.assert_array_equal, *states)
 
 
-def test_run_in_a_bucket_killed_and_resumed_is_bitwise_that_on_a_disk(
-    options, bucket, emulator, capfd
-):
+def test_run_in_a_bucket_killed_and_resumed_is_bitwise_that_on_a_disk(options, bucket, capfd):
     local, there = options(), options(root=f"{bucket}/runs")
     done = subprocess.run(
         [sys.executable, "-c", KILL, "10"],
         input=pickle.dumps(there), check=False, capture_output=True, env=os.environ,
     )  # fmt: skip
     assert done.returncode == -signal.SIGKILL, done.stderr.decode()
+    run = RunDirectory.open(there.folder)
+    assert (run.path / "lock").exists() and not run.is_locked()
+    with run.lock(), pytest.raises(UserError, match=r"is being written by process \d+ on"):
+        train(there)
     resumed = train(there)
     assert "continuing from checkpoint " in capfd.readouterr().out
     assert_same_run(resumed, there, train(local), local)
