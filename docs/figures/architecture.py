@@ -110,7 +110,7 @@ _PLACES = {
     "sharding": (2.0, 1.0),
     "tables": (5.4, 2.0),
     "options": (5.4, 1.0),
-    "buckets": (5.98, 6.4),
+    "buckets": (6.4, 6.76),
     "reporting": (8.2, 6.0),
     "fits": (8.2, 5.0),
     "design": (9.8, 6.0),
