@@ -67,10 +67,12 @@ def split(table: pd.DataFrame, group_by: Sequence[str] = GROUP_BY) -> list[Group
     number = table.groupby(list(group_by), sort=False, dropna=False).ngroup().to_numpy()
     order = np.argsort(number, kind="stable")
     members = np.split(order, np.flatnonzero(np.diff(number[order])) + 1) if len(order) else []
-    found: dict[tuple, np.ndarray] = {}
-    for rows in members:
-        first = table[list(group_by)].iloc[rows[0]]
-        found[tuple(map(_plain, first))] = rows
+    # As objects, or a row of whole numbers and fractions would become fractions.
+    firsts = table[list(group_by)].iloc[[rows[0] for rows in members]].astype(object)
+    found = {
+        tuple(map(_plain, first)): rows
+        for first, rows in zip(firsts.itertuples(index=False), members, strict=True)
+    }
     return [
         Group(facts=dict(zip(group_by, key, strict=True)), table=table.iloc[found[key]])
         for key in sorted(found, key=lambda k: tuple(map(str, k)))
