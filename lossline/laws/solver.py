@@ -110,7 +110,25 @@ def fit_many(
     """Fit one law to each problem, all in one batch. Results are in the order of the problems."""
     options = options or FitOptions()
     data = [prepare(law, p, options.objective) for p in problems]
-    problems = _started(law, problems, data, options)
+    started = _started(law, problems, data, options)
+    results = _fitted(law, started, data, options)
+    # The single start of many points may end where no step helps; the usual starts are then tried.
+    again = [
+        i
+        for i, (p, s, r) in enumerate(zip(problems, started, results, strict=True))
+        if s is not p and not r.ok
+    ]
+    if again:
+        anew = _fitted(law, [problems[i] for i in again], [data[i] for i in again], options)
+        for i, result in zip(again, anew, strict=True):
+            results[i] = result
+    return results
+
+
+def _fitted(
+    law: Law, problems: Sequence[FitProblem], data: Sequence[Prepared], options: FitOptions
+) -> list[FitResult]:
+    """Fit problems from their starts; results are in the order of the problems."""
     limits = [
         internal_bounds(law, p, d) if d.n else None for p, d in zip(problems, data, strict=True)
     ]

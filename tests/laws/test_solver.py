@@ -304,3 +304,14 @@ def test_result_converts_to_a_dictionary_and_to_one_line():
     assert summary["law"] == "error"
     assert summary["status"] == "converged"
     assert "gamma = 0.9" in str(result)
+
+
+def test_many_points_are_fitted_from_all_starts_where_one_does_not_arrive():
+    random = np.random.default_rng(0)  # the fit from the start of fewer points ends beside it
+    law = ShiftedPowerLaw()
+    inputs = {"x": random.uniform(2.6, 4.5, 3000)}
+    run = np.arange(3000) % 12
+    noise = 0.004 * random.standard_normal(12)[run] + 0.003 * random.standard_normal(3000)
+    truth = {"K": 0.9, "kappa": 1.1, "E_x": 1.6, "E_y": 1.3}
+    result = fit(law, inputs, law.predict(truth, inputs) * np.exp(noise))
+    assert result.ok, result.message
