@@ -94,12 +94,21 @@ class RunDirectory:
 
     @property
     def status(self) -> RunStatus:
-        """Recorded status; "running" at step 0 before the first record."""
+        """Recorded status; "running" at step 0 before the first record.
+
+        Raises:
+            UserError: the file is damaged.
+        """
         path = self.path / "status.json"
         if not path.is_file():
             return RunStatus(state=RunState.RUNNING, step=0, message="not started")
         content = read_json(path)
-        return RunStatus(**{**content, "state": RunState(content["state"])})
+        try:
+            return RunStatus(**{**content, "state": RunState(content["state"])})
+        except (KeyError, TypeError, ValueError):
+            raise UserError(
+                f"{path} is damaged: it holds no status. Restore the file or train again."
+            ) from None
 
     def write_status(self, status: RunStatus) -> None:
         """Replace ``status.json`` atomically."""

@@ -137,7 +137,8 @@ def last_row(folder: Path) -> dict[str, float]:
     for line in reversed(last_lines(folder / "metrics.jsonl")):
         with contextlib.suppress(ValueError):  # still being written, or begins before the tail
             row = json.loads(line)
-            if isinstance(row, dict) and {"step", "tokens"} <= row.keys():
+            whole = isinstance(row, dict) and (row.get("step"), row.get("tokens"))
+            if whole and all(isinstance(number, int) for number in whole):
                 return row
     return {}
 

@@ -58,6 +58,10 @@ class Submission:
     job: str
     time: float
 
+    def __post_init__(self) -> None:
+        if not (isinstance(self.job, str) and isinstance(self.time, (int, float))):
+            raise TypeError(f"job {self.job!r} at {self.time!r}")
+
 
 class SubmissionRecord:
     """The newest submission of every run, in ``submitted.json`` of the study.

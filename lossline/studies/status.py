@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from lossline.errors import UserError
 from lossline.runs.run_directory import RunDirectory, RunState
 from lossline.studies.packed_trainings import ENDED
 from lossline.studies.planned_run import PlannedRun
@@ -93,7 +94,10 @@ def _state(run: PlannedRun, log: Path, last: Submission | None) -> tuple[State, 
     if run.missing:
         return State.WAITING, run.missing.partition(". ")[0]
     folder = RunDirectory(run.folder)
-    recorded = folder.status
+    try:
+        recorded = folder.status
+    except UserError as damage:
+        return State.FAILED, str(damage).removeprefix(f"{run.folder}/")
     if recorded.state is RunState.FINISHED:
         return State.FINISHED, ""
     if folder.is_locked():

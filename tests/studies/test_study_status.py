@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from lossline.errors import UserError
 from lossline.files import locked
 from lossline.studies.planned_run import PlannedRun
-from lossline.studies.record import Submission
+from lossline.studies.record import Submission, SubmissionRecord
 from lossline.studies.status import State, status_text, view
 
 TOTAL = 40_000
@@ -114,3 +115,29 @@ def test_finished_run_counts_whole(run: PlannedRun) -> None:
 def test_run_without_its_store_waits(run: PlannedRun) -> None:
     missing = PlannedRun(**{**vars(run), "missing": "no store at x. Run prepare."})
     assert look(missing) == (State.WAITING, "no store at x")
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"state": "runn', '{"state": "odd", "step": 1}'])
+def test_run_with_a_damaged_status_does_not_hide_the_others(run: PlannedRun, content: str) -> None:
+    record(run, "running", 100)
+    (run.folder / "status.json").write_text(content)
+    state, note = look(run)
+    assert state is State.FAILED
+    assert note.startswith("status.json is ")
+
+
+@pytest.mark.parametrize("row", ['{"step": "a", "tokens": 1}', '{"step": 5, "tokens": Infinity}'])
+def test_rows_that_are_not_of_a_training_are_passed_over(run: PlannedRun, row: str) -> None:
+    record(run, "running", 100)
+    with (run.folder / "metrics.jsonl").open("a") as file:
+        file.write(f"\n{row}\n")
+    assert view(run, logs=run.folder).step == 100
+
+
+@pytest.mark.parametrize(
+    "item", ['{"on": "slurm", "job": "1", "time": "x"}', '{"on": "slurm"}', "3"]
+)
+def test_damaged_record_of_jobs_is_refused(tmp_path: Path, item: str) -> None:
+    (tmp_path / "submitted.json").write_text(f'{{"a": {item}}}')
+    with pytest.raises(UserError, match=r"submitted\.json is damaged"):
+        SubmissionRecord(tmp_path)
