@@ -26,6 +26,11 @@ def to_path(place: str | os.PathLike[str], name: str = "") -> Path:
     """
     text = os.fspath(place)
     if "://" not in text:
+        if text.startswith("gs:/"):  # it would become a local folder with the name "gs:"
+            given = f"{name} = {text}" if name else text
+            raise UserError(
+                f"{given}: a bucket is written with two slashes. Give gs://bucket/folder."
+            )
         return Path(place)
     what = f"{name} = {text}" if name else text
     scheme, _, rest = text.partition("://")

@@ -5,10 +5,13 @@ its libraries know only files.
 """
 
 import importlib
+from pathlib import Path
 
 import pytest
 
 from lossline.cli.configuration import run_verb
+from lossline.errors import UserError
+from lossline.places import to_path
 
 BUCKET, OTHER = "gs://bucket/there", "s3://bucket/there"
 
@@ -47,3 +50,9 @@ def test_url_as_output_path_is_refused(
     assert said.startswith(f"lossline {name}: error: {option} = {url}: {why}")
     assert said.count("\n") == 1
     assert {item.name for item in tmp_path.iterdir()} == {"experiments", "gin_configs"}
+
+
+@pytest.mark.parametrize("place", ["gs:/bucket/runs", Path("gs://bucket/runs")])
+def test_bucket_with_one_slash_is_no_local_folder(place):
+    with pytest.raises(UserError, match="two slashes"):
+        to_path(place)
