@@ -77,6 +77,9 @@ class SlurmOptions:
         for name in ("gpus", "cpus", "memory_gb", "requeues"):
             if getattr(self, name) < 0:
                 raise UserError(f"slurm.{name} = {getattr(self, name)}: must not be negative")
+        for name in ("hours", "memory_gb"):
+            if not math.isfinite(getattr(self, name)):
+                raise UserError(f"slurm.{name} = {getattr(self, name)}: must be a finite number")
         if self.minutes * 60 <= self.seconds_to_save:
             raise UserError(
                 f"slurm.hours = {self.hours}: must be longer than slurm.seconds_to_save = "

@@ -275,3 +275,9 @@ def wait_for(condition: Callable[[], bool]) -> None:
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.02)
+
+
+@pytest.mark.parametrize("bad", [{"hours": float("nan")}, {"hours": float("inf")}])
+def test_a_time_limit_without_end_is_refused(bad: dict[str, float]) -> None:
+    with pytest.raises(UserError, match=r"slurm\.hours = .*must be a finite number"):
+        SlurmOptions(**bad)
