@@ -21,6 +21,8 @@ CHUNK = 1 << 13  # elements per read: a training window needs only a few chunks
 SHARD = 1 << 24  # elements per file
 CACHE_BYTES = 1 << 28  # bytes of chunks kept in memory per array
 REMEDY = "Prepare the store again."
+# By default, chunks of zeros are not written. Write them, so a missing chunk means damage.
+_WITH_ZEROS = {"store_data_equal_to_fill_value": True}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,9 +60,7 @@ def write(
     Raises:
         ValueError: the blocks do not have ``size`` elements in total.
     """
-    array = ts.open(
-        _creation(folder, dtype=dtype, size=size, shard=shard), create=True, delete_existing=True
-    ).result()
+    array = create(folder, dtype=dtype, size=size, shard=shard)
     digest, start = hashlib.sha256(), 0
     for block in _rechunked(blocks, np.dtype(dtype), shard):
         digest.update(block.astype(block.dtype.newbyteorder("<"), copy=False).tobytes())
@@ -69,6 +69,37 @@ def write(
     if start != size:
         raise ValueError(f"{folder}: {start} elements written, {size} expected")
     return ArrayFacts(dtype=dtype, size=size, sha256=digest.hexdigest(), files=file_sizes(folder))
+
+
+def create(folder: Path, *, dtype: str, size: int, shard: int = SHARD) -> Any:
+    """Create an array without elements, for ``write_file``.
+
+    Args:
+        folder: folder of the array; replaced if it exists.
+        dtype: type of the elements.
+        size: total number of elements.
+        shard: elements per file.
+
+    Returns:
+        An open ``tensorstore.TensorStore``.
+    """
+    spec = _creation(folder, dtype=dtype, size=size, shard=shard)
+    return ts.open(spec, create=True, delete_existing=True).result()
+
+
+def write_file(folder: Path, start: int, elements: np.ndarray) -> None:
+    """Write the elements of one file of an array that ``create`` has made.
+
+    Several processes may write different files, or the same elements of one, at the same time.
+
+    Args:
+        folder: folder of the array.
+        start: first element of the file.
+        elements: all elements of the file.
+    """
+    spec = {"driver": "zarr3", "kvstore": kvstore(str(folder)), **_WITH_ZEROS}
+    array = ts.open(spec, open=True, write=True).result()
+    array[start : start + elements.size].write(elements).result()
 
 
 def open_array(
@@ -228,8 +259,7 @@ def _creation(folder: Path, *, dtype: str, size: int, shard: int) -> dict[str, A
     return {
         "driver": "zarr3",
         "kvstore": kvstore(str(folder)),
-        # By default, chunks of zeros are not written. Write them, so a missing chunk means damage.
-        "store_data_equal_to_fill_value": True,
+        **_WITH_ZEROS,
         "metadata": {
             "shape": [size],
             "data_type": dtype,

@@ -265,6 +265,7 @@ def _text_step(
             engine=engine,
             report=progress.advance,
             found=progress.found,
+            say=_say,
         )
         facts = store.manifest
         return (

@@ -15,8 +15,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from lossline import files, vocabularies
 from lossline.cluster import Engine, connect
 from lossline.corpora import utf8
@@ -26,12 +24,14 @@ from lossline.errors import UserError
 from lossline.files import building
 from lossline.places import in_bucket, to_path
 from lossline.stores import arrays, manifests, parts
+from lossline.stores.assembly import assemble
 from lossline.stores.manifests import Manifest
 from lossline.stores.parts import Making, Part, Wanted, id_dtype
 from lossline.stores.sealed_json import FILE_NAME
 from lossline.stores.text_shards import write_shard
 from lossline.stores.token_store import TokenStore
 from lossline.stores.tokenization import CHUNK_BYTES, chunked, text_sha256
+from lossline.terminal import Say, silent
 from lossline.vocabularies import Vocabulary, VocabularySpec
 
 _TRIES = 3
@@ -83,6 +83,7 @@ def write_store(
     chunk: int = CHUNK_BYTES,
     report: Report = lambda done: None,
     found: Report | None = None,
+    say: Say = silent,
 ) -> TokenStore:
     """Tokenize documents into a token store and open it.
 
@@ -107,6 +108,7 @@ def write_store(
         report: called with the bytes of text tokenized since the last call.
         found: called with the bytes of text that an earlier start has tokenized. Default:
             ``report``.
+        say: receives a line of progress now and then while the arrays are written.
 
     Raises:
         UserError: ``path`` contains another store, the source has no documents, a text is not
@@ -139,7 +141,7 @@ def write_store(
     ):
         parts_of_store = _Parts(partial, making, report, found or report)
         made = parts_of_store.make(documents, used)
-        manifest = _assemble(partial, made, here, description, shard=shard)
+        manifest = _assemble(partial, made, here, description, shard=shard, engine=used, say=say)
         parts_of_store.remove()
         publish(partial, path, manifest)
     return TokenStore.open(path)
@@ -281,41 +283,16 @@ def _assemble(
     description: Description,
     *,
     shard: int,
+    engine: Engine,
+    say: Say,
 ) -> Manifest:
-    """Write the arrays from the parts, block by block: memory does not grow with the store."""
     documents = sum(part.documents for part in made)
     if not documents:
         raise UserError(
             f"{description.name}/{description.split}: the source has no documents. Check the "
             "source."
         )
-    tokens = sum(part.tokens for part in made)
-    dtype = id_dtype(vocabulary)
-
-    def offsets() -> Iterator[np.ndarray]:
-        last = np.zeros(1, np.int64)
-        yield last
-        for part in made:
-            for lengths in parts.lengths(part, dtype):
-                block = last[-1] + np.cumsum(lengths)
-                yield block
-                last = block[-1:]
-
-    blocks: dict[str, tuple[Iterable[np.ndarray], str, int, int]] = {
-        "tokens": (_chained(parts.ids, made, dtype), dtype, tokens, shard),
-        "offsets": (offsets(), "int64", documents + 1, arrays.SHARD),
-        "document_bytes": (_chained(parts.sizes, made, dtype), "int64", documents, arrays.SHARD),
-        "token_bytes": (
-            [vocabulary.token_bytes],
-            vocabulary.token_bytes.dtype.name,
-            vocabulary.token_bytes.size,
-            arrays.SHARD,
-        ),
-    }
-    facts = {
-        name: arrays.write(partial / name, values, dtype=kind, size=size, shard=length)
-        for name, (values, kind, size, length) in blocks.items()
-    }
+    facts = assemble(_absolute(partial), made, vocabulary, shard=shard, engine=engine, say=say)
     return Manifest(
         kind="text",
         fingerprint=manifests.fingerprint(facts, vocabulary.facts),
@@ -326,16 +303,9 @@ def _assemble(
         selection=description.selection,
         vocabulary=vocabulary.facts,
         documents=documents,
-        tokens=tokens,
+        tokens=sum(part.tokens for part in made),
         bytes=sum(part.bytes for part in made),
-        dtype=dtype,
+        dtype=id_dtype(vocabulary),
         job=description.job,
         arrays=facts,
     )
-
-
-def _chained(
-    read: Callable[[Part, str], Iterator[np.ndarray]], made: list[Part], dtype: str
-) -> Iterator[np.ndarray]:
-    for part in made:
-        yield from read(part, dtype)

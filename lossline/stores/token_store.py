@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from lossline.stores import arrays, manifests
 from lossline.stores.manifests import Manifest
 from lossline.stores.sealed_json import FILE_NAME
 
+_BLOCK = 1 << 20  # elements checked at once
 ARRAYS = ("tokens", "offsets", "document_bytes", "token_bytes")
 
 
@@ -134,19 +135,28 @@ class TokenStore:
                 )
 
     def _check_contents(self) -> None:
-        manifest, offsets = self.manifest, self.offsets
-        if offsets[0] != 0 or offsets[-1] != manifest.tokens or (np.diff(offsets) < 1).any():
+        """Check the small arrays in blocks: memory does not grow with the number of documents."""
+        manifest = self.manifest
+        last, ordered = -1, True
+        for block in self._blocks("offsets"):
+            steps = np.diff(block, prepend=last)
+            ordered &= bool((steps > 0).all() and (last >= 0 or block[0] == 0))
+            last = int(block[-1])
+        if not ordered or last != manifest.tokens:
             raise UserError(
                 f"{self.location}: offsets do not match the {manifest.tokens} tokens. Prepare the "
                 "store again."
             )
-        if (
-            int(self.document_bytes.sum()) != manifest.bytes
-            or self.token_bytes.size != manifest.vocabulary.vocab_size
-        ):
+        text = sum(int(block.sum()) for block in self._blocks("document_bytes"))
+        if text != manifest.bytes or self.token_bytes.size != manifest.vocabulary.vocab_size:
             raise UserError(
                 f"{self.location}: byte counts do not match the manifest. Prepare the store again."
             )
+
+    def _blocks(self, name: str) -> Iterator[np.ndarray]:
+        array, size = self._open(name), self.manifest.arrays[name].size
+        for start in range(0, size, _BLOCK):
+            yield arrays.read(array, start, min(start + _BLOCK, size))
 
     def _open(self, name: str) -> Any:
         return arrays.open_array(f"{self.location.rstrip('/')}/{name}", self.manifest.arrays[name])

@@ -20,10 +20,10 @@ from lossline.corpora.file_texts import LineRange
 from lossline.corpora.gathering import file_sha256
 from lossline.corpora.sources import JsonLines, Parquet, PlainFiles
 from lossline.errors import UserError
-from lossline.stores import prepare_all
+from lossline.stores import arrays, prepare_all
 from lossline.stores.prepare_all import PrepareOptions, StoreJob, prepare
 from lossline.stores.store_writer import RangedTexts, write_store
-from lossline.vocabularies import Bytes, HuggingFace
+from lossline.vocabularies import Bytes, ByteVocabulary, HuggingFace
 
 TEXTS = [f"Text {i}: the number {i * i} é語 is a number.\n" * (i % 5 + 1) for i in range(200)]
 
@@ -130,10 +130,10 @@ def test_a_worker_killed_midway_changes_nothing(
 
     texts = ranged(tmp_path)
     with connect(dask_cluster.address) as engine:
-        write_store(tmp_path / "dask", texts, Bytes(), engine=engine, report=kill)
+        write_store(tmp_path / "dask", texts, Bytes(), engine=engine, report=kill, shard=4096)
     assert victim.poll() is not None
     dask_cluster.start_worker()
-    write_store(tmp_path / "local", texts, Bytes())
+    write_store(tmp_path / "local", texts, Bytes(), shard=4096)
     assert tree(tmp_path / "dask") == tree(tmp_path / "local")
 
 
@@ -161,6 +161,22 @@ def test_a_scheduler_killed_midway_leaves_parts_for_the_next_start(
     assert found
     write_store(tmp_path / "local", texts, Bytes())
     assert tree(tmp_path / "dask") == tree(tmp_path / "local")
+
+
+@pytest.mark.parametrize("shard", [1000, 1024, 1 << 24])
+def test_files_of_ids_are_those_of_an_array_written_at_once(tmp_path: Path, shard: int) -> None:
+    store = write_store(
+        tmp_path / "store", TEXTS, ByteVocabulary(), chunk=700, shard=shard, engine=Reversed()
+    )
+    facts = arrays.write(
+        tmp_path / "tokens",
+        [store.read(0, store.num_tokens)],
+        dtype="uint16",
+        size=store.num_tokens,
+        shard=shard,
+    )
+    assert facts == store.manifest.arrays["tokens"]
+    assert tree(tmp_path / "tokens") == tree(tmp_path / "store" / "tokens")
 
 
 @dataclass(frozen=True)
