@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -71,10 +72,7 @@ class Workers:
                 if len(results) < len(items):
                     sparing(f"  {len(results)} of {len(items)} {what}")
         except BrokenProcessPool:
-            raise UserError(
-                f"a worker process was killed at {len(results)} of {len(items)} {what}, most often "
-                "because memory ran out. Use fewer processes, or free memory, and run it again."
-            ) from None
+            raise killed(f"at {len(results)} of {len(items)} {what}") from None
         return results
 
     def _results(
@@ -92,7 +90,20 @@ class Workers:
 def process_pool(processes: int) -> ProcessPoolExecutor:
     """Return a pool whose processes end with this one; they start with the first calls."""
     # Spawn instead of fork: a fork does not copy the threads that libraries have started.
-    return ProcessPoolExecutor(processes, get_context("spawn"), initializer=die_with_pool)
+    return ProcessPoolExecutor(processes, get_context("spawn"), initializer=_start)
+
+
+def _start() -> None:
+    die_with_pool()
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # every core already has a process
+
+
+def killed(when: str) -> UserError:
+    """Return the error for a pool whose process was killed from outside."""
+    return UserError(
+        f"a worker process was killed {when}, most often because memory ran out. Use fewer "
+        "processes, or free memory, and run the same command again."
+    )
 
 
 @contextlib.contextmanager

@@ -8,10 +8,9 @@ from concurrent.futures.process import BrokenProcessPool
 from itertools import chain, islice
 from typing import Any
 
-from lossline.cluster.engine import KEPT, Engine, Result, Unit, progress
-from lossline.errors import UserError
+from lossline.cluster.engine import Engine, Result, Unit, progress
 from lossline.terminal import Say, silent
-from lossline.workers import no_interrupts, process_pool
+from lossline.workers import killed, no_interrupts, process_pool
 
 _IN_FLIGHT = 2  # units per process: the next one waits where the work is done
 
@@ -83,10 +82,7 @@ class LocalEngine(Engine):
                     yield number, result
         except BrokenProcessPool:
             self._pool = None
-            raise UserError(
-                f"a worker process was killed after {done} {what}, most often because memory ran "
-                f"out. Use fewer processes, or free memory. {KEPT}"
-            ) from None
+            raise killed(f"after {done} {what}") from None
         finally:
             for future in pending:
                 future.cancel()

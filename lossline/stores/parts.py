@@ -10,7 +10,6 @@ object with the facts, and the length of that object in 8 bytes. All numbers are
 from __future__ import annotations
 
 import contextlib
-import functools
 import hashlib
 import json
 import os
@@ -21,13 +20,12 @@ from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 
-from lossline import vocabularies
 from lossline.cluster import worker_name
 from lossline.cluster.engine import HERE
 from lossline.corpora.sources import Subset
 from lossline.errors import UserError
 from lossline.files import replacing
-from lossline.stores.tokenization import CHUNK_BYTES, Tokens, chunked, tokenize
+from lossline.stores.tokenization import CHUNK_BYTES, Tokens, chunked, loaded, tokenize
 from lossline.vocabularies import Vocabulary, VocabularySpec
 
 _BLOCK = 1 << 22  # elements read at once
@@ -110,14 +108,14 @@ def make(making: Making, wanted: Wanted) -> Part:
         return part
     if worker_name() != HERE:
         os.environ["TOKENIZERS_PARALLELISM"] = "false"  # every core already has a worker
-    vocabulary = loaded(making.vocabulary, making.hash)
+    vocabulary = checked_vocabulary(making.vocabulary, making.hash)
     subset = Subset(max_document_kilobytes=making.max_document_kilobytes)
     texts = subset.apply(_readable(wanted.text))
     tokens = (tokenize(chunk, vocabulary) for chunk in chunked(texts, making.chunk))
     return _write(wanted, tokens, id_dtype(vocabulary))
 
 
-def loaded(spec: Vocabulary | VocabularySpec, expected: str) -> Vocabulary:
+def checked_vocabulary(spec: Vocabulary | VocabularySpec, expected: str) -> Vocabulary:
     """Return a vocabulary, loaded once per process.
 
     Args:
@@ -130,10 +128,10 @@ def loaded(spec: Vocabulary | VocabularySpec, expected: str) -> Vocabulary:
     if isinstance(spec, Vocabulary):
         return spec
     try:
-        vocabulary = _load(spec)
+        vocabulary = loaded(spec)
         if vocabulary.hash != expected:  # its file may have changed since it was loaded
-            _load.cache_clear()
-            vocabulary = _load(spec)
+            loaded.cache_clear()
+            vocabulary = loaded(spec)
     except UserError as error:
         if worker_name() == HERE:
             raise
@@ -145,11 +143,6 @@ def loaded(spec: Vocabulary | VocabularySpec, expected: str) -> Vocabulary:
             f"{getattr(spec, 'path', 'its path')}."
         )
     return vocabulary
-
-
-@functools.lru_cache(maxsize=4)
-def _load(spec: VocabularySpec) -> Vocabulary:
-    return vocabularies.load(spec)
 
 
 def id_dtype(vocabulary: Vocabulary) -> str:

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from itertools import chain, islice
-from multiprocessing import get_context
 from typing import Any, NoReturn
 
 import numpy as np
 
 from lossline import vocabularies
-from lossline.child_process import die_with_pool
 from lossline.errors import UserError
 from lossline.vocabularies import Encoded, Vocabulary, VocabularySpec
+from lossline.workers import killed, no_interrupts, process_pool
 
 # Characters per chunk. A chunk is the unit of work of a process, and the unit that a killed
 # `prepare` repeats.
@@ -146,14 +147,11 @@ class Tokenizer:
             for number, texts in chain(first, source):
                 yield number, texts, tokenize(texts, self.vocabulary)
             return
-        # Spawn instead of fork: TensorFlow may have started threads, which a fork does not copy.
-        with ProcessPoolExecutor(
-            self._processes,
-            mp_context=get_context("spawn"),
-            initializer=_start_worker,
-            initargs=(self._spec,),
-        ) as pool:
-            yield from self._pipeline(pool, chain(first, source))
+        with process_pool(self._processes) as pool:
+            try:
+                yield from self._pipeline(pool, chain(first, source))
+            except BrokenProcessPool:
+                raise killed("while it tokenized") from None
 
     def _pipeline(
         self, pool: ProcessPoolExecutor, chunks: Iterator[tuple[int, list[str]]]
@@ -162,7 +160,9 @@ class Tokenizer:
 
         def submit(count: int) -> None:
             for number, texts in islice(chunks, count):
-                pending.append((number, texts, pool.submit(_tokenize_in_worker, texts)))
+                with no_interrupts():  # a process starts with its first texts
+                    future = pool.submit(_tokenize_in_worker, self._spec, texts)
+                pending.append((number, texts, future))
 
         # Two chunks per process keep all processes busy while results are returned in order.
         submit(2 * self._processes)
@@ -177,18 +177,11 @@ class Tokenizer:
                 future.cancel()
 
 
-_worker_vocabulary: Vocabulary | None = None
+@functools.lru_cache(maxsize=4)
+def loaded(spec: VocabularySpec) -> Vocabulary:
+    """Return the vocabulary of a specification, loaded once per process."""
+    return vocabularies.load(spec)
 
 
-def _start_worker(spec: VocabularySpec) -> None:
-    import os
-
-    die_with_pool()
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # every core already has a process
-    global _worker_vocabulary
-    _worker_vocabulary = vocabularies.load(spec)
-
-
-def _tokenize_in_worker(texts: list[str]) -> Tokens:
-    assert _worker_vocabulary is not None
-    return tokenize(texts, _worker_vocabulary)
+def _tokenize_in_worker(spec: VocabularySpec, texts: list[str]) -> Tokens:
+    return tokenize(texts, loaded(spec))
