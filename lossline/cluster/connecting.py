@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 
 from lossline.cluster.engine import Engine
 from lossline.cluster.local import LocalEngine
@@ -10,7 +11,7 @@ from lossline.errors import UserError
 from lossline.terminal import Say, silent
 
 LOCAL = "local"
-_SCHEDULERS = ("tcp://", "tls://")
+_SCHEDULER = re.compile(r"(tcp|tls)://([^\s/:]+|\[[^\s/]+\]):\d{1,5}")
 
 
 def check(cluster: str) -> None:
@@ -19,7 +20,7 @@ def check(cluster: str) -> None:
     Raises:
         UserError: it is neither "local" nor the address of a scheduler.
     """
-    if cluster != LOCAL and not cluster.startswith(_SCHEDULERS):
+    if cluster != LOCAL and not _SCHEDULER.fullmatch(cluster):
         raise UserError(
             f"cluster = {cluster!r}: give 'local', or the address of a Dask scheduler such as "
             "tcp://10.0.0.1:8786."

@@ -6,6 +6,7 @@ A worker that dies loses its units to other workers; Dask gives a unit up after
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
 import logging
@@ -62,11 +63,14 @@ class DaskEngine(Engine):
         for name in _LOGGERS:  # an error is told in one line, by this code
             logging.getLogger(name).setLevel(logging.CRITICAL)
         try:
+            asyncio.run(_greet(address))  # a client waits for the greeting without a limit
             self._client = distributed.Client(
                 address, timeout=ANSWER_SECONDS, set_as_default=False, name="lossline"
             )
-        except (OSError, TimeoutError, ValueError) as error:
+        except BaseException as error:
             self._restore_logging()
+            if not isinstance(error, OSError | TimeoutError | ValueError):
+                raise
             raise UserError(
                 f"cluster = {address}: the scheduler does not answer within {ANSWER_SECONDS:g} s "
                 f"({_first_line(error)}). Start it with `dask scheduler`, or correct the address."
@@ -278,6 +282,27 @@ class _Workers:
             elif now - self._seen > WORKER_SECONDS:
                 raise self._engine.without_workers()
         return max(1, _IN_FLIGHT * self._threads)
+
+
+async def _greet(address: str) -> None:
+    """Connect to a scheduler and leave.
+
+    Raises:
+        UserError: certificates are missing.
+        OSError: nothing answers there, or no scheduler.
+    """
+    from distributed.comm import connect
+    from distributed.security import Security
+
+    arguments = Security().get_connection_args("client")
+    if address.startswith("tls://") and arguments.get("ssl_context") is None:
+        raise UserError(
+            f"cluster = {address}: certificates are missing. Set distributed.comm.tls in Dask's "
+            "configuration, or use tcp://."
+        )
+    async with asyncio.timeout(ANSWER_SECONDS):
+        comm = await connect(address, timeout=0.9 * ANSWER_SECONDS, **arguments)
+    await comm.close()
 
 
 def _first_line(error: BaseException) -> str:

@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -17,7 +18,7 @@ from pathlib import Path
 import pytest
 from standing_cluster import ROOT, StandingCluster
 
-from lossline.cluster import connect, connecting, dask_engine, worker_name
+from lossline.cluster import connect, dask_engine, worker_name
 from lossline.cluster.engine import Engine
 from lossline.errors import UserError
 
@@ -130,12 +131,23 @@ def test_a_killed_process_of_this_machine_is_one_line(tmp_path: Path) -> None:
         list(engine.run(killed_once, [str(tmp_path / "a"), str(tmp_path / "b")], what="pieces"))
 
 
-def test_malformed_and_dead_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dask_engine, "ANSWER_SECONDS", 0.5)
-    with pytest.raises(UserError, match="'somewhere:8786': give 'local', or the address"):
-        connecting.check("somewhere:8786")
-    with pytest.raises(UserError, match=r"tcp://127.0.0.1:9: the scheduler does not answer within"):
-        connect("tcp://127.0.0.1:9")
+@pytest.mark.parametrize("cluster", ["somewhere:8786", "tcp://", "tcp://host", "tcp://h:x", "auto"])
+def test_a_malformed_address_is_refused(cluster: str) -> None:
+    with pytest.raises(UserError, match=rf"'{cluster}': give 'local', or the address"):
+        connect(cluster)
+
+
+def test_an_address_without_a_scheduler_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dask_engine, "ANSWER_SECONDS", 0.3)
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        for port in (9, silent.getsockname()[1]):
+            address = f"tcp://127.0.0.1:{port}"
+            with pytest.raises(UserError, match=f"{address}: the scheduler does not"):
+                connect(address)
+    with pytest.raises(UserError, match=r"certificates are missing. Set distributed.comm.tls"):
+        connect("tls://127.0.0.1:9")
 
 
 def test_the_missing_package_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
