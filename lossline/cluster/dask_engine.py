@@ -110,7 +110,7 @@ class DaskEngine(Engine):
         done = 0
         try:
             while True:
-                for number, unit in islice(source, workers.room() - len(pending)):
+                for number, unit in islice(source, max(0, workers.room() - len(pending))):
                     future = self._submit(function, unit)
                     pending[future] = number
                     future.add_done_callback(finished.put)
