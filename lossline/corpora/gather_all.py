@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +116,10 @@ class _Thing:
         """Return why it cannot be gathered; "" if all its packages are there."""
         return next((str(unavailable[p]) for p in self.packages() if p in unavailable), "")
 
+    def everywhere(self) -> _Thing:
+        """Return it with paths that workers with another current folder understand."""
+        return replace(self, root=self.root.absolute(), downloads=self.downloads.absolute())
+
     def make(self) -> str:
         """Gather it in this process if it does not exist, and return a summary."""
         if self.kind == "text":
@@ -192,7 +196,7 @@ def _make_all(missing: list[_Thing], options: GatherOptions) -> None:
         _say(f"gather {thing}: {summary} after {seconds:.1f} s")
 
     texts = [thing for thing in missing if thing.kind == "text"]
-    others = [thing for thing in missing if thing.kind != "text"]
+    others = [thing.everywhere() for thing in missing if thing.kind != "text"]
     processes = options.processes or os.cpu_count() or 1
     with connect(options.cluster, processes=processes) as engine:
         for index, summary in engine.run(_Thing.make, others, say=_say, what="small sets"):
