@@ -64,16 +64,8 @@ def utf8_size(text: str) -> int:
 def _check(
     texts: Sequence[str], sizes: np.ndarray, encoded: Encoded, vocabulary: Vocabulary
 ) -> None:
-    """Raise a ``UserError`` if the tokens of a text have other bytes than the text.
-
-    The bytes of all texts are compared at once, and the number of bytes of each text, so that no
-    byte of a text is found among the tokens of another.
-    """
-    ends = np.concatenate([[0], np.cumsum(vocabulary.token_bytes[encoded.ids], dtype=np.int64)])
-    stops = np.cumsum(encoded.lengths)
-    found = ends[stops] - ends[stops - encoded.lengths]
-    joined = "".join(texts).encode()
-    if np.array_equal(found, sizes) and vocabulary.is_text(encoded.ids, joined):
+    """Raise a ``UserError`` if the tokens of a text have other bytes than the text."""
+    if vocabulary.are_tokens_of(encoded, "".join(texts).encode(), sizes):
         return
     for text, ids in zip(texts, encoded.split(), strict=True):
         if vocabulary.decode_bytes(ids) != text.encode():

@@ -10,8 +10,6 @@ from lossline.errors import UserError
 from lossline.installing import install_extra
 from lossline.vocabularies.library_vocabulary import LibraryVocabulary
 from lossline.vocabularies.specs import Tiktoken, default_name
-from lossline.vocabularies.word_memory import Split
-from lossline.vocabularies.word_patterns import ascii_pattern
 
 # Limit on ranks: memory for the list of pieces grows with the largest rank, so a wrong number in
 # the file must not fill memory. Ranks of published files end at 200,018.
@@ -50,7 +48,8 @@ PATTERNS = {
 class TiktokenVocabulary(LibraryVocabulary):
     """Vocabulary from byte-pair ranks in tiktoken's format.
 
-    The eos token is the only special token. Its id is the last rank + 1.
+    The eos token is the only special token. Its id is the last rank + 1. Words are not kept: the
+    library encodes them as fast as a dictionary of words would.
 
     Args:
         spec: path of the ranks, pattern and options.
@@ -98,8 +97,6 @@ class TiktokenVocabulary(LibraryVocabulary):
             pad_id=eos,
             content=content.hexdigest(),
         )
-        words = ascii_pattern(pattern, possessive=True)
-        self._keep_words(Split(words) if words else "the words of its pattern are not known")
 
     def _encode_texts(self, texts: list[str]) -> list[list[int]]:
         return list(map(self._encode_ordinary, texts))

@@ -24,9 +24,10 @@ from numpy.lib.stride_tricks import sliding_window_view
 from lossline.errors import UserError
 
 HASH_VERSION = 1
-_COMPARED = 8  # bytes of a token that are compared at once
+_WINDOW = 8  # bytes of a token that are compared at once
+_BLOCK = 1 << 15  # tokens that are compared at once
 _MASKS = np.frombuffer(
-    b"".join(b"\xff" * size + bytes(_COMPARED - size) for size in range(_COMPARED + 1)), np.uint64
+    b"".join(b"\xff" * size + bytes(_WINDOW - size) for size in range(_WINDOW + 1)), np.uint64
 )
 METASPACE = "\u2581"  # SentencePiece's character for a space inside a piece
 
@@ -182,32 +183,45 @@ class Vocabulary(abc.ABC):
         """Return the token ids of one text (int32 [tokens]), without eos."""
         return self.encode_batch([text])[0]
 
-    def is_text(self, ids: np.ndarray, text: bytes) -> bool:
-        """Return whether the joined bytes of the ids are the text, faster than ``decode_bytes``.
+    def are_tokens_of(self, encoded: Encoded, text: bytes, sizes: np.ndarray) -> bool:
+        """Return whether the tokens of several texts have exactly the bytes of the texts.
 
         Args:
-            ids: int32 [tokens].
-            text: the expected bytes.
+            encoded: token ids of the texts.
+            text: bytes of all texts, joined.
+            sizes: int64 [texts]: bytes of each text.
         """
+        stops = np.cumsum(self.token_bytes[encoded.ids], dtype=np.int64)
+        ends = np.concatenate([[0], stops])[np.cumsum(encoded.lengths)]
+        if not np.array_equal(ends, np.cumsum(sizes)) or (ends[-1] if ends.size else 0) != len(
+            text
+        ):
+            return False
+        windows = sliding_window_view(np.frombuffer(text + bytes(_WINDOW), np.uint8), _WINDOW)
+        start = 0
+        for first in range(0, encoded.ids.size, _BLOCK):
+            block = slice(first, first + _BLOCK)
+            if not self._are_bytes_at(encoded.ids[block], start, stops[block], windows, text):
+                return False
+            start = int(stops[block][-1])
+        return True
+
+    def _are_bytes_at(
+        self, ids: np.ndarray, start: int, stops: np.ndarray, windows: np.ndarray, text: bytes
+    ) -> bool:
+        starts = np.concatenate([[start], stops[:-1]])
         lengths = self.token_bytes[ids]
-        stops = np.cumsum(lengths, dtype=np.int64)
-        if (int(stops[-1]) if ids.size else 0) != len(text):
+        found = windows[starts].view(np.uint64)[:, 0] & _MASKS[np.minimum(lengths, _WINDOW)]
+        if not np.array_equal(found, self._first_bytes[ids]):
             return False
-        starts = stops - lengths
-        padded = np.frombuffer(text + bytes(_COMPARED), np.uint8)
-        found = sliding_window_view(padded, _COMPARED)[starts].view(np.uint64)[:, 0]
-        first = self._first_bytes[ids]
-        if not np.array_equal(found & _MASKS[np.minimum(lengths, _COMPARED)], first):
-            return False
-        longer = np.flatnonzero(lengths > _COMPARED)
-        pieces = map(self.pieces.__getitem__, ids[longer].tolist())
-        places = zip(starts[longer].tolist(), stops[longer].tolist(), pieces, strict=True)
-        return all(text[start:stop] == piece for start, stop, piece in places)
+        longer = np.flatnonzero(lengths > _WINDOW)
+        places = (ids[longer].tolist(), starts[longer].tolist(), stops[longer].tolist())
+        return all(self.pieces[i] == text[a:b] for i, a, b in zip(*places, strict=True))
 
     @cached_property
     def _first_bytes(self) -> np.ndarray:
         """uint64 [vocab_size]: the first eight bytes of each piece, then zeros."""
-        rows = b"".join(piece[:_COMPARED].ljust(_COMPARED, b"\0") for piece in self.pieces)
+        rows = b"".join(piece[:_WINDOW].ljust(_WINDOW, b"\0") for piece in self.pieces)
         return np.frombuffer(rows, np.uint64)
 
     def decode_bytes(self, ids: Sequence[int] | np.ndarray) -> bytes:

@@ -85,27 +85,18 @@ _KNOWN = {
     # Llama 3, OLMo 2, and cl100k as a tokenizer.json; Qwen 2
     LLAMA3: _cl100k("[0-9]{1,3}", _NEWLINES),
     _IGNORING_CASE + r"\p{N}" + _TAIL: _cl100k("[0-9]", _NEWLINES),
-    # o200k, in tiktoken and as a tokenizer.json
+    # o200k
     _O200K_LETTERS + r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+": _O200K,
 }
-# tiktoken's own patterns. The library of tokenizer.json files reads "{1,3}+" as a repetition.
-_POSSESSIVE = {
-    r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s": _GPT2,
-    r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}++|\p{N}{1,3}+"
-    r"| ?[^\s\p{L}\p{N}]++[\r\n]*+|\s++$|\s*[\r\n]|\s+(?!\S)|\s": _cl100k(
-        "[0-9]{1,3}", rf"{WHITE}+\Z|{WHITE}*[\r\n]|{WHITE}+(?!{NOT_WHITE})|{WHITE}"
-    ),
-}
 
 
-def ascii_pattern(pattern: str, *, possessive: bool = False) -> re.Pattern[str] | None:
-    """Return the pattern of the words of a known tokenizer pattern, or None.
+def ascii_pattern(pattern: str) -> re.Pattern[str] | None:
+    """Return the pattern of the words of a ``tokenizer.json`` with a known pattern, or None.
 
-    Args:
-        pattern: regular expression of a tokenizer.
-        possessive: whether the library reads a second "+" as in tiktoken: never give back.
+    Patterns in tiktoken's notation are not known: the library of these files reads ``{1,3}+`` as a
+    repetition, tiktoken as "never give back".
     """
-    return _KNOWN.get(pattern) or (_POSSESSIVE.get(pattern) if possessive else None)
+    return _KNOWN.get(pattern)
 
 
 def digits_then_gpt2() -> re.Pattern[str]:

@@ -1,6 +1,5 @@
 """Words kept in memory give the ids of the library, for every text; otherwise they are not used."""
 
-import base64
 import json
 import random
 from collections.abc import Callable
@@ -13,7 +12,7 @@ import pytest
 from lossline import vocabularies
 from lossline.errors import UserError
 from lossline.stores.tokenization import tokenize
-from lossline.vocabularies import HuggingFace, Normalization, Tiktoken, word_memory
+from lossline.vocabularies import Encoded, HuggingFace, Normalization, word_memory
 from lossline.vocabularies.library_vocabulary import LibraryVocabulary
 from lossline.vocabularies.tiktoken import PATTERNS
 from lossline.vocabularies.training import Algorithm, train
@@ -154,17 +153,6 @@ def test_words_between_metaspaces_have_equal_ids(
         check_equal_ids(load({**metaspace_bpe, "pre_tokenizer": metaspace(split=split)}))
 
 
-@pytest.mark.parametrize("name", ["gpt2", "cl100k", "o200k"])
-def test_words_of_tiktoken_have_equal_ids(tmp_path: Path, bpe: dict[str, Any], name: str) -> None:
-    path = tmp_path / "bpe.json"
-    path.write_text(json.dumps(bpe))
-    pieces = [piece for piece in vocabularies.load(str(path)).pieces if piece]
-    lines = [base64.b64encode(piece) + b" %d\n" % rank for rank, piece in enumerate(pieces)]
-    ranks = tmp_path / "ranks.tiktoken"
-    ranks.write_bytes(b"".join(lines))
-    check_equal_ids(vocabularies.load(Tiktoken(path=str(ranks), pattern=name)))
-
-
 def test_words_of_sentencepiece_have_equal_ids_unless_scores_are_added(tmp_path: Path) -> None:
     for algorithm in (Algorithm.SENTENCEPIECE_BPE, Algorithm.UNIGRAM):
         path = tmp_path / f"{algorithm.value}.model"
@@ -267,16 +255,20 @@ def test_comparison_with_the_text_agrees_with_decoding(
     vocabulary = load(bpe, [added("0123456789 of 18 bytes", normalized=False)])
     text = "".join([*TEXT[:3], "0123456789 of 18 bytes\x00"])
     ids = vocabulary.encode(text)
-    assert vocabulary.is_text(ids, text.encode())
+
+    def agrees(ids: np.ndarray, text: str) -> bool:
+        encoded = Encoded(ids=ids, lengths=np.array([len(ids)]))
+        return vocabulary.are_tokens_of(encoded, text.encode(), np.array([len(text.encode())]))
+
+    assert agrees(ids, text)
     draw = random.Random(5)
     for _ in range(300):
         other = ids.copy()
         other[draw.randrange(len(ids))] = draw.randrange(vocabulary.vocab_size)
-        same = vocabulary.decode_bytes(other) == text.encode()
-        assert vocabulary.is_text(other, text.encode()) is same
-    for other in ("", text[:-1], text + "x", text.replace("of 18", "of 19"), text[1:] + text[0]):
-        assert not vocabulary.is_text(ids, other.encode())
-    assert vocabulary.is_text(ids[:0], b"") and not vocabulary.is_text(ids[:0], b"a")
+        assert agrees(other, text) is (vocabulary.decode_bytes(other) == text.encode())
+    for changed in ("", text[:-1], text + "x", text.replace("of 18", "of 19"), text[1:] + text[0]):
+        assert not agrees(ids, changed)
+    assert agrees(ids[:0], "") and not agrees(ids[:0], "a")
 
 
 def test_words_are_cut_where_no_piece_joins_characters() -> None:
