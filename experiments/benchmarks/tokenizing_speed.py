@@ -196,7 +196,7 @@ def library(vocabulary: Any, texts: list[str]) -> Callable[[], list[Sequence[int
         return lambda: vocabulary._processor.encode(texts, num_threads=1)
     if hasattr(vocabulary, "_encoding"):
         return lambda: vocabulary._encoding.encode_ordinary_batch(texts, num_threads=1)
-    return lambda: [np.frombuffer(text.encode(), np.uint8) + 3 for text in texts]
+    return lambda: [np.frombuffer(text.encode(), np.uint8) + np.int32(3) for text in texts]
 
 
 def speed(options: argparse.Namespace) -> dict[str, Any]:
@@ -207,6 +207,8 @@ def speed(options: argparse.Namespace) -> dict[str, Any]:
         everything = [text for of_set in texts.values() for text in of_set[::4]]
         specs = make_vocabularies(Path(folder), everything)
         for name, spec in specs.items():
+            if options.only not in name:
+                continue
             for kind, of_kind in texts.items():
                 try:
                     row = {"vocabulary": name, "text": kind, **compared(spec, of_kind, options)}
@@ -447,6 +449,7 @@ def main() -> None:
     parser.add_argument("--sets", nargs="+", default=["wiki", "pubmed", "python"])
     parser.add_argument("--megabytes", type=float, default=4.0, help="of each set")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--only", default="", help="vocabularies whose name contains this")
     parser.add_argument("--gigabytes", type=float, nargs="+", default=[0.5, 1, 2])
     parser.add_argument("--processes", type=int, default=2, help="of prepare")
     parser.add_argument("--bytes", action="store_true", help="measure memory with bytes as tokens")

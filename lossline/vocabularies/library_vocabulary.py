@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Iterable, Sequence
-from itertools import chain
 
 import numpy as np
 
@@ -68,7 +67,7 @@ class LibraryVocabulary(Vocabulary):
             self.slow_because = split
             return
         texts = [*self._probes(), *_HARD_TO_SPLIT]
-        memory = WordMemory(split, self._encode_texts, self.pieces)
+        memory = WordMemory(split, self, self._encode_texts)
         texts = [text for text in texts if not self._is_encoded_apart(text)]
         by_word, anew = memory.encode(texts), self._encode_anew(texts)
         if by_word is None or not _equal(by_word, anew):
@@ -77,10 +76,7 @@ class LibraryVocabulary(Vocabulary):
         self._memory = memory
 
     def _encode_anew(self, texts: Sequence[str]) -> Encoded:
-        encoded = list(self._encode_texts(list(texts)))
-        lengths = np.fromiter(map(len, encoded), np.int64, count=len(encoded))
-        ids = np.fromiter(chain.from_iterable(encoded), np.int32, count=int(lengths.sum()))
-        return Encoded(ids=ids, lengths=lengths)
+        return joined(list(self._encode_texts(list(texts))))
 
 
 def _without(texts: Sequence[str], numbers: Sequence[int]) -> list[str]:

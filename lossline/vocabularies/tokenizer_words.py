@@ -63,7 +63,10 @@ def words_of_pieces(pieces: Iterable[str], *, before_spaces: bool = False) -> Sp
     words = between_pieces(
         (piece.replace(METASPACE, " ") for piece in pieces), before_spaces=before_spaces
     )
-    return Split(words) if words else "its pieces join words"
+    if words is None:
+        return "its pieces join words"
+    pattern, separator = words
+    return Split(pattern, separator=separator)
 
 
 def _steps(step: Any, key: str) -> list[Step]:

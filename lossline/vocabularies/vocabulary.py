@@ -17,6 +17,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from itertools import chain
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
@@ -78,10 +79,13 @@ class Encoded:
         return [self.ids[start:stop] for start, stop in places]
 
 
-def joined(rows: Sequence[np.ndarray]) -> Encoded:
-    """Return the token ids of several texts (each int32 [tokens]) in one array."""
+def joined(rows: Sequence[Sequence[int] | np.ndarray]) -> Encoded:
+    """Return the token ids of several texts in one array."""
     lengths = np.fromiter(map(len, rows), np.int64, count=len(rows))
-    return Encoded(ids=np.concatenate([np.zeros(0, np.int32), *rows]), lengths=lengths)
+    if isinstance(rows[0] if rows else None, np.ndarray):
+        return Encoded(ids=np.concatenate(rows).astype(np.int32, copy=False), lengths=lengths)
+    ids = np.fromiter(chain.from_iterable(rows), np.int32, count=int(lengths.sum()))
+    return Encoded(ids=ids, lengths=lengths)
 
 
 class Vocabulary(abc.ABC):

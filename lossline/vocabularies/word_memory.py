@@ -8,24 +8,24 @@ tokenizer itself.
 from __future__ import annotations
 
 import re
-import sys
-from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
 
-from lossline.vocabularies.vocabulary import Encoded
+from lossline.vocabularies.vocabulary import Encoded, Vocabulary, joined
 from lossline.vocabularies.word_patterns import CUT
 
 MEMORY_BYTES = 1 << 26  # limit of the kept words, in each process
 LONGEST_KEPT = 64  # characters; longer words hardly repeat
 GROUP = 1 << 19  # characters of text whose words are in memory at once
-_ENTRY = 104  # bytes of a dictionary per entry, at most
+JOINED = 1000  # new words that are encoded as one text
 _ID = 4  # bytes of an id
+# Bytes of a kept word beside its ids and characters: two objects and an entry of a dictionary.
+_OVERHEAD = 213
 
-EncodeWords = Callable[[list[str]], Iterable[Sequence[int]]]
+EncodeTexts = Callable[[list[str]], Iterable[Sequence[int]]]
 
 
 class Split(NamedTuple):
@@ -34,10 +34,13 @@ class Split(NamedTuple):
     Attributes:
         words: matches every word, in order.
         added: matches added tokens, which are cut out before; None if there are none.
+        separator: a character that is always a word, between any others, and has an id of its own;
+            new words are then joined by it, because many short texts take longer. Or "".
     """
 
     words: re.Pattern[str]
     added: re.Pattern[str] | None = None
+    separator: str = ""
 
     def __call__(self, text: str) -> list[str]:
         """Return the words of a text."""
@@ -57,8 +60,8 @@ class WordMemory:
 
     Args:
         split: cuts a text into words.
-        encode_words: the tokenizer: returns the ids of each of a list of words.
-        pieces: UTF-8 bytes of every id.
+        vocabulary: has the bytes of the words' tokens.
+        encode: the tokenizer: returns the ids of each text.
         limit: bytes of memory for the words that are kept. Threads that share a vocabulary may
             exceed it by a factor of their number.
     """
@@ -66,14 +69,14 @@ class WordMemory:
     def __init__(
         self,
         split: Split,
-        encode_words: EncodeWords,
-        pieces: Sequence[bytes],
+        vocabulary: Vocabulary,
+        encode: EncodeTexts,
         *,
         limit: int = MEMORY_BYTES,
     ) -> None:
         self._split = split
-        self._encode_words = encode_words
-        self._pieces = pieces
+        self._vocabulary = vocabulary
+        self._encode = encode
         self._limit = limit
         self._kept: dict[str, bytes] = {}
         self.size = 0
@@ -111,34 +114,52 @@ class WordMemory:
                 new.append(word)
             else:
                 known[word] = data
-        for word, ids in zip(new, self._encode_words(new) if new else (), strict=True):
-            if b"".join(map(self._pieces.__getitem__, ids)) != word.encode():
+        if new:
+            encoded = self._encode_words(new)
+            sizes = np.fromiter((len(word.encode()) for word in new), np.int64, count=len(new))
+            if not self._vocabulary.are_tokens_of(encoded, "".join(new).encode(), sizes):
                 return None
-            known[word] = array("i", ids).tobytes()
-        self._keep(new, known)
+            data = encoded.ids.tobytes()
+            stops = np.cumsum(encoded.lengths * _ID).tolist()
+            known.update(
+                zip(new, map(data.__getitem__, map(slice, [0, *stops], stops)), strict=True)
+            )
+            self._keep(new, known)
         return known
 
+    def _encode_words(self, words: list[str]) -> Encoded:
+        separator = self._split.separator
+        if separator and separator not in words:
+            texts = [
+                "".join(f"{word}{separator}" for word in words[first : first + JOINED])
+                for first in range(0, len(words), JOINED)
+            ]
+            end, *rows = self._encode([separator, *texts])
+            ids = joined(rows).ids
+            ends = np.flatnonzero(ids == end[0])
+            if len(end) == 1 and ends.size == len(words):
+                return Encoded(ids=np.delete(ids, ends), lengths=np.diff(ends, prepend=-1) - 1)
+        return joined(list(self._encode(words)))
+
     def _keep(self, new: list[str], known: dict[str, bytes]) -> None:
-        size = self.size + _sizes(new, known)
-        kept = self._kept
+        new, size = _short(new, known)
+        kept, size = self._kept, self.size + size
         if size > self._limit:
             # Start again with the words of this group, which are those of the text at hand.
-            kept, new = {}, list(known)
-            size = _sizes(new, known)
+            kept = {}
+            new, size = _short(list(known), known)
             if size > self._limit:
                 new, size = [], 0
         for word in new:
-            if len(word) <= LONGEST_KEPT:
-                kept[word] = known[word]
+            kept[word] = known[word]
         self._kept, self.size = kept, size
 
 
-def _sizes(words: list[str], known: dict[str, bytes]) -> int:
-    return sum(
-        sys.getsizeof(word) + sys.getsizeof(known[word]) + _ENTRY
-        for word in words
-        if len(word) <= LONGEST_KEPT
-    )
+def _short(words: list[str], known: dict[str, bytes]) -> tuple[list[str], int]:
+    """Return the words that may be kept, and the memory that they take."""
+    short = [word for word in words if len(word) <= LONGEST_KEPT]
+    characters, ids = sum(map(len, short)), sum(map(len, map(known.__getitem__, short)))
+    return short, _OVERHEAD * len(short) + 4 * characters + ids
 
 
 def _groups(texts: Sequence[str]) -> Iterator[list[tuple[int, str]]]:

@@ -31,6 +31,8 @@ _LONGER = r"[\s\S][^ ]*(?: +[^ ]*)*?(?:(?<=[^\s\u180e\u200b\ufeff])(?= )|\Z)"
 
 _LETTERS, _DIGITS, _BEYOND = "A-Za-z", "0-9", r"\x80-\U0010ffff"
 
+_SEPARATORS = "\x1e\x1d\x1c\x02\x03"  # control characters, which hardly occur in text
+
 # Where a long text may be cut: before a space between ASCII letters.
 CUT = re.compile("[A-Za-z](?= [A-Za-z])")
 
@@ -109,8 +111,10 @@ def before_spaces() -> re.Pattern[str]:
     return re.compile(" ?[^ ]+| ")
 
 
-def between_pieces(pieces: Iterable[str], *, before_spaces: bool = False) -> re.Pattern[str] | None:
-    """Return the pattern of the words of a tokenizer that merges over the whole text.
+def between_pieces(
+    pieces: Iterable[str], *, before_spaces: bool = False
+) -> tuple[re.Pattern[str], str] | None:
+    """Return the words of a tokenizer that merges over the whole text, and what separates words.
 
     Text is cut between two characters that are not neighbours in any piece: no merge joins them, so
     the merges before and after that place do not depend on each other. Letters, digits and
@@ -121,7 +125,8 @@ def between_pieces(pieces: Iterable[str], *, before_spaces: bool = False) -> re.
         before_spaces: whether the tokenizer cuts before every space.
 
     Returns:
-        None if a piece contains a space after a letter: then no place to cut a long text is known.
+        The pattern of the words, and a character that is no neighbour of another in any piece, or
+        "". None if a piece contains a space after a letter: no place to cut a long text is known.
     """
     neighbours: set[tuple[str, str]] = set()
     for piece in pieces:
@@ -144,7 +149,9 @@ def between_pieces(pieces: Iterable[str], *, before_spaces: bool = False) -> re.
             alike.setdefault("".join(sorted(then)), []).append(kind)
     parts += [f"[{''.join(sorted(kinds))}](?=[{then}])" for then, kinds in sorted(alike.items())]
     runs = rf"(?:[{_LETTERS}]+|[{_BEYOND}]+|[\s\S])"
-    return re.compile(f"(?:{'|'.join(parts)})*+{runs}" if parts else runs)
+    taken = set().union(*neighbours)
+    alone = (character for character in _SEPARATORS if character not in taken)
+    return re.compile(f"(?:{'|'.join(parts)})*+{runs}" if parts else runs), next(alone, "")
 
 
 def _kind(character: str) -> str:

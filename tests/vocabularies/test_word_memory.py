@@ -29,7 +29,8 @@ TEXT = [
 FRAGMENTS = [
     "'", "'s", "'S", "'ll", "'LL", "'re", "'ve", "'t", " ", " ", "  ", "   ", "\n", "\r\n", "\t",
     " \n", "\n ", "/", "a", "A", "Ab", "aB", "ABC", "the", " The", "1", "23", " 4", "1234", ".",
-    "!", "?", "(", "_", "-", "\x00", "\x7f", "\x0b", "\x1c", "\x1f", "\x85", "\xa0", "\u1680",
+    "!", "?", "(", "_", "-", "\x00", "\x1e", "\x7f", "\x0b", "\x1c", "\x1f", "\x85", "\xa0",
+    "\u1680",
     "\u2003", "\u2028", "\u202f", "\u3000", "\u180e", "\u200b", "\ufeff", "\xad", "²", "½", "٣",
     "ⅷ", "①", "é", "É", "e\u0301", "\u0301", "ſ", "'ſ", "\u212a", "ß", "ŉ", "ǅ", "ʰ", "İ", "中",
     " 語", "слово", " и", "😀", "👩‍👩‍👧", "\U0010ffff", "<|endoftext|>", "</s>", "<0x41>",
@@ -201,7 +202,7 @@ def test_memory_is_bounded_and_keeps_the_ids_equal(
 ) -> None:
     vocabulary = load(bpe)
     memory = WordMemory(
-        vocabulary._memory._split, vocabulary._encode_texts, vocabulary.pieces, limit=20_000
+        vocabulary._memory._split, vocabulary, vocabulary._encode_texts, limit=20_000
     )
     draw = random.Random(3)
     largest = 0
@@ -272,9 +273,9 @@ def test_comparison_with_the_text_agrees_with_decoding(
 
 
 def test_words_are_cut_where_no_piece_joins_characters() -> None:
-    pattern = between_pieces(["th", "the", " the", "\n\n", "ab12", ");", "é"])
-    assert pattern is not None
-    assert pattern.findall("the the\n\n\nf(x); ab1 éé1") == [
+    found = between_pieces(["th", "the", " the", "\n\n", "ab12", ");", "é", "\x1e\x1e"])
+    assert found is not None and found[1] == "\x1d"
+    assert found[0].findall("the the\n\n\nf(x); ab1 éé1") == [
         "the", " the", "\n\n\n", "f", "(", "x", ");", " ab1", " ", "éé", "1",
     ]  # fmt: skip
     assert between_pieces(["a b"]) is None
