@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 import pytest
 
@@ -226,8 +226,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _generation(self, request: Request) -> str:
         connection = http.client.HTTPConnection("127.0.0.1", self.server.behind)
-        name = request.name.replace("%", "%25").replace("?", "%3F").replace("#", "%23")
-        connection.request("GET", f"/storage/v1/b/{request.bucket}/o/{name.replace(' ', '%20')}")
+        name = quote(request.name, safe="")
+        connection.request("GET", f"/storage/v1/b/{request.bucket}/o/{name}")
         answer = connection.getresponse()
         content = answer.read()
         connection.close()

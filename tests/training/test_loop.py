@@ -229,7 +229,7 @@ def arrange(where):
         write = checkpoints.write_manifest
         checkpoints.write_manifest = lambda f, **k: die() if k["step"] == 8 else write(f, **k)
     elif where == "while dropping an old optimizer":
-        checkpoints.shutil.rmtree = die
+        checkpoints.remove_folder = die
 
 # One import for all: JAX has no threads before it uses a device, so the process can still fork.
 for where, options in pickle.load(sys.stdin.buffer).items():
