@@ -24,6 +24,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before NumPy is imported
 
 import pytest
+import submitit  # noqa: F401  # closes the handlers of logs; later one would have pytest's stream
 from bucket_emulator import bucket, emulator, quick_locks, running
 
 if TYPE_CHECKING:

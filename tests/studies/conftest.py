@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 
 import pytest
-import submitit  # noqa: F401  # closes the handlers of logs; inside a test one has pytest's stream
 from shared_trainers import sharing
 
 from lossline.training import make_trainer
