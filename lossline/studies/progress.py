@@ -42,7 +42,7 @@ class StudyProgress:
 
         Runs in a bucket are looked at now and then: each look takes several requests for each run.
         """
-        if running and self._now() < self._next:
+        if running and self._pause and self._now() < self._next:
             return
         self._next = self._now() + self._pause
         finished = sum(run.update() for run in self._runs)

@@ -140,7 +140,7 @@ def run_study(options: StudyOptions) -> None:
     _check_gin_files(options)
     if options.submit in (SLURM, LOCAL):
         check_installed(options.submit)
-    runs = _planned(options)
+    runs = _runs(options)
     steps = len(options.before) + 3 + len(options.after)
     last = steps - len(options.after)
     if options.status:
@@ -205,20 +205,21 @@ def _check_gin_files(options: StudyOptions) -> None:
 
 def _identified(options: StudyOptions) -> list[PlannedRun]:
     """Plan the runs again after their stores and origins were made."""
-    runs = _planned(options)
+    runs = _runs(options)
     for item in runs:
         if item.missing:
             raise UserError(f"run {item.name}: {item.missing}")
     return runs
 
 
-def _planned(options: StudyOptions) -> list[PlannedRun]:
+def _runs(options: StudyOptions) -> list[PlannedRun]:
     """Return the runs of the grid, in order."""
     parsed = ParsedFiles()
-    return [
-        plan_run(point.name, *sources(options, point), point.factors, parsed=parsed)
-        for point in unique(options.grid.points())
-    ]
+    return [_planned(options, point, parsed) for point in unique(options.grid.points())]
+
+
+def _planned(options: StudyOptions, point: Point, parsed: ParsedFiles | None = None) -> PlannedRun:
+    return plan_run(point.name, *sources(options, point), point.factors, parsed=parsed)
 
 
 def sources(options: StudyOptions, point: Point) -> tuple[tuple[str, ...], list[str]]:

@@ -71,7 +71,7 @@ def started(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
         factors={"method": "uniform"},
     )
     monkeypatch.setattr(study, "run", run)
-    monkeypatch.setattr(study, "_planned", lambda options, point: run_of)
+    monkeypatch.setattr(study, "_planned", lambda options, point, parsed: run_of)
     monkeypatch.setattr(study, "_at_once", lambda options: 1)
     monkeypatch.setattr(study, "_train", lambda *_: None)
     monkeypatch.setattr(study, "_evaluate", lambda *_: None)
@@ -214,7 +214,7 @@ def test_a_run_without_its_store_is_not_submitted(
 ) -> None:
     [point] = options.grid.points()
     run = replace(study._planned(options, point), missing="no store at x. Run prepare.")
-    monkeypatch.setattr(study, "_planned", lambda options, point: run)
+    monkeypatch.setattr(study, "_planned", lambda options, point, parsed: run)
     monkeypatch.setattr(study, "check_installed", lambda on: None)
     with pytest.raises(UserError, match="uniform: no store at x"):
         run_study(replace(options, submit=where))
