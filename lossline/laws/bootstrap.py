@@ -33,7 +33,7 @@ from lossline.laws.problems import FitProblem, Prepared, internal_bounds, prepar
 from lossline.laws.refitting import refit
 from lossline.laws.results import FitResult
 from lossline.laws.rows import FitRows
-from lossline.laws.solver import FitOptions, finish, fit_many
+from lossline.laws.solver import FitOptions, finish, fit_many, has_many_points
 from lossline.laws.starts import Nodes, nodes, project
 from lossline.run_order import run_numbers
 from lossline.seeds import check_seed
@@ -491,7 +491,7 @@ def _fit_resamples(
         for base, w in zip(bases, weightings, strict=True)
     ]
     kept = [w[good] for w, good in zip(weightings, usable, strict=True)]
-    many = len(bases) == 1 and kept[0].size > _BATCH_ELEMENTS
+    many = len(bases) == 1 and has_many_points(bases[0].data.n)
     theta, good = _optima_near(bases[0], kept[0]) if many else _optima(bases, kept)
     ends = np.cumsum([len(w) for w in kept])[:-1]
     parts = zip(bases, usable, np.split(theta, ends), np.split(good, ends), strict=True)

@@ -47,7 +47,9 @@ def refit(batch: FitRows, theta: Array) -> tuple[Array, Array]:
                 break
             gradient = batch.gradient(here[rows], rows)
             hessian[rows] = _updated(hessian[rows], step, gradient - before)
-    return here, arrived & np.isfinite(here).all(axis=1)
+        # A step is not checked on its way: an arrival above the start is none.
+        lower = batch.objective(here, np.arange(len(here))) <= objective
+    return here, arrived & lower & np.isfinite(here).all(axis=1)
 
 
 def _rho(batch: FitRows, theta: Array) -> Array:
