@@ -75,13 +75,15 @@ def test_each_resample_is_a_fit_of_its_runs():
     from lossline.laws.solver import fit
 
     inputs, target, run = planted_line(1, runs=9)
+    # With seed 0, one resample has two optima whose objectives differ by 0.1%, and the last digits of
+    # the machine decide which of them each search finds.
     result = bootstrap(
-        ShiftedPowerLaw(), inputs, target, runs=run, resamples=6, seed=0, options=LEAST
+        ShiftedPowerLaw(), inputs, target, runs=run, resamples=6, seed=1, options=LEAST
     )
     assert len(result.samples) == 6
     order = np.lexsort([target, inputs["x"]])
     number = run_numbers(run[order], inputs["x"][order], target[order])
-    weights = _resample(number, 9, 6, Resampling.DRAW, 0)
+    weights = _resample(number, 9, 6, Resampling.DRAW, 1)
     for sample, weight in zip(result.samples, weights, strict=True):
         # A resample keeps the bounds of all the data: a point of weight about 0 restores them.
         alone = fit(
