@@ -75,8 +75,8 @@ def test_each_resample_is_a_fit_of_its_runs():
     from lossline.laws.solver import fit
 
     inputs, target, run = planted_line(1, runs=9)
-    # With seed 0, one resample has two optima whose objectives differ by 0.1%, and the last digits of
-    # the machine decide which of them each search finds.
+    # With seed 0, one resample has two optima whose objectives differ by 0.1%; the last digits of
+    # the machine decide which of them a search finds.
     result = bootstrap(
         ShiftedPowerLaw(), inputs, target, runs=run, resamples=6, seed=1, options=LEAST
     )
