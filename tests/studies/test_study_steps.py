@@ -213,7 +213,7 @@ def test_a_run_without_its_store_is_not_submitted(
     options: StudyOptions, started: list[str], monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
     [point] = options.grid.points()
-    run = replace(study._planned(options, point), missing="no store at x. Run prepare.")
+    run = replace(study._planned(options, point, None), missing="no store at x. Run prepare.")
     monkeypatch.setattr(study, "_planned", lambda options, point, parsed: run)
     monkeypatch.setattr(study, "check_installed", lambda on: None)
     with pytest.raises(UserError, match="uniform: no store at x"):
