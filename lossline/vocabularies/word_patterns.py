@@ -151,7 +151,10 @@ def between_pieces(
     runs = rf"(?:[{_LETTERS}]+|[{_BEYOND}]+|[\s\S])"
     taken = set().union(*neighbours)
     alone = (character for character in _SEPARATORS if character not in taken)
-    return re.compile(f"(?:{'|'.join(parts)})*+{runs}" if parts else runs), next(alone, "")
+    word = f"(?:{'|'.join(parts)})*+{runs}" if parts else runs
+    if (" ", " ") not in neighbours or before_spaces:
+        word = f" +(?= )|{word}"  # an indentation is one word, without its last space
+    return re.compile(word), next(alone, "")
 
 
 def _kind(character: str) -> str:
