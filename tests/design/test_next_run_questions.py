@@ -112,7 +112,8 @@ def test_run_of_the_target_without_partner_brings_one_of_the_source(sweep):
     options = DesignOptions(repeats=1)
     plan = propose(table, TRANSLATION, budget=1e20, candidates=[beyond], options=options)
     assert [p.candidate.facts["pretraining_data"] for p in plan.picks] == ["web", "code"]
-    assert plan.picks[0].half_width == plan.now.half_width
+    # It changes nothing; both numbers are sums, of another order.
+    assert plan.picks[0].half_width == pytest.approx(plan.now.half_width, rel=1e-12)
     plan = propose(table, TRANSLATION, budget=1e20, candidates=[beside], options=options)
     assert [p.candidate.facts["pretraining_data"] for p in plan.picks] == ["code"]
     plan = propose(table, TRANSLATION, budget=1.5 * beyond.flops, candidates=[beyond])
