@@ -69,7 +69,7 @@ def test_shipped_run_file_trains(call, tmp_path, capsys):
         (["--gin.train.steps=3"], "train.steps and train.tokens: exactly one"),
         (["--profile_steps=later"], "must be first:last"),
         (["--gin.llama.heads=3"], "does not divide"),
-        (["--gin.train.root=gs://bucket/runs"], "train.root = gs://bucket/runs: is a URL"),
+        (["--gin.train.root=s3://bucket/runs"], "s3:// is not supported"),
     ],
 )
 def test_user_errors_are_one_line_with_status_2(call, tmp_path, capsys, arguments, message):
