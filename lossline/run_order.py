@@ -29,7 +29,11 @@ def run_numbers(runs: Any, *columns: Array) -> Array:
     rows = np.where(np.isnan(rows), np.inf, rows)
     rows = rows[np.lexsort((*rows.T[::-1], number))]
     ends = np.cumsum(np.bincount(number, minlength=len(names)))
-    data = [part.tolist() for part in np.split(rows, ends)[: len(names)]]
+    first = rows[ends - np.bincount(number, minlength=len(names))]
     place = np.empty(len(names), int)
+    if len(np.unique(first, axis=0)) == len(names):  # first points tell all runs apart
+        place[np.lexsort(first.T[::-1])] = np.arange(len(names))
+        return place[number.ravel()]
+    data = [part.tolist() for part in np.split(rows, ends)[: len(names)]]
     place[sorted(range(len(names)), key=data.__getitem__)] = np.arange(len(names))
     return place[number.ravel()]

@@ -13,11 +13,11 @@ at the mean shape. Three more choices make it precise:
   (``run_errors``): the bend follows from points within runs, the height from the runs.
 
 A grid needs no start values and does not depend on the order of points. It is also cheap enough to
-repeat for hundreds of reweightings of the runs, from which bands follow: a run's points have one
-weight, so that all sums are made once per run. These draws use a prior
-that prefers no shape: the prior of the line itself would pull all of them to one side of a line
-that bends sharply. experiments/published/README.md explains how the estimator was chosen,
-experiments/lines/README.md how often its bands cover planted lines.
+repeat for hundreds of reweightings of the runs, from which bands follow: all sums over points are
+made once (``power_sums``). These draws use a prior that prefers no shape: the prior of the line
+itself would pull all of them to one side of a line that bends sharply.
+experiments/published/README.md explains how the estimator was chosen, experiments/lines/README.md
+how often its bands cover planted lines.
 """
 
 from __future__ import annotations
@@ -25,17 +25,20 @@ from __future__ import annotations
 import dataclasses
 import functools
 import operator
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
 from lossline.errors import UserError
+from lossline.lines.power_sums import Powers, Sums, span_of
 from lossline.lines.run_errors import RunErrors, few_runs, shared_part, worth
 
 Array = np.ndarray
 
 # Grid of ln kappa.
 _LOG_KAPPA = np.linspace(np.log(0.2), np.log(4.0), 25)
+# E_x / min x of a nearly straight power, at which the noise is estimated.
+_STRAIGHT = 0.5
 # Largest number of refinements of the grid; none is made once the posterior covers this many nodes.
 _REFINEMENTS = 3
 _ENOUGH_NODES = 12.0
@@ -50,8 +53,6 @@ _SHARE_OF_DRAWS = (1.0, 0.5)
 _POINTS_TO_KEEP = 20.0
 # Weightings that are solved together: their arrays over all shapes stay in a core's cache.
 _CHUNK = 32
-# Shapes x points that are computed together, for the same reason.
-_CHUNK_ELEMENTS = 60_000
 PARAMETERS = ("K", "kappa", "E_x", "E_y", "gamma", "tilt")
 
 
@@ -259,21 +260,6 @@ def _tells_allocation(points: Points) -> bool:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class _Columns:
-    """Products of the power at G shapes that least squares needs, weighted and summed per run.
-
-    Attributes:
-        rest: the power times each of the Q other columns (Q, G, R).
-        square: the power squared (G, R).
-        y: the power times y (G, R).
-    """
-
-    rest: Array
-    square: Array
-    y: Array
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class _Solved:
     """Least squares at G shapes for S weightings; with paired shapes the axis G is missing.
 
@@ -315,9 +301,15 @@ class _Grid:
         self.weight = _nearness(self.x, prior.nearness, points.run, shared)
         self.size = _size_of_y(self.x, self.y, self.weight)
         self.degrees = 2 + int(E_x is None) + int(E_y is None) + 2 * int(used) - 1
-        self.at_nodes: _Columns | None = None
-        self._whiten()
         shares = _shares(prior.highest) if E_x is None else np.array([E_x / self.low])
+        half = 0.5 * (_LOG_KAPPA[1] - _LOG_KAPPA[0])  # draws lie up to half a cell off the nodes
+        self.span = span_of(
+            self.x,
+            runs=points.n_runs,
+            highest=max(float(shares.max()), _STRAIGHT),
+            log_kappa=(_LOG_KAPPA[0] - half, _LOG_KAPPA[-1] + half),
+        )
+        self._whiten()
         self._set_nodes(shares, _LOG_KAPPA)
         self._refine()
 
@@ -338,7 +330,7 @@ class _Grid:
         self.share, self.log_kappa = share.ravel(), log_kappa.ravel()
         cell = np.gradient(shares) if len(shares) > 1 else np.zeros(1)
         self.cell = np.repeat(cell, len(log_kappas))
-        self.at_nodes = None
+        self.at_nodes: Callable[..., Sums] | None = None
 
     def _log_prior(self, share: tuple[float, float]) -> Array:
         """Return the log prior (G,) of the shapes, cell sizes included.
@@ -373,16 +365,6 @@ class _Grid:
             rows += [self.allocation, self.allocation * (self.x / self.low - 1)]
         return np.array(rows).reshape(len(rows), len(self.x))
 
-    def _power(self, E_x: Array, log_kappa: Array) -> Array:
-        """Return ((x - E_x) / (middle - E_x))^kappa (G, M)."""
-        # A grid has few distinct E_x: one logarithm for each of them, then one large array in
-        # place.
-        shifts, which = np.unique(E_x, return_inverse=True)
-        gap = (self.x - shifts[:, None]) / (self.middle - shifts)[:, None]
-        power = np.log(np.maximum(gap, 1e-12))[which]
-        power *= np.exp(log_kappa)[:, None]
-        return np.exp(power, out=power)
-
     def _white(self, rows: Array) -> Array:
         """Return rows (..., M) relative to the size of y, without the errors that runs share."""
         return self.errors.taken_out(rows / self.size)
@@ -394,42 +376,37 @@ class _Grid:
         weighted, of_runs = rest * self.weight, self.errors.sums
         self.gram = of_runs(weighted[:, None] * rest)
         self.rest_by_y, self.square_of_y = of_runs(weighted * y), of_runs(self.weight * y * y)
+        self.powers = Powers(
+            self.x,
+            middle=self.middle,
+            errors=self.errors,
+            size=self.size,
+            weight=self.weight,
+            rest=rest,
+            y=y,
+            span=self.span,
+        )
         self.at_nodes = None
 
-    def _columns(self, E_x: Array, log_kappa: Array) -> _Columns:
-        """Return the products at shapes (G,), a few shapes at a time."""
-        rows = np.stack([*self.white_rest, self.white_y]) * self.weight
-        products = np.empty((len(rows) + 1, len(E_x), self.errors.n_runs))
-        size = max(1, _CHUNK_ELEMENTS // len(self.x))
-        for first in range(0, len(E_x), size):
-            part = slice(first, first + size)
-            z = self._white(self._power(E_x[part], log_kappa[part]))
-            for row, product in zip((*rows, z * self.weight), products, strict=True):
-                product[part] = self.errors.sums(z * row)
-        return _Columns(rest=products[:-2], square=products[-1], y=products[-2])
-
-    def _columns_at_nodes(self) -> _Columns:
-        """Return the products at the nodes of the grid, computed once for all weightings."""
+    def _sums_at_nodes(self) -> Callable[..., Sums]:
+        """Return the sums at the nodes of the grid, prepared once for all weightings."""
         if self.at_nodes is None:
-            self.at_nodes = self._columns(self.share * self.low, self.log_kappa)
+            self.at_nodes = self.powers.at(self.share * self.low, self.log_kappa)
         return self.at_nodes
 
     def _solve(
-        self, columns: _Columns, weights: Array, ridge: Array, *, paired: bool = False
+        self, sums: Callable[..., Sums], weights: Array, ridge: Array, *, paired: bool = False
     ) -> _Solved:
         """Solve weighted least squares of y on the power and the rest, for weightings (S, R).
 
         Args:
-            columns: products at each shape; with ``paired`` one shape per weighting.
+            sums: gives the sums at each shape; with ``paired`` one shape per weighting.
             weights: the weightings of the runs (S, R).
             ridge: precision of the rest's coefficients (S, Q).
             paired: whether row s of the power belongs to weighting s only; results then have shape
                 (S,).
         """
-
-        def product(column: Array) -> Array:
-            return np.sum(column * weights, axis=-1) if paired else column @ weights.T
-
+        of_power = sums(weights, paired=paired)
         count, runs = len(self.gram), weights.shape[1]
         gram = weights @ self.gram.reshape(count**2, runs).T
         gram = gram.reshape(len(weights), count, count)
@@ -440,15 +417,11 @@ class _Grid:
         by = weights @ self.rest_by_y.T
         by_inverse = np.einsum("sq,sqp->ps", by, inverse)
         # Lists over the two or three coefficients: each sum adds large (G, S) arrays.
-        zb = [product(column) for column in columns.rest]
+        zb = of_power.rest
         zb_inverse = [_sum(one * part for one, part in zip(zb, column.T, strict=True))
                       for column in np.moveaxis(inverse, 2, 0)]  # fmt: skip
-        zz = product(columns.square) - _sum(
-            one * two for one, two in zip(zb, zb_inverse, strict=True)
-        )
-        zy = product(columns.y) - _sum(
-            one * part for one, part in zip(zb_inverse, by.T, strict=True)
-        )
+        zz = of_power.square - _sum(one * two for one, two in zip(zb, zb_inverse, strict=True))
+        zy = of_power.y - _sum(one * part for one, part in zip(zb_inverse, by.T, strict=True))
         yy = weights @ self.square_of_y
         left = yy - np.sum(by_inverse * by.T, axis=0)
         K = np.maximum(zy, 0.0) / np.maximum(zz, 1e-300)
@@ -463,7 +436,7 @@ class _Grid:
         """Return the precision (S, Q) of the rest: noise variance over prior variance."""
         ridge = np.zeros((len(weights), len(self.white_rest)))
         if self.used:
-            straight = self._columns(np.array([0.5 * self.low]), np.zeros(1))
+            straight = self.powers.at(np.array([_STRAIGHT * self.low]), np.zeros(1))
             noise = self._solve(straight, weights, ridge).objective[0] / max(len(self.x) - 5, 1)
             # Use the whole noise, shared errors included: errors that drift along a run look like
             # an effect of its D/N.
@@ -478,7 +451,7 @@ class _Grid:
 
         Shapes with E_y < 0 have probability 0, unless all shapes do.
         """
-        solved = self._solve(self._columns_at_nodes(), weights, ridge)
+        solved = self._solve(self._sums_at_nodes(), weights, ridge)
         objective = solved.objective
         # Student's t: the noise variance is integrated out, which leaves a power of the objective.
         exponent = max(worth(self.weight, self.errors.run) - self.degrees, 1.0) / 2
@@ -491,8 +464,7 @@ class _Grid:
 
     def _laws(self, E_x: Array, log_kappa: Array, weights: Array, ridge: Array) -> Array:
         """Return parameters (S, 6), the linear ones solved at one shape per weighting."""
-        columns = self._columns(E_x, log_kappa)
-        solved = self._solve(columns, weights, ridge, paired=True)
+        solved = self._solve(self.powers.at(E_x, log_kappa), weights, ridge, paired=True)
         K, kappa = solved.K, np.exp(log_kappa)
         out = np.zeros((len(weights), len(PARAMETERS)))
         out[:, 0], out[:, 1], out[:, 2] = K * (self.middle - E_x) ** -kappa, kappa, E_x
