@@ -36,6 +36,11 @@ class Workers:
         self._processes = processes
         self._pool: ProcessPoolExecutor | None = None
 
+    @property
+    def processes(self) -> int:
+        """Number of processes."""
+        return self._processes
+
     def __enter__(self) -> Workers:
         return self
 

@@ -69,7 +69,10 @@ class ClusterVariances:
         self._degrees = _degrees(self._gram)
         asked = float(gain @ gain)
         self._hidden = 1.0 - float(np.trace(self._gram)) / asked if asked > 0 else 1.0
-        self._basis, self._side = basis, None if side is None else side.astype(int)
+        if side is not None:
+            self._first = side.astype(int)[np.concatenate([rows[:, 0] for rows in self._lengths])]
+            self._sides = _Sides.of([self._gram_of_side(basis, side, which) for which in (0, 1)])
+        self._two_sided = side is not None
 
     def of(self, residual: Array) -> ClusterVariance:
         """Return the variance, from y minus the fit (N,)."""
@@ -80,19 +83,41 @@ class ClusterVariances:
             ]
         )
         degrees = self._degrees
-        if self._side is not None:
-            degrees = min(degrees, self._degrees_of_two(score, self._side))
+        if self._two_sided:
+            # Two variances, as in Welch's test: those that each side's own residuals show.
+            of_side = _variances(score, np.diag(self._gram), self._first)
+            degrees = min(degrees, self._sides.degrees(of_side))
         return ClusterVariance(variance=float(score @ score), degrees=degrees, hidden=self._hidden)
 
-    def _degrees_of_two(self, score: Array, side: Array) -> float:
-        """Degrees for two variances, as in Welch's test.
+    def _gram_of_side(self, basis: Array, side: Array, which: int) -> Array:
+        """Return the part of the Gram matrix by the rows of one side, at a variance of 1."""
+        rows, clusters = (side == which).astype(float), (self._first == which).astype(float)
+        return _gram(self._squared, self._through, basis, rows, clusters)
 
-        The Gram matrix is reweighted with the variance that each side's own residuals show.
-        """
-        first = side[np.concatenate([rows[:, 0] for rows in self._lengths])]
-        of_side = _variances(score, np.diag(self._gram), first)
-        gram = _gram(self._squared, self._through, self._basis, of_side[side], of_side[first])
-        return _degrees(gram)
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Sides:
+    """Traces of the Gram matrix v0 G0 + v1 G1 of two sides: all that its degrees depend on.
+
+    Attributes:
+        trace: traces of G0 and G1 (2,).
+        product: traces of their products (2, 2).
+    """
+
+    trace: Array
+    product: Array
+
+    @classmethod
+    def of(cls, grams: list[Array]) -> _Sides:
+        return cls(
+            trace=np.array([np.trace(one) for one in grams]),
+            product=np.array([[np.vdot(one, two) for two in grams] for one in grams]),
+        )
+
+    def degrees(self, variances: Array) -> float:
+        """Return Satterthwaite's degrees of freedom for a variance of each side (2,)."""
+        total = float(variances @ self.product @ variances)
+        return float(variances @ self.trace) ** 2 / total if total > 0 else 0.0
 
 
 def cluster_variance(

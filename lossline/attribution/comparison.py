@@ -280,6 +280,12 @@ def _inside(groups: list[MatchedPoints], kept: Sequence[Array | None]) -> list[M
     return [points.keep(mask) for points, mask in pairs if mask is not None]
 
 
+def _bytes_of(points: MatchedPoints) -> list[bytes]:
+    """Return all columns of points but y, as bytes."""
+    columns = (points.x, points.run, points.d, points.given)
+    return [b"" if column is None else column.tobytes() for column in columns]
+
+
 class Plans:
     """Plans of comparisons, each made once for all evaluation sets of the same checkpoints."""
 
@@ -289,11 +295,7 @@ class Plans:
 
     def of(self, groups: list[MatchedPoints]) -> _Plan | None:
         """Return the plan of these points; their y has no effect."""
-        key = tuple(
-            part.tobytes() if part is not None else b""
-            for points in groups
-            for part in (points.x, points.run, points.d, points.given)
-        )
+        key = tuple(part for points in groups for part in _bytes_of(points))
         if key not in self._known:
             self._known[key] = _Plan.of(groups)
         return self._known[key]
@@ -388,12 +390,11 @@ def _within_variance(regression: Regression, residual: Array) -> float:
 
     With lag-1 correlation r, the variance of a mean grows by (1 + r) / (1 - r).
     """
-    leverage = regression.leverage[len(regression.weight) :]
-    left = len(residual) - len(np.unique(regression.run)) - float(leverage.sum())
+    left = regression.degrees_within
     if left < 1:
         return 0.0
-    order = np.lexsort((regression.x, regression.run))
-    ordered, same = residual[order], np.diff(regression.run[order]) == 0
+    order, same = regression.neighbours
+    ordered = residual[order]
     power = float(np.sum(ordered**2))
     if power == 0.0:
         return 0.0
@@ -445,13 +446,23 @@ class RunResiduals:
     degrees: float
 
 
-def run_residuals(points: MatchedPoints) -> RunResiduals:
+def run_residuals(
+    points: MatchedPoints, known: dict[bytes, Regression] | None = None
+) -> RunResiduals:
     """Return the height of each run above one line plus the effects of the ``given`` columns.
 
     ``d`` is ignored.
+
+    Args:
+        points: the points.
+        known: regressions of earlier calls, to save time where points differ in y only.
     """
     one_line = [dataclasses.replace(points, d=np.zeros(len(points.x)))]
-    regression = Regression.of(one_line)
+    known = {} if known is None else known
+    key = b"".join(_bytes_of(points))
+    if key not in known:
+        known[key] = Regression.of(one_line)
+    regression = known[key]
     count = len(regression.weight)
     free = np.clip(1.0 - regression.leverage[:count], 0.0, 1.0)
     residual = regression.residual(regression.rows(one_line))

@@ -129,6 +129,18 @@ class Regression:
         """Diagonal of the hat matrix (N,)."""
         return np.einsum("ij,ij->i", self.basis, self.basis)
 
+    @functools.cached_property
+    def degrees_within(self) -> float:
+        """Degrees of freedom of the deviations from the means of runs."""
+        leverage = self.leverage[len(self.weight) :]
+        return len(self.run) - len(np.unique(self.run)) - float(leverage.sum())
+
+    @functools.cached_property
+    def neighbours(self) -> tuple[Array, Array]:
+        """Order (M,) of the deviations by run and x, and whether the next has the same run."""
+        order = np.lexsort((self.x, self.run))
+        return order, np.diff(self.run[order]) == 0
+
     @property
     def identified(self) -> bool:
         """Whether d is no combination of the other columns."""

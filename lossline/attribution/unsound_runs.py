@@ -11,7 +11,7 @@ import pandas as pd
 from scipy import special
 
 from lossline.attribution.comparison import run_residuals
-from lossline.attribution.regression import MatchedPoints
+from lossline.attribution.regression import MatchedPoints, Regression
 from lossline.matching.groups import Design
 
 # Two losses that agree to this relative difference are the same number, perhaps written with fewer
@@ -23,6 +23,10 @@ _ALIKE_DECIMALS = 2
 _DIGITS = 6
 _LEVEL = 0.01  # level of the test "no run is an outlier", over all runs and sets
 _MOST = 3  # outliers that are named
+
+
+# Measured cells (checkpoint and set) of a run, as ascending numbers, and the values there.
+_Measured = tuple[np.ndarray, np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -54,25 +58,32 @@ def copies(rows: pd.DataFrame, plan: Design) -> dict[str, str]:
         plan: facts of its runs.
     """
     value = rows["loss"].where(rows["loss"].notna(), rows["bits_per_byte"]).to_numpy(float)
-    keyed = pd.Series(value, index=[rows["run_id"], rows["step"], rows["eval_set"]]).dropna()
-    of_run = {str(run): part.droplevel(0) for run, part in keyed.groupby(level=0, sort=True)}
+    measured = rows[["run_id", "step", "eval_set"]].assign(value=value)[~np.isnan(value)]
+    cell = measured.groupby(["step", "eval_set"], sort=True, observed=True).ngroup().to_numpy()
+    run, names = pd.factorize(measured["run_id"])
+    order = np.lexsort((cell, run))
+    ends = np.cumsum(np.bincount(run, minlength=len(names)))[:-1]
+    cells, values = (np.split(each[order], ends) for each in (cell, measured["value"].to_numpy()))
+    of_run = dict(zip(map(str, names), zip(cells, values, strict=True), strict=True))
     found: dict[str, str] = {}
     for _, members in plan.runs.groupby(list(plan.runs.columns), dropna=False):
         # The run with most measurements is the original; a copy may hold only a part of them.
-        measured = [run for run in map(str, members.index) if run in of_run]
-        runs = sorted(measured, key=lambda run: (-len(of_run[run]), run))
+        known = [run for run in map(str, members.index) if run in of_run]
+        runs = sorted(known, key=lambda run: (-len(of_run[run][0]), run))
         for first, second in itertools.combinations(runs, 2):
             if first not in found and second not in found and _agree(of_run[first], of_run[second]):
                 found[second] = first
     return found
 
 
-def _agree(longer: pd.Series, shorter: pd.Series) -> bool:
-    if not shorter.index.isin(longer.index).all():
+def _agree(longer: _Measured, shorter: _Measured) -> bool:
+    """Return whether the longer run has all cells of the shorter, with equal values."""
+    (cells, values), (of_shorter, other) = longer, shorter
+    place = np.minimum(np.searchsorted(cells, of_shorter), len(cells) - 1)
+    if not np.array_equal(cells[place], of_shorter):
         return False
-    values, other = shorter.to_numpy(float), longer.reindex(shorter.index).to_numpy(float)
-    same = bool(np.allclose(values, other, rtol=_SAME, atol=0.0))
-    return same and len(values) >= 2 and _telling_digits(values) >= _DIGITS
+    same = bool(np.allclose(other, values[place], rtol=_SAME, atol=0.0))
+    return same and len(other) >= 2 and _telling_digits(other) >= _DIGITS
 
 
 def _telling_digits(values: np.ndarray) -> int:
@@ -102,12 +113,13 @@ def outliers(
         losses: y set -> losses of checkpoints (``analysis.losses_on``).
     """
     found: list[Outlier] = []
+    known: dict[bytes, Regression] = {}
     while len(found) < _MOST:
         gone = {item.run for item in found}
         candidates = [
             item
             for y_set, points in losses.items()
-            for item in _residuals(plan, factors, y_set, points, gone)
+            for item in _residuals(plan, factors, y_set, points, gone, known)
         ]
         if not candidates:
             break
@@ -119,7 +131,12 @@ def outliers(
 
 
 def _residuals(
-    plan: Design, factors: Sequence[str], y_set: str, points: pd.DataFrame, gone: set[str]
+    plan: Design,
+    factors: Sequence[str],
+    y_set: str,
+    points: pd.DataFrame,
+    gone: set[str],
+    known: dict[bytes, Regression],
 ) -> Iterator[tuple[float, Outlier]]:
     run = np.asarray(points.index.get_level_values(0), dtype=str)
     keep = ~np.isin(run, list(gone))
@@ -127,9 +144,9 @@ def _residuals(
     names, number = np.unique(run, return_inverse=True)
     if len(names) < 4 or np.ptp(x) == 0:
         return
-    found = run_residuals(MatchedPoints(
-        x=x, y=y, run=number, d=np.zeros(len(x)), given=_offsets(plan, factors, run, x),
-    ))  # fmt: skip
+    given = _offsets(plan, factors, run, x)
+    points_of_set = MatchedPoints(x=x, y=y, run=number, d=np.zeros(len(x)), given=given)
+    found = run_residuals(points_of_set, known)
     for name, height, free in zip(names, found.heights, found.free, strict=True):
         # A run that the fit follows by itself leaves no residual to judge it by.
         if free < 0.05 or found.degrees < 2.0:

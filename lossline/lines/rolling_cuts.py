@@ -9,6 +9,7 @@ fitted, without draws, and predict the later ones.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 
 import numpy as np
@@ -19,7 +20,8 @@ from lossline.lines.extrapolation import split_at
 from lossline.lines.fitting import Line, LineOptions, fit_line
 from lossline.lines.specimens import Specimen
 from lossline.tables.pairing import Pairs
-from lossline.terminal import Say, counted, silent
+from lossline.terminal import Say, silent
+from lossline.workers import HERE, Workers
 
 Array = np.ndarray
 
@@ -33,7 +35,7 @@ _MOST_LINES = 40
 
 def calibrated(
     lines: Sequence[Line], specimens: Sequence[Specimen], options: LineOptions, *,
-    x_set: str | None = None, say: Say = silent,
+    x_set: str | None = None, workers: Workers = HERE, say: Say = silent,
 ) -> list[Line]:  # fmt: skip
     """Return the lines with intervals calibrated by the table's own rolling cuts.
 
@@ -43,10 +45,11 @@ def calibrated(
         options: how the lines were fitted.
         x_set: fit the lines from this set at cuts; all by default. Lines from other sets have the
             same runs, so that their errors say little more.
+        workers: where to fit them.
         say: called with a line of progress.
     """
     among = [one for one in specimens if x_set is None or one.x_set == x_set]
-    found = calibrations(among, options, say=say)
+    found = calibrations(among, options, workers=workers, say=say)
     return [
         dataclasses.replace(line, calibration=found.get(pool_of(line.kind), line.calibration))
         for line in lines
@@ -54,20 +57,22 @@ def calibrated(
 
 
 def calibrations(
-    specimens: Sequence[Specimen], options: LineOptions | None = None, *, say: Say = silent
-) -> dict[Pool, Calibration]:
+    specimens: Sequence[Specimen], options: LineOptions | None = None, *,
+    workers: Workers = HERE, say: Say = silent,
+) -> dict[Pool, Calibration]:  # fmt: skip
     """Return the calibration of each pool among the specimens.
 
     Where these have too few cuts, it is that of the published sweeps.
     """
-    errors = cut_errors(specimens, options, say=say)
+    errors = cut_errors(specimens, options, workers=workers, say=say)
     pools = sorted({pool_of(specimen.kind) for specimen in specimens})
     return {pool: learn(pool, errors[errors["pool"] == str(pool)]) for pool in pools}
 
 
 def cut_errors(
-    specimens: Sequence[Specimen], options: LineOptions | None = None, *, say: Say = silent
-) -> pd.DataFrame:
+    specimens: Sequence[Specimen], options: LineOptions | None = None, *,
+    workers: Workers = HERE, say: Say = silent,
+) -> pd.DataFrame:  # fmt: skip
     """Return the errors at rolling cuts, one row per held-out point.
 
     At most 40 lines of each pool are used, evenly spaced in their order.
@@ -79,10 +84,14 @@ def cut_errors(
     """
     options = dataclasses.replace(options or LineOptions(), resamples=0)
     chosen = _spaced([i for i, one in enumerate(specimens) if one.pairs is not None], specimens)
+    errors_of_one = functools.partial(_errors_of, options=options)
+    found = workers.map(
+        errors_of_one, [specimens[i] for i in chosen], say=say, what="lines at rolling cuts"
+    )
     parts = [
         part.assign(pool=str(pool_of(specimens[index].kind)), line=index)
-        for index in counted(chosen, say, "lines at rolling cuts")
-        for part in _errors_of(specimens[index], options)
+        for index, of_one in zip(chosen, found, strict=True)
+        for part in of_one
     ]
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=_COLUMNS)
 
