@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -19,6 +20,7 @@ from lossline.matching.nested import Shares, nested_shares
 from lossline.tables.frames import nearest_name, nearest_names
 from lossline.tables.schema import OWN_SET, SetKind, Unit
 from lossline.terminal import Say, counted, silent
+from lossline.workers import HERE, Workers
 
 _MAIN_SHARE = 0.5  # share of alpha for contrasts of levels; the other kinds share the rest
 
@@ -61,6 +63,7 @@ def analyse(
     plan: Design,
     matched: tuple[Matched, ...] = (),
     *,
+    workers: Workers = HERE,
     say: Say = silent,
 ) -> Analysis:
     """Test every factor of the measured rows of a loss table.
@@ -70,6 +73,7 @@ def analyse(
         options: options of the attribution.
         plan: facts of the runs.
         matched: matched runs from an earlier analysis of the same plan, to save time.
+        workers: where to test them.
         say: receives a line of progress now and then.
 
     Raises:
@@ -82,29 +86,21 @@ def analyse(
         return Analysis(plan=plan, message=f"the table holds no validation loss{only}")
     y_sets = _y_sets(rows, x_set, options)
     matched = matched or _testable(plan)
-    lines = plan.lines()
     contrasts: list[Contrast] = []
     shares: dict[tuple[str, str, str], Shares] = {}
     margins: dict[tuple[str, str], float] = {}
+    of_set = rows.groupby("eval_set", observed=True)
     for unit in Unit:
+        sets = [
+            _OneSet(name, points, margin_of(of_set.get_group(name), unit, options))
+            for name, points in losses_on(rows, x_set, y_sets, unit, options.max_x).items()
+        ]
+        margins |= {(unit, one.y_set): one.margin for one in sets}
+        ask = functools.partial(_on_sets, plan=plan, matched=matched, options=options, unit=unit)
         in_unit: list[Contrast] = []
-        plans = Plans()
-        on_sets = losses_on(rows, x_set, y_sets, unit, options.max_x)
-        for y_set, points in counted(list(on_sets.items()), say, f"sets ({unit})"):
-            margin = margin_of(rows[rows["eval_set"] == y_set], unit, options)
-            margins[unit, y_set] = margin
-            losses = Losses(points, plans)
-            asked = {
-                each.factor: list(
-                    contrasts_of(
-                        plan, each, matched, losses, options, unit, y_set, margin
-                    )
-                )
-                for each in matched
-            }  # fmt: skip
-            in_unit += _with_uncertainty(asked, lines, losses)
-            for factor, share in nested_shares(plan, points, list(asked)).items():
-                shares[factor, unit, y_set] = share
+        for one, (of_one, share) in zip(sets, _each(workers, ask, sets, say, unit), strict=True):
+            in_unit += of_one
+            shares |= {(factor, unit, one.y_set): part for factor, part in share.items()}
         contrasts += _corrected(in_unit, options.alpha)
     if not margins:
         above = "" if options.max_x is None else f" up to max_x = {options.max_x:g}"
@@ -114,6 +110,58 @@ def analyse(
         plan=plan, x_set=x_set, matched=matched, contrasts=tuple(contrasts), shares=shares,
         margins=margins,
     )  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class _OneSet:
+    """A y set, its losses (``losses_on``) and its margin."""
+
+    y_set: str
+    points: pd.DataFrame
+    margin: float
+
+
+_Found = tuple[list[Contrast], dict[str, Shares]]  # on one set
+
+
+def _each(
+    workers: Workers, ask: Callable[..., list[_Found]], sets: Sequence[_OneSet], say: Say, unit: str
+) -> list[_Found]:
+    """Return what was found on each set, by one share of the sets per process."""
+    count = min(workers.processes, len(sets))
+    if count <= 1:
+        return ask(sets, say=say)
+    shares = workers.map(
+        ask, [sets[i::count] for i in range(count)], say=say, what=f"parts ({unit})"
+    )
+    return [shares[i % count][i // count] for i in range(len(sets))]
+
+
+def _on_sets(
+    sets: Sequence[_OneSet],
+    *,
+    plan: Design,
+    matched: tuple[Matched, ...],
+    options: AttributionOptions,
+    unit: str,
+    say: Say = silent,
+) -> list[_Found]:
+    """Return the contrasts and the shares of variance on each set, without correction."""
+    lines, plans = plan.lines(), Plans()
+    found = []
+    for one in counted(sets, say, f"sets ({unit})"):
+        losses = Losses(one.points, plans)
+        asked = {
+            each.factor: list(
+                contrasts_of(
+                    plan, each, matched, losses, options, unit, one.y_set, one.margin
+                )
+            )
+            for each in matched
+        }  # fmt: skip
+        shares = nested_shares(plan, one.points, list(asked))
+        found.append((_with_uncertainty(asked, lines, losses), shares))
+    return found
 
 
 def _testable(plan: Design) -> tuple[Matched, ...]:

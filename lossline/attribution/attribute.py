@@ -31,10 +31,15 @@ from lossline.attribution.verdicts import Judged, judge_factor
 from lossline.matching.groups import design, label_of
 from lossline.tables.schema import Status, Unit
 from lossline.terminal import Say, silent
+from lossline.workers import HERE, Workers
 
 
 def attribute(
-    table: pd.DataFrame, options: AttributionOptions | None = None, *, say: Say = silent
+    table: pd.DataFrame,
+    options: AttributionOptions | None = None,
+    *,
+    workers: Workers = HERE,
+    say: Say = silent,
 ) -> Attribution:
     """Test every factor of a loss table.
 
@@ -48,6 +53,7 @@ def attribute(
     Args:
         table: loss table.
         options: options of the attribution; None for the defaults.
+        workers: where to test the factors on each set.
         say: receives a line of progress now and then.
 
     Raises:
@@ -63,7 +69,7 @@ def attribute(
         rows = rows[~rows["run_id"].isin(list(twice))]
         plan = design(rows)
     notes = _copies_note(twice)
-    found = analyse(rows, options, plan, say=say)
+    found = analyse(rows, options, plan, workers=workers, say=say)
     if found.message:
         return Attribution(message=found.message, alpha=options.alpha, notes=tuple(notes))
     factors = [_factor(found, name) for name in found.plan.listed()]
@@ -77,7 +83,7 @@ def attribute(
     factors = [_with_lacking(factor) for factor in _ranked(factors)]
     for words, part in repeats.items():
         say(f"  repeat without {words}")
-        again = _verdicts(part, quick, found)
+        again = _verdicts(part, quick, found, workers)
         factors = [_if_otherwise(factor, words, again) for factor in factors]
     return Attribution(
         factors=tuple(factors),
@@ -215,7 +221,7 @@ def _margins(found: Analysis) -> str:
 
 
 def _verdicts(
-    rows: pd.DataFrame, options: AttributionOptions, before: Analysis
+    rows: pd.DataFrame, options: AttributionOptions, before: Analysis, workers: Workers
 ) -> Mapping[str, FactorAttribution]:
     """Verdicts on every tested factor, from a part of the rows of an analysis."""
     measured = set(rows["eval_set"])
@@ -227,7 +233,7 @@ def _verdicts(
         plan, matched = before.plan, before.matched
     else:
         plan, matched = design(rows), ()
-    found = analyse(rows, kept, plan, matched)
+    found = analyse(rows, kept, plan, matched, workers=workers)
     return {name: _factor(found, name) for name in found.factors}
 
 

@@ -118,11 +118,11 @@ def fit_table(
         fit_one = functools.partial(fit_specimen, options=options.lines)
         lines = workers.map(fit_one, specimens, say=say, what="lines")
         main = options.attribution.x_set or neutral_set(rows)
-        lines = calibrated(lines, specimens, options.lines, x_set=main, say=say)
+        lines = calibrated(lines, specimens, options.lines, x_set=main, workers=workers, say=say)
         say("held-out predictions: runs of largest compute from the others")
         heldout, lines = _held_out(rows, main, y_sets, units, lines, options, workers, say)
-    say("attribution: which factors move the lines")
-    attribution = attribute(table, _attribution_options(options), say=say)
+        say("attribution: which factors move the lines")
+        attribution = attribute(table, _attribution_options(options), workers=workers, say=say)
     return TableFit(
         table=table,
         lines=tuple(lines),
