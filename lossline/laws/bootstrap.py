@@ -31,8 +31,8 @@ from lossline.laws.levenberg import descend
 from lossline.laws.objective import Residual
 from lossline.laws.problems import FitProblem, Prepared, internal_bounds, prepare, stack
 from lossline.laws.refitting import refit
+from lossline.laws.repeated import fit_rows
 from lossline.laws.results import FitResult
-from lossline.laws.rows import FitRows
 from lossline.laws.solver import FitOptions, finish, fit_many, has_many_points
 from lossline.laws.starts import Nodes, nodes, project
 from lossline.run_order import run_numbers
@@ -522,7 +522,7 @@ def _optima(bases: Sequence[_Base], weightings: Sequence[Array]) -> tuple[Array,
     starts = np.concatenate([_resample_starts(base, w) for base, w in fitted])
     row_fit = np.repeat(np.arange(len(weights)), starts.shape[1])
     problem = np.repeat(np.arange(len(fitted)), [len(w) for _, w in fitted])[row_fit]
-    batch = FitRows(
+    batch = fit_rows(
         stack=stack(law, options.objective, [base.data for base, _ in fitted]),
         problem=problem,
         weights=weights,
@@ -550,7 +550,7 @@ def _optima_near(base: _Base, weights: Array) -> tuple[Array, Array]:
         Internal parameters (B, P), and whether each is an optimum (B,).
     """
     rows = np.arange(len(weights))
-    batch = FitRows(
+    batch = fit_rows(
         stack=stack(base.law, base.options.objective, [base.data]),
         problem=np.zeros_like(rows),
         weights=weights,

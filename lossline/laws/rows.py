@@ -15,6 +15,8 @@ from lossline.laws.problems import Stack
 
 Array = np.ndarray
 
+# Points from which a problem is fitted alone, by ways that save arithmetic and not calls.
+MANY_POINTS = 2000
 # Points x rows per chunk. Jacobian and temporaries stay within a core's cache. They also stay below
 # the size at which glibc returns memory to the system at every free, which costs half the speed.
 _CHUNK_ELEMENTS = 12_000

@@ -27,8 +27,9 @@ from lossline.laws.problems import (
     prepare,
     stack,
 )
+from lossline.laws.repeated import fit_rows
 from lossline.laws.results import FitResult, FitStatus
-from lossline.laws.rows import FitRows
+from lossline.laws.rows import MANY_POINTS, FitRows
 from lossline.laws.starts import nodes, project
 
 Array = np.ndarray
@@ -41,7 +42,7 @@ _SAME_OBJECTIVE = 1e-4
 _FINALISTS = 3  # ends of each fit that are polished
 # A problem of more points starts from the fit to so many of them, evenly spaced in their order: the
 # place of the optimum needs no more, and each start costs as much as its points.
-_POINTS_FOR_START = 1000
+_POINTS_FOR_START = 500
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -166,7 +167,9 @@ def _started(
     started = list(problems)
     if not many:
         return started
-    found = fit_many(law, [_thinned(problems[i], data[i]) for i in many], options=options)
+    # A start need not be polished.
+    rough = dataclasses.replace(options, polish=0)
+    found = fit_many(law, [_thinned(problems[i], data[i]) for i in many], options=rough)
     for i, fewer in zip(many, found, strict=True):
         if fewer.ok:
             starts = np.array([[fewer.parameters[name] for name in law.names]])
@@ -188,7 +191,7 @@ def _thinned(problem: FitProblem, data: Prepared) -> FitProblem:
 
 def has_many_points(points: int) -> bool:
     """Return whether a problem of so many points is fitted alone: a batch would save nothing."""
-    return points >= 2 * _POINTS_FOR_START
+    return points >= MANY_POINTS
 
 
 def _too_little(data: Prepared, limits: tuple[Array, Array] | None) -> str:
@@ -273,7 +276,7 @@ def _fit_group(
         for p, d, (low, high) in zip(problems, data, limits, strict=True)
     ]
     row_fit = np.repeat(np.arange(len(problems)), [len(s) for s in starts])
-    batch = FitRows(
+    batch = fit_rows(
         stack=stacked,
         problem=row_fit,
         weights=stacked.weights,
