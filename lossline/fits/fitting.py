@@ -120,7 +120,9 @@ def fit_table(
         main = options.attribution.x_set or neutral_set(rows)
         lines = calibrated(lines, specimens, options.lines, x_set=main, workers=workers, say=say)
         say("held-out predictions: runs of largest compute from the others")
-        heldout, lines = _held_out(rows, main, y_sets, units, lines, options, workers, say)
+        if main is not None and (main not in x_sets or is_continued(rows).any()):
+            specimens = _specimens(fresh(rows), [main], y_sets, units, options)
+        heldout, lines = _held_out(specimens, main, lines, options, workers, say)
         say("attribution: which factors move the lines")
         attribution = attribute(table, _attribution_options(options), workers=workers, say=say)
     return TableFit(
@@ -193,7 +195,7 @@ def _sets(rows: pd.DataFrame, options: TableFitOptions) -> tuple[list[str], list
 
 def _measured(rows: pd.DataFrame, names: Sequence[str], unit: str) -> list[str]:
     """Return the names of the sets that have a value in this unit."""
-    known = set(rows.loc[rows[unit].notna(), "eval_set"])
+    known = set(rows.loc[rows[unit].notna(), "eval_set"].unique())
     return [name for name in names if name in known]
 
 
@@ -302,10 +304,8 @@ def _with_law(base: ComputeLawFit, found: FitResult, resampled: Bootstrap | None
 
 
 def _held_out(
-    rows: pd.DataFrame,
+    specimens: Sequence[Specimen],
     x_set: str | None,
-    y_sets: Sequence[str],
-    units: Sequence[str],
     lines: Sequence[Line],
     options: TableFitOptions,
     workers: Workers,
@@ -313,14 +313,11 @@ def _held_out(
 ) -> tuple[pd.DataFrame, list[Line]]:
     """Return predictions of each group's largest runs, and the lines with their mean error.
 
-    The predictions are along lines from ``x_set``.
+    The predictions are along lines from ``x_set`` to all sets but each run's own.
     """
-    if x_set is None:
-        return pd.DataFrame(), list(lines)
-    wanted = [name for name in y_sets if name not in (x_set, OWN_SET)]
-    found = _specimens(fresh(rows), [x_set], wanted, units, options)
+    wanted = [one for one in specimens if one.x_set == x_set and one.y_set != OWN_SET]
     min_points = options.lines.min_points
-    cases = [case for one in found if (case := case_of(one, min_points)) is not None]
+    cases = [case for one in wanted if (case := case_of(one, min_points)) is not None]
     scores = hold_out(cases, options.lines, workers=workers, say=say)
     if not len(scores):
         return scores, list(lines)

@@ -10,9 +10,11 @@ import numpy as np
 import pandas as pd
 
 from lossline.laws.results import FitResult
+from lossline.laws.solver import has_many_points
 from lossline.lines.common_cases import LINE
 from lossline.lines.extrapolation import (
     Baseline,
+    fit_compute_law,
     fit_compute_laws,
     nearest_run,
     predict_held_out,
@@ -93,17 +95,20 @@ def hold_out(
     Returns:
         One row per case, run and method that has an answer (``TableFit.heldout``).
     """
-    laws = fit_compute_laws([case.fitted for case in cases])
+    # Laws of few points are one batch, the others are fitted by the workers.
+    few = [i for i, case in enumerate(cases) if not has_many_points(len(case.fitted))]
+    laws = dict(zip(few, fit_compute_laws([cases[i].fitted for i in few]), strict=True))
     predict = functools.partial(_predictions, options=options)
-    pieces = list(zip(cases, laws, strict=True))
+    pieces = [(case, laws.get(i)) for i, case in enumerate(cases)]
     parts = workers.map(predict, pieces, say=say, what="held-out sets")
     parts = [part for part in parts if len(part)]
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
 
 
-def _predictions(piece: tuple[HeldOutCase, FitResult], options: LineOptions) -> pd.DataFrame:
-    """Return the rows of one case, whose compute law is given."""
-    case, law = piece
+def _predictions(piece: tuple[HeldOutCase, FitResult | None], options: LineOptions) -> pd.DataFrame:
+    """Return the rows of one case; its compute law is fitted unless it is given."""
+    case, known = piece
+    law = known or fit_compute_law(case.fitted)
 
     def determined_law(_: Pairs, held: Pairs) -> Array:
         if not law.ok:
