@@ -31,6 +31,8 @@ _COLUMNS = ["pool", "line", "cut", "error", "scatter", "beyond"]
 _LEAST_RUNS, _LEAST_SHARE = 16, 0.5
 # Lines of one pool that are fitted at cuts: more of them share the errors of their runs.
 _MOST_LINES = 40
+# Errors of one line at one cut that are used: they share their fit and count as a few in all.
+_MOST_ERRORS = 500
 
 
 def calibrated(
@@ -75,7 +77,8 @@ def cut_errors(
 ) -> pd.DataFrame:  # fmt: skip
     """Return the errors at rolling cuts, one row per held-out point.
 
-    At most 40 lines of each pool are used, evenly spaced in their order.
+    At most 40 lines of each pool are used, evenly spaced in their order, and at most 500 points of
+    a line at a cut.
 
     Returns:
         Columns pool, line (position in ``specimens``), cut (its number; 1 is half of the largest
@@ -118,8 +121,16 @@ def _errors_of(specimen: Specimen, options: LineOptions) -> list[pd.DataFrame]:
         line = fit_line(fitted, kind=specimen.kind, unit=specimen.unit, options=options)
         if line.parameters:
             rows = errors_of(line, held).assign(cut=number)
-            found.append(rows[np.isfinite(rows["error"])])
+            found.append(_some(rows[np.isfinite(rows["error"])]))
     return found
+
+
+def _some(errors: pd.DataFrame) -> pd.DataFrame:
+    """Return at most ``_MOST_ERRORS`` errors, evenly spaced over their distance from the points."""
+    if len(errors) <= _MOST_ERRORS:
+        return errors
+    order = np.lexsort((errors["error"], errors["beyond"]))
+    return errors.iloc[order[np.linspace(0, len(errors) - 1, _MOST_ERRORS).round().astype(int)]]
 
 
 def errors_of(line: Line, held: Pairs) -> pd.DataFrame:

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from lossline.lines import rolling_cuts
 from lossline.lines.calibration import (
     LEVELS,
     Calibration,
@@ -154,3 +155,16 @@ def test_few_runs_widen_the_scatter_and_one_run_has_none():
     assert np.all(np.diff(found) < 0)
     assert found[-1] == pytest.approx(0.01, rel=0.05)
     assert np.isinf(effective_scatter(0.01, 1))
+
+
+def test_many_errors_of_a_cut_are_thinned_evenly_over_distance():
+    rng = np.random.default_rng(0)
+    errors = pd.DataFrame({"error": rng.normal(size=5000), "beyond": rng.exponential(size=5000)})
+    some = rolling_cuts._some(errors)
+    assert len(some) == 500
+    assert {some["beyond"].min(), some["beyond"].max()} == {
+        errors["beyond"].min(), errors["beyond"].max(),
+    }  # fmt: skip
+    assert some["beyond"].median() == pytest.approx(errors["beyond"].median(), rel=0.01)
+    shuffled = rolling_cuts._some(errors.sample(frac=1, random_state=1))
+    assert some.sort_index().equals(shuffled.sort_index())
