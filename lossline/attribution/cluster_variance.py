@@ -65,10 +65,10 @@ class ClusterVariances:
         self._through = np.concatenate([through for _, _, through in parts])
         # Inner products of the vectors (I - H)[:, c] A_c gain_c over pairs of clusters. I - H is
         # idempotent, so they need only the squared lengths and the projections on the basis.
-        self._gram = np.diag(self._squared) - self._through @ self._through.T
-        self._degrees = _degrees(self._gram)
+        gram = np.diag(self._squared) - self._through @ self._through.T
+        self._degrees, self._expected = _degrees(gram), np.diag(gram).copy()
         asked = float(gain @ gain)
-        self._hidden = 1.0 - float(np.trace(self._gram)) / asked if asked > 0 else 1.0
+        self._hidden = 1.0 - float(np.trace(gram)) / asked if asked > 0 else 1.0
         if side is not None:
             self._first = side.astype(int)[np.concatenate([rows[:, 0] for rows in self._lengths])]
             self._sides = _Sides.of([self._gram_of_side(basis, side, which) for which in (0, 1)])
@@ -85,7 +85,7 @@ class ClusterVariances:
         degrees = self._degrees
         if self._two_sided:
             # Two variances, as in Welch's test: those that each side's own residuals show.
-            of_side = _variances(score, np.diag(self._gram), self._first)
+            of_side = _variances(score, self._expected, self._first)
             degrees = min(degrees, self._sides.degrees(of_side))
         return ClusterVariance(variance=float(score @ score), degrees=degrees, hidden=self._hidden)
 

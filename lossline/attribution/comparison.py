@@ -410,18 +410,19 @@ def _permuted(
 
     Permute the deviations of runs from the one-line model, refit, and compare t.
     """
-    stacked, weight = regression.stacked, regression.weight
+    means, weight, back = regression.means, regression.weight, regression.back
     count = len(weight)
-    fitted = stacked[:, regression.shared :] @ (regression.inverse_of_lines @ y)
-    heights = (y - fitted)[:count] / np.sqrt(weight)
+    of_means, of_deviations = regression.basis[:count], regression.basis[count:]
+    lines = regression.back_of_lines @ (regression.basis.T @ y)
+    fitted = means[:, regression.shared :] @ lines
+    heights = (y[:count] - fitted) / np.sqrt(weight)
     order = np.argsort(generator.random((resamples, count)), axis=1)
     drawn = np.concatenate([heights[None], heights[order]]).T * np.sqrt(weight)[:, None]
-    inverse = regression.inverse
+    samples = fitted[:, None] + drawn
     # Only the rows of means differ between resamples, so the within rows are multiplied once.
-    still = inverse[:, count:] @ y[count:]
-    samples = fitted[:count, None] + drawn
-    coefficients = inverse[:, :count] @ samples + still[:, None]
-    left = (samples - stacked[:count] @ coefficients) / np.sqrt(weight)[:, None]
+    still = of_deviations.T @ y[count:]
+    coefficients = back @ (of_means.T @ samples + still[:, None])
+    left = (samples - means @ coefficients) / np.sqrt(weight)[:, None]
     spread = np.sqrt(np.sum(left**2, axis=0))
     with np.errstate(divide="ignore", invalid="ignore"):
         t = np.abs(coefficients[0]) / spread

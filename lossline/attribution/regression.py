@@ -18,6 +18,8 @@ Array = np.ndarray
 # Assumed ratio of v to the variance within runs; it sets the weights of the fit. Estimates are
 # unbiased for any value. A large value suits smooth loss curves.
 _RATIO = 25.0
+# Share of the largest singular value below which a direction is a combination of the others.
+_NEGLIGIBLE = 1e-10
 # Number of points of a group from which its line is a polynomial of degree 2, 3 and 4. A parabola
 # does not fit the curve of a whole training. Between levels that start at different x, its misfit
 # looks like a move, and more checkpoints make that false move more significant.
@@ -55,10 +57,15 @@ class MatchedPoints:
 class Regression:
     """Rows of the regression: weighted means of runs, then deviations from them. Column 0 is d.
 
-    Axes: R runs, M points of runs with two points or more, P columns, N = R + M rows.
+    Axes: R runs, M points of runs with two points or more, P columns of rank r, N = R + M rows. The
+    columns of all rows are ``basis @ factor``; of arrays with an axis N only ``basis`` and ``gain``
+    are kept, because a table of many runs has hundreds of regressions.
 
     Attributes:
-        stacked: the columns of all rows (N, P); means are multiplied by sqrt(weight).
+        basis: orthonormal basis of the columns (N, r).
+        factor: coordinates of the columns in it (r, P).
+        means: the columns of the means (R, P), multiplied by sqrt(weight).
+        identified: whether d is no combination of the other columns.
         weight: weights of the means (R,).
         run: index of the run of each deviation (M,).
         x: x of each deviation (M,).
@@ -67,7 +74,10 @@ class Regression:
         many: mask of the points that have a deviation.
     """
 
-    stacked: Array
+    basis: Array
+    factor: Array
+    means: Array
+    identified: bool
     weight: Array
     run: Array
     x: Array
@@ -91,8 +101,16 @@ class Regression:
         # s² (1 + n v/s²) / n. Rows are weighted by the inverse, in units of 1/s².
         weight = count / (1.0 + count * _RATIO)
         many = count[run] > 1  # with one checkpoint, the deviation from the mean is zero
+        means = mean * np.sqrt(weight)[:, None]
+        stacked = np.vstack([means, (design - mean[run])[many]])
+        left, singular, right = np.linalg.svd(stacked, full_matrices=False)
+        used = singular > _NEGLIGIBLE * singular[0] if singular.size else singular > 0
+        basis, back = left[:, used], right[used].T / singular[used]
         return cls(
-            stacked=np.vstack([mean * np.sqrt(weight)[:, None], (design - mean[run])[many]]),
+            basis=basis,
+            factor=singular[used, None] * right[used],
+            means=means,
+            identified=abs(float(back[0] @ (basis.T @ stacked[:, 0])) - 1.0) <= 1e-6,
             weight=weight,
             run=run[many],
             x=np.concatenate([points.x for points in groups])[many],
@@ -108,21 +126,19 @@ class Regression:
         return np.concatenate([mean * np.sqrt(self.weight), (y - mean[run])[self.many]])
 
     @functools.cached_property
-    def _solution(self) -> tuple[Array, Array]:
-        left, singular, right = np.linalg.svd(self.stacked, full_matrices=False)
-        used = singular > 1e-10 * singular[0] if singular.size else singular > 0
-        basis = left[:, used]
-        return basis, (right[used].T / singular[used]) @ basis.T
+    def back(self) -> Array:
+        """Coefficients (P, r) of coordinates in the basis: the inverse of the columns."""
+        return np.linalg.pinv(self.factor, rcond=_NEGLIGIBLE)
 
-    @property
-    def basis(self) -> Array:
-        """Orthonormal basis of the columns (N, r)."""
-        return self._solution[0]
+    @functools.cached_property
+    def back_of_lines(self) -> Array:
+        """The same for a model without the columns of the levels (P - shared, r)."""
+        return np.linalg.pinv(self.factor[:, self.shared :], rcond=_NEGLIGIBLE)
 
-    @property
+    @functools.cached_property
     def gain(self) -> Array:
         """Weights (N,) that give the coefficient of d."""
-        return self._solution[1][0]
+        return self.basis @ self.back[0]
 
     @functools.cached_property
     def leverage(self) -> Array:
@@ -141,11 +157,6 @@ class Regression:
         order = np.lexsort((self.x, self.run))
         return order, np.diff(self.run[order]) == 0
 
-    @property
-    def identified(self) -> bool:
-        """Whether d is no combination of the other columns."""
-        return abs(float(self.gain @ self.stacked[:, 0]) - 1.0) <= 1e-6
-
     def residual(self, y: Array) -> Array:
         """Return y of all rows (N,) minus its fit."""
         return y - self.basis @ (self.basis.T @ y)
@@ -155,19 +166,9 @@ class Regression:
         """CR2 variance of the coefficient of d, with runs as clusters, of two kinds by their d."""
         count = len(self.weight)
         cluster = np.concatenate([np.arange(count), self.run])
-        d = self.stacked[:count, 0] / np.sqrt(self.weight)
+        d = self.means[:, 0] / np.sqrt(self.weight)
         high = d > (d.min() + d.max()) / 2.0
         return ClusterVariances(self.gain, self.basis, cluster, high[cluster])
-
-    @functools.cached_property
-    def inverse(self) -> Array:
-        """Pseudo-inverse of the columns (P, N)."""
-        return np.linalg.pinv(self.stacked, rcond=1e-10)
-
-    @functools.cached_property
-    def inverse_of_lines(self) -> Array:
-        """Pseudo-inverse of the columns other than those of the levels."""
-        return np.linalg.pinv(self.stacked[:, self.shared :], rcond=1e-10)
 
 
 def _design(groups: list[MatchedPoints]) -> tuple[Array, int]:
