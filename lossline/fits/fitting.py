@@ -34,7 +34,7 @@ from lossline.run_order import run_numbers
 from lossline.tables.chance import chance_level
 from lossline.tables.continued import continued_names, fresh, is_continued
 from lossline.tables.frames import kinds_of, nearest_name, nearest_names
-from lossline.tables.pairing import one_set
+from lossline.tables.pairing import Measurements
 from lossline.tables.schema import OWN_SET, SetKind, Status, Unit
 from lossline.terminal import Say, silent
 from lossline.workers import Workers
@@ -214,11 +214,11 @@ def _compute_laws(
 
     Laws of few points are fitted in one batch, the others by the workers.
     """
-    found = [
-        _to_fit(group, eval_set, unit)
-        for group in split(rows, options.group_by)
-        for eval_set in sorted(group.table.loc[group.table[unit].notna(), "eval_set"].unique())
-    ]
+    found = []
+    for group in split(rows, options.group_by):
+        measured = Measurements(group.table, unit)
+        names = sorted(group.table.loc[group.table[unit].notna(), "eval_set"].unique())
+        found += [_to_fit(group, name, unit, measured.of_set(name)) for name in names]
     asked = [(problem, runs) for _, problem, runs in found if problem is not None]
     few = [i for i, (problem, _) in enumerate(asked) if not has_many_points(len(problem.target))]
     fits: list[FitResult | None] = [None] * len(asked)
@@ -251,14 +251,13 @@ def _fitted(
 
 
 def _to_fit(
-    group: Group, eval_set: str, unit: str
+    group: Group, eval_set: str, unit: str, points: pd.DataFrame
 ) -> tuple[ComputeLawFit, FitProblem | None, np.ndarray]:
     """Return the facts of a law, its problem, and the number of each point's run.
 
     Runs are numbered by their data, so that their names have no effect on intervals. The problem is
     None if the points cannot determine the law.
     """
-    points = one_set(group.of_set(eval_set), eval_set, unit)
     known = points[points["params"].notna() & points["tokens"].notna()]
     base = ComputeLawFit(
         group=dict(group.facts),

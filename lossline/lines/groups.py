@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -36,15 +35,6 @@ class Group:
     def name(self) -> str:
         """The facts in words, e.g. ``llama, wiki, bpe-4096``."""
         return ", ".join(str(v) for v in self.facts.values() if v is not None) or "all runs"
-
-    def of_set(self, eval_set: str) -> pd.DataFrame:
-        """Return the rows of one evaluation set, in their order."""
-        return self.table.iloc[self._places.get(eval_set, [])]
-
-    @functools.cached_property
-    def _places(self) -> Mapping[str, np.ndarray]:
-        """Positions of the rows of each evaluation set."""
-        return self.table.groupby("eval_set", sort=False).indices
 
 
 def split(table: pd.DataFrame, group_by: Sequence[str] = GROUP_BY) -> list[Group]:

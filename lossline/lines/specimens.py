@@ -15,7 +15,7 @@ import pandas as pd
 from lossline.errors import UserError
 from lossline.lines.groups import GROUP_BY, Group, split
 from lossline.tables.frames import kinds_of
-from lossline.tables.pairing import Pairs, one_set, pair_groups, same_checkpoints
+from lossline.tables.pairing import Measurements, Pairs, pair_groups, same_checkpoints
 from lossline.tables.schema import OWN_SET, SetKind
 
 
@@ -97,7 +97,8 @@ def within_groups(
         y_sets = sorted(name for name in kinds if name != OWN_SET)
     found = []
     for group in split(table, group_by):
-        rows = {name: _rows(group, name, unit) for name in {*x_sets, *y_sets}}
+        measured = Measurements(group.table, unit)
+        rows = {name: _rows(measured, name) for name in {*x_sets, *y_sets}}
         for x_set in x_sets:
             for y_set in y_sets:
                 if x_set != y_set:
@@ -109,10 +110,10 @@ def within_groups(
     return found
 
 
-def _rows(group: Group, eval_set: str, unit: str) -> pd.DataFrame | UserError:
-    """Return the group's measurements on one set, or the error in them."""
+def _rows(measured: Measurements, eval_set: str) -> pd.DataFrame | UserError:
+    """Return the measurements on one set, or the error in them."""
     try:
-        return one_set(group.of_set(eval_set), eval_set, unit)
+        return measured.of_set(eval_set)
     except UserError as mistake:
         return mistake
 

@@ -105,6 +105,48 @@ class Pairs:
             return np.log(self.tokens / self.params)
 
 
+class Measurements:
+    """Measured rows of each set of a table, as ``one_set`` returns them.
+
+    What does not depend on the set is done once, for all of them.
+
+    Args:
+        table: a loss table.
+        unit: "loss" or "bits_per_byte".
+        only: the one set that is asked for; any by default.
+
+    Raises:
+        UserError: the unit is unknown.
+    """
+
+    def __init__(self, table: pd.DataFrame, unit: str, *, only: str | None = None) -> None:
+        if unit not in tuple(Unit):
+            raise UserError(f"unit {unit!r} is unknown; choose from {', '.join(Unit)}")
+        measured = table["status"] == "ok"
+        if only is not None:
+            measured &= table["eval_set"] == only
+        # Take these columns only: a table has dozens, and its text is slow to copy.
+        frame = table.loc[measured, ["eval_set", *_CHECKPOINT, "params", "tokens", "flops"]]
+        value = pd.to_numeric(table.loc[measured, unit], errors="coerce").astype(float)
+        frame = frame.assign(value=value)
+        frame[["tokens", "flops"]] = frame[["tokens", "flops"]].mask(is_continued(table)[measured])
+        frame = frame[np.isfinite(value) & (value > 0)]
+        self._repeated = frozenset(
+            frame.loc[frame.duplicated(["eval_set", *_CHECKPOINT]).to_numpy(), "eval_set"]
+        )
+        self._places = frame.groupby("eval_set", sort=False).indices
+        self._rows = frame.drop(columns="eval_set")
+
+    def of_set(self, eval_set: str) -> pd.DataFrame:
+        """Return the rows of a set; none if it has no measurement.
+
+        Raises:
+            UserError: a checkpoint has two different losses.
+        """
+        frame = self._rows.iloc[self._places.get(eval_set, [])]
+        return _once(frame, eval_set) if eval_set in self._repeated else frame
+
+
 def one_set(table: pd.DataFrame, eval_set: str, unit: str) -> pd.DataFrame:
     """Return the measured rows of one set: columns run_id, step, params, tokens, flops, value.
 
@@ -114,17 +156,11 @@ def one_set(table: pd.DataFrame, eval_set: str, unit: str) -> pd.DataFrame:
     Raises:
         UserError: the unit is unknown, or a checkpoint has two different losses.
     """
-    if unit not in tuple(Unit):
-        raise UserError(f"unit {unit!r} is unknown; choose from {', '.join(Unit)}")
-    measured = (table["eval_set"] == eval_set) & (table["status"] == "ok")
-    # Take these columns only: a table has dozens, and its text is slow to copy.
-    frame = table.loc[measured, ["run_id", "step", "params", "tokens", "flops"]]
-    value = pd.to_numeric(table.loc[measured, unit], errors="coerce").astype(float)
-    frame = frame.assign(value=value)
-    frame[["tokens", "flops"]] = frame[["tokens", "flops"]].mask(is_continued(table)[measured])
-    frame = frame[np.isfinite(value) & (value > 0)]
-    if not frame.duplicated(_CHECKPOINT).any():
-        return frame
+    return Measurements(table, unit, only=eval_set).of_set(eval_set)
+
+
+def _once(frame: pd.DataFrame, eval_set: str) -> pd.DataFrame:
+    """Return one row of each checkpoint, that of the lower loss, in their order."""
     copies = frame.groupby(_CHECKPOINT)["value"].agg(["min", "max"])
     torn = copies[copies["max"] > copies["min"] * (1 + 1e-6)]
     if len(torn):
