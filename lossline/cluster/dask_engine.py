@@ -12,21 +12,25 @@ import errno
 import logging
 import platform
 import queue
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from itertools import islice
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 from lossline.cluster.code_version import checked_caller, source_hasher
-from lossline.cluster.engine import KEPT, Engine, Result, Unit, progress
+from lossline.cluster.engine import KEPT, Engine, Result, Unit, WorkLost, progress
 from lossline.errors import UserError
 from lossline.installing import install_extra
 from lossline.terminal import Say, silent
 
 ANSWER_SECONDS = 10.0  # for a scheduler to answer
+SILENT_SECONDS = 60.0  # for one that has answered before, and may be busy
 WORKER_SECONDS = 60.0  # for the first worker to join, and for another one when all have left
 _IN_FLIGHT = 3  # units per thread of a worker: the next ones wait where the work is done
 _LOOK_SECONDS = 2.0  # between two looks at the workers
+_Answer = TypeVar("_Answer")
 _LOGGERS = ("distributed", "distributed.client")  # Dask's configuration sets a level for each
 
 
@@ -128,32 +132,34 @@ class DaskEngine(Engine):
                 tell(done)
                 yield number, result
         finally:
-            if pending and self._client.status == "running":
+            for future in pending:  # the scheduler drops what nobody waits for
                 with contextlib.suppress(Exception):
-                    self._client.cancel(list(pending))
+                    future.release()
 
     def lost(self) -> UserError:
         """Return the error for a scheduler that has gone."""
-        return UserError(
+        return WorkLost(
             f"cluster = {self._address}: the connection to the scheduler was lost. {KEPT}"
+        )
+
+    def silent(self) -> UserError:
+        """Return the error for a scheduler that holds its connections and says nothing."""
+        return WorkLost(
+            f"cluster = {self._address}: the scheduler has not answered for {SILENT_SECONDS:g} s, "
+            f"but holds the connection. Restart it. {KEPT}"
         )
 
     def threads(self) -> int:
         """Return the number of threads of all workers.
 
         Raises:
-            UserError: the scheduler was lost.
+            UserError: the scheduler was lost or does not answer.
         """
-        if self._client.status != "running":
-            raise self.lost()
-        try:
-            return sum(self._client.nthreads().values())
-        except (OSError, TimeoutError) as error:
-            raise self.lost() from error
+        return sum(self._asked(self._client.nthreads).values())
 
     def without_workers(self) -> UserError:
         """Return the error for a scheduler that has no worker."""
-        return UserError(
+        return WorkLost(
             f"cluster = {self._address}: the scheduler has no worker after {WORKER_SECONDS:g} s. "
             f"Start workers with `dask worker {self._address}`, or wait for their jobs to start. "
             f"{KEPT}"
@@ -177,10 +183,12 @@ class DaskEngine(Engine):
         if future.status == "error":
             self._raise(future.exception())
         try:
-            state, value, worker = future.result(timeout=ANSWER_SECONDS * 6)
+            state, value, worker = future.result(timeout=SILENT_SECONDS)
         except self._dask.CancelledError as error:
             raise self.lost() from error
-        except (OSError, TimeoutError) as error:
+        except TimeoutError as error:
+            raise (self.silent() if self._client.status == "running" else self.lost()) from error
+        except OSError as error:
             raise self.lost() from error
         if state == "other code":
             raise self._other_code(worker, value)
@@ -191,7 +199,7 @@ class DaskEngine(Engine):
     def _raise(self, error: BaseException, worker: str = "") -> NoReturn:
         """Raise the error of a unit, as one line where the user can fix it."""
         if isinstance(error, self._dask.scheduler.KilledWorker):
-            raise UserError(
+            raise WorkLost(
                 f"cluster = {self._address}: {error.allowed_failures + 1} workers died on the same "
                 f"unit of work, the last one {error.last_worker.address}, most often because "
                 f"memory ran out. Give each worker more memory or fewer threads. {KEPT}"
@@ -201,7 +209,7 @@ class DaskEngine(Engine):
                 f"worker {worker}: {error}. Install the same packages there as here."
             ) from error
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise UserError(
+            raise WorkLost(
                 f"worker {worker}: {error.filename or 'its disk'}: {error.strerror}. Free space "
                 f"there. {KEPT}"
             ) from error
@@ -214,7 +222,7 @@ class DaskEngine(Engine):
         raise error
 
     def _wait_for_workers(self, say: Say) -> None:
-        if self._client.nthreads():
+        if self.threads():
             return
         say(f"cluster = {self._address}: waits for a worker")
         try:
@@ -236,15 +244,40 @@ class DaskEngine(Engine):
 
     def _everywhere(self, function: Callable[[], str]) -> dict[str, str]:
         """Return the answers of the workers by address; one that leaves meanwhile gives none."""
-        try:
-            answers = self._client.run(function, on_error="return")
-        except (OSError, TimeoutError) as error:
-            raise self.lost() from error
+        answers = self._asked(partial(self._client.run, function, on_error="return"))
         return {
             worker: answer if isinstance(answer, str) else "unknown"
             for worker, answer in answers.items()
             if not isinstance(answer, OSError)
         }
+
+    def _asked(self, question: Callable[[], _Answer]) -> _Answer:
+        """Return the answer of the scheduler; its client waits without a limit.
+
+        Raises:
+            UserError: the scheduler was lost or does not answer.
+        """
+        if self._client.status != "running":
+            raise self.lost()
+        answers: queue.SimpleQueue[_Answer | BaseException] = queue.SimpleQueue()
+
+        def ask() -> None:
+            try:
+                answers.put(question())
+            except BaseException as error:
+                answers.put(error)
+
+        # A daemon, since nothing ends a question that is never answered.
+        threading.Thread(target=ask, daemon=True).start()
+        try:
+            found = answers.get(timeout=SILENT_SECONDS)
+        except queue.Empty:
+            raise self.silent() from None
+        if isinstance(found, OSError | TimeoutError):
+            raise self.lost() from found
+        if isinstance(found, BaseException):
+            raise found
+        return found
 
     def _other_code(self, worker: str, found: str) -> UserError:
         if found == "none":
@@ -252,7 +285,7 @@ class DaskEngine(Engine):
                 f"worker {worker}: cannot import lossline. Start the workers in the environment "
                 "of this process."
             )
-        return UserError(
+        return WorkLost(
             f"worker {worker}: runs lossline {found[:12]}, but this process runs "
             f"{self._hash[:12]}: their source files differ. Give both the same checkout, and "
             f"restart the workers. {KEPT}"

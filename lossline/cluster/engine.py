@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sized
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
+from lossline.errors import UserError
 from lossline.terminal import Say, now_and_then, silent
 
 Unit = TypeVar("Unit")
@@ -15,6 +16,10 @@ Result = TypeVar("Result")
 
 HERE = "this machine"  # name of every process that is not a worker of a cluster
 KEPT = "Finished parts are kept; run the same command again."
+
+
+class WorkLost(UserError):
+    """The machines that work failed, not the input: what is finished is worth keeping."""
 
 
 class Engine(ABC):

@@ -8,7 +8,7 @@ from concurrent.futures.process import BrokenProcessPool
 from itertools import chain, islice
 from typing import Any
 
-from lossline.cluster.engine import Engine, Result, Unit, progress
+from lossline.cluster.engine import Engine, Result, Unit, WorkLost, progress
 from lossline.terminal import Say, silent
 from lossline.workers import killed, no_interrupts, process_pool
 
@@ -82,7 +82,7 @@ class LocalEngine(Engine):
                     yield number, result
         except BrokenProcessPool:
             self._pool = None
-            raise killed(f"after {done} {what}") from None
+            raise WorkLost(str(killed(f"after {done} {what}"))) from None
         finally:
             for future in pending:
                 future.cancel()

@@ -19,7 +19,7 @@ import pytest
 from standing_cluster import ROOT, StandingCluster
 
 from lossline.cluster import connect, dask_engine, worker_name
-from lossline.cluster.engine import Engine
+from lossline.cluster.engine import Engine, WorkLost
 from lossline.errors import UserError
 
 
@@ -194,6 +194,24 @@ def test_a_lost_scheduler_is_one_line(
     assert "Traceback" not in capfd.readouterr().err
     harmed_cluster.start_scheduler()
     harmed_cluster.start_worker()
+    with connect(harmed_cluster.address) as engine:
+        assert list(engine.run(math.factorial, [3])) == [(0, 6)]
+
+
+def test_a_silent_scheduler_is_one_line(
+    harmed_cluster: StandingCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    harmed_cluster.start_worker()
+    with connect(harmed_cluster.address) as engine:
+        monkeypatch.setattr(dask_engine, "SILENT_SECONDS", 0.5)
+        monkeypatch.setattr(dask_engine, "_LOOK_SECONDS", 0.2)
+        running = engine.run(time.sleep, [0.01] * 1000)
+        next(running)
+        harmed_cluster.scheduler.send_signal(signal.SIGSTOP)  # its connections stay open
+        with pytest.raises(WorkLost, match=r"has not answered for 0.5 s.* Finished parts are kept"):
+            list(running)
+    monkeypatch.setattr(dask_engine, "SILENT_SECONDS", 60)
+    harmed_cluster.scheduler.send_signal(signal.SIGCONT)
     with connect(harmed_cluster.address) as engine:
         assert list(engine.run(math.factorial, [3])) == [(0, 6)]
 
