@@ -112,12 +112,35 @@ def building_anew(path: Path) -> Iterator[Path]:
         UserError: another process is writing there.
     """
     with _locked_folder(path.with_name(f".{path.name}.partial"), path) as partial:
-        _empty(partial)
+        empty(partial)
         try:
             yield partial
         except BaseException:
-            _empty(partial)
+            empty(partial)
             raise
+
+
+@contextlib.contextmanager
+def working(path: Path) -> Iterator[Path]:
+    """Yield the hidden folder ``.<name>.work`` beside ``path``, locked for one writer.
+
+    It is for files of the work on ``path``, never read as results. Files of an interrupted writer
+    stay in it, so the next one can resume; the caller empties it (``empty``) when it is done.
+
+    Raises:
+        UserError: another process is writing there.
+    """
+    place = path.resolve()  # "." has no sibling
+    work = place.with_name(f".{place.name}.work")
+    if _in_bucket(work):
+        lock = work.with_name(f"{work.name}.lock")
+        with lease.held(str(lock), (str(work),), lambda _: _being_written(path), _say):
+            yield work
+        return
+    with _locked_folder(work, place) as folder:
+        for unfinished in folder.rglob(".*.partial"):  # of ``replacing`` in a killed writer
+            unfinished.unlink()
+        yield folder
 
 
 class Appended(Protocol):
@@ -256,6 +279,15 @@ def remove_folder(folder: Path) -> None:
         shutil.rmtree(folder)
 
 
+def empty(folder: Path) -> None:
+    """Delete all in a folder."""
+    if bucket := _in_bucket(folder):
+        bucket.rmtree(missing_ok=True)
+        return
+    for item in folder.iterdir() if folder.is_dir() else ():
+        shutil.rmtree(item) if item.is_dir() and not item.is_symlink() else item.unlink()
+
+
 @contextlib.contextmanager
 def locked(path: Path, refusal: Callable[[str], str]) -> Iterator[None]:
     """Hold the lock file ``path`` while the block runs.
@@ -375,11 +407,3 @@ def _say(text: str) -> None:
 def _in_bucket(path: Path) -> BucketPath | None:
     """Return a path in a bucket as its own type; None for a local path."""
     return cast("BucketPath", path) if in_bucket(path) else None
-
-
-def _empty(folder: Path) -> None:
-    if bucket := _in_bucket(folder):
-        bucket.rmtree(missing_ok=True)
-        return
-    for item in folder.iterdir() if folder.is_dir() else ():
-        shutil.rmtree(item) if item.is_dir() and not item.is_symlink() else item.unlink()

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import pickle
-import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 
+from lossline.choices.kept_units import KeptUnit, kept, key, unit_folder
 from lossline.cluster import Engine
 from lossline.corpora.passes import repeats
 from lossline.corpora.passes.pool_index import (
@@ -24,9 +25,12 @@ from lossline.corpora.passes.pool_index import (
 )
 from lossline.corpora.pools import Pool
 from lossline.errors import UserError
-from lossline.files import write_bytes
+from lossline.files import remove_folder, write_bytes
 from lossline.pages.page_set import TOKENIZED, PageSet
-from lossline.stores.tokenization import Tokenizer, chunked
+from lossline.places import to_path
+from lossline.stores.parts import checked_vocabulary
+from lossline.stores.store_writer import for_workers
+from lossline.stores.tokenization import chunked, loaded, tokenize
 from lossline.terminal import Say, silent
 from lossline.vocabularies import Vocabulary, VocabularySpec
 
@@ -38,12 +42,37 @@ _SHINGLES = 1 << 21  # 8-grams that one unit counts
 
 @dataclass(frozen=True)
 class _Source:
-    """What all sets of one pool share; ``work`` is the folder for files of the work."""
+    """What all sets of one pool share.
+
+    Attributes:
+        files: files of the pages.
+        engine: what works on the texts.
+        work: folder for files of the work.
+        say: receives a line of progress now and then.
+        keeps: whether results of units are kept in ``work``.
+    """
 
     files: tuple[PageFile, ...]
     engine: Engine
     work: Path
     say: Say
+    keeps: bool = False
+
+    def run(
+        self, function: Callable[[Any], Any], units: Iterable[tuple[Any, bytes]], what: str
+    ) -> Iterator[tuple[int, Any]]:
+        """Run units, each with the bytes that say what it works on; see ``Engine.run``."""
+        plain: Iterable[Any] = (unit for unit, _ in units)
+        if self.keeps:
+            start = key(function)
+            plain = (
+                KeptUnit(unit, str(self.work / f"{key(start, identity)}.result"))
+                for unit, identity in units
+            )
+            function = partial(kept, function)
+        if isinstance(units, Sized):  # then progress tells how many there are
+            plain = list(plain)
+        return self.engine.run(function, plain, say=self.say, what=what)
 
 
 class StoredPages(PageSet):
@@ -92,14 +121,24 @@ class StoredPages(PageSet):
     def map(self, function: Callable[[Sequence[str]], Found], *, what: str) -> list[Found]:
         """See ``PageSet.map``."""
         pieces = [self._piece(slice(*ends)) for ends in chunks_of(self.sizes, PIECE)]
-        return self._run(partial(_apply, function), pieces, what)
+        units = [(piece, piece.identity()) for piece in pieces]
+        return self._run(partial(_apply, function), units, what)
 
     def share(self, value: Value) -> Callable[[], Value]:
         """See ``PageSet.share``: the value is pickled into a file of the work."""
-        path = self._source.work / f"{uuid.uuid4().hex}.pickle"
+        content = pickle.dumps(value)
+        path = self._source.work / f"{hashlib.sha256(content).hexdigest()}.pickle"
         self._source.work.mkdir(parents=True, exist_ok=True)
-        write_bytes(path, pickle.dumps(value))
+        write_bytes(path, content)
         return partial(_shared, str(path))
+
+    def keeping(self, fingerprint: str, say: Say) -> StoredPages:
+        """Return the same pages; see ``OpenPool.keeping``."""
+        folder = unit_folder(self._source.work, fingerprint)
+        if found := sum(1 for _ in folder.glob("*.result")):
+            say(f"uses {found} pieces of work of an earlier start")
+        source = replace(self._source, work=folder, keeps=True)
+        return StoredPages(source, self._all_names, self._rows)
 
     def subset(self, keep: np.ndarray) -> StoredPages:
         """See ``PageSet.subset``."""
@@ -110,30 +149,43 @@ class StoredPages(PageSet):
         positions = np.flatnonzero(among)
         places = np.empty(len(positions), np.uint32)
         places[np.argsort(self.places[positions])] = np.arange(len(positions), dtype=np.uint32)
-        folder = self._source.work / uuid.uuid4().hex
-        folder.mkdir(parents=True)
         own = StoredPages(self._source, self._all_names, self._rows[positions])
-        cuts = chunks_of(own.sizes, PIECE)
-        units = [
-            _Shingles(own._piece(slice(*ends)), places[slice(*ends)], str(folder / f"{n}.npy"))
-            for n, ends in enumerate(cuts)
-        ]
+        name = key(_rows_identity(own._rows), places.tobytes())
+        folder = self._source.work / name
+        if self._source.keeps:
+            unit = KeptUnit(places, str(folder.with_suffix(".repeats")))
+            repeated, totals = kept(partial(own._repeats, folder), unit)
+        else:
+            repeated, totals = own._repeats(folder, places)
+        if folder.exists():
+            remove_folder(folder)
+        found = np.zeros(len(self), bool)
+        found[positions] = repeated[places] >= threshold * totals
+        return found
+
+    def _repeats(self, folder: Path, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the repeated 8-grams of the page at each place, and all of each page.
+
+        Args:
+            folder: folder for the 8-grams, named after the pages and places.
+            places: place of each page.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        units = []
+        for n, ends in enumerate(chunks_of(self.sizes, PIECE)):
+            which = slice(*ends)
+            unit = _Shingles(self._piece(which), places[which], str(folder / f"{n}.npy"))
+            units.append((unit, unit.out.encode()))
         totals = np.concatenate(
             [np.zeros(0, np.int64), *self._run(_write_shingles, units, "pieces of 8-grams")]
         )
         pieces = max(1, -(-int(totals.sum()) // _SHINGLES))
-        counts = [
-            _Count(tuple(unit.out for unit in units), n, pieces, str(folder / f"count{n}.npy"))
-            for n in range(pieces)
-        ]
-        self._run(_count, counts, "ranges of 8-grams")
-        repeated = repeats.sum_repeats([Path(unit.out) for unit in counts], len(positions))
-        for file in folder.iterdir():
-            file.unlink()
-        folder.rmdir()
-        found = np.zeros(len(self), bool)
-        found[positions] = repeated[places] >= threshold * totals
-        return found
+        files = tuple(unit.out for unit, _ in units)
+        counts = [_Count(files, n, pieces, str(folder / f"count{n}.npy")) for n in range(pieces)]
+        named = [(unit, f"{unit.out} of {pieces}".encode()) for unit in counts]
+        self._run(_count, named, "ranges of 8-grams")
+        repeated = repeats.sum_repeats([to_path(unit.out) for unit in counts], len(places))
+        return repeated, totals
 
     def lengths(
         self,
@@ -144,11 +196,12 @@ class StoredPages(PageSet):
     ) -> np.ndarray:
         """See ``PageSet.lengths``; the engine tokenizes a little beyond the budget."""
         cuts = chunks_of(self.sizes[order], TOKENIZED)
-        running = self._source.engine.run(
-            partial(_lengths, vocabulary),
-            (self._piece(order[slice(*ends)]) for ends in cuts),
-            say=self._source.say,
-            what="pieces tokenized",
+        known = vocabulary if isinstance(vocabulary, Vocabulary) else loaded(vocabulary)
+        pieces = (self._piece(order[slice(*ends)]) for ends in cuts)
+        running = self._source.run(
+            partial(_lengths, for_workers(vocabulary), known.hash),
+            ((piece, piece.identity()) for piece in pieces),
+            "pieces tokenized",
         )
         early: dict[int, np.ndarray | str] = {}
         found, total, due = [np.zeros(0, np.int64)], 0, 0
@@ -172,11 +225,11 @@ class StoredPages(PageSet):
         used, rows["file"] = np.unique(rows["file"], return_inverse=True)
         return _Piece(tuple(self._source.files[number] for number in used.tolist()), rows)
 
-    def _run(self, function: Callable[[Any], Any], units: Sequence[Any], what: str) -> list[Any]:
+    def _run(
+        self, function: Callable[[Any], Any], units: Sequence[tuple[Any, bytes]], what: str
+    ) -> list[Any]:
         found: list[Any] = [None] * len(units)
-        for number, result in self._source.engine.run(
-            function, units, say=self._source.say, what=what
-        ):
+        for number, result in self._source.run(function, units, what):
             found[number] = result
         return found
 
@@ -187,6 +240,15 @@ class OpenPool:
 
     index: PoolIndex
     pages: StoredPages
+
+    def keeping(self, fingerprint: str, *, say: Say = silent) -> OpenPool:
+        """Return the pool with results of units kept in the folder of the work.
+
+        Args:
+            fingerprint: ``index.fingerprint()``, which the results depend on.
+            say: is told how many are there from an earlier start.
+        """
+        return OpenPool(self.index, self.pages.keeping(fingerprint, say))
 
 
 def open_pool(pool: Pool, engine: Engine, work: Path, *, say: Say = silent) -> OpenPool:
@@ -232,6 +294,15 @@ class _Piece:
     def texts(self) -> list[str]:
         return list(read_texts(self.files, self.rows))
 
+    def identity(self) -> bytes:
+        """Return what tells these pages from others of the pool."""
+        return _rows_identity(self.rows)
+
+
+def _rows_identity(rows: np.ndarray) -> bytes:
+    """Return what tells some pages from others of the same pool."""
+    return bytes(rows["domain"].tobytes() + rows["content"].tobytes())
+
 
 def _apply(function: Callable[[Sequence[str]], Found], piece: _Piece) -> Found:
     return function(piece.texts())
@@ -239,7 +310,7 @@ def _apply(function: Callable[[Sequence[str]], Found], piece: _Piece) -> Found:
 
 @functools.lru_cache(maxsize=2)
 def _shared(path: str) -> Any:
-    return pickle.loads(Path(path).read_bytes())
+    return pickle.loads(to_path(path).read_bytes())
 
 
 @dataclass(frozen=True)
@@ -253,7 +324,7 @@ class _Shingles:
 
 def _write_shingles(unit: _Shingles) -> np.ndarray:
     texts = read_texts(unit.piece.files, unit.piece.rows)
-    return repeats.write_shingles(Path(unit.out), texts, unit.places)
+    return repeats.write_shingles(to_path(unit.out), texts, unit.places)
 
 
 @dataclass(frozen=True)
@@ -267,23 +338,20 @@ class _Count:
 
 
 def _count(unit: _Count) -> None:
-    files = [Path(file) for file in unit.files]
-    repeats.count_repeats(Path(unit.out), files, unit.piece, unit.pieces)
+    files = [to_path(file) for file in unit.files]
+    repeats.count_repeats(to_path(unit.out), files, unit.piece, unit.pieces)
 
 
-def _lengths(vocabulary: Vocabulary | VocabularySpec, piece: _Piece) -> np.ndarray | str:
+def _lengths(
+    vocabulary: Vocabulary | VocabularySpec, expected: str, piece: _Piece
+) -> np.ndarray | str:
     """Return the tokens of each page; the message if the vocabulary changes a text.
 
     Only the pages up to the budget matter, and these are not known yet.
     """
+    known = checked_vocabulary(vocabulary, expected)
     try:
-        chunks = enumerate(chunked(piece.texts(), TOKENIZED))
-        parts = [tokens.lengths for _, _, tokens in _tokenizer(vocabulary).map(chunks)]
+        parts = [tokenize(chunk, known).lengths for chunk in chunked(piece.texts(), TOKENIZED)]
     except UserError as error:
         return str(error)
     return np.concatenate([np.zeros(0, np.int64), *parts])
-
-
-@functools.lru_cache(maxsize=1)
-def _tokenizer(vocabulary: Vocabulary | VocabularySpec) -> Tokenizer:
-    return Tokenizer(vocabulary)

@@ -5,12 +5,9 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import glob
 import hashlib
 import json
-import shutil
 import time
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,10 +20,11 @@ from lossline.choices.options import Choices, ChooseOptions
 from lossline.choices.stored_pages import open_pool
 from lossline.choices.summary import summary
 from lossline.cli.table_inputs import as_paths, fingerprint_of, provenance, say_since
-from lossline.cluster import connect
+from lossline.cluster import WorkLost, connect
 from lossline.corpora.gathering import file_sha256
 from lossline.corpora.json_lines import matching_files
 from lossline.errors import UserError
+from lossline.files import empty, working
 from lossline.options.identity import identity, not_identity
 from lossline.pages.methods import PositiveClassifier
 from lossline.pages.overlap import question_text
@@ -35,6 +33,7 @@ from lossline.stores.prepare_all import vocabulary_spec
 from lossline.tables import scores as score_tables
 from lossline.vocabularies import Bytes, HuggingFace, SentencePiece, Tiktoken, VocabularySpec
 
+_TRIES = 3
 # Packages whose code the results depend on.
 _ROOMS = ("tables", "selection", "pages", "choices", "corpora", "vocabularies")
 
@@ -97,8 +96,8 @@ def select(options: SelectCommand) -> Choices | None:
     say = functools.partial(say_since, started)
     with contextlib.ExitStack() as stack:
         pool, spec, pool_fingerprint = None, None, ""
-        work = stack.enter_context(_work_folder(out))
         if options.pool is not None:
+            work = stack.enter_context(_work_folder(out))
             spec = vocabulary_spec(options.vocabulary, Path(options.pool.root))
             engine = connect(options.cluster, processes=options.processes, say=say)
             pool = open_pool(options.pool, stack.enter_context(engine), work, say=say)
@@ -109,7 +108,8 @@ def select(options: SelectCommand) -> Choices | None:
             print(f"{out} is up to date")
             return None
         partial = stack.enter_context(SELECT_FOLDER.writing(out, fingerprint))
-        _remove_work_of_killed(work)
+        if pool is not None:
+            pool = pool.keeping(pool_fingerprint, say=say)
         found = choose(
             options,
             spec,
@@ -136,21 +136,26 @@ def select(options: SelectCommand) -> Choices | None:
 
 @contextlib.contextmanager
 def _work_folder(out: Path) -> Iterator[Path]:
-    """Yield a hidden folder beside ``out`` for files of the work; it is made when it is needed."""
-    place = out.resolve()
-    work = place.with_name(f".{place.name}.work-{uuid.uuid4().hex[:8]}")
-    try:
-        yield work
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
+    """Yield a hidden folder beside ``out`` for files of the work, locked.
+
+    They are kept for the next start if this one is killed, interrupted or loses its workers or its
+    disk; they are removed if it succeeds or an input is wrong.
+    """
+    with working(out) as work:
+        try:
+            yield work
+        except UserError as error:
+            if not isinstance(error, WorkLost):
+                _empty(work)
+            raise
+        _empty(work)
 
 
-def _remove_work_of_killed(work: Path) -> None:
-    """Remove what killed processes left; the lock of ``out`` is held, so no other one needs it."""
-    stem = work.name.rpartition("-")[0]
-    for other in work.parent.glob(f"{glob.escape(stem)}-*"):
-        if other != work:
-            shutil.rmtree(other, ignore_errors=True)
+def _empty(work: Path) -> None:
+    for _ in range(_TRIES):  # a worker that is late may be writing there
+        with contextlib.suppress(OSError):
+            empty(work)
+            return
 
 
 def _tables(options: SelectCommand) -> tuple[pd.DataFrame | None, pd.DataFrame | None]:

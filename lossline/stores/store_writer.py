@@ -129,7 +129,7 @@ def write_store(
         here = vocabularies.load(vocabulary)
     limit = documents.max_document_kilobytes if isinstance(documents, RangedTexts) else 0.0
     making = Making(
-        vocabulary=_for_workers(vocabulary),
+        vocabulary=for_workers(vocabulary),
         hash=here.hash,
         max_document_kilobytes=limit,
         chunk=chunk,
@@ -269,7 +269,8 @@ def _absolute(path: Path) -> Path:
     return path if in_bucket(path) else path.absolute()
 
 
-def _for_workers(vocabulary: Vocabulary | VocabularySpec) -> Vocabulary | VocabularySpec:
+def for_workers(vocabulary: Vocabulary | VocabularySpec) -> Vocabulary | VocabularySpec:
+    """Return a vocabulary whose file workers with another current folder find."""
     path = getattr(vocabulary, "path", "")
     if isinstance(vocabulary, Vocabulary) or not path:
         return vocabulary
