@@ -29,7 +29,7 @@ from lossline.choices.options import (
 )
 from lossline.choices.stored_pages import OpenPool, open_pool
 from lossline.choices.targets import Target
-from lossline.cluster import connect
+from lossline.cluster import WorkLost, connect
 from lossline.errors import UserError
 from lossline.installing import install_extra
 from lossline.options.identity import identity
@@ -196,6 +196,8 @@ def _choose(
             shortage=options.shortage,
             selected_only=True,
         )
+    except WorkLost:  # not the fault of the method
+        raise
     except UserError as error:
         raise UserError(f"{target_name or ANY}/{name}: {error}") from error
     return Choice(

@@ -182,19 +182,28 @@ class DaskEngine(Engine):
     def _result(self, future: Any) -> Any:
         if future.status == "error":
             self._raise(future.exception())
-        try:
-            state, value, worker = future.result(timeout=SILENT_SECONDS)
-        except self._dask.CancelledError as error:
-            raise self.lost() from error
-        except TimeoutError as error:
-            raise (self.silent() if self._client.status == "running" else self.lost()) from error
-        except OSError as error:
-            raise self.lost() from error
+        state, value, worker = self._waited_for(future)
         if state == "other code":
             raise self._other_code(worker, value)
         if state == "error":
             self._raise(value, worker)
         return value
+
+    def _waited_for(self, future: Any) -> Any:
+        """Return the result of a future; it is computed again if its worker has died since."""
+        since = time.monotonic()
+        while True:
+            try:
+                return future.result(timeout=ANSWER_SECONDS)
+            except self._dask.scheduler.KilledWorker as error:
+                self._raise(error)
+            except TimeoutError:
+                if self.threads():
+                    since = time.monotonic()
+                elif time.monotonic() - since > WORKER_SECONDS:
+                    raise self.without_workers() from None
+            except (self._dask.CancelledError, OSError) as error:
+                raise self.lost() from error
 
     def _raise(self, error: BaseException, worker: str = "") -> NoReturn:
         """Raise the error of a unit, as one line where the user can fix it."""

@@ -11,6 +11,8 @@ from evaluation.small_runs import LLAMA, corrupt, make_run
 from standing_cluster import StandingCluster
 
 from lossline.errors import UserError
+from lossline.evaluation.progress import EvaluationProgress
+from lossline.scoring import score_pool
 from lossline.scoring.score_pool import score
 from lossline.scoring.token_scoring import TokenScoreOptions, score_tokens
 from lossline.stores.store_writer import write_store
@@ -49,6 +51,30 @@ def test_scores_of_a_pool(dask_cluster: StandingCluster, tmp_path: Path) -> None
     again = score(options(runs, data, tmp_path / "there", cluster=dask_cluster.address))
     pd.testing.assert_frame_equal(here, again)
     assert times == {path: path.stat().st_mtime_ns for path in times}
+
+
+def test_a_killed_worker_changes_no_score(
+    dask_cluster: StandingCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = write_pool(tmp_path)
+    write_pool_store(tmp_path / "stores", pool)
+    data = (pool, tmp_path / "stores")
+    make_run(tmp_path / "runs" / "one", LLAMA, steps=(2,))
+    here = score(options(tmp_path / "runs", data, tmp_path / "here"))
+    victim = dask_cluster.workers[-1]
+
+    class Killing(EvaluationProgress):
+        def advance(self, amount: int, what: str) -> None:
+            victim.kill()
+            victim.wait()
+
+    monkeypatch.setattr(score_pool, "SHARDS", 1)
+    there = score_pool.PoolScorer(
+        options(tmp_path / "runs", data, tmp_path / "there", cluster=dask_cluster.address),
+        progress=Killing(label="score", quiet=True),
+    ).run()
+    dask_cluster.start_worker()
+    pd.testing.assert_frame_equal(here, there)
 
 
 def test_scores_of_tokens(dask_cluster: StandingCluster, tmp_path: Path) -> None:
