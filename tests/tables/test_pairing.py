@@ -1,13 +1,14 @@
 """Pairs between groups of runs: equal (N, D), or interpolated in compute."""
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from lossline import tables
 from lossline.errors import UserError
 from lossline.lines.fitting import LineKind, fit_lines_between
 from lossline.lines.specimens import between_groups
-from lossline.tables.pairing import Pairing, one_set, pair_groups
+from lossline.tables.pairing import Measurements, Pairing, one_set, pair_groups
 
 
 def runs(data: str, sizes, ratio=20.0, power=-0.05, extra=()):
@@ -105,3 +106,20 @@ def test_order_of_rows_does_not_choose_between_near_copies():
     copies = tables.concat([one, one.assign(loss=one.loss * (1 + 1e-7))])
     first, second = (one_set(t, "own", "loss").value for t in (copies, copies.iloc[::-1]))
     np.testing.assert_array_equal(np.sort(first), np.sort(second))
+
+
+def test_all_sets_at_once_are_measured_like_each_alone():
+    one = runs("a", [1e7, 2e7, 4e7])
+    near = one.assign(eval_set="near")
+    torn = one.assign(eval_set="torn")
+    failed = one.assign(eval_set="failed", status="failed", loss=np.nan)
+    table = tables.concat(
+        [near, torn, one, near.assign(loss=near.loss * (1 + 1e-7)), torn.assign(loss=9.0), failed]
+    )
+    measured = Measurements(table, "loss")
+    for name, points in {"own": 3, "near": 3, "failed": 0, "absent": 0}.items():
+        pd.testing.assert_frame_equal(measured.of_set(name), one_set(table, name, "loss"))
+        assert len(measured.of_set(name)) == points
+    np.testing.assert_array_equal(measured.of_set("near")["value"], one["loss"])
+    with pytest.raises(UserError, match=r"'torn': run 'a-1e.07', step 1 exists twice"):
+        measured.of_set("torn")
