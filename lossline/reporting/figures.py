@@ -21,7 +21,7 @@ from lossline.laws.compute_laws import Chinchilla, Kaplan
 from lossline.reporting import panels
 from lossline.reporting.appearance import RC, Appearance, label, text
 from lossline.reporting.lines import Curve, curves_for
-from lossline.reporting.points import paired, wide
+from lossline.reporting.points import MOST_POINTS, SHARE_POINTS, Losses
 from lossline.tables.continued import fresh, is_continued
 from lossline.tables.schema import Unit
 
@@ -62,7 +62,7 @@ def save(figure: Figure, path: Path) -> Path:
 
 def draw_panel(
     ax: Axes,
-    table: pd.DataFrame,
+    losses: Losses,
     curves: Sequence[Curve],
     appearance: Appearance,
     *,
@@ -71,7 +71,7 @@ def draw_panel(
     unit: Unit,
 ) -> pd.DataFrame:
     """Draw points and lines of one pair of sets, and return the points drawn."""
-    frame = paired(table, x, y, unit=unit)
+    frame = losses.paired(x, y, unit=unit)
     panels.draw_points(ax, frame, appearance)
     panels.fit_limits(ax, frame["x"], frame["y"])
     for curve in curves:
@@ -81,7 +81,7 @@ def draw_panel(
 
 
 def loss_grid(
-    table: pd.DataFrame,
+    losses: Losses,
     lines: Sequence[Curve],
     appearance: Appearance,
     *,
@@ -99,7 +99,7 @@ def loss_grid(
         for ax, y in zip(axes.flat, ys, strict=False):
             frames.append(
                 draw_panel(
-                    ax, table, curves_for(lines, x=x, y=y, unit=unit), appearance,
+                    ax, losses, curves_for(lines, x=x, y=y, unit=unit), appearance,
                     x=x, y=y, unit=unit,
                 )
             )  # fmt: skip
@@ -136,7 +136,7 @@ def hide_unused(axes: np.ndarray, used: int) -> None:
 
 
 def overview(
-    table: pd.DataFrame,
+    losses: Losses,
     lines: Sequence[Curve],
     appearance: Appearance,
     *,
@@ -151,7 +151,7 @@ def overview(
         axes = figure.subplots(1, len(units), squeeze=False)[0]
         for ax, unit in zip(axes, units, strict=True):
             frame = draw_panel(
-                ax, table, curves_for(lines, x=x, y=y, unit=unit), appearance, x=x, y=y, unit=unit
+                ax, losses, curves_for(lines, x=x, y=y, unit=unit), appearance, x=x, y=y, unit=unit
             )
             panels.label_axes(ax, x, y, unit)
         panels.figure_legend(figure, panels.legend_handles(appearance, frame))
@@ -159,7 +159,7 @@ def overview(
 
 
 def loss_over_compute(
-    table: pd.DataFrame,
+    losses: Losses,
     laws: Sequence[ComputeLawFit],
     appearance: Appearance,
     *,
@@ -173,7 +173,7 @@ def loss_over_compute(
     """
     columns = grid_columns(len(sets))
     rows = math.ceil(len(sets) / columns)
-    frame = wide(table, sets, unit=unit)
+    frame = losses.wide(sets, unit=unit)
     compute = "flops" if "flops" in frame and frame["flops"].notna().any() else "tokens"
     with publication_style():
         figure = new_figure(*grid_size(rows, columns))
@@ -202,7 +202,7 @@ def _trajectories(
     points = rows.assign(x=rows[compute].astype(float), y=rows[name].astype(float))
     # A run of one checkpoint has no curve. A sweep has hundreds of them, and one artist each per
     # panel would be slow.
-    trained_on = points[points.duplicated("run_id", keep=False)]
+    trained_on = _some_runs(points[points.duplicated("run_id", keep=False)])
     for run_id, run in trained_on.groupby("run_id", sort=True):
         first = run.iloc[0]
         ax.plot(
@@ -217,6 +217,15 @@ def _trajectories(
         )
     panels.compute_ticks(ax)
     panels.draw_points(ax, points[points["final"]], appearance)
+
+
+def _some_runs(points: pd.DataFrame) -> pd.DataFrame:
+    """Return an even share of the runs if they have more than ``MOST_POINTS`` checkpoints."""
+    if len(points) <= MOST_POINTS:
+        return points
+    runs = np.sort(points["run_id"].unique())
+    chosen = np.linspace(0, len(runs) - 1, max(1, len(runs) * SHARE_POINTS // len(points)))
+    return points[points["run_id"].isin(runs[chosen.round().astype(int)])]
 
 
 def _frontier(ax: Axes, frame: pd.DataFrame, fit: ComputeLawFit, appearance: Appearance) -> None:

@@ -307,8 +307,10 @@ def run_grid(table: pd.DataFrame) -> Grid:
 
     Facts that are the same for all runs are in the caption.
     """
-    rows = usable(table).sort_values(["run_id", "step"])
-    last = rows.drop_duplicates("run_id", keep="last")
+    # A large table is not copied: only the last checkpoint of each run is.
+    rows = usable(table)
+    checkpoints = rows[["run_id", "step"]].drop_duplicates().sort_values(["run_id", "step"])
+    last = rows.loc[checkpoints.drop_duplicates("run_id", keep="last").index]
     recorded = [fact for fact in _run_facts(last) if last[fact].notna().any()]
     varied = [fact for fact in recorded if last[fact].nunique(dropna=False) > 1]
     same = [
@@ -321,7 +323,7 @@ def run_grid(table: pd.DataFrame) -> Grid:
         caption += f"{note} "
     if len(last) > RUN_ROWS:
         caption += f"Only the first {RUN_ROWS} of {len(last)} runs are shown."
-    checkpoints = rows.groupby("run_id")["step"].nunique()
+    counts = checkpoints["run_id"].value_counts()
     columns = [
         Column("run", keep=True),
         *[Column(_heading(fact), number=_numeric(last[fact])) for fact in varied],
@@ -333,7 +335,7 @@ def run_grid(table: pd.DataFrame) -> Grid:
         [
             Cell(text(row["run_id"])),
             *[Cell(_fact(fact, row[fact])) for fact in varied],
-            Cell(str(checkpoints.get(row["run_id"], 0))),
+            Cell(str(counts.get(row["run_id"], 0))),
             Cell(_fact("tokens", row["tokens"])),
             Cell(number(row.get("flops"), 3)),
         ]

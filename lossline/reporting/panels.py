@@ -19,6 +19,7 @@ from numpy.typing import ArrayLike
 
 from lossline.reporting.appearance import Appearance, Intervention, label
 from lossline.reporting.lines import Curve
+from lossline.reporting.points import thinned
 from lossline.tables.schema import Unit
 
 CURVE_POINTS = 120
@@ -49,8 +50,10 @@ def draw_points(ax: Axes, frame: pd.DataFrame, appearance: Appearance) -> None:
     """Draw columns x and y of ``frame`` (``points.paired``); last checkpoints are larger.
 
     Points that look the same share one artist, so that thousands of checkpoints draw fast. Earlier
-    checkpoints are translucent, so that many of them appear as density.
+    checkpoints are translucent, so that many of them appear as density. Of more than
+    ``MOST_POINTS``, some are left out.
     """
+    frame = thinned(frame)
     kinds = frame["run_id"].map(
         lambda run: appearance.interventions[run].name if run in appearance.interventions else ""
     )
@@ -147,19 +150,20 @@ def legend_handles(
 ) -> list[tuple[str, list[Any]]]:
     """Return titled groups of legend handles for what occurs in ``frame``."""
     grey = "#555555"
+    has = {fact: set(frame[fact].unique()) for fact in ("pretraining_data", "architecture")}
     data = [
         Patch(facecolor=color, label=label(name))
         for name, color in appearance.colors.items()
-        if name in set(frame["pretraining_data"])
+        if name in has["pretraining_data"]
     ]
     architecture = [
         Line2D([], [], color=grey, marker=marker, markersize=4.2, markeredgecolor="white",
                markeredgewidth=0.3, linewidth=1.1, label=label(name),
                linestyle=appearance.dash(name) if lines else "none")
         for name, marker in appearance.markers.items()
-        if name in set(frame["architecture"])
+        if name in has["architecture"]
     ]  # fmt: skip
-    runs = set(frame["run_id"]) if "run_id" in frame else set()
+    runs = set(frame["run_id"].unique()) if "run_id" in frame else set()
     present = {kind.name for run, kind in appearance.interventions.items() if run in runs}
     other = [
         Line2D([], [], color=grey, marker="o", markersize=4.4, linestyle="none",

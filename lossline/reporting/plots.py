@@ -22,6 +22,7 @@ from lossline.lines.fitting import Line
 from lossline.reporting import figures, panels
 from lossline.reporting.appearance import COLORS, Appearance, label
 from lossline.reporting.lines import curves_for, drawable
+from lossline.reporting.points import Losses
 from lossline.tables.pairing import Pairs
 from lossline.tables.schema import Unit
 
@@ -61,7 +62,7 @@ def plot_lines(
     with figures.publication_style():
         ax = _axes() if ax is None else ax
         curves = curves_for(drawable(lines), x=x, y=y, unit=Unit(unit))
-        frame = figures.draw_panel(ax, table, curves, look, x=x, y=y, unit=Unit(unit))
+        frame = figures.draw_panel(ax, Losses(table), curves, look, x=x, y=y, unit=Unit(unit))
         panels.label_axes(ax, x, y, Unit(unit))
         handles = [h for _, group in panels.legend_handles(look, frame) for h in group]
         _legend(ax, handles)

@@ -8,8 +8,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import pandas as pd
-
 from lossline.attribution.results import Verdict
 from lossline.errors import UserError
 from lossline.files import write_text
@@ -27,7 +25,7 @@ from lossline.reporting.lines import (
 from lossline.reporting.making import making_section
 from lossline.reporting.page import Block, Page, Paragraph, Section, render
 from lossline.reporting.page_files import Pictures, page_path
-from lossline.reporting.points import eval_sets, partners, usable
+from lossline.reporting.points import MOST_POINTS, SHARE_POINTS, Losses, usable
 from lossline.tables.continued import continued_note
 from lossline.tables.schema import Unit
 from lossline.terminal import Say, now_and_then, silent
@@ -73,6 +71,7 @@ class _Report:
     """The fit, with everything that all sections share."""
 
     results: TableFit
+    losses: Losses
     pictures: Pictures
     appearance: Appearance
     curves: Sequence[Curve]
@@ -82,20 +81,22 @@ class _Report:
 
     @classmethod
     def of(cls, results: TableFit, folder: Path, say: Say) -> _Report:
-        table, x = results.table, _main_x(results)
+        losses = Losses(results.table)
+        x = _main_x(results, losses)
         units = [
             unit
             for unit in Unit
-            if any(eval_sets(table, kind=kind, unit=unit) for kind in ("validation", "task"))
+            if any(losses.eval_sets(kind=kind, unit=unit) for kind in ("validation", "task"))
         ]
         return cls(
             results=results,
+            losses=losses,
             pictures=Pictures(folder=folder, say=now_and_then(say)),
-            appearance=Appearance.of(usable(table)),
+            appearance=Appearance.of(losses.table),
             curves=drawable(results.lines),
             units=units,
             x=x,
-            partners={unit: partners(table, x, unit=unit) for unit in units},
+            partners={unit: losses.partners(x, unit=unit) for unit in units},
         )
 
     def page(self, title: str) -> Page:
@@ -105,8 +106,8 @@ class _Report:
             self._factors(), self._lines(), self._compute(), self._fits(), self._held_out(),
             self._exclusions(), making_section(results.provenance, results.settings, more=runs),
         ]  # fmt: skip
-        table = usable(self.results.table)
-        checkpoints = len(table.drop_duplicates(["run_id", "step"]))
+        table = self.losses.table
+        checkpoints = len(table[["run_id", "step"]].drop_duplicates())
         subtitle = (
             f"{table['run_id'].nunique():,} runs, {checkpoints:,} checkpoints, "
             f"{table['eval_set'].nunique():,} evaluation sets; pretraining data: "
@@ -122,14 +123,15 @@ class _Report:
         )
 
     def _lines(self) -> Section:
-        table = self.results.table
         blocks: list[Block] = [Paragraph(text=self._reading())]
-        tasks = _sets(table, "task", self.units)
-        validation = [name for name in _sets(table, "validation", self.units) if name != self.x]
+        tasks = _sets(self.losses, "task", self.units)
+        validation = [
+            name for name in _sets(self.losses, "validation", self.units) if name != self.x
+        ]
         y, units = self._main_y(tasks, validation)
         if units:
             figure = figures.overview(
-                table, self.curves, self.appearance, x=self.x, y=y, units=units
+                self.losses, self.curves, self.appearance, x=self.x, y=y, units=units
             )
             blocks.append(
                 self.pictures.picture(
@@ -171,7 +173,7 @@ class _Report:
             for part, start in enumerate(range(0, len(known), step), start=1):
                 ys = known[start : start + step]
                 figure = figures.loss_grid(
-                    self.results.table, self.curves, self.appearance, x=self.x, ys=ys, unit=unit
+                    self.losses, self.curves, self.appearance, x=self.x, ys=ys, unit=unit
                 )
                 what = "Validation losses" if kind == "validation" else "Task losses"
                 suffix = f"-{part}" if len(known) > step else ""
@@ -197,6 +199,11 @@ class _Report:
         if drawn:
             bands = "line with its 90% band" if len(drawn) == 1 else "lines with their 90% bands"
             words += f" {len(drawn)} fitted {bands}."
+        if any(self.losses.crowded(self.x, ys, unit=unit) for unit in units):
+            words += (
+                f" A panel with more than {MOST_POINTS:,} checkpoints shows an even share of them, "
+                f"about {SHARE_POINTS:,}; its lines, bands and limits are those of all."
+            )
         return words
 
     def _reading(self) -> str:
@@ -246,10 +253,11 @@ class _Report:
         blocks: list[Block] = []
         unit = self.units[0]
         for kind, name in (("validation", "compute-validation"), ("task", "compute-task")):
-            sets = eval_sets(self.results.table, kind=kind, unit=unit)[: figures.PANELS_PER_FIGURE]
+            sets = self.losses.eval_sets(kind=kind, unit=unit)[: figures.PANELS_PER_FIGURE]
             if sets:
+                crowded = self.losses.crowded(sets[0], sets, unit=unit)
                 figure = figures.loss_over_compute(
-                    self.results.table,
+                    self.losses,
                     self.results.compute_laws,
                     self.appearance,
                     sets=sets,
@@ -262,14 +270,15 @@ class _Report:
                         f"Losses during training ({kind} sets)",
                         "One curve per run; marker: last checkpoint. Losses as measured, not "
                         "smoothed; compute as recorded in the loss table. Dotted: the law from "
-                        "scale to loss, at the best model size of the group.",
+                        "scale to loss, at the best model size of the group."
+                        + (" Only an even share of the runs has a curve." if crowded else ""),
                     )
                 )
         blocks.append(grids.compute_law_grid(self.results.compute_laws))
         return Section(
             title="Losses against compute",
             anchor="compute",
-            intro=continued_note(usable(self.results.table)),
+            intro=continued_note(self.losses.table),
             blocks=blocks,
         )
 
@@ -345,17 +354,17 @@ def verdicts(results: TableFit) -> list[str]:
     return sentences
 
 
-def _sets(table: pd.DataFrame, kind: str | None, units: Sequence[Unit]) -> list[str]:
+def _sets(losses: Losses, kind: str | None, units: Sequence[Unit]) -> list[str]:
     """Sets of one kind (None: any kind) that were measured in at least one of the units."""
     kinds = ("validation", "task") if kind is None else (kind,)
-    found = {name for k in kinds for unit in units for name in eval_sets(table, kind=k, unit=unit)}
+    found = {name for k in kinds for unit in units for name in losses.eval_sets(kind=k, unit=unit)}
     return sorted(found)
 
 
-def _main_x(results: TableFit) -> str:
+def _main_x(results: TableFit, losses: Losses) -> str:
     """Set of the x axis: that of the attribution, else that of most lines, else the first."""
-    sets = _sets(results.table, None, list(Unit))
+    sets = _sets(losses, None, list(Unit))
     counts = Counter(line.x_set for line in results.lines)
     candidates = [results.attribution.x_set, *sorted(counts, key=lambda s: (-counts[s], s))]
-    validation = _sets(results.table, "validation", list(Unit))
+    validation = _sets(losses, "validation", list(Unit))
     return next(name for name in [*candidates, *validation, *sets] if name in sets)

@@ -9,7 +9,7 @@ from lossline.errors import UserError
 from lossline.lines.fitting import Line
 from lossline.reporting import figures
 from lossline.reporting.appearance import Appearance
-from lossline.reporting.points import eval_sets, paired
+from lossline.reporting.points import Losses, eval_sets, paired
 from lossline.tables.schema import Unit
 from tests.reporting import planted
 
@@ -51,7 +51,9 @@ def test_unknown_set_is_named(table):
 
 
 def test_panel_draws_every_point_once_in_the_color_of_its_data(table, appearance):
-    figure = figures.overview(table, (), appearance, x="wiki", y="hellaswag", units=[Unit.NATS])
+    figure = figures.overview(
+        Losses(table), (), appearance, x="wiki", y="hellaswag", units=[Unit.NATS]
+    )
     drawn = artists(figure.axes[0], "points/")
     total = sum(len(artist.get_xdata()) for artist in drawn.values())
     assert total == len(paired(table, "wiki", "hellaswag"))
@@ -66,7 +68,7 @@ def test_panel_draws_every_point_once_in_the_color_of_its_data(table, appearance
 @pytest.mark.parametrize("unit", list(Unit))
 def test_lines_and_bands_are_what_the_fit_predicts(table, appearance, curves, unit):
     figure = figures.loss_grid(
-        table, curves, appearance, x="wiki", ys=["legal", "python"], unit=unit
+        Losses(table), curves, appearance, x="wiki", ys=["legal", "python"], unit=unit
     )
     chosen = [c for c in curves if c.unit is unit and c.line.y_set == "python"]
     ax = figure.axes[1]
@@ -88,14 +90,18 @@ def test_a_very_wide_band_does_not_change_the_limits_of_a_panel(table, appearanc
             return self.predict(x) - 1e6, self.predict(x) + 1e6
 
     wild = [replace(c, line=Open(**vars(c.line))) for c in curves if c.unit is Unit.NATS]
-    figure = figures.loss_grid(table, wild, appearance, x="wiki", ys=["legal"], unit=Unit.NATS)
+    figure = figures.loss_grid(
+        Losses(table), wild, appearance, x="wiki", ys=["legal"], unit=Unit.NATS
+    )
     low, high = figure.axes[0].get_ylim()
     assert 0 < low < high < 8
 
 
 def test_every_run_has_a_curve_against_compute(table, appearance):
     sets = eval_sets(table, kind="validation")
-    figure = figures.loss_over_compute(table, planted.laws(), appearance, sets=sets, unit=Unit.NATS)
+    figure = figures.loss_over_compute(
+        Losses(table), planted.laws(), appearance, sets=sets, unit=Unit.NATS
+    )
     for ax in figure.axes:
         assert len(artists(ax, "run/")) == table["run_id"].nunique()
         assert ax.get_xscale() == "log"
@@ -103,7 +109,7 @@ def test_every_run_has_a_curve_against_compute(table, appearance):
 
 def test_runs_of_one_checkpoint_are_points_without_a_curve(table, appearance):
     last = table[table["step"] == table.groupby("run_id")["step"].transform("max")]
-    figure = figures.loss_over_compute(last, (), appearance, sets=["wiki"], unit=Unit.NATS)
+    figure = figures.loss_over_compute(Losses(last), (), appearance, sets=["wiki"], unit=Unit.NATS)
     (ax,) = figure.axes
     assert not artists(ax, "run/")
     drawn = artists(ax, "points/").values()
@@ -112,7 +118,7 @@ def test_runs_of_one_checkpoint_are_points_without_a_curve(table, appearance):
 
 def test_a_law_is_drawn_at_the_best_measured_size_for_each_compute(table, appearance):
     figure = figures.loss_over_compute(
-        table, planted.laws(), appearance, sets=["legal", "wiki"], unit=Unit.NATS
+        Losses(table), planted.laws(), appearance, sets=["legal", "wiki"], unit=Unit.NATS
     )
     legal, wiki = figure.axes
     assert not artists(legal, "law/")
@@ -129,7 +135,7 @@ def test_the_same_table_gives_the_same_bytes(table, curves, tmp_path):
     def once():
         appearance = Appearance.of(table)
         return figures.overview(
-            table, curves, appearance, x="wiki", y="hellaswag", units=list(Unit)
+            Losses(table), curves, appearance, x="wiki", y="hellaswag", units=list(Unit)
         )
 
     assert png(once()) == png(once())
@@ -139,7 +145,9 @@ def test_the_same_table_gives_the_same_bytes(table, curves, tmp_path):
 
 
 def test_legend_lies_outside_all_panels(table, appearance, curves):
-    figure = figures.overview(table, curves, appearance, x="wiki", y="hellaswag", units=list(Unit))
+    figure = figures.overview(
+        Losses(table), curves, appearance, x="wiki", y="hellaswag", units=list(Unit)
+    )
     png(figure)  # computes the layout
     legend = figure.legends[0].get_window_extent()
     assert all(not legend.overlaps(ax.get_window_extent()) for ax in figure.axes)
@@ -158,11 +166,11 @@ def test_very_small_and_very_large_studies_are_drawn(curves):
         )
     )
     appearance = Appearance.of(single)
-    png(figures.overview(single, (), appearance, x="wiki", y="hellaswag", units=list(Unit)))
+    png(figures.overview(Losses(single), (), appearance, x="wiki", y="hellaswag", units=list(Unit)))
     large = planted.table(planted.Recipe(sizes=tuple(np.geomspace(1e5, 1e7, 20)), checkpoints=50))
     assert large.groupby(["run_id", "step"]).ngroups >= 6000
     figure = figures.overview(
-        large, (), Appearance.of(large), x="wiki", y="hellaswag", units=[Unit.NATS]
+        Losses(large), (), Appearance.of(large), x="wiki", y="hellaswag", units=[Unit.NATS]
     )
     png(figure)
     assert len(figure.axes[0].lines) < 60  # one artist per look, not per point
@@ -172,6 +180,6 @@ def test_dollar_signs_in_names_are_not_parsed_as_mathematics(table, appearance):
     named = table.copy()
     named["eval_set"] = named["eval_set"].str.replace("hellaswag", r"$\frac{<b>$_x")
     figure = figures.overview(
-        named, (), appearance, x="wiki", y=r"$\frac{<b>$_x", units=[Unit.NATS]
+        Losses(named), (), appearance, x="wiki", y=r"$\frac{<b>$_x", units=[Unit.NATS]
     )
     assert re.match(b"\x89PNG", png(figure))
