@@ -477,7 +477,11 @@ def _coerce_plain(where: str, value: Any, hint: type) -> Any:
         return float(value)
     if hint is int and isinstance(value, bool):
         raise UserError(f"{where} = {value!r}: must be a whole number, not True or False")
-    if getattr(hint, "_is_protocol", False) or isinstance(value, hint):
+    if (
+        _has_members(value, hint)
+        if getattr(hint, "_is_protocol", False)
+        else isinstance(value, hint)
+    ):
         return value
     shown = (
         value
@@ -487,6 +491,17 @@ def _coerce_plain(where: str, value: Any, hint: type) -> Any:
     kinds = {int: "a whole number", float: "a number", str: "a string", bool: "True or False"}
     raise UserError(
         f"{where} = {shown!r}: must be {kinds.get(hint, f'a {hint.__name__} (as @name())')}"
+    )
+
+
+def _has_members(value: Any, protocol: type) -> bool:
+    """Return whether a component has the public members of a protocol; a class has none yet."""
+    names = {*vars(protocol), *protocol.__annotations__}
+    missing = object()
+    return all(
+        not inspect.isclass(value) and inspect.getattr_static(value, name, missing) is not missing
+        for name in names
+        if not name.startswith("_")
     )
 
 

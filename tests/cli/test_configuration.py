@@ -11,6 +11,7 @@ import subprocess
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 import pytest
 
@@ -118,6 +119,36 @@ def test_wrong_binding_is_named(bindings: list[str], message: str) -> None:
 def test_missing_binding_is_named() -> None:
     with pytest.raises(UserError, match=r"missing binding: demo\.model"):
         build_options("demo", VERB)
+
+
+class Grid(Protocol):
+    def points(self) -> list[str]: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    step: float = 1.0
+
+    def points(self) -> list[str]:
+        return []
+
+
+@dataclass(frozen=True, kw_only=True)
+class Planned:
+    grid: Grid
+
+
+@pytest.mark.parametrize("wrong", ["3", "@demo_other()", "@demo_line"])
+def test_component_without_what_its_protocol_asks_for_is_refused(wrong: str) -> None:
+    verb = Verb(
+        options=Planned,
+        run=print,
+        components={"demo_line": Line, "demo_other": Other},
+        name="planned",
+    )
+    assert build_options("planned", verb, bindings=["planned.grid = @demo_line()"]).grid == Line()
+    with pytest.raises(UserError, match=r"planned\.grid = .*: must be a Grid \(as @name\(\)\)"):
+        build_options("planned", verb, bindings=[f"planned.grid = {wrong}"])
 
 
 def test_scoped_bindings_count_as_used() -> None:
