@@ -183,13 +183,19 @@ class Listed:
 
 
 def unique(points: Sequence[Point]) -> list[Point]:
-    """Return the points as a list, after a check that all names differ.
+    """Return the points as a list, after a check that each has a name of its own.
 
     Raises:
-        UserError: two points have the same name.
+        UserError: there is no point, one has no name, or two have the same.
     """
+    if not points:
+        raise UserError("study.grid yields no run. Give it at least one axis with a level.")
     seen: dict[str, Point] = {}
     for point in points:
+        if not point.name:
+            raise UserError(
+                "study.grid yields a run whose levels all have empty names. Name one of them."
+            )
         if point.name in seen:
             raise UserError(
                 f"study.grid yields two runs called {point.name!r}. "
@@ -201,11 +207,21 @@ def unique(points: Sequence[Point]) -> list[Point]:
 
 def _point(levels: Mapping[str, str], bindings: dict[str, Any]) -> Point:
     """Return the point of some levels; the binding ``gin_file`` names files to include."""
+    for factor, level in levels.items():
+        if not isinstance(factor, str) or not isinstance(level, str):
+            raise UserError(
+                f"level {level!r} of factor {factor!r}: names must be strings. Write it in quotes."
+            )
     files = bindings.pop(INCLUDE, ())
-    files = (files,) if isinstance(files, str) else tuple(files)
+    files = (files,) if isinstance(files, str) else files
+    if not isinstance(files, Sequence) or not all(isinstance(file, str) for file in files):
+        raise UserError(
+            f"levels {', '.join(levels.values())}: {INCLUDE} = {files!r}: must be a path or a list "
+            "of paths"
+        )
     return Point(
         levels=tuple(levels.values()),
-        gin_files=files,
+        gin_files=tuple(files),
         bindings=bindings,
         factors={factor: name or UNNAMED_LEVEL for factor, name in levels.items()},
     )

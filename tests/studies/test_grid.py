@@ -9,7 +9,7 @@ import pytest
 
 from lossline import tables
 from lossline.errors import UserError
-from lossline.studies.grid import Axis, Chain, Point, Product, Zip, unique
+from lossline.studies.grid import Axis, Chain, Grid, Listed, Point, Product, Zip, unique
 from lossline.studies.planned_run import PlannedRun
 from lossline.studies.study import _filled, with_factors
 from lossline.tables.checks import check_columns
@@ -108,3 +108,20 @@ def test_a_binding_may_name_the_levels_of_other_axes(tmp_path: Path) -> None:
     ).points()
     filled = _filled(options, point.bindings, point.factors)  # type: ignore[arg-type]
     assert filled == {"a": [f"{tmp_path}/code-dsir/{{tokenizer}}"]}
+
+
+@pytest.mark.parametrize(
+    ("grid", "message"),
+    [
+        (Chain(parts=[]), "yields no run"),
+        (Product(parts=[]), "names. Name one of them"),
+        (Axis(factor="a", levels={"": {}}), "names. Name one of them"),
+        (Axis(factor="a", levels={1: {}}), "level 1 of factor 'a': names must be strings"),
+        (Listed(runs=[{"levels": {"a": 3}}]), "level 3 of factor 'a': names must be strings"),
+        (Axis(factor="a", levels={"b": {"gin_file": 3}}), "levels b: gin_file = 3: must be a path"),
+        (Axis(factor="a", levels={"b": {"gin_file": ["x", 3]}}), r"gin_file = \['x', 3\]"),
+    ],
+)
+def test_grids_that_name_no_runs_are_refused(grid: Grid, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        unique(grid.points())
