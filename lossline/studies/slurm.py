@@ -149,8 +149,9 @@ def submit(
     ids: list[str] = []
     for first in range(0, len(packs), _LARGEST_ARRAY):
         part = packs[first : first + _LARGEST_ARRAY]
+        before = time.time()  # a job may write to its log before this process goes on
         jobs = _submitted(part, options, folder=folder, logs=logs, on=on, name=study.name)
-        submissions = (Submission(on=on, job=job, time=time.time()) for job in jobs)
+        submissions = (Submission(on=on, job=job, time=before) for job in jobs)
         named = zip(part, submissions, strict=True)
         record.note({run.name: item for pack, item in named for run in pack})
         ids += jobs
