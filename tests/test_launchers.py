@@ -103,6 +103,36 @@ def test_all_hosts_of_a_slice_get_the_same_command(machine, monkeypatch):
     assert "--gin_file=a\\ b.gin" in sent
 
 
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [
+        (["train", "--gin_file=r.gin"], "train"),
+        (["evaluate", "--runs", "runs"], "evaluate"),
+        (["score", "--runs", "runs"], "score"),
+        (["score", "--tokens", "--run=r"], "token_scores"),
+        (["score", "--run=r", "--tokens"], "token_scores"),
+    ],
+)
+def test_verbs_of_several_processes_are_told_to_find_each_other(job, monkeypatch, arguments, name):
+    (job / "ends").write_text("0\n")
+    monkeypatch.setenv("ENDS", str(job / "ends"))
+    wanted = f"-m lossline.{arguments[0]} --gin.{name}.launch=@launch() --gin.launch.how=auto "
+    wanted += " ".join(arguments[1:])
+    ended(start("tpu_pod.sh", "n", "z", *arguments))
+    assert wanted in lines(job)[-1].replace("\\", "")
+    monkeypatch.setenv("ENDS", "0")
+    ended(start("slurm.sh", *arguments))
+    assert lines(job)[-1].endswith(wanted)
+
+
+@pytest.mark.parametrize("script", [["tpu_pod.sh", "n", "z"], ["slurm.sh"]])
+@pytest.mark.parametrize("verb", ["dynamics", "prepare", "trian"])
+def test_verbs_of_one_process_are_not_started_on_several_hosts(job, script, verb):
+    code, said = ended(start(*script, verb, "--gin_file=r.gin"))
+    assert code == 2 and said.count("\n") == 1
+    assert f"{verb} runs in one process" in said and not lines(job)
+
+
 def test_a_signal_stops_the_hosts_with_a_checkpoint(machine, monkeypatch):
     (machine / "ends").write_text("waits\n")
     monkeypatch.setenv("ENDS", str(machine / "ends"))

@@ -18,7 +18,8 @@
 # Needs: this checkout with its environment, and the root of the runs, on a file system that all nodes see; submit from the
 #   checkout. Options of sbatch replace the lines above: one task per GPU (--ntasks-per-node equal to --gpus-per-node), because
 #   JAX gives each task of Slurm the GPU of its local number.
-# Does: `train` and `evaluate` find the other processes by themselves: the script binds `launch.how = "auto"`.
+# Does: `train`, `evaluate` and `score` find the other processes by themselves: the script binds `launch.how = "auto"`. Other
+#   verbs run in one process (gpu.sh, or sbatch --wrap) and are refused.
 # Time limit: 300 s before it (--signal), all processes save a checkpoint and stop after the same step; the job goes back into
 #   the queue under its own number and continues from there.
 # Preemption: Slurm sends SIGTERM, which saves a checkpoint if the partition's GraceTime is long enough, and queues the job again
@@ -35,9 +36,16 @@ if [ ! -x .venv/bin/python ]; then
 fi
 verb=$1
 shift
-case $verb in
-  train | evaluate) set -- "--gin.$verb.launch=@launch()" --gin.launch.how=auto "$@" ;;
+case "$verb $* " in
+  train\ * | evaluate\ *) options=$verb ;;
+  score*\ --tokens\ *) options=token_scores ;;
+  score\ *) options=score ;;
+  *)
+    echo "$0: $verb runs in one process; train, evaluate and score run in several. Start it on one machine." >&2
+    exit 2
+    ;;
 esac
+set -- "--gin.$options.launch=@launch()" --gin.launch.how=auto "$@"
 
 out_of_time=no
 trap 'out_of_time=yes; scancel --signal=TERM "$SLURM_JOB_ID"' USR1 # signals the processes, not this script

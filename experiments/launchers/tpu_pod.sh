@@ -5,8 +5,8 @@
 #
 # Needs: gcloud; a TPU VM NAME (for example a v4-128) with this repository in ~/lossline on every host (tpu_queue.sh copies it);
 #   a root of the runs that all hosts see: a bucket (docs/guides/buckets.md) or NFS.
-# Does: installs the [tpu] and [buckets] extras once per host and starts the same command on all hosts. `train` and `evaluate` find the other
-#   hosts by themselves: the script binds `launch.how = "auto"`.
+# Does: installs the [tpu] and [buckets] extras once per host and starts the same command on all hosts. `train`,
+#   `evaluate` and `score` find the other hosts by themselves: the script binds `launch.how = "auto"`. Other verbs are refused.
 # Ctrl-C, or SIGTERM to this script: all hosts stop after the same step with a checkpoint. The same command continues.
 # Preemption: the hosts are gone, without a checkpoint if they had no time for one. Make another slice and run the same command
 #   again: it continues from the newest checkpoint. tpu_queue.sh does both.
@@ -18,9 +18,16 @@ if [ $# -lt 3 ]; then
 fi
 name=$1 zone=$2 verb=$3
 shift 3
-case $verb in
-  train | evaluate) set -- "--gin.$verb.launch=@launch()" --gin.launch.how=auto "$@" ;;
+case "$verb $* " in
+  train\ * | evaluate\ *) options=$verb ;;
+  score*\ --tokens\ *) options=token_scores ;;
+  score\ *) options=score ;;
+  *)
+    echo "$0: $verb runs in one process; train, evaluate and score run in several. Start it on one machine." >&2
+    exit 2
+    ;;
 esac
+set -- "--gin.$options.launch=@launch()" --gin.launch.how=auto "$@"
 
 on_all_hosts() {
   gcloud compute tpus tpu-vm ssh "$name" --zone="$zone" --worker=all --command="$1"
