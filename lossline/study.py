@@ -62,6 +62,7 @@ FLAGS = {
     ),
     "submit": Flag("study.submit", "train elsewhere: slurm, skypilot or local"),
     "status": Flag("study.status", "print the state of every run, and stop", "switch"),
+    "json": Flag("study.json", "with --status: one JSON object for each run", "switch"),
 }
 
 if __name__ == "__main__":

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import enum
+import json
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from lossline.errors import UserError
 from lossline.runs.run_directory import RunDirectory, RunState
@@ -37,6 +40,7 @@ class RunView:
 
     Attributes:
         name: name of the grid point.
+        folder: run directory.
         state: its state.
         step: last step with a row in the metrics.
         steps: steps of the whole run; None before the first row.
@@ -48,6 +52,7 @@ class RunView:
     """
 
     name: str
+    folder: str
     state: State
     step: int
     steps: int | None
@@ -78,6 +83,7 @@ def view(run: PlannedRun, *, logs: Path, last: Submission | None = None) -> RunV
     state, note = _state(run, logs / f"{run.name}.log", last)
     return RunView(
         name=run.name,
+        folder=str(run.folder),
         state=state,
         step=step,
         steps=round(run.tokens * step / tokens) if tokens else None,
@@ -142,6 +148,31 @@ def status_text(views: Sequence[RunView]) -> str:
     head = f"{'run':{width}s}  {'state':9s} {'step':>15s} {'tokens/s':>10s} {'loss':>8s}"
     head += f" {'left':>10s}  note"
     return "\n".join([head, *(_line(item, width) for item in views), summary(views)])
+
+
+def status_lines(views: Sequence[RunView]) -> str:
+    """Return one JSON object per run, each on a line; what is not known is null."""
+    return "\n".join(json.dumps(_tree(item), ensure_ascii=False) for item in views)
+
+
+def _tree(item: RunView) -> dict[str, Any]:
+    numbers = {
+        "tokens_per_second": item.rate if item.state is State.RUNNING else None,
+        "loss": item.loss,
+        "seconds_left": item.seconds_left,
+    }
+    return {
+        "run": item.name,
+        "folder": item.folder,
+        "state": item.state.value,
+        "step": item.step,
+        "steps": item.steps,
+        "tokens": item.tokens,
+        "total_tokens": item.total,
+        # JSON has no NaN and no infinity.
+        **{k: v if v is not None and math.isfinite(v) else None for k, v in numbers.items()},
+        "note": item.note,
+    }
 
 
 def _line(item: RunView, width: int) -> str:

@@ -13,6 +13,7 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from lossline.cli.parsed_files import ParsedFiles
 from lossline.errors import UserError
 from lossline.options.identity import identity
 from lossline.options.roles import OWN_PREFIX
-from lossline.places import in_bucket, to_path
+from lossline.places import check_folder_name, in_bucket, to_path
 from lossline.runs.run_directory import RunDirectory
 from lossline.studies.grid import Grid, Point, unique
 from lossline.studies.planned_run import PlannedRun, plan_run
@@ -32,7 +33,7 @@ from lossline.studies.progress import LogProgress, StudyProgress
 from lossline.studies.record import StudyRecord, SubmissionRecord, content_key, single
 from lossline.studies.skypilot import SKYPILOT, SkyOptions, write_tasks
 from lossline.studies.slurm import LOCAL, SLURM, SlurmOptions, check_installed, submit
-from lossline.studies.status import status_text, views_of
+from lossline.studies.status import status_lines, status_text, views_of
 from lossline.tables import load, write
 from lossline.terminal import announce
 
@@ -86,6 +87,7 @@ class StudyOptions:
         slurm: the jobs of "slurm" and "local".
         sky: the machines of "skypilot".
         status: print the state of every run, and stop.
+        json: print it for programs: one JSON object for each run, on a line of its own.
     """
 
     name: str
@@ -103,8 +105,14 @@ class StudyOptions:
     slurm: SlurmOptions = field(default_factory=SlurmOptions)
     sky: SkyOptions = field(default_factory=SkyOptions)
     status: bool = False
+    json: bool = False
 
     def __post_init__(self) -> None:
+        check_folder_name(self.name, "study.name")
+        if self.processes < 0:
+            raise UserError(f"study.processes = {self.processes}: must be 0 (automatic) or more")
+        if self.json and not self.status:
+            raise UserError("study.json changes how --status prints. Add --status.")
         if self.submit not in ("", SLURM, LOCAL, SKYPILOT):
             raise UserError(
                 f"study.submit = {self.submit!r}: must be {SLURM}, {SKYPILOT} or {LOCAL}. For "
@@ -137,15 +145,17 @@ def run_study(options: StudyOptions) -> None:
         ChildFailed: a step failed; its finished work is kept.
     """
     folder = options.folder
-    _check_gin_files(options)
-    if options.submit in (SLURM, LOCAL):
-        check_installed(options.submit)
+    _check_commands(options)
     runs = _runs(options)
     steps = len(options.before) + 3 + len(options.after)
     last = steps - len(options.after)
     if options.status:
         submissions = SubmissionRecord(folder).of_run
-        print(status_text(views_of(runs, logs=options.logs, submissions=submissions)), flush=True)
+        views = views_of(runs, logs=options.logs, submissions=submissions)
+        print(status_lines(views) if options.json else status_text(views), flush=True)
+        return
+    if options.dry_run:
+        _print_plan(options, runs)
         return
     if options.commands:
         _print_commands(options, runs)
@@ -153,9 +163,8 @@ def run_study(options: StudyOptions) -> None:
     if options.submit == SKYPILOT:
         _print_launches(options, runs)
         return
-    if options.dry_run:
-        _print_plan(options, runs)
-        return
+    if options.submit:
+        check_installed(options.submit)
     with single(folder):
         record = StudyRecord(folder / "study.json")
         recorded = True
@@ -193,9 +202,14 @@ def run_study(options: StudyOptions) -> None:
             _analyse(options, record, f"after-{name}", command, folder / name)
 
 
-def _check_gin_files(options: StudyOptions) -> None:
-    """Check that the gin file of every command exists, so that none is missed hours later."""
+def _check_commands(options: StudyOptions) -> None:
+    """Check that verb and gin file of every command exist, so that none is missed hours later."""
     for command in (*options.before, options.evaluate, options.fit, *options.after):
+        if not command.verb.isidentifier() or find_spec(f"lossline.{command.verb}") is None:
+            raise UserError(
+                f"command.verb = {command.verb!r} ({command.title}): no verb of lossline. Give one "
+                "such as gather, prepare, evaluate, fit or compare."
+            )
         if not Path(command.gin_file).is_file():
             raise UserError(
                 f"command {command.verb} ({command.title}): no file {command.gin_file}. Give the "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from lossline.errors import UserError
 from lossline.files import locked
 from lossline.studies.planned_run import PlannedRun
 from lossline.studies.record import Submission, SubmissionRecord
-from lossline.studies.status import State, status_text, view
+from lossline.studies.status import State, status_lines, status_text, view
 
 TOTAL = 40_000
 
@@ -110,6 +111,22 @@ def test_finished_run_counts_whole(run: PlannedRun) -> None:
     seen = view(run, logs=run.folder)
     assert (seen.state, seen.tokens, seen.loss) == (State.FINISHED, TOTAL, 1.0)
     assert status_text([seen]).endswith("1 runs: 1 finished; 100% of 0.0M tokens")
+
+
+def test_states_for_programs_are_json_of_one_line_each(run: PlannedRun) -> None:
+    record(run, "running", 100)
+    with (run.folder / "metrics.jsonl").open("a") as file:
+        file.write('\n{"step": 110, "tokens": 11000, "loss": NaN, "tokens_per_second": 2000.0}\n')
+    with locked(run.folder / "lock", str):
+        running = view(run, logs=run.folder)
+    waiting = view(replace(run, name="é", folder=run.folder / "x"), logs=run.folder)
+    first, second = (json.loads(line) for line in status_lines([running, waiting]).splitlines())
+    assert first == {
+        "run": "llama-wiki", "folder": str(run.folder), "state": "running", "step": 110,
+        "steps": 400, "tokens": 11000, "total_tokens": TOTAL, "tokens_per_second": 2000.0,
+        "loss": None, "seconds_left": 14.5, "note": "",
+    }  # fmt: skip
+    assert (second["run"], second["state"], second["steps"]) == ("é", "waiting", None)
 
 
 def test_run_without_its_store_waits(run: PlannedRun) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -223,3 +224,47 @@ def test_a_run_without_its_store_is_not_submitted(
 def test_an_unknown_scheduler_is_refused(options: StudyOptions) -> None:
     with pytest.raises(UserError, match=r"study\.submit = 'pbs': must be slurm, skypilot or local"):
         replace(options, submit="pbs")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"name": ""}, "study.name is empty"),
+        ({"name": "../x"}, r"study\.name = '\.\./x': cannot name a folder"),
+        ({"processes": -1}, "study.processes = -1: must be 0"),
+        ({"json": True}, "Add --status"),
+    ],
+)
+def test_options_of_a_study_that_cannot_be_are_refused(
+    options: StudyOptions, wrong: dict[str, object], message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        replace(options, **wrong)
+
+
+@pytest.mark.parametrize("verb", ["evalute", "", "a.b"])
+def test_a_misspelled_verb_is_refused_before_anything_starts(
+    options: StudyOptions, started: list[str], verb: str
+) -> None:
+    wrong = replace(options.evaluate, verb=verb)
+    with pytest.raises(UserError, match=rf"command\.verb = '{verb}' .*no verb of lossline"):
+        run_study(replace(options, evaluate=wrong))
+    assert not started
+
+
+def test_status_and_plan_need_no_scheduler_here(
+    options: StudyOptions,
+    started: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    elsewhere = replace(options, submit="slurm")
+    run_study(replace(elsewhere, status=True, json=True))
+    run_study(replace(elsewhere, dry_run=True))
+    status, *plan = capsys.readouterr().out.splitlines()
+    assert json.loads(status)["run"] == "uniform" and plan[0].startswith("gather")
+    with pytest.raises(UserError, match="this machine has no sbatch"):
+        run_study(elsewhere)
+    assert not started
