@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import argparse
 import ast
-import dataclasses
 import difflib
-import enum
 import inspect
 import io
 import os
@@ -19,17 +17,15 @@ import re
 import select
 import signal
 import sys
-import types
-import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
 from lossline.cli.file_errors import refusal_of_a_place
-from lossline.cli.parsed_files import ParsedFiles
+from lossline.cli.parsed_files import ParsedFiles, found_file, search_paths
+from lossline.cli.registration import REGISTERED, register
 from lossline.errors import UserError
-from lossline.places import to_path
 
 Loader = Callable[[], "Verb"]
 
@@ -148,19 +144,19 @@ def build_options(
     import gin
 
     gin.clear_config(clear_constants=True)
-    factory = _register(verb.name or name, verb.options)
+    factory = register(verb.name or name, verb.options)
     for component_name, component in verb.components.items():
-        _register(component_name, component)
+        register(component_name, component)
     files, parsed = [str(path) for path in gin_files], parsed or ParsedFiles()
     if not parsed.has(files):
-        for folder in _search_path(gin_files):
-            gin.add_config_file_search_path(folder)
-        for path in gin_files:
-            if not Path(path).is_file():
+        for path in files:
+            if found_file(path) is None:
                 raise UserError(f"--gin_file: no file {path}{_nearest_file(Path(path))}")
     try:
         parsed.parse(files, bindings)
-    except (ValueError, TypeError, SyntaxError, KeyError, OSError) as error:
+    except UserError as error:
+        raise UserError(str(error).splitlines()[0]) from error  # gin appends file and line
+    except Exception as error:  # also whatever a module raises that a file imports
         raise UserError(_gin_message(error)) from error
     _refuse_unset_macros()
     try:
@@ -226,8 +222,20 @@ def _parse_command_line(
             parser.add_argument(f"--{key}", type=float, metavar="NUMBER", help=text)
         else:
             parser.add_argument(f"--{key}", nargs="+" if flag.kind == "values" else None, help=text)
+    parser.add_argument(
+        "--gin_bindings",
+        metavar="LINE",
+        help="line of gin, as in a file: 'train.steps = 100'; may be given more than once",
+    )
+    parser.add_argument(
+        "--gin_search_paths",
+        default="",
+        metavar="FOLDERS",
+        help="folders, separated by commas, in which gin files and included files are looked for",
+    )
     flagged, bound = _without_bindings(sys.argv[1:] if argv is None else argv)
     known, rest = parser.parse_known_args(flagged)
+    search_paths[:] = _folders(known.gin_search_paths)
     bindings = []
     for key, flag in flags.items():
         value = getattr(known, key)
@@ -240,8 +248,9 @@ def _parse_command_line(
 
 
 def _without_bindings(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Return the arguments without ``--gin.NAME=VALUE`` and ``--gin.NAME VALUE``, and these.
+    """Return the arguments without ``--gin.NAME=VALUE`` and ``--gin_bindings=LINE``, and these.
 
+    The value may be the next argument. They keep their order, since a later one overrides.
     argparse takes an argument with a space for a value of the flag before it.
     """
     others: list[str] = []
@@ -249,7 +258,7 @@ def _without_bindings(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     rest = list(arguments)
     while rest:
         argument = rest.pop(0)
-        if argument.startswith("--gin."):
+        if argument.startswith("--gin.") or argument.partition("=")[0] == "--gin_bindings":
             bound.append(argument)
             if "=" not in argument and rest and not rest[0].startswith("--"):
                 bound.append(rest.pop(0))
@@ -283,21 +292,26 @@ def _meant(argument: str, name: str, flags: Mapping[str, Flag], verb: Verb) -> s
 
 
 def _gin_bindings(arguments: Sequence[str], meant: Callable[[str], str]) -> list[str]:
-    """Turn ``--gin.NAME=VALUE`` or ``--gin.NAME VALUE`` into binding lines.
+    """Turn ``--gin.NAME=VALUE`` and ``--gin_bindings=LINE`` into binding lines.
 
-    A bare word becomes a string. ``meant`` gives a suggestion for every other argument.
+    A bare word becomes a string; a line of gin stays as it is. ``meant`` gives a suggestion for
+    every other argument.
     """
     bindings = []
     rest = list(arguments)
     while rest:
         argument = rest.pop(0)
-        if not argument.startswith("--gin."):
+        line = argument.partition("=")[0] == "--gin_bindings"
+        if not line and not argument.startswith("--gin."):
             raise UserError(f"unknown argument {argument}; {meant(argument)}")
         key, equals, value = argument.removeprefix("--gin.").partition("=")
         if not equals:
             if not rest:
                 raise UserError(f"{argument} has no value. Write {argument}=VALUE.")
             value = rest.pop(0)
+        if line:
+            bindings.append(value)
+            continue
         bindings.append(f"{key.strip()} = {_gin_value(value.strip())}")
     return bindings
 
@@ -312,15 +326,15 @@ def _gin_value(text: str) -> str:
     return text
 
 
-def _search_path(gin_files: Sequence[str | Path]) -> list[str]:
-    """Return the folders in which ``include`` lines look for files.
-
-    They are the folder of each gin file, and ``gin_configs`` of the working folder and of the
-    checkout.
-    """
-    folders = [str(Path(path).resolve().parent) for path in gin_files]
-    folders += ["gin_configs", str(Path(__file__).resolve().parents[1] / "gin_configs")]
-    return list(dict.fromkeys(folders))
+def _folders(text: str) -> list[str]:
+    """Return the folders of ``--gin_search_paths``."""
+    folders = [folder for folder in text.split(",") if folder]
+    for folder in folders:
+        if not Path(folder).is_dir():
+            raise UserError(
+                f"--gin_search_paths: the folder {folder} does not exist. Give existing folders."
+            )
+    return folders
 
 
 def _nearest_file(path: Path) -> str:
@@ -332,178 +346,6 @@ def _nearest_file(path: Path) -> str:
 
 
 # --- gin -----------------------------------------------------------------------------------------
-
-_REGISTERED: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {}
-
-
-def _register(name: str, component: Callable[..., Any]) -> Callable[..., Any]:
-    """Register ``component`` in gin under ``name``, with a check of names and types.
-
-    Returns:
-        The configurable that gin made of it.
-    """
-    import gin
-
-    if name in _REGISTERED:
-        known, factory = _REGISTERED[name]
-        if known is not component:
-            raise ValueError(f"two components registered as {name}: {known} and {component}")
-        return factory
-
-    if name in ("constant", "macro", "singleton"):
-        raise ValueError(f"gin itself has a {name}: a reference to ours would be ambiguous")
-    signature = inspect.signature(component)
-    # Hints of a dataclass resolve in the module of each base class; hints of its __init__ do not.
-    named = inspect.isfunction(component) or dataclasses.is_dataclass(component)
-    hints = typing.get_type_hints(component if named else component.__init__)
-
-    def build(**given: Any) -> Any:
-        return component(**_checked(name, signature, hints, given))
-
-    build.__name__ = build.__qualname__ = name.rsplit(".", 1)[-1]
-    build.__signature__ = _keyword_signature(signature)  # type: ignore[attr-defined]
-    build.__module__, build.__doc__ = "lossline", component.__doc__
-    factory = gin.external_configurable(build, name=name, module="lossline")
-    _REGISTERED[name] = (component, factory)
-    return factory
-
-
-class _NotWritable:
-    """Default of an option whose own default cannot be written as gin text."""
-
-
-def _keyword_signature(signature: inspect.Signature) -> inspect.Signature:
-    """Return the same parameters, keyword-only, with defaults that gin can print."""
-    parameters = []
-    for item in signature.parameters.values():
-        default = item.default
-        if default is not inspect.Parameter.empty and not isinstance(
-            default, (bool, int, float, str, type(None))
-        ):
-            default = _NotWritable()
-        parameters.append(item.replace(kind=inspect.Parameter.KEYWORD_ONLY, default=default))
-    return signature.replace(parameters=parameters)
-
-
-def _checked(
-    name: str, signature: inspect.Signature, hints: Mapping[str, Any], given: Mapping[str, Any]
-) -> dict[str, Any]:
-    import gin
-
-    required = [
-        key for key, item in signature.parameters.items() if item.default is inspect.Parameter.empty
-    ]
-    missing = [key for key in required if key not in given]
-    missing += [key for key, value in given.items() if value is gin.REQUIRED]
-    if missing:
-        wanted = ", ".join(f"{name}.{key}" for key in missing)
-        raise UserError(
-            f"missing binding: {wanted}. Bind it in a gin file (--gin_file=…) or with "
-            f"--gin.{name}.{missing[0]}=…"
-        )
-    return {
-        key: _coerce(f"{name}.{key}", value, hints.get(key, Any)) for key, value in given.items()
-    }
-
-
-def _coerce(where: str, value: Any, hint: Any) -> Any:
-    """Return ``value`` as the annotated type.
-
-    Lists become tuples, strings become enum members or paths, and ints become floats.
-
-    Raises:
-        UserError: names the binding, its value and the required type.
-    """
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if hint is Any or isinstance(hint, typing.TypeVar):
-        return value
-    if origin is typing.Literal:
-        if value in arguments:
-            return value
-        raise UserError(f"{where} = {value!r}: must be one of {', '.join(map(repr, arguments))}")
-    if origin in (typing.Union, types.UnionType):
-        return _coerce_union(where, value, arguments)
-    if origin in (tuple, list) or (inspect.isclass(origin) and issubclass(origin, Sequence)):
-        return _coerce_sequence(where, value, arguments, hint)
-    if inspect.isclass(origin) and issubclass(origin, Mapping):
-        if not isinstance(value, Mapping):
-            raise UserError(f"{where} = {value!r}: must be a dictionary")
-        return {
-            key: _coerce(f"{where}[{key!r}]", item, arguments[1]) for key, item in value.items()
-        }
-    if origin is not None or not inspect.isclass(hint):
-        return value  # callables and other generics: the component itself checks them
-    return _coerce_plain(where, value, hint)
-
-
-def _coerce_union(where: str, value: Any, arguments: Sequence[Any]) -> Any:
-    if value is None and type(None) in arguments:
-        return None
-    problems = []
-    for argument in arguments:
-        if argument is type(None):
-            continue
-        try:
-            return _coerce(where, value, argument)
-        except UserError as error:
-            problems.append(error)
-    raise problems[0]
-
-
-def _coerce_sequence(where: str, value: Any, arguments: Sequence[Any], hint: Any) -> Any:
-    if isinstance(value, str) or not isinstance(value, Sequence):
-        raise UserError(f"{where} = {value!r}: must be a list ({hint})")
-    fixed = bool(arguments) and Ellipsis not in arguments and typing.get_origin(hint) is tuple
-    if fixed and len(arguments) != len(value):
-        raise UserError(f"{where} = {value!r}: must have {len(arguments)} items, has {len(value)}")
-    inner = arguments if fixed else [arguments[0] if arguments else Any] * len(value)
-    return tuple(
-        _coerce(f"{where}[{i}]", item, kind)
-        for i, (item, kind) in enumerate(zip(value, inner, strict=True))
-    )
-
-
-def _coerce_plain(where: str, value: Any, hint: type) -> Any:
-    if issubclass(hint, enum.Enum):
-        try:
-            return value if isinstance(value, hint) else hint(value)
-        except ValueError:
-            names = ", ".join(repr(member.value) for member in hint)
-            raise UserError(f"{where} = {value!r}: must be one of {names}") from None
-    if issubclass(hint, Path) and isinstance(value, str):
-        return to_path(value, where)
-    whole = isinstance(value, int) and not isinstance(value, bool)
-    if hint is float and whole:
-        return float(value)
-    if hint is int and isinstance(value, bool):
-        raise UserError(f"{where} = {value!r}: must be a whole number, not True or False")
-    if (
-        _has_members(value, hint)
-        if getattr(hint, "_is_protocol", False)
-        else isinstance(value, hint)
-    ):
-        return value
-    shown = (
-        value
-        if isinstance(value, (int, float, str, bool, list, tuple, dict))
-        else type(value).__name__
-    )
-    kinds = {int: "a whole number", float: "a number", str: "a string", bool: "True or False"}
-    raise UserError(
-        f"{where} = {shown!r}: must be {kinds.get(hint, f'a {hint.__name__} (as @name())')}"
-    )
-
-
-def _has_members(value: Any, protocol: type) -> bool:
-    """Return whether a component has the public members of a protocol; a class has none yet."""
-    names = {*vars(protocol), *protocol.__annotations__}
-    missing = object()
-    return all(
-        not inspect.isclass(value) and inspect.getattr_static(value, name, missing) is not missing
-        for name in names
-        if not name.startswith("_")
-    )
-
 
 def _refuse_unused() -> None:
     """Check that every binding was used.
@@ -573,16 +415,16 @@ def _gin_message(error: Exception) -> str:
         )
     unknown = re.search(r"No configurable matching (?:reference )?'@?%?([\w./]+)", text)
     if unknown:
-        near = difflib.get_close_matches(unknown[1].rsplit("/", 1)[-1], list(_REGISTERED), n=1)
+        near = difflib.get_close_matches(unknown[1].rsplit("/", 1)[-1], list(REGISTERED), n=1)
         hint = (
             f"; did you mean {near[0]}?"
             if near
-            else f"; known names: {', '.join(sorted(_REGISTERED))}"
+            else f"; known names: {', '.join(sorted(REGISTERED))}"
         )
         first = f"unknown binding: nothing is called {unknown[1]!r}{hint}"
     parameter = re.search(r"Configurable '([\w./]+)' doesn't have a parameter named '(\w+)'", text)
-    if parameter and parameter[1] in _REGISTERED:
-        names = list(inspect.signature(_REGISTERED[parameter[1]][0]).parameters)
+    if parameter and parameter[1] in REGISTERED:
+        names = list(inspect.signature(REGISTERED[parameter[1]][0]).parameters)
         near = difflib.get_close_matches(parameter[2], names, n=1)
         hint = (
             f"; did you mean {parameter[1]}.{near[0]}?" if near else f"; it has {', '.join(names)}"

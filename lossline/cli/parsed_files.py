@@ -7,14 +7,25 @@ values are never changed in place.
 from __future__ import annotations
 
 import ast
+import contextlib
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
+from lossline.cli.registration import take_components_of_imports
 from lossline.errors import UserError
+
+search_paths: list[str] = []
+"""Folders of ``--gin_search_paths`` of this process."""
+
+
+def found_file(path: str) -> Path | None:
+    """Return where a gin file is: the path itself, or below one of ``search_paths``."""
+    places = [Path(path), *(Path(folder) / path for folder in search_paths)]
+    return next((place for place in places if place.is_file()), None)
 
 
 @dataclass
@@ -31,13 +42,13 @@ class ParsedFiles:
         """Bind what the files and then the bindings say; gin's configuration must be empty.
 
         Raises:
-            UserError: a file is not UTF-8.
+            UserError: a file is not UTF-8 or includes itself, or a binding is not a line of gin.
             ValueError: and other errors of gin, for a file or a binding that it cannot read.
         """
         import gin
         from gin import config
 
-        _read_files_only()
+        take_components_of_imports()
         key = tuple(files)
         if key in self.known:
             bound, imports = self.known[key]
@@ -46,13 +57,19 @@ class ParsedFiles:
         else:
             logging.disable(logging.ERROR)  # gin logs every folder without the included file
             try:
-                gin.parse_config_files_and_bindings(list(files), [], finalize_config=False)
+                with _reading(_common_folders(files)):
+                    gin.parse_config_files_and_bindings(
+                        [str(found_file(path) or path) for path in files],
+                        [],
+                        finalize_config=False,
+                    )
             finally:
                 logging.disable(logging.NOTSET)
             self.known[key] = _copied(config._CONFIG), set(config._IMPORTS)
-        for line in bindings:
-            if not _bound_as_is(line):
-                gin.parse_config(line)
+        with _reading(_common_folders(files)):
+            for line in bindings:
+                if not _bound_as_is(line):
+                    _bind(line)
 
 
 def _copied(bound: dict[Any, dict]) -> dict[Any, dict]:
@@ -73,15 +90,66 @@ def _bound_as_is(line: str) -> bool:
     return True
 
 
-def _read_files_only() -> None:
-    """Make gin read an included path only as a file, and every file as UTF-8.
+def _bind(line: str) -> None:
+    """Let gin bind a line of the command line."""
+    import gin
 
-    Otherwise gin also takes the path's folder for a Python package, and fails if the working folder
-    contains a folder of that name: ``runs/quickstart.gin`` in a folder with ``runs/``.
+    try:
+        gin.parse_config(line)
+    except (SyntaxError, ValueError) as error:
+        if isinstance(error, SyntaxError) or "malformed node" in str(error):
+            raise UserError(
+                f"{line!r} is not a line of gin. Write NAME = VALUE, and text in quotes."
+            ) from error
+        raise
+
+
+def _common_folders(files: Sequence[str]) -> list[str]:
+    """Return the folders in which ``include`` lines of every file look for files.
+
+    They are the working folder, ``search_paths``, the folder of each gin file, and ``gin_configs``
+    of the working folder and of the checkout.
     """
-    from gin import config
+    folders = ["", *search_paths]
+    folders += [str(path.resolve().parent) for path in map(found_file, files) if path]
+    folders += ["gin_configs", str(Path(__file__).resolve().parents[2] / "gin_configs")]
+    return list(dict.fromkeys(folders))
 
-    config._FILE_READERS[:] = [(_open_utf8, os.path.isfile)]  # gin offers no public way
+
+@contextlib.contextmanager
+def _reading(folders: Sequence[str]) -> Iterator[None]:
+    """Make gin look for an included file in the folder of the including file, then in ``folders``.
+
+    gin then reads a path only as a file, and every file as UTF-8. Otherwise it also takes the
+    path's folder for a Python package, and fails if the working folder contains a folder of that
+    name: ``runs/quickstart.gin`` in a folder with ``runs/``.
+    """
+    from gin import config  # gin offers no public way to any of this
+
+    opened: list[str] = []
+
+    @contextlib.contextmanager
+    def read(path: str) -> Iterator[TextIO]:
+        real = os.path.realpath(path)
+        if real in opened:
+            chain = " → ".join(map(os.path.relpath, [*opened[opened.index(real) :], real]))
+            raise UserError(f"{path} includes itself: {chain}. Remove one of these includes.")
+        opened.append(real)
+        outer = config._LOCATION_PREFIXES[:]
+        config._LOCATION_PREFIXES[:] = [os.path.dirname(real), *folders]
+        try:
+            with _open_utf8(path) as file:
+                yield file
+        finally:
+            config._LOCATION_PREFIXES[:] = outer
+            opened.pop()
+
+    before = config._LOCATION_PREFIXES[:], config._FILE_READERS[:]
+    config._LOCATION_PREFIXES[:], config._FILE_READERS[:] = folders, [(read, os.path.isfile)]
+    try:
+        yield
+    finally:
+        config._LOCATION_PREFIXES[:], config._FILE_READERS[:] = before
 
 
 def _open_utf8(path: str) -> TextIO:

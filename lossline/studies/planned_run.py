@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lossline.cli.configuration import build_options
-from lossline.cli.parsed_files import ParsedFiles
+from lossline.cli.parsed_files import ParsedFiles, search_paths
 from lossline.errors import NotMadeYet, UserError
 from lossline.options.identity import fingerprint
 from lossline.places import to_path
@@ -79,6 +79,8 @@ def plan_run(
     except UserError as error:
         raise UserError(f"run {name}: {error}") from error
     arguments = [f"--gin_file={path}" for path in gin_files]
+    if search_paths:
+        arguments.append(f"--gin_search_paths={','.join(search_paths)}")
     arguments += [f"--gin.{key}={value}" for key, value in map(_split, bindings)]
     return PlannedRun(
         name=name,
