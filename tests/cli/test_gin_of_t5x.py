@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,7 +31,7 @@ FILE = "shown.model = @shown_model()\nshown_model.width = %WIDTH\nWIDTH = 8\n"
 
 OWN = """
 import dataclasses
-from tests.cli.test_configuration import Model
+from the_verb import Model
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Wide(Model):
@@ -66,6 +67,7 @@ def refused(capsys, *arguments: str) -> str:
 def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setitem(sys.modules, "the_verb", sys.modules[__name__])
     (tmp_path / "own_parts.py").write_text(OWN)
     (tmp_path / "run.gin").write_text(FILE)
     return tmp_path
@@ -155,7 +157,7 @@ def test_names_of_the_verb_stay_known_beside_imported_ones(work, capsys) -> None
     assert run(capsys, path) == Options(model=Model(width=8), steps=6)
     path = dynamic(
         work,
-        f"import {__name__} as t",
+        "import the_verb as t",
         "shown.model = @t.Model()\nt.Model.width = 3\nt.Options.steps = 9",
     )
     assert run(capsys, path) == Options(model=Model(width=3), steps=9)
