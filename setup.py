@@ -83,6 +83,7 @@ setup(
     packages=find_packages(include=["lossline", "lossline.*"]),
     package_data={
         "lossline": ["py.typed"],
+        "lossline.options": ["names.json"],
         "lossline.lines": ["published_errors.csv"],
         "lossline.reporting": ["templates/*"],
     },

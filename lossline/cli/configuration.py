@@ -26,6 +26,7 @@ from lossline.cli.file_errors import refusal_of_a_place
 from lossline.cli.parsed_files import ParsedFiles, found_file, search_paths
 from lossline.cli.registration import REGISTERED, register
 from lossline.errors import UserError
+from lossline.options.names import Owners, owners_of
 
 Loader = Callable[[], "Verb"]
 
@@ -88,6 +89,8 @@ def run_verb(
     _print_in_any_locale()
     try:
         gin_files, bindings = _parse_command_line(name, description, known, argv, load)
+        if bindings:
+            _refuse_unknown(bindings, owners_of(name, load))
         verb = load()
         verb.run(build_options(name, verb, gin_files=gin_files, bindings=bindings))
     except UserError as error:
@@ -242,7 +245,7 @@ def _parse_command_line(
         if value is not None:
             bindings.append(f"{flag.binding} = {_gin_value(repr(value))}")  # nan: as a string
     bindings += _gin_bindings(
-        [*rest, *bound], lambda argument: _meant(argument, name, flags, load())
+        [*rest, *bound], lambda argument: _meant(argument, flags, owners_of(name, load))
     )
     return known.gin_file, bindings
 
@@ -267,17 +270,34 @@ def _without_bindings(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     return others, bound
 
 
-def _meant(argument: str, name: str, flags: Mapping[str, Flag], verb: Verb) -> str:
+def _refuse_unknown(bindings: Sequence[str], owners: Owners) -> None:
+    """Check the names of bindings of known components before the verb's modules are imported.
+
+    Raises:
+        UserError: a component has no such option.
+    """
+    for line in bindings:
+        owner, _, option = line.partition("=")[0].strip().rpartition("/")[2].rpartition(".")
+        if owner in owners and option not in owners[owner]:
+            near = _nearest_option(owner, option, owners[owner])
+            raise UserError(f"unknown binding: {owner} has no option {option!r}{near}")
+
+
+def _nearest_option(owner: str, option: str, names: Sequence[str]) -> str:
+    near = difflib.get_close_matches(option, names, n=1)
+    return f"; did you mean {owner}.{near[0]}?" if near else f"; it has {', '.join(names)}"
+
+
+def _meant(argument: str, flags: Mapping[str, Flag], owners: Owners) -> str:
     """Return a suggestion for an unknown argument.
 
     It is an option of the verb or of one of its components, or a flag with a similar name.
     """
     option = argument.lstrip("-").partition("=")[0].replace("-", "_")
-    owners: dict[str, Callable[..., Any]] = {verb.name or name: verb.options, **verb.components}
     bound = [
         f"--gin.{owner}.{option}=VALUE"
-        for owner, made in owners.items()
-        if argument.startswith("--") and option in inspect.signature(made).parameters
+        for owner, names in owners.items()
+        if argument.startswith("--") and option in names
     ]
     if option in flags and flags[option].kind == "positional":
         return f"give {option} without a name, see --help"
@@ -425,10 +445,7 @@ def _gin_message(error: Exception) -> str:
     parameter = re.search(r"Configurable '([\w./]+)' doesn't have a parameter named '(\w+)'", text)
     if parameter and parameter[1] in REGISTERED:
         names = list(inspect.signature(REGISTERED[parameter[1]][0]).parameters)
-        near = difflib.get_close_matches(parameter[2], names, n=1)
-        hint = (
-            f"; did you mean {parameter[1]}.{near[0]}?" if near else f"; it has {', '.join(names)}"
-        )
+        hint = _nearest_option(parameter[1], parameter[2], names)
         first = f"unknown binding: {parameter[1]} has no option {parameter[2]!r}{hint}"
     if place and place.lastindex == 2:
         return f"{place[1]}, line {place[2]}: {first}"
