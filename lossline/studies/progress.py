@@ -11,6 +11,7 @@ from pathlib import Path
 from lossline.places import in_bucket
 from lossline.runs.run_directory import RunDirectory
 from lossline.studies.planned_run import PlannedRun
+from lossline.studies.time_left import Pace, seconds_left, tokens_per_second
 from lossline.terminal import StatusLine, duration
 
 _SECONDS_BETWEEN_LOOKS = 15.0  # at runs in a bucket
@@ -19,7 +20,8 @@ _SECONDS_BETWEEN_LOOKS = 15.0  # at runs in a bucket
 class StudyProgress:
     """All trainings of a study in one line, measured in tokens.
 
-    Rate and time left use only the tokens trained since this start of the study.
+    Rate and time left use only the tokens trained since this start of the study, and count the
+    start-up of each run apart: see ``time_left``.
 
     Args:
         runs: all runs of the study, also finished ones.
@@ -32,10 +34,10 @@ class StudyProgress:
         self._runs = [_TrainedTokens(run) for run in runs]
         self._total = sum(run.tokens for run in runs)
         self._now = now
-        self._began = now()
+        self._at_once = 1
         self._line = StatusLine()
         self._pause = _SECONDS_BETWEEN_LOOKS if any(in_bucket(run.folder) for run in runs) else 0.0
-        self._next = self._began
+        self._next = now()
 
     def show(self, running: list[str], done: int) -> None:
         """Show the line; ``running`` are the names of the running jobs.
@@ -45,15 +47,16 @@ class StudyProgress:
         if running and self._pause and self._now() < self._next:
             return
         self._next = self._now() + self._pause
-        finished = sum(run.update() for run in self._runs)
+        now, self._at_once = self._now(), max(self._at_once, len(running))
+        finished = sum(run.update(now, running) for run in self._runs)
+        paces = [run.pace for run in self._runs]
         tokens = sum(run.tokens for run in self._runs)
-        here = tokens - sum(run.start for run in self._runs)
-        seconds = self._now() - self._began
         text = f"{finished}/{len(self._runs)} runs, {tokens / self._total:.0%} of "
         text += f"{self._total / 1e6:.1f}M tokens"
-        if here > 0 and seconds > 0:
-            left = (self._total - tokens) * seconds / here
-            text += f", {here / seconds / 1e3:.1f}k tokens/s, {duration(left)} left"
+        rate = tokens_per_second(paces, self._at_once)
+        left = seconds_left(paces, self._at_once, now)
+        if rate is not None and left is not None:
+            text += f", {rate / 1e3:.1f}k tokens/s, {duration(left)} left"
         self._line.show(
             f"  {text}: {', '.join(running)}" if running else f"  {text}", last=not running
         )
@@ -69,6 +72,7 @@ class _TrainedTokens:
     Attributes:
         tokens: tokens trained, at the last ``update``.
         start: tokens trained before the study started.
+        pace: what was seen of the run since then.
     """
 
     def __init__(self, run: PlannedRun) -> None:
@@ -77,9 +81,21 @@ class _TrainedTokens:
             run
         )  # metrics not truncated yet; None: the run has started again
         self.tokens = self.start = run.tokens if run.finished() else tokens_kept(run)
+        self.pace = Pace(run=run)
 
-    def update(self) -> bool:
+    def update(self, now: float, running: Sequence[str]) -> bool:
         """Read the state of the run again; return whether it is finished."""
+        ended = self._read()
+        self.pace.look(
+            now,
+            tokens=self.tokens,
+            start=self.start,
+            running=self._run.name in running,
+            ended=ended,
+        )
+        return ended
+
+    def _read(self) -> bool:
         if self._run.finished():
             self.tokens = self._run.tokens
             return True

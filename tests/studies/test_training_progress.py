@@ -1,5 +1,6 @@
 """The progress line of a study: rate and time left use only the work of this start."""
 
+import dataclasses
 import json
 
 import pytest
@@ -78,7 +79,10 @@ def test_metrics_after_the_newest_checkpoint_do_not_count(run, line):
     assert line(progress) == "0/1 runs, 40% of 0.1M tokens: run"
     run.metrics(1, 30, 60)
     clock.now += 10
-    assert line(progress) == "0/1 runs, 60% of 0.1M tokens, 1.0k tokens/s, 40 s left: run"
+    assert line(progress) == "0/1 runs, 60% of 0.1M tokens: run"
+    run.metrics(1, 30, 60, 80)
+    clock.now += 10
+    assert line(progress) == "0/1 runs, 80% of 0.1M tokens, 2.0k tokens/s, 10 s left: run"
 
 
 def test_checkpoint_between_two_rows_of_metrics(run, line):
@@ -86,9 +90,11 @@ def test_checkpoint_between_two_rows_of_metrics(run, line):
     run.checkpoint(35)
     clock = Clock()
     progress = StudyProgress([run.planned], now=clock)
-    clock.now += 5
     run.metrics(1, 30, 40)
-    assert line(progress) == "0/1 runs, 40% of 0.1M tokens, 1.0k tokens/s, 1:00 left: run"
+    assert line(progress) == "0/1 runs, 40% of 0.1M tokens: run"
+    clock.now += 5
+    run.metrics(1, 30, 45)
+    assert line(progress) == "0/1 runs, 45% of 0.1M tokens, 1.0k tokens/s, 55 s left: run"
 
 
 def test_corrupt_newest_checkpoint(run, line):
@@ -103,7 +109,7 @@ def test_corrupt_newest_checkpoint(run, line):
     clock.now += 10
     assert line(progress) == "0/1 runs, 20% of 0.1M tokens: run"
     run.metrics(1, 10, 20, 30)
-    assert line(progress) == "0/1 runs, 30% of 0.1M tokens, 1.0k tokens/s, 1:10 left: run"
+    assert line(progress) == "0/1 runs, 30% of 0.1M tokens: run"
 
 
 def test_run_that_starts_from_step_0_again(run, line):
@@ -116,7 +122,10 @@ def test_run_that_starts_from_step_0_again(run, line):
     run.metrics()
     assert line(progress) == "0/1 runs, 0% of 0.1M tokens: run"
     run.metrics(1, 10)
-    assert line(progress) == "0/1 runs, 10% of 0.1M tokens, 1.0k tokens/s, 1:30 left: run"
+    assert line(progress) == "0/1 runs, 10% of 0.1M tokens: run"
+    clock.now += 10
+    run.metrics(1, 20)
+    assert line(progress) == "0/1 runs, 20% of 0.1M tokens, 1.0k tokens/s, 1:20 left: run"
 
 
 def test_partial_row_of_metrics_is_ignored(run, line):
@@ -127,7 +136,7 @@ def test_partial_row_of_metrics_is_ignored(run, line):
     clock.now += 10
     run.metrics(1, 20, 30, torn='{"step": 40, "tok')
     assert tokens_done(run.planned) == 30 * PER_STEP
-    assert line(progress) == "0/1 runs, 30% of 0.1M tokens, 1.0k tokens/s, 1:10 left: run"
+    assert line(progress) == "0/1 runs, 30% of 0.1M tokens: run"
 
 
 def test_runs_finished_earlier_do_not_count_in_the_rate(tmp_path, line):
@@ -136,11 +145,51 @@ def test_runs_finished_earlier_do_not_count_in_the_rate(tmp_path, line):
     clock = Clock()
     progress = StudyProgress([before.planned, now.planned], now=clock)
     clock.now += 50
+    now.metrics(1, 25)
+    assert line(progress, ["now"]) == "1/2 runs, 62% of 0.2M tokens: now"
     now.metrics(1, 50)
-    assert line(progress) == "1/2 runs, 75% of 0.2M tokens, 1.0k tokens/s, 50 s left: run"
+    clock.now += 25
+    shown = "1/2 runs, 75% of 0.2M tokens, 1.0k tokens/s, 50 s left: now"
+    assert line(progress, ["now"]) == shown
     now.finish()
     clock.now += 50
     assert line(progress, ()) == "2/2 runs, 100% of 0.2M tokens, 1.0k tokens/s, 0 s left"
+
+
+def test_compilation_is_not_extrapolated(tmp_path, line):
+    """Two runs at a time of four; each compiles for 60 s and trains for 100 s."""
+    runs = [Run(tmp_path / name) for name in "abcd"]
+    clock = Clock()
+    progress = StudyProgress([run.planned for run in runs], now=clock)
+    assert line(progress, "ab").startswith("0/4 runs, 0% of 0.4M tokens: a, b")
+    clock.now += 60
+    for run in runs[:2]:
+        run.metrics(1)
+    assert "left" not in line(progress, "ab")
+    for seconds in (10, 50):
+        clock.now = 50 + 60 + seconds
+        for run in runs[:2]:
+            run.metrics(1, 1 + seconds)
+        left = f"{(320 - 60 - seconds - 1) // 60}:{(320 - 60 - seconds - 1) % 60:02d} left"
+        assert f"2.0k tokens/s, {left}: a, b" in line(progress, "ab")
+    clock.now = 50 + 159
+    for run in runs[:2]:
+        run.finish()
+    assert "2:40 left: c, d" in line(progress, "cd")
+    clock.now += 30  # both compile
+    assert "2:10 left: c, d" in line(progress, "cd")
+
+
+def test_time_left_counts_flops_not_tokens(tmp_path, line):
+    small, large = Run(tmp_path / "small"), Run(tmp_path / "large")
+    clock = Clock()
+    large.planned = dataclasses.replace(large.planned, flops=9.0)
+    progress = StudyProgress([small.planned, large.planned], now=clock)
+    small.metrics(1)
+    line(progress, ["small"])
+    clock.now += 49
+    small.metrics(1, 50)
+    assert "15:50 left" in line(progress, ["small"])
 
 
 @pytest.mark.parametrize("seconds", [0.0, -20.0])
