@@ -6,7 +6,8 @@
 
 Writes a run directory: checkpoints, metrics, facts. Run the same command again to continue an
 interrupted run from its newest checkpoint; a finished run is left as it is. The header of
-gin_configs/runs/quickstart.gin lists the options that are often changed.
+gin_configs/runs/quickstart.gin lists the options that are often changed. --dry_run says what the
+training costs on this machine, and starts nothing.
 """
 
 from __future__ import annotations
@@ -18,11 +19,15 @@ from lossline.cli.configuration import Flag, Verb, run_verb
 
 def load() -> Verb:
     """Return the verb, with its imports and the components that a gin file may build."""
+    from lossline.compilation.dry_run import print_cost
     from lossline.training.components import COMPONENTS
     from lossline.training.loop import TrainingFailed, train
     from lossline.training.options import TrainOptions
 
     def run(options: TrainOptions) -> None:
+        if options.dry_run:
+            print_cost(options)
+            return
         try:
             train(options)
         except TrainingFailed as failure:
@@ -32,6 +37,9 @@ def load() -> Verb:
 
 
 FLAGS = {
+    "dry_run": Flag(
+        "train.dry_run", "print parameters, FLOPs, memory, speed, time and disk, and stop", "switch"
+    ),
     "profile_steps": Flag(
         "train.profile_steps", "first:last: write a profiler trace of these steps"
     ),

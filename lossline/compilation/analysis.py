@@ -193,6 +193,18 @@ def analyze(options: TrainOptions, target: Target) -> StepReport:
     return _analyzed(options, target, trainer, seconds, compiled, traced.jaxpr)
 
 
+def memory_of(compiled: Any) -> Memory:
+    """Return the memory of a compiled program."""
+    stats = compiled.memory_analysis()
+    return Memory(
+        arguments=float(stats.argument_size_in_bytes),
+        temporaries=float(stats.temp_size_in_bytes),
+        results=float(stats.output_size_in_bytes),
+        reused=float(stats.alias_size_in_bytes),
+        code=float(stats.generated_code_size_in_bytes),
+    )
+
+
 def out_of_memory(message: str) -> float | None:
     """Return the bytes in the compiler's message that memory is too small.
 
@@ -235,14 +247,7 @@ def _analyzed(
     options: TrainOptions, target: Target, trainer: Trainer, seconds: float, compiled: Any,
     jaxpr: Jaxpr,
 ) -> StepReport:  # fmt: skip
-    stats = compiled.memory_analysis()
-    memory = Memory(
-        arguments=float(stats.argument_size_in_bytes),
-        temporaries=float(stats.temp_size_in_bytes),
-        results=float(stats.output_size_in_bytes),
-        reused=float(stats.alias_size_in_bytes),
-        code=float(stats.generated_code_size_in_bytes),
-    )
+    memory = memory_of(compiled)
     program = hlo.Program.parse(compiled.as_text())
     shape = tuple(trainer.mesh.shape.values())
     wires = tuple(collectives(program, shape, tuple(trainer.mesh.shape)))

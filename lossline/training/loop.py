@@ -108,6 +108,20 @@ def train(options: TrainOptions) -> RunDirectory:
     return run
 
 
+def check(options: TrainOptions) -> RunDirectory:
+    """Make every check of ``train`` that writes nothing, in this process, and return the run.
+
+    Raises:
+        NotMadeYet: the store or the origin does not exist yet.
+        UserError: options, data, mesh and run directory do not fit each other.
+    """
+    options = with_known_start(options)
+    run, _ = claim(options.folder, identity(options))
+    if run.status.state is not RunState.FINISHED:
+        _prepare(options, run, StepProgress(steps=options.total_steps, seconds=0.0, quiet=True))
+    return run
+
+
 @dataclass
 class _Job:
     """State shared by the parts of one training."""

@@ -124,6 +124,7 @@ class TrainOptions:
             ``profile/``.
         compilation_cache: folder of compiled programs. Default: ``root``/.compilation_cache; "off":
             none.
+        dry_run: say what the training costs, and stop.
     """
 
     name: str = _elsewhere("run")
@@ -151,6 +152,7 @@ class TrainOptions:
     log: LogOptions = field(default_factory=LogOptions, metadata={"identity": False})
     profile_steps: str | None = _elsewhere()
     compilation_cache: str | None = _elsewhere()
+    dry_run: bool = _elsewhere(False)
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "microbatches", "steps", "tokens", "context_length"):

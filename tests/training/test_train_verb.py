@@ -3,6 +3,7 @@
 User errors are one line with exit status 2.
 """
 
+import re
 import subprocess
 import sys
 
@@ -10,6 +11,7 @@ import pytest
 
 import lossline.train as verb
 from lossline.cli.configuration import run_verb
+from lossline.compilation import dry_run
 from lossline.runs.run_directory import RunDirectory, RunState
 
 MODEL = """
@@ -80,6 +82,31 @@ def test_user_errors_are_one_line_with_status_2(call, tmp_path, capsys, argument
     assert said.startswith("lossline train: error: ") and said.count("\n") == 1
     assert message in said
     assert not (tmp_path / "runs").exists()
+
+
+def test_dry_run_says_the_cost_and_writes_nothing(call, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(dry_run, "_SECONDS_TRIED", 0.1)
+    before = sorted(tmp_path.iterdir())
+    mesh = ["--gin.train.mesh=@mesh()", "--gin.mesh.data=8"]
+    call("--dry_run", *mesh)
+    said = capsys.readouterr().out
+    for line in (
+        r"run +\S+/runs/quickstart-\w+: new",
+        r"model +llama, [\d,]+ parameters \([\d,]+ without embeddings\)",
+        r"training +\d+ steps of \d+ × 32 tokens: 0\.01M tokens, \S+ FLOPs \(\S+ per token\)",
+        r"device +8 × \S+, a matrix product reaches [\d,]+ GFLOP/s",
+        r"memory +\d\.\d\d GiB of \S+ GiB a device",
+        r"speed +about [\d,]+ tokens/s \(measured on \d+ steps\)",
+        r"time +about .*: compilation .*, training ",
+        r"disk +at most 0\.\d MB: \d+ checkpoints; [\d,]+ MB are free",
+        r"nothing was written",
+    ):
+        assert re.search(f"(?m)^{line}", said), (line, said)
+    assert sorted(tmp_path.iterdir()) == before
+    monkeypatch.setattr(dry_run, "measure", lambda *_: None)
+    monkeypatch.setattr(dry_run, "_cost_lines", lambda *_: [])
+    call("--dry_run", *mesh, "--gin.train.store=nowhere")
+    assert "quickstart: cannot start yet: nowhere: no such store" in capsys.readouterr().out
 
 
 def test_missing_binding_is_named(capsys, repository):
