@@ -24,6 +24,7 @@ def load() -> Verb:
     """Import what preparing needs, and return its options and components."""
     from lossline import vocabularies
     from lossline.corpora import sources
+    from lossline.corpora.items import Questions
     from lossline.corpora.noisy import Noisy
     from lossline.corpora.pools import Pool
     from lossline.corpora.selected import Selected, selections
@@ -49,6 +50,7 @@ def load() -> Verb:
             "noisy": Noisy,
             "tfds": sources.Tfds,
             "seqio_task": sources.SeqioTask,
+            "questions": Questions,
         },
     )
 

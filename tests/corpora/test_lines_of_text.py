@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from lossline.corpora.benchmarks import gathered_items
+from lossline.corpora.items import gathered_items
 from lossline.corpora.items import Item
 from lossline.corpora.sources import FileSource, JsonLines, Parquet, PlainFiles, documents
 from lossline.errors import UserError
