@@ -367,6 +367,7 @@ def _nearest_file(path: Path) -> str:
 
 # --- gin -----------------------------------------------------------------------------------------
 
+
 def _refuse_unused() -> None:
     """Check that every binding was used.
 

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from lossline.corpora.items import gathered_items
-from lossline.corpora.items import Item
+from lossline.corpora.items import Item, gathered_items
 from lossline.corpora.sources import FileSource, JsonLines, Parquet, PlainFiles, documents
 from lossline.errors import UserError
 from lossline.stores import prepare_all
