@@ -167,8 +167,8 @@ def _started(
     started = list(problems)
     if not many:
         return started
-    # A start need not be polished.
-    rough = dataclasses.replace(options, polish=0)
+    # A start need not be polished, and the fit that follows is checked.
+    rough = dataclasses.replace(options, polish=0, starts=2)
     found = fit_many(law, [_thinned(problems[i], data[i]) for i in many], options=rough)
     for i, fewer in zip(many, found, strict=True):
         if fewer.ok:
@@ -199,7 +199,8 @@ def _too_little(data: Prepared, limits: tuple[Array, Array] | None) -> str:
     if limits is None:
         return f"none of {data.given} points can be used"
     free = int(np.sum(limits[0] < limits[1]))
-    distinct = len(np.unique(np.column_stack(data.columns), axis=0))
+    # Points are sorted by their inputs.
+    distinct = 1 + np.count_nonzero(np.any([np.diff(c) != 0 for c in data.columns], axis=0))
     if data.n < free:
         return f"{data.n} usable points for {free} free parameters"
     if distinct < 2 and free > 1:
