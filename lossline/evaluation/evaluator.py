@@ -7,6 +7,7 @@ others open the same runs and sets, and compute their rows of every batch.
 from __future__ import annotations
 
 import enum
+import math
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -301,6 +302,9 @@ class Evaluator:
         empty = [run.name for run in runs if not run.kept_checkpoint_steps()]
         if empty:
             self._progress.say(f"evaluate: no checkpoint yet in {', '.join(empty)}")
+        there = {step for run in runs for step in run.kept_checkpoint_steps()}
+        if nowhere := [str(step) for step in self._options.steps if step not in there]:
+            self._progress.say(f"evaluate: no run has a checkpoint at step {', '.join(nowhere)}")
         failed = (
             f"; {len(self._failures)} failed (the reason is in the column message)"
             if self._failures
@@ -311,6 +315,10 @@ class Evaluator:
 
 
 def _check(options: EvaluateOptions) -> None:
+    if not 0 <= options.poll_seconds < math.inf:
+        raise UserError(
+            f"evaluate.poll_seconds = {options.poll_seconds}: must be a finite number, at least 0"
+        )
     if not options.sets:
         raise UserError("evaluate.sets is empty. Give at least one evaluation set.")
     names = [s.name for s in options.sets]

@@ -83,10 +83,10 @@ class MeasureOptions(DeviceOptions):
         Raises:
             UserError: context or stride are out of range.
         """
-        context = self.context or int(facts["context_length"])
+        context = int(facts["context_length"]) if self.context is None else self.context
         return WindowRule(
             context=context,
-            stride=self.stride or max(1, context // 2),
+            stride=max(1, context // 2) if self.stride is None else self.stride,
             long_documents=long_documents or self.long_documents,
         )
 

@@ -377,6 +377,9 @@ def test_user_errors_are_raised_before_anything_is_measured(tmp_path, stores):
     refused("batch_size = 0", batch_size=0)
     refused("batch_size 6 is not divisible", batch_size=6)
     refused("stride = 40", stride=40)
+    refused("stride = 0", stride=0)
+    refused("context = 0", context=0)
+    refused("poll_seconds = -1.0", poll_seconds=-1.0)
     from lossline.stores.store_writer import write_store
 
     write_store(tmp_path / "empty", ["", ""], ByteVocabulary(), name="empty")
@@ -395,6 +398,12 @@ def test_store_of_another_vocabulary_is_refused(tmp_path, stores):
     bad = (EvaluationSet(name="wiki", path=f"{stores}/bytes/wiki-validation"),)
     with pytest.raises(UserError, match="made with vocabulary bytes"):
         evaluate(options(run.path, stores, sets=bad))
+
+
+def test_a_step_that_no_run_has_is_named(tmp_path, stores, capsys):
+    run = make_run(tmp_path / "run", LLAMA, steps=(2,))
+    evaluate(options(run.path, stores, steps=(2, 3, 7)))
+    assert "no run has a checkpoint at step 3, 7\n" in capsys.readouterr().out
 
 
 def test_second_evaluation_of_a_run_is_refused(tmp_path, stores):
