@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import enum
+import os
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import jax
 
 from lossline.errors import UserError
+
+SECONDS_TO_MEET = 300  # as JAX's own limit, after which it would abort
+_SECONDS_MORE = 60
 
 
 class Launch(enum.Enum):
@@ -75,12 +83,46 @@ def launch(options: LaunchOptions) -> None:
             "example 10.0.0.1:1234"
         )
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    jax.distributed.initialize(options.coordinator, options.processes, options.process_id)
+    with _impatient(f"process {options.process_id} of {options.processes}"):
+        jax.distributed.initialize(
+            options.coordinator,
+            options.processes,
+            options.process_id,
+            initialization_timeout=SECONDS_TO_MEET + _SECONDS_MORE,
+        )
+
+
+@contextmanager
+def _impatient(who: str) -> Iterator[None]:
+    """End this process in one line if the others do not come; JAX would abort with a stack trace.
+
+    Args:
+        who: number of this process among all, for the message.
+    """
+    waiting = threading.Timer(SECONDS_TO_MEET, _give_up, [who])
+    waiting.daemon = True
+    waiting.start()
+    try:
+        yield
+    finally:
+        waiting.cancel()
+
+
+def _give_up(who: str) -> None:
+    print(
+        f"lossline: error: {who} has waited {SECONDS_TO_MEET} s for the others. Start all at about "
+        "the same time, with the same launch.coordinator and launch.processes and each with a "
+        "launch.process_id of its own; process 0 runs on the host of the coordinator.",
+        file=sys.stderr,
+        flush=True,
+    )
+    os._exit(2)  # the main thread waits inside JAX
 
 
 def _join_cluster() -> None:
     try:
-        jax.distributed.initialize()
+        with _impatient("this process"):
+            jax.distributed.initialize(initialization_timeout=SECONDS_TO_MEET + _SECONDS_MORE)
     except ValueError as error:  # JAX found no cluster; the message names the missing setting
         reason = str(error).rstrip(".")
         raise UserError(
