@@ -206,7 +206,8 @@ def export_run(options: ConvertOptions) -> None:
     width = np.dtype(options.dtype or config.param_dtype).itemsize
     _require_room(target, width * config.num_params().total)
     params = restore_arrays(run, step, _on_host(config))
-    with local_folder(target, mark="config.json") as folder:
+    uploaded = target if in_bucket(target) else None  # on a disk, it appears whole
+    with _removed_if_it_fails(uploaded), local_folder(target, mark="config.json") as folder:
         write_model(
             folder,
             config,

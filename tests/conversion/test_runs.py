@@ -17,7 +17,9 @@ from lossline.conversion.runs import ConvertOptions, convert
 from lossline.convert import load
 from lossline.errors import UserError
 from lossline.evaluation.evaluator import EvaluateOptions, evaluate
+from lossline.evaluation.harness import RequestScorer
 from lossline.evaluation.sets import EvaluationSet
+from lossline.places import to_path
 from lossline.runs.run_directory import RunDirectory, RunState
 from lossline.stores.store_writer import write_store
 from lossline.vocabularies import ByteVocabulary
@@ -85,6 +87,28 @@ def test_a_model_read_and_written_has_the_same_bytes(folder, tmp_path):
     assert before.keys() == after.keys()
     assert all(before[name].tobytes() == after[name].tobytes() for name in before)
     assert (back / "tokenizer.json").read_text() == "{}"
+
+
+def test_models_and_runs_in_a_bucket_are_converted_whole_or_not_at_all(
+    folder, tmp_path, bucket, emulator
+):
+    run, back = f"{bucket}/runs/foreign", to_path(f"{bucket}/back")
+    convert(reading(folder, run))
+    emulator.fail("refused", lambda r: r.name == "back/config.json", times=99, status=403)
+    with pytest.raises(UserError, match="no permission"):
+        convert(ConvertOptions(source=run, target=str(back)))
+    emulator.faults.clear()
+    assert not back.exists()
+    convert(ConvertOptions(source=run, target=str(back)))
+    with pytest.raises(UserError, match="already exists"):
+        convert(ConvertOptions(source=run, target=str(back)))
+    convert(reading(back, tmp_path / "again"))
+    convert(ConvertOptions(source=str(tmp_path / "again"), target=str(tmp_path / "here")))
+    for name in ("model.safetensors", "config.json"):
+        assert (back / name).read_bytes() == (tmp_path / "here" / name).read_bytes()
+    scorer = RequestScorer(RunDirectory.open(run), ByteVocabulary(), batch_size=8)
+    local = RequestScorer(RunDirectory.open(tmp_path / "again"), ByteVocabulary(), batch_size=8)
+    assert scorer.loglikelihood([("a", "bc")]) == local.loglikelihood([("a", "bc")])
 
 
 def test_a_second_checkpoint_is_added_to_the_run(folder, tmp_path):
