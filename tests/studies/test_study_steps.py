@@ -15,6 +15,7 @@ from lossline.studies import study
 from lossline.studies.grid import Axis
 from lossline.studies.planned_run import PlannedRun
 from lossline.studies.processes import Job
+from lossline.studies.record import single
 from lossline.studies.skypilot import SkyOptions
 from lossline.studies.study import Command, StudyOptions, run_study
 
@@ -268,3 +269,12 @@ def test_status_and_plan_need_no_scheduler_here(
     with pytest.raises(UserError, match="this machine has no sbatch"):
         run_study(elsewhere)
     assert not started
+
+
+def test_two_submissions_of_a_study_at_once_are_one(
+    options: StudyOptions, started: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(study, "check_installed", lambda on: None)
+    with single(options.folder), pytest.raises(UserError, match="already works on this study"):
+        run_study(replace(options, submit="slurm"))
+    assert not started and not (options.folder / "submitted.json").exists()
