@@ -86,6 +86,7 @@ setup(
         "lossline.options": ["names.json"],
         "lossline.lines": ["published_errors.csv"],
         "lossline.reporting": ["templates/*"],
+        "lossline.tables": ["example.parquet"],
     },
     install_requires=CORE,
     extras_require={

@@ -17,11 +17,12 @@ from lossline.tables.checks import (
 )
 from lossline.tables.frames import concat, derive, from_rows
 from lossline.tables.schema import COLUMN_NAMES, COLUMNS, SetKind, Status
-from lossline.tables.storage import load, read, read_unchecked, write
+from lossline.tables.storage import EXAMPLE, load, read, read_unchecked, write
 
 __all__ = [
     "COLUMNS",
     "COLUMN_NAMES",
+    "EXAMPLE",
     "Defect",
     "SetKind",
     "Status",

@@ -83,6 +83,10 @@ def write_frame(frame: pd.DataFrame, path: Path, what: str) -> Path:
     return path
 
 
+EXAMPLE = Path(__file__).with_name("example.parquet")
+"""Loss table of a planted study of known truth, shaped like the quickstart's: 10 runs, 6 sets."""
+
+
 def load(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> pd.DataFrame:
     """Load one loss table from files, run directories, or folders of run directories.
 

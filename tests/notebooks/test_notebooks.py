@@ -6,6 +6,7 @@ from pathlib import Path
 
 import nbclient
 import nbformat
+import pandas as pd
 import pytest
 
 from lossline import installing, tables
@@ -109,19 +110,39 @@ def test_install_cell_and_badge_follow_the_repository_address(
 
 
 @pytest.mark.slow
-def test_the_quickstart_notebook_runs_on_a_loss_table(repository, tmp_path):
-    recipe = planted.Recipe(sizes=(4e5, 2.5e6), architectures=("llama",), checkpoints=5)
-    tables.write(planted.table(recipe), tmp_path / "losses.parquet")
-    notebook = execute(
-        repository / "notebooks" / "quickstart.ipynb",
-        tmp_path,
-        LOSSLINE_RUNS=str(tmp_path / "losses.parquet"),
-    )
-    assert pictures(notebook) == 1
+def test_the_quickstart_notebook_runs_in_an_empty_folder(repository, tmp_path, monkeypatch):
+    monkeypatch.delenv("LOSSLINE_RUNS", raising=False)
+    notebook = execute(repository / "notebooks" / "quickstart.ipynb", tmp_path)
     text = printed(notebook)
-    assert "converged" in text
-    assert "pretraining data moves the line" in text
+    assert pictures(notebook) == 1 and "this is the example table" in text
+    assert "converged" in text and "pretraining data moves the line" in text
     assert (tmp_path / "report" / "report.html").exists()
+    assert [item.name for item in tmp_path.iterdir()] == ["report"]
+
+
+def test_the_example_table_is_the_planted_one():
+    """Write it again with ``tables.write(planted.table(recipe), tables.EXAMPLE)``."""
+    recipe = planted.Recipe(sizes=(4e5, 2.5e6), architectures=("llama",), checkpoints=5)
+    pd.testing.assert_frame_equal(tables.load(tables.EXAMPLE), planted.table(recipe), rtol=1e-12)
+    assert tables.EXAMPLE.stat().st_size < 300_000
+
+
+def test_data_cells_clone_upload_or_say_what_to_do(repository, with_install_cells, monkeypatch):
+    def data(name: str) -> str:
+        text = (repository / "notebooks" / name).read_text("utf-8")
+        cells = nbformat.reads(with_install_cells(text, name), as_version=4).cells
+        return next((cell.source for cell in cells if cell.id == "data"), "")
+
+    monkeypatch.setattr(installing, "REPOSITORY", "")
+    for name in ("selection", "token_selection"):
+        assert "raise FileNotFoundError" in data(f"{name}.ipynb")
+    address = "https://github.com/someone/project"
+    monkeypatch.setattr(installing, "REPOSITORY", address)
+    for name in ("selection", "token_selection"):
+        study = f"gin_configs/studies/{name}_small.gin"
+        assert f"!git clone -q --depth 1 {address} checkout" in data(f"{name}.ipynb")
+        assert f"--gin_file={study}" in data(f"{name}.ipynb") and (repository / study).is_file()
+    assert "files.upload()" in data("published_sweeps.ipynb") and not data("quickstart.ipynb")
 
 
 @pytest.mark.slow
