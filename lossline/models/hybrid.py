@@ -7,7 +7,7 @@ Jamba (2403.19887) and Samba (2406.07522) are similar and differ in details. Wit
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax
 from flax import nnx
@@ -110,3 +110,20 @@ class HybridBlock(nnx.Module):
         for layer in self.state_space:
             x_BxLxD = layer(x_BxLxD, rows)
         return x_BxLxD if self.transformer is None else self.transformer(x_BxLxD, rows)
+
+    def _layers(self) -> list[nnx.Module]:
+        return [*self.state_space, *([] if self.transformer is None else [self.transformer])]
+
+    def empty_cache(self, rows: int, length: int) -> tuple[Any, ...]:
+        """Return the empty cache of each layer."""
+        return tuple(layer.empty_cache(rows, length) for layer in self._layers())
+
+    def continued(
+        self, x_BxLxD: jax.Array, rows: Rows, valid_BxL: jax.Array, cache: tuple[Any, ...]
+    ) -> tuple[jax.Array, tuple[Any, ...]]:
+        """Return the outputs at the next tokens, and the cache of each layer with them."""
+        after = []
+        for layer, before in zip(self._layers(), cache, strict=True):
+            x_BxLxD, kept = layer.continued(x_BxLxD, rows, valid_BxL, before)
+            after.append(kept)
+        return x_BxLxD, tuple(after)

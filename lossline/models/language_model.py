@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -73,15 +74,44 @@ class LanguageModel(nnx.Module):
         """
         config = self.config
         rows = self._rows(tokens_BxL.shape, segment_ids_BxL, positions_BxL)
+        x_BxLxD = self._embedded(tokens_BxL, rows)
+        x_BxLxD = run_stack(self.blocks, x_BxLxD, rows, scan=config.scan_layers, remat=config.remat)
+        return constrain(self.final_norm(x_BxLxD), "batch", "length", None)
+
+    def continued(
+        self, tokens_BxL: jax.Array, valid_BxL: jax.Array, positions_BxL: jax.Array, caches: Any
+    ) -> tuple[jax.Array, Any]:
+        """Return hidden states of the next tokens of texts that the caches remember.
+
+        Args:
+            tokens_BxL: the next tokens of each text.
+            valid_BxL: False for padding, which only stands before the first token of a text.
+            positions_BxL: position of each token in its text.
+            caches: what ``lossline.models.caches`` keeps of the tokens before.
+
+        Returns:
+            Hidden states as ``hidden`` gives them, and the caches with these tokens.
+        """
+        rows = self._rows(tokens_BxL.shape, None, positions_BxL)
+        graph, state = nnx.split(self.blocks)
+
+        def apply(x_BxLxD: jax.Array, block: tuple[nnx.State, Any]) -> tuple[jax.Array, Any]:
+            return nnx.merge(graph, block[0]).continued(x_BxLxD, rows, valid_BxL, block[1])
+
+        x_BxLxD = self._embedded(tokens_BxL, rows)
+        x_BxLxD, caches = jax.lax.scan(apply, x_BxLxD, (state, caches))
+        return self.final_norm(x_BxLxD), caches
+
+    def _embedded(self, tokens_BxL: jax.Array, rows: Rows) -> jax.Array:
+        """Return the embeddings that the first block reads, [B, L, D]."""
+        config = self.config
         # Gather the table along the width before the lookup: the partitioner cannot turn a split of
         # the width into a split of the batch, and would replicate the result on every device.
         table_VxD = constrain(self.embedding[...], "vocab", None)
         x_BxLxD = table_VxD.at[tokens_BxL].get(mode="clip").astype(config.dtype)
         if config.position_params():
             x_BxLxD = x_BxLxD + self._positions(tokens_BxL.shape[1], rows)
-        x_BxLxD = constrain(x_BxLxD, "batch", "length", None)
-        x_BxLxD = run_stack(self.blocks, x_BxLxD, rows, scan=config.scan_layers, remat=config.remat)
-        return constrain(self.final_norm(x_BxLxD), "batch", "length", None)
+        return constrain(x_BxLxD, "batch", "length", None)
 
     def unembedding(self, *, padded: bool = False) -> jax.Array:
         """Return the unembedding matrix [D, V] in the parameter dtype.

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from lossline.models.caches import RecurrentCache, continued_scan, convolved_further
 from lossline.models.config import FlopCounts
 from lossline.models.layers import (
     Rows,
@@ -116,19 +117,46 @@ class MambaMixer(nnx.Module):
 
         The result has the dtype of ``u_BxLxE``.
         """
-        maps = [self.step_down[...], self.input_map[...], self.output_map[...]]
-        step_BxLxR, b_BxLxN, c_BxLxN = (product(x) for x in linear_many(u_BxLxE, maps))
-        dt_BxLxE = product(linear(step_BxLxR, self.step_up[...])).astype(jnp.float32)
-        dt_BxLxE = jax.nn.softplus(dt_BxLxE + self.step_bias[...].astype(jnp.float32))
         y_BxLxE = selective_scan(
             u_BxLxE,
-            dt_BxLxE,
-            -jnp.exp(self.log_decay[...].astype(jnp.float32)),
-            b_BxLxN,
-            c_BxLxN,
+            *self._maps(u_BxLxE),
             keep_BxL=rows.keep_BxL,
             implementation=self.config.scan_implementation,
             chunk=self.config.scan_chunk,
         )
+        return self._with_skip(y_BxLxE, u_BxLxE)
+
+    def empty_cache(self, rows: int) -> RecurrentCache:
+        """Return the state before the first token."""
+        config = self.config
+        return RecurrentCache(
+            inputs=(jnp.zeros((rows, config.conv - 1, config.inner), config.dtype),),
+            state=jnp.zeros((rows, config.state, config.inner), jnp.float32),
+        )
+
+    def continued(
+        self, x_BxLxD: jax.Array, valid_BxL: jax.Array, cache: RecurrentCache
+    ) -> tuple[jax.Array, RecurrentCache]:
+        """Return the outputs at the next tokens, and the state after them."""
+        inner_BxLxE, gate_BxLxE = linear_many(x_BxLxD, [self.in_x[...], self.in_gate[...]])
+        u_BxLxE, past = convolved_further(
+            inner_BxLxE, cache.inputs[0], self.conv[...], self.conv_bias[...], valid_BxL
+        )
+        dt_BxLxE, a_NxE, b_BxLxN, c_BxLxN = self._maps(u_BxLxE)
+        dt_BxLxE = jnp.where(valid_BxL[:, :, None], dt_BxLxE, 0)  # padding leaves the state alone
+        y_BxLxE, state = continued_scan(u_BxLxE, dt_BxLxE, a_NxE, b_BxLxN, c_BxLxN, cache.state)
+        y_BxLxE = self._with_skip(y_BxLxE, u_BxLxE)
+        out_BxLxD = linear(gated(y_BxLxE, gate_BxLxE), self.out[...])
+        return out_BxLxD, RecurrentCache(inputs=(past,), state=state)
+
+    def _maps(self, u_BxLxE: jax.Array) -> tuple[jax.Array, ...]:
+        """Return step sizes, decay rates, input maps and output maps of the scan."""
+        maps = [self.step_down[...], self.input_map[...], self.output_map[...]]
+        step_BxLxR, b_BxLxN, c_BxLxN = (product(x) for x in linear_many(u_BxLxE, maps))
+        dt_BxLxE = product(linear(step_BxLxR, self.step_up[...])).astype(jnp.float32)
+        dt_BxLxE = jax.nn.softplus(dt_BxLxE + self.step_bias[...].astype(jnp.float32))
+        return dt_BxLxE, -jnp.exp(self.log_decay[...].astype(jnp.float32)), b_BxLxN, c_BxLxN
+
+    def _with_skip(self, y_BxLxE: jax.Array, u_BxLxE: jax.Array) -> jax.Array:
         skip_E = self.skip[...].astype(jnp.float32)
         return (y_BxLxE + skip_E * u_BxLxE.astype(jnp.float32)).astype(u_BxLxE.dtype)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -9,12 +10,15 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from lossline.models.caches import RecurrentCache, continued_duality, convolved_further
 from lossline.models.config import FlopCounts
 from lossline.models.layers import Rows, gated_rms_norm, parameter, product
 from lossline.models.state_space import StateSpaceConfig, fresh_step_bias
 from lossline.ops.convolution import causal_convolution
 from lossline.ops.linear import linear, linear_many
 from lossline.ops.state_space_duality import state_space_duality
+
+_CONVOLVED = ("x", "input_map", "output_map")  # what the short convolutions read
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,21 +135,57 @@ class Mamba2Mixer(nnx.Module):
         self.out = config.matrix(next(keys), (E, D), "inner", "embed", output=True)
 
     def __call__(self, x_BxLxD: jax.Array, rows: Rows) -> jax.Array:
-        weights = [self.in_x, self.in_gate, self.in_input_map, self.in_output_map, self.in_step]
-        x, gate_BxLxE, b, c, step_BxLxH = (
-            product(y) for y in linear_many(x_BxLxD, [w[...] for w in weights])
-        )
+        x, gate_BxLxE, b, c, step_BxLxH = self._projected(x_BxLxD)
         x = self._convolved("x", x, rows)
         b, c = self._convolved("input_map", b, rows), self._convolved("output_map", c, rows)
-        y_BxLxE = self.state_space(x, step_BxLxH, b, c, rows)
+        return self._gated(self.state_space(x, step_BxLxH, b, c, rows), gate_BxLxE)
+
+    def empty_cache(self, rows: int) -> RecurrentCache:
+        """Return the state before the first token."""
+        config = self.config
+        widths = (config.inner, config.map_width, config.map_width)
+        shape = (rows, config.inner_heads, config.head_channels, config.state)
+        return RecurrentCache(
+            inputs=tuple(jnp.zeros((rows, config.conv - 1, w), config.dtype) for w in widths),
+            state=jnp.zeros(shape, jnp.float32),
+        )
+
+    def continued(
+        self, x_BxLxD: jax.Array, valid_BxL: jax.Array, cache: RecurrentCache
+    ) -> tuple[jax.Array, RecurrentCache]:
+        """Return the outputs at the next tokens, and the state after them."""
+        x, gate_BxLxE, b, c, step_BxLxH = self._projected(x_BxLxD)
+        (x, b, c), pasts = zip(
+            *(
+                convolved_further(inputs, past, *self._taps(name), valid_BxL)
+                for name, inputs, past in zip(_CONVOLVED, (x, b, c), cache.inputs, strict=True)
+            ),
+            strict=True,
+        )
+        inputs, dt_BxLxH, a_H, b_BxLxGxN, c_BxLxGxN, skip_H = self._maps(x, step_BxLxH, b, c)
+        dt_BxLxH = jnp.where(valid_BxL[:, :, None], dt_BxLxH, 0)  # padding leaves the state alone
+        y_BxLxHxP, state = continued_duality(
+            inputs, dt_BxLxH, a_H, b_BxLxGxN, c_BxLxGxN, skip_H, cache.state
+        )
+        y_BxLxE = y_BxLxHxP.reshape(x.shape).astype(x.dtype)
+        return self._gated(y_BxLxE, gate_BxLxE), RecurrentCache(inputs=pasts, state=state)
+
+    def _projected(self, x_BxLxD: jax.Array) -> Iterator[jax.Array]:
+        """Return inputs, gate, input maps, output maps and step sizes."""
+        weights = [self.in_x, self.in_gate, self.in_input_map, self.in_output_map, self.in_step]
+        return (product(y) for y in linear_many(x_BxLxD, [w[...] for w in weights]))
+
+    def _gated(self, y_BxLxE: jax.Array, gate_BxLxE: jax.Array) -> jax.Array:
         normed_BxLxE = gated_rms_norm(
             y_BxLxE, gate_BxLxE, self.norm[...], self.config.map_groups, self.config.norm_eps
         )
         return product(linear(normed_BxLxE, self.out[...]))
 
+    def _taps(self, name: str) -> tuple[jax.Array, jax.Array]:
+        return getattr(self, f"conv_{name}")[...], getattr(self, f"conv_{name}_bias")[...]
+
     def _convolved(self, name: str, x: jax.Array, rows: Rows) -> jax.Array:
-        taps, bias = getattr(self, f"conv_{name}"), getattr(self, f"conv_{name}_bias")
-        return causal_convolution(x, taps[...], bias[...], runs_BxL=rows.runs_BxL)
+        return causal_convolution(x, *self._taps(name), runs_BxL=rows.runs_BxL)
 
     def state_space(
         self, x_BxLxE: jax.Array, step_BxLxH: jax.Array, b: jax.Array, c: jax.Array, rows: Rows
@@ -161,18 +201,26 @@ class Mamba2Mixer(nnx.Module):
         Returns:
             [B, L, E] in the dtype of ``x_BxLxE``.
         """
+        y_BxLxHxP = state_space_duality(
+            *self._maps(x_BxLxE, step_BxLxH, b, c),
+            keep_BxL=rows.keep_BxL,
+            implementation=self.config.scan_implementation,
+            chunk=self.config.scan_chunk,
+        )
+        return y_BxLxHxP.reshape(x_BxLxE.shape)
+
+    def _maps(
+        self, x_BxLxE: jax.Array, step_BxLxH: jax.Array, b: jax.Array, c: jax.Array
+    ) -> tuple[jax.Array, ...]:
+        """Return inputs, step sizes, decay rates, maps and skip of the recurrence, by head."""
         config, (B, L, _) = self.config, x_BxLxE.shape
         step_bias = self.step_bias[...].astype(jnp.float32)
         b_BxLxGxN, c_BxLxGxN = (m.reshape(B, L, config.map_groups, config.state) for m in (b, c))
-        y_BxLxHxP = state_space_duality(
+        return (
             x_BxLxE.reshape(B, L, config.inner_heads, config.head_channels),
             jax.nn.softplus(step_BxLxH.astype(jnp.float32) + step_bias),
             -jnp.exp(self.log_decay[...].astype(jnp.float32)),
             b_BxLxGxN,
             c_BxLxGxN,
             self.skip[...].astype(jnp.float32),
-            keep_BxL=rows.keep_BxL,
-            implementation=config.scan_implementation,
-            chunk=config.scan_chunk,
         )
-        return y_BxLxHxP.reshape(B, L, -1)

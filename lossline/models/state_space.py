@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from lossline.models.caches import RecurrentCache
 from lossline.models.config import FlopCounts, ModelConfig
 from lossline.models.layers import Rows
 
@@ -89,6 +90,19 @@ class StateSpaceBlock(nnx.Module):
 
     def __call__(self, x_BxLxD: jax.Array, rows: Rows) -> jax.Array:
         return x_BxLxD + self.mixer(self.norm(x_BxLxD), rows)
+
+    def empty_cache(self, rows: int, length: int) -> RecurrentCache:
+        """Return a cache of no tokens; its size does not depend on the length of the texts."""
+        del length
+        return self.mixer.empty_cache(rows)
+
+    def continued(
+        self, x_BxLxD: jax.Array, rows: Rows, valid_BxL: jax.Array, cache: RecurrentCache
+    ) -> tuple[jax.Array, RecurrentCache]:
+        """Return the outputs at the next tokens, and the cache with them."""
+        del rows
+        mixed_BxLxD, cache = self.mixer.continued(self.norm(x_BxLxD), valid_BxL, cache)
+        return x_BxLxD + mixed_BxLxD, cache
 
 
 def fresh_step_bias(key: jax.Array, config: StateSpaceConfig, size: int) -> jax.Array:

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from lossline.errors import UserError
+from lossline.models.caches import KeyValueCache
 from lossline.models.config import FlopCounts, ModelConfig
 from lossline.models.layers import (
     Rows,
@@ -226,10 +227,37 @@ class TransformerBlock(nnx.Module):
         self.mlp = SwiGLU(config, mlp_key) if config.mlp == "swiglu" else GELU(config, mlp_key)
 
     def __call__(self, x_BxLxD: jax.Array, rows: Rows) -> jax.Array:
+        attended_BxLxD = self.attention(self._before_attention(x_BxLxD), rows)
+        return self._after_attention(x_BxLxD, attended_BxLxD)
+
+    def empty_cache(self, rows: int, length: int) -> KeyValueCache:
+        """Return a cache of no tokens for texts of at most ``length`` tokens."""
+        config = self.config
+        shape = (rows, length, config.groups, config.head_dim)
+        return KeyValueCache(
+            key_BxCxGxK=jnp.zeros(shape, config.dtype),
+            value_BxCxGxK=jnp.zeros(shape, config.dtype),
+            valid_BxC=jnp.zeros(shape[:2], bool),
+            filled=jnp.zeros((), jnp.int32),
+        )
+
+    def continued(
+        self, x_BxLxD: jax.Array, rows: Rows, valid_BxL: jax.Array, cache: KeyValueCache
+    ) -> tuple[jax.Array, KeyValueCache]:
+        """Return the outputs at the next tokens, and the cache with them."""
+        attended_BxLxD, cache = self.attention.continued(
+            self._before_attention(x_BxLxD), rows, valid_BxL, cache
+        )
+        return self._after_attention(x_BxLxD, attended_BxLxD), cache
+
+    def _before_attention(self, x_BxLxD: jax.Array) -> jax.Array:
+        return x_BxLxD if self.config.post_norm else self.attention_norm(x_BxLxD)
+
+    def _after_attention(self, x_BxLxD: jax.Array, attended_BxLxD: jax.Array) -> jax.Array:
+        """Return the output of the layer from its input and the output of attention."""
         if self.config.post_norm:
-            x_BxLxD = x_BxLxD + self.attention_norm(self.attention(x_BxLxD, rows))
+            x_BxLxD = x_BxLxD + self.attention_norm(attended_BxLxD)
             return x_BxLxD + self.mlp_norm(self.mlp(x_BxLxD))
-        attended_BxLxD = self.attention(self.attention_norm(x_BxLxD), rows)
         if self.config.parallel:
             return x_BxLxD + attended_BxLxD + self.mlp(self.mlp_norm(x_BxLxD))
         x_BxLxD = x_BxLxD + attended_BxLxD
@@ -260,6 +288,27 @@ class SelfAttention(nnx.Module):
             self.key_norm = config.make_norm(G * K if whole else K)
 
     def __call__(self, x_BxLxD: jax.Array, rows: Rows) -> jax.Array:
+        q, k, v = self._projected(x_BxLxD, rows)
+        return self._merged(
+            attention(
+                q,
+                k,
+                v,
+                runs_BxL=rows.runs_BxL,
+                implementation=self.config.attention_implementation,
+            )
+        )
+
+    def continued(
+        self, x_BxLxD: jax.Array, rows: Rows, valid_BxL: jax.Array, cache: KeyValueCache
+    ) -> tuple[jax.Array, KeyValueCache]:
+        """Return the outputs at the next tokens, and the cache with their keys and values."""
+        q, k, v = self._projected(x_BxLxD, rows)
+        cache = cache.extended(k, v, valid_BxL)
+        return self._merged(cache.attend(q)), cache
+
+    def _projected(self, x_BxLxD: jax.Array, rows: Rows) -> tuple[jax.Array, ...]:
+        """Return queries, keys and values, [B, L, heads, K], normed and rotated."""
         config, (B, L, D) = self.config, x_BxLxD.shape
         weights = [w[...].reshape(D, -1) for w in (self.query, self.key, self.value)]
         q, k, v = (
@@ -273,11 +322,13 @@ class SelfAttention(nnx.Module):
             q, k = self._normed(q, self.query_norm), self._normed(k, self.key_norm)
         if rows.rotary is not None:
             q, k = rotate(q, rows.rotary), rotate(k, rows.rotary)
-        out_BxLxHxK = attention(
-            q, k, v, runs_BxL=rows.runs_BxL, implementation=config.attention_implementation
-        )
+        return q, k, v
+
+    def _merged(self, out_BxLxHxK: jax.Array) -> jax.Array:
+        """Return the output projection of all heads, [B, L, D]."""
+        (B, L), D = out_BxLxHxK.shape[:2], self.config.width
         out_BxLxD = product(linear(out_BxLxHxK.reshape(B, L, -1), self.out[...].reshape(-1, D)))
-        return out_BxLxD + _like(self.out_bias, out_BxLxD) if config.biases else out_BxLxD
+        return out_BxLxD + _like(self.out_bias, out_BxLxD) if self.config.biases else out_BxLxD
 
     def _normed(self, x_BxLxHxK: jax.Array, norm: nnx.Module) -> jax.Array:
         if self.config.qk_norm == "head":
