@@ -13,8 +13,8 @@ SCIENCE = (
 )  # fmt: skip
 MACHINE = {
     "batches", "cli", "cluster", "compilation", "conversion", "corpora", "evaluation", "models",
-    "objectives", "ops", "pages", "reporting", "runs", "scoring", "sharding", "stores", "studies",
-    "training", "vocabularies", "choices", "token_curves", "next_studies",
+    "objectives", "ops", "pages", "reporting", "runs", "sampling", "scoring", "sharding", "stores",
+    "studies", "training", "vocabularies", "choices", "token_curves", "next_studies",
 }  # fmt: skip
 LONGEST_FILE = 600
 MOST_FILES = 17

@@ -27,6 +27,7 @@ VERBS = (
     "prepare",
     "train",
     "evaluate",
+    "sample",
     "score",
     "dynamics",
     "select",

@@ -57,8 +57,8 @@ class Flag:
     Attributes:
         binding: gin key that the flag binds.
         help: text for ``--help``.
-        kind: "value" (``--name=x``), "number" (``--name=3``), "values" (``--name a b``), "switch"
-            (``--name``) or "positional" (``x``).
+        kind: "value" (``--name=x``), "number" (``--name=0.5``), "whole" (``--name=3``), "values"
+            (``--name a b``), "switch" (``--name``) or "positional" (``x``).
     """
 
     binding: str
@@ -221,8 +221,9 @@ def _parse_command_line(
             parser.add_argument(key, help=text)
         elif flag.kind == "switch":
             parser.add_argument(f"--{key}", action="store_true", default=None, help=text)
-        elif flag.kind == "number":
-            parser.add_argument(f"--{key}", type=float, metavar="NUMBER", help=text)
+        elif flag.kind in ("number", "whole"):
+            kind = float if flag.kind == "number" else int
+            parser.add_argument(f"--{key}", type=kind, metavar="NUMBER", help=text)
         else:
             parser.add_argument(f"--{key}", nargs="+" if flag.kind == "values" else None, help=text)
     parser.add_argument(

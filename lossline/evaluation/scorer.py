@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import functools
 from collections import deque
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import jax
@@ -22,7 +20,7 @@ from flax import nnx
 from jax.sharding import Mesh, PartitionSpec
 
 from lossline.evaluation.packing import PackedRows, PackedTexts
-from lossline.ops.backend import target_backend
+from lossline.ops.backend import products_of
 from lossline.ops.cross_entropy import linear_cross_entropy
 from lossline.sharding import BATCH_AXES, batch_sharding, place_rows
 
@@ -53,36 +51,37 @@ class Scorer:
             state: parameters, ``nnx.split(model)[1]``, placed on the mesh.
             texts: texts packed with this scorer's ``groups``.
         """
-        return self._sums(state, texts, self._nats)
+        return self._sums(state, texts, ("nats_T",))[0]
 
     def misses_per_text(self, state: Any, texts: PackedTexts) -> np.ndarray:
         """Return, for each text, the number of scored tokens that are not the most probable token.
 
         It is 0 if greedy decoding produces the text.
         """
-        return self._sums(state, texts, self._misses)
+        return self._sums(state, texts, ("misses",))[0]
 
-    def _sums(
-        self, state: Any, texts: PackedTexts, dispatch: Callable[[Any, PackedRows], jax.Array]
-    ) -> np.ndarray:
-        """Sum over each text, in float64, what ``dispatch`` returns for every scored token."""
-        total = np.zeros(texts.num_texts)
-        waiting: deque[tuple[PackedRows, jax.Array]] = deque()
+    def nats_and_misses_per_text(
+        self, state: Any, texts: PackedTexts
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return both of the above, from one pass of the model."""
+        nats, misses = self._sums(state, texts, ("nats_T", "misses"))
+        return nats, misses
+
+    def _sums(self, state: Any, texts: PackedTexts, fields: tuple[str, ...]) -> np.ndarray:
+        """Return the sum of each field over the scored tokens of each text, [fields, texts]."""
+        total = np.zeros((len(fields), texts.num_texts))
+        waiting: deque[tuple[PackedRows, tuple[jax.Array, ...]]] = deque()
         for batch in texts.batches():
-            waiting.append((batch, dispatch(state, batch)))
+            waiting.append((batch, self._cross_entropy(state, batch, fields)))
             if len(waiting) > IN_FLIGHT:
                 _add(total, *waiting.popleft())
-        for batch, values_GxK in waiting:
-            _add(total, batch, values_GxK)
+        for batch, values in waiting:
+            _add(total, batch, values)
         return total
 
-    def _nats(self, state: Any, batch: PackedRows) -> jax.Array:
-        return self._cross_entropy(state, batch, "nats_T")
-
-    def _misses(self, state: Any, batch: PackedRows) -> jax.Array:
-        return 1.0 - self._cross_entropy(state, batch, "correct_T")
-
-    def _cross_entropy(self, state: Any, batch: PackedRows, field: str) -> jax.Array:
+    def _cross_entropy(
+        self, state: Any, batch: PackedRows, fields: tuple[str, ...]
+    ) -> tuple[jax.Array, ...]:
         arrays = (
             batch.inputs_BxL,
             batch.segment_ids_BxL,
@@ -91,26 +90,27 @@ class Scorer:
             batch.targets_GxK,
         )
         if self._mesh is None:
-            return _score(self._graphdef, field, state, *arrays)
+            return _score(self._graphdef, fields, state, *arrays)
         with jax.set_mesh(self._mesh):  # the model's sharding constraints need it
             placed = place_rows(arrays, batch_sharding(self._mesh))
-            return _score(self._graphdef, field, state, *placed)
+            return _score(self._graphdef, fields, state, *placed)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _score(
     graphdef: Any,
-    field: str,
+    fields: tuple[str, ...],
     state: Any,
     inputs_BxL: jax.Array,
     segment_ids_BxL: jax.Array,
     positions_BxL: jax.Array,
     index_GxK: jax.Array,
     targets_GxK: jax.Array,
-) -> jax.Array:
-    """Return one field of ``CrossEntropy`` at the indexed positions, float32 [G, K].
+) -> tuple[jax.Array, ...]:
+    """Return fields of ``CrossEntropy`` at the indexed positions, each float32 [G, K].
 
-    Values of padding entries are meaningless.
+    "misses" is 1 where the token is not the most probable one. Values of padding entries are
+    meaningless.
     """
     model = nnx.merge(graphdef, state)
     with products_of(model.config.activation_dtype):
@@ -121,7 +121,8 @@ def _score(
         scored = linear_cross_entropy(
             x_GxKxD, model.unembedding(), targets_GxK, vocab_size=model.config.vocab_size
         )
-    return everywhere(getattr(scored, field).astype(jnp.float32))
+    values = [1.0 - scored.correct_T if f == "misses" else getattr(scored, f) for f in fields]
+    return tuple(everywhere(value.astype(jnp.float32)) for value in values)
 
 
 def everywhere(values: jax.Array) -> jax.Array:
@@ -137,20 +138,12 @@ def everywhere(values: jax.Array) -> jax.Array:
     )
 
 
-def products_of(dtype: str) -> AbstractContextManager:
-    """Return a context in which float32 products are computed in float32.
-
-    Otherwise TPUs would round the factors to bfloat16 and GPUs to TensorFloat-32.
-    """
-    exact = dtype == "float32" and target_backend() != "cpu"
-    return jax.default_matmul_precision("float32") if exact else nullcontext()
-
-
-def _add(total: np.ndarray, batch: PackedRows, values_GxK: jax.Array) -> None:
+def _add(total: np.ndarray, batch: PackedRows, fields: tuple[jax.Array, ...]) -> None:
     """Add the values of a batch to the totals of its texts, in float64.
 
     One after the other in the order of the rows, so that the last digit does not depend on how
     many rows a batch has, or on how many devices share them.
     """
-    values = np.asarray(values_GxK, np.float64)[batch.scored_GxK]
-    np.add.at(total, batch.texts_GxK[batch.scored_GxK], values)
+    texts = batch.texts_GxK[batch.scored_GxK]
+    for sums, values_GxK in zip(total, fields, strict=True):
+        np.add.at(sums, texts, np.asarray(values_GxK, np.float64)[batch.scored_GxK])

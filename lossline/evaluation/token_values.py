@@ -20,7 +20,8 @@ from flax import nnx
 
 from lossline.errors import UserError
 from lossline.evaluation.restoring import RunModel, measuring
-from lossline.evaluation.scorer import IN_FLIGHT, everywhere, products_of
+from lossline.evaluation.scorer import IN_FLIGHT, everywhere
+from lossline.ops.backend import products_of
 from lossline.ops.cross_entropy import linear_cross_entropy, linear_token_values
 from lossline.sharding import batch_sharding, place_rows
 from lossline.stores.token_scores import ReferenceScore

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 
 import jax
@@ -87,3 +87,12 @@ def choose(operation: str, implementation: str, available: Mapping[str, tuple[st
             f" choose one of {', '.join(here)}"
         )
     return implementation
+
+
+def products_of(dtype: str) -> AbstractContextManager:
+    """Return a context in which float32 products are computed in float32.
+
+    Otherwise TPUs would round the factors to bfloat16 and GPUs to TensorFloat-32.
+    """
+    exact = dtype == "float32" and target_backend() != "cpu"
+    return jax.default_matmul_precision("float32") if exact else nullcontext()
