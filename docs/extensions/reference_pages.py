@@ -28,6 +28,7 @@ VERBS = (
     "train",
     "evaluate",
     "sample",
+    "harness",
     "score",
     "dynamics",
     "select",

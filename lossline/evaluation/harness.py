@@ -1,148 +1,185 @@
-"""Adapter of a run for the LM evaluation harness, for benchmarks beyond the built-in ones.
+"""Runs as models of the LM evaluation harness, for benchmarks beyond the built-in ones.
 
-    from lossline.evaluation.harness import harness_model
-    model = harness_model("runs/wiki-llama-1a2b3c4d", vocabulary="bytes")
-    lm_eval.simple_evaluate(model=model, tasks=["arc_easy"])
+    import lm_eval
+    import lossline.evaluation.harness  # registers the model "lossline"
 
-The harness (extra ``[harness]``) downloads its tasks itself when it runs them. Losses are computed
-as by the evaluator: same windows, same packing, float64 sums. Question and answer are tokenized
-separately, so that the tokens of an answer do not depend on the question. Text generation is not
-supported.
+    lm_eval.simple_evaluate(
+        model="lossline", model_args="run=runs/wiki-llama-1a2b3c4d", tasks=["arc_easy"]
+    )
+
+``python -m lossline.harness`` does the same from the command line. The harness (extra
+``[harness]``) downloads its tasks itself when it runs them. ``lossline.evaluation.requests``
+answers the requests.
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from lossline.errors import UserError
-from lossline.evaluation.packing import PackedTexts
-from lossline.evaluation.restoring import CheckpointUnreadable, RunModel
-from lossline.evaluation.windows import Window, WindowRule, answer_windows, document_windows
+from lossline.evaluation.requests import NEW_TOKENS, Conventions, RequestScorer, new_tokens
 from lossline.installing import install_extra
 from lossline.runs.run_directory import RunDirectory
-from lossline.sharding import MeshOptions, make_mesh, make_rules
-from lossline.vocabularies import Vocabulary, VocabularySpec, load
+from lossline.runs.vocabulary import run_vocabulary
+from lossline.vocabularies import VocabularySpec
+
+MODEL = "lossline"  # name in the harness
 
 
-class RequestScorer:
-    """Answer the two likelihood requests of the harness for one checkpoint.
-
-    Args:
-        run: run directory.
-        vocabulary: the vocabulary of the run.
-        step: checkpoint. None: the last one.
-        batch_size: rows per call of the model; a multiple of the mesh's ``data`` x ``fsdp``.
-        activations: type to compute in.
-        mesh: devices.
-
-    Raises:
-        UserError: the vocabulary is not that of the run, or the checkpoint is missing or corrupt.
-    """
-
-    def __init__(
-        self,
-        run: RunDirectory,
-        vocabulary: Vocabulary,
-        *,
-        step: int | None = None,
-        batch_size: int = 16,
-        activations: str = "float32",
-        mesh: MeshOptions | None = None,
-    ) -> None:
-        facts = run.facts
-        if vocabulary.hash != facts["vocabulary_hash"]:
-            raise UserError(
-                f"run {run.path} was trained with vocabulary {facts['tokenizer']} "
-                f"({facts['vocabulary_hash'][:8]}), not with {vocabulary.name} "
-                f"({vocabulary.hash[:8]}). Give the run's vocabulary."
-            )
-        options = mesh or MeshOptions()
-        model = RunModel(
-            run,
-            activations=activations,
-            mesh=make_mesh(options),
-            rules=make_rules(options.rules),
-        )
-        steps = run.checkpoint_steps()
-        ((_, state),) = model.states([max(steps, default=0) if step is None else step])
-        if isinstance(state, CheckpointUnreadable):
-            raise UserError(str(state))
-        context = int(facts["context_length"])
-        self._rule = WindowRule(context=context, stride=max(1, context // 2))
-        self._scorer, self._state = model.scorer, state
-        self._vocabulary, self._batch_size = vocabulary, batch_size
-
-    def loglikelihood(self, pairs: Sequence[tuple[str, str]]) -> list[tuple[float, bool]]:
-        """Return ln p of each continuation, and whether greedy decoding produces it."""
-        contexts = self._vocabulary.encode_batch([context for context, _ in pairs])
-        answers = self._vocabulary.encode_batch([answer for _, answer in pairs])
-        texts = [np.concatenate(pair) for pair in zip(contexts, answers, strict=True)]
-        windows = [
-            answer_windows(len(text), len(context), self._rule) if len(text) > len(context) else []
-            for text, context in zip(texts, contexts, strict=True)
-        ]
-        packed = self._packed(texts, windows)
-        nats = self._scorer.nats_per_text(self._state, packed)
-        misses = self._scorer.misses_per_text(self._state, packed)
-        return [(-float(n), bool(m == 0)) for n, m in zip(nats, misses, strict=True)]
-
-    def loglikelihood_rolling(self, texts: Sequence[str]) -> list[float]:
-        """Return ln p of each whole text."""
-        tokens = self._vocabulary.encode_batch(texts)
-        windows = [document_windows(len(t), self._rule) if len(t) else [] for t in tokens]
-        nats = self._scorer.nats_per_text(self._state, self._packed(tokens, windows))
-        return [-float(n) for n in nats]
-
-    def _packed(
-        self, texts: Sequence[np.ndarray], windows: Sequence[Sequence[Window]]
-    ) -> PackedTexts:
-        return PackedTexts(
-            texts,
-            windows,
-            opening_id=self._vocabulary.eos_id,
-            row_length=self._rule.context,
-            batch_size=self._batch_size,
-            groups=self._scorer.groups,
-        )
-
-
-def harness_model(run: str | Path, *, vocabulary: VocabularySpec | str, **options: Any) -> Any:
+def harness_model(
+    run: str | Path, *, vocabulary: VocabularySpec | str | None = None, **options: Any
+) -> Any:
     """Return an ``lm_eval.api.model.LM`` for a checkpoint of a run.
 
     Args:
         run: run directory.
-        vocabulary: "bytes", a .model or .json file, or a specification.
-        options: options of ``RequestScorer``.
+        vocabulary: "bytes", a .model or .json file, or a specification. None: found by the hash
+            that the run recorded.
+        options: options of ``Conventions``, and those of ``RequestScorer``.
 
     Raises:
         UserError: the harness is not installed, or as for ``RequestScorer``.
     """
+    return register()(run=str(run), vocabulary=vocabulary, **options)
+
+
+def register() -> Any:
+    """Register the model "lossline" in the harness, and return its class.
+
+    Raises:
+        UserError: the harness is not installed.
+    """
+    global _registered
     try:
         from lm_eval.api.model import LM
+        from lm_eval.api.registry import register_model
     except ImportError:
         raise UserError(
             f"the LM evaluation harness is not installed; {install_extra('harness')}"
         ) from None
+    if _registered is None:
+        _registered = register_model(MODEL)(_model_class(LM))
+    return _registered
 
-    class RunModelOfHarness(LM):
-        def __init__(self) -> None:
+
+_registered: Any = None
+
+
+def _model_class(base: type) -> type:
+    """Return the model as a subclass of the harness's base class."""
+
+    class RunOfLossline(base):  # type: ignore[misc, valid-type]
+        """A checkpoint of a run, for the harness.
+
+        Args:
+            run: run directory; ``path`` is another name, after which the harness names its folder
+                of results.
+            vocabulary: as for ``harness_model``.
+            step: checkpoint. None: the last one.
+            max_gen_toks: most new tokens where a task does not say.
+            batch_size, activations, mesh, max_length: as for ``RequestScorer``.
+            max_batch_size, device: ignored; the harness passes them.
+            conventions: options of ``Conventions``.
+        """
+
+        def __init__(
+            self,
+            run: Any = None,
+            *,
+            path: Any = None,
+            vocabulary: Any = None,
+            step: int | None = None,
+            max_gen_toks: int = NEW_TOKENS,
+            batch_size: int | str | None = None,
+            max_batch_size: Any = None,
+            device: Any = None,
+            activations: str = "float32",
+            mesh: Any = None,
+            max_length: int | None = None,
+            **conventions: Any,
+        ) -> None:
             super().__init__()
-            self.scorer = RequestScorer(RunDirectory.open(run), load(vocabulary), **options)
-
-        def loglikelihood(self, requests: Any, disable_tqdm: bool = False) -> Any:
-            return self.scorer.loglikelihood([request.args for request in requests])
-
-        def loglikelihood_rolling(self, requests: Any, disable_tqdm: bool = False) -> Any:
-            return self.scorer.loglikelihood_rolling([request.args[0] for request in requests])
-
-        def generate_until(self, requests: Any, disable_tqdm: bool = False) -> Any:
-            raise UserError(
-                "a task of the harness needs generated text, which lossline does not support. "
-                "Choose tasks that compare likelihoods."
+            del max_batch_size, device
+            if (place := path if run is None else run) is None:
+                raise UserError(
+                    f"the model {MODEL} needs a run directory: model_args run=runs/NAME"
+                )
+            _refuse_unknown(conventions)
+            directory = RunDirectory.open(str(place))
+            self.max_gen_toks = int(max_gen_toks)
+            self.scorer = RequestScorer(
+                directory,
+                run_vocabulary(directory, vocabulary),
+                step=step,
+                batch_size="auto" if batch_size is None else batch_size,
+                activations=activations,
+                mesh=mesh,
+                max_length=max_length,
+                conventions=Conventions.named(**conventions),
             )
 
-    return RunModelOfHarness()
+        @property
+        def tokenizer_name(self) -> str:
+            """Name of the vocabulary with its hash, for the harness's caches of requests."""
+            facts = self.scorer.vocabulary.facts
+            return f"{facts.name}-{facts.hash[:8]}"
+
+        def loglikelihood(self, requests: Sequence[Any], disable_tqdm: bool = False) -> Any:
+            pairs = [request.args for request in requests]
+            answers = self.scorer.loglikelihood(pairs)
+            return self._remembered("loglikelihood", pairs, answers)
+
+        def loglikelihood_rolling(self, requests: Sequence[Any], disable_tqdm: bool = False) -> Any:
+            texts = [request.args[0] for request in requests]
+            answers = self.scorer.loglikelihood_rolling(texts)
+            return self._remembered("loglikelihood_rolling", [(text,) for text in texts], answers)
+
+        def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> Any:
+            asked = [request.args for request in requests]
+            limited = [
+                (context, {**options, "max_gen_toks": new_tokens(options, self.max_gen_toks)})
+                for context, options in asked
+            ]
+            answers = self.scorer.generate_until(limited)
+            return self._remembered("generate_until", asked, answers)
+
+        def get_model_info(self) -> dict[str, Any]:
+            """Return what the harness records of the model beside its results."""
+            scorer = self.scorer
+            conventions = scorer.conventions
+            return {
+                "run": scorer.run.name,
+                "checkpoint": scorer.step,
+                "vocabulary": self.tokenizer_name,
+                "model_num_parameters": scorer.model.config.num_params().total,
+                "model_dtype": scorer.model.config.activation_dtype,
+                "max_length": scorer.context,
+                "windows": conventions.windows.value,
+                "pairs": conventions.pairs.value,
+                "beginning": conventions.beginning.value,
+                "prefix_token_id": scorer.prefix,
+            }
+
+        def _remembered(self, kind: str, asked: Sequence[Any], answers: list[Any]) -> list[Any]:
+            """Give the answers to the harness's cache, and return them."""
+            for request, answer in zip(asked, answers, strict=True):
+                self.cache_hook.add_partial(kind, request, answer)
+            return answers
+
+    return RunOfLossline
+
+
+def _refuse_unknown(conventions: dict[str, Any]) -> None:
+    known = ("windows", "pairs", "beginning", "prefix_token_id")
+    if unknown := sorted(set(conventions) - set(known)):
+        raise UserError(
+            f"the model {MODEL} has no argument {unknown[0]}; it has run, vocabulary, step, "
+            f"max_length, max_gen_toks, batch_size, activations, {', '.join(known)}"
+        )
+
+
+with contextlib.suppress(UserError):  # without the harness, harness_model says how to install it
+    register()
