@@ -96,7 +96,7 @@ _PLACES = {
     "evaluation": (3.0, 6.0),
     "training": (2.3, 5.0),
     "conversion": (3.9, 5.0),
-    "sampling": (4.2, 4.22),
+    "sampling": (3.1, 4.44),
     "runs": (2.0, 4.0),
     "objectives": (3.8, 3.46),
     "batches": (0.4, 4.0),

@@ -54,6 +54,7 @@ def register() -> Any:
     """
     global _registered
     try:
+        import lm_eval.models  # noqa: F401 - registers the others, only while there is none
         from lm_eval.api.model import LM
         from lm_eval.api.registry import register_model
     except ImportError:

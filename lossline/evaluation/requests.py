@@ -68,7 +68,7 @@ class Conventions:
         Raises:
             UserError: a word names no convention.
         """
-        made = {}
+        made: dict[str, Any] = {}
         for name, value in options.items():
             try:
                 made[name] = int(value) if name == "prefix_token_id" else Convention(value)

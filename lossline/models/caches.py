@@ -18,7 +18,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
 from jax import lax
 
 from lossline.ops.convolution import causal_convolution
@@ -95,7 +94,7 @@ class RecurrentCache:
     state: jax.Array
 
 
-def empty_caches(blocks: nnx.Module, times: int, *, rows: int, length: int) -> Any:
+def empty_caches(blocks: Any, times: int, *, rows: int, length: int) -> Any:
     """Return the caches of all blocks before the first token.
 
     Args:

@@ -111,7 +111,7 @@ class HybridBlock(nnx.Module):
             x_BxLxD = layer(x_BxLxD, rows)
         return x_BxLxD if self.transformer is None else self.transformer(x_BxLxD, rows)
 
-    def _layers(self) -> list[nnx.Module]:
+    def _layers(self) -> list[Any]:
         return [*self.state_space, *([] if self.transformer is None else [self.transformer])]
 
     def empty_cache(self, rows: int, length: int) -> tuple[Any, ...]:

@@ -96,7 +96,8 @@ class LanguageModel(nnx.Module):
         graph, state = nnx.split(self.blocks)
 
         def apply(x_BxLxD: jax.Array, block: tuple[nnx.State, Any]) -> tuple[jax.Array, Any]:
-            return nnx.merge(graph, block[0]).continued(x_BxLxD, rows, valid_BxL, block[1])
+            layers: Any = nnx.merge(graph, block[0])
+            return layers.continued(x_BxLxD, rows, valid_BxL, block[1])
 
         x_BxLxD = self._embedded(tokens_BxL, rows)
         x_BxLxD, caches = jax.lax.scan(apply, x_BxLxD, (state, caches))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -86,7 +87,7 @@ class StateSpaceBlock(nnx.Module):
 
     def __init__(self, config: StateSpaceConfig, key: jax.Array) -> None:
         self.norm = config.make_norm(config.width)
-        self.mixer = config.make_mixer(key)
+        self.mixer: Any = config.make_mixer(key)
 
     def __call__(self, x_BxLxD: jax.Array, rows: Rows) -> jax.Array:
         return x_BxLxD + self.mixer(self.norm(x_BxLxD), rows)

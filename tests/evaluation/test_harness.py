@@ -135,7 +135,8 @@ def test_harness_model_answers_requests(run, monkeypatch):
         def __init__(self):
             self.cache_hook = types.SimpleNamespace(add_partial=lambda *_: None)
 
-    names = ("lm_eval", "lm_eval.api", "lm_eval.api.model", "lm_eval.api.registry")
+    modules = ("models", "api", "api.model", "api.registry")
+    names = ("lm_eval", *(f"lm_eval.{name}" for name in modules))
     for name in names:
         monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
     registered = {}

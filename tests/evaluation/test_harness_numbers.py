@@ -18,6 +18,7 @@ from .small_runs import LLAMA, MAMBA, make_run
 lm_eval = pytest.importorskip("lm_eval", reason="needs the [harness] extra")
 pytest.importorskip("torch", reason="needs torch for lm_eval --model hf")
 pytest.importorskip("transformers", reason="needs transformers for lm_eval --model hf")
+pytest.importorskip("accelerate", reason="needs accelerate for lm_eval --model hf")
 
 TEXTS = [
     "The sky is blue and the sea is green, and two and two are four.",
