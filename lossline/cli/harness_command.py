@@ -10,6 +10,7 @@ from lossline.errors import UserError
 from lossline.evaluation.harness import MODEL, register
 from lossline.evaluation.requests import Convention
 from lossline.places import to_path
+from lossline.runs.run_directory import RunDirectory
 
 _MODEL_ARGS = "--model_args"
 _AUTO = ("--batch_size", "auto")  # the harness's own default is 1
@@ -48,6 +49,7 @@ def run_harness(options: HarnessOptions, arguments: Sequence[str]) -> None:
     run = to_path(options.run, "harness.run")
     if "," in str(run):
         raise UserError(f"harness.run = {run}: the harness cannot take a path with a comma")
+    RunDirectory.open(run)  # before the harness loads its tasks
     register()
     from lm_eval.__main__ import cli_evaluate
 

@@ -26,7 +26,7 @@ def products(config, backend: str, dtype: str) -> set:
     ids = jax.ShapeDtypeStruct((2, 128), jnp.int32)
     scored = jax.ShapeDtypeStruct((1, 256), jnp.int32)
     with compiling_for(backend):
-        trace = _score.trace(graphdef, "nats_T", state, ids, ids, ids, scored, scored)
+        trace = _score.trace(graphdef, ("nats_T",), state, ids, ids, ids, scored, scored)
     found = set()
 
     def look(equation):
