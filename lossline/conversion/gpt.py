@@ -170,7 +170,9 @@ def _is_gpt(config: GPTConfig) -> bool:
     return (
         config.norm == "layer"
         and config.norm_bias
-        and config.biases
+        and config.biases is True
+        and config.window is None
+        and config.unrotated_every is None
         and config.qk_norm == "none"
         and config.groups == config.heads
         and config.head_dim * config.heads == config.width

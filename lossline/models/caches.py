@@ -53,8 +53,12 @@ class KeyValueCache:
             filled=at + key_BxLxGxK.shape[1],
         )
 
-    def attend(self, q_BxLxHxK: jax.Array) -> jax.Array:
-        """Return attention of the newest positions to all positions up to their own.
+    def attend(self, q_BxLxHxK: jax.Array, window: int | jax.Array | None = None) -> jax.Array:
+        """Return attention of the newest positions to the last positions up to their own.
+
+        Args:
+            q_BxLxHxK: queries of the newest positions.
+            window: number of positions that a query attends to, its own included; None: all.
 
         Scores and softmax are float32; the result has the dtype of the queries.
         """
@@ -68,7 +72,9 @@ class KeyValueCache:
             preferred_element_type=jnp.float32,
         ) / math.sqrt(K)
         own_L = self.filled - L + jnp.arange(L)
-        allowed_BxLxC = (jnp.arange(C) <= own_L[:, None]) & self.valid_BxC[:, None]
+        away_LxC = own_L[:, None] - jnp.arange(C)
+        near_LxC = away_LxC >= 0 if window is None else (away_LxC >= 0) & (away_LxC < window)
+        allowed_BxLxC = near_LxC & self.valid_BxC[:, None]
         scores_BxGxMxLxC = jnp.where(allowed_BxLxC[:, None, None], scores_BxGxMxLxC, _MASKED)
         weights_BxGxMxLxC = jax.nn.softmax(scores_BxGxMxLxC, axis=-1).astype(q_BxLxHxK.dtype)
         out_BxLxGxMxK = jnp.einsum(

@@ -142,6 +142,11 @@ class ModelConfig(ABC):
         """Layers in one block; blocks are stacked and scanned."""
         return 1
 
+    @property
+    def has_different_blocks(self) -> bool:
+        """Whether blocks differ in more than their parameters, so that each needs its number."""
+        return False
+
     @abstractmethod
     def make_block(self, key: jax.Array) -> nnx.Module:
         """Return one block with fresh parameters, to be called as ``block(x_BxLxD, rows)``."""
@@ -260,8 +265,15 @@ class ModelConfig(ABC):
         return self.flops_per_token(length) - 3 * above_diagonal * self.flop_counts(length).square
 
     def to_dict(self) -> dict[str, Any]:
-        """Return a form that JSON can store; ``config_from_dict`` reads it."""
-        return {"__class__": type(self).__name__, **dataclasses.asdict(self)}
+        """Return a form that JSON can store; ``config_from_dict`` reads it.
+
+        Options whose field says ``written = "unless None"`` are left out if they are None: the form
+        of a model is then the same as before these options existed.
+        """
+        later = {f.name for f in dataclasses.fields(self) if f.metadata.get("written")}
+        options = dataclasses.asdict(self)
+        kept = {name: v for name, v in options.items() if v is not None or name not in later}
+        return {"__class__": type(self).__name__, **kept}
 
     # --- validation ---
 

@@ -88,10 +88,8 @@ class HybridConfig(TransformerConfig, MambaConfig, Mamba2Config):
     def stack_flops(self, context_length: int) -> FlopCounts:
         """Return the forward operations per token of all layers."""
         state_space = STATE_SPACES[self.state_space].layer_flops(self, context_length)
-        attention = TransformerConfig.layer_flops(self, context_length)
-        return state_space * (self.layers - self.attention_layers) + (
-            attention * self.attention_layers
-        )
+        attention = self.layers_flops(context_length, self.attention_layers)
+        return state_space * (self.layers - self.attention_layers) + attention
 
 
 class HybridBlock(nnx.Module):

@@ -75,7 +75,14 @@ class LanguageModel(nnx.Module):
         config = self.config
         rows = self._rows(tokens_BxL.shape, segment_ids_BxL, positions_BxL)
         x_BxLxD = self._embedded(tokens_BxL, rows)
-        x_BxLxD = run_stack(self.blocks, x_BxLxD, rows, scan=config.scan_layers, remat=config.remat)
+        x_BxLxD = run_stack(
+            self.blocks,
+            x_BxLxD,
+            rows,
+            scan=config.scan_layers,
+            remat=config.remat,
+            numbered=config.has_different_blocks,
+        )
         return constrain(self.final_norm(x_BxLxD), "batch", "length", None)
 
     def continued(
@@ -94,13 +101,16 @@ class LanguageModel(nnx.Module):
         """
         rows = self._rows(tokens_BxL.shape, None, positions_BxL)
         graph, state = nnx.split(self.blocks)
+        numbers = None
+        if self.config.has_different_blocks:
+            numbers = jnp.arange(jax.tree.leaves(state)[0].shape[0], dtype=jnp.int32)
 
-        def apply(x_BxLxD: jax.Array, block: tuple[nnx.State, Any]) -> tuple[jax.Array, Any]:
+        def apply(x_BxLxD: jax.Array, block: tuple[nnx.State, Any, Any]) -> tuple[jax.Array, Any]:
             layers: Any = nnx.merge(graph, block[0])
-            return layers.continued(x_BxLxD, rows, valid_BxL, block[1])
+            return layers.continued(x_BxLxD, replace(rows, block=block[2]), valid_BxL, block[1])
 
         x_BxLxD = self._embedded(tokens_BxL, rows)
-        x_BxLxD, caches = jax.lax.scan(apply, x_BxLxD, (state, caches))
+        x_BxLxD, caches = jax.lax.scan(apply, x_BxLxD, (state, caches, numbers))
         return self.final_norm(x_BxLxD), caches
 
     def _embedded(self, tokens_BxL: jax.Array, rows: Rows) -> jax.Array:

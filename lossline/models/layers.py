@@ -31,12 +31,14 @@ class Rows:
         runs_BxL: index of the document at each position; None: every row is one document.
         keep_BxL: 0 where a document begins, 1 elsewhere, float32; None if ``runs_BxL`` is None.
         rotary: cosines and sines, each [B or 1, L, 1, K/2]; None if no layer uses them.
+        block: number of the block, from 0, int32; None if all blocks are alike.
     """
 
     positions_BxL: jax.Array | None = None
     runs_BxL: jax.Array | None = None
     keep_BxL: jax.Array | None = None
     rotary: tuple[jax.Array, jax.Array] | None = None
+    block: jax.Array | None = None
 
 
 def parameter(value: jax.Array, *axes: str) -> nnx.Param:
@@ -240,9 +242,24 @@ def stacked(make: Callable[[jax.Array], ModuleType], key: jax.Array, times: int)
 
 
 def run_stack(
-    stack: nnx.Module, x_BxLxD: jax.Array, rows: Rows, *, scan: bool, remat: str
+    stack: nnx.Module,
+    x_BxLxD: jax.Array,
+    rows: Rows,
+    *,
+    scan: bool,
+    remat: str,
+    numbered: bool = False,
 ) -> jax.Array:
-    """Apply the stacked blocks one after the other, in a loop or unrolled."""
+    """Apply the stacked blocks one after the other, in a loop or unrolled.
+
+    Args:
+        stack: blocks with stacked parameters.
+        x_BxLxD: activations.
+        rows: facts about the rows.
+        scan: compile one block and loop it.
+        remat: what the backward pass recomputes.
+        numbered: tell each block its number, in ``rows.block``.
+    """
     graph, state = nnx.split(stack)
 
     def apply(x: jax.Array, block_state: nnx.State, rows: Rows) -> jax.Array:
@@ -250,13 +267,16 @@ def run_stack(
 
     if remat != "none":
         apply = jax.checkpoint(apply, policy=_remat_policy(remat), prevent_cse=not scan)
+    count = jax.tree.leaves(state)[0].shape[0]
+    numbers = jnp.arange(count, dtype=jnp.int32) if numbered else None
+
+    def step(x: jax.Array, one: tuple[nnx.State, jax.Array | None]) -> tuple[jax.Array, None]:
+        return apply(x, one[0], dataclasses.replace(rows, block=one[1])), None
+
     if scan:
-        x_BxLxD, _ = jax.lax.scan(
-            lambda x, block_state: (apply(x, block_state, rows), None), x_BxLxD, state
-        )
-        return x_BxLxD
-    for block_state in _unstack(state):
-        x_BxLxD = apply(x_BxLxD, block_state, rows)
+        return jax.lax.scan(step, x_BxLxD, (state, numbers))[0]
+    for number, block_state in enumerate(_unstack(state)):
+        x_BxLxD, _ = step(x_BxLxD, (block_state, None if numbers is None else numbers[number]))
     return x_BxLxD
 
 

@@ -30,6 +30,8 @@ from lossline.ops.linear import linear, linear_many
 MLPS = ("swiglu", "gelu", "gelu_tanh")
 POSITIONS = ("rotary", "learned")
 QK_NORMS = ("none", "head", "width")
+BIASES = (False, True, "qkv")
+_LATER = {"identity": "unless None", "written": "unless None"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +46,8 @@ class TransformerConfig(ModelConfig):
         mlp_width: hidden width of the MLP.
         mlp: "swiglu" (gated, three matrices), "gelu" (exact) or "gelu_tanh" (the approximation in
             GPT-2).
-        biases: add a bias to every matrix except the unembedding.
+        biases: True: add a bias to every matrix except the unembedding; "qkv": only to queries,
+            keys and values (Qwen 2).
         parallel: attention and MLP both read the input of the layer (GPT-NeoX). False: the MLP
             reads the output of attention.
         post_norm: norm the outputs of attention and MLP instead of their inputs (OLMo 2).
@@ -59,6 +62,12 @@ class TransformerConfig(ModelConfig):
             scaled, those below rope_original / rope_high are not; between the limits the factor
             changes smoothly.
         rope_original: context length before scaling.
+        unrotated_every: n: every n-th attention layer does not rotate queries and keys, so it has
+            no positions (SmolLM 3: 4); None: all rotate.
+        window: number of positions that a query attends to: its own and those before (Mistral);
+            None: all.
+        full_every: n: with a window, every n-th attention layer attends to all positions (OLMo 3:
+            4); None: none does.
         attention_implementation: one of ``ops.attention.IMPLEMENTATIONS``, or "auto".
     """
 
@@ -67,7 +76,7 @@ class TransformerConfig(ModelConfig):
     kv_heads: int | None = None
     mlp_width: int
     mlp: str = "swiglu"
-    biases: bool = False
+    biases: bool | str = False
     parallel: bool = False
     post_norm: bool = False
     qk_norm: str = "none"
@@ -78,6 +87,9 @@ class TransformerConfig(ModelConfig):
     rope_low: float = 1.0
     rope_high: float = 4.0
     rope_original: int = 8192
+    unrotated_every: int | None = field(default=None, metadata=_LATER)
+    window: int | None = field(default=None, metadata=_LATER)
+    full_every: int | None = field(default=None, metadata=_LATER)
     attention_implementation: str = "auto"
 
     family: ClassVar[str] = "transformer"
@@ -96,12 +108,34 @@ class TransformerConfig(ModelConfig):
         self.require_choice("mlp", MLPS)
         self.require_choice("qk_norm", QK_NORMS)
         self.require_choice("positions", POSITIONS)
+        if self.biases not in BIASES:
+            raise UserError(f"{self.family}.biases is {self.biases!r}: choose False, True or 'qkv'")
+        self._require_layers()
         if self.parallel and self.post_norm:
             raise UserError(
                 f"{self.family}.parallel and {self.family}.post_norm cannot both be True: parallel"
                 f" layers norm their input. Set one of them to False"
             )
         self._require_rotation()
+
+    def _require_layers(self) -> None:
+        """Check the options that only some layers have."""
+        if self.window is not None:
+            self.require_positive("window")
+        for name in ("unrotated_every", "full_every"):
+            every = getattr(self, name)
+            if every is not None and every < 2:
+                raise UserError(f"{self.family}.{name} is {every}: it must be at least 2, or None")
+        if self.full_every is not None and self.window is None:
+            raise UserError(
+                f"{self.family}.full_every = {self.full_every} needs {self.family}.window: without"
+                f" a window all layers attend to all positions"
+            )
+        if self.unrotated_every is not None and self.positions != "rotary":
+            raise UserError(
+                f"{self.family}.unrotated_every = {self.unrotated_every} needs"
+                f" {self.family}.positions = 'rotary', not {self.positions!r}"
+            )
 
     def _require_rotation(self) -> None:
         if self.positions != "rotary":
@@ -145,6 +179,11 @@ class TransformerConfig(ModelConfig):
 
     def _rotary_dim(self, head_dim: int) -> int:
         return int(head_dim * self.rope_fraction)
+
+    @property
+    def has_different_blocks(self) -> bool:
+        """Whether blocks differ in more than their parameters, so that each needs its number."""
+        return self.unrotated_every is not None or self.full_every is not None
 
     @property
     def head_dim(self) -> int:
@@ -196,7 +235,8 @@ class TransformerConfig(ModelConfig):
         """Return the number of parameters of one layer: matrices, biases and norms."""
         D, H, G, K, F = self.width, self.heads, self.groups, self.head_dim, self.mlp_width
         hidden = 2 * F if self.mlp == "swiglu" else F
-        biases = (H + 2 * G) * K + D + hidden + D if self.biases else 0
+        biases = (H + 2 * G) * K if self.biases else 0
+        biases += D + hidden + D if self.biases is True else 0
         normed = {"none": 0, "head": 2 * K, "width": (H + G) * K}[self.qk_norm]
         return self.layer_matrix_params() + biases + self.norm_params(normed + 2 * D)
 
@@ -204,15 +244,33 @@ class TransformerConfig(ModelConfig):
         """Return the number of parameters in all layers and the final norm."""
         return self.layers * self.layer_params() + self.norm_params(self.width)
 
-    def layer_flops(self, context_length: int) -> FlopCounts:
-        """Return the forward operations per token of one layer, with the full square of scores."""
+    def layer_flops(self, context_length: int, window: int | None = None) -> FlopCounts:
+        """Return the forward operations per token of one layer, with the full square of scores.
+
+        Args:
+            context_length: tokens in a row.
+            window: positions that a query of the layer attends to; None: all.
+        """
         # Two products (scores, weighted values), each 2 operations per multiply-add.
         scores = 2 * 2 * context_length * self.heads * self.head_dim
-        return FlopCounts(matmul=2 * self.layer_matrix_params() + scores, square=scores)
+        square = scores
+        if window is not None and window < context_length:
+            scores = 2 * 2 * window * self.heads * self.head_dim
+            # Of a band, causality leaves out a triangle at its beginning.
+            square = scores * (window - 1) / (context_length - 1)
+        return FlopCounts(matmul=2 * self.layer_matrix_params() + scores, square=square)
+
+    def layers_flops(self, context_length: int, layers: int) -> FlopCounts:
+        """Return the forward operations per token of a number of attention layers."""
+        full = layers if self.window is None else layers // (self.full_every or layers + 1)
+        flops = self.layer_flops(context_length) * full
+        if full == layers:
+            return flops
+        return flops + self.layer_flops(context_length, self.window) * (layers - full)
 
     def stack_flops(self, context_length: int) -> FlopCounts:
         """Return the forward operations per token of all layers."""
-        return self.layer_flops(context_length) * self.layers
+        return self.layers_flops(context_length, self.layers)
 
 
 class TransformerBlock(nnx.Module):
@@ -281,6 +339,7 @@ class SelfAttention(nnx.Module):
             self.query_bias = config.vector(H * K, "heads")
             self.key_bias = config.vector(G * K, "kv_heads")
             self.value_bias = config.vector(G * K, "kv_heads")
+        if config.biases is True:
             self.out_bias = config.vector(D, "norm")
         if config.qk_norm != "none":
             whole = config.qk_norm == "width"
@@ -295,6 +354,7 @@ class SelfAttention(nnx.Module):
                 k,
                 v,
                 runs_BxL=rows.runs_BxL,
+                window=self._window(x_BxLxD.shape[1], rows),
                 implementation=self.config.attention_implementation,
             )
         )
@@ -305,7 +365,8 @@ class SelfAttention(nnx.Module):
         """Return the outputs at the next tokens, and the cache with their keys and values."""
         q, k, v = self._projected(x_BxLxD, rows)
         cache = cache.extended(k, v, valid_BxL)
-        return self._merged(cache.attend(q)), cache
+        window = self._window(cache.valid_BxC.shape[1], rows)
+        return self._merged(cache.attend(q, window)), cache
 
     def _projected(self, x_BxLxD: jax.Array, rows: Rows) -> tuple[jax.Array, ...]:
         """Return queries, keys and values, [B, L, heads, K], normed and rotated."""
@@ -321,14 +382,30 @@ class SelfAttention(nnx.Module):
         if config.qk_norm != "none":
             q, k = self._normed(q, self.query_norm), self._normed(k, self.key_norm)
         if rows.rotary is not None:
-            q, k = rotate(q, rows.rotary), rotate(k, rows.rotary)
+            q, k = self._rotated(q, rows), self._rotated(k, rows)
         return q, k, v
 
     def _merged(self, out_BxLxHxK: jax.Array) -> jax.Array:
         """Return the output projection of all heads, [B, L, D]."""
         (B, L), D = out_BxLxHxK.shape[:2], self.config.width
         out_BxLxD = product(linear(out_BxLxHxK.reshape(B, L, -1), self.out[...].reshape(-1, D)))
-        return out_BxLxD + _like(self.out_bias, out_BxLxD) if self.config.biases else out_BxLxD
+        biased = self.config.biases is True
+        return out_BxLxD + _like(self.out_bias, out_BxLxD) if biased else out_BxLxD
+
+    def _rotated(self, x_BxLxHxK: jax.Array, rows: Rows) -> jax.Array:
+        rotated = rotate(x_BxLxHxK, rows.rotary)
+        if self.config.unrotated_every is None:
+            return rotated
+        return jnp.where(_is_nth(self.config.unrotated_every, rows), x_BxLxHxK, rotated)
+
+    def _window(self, length: int, rows: Rows) -> int | jax.Array | None:
+        """Return the number of positions that a query attends to; None: all."""
+        config = self.config
+        if config.window is None or config.window >= length:
+            return None
+        if config.full_every is None:
+            return config.window
+        return jnp.where(_is_nth(config.full_every, rows), length, config.window)
 
     def _normed(self, x_BxLxHxK: jax.Array, norm: nnx.Module) -> jax.Array:
         if self.config.qk_norm == "head":
@@ -343,11 +420,11 @@ class SwiGLU(nnx.Module):
     def __init__(self, config: TransformerConfig, key: jax.Array) -> None:
         D, F = config.width, config.mlp_width
         keys = jax.random.split(key, 3)
-        self.biases = config.biases
+        self.biases = config.biases is True
         self.gate = config.matrix(keys[0], (D, F), "embed", "mlp")
         self.up = config.matrix(keys[1], (D, F), "embed", "mlp")
         self.down = config.matrix(keys[2], (F, D), "mlp", "embed", output=True)
-        if config.biases:
+        if self.biases:
             self.gate_bias = config.vector(F, "mlp")
             self.up_bias = config.vector(F, "mlp")
             self.down_bias = config.vector(D, "norm")
@@ -369,11 +446,11 @@ class GELU(nnx.Module):
     def __init__(self, config: TransformerConfig, key: jax.Array) -> None:
         D, F = config.width, config.mlp_width
         keys = jax.random.split(key, 2)
-        self.biases = config.biases
+        self.biases = config.biases is True
         self.approximate = config.mlp == "gelu_tanh"
         self.up = config.matrix(keys[0], (D, F), "embed", "mlp")
         self.down = config.matrix(keys[1], (F, D), "mlp", "embed", output=True)
-        if config.biases:
+        if self.biases:
             self.up_bias = config.vector(F, "mlp")
             self.down_bias = config.vector(D, "norm")
 
@@ -384,6 +461,12 @@ class GELU(nnx.Module):
         hidden_BxLxF = jax.nn.gelu(hidden_BxLxF, approximate=self.approximate)
         out_BxLxD = product(linear(hidden_BxLxF.astype(x_BxLxD.dtype), self.down[...]))
         return out_BxLxD + _like(self.down_bias, out_BxLxD) if self.biases else out_BxLxD
+
+
+def _is_nth(every: int, rows: Rows) -> jax.Array:
+    """Return whether this block is the last of every so many."""
+    assert rows.block is not None, "the stack does not number its blocks"
+    return (rows.block + 1) % every == 0
 
 
 def _like(bias: nnx.Param, x: jax.Array) -> jax.Array:

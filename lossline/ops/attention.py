@@ -31,6 +31,7 @@ IMPLEMENTATIONS = {
     "cudnn": ("gpu",),
     "splash": ("tpu",),
 }
+WINDOWED = ("reference", "xla")
 CUDNN_HEAD_MULTIPLE = 8
 CUDNN_HEAD_DIM = 128  # Hopper allows 256, but ahead-of-time compilation may not know the card
 # Elements of the queries on one device. With more, cuDNN 9.27 returns wrong gradients.
@@ -43,6 +44,7 @@ def attention(
     v_BxLxGxK: jax.Array,
     *,
     runs_BxL: jax.Array | None = None,
+    window: int | jax.Array | None = None,
     implementation: str = "auto",
 ) -> jax.Array:
     """Return ``softmax(q kᵀ / √K + mask) v``; query head h reads key/value head ``h // (H/G)``.
@@ -51,6 +53,8 @@ def attention(
         q_BxLxHxK, k_BxLxGxK, v_BxLxGxK: queries, keys and values of one dtype; G divides H.
         runs_BxL: index of the document at each position (``segments.runs``); positions of other
             documents are masked.
+        window: number of positions that a query attends to, its own and those before; None: all.
+            Only "reference" and "xla" have windows; "auto" is then "xla".
         implementation: one of ``IMPLEMENTATIONS``, or "auto": the choice of ``preferred``.
 
     Returns:
@@ -61,21 +65,30 @@ def attention(
             support these shapes or this dtype.
     """
     if implementation == "auto":
-        implementation = preferred(q_BxLxHxK.shape, q_BxLxHxK.dtype)
+        shape, dtype = q_BxLxHxK.shape, q_BxLxHxK.dtype
+        implementation = preferred(shape, dtype) if window is None else "xla"
     implementation = choose("attention", implementation, IMPLEMENTATIONS)
     if (reason := obstacle(implementation, q_BxLxHxK.shape, q_BxLxHxK.dtype)) is not None:
         raise UserError(
             f"attention: implementation {implementation!r} {reason}; or set"
             f" attention_implementation to 'xla'"
         )
+    if window is not None and implementation not in WINDOWED:
+        raise UserError(
+            f"attention: implementation {implementation!r} has no window; set"
+            f" attention_implementation to 'auto', or the model's window to None"
+        )
     q_BxLxHxK, k_BxLxGxK, v_BxLxGxK = _gather_keys(q_BxLxHxK, k_BxLxGxK, v_BxLxGxK)
     if implementation == "reference":
-        return reference(q_BxLxHxK, k_BxLxGxK, v_BxLxGxK, runs_BxL=runs_BxL)
+        return reference(q_BxLxHxK, k_BxLxGxK, v_BxLxGxK, runs_BxL=runs_BxL, window=window)
     if implementation == "blocked":
         return cpu_attention.blocked_attention(q_BxLxHxK, k_BxLxGxK, v_BxLxGxK, runs_BxL)
     if implementation == "splash":
         return tpu_attention.splash_attention(q_BxLxHxK, k_BxLxGxK, v_BxLxGxK, runs_BxL)
     mask = None if runs_BxL is None else _same_run(runs_BxL)[:, None]  # one mask for all heads
+    if window is not None:
+        near = _is_near(q_BxLxHxK.shape[1], window)[None, None]
+        mask = near if mask is None else mask & near
     library: Literal["cudnn", "xla"] = "cudnn" if implementation == "cudnn" else "xla"
     return jax.nn.dot_product_attention(
         q_BxLxHxK, k_BxLxGxK, v_BxLxGxK, mask=mask, is_causal=True, implementation=library
@@ -134,6 +147,7 @@ def reference(
     v_BxLxGxK: jax.Array,
     *,
     runs_BxL: jax.Array | None = None,
+    window: int | jax.Array | None = None,
 ) -> jax.Array:
     """Return attention by its definition, in float32."""
     B, L, H, K = q_BxLxHxK.shape
@@ -144,6 +158,8 @@ def reference(
     allowed = jnp.tril(jnp.ones((L, L), bool))[None]
     if runs_BxL is not None:
         allowed = allowed & _same_run(runs_BxL)
+    if window is not None:
+        allowed = allowed & _is_near(L, window)
     # Every row allows its own position, so no row of scores is all -inf.
     weights = jax.nn.softmax(jnp.where(allowed[:, None, None], scores, -jnp.inf), axis=-1)
     out = jnp.einsum("bgmls,bsgk->blgmk", weights, v_BxLxGxK.astype(jnp.float32))
@@ -169,6 +185,12 @@ def _gather_keys(
     q_BxLxHxK = constrain(q_BxLxHxK, PartitionSpec(free, "sequence", free, free))
     whole = PartitionSpec(free, None, free, free)
     return q_BxLxHxK, constrain(k_BxLxGxK, whole), constrain(v_BxLxGxK, whole)
+
+
+def _is_near(length: int, window: int | jax.Array) -> jax.Array:
+    """Return whether a query (row) has a key (column) less than ``window`` positions back."""
+    positions = jnp.arange(length)
+    return positions[:, None] - positions[None, :] < window
 
 
 def _same_run(runs_BxL: jax.Array) -> jax.Array:

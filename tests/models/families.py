@@ -19,6 +19,9 @@ CONFIGS = {
     "llama-wide-heads": LlamaConfig(
         **SHAPE, heads=6, head_width=4, kv_heads=2, mlp_width=24, qk_norm="head"
     ),
+    "llama-unlike-layers": LlamaConfig(
+        **SHAPE, **HEADS, biases="qkv", window=5, full_every=2, unrotated_every=3
+    ),
     "gpt": GPTConfig(**SHAPE, **HEADS, biases=True, mlp="gelu_tanh", tie_embeddings=True),
     "gpt-neox": GPTConfig(
         **SHAPE, **HEADS, biases=True, positions="rotary", rope_fraction=0.5, parallel=True

@@ -19,6 +19,9 @@ SHAPE = {
 HEADS = {"heads": 4, "mlp_width": 48}
 CONFIGS = {
     "llama": models.LlamaConfig(**SHAPE, **HEADS, kv_heads=2, qk_norm="head"),
+    "llama-unlike-layers": models.LlamaConfig(
+        **SHAPE, **HEADS, biases="qkv", window=5, full_every=2, unrotated_every=2
+    ),
     "mamba": models.MambaConfig(**SHAPE),
     "mamba2": models.Mamba2Config(**SHAPE, state=16, head_channels=16, map_groups=2),
     "hybrid": models.HybridConfig(

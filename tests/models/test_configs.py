@@ -50,6 +50,11 @@ SHAPE = dict(vocab_size=61, width=96, layers=2, context_length=32)
         (dict(heads=4, rope_low=4.0), r"llama.rope_low = 4.0 and rope_high = 4.0: the first"),
         (dict(heads=4, norm_eps=-1e-5), "llama.norm_eps is -1e-05: it must be finite and at"),
         (dict(heads=4, init_std=0.0), "llama.init_std is 0.0: it must be positive"),
+        (dict(heads=4, biases="all"), "llama.biases is 'all': choose False, True or 'qkv'"),
+        (dict(heads=4, window=0), "llama.window is 0: it must be at least 1"),
+        (dict(heads=4, full_every=2), "llama.full_every = 2 needs llama.window"),
+        (dict(heads=4, window=8, full_every=1), "full_every is 1: it must be at least 2, or None"),
+        (dict(heads=4, unrotated_every=2, positions="learned"), "needs llama.positions = 'rotary'"),
         (dict(heads=4, qk_norm="all"), "llama.qk_norm is 'all': choose one of none, head, width"),
     ],
 )
@@ -67,6 +72,30 @@ def test_an_unset_head_width_does_not_change_the_run_identity():
     wide = LlamaConfig(**SHAPE, heads=4, mlp_width=64, head_width=32)
     assert identity(wide) == {**known, "head_width": 32}
     assert fingerprint(wide) != fingerprint(config)
+
+
+@pytest.mark.parametrize("name, value", [("window", 8), ("unrotated_every", 4)])
+def test_unset_options_of_layers_change_neither_identity_nor_written_form(name, value):
+    config = LlamaConfig(**SHAPE, heads=4, mlp_width=64)
+    for form in (identity(config), config.to_dict()):
+        assert not {"window", "full_every", "unrotated_every"} & set(form)
+    other = LlamaConfig(**SHAPE, heads=4, mlp_width=64, **{name: value})
+    assert identity(other) == {**identity(config), name: value}
+    assert other.to_dict() == {**config.to_dict(), name: value}
+    assert config_from_dict(other.to_dict()) == other
+
+
+def test_a_window_counts_the_pairs_that_are_used():
+    config = LlamaConfig(**SHAPE, heads=4, mlp_width=64)  # 2 layers, 24 channels per head
+    windowed = LlamaConfig(**SHAPE, heads=4, mlp_width=64, window=8)
+    half = LlamaConfig(**SHAPE, heads=4, mlp_width=64, window=8, full_every=2)
+    assert windowed.flop_counts(8) == config.flop_counts(8)
+    per_key = 2 * 2 * 4 * 24
+    saved = config.flop_counts(32).matmul - windowed.flop_counts(32).matmul
+    assert saved == 2 * per_key * (32 - 8)
+    assert config.flop_counts(32).matmul - half.flop_counts(32).matmul == saved / 2
+    left_out = windowed.flops_per_token(32) - windowed.causal_flops_per_token(32)
+    assert left_out == pytest.approx(3 * 2 * per_key * (7 * 8 / 2) / 32)
 
 
 def test_bad_mamba2_options_give_an_error():

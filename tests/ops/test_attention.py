@@ -63,6 +63,31 @@ def test_gradient_reaches_only_past_positions_of_the_same_document(implementatio
         assert list(np.flatnonzero(touched)) == [3, 4, 5, 6]
 
 
+@pytest.mark.parametrize("implementation", ["reference", "xla"])
+def test_a_window_ends_at_its_number_of_positions(implementation):
+    q, k, v, _ = make_inputs(B=1, L=10)
+    runs = jnp.array([[0, 0, 0, 1, 1, 1, 1, 1, 2, 2]])
+
+    def at(position, k, v, window):
+        out = attention(q, k, v, runs_BxL=runs, window=window, implementation=implementation)
+        return jnp.sum(out[0, position] ** 2)
+
+    gradients = jax.jit(jax.grad(at, argnums=1), static_argnums=0)
+    for position, window, seen in ((6, 3, [4, 5, 6]), (6, 9, [3, 4, 5, 6]), (1, 1, [1])):
+        for given in (window, jnp.int32(window)):  # known when compiling, or not
+            touched = np.abs(np.asarray(gradients(position, k, v * 2, given))).sum((0, 2, 3)) > 0
+            if window > 1:  # a single key has weight 1 whatever it is
+                assert list(np.flatnonzero(touched)) == seen
+
+
+def test_an_implementation_without_windows_is_refused_and_avoided_by_auto():
+    q, k, v, _ = make_inputs()
+    with pytest.raises(UserError, match="'blocked' has no window; set attention_implementation"):
+        attention(q, k, v, window=4, implementation="blocked")
+    wanted = attention(q, k, v, window=4, implementation="reference")
+    np.testing.assert_allclose(attention(q, k, v, window=4), wanted, rtol=1e-5, atol=1e-5)
+
+
 def test_an_unavailable_implementation_is_refused_with_the_available_ones():
     q, k, v, _ = make_inputs()
     with pytest.raises(UserError, match=r"'flash'.*on cpu choose one of reference, xla, blocked"):
