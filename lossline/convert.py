@@ -2,7 +2,7 @@
 
     python -m lossline.convert pythia-160m runs/pythia-160m --pretraining_data=pile \\
         --gin.convert.tokens=299892736000 --gin.convert.step=143000
-    python -m lossline.convert runs/wiki-llama-1a2b3c4d wiki-llama-hf --tokenizer=tokenizer.json
+    python -m lossline.convert runs/wiki-llama-1a2b3c4d wiki-llama-hf --vocabulary=tokenizer.json
 
 Only safetensors files are read: no pickle is loaded, and no code of the folder runs.
 """
@@ -24,9 +24,9 @@ FLAGS = {
     "target": Flag("convert.target", "run directory, or new folder", "positional"),
     "pretraining_data": Flag("convert.pretraining_data", "pretraining data of a foreign model"),
     "vocabulary": Flag(
-        "convert.vocabulary", "tokenizer of a foreign model; default: that of its folder"
+        "convert.vocabulary",
+        "tokenizer: bytes, or a .json or .model file; default: the model's",
     ),
-    "tokenizer": Flag("convert.tokenizer", "tokenizer.json to copy into the new folder"),
 }
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from lossline.conversion.families import (
 )
 from lossline.conversion.layout import Tensor
 from lossline.errors import UserError
-from lossline.files import building_anew, copy_file, publish, write_json
+from lossline.files import building_anew, publish, write_json
 from lossline.models.config import ModelConfig
 
 INDEX = "model.safetensors.index.json"
@@ -95,7 +95,7 @@ def write_model(
     *,
     dtype: str | None = None,
     shard_bytes: int = 5 * 10**9,
-    also: Mapping[str, Path] | None = None,
+    also: Callable[[Path], Mapping[str, Any]] | None = None,
 ) -> None:
     """Write a new folder that transformers and ``read_model`` can open, completely or not at all.
 
@@ -104,7 +104,8 @@ def write_model(
         config, params: as returned by ``read_model``, or from a checkpoint.
         dtype: "float32", "bfloat16" or "float16"; None: the dtype of the parameters.
         shard_bytes: largest size of one file in bytes.
-        also: file name -> file to copy into the folder (a tokenizer).
+        also: writes further files into the folder and returns their entries of config.json (a
+            tokenizer, with the ids of its special tokens).
 
     Raises:
         UserError: the folder exists, the model has no Hugging Face form, or a parameter is too
@@ -121,10 +122,13 @@ def write_model(
             "vocab_size": config.vocab_size,
             "tie_word_embeddings": config.tie_embeddings,
             "torch_dtype": dtype,
+            # Null where unknown: transformers would give the ids of some published model.
+            "bos_token_id": None,
+            "eos_token_id": None,
+            "pad_token_id": None,
         }
-        write_json(partial / "config.json", common | family.to_hf(config), indent=2)
-        for name, source in (also or {}).items():
-            copy_file(source, partial / name)
+        entries = common | family.to_hf(config) | dict(also(partial) if also else {})
+        write_json(partial / "config.json", entries, indent=2)
         publish(partial, folder, mark="config.json")
 
 

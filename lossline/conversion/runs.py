@@ -12,6 +12,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +23,17 @@ from flax import nnx
 
 import lossline
 from lossline import models
-from lossline.conversion import read_model, refuse_existing, write_model
+from lossline.conversion import read_model, refuse_existing, tokenizer_files, write_model
+from lossline.conversion.tokenizer_files import Tokenizer
 from lossline.errors import UserError
 from lossline.files import local_copy, local_folder, remove_folder, write_json, write_text
 from lossline.models.config import ModelConfig
 from lossline.places import in_bucket, to_path
 from lossline.runs.checkpoints import restore_arrays, write_manifest
 from lossline.runs.run_directory import RunDirectory, RunState, RunStatus, claim
-from lossline.vocabularies import Vocabulary, VocabularySpec, load
+from lossline.vocabularies import Vocabulary, VocabularySpec
 
-TOKENIZER = "tokenizer.json"
+VOCABULARY = "vocabulary"  # folder of an imported run
 _SAVED_AT_ONCE_GB = 1  # limits the buffers of a save for models of any size
 
 
@@ -51,10 +53,10 @@ class ConvertOptions:
         dtype: "float32", "bfloat16" or (writing) "float16"; None: as stored.
         pretraining_data: reading: name of the data that the model was trained on.
         tokens: reading: number of tokens that the model was trained on.
-        vocabulary: reading: the tokenizer: "bytes", a .model or .json file, or a binding such as
-            ``@huggingface()``; None: tokenizer.json of the folder.
+        vocabulary: the tokenizer: "bytes", a .model or .json file, or a binding such as
+            ``@huggingface()``. None: reading: that of the folder; writing: bytes, or that of the
+            run's own source, where the run has one of these. "none" (writing): no tokenizer.
         context_length: reading: context length in tokens; None: as in config.json.
-        tokenizer: writing: a tokenizer.json to copy into the folder.
         shard_gigabytes: writing: largest size of one safetensors file in GB.
     """
 
@@ -66,7 +68,6 @@ class ConvertOptions:
     tokens: int | None = None
     vocabulary: VocabularySpec | str | None = None
     context_length: int | None = None
-    tokenizer: str | None = None
     shard_gigabytes: float = 5.0
 
     def __post_init__(self) -> None:
@@ -116,25 +117,29 @@ def import_run(options: ConvertOptions) -> RunDirectory:
             "convert.dtype = 'float16': a run directory stores float32 or bfloat16; choose one"
         )
     with local_copy(given) as source:
-        vocabulary = _vocabulary(source, options)
+        tokenizer = _tokenizer_of_source(source, options)
+        vocabulary = tokenizer.vocabulary
         config, params = read_model(source, param_dtype=options.dtype)
-    if config.position_params() and (options.context_length or 0) > config.context_length:
-        raise UserError(
-            f"convert.context_length = {options.context_length}: {given} has only "
-            f"{config.context_length} learned positions; set at most this number"
-        )
-    if vocabulary.vocab_size > config.vocab_size:
-        raise UserError(
-            f"{given}: {config.vocab_size} embeddings do not cover the {vocabulary.vocab_size} "
-            f"ids of vocabulary {vocabulary.name}; set convert.vocabulary to the model's own"
-        )
-    return _write_run(target, config, params, _facts(target, config, vocabulary, options), options)
+        if config.position_params() and (options.context_length or 0) > config.context_length:
+            raise UserError(
+                f"convert.context_length = {options.context_length}: {given} has only "
+                f"{config.context_length} learned positions; set at most this number"
+            )
+        if vocabulary.vocab_size > config.vocab_size:
+            raise UserError(
+                f"{given}: {config.vocab_size} embeddings do not cover the "
+                f"{vocabulary.vocab_size} ids of vocabulary {vocabulary.name}; set "
+                "convert.vocabulary to the model's own"
+            )
+        facts = _facts(target, config, vocabulary, options)
+        return _write_run(target, config, params, tokenizer, facts, options)
 
 
 def _write_run(
     target: Path,
     config: ModelConfig,
     params: Any,
+    tokenizer: Tokenizer,
     facts: dict[str, Any],
     options: ConvertOptions,
 ) -> RunDirectory:
@@ -151,6 +156,7 @@ def _write_run(
             )
         write_json(target / "config.json", identity)  # first, so that a killed import can resume
         _keep_facts(run, facts, config)
+        tokenizer.keep(target / VOCABULARY)
         _save(run, step, params, data=f"imported {to_path(options.source).resolve().name}")
         last = max(run.checkpoint_steps())
         run.write_status(RunStatus(state=RunState.FINISHED, step=last))
@@ -190,34 +196,62 @@ def export_run(options: ConvertOptions) -> None:
     """Write a checkpoint of a run as a Hugging Face folder.
 
     Raises:
-        UserError: the checkpoint does not exist or is corrupt; the target exists; or the tokenizer
-            does not exist.
+        UserError: the checkpoint does not exist or is corrupt; the target exists; or the vocabulary
+            is not the run's, or has no tokenizer.json.
     """
     target = to_path(options.target, "convert.target")
     run = RunDirectory.open(options.source)
     refuse_existing(target)  # check before reading the model
     step = options.step or max(run.checkpoint_steps(), default=0)
-    tokenizer = to_path(options.tokenizer) if options.tokenizer else None
-    if tokenizer is not None and not tokenizer.is_file():
-        raise UserError(
-            f"convert.tokenizer: no file {tokenizer}; give the tokenizer.json of the run"
-        )
     config = models.config_from_dict(run.config["model"])
     width = np.dtype(options.dtype or config.param_dtype).itemsize
     _require_room(target, width * config.num_params().total)
-    params = restore_arrays(run, step, _on_host(config))
-    uploaded = target if in_bucket(target) else None  # on a disk, it appears whole
-    with _removed_if_it_fails(uploaded), local_folder(target, mark="config.json") as folder:
-        write_model(
-            folder,
-            config,
-            params,
-            dtype=options.dtype,
-            shard_bytes=int(options.shard_gigabytes * 1e9),
-            also={TOKENIZER: tokenizer} if tokenizer else None,
-        )
+    with _tokenizer_of_run(run, options) as tokenizer:
+        length = int(run.facts["context_length"])
+        also = None if tokenizer is None else partial(tokenizer.write, context_length=length)
+        params = restore_arrays(run, step, _on_host(config))
+        uploaded = target if in_bucket(target) else None  # on a disk, it appears whole
+        with _removed_if_it_fails(uploaded), local_folder(target, mark="config.json") as folder:
+            write_model(
+                folder,
+                config,
+                params,
+                dtype=options.dtype,
+                shard_bytes=int(options.shard_gigabytes * 1e9),
+                also=also,
+            )
     count = config.num_params().total
     print(f"{target}: checkpoint {step} of {run.path}, {count:,} parameters", flush=True)
+    if tokenizer is None:
+        print(
+            f"{target} has no tokenizer and no ids of special tokens: the run's vocabulary is "
+            f"{run.facts['tokenizer']} ({run.facts['vocabulary_hash'][:8]}); give it with "
+            "--vocabulary",
+            flush=True,
+        )
+
+
+@contextlib.contextmanager
+def _tokenizer_of_run(run: RunDirectory, options: ConvertOptions) -> Iterator[Tokenizer | None]:
+    """Yield the tokenizer to write for a run; None if it is unknown or not wanted."""
+    facts, kept = run.facts, run.path / VOCABULARY
+    name, trained = facts["tokenizer"], facts["vocabulary_hash"]
+    if options.vocabulary == "none":
+        yield None
+    elif options.vocabulary is not None:
+        found = tokenizer_files.given(options.vocabulary, name=name)
+        if found.vocabulary.hash != trained:
+            raise UserError(
+                f"convert.vocabulary = {options.vocabulary!r} ({found.vocabulary.hash[:8]}) is not "
+                f"the vocabulary of {run.path}, which is {name} ({trained[:8]}); give that one"
+            )
+        yield found
+    elif (kept / tokenizer_files.RECORD).is_file():
+        with local_copy(kept) as folder:
+            yield tokenizer_files.recorded(folder)
+    else:
+        found = tokenizer_files.given("bytes", name=name)
+        yield found if found.vocabulary.hash == trained else None
 
 
 def _on_host(config: ModelConfig) -> Any:
@@ -254,14 +288,16 @@ def _taken(params: dict[str, Any]) -> dict[str, Any]:
     return taken
 
 
-def _vocabulary(source: Path, options: ConvertOptions) -> Vocabulary:
+def _tokenizer_of_source(source: Path, options: ConvertOptions) -> Tokenizer:
     if options.vocabulary is not None:
-        return load(options.vocabulary)
-    if not (source / TOKENIZER).is_file():
+        return tokenizer_files.published(tokenizer_files.given(options.vocabulary), source)
+    found = tokenizer_files.of_folder(source)
+    if found is None:
         raise UserError(
-            f"{source} has no {TOKENIZER}; set convert.vocabulary to the vocabulary of the model"
+            f"{source} has no {tokenizer_files.TOKENIZER}; set convert.vocabulary to the "
+            "vocabulary of the model"
         )
-    return load(str(source / TOKENIZER))
+    return found
 
 
 def _facts(

@@ -40,16 +40,7 @@ class HuggingFaceVocabulary(LibraryVocabulary):
 
     def __init__(self, spec: HuggingFace) -> None:
         self._spec = spec
-        description = tokenizer_json.read(spec.path)
-        tokenizer_json.switch_off_sampling(description)
-        # A post-processor adds special tokens; truncation and padding change the number of tokens.
-        # Token ids must represent the text and nothing else, so all three are removed.
-        description.update(post_processor=None, truncation=None, padding=None)
-        specials = {spec.eos_token, spec.pad_token, *EOS_TOKENS, *PAD_TOKENS}
-        for added in tokenizer_json.added_tokens(description):
-            added["special"] = added.get("special") or added.get("content") in specials
-        if spec.normalization is Normalization.DROP:
-            tokenizer_json.drop_text_changes(description)
+        description = exact_description(spec)
         self._replaced_texts = tokenizer_json.replaced_texts(description)
         self._tokenizer = _build(description, spec.path)
         self._metaspace = not _is_byte_level(description)
@@ -120,6 +111,26 @@ class HuggingFaceVocabulary(LibraryVocabulary):
                 f"{self.remedy()}"
             ) from error
         return [encoding.ids for encoding in encodings]
+
+
+def exact_description(spec: HuggingFace) -> dict[str, Any]:
+    """Return the content of a ``tokenizer.json`` without what does not represent the text.
+
+    A post-processor adds special tokens; truncation and padding change the number of tokens.
+    Token ids must represent the text and nothing else, so all three are removed.
+
+    Raises:
+        UserError: the file is not a ``tokenizer.json``.
+    """
+    description = tokenizer_json.read(spec.path)
+    tokenizer_json.switch_off_sampling(description)
+    description.update(post_processor=None, truncation=None, padding=None)
+    specials = {spec.eos_token, spec.pad_token, *EOS_TOKENS, *PAD_TOKENS}
+    for added in tokenizer_json.added_tokens(description):
+        added["special"] = added.get("special") or added.get("content") in specials
+    if spec.normalization is Normalization.DROP:
+        tokenizer_json.drop_text_changes(description)
+    return description
 
 
 def _build(description: dict[str, Any], path: str) -> Any:

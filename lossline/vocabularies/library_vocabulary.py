@@ -11,7 +11,7 @@ from lossline.vocabularies.vocabulary import Encoded, Vocabulary, joined
 from lossline.vocabularies.word_memory import Split, WordMemory
 
 # Text at which two ways to split into words would differ, if they differ at all.
-_HARD_TO_SPLIT = [
+HARD_TO_SPLIT = [
     "it's IT'S we'LL I'd they'RE 'tis ''s 'sa it'\u017f \u017f's 're'd",
     "1 12 123 1234 12345.678 1,000 x1y2 \u00bd1 1\u00b2 \u0661\u0662 a\u0661",
     "stop.\n        next!\n       ?\n ...\n\n /\n// \r\n\r\n\t x\x0b\x0cy  \n z \n",
@@ -66,7 +66,7 @@ class LibraryVocabulary(Vocabulary):
         if isinstance(split, str):
             self.slow_because = split
             return
-        texts = [*self._probes(), *_HARD_TO_SPLIT]
+        texts = [*self._probes(), *HARD_TO_SPLIT]
         memory = WordMemory(split, self, self._encode_texts)
         texts = [text for text in texts if not self._is_encoded_apart(text)]
         by_word, anew = memory.encode(texts), self._encode_anew(texts)

@@ -32,9 +32,7 @@ class SentencePieceVocabulary(LibraryVocabulary):
 
     def __init__(self, spec: SentencePiece) -> None:
         self._spec = spec
-        model = Path(spec.path).read_bytes()
-        if spec.normalization is Normalization.DROP:
-            model = _without_normalization(model, spec.path)
+        model = exact_model(spec)
         self._processor = _load(model, spec.path)
         processor = self._processor
         pieces = [_piece_bytes(processor, i) for i in range(processor.get_piece_size())]
@@ -83,6 +81,31 @@ class SentencePieceVocabulary(LibraryVocabulary):
         return ids
 
 
+def exact_model(spec: SentencePiece) -> bytes:
+    """Return the content of a model, without its normalization if the options drop it.
+
+    Raises:
+        UserError: the file is not a SentencePiece model.
+    """
+    model = Path(spec.path).read_bytes()
+    if spec.normalization is Normalization.DROP:
+        return _without_normalization(model, spec.path)
+    return model
+
+
+def parsed(model: bytes) -> Any:
+    """Return a model as its message, with pieces and options.
+
+    Raises:
+        ImportError: the package protobuf is missing.
+    """
+    from sentencepiece import sentencepiece_model_pb2
+
+    proto: Any = vars(sentencepiece_model_pb2)["ModelProto"]()
+    proto.ParseFromString(model)
+    return proto
+
+
 def _load(model: bytes, path: str) -> Any:
     try:
         import sentencepiece
@@ -118,11 +141,9 @@ def _split_of(model: bytes) -> Split | str:
     decide between two segmentations of almost equal score.
     """
     try:
-        from sentencepiece import sentencepiece_model_pb2
+        proto = parsed(model)
     except ImportError as error:  # it needs protobuf
         return f"the model cannot be read ({error})"
-    proto: Any = vars(sentencepiece_model_pb2)["ModelProto"]()
-    proto.ParseFromString(model)
     normalizer = proto.normalizer_spec
     if proto.trainer_spec.model_type != proto.trainer_spec.BPE:
         return "its model adds scores over the whole text"
@@ -139,11 +160,9 @@ def _split_of(model: bytes) -> Split | str:
 
 def _without_normalization(model: bytes, path: str) -> bytes:
     from google.protobuf.message import DecodeError
-    from sentencepiece import sentencepiece_model_pb2
 
-    proto: Any = vars(sentencepiece_model_pb2)["ModelProto"]()
     try:
-        proto.ParseFromString(model)
+        proto = parsed(model)
     except DecodeError as error:
         raise UserError(
             f"vocabulary: {path} is not a SentencePiece model. Give a .model file."

@@ -65,7 +65,7 @@ class TiktokenVocabulary(LibraryVocabulary):
             raise UserError(
                 f"tiktoken vocabularies need the package tiktoken; {install_extra('data')}"
             ) from error
-        ranks = _read(spec.path)
+        ranks = ranks_of(spec.path)
         eos = max(ranks.values()) + 1
         pattern = PATTERNS.get(spec.pattern, spec.pattern)
         name = spec.name or default_name(spec.path)
@@ -118,7 +118,12 @@ class TiktokenVocabulary(LibraryVocabulary):
         return f"Set tiktoken.pattern to one that drops no character: {', '.join(PATTERNS)}."
 
 
-def _read(path: str) -> dict[bytes, int]:
+def ranks_of(path: str) -> dict[bytes, int]:
+    """Return the rank of every token in a file.
+
+    Raises:
+        UserError: the file has another format, or no rank for some byte.
+    """
     ranks: dict[bytes, int] = {}
     line_of: dict[int, int] = {}
     for number, line in enumerate(Path(path).read_bytes().splitlines(), 1):
