@@ -8,7 +8,7 @@ from typing import Any
 
 from lossline.conversion.family import Entries, Family
 from lossline.conversion.gpt import GPT2, GPT_NEOX
-from lossline.conversion.llama import LLAMA, OLMO, OLMO2, QWEN3
+from lossline.conversion.llama import LLAMA, MISTRAL, OLMO, OLMO2, OLMO3, QWEN2, QWEN3, SMOLLM3
 from lossline.conversion.mamba import MAMBA
 from lossline.conversion.mamba2 import MAMBA2
 from lossline.errors import UserError
@@ -16,7 +16,20 @@ from lossline.models.config import ModelConfig
 
 FAMILIES: dict[str, Family] = {
     family.model_type: family
-    for family in (LLAMA, QWEN3, OLMO, OLMO2, GPT2, GPT_NEOX, MAMBA, MAMBA2)
+    for family in (
+        LLAMA,
+        MISTRAL,
+        QWEN2,
+        QWEN3,
+        SMOLLM3,
+        OLMO,
+        OLMO2,
+        OLMO3,
+        GPT2,
+        GPT_NEOX,
+        MAMBA,
+        MAMBA2,
+    )
 }
 HEADS = frozenset({"lm_head.weight", "embed_out.weight"})  # tensors that may be tied to embeddings
 

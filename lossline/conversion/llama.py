@@ -1,7 +1,8 @@
 """Llama (TinyLlama, SmolLM, Llama 2 and 3) and related models.
 
-Qwen 3 norms queries and keys; OLMo has norms without parameters; OLMo 2 norms outputs, queries and
-keys.
+Mistral has a window; Qwen 2 has biases of queries, keys and values, Qwen 3 norms of queries and
+keys; SmolLM 3 has layers without positions; OLMo has norms without parameters; OLMo 2 norms
+outputs, queries and keys; OLMo 3 adds a window in most layers.
 """
 
 from __future__ import annotations
@@ -16,14 +17,25 @@ from lossline.errors import UserError
 from lossline.models.llama import LlamaConfig
 
 
-def _common_from_hf(tree: Entries) -> dict[str, Any]:
+def _common_from_hf(
+    tree: Entries, *, theta: float = 1e4, tied: bool = False, layered: bool = False
+) -> dict[str, Any]:
+    """Return the options that all these types have.
+
+    Args:
+        tree: entries of config.json.
+        theta: base of the rotary positions if config.json has none.
+        tied: whether embeddings are tied if config.json does not say.
+        layered: whether the caller reads the types of the layers.
+    """
     tree.require("hidden_act", "silu")
     tree.require("attention_bias", False)
     tree.require("mlp_bias", False)
     tree.require("use_sliding_window", False)
     width, heads = tree.whole("hidden_size"), tree.whole("num_attention_heads")
     layers, rope = tree.whole("num_hidden_layers"), rotation(tree)
-    tree.require("layer_types", None, ["full_attention"] * layers)
+    if not layered:
+        tree.require("layer_types", None, ["full_attention"] * layers)
     for entries in (tree, rope):
         entries.require("partial_rotary_factor", None, 1.0)
     return {
@@ -35,8 +47,8 @@ def _common_from_hf(tree: Entries) -> dict[str, Any]:
         "kv_heads": tree.whole("num_key_value_heads", heads),
         "mlp_width": tree.whole("intermediate_size"),
         "context_length": tree.whole("max_position_embeddings"),
-        "rope_theta": number_of(tree, rope, "rope_theta", "rope_theta", 1e4),
-        "tie_embeddings": tree.flag("tie_word_embeddings", False),
+        "rope_theta": number_of(tree, rope, "rope_theta", "rope_theta", theta),
+        "tie_embeddings": tree.flag("tie_word_embeddings", tied),
         **_scaling_from_hf(tree, rope),
     }
 
@@ -52,6 +64,25 @@ def _llama_from_hf(tree: Entries) -> dict[str, Any]:
     return {**_common_from_hf(tree), "norm_eps": tree.number("rms_norm_eps")}
 
 
+def _mistral_from_hf(tree: Entries) -> dict[str, Any]:
+    # Without the entry transformers uses 4096; null means no window.
+    windowed = tree.get("sliding_window", 4096) is not None
+    window = tree.whole("sliding_window", 4096) if windowed else None
+    return {**_llama_from_hf(tree), "window": window}
+
+
+def _qwen2_from_hf(tree: Entries) -> dict[str, Any]:
+    return {**_llama_from_hf(tree), "biases": "qkv"}
+
+
+def _smollm3_from_hf(tree: Entries) -> dict[str, Any]:
+    options = _common_from_hf(tree, theta=2e6, tied=True)
+    layers, interval = options["layers"], tree.whole("no_rope_layer_interval", 4)
+    rotated = tree.get("no_rope_layers") or _all_but_nth(layers, interval)
+    every = _period(tree, "no_rope_layers", [not turns for turns in rotated])
+    return {**options, "norm_eps": tree.number("rms_norm_eps"), "unrotated_every": every}
+
+
 def _qwen3_from_hf(tree: Entries) -> dict[str, Any]:
     tree.whole("head_dim")  # required: without it transformers uses 128 for any width
     return {**_llama_from_hf(tree), "qk_norm": "head"}
@@ -64,6 +95,45 @@ def _olmo_from_hf(tree: Entries) -> dict[str, Any]:
 
 def _olmo2_from_hf(tree: Entries) -> dict[str, Any]:
     return {**_llama_from_hf(tree), "post_norm": True, "qk_norm": "width"}
+
+
+def _olmo3_from_hf(tree: Entries) -> dict[str, Any]:
+    theta, parameters = 5e5, tree.section("rope_parameters")
+    kinds = [parameters.get(name) for name in ("full_attention", "sliding_attention")]
+    if isinstance(kinds[0], dict) and kinds[0] == kinds[1]:
+        tree = Entries({**tree, "rope_parameters": kinds[0]}, tree.where)
+    elif not parameters:
+        # transformers 5 gives a base beside the object only to the layers without a window.
+        tree.require("rope_theta", theta, None)
+    options = _common_from_hf(tree, theta=theta, layered=True)
+    names = ("sliding_attention", "full_attention")
+    kinds = tree.get("layer_types") or [names[i % 4 == 3] for i in range(options["layers"])]
+    if not set(kinds) <= set(names):
+        raise UserError(f"{tree.where}: layer_types has others than {' and '.join(names)}")
+    full = [kind == "full_attention" for kind in kinds]
+    if not all(full):
+        options["window"] = tree.whole("sliding_window", 4096)
+        options["full_every"] = _period(tree, "layer_types", full)
+    norms = {"post_norm": True, "qk_norm": "width", "norm_eps": tree.number("rms_norm_eps", 1e-5)}
+    return {**options, **norms}
+
+
+def _all_but_nth(layers: int, every: int | None) -> list[int]:
+    """Return 0 for every n-th layer and 1 for the others."""
+    return [int(every is None or (layer + 1) % every != 0) for layer in range(layers)]
+
+
+def _period(tree: Entries, name: str, chosen: list[bool]) -> int | None:
+    """Return n if every n-th layer is chosen; None if no layer is."""
+    if not any(chosen):
+        return None
+    every = chosen.index(True) + 1
+    if every == 1 or chosen != [not other for other in _all_but_nth(len(chosen), every)]:
+        raise UserError(
+            f"{tree.where}: {name} is not supported, since it is no pattern of every n-th layer; "
+            "use a model with such a pattern"
+        )
+    return every
 
 
 def _scaling_from_hf(tree: Entries, scaling: Entries) -> dict[str, Any]:
@@ -121,6 +191,32 @@ def _olmo_to_hf(config: LlamaConfig) -> dict[str, Any]:
     return {**_common_to_hf(config), "clip_qkv": None}
 
 
+def _mistral_to_hf(config: LlamaConfig) -> dict[str, Any]:
+    return {**_normed_to_hf(config), "sliding_window": config.window}
+
+
+def _smollm3_to_hf(config: LlamaConfig) -> dict[str, Any]:
+    return {
+        **_llama_to_hf(config),
+        "no_rope_layer_interval": config.unrotated_every,
+        "no_rope_layers": _all_but_nth(config.layers, config.unrotated_every),
+        "use_sliding_window": False,
+        "sliding_window": None,
+    }
+
+
+def _olmo3_to_hf(config: LlamaConfig) -> dict[str, Any]:
+    names = ("full_attention", "sliding_attention")
+    rope = {"rope_type": "default", "rope_theta": config.rope_theta}
+    windowed = _all_but_nth(config.layers, config.full_every)
+    return {
+        **_normed_to_hf(config),
+        "rope_parameters": {name: rope for name in names},
+        "sliding_window": config.window,
+        "layer_types": [names[is_windowed] for is_windowed in windowed],
+    }
+
+
 def _normed_to_hf(config: LlamaConfig) -> dict[str, Any]:
     return {**_common_to_hf(config), "rms_norm_eps": config.norm_eps}
 
@@ -160,6 +256,17 @@ def _norms(**names: str) -> list[Tensor]:
     ]
 
 
+def _biases() -> list[Tensor]:
+    """Return the biases of queries, keys and values."""
+    return [
+        tensor(
+            f"model.layers.{{layer}}.self_attn.{theirs}_proj.bias",
+            (f"blocks/attention/{ours}_bias", "E -> E"),
+        )
+        for theirs, ours in (("q", "query"), ("k", "key"), ("v", "value"))
+    ]
+
+
 _PRE_NORMS = {"attention_norm": "input_layernorm", "mlp_norm": "post_attention_layernorm"}
 _POST_NORMS = {
     "attention_norm": "post_attention_layernorm",
@@ -183,6 +290,9 @@ def _is(**wanted: Any) -> Callable[[LlamaConfig], bool]:
         "post_norm": False,
         "biases": False,
         "parallel": False,
+        "unrotated_every": None,
+        "window": None,
+        "full_every": None,
         **wanted,
     }
     return lambda config: all(getattr(config, name) == value for name, value in options.items())
@@ -199,6 +309,39 @@ LLAMA = Family(
     writes=lambda config: _is()(config) and config.width % config.heads == 0,
     prefix="model.",
     ignored=r"rotary_emb\.inv_freq$",
+)
+
+MISTRAL = Family(
+    model_type="mistral",
+    architecture="MistralForCausalLM",
+    config=LlamaConfig,
+    from_hf=_mistral_from_hf,
+    to_hf=_mistral_to_hf,
+    tensors=lambda config: _matrices(config) + _norms(**_PRE_NORMS),
+    writes=lambda config: _is(window=config.window)(config),
+    prefix="model.",
+)
+
+QWEN2 = Family(
+    model_type="qwen2",
+    architecture="Qwen2ForCausalLM",
+    config=LlamaConfig,
+    from_hf=_qwen2_from_hf,
+    to_hf=_normed_to_hf,
+    tensors=lambda config: _matrices(config) + _biases() + _norms(**_PRE_NORMS),
+    writes=_is(biases="qkv"),
+    prefix="model.",
+)
+
+SMOLLM3 = Family(
+    model_type="smollm3",
+    architecture="SmolLM3ForCausalLM",
+    config=LlamaConfig,
+    from_hf=_smollm3_from_hf,
+    to_hf=_smollm3_to_hf,
+    tensors=lambda config: _matrices(config) + _norms(**_PRE_NORMS),
+    writes=lambda config: _is(unrotated_every=config.unrotated_every)(config),
+    prefix="model.",
 )
 
 QWEN3 = Family(
@@ -231,5 +374,21 @@ OLMO2 = Family(
     to_hf=_normed_to_hf,
     tensors=lambda config: _matrices(config) + _norms(**_POST_NORMS, **_QK_NORMS),
     writes=_is(qk_norm="width", post_norm=True),
+    prefix="model.",
+)
+
+OLMO3 = Family(
+    model_type="olmo3",
+    architecture="Olmo3ForCausalLM",
+    config=LlamaConfig,
+    from_hf=_olmo3_from_hf,
+    to_hf=_olmo3_to_hf,
+    tensors=OLMO2.tensors,
+    writes=lambda config: (
+        config.rope_scaling == 1.0
+        and _is(
+            qk_norm="width", post_norm=True, window=config.window, full_every=config.full_every
+        )(config)
+    ),
     prefix="model.",
 )

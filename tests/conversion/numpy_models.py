@@ -43,16 +43,23 @@ def llama(tensors, config, tokens):
             return rms_norm(x, 1.0, 1e-5)
         return rms_norm(x, w[name + ".weight"], config["rms_norm_eps"])
 
-    def attention(h, p):
+    def attention(h, p, i):
         q, k, v = (h @ w[f"{p}self_attn.{n}_proj.weight"].T for n in "qkv")
-        if kind == "olmo2":
+        if kind == "qwen2":
+            q, k, v = (
+                a + w[f"{p}self_attn.{n}_proj.bias"] for n, a in zip("qkv", (q, k, v), strict=True)
+            )
+        if kind in ("olmo2", "olmo3"):
             q, k = norm(q, p + "self_attn.q_norm"), norm(k, p + "self_attn.k_norm")
         q, k, v = (a.reshape(len(tokens), -1, size) for a in (q, k, v))
         if kind == "qwen3":
             q, k = norm(q, p + "self_attn.q_norm"), norm(k, p + "self_attn.k_norm")
-        q, k = (rotate(a, config["rope_theta"]) for a in (q, k))
+        if config.get("no_rope_layers", ())[i : i + 1] != [0]:
+            q, k = (rotate(a, config["rope_theta"]) for a in (q, k))
         k, v = (np.repeat(a, heads // kv_heads, axis=1) for a in (k, v))
-        return attend(q, k, v) @ w[p + "self_attn.o_proj.weight"].T
+        is_full = config.get("layer_types", ())[i : i + 1] == ["full_attention"]
+        window = None if is_full else config.get("sliding_window")
+        return attend(q, k, v, window) @ w[p + "self_attn.o_proj.weight"].T
 
     def mlp(h, p):
         gate, up = (h @ w[f"{p}mlp.{n}_proj.weight"].T for n in ("gate", "up"))
@@ -61,11 +68,11 @@ def llama(tensors, config, tokens):
     x = w["model.embed_tokens.weight"][tokens]
     for i in range(config["num_hidden_layers"]):
         p = f"model.layers.{i}."
-        if kind == "olmo2":
-            x = x + norm(attention(x, p), p + "post_attention_layernorm")
+        if kind in ("olmo2", "olmo3"):
+            x = x + norm(attention(x, p, i), p + "post_attention_layernorm")
             x = x + norm(mlp(x, p), p + "post_feedforward_layernorm")
         else:
-            x = x + attention(norm(x, p + "input_layernorm"), p)
+            x = x + attention(norm(x, p + "input_layernorm"), p, i)
             x = x + mlp(norm(x, p + "post_attention_layernorm"), p)
     head = w.get("lm_head.weight", w["model.embed_tokens.weight"])
     return norm(x, "model.norm") @ head.T
@@ -139,9 +146,14 @@ def layer_norm(x, w, name, eps):
     return scaled * w[name + ".weight"] + w[name + ".bias"]
 
 
-def attend(q, k, v):
-    """Return causal attention; q, k, v are [L, H, K], the result is [L, H * K]."""
-    mask = np.where(np.tril(np.ones((len(q), len(q)))), 0, -np.inf)
+def attend(q, k, v, window=None):
+    """Return causal attention; q, k, v are [L, H, K], the result is [L, H * K].
+
+    With a window a query attends to that many positions: its own and those before.
+    """
+    seen = np.tril(np.ones((len(q), len(q))))
+    seen = seen if window is None else np.triu(seen, 1 - window)
+    mask = np.where(seen, 0, -np.inf)
     scores = np.einsum("qhk,lhk->hql", q, k) / np.sqrt(q.shape[-1]) + mask
     weights = np.exp(scores - scores.max(-1, keepdims=True))
     weights /= weights.sum(-1, keepdims=True)
@@ -214,6 +226,24 @@ LLAMA = {
 QWEN3 = LLAMA | {"model_type": "qwen3", "head_dim": LLAMA["hidden_size"] // 4}
 UNDIVIDED = {"num_attention_heads": 6, "head_dim": 8}  # 6 heads do not divide the width
 OLMO2 = LLAMA | {"model_type": "olmo2"}
+MISTRAL = LLAMA | {"model_type": "mistral", "sliding_window": 5}
+QWEN2 = LLAMA | {"model_type": "qwen2"}
+SMOLLM3 = LLAMA | {
+    "model_type": "smollm3",
+    "num_hidden_layers": 5,
+    "no_rope_layer_interval": 2,
+    "no_rope_layers": [1, 0, 1, 0, 1],
+}
+OLMO3 = LLAMA | {
+    "model_type": "olmo3",
+    "num_hidden_layers": 5,
+    "sliding_window": 5,
+    "layer_types": [f"{kind}_attention" for kind in ("sliding", "full") * 2 + ("sliding",)],
+    "rope_parameters": {
+        f"{kind}_attention": {"rope_type": "default", "rope_theta": LLAMA["rope_theta"]}
+        for kind in ("full", "sliding")
+    },
+}
 OLMO = {k: v for k, v in LLAMA.items() if k != "rms_norm_eps"} | {"model_type": "olmo"}
 MAMBA = {
     "model_type": "mamba",
@@ -257,8 +287,8 @@ def llama_shapes(c):
             p + "input_layernorm.weight": (d,),
             p + "post_attention_layernorm.weight": (d,),
             p + "post_feedforward_layernorm.weight": (d,),
-            p + "self_attn.q_norm.weight": (e if kind == "olmo2" else size,),
-            p + "self_attn.k_norm.weight": (kv if kind == "olmo2" else size,),
+            p + "self_attn.q_norm.weight": (e if kind in ("olmo2", "olmo3") else size,),
+            p + "self_attn.k_norm.weight": (kv if kind in ("olmo2", "olmo3") else size,),
             p + "self_attn.q_proj.weight": (e, d),
             p + "self_attn.k_proj.weight": (kv, d),
             p + "self_attn.v_proj.weight": (kv, d),
@@ -267,10 +297,14 @@ def llama_shapes(c):
             p + "mlp.up_proj.weight": (f, d),
             p + "mlp.down_proj.weight": (d, f),
         }
+        if kind == "qwen2":
+            for name, rows in (("q", e), ("k", kv), ("v", kv)):
+                shapes[f"{p}self_attn.{name}_proj.bias"] = (rows,)
     absent = {
         "qwen3": ("feedforward_layernorm",),
         "olmo": ("norm",),
         "olmo2": ("input_layernorm",),
+        "olmo3": ("input_layernorm",),
     }.get(kind, ("q_norm", "k_norm", "feedforward_layernorm"))
     shapes = {k: shape for k, shape in shapes.items() if not any(part in k for part in absent)}
     return shapes | ({} if c["tie_word_embeddings"] else {"lm_head.weight": (v, d)})
@@ -393,6 +427,10 @@ def gpt_neox_shapes(c):
 MODELS = {
     "llama": (LLAMA, llama_shapes, llama),
     "llama-wide-heads": (LLAMA | {"head_dim": 6}, llama_shapes, llama),
+    "mistral": (MISTRAL, llama_shapes, llama),
+    "qwen2": (QWEN2, llama_shapes, llama),
+    "smollm3": (SMOLLM3, llama_shapes, llama),
+    "olmo3": (OLMO3, llama_shapes, llama),
     "qwen3": (QWEN3, llama_shapes, llama),
     "qwen3-wide-heads": (QWEN3 | UNDIVIDED, llama_shapes, llama),
     "olmo": (OLMO, llama_shapes, llama),

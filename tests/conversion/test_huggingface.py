@@ -246,7 +246,10 @@ def test_tensors_without_the_prefix_are_found(tmp_path):
         ("llama", {"qk_norm": "width"}),
         ("olmo", {"norm_eps": 1e-6}),
         ("qwen3", {"biases": True}),
-        ("llama", {"heads": 6, "head_width": 8}),  # transformers needs a multiple of the heads
+        ("llama", {"window": 5, "unrotated_every": 2}),
+        ("qwen2", {"window": 5}),
+        ("olmo3", {"rope_scaling": 8.0}),
+        ("gpt2", {"window": 5}),
         ("gpt2", {"mlp": "gelu"}),
         ("gpt2", {"head_width": 8}),
         ("gpt_neox", {"head_width": 4}),
@@ -262,6 +265,30 @@ def test_a_model_without_a_hugging_face_form_is_refused(tmp_path, name, change):
     with pytest.raises(UserError, match="has no Hugging Face form"):
         write_model(tmp_path / "back", config, {})
     assert not (tmp_path / "back").exists()
+
+
+def test_a_llama_whose_heads_do_not_divide_the_width_is_written_as_a_mistral(tmp_path):
+    """transformers opens no such Llama; a Mistral without a window is the same function."""
+    make_folder(tmp_path / "hf", "mistral", head_dim=8, num_attention_heads=6, sliding_window=None)
+    config, params = read_model(tmp_path / "hf")
+    write_model(tmp_path / "back", config, params)
+    assert json.loads((tmp_path / "back" / "config.json").read_text())["model_type"] == "mistral"
+
+
+def test_patterns_of_layers_are_read_where_config_json_gives_none(tmp_path):
+    def read(name, *absent, **changes):
+        tree = {k: v for k, v in (MODELS[name][0] | changes).items() if k not in absent}
+        (tmp_path / "config.json").write_text(json.dumps(tree))
+        return read_config(tmp_path)
+
+    assert read("mistral", "sliding_window").window == 4096
+    assert read("mistral", sliding_window=None).window is None
+    pattern = ("no_rope_layers", "no_rope_layer_interval")
+    assert read("smollm3", *pattern).unrotated_every == 4
+    assert read("smollm3", *pattern, num_hidden_layers=3).unrotated_every is None
+    olmo3 = read("olmo3", "layer_types", "rope_parameters", rope_theta=5e5)
+    assert (olmo3.window, olmo3.full_every) == (5, 4)
+    assert read("olmo3", layer_types=["full_attention"] * 5).window is None
 
 
 @pytest.mark.parametrize("name", ["llama", "qwen3", "olmo", "olmo2"])
@@ -349,6 +376,15 @@ OTHER_FUNCTIONS = [
         r"per type of layer \(full_attention\) are not supported",
     ),
     ("qwen3", {"layer_types": ["full_attention"] + 2 * ["sliding_attention"]}, "layer_types = "),
+    ("qwen2", {"use_sliding_window": True}, "use_sliding_window = True is not supported"),
+    ("smollm3", {"no_rope_layers": [0, 1, 1, 0, 1]}, "no_rope_layers is not supported, since"),
+    ("olmo3", {"layer_types": ["full_attention"] * 2 + 3 * ["odd"]}, "layer_types has others"),
+    ("olmo3", {"rope_parameters": None}, "rope_theta = 500.0 is not supported; the only"),
+    (
+        "olmo3",
+        {"rope_parameters": {"full_attention": {"rope_theta": 1e4}, "sliding_attention": {}}},
+        r"per type of layer \(full_attention, sliding_attention\)",
+    ),
     ("gpt_neox", {"rope_parameters": {"type": "linear", "factor": 2.0}}, "rope scaling is not"),
     (
         "gpt_neox",
@@ -446,7 +482,9 @@ def test_every_bad_folder_gives_an_error_that_names_the_cause(tmp_path):
         "part-1.safetensors, listed", lambda f, _: (f / "part-1.safetensors").unlink(), shards=3
     )
     refused(
-        "model_type 't5' is not supported; supported: llama, qwen3, olmo", leave, model_type="t5"
+        "model_type 't5' is not supported; supported: llama, mistral, qwen2, qwen3",
+        leave,
+        model_type="t5",
     )
     refused("rope scaling", leave, rope_scaling={"type": "linear", "factor": 2.0})
     refused("attention_bias = True is not supported", leave, attention_bias=True)
