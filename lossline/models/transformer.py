@@ -253,7 +253,7 @@ class TransformerConfig(ModelConfig):
         """
         # Two products (scores, weighted values), each 2 operations per multiply-add.
         scores = 2 * 2 * context_length * self.heads * self.head_dim
-        square = scores
+        square: float = scores
         if window is not None and window < context_length:
             scores = 2 * 2 * window * self.heads * self.head_dim
             # Of a band, causality leaves out a triangle at its beginning.
@@ -381,8 +381,7 @@ class SelfAttention(nnx.Module):
             v = v + _like(self.value_bias, v)
         if config.qk_norm != "none":
             q, k = self._normed(q, self.query_norm), self._normed(k, self.key_norm)
-        if rows.rotary is not None:
-            q, k = self._rotated(q, rows), self._rotated(k, rows)
+        q, k = self._rotated(q, rows), self._rotated(k, rows)
         return q, k, v
 
     def _merged(self, out_BxLxHxK: jax.Array) -> jax.Array:
@@ -393,6 +392,8 @@ class SelfAttention(nnx.Module):
         return out_BxLxD + _like(self.out_bias, out_BxLxD) if biased else out_BxLxD
 
     def _rotated(self, x_BxLxHxK: jax.Array, rows: Rows) -> jax.Array:
+        if rows.rotary is None:
+            return x_BxLxHxK
         rotated = rotate(x_BxLxHxK, rows.rotary)
         if self.config.unrotated_every is None:
             return rotated
