@@ -116,6 +116,8 @@ def verb_of(words: list[str]) -> tuple[str, list[str]] | None:
 def resolve_verb(verb: str, arguments: list[str]) -> None:
     module = importlib.import_module(f"lossline.{verb}")
     load, flags = module.load, getattr(module, "FLAGS", {})
+    if hasattr(module, "separated"):  # what belongs to another program is not checked
+        arguments, _ = module.separated(arguments)
     arguments = [*getattr(module, "DEFAULTS", ()), *arguments]
     if hasattr(module, "form"):  # a switch makes another verb of it
         _, load, flags, arguments = module.form(arguments)
