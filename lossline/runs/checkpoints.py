@@ -17,6 +17,7 @@ import hashlib
 import json
 import logging
 import re
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -34,6 +35,22 @@ from lossline.runs.saved_arrays import check_saved
 
 # Orbax logs every save, and logs the traceback of errors that it also raises.
 logging.getLogger("absl").setLevel(logging.CRITICAL)
+
+_unraisablehook = sys.unraisablehook
+
+
+def _say_unless_late(unraisable: Any) -> None:
+    """Say nothing of what ends after a save has failed, and the failure is raised.
+
+    Orbax ends its event loop at the first array that fails; TensorStore then prints a traceback for
+    each of the others, whose answers find no loop.
+    """
+    late = isinstance(unraisable.exc_value, RuntimeError)
+    if not (late and str(unraisable.exc_value) == "Event loop is closed"):
+        _unraisablehook(unraisable)
+
+
+sys.unraisablehook = _say_unless_late
 
 PARTS = ("params", "optimizer")
 

@@ -1,6 +1,8 @@
 """A checkpoint in a bucket is whole or does not count, whichever of its writes fails."""
 
 import shutil
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -82,6 +84,34 @@ def test_resume_falls_back_whichever_write_fails(run, emulator, kind, names):
         step, found = newest(run)
         assert step == 1, name
         assert_state(found, 1)
+
+
+SAVE = """
+import sys, time
+import jax.numpy as jnp
+from lossline.places import to_path
+from lossline.runs.checkpoints import CheckpointWriter
+from lossline.runs.run_directory import RunDirectory
+writer = CheckpointWriter(RunDirectory(to_path(sys.argv[1])), data="text")
+state = {"params": {str(k): jnp.arange(8192.0) + k for k in range(12)}, "optimizer": {}}
+try:
+    writer.save(2, state, kept=True)
+    writer.wait()
+except Exception as error:
+    print("raised", error)
+time.sleep(0.5)  # answers are still coming
+"""
+
+
+def test_a_save_without_permission_prints_no_tracebacks(run, emulator):
+    emulator.fail(
+        "refused", lambda r: r.action == "write" and "/d/" in r.name, times=99, status=403
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", SAVE, str(run.path)], capture_output=True, text=True, check=False
+    )
+    assert "raised" in done.stdout
+    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize("kind", ["late", "done but 503"])
