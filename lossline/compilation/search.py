@@ -149,10 +149,7 @@ def _search_settings(
                 result = attempt(choice, target)
                 trials.append((choice, result))
                 say(describe(choice, result))
-                if isinstance(result, str):
-                    outcome = "refused"
-                    break
-                if result.state_alone:
+                if isinstance(result, str) or result.state_alone:
                     outcome = "refused"
                     break
                 compiled += 1
