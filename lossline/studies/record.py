@@ -20,18 +20,18 @@ class StudyRecord:
     """Finished steps, each with a hash of everything that it depends on.
 
     Raises:
-        UserError: the file is not JSON.
+        UserError: the file is not as this class writes it.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         try:
-            self._done: dict[str, str] = json.loads(path.read_text(encoding="utf-8"))
+            self._done: dict[str, str] = dict(json.loads(path.read_text(encoding="utf-8")))
         except FileNotFoundError:
             self._done = {}
-        except ValueError:
+        except (ValueError, TypeError):
             raise UserError(
-                f"{path} is not JSON. Delete it; finished steps are recognized again."
+                f"{path} is damaged. Delete it; finished steps are recognized again."
             ) from None
 
     def holds(self, step: str, key: str) -> bool:

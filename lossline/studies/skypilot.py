@@ -66,6 +66,9 @@ class SkyOptions:
     def __post_init__(self) -> None:
         if self.nodes < 1:
             raise UserError(f"sky.nodes = {self.nodes}: must be at least 1")
+        for name in ("restarts", "disk_gb"):
+            if getattr(self, name) < 0:
+                raise UserError(f"sky.{name} = {getattr(self, name)}: must not be negative")
 
 
 def task(run: PlannedRun, options: SkyOptions, *, study: str) -> dict[str, Any]:

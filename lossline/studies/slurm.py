@@ -26,6 +26,15 @@ from lossline.studies.processes import Job
 from lossline.studies.record import Submission, SubmissionRecord
 
 SLURM, LOCAL = "slurm", "local"
+# Parameters of sbatch that a job depends on in more than one way.
+_OWN_PARAMETERS = {
+    "time": "slurm.hours",
+    "nodes": "slurm.nodes",
+    "array": "slurm.at_once",
+    "signal": "slurm.seconds_to_save",
+    "output": "slurm.folder",
+    "error": "slurm.folder",
+}
 _LARGEST_ARRAY = 1000  # Slurm's own limit is 1001, unless MaxArraySize says otherwise
 
 
@@ -49,7 +58,8 @@ class SlurmOptions:
             GPUs.
         at_once: largest number of jobs at a time.
         setup: shell commands before the training: ``["module load cuda"]``.
-        parameters: further options of ``sbatch``: ``{"constraint": "h100", "exclusive": True}``.
+        parameters: further options of ``sbatch``: ``{"constraint": "h100", "exclusive": True}``;
+            ``{"requeue": False}`` leaves one out.
         folder: folder of the job scripts and their output, on a disk that all nodes share; empty:
             ``slurm`` below the study's logs.
     """
@@ -91,6 +101,10 @@ class SlurmOptions:
                     f"slurm.{what} = {count} cannot be divided among slurm.runs_per_job = "
                     f"{self.runs_per_job} trainings. Give a multiple of it."
                 )
+        for name, value in self.parameters.items():
+            if name in _OWN_PARAMETERS or not isinstance(name, str) or value is None:
+                ours = _OWN_PARAMETERS.get(name, "options of sbatch by name, with values")
+                raise UserError(f"slurm.parameters has {name!r}: {value!r}. Bind {ours} instead.")
         if self.nodes > 1 and self.runs_per_job > 1:
             raise UserError(
                 f"slurm.runs_per_job = {self.runs_per_job} needs slurm.nodes = 1, not {self.nodes}"
@@ -237,7 +251,12 @@ def slurm_parameters(options: SlurmOptions, name: str) -> dict[str, Any]:
         "signal_delay_s": options.seconds_to_save,
         "array_parallelism": options.at_once,
         # Also a job that is preempted, or whose node fails, is queued again by Slurm.
-        "additional_parameters": {"requeue": True, **options.parameters},
+        # False leaves an option out, because sbatch has none that is false.
+        "additional_parameters": {
+            name: value
+            for name, value in {"requeue": True, **options.parameters}.items()
+            if value is not False
+        },
         **{key: value for key, value in given.items() if value},
     }
 

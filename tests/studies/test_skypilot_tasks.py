@@ -92,3 +92,9 @@ def test_skypilot_reads_the_tasks(tmp_path: Path) -> None:
         task = sky.Task.from_yaml(str(tmp_path / "a.yaml"))
         [resources] = task.resources
         assert task.num_nodes == options.nodes and resources.use_spot == options.spot
+
+
+@pytest.mark.parametrize("name", ["nodes", "restarts", "disk_gb"])
+def test_numbers_below_their_least_are_refused(name: str) -> None:
+    with pytest.raises(UserError, match=rf"sky\.{name} = -1: must"):
+        SkyOptions(**{name: -1})  # type: ignore[arg-type]

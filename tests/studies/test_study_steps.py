@@ -278,3 +278,14 @@ def test_two_submissions_of_a_study_at_once_are_one(
     with single(options.folder), pytest.raises(UserError, match="already works on this study"):
         run_study(replace(options, submit="slurm"))
     assert not started and not (options.folder / "submitted.json").exists()
+
+
+@pytest.mark.parametrize("content", ["", "[1]", "3", "null"])
+def test_a_damaged_record_is_refused(
+    options: StudyOptions, started: list[str], content: str
+) -> None:
+    options.folder.mkdir()
+    (options.folder / "study.json").write_text(content)
+    with pytest.raises(UserError, match=r"study\.json is damaged"):
+        run_study(options)
+    assert not started

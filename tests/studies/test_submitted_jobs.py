@@ -106,6 +106,12 @@ def test_runs_are_an_array_with_the_options_of_the_study(cluster: Path, submitte
     assert "module load cuda" in lines
 
 
+def test_an_option_that_is_false_is_left_out(cluster: Path, submitted) -> None:
+    submitted("a", SlurmOptions(parameters={"requeue": False, "exclusive": True}))
+    job = (cluster / "job_0").read_text()
+    assert "#SBATCH --exclusive\n" in job and "--requeue" not in job
+
+
 def test_only_what_is_missing_is_submitted(
     cluster: Path, submitted, planned, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -180,6 +186,10 @@ def test_machine_without_slurm_or_submitit_is_refused(
         ({"hours": 0.01}, "slurm.hours = 0.01: must be longer"),
         ({"nodes": 0}, "slurm.nodes = 0: must be at least 1"),
         ({"gpus": -1}, "slurm.gpus = -1: must not be negative"),
+        ({"parameters": {"time": 60}}, "slurm.parameters has 'time': 60. Bind slurm.hours instead"),
+        ({"parameters": {"array": "0-3"}}, "slurm.at_once instead"),
+        ({"parameters": {3: 4}}, "slurm.parameters has 3: 4"),
+        ({"parameters": {"constraint": None}}, "slurm.parameters has 'constraint': None"),
     ],
 )
 def test_options_that_do_not_fit_are_refused(wrong: dict[str, float], message: str) -> None:
