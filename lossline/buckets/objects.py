@@ -13,6 +13,7 @@ import contextlib
 import functools
 import hashlib
 import json
+import logging
 import os
 import re
 import tempfile
@@ -87,6 +88,8 @@ def file_system() -> Any:
         raise UserError(
             f"paths at gs:// need the package {error.name}; {install_extra('buckets')}."
         ) from None
+    if "GCSFS_DEBUG" not in os.environ:  # it logs the traceback of errors that it also raises
+        logging.getLogger("gcsfs").setLevel(logging.CRITICAL)
     for name in GCSFileSystem.protocol:  # for etils.epath, which makes its own
         fsspec.config.conf.setdefault(name, {}).setdefault("use_listings_cache", False)
     with contextlib.suppress(AttributeError):  # a local path may have asked before

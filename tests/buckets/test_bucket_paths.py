@@ -126,3 +126,10 @@ def test_other_schemes_and_a_missing_package_are_one_line(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "gcsfs.core", None)
     with pytest.raises(UserError, match=r"need the package gcsfs.*\[buckets\]"):
         to_path("gs://bucket/x")
+
+
+def test_a_server_that_does_not_answer_is_one_line_and_nothing_is_logged(bucket, emulator, caplog):
+    emulator.fail("refused", lambda r: r.action == "write", times=99)
+    with pytest.raises(UserError, match="does not answer") as caught:
+        write_text(to_path(f"{bucket}/a.txt"), "text")
+    assert "\n" not in str(caught.value) and not caplog.records
