@@ -12,7 +12,8 @@ SCIENCE = (
     "comparisons", "fits", "token_dynamics", "design",
 )  # fmt: skip
 MACHINE = {
-    "batches", "cli", "cluster", "compilation", "conversion", "corpora", "evaluation", "models",
+    "batches", "cli", "cluster", "compilation", "conversion", "corpora", "evaluation", "gin_files",
+    "models",
     "objectives", "ops", "pages", "reporting", "runs", "sampling", "scoring", "sharding", "stores",
     "studies", "training", "vocabularies", "choices", "token_curves", "next_studies",
 }  # fmt: skip
@@ -77,7 +78,8 @@ def test_laws_know_no_table():
 
 
 @pytest.mark.parametrize(
-    ("library", "room"), [("gin", {"cli"}), ("tensorflow", {"corpora", "vocabularies"})]
+    ("library", "room"),
+    [("gin", {"cli", "gin_files"}), ("tensorflow", {"corpora", "vocabularies"})],
 )
 def test_a_library_is_imported_by_one_room_only(library, room):
     users = {

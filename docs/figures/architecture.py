@@ -88,6 +88,7 @@ def without_shortcuts(graph: Mapping[str, set[str]]) -> Graph:
 # verdicts, on a laptop. Position (x, y) of each room's center.
 _PLACES = {
     "cli": (5.0, 7.6),
+    "gin_files": (3.7, 8.36),
     "studies": (2.4, 7.6),
     "next_studies": (2.4, 8.36),
     "compilation": (1.4, 6.0),

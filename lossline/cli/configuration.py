@@ -23,9 +23,9 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from lossline.cli.file_errors import refusal_of_a_place
-from lossline.cli.parsed_files import ParsedFiles, found_file, search_paths
-from lossline.cli.registration import REGISTERED, register
 from lossline.errors import UserError
+from lossline.gin_files.parsed_files import ParsedFiles, found_file, search_paths
+from lossline.gin_files.registration import REGISTERED, register
 from lossline.options.names import Owners, owners_of
 
 Loader = Callable[[], "Verb"]

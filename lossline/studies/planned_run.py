@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lossline.cli.configuration import build_options
-from lossline.cli.parsed_files import ParsedFiles, search_paths
 from lossline.errors import NotMadeYet, UserError
+from lossline.gin_files.parsed_files import ParsedFiles, search_paths
 from lossline.options.identity import fingerprint
 from lossline.places import to_path
 from lossline.runs.origin import with_known_start

@@ -20,8 +20,8 @@ from typing import Any
 import pandas as pd
 
 from lossline.cli.configuration import binding
-from lossline.cli.parsed_files import ParsedFiles
 from lossline.errors import UserError
+from lossline.gin_files.parsed_files import ParsedFiles
 from lossline.options.identity import identity
 from lossline.options.roles import OWN_PREFIX
 from lossline.places import check_folder_name, in_bucket, to_path

@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
-from lossline.cli.registration import take_components_of_imports
 from lossline.errors import UserError
+from lossline.gin_files.registration import take_components_of_imports
 
 search_paths: list[str] = []
 """Folders of ``--gin_search_paths`` of this process."""

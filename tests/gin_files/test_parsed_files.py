@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 
 from lossline import train
-from lossline.cli import parsed_files
 from lossline.cli.configuration import build_options
-from lossline.cli.parsed_files import ParsedFiles
 from lossline.errors import UserError
+from lossline.gin_files import parsed_files
+from lossline.gin_files.parsed_files import ParsedFiles
 
 ROOT = Path(__file__).parents[2]
 FILES = [str(ROOT / "gin_configs/runs/quickstart.gin")]

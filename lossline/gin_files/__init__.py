@@ -1,0 +1,1 @@
+"""gin: components with checked types, and files read once for many option trees."""
