@@ -88,7 +88,7 @@ def without_shortcuts(graph: Mapping[str, set[str]]) -> Graph:
 # verdicts, on a laptop. Position (x, y) of each room's center.
 _PLACES = {
     "cli": (5.0, 7.6),
-    "gin_files": (3.7, 8.36),
+    "gin_files": (5.0, 8.36),
     "studies": (2.4, 7.6),
     "next_studies": (2.4, 8.36),
     "compilation": (1.4, 6.0),
@@ -97,7 +97,7 @@ _PLACES = {
     "evaluation": (3.0, 6.0),
     "training": (2.3, 5.0),
     "conversion": (3.9, 5.0),
-    "sampling": (3.1, 4.44),
+    "sampling": (3.9, 4.24),
     "runs": (2.0, 4.0),
     "objectives": (3.8, 3.46),
     "batches": (0.4, 4.0),
