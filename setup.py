@@ -65,6 +65,7 @@ DEV = [
     "mypy>=1.14",
     "nbclient>=0.10",
     "nbformat>=5.10",
+    "playwright>=1.49",  # drives Chromium where there is one
     "pytest>=8.3",
     "pytest-xdist>=3.6",
     "ruff>=0.9",
@@ -84,6 +85,7 @@ setup(
     package_data={
         "lossline": ["py.typed"],
         "lossline.options": ["names.json"],
+        "lossline.explorer": ["assets/*"],
         "lossline.lines": ["published_errors.csv"],
         "lossline.reporting": ["templates/*"],
         "lossline.tables": ["example.parquet"],

@@ -12,10 +12,10 @@ SCIENCE = (
     "comparisons", "fits", "token_dynamics", "design",
 )  # fmt: skip
 MACHINE = {
-    "batches", "cli", "cluster", "compilation", "conversion", "corpora", "evaluation", "gin_files",
-    "models",
-    "objectives", "ops", "pages", "reporting", "runs", "sampling", "scoring", "sharding", "stores",
-    "studies", "training", "vocabularies", "choices", "token_curves", "next_studies",
+    "batches", "cli", "cluster", "compilation", "conversion", "corpora", "evaluation", "explorer",
+    "gin_files", "models", "objectives", "ops", "pages", "reporting", "runs", "sampling", "scoring",
+    "sharding", "stores", "studies", "training", "vocabularies", "choices", "token_curves",
+    "next_studies",
 }  # fmt: skip
 LONGEST_FILE = 600
 MOST_FILES = 17

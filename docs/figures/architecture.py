@@ -113,6 +113,7 @@ _PLACES = {
     "tables": (5.4, 2.0),
     "options": (5.4, 1.0),
     "buckets": (5.95, 6.76),
+    "explorer": (6.4, 6.0),
     "reporting": (8.2, 6.0),
     "fits": (8.2, 5.0),
     "design": (9.8, 6.0),

@@ -53,6 +53,12 @@ def with_interval(value: Any, low: Any, high: Any) -> Cell:
     return Cell(number(value), note=interval(low, high))
 
 
+def p_number(value: Any) -> str:
+    """Return a p-value with two digits, never a bare 0; an en dash if there is none."""
+    shown = number(value, 2)
+    return "< 0.0001" if shown != "–" and float(value) < 1e-4 else shown
+
+
 def percent(value: Any) -> str:
     """Return a share or a relative error in percent; an en dash if missing."""
     shown = number(100 * float(value), 3) if pd.notna(value) else "–"
@@ -153,7 +159,7 @@ def _verdict_tone(verdict: Verdict) -> str:
 def _moves(effect: Effect | None) -> list[Cell]:
     if effect is None:
         return [Cell("–"), Cell("–")]
-    return [_move(effect.move), Cell(number(effect.p_corrected, 2))]
+    return [_move(effect.move), Cell(p_number(effect.p_corrected))]
 
 
 def _move(move: Interval) -> Cell:
@@ -181,11 +187,11 @@ def effect_grid(attribution: Attribution) -> Grid:
             Cell(Unit(effect.unit).words),
             Cell(f"{effect.low_level} → {effect.high_level}"),
             _move(effect.move),
-            Cell(number(effect.p_value, 2)),
-            Cell(number(effect.p_corrected, 2)),
-            Cell(number(effect.p_resampled, 2)),
+            Cell(p_number(effect.p_value)),
+            Cell(p_number(effect.p_corrected)),
+            Cell(p_number(effect.p_resampled)),
             Cell(number(effect.margin, 2)),
-            Cell(number(effect.p_equivalent, 2)),
+            Cell(p_number(effect.p_equivalent)),
             Cell(number(effect.detectable, 2)),
             Cell(percent(effect.share)),
             Cell(number(effect.partial_r2, 3)),
@@ -311,10 +317,9 @@ def run_grid(table: pd.DataFrame) -> Grid:
     rows = usable(table)
     checkpoints = rows[["run_id", "step"]].drop_duplicates().sort_values(["run_id", "step"])
     last = rows.loc[checkpoints.drop_duplicates("run_id", keep="last").index]
-    recorded = [fact for fact in _run_facts(last) if last[fact].notna().any()]
-    varied = [fact for fact in recorded if last[fact].nunique(dropna=False) > 1]
+    recorded, varied = _recorded(last), varied_facts(last)
     same = [
-        f"{fact.replace('_', ' ')}: {_fact(fact, last[fact].iloc[0])}"
+        f"{fact.replace('_', ' ')}: {fact_text(fact, last[fact].iloc[0])}"
         for fact in recorded
         if fact not in varied and fact in FACTS
     ]
@@ -334,9 +339,9 @@ def run_grid(table: pd.DataFrame) -> Grid:
     body = [
         [
             Cell(text(row["run_id"])),
-            *[Cell(_fact(fact, row[fact])) for fact in varied],
+            *[Cell(fact_text(fact, row[fact])) for fact in varied],
             Cell(str(counts.get(row["run_id"], 0))),
-            Cell(_fact("tokens", row["tokens"])),
+            Cell(fact_text("tokens", row["tokens"])),
             Cell(number(row.get("flops"), 3)),
         ]
         for row in last.head(RUN_ROWS).to_dict("records")
@@ -345,6 +350,22 @@ def run_grid(table: pd.DataFrame) -> Grid:
         title="Runs", columns=columns, rows=body, caption=caption,
         empty="The loss table has no runs.",
     )  # fmt: skip
+
+
+def varied_facts(runs: pd.DataFrame) -> list[str]:
+    """Return the facts that differ between runs; ``runs`` has one row per run."""
+    return [fact for fact in _recorded(runs) if runs[fact].nunique(dropna=False) > 1]
+
+
+def fact_text(name: str, value: Any) -> str:
+    """Return a fact as text; counts have a suffix, such as 417M."""
+    if name == "start_flops":
+        return number(value, 3)
+    return count(value) if name in _COUNTED else text(value)
+
+
+def _recorded(runs: pd.DataFrame) -> list[str]:
+    return [fact for fact in _run_facts(runs) if runs[fact].notna().any()]
 
 
 def _run_facts(table: pd.DataFrame) -> list[str]:
@@ -368,12 +389,6 @@ def _is_factor(column: str) -> bool:
 
 def _heading(column: str) -> str:
     return column.removeprefix(OPTION_PREFIX).replace("_", " ")
-
-
-def _fact(name: str, value: Any) -> str:
-    if name == "start_flops":
-        return number(value, 3)
-    return count(value) if name in _COUNTED else text(value)
 
 
 def count(value: Any) -> str:

@@ -1,7 +1,7 @@
 """Parts of a report, and how they become one self-contained HTML file.
 
 All text of a table (names of runs and sets, messages) is untrusted. The template escapes it, and
-the content security policy of the page forbids scripts and external files.
+the content security policy of the page admits its own scripts only and forbids external files.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import ClassVar
 
 import jinja2
+
+from lossline.explorer.parts import Explorer, policy, scripts
 
 
 @dataclass(frozen=True)
@@ -58,10 +60,11 @@ class Picture:
     """A figure with its caption.
 
     Attributes:
-        title: what the figure shows; also its alternative text.
+        title: what the figure is of.
         caption: how to read it and how it was made.
         png: path of the image.
         number: number of the figure.
+        shows: what a reader sees in it, for those who do not; goes into the alternative text.
         width: width on the page, in pixels.
     """
 
@@ -70,7 +73,13 @@ class Picture:
     caption: str
     png: Path
     number: int
+    shows: str = ""
     width: int = 1000
+
+    @property
+    def alternative(self) -> str:
+        """Alternative text."""
+        return f"{self.title}. {self.shows}".strip()
 
     @property
     def base64(self) -> str:
@@ -115,7 +124,7 @@ class Paragraph:
     text: str
 
 
-Block = Picture | Grid | Listing | Paragraph
+Block = Picture | Grid | Listing | Paragraph | Explorer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,4 +166,11 @@ def render(page: Page) -> str:
     )
     template = environment.from_string((templates / "report.html.j2").read_text("utf-8"))
     style = jinja2.filters.Markup((templates / "report.css").read_text("utf-8"))
-    return template.render(page=page, style=style)
+    blocks = [block for section in page.sections for block in section.blocks]
+    parts = scripts(explorer=any(isinstance(block, Explorer) for block in blocks))
+    return template.render(
+        page=page,
+        style=style,
+        policy=policy(parts),
+        scripts=[jinja2.filters.Markup(part) for part in parts],
+    )

@@ -44,11 +44,18 @@ class Pictures:
     say: Say = silent
     counter: Iterator[int] = field(default_factory=lambda: iter(range(1, 10_000)))
 
-    def picture(self, name: str, figure: Figure, title: str, caption: str) -> Picture:
-        """Save a figure and return it with its caption."""
+    def picture(
+        self, name: str, figure: Figure, title: str, caption: str, shows: str = ""
+    ) -> Picture:
+        """Save a figure and return it with its caption and what it shows."""
         self.say(f"  figures/{name}.png")
         path = figures.save(figure, self.folder / f"{name}.png")
         width = round(figure.get_figwidth() * 145)
         return Picture(
-            title=title, caption=caption, png=path, number=next(self.counter), width=width
+            title=title,
+            caption=caption,
+            png=path,
+            number=next(self.counter),
+            shows=shows,
+            width=width,
         )

@@ -81,7 +81,7 @@ class Losses:
         if x not in frame:
             return frozenset()
         there = frame[frame[x].notna()]
-        return frozenset(name for name in self._sets(frame) if there[name].notna().any())
+        return frozenset(name for name in self.sets(unit) if there[name].notna().any())
 
     def joined(self, unit: Unit) -> pd.DataFrame:
         """Return one row per checkpoint, sorted by run and step.
@@ -93,7 +93,9 @@ class Losses:
             self._wide[unit] = _joined(self.table, unit)
         return self._wide[unit]
 
-    def _sets(self, frame: pd.DataFrame) -> list[str]:
+    def sets(self, unit: Unit) -> list[str]:
+        """Return the sets with a value in ``unit``, sorted."""
+        frame = self.joined(unit)
         return [name for name in self.known if name in frame]
 
     def wide(self, sets: Iterable[str], *, unit: Unit) -> pd.DataFrame:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from lossline.attribution.results import Verdict
 from lossline.errors import UserError
+from lossline.explorer.parts import Explorer
 from lossline.files import write_text
 from lossline.fits.results import TableFit
 from lossline.lines.common_cases import compare
@@ -26,6 +27,13 @@ from lossline.reporting.making import making_section
 from lossline.reporting.page import Block, Page, Paragraph, Section, render
 from lossline.reporting.page_files import Pictures, page_path
 from lossline.reporting.points import MOST_POINTS, SHARE_POINTS, Losses, usable
+from lossline.reporting.reading.descriptions import (
+    errors_show,
+    moves_show,
+    panels_show,
+    training_shows,
+)
+from lossline.reporting.reading.exploration import exploration
 from lossline.tables.continued import continued_note
 from lossline.tables.schema import Unit
 from lossline.terminal import Say, now_and_then, silent
@@ -103,8 +111,9 @@ class _Report:
         results = self.results
         runs = [grids.run_grid(results.table)]
         sections = [
-            self._factors(), self._lines(), self._compute(), self._fits(), self._held_out(),
-            self._exclusions(), making_section(results.provenance, results.settings, more=runs),
+            self._explore(), self._factors(), self._lines(), self._compute(), self._fits(),
+            self._held_out(), self._exclusions(),
+            making_section(results.provenance, results.settings, more=runs),
         ]  # fmt: skip
         table = self.losses.table
         checkpoints = len(table[["run_id", "step"]].drop_duplicates())
@@ -122,13 +131,18 @@ class _Report:
             no_verdict=self.results.attribution.message or "No factor was tested.",
         )
 
+    def _explore(self) -> Section:
+        _, y, _ = self._shown
+        study = exploration(
+            self.results, self.losses, self.curves, self.appearance, x=self.x, y=y or self.x,
+            units=self.units,
+        )  # fmt: skip
+        return Section(title="Explore", anchor="explore", blocks=[Explorer(study=study)])
+
     def _lines(self) -> Section:
         blocks: list[Block] = [Paragraph(text=self._reading())]
         tasks = _sets(self.losses, "task", self.units)
-        validation = [
-            name for name in _sets(self.losses, "validation", self.units) if name != self.x
-        ]
-        y, units = self._main_y(tasks, validation)
+        validation, y, units = self._shown
         if units:
             figure = figures.overview(
                 self.losses, self.curves, self.appearance, x=self.x, y=y, units=units
@@ -139,6 +153,7 @@ class _Report:
                     figure,
                     f"Loss on {y} against loss on {self.x}",
                     self._caption([y], units),
+                    panels_show(self.losses, self.x, [y], units),
                 )
             )
         for kind, names in (("validation", validation), ("task", tasks)):
@@ -153,6 +168,14 @@ class _Report:
             if len(blocks) > 1
             else [Paragraph(text="Only one evaluation set was measured: there are no lines.")],
         )
+
+    @property
+    def _shown(self) -> tuple[list[str], str, Sequence[Unit]]:
+        """Validation sets but the x set; set and units of the first figure."""
+        validation = [
+            name for name in _sets(self.losses, "validation", self.units) if name != self.x
+        ]
+        return validation, *self._main_y(_sets(self.losses, "task", self.units), validation)
 
     def _main_y(
         self, tasks: Sequence[str], validation: Sequence[str]
@@ -184,6 +207,7 @@ class _Report:
                         figure,
                         f"{what} against loss on {self.x}, {unit.words}",
                         self._caption(ys, [unit]),
+                        panels_show(self.losses, self.x, ys, [unit]),
                     )
                 )
         return blocks
@@ -238,6 +262,7 @@ class _Report:
                     "the run as the unit of evidence, Holm-corrected over the comparisons of the "
                     f"unit; significant below {attribution.alpha:g}. The axis is linear within the "
                     f"margin and logarithmic beyond it. {attribution.margins}",
+                    moves_show(attribution),
                 )
             )
         blocks += [grids.factor_grid(attribution), grids.effect_grid(attribution)]
@@ -272,6 +297,7 @@ class _Report:
                         "smoothed; compute as recorded in the loss table. Dotted: the law from "
                         "scale to loss, at the best model size of the group."
                         + (" Only an even share of the runs has a curve." if crowded else ""),
+                        training_shows(self.losses, sets, unit),
                     )
                 )
         blocks.append(grids.compute_law_grid(self.results.compute_laws))
@@ -319,6 +345,7 @@ class _Report:
                     "intervals where known. Right: the size of every error, by method, on the "
                     f"{found.common} losses that all of these methods predicted; bar and number: "
                     "median.",
+                    errors_show(found),
                 )
             )
         blocks.append(grids.held_out_grid(heldout))

@@ -9,6 +9,7 @@ from lossline import tables
 from lossline.attribution.results import Attribution
 from lossline.errors import UserError
 from lossline.fits.results import TableFit
+from lossline.reporting.grids import p_number
 from lossline.reporting.report import verdicts, write_report
 from tests.reporting import planted
 
@@ -104,8 +105,14 @@ def test_exclusions_scores_settings_and_provenance_are_shown(page):
         assert words in text
 
 
-def test_page_is_one_file_without_scripts_or_external_files(page):
-    assert "script" not in page.tags
+def test_page_is_one_file_with_its_own_scripts_and_no_external_files(page):
+    assert ("script", "src") not in {(tag, name) for tag, name, _ in page.attributes}
+    (policy,) = [
+        value for tag, name, value in page.attributes
+        if (tag, name) == ("meta", "content") and value.startswith("default-src")
+    ]  # fmt: skip
+    assert policy.startswith("default-src 'none'; img-src data:; style-src 'unsafe-inline'")
+    assert policy.count("'sha256-") == page.tags.count("script") - 1  # the study is no script
     assert "link" not in page.tags
     for tag, name, value in page.attributes:
         if name in ("src", "href", "data", "action", "srcset"):
@@ -113,6 +120,20 @@ def test_page_is_one_file_without_scripts_or_external_files(page):
         assert not name.startswith("on")
     images = [value for tag, name, value in page.attributes if (tag, name) == ("img", "src")]
     assert len(images) == sum(tag == "figcaption" for tag in page.tags) >= 9
+
+
+def test_figures_and_tables_speak_to_a_screen_reader(page):
+    texts = [value for tag, name, value in page.attributes if (tag, name) == ("img", "alt")]
+    assert all(len(text) > 80 for text in texts)
+    assert any("hellaswag: 263 checkpoints of 22 runs, from" in text for text in texts)
+    assert any("pretraining data: moves" in text for text in texts)
+    heads = [name for tag, name, value in page.attributes if tag == "th" and value == "col"]
+    assert len(heads) == page.tags.count("th")
+
+
+@pytest.mark.parametrize(("value", "shown"), [(0.0, "< 0.0001"), (0.04, "0.04"), (None, "–")])
+def test_a_p_value_is_never_a_bare_zero(value, shown):
+    assert p_number(value) == shown
 
 
 def test_style_fetches_nothing(written):
@@ -161,13 +182,14 @@ def test_hostile_names_are_shown_as_text_everywhere(small, tmp_path):
     )  # fmt: skip
     source = write_report(hostile, tmp_path, title=EVIL).read_text("utf-8")
     page = Page(source)
-    assert "script" not in page.tags
+    assert page.tags.count("script") == 4  # tools, Vega, explorer and the packed study
     assert EVIL in "".join(page.text)
     assert "49" not in verdicts(hostile)[0]
     allowed = {
         "html", "head", "meta", "title", "style", "body", "header", "h1", "h2", "h3", "p", "nav",
         "a", "section", "ul", "li", "figure", "img", "figcaption", "b", "div", "table", "caption",
-        "thead", "tbody", "tr", "th", "td", "span", "pre", "small",
+        "thead", "tbody", "tr", "th", "td", "span", "pre", "small", "script", "noscript", "form",
+        "label", "select", "option", "input", "datalist", "button",
     }  # fmt: skip
     assert set(page.tags) <= allowed
 
