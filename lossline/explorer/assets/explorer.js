@@ -1,7 +1,7 @@
 // The explorer: reads the controls, and lets Vega-Lite draw the checkpoints they ask for.
 "use strict";
 
-const MOST_DRAWN = 6000; // of more points, an even share is drawn
+const MOST_DRAWN = 3000; // of more points, an even share is drawn
 const COLORS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7a7a7a", "#882255", "#999933", "#44AA99", "#AA4499", "#117733", "#CC6677", "#332288"];
 const SHAPES = ["circle", "square", "triangle-up", "diamond", "triangle-down", "cross", "triangle-right", "triangle-left"];
 const GOLDEN = 0.6180339887498949;
