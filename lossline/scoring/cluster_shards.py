@@ -29,6 +29,7 @@ class ShardUnit:
         run: run directory.
         step: the checkpoint.
         store: token store of the pages.
+        store_fingerprint: its fingerprint.
         shard_tokens: as in the options.
         folder: folder of the shards' files.
         numbers: the shards.
@@ -38,6 +39,7 @@ class ShardUnit:
     run: str
     step: int
     store: str
+    store_fingerprint: str
     shard_tokens: int
     folder: str
     numbers: tuple[int, ...]
@@ -66,15 +68,15 @@ def compute_shards(unit: ShardUnit) -> ShardResult:
     A worker with several threads computes one unit at a time: the units share its devices.
     """
     with _lock:
-        use_compilation_cache(unit.options.compilation_cache, beside=Path(unit.run))
         run = RunDirectory.open(unit.run)
+        use_compilation_cache(unit.options.compilation_cache, beside=run.path)
         rule = unit.options.rule(run.facts)
         devices: Devices = _once(
             "devices", (unit.options,),
             lambda: Devices(unit.options, verb="score", rows=unit.options.rows),
         )  # fmt: skip
         texts: ShardTexts = _once(
-            "texts", (unit.options, unit.store, rule, unit.shard_tokens),
+            "texts", (unit.options, unit.store, unit.store_fingerprint, rule, unit.shard_tokens),
             lambda: ShardTexts(
                 TokenStore.open(unit.store), rule, devices.layout, unit.shard_tokens
             ),

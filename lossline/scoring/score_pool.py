@@ -308,6 +308,7 @@ class PoolScorer:
             run=everywhere(str(model.run.path)),
             step=model.step,
             store=everywhere(model.store.location),
+            store_fingerprint=model.store.manifest.fingerprint,
             shard_tokens=self._options.shard_tokens,
             folder=everywhere(str(shards.folder)),
             numbers=tuple(numbers),
@@ -387,7 +388,14 @@ class PoolScorer:
         if self._options.cluster != LOCAL:
             if model.name in self._unmeasured:
                 raise MeasurementFailed(self._unmeasured[model.name])
-            yield from self._computed[model.name].items()
+            computed = self._computed.get(model.name, {})
+            if not set(missing) <= computed.keys():
+                folder = _shards_folder(_table_path(self._options.out))
+                raise UserError(
+                    f"{folder}: workers have scored shards of {model.name}, but not all of their "
+                    "files are here. All workers must share this file system with this machine."
+                )
+            yield from computed.items()
             return
         self._progress.expect(sum(texts.packed(number).num_tokens for number in missing))
         with self._group.agreed():

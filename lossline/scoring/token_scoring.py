@@ -35,7 +35,7 @@ from lossline.evaluation.progress import EvaluationProgress
 from lossline.evaluation.restoring import CheckpointUnreadable, MeasurementFailed
 from lossline.evaluation.token_values import Rows, TokenMeasurer
 from lossline.files import building
-from lossline.places import local_path
+from lossline.places import local_path, to_path
 from lossline.runs.checkpoints import parameters_fingerprint
 from lossline.runs.run_directory import RunDirectory
 from lossline.scoring.cluster_shards import everywhere
@@ -401,11 +401,12 @@ _held: dict[bytes, TokenScorer] = {}
 def _compute_parts(unit: _PartsUnit) -> None:
     """Compute and keep parts, in a worker; the model of the last unit is kept."""
     with _lock:
-        key = pickle.dumps(unit.options)
+        # The folder is named after the parameters and the store, which may be new at an old path.
+        key = pickle.dumps((unit.options, unit.parts.folder))
         if key not in _held:
             _held.clear()
             cache = unit.options.compilation_cache
-            use_compilation_cache(cache, beside=Path(unit.options.run))
+            use_compilation_cache(cache, beside=to_path(unit.options.run))
             quiet = EvaluationProgress(label="score --tokens", quiet=True)
             _held[key] = TokenScorer(unit.options, progress=quiet)
         _held[key].compute(unit.parts, unit.ranges)
@@ -510,8 +511,9 @@ def _assembled(
             for part in ranges:
                 if (kept := parts.read(part)) is None:
                     raise UserError(
-                        f"{parts.folder}: part {part.start}-{part.stop} was damaged meanwhile. "
-                        "Start again."
+                        f"{parts.folder}: part {part.start}-{part.stop} is missing or damaged. "
+                        "Start again; workers of a cluster must share this file system with this "
+                        "machine."
                     )
                 total += float(kept[name].sum(dtype=np.float64))
                 yield kept[name].ravel()
