@@ -30,8 +30,7 @@ class FileHashes(Mapping[Path, str]):
         """
         new = [path.absolute() for path in paths if path.absolute() not in self._known]
         if sum(path.stat().st_size for path in new) < _HERE:
-            found = enumerate(map(file_sha256, new))
-            self._known.update((new[index], sha256) for index, sha256 in found)
+            self._known.update(zip(new, map(file_sha256, new), strict=True))
             return
         for index, sha256 in self._engine.run(file_sha256, new):
             self._known[new[index]] = sha256
