@@ -139,26 +139,25 @@ def _search_settings(
     compiled = 0
     for policies in variants(options, len(target.devices)):
         for choices in policies:
-            outcome, least = "none", 1.0
+            settled, least = False, 1.0
             for choice in choices:
                 if choice.microbatches < least:
                     continue
                 if compiled == max_trials:
-                    say(f"stopped after {max_trials} compilations (compile.max_trials)")
+                    say(f"stopped after {max_trials} compilations; see compile.max_trials")
                     return trials
                 result = attempt(choice, target)
                 trials.append((choice, result))
                 say(describe(choice, result))
                 if isinstance(result, str) or result.state_alone:
-                    outcome = "refused"
+                    settled = True
                     break
                 compiled += 1
                 if result.fits:
-                    whole = choice.microbatches == 1 or _is_bound_by_compute(result)
-                    outcome = "whole" if whole else "parts"
+                    settled = choice.microbatches == 1 or _is_bound_by_compute(result)
                     break
                 least = _least_microbatches(result)
-            if outcome in ("whole", "refused"):
+            if settled:
                 break
     return trials
 
