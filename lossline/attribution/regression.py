@@ -58,8 +58,8 @@ class Regression:
     """Rows of the regression: weighted means of runs, then deviations from them. Column 0 is d.
 
     Axes: R runs, M points of runs with two points or more, P columns of rank r, N = R + M rows. The
-    columns of all rows are ``basis @ factor``; of arrays with an axis N only ``basis`` and ``gain``
-    are kept, because a table of many runs has hundreds of regressions.
+    columns of all rows are ``basis @ factor``; these N x P numbers are not kept, because a table of
+    many runs has hundreds of regressions.
 
     Attributes:
         basis: orthonormal basis of the columns (N, r).
