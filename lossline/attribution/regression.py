@@ -105,12 +105,13 @@ class Regression:
         stacked = np.vstack([means, (design - mean[run])[many]])
         left, singular, right = np.linalg.svd(stacked, full_matrices=False)
         used = singular > _NEGLIGIBLE * singular[0] if singular.size else singular > 0
-        basis, back = left[:, used], right[used].T / singular[used]
+        basis, factor = left[:, used], singular[used, None] * right[used]
+        back_of_d = right[used, 0] / singular[used]
         return cls(
             basis=basis,
-            factor=singular[used, None] * right[used],
+            factor=factor,
             means=means,
-            identified=abs(float(back[0] @ (basis.T @ stacked[:, 0])) - 1.0) <= 1e-6,
+            identified=abs(float(back_of_d @ (basis.T @ stacked[:, 0])) - 1.0) <= 1e-6,
             weight=weight,
             run=run[many],
             x=np.concatenate([points.x for points in groups])[many],
@@ -182,7 +183,7 @@ def _design(groups: list[MatchedPoints]) -> tuple[Array, int]:
     for index, points in enumerate(groups):
         levels = np.unique(points.d)
         middle = float(np.mean([points.x[points.d == level].mean() for level in levels]))
-        u = (points.x - middle) / max(float(np.ptp(points.x)), 1e-300)
+        u = (points.x - middle) / (float(np.ptp(points.x)) or 1.0)
         own = np.zeros((len(u), len(groups), len(_BENDS_FROM) + 2))
         degree = _degree(u)
         own[:, index, : degree + 1] = u[:, None] ** np.arange(degree + 1)
