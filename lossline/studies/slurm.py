@@ -171,11 +171,12 @@ def submit(
         ids += jobs
     finished = len(runs) - len(todo)
     done = f"{finished} finished, {len(busy)} queued or running"
+    noun = "job" if len(ids) == 1 else "jobs"
     if not ids:
         print(f"  nothing to submit: {done} of {len(runs)} runs", flush=True)
         return
     print(
-        f"  submitted {len(new)} of {len(runs)} runs in {len(ids)} jobs ({_short(ids)}); {done}\n"
+        f"  submitted {len(new)} of {len(runs)} runs in {len(ids)} {noun} ({_short(ids)}); {done}\n"
         f"  logs: {logs} and {folder}",
         flush=True,
     )

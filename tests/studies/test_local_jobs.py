@@ -127,7 +127,7 @@ def test_disturbed_job_ends_as_an_undisturbed_one(
 
     study_here("--submit=local")
     said = capfd.readouterr().out
-    assert "submitted 1 of 2 runs in 1 jobs" in said
+    assert "submitted 1 of 2 runs in 1 job" in said
     jobs = [job_of(folder, name) for name in ("whole", "stopped")]
     wait_for(lambda: not any(alive(job) for job in jobs))
     study_here("--status")

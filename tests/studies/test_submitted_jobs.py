@@ -128,7 +128,7 @@ def test_only_what_is_missing_is_submitted(
         jobs = submitted("abcd", SlurmOptions())
     assert jobs == {"a": "70_3", "b": "71", "c": "70_1", "d": "70_0"}
     said = capsys.readouterr().out
-    assert "submitted 1 of 4 runs in 1 jobs (71); 1 finished, 2 queued or running" in said
+    assert "submitted 1 of 4 runs in 1 job (71); 1 finished, 2 queued or running" in said
     assert (cluster / "squeue.txt").read_text() == "--me --noheader --array --format=%i\n"
     (cluster / "queue").write_text("70_0\n70_1\n71\n")
     submitted("abcd", SlurmOptions())
