@@ -13,6 +13,7 @@ shape.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -181,6 +182,13 @@ def span_of(
     """
     if len(x) < max(_MANY_POINTS, _POINTS_OF_RUN * runs):
         return None
+    return _span(x.tobytes(), highest, log_kappa)
+
+
+@functools.lru_cache(maxsize=16)
+def _span(points: bytes, highest: float, log_kappa: tuple[float, float]) -> PowerSpan:
+    """Return the functions for the bytes of x: lines to many sets have the same points."""
+    x = np.frombuffer(points)
     low, high = float(x.min()), float(x.max())
     start, end = np.log(1 - highest), np.log(high / low - highest)
     unit = chebyshev.chebpts1(_NODES)
