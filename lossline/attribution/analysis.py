@@ -234,7 +234,7 @@ def _plain(name: object) -> str:
 
 
 def _y_sets(rows: pd.DataFrame, x_set: str, options: AttributionOptions) -> list[str]:
-    known = sorted(set(rows["eval_set"]))
+    known = sorted(rows["eval_set"].unique())
     for name in (x_set, *options.y_sets):
         if name not in known:
             raise UserError(

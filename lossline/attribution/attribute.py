@@ -224,12 +224,12 @@ def _verdicts(
     rows: pd.DataFrame, options: AttributionOptions, before: Analysis, workers: Workers
 ) -> Mapping[str, FactorAttribution]:
     """Verdicts on every tested factor, from a part of the rows of an analysis."""
-    measured = set(rows["eval_set"])
+    measured = set(rows["eval_set"].unique())
     y_sets = tuple(name for name in options.y_sets if name in measured)
     if options.x_set not in measured or (options.y_sets and not y_sets):
         return {}
     kept = dataclasses.replace(options, y_sets=y_sets)
-    if set(rows["run_id"]) == set(before.plan.runs.index):
+    if set(rows["run_id"].unique()) == set(before.plan.runs.index):
         plan, matched = before.plan, before.matched
     else:
         plan, matched = design(rows), ()
