@@ -44,7 +44,7 @@ def test_a_coordinator_must_be_a_host_and_a_port(coordinator):
 
 
 def test_automatic_launch_without_a_cluster_is_refused(monkeypatch):
-    def initialize():
+    def initialize(**options):
         raise ValueError("coordinator_address should be defined.")  # the error of JAX
 
     monkeypatch.setattr(jax.distributed, "initialize", initialize)
