@@ -32,7 +32,7 @@ from lossline.lines.specimens import Specimen, within_groups
 from lossline.options.identity import not_identity
 from lossline.run_order import run_numbers
 from lossline.tables.chance import chance_level
-from lossline.tables.continued import continued_names, fresh, is_continued
+from lossline.tables.continued import continued_names, is_continued
 from lossline.tables.frames import kinds_of, nearest_name, nearest_names
 from lossline.tables.pairing import Measurements
 from lossline.tables.schema import OWN_SET, SetKind, Status, Unit
@@ -120,9 +120,10 @@ def fit_table(
         main = options.attribution.x_set or neutral_set(rows)
         lines = calibrated(lines, specimens, options.lines, x_set=main, workers=workers, say=say)
         say("held-out predictions: runs of largest compute from the others")
-        if main is not None and (main not in x_sets or is_continued(rows).any()):
-            specimens = _specimens(fresh(rows), [main], y_sets, units, options)
-        heldout, lines = _held_out(specimens, main, lines, options, workers, say)
+        if main is not None and main not in x_sets:
+            specimens = _specimens(rows, [main], y_sets, units, options)
+        found = [one for one in specimens if one.x_set == main and one.y_set != OWN_SET]
+        heldout, lines = _held_out(rows, found, lines, options, workers, say)
         say("attribution: which factors move the lines")
         attribution = attribute(table, _attribution_options(options), workers=workers, say=say)
     return TableFit(
@@ -303,20 +304,21 @@ def _with_law(base: ComputeLawFit, found: FitResult, resampled: Bootstrap | None
 
 
 def _held_out(
+    rows: pd.DataFrame,
     specimens: Sequence[Specimen],
-    x_set: str | None,
     lines: Sequence[Line],
     options: TableFitOptions,
     workers: Workers,
     say: Say,
 ) -> tuple[pd.DataFrame, list[Line]]:
-    """Return predictions of each group's largest runs, and the lines with their mean error.
+    """Return predictions of each group's largest fresh runs, and the lines with their mean error.
 
-    The predictions are along lines from ``x_set`` to all sets but each run's own.
+    The predictions are along the lines of ``specimens``.
     """
-    wanted = [one for one in specimens if one.x_set == x_set and one.y_set != OWN_SET]
+    continued = rows.loc[is_continued(rows), "run_id"].unique()
     min_points = options.lines.min_points
-    cases = [case for one in wanted if (case := case_of(one, min_points)) is not None]
+    found = [case_of(one, min_points, without=continued) for one in specimens]
+    cases = [case for case in found if case is not None]
     scores = hold_out(cases, options.lines, workers=workers, say=say)
     if not len(scores):
         return scores, list(lines)

@@ -41,7 +41,7 @@ class HeldOutCase:
     """One line with its points to fit and to predict.
 
     Attributes:
-        specimen: the line.
+        specimen: the line, without its pairs.
         fitted: points of the smaller runs.
         held: last checkpoint of each run of largest compute.
     """
@@ -61,16 +61,28 @@ def largest_runs(pairs: Pairs) -> Array:
     return held
 
 
-def case_of(specimen: Specimen, min_points: int) -> HeldOutCase | None:
-    """Return the case of a line, or None if it has fewer points to fit than ``min_points``."""
+def case_of(
+    specimen: Specimen, min_points: int, *, without: Sequence[str] = ()
+) -> HeldOutCase | None:
+    """Return the case of a line, or None if it has fewer points to fit than ``min_points``.
+
+    Args:
+        specimen: the line with its points.
+        min_points: least number of points to fit.
+        without: names of runs that are in neither part.
+    """
     pairs = specimen.pairs  # without pairs, the line has the reason as its message
+    if pairs is not None and len(without):
+        pairs = pairs[~np.isin(pairs.runs, np.asarray(without, str))]
     if pairs is None or not len(pairs):
         return None
     held = largest_runs(pairs)
     fitted, rest = pairs[~held], pairs[held]
     if not len(rest) or len(fitted) < min_points or len(np.unique(fitted.x)) < 3:
         return None
-    return HeldOutCase(specimen=specimen, fitted=fitted, held=rest[_last(rest)])
+    # Its pairs are in the two parts; twice they would travel twice to a worker.
+    line = dataclasses.replace(specimen, pairs=None)
+    return HeldOutCase(specimen=line, fitted=fitted, held=rest[_last(rest)])
 
 
 def hold_out(
