@@ -10,7 +10,7 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from types import TracebackType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from lossline.child_process import die_with_pool
 from lossline.errors import UserError
@@ -80,16 +80,42 @@ class Workers:
             raise killed(f"at {len(results)} of {len(items)} {what}") from None
         return results
 
+    def begin(self, function: Callable[..., Result], *arguments: Any) -> Callable[[], Result]:
+        """Begin one call, and return a function that waits for its result.
+
+        With one process the call is made at once.
+
+        Args:
+            function: a function of a module.
+            arguments: its arguments, sent to the process.
+        """
+        if self._processes <= 1:
+            result = function(*arguments)
+            return lambda: result
+        with no_interrupts():
+            future = self._started().submit(function, *arguments)
+
+        def wait() -> Result:
+            try:
+                return future.result()
+            except BrokenProcessPool:
+                raise killed("before its call ended") from None
+
+        return wait
+
+    def _started(self) -> ProcessPoolExecutor:
+        if self._pool is None:
+            self._pool = process_pool(self._processes)
+        return self._pool
+
     def _results(
         self, function: Callable[[Item], Result], items: Sequence[Item]
     ) -> Iterator[Result]:
         if self._processes <= 1 or len(items) < 2:
             return map(function, items)
-        if self._pool is None:
-            self._pool = process_pool(self._processes)
         piece = max(1, len(items) // (_PIECES * self._processes))
         with no_interrupts():
-            return self._pool.map(function, items, chunksize=piece)
+            return self._started().map(function, items, chunksize=piece)
 
 
 def process_pool(processes: int) -> ProcessPoolExecutor:

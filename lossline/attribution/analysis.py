@@ -14,6 +14,7 @@ from lossline.attribution.comparison import Plans, line_scatter
 from lossline.attribution.contrasts import Contrast, Kind, contrasts_of, factor_noise
 from lossline.attribution.matched import Losses, Matched
 from lossline.attribution.options import AttributionOptions, margin_of
+from lossline.attribution.regression import Regression
 from lossline.errors import UserError
 from lossline.matching.groups import Design, MatchedGroup
 from lossline.matching.nested import Shares, nested_shares
@@ -89,7 +90,8 @@ def analyse(
     contrasts: list[Contrast] = []
     shares: dict[tuple[str, str, str], Shares] = {}
     margins: dict[tuple[str, str], float] = {}
-    of_set = rows.groupby("eval_set", observed=True)
+    # Of dozens of columns, margins need two.
+    of_set = rows[["eval_set", "target_tokens", "target_bytes"]].groupby("eval_set", observed=True)
     for unit in Unit:
         sets = [
             _OneSet(name, points, margin_of(of_set.get_group(name), unit, options))
@@ -148,6 +150,7 @@ def _on_sets(
 ) -> list[_Found]:
     """Return the contrasts and the shares of variance on each set, without correction."""
     lines, plans = plan.lines(), Plans()
+    regressions: dict[bytes, Regression] = {}
     found = []
     for one in counted(sets, say, f"sets ({unit})"):
         losses = Losses(one.points, plans)
@@ -160,7 +163,7 @@ def _on_sets(
             for each in matched
         }  # fmt: skip
         shares = nested_shares(plan, one.points, list(asked))
-        found.append((_with_uncertainty(asked, lines, losses), shares))
+        found.append((_with_uncertainty(asked, lines, losses, regressions), shares))
     return found
 
 
@@ -246,7 +249,10 @@ def _y_sets(rows: pd.DataFrame, x_set: str, options: AttributionOptions) -> list
 
 
 def _with_uncertainty(
-    found: Mapping[str, Sequence[Contrast]], lines: Sequence[MatchedGroup], losses: Losses
+    found: Mapping[str, Sequence[Contrast]],
+    lines: Sequence[MatchedGroup],
+    losses: Losses,
+    regressions: dict[bytes, Regression],
 ) -> list[Contrast]:
     """Contrasts on one set with their standard errors.
 
@@ -254,7 +260,7 @@ def _with_uncertainty(
     groups, from the lines of runs that differ only in size, or from the groups of other factors.
     """
     about_lines = line_scatter(
-        [points for group in lines if (points := losses.points(group)) is not None]
+        [points for group in lines if (points := losses.points(group)) is not None], regressions
     )
     pooled = {factor: factor_noise(items) for factor, items in found.items()}
     result = []

@@ -335,8 +335,32 @@ def compare(
     return comparison
 
 
-def line_scatter(groups: list[MatchedPoints]) -> Noise:
-    """Return the noise of runs about the line of their group, pooled; ``d`` is ignored."""
+def _one_line(
+    points: MatchedPoints, known: dict[bytes, Regression] | None
+) -> tuple[Regression, Array]:
+    """Return the regression of one line through all points, and y of its rows; ``d`` is ignored.
+
+    Args:
+        points: the points.
+        known: regressions of earlier calls, to save time where points differ in y only.
+    """
+    one_line = [dataclasses.replace(points, d=np.zeros(len(points.x)))]
+    known = {} if known is None else known
+    key = b"".join(_bytes_of(one_line[0]))
+    if key not in known:
+        known[key] = Regression.of(one_line)
+    return known[key], known[key].rows(one_line)
+
+
+def line_scatter(
+    groups: list[MatchedPoints], known: dict[bytes, Regression] | None = None
+) -> Noise:
+    """Return the noise of runs about the line of their group, pooled; ``d`` is ignored.
+
+    Args:
+        groups: points of each group.
+        known: as in ``run_residuals``.
+    """
     squares = degrees = 0.0
     for points in groups:
         _, number = np.unique(points.run, return_inverse=True)
@@ -347,9 +371,8 @@ def line_scatter(groups: list[MatchedPoints]) -> Noise:
         together = points if kept is None else points.keep(kept)
         if len(np.unique(together.run)) < 2 or len(together.x) < 3:
             continue
-        one_line = [dataclasses.replace(together, d=np.zeros(len(together.x)))]
-        regression = Regression.of(one_line)
-        scatter = _scatter(regression, regression.residual(regression.rows(one_line)))
+        regression, y = _one_line(together, known)
+        scatter = _scatter(regression, regression.residual(y))
         squares, degrees = squares + scatter[0], degrees + scatter[1]
     if degrees <= 0:
         return NO_NOISE
@@ -458,15 +481,10 @@ def run_residuals(
         points: the points.
         known: regressions of earlier calls, to save time where points differ in y only.
     """
-    one_line = [dataclasses.replace(points, d=np.zeros(len(points.x)))]
-    known = {} if known is None else known
-    key = b"".join(_bytes_of(points))
-    if key not in known:
-        known[key] = Regression.of(one_line)
-    regression = known[key]
+    regression, y = _one_line(points, known)
     count = len(regression.weight)
     free = np.clip(1.0 - regression.leverage[:count], 0.0, 1.0)
-    residual = regression.residual(regression.rows(one_line))
+    residual = regression.residual(y)
     heights = residual[:count] / np.sqrt(regression.weight)
     return RunResiduals(
         heights=heights,

@@ -165,9 +165,10 @@ def _residuals(
 def _offsets(plan: Design, factors: Sequence[str], run: np.ndarray, x: np.ndarray) -> np.ndarray:
     """An offset and a tilt for every level but the first of each factor: (M, k)."""
     u = (x - x.mean()) / np.ptp(x)
+    names, number = np.unique(run, return_inverse=True)
     columns = []
     for factor in factors:
-        level = plan.runs[factor][run].to_numpy()
+        level = plan.runs[factor][names].to_numpy()[number]
         for name in plan.levels(factor)[1:]:
             offset = (level == name).astype(float)
             columns += [offset, offset * u]

@@ -45,7 +45,7 @@ class FitCommand(TableFitOptions):
         bad_rows: "exclude" (default): leave bad rows out, print one line for each kind, and fit the
             rest. "refuse": stop if the table has any.
         report: whether to make figures and report.html.
-        processes: processes that fit laws and lines; two take about 0.6 GB.
+        processes: processes that fit and draw; two take about 0.6 GB.
     """
 
     table: str | tuple[str, ...] = not_identity()
@@ -89,7 +89,7 @@ def fit_to_folder(options: FitCommand) -> TableFit | None:
             from lossline.reporting import write_report
 
             say("figures and report")
-            write_report(results, partial, say=say)
+            write_report(results, partial, processes=options.processes, say=say)
     print(text)
     print(f"Results: {out / 'report.html' if options.report else out}", flush=True)
     return results

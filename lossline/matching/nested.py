@@ -75,12 +75,13 @@ def _columns(plan: Design, factor: str, run: np.ndarray, u: np.ndarray) -> np.nd
     A number with many levels has one offset and one tilt, in its logarithm.
     """
     levels = plan.levels(factor)
+    names, place = np.unique(run, return_inverse=True)
     values = plan.trend_of(factor) if len(levels) >= TREND_FROM else None
     if values is not None and (values > 0).all():
-        number = np.log(values)[run].to_numpy(float)
+        number = np.log(values)[names].to_numpy(float)[place]
         offsets = ((number - number.mean()) / max(float(np.ptp(number)), 1e-300))[:, None]
     else:
-        level = plan.runs[factor][run].to_numpy()
+        level = plan.runs[factor][names].to_numpy()[place]
         offsets = np.stack([(level == name).astype(float) for name in levels[1:]], axis=1)
     return np.column_stack([offsets, offsets * u[:, None]])
 

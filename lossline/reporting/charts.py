@@ -314,5 +314,5 @@ def draw_errors(ax: Axes, scores: pd.DataFrame, methods: Sequence[str]) -> None:
     ax.set_yticks(range(len(methods)), [label(method, 32) for method in methods])
     ax.tick_params(axis="y", length=0)
     ax.set_ylim(len(methods) - 0.5, -0.5)
-    ax.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    ax.xaxis.set_major_formatter("{x:g}")
     ax.set_xlabel("error of held-out predictions (%); bar and number: median")

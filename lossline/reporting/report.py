@@ -37,7 +37,9 @@ from lossline.reporting.reading.exploration import exploration
 from lossline.tables.continued import continued_note
 from lossline.tables.schema import Unit
 from lossline.terminal import Say, now_and_then, silent
+from lossline.workers import Workers
 
+_LARGE = 100_000  # rows of a table whose figures worker processes save
 _NOT_VARIED = (Verdict.CONSTANT, Verdict.MISSING)
 
 
@@ -46,6 +48,7 @@ def write_report(
     out: str | os.PathLike[str],
     *,
     title: str = "Loss-to-loss report",
+    processes: int = 1,
     say: Say = silent,
 ) -> Path:
     """Write ``<out>/report.html`` (self-contained) and ``<out>/figures/*.png`` and ``*.svg``.
@@ -56,6 +59,8 @@ def write_report(
         results: results of the fits.
         out: folder of the report.
         title: title of the page.
+        processes: processes that save the figures of a large table; those of a small one are saved
+            sooner than a process starts.
         say: receives a line of progress now and then.
 
     Returns:
@@ -69,8 +74,11 @@ def write_report(
     if usable(results.table).empty:
         raise UserError("the loss table has no measured rows: there is nothing to report")
     page.parent.mkdir(parents=True, exist_ok=True)
-    html = render(_Report.of(results, page.parent / "figures", say).page(title))
-    write_text(page, html)
+    with Workers(processes if len(results.table) >= _LARGE else 1) as workers:
+        report = _Report.of(results, page.parent / "figures", workers, say)
+        found = report.page(title)
+        report.pictures.saved()
+    write_text(page, render(found))
     return page
 
 
@@ -88,7 +96,7 @@ class _Report:
     partners: Mapping[Unit, frozenset[str]]
 
     @classmethod
-    def of(cls, results: TableFit, folder: Path, say: Say) -> _Report:
+    def of(cls, results: TableFit, folder: Path, workers: Workers, say: Say) -> _Report:
         losses = Losses(results.table)
         x = _main_x(results, losses)
         units = [
@@ -99,7 +107,7 @@ class _Report:
         return cls(
             results=results,
             losses=losses,
-            pictures=Pictures(folder=folder, say=now_and_then(say)),
+            pictures=Pictures(folder=folder, say=now_and_then(say), workers=workers),
             appearance=Appearance.of(losses.table),
             curves=drawable(results.lines),
             units=units,
