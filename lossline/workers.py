@@ -25,8 +25,8 @@ _PIECES = 8  # per process and call: few enough that sending costs little, many 
 class Workers:
     """Processes that apply a function to items; with one, everything happens in this process.
 
-    They start with the first call that has work for several. Use it as a context manager, which
-    ends them.
+    They start with ``start``, or with the first call that has work for several. Use it as a context
+    manager, which ends them.
 
     Args:
         processes: number of processes.
@@ -52,6 +52,15 @@ class Workers:
     ) -> None:
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
+
+    def start(self, needed: Callable[[], object]) -> None:
+        """Start the processes, so that they have imported what they need when work comes.
+
+        Args:
+            needed: something cheap to call, of a module that imports what the work needs.
+        """
+        for _ in range(self._processes if self._processes > 1 else 0):
+            self.begin(needed)
 
     def map(
         self, function: Callable[[Item], Result], items: Sequence[Item], *,

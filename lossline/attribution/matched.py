@@ -86,10 +86,10 @@ class Losses:
         self._plans = plans or Plans()
         run = np.asarray(points.index.get_level_values(0), dtype=str)
         names, start = np.unique(run, return_index=True)
-        data = points.to_numpy(float)
-        values = np.split(data, start[1:])
-        self.rank = dict(zip(map(str, names), run_numbers(run, *data.T)[start], strict=True))
-        self.of_run = dict(zip(map(str, names), values, strict=True))
+        self._data = points.to_numpy(float)
+        self._start, self._count = start, np.diff(start, append=len(run))
+        self._rank = run_numbers(run, *self._data.T)[start]
+        self._place = {str(name): place for place, name in enumerate(names)}
 
     def points(
         self, group: MatchedGroup, d: Numbers | None = None, given: Numbers | None = None
@@ -104,18 +104,22 @@ class Losses:
         Returns:
             The points, or None if no run has any.
         """
-        runs = [run for run in group.runs if run in self.of_run and (d is None or run in d)]
-        runs.sort(key=lambda run: self.rank[run])
+        runs = [run for run in group.runs if run in self._place and (d is None or run in d)]
         if not runs:
             return None
-        count = [len(self.of_run[run]) for run in runs]
+        place = np.array([self._place[run] for run in runs])
+        order = np.argsort(self._rank[place])
+        place = place[order]
+        count = self._count[place]
+        ends = np.cumsum(count)
+        row = np.repeat(self._start[place] - ends + count, count) + np.arange(ends[-1])
 
         def spread(numbers: Numbers) -> np.ndarray:
-            return np.repeat([float(numbers[run]) for run in runs], count)
+            return np.repeat(np.array([float(numbers[run]) for run in runs])[order], count)
 
-        x, y = np.concatenate([self.of_run[run] for run in runs]).T
+        x, y = self._data[row].T
         return MatchedPoints(
-            x=x, y=y, run=np.repeat([self.rank[run] for run in runs], count),
+            x=x, y=y, run=np.repeat(self._rank[place], count),
             d=np.zeros(len(x)) if d is None else spread(d),
             given=None if given is None else spread(given)[:, None],
         )  # fmt: skip

@@ -110,6 +110,7 @@ def fit_table(
         )
     groups = len(split(rows, options.group_by))
     with Workers(options.processes) as workers:
+        workers.start(TableFitOptions)
         say(f"compute-to-loss laws of {groups} {'group' if groups == 1 else 'groups'} of runs")
         laws = [law for unit in units for law in _compute_laws(rows, unit, options, workers, say)]
         with_loss = [{n for u in units for n in _measured(rows, s, u)} for s in (x_sets, y_sets)]

@@ -68,7 +68,12 @@ def calibrations(
     """
     errors = cut_errors(specimens, options, workers=workers, say=say)
     pools = sorted({pool_of(specimen.kind) for specimen in specimens})
-    return {pool: learn(pool, errors[errors["pool"] == str(pool)]) for pool in pools}
+    own = [(pool, errors[errors["pool"] == str(pool)]) for pool in pools]
+    return dict(zip(pools, workers.map(_learned, own), strict=True))
+
+
+def _learned(own: tuple[Pool, pd.DataFrame]) -> Calibration:
+    return learn(*own)
 
 
 def cut_errors(
