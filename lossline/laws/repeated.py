@@ -7,7 +7,7 @@ one input enter gradient and matrix, which are products of the law's derivatives
 
 import dataclasses
 import functools
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -42,6 +42,8 @@ class RepeatedRows(FitRows):
         first: first point of each distinct input (K,); its other points follow.
     """
 
+    # The law has few inputs: more rows at a time make its calls worth their cost.
+    chunk: ClassVar[int] = 60_000
     first: Array
 
     @functools.cached_property

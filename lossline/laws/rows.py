@@ -7,6 +7,7 @@ arrays (rows x parameters) are computed for all rows at once.
 
 import dataclasses
 from collections.abc import Iterator
+from typing import ClassVar
 
 import numpy as np
 
@@ -38,6 +39,7 @@ class FitRows:
         high: upper bounds (R, P).
     """
 
+    chunk: ClassVar[int] = _CHUNK_ELEMENTS
     stack: Stack
     problem: Array
     weights: Array
@@ -48,7 +50,7 @@ class FitRows:
 
     def pieces(self, theta_RxP: Array, rows: Array) -> Iterator[tuple[slice, Array, Array]]:
         """Yield slice, theta and rows of each chunk, to make arrays of rows x points."""
-        size = max(1, _CHUNK_ELEMENTS // self.weights.shape[1])
+        size = max(1, self.chunk // self.weights.shape[1])
         for first in range(0, len(rows), size):
             here = slice(first, first + size)
             yield here, theta_RxP[here], rows[here]
