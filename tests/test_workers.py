@@ -30,6 +30,16 @@ def test_an_error_reaches_the_caller() -> None:
         workers.map((1).__truediv__, [1, 0])
 
 
+@pytest.mark.parametrize("processes", [1, 2])
+def test_calls_that_were_begun_are_waited_for_one_by_one(processes: int) -> None:
+    with Workers(processes) as workers:
+        workers.start(os.getpid)
+        waiting = [workers.begin(process_of, item) for item in range(4)]
+        found = [wait() for wait in reversed(waiting)]
+    assert [item for item, _ in found] == [3, 2, 1, 0]
+    assert (os.getpid() in {pid for _, pid in found}) == (processes == 1)
+
+
 def killed(item: int) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
@@ -37,6 +47,11 @@ def killed(item: int) -> None:
 def test_a_killed_process_is_one_sentence() -> None:
     with pytest.raises(UserError, match="killed at 0 of 4 lines"), Workers(2) as workers:
         workers.map(killed, range(4), what="lines")
+
+
+def test_a_process_killed_in_a_call_is_one_sentence() -> None:
+    with pytest.raises(UserError, match="killed before its call ended"), Workers(2) as workers:
+        workers.begin(killed, 0)()
 
 
 def interrupted(item: int) -> int:

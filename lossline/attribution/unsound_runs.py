@@ -82,8 +82,11 @@ def _agree(longer: _Measured, shorter: _Measured) -> bool:
     place = np.minimum(np.searchsorted(cells, of_shorter), len(cells) - 1)
     if not np.array_equal(cells[place], of_shorter):
         return False
-    same = bool(np.allclose(other, values[place], rtol=_SAME, atol=0.0))
-    return same and len(other) >= 2 and _telling_digits(other) >= _DIGITS
+    return (
+        len(other) >= 2
+        and bool(np.all(np.abs(other - values[place]) <= _SAME * np.abs(values[place])))
+        and _telling_digits(other) >= _DIGITS
+    )
 
 
 def _telling_digits(values: np.ndarray) -> int:
@@ -147,18 +150,24 @@ def _residuals(
     given = _offsets(plan, factors, run, x)
     points_of_set = MatchedPoints(x=x, y=y, run=number, d=np.zeros(len(x)), given=given)
     found = run_residuals(points_of_set, known)
-    for name, height, free in zip(names, found.heights, found.free, strict=True):
-        # A run that the fit follows by itself leaves no residual to judge it by.
-        if free < 0.05 or found.degrees < 2.0:
-            continue
-        rest = (found.squares - height**2 / free) / (found.degrees - 1.0)
-        if rest <= 0:
-            continue
-        studentized = height / np.sqrt(rest * free)
-        p_value = 2.0 * float(special.stdtr(found.degrees - 1.0, -abs(studentized)))
-        yield p_value, Outlier(
-            run=str(name), y_set=y_set, distance=float(height / free),
-            studentized=float(studentized),
+    # A run that the fit follows by itself leaves no residual to judge it by.
+    judged = found.free >= 0.05
+    if found.degrees < 2.0:
+        return
+    heights, free = found.heights[judged], found.free[judged]
+    rest = (found.squares - heights**2 / free) / (found.degrees - 1.0)
+    left = rest > 0
+    heights, free, rest = heights[left], free[left], rest[left]
+    studentized = heights / np.sqrt(rest * free)
+    p_values = 2.0 * special.stdtr(found.degrees - 1.0, -np.abs(studentized))
+    for name, p_value, distance, size in zip(
+        names[judged][left], p_values, heights / free, studentized, strict=True
+    ):
+        yield (
+            float(p_value),
+            Outlier(
+                run=str(name), y_set=y_set, distance=float(distance), studentized=float(size)
+            ),
         )  # fmt: skip
 
 

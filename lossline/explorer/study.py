@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -137,7 +138,10 @@ def _levels(values: pd.Series) -> dict[str, Any]:
 
 def _numbers(values: Any) -> list[float | None]:
     """Numbers with few digits; None where there is none."""
-    return [
-        float(f"{value:.{_DIGITS}g}") if np.isfinite(value) else None
-        for value in np.asarray(values, float)
-    ]
+    numbers = np.asarray(values, float)
+    known = np.isfinite(numbers) & (numbers != 0.0)
+    # Multiplying by a power of ten of up to 22 digits, and dividing by it again, are rounded once.
+    places = _DIGITS - 1 - np.floor(np.log10(np.abs(np.where(known, numbers, 1.0)))).astype(int)
+    up, down = 10.0 ** np.clip(places, 0, 300), 10.0 ** np.clip(-places, 0, 300)
+    short = np.where(known, np.rint(numbers * up / down) / up * down, numbers)
+    return [value if math.isfinite(value) else None for value in short.tolist()]

@@ -26,6 +26,7 @@ from lossline.lines.fitting import Irreducible, Line, LineKind
 from lossline.places import to_path
 from lossline.results_folder import ResultsFolder
 from lossline.tables.pairing import Pairing
+from lossline.tables.storage import write_frame
 
 FIT_FOLDER = ResultsFolder(verb="fit")
 _FRAMES = ("heldout", "excluded")
@@ -33,8 +34,11 @@ _DRAWS = PARAMETERS
 
 
 def save_results(results: TableFit, folder: Path) -> None:
-    """Write all parts of the results into ``folder``."""
-    tables.write(results.table, folder / "losses.parquet")
+    """Write all parts of the results into ``folder``.
+
+    The table is the validated one that was fitted, so it is not checked again.
+    """
+    write_frame(results.table, folder / "losses.parquet", "a loss table")
     lines = [line.to_dict() for line in results.lines]
     write_plain_json(folder / "lines.json", lines)
     _flat(lines).to_parquet(folder / "lines.parquet", index=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -75,6 +76,7 @@ def write_report(
         raise UserError("the loss table has no measured rows: there is nothing to report")
     page.parent.mkdir(parents=True, exist_ok=True)
     with Workers(processes if len(results.table) >= _LARGE else 1) as workers:
+        workers.start(functools.partial(figures.grid_columns, 1))
         report = _Report.of(results, page.parent / "figures", workers, say)
         found = report.page(title)
         report.pictures.saved()

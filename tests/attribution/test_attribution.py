@@ -12,6 +12,7 @@ from lossline.attribution import AttributionOptions, attribute, neutral_set
 from lossline.attribution.results import Attribution, Verdict
 from lossline.errors import UserError
 from lossline.tables import sweeps
+from lossline.workers import Workers
 
 DATA = {"pretraining_data": {"python": 0.6, "pubmed": -0.3}}
 QUICK = AttributionOptions(resamples=0)
@@ -119,6 +120,15 @@ def test_results_do_not_depend_on_the_order_of_rows(study):
     shuffled = table.sample(frac=1, random_state=1).reset_index(drop=True)
     first, second = (attribute(each).effects() for each in (table, shuffled))
     pd.testing.assert_frame_equal(first, second)
+
+
+def test_results_do_not_depend_on_the_number_of_processes(study):
+    table = study(moves=DATA, seeds=2).table()
+    here = attribute(table)
+    with Workers(2) as workers:
+        there = attribute(table, workers=workers)
+    assert there.to_dict() == here.to_dict()
+    pd.testing.assert_frame_equal(there.contrasts, here.contrasts, check_exact=True)
 
 
 def test_permutations_agree_with_the_t_test(study):

@@ -9,6 +9,7 @@ from lossline import tables
 from lossline.attribution.results import Attribution
 from lossline.errors import UserError
 from lossline.fits.results import TableFit
+from lossline.reporting import report
 from lossline.reporting.grids import p_number
 from lossline.reporting.report import verdicts, write_report
 from tests.reporting import planted
@@ -84,6 +85,16 @@ def test_every_line_is_in_the_table_of_fits_with_its_numbers_and_status(page, re
         else:
             failed = next(row for row in matching if row[5] == "–")
             assert failed[-1] == f"{line.status.value}{line.message}"
+
+
+def test_processes_write_the_same_report(written, results, tmp_path, monkeypatch):
+    monkeypatch.setattr(report, "_LARGE", 1)
+    again = write_report(results, tmp_path, processes=2)
+    first = {path.relative_to(written.parent) for path in written.parent.rglob("*.*")}
+    assert {path.relative_to(tmp_path) for path in again.parent.rglob("*.*")} == first
+    assert len(first) > 5
+    for name in first:
+        assert (tmp_path / name).read_bytes() == (written.parent / name).read_bytes(), name
 
 
 def test_the_page_starts_with_one_verdict_per_factor(written, results):
