@@ -12,6 +12,7 @@ from lossline.runs.origin import FromRun
 from lossline.sharding import LaunchOptions, MeshOptions
 from lossline.training import optimizer, schedule
 from lossline.training.checkpoint_schedule import CheckpointOptions
+from lossline.training.fast_dtype import fast_dtype
 from lossline.training.options import LogOptions
 
 COMPONENTS: dict[str, Callable[..., Any]] = {
@@ -29,4 +30,5 @@ COMPONENTS: dict[str, Callable[..., Any]] = {
     "mesh": MeshOptions,
     "launch": LaunchOptions,
     "log": LogOptions,
+    "fast_dtype": fast_dtype,
 }
