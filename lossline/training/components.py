@@ -7,12 +7,12 @@ from typing import Any
 
 from lossline import models
 from lossline.batches.mixture import Mixture
+from lossline.models.fast_dtype import fast_dtype
 from lossline.objectives.options import Selective
 from lossline.runs.origin import FromRun
 from lossline.sharding import LaunchOptions, MeshOptions
 from lossline.training import optimizer, schedule
 from lossline.training.checkpoint_schedule import CheckpointOptions
-from lossline.training.fast_dtype import fast_dtype
 from lossline.training.options import LogOptions
 
 COMPONENTS: dict[str, Callable[..., Any]] = {

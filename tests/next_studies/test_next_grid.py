@@ -34,7 +34,7 @@ def table() -> pd.DataFrame:
     rows = [
         {
             "run_id": f"{model}-{data}-0123456789", "architecture": model[:5],
-            "pretraining_data": data, "params": params, "step": 250, "tokens": 512_000,
+            "pretraining_data": data, "params": params, "step": 220, "tokens": 225_280,
             "flops": 1e12, "eval_set": "legal", "kind": "validation", "loss": 3.0,
         }
         for model, params in SIZES.items()
@@ -60,7 +60,7 @@ def planned(text: str, folder: Path) -> dict[str, TrainOptions]:
 def test_a_study_goes_on_with_the_picks(table: pd.DataFrame, tmp_path: Path) -> None:
     picks = [
         candidate(1.84e6, 2e6, architecture="llama", pretraining_data="python"),
-        candidate(7.4e6, 500_000, architecture="mamba", pretraining_data="wiki"),
+        candidate(7.4e6, 225_000, architecture="mamba", pretraining_data="wiki"),
     ]
     found = grid_of(load, STUDY, table, picks)
     runs = planned(found.text, tmp_path)
@@ -76,7 +76,7 @@ def test_a_study_goes_on_with_the_picks(table: pd.DataFrame, tmp_path: Path) -> 
 
 
 def test_a_run_that_exists_becomes_a_replicate(table: pd.DataFrame, tmp_path: Path) -> None:
-    pick = candidate(1.84e6, 500_000, architecture="llama", pretraining_data="wiki")
+    pick = candidate(1.84e6, 225_000, architecture="llama", pretraining_data="wiki")
     runs = planned(grid_of(load, STUDY, table, [pick, pick]).text, tmp_path)
     assert [runs[f"llama-m-wiki-seed-{seed}"].seed for seed in (1, 2)] == [1, 2]
     assert runs["llama-m-wiki"].seed == 0
@@ -101,7 +101,7 @@ def test_steps_of_the_base_run_give_way_to_tokens(table: pd.DataFrame, tmp_path:
 
 
 def test_a_run_that_does_not_resolve_is_noted(table: pd.DataFrame) -> None:
-    """Ten checkpoints from step 25 on need more than 24 steps."""
+    """Eight checkpoints from step 25 on need more than 24 steps."""
     pick = candidate(1.84e6, 20_000, architecture="llama", pretraining_data="python")
     notes = grid_of(load, STUDY, table, [pick]).notes
     assert any(note.startswith("Edit the run llama-m-python-20k") for note in notes)

@@ -45,7 +45,12 @@ def call(tmp_path, store, cache, repository):
 
 
 def test_shipped_run_file_trains(call, tmp_path, capsys):
-    call("--gin.checkpoints.count=3", "--gin.train.mesh=@mesh()", "--gin.mesh.data=8")
+    call(
+        "--gin.train.batch_size=8",
+        "--gin.checkpoints.count=3",
+        "--gin.train.mesh=@mesh()",
+        "--gin.mesh.data=8",
+    )
     (folder,) = (tmp_path / "runs").iterdir()
     run = RunDirectory.open(folder)
     assert run.name.startswith("quickstart-") and run.status.state is RunState.FINISHED
@@ -87,7 +92,7 @@ def test_user_errors_are_one_line_with_status_2(call, tmp_path, capsys, argument
 def test_dry_run_says_the_cost_and_writes_nothing(call, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(dry_run, "_SECONDS_TRIED", 0.1)
     before = sorted(tmp_path.iterdir())
-    mesh = ["--gin.train.mesh=@mesh()", "--gin.mesh.data=8"]
+    mesh = ["--gin.train.batch_size=8", "--gin.train.mesh=@mesh()", "--gin.mesh.data=8"]
     call("--dry_run", *mesh)
     said = capsys.readouterr().out
     for line in (
@@ -125,6 +130,7 @@ def test_missing_binding_is_named(capsys, repository):
 def test_diverged_run_exits_with_status_1(call):
     with pytest.raises(SystemExit) as stop:
         call(
+            "--gin.train.batch_size=8",
             "--gin.train.optimizer=@adamw()",
             "--gin.adamw.learning_rate=1e38",
             "--gin.checkpoints.count=1",

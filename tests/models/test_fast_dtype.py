@@ -6,9 +6,9 @@ import pytest
 
 import lossline.train
 from lossline.cli.configuration import build_options
+from lossline.models import fast_dtype as module
+from lossline.models.fast_dtype import fast_dtype
 from lossline.options.identity import identity
-from lossline.training import fast_dtype as module
-from lossline.training.fast_dtype import fast_dtype
 
 
 @pytest.fixture
