@@ -24,7 +24,12 @@ from typing import Any, NoReturn
 
 from lossline.cli.file_errors import refusal_of_a_place
 from lossline.errors import UserError
-from lossline.gin_files.parsed_files import ParsedFiles, found_file, search_paths
+from lossline.gin_files.parsed_files import (
+    ParsedFiles,
+    found_file,
+    may_import,
+    search_paths,
+)
 from lossline.gin_files.registration import REGISTERED, register
 from lossline.options.names import Owners, owners_of
 
@@ -89,8 +94,9 @@ def run_verb(
     _print_in_any_locale()
     try:
         gin_files, bindings = _parse_command_line(name, description, known, argv, load)
+        _require_files(gin_files)
         if bindings:
-            _refuse_unknown(bindings, owners_of(name, load))
+            _refuse_unknown(bindings, owners_of(name, load), gin_files)
         verb = load()
         verb.run(build_options(name, verb, gin_files=gin_files, bindings=bindings))
     except UserError as error:
@@ -152,9 +158,7 @@ def build_options(
         register(component_name, component)
     files, parsed = [str(path) for path in gin_files], parsed or ParsedFiles()
     if not parsed.has(files):
-        for path in files:
-            if found_file(path) is None:
-                raise UserError(f"--gin_file: no file {path}{_nearest_file(Path(path))}")
+        _require_files(files)
     try:
         parsed.parse(files, bindings)
     except UserError as error:
@@ -271,17 +275,39 @@ def _without_bindings(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     return others, bound
 
 
-def _refuse_unknown(bindings: Sequence[str], owners: Owners) -> None:
-    """Check the names of bindings of known components before the verb's modules are imported.
+def _require_files(files: Sequence[str]) -> None:
+    for path in files:
+        if found_file(path) is None:
+            raise UserError(f"--gin_file: no file {path}{_nearest_file(Path(path))}")
+
+
+def _refuse_unknown(bindings: Sequence[str], owners: Owners, files: Sequence[str]) -> None:
+    """Check the names of bindings before the verb's modules are imported.
 
     Raises:
-        UserError: a component has no such option.
+        UserError: a component has no such option, or no component has that name and no file
+            imports others.
     """
     for line in bindings:
-        owner, _, option = line.partition("=")[0].strip().rpartition("/")[2].rpartition(".")
-        if owner in owners and option not in owners[owner]:
-            near = _nearest_option(owner, option, owners[owner])
-            raise UserError(f"unknown binding: {owner} has no option {option!r}{near}")
+        name, equals, _ = line.partition("=")
+        owner, _, option = name.strip().rpartition("/")[2].rpartition(".")
+        if owner in owners:
+            if option not in owners[owner]:
+                near = _nearest_option(owner, option, owners[owner])
+                raise UserError(f"unknown binding: {owner} has no option {option!r}{near}")
+        elif owner and equals and _is_unknown(owner, owners) and not may_import(files):
+            raise UserError(_nothing_called(owner, sorted(owners)))
+
+
+def _is_unknown(owner: str, owners: Owners) -> bool:
+    """Return whether a name, perhaps with its module before it, is neither ours nor gin's own."""
+    return owner.rpartition(".")[2] not in {*owners, "macro", "constant", "singleton"}
+
+
+def _nothing_called(name: str, known: Sequence[str]) -> str:
+    near = difflib.get_close_matches(name.rpartition("/")[2], known, n=1)
+    hint = f"; did you mean {near[0]}?" if near else f"; known names: {', '.join(known)}"
+    return f"unknown binding: nothing is called {name!r}{hint}"
 
 
 def _nearest_option(owner: str, option: str, names: Sequence[str]) -> str:
@@ -437,13 +463,7 @@ def _gin_message(error: Exception) -> str:
         )
     unknown = re.search(r"No configurable matching (?:reference )?'@?%?([\w./]+)", text)
     if unknown:
-        near = difflib.get_close_matches(unknown[1].rsplit("/", 1)[-1], list(REGISTERED), n=1)
-        hint = (
-            f"; did you mean {near[0]}?"
-            if near
-            else f"; known names: {', '.join(sorted(REGISTERED))}"
-        )
-        first = f"unknown binding: nothing is called {unknown[1]!r}{hint}"
+        first = _nothing_called(unknown[1], sorted(REGISTERED))
     parameter = re.search(r"Configurable '([\w./]+)' doesn't have a parameter named '(\w+)'", text)
     if parameter and parameter[1] in REGISTERED:
         names = list(inspect.signature(REGISTERED[parameter[1]][0]).parameters)

@@ -10,6 +10,7 @@ import ast
 import contextlib
 import logging
 import os
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,11 +22,38 @@ from lossline.gin_files.registration import take_components_of_imports
 search_paths: list[str] = []
 """Folders of ``--gin_search_paths`` of this process."""
 
+_IMPORT = re.compile(r"^\s*(?:import|from)\s", re.MULTILINE)
+_INCLUDE = re.compile(r"""^\s*include\s+['"](.+?)['"]""", re.MULTILINE)
+
 
 def found_file(path: str) -> Path | None:
     """Return where a gin file is: the path itself, or below one of ``search_paths``."""
     places = [Path(path), *(Path(folder) / path for folder in search_paths)]
     return next((place for place in places if place.is_file()), None)
+
+
+def may_import(files: Sequence[str]) -> bool:
+    """Return whether the files, or files that they include, may import components from modules.
+
+    True also where a file is missing: gin then says which.
+    """
+    folders = _common_folders(files)
+    seen: set[Path] = set()
+    waiting = [found_file(path) for path in files]
+    while waiting:
+        path = waiting.pop()
+        if path is None:
+            return True
+        if (real := path.resolve()) in seen:
+            continue
+        seen.add(real)
+        text = real.read_text(encoding="utf-8", errors="replace")
+        if _IMPORT.search(text):
+            return True
+        for name in _INCLUDE.findall(text):
+            places = [Path(folder) / name for folder in (str(real.parent), *folders)]
+            waiting.append(next((place for place in places if place.is_file()), None))
+    return False
 
 
 @dataclass
