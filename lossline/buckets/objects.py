@@ -94,6 +94,7 @@ def file_system() -> Any:
         fsspec.config.conf.setdefault(name, {}).setdefault("use_listings_cache", False)
     with contextlib.suppress(AttributeError):  # a local path may have asked before
         gpath._is_tf_installed.cache_clear()
+        gpath._is_tf_installed()  # and remembers the answer, whatever becomes of the environment
     # It logs the traceback of every refused request; the error says the same in one line.
     logging.getLogger("gcsfs").setLevel(logging.CRITICAL)
     waits = aiohttp.ClientTimeout(

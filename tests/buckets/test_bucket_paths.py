@@ -133,3 +133,15 @@ def test_a_server_that_does_not_answer_is_one_line_and_nothing_is_logged(bucket,
     with pytest.raises(UserError, match="does not answer") as caught:
         write_text(to_path(f"{bucket}/a.txt"), "text")
     assert "\n" not in str(caught.value) and not caplog.records
+
+
+def test_epath_never_takes_tensorflow_whatever_becomes_of_the_environment(monkeypatch):
+    from etils.epath import gpath
+
+    from lossline.buckets import objects
+
+    objects.file_system.cache_clear()
+    gpath._is_tf_installed.cache_clear()
+    objects.file_system()
+    monkeypatch.delenv("EPATH_USE_TF")
+    assert not gpath._is_tf_installed()
