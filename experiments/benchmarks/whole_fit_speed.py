@@ -64,7 +64,7 @@ def measured(command: list[str], **where: Any) -> dict[str, float]:
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, **where) as process:
         while process.poll() is None:
             peak = max(peak, memory(process.pid))
-            time.sleep(0.5)
+            time.sleep(0.2)
     if process.returncode:
         sys.exit(f"{' '.join(command)} failed with status {process.returncode}")
     after = resource.getrusage(resource.RUSAGE_CHILDREN)

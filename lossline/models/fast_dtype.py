@@ -18,7 +18,8 @@ def fast_dtype() -> str:
 
     Such a processor converts bfloat16 to float32 and back around every operation. Bind it with
     ``llama.activation_dtype = @fast_dtype()``. The result, not the question, is part of a run's
-    identity: on a machine with another answer, the same files describe another run.
+    identity: on a machine with another answer, the same files describe another run. So bind a dtype
+    itself where one machine plans or compiles what another trains (``--submit``, ``compile``).
 
     No backend of JAX is started. An accelerator of the machine counts unless JAX_PLATFORMS names
     the processor first.

@@ -67,3 +67,11 @@ def test_the_policy_admits_the_scripts_and_no_address():
     assert "unsafe-eval" not in policy(scripts(explorer=False))
     assert not any("</script" in part.lower() for part in parts)
     assert sum(map(len, parts)) < 3_000_000
+
+
+def test_numbers_have_few_digits_as_text_would_have_them():
+    random = np.random.default_rng(0)
+    spread = random.normal(size=2000) * 10.0 ** random.integers(-12, 24, 2000)
+    values = [*spread, 0.0, 9.99999e5, 123456.5, 2.5, np.nan, np.inf, -np.inf]
+    expected = [float(f"{value:.5g}") if np.isfinite(value) else None for value in values]
+    assert studies._numbers(values) == expected
