@@ -140,7 +140,7 @@ def _numbers(values: Any) -> list[float | None]:
     """Numbers with few digits; None where there is none."""
     numbers = np.asarray(values, float)
     known = np.isfinite(numbers) & (numbers != 0.0)
-    # Powers of ten up to 10^22 are exact, so that the quotient is the number that JSON writes short.
+    # Powers of ten up to 10^22 are exact, so that the quotient is what JSON writes short.
     places = _DIGITS - 1 - np.floor(np.log10(np.abs(np.where(known, numbers, 1.0)))).astype(int)
     up, down = 10.0 ** np.clip(places, 0, 300), 10.0 ** np.clip(-places, 0, 300)
     short = np.where(known, np.rint(numbers * up / down) / up * down, numbers)
