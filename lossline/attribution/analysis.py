@@ -58,62 +58,6 @@ class Analysis:
         return [item for item in self.contrasts if item.factor == factor]
 
 
-def analyse(
-    rows: pd.DataFrame,
-    options: AttributionOptions,
-    plan: Design,
-    matched: tuple[Matched, ...] = (),
-    *,
-    workers: Workers = HERE,
-    say: Say = silent,
-) -> Analysis:
-    """Test every factor of the measured rows of a loss table.
-
-    Args:
-        rows: measured rows.
-        options: options of the attribution.
-        plan: facts of the runs.
-        matched: matched runs from an earlier analysis of the same plan, to save time.
-        workers: where to test them.
-        say: receives a line of progress now and then.
-
-    Raises:
-        UserError: an option names a set that the table does not have.
-    """
-    x_set = options.x_set or neutral_set(rows)
-    if x_set is None:
-        own = (rows["eval_set"] == OWN_SET).any()
-        only = ", except that of each run's own data" if own else ""
-        return Analysis(plan=plan, message=f"the table holds no validation loss{only}")
-    y_sets = _y_sets(rows, x_set, options)
-    matched = matched or _testable(plan)
-    contrasts: list[Contrast] = []
-    shares: dict[tuple[str, str, str], Shares] = {}
-    margins: dict[tuple[str, str], float] = {}
-    # Of dozens of columns, margins need two.
-    of_set = rows[["eval_set", "target_tokens", "target_bytes"]].groupby("eval_set", observed=True)
-    for unit in Unit:
-        sets = [
-            _OneSet(name, points, margin_of(of_set.get_group(name), unit, options))
-            for name, points in losses_on(rows, x_set, y_sets, unit, options.max_x).items()
-        ]
-        margins |= {(unit, one.y_set): one.margin for one in sets}
-        ask = functools.partial(_on_sets, plan=plan, matched=matched, options=options, unit=unit)
-        in_unit: list[Contrast] = []
-        for one, (of_one, share) in zip(sets, _each(workers, ask, sets, say, unit), strict=True):
-            in_unit += of_one
-            shares |= {(factor, unit, one.y_set): part for factor, part in share.items()}
-        contrasts += _corrected(in_unit, options.alpha)
-    if not margins:
-        above = "" if options.max_x is None else f" up to max_x = {options.max_x:g}"
-        message = f"no checkpoint has both a loss on {x_set}{above} and a loss on another set"
-        return Analysis(plan=plan, message=message)
-    return Analysis(
-        plan=plan, x_set=x_set, matched=matched, contrasts=tuple(contrasts), shares=shares,
-        margins=margins,
-    )  # fmt: skip
-
-
 @dataclasses.dataclass(frozen=True)
 class _OneSet:
     """A y set, its losses (``losses_on``) and its margin."""
@@ -126,17 +70,122 @@ class _OneSet:
 _Found = tuple[list[Contrast], dict[str, Shares]]  # on one set
 
 
-def _each(
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Begun:
+    """An analysis that was begun: what is known before its tests end.
+
+    Attributes:
+        plan: facts of the runs.
+        x_set: evaluation set of the x axis.
+        matched: matched runs of each testable factor.
+        margins: margins by (unit, y set).
+        losses: unit -> y set -> losses of checkpoints (``losses_on``).
+        message: reason why nothing can be tested; empty otherwise.
+    """
+
+    plan: Design
+    x_set: str = ""
+    matched: tuple[Matched, ...] = ()
+    margins: Mapping[tuple[str, str], float] = dataclasses.field(default_factory=dict)
+    losses: Mapping[str, Mapping[str, pd.DataFrame]] = dataclasses.field(default_factory=dict)
+    message: str = ""
+    _tested: Mapping[str, Callable[[], list[_Found]]] = dataclasses.field(default_factory=dict)
+    _alpha: float = math.nan
+
+    @property
+    def factors(self) -> tuple[str, ...]:
+        """Factors that can be tested."""
+        return tuple(each.factor for each in self.matched)
+
+    def wait(self) -> Analysis:
+        """Return the analysis, once all its tests have ended."""
+        if self.message:
+            return Analysis(plan=self.plan, message=self.message)
+        contrasts: list[Contrast] = []
+        shares: dict[tuple[str, str, str], Shares] = {}
+        for unit, found in self._tested.items():
+            in_unit: list[Contrast] = []
+            for y_set, (of_one, share) in zip(self.losses[unit], found(), strict=True):
+                in_unit += of_one
+                shares |= {(factor, unit, y_set): part for factor, part in share.items()}
+            contrasts += _corrected(in_unit, self._alpha)
+        return Analysis(
+            plan=self.plan, x_set=self.x_set, matched=self.matched, contrasts=tuple(contrasts),
+            shares=shares, margins=self.margins,
+        )  # fmt: skip
+
+
+def begin(
+    rows: pd.DataFrame,
+    options: AttributionOptions,
+    plan: Design,
+    matched: tuple[Matched, ...] = (),
+    *,
+    workers: Workers = HERE,
+    say: Say = silent,
+) -> Begun:
+    """Begin to test every factor of the measured rows of a loss table.
+
+    Args:
+        rows: measured rows.
+        options: options of the attribution.
+        plan: facts of the runs.
+        matched: matched runs from an earlier analysis of the same plan, to save time.
+        workers: where to test them; with one process, all tests end before this returns.
+        say: receives a line of progress now and then.
+
+    Raises:
+        UserError: an option names a set that the table does not have.
+    """
+    x_set = options.x_set or neutral_set(rows)
+    if x_set is None:
+        own = (rows["eval_set"] == OWN_SET).any()
+        only = ", except that of each run's own data" if own else ""
+        return Begun(plan=plan, message=f"the table holds no validation loss{only}")
+    y_sets = _y_sets(rows, x_set, options)
+    matched = matched or _testable(plan)
+    tested: dict[str, Callable[[], list[_Found]]] = {}
+    losses: dict[str, Mapping[str, pd.DataFrame]] = {}
+    margins: dict[tuple[str, str], float] = {}
+    # Of dozens of columns, margins need two.
+    of_set = rows[["eval_set", "target_tokens", "target_bytes"]].groupby("eval_set", observed=True)
+    for unit in Unit:
+        losses[unit] = losses_on(rows, x_set, y_sets, unit, options.max_x)
+        sets = [
+            _OneSet(name, points, margin_of(of_set.get_group(name), unit, options))
+            for name, points in losses[unit].items()
+        ]
+        margins |= {(unit, one.y_set): one.margin for one in sets}
+        ask = functools.partial(_on_sets, plan=plan, matched=matched, options=options, unit=unit)
+        tested[unit] = _begin_each(workers, ask, sets, say, unit)
+    if not margins:
+        above = "" if options.max_x is None else f" up to max_x = {options.max_x:g}"
+        message = f"no checkpoint has both a loss on {x_set}{above} and a loss on another set"
+        return Begun(plan=plan, message=message)
+    return Begun(
+        plan=plan, x_set=x_set, matched=matched, margins=margins, losses=losses, _tested=tested,
+        _alpha=options.alpha,
+    )  # fmt: skip
+
+
+def _begin_each(
     workers: Workers, ask: Callable[..., list[_Found]], sets: Sequence[_OneSet], say: Say, unit: str
-) -> list[_Found]:
-    """Return what was found on each set, by one share of the sets per process."""
+) -> Callable[[], list[_Found]]:
+    """Begin to test each set, one share of the sets per process; return what waits for it all."""
     count = min(workers.processes, len(sets))
     if count <= 1:
-        return ask(sets, say=say)
-    shares = workers.map(
-        ask, [sets[i::count] for i in range(count)], say=say, what=f"parts ({unit})"
-    )
-    return [shares[i % count][i // count] for i in range(len(sets))]
+        found = ask(sets, say=say)
+        return lambda: found
+    shares = [workers.begin(ask, sets[i::count]) for i in range(count)]
+
+    def wait() -> list[_Found]:
+        ended = []
+        for number, share in enumerate(shares, 1):
+            ended.append(share())
+            say(f"  {number} of {count} parts ({unit})")
+        return [ended[i % count][i // count] for i in range(len(sets))]
+
+    return wait
 
 
 def _on_sets(

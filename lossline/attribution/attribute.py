@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import pandas as pd
 
-from lossline.attribution.analysis import Analysis, analyse, losses_on
+from lossline.attribution.analysis import Analysis, Begun, begin
 from lossline.attribution.contrasts import Kind
 from lossline.attribution.describe import contrast_rows, effects_of
 from lossline.attribution.options import AttributionOptions
@@ -69,21 +69,25 @@ def attribute(
         rows = rows[~rows["run_id"].isin(list(twice))]
         plan = design(rows)
     notes = _copies_note(twice)
-    found = analyse(rows, options, plan, workers=workers, say=say)
-    if found.message:
-        return Attribution(message=found.message, alpha=options.alpha, notes=tuple(notes))
-    factors = [_factor(found, name) for name in found.plan.listed()]
-    odd = _outliers(rows, found, options)
-    quick = dataclasses.replace(options, resamples=0, x_set=found.x_set)
-    repeats = {"the first third of each run's range of x": _without_start(rows, found.x_set)}
+    begun = begin(rows, options, plan, workers=workers, say=say)
+    if begun.message:
+        return Attribution(message=begun.message, alpha=options.alpha, notes=tuple(notes))
+    # The repeats begin before the first tests have ended, so that no worker waits for this process.
+    quick = dataclasses.replace(options, resamples=0, x_set=begun.x_set)
+    early = "the first third of each run's range of x"
+    repeats = {early: _begin_without(_without_start(rows, begun.x_set), quick, begun, workers)}
+    odd = _outliers(begun)
     if odd:
         off = [item.run for item in odd]
         words = f"the outlier {'run' if len(off) == 1 else 'runs'} {and_list(off)}"
-        repeats[words] = rows[~rows["run_id"].isin(off)]
-    factors = [_with_lacking(factor) for factor in _ranked(factors)]
-    for words, part in repeats.items():
+        kept = rows[~rows["run_id"].isin(off)]
+        repeats[words] = _begin_without(kept, quick, begun, workers)
+    found = begun.wait()
+    factors = _ranked([_factor(found, name) for name in found.plan.listed()])
+    factors = [_with_lacking(factor) for factor in factors]
+    for words, repeat in repeats.items():
         say(f"  repeat without {words}")
-        again = _verdicts(part, quick, found, workers)
+        again = _verdicts(repeat)
         factors = [_if_otherwise(factor, words, again) for factor in factors]
     return Attribution(
         factors=tuple(factors),
@@ -220,20 +224,27 @@ def _margins(found: Analysis) -> str:
 # --- the same without some of the data ---------------------------------------------------------
 
 
-def _verdicts(
-    rows: pd.DataFrame, options: AttributionOptions, before: Analysis, workers: Workers
-) -> Mapping[str, FactorAttribution]:
-    """Verdicts on every tested factor, from a part of the rows of an analysis."""
+def _begin_without(
+    rows: pd.DataFrame, options: AttributionOptions, before: Begun, workers: Workers
+) -> Begun | None:
+    """Begin an analysis of a part of the rows of another; None if that part has no x or no y."""
     measured = set(rows["eval_set"].unique())
     y_sets = tuple(name for name in options.y_sets if name in measured)
     if options.x_set not in measured or (options.y_sets and not y_sets):
-        return {}
+        return None
     kept = dataclasses.replace(options, y_sets=y_sets)
     if set(rows["run_id"].unique()) == set(before.plan.runs.index):
         plan, matched = before.plan, before.matched
     else:
         plan, matched = design(rows), ()
-    found = analyse(rows, kept, plan, matched, workers=workers)
+    return begin(rows, kept, plan, matched, workers=workers)
+
+
+def _verdicts(repeat: Begun | None) -> Mapping[str, FactorAttribution]:
+    """Return the verdict on every tested factor of an analysis."""
+    if repeat is None:
+        return {}
+    found = repeat.wait()
     return {name: _factor(found, name) for name in found.factors}
 
 
@@ -270,11 +281,9 @@ def _without_start(rows: pd.DataFrame, x_set: str) -> pd.DataFrame:
     return rows[~index.isin(early.index)]
 
 
-def _outliers(rows: pd.DataFrame, found: Analysis, options: AttributionOptions) -> list[Outlier]:
-    unit = "loss" if any(u == "loss" for u, _ in found.margins) else "bits_per_byte"
-    sets = [name for u, name in found.margins if u == unit]
-    losses = losses_on(rows, found.x_set, sets, unit, options.max_x)
-    return outliers(found.plan, found.factors, losses)
+def _outliers(begun: Begun) -> list[Outlier]:
+    unit = next(unit for unit, of_unit in begun.losses.items() if of_unit)
+    return outliers(begun.plan, begun.factors, begun.losses[unit])
 
 
 def _copies_note(twice: Mapping[str, str], most: int = 3) -> list[str]:

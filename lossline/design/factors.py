@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from lossline.attribution import AttributionOptions
-from lossline.attribution.analysis import analyse
+from lossline.attribution.analysis import begin
 from lossline.attribution.comparison import MatchedPoints, comparable
 from lossline.attribution.contrasts import Contrast, Kind
 from lossline.attribution.matched import Losses, Matched
@@ -149,7 +149,7 @@ def _contrast(
     asked = AttributionOptions(
         x_set=target.x_set or None, y_sets=(target.y_set,), alpha=1 - options.level, resamples=0
     )
-    found = analyse(rows, asked, plan, (matched,))
+    found = begin(rows, asked, plan, (matched,)).wait()
     for contrast in found.contrasts:
         if contrast.kind is Kind.LEVELS and contrast.unit == Unit(target.unit):
             return contrast, found.x_set
