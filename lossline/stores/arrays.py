@@ -64,7 +64,7 @@ def write(
     digest, start = hashlib.sha256(), 0
     for block in _rechunked(blocks, np.dtype(dtype), shard):
         digest.update(block.astype(block.dtype.newbyteorder("<"), copy=False).tobytes())
-        array[start : start + block.size].write(block).result()
+        _write(array, start, block)
         start += block.size
     if start != size:
         raise ValueError(f"{folder}: {start} elements written, {size} expected")
@@ -99,7 +99,16 @@ def write_file(folder: Path, start: int, elements: np.ndarray) -> None:
     """
     spec = {"driver": "zarr3", "kvstore": kvstore(str(folder)), **_WITH_ZEROS}
     array = ts.open(spec, open=True, write=True).result()
-    array[start : start + elements.size].write(elements).result()
+    _write(array, start, elements)
+
+
+def _write(array: Any, start: int, elements: np.ndarray) -> None:
+    """Write elements, which nothing may change later: TensorStore refers to them, without a copy.
+
+    The copies would be cut into chunks, whose memory the allocator does not give back.
+    """
+    target = array[start : start + elements.size]
+    target.write(elements, can_reference_source_data_indefinitely=True).result()
 
 
 def open_array(

@@ -164,12 +164,13 @@ def ids_files(made: Iterable[Part], shard: int) -> Iterator[IdsFile]:
 
 def write_ids(folder: Path, dtype: str, file: IdsFile) -> None:
     """Write one file of the array of ids."""
-    blocks = [
-        block
-        for piece in file.slices
-        for block in parts.ids(piece.part, dtype, piece.start, piece.stop)
-    ]
-    arrays.write_file(folder, file.start, np.concatenate(blocks))
+    elements = np.empty(sum(piece.stop - piece.start for piece in file.slices), dtype)
+    start = 0
+    for piece in file.slices:
+        for block in parts.ids(piece.part, dtype, piece.start, piece.stop):
+            elements[start : start + block.size] = block
+            start += block.size
+    arrays.write_file(folder, file.start, elements)
 
 
 def _chained(
