@@ -153,6 +153,11 @@ def test_help_does_not_import_jax():
     )
 
 
+def test_training_does_not_import_pandas():
+    code = "import sys, lossline.training.loop; sys.exit('pandas' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
 @pytest.mark.parametrize("name", ["adamw_cosine", "adamw_wsd", "adam_constant", "sgd_cosine"])
 def test_shipped_optimizer_files_resolve(name, tmp_path, repository, store):
     from lossline.cli.configuration import build_options
