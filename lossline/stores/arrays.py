@@ -63,7 +63,7 @@ def write(
     array = create(folder, dtype=dtype, size=size, shard=shard)
     digest, start = hashlib.sha256(), 0
     for block in _rechunked(blocks, np.dtype(dtype), shard):
-        digest.update(block.astype(block.dtype.newbyteorder("<"), copy=False).tobytes())
+        digest.update(_little_endian(block))
         _write(array, start, block)
         start += block.size
     if start != size:
@@ -183,7 +183,7 @@ def content_sha256(array: Any, *, block: int = SHARD, remedy: str = REMEDY) -> s
     digest = hashlib.sha256()
     for start in range(0, array.shape[0], block):
         piece = read(array, start, min(start + block, array.shape[0]), remedy=remedy)
-        digest.update(piece.astype(piece.dtype.newbyteorder("<"), copy=False).tobytes())
+        digest.update(_little_endian(piece))
     return digest.hexdigest()
 
 
@@ -286,16 +286,25 @@ def _shard_length(size: int, shard: int, chunk: int) -> int:
     return min(shard, max(chunk, -(-size // chunk) * chunk))
 
 
+def _little_endian(elements: np.ndarray) -> memoryview:
+    """Return the bytes of elements; a copy only where this machine stores them otherwise."""
+    return np.ascontiguousarray(elements, elements.dtype.newbyteorder("<")).data
+
+
 def _rechunked(blocks: Iterable[np.ndarray], dtype: np.dtype, length: int) -> Iterator[np.ndarray]:
-    """Yield the same elements in blocks of ``length``, so that every shard is written once."""
-    waiting: list[np.ndarray] = []
-    count = 0
+    """Yield the same elements in blocks of ``length``, so that every shard is written once.
+
+    No block is changed after it was yielded.
+    """
+    filling, filled = np.empty(length, dtype), 0
     for block in blocks:
-        waiting.append(block.astype(dtype, copy=False))
-        count += block.size
-        while count >= length:
-            joined = np.concatenate(waiting)
-            yield joined[:length]
-            waiting, count = [joined[length:]], count - length
-    if count:
-        yield np.concatenate(waiting)
+        taken = 0
+        while taken < block.size:
+            count = min(block.size - taken, length - filled)
+            filling[filled : filled + count] = block[taken : taken + count]
+            taken, filled = taken + count, filled + count
+            if filled == length:
+                yield filling
+                filling, filled = np.empty(length, dtype), 0
+    if filled:
+        yield filling[:filled]
