@@ -96,19 +96,20 @@ class Workers:
 
         Args:
             function: a function of a module.
-            arguments: its arguments, sent to the process.
+            arguments: its arguments, sent to the process later: nothing may change them.
+
+        Raises:
+            UserError: a process was killed from outside, also in the function that waits.
         """
         if self._processes <= 1:
             result = function(*arguments)
             return lambda: result
-        with no_interrupts():
+        with no_interrupts(), _one_sentence():
             future = self._started().submit(function, *arguments)
 
         def wait() -> Result:
-            try:
+            with _one_sentence():
                 return future.result()
-            except BrokenProcessPool:
-                raise killed("before its call ended") from None
 
         return wait
 
@@ -125,6 +126,15 @@ class Workers:
         piece = max(1, len(items) // (_PIECES * self._processes))
         with no_interrupts():
             return self._started().map(function, items, chunksize=piece)
+
+
+@contextlib.contextmanager
+def _one_sentence() -> Iterator[None]:
+    """Say in one sentence that a process of the pool was killed."""
+    try:
+        yield
+    except BrokenProcessPool:
+        raise killed("before its call ended") from None
 
 
 def process_pool(processes: int) -> ProcessPoolExecutor:

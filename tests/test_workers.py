@@ -50,8 +50,14 @@ def test_a_killed_process_is_one_sentence() -> None:
 
 
 def test_a_process_killed_in_a_call_is_one_sentence() -> None:
-    with pytest.raises(UserError, match="killed before its call ended"), Workers(2) as workers:
-        workers.begin(killed, 0)()
+    sentence = "killed before its call ended"
+    with Workers(2) as workers:
+        with pytest.raises(UserError, match=sentence):
+            workers.begin(killed, 0)()
+        with pytest.raises(UserError, match=sentence):  # the pool takes no more calls
+            workers.begin(process_of, 1)
+        with pytest.raises(UserError, match="killed at 0 of 2 items"):
+            workers.map(process_of, range(2))
 
 
 def interrupted(item: int) -> int:
