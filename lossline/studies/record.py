@@ -15,6 +15,8 @@ from lossline.errors import UserError
 from lossline.files import locked, write_json
 from lossline.places import to_path
 
+SLURM, LOCAL = "slurm", "local"  # where jobs are submitted
+
 
 class StudyRecord:
     """Finished steps, each with a hash of everything that it depends on.
@@ -49,7 +51,7 @@ class Submission:
     """A job that was submitted for a run.
 
     Attributes:
-        on: "slurm" or "local".
+        on: ``SLURM`` or ``LOCAL``.
         job: id of the job, such as ``123_4``.
         time: seconds since 1970.
     """

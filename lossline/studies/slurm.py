@@ -12,7 +12,7 @@ import re
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,12 +20,12 @@ from typing import Any
 from lossline.errors import UserError
 from lossline.installing import install_extra
 from lossline.runs.run_directory import RunDirectory
+from lossline.studies.job_output import local_job_lives
 from lossline.studies.packed_trainings import PackedTrainings
 from lossline.studies.planned_run import PlannedRun
 from lossline.studies.processes import Job
-from lossline.studies.record import Submission, SubmissionRecord
+from lossline.studies.record import LOCAL, SLURM, Submission, SubmissionRecord
 
-SLURM, LOCAL = "slurm", "local"
 # Parameters of sbatch that a job depends on in more than one way.
 _OWN_PARAMETERS = {
     "time": "slurm.hours",
@@ -115,6 +115,14 @@ class SlurmOptions:
         """Time limit in whole minutes, as Slurm counts."""
         return math.ceil(self.hours * 60)
 
+    def job_folder(self, logs: Path) -> Path:
+        """Return the folder of the job scripts and their output.
+
+        Args:
+            logs: folder of the study's logs.
+        """
+        return Path(self.folder) if self.folder else logs / SLURM
+
 
 def check_installed(on: str) -> None:
     """Check that jobs can be submitted from this machine.
@@ -158,7 +166,7 @@ def submit(
     # Runs of about equal length share a job, and the longest start first.
     new = [run for run in todo if run.name not in busy]
     new.sort(key=lambda run: run.flops, reverse=True)
-    folder = Path(options.folder) if options.folder else logs / SLURM
+    folder = options.job_folder(logs)
     packs = [new[k : k + options.runs_per_job] for k in range(0, len(new), options.runs_per_job)]
     ids: list[str] = []
     for first in range(0, len(packs), _LARGEST_ARRAY):
@@ -265,7 +273,8 @@ def slurm_parameters(options: SlurmOptions, name: str) -> dict[str, Any]:
 def _living_jobs(on: str) -> set[str]:
     """Return the ids of the user's jobs that are queued or running."""
     if on == LOCAL:
-        return set(_controllers())
+        processes = (path.name for path in Path("/proc").iterdir() if path.name.isdigit())
+        return {process for process in processes if local_job_lives(process)}
     command = ["squeue", "--me", "--noheader", "--array", "--format=%i"]
     try:
         answer = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
@@ -276,15 +285,6 @@ def _living_jobs(on: str) -> set[str]:
             "nothing was submitted."
         ) from None
     return set(answer.stdout.split())
-
-
-def _controllers() -> Iterator[str]:
-    """Yield the process ids of submitit's local jobs."""
-    for process in Path("/proc").iterdir():
-        if process.name.isdigit():
-            with contextlib.suppress(OSError):
-                if b"submitit.local._local" in (process / "cmdline").read_bytes():
-                    yield process.name
 
 
 def _remove_unsubmitted(folder: Path) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 from lossline.errors import UserError
 from lossline.runs.run_directory import RunDirectory, RunState
+from lossline.studies.job_output import JobOutput, written_after
 from lossline.studies.packed_trainings import ENDED
 from lossline.studies.planned_run import PlannedRun
 from lossline.studies.progress import last_lines, last_row
@@ -70,17 +71,20 @@ class RunView:
         return (self.total - self.tokens) / self.rate
 
 
-def view(run: PlannedRun, *, logs: Path, last: Submission | None = None) -> RunView:
+def view(
+    run: PlannedRun, *, logs: Path, last: Submission | None = None, jobs: Path | None = None
+) -> RunView:
     """Look at one run.
 
     Args:
         run: the planned run.
         logs: folder of the study's ``<name>.log`` files.
         last: its newest job.
+        jobs: folder of the output of jobs; None: they are not looked at.
     """
     row = {} if run.missing else last_row(run.folder)
     step, tokens = int(row.get("step", 0)), int(row.get("tokens", 0))
-    state, note = _state(run, logs / f"{run.name}.log", last)
+    state, note = _state(run, logs / f"{run.name}.log", last, jobs)
     return RunView(
         name=run.name,
         folder=str(run.folder),
@@ -95,7 +99,9 @@ def view(run: PlannedRun, *, logs: Path, last: Submission | None = None) -> RunV
     )
 
 
-def _state(run: PlannedRun, log: Path, last: Submission | None) -> tuple[State, str]:
+def _state(
+    run: PlannedRun, log: Path, last: Submission | None, jobs: Path | None
+) -> tuple[State, str]:
     """Return state and note of a run."""
     if run.missing:
         return State.WAITING, run.missing.partition(". ")[0]
@@ -108,10 +114,10 @@ def _state(run: PlannedRun, log: Path, last: Submission | None) -> tuple[State, 
         return State.FINISHED, ""
     if folder.is_locked():
         return State.RUNNING, f"job {last.job}" if last else ""
-    if last and not _written_after(log, last.time):
-        started = (run.folder / "config.json").exists()
-        note = f"job {last.job}" + (f", continues from step {recorded.step}" if started else "")
-        return State.SUBMITTED, note
+    # Looked at before the log, which the job may begin just now.
+    output = JobOutput.of(last, jobs) if last and jobs else JobOutput()
+    if last and not written_after(log, last.time):
+        return _before_training(run, last, output, recorded.step)
     if recorded.state is RunState.FAILED:
         return State.FAILED, recorded.message.removeprefix(f"{run.folder}: ")
     failed, reason = _end_of(log)
@@ -124,9 +130,19 @@ def _state(run: PlannedRun, log: Path, last: Submission | None) -> tuple[State, 
     return State.STOPPED, "; ".join(part for part in (job, reason, where) if part)
 
 
-def _written_after(log: Path, time: float) -> bool:
-    """Return whether the log was written to after a time: its job has started since."""
-    return log.exists() and log.stat().st_mtime >= time
+def _before_training(
+    run: PlannedRun, job: Submission, output: JobOutput, step: int
+) -> tuple[State, str]:
+    """Return state and note of a run whose job has not started its training."""
+    said = f": {output.said}" if output.said else ""
+    if output.ended:
+        return State.FAILED, f"job {job.job} ended before its training{said}"
+    parts = [f"job {job.job}"]
+    if output.started:
+        parts.append(f"its training has not started{said}")
+    elif (run.folder / "config.json").exists():
+        parts.append(f"continues from step {step}")
+    return State.SUBMITTED, ", ".join(parts)
 
 
 def _end_of(log: Path) -> tuple[bool, str]:
@@ -201,7 +217,11 @@ def summary(views: Sequence[RunView]) -> str:
 
 
 def views_of(
-    runs: Sequence[PlannedRun], *, logs: Path, submissions: Mapping[str, Submission]
+    runs: Sequence[PlannedRun],
+    *,
+    logs: Path,
+    submissions: Mapping[str, Submission],
+    jobs: Path | None = None,
 ) -> list[RunView]:
-    """Look at every run of a study."""
-    return [view(run, logs=logs, last=submissions.get(run.name)) for run in runs]
+    """Look at every run of a study; see ``view``."""
+    return [view(run, logs=logs, last=submissions.get(run.name), jobs=jobs) for run in runs]

@@ -30,9 +30,9 @@ from lossline.studies.grid import Grid, Point, unique
 from lossline.studies.planned_run import PlannedRun, plan_run
 from lossline.studies.processes import Job, run, run_many
 from lossline.studies.progress import LogProgress, StudyProgress
-from lossline.studies.record import StudyRecord, SubmissionRecord, content_key, single
+from lossline.studies.record import LOCAL, SLURM, StudyRecord, SubmissionRecord, content_key, single
 from lossline.studies.skypilot import SKYPILOT, SkyOptions, write_tasks
-from lossline.studies.slurm import LOCAL, SLURM, SlurmOptions, check_installed, submit
+from lossline.studies.slurm import SlurmOptions, check_installed, submit
 from lossline.studies.status import status_lines, status_text, views_of
 from lossline.tables import load, write
 from lossline.terminal import announce
@@ -151,7 +151,8 @@ def run_study(options: StudyOptions) -> None:
     last = steps - len(options.after)
     if options.status:
         submissions = SubmissionRecord(folder).of_run
-        views = views_of(runs, logs=options.logs, submissions=submissions)
+        jobs = options.slurm.job_folder(options.logs)
+        views = views_of(runs, logs=options.logs, submissions=submissions, jobs=jobs)
         print(status_lines(views) if options.json else status_text(views), flush=True)
         return
     if options.dry_run:

@@ -144,6 +144,22 @@ def test_disturbed_job_ends_as_an_undisturbed_one(
         np.testing.assert_array_equal(ours, theirs)
 
 
+def test_job_whose_setup_fails_is_told_of_and_submitted_again(
+    workshop: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (workshop / "study.gin").write_text(f"{STUDY}slurm.setup = ['exit 3']\n")
+    study_here("--submit=local")
+    job = job_of(workshop / "runs" / "small", "whole")
+    wait_for(lambda: not alive(job))
+    capfd.readouterr()
+    study_here("--status")
+    line = capfd.readouterr().out.splitlines()[1].split()
+    assert line[:2] == ["whole", "failed"]
+    assert " ".join(line[2:]) == f"job {job} ended before its training"
+    study_here("--submit=local")
+    assert "submitted 2 of 2 runs in 2 jobs" in capfd.readouterr().out
+
+
 def wait_for(condition) -> None:
     deadline = time.monotonic() + 300
     while not condition():

@@ -42,7 +42,8 @@ def record(run: PlannedRun, state: str, step: int = 0, message: str = "") -> Non
 
 
 def look(run: PlannedRun, last: Submission | None = None) -> tuple[State, str]:
-    seen = view(run, logs=run.folder.parents[1] / "logs", last=last)
+    logs = run.folder.parents[1] / "logs"
+    seen = view(run, logs=logs, last=last, jobs=logs / "slurm")
     return seen.state, seen.note
 
 
@@ -104,6 +105,24 @@ def test_submitted_run_names_its_job_until_it_starts(run: PlannedRun) -> None:
     assert look(run, job) == (State.SUBMITTED, "job 7_3, continues from step 100")
     with locked(run.folder / "lock", str):
         assert look(run, job) == (State.RUNNING, "job 7_3")
+
+
+def test_job_that_does_not_come_to_its_training_says_why(run: PlannedRun, tmp_path: Path) -> None:
+    job = Submission(on="slurm", job="7_3", time=200.0)
+    jobs = tmp_path / "logs" / "slurm"
+    jobs.mkdir(parents=True)
+    (jobs / "7_3_0_log.out").touch()
+    (jobs / "7_31_0_log.err").write_text("of another job")
+    assert look(run, job) == (State.SUBMITTED, "job 7_3, its training has not started")
+    (jobs / "7_3_0_log.err").write_text("line 8: module: command not found\n")
+    note = "job 7_3, its training has not started: line 8: module: command not found"
+    assert look(run, job) == (State.SUBMITTED, note)
+    (jobs / "7_3_0_result.pkl").touch()
+    note = "job 7_3 ended before its training: line 8: module: command not found"
+    assert look(run, job) == (State.FAILED, note)
+    for file in jobs.iterdir():  # of an earlier job with this number
+        os.utime(file, (100, 100))
+    assert look(run, job) == (State.SUBMITTED, "job 7_3")
 
 
 def test_finished_run_counts_whole(run: PlannedRun) -> None:
