@@ -20,7 +20,7 @@ from itertools import islice
 from typing import Any, NoReturn, TypeVar
 
 from lossline.cluster.code_version import checked_caller, source_hasher
-from lossline.cluster.engine import KEPT, Engine, Result, Unit, WorkLost, progress
+from lossline.cluster.engine import AGAIN, Engine, Result, Unit, WorkLost, progress
 from lossline.errors import UserError
 from lossline.installing import install_extra
 from lossline.terminal import Say, silent
@@ -139,14 +139,14 @@ class DaskEngine(Engine):
     def lost(self) -> UserError:
         """Return the error for a scheduler that has gone."""
         return WorkLost(
-            f"cluster = {self._address}: the connection to the scheduler was lost. {KEPT}"
+            f"cluster = {self._address}: the connection to the scheduler was lost. {AGAIN}"
         )
 
     def silent(self) -> UserError:
         """Return the error for a scheduler that holds its connections and says nothing."""
         return WorkLost(
             f"cluster = {self._address}: the scheduler has not answered for {SILENT_SECONDS:g} s, "
-            f"but holds the connection. Restart it. {KEPT}"
+            f"but holds the connection. Restart it. {AGAIN}"
         )
 
     def threads(self) -> int:
@@ -162,7 +162,7 @@ class DaskEngine(Engine):
         return WorkLost(
             f"cluster = {self._address}: the scheduler has no worker after {WORKER_SECONDS:g} s. "
             f"Start workers with `dask worker {self._address}`, or wait for their jobs to start. "
-            f"{KEPT}"
+            f"{AGAIN}"
         )
 
     def _restore_logging(self) -> None:
@@ -211,7 +211,7 @@ class DaskEngine(Engine):
             raise WorkLost(
                 f"cluster = {self._address}: {error.allowed_failures + 1} workers died on the same "
                 f"unit of work, the last one {error.last_worker.address}, most often because "
-                f"memory ran out. Give each worker more memory or fewer threads. {KEPT}"
+                f"memory ran out. Give each worker more memory or fewer threads. {AGAIN}"
             ) from None
         if isinstance(error, ImportError):
             raise UserError(
@@ -220,7 +220,7 @@ class DaskEngine(Engine):
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise WorkLost(
                 f"worker {worker}: {error.filename or 'its disk'}: {error.strerror}. Free space "
-                f"there. {KEPT}"
+                f"there. {AGAIN}"
             ) from error
         if isinstance(error, FileNotFoundError | PermissionError) and error.filename:
             raise UserError(
@@ -297,7 +297,7 @@ class DaskEngine(Engine):
         return WorkLost(
             f"worker {worker}: runs lossline {found[:12]}, but this process runs "
             f"{self._hash[:12]}: their source files differ. Give both the same checkout, and "
-            f"restart the workers. {KEPT}"
+            f"restart the workers. {AGAIN}"
         )
 
 

@@ -15,7 +15,7 @@ Unit = TypeVar("Unit")
 Result = TypeVar("Result")
 
 HERE = "this machine"  # name of every process that is not a worker of a cluster
-KEPT = "Finished parts are kept; run the same command again."
+AGAIN = "Run the same command again; parts that are finished are not made again."
 
 
 class WorkLost(UserError):

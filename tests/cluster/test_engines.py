@@ -82,7 +82,7 @@ def test_a_full_disk_names_the_file_and_the_worker(dask_cluster: StandingCluster
         list(engine.run(full_disk, range(3)))
     assert re.match(
         r"worker tcp://127.0.0.1:\d+: /scratch/part: No space left on device. Free space there. "
-        "Finished parts are kept; run the same command again.",
+        "Run the same command again; parts that are finished are not made again.",
         str(found.value),
     )
 
@@ -189,7 +189,7 @@ def test_a_lost_scheduler_is_one_line(
         running = engine.run(time.sleep, [0.01] * 1000)
         next(running)
         _end(harmed_cluster.scheduler)
-        with pytest.raises(UserError, match=r"connection to the scheduler was lost. Finished"):
+        with pytest.raises(UserError, match=r"connection to the scheduler was lost. Run the same"):
             list(running)
     assert "Traceback" not in capfd.readouterr().err
     harmed_cluster.start_scheduler()
@@ -208,7 +208,9 @@ def test_a_silent_scheduler_is_one_line(
         running = engine.run(time.sleep, [0.01] * 1000)
         next(running)
         harmed_cluster.scheduler.send_signal(signal.SIGSTOP)  # its connections stay open
-        with pytest.raises(WorkLost, match=r"has not answered for 0.5 s.* Finished parts are kept"):
+        with pytest.raises(
+            WorkLost, match=r"has not answered for 0.5 s.* Run the same command again"
+        ):
             list(running)
     monkeypatch.setattr(dask_engine, "SILENT_SECONDS", 60)
     harmed_cluster.scheduler.send_signal(signal.SIGCONT)

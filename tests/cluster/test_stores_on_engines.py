@@ -149,7 +149,7 @@ def test_a_scheduler_killed_midway_leaves_parts_for_the_next_start(
     harmed_cluster.start_worker()
     with (
         connect(harmed_cluster.address) as engine,
-        pytest.raises(UserError, match=r"scheduler was lost. Finished parts are kept"),
+        pytest.raises(UserError, match=r"scheduler was lost. Run the same command again"),
     ):
         write_store(tmp_path / "dask", texts, Bytes(), engine=engine, report=kill)
     assert not (tmp_path / "dask").exists()
