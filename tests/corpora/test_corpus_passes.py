@@ -5,6 +5,7 @@ import functools
 import json
 import math
 import random
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from lossline.corpora.domains.corpus import Corpus
 from lossline.corpora.extraction import Document, cut_into_pages
 from lossline.corpora.gathering import Selection, gather_corpora
 from lossline.corpora.passes.sorted_texts import FILE_BYTES
+from lossline.corpora.passes.steps import Job, Unit, run_side_by_side
 from lossline.errors import UserError
 
 SPLITS = ("train", "validation")
@@ -127,6 +129,41 @@ def test_an_interrupted_start_is_continued(tmp_path: Path, monkeypatch: pytest.M
             assert (tmp_path / "cut" / "text" / "planted.partial").exists()
     assert starts > 1
     assert gathered(tmp_path / "cut") == gathered(tmp_path / "whole")
+
+
+def test_units_with_damaged_files_are_done_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gathering, "FILE_BYTES", 20_000)
+    corpus, selection = planted(tmp_path, near=True), SELECTIONS["pages"]
+    gather = functools.partial(gather_corpora, [corpus], downloads=tmp_path, selection=selection)
+    gather(tmp_path / "whole", engine=Shuffled(0))
+    with pytest.raises(KeyboardInterrupt):
+        gather(tmp_path / "cut", engine=Shuffled(1, 45))
+    for damaged in (".json", ".jsonl", ".npy"):
+        root = shutil.copytree(tmp_path / "cut", tmp_path / damaged)
+        files = sorted(root.rglob(f"*{damaged}"))
+        assert {"repeats" if damaged == ".npy" else "train"} <= {f.parent.name for f in files}
+        for number, file in enumerate(files):
+            content = file.read_bytes()
+            file.write_bytes(content[: number % 2 * len(content) // 2])
+        gather(root, engine=Shuffled(2))
+        assert gathered(root) == gathered(tmp_path / "whole")
+
+
+def test_a_unit_without_output_is_finished(tmp_path: Path) -> None:
+    done: list[str] = []
+    unit = Unit(
+        function=lambda options: {"nothing": done.append(options)}, options="a",
+        outputs=(str(tmp_path / "none"),), mark=str(tmp_path / "0.json"),
+    )  # fmt: skip
+    for _ in range(2):
+        run_side_by_side([job_of(unit)], Shuffled(0))
+    assert done == ["a"]
+
+
+def job_of(unit: Unit) -> Job[None]:
+    yield [unit]
 
 
 def test_finished_units_are_not_done_again(tmp_path: Path) -> None:

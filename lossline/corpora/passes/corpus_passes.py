@@ -37,7 +37,7 @@ from lossline.files import replacing
 from lossline.terminal import WorkProgress
 
 TRAIN, VALIDATION = SPLITS = ("train", "validation")
-VERSION = 1  # increase when the files of the passes change
+VERSION = 2  # increase when the files of the passes change
 _BUFFER = 1 << 20
 
 
@@ -128,6 +128,7 @@ class CorpusPasses:
                     least=self.limits.least,
                     piece=self.limits.piece,
                 ),
+                outputs=(str(folder / str(number)),),
                 mark=str(folder / f"{number}.json"),
             )
             for number, archive in enumerate(self.archives)
@@ -145,6 +146,7 @@ class CorpusPasses:
                 Unit(
                     function=keep_first,
                     options=Range(texts=texts, some=some, out=str(folder / f"{number}.npy")),
+                    outputs=(str(folder / f"{number}.npy"),),
                     mark=str(folder / f"{number}.json"),
                 )
                 for number, some in enumerate(ranges)
@@ -171,6 +173,7 @@ class CorpusPasses:
                     out=str(folder / f"{n}.npy"),
                     totals=str(folder / f"totals{n}.npy"),
                 ),
+                outputs=(str(folder / f"{n}.npy"), str(folder / f"totals{n}.npy")),
                 mark=str(folder / f"{n}.json"),
             )
             for n in range(len(ranges))
@@ -186,6 +189,7 @@ class CorpusPasses:
                     pieces=pieces,
                     out=str(folder / "repeats" / f"{piece}.npy"),
                 ),
+                outputs=(str(folder / "repeats" / f"{piece}.npy"),),
                 mark=str(folder / "repeats" / f"{piece}.json"),
             )
             for piece in range(pieces)
@@ -210,6 +214,7 @@ class CorpusPasses:
                     folder=str(self.work / "pages" / split / str(number)),
                     limits=self.limits,
                 ),
+                outputs=(str(self.work / "pages" / split / str(number)),),
                 mark=str(self.work / "pages" / split / f"{number}.json"),
             )
             for split, parts in by_split.items()
@@ -244,6 +249,7 @@ class CorpusPasses:
                     Unit(
                         function=write,
                         options=Writing(part=part, room=limits[split] - start, out=f"{stem}.jsonl"),
+                        outputs=(f"{stem}.jsonl",),
                         mark=f"{stem}.json",
                     )
                 )
@@ -256,6 +262,7 @@ class CorpusPasses:
                     parts=tuple(unit.options.out for unit in some),
                     out=str(self.out / f"{split}.jsonl"),
                 ),
+                outputs=(str(self.out / f"{split}.jsonl"),),
                 mark=str(self.work / f"{split}.json"),
             )
             for split, some in units.items()

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from lossline.checksums import file_sizes
 from lossline.cluster import Engine
 from lossline.files import write_json
 from lossline.terminal import Say, silent
@@ -24,11 +25,14 @@ class Unit:
         function: a module's function of ``options``, or one from ``functools.partial``; returns the
             facts of what it wrote.
         options: what it works on.
-        mark: file of the facts, written last. A unit whose mark exists is finished.
+        outputs: files that it writes, and folders of which it writes all files.
+        mark: file of the facts and of the sizes of the outputs, written last. A unit is finished if
+            its outputs have these sizes: a machine that goes down may leave empty files behind.
     """
 
     function: Callable[[Any], Facts]
     options: Any
+    outputs: tuple[str, ...]
     mark: str
 
 
@@ -75,10 +79,32 @@ def run_side_by_side(
 def _once(unit: Unit) -> Facts:
     """Return the facts of a unit; do its work if it is not finished."""
     mark = Path(unit.mark)
-    if mark.is_file():
-        found: Facts = json.loads(mark.read_text(encoding="utf-8"))
+    found = _finished(mark, unit.outputs)
+    if found is not None:
         return found
     facts = unit.function(unit.options)
     mark.parent.mkdir(parents=True, exist_ok=True)
-    write_json(mark, facts)
+    write_json(mark, {"facts": facts, "bytes": _sizes(unit.outputs)})
     return facts
+
+
+def _finished(mark: Path, outputs: Sequence[str]) -> Facts | None:
+    """Return the facts in a mark; None if it or an output is missing or damaged."""
+    try:
+        tree = json.loads(mark.read_text(encoding="utf-8"))
+        facts: Facts = tree["facts"]
+        return facts if tree["bytes"] == _sizes(outputs) else None
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _sizes(outputs: Sequence[str]) -> list[dict[str, int]]:
+    """Return the bytes of the files of each output by name; none for a missing output."""
+    return [_sizes_of(Path(output)) for output in outputs]
+
+
+def _sizes_of(output: Path) -> dict[str, int]:
+    if output.is_file():
+        return {"": output.stat().st_size}
+    # Hidden files are unfinished ones of a killed worker.
+    return {name: size for name, size in file_sizes(output).items() if not name.startswith(".")}
