@@ -13,6 +13,8 @@ import numpy as np
 from lossline.files import write_bytes
 from lossline.stores.token_scores import DTYPE
 
+_DAMAGE = (ValueError, EOFError, KeyError, NotImplementedError, zipfile.BadZipFile)
+
 
 def part_ranges(windows: int, *, rows: int, batch_size: int) -> list[range]:
     """Cut windows 0 to ``windows`` into ranges of whole batches, each of at least ``rows`` windows.
@@ -44,9 +46,13 @@ class ScoreParts:
     def read(self, part: range) -> dict[str, np.ndarray] | None:
         """Return the float16 [windows, L] scores by quantity; None if not finished, or damaged."""
         try:
-            with np.load(self._file(part), allow_pickle=False) as stored:
+            content = self._file(part).read_bytes()
+        except FileNotFoundError:
+            return None
+        try:
+            with np.load(io.BytesIO(content), allow_pickle=False) as stored:
                 found = {name: stored[name] for name in self.quantities}
-        except (FileNotFoundError, ValueError, EOFError, KeyError, zipfile.BadZipFile):
+        except _DAMAGE:
             return None
         shape = (len(part), self.length)
         whole = all(a.shape == shape and a.dtype.name == DTYPE for a in found.values())

@@ -6,6 +6,7 @@ any grouping of pages come from the same numbers.
 
 from __future__ import annotations
 
+import hashlib
 import io
 from dataclasses import dataclass
 from itertools import pairwise
@@ -14,6 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from lossline.files import write_bytes
+
+_DIGEST = hashlib.sha256().digest_size
 
 
 def shard_ranges(tokens: np.ndarray, shard_tokens: int) -> list[slice]:
@@ -39,6 +42,8 @@ def shard_ranges(tokens: np.ndarray, shard_tokens: int) -> list[slice]:
 class ShardFiles:
     """The shards of one model, checkpoint, store and rule: one small file each.
 
+    A file is an array of NumPy, and then its SHA-256.
+
     Attributes:
         folder: their folder; made when the first shard is kept.
     """
@@ -51,9 +56,13 @@ class ShardFiles:
         A damaged file counts as not finished.
         """
         try:
-            nats = np.load(self._file(pages), allow_pickle=False)
-        except (FileNotFoundError, ValueError, EOFError):
+            content = self._file(pages).read_bytes()
+        except FileNotFoundError:
             return None
+        array, digest = content[:-_DIGEST], content[-_DIGEST:]
+        if digest != hashlib.sha256(array).digest():
+            return None
+        nats: np.ndarray = np.load(io.BytesIO(array), allow_pickle=False)
         whole = nats.shape == (pages.stop - pages.start,) and nats.dtype == np.float64
         return nats if whole and np.isfinite(nats).all() else None
 
@@ -66,7 +75,8 @@ class ShardFiles:
             self.folder.mkdir(parents=True, exist_ok=True)
             content = io.BytesIO()
             np.save(content, nats)
-            write_bytes(self._file(pages), content.getvalue())
+            array = content.getvalue()
+            write_bytes(self._file(pages), array + hashlib.sha256(array).digest())
 
     def _file(self, pages: slice) -> Path:
         return self.folder / f"{pages.start}-{pages.stop}.npy"
