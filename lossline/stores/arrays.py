@@ -95,7 +95,7 @@ def write_file(folder: Path, start: int, elements: np.ndarray) -> None:
     Args:
         folder: folder of the array.
         start: first element of the file.
-        elements: all elements of the file.
+        elements: all elements of the file; nothing may change them afterwards.
     """
     spec = {"driver": "zarr3", "kvstore": kvstore(str(folder)), **_WITH_ZEROS}
     array = ts.open(spec, open=True, write=True).result()
