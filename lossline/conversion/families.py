@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lossline.conversion.family import Entries, Family
+from lossline.conversion.gemma import GEMMA3, GEMMA3_TEXT
 from lossline.conversion.gpt import GPT2, GPT_NEOX
 from lossline.conversion.llama import LLAMA, MISTRAL, OLMO, OLMO2, OLMO3, QWEN2, QWEN3, SMOLLM3
 from lossline.conversion.mamba import MAMBA
@@ -25,6 +26,8 @@ FAMILIES: dict[str, Family] = {
         OLMO,
         OLMO2,
         OLMO3,
+        GEMMA3_TEXT,
+        GEMMA3,
         GPT2,
         GPT_NEOX,
         MAMBA,
@@ -40,12 +43,13 @@ def family_of(config: ModelConfig) -> Family:
     Raises:
         UserError: no family can write it.
     """
-    for family in FAMILIES.values():
+    written = [family for family in FAMILIES.values() if not family.is_only_read]
+    for family in written:
         if type(config) is family.config and family.writes(config):
             return family
     raise UserError(
         f"this {config.family} has no Hugging Face form: its options fit none of the model types "
-        f"that can be written. Those are {', '.join(FAMILIES)}"
+        f"that can be written. Those are {', '.join(family.model_type for family in written)}"
     )
 
 

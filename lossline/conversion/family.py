@@ -103,6 +103,8 @@ class Family:
         tensors: function from a configuration to all its tensors.
         writes: whether a configuration of this class can be written as this type.
         prefix: prefix of all tensor names except the output head; folders without it are read too.
+        other_prefixes: prefixes that other versions of transformers write instead.
+        is_only_read: whether no model is written as this type.
         ignored: pattern of the names of buffers, which follow from the configuration.
     """
 
@@ -114,4 +116,6 @@ class Family:
     tensors: Callable[[Any], list[Tensor]]
     writes: Callable[[Any], bool] = lambda config: True
     prefix: str = ""
+    other_prefixes: tuple[str, ...] = ()
+    is_only_read: bool = False
     ignored: str = r"$^"

@@ -68,9 +68,8 @@ def read_model(
     config = read_config(folder, param_dtype=param_dtype or "float32")
     files = _files(folder)
     family = FAMILIES[_read_json(folder / "config.json")["model_type"]]
-    bare = not any(name.startswith(family.prefix) for names in files.values() for name in names)
     places = {
-        name.removeprefix(family.prefix) if bare else name: (tensor, layer)
+        _renamed(name, family, files): (tensor, layer)
         for name, tensor, layer in _names(family, config)
     }
     _check_names(folder, family, config, places, files)
@@ -245,6 +244,17 @@ def _names(family: Family, config: ModelConfig) -> Iterator[tuple[str, Tensor, i
             continue
         for layer in range(config.layers):
             yield tensor.name.format(layer=layer), tensor, layer
+
+
+def _renamed(name: str, family: Family, files: Mapping[Path, Mapping[str, str]]) -> str:
+    """Return the name of a tensor with the prefix that the names in these files have."""
+    if not name.startswith(family.prefix):
+        return name
+    stored = [stored for names in files.values() for stored in names]
+    for prefix in (family.prefix, *family.other_prefixes):
+        if any(other.startswith(prefix) for other in stored):
+            return prefix + name.removeprefix(family.prefix)
+    return name.removeprefix(family.prefix)
 
 
 def _empty(config: ModelConfig) -> dict[str, Any]:

@@ -174,6 +174,8 @@ def _is_gpt(config: GPTConfig) -> bool:
         and config.window is None
         and config.unrotated_every is None
         and config.qk_norm == "none"
+        and config.embedding_scale is None
+        and config.score_width is None
         and config.groups == config.heads
         and config.head_dim * config.heads == config.width
         and not config.post_norm

@@ -16,8 +16,10 @@ from lossline.conversion.rotary import kind_of, number_of, rotation
 from lossline.errors import UserError
 from lossline.models.llama import LlamaConfig
 
+LAYER_TYPES = ("full_attention", "sliding_attention")
 
-def _common_from_hf(
+
+def common_from_hf(
     tree: Entries, *, theta: float = 1e4, tied: bool = False, layered: bool = False
 ) -> dict[str, Any]:
     """Return the options that all these types have.
@@ -61,7 +63,7 @@ def _head_width_from_hf(tree: Entries, width: int, heads: int) -> int | None:
 
 
 def _llama_from_hf(tree: Entries) -> dict[str, Any]:
-    return {**_common_from_hf(tree), "norm_eps": tree.number("rms_norm_eps")}
+    return {**common_from_hf(tree), "norm_eps": tree.number("rms_norm_eps")}
 
 
 def _mistral_from_hf(tree: Entries) -> dict[str, Any]:
@@ -76,7 +78,7 @@ def _qwen2_from_hf(tree: Entries) -> dict[str, Any]:
 
 
 def _smollm3_from_hf(tree: Entries) -> dict[str, Any]:
-    options = _common_from_hf(tree, theta=2e6, tied=True)
+    options = common_from_hf(tree, theta=2e6, tied=True)
     layers, interval = options["layers"], tree.whole("no_rope_layer_interval", 4)
     rotated = tree.get("no_rope_layers") or _all_but_nth(layers, interval)
     every = _period(tree, "no_rope_layers", [not turns for turns in rotated])
@@ -90,7 +92,7 @@ def _qwen3_from_hf(tree: Entries) -> dict[str, Any]:
 
 def _olmo_from_hf(tree: Entries) -> dict[str, Any]:
     tree.require("clip_qkv", None)
-    return {**_common_from_hf(tree), "norm": "layer", "norm_scale": False}
+    return {**common_from_hf(tree), "norm": "layer", "norm_scale": False}
 
 
 def _olmo2_from_hf(tree: Entries) -> dict[str, Any]:
@@ -99,23 +101,42 @@ def _olmo2_from_hf(tree: Entries) -> dict[str, Any]:
 
 def _olmo3_from_hf(tree: Entries) -> dict[str, Any]:
     theta, parameters = 5e5, tree.section("rope_parameters")
-    kinds = [parameters.get(name) for name in ("full_attention", "sliding_attention")]
+    kinds = [parameters.get(name) for name in LAYER_TYPES]
     if isinstance(kinds[0], dict) and kinds[0] == kinds[1]:
         tree = Entries({**tree, "rope_parameters": kinds[0]}, tree.where)
     elif not parameters:
         # transformers 5 gives a base beside the object only to the layers without a window.
         tree.require("rope_theta", theta, None)
-    options = _common_from_hf(tree, theta=theta, layered=True)
-    names = ("sliding_attention", "full_attention")
-    kinds = tree.get("layer_types") or [names[i % 4 == 3] for i in range(options["layers"])]
-    if not set(kinds) <= set(names):
-        raise UserError(f"{tree.where}: layer_types has others than {' and '.join(names)}")
-    full = [kind == "full_attention" for kind in kinds]
-    if not all(full):
-        options["window"] = tree.whole("sliding_window", 4096)
-        options["full_every"] = _period(tree, "layer_types", full)
+    options = common_from_hf(tree, theta=theta, layered=True)
     norms = {"post_norm": True, "qk_norm": "width", "norm_eps": tree.number("rms_norm_eps", 1e-5)}
-    return {**options, **norms}
+    return {**options, **norms, **windows_from_hf(tree, options["layers"], every=4)}
+
+
+def windows_from_hf(tree: Entries, layers: int, *, every: int) -> dict[str, Any]:
+    """Return the window, and which layers have none, from the types of the layers.
+
+    Args:
+        tree: entries of config.json.
+        layers: number of layers.
+        every: n: every n-th layer has no window if config.json does not say.
+    """
+    windowed = _all_but_nth(layers, every)
+    kinds = tree.get("layer_types") or [LAYER_TYPES[has_window] for has_window in windowed]
+    if not set(kinds) <= set(LAYER_TYPES):
+        raise UserError(f"{tree.where}: layer_types has others than {' and '.join(LAYER_TYPES)}")
+    full = [kind == LAYER_TYPES[False] for kind in kinds]
+    if all(full):
+        return {}
+    return {
+        "window": tree.whole("sliding_window", 4096),
+        "full_every": _period(tree, "layer_types", full),
+    }
+
+
+def layer_types(config: LlamaConfig) -> list[str]:
+    """Return the type of each layer, as in config.json."""
+    windowed = _all_but_nth(config.layers, config.full_every)
+    return [LAYER_TYPES[config.window is not None and bool(is_near)] for is_near in windowed]
 
 
 def _all_but_nth(layers: int, every: int | None) -> list[int]:
@@ -140,9 +161,13 @@ def _scaling_from_hf(tree: Entries, scaling: Entries) -> dict[str, Any]:
     kind = kind_of(scaling)
     if kind == "default":
         return {}
+    if kind == "linear":
+        factor = scaling.number("factor")
+        return {} if factor == 1.0 else {"rope_scaling": factor, "rope_scaling_kind": "linear"}
     if kind != "llama3":
         raise UserError(
-            f"{tree.where}: rope scaling of type {kind!r} is not supported; supported: 'llama3'"
+            f"{tree.where}: rope scaling of type {kind!r} is not supported; supported: 'llama3', "
+            "'linear'"
         )
     original = "original_max_position_embeddings"
     scaling = Entries({original: tree.get(original), **scaling}, tree.where)
@@ -158,6 +183,8 @@ def _scaling_from_hf(tree: Entries, scaling: Entries) -> dict[str, Any]:
 def _scaling_to_hf(config: LlamaConfig) -> dict[str, Any] | None:
     if config.rope_scaling == 1.0:
         return None
+    if config.rope_scaling_kind == "linear":
+        return {"rope_type": "linear", "factor": config.rope_scaling}
     return {
         "rope_type": "llama3",
         "factor": config.rope_scaling,
@@ -192,7 +219,7 @@ def _olmo_to_hf(config: LlamaConfig) -> dict[str, Any]:
 
 
 def _mistral_to_hf(config: LlamaConfig) -> dict[str, Any]:
-    return {**_normed_to_hf(config), "sliding_window": config.window}
+    return {**normed_to_hf(config), "sliding_window": config.window}
 
 
 def _smollm3_to_hf(config: LlamaConfig) -> dict[str, Any]:
@@ -206,22 +233,22 @@ def _smollm3_to_hf(config: LlamaConfig) -> dict[str, Any]:
 
 
 def _olmo3_to_hf(config: LlamaConfig) -> dict[str, Any]:
-    names = ("full_attention", "sliding_attention")
     rope = {"rope_type": "default", "rope_theta": config.rope_theta}
-    windowed = _all_but_nth(config.layers, config.full_every)
     return {
-        **_normed_to_hf(config),
-        "rope_parameters": {name: rope for name in names},
+        **normed_to_hf(config),
+        "rope_parameters": {name: rope for name in LAYER_TYPES},
         "sliding_window": config.window,
-        "layer_types": [names[is_windowed] for is_windowed in windowed],
+        "layer_types": layer_types(config),
     }
 
 
-def _normed_to_hf(config: LlamaConfig) -> dict[str, Any]:
+def normed_to_hf(config: LlamaConfig) -> dict[str, Any]:
+    """Return the entries of config.json that all types with RMSNorm have."""
     return {**_common_to_hf(config), "rms_norm_eps": config.norm_eps}
 
 
-def _matrices(config: LlamaConfig) -> list[Tensor]:
+def matrices(config: LlamaConfig) -> list[Tensor]:
+    """Return embeddings and weight matrices."""
     layer = "model.layers.{layer}."
     tensors = [
         tensor("model.embed_tokens.weight", ("embedding", "V D -> V D")),
@@ -238,7 +265,7 @@ def _matrices(config: LlamaConfig) -> list[Tensor]:
     return tensors
 
 
-def _norms(**names: str) -> list[Tensor]:
+def norms(**names: str) -> list[Tensor]:
     """Return the norm scales of a block and the final norm.
 
     Args:
@@ -272,18 +299,21 @@ _POST_NORMS = {
     "attention_norm": "post_attention_layernorm",
     "mlp_norm": "post_feedforward_layernorm",
 }
-_QK_NORMS = {
+QK_NORMS = {
     "attention__query_norm": "self_attn.q_norm",
     "attention__key_norm": "self_attn.k_norm",
 }
 
 
-def _is(**wanted: Any) -> Callable[[LlamaConfig], bool]:
+def has_options(**wanted: Any) -> Callable[[LlamaConfig], bool]:
     """Return a function that checks for Llama's options, except for the ``wanted`` ones."""
     options = {
         "mlp": "swiglu",
         "norm": "rms",
         "norm_scale": True,
+        "norm_offset": None,
+        "embedding_scale": None,
+        "score_width": None,
         "positions": "rotary",
         "rope_fraction": 1.0,
         "qk_norm": "none",
@@ -293,6 +323,7 @@ def _is(**wanted: Any) -> Callable[[LlamaConfig], bool]:
         "unrotated_every": None,
         "window": None,
         "full_every": None,
+        "window_theta": None,
         **wanted,
     }
     return lambda config: all(getattr(config, name) == value for name, value in options.items())
@@ -304,9 +335,9 @@ LLAMA = Family(
     config=LlamaConfig,
     from_hf=_llama_from_hf,
     to_hf=_llama_to_hf,
-    tensors=lambda config: _matrices(config) + _norms(**_PRE_NORMS),
+    tensors=lambda config: matrices(config) + norms(**_PRE_NORMS),
     # transformers opens a Llama only if the heads divide the width, even with head_dim given.
-    writes=lambda config: _is()(config) and config.width % config.heads == 0,
+    writes=lambda config: has_options()(config) and config.width % config.heads == 0,
     prefix="model.",
     ignored=r"rotary_emb\.inv_freq$",
 )
@@ -317,8 +348,8 @@ MISTRAL = Family(
     config=LlamaConfig,
     from_hf=_mistral_from_hf,
     to_hf=_mistral_to_hf,
-    tensors=lambda config: _matrices(config) + _norms(**_PRE_NORMS),
-    writes=lambda config: _is(window=config.window)(config),
+    tensors=lambda config: matrices(config) + norms(**_PRE_NORMS),
+    writes=lambda config: has_options(window=config.window)(config),
     prefix="model.",
 )
 
@@ -327,9 +358,9 @@ QWEN2 = Family(
     architecture="Qwen2ForCausalLM",
     config=LlamaConfig,
     from_hf=_qwen2_from_hf,
-    to_hf=_normed_to_hf,
-    tensors=lambda config: _matrices(config) + _biases() + _norms(**_PRE_NORMS),
-    writes=_is(biases="qkv"),
+    to_hf=normed_to_hf,
+    tensors=lambda config: matrices(config) + _biases() + norms(**_PRE_NORMS),
+    writes=has_options(biases="qkv"),
     prefix="model.",
 )
 
@@ -339,8 +370,8 @@ SMOLLM3 = Family(
     config=LlamaConfig,
     from_hf=_smollm3_from_hf,
     to_hf=_smollm3_to_hf,
-    tensors=lambda config: _matrices(config) + _norms(**_PRE_NORMS),
-    writes=lambda config: _is(unrotated_every=config.unrotated_every)(config),
+    tensors=lambda config: matrices(config) + norms(**_PRE_NORMS),
+    writes=lambda config: has_options(unrotated_every=config.unrotated_every)(config),
     prefix="model.",
 )
 
@@ -349,9 +380,9 @@ QWEN3 = Family(
     architecture="Qwen3ForCausalLM",
     config=LlamaConfig,
     from_hf=_qwen3_from_hf,
-    to_hf=_normed_to_hf,
-    tensors=lambda config: _matrices(config) + _norms(**_PRE_NORMS, **_QK_NORMS),
-    writes=_is(qk_norm="head"),
+    to_hf=normed_to_hf,
+    tensors=lambda config: matrices(config) + norms(**_PRE_NORMS, **QK_NORMS),
+    writes=has_options(qk_norm="head"),
     prefix="model.",
 )
 
@@ -361,8 +392,10 @@ OLMO = Family(
     config=LlamaConfig,
     from_hf=_olmo_from_hf,
     to_hf=_olmo_to_hf,
-    tensors=_matrices,
-    writes=lambda config: _is(norm="layer", norm_scale=False)(config) and config.norm_eps == 1e-5,
+    tensors=matrices,
+    writes=lambda config: (
+        has_options(norm="layer", norm_scale=False)(config) and config.norm_eps == 1e-5
+    ),
     prefix="model.",
 )
 
@@ -371,9 +404,9 @@ OLMO2 = Family(
     architecture="Olmo2ForCausalLM",
     config=LlamaConfig,
     from_hf=_olmo2_from_hf,
-    to_hf=_normed_to_hf,
-    tensors=lambda config: _matrices(config) + _norms(**_POST_NORMS, **_QK_NORMS),
-    writes=_is(qk_norm="width", post_norm=True),
+    to_hf=normed_to_hf,
+    tensors=lambda config: matrices(config) + norms(**_POST_NORMS, **QK_NORMS),
+    writes=has_options(qk_norm="width", post_norm=True),
     prefix="model.",
 )
 
@@ -386,7 +419,7 @@ OLMO3 = Family(
     tensors=OLMO2.tensors,
     writes=lambda config: (
         config.rope_scaling == 1.0
-        and _is(
+        and has_options(
             qk_norm="width", post_norm=True, window=config.window, full_every=config.full_every
         )(config)
     ),

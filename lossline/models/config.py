@@ -225,6 +225,11 @@ class ModelConfig(ABC):
         """Activation dtype."""
         return jnp.dtype(self.activation_dtype)
 
+    @property
+    def embedding_factor(self) -> float | None:
+        """Number that embeddings are multiplied by; None: they are used as they are."""
+        return None
+
     def position_params(self) -> int:
         """Return the number of parameters of learned positions."""
         return 0

@@ -18,6 +18,7 @@ from lossline.models.layers import (
     stacked,
     truncated_normal,
 )
+from lossline.models.transformer import TransformerConfig
 from lossline.ops import segments
 from lossline.ops.linear import linear
 from lossline.sharding.rules import constrain
@@ -120,6 +121,8 @@ class LanguageModel(nnx.Module):
         # the width into a split of the batch, and would replicate the result on every device.
         table_VxD = constrain(self.embedding[...], "vocab", None)
         x_BxLxD = table_VxD.at[tokens_BxL].get(mode="clip").astype(config.dtype)
+        if config.embedding_factor is not None:
+            x_BxLxD = x_BxLxD * jnp.asarray(config.embedding_factor, config.dtype)
         if config.position_params():
             x_BxLxD = x_BxLxD + self._positions(tokens_BxL.shape[1], rows)
         return constrain(x_BxLxD, "batch", "length", None)
@@ -164,8 +167,10 @@ class LanguageModel(nnx.Module):
                 runs_BxL=segments.runs(segment_ids_BxL),
                 keep_BxL=1.0 - begins_BxL.astype(jnp.float32),
             )
-        rotary = getattr(self.config, "rotary", None)
-        if rotary is None:
+        config = self.config
+        if not isinstance(config, TransformerConfig):
             return rows
         positions = jnp.arange(shape[1])[None] if rows.positions_BxL is None else rows.positions_BxL
-        return replace(rows, rotary=rotary(positions))
+        return replace(
+            rows, rotary=config.rotary(positions), near_rotary=config.near_rotary(positions)
+        )

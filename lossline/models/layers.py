@@ -31,6 +31,7 @@ class Rows:
         runs_BxL: index of the document at each position; None: every row is one document.
         keep_BxL: 0 where a document begins, 1 elsewhere, float32; None if ``runs_BxL`` is None.
         rotary: cosines and sines, each [B or 1, L, 1, K/2]; None if no layer uses them.
+        near_rotary: those of layers with a window, where they differ; None: ``rotary``.
         block: number of the block, from 0, int32; None if all blocks are alike.
     """
 
@@ -38,6 +39,7 @@ class Rows:
     runs_BxL: jax.Array | None = None
     keep_BxL: jax.Array | None = None
     rotary: tuple[jax.Array, jax.Array] | None = None
+    near_rotary: tuple[jax.Array, jax.Array] | None = None
     block: jax.Array | None = None
 
 
@@ -58,17 +60,23 @@ def truncated_normal(key: jax.Array, shape: tuple[int, ...], std: float, dtype: 
 
 
 class RMSNorm(nnx.Module):
-    """RMSNorm: ``x / sqrt(mean(x²) + eps) · scale`` over the last axis, in float32.
+    """RMSNorm: ``x / sqrt(mean(x²) + eps) · (offset + scale)`` over the last axis, in float32.
 
-    Source: Zhang & Sennrich, 1910.07467.
+    Source: Zhang & Sennrich, 1910.07467; the offset is Gemma's. A fresh norm multiplies by 1.
     """
 
-    def __init__(self, width: int, *, eps: float, dtype: str, scale: bool = True) -> None:
-        self.scale = parameter(jnp.ones(width, dtype), "norm") if scale else None
+    def __init__(
+        self, width: int, *, eps: float, dtype: str, scale: bool = True, offset: float = 0.0
+    ) -> None:
+        self.scale = parameter(jnp.full(width, 1 - offset, dtype), "norm") if scale else None
         self.eps = eps
+        self.offset = offset
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        return _rms_norm(x, None if self.scale is None else self.scale[...], self.eps)
+        scale = None if self.scale is None else self.scale[...]
+        if scale is not None and self.offset:
+            scale = scale.astype(jnp.float32) + self.offset
+        return _rms_norm(x, scale, self.eps)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -223,6 +231,32 @@ def _gated_backward(residuals, g):
 
 
 gated.defvjp(lambda x, gate: (gated(x, gate), (x, gate)), _gated_backward)
+
+
+@jax.custom_vjp
+def gelu_gated(x: jax.Array, gate: jax.Array) -> jax.Array:
+    """Return ``x · gelu(gate)`` with the tanh approximation, computed in float32 and rounded
+    once.
+    """
+    return _gelu_gated(x, gate)
+
+
+def _gelu_gated(x: jax.Array, gate: jax.Array) -> jax.Array:
+    activated = jax.nn.gelu(gate.astype(jnp.float32), approximate=True)
+    return (x.astype(jnp.float32) * activated).astype(x.dtype)
+
+
+# The gradients are computed from the inputs: autodiff keeps float32 arrays of their size.
+gelu_gated.defvjp(
+    lambda x, gate: (_gelu_gated(x, gate), (x, gate)),
+    lambda residuals, g: jax.vjp(_gelu_gated, *residuals)[1](g),
+)
+
+
+def like(bias: nnx.Param, x: jax.Array) -> jax.Array:
+    """Return the bias in the dtype of x, shaped like the last axis of x, or the last two."""
+    last = x.shape[-2:] if x.ndim == 4 else x.shape[-1:]
+    return bias[...].astype(x.dtype).reshape(last)
 
 
 def product(x: jax.Array) -> jax.Array:

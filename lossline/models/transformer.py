@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from functools import partial
 from typing import ClassVar
 
 import jax
@@ -18,19 +19,23 @@ from lossline.errors import UserError
 from lossline.models.caches import KeyValueCache
 from lossline.models.config import FlopCounts, ModelConfig
 from lossline.models.layers import (
+    RMSNorm,
     Rows,
-    gated,
+    like,
     product,
     rotary_tables,
     rotate,
 )
+from lossline.models.mlps import GATED_MLPS, MLPS, make_mlp
 from lossline.ops.attention import attention
 from lossline.ops.linear import linear, linear_many
 
-MLPS = ("swiglu", "gelu", "gelu_tanh")
 POSITIONS = ("rotary", "learned")
 QK_NORMS = ("none", "head", "width")
 BIASES = (False, True, "qkv")
+POST_NORMS = (False, True, "both")
+ROPE_SCALINGS = (None, "linear")
+EMBEDDING_SCALES = (None, "sqrt_width")
 _LATER = {"identity": "unless None", "written": "unless None"}
 
 
@@ -44,22 +49,31 @@ class TransformerConfig(ModelConfig):
             / heads.
         kv_heads: key/value heads; must divide the query heads. None: as many as query heads.
         mlp_width: hidden width of the MLP.
-        mlp: "swiglu" (gated, three matrices), "gelu" (exact) or "gelu_tanh" (the approximation in
-            GPT-2).
+        mlp: "swiglu" or "geglu_tanh" (gated by silu, or by gelu in the approximation of GPT-2 as in
+            Gemma; three matrices), "gelu" (exact) or "gelu_tanh" (the approximation in GPT-2).
         biases: True: add a bias to every matrix except the unembedding; "qkv": only to queries,
             keys and values (Qwen 2).
         parallel: attention and MLP both read the input of the layer (GPT-NeoX). False: the MLP
             reads the output of attention.
-        post_norm: norm the outputs of attention and MLP instead of their inputs (OLMo 2).
+        post_norm: True: norm the outputs of attention and MLP instead of their inputs (OLMo 2);
+            "both": norm inputs and outputs (Gemma 3).
+        norm_offset: number that is added to the learned scale of every norm, which begins at 1 -
+            norm_offset (Gemma: 1); None: 0.
+        embedding_scale: "sqrt_width": multiply token embeddings by sqrt(width), rounded to the
+            dtype of activations (Gemma); None: use them as they are.
         qk_norm: norm of queries and keys before the rotation. "none"; "head": over each head, with
             one scale for all heads; "width": over all heads together (OLMo, OpenLM).
+        score_width: number whose square root divides the scores of attention (Gemma's
+            query_pre_attn_scalar); None: the channels of a head.
         positions: "rotary" or "learned".
         rope_theta: base of the rotary frequencies.
         rope_fraction: share of the channels of each head that rotate (GPT-NeoX: 0.25).
         rope_scaling: factor by which Llama 3 divides low frequencies for long contexts; 1: no
             scaling.
-        rope_low, rope_high: limits of the scaling. Wavelengths above rope_original / rope_low are
-            scaled, those below rope_original / rope_high are not; between the limits the factor
+        rope_scaling_kind: "linear": the factor divides all frequencies (Gemma 3); None: as in Llama
+            3.
+        rope_low, rope_high: limits of Llama 3's scaling. Wavelengths above rope_original / rope_low
+            are scaled, those below rope_original / rope_high are not; between the limits the factor
             changes smoothly.
         rope_original: context length before scaling.
         unrotated_every: n: every n-th attention layer does not rotate queries and keys, so it has
@@ -68,6 +82,8 @@ class TransformerConfig(ModelConfig):
             None: all.
         full_every: n: with a window, every n-th attention layer attends to all positions (OLMo 3:
             4); None: none does.
+        window_theta: with full_every, base of the rotary frequencies of the layers with a window,
+            which are not scaled (Gemma 3); None: they rotate like the others.
         attention_implementation: one of ``ops.attention.IMPLEMENTATIONS``, or "auto".
     """
 
@@ -78,18 +94,23 @@ class TransformerConfig(ModelConfig):
     mlp: str = "swiglu"
     biases: bool | str = False
     parallel: bool = False
-    post_norm: bool = False
+    post_norm: bool | str = False
+    norm_offset: float | None = field(default=None, metadata=_LATER)
+    embedding_scale: str | None = field(default=None, metadata=_LATER)
     qk_norm: str = "none"
+    score_width: int | None = field(default=None, metadata=_LATER)
     positions: str = "rotary"
     rope_theta: float = 1e4
     rope_fraction: float = 1.0
     rope_scaling: float = 1.0
+    rope_scaling_kind: str | None = field(default=None, metadata=_LATER)
     rope_low: float = 1.0
     rope_high: float = 4.0
     rope_original: int = 8192
     unrotated_every: int | None = field(default=None, metadata=_LATER)
     window: int | None = field(default=None, metadata=_LATER)
     full_every: int | None = field(default=None, metadata=_LATER)
+    window_theta: float | None = field(default=None, metadata=_LATER)
     attention_implementation: str = "auto"
 
     family: ClassVar[str] = "transformer"
@@ -110,13 +131,43 @@ class TransformerConfig(ModelConfig):
         self.require_choice("positions", POSITIONS)
         if self.biases not in BIASES:
             raise UserError(f"{self.family}.biases is {self.biases!r}: choose False, True or 'qkv'")
+        self._require_norms()
         self._require_layers()
+        if self.embedding_scale not in EMBEDDING_SCALES:
+            raise UserError(
+                f"{self.family}.embedding_scale is {self.embedding_scale!r}: choose 'sqrt_width' or"
+                f" None"
+            )
+        if self.score_width is not None:
+            self.require_positive("score_width")
+        self._require_rotation()
+
+    def _require_norms(self) -> None:
+        """Check the options of norms."""
+        if self.post_norm not in POST_NORMS:
+            raise UserError(
+                f"{self.family}.post_norm is {self.post_norm!r}: choose False, True or 'both'"
+            )
         if self.parallel and self.post_norm:
             raise UserError(
-                f"{self.family}.parallel and {self.family}.post_norm cannot both be True: parallel"
+                f"{self.family}.parallel and {self.family}.post_norm cannot both be set: parallel"
                 f" layers norm their input. Set one of them to False"
             )
-        self._require_rotation()
+        if self.norm_offset is None:
+            return
+        if not math.isfinite(self.norm_offset):
+            raise UserError(f"{self.family}.norm_offset is {self.norm_offset}: it must be finite")
+        if self.norm != "rms" or not self.norm_scale:
+            raise UserError(
+                f"{self.family}.norm_offset = {self.norm_offset} needs {self.family}.norm = 'rms'"
+                f" and {self.family}.norm_scale = True: set both, or norm_offset to None"
+            )
+
+    def _require_finite(self, name: str) -> None:
+        """Raise a UserError unless the named option is positive and finite."""
+        value = getattr(self, name)
+        if not 0 < value < math.inf:
+            raise UserError(f"{self.family}.{name} is {value}: it must be positive and finite")
 
     def _require_layers(self) -> None:
         """Check the options that only some layers have."""
@@ -131,11 +182,17 @@ class TransformerConfig(ModelConfig):
                 f"{self.family}.full_every = {self.full_every} needs {self.family}.window: without"
                 f" a window all layers attend to all positions"
             )
-        if self.unrotated_every is not None and self.positions != "rotary":
+        if self.window_theta is not None and self.full_every is None:
             raise UserError(
-                f"{self.family}.unrotated_every = {self.unrotated_every} needs"
-                f" {self.family}.positions = 'rotary', not {self.positions!r}"
+                f"{self.family}.window_theta = {self.window_theta} needs {self.family}.full_every:"
+                f" where all layers are alike, set rope_theta"
             )
+        for name in ("unrotated_every", "window_theta"):
+            if getattr(self, name) is not None and self.positions != "rotary":
+                raise UserError(
+                    f"{self.family}.{name} = {getattr(self, name)} needs"
+                    f" {self.family}.positions = 'rotary', not {self.positions!r}"
+                )
 
     def _require_rotation(self) -> None:
         if self.positions != "rotary":
@@ -148,11 +205,19 @@ class TransformerConfig(ModelConfig):
                 f" of the {self.head_dim} channels of a head would rotate ({source}, rope_fraction"
                 f" {self.rope_fraction}); change these so that an even, positive number rotates"
             )
-        for name in ("rope_theta", "rope_scaling"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise UserError(
-                    f"{self.family}.{name} is {getattr(self, name)}: it must be positive and finite"
-                )
+        for name in ("rope_theta", "rope_scaling", "window_theta"):
+            if getattr(self, name) is not None:
+                self._require_finite(name)
+        if self.rope_scaling_kind not in ROPE_SCALINGS:
+            raise UserError(
+                f"{self.family}.rope_scaling_kind is {self.rope_scaling_kind!r}: choose 'linear' or"
+                f" None"
+            )
+        if self.rope_scaling_kind is not None and self.rope_scaling == 1.0:
+            raise UserError(
+                f"{self.family}.rope_scaling_kind = {self.rope_scaling_kind!r} needs"
+                f" {self.family}.rope_scaling: the factor 1 scales nothing"
+            )
         if not 0 < self.rope_low < self.rope_high:
             raise UserError(
                 f"{self.family}.rope_low = {self.rope_low} and rope_high = {self.rope_high}: the"
@@ -200,12 +265,29 @@ class TransformerConfig(ModelConfig):
         """Channels of a head that rotate."""
         return self._rotary_dim(self.head_dim)
 
+    @property
+    def embedding_factor(self) -> float | None:
+        """Number that embeddings are multiplied by; None: they are used as they are."""
+        return None if self.embedding_scale is None else math.sqrt(self.width)
+
+    def make_norm(self, width: int) -> nnx.Module:
+        """Return a norm of the configured kind."""
+        if self.norm_offset is None:
+            return super().make_norm(width)
+        return RMSNorm(width, eps=self.norm_eps, dtype=self.param_dtype, offset=self.norm_offset)
+
+    def _frequencies(self, theta: float) -> jax.Array:
+        """Return angular frequencies without scaling, as ``rotary_frequencies`` does."""
+        exponents = jnp.arange(0, self.rotary_dim, 2, dtype=jnp.float32) / self.rotary_dim
+        return theta**-exponents
+
     def rotary_frequencies(self) -> jax.Array:
         """Return the angular frequencies in radians per position, [rotary_dim / 2], float32."""
-        exponents = jnp.arange(0, self.rotary_dim, 2, dtype=jnp.float32) / self.rotary_dim
-        frequencies = self.rope_theta**-exponents
+        frequencies = self._frequencies(self.rope_theta)
         if self.rope_scaling == 1.0:
             return frequencies
+        if self.rope_scaling_kind == "linear":
+            return frequencies / self.rope_scaling
         # kept is 0 where the wavelength exceeds rope_original / rope_low, and 1 where it is below
         # rope_original / rope_high.
         turns = self.rope_original * frequencies / (2 * math.pi)
@@ -218,6 +300,12 @@ class TransformerConfig(ModelConfig):
             return None
         return rotary_tables(positions_BxL, self.rotary_frequencies())
 
+    def near_rotary(self, positions_BxL: jax.Array) -> tuple[jax.Array, jax.Array] | None:
+        """Return those of layers with a window; None where they rotate like the others."""
+        if self.window_theta is None:
+            return None
+        return rotary_tables(positions_BxL, self._frequencies(self.window_theta))
+
     def make_block(self, key: jax.Array) -> nnx.Module:
         """Return one layer with fresh parameters."""
         return TransformerBlock(self, key)
@@ -229,16 +317,17 @@ class TransformerConfig(ModelConfig):
     def layer_matrix_params(self) -> int:
         """Return the number of elements in the weight matrices of one layer."""
         D, H, G, K, F = self.width, self.heads, self.groups, self.head_dim, self.mlp_width
-        return D * K * (2 * H + 2 * G) + (3 if self.mlp == "swiglu" else 2) * D * F
+        return D * K * (2 * H + 2 * G) + (3 if self.mlp in GATED_MLPS else 2) * D * F
 
     def layer_params(self) -> int:
         """Return the number of parameters of one layer: matrices, biases and norms."""
         D, H, G, K, F = self.width, self.heads, self.groups, self.head_dim, self.mlp_width
-        hidden = 2 * F if self.mlp == "swiglu" else F
+        hidden = 2 * F if self.mlp in GATED_MLPS else F
         biases = (H + 2 * G) * K if self.biases else 0
         biases += D + hidden + D if self.biases is True else 0
         normed = {"none": 0, "head": 2 * K, "width": (H + G) * K}[self.qk_norm]
-        return self.layer_matrix_params() + biases + self.norm_params(normed + 2 * D)
+        norms = 4 if self.post_norm == "both" else 2
+        return self.layer_matrix_params() + biases + self.norm_params(normed + norms * D)
 
     def stack_params(self) -> int:
         """Return the number of parameters in all layers and the final norm."""
@@ -282,7 +371,10 @@ class TransformerBlock(nnx.Module):
         self.attention_norm = config.make_norm(config.width)
         self.attention = SelfAttention(config, attention_key)
         self.mlp_norm = config.make_norm(config.width)
-        self.mlp = SwiGLU(config, mlp_key) if config.mlp == "swiglu" else GELU(config, mlp_key)
+        self.mlp = make_mlp(config, mlp_key)
+        if config.post_norm == "both":
+            self.attended_norm = config.make_norm(config.width)
+            self.mlp_out_norm = config.make_norm(config.width)
 
     def __call__(self, x_BxLxD: jax.Array, rows: Rows) -> jax.Array:
         attended_BxLxD = self.attention(self._before_attention(x_BxLxD), rows)
@@ -309,10 +401,13 @@ class TransformerBlock(nnx.Module):
         return self._after_attention(x_BxLxD, attended_BxLxD), cache
 
     def _before_attention(self, x_BxLxD: jax.Array) -> jax.Array:
-        return x_BxLxD if self.config.post_norm else self.attention_norm(x_BxLxD)
+        return x_BxLxD if self.config.post_norm is True else self.attention_norm(x_BxLxD)
 
     def _after_attention(self, x_BxLxD: jax.Array, attended_BxLxD: jax.Array) -> jax.Array:
         """Return the output of the layer from its input and the output of attention."""
+        if self.config.post_norm == "both":
+            x_BxLxD = x_BxLxD + self.attended_norm(attended_BxLxD)
+            return x_BxLxD + self.mlp_out_norm(self.mlp(self.mlp_norm(x_BxLxD)))
         if self.config.post_norm:
             x_BxLxD = x_BxLxD + self.attention_norm(attended_BxLxD)
             return x_BxLxD + self.mlp_norm(self.mlp(x_BxLxD))
@@ -376,12 +471,16 @@ class SelfAttention(nnx.Module):
             product(x).reshape(B, L, -1, config.head_dim) for x in linear_many(x_BxLxD, weights)
         )
         if config.biases:
-            q = q + _like(self.query_bias, q)
-            k = k + _like(self.key_bias, k)
-            v = v + _like(self.value_bias, v)
+            q = q + like(self.query_bias, q)
+            k = k + like(self.key_bias, k)
+            v = v + like(self.value_bias, v)
         if config.qk_norm != "none":
             q, k = self._normed(q, self.query_norm), self._normed(k, self.key_norm)
         q, k = self._rotated(q, rows), self._rotated(k, rows)
+        if config.score_width is not None:
+            # Attention divides scores by the square root of the channels of a head.
+            factor = math.sqrt(config.head_dim / config.score_width)
+            q = (q.astype(jnp.float32) * factor).astype(q.dtype)
         return q, k, v
 
     def _merged(self, out_BxLxHxK: jax.Array) -> jax.Array:
@@ -389,12 +488,17 @@ class SelfAttention(nnx.Module):
         (B, L), D = out_BxLxHxK.shape[:2], self.config.width
         out_BxLxD = product(linear(out_BxLxHxK.reshape(B, L, -1), self.out[...].reshape(-1, D)))
         biased = self.config.biases is True
-        return out_BxLxD + _like(self.out_bias, out_BxLxD) if biased else out_BxLxD
+        return out_BxLxD + like(self.out_bias, out_BxLxD) if biased else out_BxLxD
 
     def _rotated(self, x_BxLxHxK: jax.Array, rows: Rows) -> jax.Array:
         if rows.rotary is None:
             return x_BxLxHxK
-        rotated = rotate(x_BxLxHxK, rows.rotary)
+        tables = rows.rotary
+        if rows.near_rotary is not None:
+            assert self.config.full_every is not None
+            is_full = _is_nth(self.config.full_every, rows)
+            tables = jax.tree.map(partial(jnp.where, is_full), tables, rows.near_rotary)
+        rotated = rotate(x_BxLxHxK, tables)
         if self.config.unrotated_every is None:
             return rotated
         return jnp.where(_is_nth(self.config.unrotated_every, rows), x_BxLxHxK, rotated)
@@ -415,62 +519,7 @@ class SelfAttention(nnx.Module):
         return norm(x_BxLxHxK.reshape(B, L, -1)).reshape(x_BxLxHxK.shape)
 
 
-class SwiGLU(nnx.Module):
-    """Gated MLP: ``(silu(x gate) · (x up)) down`` (Shazeer, 2002.05202)."""
-
-    def __init__(self, config: TransformerConfig, key: jax.Array) -> None:
-        D, F = config.width, config.mlp_width
-        keys = jax.random.split(key, 3)
-        self.biases = config.biases is True
-        self.gate = config.matrix(keys[0], (D, F), "embed", "mlp")
-        self.up = config.matrix(keys[1], (D, F), "embed", "mlp")
-        self.down = config.matrix(keys[2], (F, D), "mlp", "embed", output=True)
-        if self.biases:
-            self.gate_bias = config.vector(F, "mlp")
-            self.up_bias = config.vector(F, "mlp")
-            self.down_bias = config.vector(D, "norm")
-
-    def __call__(self, x_BxLxD: jax.Array) -> jax.Array:
-        gate_BxLxF, up_BxLxF = (
-            product(x) for x in linear_many(x_BxLxD, [self.gate[...], self.up[...]])
-        )
-        if self.biases:
-            gate_BxLxF = gate_BxLxF + _like(self.gate_bias, gate_BxLxF)
-            up_BxLxF = up_BxLxF + _like(self.up_bias, up_BxLxF)
-        out_BxLxD = product(linear(gated(up_BxLxF, gate_BxLxF), self.down[...]))
-        return out_BxLxD + _like(self.down_bias, out_BxLxD) if self.biases else out_BxLxD
-
-
-class GELU(nnx.Module):
-    """MLP: ``gelu(x up) down`` (Hendrycks & Gimpel, 1606.08415), with the activation in float32."""
-
-    def __init__(self, config: TransformerConfig, key: jax.Array) -> None:
-        D, F = config.width, config.mlp_width
-        keys = jax.random.split(key, 2)
-        self.biases = config.biases is True
-        self.approximate = config.mlp == "gelu_tanh"
-        self.up = config.matrix(keys[0], (D, F), "embed", "mlp")
-        self.down = config.matrix(keys[1], (F, D), "mlp", "embed", output=True)
-        if self.biases:
-            self.up_bias = config.vector(F, "mlp")
-            self.down_bias = config.vector(D, "norm")
-
-    def __call__(self, x_BxLxD: jax.Array) -> jax.Array:
-        hidden_BxLxF = product(linear(x_BxLxD, self.up[...])).astype(jnp.float32)
-        if self.biases:
-            hidden_BxLxF = hidden_BxLxF + _like(self.up_bias, hidden_BxLxF)
-        hidden_BxLxF = jax.nn.gelu(hidden_BxLxF, approximate=self.approximate)
-        out_BxLxD = product(linear(hidden_BxLxF.astype(x_BxLxD.dtype), self.down[...]))
-        return out_BxLxD + _like(self.down_bias, out_BxLxD) if self.biases else out_BxLxD
-
-
 def _is_nth(every: int, rows: Rows) -> jax.Array:
     """Return whether this block is the last of every so many."""
     assert rows.block is not None, "the stack does not number its blocks"
     return (rows.block + 1) % every == 0
-
-
-def _like(bias: nnx.Param, x: jax.Array) -> jax.Array:
-    """Return the bias in the dtype of x, shaped like the last axis of x, or the last two."""
-    last = x.shape[-2:] if x.ndim == 4 else x.shape[-1:]
-    return bias[...].astype(x.dtype).reshape(last)

@@ -16,10 +16,10 @@ def softplus(x):
     return np.logaddexp(0, x)
 
 
-def rotate(x, theta):
-    """Apply rotary positions to halves; x is [L, H, K]."""
+def rotate(x, theta, slower=1):
+    """Apply rotary positions, divided by ``slower``, to halves; x is [L, H, K]."""
     length, _, size = x.shape
-    angle = np.arange(length)[:, None] / theta ** (np.arange(0, size, 2) / size)
+    angle = np.arange(length)[:, None] / slower / theta ** (np.arange(0, size, 2) / size)
     cos, sin = np.cos(angle)[:, None], np.sin(angle)[:, None]
     first, second = x[..., : size // 2], x[..., size // 2 :]
     return np.concatenate([first * cos - second * sin, second * cos + first * sin], -1)
@@ -74,6 +74,47 @@ def llama(tensors, config, tokens):
         else:
             x = x + attention(norm(x, p + "input_layernorm"), p, i)
             x = x + mlp(norm(x, p + "post_attention_layernorm"), p)
+    head = w.get("lm_head.weight", w["model.embed_tokens.weight"])
+    return norm(x, "model.norm") @ head.T
+
+
+def gemma3(tensors, config, tokens):
+    """Return logits [L, V] of one sequence of a Gemma 3 text model."""
+    root = "language_model." if config["model_type"] == "gemma3" else ""
+    config = config.get("text_config", config)
+    w = {name.removeprefix(root): np.asarray(a, np.float64) for name, a in tensors.items()}
+    heads, kv_heads = config["num_attention_heads"], config["num_key_value_heads"]
+    scale = np.sqrt(config["head_dim"] / config["query_pre_attn_scalar"])
+
+    def norm(x, name):
+        return rms_norm(x, 1 + w[name + ".weight"], config["rms_norm_eps"])
+
+    def attention(h, p, full):
+        q, k, v = (
+            (h @ w[f"{p}{n}_proj.weight"].T).reshape(len(tokens), -1, config["head_dim"])
+            for n in "qkv"
+        )
+        q, k = norm(q, p + "q_norm"), norm(k, p + "k_norm")
+        theta = config["rope_theta"] if full else config["rope_local_base_freq"]
+        slower = config["rope_scaling"]["factor"] if full else 1
+        q, k = (rotate(a, theta, slower) for a in (q, k))
+        k, v = (np.repeat(a, heads // kv_heads, axis=1) for a in (k, v))
+        window = None if full else config["sliding_window"]
+        return attend(q * scale, k, v, window) @ w[p + "o_proj.weight"].T
+
+    def mlp(h, p):
+        gate, up = (h @ w[f"{p}{n}_proj.weight"].T for n in ("gate", "up"))
+        gelu = 0.5 * gate * (1 + np.tanh(np.sqrt(2 / np.pi) * (gate + 0.044715 * gate**3)))
+        return (gelu * up) @ w[p + "down_proj.weight"].T
+
+    x = w["model.embed_tokens.weight"][tokens] * np.sqrt(config["hidden_size"])
+    for i in range(config["num_hidden_layers"]):
+        p = f"model.layers.{i}."
+        full = (i + 1) % config["sliding_window_pattern"] == 0
+        h = attention(norm(x, p + "input_layernorm"), p + "self_attn.", full)
+        x = x + norm(h, p + "post_attention_layernorm")
+        h = mlp(norm(x, p + "pre_feedforward_layernorm"), p + "mlp.")
+        x = x + norm(h, p + "post_feedforward_layernorm")
     head = w.get("lm_head.weight", w["model.embed_tokens.weight"])
     return norm(x, "model.norm") @ head.T
 
@@ -244,6 +285,21 @@ OLMO3 = LLAMA | {
         for kind in ("full", "sliding")
     },
 }
+GEMMA3_TEXT = LLAMA | {
+    "model_type": "gemma3_text",
+    "num_hidden_layers": 5,
+    "head_dim": 6,
+    "sliding_window": 5,
+    "sliding_window_pattern": 2,
+    "rope_local_base_freq": 100.0,
+    "rope_scaling": {"rope_type": "linear", "factor": 4.0},
+    "query_pre_attn_scalar": 9,
+}
+GEMMA3 = {
+    "model_type": "gemma3",
+    "text_config": GEMMA3_TEXT | {"tie_word_embeddings": True},
+    "tie_word_embeddings": True,
+}
 OLMO = {k: v for k, v in LLAMA.items() if k != "rms_norm_eps"} | {"model_type": "olmo"}
 MAMBA = {
     "model_type": "mamba",
@@ -286,6 +342,7 @@ def llama_shapes(c):
         shapes |= {
             p + "input_layernorm.weight": (d,),
             p + "post_attention_layernorm.weight": (d,),
+            p + "pre_feedforward_layernorm.weight": (d,),
             p + "post_feedforward_layernorm.weight": (d,),
             p + "self_attn.q_norm.weight": (e if kind in ("olmo2", "olmo3") else size,),
             p + "self_attn.k_norm.weight": (kv if kind in ("olmo2", "olmo3") else size,),
@@ -303,11 +360,19 @@ def llama_shapes(c):
     absent = {
         "qwen3": ("feedforward_layernorm",),
         "olmo": ("norm",),
-        "olmo2": ("input_layernorm",),
-        "olmo3": ("input_layernorm",),
+        "olmo2": ("input_layernorm", "pre_feed"),
+        "olmo3": ("input_layernorm", "pre_feed"),
+        "gemma3_text": ("nothing",),
     }.get(kind, ("q_norm", "k_norm", "feedforward_layernorm"))
     shapes = {k: shape for k, shape in shapes.items() if not any(part in k for part in absent)}
     return shapes | ({} if c["tie_word_embeddings"] else {"lm_head.weight": (v, d)})
+
+
+def gemma3_shapes(c):
+    """Return names and shapes of the tensors of a Gemma 3 that also reads images, without those of
+    its images, as published.
+    """
+    return {f"language_model.{k}": shape for k, shape in llama_shapes(c["text_config"]).items()}
 
 
 def mamba_shapes(c):
@@ -431,6 +496,7 @@ MODELS = {
     "qwen2": (QWEN2, llama_shapes, llama),
     "smollm3": (SMOLLM3, llama_shapes, llama),
     "olmo3": (OLMO3, llama_shapes, llama),
+    "gemma3_text": (GEMMA3_TEXT, llama_shapes, gemma3),
     "qwen3": (QWEN3, llama_shapes, llama),
     "qwen3-wide-heads": (QWEN3 | UNDIVIDED, llama_shapes, llama),
     "olmo": (OLMO, llama_shapes, llama),

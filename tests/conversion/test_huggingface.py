@@ -16,7 +16,7 @@ from lossline.conversion import read_config, read_model, write_model
 from lossline.conversion.layout import Layout
 from lossline.errors import UserError
 
-from .numpy_models import MODELS
+from .numpy_models import GEMMA3, MODELS, gemma3, gemma3_shapes
 
 
 def tensors_of(name, config, *, dtype=np.float32, seed=0):
@@ -203,6 +203,63 @@ def test_scaled_rotary_positions_are_read_and_written(tmp_path):
     assert (config.rope_scaling, config.rope_high, config.rope_original) == (8.0, 4.0, 12)
     write_model(tmp_path / "back", config, params)
     assert json.loads((tmp_path / "back" / "config.json").read_text())["rope_scaling"] == scaling
+    linear = {"rope_type": "linear", "factor": 4.0}
+    make_folder(tmp_path / "linear", "llama", rope_scaling=linear)
+    config, params = read_model(tmp_path / "linear")
+    assert (config.rope_scaling, config.rope_scaling_kind) == (4.0, "linear")
+    write_model(tmp_path / "again", config, params)
+    assert json.loads((tmp_path / "again" / "config.json").read_text())["rope_scaling"] == linear
+
+
+def test_the_text_part_of_a_model_that_reads_images_is_read_and_written_alone(tmp_path):
+    """Under the names of both versions of transformers."""
+    published = tmp_path / "published"
+    published.mkdir()
+    (published / "config.json").write_text(json.dumps(GEMMA3 | {"vision_config": {}}))
+    rng = np.random.default_rng(0)
+    tensors = {
+        name: rng.normal(0, 0.4, shape).astype(np.float32)
+        for name, shape in gemma3_shapes(GEMMA3).items()
+    }
+    image = np.ones(3, np.float32)
+    images = {"vision_tower.a": image, "multi_modal_projector.b": image}
+    save_file(tensors | images, published / "model.safetensors")
+    config, params = read_model(published)
+    tokens = rng.integers(0, 30, 19)
+    expected = gemma3(tensors, GEMMA3, tokens)
+    np.testing.assert_allclose(logits_of(config, params, tokens), expected, rtol=2e-4, atol=2e-4)
+    newer = {
+        name.replace("language_model.model.", "model.language_model."): array
+        for name, array in tensors.items()
+    }
+    images = {f"model.{name}": array for name, array in images.items()}
+    save_file(newer | images, published / "model.safetensors")
+    jax.tree.map(np.testing.assert_array_equal, read_model(published)[1], params)
+    write_model(tmp_path / "text", config, params)
+    assert json.loads((tmp_path / "text" / "config.json").read_text())["model_type"] == (
+        "gemma3_text"
+    )
+    again = read_model(tmp_path / "text")
+    assert again[0] == config
+    jax.tree.map(np.testing.assert_array_equal, again[1], params)
+
+
+def test_a_short_gemma_3_has_the_options_that_transformers_gives_it(tmp_path):
+    """The published files of Gemma 3 4B say no more than this."""
+    text = {
+        "hidden_size": 2560,
+        "intermediate_size": 10240,
+        "model_type": "gemma3_text",
+        "num_hidden_layers": 34,
+        "rope_scaling": {"factor": 8.0, "rope_type": "linear"},
+        "sliding_window": 1024,
+    }
+    tree = {"model_type": "gemma3", "text_config": text}
+    (tmp_path / "config.json").write_text(json.dumps(tree))
+    config = read_config(tmp_path)
+    assert config.num_params().total == 3_880_263_168  # of its text part
+    assert (config.heads, config.kv_heads, config.head_dim, config.full_every) == (8, 4, 256, 6)
+    assert (config.rope_theta, config.window_theta, config.norm_eps) == (1e6, 1e4, 1e-6)
 
 
 def test_rotary_positions_are_read_from_every_place(tmp_path):
@@ -213,6 +270,14 @@ def test_rotary_positions_are_read_from_every_place(tmp_path):
         return read_config(tmp_path / folder)
 
     scaling = LLAMA3 | {ORIGINAL: 12}
+    sections = {
+        "full_attention": {"rope_theta": 500.0, "rope_type": "linear", "factor": 4.0},
+        "sliding_attention": {"rope_theta": 100.0, "rope_type": "default"},
+    }
+    none = dict.fromkeys(("rope_theta", "rope_scaling", "rope_local_base_freq"))
+    assert read("gemma3_text", "gemma4") == read(
+        "gemma3_text", "gemma5", rope_parameters=sections, **none
+    )
     config = read("llama", "4", rope_theta=500, rope_scaling=scaling)
     assert (config.rope_theta, config.rope_scaling, config.rope_original) == (500, 8, 12)
     whole = scaling | {"rope_theta": 500.0, "partial_rotary_factor": 1.0}
@@ -249,6 +314,11 @@ def test_tensors_without_the_prefix_are_found(tmp_path):
         ("llama", {"window": 5, "unrotated_every": 2}),
         ("qwen2", {"window": 5}),
         ("olmo3", {"rope_scaling": 8.0}),
+        ("llama", {"embedding_scale": "sqrt_width"}),
+        ("gemma3_text", {"norm_offset": 0.5}),
+        ("gemma3_text", {"window_theta": None}),  # its layers with a window are never scaled
+        ("gemma3_text", {"heads": 6}),  # transformers opens none
+        ("gpt2", {"score_width": 5}),
         ("gpt2", {"window": 5}),
         ("gpt2", {"mlp": "gelu"}),
         ("gpt2", {"head_width": 8}),
@@ -286,6 +356,9 @@ def test_patterns_of_layers_are_read_where_config_json_gives_none(tmp_path):
     pattern = ("no_rope_layers", "no_rope_layer_interval")
     assert read("smollm3", *pattern).unrotated_every == 4
     assert read("smollm3", *pattern, num_hidden_layers=3).unrotated_every is None
+    gemma = read("gemma3_text", "sliding_window_pattern")
+    assert (gemma.full_every, gemma.rope_theta, gemma.rope_scaling) == (None, 100.0, 1.0)
+    assert read("gemma3_text", sliding_window_pattern=5).full_every == 5
     olmo3 = read("olmo3", "layer_types", "rope_parameters", rope_theta=5e5)
     assert (olmo3.window, olmo3.full_every) == (5, 4)
     assert read("olmo3", layer_types=["full_attention"] * 5).window is None
@@ -384,6 +457,26 @@ OTHER_FUNCTIONS = [
         "olmo3",
         {"rope_parameters": {"full_attention": {"rope_theta": 1e4}, "sliding_attention": {}}},
         r"per type of layer \(full_attention, sliding_attention\)",
+    ),
+    ("gemma3_text", {"attn_logit_softcapping": 50.0}, "attn_logit_softcapping = 50.0 is not"),
+    ("gemma3_text", {"final_logit_softcapping": 30.0}, "final_logit_softcapping = 30.0 is not"),
+    ("gemma3_text", {"use_bidirectional_attention": True}, "bidirectional_attention = True is not"),
+    ("gemma3_text", {"hidden_activation": "gelu"}, "hidden_activation = 'gelu' is not supported"),
+    ("gemma3_text", {"query_pre_attn_scalar": 8.5}, "query_pre_attn_scalar = 8.5 must be a whole"),
+    (
+        "gemma3_text",
+        {"rope_parameters": {"rope_theta": 5e5}},
+        "rope_parameters has rope_theta, but",
+    ),
+    (
+        "gemma3_text",
+        {"rope_parameters": {"sliding_attention": LLAMA3}},
+        "type 'llama3' in layers with a window is not supported",
+    ),
+    (
+        "gemma3_text",
+        {"rope_parameters": {"sliding_attention": {"rope_theta": 5.0}}},
+        "rope_local_base_freq = 100.0, but rope_theta of the rotary positions = 5.0",
     ),
     ("gpt_neox", {"rope_parameters": {"type": "linear", "factor": 2.0}}, "rope scaling is not"),
     (
@@ -486,7 +579,7 @@ def test_every_bad_folder_gives_an_error_that_names_the_cause(tmp_path):
         leave,
         model_type="t5",
     )
-    refused("rope scaling", leave, rope_scaling={"type": "linear", "factor": 2.0})
+    refused("rope scaling", leave, rope_scaling={"type": "yarn", "factor": 2.0})
     refused("attention_bias = True is not supported", leave, attention_bias=True)
     refused("use_bias = True", leave, name="mamba", use_bias=True)
     refused("time_step_limit = ", leave, name="mamba2", time_step_limit=[0.01, 1.0])

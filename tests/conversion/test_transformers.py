@@ -17,7 +17,7 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
 
-@pytest.mark.parametrize("name", ["mistral", "qwen2", "smollm3", "olmo3"])
+@pytest.mark.parametrize("name", ["mistral", "qwen2", "smollm3", "olmo3", "gemma3_text"])
 def test_logits_equal_those_of_transformers_beyond_the_window(tmp_path, name):
     make_folder(tmp_path / "hf", name, bos_token_id=1, eos_token_id=2, pad_token_id=0)
     config, params = read_model(tmp_path / "hf")

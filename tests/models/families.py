@@ -10,6 +10,18 @@ from lossline.models import GPTConfig, HybridConfig, LlamaConfig, Mamba2Config, 
 
 SHAPE = dict(vocab_size=61, width=16, layers=3, context_length=24, activation_dtype="float32")
 HEADS = dict(heads=4, mlp_width=24)
+# Options of Gemma 3, except for the pattern of its layers.
+GEMMA = dict(
+    mlp="geglu_tanh",
+    post_norm="both",
+    norm_offset=1.0,
+    embedding_scale="sqrt_width",
+    qk_norm="head",
+    score_width=7,
+    rope_scaling_kind="linear",
+    window=5,
+    window_theta=100.0,
+)
 
 CONFIGS = {
     "llama": LlamaConfig(**SHAPE, **HEADS, kv_heads=2),
@@ -21,6 +33,9 @@ CONFIGS = {
     ),
     "llama-unlike-layers": LlamaConfig(
         **SHAPE, **HEADS, biases="qkv", window=5, full_every=2, unrotated_every=3
+    ),
+    "llama-gemma": LlamaConfig(
+        **SHAPE, **HEADS, **GEMMA, kv_heads=2, tie_embeddings=True, rope_scaling=8.0, full_every=2
     ),
     "gpt": GPTConfig(**SHAPE, **HEADS, biases=True, mlp="gelu_tanh", tie_embeddings=True),
     "gpt-neox": GPTConfig(

@@ -8,6 +8,7 @@ from flax import nnx
 
 from lossline import models
 from lossline.models.caches import empty_caches
+from models.families import GEMMA
 
 SHAPE = {
     "vocab_size": 61,
@@ -21,6 +22,9 @@ CONFIGS = {
     "llama": models.LlamaConfig(**SHAPE, **HEADS, kv_heads=2, qk_norm="head"),
     "llama-unlike-layers": models.LlamaConfig(
         **SHAPE, **HEADS, biases="qkv", window=5, full_every=2, unrotated_every=2
+    ),
+    "llama-gemma": models.LlamaConfig(
+        **SHAPE, **HEADS, **GEMMA, kv_heads=2, rope_scaling=8.0, full_every=2
     ),
     "mamba": models.MambaConfig(**SHAPE),
     "mamba2": models.Mamba2Config(**SHAPE, state=16, head_channels=16, map_groups=2),

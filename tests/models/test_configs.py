@@ -55,6 +55,29 @@ SHAPE = dict(vocab_size=61, width=96, layers=2, context_length=32)
         (dict(heads=4, full_every=2), "llama.full_every = 2 needs llama.window"),
         (dict(heads=4, window=8, full_every=1), "full_every is 1: it must be at least 2, or None"),
         (dict(heads=4, unrotated_every=2, positions="learned"), "needs llama.positions = 'rotary'"),
+        (dict(heads=4, post_norm="out"), "llama.post_norm is 'out': choose False, True or 'both'"),
+        (dict(heads=4, post_norm="both", parallel=True), "post_norm cannot both be set"),
+        (
+            dict(heads=4, norm_offset=1.0, norm="layer"),
+            "norm_offset = 1.0 needs llama.norm = 'rms'",
+        ),
+        (dict(heads=4, norm_offset=float("inf")), "norm_offset is inf: it must be finite"),
+        (dict(heads=4, embedding_scale="4"), "embedding_scale is '4': choose 'sqrt_width' or None"),
+        (dict(heads=4, score_width=0), "llama.score_width is 0: it must be at least 1"),
+        (dict(heads=4, window=8, window_theta=9.0), "window_theta = 9.0 needs llama.full_every"),
+        (
+            dict(heads=4, window=8, full_every=2, window_theta=9.0, positions="learned"),
+            "llama.window_theta = 9.0 needs llama.positions = 'rotary'",
+        ),
+        (
+            dict(heads=4, window=8, full_every=2, window_theta=0.0),
+            "llama.window_theta is 0.0: it must be positive",
+        ),
+        (dict(heads=4, rope_scaling_kind="yarn"), "kind is 'yarn': choose 'linear' or None"),
+        (
+            dict(heads=4, rope_scaling_kind="linear"),
+            "'linear' needs llama.rope_scaling: the factor",
+        ),
         (dict(heads=4, qk_norm="all"), "llama.qk_norm is 'all': choose one of none, head, width"),
     ],
 )
@@ -74,11 +97,20 @@ def test_an_unset_head_width_does_not_change_the_run_identity():
     assert fingerprint(wide) != fingerprint(config)
 
 
-@pytest.mark.parametrize("name, value", [("window", 8), ("unrotated_every", 4)])
+LATER = {
+    "window": 8,
+    "unrotated_every": 4,
+    "norm_offset": 1.0,
+    "embedding_scale": "sqrt_width",
+    "score_width": 16,
+}
+
+
+@pytest.mark.parametrize("name, value", LATER.items())
 def test_unset_options_of_layers_change_neither_identity_nor_written_form(name, value):
     config = LlamaConfig(**SHAPE, heads=4, mlp_width=64)
     for form in (identity(config), config.to_dict()):
-        assert not {"window", "full_every", "unrotated_every"} & set(form)
+        assert not {*LATER, "full_every", "window_theta", "rope_scaling_kind"} & set(form)
     other = LlamaConfig(**SHAPE, heads=4, mlp_width=64, **{name: value})
     assert identity(other) == {**identity(config), name: value}
     assert other.to_dict() == {**config.to_dict(), name: value}

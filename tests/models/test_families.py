@@ -36,7 +36,7 @@ def windowless(config):
     """Return the configuration without a window, of which only the used pairs are counted."""
     if getattr(config, "window", None) is None:
         return config
-    return dataclasses.replace(config, window=None, full_every=None)
+    return dataclasses.replace(config, window=None, full_every=None, window_theta=None)
 
 
 def assert_trees_close(got, wanted, bound):

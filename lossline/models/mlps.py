@@ -1,0 +1,74 @@
+"""MLPs of transformer layers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from lossline.models.layers import gated, gelu_gated, like, product
+from lossline.ops.linear import linear, linear_many
+
+if TYPE_CHECKING:
+    from lossline.models.transformer import TransformerConfig
+
+MLPS = ("swiglu", "geglu_tanh", "gelu", "gelu_tanh")
+GATED_MLPS = ("swiglu", "geglu_tanh")
+
+
+def make_mlp(config: TransformerConfig, key: jax.Array) -> GatedMLP | GELU:
+    """Return the MLP of a layer with fresh parameters."""
+    return GatedMLP(config, key) if config.mlp in GATED_MLPS else GELU(config, key)
+
+
+class GatedMLP(nnx.Module):
+    """Gated MLP: ``(act(x gate) · (x up)) down`` with silu or gelu (Shazeer, 2002.05202)."""
+
+    def __init__(self, config: TransformerConfig, key: jax.Array) -> None:
+        D, F = config.width, config.mlp_width
+        keys = jax.random.split(key, 3)
+        self.biases = config.biases is True
+        self.by_silu = config.mlp == "swiglu"
+        self.gate = config.matrix(keys[0], (D, F), "embed", "mlp")
+        self.up = config.matrix(keys[1], (D, F), "embed", "mlp")
+        self.down = config.matrix(keys[2], (F, D), "mlp", "embed", output=True)
+        if self.biases:
+            self.gate_bias = config.vector(F, "mlp")
+            self.up_bias = config.vector(F, "mlp")
+            self.down_bias = config.vector(D, "norm")
+
+    def __call__(self, x_BxLxD: jax.Array) -> jax.Array:
+        gate_BxLxF, up_BxLxF = (
+            product(x) for x in linear_many(x_BxLxD, [self.gate[...], self.up[...]])
+        )
+        if self.biases:
+            gate_BxLxF = gate_BxLxF + like(self.gate_bias, gate_BxLxF)
+            up_BxLxF = up_BxLxF + like(self.up_bias, up_BxLxF)
+        hidden_BxLxF = (gated if self.by_silu else gelu_gated)(up_BxLxF, gate_BxLxF)
+        out_BxLxD = product(linear(hidden_BxLxF, self.down[...]))
+        return out_BxLxD + like(self.down_bias, out_BxLxD) if self.biases else out_BxLxD
+
+
+class GELU(nnx.Module):
+    """MLP: ``gelu(x up) down`` (Hendrycks & Gimpel, 1606.08415), with the activation in float32."""
+
+    def __init__(self, config: TransformerConfig, key: jax.Array) -> None:
+        D, F = config.width, config.mlp_width
+        keys = jax.random.split(key, 2)
+        self.biases = config.biases is True
+        self.approximate = config.mlp == "gelu_tanh"
+        self.up = config.matrix(keys[0], (D, F), "embed", "mlp")
+        self.down = config.matrix(keys[1], (F, D), "mlp", "embed", output=True)
+        if self.biases:
+            self.up_bias = config.vector(F, "mlp")
+            self.down_bias = config.vector(D, "norm")
+
+    def __call__(self, x_BxLxD: jax.Array) -> jax.Array:
+        hidden_BxLxF = product(linear(x_BxLxD, self.up[...])).astype(jnp.float32)
+        if self.biases:
+            hidden_BxLxF = hidden_BxLxF + like(self.up_bias, hidden_BxLxF)
+        hidden_BxLxF = jax.nn.gelu(hidden_BxLxF, approximate=self.approximate)
+        out_BxLxD = product(linear(hidden_BxLxF.astype(x_BxLxD.dtype), self.down[...]))
+        return out_BxLxD + like(self.down_bias, out_BxLxD) if self.biases else out_BxLxD
