@@ -1,6 +1,6 @@
 """Record the results of ``transformers``, so that parity is tested where it is not installed.
 
-    python3.11 -m venv peers && peers/bin/pip install torch==2.13.0 transformers==5.23.0
+    python3.11 -m venv peers && peers/bin/pip install torch==2.14.1 transformers==5.24.0
     peers/bin/python tests/models/make_golden.py
 
 This writes golden.npz next to this file. It holds for each case of ``CASES`` the config.json,
@@ -161,6 +161,25 @@ CASES = {
         model_type="olmo2",
         length=13,
         options=_llama(17, 12, 1, 2, num_key_value_heads=1, intermediate_size=16, **_ENDS),
+    ),
+    "gemma3": Case(
+        model_type="gemma3_text",
+        length=13,
+        options=_llama(
+            11,
+            8,
+            2,
+            2,
+            num_key_value_heads=1,
+            head_dim=6,
+            intermediate_size=8,
+            sliding_window=5,
+            sliding_window_pattern=2,
+            rope_scaling={"rope_type": "linear", "factor": 4.0},
+            rope_local_base_freq=100.0,
+            query_pre_attn_scalar=9,
+            **_ENDS,
+        ),
     ),
     "gpt2": Case(
         model_type="gpt2", length=21, options=_gpt2(31, 16, 2, 4, n_positions=24, n_inner=24)
