@@ -97,6 +97,7 @@ setup(
         "data": DATA,
         "dev": DATA + DEV,
         "docs": DATA + DOCS,  # the pages describe every module, those that import TensorFlow too
+        "gguf": ["gguf>=0.17"],
         "gpu": ["jax[cuda13]"],
         "tpu": ["jax[tpu]"],
         "harness": ["lm-eval>=0.4.9"],

@@ -1,10 +1,10 @@
-"""Convert a Hugging Face folder to a run directory, or a run directory to a Hugging Face folder.
+"""Convert a Hugging Face folder or GGUF file to a run directory, or a run directory to a folder.
 
     python -m lossline.convert pythia-160m runs/pythia-160m --pretraining_data=pile \\
         --gin.convert.tokens=299892736000 --gin.convert.step=143000
     python -m lossline.convert runs/wiki-llama-1a2b3c4d wiki-llama-hf --vocabulary=tokenizer.json
 
-Only safetensors files are read: no pickle is loaded, and no code of the folder runs.
+Only safetensors and GGUF files are read: no pickle is loaded, and no code of the folder runs.
 """
 
 from lossline.cli.configuration import Flag, Verb, run_verb
@@ -20,7 +20,9 @@ def load() -> Verb:
 
 
 FLAGS = {
-    "source": Flag("convert.source", "Hugging Face folder, or run directory", "positional"),
+    "source": Flag(
+        "convert.source", "Hugging Face folder, GGUF file or run directory", "positional"
+    ),
     "target": Flag("convert.target", "run directory, or new folder", "positional"),
     "pretraining_data": Flag("convert.pretraining_data", "pretraining data of a foreign model"),
     "vocabulary": Flag(

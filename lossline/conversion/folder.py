@@ -70,18 +70,18 @@ def read_model(
     family = FAMILIES[_read_json(folder / "config.json")["model_type"]]
     places = {
         _renamed(name, family, files): (tensor, layer)
-        for name, tensor, layer in _names(family, config)
+        for name, tensor, layer in named_tensors(family, config)
     }
     _check_names(folder, family, config, places, files)
     stored = _stored_dtype(folder, places, files)
     config = dataclasses.replace(config, param_dtype=param_dtype or stored)
-    params = _empty(config)
+    params = empty_parameters(config)
     for path, names in files.items():
         # Memory-mapped: only the tensor being copied uses memory.
         with safetensors.safe_open(path, framework="np") as file:
             for name in names:
                 if name in places:
-                    _fill(params, *places[name], file.get_tensor(name), f"{folder}: {name}")
+                    fill(params, *places[name], file.get_tensor(name), f"{folder}: {name}")
     if config.tie_embeddings:
         _refuse_another_head(folder, params["embedding"], files)
     return config, params
@@ -216,10 +216,10 @@ def _check_names(
 ) -> None:
     counts = Counter(name for names in files.values() for name in names)
     if twice := [name for name, count in counts.items() if count > 1]:
-        raise UserError(f"{folder} has {_listed(twice)} in more than one file; download it again")
+        raise UserError(f"{folder} has {listed(twice)} in more than one file; download it again")
     extra = [name for name in counts.keys() - places if not is_ignored(family, config, name)]
     problems = [
-        f"{what} {_listed(names)}"
+        f"{what} {listed(names)}"
         for what, names in (("missing", places.keys() - counts), ("unexpected", extra))
         if names
     ]
@@ -230,13 +230,14 @@ def _check_names(
         )
 
 
-def _listed(names: Collection[str]) -> str:
+def listed(names: Collection[str]) -> str:
+    """Return the number and the first names of tensors."""
     shown = ", ".join(sorted(names)[:_MAX_LISTED])
     more = ", …" if len(names) > _MAX_LISTED else ""
     return f"{len(names)} tensors: {shown}{more}"
 
 
-def _names(family: Family, config: ModelConfig) -> Iterator[tuple[str, Tensor, int | None]]:
+def named_tensors(family: Family, config: ModelConfig) -> Iterator[tuple[str, Tensor, int | None]]:
     """Yield every Hugging Face tensor with its layer (None outside the layers)."""
     for tensor in family.tensors(config):
         if not tensor.is_layered:
@@ -257,15 +258,27 @@ def _renamed(name: str, family: Family, files: Mapping[Path, Mapping[str, str]])
     return name.removeprefix(family.prefix)
 
 
-def _empty(config: ModelConfig) -> dict[str, Any]:
+def empty_parameters(config: ModelConfig) -> dict[str, Any]:
+    """Return parameters of zeros, nested dictionaries of NumPy arrays."""
     _, state = models.abstract_state(config)
     return jax.tree.map(lambda p: np.zeros(p.shape, p.dtype), nnx.to_pure_dict(state))
 
 
-def _fill(
+def fill(
     params: dict[str, Any], tensor: Tensor, layer: int | None, theirs: np.ndarray, where: str
 ) -> None:
-    """Copy a Hugging Face tensor into lossline's parameters, in place."""
+    """Copy a Hugging Face tensor into lossline's parameters, in place.
+
+    Args:
+        params: parameters to change.
+        tensor: the tensor, and the parameters that it holds.
+        layer: number of its layer; None outside the layers.
+        theirs: its values.
+        where: file and name, for messages.
+
+    Raises:
+        UserError: its shape is not that of the configuration.
+    """
     targets = [_slot(params, path, layer) for path, _ in tensor.parts]
     shapes = [target.shape for target in targets]
     if theirs.shape != tensor.shape(shapes):
@@ -347,7 +360,7 @@ def _plan(
     """Return the tensors of each file."""
     shards: list[list[tuple[str, Tensor, int | None]]] = [[]]
     filled = 0
-    for name, tensor, layer in _names(family, config):
+    for name, tensor, layer in named_tensors(family, config):
         parts = (_slot(params, path, layer) for path, _ in tensor.parts)
         size = sum(part.size for part in parts) * dtype.itemsize
         if shards[-1] and filled + size > shard_bytes:

@@ -24,6 +24,7 @@ from flax import nnx
 import lossline
 from lossline import models
 from lossline.conversion import read_model, refuse_existing, tokenizer_files, write_model
+from lossline.conversion.gguf_file import read_gguf
 from lossline.conversion.tokenizer_files import Tokenizer
 from lossline.errors import UserError
 from lossline.files import local_copy, local_folder, remove_folder, write_json, write_text
@@ -45,7 +46,7 @@ class ConvertOptions:
     ("reading").
 
     Attributes:
-        source: Hugging Face folder or run directory.
+        source: Hugging Face folder, GGUF file or run directory.
         target: path to create. When reading, it may be a run directory of the same model, which
             then gets one more checkpoint.
         step: reading: training step that the model has reached (default 1); writing: checkpoint to
@@ -93,7 +94,7 @@ def convert(options: ConvertOptions) -> None:
 
 
 def import_run(options: ConvertOptions) -> RunDirectory:
-    """Make a run directory with one checkpoint from a Hugging Face folder.
+    """Make a run directory with one checkpoint from a Hugging Face folder or a GGUF file.
 
     The evaluator measures it like any run.
 
@@ -102,10 +103,10 @@ def import_run(options: ConvertOptions) -> RunDirectory:
             is no vocabulary; or the target is another run.
     """
     given, target = to_path(options.source), to_path(options.target, "convert.target")
-    if not given.is_dir():
+    if not given.is_dir() and not _is_gguf(given):
         raise UserError(
-            f"convert.source: no folder {given}; give one with config.json and safetensors, or a "
-            f"run directory"
+            f"convert.source: no folder {given}; give one with config.json and safetensors, a GGUF "
+            f"file, or a run directory"
         )
     for name in ("pretraining_data", "tokens"):
         if getattr(options, name) is None:
@@ -119,7 +120,8 @@ def import_run(options: ConvertOptions) -> RunDirectory:
     with local_copy(given) as source:
         tokenizer = _tokenizer_of_source(source, options)
         vocabulary = tokenizer.vocabulary
-        config, params = read_model(source, param_dtype=options.dtype)
+        read = read_gguf if _is_gguf(source) else read_model
+        config, params = read(source, param_dtype=options.dtype)
         if config.position_params() and (options.context_length or 0) > config.context_length:
             raise UserError(
                 f"convert.context_length = {options.context_length}: {given} has only "
@@ -133,6 +135,10 @@ def import_run(options: ConvertOptions) -> RunDirectory:
             )
         facts = _facts(target, config, vocabulary, options)
         return _write_run(target, config, params, tokenizer, facts, options)
+
+
+def _is_gguf(source: Path) -> bool:
+    return source.suffix == ".gguf" and source.is_file()
 
 
 def _write_run(
