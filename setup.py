@@ -46,6 +46,7 @@ CLUSTER = [
     "distributed>=2026.8",
     "submitit>=1.5.4",
 ]
+GGUF = ["gguf>=0.17"]  # models in the format of llama.cpp
 # Small files in Google Cloud Storage; Orbax and TensorStore bring their own clients.
 BUCKETS = [
     "gcsfs>=2026.8",
@@ -60,6 +61,7 @@ DEV = [
     *SELECTION,
     *CLUSTER,
     *BUCKETS,
+    *GGUF,
     "gcp-storage-emulator>=2026.7",
     "ipykernel>=6.29",
     "mypy>=1.14",
@@ -97,7 +99,7 @@ setup(
         "data": DATA,
         "dev": DATA + DEV,
         "docs": DATA + DOCS,  # the pages describe every module, those that import TensorFlow too
-        "gguf": ["gguf>=0.17"],
+        "gguf": GGUF,
         "gpu": ["jax[cuda13]"],
         "tpu": ["jax[tpu]"],
         "harness": ["lm-eval>=0.4.9"],

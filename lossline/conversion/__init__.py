@@ -4,8 +4,9 @@
     write_model("path/to/new/folder", config, params)
 
 ``families.FAMILIES`` lists the model types, with the names and layouts of their tensors. Only
-safetensors are read: no pickle is loaded and no code of a folder is run. In this package, "ours"
-means lossline's form of a tensor or option, and "theirs" means Hugging Face's.
+safetensors are read: no pickle is loaded and no code of a folder is run. ``gguf_file.read_gguf``
+reads a GGUF file of Llama type. In this package, "ours" means lossline's form of a tensor or
+option, and "theirs" means Hugging Face's.
 """
 
 from lossline.conversion.families import FAMILIES, config_from_hf
