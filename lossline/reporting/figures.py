@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import math
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,6 +31,11 @@ PAGE_WIDTH = 6.9  # inches: the text width of a two-column page
 LEGEND_WIDTH = 1.25
 PANELS_PER_FIGURE = 12
 _LAWS = {law.name: law for law in (Chinchilla(), Kaplan())}
+# Tags hold no other ">" and no other quotes than these: matplotlib escapes both.
+_PATH = re.compile(rb'(?<=<path )[^>]*')
+_COORDINATES = re.compile(rb'(?<=\bd=")[^"]*')
+_DECIMALS = re.compile(rb"(\.\d\d)\d+")
+_USE = re.compile(rb'(<use xlink:href="#\w+" x="-?\d+(?:\.\d\d?)?)\d*(" y="-?\d+(?:\.\d\d?)?)\d*')
 
 
 @contextmanager
@@ -56,8 +63,23 @@ def save(figure: Figure, path: Path) -> Path:
         figure.savefig(path, metadata={"Software": None})
         # Keep the layout of the PNG: computing it again takes as long as drawing.
         figure.set_layout_engine("none")
-        figure.savefig(path.with_suffix(".svg"), metadata={"Date": None, "Creator": None})
+        vector = io.BytesIO()
+        figure.savefig(vector, format="svg", metadata={"Date": None, "Creator": None})
+    path.with_suffix(".svg").write_bytes(short_coordinates(vector.getvalue()))
     return path
+
+
+def short_coordinates(svg: bytes) -> bytes:
+    """Return a figure with coordinates of two decimals: hundredths of a point, 3.5 µm.
+
+    matplotlib writes six. The page holds every figure, and two thirds of it compressed are digits.
+    """
+    svg = _PATH.sub(lambda tag: _COORDINATES.sub(_short, tag[0], count=1), svg)
+    return _USE.sub(rb"\1\2", svg)
+
+
+def _short(coordinates: re.Match[bytes]) -> bytes:
+    return _DECIMALS.sub(rb"\1", coordinates[0])
 
 
 def draw_panel(

@@ -7,6 +7,7 @@ the content security policy of the page admits its own scripts only and forbids 
 from __future__ import annotations
 
 import base64
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -16,6 +17,8 @@ from typing import ClassVar
 import jinja2
 
 from lossline.explorer.parts import Explorer, policy, scripts
+
+MOST_VECTOR = 400_000  # bytes of a compressed SVG that a page holds
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,7 @@ class Picture:
     Attributes:
         title: what the figure is of.
         caption: how to read it and how it was made.
-        png: path of the image.
+        png: path of the image; the same figure as SVG is beside it.
         number: number of the figure.
         shows: what a reader sees in it, for those who do not; goes into the alternative text.
         width: width on the page, in pixels.
@@ -85,6 +88,16 @@ class Picture:
     def base64(self) -> str:
         """Content of the file for a data URI."""
         return base64.b64encode(self.png.read_bytes()).decode("ascii")
+
+    @property
+    def vector(self) -> str:
+        """The SVG, deflated (zlib), in base64, for its download; "" if there is none or too large.
+
+        Text of this kind is a fifth of the SVG, so that it costs a page less than its image does.
+        """
+        svg = self.png.with_suffix(".svg")
+        packed = zlib.compress(svg.read_bytes(), 9) if svg.exists() else b""
+        return base64.b64encode(packed).decode("ascii") if len(packed) <= MOST_VECTOR else ""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,6 +1,8 @@
 """The page of a report as a person meets it: in headless Chromium, skipped where there is none."""
 
 import shutil
+from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -114,6 +116,16 @@ def test_downloads(opened, tmp_path):
         waiting.value.save_as(path)
         assert path.suffix == f".{kind}"
         assert path.read_bytes().startswith(start)
+    saved = []
+    for kind in ("PNG", "SVG"):
+        with page.expect_download() as waiting:
+            page.locator("#lines figure").first.get_by_role("button", name=kind).click()
+        saved.append(tmp_path / waiting.value.suggested_filename)
+        waiting.value.save_as(saved[-1])
+    figures = Path(urlsplit(page.url).path).parent / "figures"
+    for path in saved:
+        assert path.stem == "figure-2-loss-on-hellaswag-against-loss-on-wiki"
+        assert path.read_bytes() == (figures / f"overview{path.suffix}").read_bytes()
     with page.expect_download() as waiting:
         page.click("[aria-label='Save Runs as CSV']")
     waiting.value.save_as(tmp_path / "runs.csv")

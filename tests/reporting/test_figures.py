@@ -1,6 +1,7 @@
 import io
 import re
 from dataclasses import replace
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -142,6 +143,34 @@ def test_the_same_table_gives_the_same_bytes(table, curves, tmp_path):
     first = figures.save(once(), tmp_path / "a.png").with_suffix(".svg").read_bytes()
     second = figures.save(once(), tmp_path / "b.png").with_suffix(".svg").read_bytes()
     assert first == second
+
+
+def test_an_svg_has_coordinates_of_two_decimals_and_its_names(tmp_path):
+    figure = figures.new_figure(3, 2)
+    ax = figure.subplots()
+    ax.set_title('d="M 0.123456" <use x="0.123456')
+    x = np.linspace(0, 1, 7) ** 2
+    ax.plot(x, x, marker="o", gid="run-0.123456")
+    whole = io.BytesIO()
+    with figures.publication_style():
+        figure.savefig(whole, format="svg", metadata={"Date": None, "Creator": None})
+    figure.set_layout_engine("none")
+    path = figures.save(figure, tmp_path / "a.png").with_suffix(".svg")
+    number = re.compile(r"-?\d+\.\d+|-?\d+")
+    trees = [ElementTree.fromstring(text) for text in (whole.getvalue(), path.read_bytes())]
+    moved = []
+    for before, after in zip(*(tree.iter() for tree in trees), strict=True):
+        assert before.tag == after.tag
+        assert before.text == after.text
+        for name, value in before.items():
+            if name in ("d", "x", "y") and before.tag.endswith(("path", "use")):
+                assert not re.search(r"\.\d{3}", after.get(name))
+                numbers = [[float(n) for n in number.findall(v)] for v in (value, after.get(name))]
+                assert numbers[1] == pytest.approx(numbers[0], abs=0.0101)
+                moved += [a != b for a, b in zip(*numbers, strict=True)]
+            else:
+                assert after.get(name) == value
+    assert sum(moved) > 20
 
 
 def test_legend_lies_outside_all_panels(table, appearance, curves):

@@ -9,6 +9,7 @@ from lossline import tables
 from lossline.attribution.results import Attribution
 from lossline.errors import UserError
 from lossline.fits.results import TableFit
+from lossline.reporting import page as page_parts
 from lossline.reporting import report
 from lossline.reporting.grids import p_number
 from lossline.reporting.report import verdicts, write_report
@@ -123,7 +124,9 @@ def test_page_is_one_file_with_its_own_scripts_and_no_external_files(page):
         if (tag, name) == ("meta", "content") and value.startswith("default-src")
     ]  # fmt: skip
     assert policy.startswith("default-src 'none'; img-src data:; style-src 'unsafe-inline'")
-    assert policy.count("'sha256-") == page.tags.count("script") - 1  # the study is no script
+    data = [value for tag, name, value in page.attributes if (tag, name) == ("script", "type")]
+    assert policy.count("'sha256-") == page.tags.count("script") - len(data)
+    assert set(data) == {"text/plain"}  # the study and the figures as SVG are no scripts
     assert "link" not in page.tags
     for tag, name, value in page.attributes:
         if name in ("src", "href", "data", "action", "srcset"):
@@ -131,6 +134,7 @@ def test_page_is_one_file_with_its_own_scripts_and_no_external_files(page):
         assert not name.startswith("on")
     images = [value for tag, name, value in page.attributes if (tag, name) == ("img", "src")]
     assert len(images) == sum(tag == "figcaption" for tag in page.tags) >= 9
+    assert len(data) == 1 + len(images)
 
 
 def test_figures_and_tables_speak_to_a_screen_reader(page):
@@ -145,6 +149,14 @@ def test_figures_and_tables_speak_to_a_screen_reader(page):
 @pytest.mark.parametrize(("value", "shown"), [(0.0, "< 0.0001"), (0.04, "0.04"), (None, "–")])
 def test_a_p_value_is_never_a_bare_zero(value, shown):
     assert p_number(value) == shown
+
+
+def test_a_page_holds_no_large_svg(small, tmp_path, monkeypatch):
+    whole = write_report(small, tmp_path / "whole").read_text("utf-8")
+    monkeypatch.setattr(page_parts, "MOST_VECTOR", 4_000)
+    light = write_report(small, tmp_path / "light").read_text("utf-8")
+    assert 0 < light.count('class="vector"') < whole.count('class="vector"')
+    assert len(light) < len(whole)
 
 
 def test_style_fetches_nothing(written):
@@ -193,7 +205,8 @@ def test_hostile_names_are_shown_as_text_everywhere(small, tmp_path):
     )  # fmt: skip
     source = write_report(hostile, tmp_path, title=EVIL).read_text("utf-8")
     page = Page(source)
-    assert page.tags.count("script") == 4  # tools, Vega, explorer and the packed study
+    # Tools, Vega, explorer, the packed study, and each figure as SVG.
+    assert page.tags.count("script") == 4 + page.tags.count("img")
     assert EVIL in "".join(page.text)
     assert "49" not in verdicts(hostile)[0]
     allowed = {

@@ -6,12 +6,6 @@ const COLORS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"
 const SHAPES = ["circle", "square", "triangle-up", "diamond", "triangle-down", "cross", "triangle-right", "triangle-left"];
 const GOLDEN = 0.6180339887498949;
 
-async function unpack(text) {
-  const bytes = Uint8Array.from(atob(text.trim()), (letter) => letter.charCodeAt(0));
-  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
-  return JSON.parse(await new Response(stream).text());
-}
-
 // Checkpoints on both sets, of the runs that the filter admits.
 function chosenPoints(study, state) {
   const { checkpoints: at, facts, runs } = study;
@@ -154,7 +148,7 @@ async function explore() {
   const place = document.getElementById("explorer"), form = document.getElementById("controls");
   const chart = document.getElementById("chart"), shown = document.getElementById("shown");
   if (!place || !window.vegaEmbed || !window.DecompressionStream) return;
-  const study = await unpack(document.getElementById("study").textContent);
+  const study = JSON.parse(await inflate(document.getElementById("study").textContent));
   const dark = matchMedia("(prefers-color-scheme: dark)");
   place.hidden = false;
   let view = null, points = [], turn = 0;

@@ -14,6 +14,13 @@ function saveText(name, text, type) {
   setTimeout(() => URL.revokeObjectURL(href), 10000);
 }
 
+// Text that the page holds deflated, in base64.
+async function inflate(text) {
+  const bytes = Uint8Array.from(atob(text.trim()), (letter) => letter.charCodeAt(0));
+  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
+  return new Response(stream).text();
+}
+
 function csv(rows) {
   const quoted = (value) => /[",\n]/.test(value) ? `"${value.replaceAll('"', '""')}"` : value;
   return rows.map((row) => row.map((value) => quoted(String(value ?? ""))).join(",") + "\n").join("");
@@ -91,9 +98,11 @@ function equip(table) {
 
 for (const table of document.querySelectorAll(".scroll table")) equip(table);
 for (const image of document.querySelectorAll("figure img")) {
-  const title = image.closest("figure").querySelector("b")?.textContent ?? "figure";
+  const figure = image.closest("figure"), vector = figure.querySelector(".vector");
+  const title = figure.querySelector("b")?.textContent ?? "figure";
   const tools = document.createElement("div");
   tools.className = "tools";
   tools.append(button("PNG", () => save(`${fileName(title)}.png`, image.src), `Save ${title} as PNG`));
+  if (vector && window.DecompressionStream) tools.append(button("SVG", async () => saveText(`${fileName(title)}.svg`, await inflate(vector.textContent), "image/svg+xml"), `Save ${title} as SVG`));
   image.after(tools);
 }
