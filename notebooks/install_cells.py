@@ -90,12 +90,13 @@ def data_source(name: str) -> str:
     if name == "selection.ipynb":
         folders.append(f'SELECT = Path("runs/{study}/select")')
     lines = [
+        "import sys",
         "from pathlib import Path",
         "",
         "if not Path(LOSSES).exists():  # make a small study: minutes, and its numbers say nothing",
         '    if not Path("gin_configs/studies").is_dir():',
         f"        {get}",
-        f"    !python -m lossline.study --gin_file=gin_configs/studies/{study}.gin",
+        f"    !{{sys.executable}} -m lossline.study --gin_file=gin_configs/studies/{study}.gin",
         *(f"    {line}" for line in folders),
     ]
     return "\n".join(lines)
