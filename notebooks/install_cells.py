@@ -96,7 +96,8 @@ def data_source(name: str) -> str:
         "if not Path(LOSSES).exists():  # make a small study: minutes, and its numbers say nothing",
         '    if not Path("gin_configs/studies").is_dir():',
         f"        {get}",
-        f"    !{{sys.executable}} -m lossline.study --gin_file=gin_configs/studies/{study}.gin",
+        "    PYTHON = sys.executable",
+        f"    !{{PYTHON}} -m lossline.study --gin_file=gin_configs/studies/{study}.gin",
         *(f"    {line}" for line in folders),
     ]
     return "\n".join(lines)

@@ -32,7 +32,7 @@ LEGEND_WIDTH = 1.25
 PANELS_PER_FIGURE = 12
 _LAWS = {law.name: law for law in (Chinchilla(), Kaplan())}
 # Tags hold no other ">" and no other quotes than these: matplotlib escapes both.
-_PATH = re.compile(rb'(?<=<path )[^>]*')
+_PATH = re.compile(rb"(?<=<path )[^>]*")
 _COORDINATES = re.compile(rb'(?<=\bd=")[^"]*')
 _DECIMALS = re.compile(rb"(\.\d\d)\d+")
 _USE = re.compile(rb'(<use xlink:href="#\w+" x="-?\d+(?:\.\d\d?)?)\d*(" y="-?\d+(?:\.\d\d?)?)\d*')

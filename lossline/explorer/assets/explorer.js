@@ -1,7 +1,7 @@
 // The explorer: reads the controls, and lets Vega-Lite draw the checkpoints they ask for.
 "use strict";
 
-const MOST_DRAWN = 3000; // of more points, an even share is drawn
+const MOST_DRAWN = 1500; // of more points, an even share is drawn
 const COLORS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7a7a7a", "#882255", "#999933", "#44AA99", "#AA4499", "#117733", "#CC6677", "#332288"];
 const SHAPES = ["circle", "square", "triangle-up", "diamond", "triangle-down", "cross", "triangle-right", "triangle-left"];
 const GOLDEN = 0.6180339887498949;
@@ -64,6 +64,13 @@ function limits(values) {
   return [low - margin, high + margin];
 }
 
+// Ticks at powers of ten, if there are two.
+function decades([low, high]) {
+  const values = [];
+  for (let power = Math.ceil(Math.log10(low)); 10 ** power <= high; power++) values.push(10 ** power);
+  return values.length > 1 ? { values } : { tickCount: 3 };
+}
+
 function looks(study, state, points) {
   const levels = study.facts[state.color]?.levels ?? [""];
   const own = study.colors[state.color];
@@ -87,7 +94,7 @@ function spec(study, state, points, drawn) {
     scale: { domain: limits(points.map((point) => point[field])), zero: false, nice: false } });
   const sizes = points.map((point) => point[compute[0]]).filter((size) => size > 0);
   const ends = sizes.length ? [sizes.reduce((a, b) => Math.min(a, b)) / 1.4, sizes.reduce((a, b) => Math.max(a, b)) * 1.4] : [1, 10];
-  const scale = { field: compute[0], type: "quantitative", title: compute[1], scale: { type: "log", domain: ends, nice: false }, axis: { format: "~e", tickCount: 5 } };
+  const scale = { field: compute[0], type: "quantitative", title: compute[1], scale: { type: "log", domain: ends, nice: false }, axis: { format: "~e", labelOverlap: "greedy", labelSeparation: 8, ...decades(ends) } };
   const x = loss("x", state.x), y = loss("y", state.y);
   const number = (field, title, format) => ({ field, type: "quantitative", title, format });
   const tooltip = [{ field: "run", title: "run" }, number("step", "step", ","), number("N", "N (parameters)", ".3s"), number("D", "D (tokens)", ".3s"),
@@ -103,11 +110,11 @@ function spec(study, state, points, drawn) {
       { transform: [{ filter: "datum.run === followed" }], mark: { type: "line", clip: true, strokeWidth: 1.5, point: false, color: state.ink, tooltip: null },
         encoding: { x: across, y: up, order: { field: "step" } } }] });
   const below = [], hue = { field: "color", type: "nominal", scale: look.color.scale, legend: look.color.legend, title: look.color.title };
-  const traces = state.band ? traceRows(study, state) : [];
+  const traces = traceRows(study, state);
   if (traces.length) {
     const data = { values: traces };
-    below.push({ data, mark: { type: "area", opacity: 0.18, clip: true, tooltip: null }, encoding: { x: { ...x }, y: { ...y, field: "low" }, y2: { field: "high" }, detail: { field: "name" }, color: hue } });
-    below.push({ data, mark: { type: "line", strokeWidth: 1.6, clip: true, tooltip: null }, encoding: { x, y, detail: { field: "name" }, color: hue } });
+    below.push({ data, mark: { type: "area", opacity: { expr: "band ? 0.18 : 0" }, clip: true, tooltip: null }, encoding: { x: { ...x }, y: { ...y, field: "low" }, y2: { field: "high" }, detail: { field: "name" }, color: hue } });
+    below.push({ data, mark: { type: "line", opacity: { expr: "band ? 1 : 0" }, strokeWidth: 1.6, clip: true, tooltip: null }, encoding: { x, y, detail: { field: "name" }, color: hue } });
   }
   const held = state.held_out ? predictionRows(study, state, points) : [];
   if (held.length) {
@@ -122,7 +129,7 @@ function spec(study, state, points, drawn) {
   const main = panel(x, y, wide, state.narrow ? 280 : 410, below);
   const others = [panel(scale, y, side, small), panel(scale, x, side, small)];
   return {
-    data: { name: "points", values: drawn }, params: [{ name: "followed", value: state.run }],
+    data: { name: "points", values: drawn }, params: [{ name: "followed", value: state.run }, { name: "band", value: state.band }],
     description: summary(study, state, points, drawn),
     ...(state.narrow ? { vconcat: [main, ...others] } : { hconcat: [main, { vconcat: others }] }),
     config: { background: "transparent", view: { stroke: null }, font: "Inter, 'Helvetica Neue', Arial, 'DejaVu Sans', sans-serif",
@@ -183,6 +190,8 @@ async function explore() {
     await view?.view.signal("followed", study.runs.includes(run) ? run : "").runAsync();
   }
 
+  const toggleBand = () => view?.view.signal("band", form.band.checked).runAsync();
+
   async function saveAs(kind) {
     const { x, y } = read(), name = fileName(`${y}-against-${x}`);
     const columns = ["run", "step", "N", "D", "C", "x", "y"];
@@ -193,14 +202,15 @@ async function explore() {
   }
 
   let waiting;
-  const soon = () => { clearTimeout(waiting); waiting = setTimeout(draw, 150); };
+  const soon = (pause) => { clearTimeout(waiting); waiting = setTimeout(draw, pause); };
   form.addEventListener("submit", (event) => event.preventDefault());
-  form.addEventListener("input", (event) => event.target.name === "run" ? follow(form.run.value) : soon());
+  const actions = { run: () => follow(form.run.value), band: toggleBand, filter: () => soon(80) };
+  form.addEventListener("input", (event) => (actions[event.target.name] ?? (() => soon(0)))());
   form.addEventListener("reset", () => setTimeout(draw));
   for (const saver of form.querySelectorAll("[data-save]")) saver.addEventListener("click", () => saveAs(saver.dataset.save));
   dark.addEventListener("change", draw);
   let width = innerWidth;
-  addEventListener("resize", () => { if (innerWidth !== width) { width = innerWidth; soon(); } });
+  addEventListener("resize", () => { if (innerWidth !== width) { width = innerWidth; soon(150); } });
   await draw();
 }
 
