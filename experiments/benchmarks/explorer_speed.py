@@ -41,7 +41,8 @@ CLOCK = """() => {
   window.times = [];
   const frame = () => new Promise((done) => requestAnimationFrame(() => setTimeout(done)));
   const watch = (type, answered) => addEventListener(type, async (event) => {
-    const start = event.timeStamp, view = window.explorerView, signals = [view.signal("followed"), view.signal("band")];
+    const start = event.timeStamp, view = window.explorerView;
+    const signals = [view.signal("followed"), view.signal("band")];
     await new Promise((done) => setTimeout(done));
     await answered(view, signals);
     await frame();
