@@ -39,12 +39,15 @@ from train_throughput_cases import Case, Contender, Target, cases
 
 HERE = Path(__file__).resolve().parent
 REPOSITORY = HERE.parents[1]
-# The allocator reads these before Python starts. They keep freed memory, so that it is not zeroed
-# again in every step.
-ALLOCATOR = {
-    "MALLOC_ARENA_MAX": "1",
-    "MALLOC_MMAP_MAX_": "0",
-    "MALLOC_TRIM_THRESHOLD_": "34359738368",
+# glibc reads these before Python starts. "keep", the setting of studies: freed memory is kept, so
+# that it is not zeroed again in every step. "huge": pages of 2 MB; freed memory is given back.
+# "mixed": buffers below 32 MiB are kept, larger ones are in huge pages and given back.
+_KEEP = {"MALLOC_ARENA_MAX": "1", "MALLOC_TRIM_THRESHOLD_": "34359738368"}
+_HUGE = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
+ALLOCATORS = {
+    "keep": {**_KEEP, "MALLOC_MMAP_MAX_": "0"},
+    "huge": _HUGE,
+    "mixed": {**_KEEP, **_HUGE, "MALLOC_MMAP_THRESHOLD_": "33554432"},
 }
 FIRST_STEPS = 3  # steps whose losses are compared
 
@@ -75,7 +78,7 @@ class Worker:
             stdout=subprocess.PIPE,
             stderr=self._log,
             text=True,
-            env=environment(task["device"], small=task["small"]),
+            env=environment(task["device"], small=task["small"], allocator=task["allocator"]),
         )
         threading.Thread(target=self._listen, daemon=True).start()
 
@@ -147,12 +150,12 @@ class Worker:
         return lines[-1][:300] if lines else f"exit status {self._process.wait()}"
 
 
-def environment(device: str, *, small: bool) -> dict[str, str]:
+def environment(device: str, *, small: bool, allocator: str) -> dict[str, str]:
     """Return the environment variables of every worker.
 
     A small run keeps the XLA flags of its caller, because its times are not used.
     """
-    here = {**os.environ, **ALLOCATOR, "TF_CPP_MIN_LOG_LEVEL": "2"}
+    here = {**os.environ, **ALLOCATORS[allocator], "TF_CPP_MIN_LOG_LEVEL": "2"}
     here["PYTHONPATH"] = os.pathsep.join(filter(None, [str(REPOSITORY), here.get("PYTHONPATH")]))
     if device == "cpu":
         here["JAX_PLATFORMS"] = "cpu"
@@ -252,6 +255,7 @@ class Run:
             "kind": case.kind,
             "device": self.args.device,
             "small": self.args.small,
+            "allocator": self.args.allocator,
             "first_steps": FIRST_STEPS,
             "cache": str(self.folder / "cache"),
             **case.task,
@@ -453,13 +457,14 @@ def main() -> None:
     parser.add_argument("--ours_python", action="append", help="Python with lossline; repeatable")
     parser.add_argument("--peers_python", help="Python with torch, transformers, mambapy")
     parser.add_argument("--jla_python", help="Python with jax-linear-attention")
+    parser.add_argument("--allocator", choices=tuple(ALLOCATORS), default="keep", help="see above")
     parser.add_argument("--output", type=Path, default=HERE / "train_throughput.json")
     args = parser.parse_args()
     record: dict[str, Any] = {
         "date": datetime.date.today().isoformat(),
         "command": shlex.join(["python", *sys.argv]),
         "machine": machine(),
-        "allocator": ALLOCATOR,
+        "allocator": ALLOCATORS[args.allocator],
         "cases": [],
     }
     args.output.parent.mkdir(parents=True, exist_ok=True)
