@@ -2,35 +2,45 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from lossline.models.config import ModelConfig
 from lossline.models.layers import gated, gelu_gated, like, product
 from lossline.ops.linear import linear, linear_many
-
-if TYPE_CHECKING:
-    from lossline.models.transformer import TransformerConfig
 
 MLPS = ("swiglu", "geglu_tanh", "gelu", "gelu_tanh")
 GATED_MLPS = ("swiglu", "geglu_tanh")
 
 
-def make_mlp(config: TransformerConfig, key: jax.Array) -> GatedMLP | GELU:
-    """Return the MLP of a layer with fresh parameters."""
-    return GatedMLP(config, key) if config.mlp in GATED_MLPS else GELU(config, key)
+def make_mlp(
+    config: ModelConfig, key: jax.Array, *, kind: str, hidden: int, biases: bool
+) -> GatedMLP | GELU:
+    """Return the MLP of a layer with fresh parameters.
+
+    Args:
+        config: configuration of the model.
+        key: random key.
+        kind: one of ``MLPS``.
+        hidden: hidden width.
+        biases: whether the matrices have biases.
+    """
+    if kind in GATED_MLPS:
+        return GatedMLP(config, key, hidden=hidden, biases=biases, by_silu=kind == "swiglu")
+    return GELU(config, key, hidden=hidden, biases=biases, approximate=kind == "gelu_tanh")
 
 
 class GatedMLP(nnx.Module):
     """Gated MLP: ``(act(x gate) · (x up)) down`` with silu or gelu (Shazeer, 2002.05202)."""
 
-    def __init__(self, config: TransformerConfig, key: jax.Array) -> None:
-        D, F = config.width, config.mlp_width
+    def __init__(
+        self, config: ModelConfig, key: jax.Array, *, hidden: int, biases: bool, by_silu: bool
+    ) -> None:
+        D, F = config.width, hidden
         keys = jax.random.split(key, 3)
-        self.biases = config.biases is True
-        self.by_silu = config.mlp == "swiglu"
+        self.biases = biases
+        self.by_silu = by_silu
         self.gate = config.matrix(keys[0], (D, F), "embed", "mlp")
         self.up = config.matrix(keys[1], (D, F), "embed", "mlp")
         self.down = config.matrix(keys[2], (F, D), "mlp", "embed", output=True)
@@ -54,11 +64,13 @@ class GatedMLP(nnx.Module):
 class GELU(nnx.Module):
     """MLP: ``gelu(x up) down`` (Hendrycks & Gimpel, 1606.08415), with the activation in float32."""
 
-    def __init__(self, config: TransformerConfig, key: jax.Array) -> None:
-        D, F = config.width, config.mlp_width
+    def __init__(
+        self, config: ModelConfig, key: jax.Array, *, hidden: int, biases: bool, approximate: bool
+    ) -> None:
+        D, F = config.width, hidden
         keys = jax.random.split(key, 2)
-        self.biases = config.biases is True
-        self.approximate = config.mlp == "gelu_tanh"
+        self.biases = biases
+        self.approximate = approximate
         self.up = config.matrix(keys[0], (D, F), "embed", "mlp")
         self.down = config.matrix(keys[1], (F, D), "mlp", "embed", output=True)
         if self.biases:

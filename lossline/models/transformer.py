@@ -371,7 +371,10 @@ class TransformerBlock(nnx.Module):
         self.attention_norm = config.make_norm(config.width)
         self.attention = SelfAttention(config, attention_key)
         self.mlp_norm = config.make_norm(config.width)
-        self.mlp = make_mlp(config, mlp_key)
+        biases = config.biases is True
+        self.mlp = make_mlp(
+            config, mlp_key, kind=config.mlp, hidden=config.mlp_width, biases=biases
+        )
         if config.post_norm == "both":
             self.attended_norm = config.make_norm(config.width)
             self.mlp_out_norm = config.make_norm(config.width)
