@@ -4,7 +4,6 @@ import dataclasses
 import json
 
 import jax
-import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
@@ -16,7 +15,8 @@ from lossline.conversion import read_config, read_model, write_model
 from lossline.conversion.layout import Layout
 from lossline.errors import UserError
 
-from .numpy_models import GEMMA3, MODELS, gemma3, gemma3_shapes
+from .logits import logits_of
+from .numpy_models import MODELS
 
 
 def tensors_of(name, config, *, dtype=np.float32, seed=0):
@@ -44,13 +44,6 @@ def make_folder(path, name, *, dtype=np.float32, shards=1, **changes):
         index = {"metadata": {}, "weight_map": where}
         (path / "model.safetensors.index.json").write_text(json.dumps(index))
     return tensors, config
-
-
-def logits_of(config, params, tokens):
-    graph, state = models.abstract_state(dataclasses.replace(config, activation_dtype="float32"))
-    nnx.replace_by_pure_dict(state, jax.tree.map(jnp.asarray, params))
-    logits = jax.jit(lambda state, tokens: nnx.merge(graph, state)(tokens))
-    return np.asarray(logits(state, jnp.asarray(tokens)[None])[0])
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -209,57 +202,6 @@ def test_scaled_rotary_positions_are_read_and_written(tmp_path):
     assert (config.rope_scaling, config.rope_scaling_kind) == (4.0, "linear")
     write_model(tmp_path / "again", config, params)
     assert json.loads((tmp_path / "again" / "config.json").read_text())["rope_scaling"] == linear
-
-
-def test_the_text_part_of_a_model_that_reads_images_is_read_and_written_alone(tmp_path):
-    """Under the names of both versions of transformers."""
-    published = tmp_path / "published"
-    published.mkdir()
-    (published / "config.json").write_text(json.dumps(GEMMA3 | {"vision_config": {}}))
-    rng = np.random.default_rng(0)
-    tensors = {
-        name: rng.normal(0, 0.4, shape).astype(np.float32)
-        for name, shape in gemma3_shapes(GEMMA3).items()
-    }
-    image = np.ones(3, np.float32)
-    images = {"vision_tower.a": image, "multi_modal_projector.b": image}
-    save_file(tensors | images, published / "model.safetensors")
-    config, params = read_model(published)
-    tokens = rng.integers(0, 30, 19)
-    expected = gemma3(tensors, GEMMA3, tokens)
-    np.testing.assert_allclose(logits_of(config, params, tokens), expected, rtol=2e-4, atol=2e-4)
-    newer = {
-        name.replace("language_model.model.", "model.language_model."): array
-        for name, array in tensors.items()
-    }
-    images = {f"model.{name}": array for name, array in images.items()}
-    save_file(newer | images, published / "model.safetensors")
-    jax.tree.map(np.testing.assert_array_equal, read_model(published)[1], params)
-    write_model(tmp_path / "text", config, params)
-    assert json.loads((tmp_path / "text" / "config.json").read_text())["model_type"] == (
-        "gemma3_text"
-    )
-    again = read_model(tmp_path / "text")
-    assert again[0] == config
-    jax.tree.map(np.testing.assert_array_equal, again[1], params)
-
-
-def test_a_short_gemma_3_has_the_options_that_transformers_gives_it(tmp_path):
-    """The published files of Gemma 3 4B say no more than this."""
-    text = {
-        "hidden_size": 2560,
-        "intermediate_size": 10240,
-        "model_type": "gemma3_text",
-        "num_hidden_layers": 34,
-        "rope_scaling": {"factor": 8.0, "rope_type": "linear"},
-        "sliding_window": 1024,
-    }
-    tree = {"model_type": "gemma3", "text_config": text}
-    (tmp_path / "config.json").write_text(json.dumps(tree))
-    config = read_config(tmp_path)
-    assert config.num_params().total == 3_880_263_168  # of its text part
-    assert (config.heads, config.kv_heads, config.head_dim, config.full_every) == (8, 4, 256, 6)
-    assert (config.rope_theta, config.window_theta, config.norm_eps) == (1e6, 1e4, 1e-6)
 
 
 def test_rotary_positions_are_read_from_every_place(tmp_path):
