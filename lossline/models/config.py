@@ -230,6 +230,18 @@ class ModelConfig(ABC):
         """Number that embeddings are multiplied by; None: they are used as they are."""
         return None
 
+    def rotary(self, positions_BxL: jax.Array) -> tuple[jax.Array, jax.Array] | None:
+        """Return cosines and sines, each [B, L, 1, K/2], float32; None if no layer rotates.
+
+        Args:
+            positions_BxL: position of each token.
+        """
+        return None
+
+    def near_rotary(self, positions_BxL: jax.Array) -> tuple[jax.Array, jax.Array] | None:
+        """Return those of layers with a window; None where they rotate like the others."""
+        return None
+
     def position_params(self) -> int:
         """Return the number of parameters of learned positions."""
         return 0

@@ -18,7 +18,6 @@ from lossline.models.layers import (
     stacked,
     truncated_normal,
 )
-from lossline.models.transformer import TransformerConfig
 from lossline.ops import segments
 from lossline.ops.linear import linear
 from lossline.sharding.rules import constrain
@@ -168,8 +167,6 @@ class LanguageModel(nnx.Module):
                 keep_BxL=1.0 - begins_BxL.astype(jnp.float32),
             )
         config = self.config
-        if not isinstance(config, TransformerConfig):
-            return rows
         positions = jnp.arange(shape[1])[None] if rows.positions_BxL is None else rows.positions_BxL
         return replace(
             rows, rotary=config.rotary(positions), near_rotary=config.near_rotary(positions)
