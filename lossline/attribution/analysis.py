@@ -72,35 +72,20 @@ _Found = tuple[list[Contrast], dict[str, Shares]]  # on one set
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Begun:
-    """An analysis that was begun: what is known before its tests end.
+    """An analysis that was begun.
 
     Attributes:
-        plan: facts of the runs.
-        x_set: evaluation set of the x axis.
-        matched: matched runs of each testable factor.
-        margins: margins by (unit, y set).
+        known: what is known before its tests end: all but contrasts and shares.
         losses: unit -> y set -> losses of checkpoints (``losses_on``).
-        message: reason why nothing can be tested; empty otherwise.
     """
 
-    plan: Design
-    x_set: str = ""
-    matched: tuple[Matched, ...] = ()
-    margins: Mapping[tuple[str, str], float] = dataclasses.field(default_factory=dict)
+    known: Analysis
     losses: Mapping[str, Mapping[str, pd.DataFrame]] = dataclasses.field(default_factory=dict)
-    message: str = ""
     _tested: Mapping[str, Callable[[], list[_Found]]] = dataclasses.field(default_factory=dict)
     _alpha: float = math.nan
 
-    @property
-    def factors(self) -> tuple[str, ...]:
-        """Factors that can be tested."""
-        return tuple(each.factor for each in self.matched)
-
     def wait(self) -> Analysis:
-        """Return the analysis, once all its tests have ended."""
-        if self.message:
-            return Analysis(plan=self.plan, message=self.message)
+        """Return the whole analysis, once all its tests have ended."""
         contrasts: list[Contrast] = []
         shares: dict[tuple[str, str, str], Shares] = {}
         for unit, found in self._tested.items():
@@ -109,10 +94,7 @@ class Begun:
                 in_unit += of_one
                 shares |= {(factor, unit, y_set): part for factor, part in share.items()}
             contrasts += _corrected(in_unit, self._alpha)
-        return Analysis(
-            plan=self.plan, x_set=self.x_set, matched=self.matched, contrasts=tuple(contrasts),
-            shares=shares, margins=self.margins,
-        )  # fmt: skip
+        return dataclasses.replace(self.known, contrasts=tuple(contrasts), shares=shares)
 
 
 def begin(
@@ -141,7 +123,8 @@ def begin(
     if x_set is None:
         own = (rows["eval_set"] == OWN_SET).any()
         only = ", except that of each run's own data" if own else ""
-        return Begun(plan=plan, message=f"the table holds no validation loss{only}")
+        message = f"the table holds no validation loss{only}"
+        return Begun(known=Analysis(plan=plan, message=message))
     y_sets = _y_sets(rows, x_set, options)
     matched = matched or _testable(plan)
     tested: dict[str, Callable[[], list[_Found]]] = {}
@@ -161,11 +144,9 @@ def begin(
     if not margins:
         above = "" if options.max_x is None else f" up to max_x = {options.max_x:g}"
         message = f"no checkpoint has both a loss on {x_set}{above} and a loss on another set"
-        return Begun(plan=plan, message=message)
-    return Begun(
-        plan=plan, x_set=x_set, matched=matched, margins=margins, losses=losses, _tested=tested,
-        _alpha=options.alpha,
-    )  # fmt: skip
+        return Begun(known=Analysis(plan=plan, message=message))
+    known = Analysis(plan=plan, x_set=x_set, matched=matched, margins=margins)
+    return Begun(known=known, losses=losses, _tested=tested, _alpha=options.alpha)
 
 
 def _begin_each(

@@ -70,23 +70,25 @@ def attribute(
         plan = design(rows)
     notes = _copies_note(twice)
     begun = begin(rows, options, plan, workers=workers, say=say)
-    if begun.message:
-        return Attribution(message=begun.message, alpha=options.alpha, notes=tuple(notes))
+    if begun.known.message:
+        return Attribution(message=begun.known.message, alpha=options.alpha, notes=tuple(notes))
     # The repeats begin before the first tests have ended, so that no worker waits for this process.
-    quick = dataclasses.replace(options, resamples=0, x_set=begun.x_set)
-    early = "the first third of each run's range of x"
-    repeats = {early: _begin_without(_without_start(rows, begun.x_set), quick, begun, workers)}
+    x_set = begun.known.x_set
+    parts = {"the first third of each run's range of x": _without_start(rows, x_set)}
     odd = _outliers(begun)
     if odd:
         off = [item.run for item in odd]
         words = f"the outlier {'run' if len(off) == 1 else 'runs'} {and_list(off)}"
-        kept = rows[~rows["run_id"].isin(off)]
-        repeats[words] = _begin_without(kept, quick, begun, workers)
+        parts[words] = rows[~rows["run_id"].isin(off)]
+    quick = dataclasses.replace(options, resamples=0, x_set=x_set)
+    repeats = {}
+    for words, part in parts.items():
+        say(f"  repeat without {words}")
+        repeats[words] = _begin_without(part, quick, begun.known, workers)
     found = begun.wait()
     factors = _ranked([_factor(found, name) for name in found.plan.listed()])
     factors = [_with_lacking(factor) for factor in factors]
     for words, repeat in repeats.items():
-        say(f"  repeat without {words}")
         again = _verdicts(repeat)
         factors = [_if_otherwise(factor, words, again) for factor in factors]
     return Attribution(
@@ -225,7 +227,7 @@ def _margins(found: Analysis) -> str:
 
 
 def _begin_without(
-    rows: pd.DataFrame, options: AttributionOptions, before: Begun, workers: Workers
+    rows: pd.DataFrame, options: AttributionOptions, before: Analysis, workers: Workers
 ) -> Begun | None:
     """Begin an analysis of a part of the rows of another; None if that part has no x or no y."""
     measured = set(rows["eval_set"].unique())
@@ -283,7 +285,7 @@ def _without_start(rows: pd.DataFrame, x_set: str) -> pd.DataFrame:
 
 def _outliers(begun: Begun) -> list[Outlier]:
     unit = next(unit for unit, of_unit in begun.losses.items() if of_unit)
-    return outliers(begun.plan, begun.factors, begun.losses[unit])
+    return outliers(begun.known.plan, begun.known.factors, begun.losses[unit])
 
 
 def _copies_note(twice: Mapping[str, str], most: int = 3) -> list[str]:
