@@ -13,11 +13,16 @@ def load() -> Verb:
     """Return the verb, with its imports."""
     from lossline.evaluation.evaluator import EvaluateOptions, evaluate
     from lossline.evaluation.sets import EvaluationSet
+    from lossline.heap import keep_freed_memory
     from lossline.sharding import LaunchOptions, MeshOptions
+
+    def run(options: EvaluateOptions) -> None:
+        keep_freed_memory()
+        evaluate(options)
 
     return Verb(
         options=EvaluateOptions,
-        run=evaluate,
+        run=run,
         components={
             "evaluation_set": EvaluationSet,
             "mesh": MeshOptions,

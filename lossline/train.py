@@ -20,6 +20,7 @@ from lossline.cli.configuration import Flag, Verb, run_verb
 def load() -> Verb:
     """Return the verb, with its imports and the components that a gin file may build."""
     from lossline.compilation.dry_run import print_cost
+    from lossline.heap import keep_freed_memory
     from lossline.training.components import COMPONENTS
     from lossline.training.loop import TrainingFailed, train
     from lossline.training.options import TrainOptions
@@ -28,6 +29,7 @@ def load() -> Verb:
         if options.dry_run:
             print_cost(options)
             return
+        keep_freed_memory()
         try:
             train(options)
         except TrainingFailed as failure:

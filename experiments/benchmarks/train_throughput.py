@@ -39,12 +39,14 @@ from train_throughput_cases import Case, Contender, Target, cases
 
 HERE = Path(__file__).resolve().parent
 REPOSITORY = HERE.parents[1]
-# glibc reads these before Python starts. "keep", the setting of studies: freed memory is kept, so
-# that it is not zeroed again in every step. "huge": pages of 2 MB; freed memory is given back.
-# "mixed": buffers below 32 MiB are kept, larger ones are in huge pages and given back.
+# glibc reads these before Python starts. "plain": what a user gets; lossline keeps freed memory
+# while it is little (`lossline.heap`). "keep": freed memory is kept, so that it is not zeroed again
+# in every step. "huge": pages of 2 MB; freed memory is given back. "mixed": buffers below 32 MiB
+# are kept, larger ones are in huge pages and given back.
 _KEEP = {"MALLOC_ARENA_MAX": "1", "MALLOC_TRIM_THRESHOLD_": "34359738368"}
 _HUGE = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
 ALLOCATORS = {
+    "plain": {},
     "keep": {**_KEEP, "MALLOC_MMAP_MAX_": "0"},
     "huge": _HUGE,
     "mixed": {**_KEEP, **_HUGE, "MALLOC_MMAP_THRESHOLD_": "33554432"},
@@ -457,7 +459,7 @@ def main() -> None:
     parser.add_argument("--ours_python", action="append", help="Python with lossline; repeatable")
     parser.add_argument("--peers_python", help="Python with torch, transformers, mambapy")
     parser.add_argument("--jla_python", help="Python with jax-linear-attention")
-    parser.add_argument("--allocator", choices=tuple(ALLOCATORS), default="keep", help="see above")
+    parser.add_argument("--allocator", choices=tuple(ALLOCATORS), default="plain", help="see above")
     parser.add_argument("--output", type=Path, default=HERE / "train_throughput.json")
     args = parser.parse_args()
     record: dict[str, Any] = {

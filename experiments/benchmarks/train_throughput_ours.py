@@ -21,6 +21,7 @@ from flax import nnx
 from train_throughput_worker import measure, serve
 
 from lossline import models
+from lossline.heap import give_back_freed_memory, keep_freed_memory, limit_kept_memory
 from lossline.sharding import batch_sharding
 from lossline.training.hardware import peak_flops
 from lossline.training.make_trainer import make_trainer
@@ -46,6 +47,7 @@ class Step:
         flops = self.trainer.model.flops_per_token(task["length"])
         self.facts = facts() | {"flops_per_token": flops}
         self.state = self.trainer.init(jax.random.key(0))
+        self.steps = 0
         if task.get("weights"):
             self._share(Path(task["weights"]))
         tokens = random_tokens(task)
@@ -62,6 +64,10 @@ class Step:
             for _ in range(count):
                 self.state, values = self.trainer.step(self.state, self.batch, RATES)
                 metrics.append(values)
+                self.steps += 1
+                if self.steps <= 2:  # as in `lossline.train`
+                    jax.block_until_ready(values)
+                    (give_back_freed_memory if self.steps == 1 else limit_kept_memory)()
         return [float(values[0]) for values in metrics]
 
     def device_bytes(self) -> int | None:
@@ -240,6 +246,7 @@ MEASUREMENTS = {"matmul": matmul_rates, "compile": compile_seconds, "train": tra
 
 if __name__ == "__main__":
     kind = json.loads(sys.argv[1])["kind"]
+    keep_freed_memory()
     if kind in KINDS:
         serve(KINDS[kind])
     else:

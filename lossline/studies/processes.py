@@ -19,15 +19,6 @@ from pathlib import Path
 from lossline import child_process
 from lossline.errors import UserError
 
-# By default glibc returns the buffers of a step to the system, and every step page-faults them in
-# again: a fifth of the time on a CPU. glibc reads these variables before Python starts, so only the
-# parent process can set them.
-ALLOCATOR = {
-    "MALLOC_ARENA_MAX": "1",
-    "MALLOC_MMAP_MAX_": "0",
-    "MALLOC_TRIM_THRESHOLD_": str(32 << 30),
-}
-
 
 class ChildFailed(Exception):
     """Raised when a verb ends with an error; the message contains the end of its log."""
@@ -149,7 +140,7 @@ def start(
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
-            env={**ALLOCATOR, **os.environ, **(environment or {})},
+            env={**os.environ, **(environment or {})},
             start_new_session=own_session,
         )
 

@@ -23,6 +23,7 @@ from jax.sharding import Mesh
 from lossline.batches.plans import BatchPlan, MixturePlan
 from lossline.errors import UserError
 from lossline.files import local_folder, write_json, write_text
+from lossline.heap import give_back_freed_memory, limit_kept_memory
 from lossline.options.gin_text import gin_text
 from lossline.options.identity import identity
 from lossline.runs import checkpoints
@@ -279,7 +280,7 @@ def _steps(
     stop: Interruption,
 ) -> None:
     """Run the remaining updates. Step t is dispatched before the metrics of step t - 1 are read."""
-    options, total = job.options, job.options.total_steps
+    options, first, total = job.options, job.step + 1, job.options.total_steps
     keep = frozenset(options.checkpoints.kept_steps(total))
     place = partial(
         place_batch,
@@ -293,11 +294,15 @@ def _steps(
         _Profile(job) as profile,
         contextlib.closing(prefetched(place, start=job.step, stop=total)) as batches,
     ):
-        for step, batch in enumerate(batches, start=job.step + 1):
+        for step, batch in enumerate(batches, start=first):
             profile.before(step)
             state, metrics = job.trainer.step(state, batch, rates(job.options, step))
             reporter.saw(step, metrics)
             profile.after(step, state)
+            if step <= first + 1:
+                jax.block_until_ready(state)
+                # The first step has compiled; the second shows how much memory steps leave.
+                (give_back_freed_memory if step == first else limit_kept_memory)()
             stopping = stop.asked(step)
             if step in keep or stopping or clock.due(step):
                 reporter.flush()  # raises before a state with NaN or infinity is saved

@@ -179,6 +179,16 @@ class Trainer:
         """
         return {"xla_backend_optimization_level": 1} if self._platform == "cpu" else None
 
+    def _step_compiler_options(self) -> dict[str, int | str] | None:
+        """Return options of the step: rings on TPUs, less memory on CPUs.
+
+        By default XLA's CPU backend runs operations as early as it can, which keeps more arrays
+        alive: 1.14 instead of 0.92 GB for a Llama of 11M, and no faster.
+        """
+        if self._platform == "cpu":
+            return {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
+        return ring_options(self.rings, self._platform)
+
     def merge(self, params: Any) -> nnx.Module:
         """Return the module with ``params``; cheap, for use inside a traced function."""
         graph, abstract = self._abstract
@@ -323,6 +333,6 @@ class Trainer:
             donate_argnums=0,
             in_shardings=(self.shardings, batch_sharding(self.mesh), whole),
             out_shardings=(self.shardings, whole),
-            compiler_options=ring_options(self.rings, self._platform),
+            compiler_options=self._step_compiler_options(),
         )
         return jitted
