@@ -44,26 +44,23 @@ def keep_freed_memory() -> None:
     _keeps = True
 
 
-def limit_kept_memory() -> None:
-    """Give freed memory back from now on if more than ``LIMIT`` bytes are kept.
+def limit_kept_memory(step: int) -> None:
+    """Give freed memory back once, and from now on if a step frees more than ``LIMIT``.
 
-    Call it between two steps, when the buffers of a step are free.
+    Call it when much is free that is not needed again, for example after compilation.
+
+    Args:
+        step: bytes that are allocated and freed in every step.
     """
     global _keeps
-    mallopt = _function("mallopt")
-    if not _keeps or mallopt is None or free_bytes() <= LIMIT:
+    mallopt, malloc_trim = _function("mallopt"), _function("malloc_trim")
+    if not _keeps or mallopt is None or malloc_trim is None:
         return
-    mallopt(_MMAP_MAX, _DEFAULT_MMAP_MAX)
-    mallopt(_MMAP_THRESHOLD, _LARGEST_MMAP_THRESHOLD)
-    _keeps = False
-    give_back_freed_memory()
-
-
-def give_back_freed_memory() -> None:
-    """Give freed memory back once: call it after a phase that needed much, as compilation does."""
-    malloc_trim = _function("malloc_trim")
-    if malloc_trim is not None:
-        malloc_trim(ctypes.c_size_t(0))
+    if step > LIMIT:
+        mallopt(_MMAP_MAX, _DEFAULT_MMAP_MAX)
+        mallopt(_MMAP_THRESHOLD, _LARGEST_MMAP_THRESHOLD)
+        _keeps = False
+    malloc_trim(ctypes.c_size_t(0))
 
 
 def free_bytes() -> int:

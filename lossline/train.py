@@ -26,10 +26,10 @@ def load() -> Verb:
     from lossline.training.options import TrainOptions
 
     def run(options: TrainOptions) -> None:
+        keep_freed_memory()
         if options.dry_run:
             print_cost(options)
             return
-        keep_freed_memory()
         try:
             train(options)
         except TrainingFailed as failure:

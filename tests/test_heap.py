@@ -56,7 +56,7 @@ COUNT = "faults({0}); print(json.dumps([faults({0}) for _ in range(3)]))"
 def test_a_step_does_not_fault_its_buffers_in_again():
     pages = (64 << 20) / os.sysconf("SC_PAGE_SIZE")
     kept = answer(
-        "heap.keep_freed_memory(); faults(64); heap.limit_kept_memory();" + COUNT.format(64)
+        "heap.keep_freed_memory(); faults(64); heap.limit_kept_memory(64 << 20);" + COUNT.format(64)
     )
     assert max(kept) < pages / 20
 
@@ -64,8 +64,8 @@ def test_a_step_does_not_fault_its_buffers_in_again():
 @needs_mallinfo2
 def test_buffers_above_the_limit_are_given_back():
     resident = answer(
-        "heap.LIMIT = 32 << 20; heap.keep_freed_memory(); faults(64); before = resident();"
-        "heap.limit_kept_memory(); after = resident(); faults(64);"
+        "heap.keep_freed_memory(); faults(64); before = resident();"
+        "heap.limit_kept_memory(heap.LIMIT + 1); after = resident(); faults(64);"
         "print(json.dumps([before, after, resident()]))"
     )
     assert resident[0] - resident[1] > 55
@@ -73,10 +73,10 @@ def test_buffers_above_the_limit_are_given_back():
 
 
 @needs_mallinfo2
-def test_memory_is_given_back_once():
+def test_what_a_phase_has_left_is_given_back_once():
     before, after, again = answer(
         "heap.keep_freed_memory(); faults(64); before = resident();"
-        "heap.give_back_freed_memory(); after = resident(); faults(64);"
+        "heap.limit_kept_memory(64 << 20); after = resident(); faults(64);"
         "print(json.dumps([before, after, resident()]))"
     )
     assert before - after > 55
@@ -95,6 +95,5 @@ def test_a_library_without_these_functions_is_no_error(monkeypatch):
 
     monkeypatch.setattr(ctypes, "CDLL", lambda name: object())
     heap.keep_freed_memory()
-    heap.limit_kept_memory()
-    heap.give_back_freed_memory()
+    heap.limit_kept_memory(1)
     assert heap.free_bytes() == 0

@@ -21,7 +21,7 @@ from flax import nnx
 from train_throughput_worker import measure, serve
 
 from lossline import models
-from lossline.heap import give_back_freed_memory, keep_freed_memory, limit_kept_memory
+from lossline.heap import keep_freed_memory, limit_kept_memory
 from lossline.sharding import batch_sharding
 from lossline.training.hardware import peak_flops
 from lossline.training.make_trainer import make_trainer
@@ -39,6 +39,13 @@ def facts() -> dict[str, Any]:
     return {"versions": versions, "device": jax.devices()[0].device_kind}
 
 
+def compiled(step: Any, *arguments: Any) -> Any:
+    """Compile a step, and do with freed memory what `lossline.train` does."""
+    program = step.lower(*arguments).compile()
+    limit_kept_memory(program.memory_analysis().temp_size_in_bytes)
+    return program
+
+
 class Step:
     """``Trainer.step``, repeated on one batch; weights are shared through a file of the task."""
 
@@ -47,7 +54,6 @@ class Step:
         flops = self.trainer.model.flops_per_token(task["length"])
         self.facts = facts() | {"flops_per_token": flops}
         self.state = self.trainer.init(jax.random.key(0))
-        self.steps = 0
         if task.get("weights"):
             self._share(Path(task["weights"]))
         tokens = random_tokens(task)
@@ -57,17 +63,15 @@ class Step:
             "weights": np.ones((task["batch"], task["length"]), np.float32),
         }
         self.batch = jax.device_put(batch, batch_sharding(self.trainer.mesh))
+        with jax.set_mesh(self.trainer.mesh):
+            self.step = compiled(self.trainer.step, self.state, self.batch, RATES)
 
     def run(self, count: int) -> list[float | None]:
         metrics = []
         with jax.set_mesh(self.trainer.mesh):
             for _ in range(count):
-                self.state, values = self.trainer.step(self.state, self.batch, RATES)
+                self.state, values = self.step(self.state, self.batch, RATES)
                 metrics.append(values)
-                self.steps += 1
-                if self.steps <= 2:  # as in `lossline.train`
-                    jax.block_until_ready(values)
-                    (give_back_freed_memory if self.steps == 1 else limit_kept_memory)()
         return [float(values[0]) for values in metrics]
 
     def device_bytes(self) -> int | None:
@@ -106,7 +110,8 @@ class Mixer:
             y = nnx.merge(graph, state)(x, models.layers.Rows())
             return jnp.sum(y.astype(jnp.float32) * g)
 
-        self.gradient = jax.jit(jax.grad(loss, argnums=(0, 1)))
+        gradient = jax.jit(jax.grad(loss, argnums=(0, 1)))
+        self.gradient = compiled(gradient, self.state, self.x, self.g)
 
     def run(self, count: int) -> list[float | None]:
         for _ in range(count):

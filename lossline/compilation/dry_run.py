@@ -22,6 +22,7 @@ import jax.numpy as jnp
 from lossline.compilation.analysis import Memory, memory_of, out_of_memory, trainer_for
 from lossline.compilation.targets import Target, find_target, fits
 from lossline.errors import NotMadeYet
+from lossline.heap import limit_kept_memory
 from lossline.places import in_bucket
 from lossline.runs.run_directory import RunState
 from lossline.terminal import duration
@@ -147,16 +148,15 @@ def _compiled(
     options: TrainOptions, trainer: Trainer
 ) -> tuple[Memory | None, float, Callable[..., Any] | None]:
     """Return memory, bytes needed and the program of the step; None and NaN if it is too large."""
-    with jax.set_mesh(trainer.mesh):
-        lowered = trainer.step.lower(*step_arguments(options, trainer))  # type: ignore[attr-defined]
-        try:
-            compiled = lowered.compile()
-        except jax.errors.JaxRuntimeError as error:
-            needed = out_of_memory(str(error))
-            if needed is None:
-                raise
-            return None, needed, None
+    try:
+        compiled = trainer.compiled(*step_arguments(options, trainer))
+    except jax.errors.JaxRuntimeError as error:
+        needed = out_of_memory(str(error))
+        if needed is None:
+            raise
+        return None, needed, None
     memory = memory_of(compiled)
+    limit_kept_memory(int(memory.temporaries))
     return memory, memory.peak, compiled
 
 

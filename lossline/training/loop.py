@@ -23,7 +23,7 @@ from jax.sharding import Mesh
 from lossline.batches.plans import BatchPlan, MixturePlan
 from lossline.errors import UserError
 from lossline.files import local_folder, write_json, write_text
-from lossline.heap import give_back_freed_memory, limit_kept_memory
+from lossline.heap import limit_kept_memory
 from lossline.options.gin_text import gin_text
 from lossline.options.identity import identity
 from lossline.runs import checkpoints
@@ -280,7 +280,7 @@ def _steps(
     stop: Interruption,
 ) -> None:
     """Run the remaining updates. Step t is dispatched before the metrics of step t - 1 are read."""
-    options, first, total = job.options, job.step + 1, job.options.total_steps
+    options, total = job.options, job.options.total_steps
     keep = frozenset(options.checkpoints.kept_steps(total))
     place = partial(
         place_batch,
@@ -290,19 +290,18 @@ def _steps(
         names=tuple(batch_fields(options)),
     )
     clock = _CheckpointClock(options.checkpoints.minutes * 60)
+    update = job.trainer.compiled(*step_arguments(options, job.trainer))
+    memory = update.memory_analysis()
+    limit_kept_memory(0 if memory is None else memory.temp_size_in_bytes)
     with (
         _Profile(job) as profile,
         contextlib.closing(prefetched(place, start=job.step, stop=total)) as batches,
     ):
-        for step, batch in enumerate(batches, start=first):
+        for step, batch in enumerate(batches, start=job.step + 1):
             profile.before(step)
-            state, metrics = job.trainer.step(state, batch, rates(job.options, step))
+            state, metrics = update(state, batch, rates(job.options, step))
             reporter.saw(step, metrics)
             profile.after(step, state)
-            if step <= first + 1:
-                jax.block_until_ready(state)
-                # The first step has compiled; the second shows how much memory steps leave.
-                (give_back_freed_memory if step == first else limit_kept_memory)()
             stopping = stop.asked(step)
             if step in keep or stopping or clock.due(step):
                 reporter.flush()  # raises before a state with NaN or infinity is saved

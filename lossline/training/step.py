@@ -7,7 +7,7 @@ seed are arguments, so one compilation serves all runs of the same shape.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -294,6 +294,21 @@ class Trainer:
             return split
         sharding = batch_sharding(self.mesh, microbatches=self.microbatches)
         return jax.lax.with_sharding_constraint(split, sharding)
+
+    def compiled(
+        self, state: State, batch: Mapping[str, jax.ShapeDtypeStruct], rates: np.ndarray
+    ) -> jax.stages.Compiled:
+        """Return ``step`` compiled for arguments of these shapes; once per shape."""
+        key = tuple(sorted((name, leaf.shape, str(leaf.dtype)) for name, leaf in batch.items()))
+        if key not in self._programs:
+            with jax.set_mesh(self.mesh):
+                lowered = self.step.lower(state, batch, rates)  # type: ignore[attr-defined]
+                self._programs[key] = lowered.compile()
+        return self._programs[key]
+
+    @cached_property
+    def _programs(self) -> dict[Any, jax.stages.Compiled]:
+        return {}
 
     @cached_property
     def step(
