@@ -3,7 +3,8 @@
 By default glibc gives the buffers of a step back, and every step page-faults them in again: a
 quarter of the time of a small model on a CPU. Kept memory has a price. The buffers of a step are
 one block, and allocations that outlive the step (a checkpoint being written) cut into the hole that
-it leaves. The next step then takes a new block, and several are resident. So only a little is kept.
+it leaves. The next step then takes a new block, and up to four are resident. So memory is kept only
+if a step needs little of the machine's.
 
 glibc is asked at run time, because a user's own command should be as fast as a study's. Without
 glibc 2.33 these functions do nothing.
@@ -14,7 +15,7 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-LIMIT = 512 << 20  # bytes; with a few such blocks a training still fits a small machine
+SHARE = 1 / 20  # of the machine's memory: with four blocks, two trainings at a time take 2/5 of it
 
 # Parameters of glibc's mallopt, and the values that glibc starts with.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -3, -4, -8
@@ -45,7 +46,7 @@ def keep_freed_memory() -> None:
 
 
 def limit_kept_memory(step: int) -> None:
-    """Give freed memory back once, and from now on if a step frees more than ``LIMIT``.
+    """Give freed memory back once, and from now on if a step frees more than ``SHARE`` allows.
 
     Call it when much is free that is not needed again, for example after compilation.
 
@@ -53,20 +54,40 @@ def limit_kept_memory(step: int) -> None:
         step: bytes that are allocated and freed in every step.
     """
     global _keeps
-    mallopt, malloc_trim = _function("mallopt"), _function("malloc_trim")
-    if not _keeps or mallopt is None or malloc_trim is None:
+    mallopt = _function("mallopt")
+    if not _keeps or mallopt is None:
         return
-    if step > LIMIT:
+    if step > SHARE * machine_bytes():
         mallopt(_MMAP_MAX, _DEFAULT_MMAP_MAX)
         mallopt(_MMAP_THRESHOLD, _LARGEST_MMAP_THRESHOLD)
         _keeps = False
-    malloc_trim(ctypes.c_size_t(0))
+    _trim()
+
+
+def give_back_second_blocks(step: int) -> None:
+    """Give freed memory back once if more than one block of ``step`` bytes is free.
+
+    Call it while no step runs.
+    """
+    if _keeps and free_bytes() > 2 * step:
+        _trim()
+
+
+def machine_bytes() -> int:
+    """Return the memory of this machine in bytes."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def free_bytes() -> int:
     """Return the bytes of the heap that are free and not given back; 0 without glibc 2.33."""
     mallinfo2 = _function("mallinfo2", _Statistics)
     return 0 if mallinfo2 is None else int(mallinfo2().fordblks)
+
+
+def _trim() -> None:
+    malloc_trim = _function("malloc_trim")
+    if malloc_trim is not None:
+        malloc_trim(ctypes.c_size_t(0))
 
 
 def _function(name: str, result: type = ctypes.c_int) -> Callable[..., Any] | None:

@@ -65,7 +65,8 @@ def test_a_step_does_not_fault_its_buffers_in_again():
 def test_buffers_above_the_limit_are_given_back():
     resident = answer(
         "heap.keep_freed_memory(); faults(64); before = resident();"
-        "heap.limit_kept_memory(heap.LIMIT + 1); after = resident(); faults(64);"
+        "heap.machine_bytes = lambda: 64 << 20; heap.limit_kept_memory(64 << 20);"
+        "after = resident(); faults(64);"
         "print(json.dumps([before, after, resident()]))"
     )
     assert resident[0] - resident[1] > 55
@@ -81,6 +82,16 @@ def test_what_a_phase_has_left_is_given_back_once():
     )
     assert before - after > 55
     assert again - after > 55  # and kept afterwards
+
+
+@needs_mallinfo2
+@pytest.mark.parametrize(("blocks", "given"), [(1, False), (3, True)])
+def test_only_second_blocks_are_given_back_between_steps(blocks, given):
+    before, after = answer(
+        f"heap.keep_freed_memory(); faults({blocks} * 64); before = resident();"
+        "heap.give_back_second_blocks(64 << 20); print(json.dumps([before, resident()]))"
+    )
+    assert (before - after > 55) == given
 
 
 @needs_mallinfo2

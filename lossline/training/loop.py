@@ -23,7 +23,7 @@ from jax.sharding import Mesh
 from lossline.batches.plans import BatchPlan, MixturePlan
 from lossline.errors import UserError
 from lossline.files import local_folder, write_json, write_text
-from lossline.heap import limit_kept_memory
+from lossline.heap import give_back_second_blocks, limit_kept_memory
 from lossline.options.gin_text import gin_text
 from lossline.options.identity import identity
 from lossline.runs import checkpoints
@@ -292,7 +292,8 @@ def _steps(
     clock = _CheckpointClock(options.checkpoints.minutes * 60)
     update = job.trainer.compiled(*step_arguments(options, job.trainer))
     memory = update.memory_analysis()
-    limit_kept_memory(0 if memory is None else memory.temp_size_in_bytes)
+    buffers = 0 if memory is None else memory.temp_size_in_bytes
+    limit_kept_memory(buffers)
     with (
         _Profile(job) as profile,
         contextlib.closing(prefetched(place, start=job.step, stop=total)) as batches,
@@ -306,6 +307,7 @@ def _steps(
             if step in keep or stopping or clock.due(step):
                 reporter.flush()  # raises before a state with NaN or infinity is saved
                 reporter.sync()
+                give_back_second_blocks(buffers)
                 trained = None if options.objective is None else job.trained_tokens
                 writer.save(step, state, kept=step in keep, trained_tokens=trained)
                 clock.reset()
