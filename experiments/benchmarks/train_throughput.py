@@ -5,7 +5,7 @@
 
 Every contender is a process with its own Python that builds its model once. In each round every
 contender takes its turn while the others wait. A busy machine therefore slows all of them, and the
-ratios are reliable. All contenders have the same allocator settings. `--peers_python` is an
+ratios are reliable. `--allocator` gives all contenders one setting. `--peers_python` is an
 environment with torch, transformers and mambapy; `--jla_python` is one with jax-linear-attention.
 Without them the table lists the missing contenders. Repeat `--ours_python` to run lossline in
 several environments (versions of JAX).
