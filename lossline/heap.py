@@ -13,13 +13,15 @@ glibc 2.33 these functions do nothing.
 import ctypes
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
-SHARE = 1 / 20  # of the machine's memory: with four blocks, two trainings at a time take 2/5 of it
+SHARE = 1 / 20  # of this process's part of the machine's memory; up to four blocks are resident
+_CGROUP = Path("/sys/fs/cgroup/memory.max")
 
-# Parameters of glibc's mallopt, and the values that glibc starts with.
+# Parameters of glibc's mallopt, and the largest values that glibc chooses itself.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -3, -4, -8
-_LARGEST_MMAP_THRESHOLD, _DEFAULT_MMAP_MAX = 32 << 20, 65536
+_LARGEST_MMAP_THRESHOLD, _LARGEST_TRIM_THRESHOLD, _DEFAULT_MMAP_MAX = 32 << 20, 64 << 20, 65536
 
 _keeps = False  # whether this process keeps freed memory
 
@@ -45,41 +47,57 @@ def keep_freed_memory() -> None:
     _keeps = True
 
 
-def limit_kept_memory(step: int) -> None:
-    """Give freed memory back once, and from now on if a step frees more than ``SHARE`` allows.
+def limit_kept_memory(step_bytes: int | None) -> None:
+    """Give freed memory back once, and from now on if a step frees more than ``limit_bytes()``.
 
     Call it when much is free that is not needed again, for example after compilation.
 
     Args:
-        step: bytes that are allocated and freed in every step.
+        step_bytes: bytes that are allocated and freed in every step; None: they are not in this
+            heap, but on an accelerator.
     """
     global _keeps
     mallopt = _function("mallopt")
     if not _keeps or mallopt is None:
         return
-    if step > SHARE * machine_bytes():
+    if step_bytes is None or step_bytes > limit_bytes():
         mallopt(_MMAP_MAX, _DEFAULT_MMAP_MAX)
         mallopt(_MMAP_THRESHOLD, _LARGEST_MMAP_THRESHOLD)
+        mallopt(_TRIM_THRESHOLD, _LARGEST_TRIM_THRESHOLD)
         _keeps = False
     _trim()
 
 
-def give_back_second_blocks(step: int) -> None:
-    """Give freed memory back once if more than one block of ``step`` bytes is free.
+def give_back_above(most: int | None = None) -> None:
+    """Give freed memory back once if more than ``most`` bytes are free; call it between steps.
 
-    Call it while no step runs.
+    Args:
+        most: None: ``limit_bytes()``.
     """
-    if _keeps and free_bytes() > 2 * step:
+    if _keeps and free_bytes() > (limit_bytes() if most is None else most):
         _trim()
 
 
+def limit_bytes() -> int:
+    """Return the largest buffers of a step that are kept, in bytes.
+
+    A study gives each of its processes a part of the cores; memory is shared out in proportion.
+    """
+    cores = len(os.sched_getaffinity(0)) / (os.cpu_count() or 1)
+    return int(SHARE * cores * machine_bytes())
+
+
 def machine_bytes() -> int:
-    """Return the memory of this machine in bytes."""
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    """Return the memory of this machine, or of the container, in bytes."""
+    machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    try:
+        return min(machine, int(_CGROUP.read_text()))
+    except (OSError, ValueError):  # ValueError: "max"
+        return machine
 
 
 def free_bytes() -> int:
-    """Return the bytes of the heap that are free and not given back; 0 without glibc 2.33."""
+    """Return the free bytes of the heap, also those already given back; 0 without glibc 2.33."""
     mallinfo2 = _function("mallinfo2", _Statistics)
     return 0 if mallinfo2 is None else int(mallinfo2().fordblks)
 

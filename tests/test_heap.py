@@ -58,7 +58,7 @@ def test_a_step_does_not_fault_its_buffers_in_again():
     kept = answer(
         "heap.keep_freed_memory(); faults(64); heap.limit_kept_memory(64 << 20);" + COUNT.format(64)
     )
-    assert max(kept) < pages / 20
+    assert max(kept) < pages / 1000
 
 
 @needs_mallinfo2
@@ -86,10 +86,10 @@ def test_what_a_phase_has_left_is_given_back_once():
 
 @needs_mallinfo2
 @pytest.mark.parametrize(("blocks", "given"), [(1, False), (3, True)])
-def test_only_second_blocks_are_given_back_between_steps(blocks, given):
+def test_only_what_is_free_twice_is_given_back_between_steps(blocks, given):
     before, after = answer(
         f"heap.keep_freed_memory(); faults({blocks} * 64); before = resident();"
-        "heap.give_back_second_blocks(64 << 20); print(json.dumps([before, resident()]))"
+        "heap.give_back_above(2 * 64 << 20); print(json.dumps([before, resident()]))"
     )
     assert (before - after > 55) == given
 

@@ -26,7 +26,7 @@ from lossline.sharding import batch_sharding
 from lossline.training.hardware import peak_flops
 from lossline.training.make_trainer import make_trainer
 from lossline.training.options import TrainOptions
-from lossline.training.step import Trainer
+from lossline.training.step import Trainer, host_buffers
 
 RATES = np.asarray([3e-4, 0.1], np.float32)  # learning rate, weight decay
 
@@ -37,13 +37,6 @@ def facts() -> dict[str, Any]:
     versions = {name: importlib.metadata.version(name) for name in names}
     versions["python"] = ".".join(map(str, sys.version_info[:3]))
     return {"versions": versions, "device": jax.devices()[0].device_kind}
-
-
-def compiled(step: Any, *arguments: Any) -> Any:
-    """Compile a step, and do with freed memory what `lossline.train` does."""
-    program = step.lower(*arguments).compile()
-    limit_kept_memory(program.memory_analysis().temp_size_in_bytes)
-    return program
 
 
 class Step:
@@ -63,8 +56,8 @@ class Step:
             "weights": np.ones((task["batch"], task["length"]), np.float32),
         }
         self.batch = jax.device_put(batch, batch_sharding(self.trainer.mesh))
-        with jax.set_mesh(self.trainer.mesh):
-            self.step = compiled(self.trainer.step, self.state, self.batch, RATES)
+        self.step = self.trainer.compiled(self.state, self.batch, RATES)
+        limit_kept_memory(host_buffers(self.step, self.trainer.mesh))  # as `lossline.train`
 
     def run(self, count: int) -> list[float | None]:
         metrics = []
@@ -111,7 +104,9 @@ class Mixer:
             return jnp.sum(y.astype(jnp.float32) * g)
 
         gradient = jax.jit(jax.grad(loss, argnums=(0, 1)))
-        self.gradient = compiled(gradient, self.state, self.x, self.g)
+        self.gradient = gradient.lower(self.state, self.x, self.g).compile()
+        mesh = jax.make_mesh((1,), ("data",))
+        limit_kept_memory(host_buffers(self.gradient, mesh))
 
     def run(self, count: int) -> list[float | None]:
         for _ in range(count):

@@ -8,7 +8,6 @@ FLOPs give an estimate. Nothing is written.
 from __future__ import annotations
 
 import math
-import os
 import shutil
 import time
 from collections.abc import Callable
@@ -22,14 +21,14 @@ import jax.numpy as jnp
 from lossline.compilation.analysis import Memory, memory_of, out_of_memory, trainer_for
 from lossline.compilation.targets import Target, find_target, fits
 from lossline.errors import NotMadeYet
-from lossline.heap import limit_kept_memory
+from lossline.heap import limit_kept_memory, machine_bytes
 from lossline.places import in_bucket
 from lossline.runs.run_directory import RunState
 from lossline.terminal import duration
 from lossline.training.loop import check
 from lossline.training.make_trainer import step_arguments
 from lossline.training.options import TrainOptions
-from lossline.training.step import Trainer
+from lossline.training.step import Trainer, host_buffers
 
 _LONGEST_STEP = 5.0  # seconds that a step may be expected to take, to be tried
 _SECONDS_TRIED = 3.0
@@ -156,7 +155,7 @@ def _compiled(
             raise
         return None, needed, None
     memory = memory_of(compiled)
-    limit_kept_memory(int(memory.temporaries))
+    limit_kept_memory(host_buffers(compiled, trainer.mesh))
     return memory, memory.peak, compiled
 
 
@@ -185,7 +184,7 @@ def _limit(target: Target) -> float | None:
     """Return the memory of one device; of a processor, what the machine has."""
     if target.chip.memory is not None or target.backend != "cpu":
         return target.chip.memory
-    return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")) / len(target.devices)
+    return float(machine_bytes()) / len(target.devices)
 
 
 def _run_line(options: TrainOptions) -> str:

@@ -36,7 +36,7 @@ from lossline.evaluation.progress import EvaluationProgress
 from lossline.evaluation.restoring import MeasurementFailed, nats_of
 from lossline.evaluation.scorer import Scorer
 from lossline.evaluation.sets import EvaluationSet, SetLibrary
-from lossline.heap import free_bytes, limit_kept_memory
+from lossline.heap import give_back_above
 from lossline.runs.run_directory import RunDirectory
 from lossline.sharding import ProcessGroup, joined
 from lossline.stores.task_store import TaskStore
@@ -268,7 +268,7 @@ class Evaluator:
                 self._progress.advance(
                     measurement.measure.texts.num_tokens, f"{run.name} step {step}"
                 )
-            limit_kept_memory(free_bytes())
+            give_back_above()
             if work.losses is not None:
                 work.losses.put(rows)
         if work.losses is not None:

@@ -61,7 +61,7 @@ def chosen_rings(
 
 def ring_options(
     rings: Rings, platform: str, environment: Mapping[str, str] = os.environ
-) -> dict[str, int | str] | None:
+) -> dict[str, int] | None:
     """Return options for ``jax.jit(compiler_options=…)``; None for the compiler's defaults.
 
     Raises:

@@ -23,7 +23,7 @@ from jax.sharding import Mesh
 from lossline.batches.plans import BatchPlan, MixturePlan
 from lossline.errors import UserError
 from lossline.files import local_folder, write_json, write_text
-from lossline.heap import give_back_second_blocks, limit_kept_memory
+from lossline.heap import give_back_above, limit_kept_memory
 from lossline.options.gin_text import gin_text
 from lossline.options.identity import identity
 from lossline.runs import checkpoints
@@ -46,7 +46,7 @@ from lossline.training.metrics import MetricsWriter
 from lossline.training.options import TrainOptions
 from lossline.training.prefetch import place_batch, prefetched
 from lossline.training.progress import StepProgress
-from lossline.training.step import State, Trainer
+from lossline.training.step import State, Trainer, host_buffers
 from lossline.training.text import TrainingText
 
 # With several processes, the clock of the first process decides when a replaceable checkpoint is
@@ -281,6 +281,8 @@ def _steps(
 ) -> None:
     """Run the remaining updates. Step t is dispatched before the metrics of step t - 1 are read."""
     options, total = job.options, job.options.total_steps
+    if job.step == total:
+        return
     keep = frozenset(options.checkpoints.kept_steps(total))
     place = partial(
         place_batch,
@@ -291,8 +293,7 @@ def _steps(
     )
     clock = _CheckpointClock(options.checkpoints.minutes * 60)
     update = job.trainer.compiled(*step_arguments(options, job.trainer))
-    memory = update.memory_analysis()
-    buffers = 0 if memory is None else memory.temp_size_in_bytes
+    buffers = host_buffers(update, job.mesh)
     limit_kept_memory(buffers)
     with (
         _Profile(job) as profile,
@@ -307,7 +308,7 @@ def _steps(
             if step in keep or stopping or clock.due(step):
                 reporter.flush()  # raises before a state with NaN or infinity is saved
                 reporter.sync()
-                give_back_second_blocks(buffers)
+                give_back_above(2 * (buffers or 0))  # the saves before have cut into the hole
                 trained = None if options.objective is None else job.trained_tokens
                 writer.save(step, state, kept=step in keep, trained_tokens=trained)
                 clock.reset()
@@ -405,7 +406,7 @@ class _Reporter:
     def _measure_rate(self, step: int) -> None:
         """Update the tokens per second, over at least the last second.
 
-        The first step is not counted, because it compiles.
+        The first step is not counted: its time includes the first batch.
         """
         now = time.monotonic()
         if self._mark is None:

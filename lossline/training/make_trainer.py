@@ -106,7 +106,7 @@ def step_arguments(
 ) -> tuple[State, dict[str, jax.ShapeDtypeStruct], np.ndarray]:
     """Return abstract arguments of one step: state, batch (shapes with shardings) and rates.
 
-    JAX caches the trace made with them, so the first real call of the step does not trace again.
+    JAX caches the trace made with them, so compiling the step does not trace again.
     """
     shape = (options.batch_size, options.length)
     rows = batch_sharding(trainer.mesh)

@@ -27,6 +27,7 @@ from lossline.runs.run_directory import RunDirectory, RunState
 from lossline.sharding import MeshOptions, make_mesh, make_rules
 from lossline.stores.sealed_json import NoStore
 from lossline.stores.store_writer import write_store
+from lossline.training import loop
 from lossline.training.checkpoint_schedule import CheckpointOptions
 from lossline.training.loop import TrainingFailed, train, use_compilation_cache
 from lossline.training.metrics import read_metrics
@@ -157,6 +158,26 @@ def test_finished_run_is_not_trained_again(options, reference, capsys, monkeypat
 
 
 # Before the first step, before the first checkpoint, after one.
+def test_run_whose_last_step_is_saved_compiles_nothing(options, reference, monkeypatch, tmp_path):
+    shutil.copytree(reference.path, tmp_path / "run")
+    run = RunDirectory.open(tmp_path / "run")
+    run.write_status(replace(run.status, state=RunState.RUNNING))  # killed after its last save
+    monkeypatch.setattr(Trainer, "compiled", fail)
+    done = train(options(directory=str(tmp_path / "run")))
+    assert done.status.state is RunState.FINISHED
+
+
+def test_size_of_the_buffers_decides_what_memory_is_kept(options, monkeypatch):
+    seen = []
+    monkeypatch.setattr(loop, "limit_kept_memory", lambda step_bytes: seen.append(step_bytes))
+    monkeypatch.setattr(loop, "give_back_above", lambda most: seen.append(most))
+    train(options(steps=4))
+    buffers, *saves = seen
+    assert buffers > 1000
+    assert saves
+    assert set(saves) == {2 * buffers}
+
+
 @pytest.mark.parametrize("k", [0, 3, 6])
 def test_resume_after_a_crash_is_bitwise_identical(options, reference, stopped_at, monkeypatch, k):
     stopped_at(k, fail)
