@@ -29,7 +29,7 @@ from lossline.runs.run_directory import RunDirectory
 from lossline.studies.grid import Grid, Point, unique
 from lossline.studies.planned_run import PlannedRun, plan_run
 from lossline.studies.processes import Job, run, run_many
-from lossline.studies.progress import LogProgress, StudyProgress
+from lossline.studies.progress import LogProgress, StudyProgress, last_row
 from lossline.studies.record import LOCAL, SLURM, StudyRecord, SubmissionRecord, content_key, single
 from lossline.studies.skypilot import SKYPILOT, SkyOptions, write_tasks
 from lossline.studies.slurm import SlurmOptions, check_installed, submit
@@ -332,10 +332,22 @@ def _shares(runs: Sequence[PlannedRun], count: int) -> list[list[PlannedRun]]:
 
     The most expensive run goes first; each run goes to the part with the least work so far.
     """
+    work = _work(runs)
     shares: list[list[PlannedRun]] = [[] for _ in range(min(count, len(runs)))]
-    for item in sorted(runs, key=lambda item: item.flops, reverse=True):
-        min(shares, key=lambda share: sum(other.flops for other in share)).append(item)
+    for item in sorted(runs, key=lambda item: work[item.name], reverse=True):
+        min(shares, key=lambda share: sum(work[other.name] for other in share)).append(item)
     return shares
+
+
+def _work(runs: Sequence[PlannedRun]) -> dict[str, float]:
+    """Return the work of each run: its time per token in training here, else its FLOPs.
+
+    Per FLOP, Mamba takes longer than Llama.
+    """
+    rates = [last_row(item.folder).get("tokens_per_second") for item in runs]
+    if all(rates):
+        return {item.name: 1 / rate for item, rate in zip(runs, rates, strict=True) if rate}
+    return {item.name: item.flops / item.tokens for item in runs}
 
 
 def _analyse(
