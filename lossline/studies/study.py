@@ -328,26 +328,41 @@ def _evaluate(
 
 
 def _shares(runs: Sequence[PlannedRun], count: int) -> list[list[PlannedRun]]:
-    """Split the runs into parts of about equal work.
+    """Split the runs into parts of about equal work, models of one size together.
 
-    The most expensive run goes first; each run goes to the part with the least work so far.
+    An evaluator compiles each model once, so a size in two parts is compiled twice.
     """
-    work = _work(runs)
-    shares: list[list[PlannedRun]] = [[] for _ in range(min(count, len(runs)))]
-    for item in sorted(runs, key=lambda item: work[item.name], reverse=True):
-        min(shares, key=lambda share: sum(work[other.name] for other in share)).append(item)
-    return shares
+    sizes: dict[float, list[PlannedRun]] = {}
+    for item in runs:
+        sizes.setdefault(item.flops / item.tokens, []).append(item)
+    work = _work(sizes)
+    total = sum(work[size] * len(items) for size, items in sizes.items())
+    shares: list[list[PlannedRun]] = [[] for _ in range(count)]
+    done = 0.0
+    for size, items in sorted(sizes.items(), key=lambda entry: work[entry[0]], reverse=True):
+        for item in items:
+            middle = (done + work[size] / 2) / total
+            shares[min(int(middle * count), count - 1)].append(item)
+            done += work[size]
+    return [share for share in shares if share]
 
 
-def _work(runs: Sequence[PlannedRun]) -> dict[str, float]:
-    """Return the work of each run: its time per token in training here, else its FLOPs.
+def _work(sizes: Mapping[float, Sequence[PlannedRun]]) -> dict[float, float]:
+    """Return the work of a run of each size: its time per token in training here, else its FLOPs.
 
     Per FLOP, Mamba takes longer than Llama.
+
+    Args:
+        sizes: training FLOPs per token -> runs.
     """
-    rates = [last_row(item.folder).get("tokens_per_second") for item in runs]
-    if all(rates):
-        return {item.name: 1 / rate for item, rate in zip(runs, rates, strict=True) if rate}
-    return {item.name: item.flops / item.tokens for item in runs}
+    seconds = {}
+    for size, items in sizes.items():
+        rates = [last_row(item.folder).get("tokens_per_second") for item in items]
+        known = [1 / rate for rate in rates if rate]
+        if not known:
+            return {size: size for size in sizes}
+        seconds[size] = sum(known) / len(known)
+    return seconds
 
 
 def _analyse(

@@ -22,14 +22,29 @@ def names(shares):
 
 
 def test_measured_rates_outweigh_flops(tmp_path):
-    # The Mamba has the FLOPs of a Llama and takes as long as three.
-    rates = {"mamba": 10.0, "a": 30.0, "b": 30.0, "c": 30.0}
-    runs = [planned(tmp_path, name, 1.0, rate) for name, rate in rates.items()]
+    # The Mamba has hardly more FLOPs than a Llama and takes as long as three.
+    rates = {"mamba": (1.1, 10.0), "a": (1.0, 29.0), "b": (1.0, 30.0), "c": (1.0, 31.0)}
+    runs = [planned(tmp_path, name, *known) for name, known in rates.items()]
     assert names(_shares(runs, 2)) == [["a", "b", "c"], ["mamba"]]
 
 
-def test_without_a_rate_of_every_run_flops_decide(tmp_path):
+def test_without_a_rate_of_every_size_flops_decide(tmp_path):
     runs = [planned(tmp_path, name, flops) for name, flops in (("a", 2.0), ("b", 1.0), ("c", 1.0))]
-    runs.append(planned(tmp_path, "d", 2.0, rate=1.0))
-    assert names(_shares(runs, 2)) == [["a", "b"], ["c", "d"]]
-    assert names(_shares(runs, 9)) == [["a"], ["b"], ["c"], ["d"]]
+    runs.append(planned(tmp_path, "d", 4.0, rate=1.0))
+    assert names(_shares(runs, 2)) == [["a", "b", "c"], ["d"]]
+
+
+def test_at_most_one_size_is_in_two_parts(tmp_path):
+    sizes = [1.0, 2.0, 3.0, 4.0] * 5
+    runs = [planned(tmp_path, str(number), flops) for number, flops in enumerate(sizes)]
+    parts = _shares(runs, 2)
+    assert sorted(run.name for part in parts for run in part) == sorted(run.name for run in runs)
+    first, second = ({run.flops for run in part} for part in parts)
+    assert len(first & second) <= 1
+    work = [sum(run.flops for run in part) for part in parts]
+    assert abs(work[0] - work[1]) <= 4.0
+
+
+def test_no_part_is_empty(tmp_path):
+    runs = [planned(tmp_path, name, 1.0) for name in "abc"]
+    assert names(_shares(runs, 9)) == [["a"], ["b"], ["c"]]
