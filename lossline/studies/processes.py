@@ -65,6 +65,11 @@ def run(job: Job) -> None:
         raise ChildFailed(f"{job.name} ended with {ending(code)}: {' '.join(job.command)}")
 
 
+def first_of(jobs: Sequence[Job]) -> Job:
+    """Return the first job."""
+    return jobs[0]
+
+
 def run_many(
     jobs: Sequence[Job],
     *,
@@ -72,16 +77,18 @@ def run_many(
     at_once: int,
     tick: Callable[[list[str], int], None],
     seconds: float = 0.5,
+    choose: Callable[[Sequence[Job]], Job] = first_of,
 ) -> None:
     """Run verbs in parallel, each on its own part of the cores and with its own log file.
 
     Args:
-        jobs: jobs, started in this order.
+        jobs: jobs to run.
         logs: folder of the ``<name>.log`` files, which are appended to.
         at_once: number of jobs at a time.
         tick: called every ``seconds`` with the names of the running jobs and the number of finished
             ones.
         seconds: interval between two calls of ``tick``.
+        choose: which of the waiting jobs starts next; by default they start in their order.
 
     Raises:
         ChildFailed: a job failed. The other running jobs were stopped; each continues at the next
@@ -95,7 +102,8 @@ def run_many(
         while waiting or running:
             for slot in range(at_once):
                 if slot not in running and waiting:
-                    job = waiting.pop(0)
+                    job = choose(waiting)
+                    waiting.remove(job)
                     running[slot] = (job, start(job, logs, shares[slot]))
             tick([job.name for job, _ in running.values()], done)
             time.sleep(seconds)

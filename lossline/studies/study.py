@@ -29,8 +29,9 @@ from lossline.runs.run_directory import RunDirectory
 from lossline.studies.grid import Grid, Point, unique
 from lossline.studies.planned_run import PlannedRun, plan_run
 from lossline.studies.processes import Job, run, run_many
-from lossline.studies.progress import LogProgress, StudyProgress, last_row
+from lossline.studies.progress import LogProgress, StudyProgress
 from lossline.studies.record import LOCAL, SLURM, StudyRecord, SubmissionRecord, content_key, single
+from lossline.studies.run_times import equal_shares, estimated_seconds
 from lossline.studies.skypilot import SKYPILOT, SkyOptions, write_tasks
 from lossline.studies.slurm import SlurmOptions, check_installed, submit
 from lossline.studies.status import status_lines, status_text, views_of
@@ -295,10 +296,14 @@ def _train(options: StudyOptions, runs: Sequence[PlannedRun], at_once: int) -> N
         print(f"  done before: all {len(runs)} runs are finished", flush=True)
         return
     progress = StudyProgress(runs)
-    # The longest run first, so that at the end no long run occupies one core alone.
-    longest_first = sorted(todo, key=lambda item: item.flops, reverse=True)
-    jobs = [Job(name=item.name, verb="train", arguments=item.arguments) for item in longest_first]
-    run_many(jobs, logs=options.logs, at_once=at_once, tick=progress.show)
+    jobs = [Job(name=item.name, verb="train", arguments=item.arguments) for item in todo]
+
+    def longest(waiting: Sequence[Job]) -> Job:
+        """The longest run first, so that at the end no long run occupies one core alone."""
+        seconds = estimated_seconds(runs)
+        return max(waiting, key=lambda job: seconds[job.name])
+
+    run_many(jobs, logs=options.logs, at_once=at_once, tick=progress.show, choose=longest)
 
 
 def _evaluate(
@@ -312,7 +317,7 @@ def _evaluate(
     if record.holds("evaluate", key) and all(item.measured() for item in runs):
         print(f"  done before: all {len(runs)} runs are measured", flush=True)
         return
-    shares = _shares(runs, at_once)
+    shares = equal_shares(runs, at_once)
     jobs = [
         _job(
             options,
@@ -325,44 +330,6 @@ def _evaluate(
     tick = LogProgress(options.logs).show
     run_many(jobs, logs=options.logs, at_once=len(shares), tick=tick)
     record.note("evaluate", key)
-
-
-def _shares(runs: Sequence[PlannedRun], count: int) -> list[list[PlannedRun]]:
-    """Split the runs into parts of about equal work, models of one size together.
-
-    An evaluator compiles each model once, so a size in two parts is compiled twice.
-    """
-    sizes: dict[float, list[PlannedRun]] = {}
-    for item in runs:
-        sizes.setdefault(item.flops / item.tokens, []).append(item)
-    work = _work(sizes)
-    total = sum(work[size] * len(items) for size, items in sizes.items())
-    shares: list[list[PlannedRun]] = [[] for _ in range(count)]
-    done = 0.0
-    for size, items in sorted(sizes.items(), key=lambda entry: work[entry[0]], reverse=True):
-        for item in items:
-            middle = (done + work[size] / 2) / total
-            shares[min(int(middle * count), count - 1)].append(item)
-            done += work[size]
-    return [share for share in shares if share]
-
-
-def _work(sizes: Mapping[float, Sequence[PlannedRun]]) -> dict[float, float]:
-    """Return the work of a run of each size: its time per token in training here, else its FLOPs.
-
-    Per FLOP, Mamba takes longer than Llama.
-
-    Args:
-        sizes: training FLOPs per token -> runs.
-    """
-    seconds = {}
-    for size, items in sizes.items():
-        rates = [last_row(item.folder).get("tokens_per_second") for item in items]
-        known = [1 / rate for rate in rates if rate]
-        if not known:
-            return {size: size for size in sizes}
-        seconds[size] = sum(known) / len(known)
-    return seconds
 
 
 def _analyse(

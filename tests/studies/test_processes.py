@@ -48,6 +48,20 @@ def test_all_jobs_run_and_are_counted(tmp_path: Path) -> None:
     assert [(tmp_path / f"j{i}.log").read_text().splitlines()[-1] for i in range(4)] == list("0123")
 
 
+def test_the_caller_chooses_the_next_job_whenever_one_ends(tmp_path: Path) -> None:
+    seen: list[str] = []
+    jobs = [job(f"j{i}", "") for i in range(3)]
+    run_many(
+        jobs,
+        logs=tmp_path,
+        at_once=1,
+        tick=lambda running, _: seen.extend(name for name in running if name not in seen),
+        seconds=0.02,
+        choose=lambda waiting: waiting[len(waiting) // 2],
+    )
+    assert seen == ["j1", "j2", "j0"]
+
+
 def test_failure_shows_the_log_and_stops_the_other_jobs(tmp_path: Path) -> None:
     marker = tmp_path / "late"
     slow = job(

@@ -1,9 +1,9 @@
-"""Evaluators of a study get parts of about equal work."""
+"""Runs are ordered and shared out by the times that earlier runs have told."""
 
 import json
 
 from lossline.studies.planned_run import PlannedRun
-from lossline.studies.study import _shares
+from lossline.studies.run_times import equal_shares, estimated_seconds
 
 
 def planned(folder, name, flops, rate=None):
@@ -25,19 +25,19 @@ def test_measured_rates_outweigh_flops(tmp_path):
     # The Mamba has hardly more FLOPs than a Llama and takes as long as three.
     rates = {"mamba": (1.1, 10.0), "a": (1.0, 29.0), "b": (1.0, 30.0), "c": (1.0, 31.0)}
     runs = [planned(tmp_path, name, *known) for name, known in rates.items()]
-    assert names(_shares(runs, 2)) == [["a", "b", "c"], ["mamba"]]
+    assert names(equal_shares(runs, 2)) == [["a", "b", "c"], ["mamba"]]
 
 
 def test_without_a_rate_of_every_size_flops_decide(tmp_path):
     runs = [planned(tmp_path, name, flops) for name, flops in (("a", 2.0), ("b", 1.0), ("c", 1.0))]
     runs.append(planned(tmp_path, "d", 4.0, rate=1.0))
-    assert names(_shares(runs, 2)) == [["a", "b", "c"], ["d"]]
+    assert names(equal_shares(runs, 2)) == [["a", "b", "c"], ["d"]]
 
 
 def test_at_most_one_size_is_in_two_parts(tmp_path):
     sizes = [1.0, 2.0, 3.0, 4.0] * 5
     runs = [planned(tmp_path, str(number), flops) for number, flops in enumerate(sizes)]
-    parts = _shares(runs, 2)
+    parts = equal_shares(runs, 2)
     assert sorted(run.name for part in parts for run in part) == sorted(run.name for run in runs)
     first, second = ({run.flops for run in part} for part in parts)
     assert len(first & second) <= 1
@@ -47,4 +47,18 @@ def test_at_most_one_size_is_in_two_parts(tmp_path):
 
 def test_no_part_is_empty(tmp_path):
     runs = [planned(tmp_path, name, 1.0) for name in "abc"]
-    assert names(_shares(runs, 9)) == [["a"], ["b"], ["c"]]
+    assert names(equal_shares(runs, 9)) == [["a"], ["b"], ["c"]]
+
+
+def test_order_changes_as_runs_tell_their_rates(tmp_path):
+    sizes = {"mamba": 1.0, "llama": 1.5, "large": 3.0}
+    runs = [planned(tmp_path, name, flops) for name, flops in sizes.items()]
+    before = estimated_seconds(runs)
+    assert max(before, key=before.get) == "large"
+    assert before["llama"] > before["mamba"]
+    twin = planned(tmp_path, "mamba-twin", 1.0, rate=10.0)
+    other = planned(tmp_path, "llama-twin", 1.5, rate=40.0)
+    after = estimated_seconds([*runs, twin, other])
+    assert after["mamba"] == 10.0  # seconds for 100 tokens
+    assert after["llama"] == 2.5
+    assert after["large"] == 30.0  # not seen yet: as slow per FLOP as the slowest
