@@ -90,7 +90,7 @@ class ModelConfig(ABC):
         param_dtype: dtype of the stored parameters. Training keeps float32 copies of bfloat16 ones.
         remat: what the backward pass recomputes. "none": nothing; "full": everything but the input
             of each block; "dots": everything but matrix products; "offload": the same, with those
-            products kept in host memory.
+            products kept in host memory. Without ``scan_layers``, XLA's CPU backend undoes it.
         scan_layers: compile one block and loop it over the depth, so that compile time does not
             grow with depth. False unrolls the loop: steps on CPU are 1.2 to 1.35 times faster,
             compilation is slower. Parameters are stacked in both cases.
