@@ -170,6 +170,8 @@ def build_options(
         options = factory()
     except UserError as error:
         raise UserError(str(error).splitlines()[0]) from error  # gin appends its call stack
+    except RecursionError:
+        raise UserError(_macro_circle()) from None
     except (RuntimeError, ValueError) as error:
         if "Required bindings" in str(error) or "No configurable matching" in str(error):
             raise UserError(_gin_message(error)) from error
@@ -277,6 +279,8 @@ def _without_bindings(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
 
 def _require_files(files: Sequence[str]) -> None:
     for path in files:
+        if Path(path).is_dir():
+            raise UserError(f"--gin_file: {path} is a folder. Give the path of a gin file.")
         if found_file(path) is None:
             raise UserError(f"--gin_file: no file {path}{_nearest_file(Path(path))}")
 
@@ -445,6 +449,25 @@ def _refuse_unset_macros() -> None:
                 )
 
 
+def _macro_circle() -> str:
+    """Return the message about macros that refer to each other."""
+    from gin import config
+
+    refers = {
+        scope: str(bound["value"]).lstrip("%")
+        for (scope, selector), bound in config._CONFIG.items()
+        if selector == "gin.macro"
+    }
+    for name in refers:
+        chain = [name]
+        while (following := refers.get(chain[-1])) and following not in chain:
+            chain.append(following)
+        if following == name:
+            shown = " → ".join(f"%{part}" for part in [*chain, name])
+            return f"macros refer to each other: {shown}. Bind one of them to a value."
+    return "a gin file refers to itself without end. Bind its macros and references to values."
+
+
 def _gin_message(error: Exception) -> str:
     """Return gin's message in one line, with file and line number first."""
     text = str(error)
@@ -461,6 +484,10 @@ def _gin_message(error: Exception) -> str:
         return (
             f"missing binding: {keys}. Bind it in a gin file (--gin_file=…) or with --gin.{first}=…"
         )
+    absent = re.search(r"Unable to open file: (\S+)\. Searched config paths: (\[.*?\])", text)
+    if absent:
+        folders = dict.fromkeys(folder or "." for folder in ast.literal_eval(absent[2]))
+        first = f"no file {absent[1]} to include in {', '.join(folders)}. Correct the path."
     unknown = re.search(r"No configurable matching (?:reference )?'@?%?([\w./]+)", text)
     if unknown:
         first = _nothing_called(unknown[1], sorted(REGISTERED))

@@ -11,6 +11,7 @@ import contextlib
 import logging
 import os
 import re
+import tokenize
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -168,6 +169,10 @@ def _reading(folders: Sequence[str]) -> Iterator[None]:
         try:
             with _open_utf8(path) as file:
                 yield file
+        except tokenize.TokenError as error:
+            raise UserError(
+                f"{path}, line {error.args[1][0]}: a text or a bracket is not closed. Close it."
+            ) from error
         finally:
             config._LOCATION_PREFIXES[:] = outer
             opened.pop()

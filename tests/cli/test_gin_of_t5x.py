@@ -120,7 +120,9 @@ def test_include_is_relative_to_the_file_that_includes(work, capsys) -> None:
 
 def test_a_missing_include_names_the_file_and_its_line(work, capsys) -> None:
     (work / "a.gin").write_text("# none\ninclude 'none.gin'\n")
-    assert "a.gin, line 2: Unable to open file: none.gin" in refused(capsys, "--gin_file=a.gin")
+    said = refused(capsys, "--gin_file=a.gin")
+    assert "a.gin, line 2: no file none.gin to include in " in said
+    assert said.endswith(". Correct the path.\n")
 
 
 def test_a_file_that_includes_itself_is_refused(work, capsys) -> None:
@@ -129,6 +131,24 @@ def test_a_file_that_includes_itself_is_refused(work, capsys) -> None:
     assert "includes itself: a.gin → b.gin → a.gin." in refused(capsys, "--gin_file=a.gin")
     (work / "b.gin").write_text("include 'run.gin'\ninclude 'run.gin'\n")
     assert run(capsys, "--gin_file=a.gin").model.width == 8
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("A = %B\nB = %A\nshown.steps = %A\n", "%A → %B → %A. Bind one of them to a value."),
+        ("A = %A\nshown.steps = %A\n", "macros refer to each other: %A → %A."),
+        ("\nshown.steps = (1,\n", "a.gin, line "),
+        ('shown.steps = 1\nshown.name = """x\n', "a text or a bracket is not closed. Close it."),
+    ],
+)
+def test_a_file_without_an_end_is_one_line(work, capsys, text, said) -> None:
+    (work / "a.gin").write_text(text)
+    assert said in refused(capsys, "--gin_file=a.gin")
+
+
+def test_a_folder_is_no_gin_file(work, capsys) -> None:
+    assert "is a folder. Give the path of a gin file." in refused(capsys, f"--gin_file={work}")
 
 
 def dynamic(work: Path, imports: str, text: str) -> str:
