@@ -15,6 +15,7 @@ SCRIPT = """
 import ctypes, json, resource
 from lossline import heap
 
+heap.machine_bytes = lambda: 1 << 40
 libc = ctypes.CDLL(None)
 libc.malloc.restype = ctypes.c_void_p
 libc.malloc.argtypes = [ctypes.c_size_t]

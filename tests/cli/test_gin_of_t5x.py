@@ -138,7 +138,7 @@ def test_a_file_that_includes_itself_is_refused(work, capsys) -> None:
     [
         ("A = %B\nB = %A\nshown.steps = %A\n", "%A → %B → %A. Bind one of them to a value."),
         ("A = %A\nshown.steps = %A\n", "macros refer to each other: %A → %A."),
-        ("\nshown.steps = (1,\n", "a.gin, line "),
+        ("\nshown.steps = (1,\n", "a text or a bracket is not closed. Close it."),
         ('shown.steps = 1\nshown.name = """x\n', "a text or a bracket is not closed. Close it."),
     ],
 )

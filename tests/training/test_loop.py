@@ -157,7 +157,6 @@ def test_finished_run_is_not_trained_again(options, reference, capsys, monkeypat
     assert before == {f: f.stat().st_mtime_ns for f in reference.path.rglob("*")}
 
 
-# Before the first step, before the first checkpoint, after one.
 def test_run_whose_last_step_is_saved_compiles_nothing(options, reference, monkeypatch, tmp_path):
     shutil.copytree(reference.path, tmp_path / "run")
     run = RunDirectory.open(tmp_path / "run")
@@ -178,6 +177,7 @@ def test_size_of_the_buffers_decides_what_memory_is_kept(options, monkeypatch):
     assert set(saves) == {2 * buffers}
 
 
+# Before the first step, before the first checkpoint, after one.
 @pytest.mark.parametrize("k", [0, 3, 6])
 def test_resume_after_a_crash_is_bitwise_identical(options, reference, stopped_at, monkeypatch, k):
     stopped_at(k, fail)
