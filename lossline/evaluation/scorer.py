@@ -90,20 +90,46 @@ class Scorer:
             batch.targets_GxK,
         )
         if self._mesh is None:
-            return _score(self._graphdef, fields, state, *arrays)
+            return self._score(state, fields, *arrays)
         with jax.set_mesh(self._mesh):  # the model's sharding constraints need it
-            placed = place_rows(arrays, batch_sharding(self._mesh))
-            return _score(self._graphdef, fields, state, *placed)
+            return self._score(state, fields, *place_rows(arrays, batch_sharding(self._mesh)))
+
+    def _score(
+        self,
+        state: Any,
+        fields: tuple[str, ...],
+        inputs_BxL: jax.Array | np.ndarray,
+        segment_ids_BxL: jax.Array | np.ndarray,
+        positions_BxL: jax.Array | np.ndarray,
+        index_GxK: jax.Array | np.ndarray,
+        targets_GxK: jax.Array | np.ndarray,
+    ) -> tuple[jax.Array, ...]:
+        # Two programs, because K differs from set to set: the layers, which take longest to
+        # compile, are compiled once for all of them.
+        x_BxLxD = _hidden(self._graphdef, state, inputs_BxL, segment_ids_BxL, positions_BxL)
+        return _losses(self._graphdef, fields, state, x_BxLxD, index_GxK, targets_GxK)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _score(
+@functools.partial(jax.jit, static_argnums=0)
+def _hidden(
     graphdef: Any,
-    fields: tuple[str, ...],
     state: Any,
     inputs_BxL: jax.Array,
     segment_ids_BxL: jax.Array,
     positions_BxL: jax.Array,
+) -> jax.Array:
+    """Return the vectors before the unembedding, [B, L, D]."""
+    model = nnx.merge(graphdef, state)
+    with products_of(model.config.activation_dtype):
+        return model.hidden(inputs_BxL, segment_ids_BxL, positions_BxL)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _losses(
+    graphdef: Any,
+    fields: tuple[str, ...],
+    state: Any,
+    x_BxLxD: jax.Array,
     index_GxK: jax.Array,
     targets_GxK: jax.Array,
 ) -> tuple[jax.Array, ...]:
@@ -114,7 +140,6 @@ def _score(
     """
     model = nnx.merge(graphdef, state)
     with products_of(model.config.activation_dtype):
-        x_BxLxD = model.hidden(inputs_BxL, segment_ids_BxL, positions_BxL)
         # Gather the scored positions before the unembedding, which is the most expensive product.
         x_GxNxD = x_BxLxD.reshape(index_GxK.shape[0], -1, x_BxLxD.shape[-1])
         x_GxKxD = jnp.take_along_axis(x_GxNxD, index_GxK[..., None], axis=1)
