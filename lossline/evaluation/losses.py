@@ -23,9 +23,9 @@ from lossline.tables.schema import CHECKPOINT
 
 LOSSES = "losses.parquet"
 _LOCK = "losses.lock"
-# Writing takes a tenth of the time of measuring a small checkpoint. A kill loses at most these
-# seconds of work.
-_SECONDS_BETWEEN_WRITES = 3.0
+# Share of the time of an evaluation for writing its table, which takes as long as a tenth of
+# measuring a small checkpoint. A kill loses the work since the last write.
+_SHARE_OF_WRITING = 0.02
 # Sums without a meaning in the loss table; it keeps them as extra columns.
 _SUMS_BEYOND_THE_TABLE = ("correct_per_token", "correct_per_byte", "document_losses")
 
@@ -63,7 +63,7 @@ class RunLosses:
         self._lock = contextlib.ExitStack()
         self._lock.enter_context(locked(run / _LOCK, partial(_being_evaluated, run)))
         self._unwritten = False
-        self._written_at = -math.inf
+        self._next_write = -math.inf
         try:
             self._rows = {(row["step"], row["eval_set"]): row for row in _rows_of(self._path)}
         except BaseException:
@@ -111,7 +111,7 @@ class RunLosses:
         Other rows of the checkpoint, which an earlier version of lossline may have written without
         columns that were added since, get the checkpoint's columns too.
 
-        Writes the table unless it was written a moment ago.
+        Writes the table unless it was written a moment ago: see ``_SHARE_OF_WRITING``.
         """
         for row in rows:
             stated = {name: row.get(name) for name in CHECKPOINT}
@@ -120,16 +120,18 @@ class RunLosses:
                     other.update(stated)
             self._rows[row["step"], row["eval_set"]] = dict(row)
             self._unwritten = True
-        if time.monotonic() - self._written_at >= _SECONDS_BETWEEN_WRITES:
+        if time.monotonic() >= self._next_write:
             self.flush()
 
     def flush(self) -> None:
         """Write the table if rows were added since the last write."""
         if self._unwritten:
+            began = time.monotonic()
             ordered = [self._rows[key] for key in sorted(self._rows)]
             tables.write(tables.from_rows(ordered), self._path)
             self._unwritten = False
-            self._written_at = time.monotonic()
+            ended = time.monotonic()
+            self._next_write = ended + (ended - began) / _SHARE_OF_WRITING
 
 
 def measured_row(

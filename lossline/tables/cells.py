@@ -121,9 +121,14 @@ def whole_number(cell: object) -> int | None:
 def as_text(cells: pd.Series) -> pd.Series:
     """Return cells as text; an empty string is an empty cell, because in CSV they are the same."""
     if cells.dtype == TEXT:
-        return cells.mask((cells == "").to_numpy())
-    texts = cells.astype(object).map(str, na_action="ignore").astype(TEXT)
-    return texts.mask((cells.isna() | (texts == "")).to_numpy()).astype(TEXT)
+        empty = (cells == "").to_numpy()
+        return cells.mask(empty) if empty.any() else cells
+    missing = cells.isna().to_numpy()
+    objects = cells.to_numpy(dtype=object)
+    texts = [
+        None if gone else str(cell) or None for gone, cell in zip(missing, objects, strict=True)
+    ]
+    return pd.Series(texts, index=cells.index, name=cells.name, dtype=TEXT)
 
 
 def name_of_number(text: str) -> bool:
