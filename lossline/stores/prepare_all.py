@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +92,8 @@ class PrepareOptions:
         out: folder of the stores. Default: ``<root>/stores``.
         cluster: "local": processes of this machine; or the address of a Dask scheduler,
             "tcp://host:port": its workers, which must see the same paths as this machine.
-        processes: number of tokenizing processes of this machine. 0: one per core.
+        processes: number of processes of this machine that tokenize or train vocabularies. 0: one
+            per core.
     """
 
     root: str = "data"
@@ -415,17 +418,28 @@ def _describe(source: Source) -> str:
 def _train_all(options: PrepareOptions, root: Path) -> None:
     if not options.vocabularies:
         raise UserError("prepare.vocabularies: no vocabulary named. Bind (@vocabulary(),).")
+    missing = []
     for spec in options.vocabularies:
-        progress = WorkProgress(f"prepare vocabulary {spec.name}")
-        print(
-            f"prepare vocabulary {spec.name}: {spec.algorithm.value} of {spec.vocab_size} ids on "
-            f"{', '.join(s if isinstance(s, str) else s.name for s in spec.sets)}",
-            file=sys.stderr,
-            flush=True,
-        )
-        path, provenance, new = train_vocabulary(spec, root)
-        facts = f"{path} ({provenance['vocab_size']:,} ids, {provenance['hash'][:12]})"
-        if new:
-            progress.finish(facts)
+        if (root / "vocabularies" / spec.name).exists():
+            path, provenance, _ = train_vocabulary(spec, root)
+            _say(f"vocabulary {spec.name}: already trained, {_facts(path, provenance)}")
         else:
-            print(f"prepare vocabulary {spec.name}: already trained, {facts}", file=sys.stderr)
+            missing.append(spec)
+            names = ", ".join(s if isinstance(s, str) else s.name for s in spec.sets)
+            _say(
+                f"vocabulary {spec.name}: {spec.algorithm.value} of {spec.vocab_size} ids "
+                f"on {names}"
+            )
+    started = time.monotonic()
+    with connect(processes=options.processes) as engine:  # training uses one core each
+        for number, (path, provenance, _) in engine.run(
+            partial(train_vocabulary, root=root), missing
+        ):
+            _say(
+                f"vocabulary {missing[number].name}: {_facts(path, provenance)} after "
+                f"{time.monotonic() - started:.1f} s"
+            )
+
+
+def _facts(path: Path, provenance: dict[str, Any]) -> str:
+    return f"{path} ({provenance['vocab_size']:,} ids, {provenance['hash'][:12]})"
