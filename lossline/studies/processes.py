@@ -8,6 +8,7 @@ study leaves no process that still writes.
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -141,7 +142,7 @@ def start(
         own_session: whether signals to this process's group do not reach it.
     """
     with (logs / f"{job.name}.log").open("ab") as log:
-        log.write(f"$ {' '.join(job.command)}\n".encode())
+        log.write(f"$ {shlex.join(job.command)}\n".encode())
         log.flush()
         return subprocess.Popen(
             _as_child(job, cores),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import pytest
 from code_job import Code
 
 from lossline.errors import UserError
-from lossline.studies.processes import ChildFailed, Job, run, run_many
+from lossline.studies.processes import ChildFailed, Job, run, run_many, start
 from lossline.studies.progress import LogProgress
 
 
@@ -46,6 +47,14 @@ def test_all_jobs_run_and_are_counted(tmp_path: Path) -> None:
     assert seen[-1] == ([], 4)
     assert max(len(running) for running, _ in seen) == 2
     assert [(tmp_path / f"j{i}.log").read_text().splitlines()[-1] for i in range(4)] == list("0123")
+
+
+def test_the_log_begins_with_a_command_that_a_shell_reads(tmp_path: Path) -> None:
+    arguments = ["--gin.evaluate.runs=['runs/a', 'runs/b']", "--gin.train.name='a b'"]
+    evaluate = Job(name="e", verb="evaluate", arguments=arguments)
+    start(evaluate, tmp_path, None).wait()
+    first = (tmp_path / "e.log").read_text().splitlines()[0]
+    assert shlex.split(first) == ["$", *evaluate.command]
 
 
 def test_the_caller_chooses_the_next_job_whenever_one_ends(tmp_path: Path) -> None:
