@@ -172,6 +172,9 @@ def _coerce_plain(where: str, value: Any, hint: type) -> Any:
         else isinstance(value, hint)
     ):
         return value
+    if isinstance(value, type) or inspect.isfunction(value):
+        name = value.__name__
+        raise UserError(f"{where} = @{name}: write @{name}() with brackets, to take what it makes")
     shown = (
         value
         if isinstance(value, (int, float, str, bool, list, tuple, dict))
@@ -179,7 +182,7 @@ def _coerce_plain(where: str, value: Any, hint: type) -> Any:
     )
     kinds = {int: "a whole number", float: "a number", str: "a string", bool: "True or False"}
     raise UserError(
-        f"{where} = {shown!r}: must be {kinds.get(hint, f'a {hint.__name__} (as @name())')}"
+        f"{where} = {shown!r}: must be {kinds.get(hint, f'of type {hint.__name__} (as @name())')}"
     )
 
 

@@ -100,8 +100,8 @@ def test_values_take_their_annotated_types() -> None:
         (["demo.rule = 'skip'"], "must be one of 'slide', 'truncate'"),
         (["demo.sizes = 3"], "must be a list"),
         (["demo.sizes = [1, 'x']"], "demo.sizes[1] = 'x'"),
-        (["demo.model = 3"], "must be a Model"),
-        (["demo.model = @demo_other()"], "must be a Model"),
+        (["demo.model = 3"], "must be of type Model (as @name())"),
+        (["demo.model = @demo_other()"], "must be of type Model (as @name())"),
         (["demo.model = @nothing()"], "nothing is called 'nothing'"),
         (["demo_other.width = 3"], "unused binding: demo_other.width"),
         (["WIDTH = 3"], "unused binding: WIDTH"),
@@ -138,8 +138,15 @@ class Planned:
     grid: Grid
 
 
-@pytest.mark.parametrize("wrong", ["3", "@demo_other()", "@demo_line"])
-def test_component_without_what_its_protocol_asks_for_is_refused(wrong: str) -> None:
+@pytest.mark.parametrize(
+    ("wrong", "mend"),
+    [
+        ("3", r"must be of type Grid \(as @name\(\)\)"),
+        ("@demo_other()", r"must be of type Grid \(as @name\(\)\)"),
+        ("@demo_line", r"write @demo_line\(\) with brackets"),
+    ],
+)
+def test_component_without_what_its_protocol_asks_for_is_refused(wrong: str, mend: str) -> None:
     verb = Verb(
         options=Planned,
         run=print,
@@ -147,7 +154,7 @@ def test_component_without_what_its_protocol_asks_for_is_refused(wrong: str) -> 
         name="planned",
     )
     assert build_options("planned", verb, bindings=["planned.grid = @demo_line()"]).grid == Line()
-    with pytest.raises(UserError, match=r"planned\.grid = .*: must be a Grid \(as @name\(\)\)"):
+    with pytest.raises(UserError, match=rf"planned\.grid = .*: {mend}"):
         build_options("planned", verb, bindings=[f"planned.grid = {wrong}"])
 
 
