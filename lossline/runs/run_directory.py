@@ -24,6 +24,7 @@ from lossline.files import is_locked, locked, write_json
 from lossline.places import to_path
 
 MANIFEST = "manifest.json"
+_MEND = "Restore the file, or move the run directory away and train again."
 # Files that a training writes before config.json, the mark of a run directory.
 _BEFORE_THE_MARK = frozenset({"lock", "model.txt", "config.gin", "facts.json"})
 
@@ -106,9 +107,7 @@ class RunDirectory:
         try:
             return RunStatus(**{**content, "state": RunState(content["state"])})
         except (KeyError, TypeError, ValueError):
-            raise UserError(
-                f"{path} is damaged: it holds no status. Restore the file or train again."
-            ) from None
+            raise UserError(f"{path} is damaged: it holds no status. {_MEND}") from None
 
     def write_status(self, status: RunStatus) -> None:
         """Replace ``status.json`` atomically."""
@@ -212,7 +211,7 @@ def _todays_config(config: dict[str, Any], folder: Path) -> dict[str, Any]:
     if not isinstance(facts, dict) or "store_fingerprint" not in facts:
         raise UserError(
             f"{folder / 'facts.json'} contains no store_fingerprint: the run directory is damaged. "
-            "Restore the file or train again."
+            f"{_MEND}"
         )
     tree = {name: value for name, value in config.items() if name != "token_selection"}
     return {**tree, "store": facts["store_fingerprint"]}
@@ -245,8 +244,6 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UserError(
-            f"{path} is missing: the run directory is damaged. Restore the file or train again."
-        ) from None
+        raise UserError(f"{path} is missing: the run directory is damaged. {_MEND}") from None
     except ValueError as error:
-        raise UserError(f"{path} is not JSON ({error}). Restore the file or train again.") from None
+        raise UserError(f"{path} is not JSON ({error}). {_MEND}") from None
