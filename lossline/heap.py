@@ -12,12 +12,17 @@ glibc 2.33 these functions do nothing.
 
 import ctypes
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 SHARE = 1 / 20  # of this process's part of the machine's memory; up to four blocks are resident
+# Holes for a step, in parts of its buffers. glibc fills the smallest hole that is large enough: in
+# the first, what is small goes beside the buffers; the second is for a step that begins too early.
+RESERVED = (1.25, 1.05)
 _CGROUP = Path("/sys/fs/cgroup/memory.max")
+
+_GUARD = 1 << 16  # bytes of the block behind the reserved hole
 
 # Parameters of glibc's mallopt, and the largest values that glibc chooses itself.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -3, -4, -8
@@ -50,7 +55,9 @@ def keep_freed_memory() -> None:
 def limit_kept_memory(step_bytes: int | None) -> None:
     """Give freed memory back once, and from now on if a step frees more than ``limit_bytes()``.
 
-    Call it when much is free that is not needed again, for example after compilation.
+    Call it when much is free that is not needed again, for example after compilation. If memory
+    stays kept, holes for the buffers of two steps are reserved, because those of one step may be
+    freed after the next one has begun.
 
     Args:
         step_bytes: bytes that are allocated and freed in every step; None: they are not in this
@@ -66,6 +73,8 @@ def limit_kept_memory(step_bytes: int | None) -> None:
         mallopt(_TRIM_THRESHOLD, _LARGEST_TRIM_THRESHOLD)
         _keeps = False
     _trim()
+    if _keeps and step_bytes:
+        _reserve([int(share * step_bytes) for share in RESERVED])
 
 
 def give_back_above(most: int | None = None) -> None:
@@ -100,6 +109,25 @@ def free_bytes() -> int:
     """Return the free bytes of the heap, also those already given back; 0 without glibc 2.33."""
     mallinfo2 = _function("mallinfo2", _Statistics)
     return 0 if mallinfo2 is None else int(mallinfo2().fordblks)
+
+
+def _reserve(sizes: Sequence[int]) -> None:
+    """Make holes of so many bytes at the end of the heap; no page of them is resident yet."""
+    malloc, free = _function("malloc", ctypes.c_void_p), _function("free")
+    if malloc is None or free is None:
+        return
+    holes: list[int] = []
+    for size in sizes:
+        hole = malloc(ctypes.c_size_t(size))
+        if not hole:
+            break
+        holes.append(hole)
+        # The block behind a hole is never freed: at the end of the heap, glibc would not count it
+        # as a hole and would fill it last. Smaller holes before it are filled first.
+        while (behind := malloc(ctypes.c_size_t(_GUARD))) and behind < hole:
+            holes.append(behind)
+    for hole in holes:
+        free(ctypes.c_void_p(hole))
 
 
 def _trim() -> None:

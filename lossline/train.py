@@ -24,9 +24,11 @@ def load() -> Verb:
     from lossline.training.components import COMPONENTS
     from lossline.training.loop import TrainingFailed, train
     from lossline.training.options import TrainOptions
+    from lossline.training.step import one_step_at_a_time
 
     def run(options: TrainOptions) -> None:
         keep_freed_memory()
+        one_step_at_a_time()
         if options.dry_run:
             print_cost(options)
             return

@@ -109,3 +109,18 @@ def test_a_library_without_these_functions_is_no_error(monkeypatch):
     heap.keep_freed_memory()
     heap.limit_kept_memory(1)
     assert heap.free_bytes() == 0
+
+
+@needs_mallinfo2
+def test_small_memory_that_lives_on_costs_no_second_block_for_ten_steps():
+    before, after = answer(
+        "heap.keep_freed_memory(); heap.limit_kept_memory(64 << 20); faults(64);"
+        "before = resident()\n"
+        "for _ in range(10):\n"
+        "    step = libc.malloc(64 << 20); ctypes.memset(step, 1, 64 << 20)\n"
+        "    ctypes.memset(libc.malloc(100_000), 1, 100_000)  # during the step\n"
+        "    libc.free(step)\n"
+        "    ctypes.memset(libc.malloc(100_000), 1, 100_000)  # between steps\n"
+        "print(json.dumps([before, resident()]))"
+    )
+    assert after - before < 16

@@ -26,7 +26,7 @@ from lossline.sharding import batch_sharding
 from lossline.training.hardware import peak_flops
 from lossline.training.make_trainer import make_trainer
 from lossline.training.options import TrainOptions
-from lossline.training.step import Trainer, host_buffers
+from lossline.training.step import Trainer, host_buffers, one_step_at_a_time
 
 RATES = np.asarray([3e-4, 0.1], np.float32)  # learning rate, weight decay
 
@@ -247,6 +247,7 @@ MEASUREMENTS = {"matmul": matmul_rates, "compile": compile_seconds, "train": tra
 if __name__ == "__main__":
     kind = json.loads(sys.argv[1])["kind"]
     keep_freed_memory()
+    one_step_at_a_time()
     if kind in KINDS:
         serve(KINDS[kind])
     else:

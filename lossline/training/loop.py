@@ -308,7 +308,7 @@ def _steps(
             if step in keep or stopping or clock.due(step):
                 reporter.flush()  # raises before a state with NaN or infinity is saved
                 reporter.sync()
-                give_back_above(2 * (buffers or 0))  # the saves before have cut into the hole
+                give_back_above(3 * (buffers or 0))  # the saves before have cut into the hole
                 trained = None if options.objective is None else job.trained_tokens
                 writer.save(step, state, kept=step in keep, trained_tokens=trained)
                 clock.reset()

@@ -352,6 +352,15 @@ class Trainer:
         return jitted
 
 
+def one_step_at_a_time() -> None:
+    """Let a processor begin a step when the one before has returned, not when its results exist.
+
+    Steps that are begun early take new buffers before the old ones are freed, and both stay
+    resident (``lossline.heap``). Call it before JAX makes its devices; accelerators do not change.
+    """
+    jax.config.update("jax_cpu_enable_async_dispatch", False)
+
+
 def host_buffers(program: jax.stages.Compiled, mesh: Mesh) -> int | None:
     """Return the bytes that a program allocates in this process in every call.
 
