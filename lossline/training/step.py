@@ -371,4 +371,5 @@ def host_buffers(program: jax.stages.Compiled, mesh: Mesh) -> int | None:
     memory = program.memory_analysis()
     if devices[0].platform != "cpu" or memory is None:
         return None
-    return int(memory.temp_size_in_bytes) * len(devices)
+    results = memory.output_size_in_bytes - memory.alias_size_in_bytes  # donated ones are there
+    return int(memory.temp_size_in_bytes + max(results, 0)) * len(devices)
