@@ -20,6 +20,7 @@ SHARE = 1 / 20  # of this process's part of the machine's memory; up to four blo
 # Holes for a step, in parts of its buffers. glibc fills the smallest hole that is large enough: in
 # the first, what is small goes beside the buffers; the second is for a step that begins too early.
 RESERVED = (1.25, 1.05)
+MOST_BLOCKS = 3  # free blocks of a step that a training keeps at a save; the holes count 2.3
 _CGROUP = Path("/sys/fs/cgroup/memory.max")
 
 _GUARD = 1 << 16  # bytes of the block behind the reserved hole

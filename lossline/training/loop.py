@@ -23,7 +23,7 @@ from jax.sharding import Mesh
 from lossline.batches.plans import BatchPlan, MixturePlan
 from lossline.errors import UserError
 from lossline.files import local_folder, write_json, write_text
-from lossline.heap import give_back_above, limit_kept_memory
+from lossline.heap import MOST_BLOCKS, give_back_above, limit_kept_memory
 from lossline.options.gin_text import gin_text
 from lossline.options.identity import identity
 from lossline.runs import checkpoints
@@ -308,7 +308,9 @@ def _steps(
             if step in keep or stopping or clock.due(step):
                 reporter.flush()  # raises before a state with NaN or infinity is saved
                 reporter.sync()
-                give_back_above(3 * (buffers or 0))  # the saves before have cut into the hole
+                give_back_above(
+                    MOST_BLOCKS * (buffers or 0)
+                )  # the saves before have cut into the hole
                 trained = None if options.objective is None else job.trained_tokens
                 writer.save(step, state, kept=step in keep, trained_tokens=trained)
                 clock.reset()
