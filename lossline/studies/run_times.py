@@ -20,6 +20,19 @@ def estimated_seconds(runs: Sequence[PlannedRun]) -> dict[str, float]:
     }
 
 
+def next_run(runs: Sequence[PlannedRun], waiting: Sequence[str]) -> str:
+    """Return the name of the waiting run to train next.
+
+    Each size trains once before any trains again, so that the time left is soon known. After that,
+    the longest run is first, so that at the end no long run occupies one core alone.
+    """
+    sizes = {item.name: _flops_per_token(item) for item in runs}
+    begun = {size for name, size in sizes.items() if name not in waiting}
+    seconds = estimated_seconds(runs)
+    new = [name for name in waiting if sizes[name] not in begun]
+    return max(new or waiting, key=seconds.__getitem__)
+
+
 def equal_shares(runs: Sequence[PlannedRun], count: int) -> list[list[PlannedRun]]:
     """Split the runs into at most ``count`` parts of about equal time per token.
 
@@ -43,8 +56,12 @@ def _by_size(runs: Sequence[PlannedRun]) -> dict[float, list[PlannedRun]]:
     """Group the runs by training FLOPs per token."""
     sizes: dict[float, list[PlannedRun]] = {}
     for item in runs:
-        sizes.setdefault(item.flops / item.tokens, []).append(item)
+        sizes.setdefault(_flops_per_token(item), []).append(item)
     return sizes
+
+
+def _flops_per_token(item: PlannedRun) -> float:
+    return item.flops / item.tokens
 
 
 def _seconds_per_token(sizes: dict[float, list[PlannedRun]]) -> dict[float, float]:

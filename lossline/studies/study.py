@@ -31,7 +31,7 @@ from lossline.studies.planned_run import PlannedRun, plan_run
 from lossline.studies.processes import Job, run, run_many
 from lossline.studies.progress import LogProgress, StudyProgress
 from lossline.studies.record import LOCAL, SLURM, StudyRecord, SubmissionRecord, content_key, single
-from lossline.studies.run_times import equal_shares, estimated_seconds
+from lossline.studies.run_times import equal_shares, next_run
 from lossline.studies.skypilot import SKYPILOT, SkyOptions, write_tasks
 from lossline.studies.slurm import SlurmOptions, check_installed, submit
 from lossline.studies.status import status_lines, status_text, views_of
@@ -296,14 +296,14 @@ def _train(options: StudyOptions, runs: Sequence[PlannedRun], at_once: int) -> N
         print(f"  done before: all {len(runs)} runs are finished", flush=True)
         return
     progress = StudyProgress(runs)
-    jobs = [Job(name=item.name, verb="train", arguments=item.arguments) for item in todo]
+    jobs = {item.name: Job(name=item.name, verb="train", arguments=item.arguments) for item in todo}
 
-    def longest(waiting: Sequence[Job]) -> Job:
-        """The longest run first, so that at the end no long run occupies one core alone."""
-        seconds = estimated_seconds(runs)
-        return max(waiting, key=lambda job: seconds[job.name])
+    def choose(waiting: Sequence[Job]) -> Job:
+        return jobs[next_run(runs, [job.name for job in waiting])]
 
-    run_many(jobs, logs=options.logs, at_once=at_once, tick=progress.show, choose=longest)
+    run_many(
+        list(jobs.values()), logs=options.logs, at_once=at_once, tick=progress.show, choose=choose
+    )
 
 
 def _evaluate(

@@ -3,7 +3,7 @@
 import json
 
 from lossline.studies.planned_run import PlannedRun
-from lossline.studies.run_times import equal_shares, estimated_seconds
+from lossline.studies.run_times import equal_shares, estimated_seconds, next_run
 
 
 def planned(folder, name, flops, rate=None):
@@ -62,3 +62,13 @@ def test_order_changes_as_runs_tell_their_rates(tmp_path):
     assert after["mamba"] == 10.0  # seconds for 100 tokens
     assert after["llama"] == 2.5
     assert after["large"] == 30.0  # not seen yet: as slow per FLOP as the slowest
+
+
+def test_each_size_trains_once_before_the_longest_go_on(tmp_path):
+    sizes = {"small-1": 1.0, "small-2": 1.0, "large-1": 3.0, "large-2": 3.0, "large-3": 3.0}
+    runs = [planned(tmp_path, name, flops) for name, flops in sizes.items()]
+    waiting, order = list(sizes), []
+    while waiting:
+        order.append(next_run(runs, waiting))
+        waiting.remove(order[-1])
+    assert order == ["large-1", "small-1", "large-2", "large-3", "small-2"]
