@@ -24,8 +24,9 @@ from lossline.tables.schema import CHECKPOINT
 LOSSES = "losses.parquet"
 _LOCK = "losses.lock"
 # Share of the time of an evaluation for writing its table, which takes as long as a tenth of
-# measuring a small checkpoint. A kill loses the work since the last write.
-_SHARE_OF_WRITING = 0.02
+# measuring a small checkpoint, and the longest wait for the next write. A kill loses the work
+# since the last write; SIGTERM and Ctrl-C lose nothing.
+_SHARE_OF_WRITING, _LONGEST_WAIT = 0.02, 15.0
 # Sums without a meaning in the loss table; it keeps them as extra columns.
 _SUMS_BEYOND_THE_TABLE = ("correct_per_token", "correct_per_byte", "document_losses")
 
@@ -131,7 +132,7 @@ class RunLosses:
             tables.write(tables.from_rows(ordered), self._path)
             self._unwritten = False
             ended = time.monotonic()
-            self._next_write = ended + (ended - began) / _SHARE_OF_WRITING
+            self._next_write = ended + min((ended - began) / _SHARE_OF_WRITING, _LONGEST_WAIT)
 
 
 def measured_row(

@@ -122,9 +122,9 @@ def as_text(cells: pd.Series) -> pd.Series:
     """Return cells as text; an empty string is an empty cell, because in CSV they are the same."""
     if cells.dtype == TEXT:
         empty = (cells == "").to_numpy()
-        return cells.mask(empty) if empty.any() else cells
+        return cells.mask(empty) if empty.any() else cells.copy()
     missing = cells.isna().to_numpy()
-    objects = cells.to_numpy(dtype=object)
+    objects = cells.astype(object).to_numpy()  # in two steps: whole numbers of a categorical stay
     texts = [
         None if gone else str(cell) or None for gone, cell in zip(missing, objects, strict=True)
     ]

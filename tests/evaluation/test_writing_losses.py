@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pytest
+
 from lossline import tables
 from lossline.evaluation import losses
 from lossline.evaluation.losses import LOSSES, RunLosses
@@ -23,7 +25,7 @@ def test_writing_takes_at_most_its_share_of_the_time(tmp_path: Path, monkeypatch
     now, written = [0.0], []
 
     def write(frame, path) -> None:
-        now[0] += 0.5
+        now[0] += 0.2
         written.append(len(frame))
 
     monkeypatch.setattr(losses.time, "monotonic", lambda: now[0])
@@ -34,7 +36,7 @@ def test_writing_takes_at_most_its_share_of_the_time(tmp_path: Path, monkeypatch
             table.put([row(step)])
     share = losses._SHARE_OF_WRITING
     assert written[0] == 1, "the first measurement is kept at once"
-    assert len(written) - 2 <= share * now[0] / 0.5 <= len(written)
+    assert len(written) - 2 <= share * now[0] / 0.2 <= len(written)
     assert written[-1] == 200
 
 
@@ -43,3 +45,11 @@ def test_a_table_that_was_left_is_whole(tmp_path: Path) -> None:
         table.put([row(1)])
         table.put([row(2)])
     assert list(tables.read(tmp_path / LOSSES)["step"]) == [1, 2]
+
+
+def test_an_error_or_a_signal_loses_no_measurement(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), RunLosses(tmp_path) as table:
+        for step in range(5):
+            table.put([row(step)])
+        raise KeyboardInterrupt
+    assert list(tables.read(tmp_path / LOSSES)["step"]) == [0, 1, 2, 3, 4]

@@ -41,3 +41,9 @@ def test_text_stays_text_and_an_empty_string_becomes_an_empty_cell():
         found = as_text(column)
         assert found.dtype == TEXT and found.isna().tolist() == [False, True, True, False]
         assert found.dropna().tolist() == ["1.10", "NA"]
+
+
+def test_whole_numbers_of_a_categorical_stay_whole_beside_an_empty_cell():
+    cells = pd.Series([1, None, 2], dtype="Int64").astype("category")
+    assert as_text(cells).tolist()[::2] == ["1", "2"]
+    assert as_text(cells).isna().tolist() == [False, True, False]
