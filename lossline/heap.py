@@ -20,7 +20,6 @@ SHARE = 1 / 20  # of this process's part of the machine's memory; up to four blo
 # Holes for a step, in parts of its buffers. glibc fills the smallest hole that is large enough: in
 # the first, what is small goes beside the buffers; the second is for a step that begins too early.
 RESERVED = (1.25, 1.05)
-MOST_BLOCKS = 3  # free blocks of a step that a training keeps at a save; the holes count 2.3
 _CGROUP = Path("/sys/fs/cgroup/memory.max")
 
 _GUARD = 1 << 16  # bytes of the block behind the reserved hole
@@ -73,9 +72,9 @@ def limit_kept_memory(step_bytes: int | None) -> None:
         mallopt(_MMAP_THRESHOLD, _LARGEST_MMAP_THRESHOLD)
         mallopt(_TRIM_THRESHOLD, _LARGEST_TRIM_THRESHOLD)
         _keeps = False
-    _trim()
     if _keeps and step_bytes:
         _reserve([int(share * step_bytes) for share in RESERVED])
+    _trim()
 
 
 def give_back_above(most: int | None = None) -> None:
@@ -113,7 +112,7 @@ def free_bytes() -> int:
 
 
 def _reserve(sizes: Sequence[int]) -> None:
-    """Make holes of so many bytes at the end of the heap; no page of them is resident yet."""
+    """Make holes of so many bytes at the end of the heap; few pages of them are resident."""
     malloc, free = _function("malloc", ctypes.c_void_p), _function("free")
     if malloc is None or free is None:
         return

@@ -23,7 +23,7 @@ from jax.sharding import Mesh
 from lossline.batches.plans import BatchPlan, MixturePlan
 from lossline.errors import UserError
 from lossline.files import local_folder, write_json, write_text
-from lossline.heap import MOST_BLOCKS, give_back_above, limit_kept_memory
+from lossline.heap import free_bytes, give_back_above, limit_kept_memory
 from lossline.options.gin_text import gin_text
 from lossline.options.identity import identity
 from lossline.runs import checkpoints
@@ -295,6 +295,7 @@ def _steps(
     update = job.trainer.compiled(*step_arguments(options, job.trainer))
     buffers = host_buffers(update, job.mesh)
     limit_kept_memory(buffers)
+    most = free_bytes() + (buffers or 0)  # one block of a step more than now
     with (
         _Profile(job) as profile,
         contextlib.closing(prefetched(place, start=job.step, stop=total)) as batches,
@@ -308,9 +309,7 @@ def _steps(
             if step in keep or stopping or clock.due(step):
                 reporter.flush()  # raises before a state with NaN or infinity is saved
                 reporter.sync()
-                give_back_above(
-                    MOST_BLOCKS * (buffers or 0)
-                )  # the saves before have cut into the hole
+                give_back_above(most)  # earlier saves have cut into the holes of a step
                 trained = None if options.objective is None else job.trained_tokens
                 writer.save(step, state, kept=step in keep, trained_tokens=trained)
                 clock.reset()

@@ -353,10 +353,11 @@ class Trainer:
 
 
 def one_step_at_a_time() -> None:
-    """Let a processor begin a step when the one before has returned, not when its results exist.
+    """Return from a step on a processor only when its results exist.
 
-    Steps that are begun early take new buffers before the old ones are freed, and both stay
-    resident (``lossline.heap``). Call it before JAX makes its devices; accelerators do not change.
+    A step that begins early takes new buffers before the old ones are freed, and both stay resident
+    (``lossline.heap``). It has no effect on accelerators, on several devices of a processor, and
+    once JAX has made its devices.
     """
     jax.config.update("jax_cpu_enable_async_dispatch", False)
 
