@@ -92,6 +92,7 @@ class PrepareOptions:
         out: folder of the stores. Default: ``<root>/stores``.
         cluster: "local": processes of this machine; or the address of a Dask scheduler,
             "tcp://host:port": its workers, which must see the same paths as this machine.
+            Vocabularies are always trained on this machine.
         processes: number of processes of this machine that tokenize or train vocabularies. 0: one
             per core.
     """
@@ -418,6 +419,12 @@ def _describe(source: Source) -> str:
 def _train_all(options: PrepareOptions, root: Path) -> None:
     if not options.vocabularies:
         raise UserError("prepare.vocabularies: no vocabulary named. Bind (@vocabulary(),).")
+    names = [spec.name for spec in options.vocabularies]
+    for name in names:
+        if names.count(name) > 1:
+            raise UserError(
+                f"prepare.vocabularies: {name!r} occurs twice. Give each vocabulary its own name."
+            )
     missing = []
     for spec in options.vocabularies:
         if (root / "vocabularies" / spec.name).exists():
@@ -425,13 +432,12 @@ def _train_all(options: PrepareOptions, root: Path) -> None:
             _say(f"vocabulary {spec.name}: already trained, {_facts(path, provenance)}")
         else:
             missing.append(spec)
-            names = ", ".join(s if isinstance(s, str) else s.name for s in spec.sets)
+            sets = ", ".join(s if isinstance(s, str) else s.name for s in spec.sets)
             _say(
-                f"vocabulary {spec.name}: {spec.algorithm.value} of {spec.vocab_size} ids "
-                f"on {names}"
+                f"vocabulary {spec.name}: {spec.algorithm.value} of {spec.vocab_size} ids on {sets}"
             )
     started = time.monotonic()
-    with connect(processes=options.processes) as engine:  # training uses one core each
+    with connect(processes=options.processes) as engine:
         for number, (path, provenance, _) in engine.run(
             partial(train_vocabulary, root=root), missing
         ):
