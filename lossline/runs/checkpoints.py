@@ -30,7 +30,7 @@ from lossline.checksums import checksums
 from lossline.errors import UserError
 from lossline.files import check_locks, move, remove_folder, write_json
 from lossline.places import in_bucket
-from lossline.runs.run_directory import MANIFEST, RunDirectory, read_json
+from lossline.runs.run_directory import MANIFEST, RunDirectory, read_manifest
 from lossline.runs.saved_arrays import check_saved
 
 # Orbax logs every save, and logs the traceback of errors that it also raises.
@@ -150,7 +150,7 @@ class CheckpointWriter:
         full: list[int] = []
         for step in reversed(self._run.checkpoint_steps()):
             folder = self._folder / str(step)
-            manifest = read_json(folder / MANIFEST)
+            manifest = read_manifest(folder)
             # ``full`` is empty until a newer checkpoint can be resumed; keep older ones until then.
             if step < newest and not manifest["kept"] and full:
                 remove(folder)
@@ -191,7 +191,7 @@ def parameters_fingerprint(run: RunDirectory, step: int) -> str:
         UserError: the checkpoint has no manifest, or a malformed one.
     """
     folder = run.path / "checkpoints" / str(step)
-    manifest = read_json(folder / MANIFEST)
+    manifest = read_manifest(folder)
     try:
         files = {n: v for n, v in manifest["files"].items() if n.startswith("params/")}
     except (KeyError, TypeError, AttributeError) as error:
@@ -213,7 +213,7 @@ def drop_optimizer(folder: Path) -> None:
     The manifest is changed first, so the checkpoint stays valid if the process is killed in
     between.
     """
-    manifest = read_json(folder / MANIFEST)
+    manifest = read_manifest(folder)
     files = {
         name: value
         for name, value in manifest["files"].items()
@@ -237,7 +237,7 @@ def problem(folder: Path, *, part: tuple[int, int] = (0, 1)) -> str | None:
         part: (i, n): read only every n-th file from file i on, because n processes share the work.
     """
     try:
-        manifest = read_json(folder / MANIFEST)
+        manifest = read_manifest(folder)
         expected = {name: tuple(value) for name, value in manifest["files"].items()}
     except UserError as error:
         return str(error)
@@ -303,7 +303,7 @@ def restore_state(
         UserError: the checkpoint was trained on other data.
     """
     folder = (run.path / "checkpoints" / str(step)).resolve()
-    there = read_json(folder / MANIFEST)["data"]
+    there = read_manifest(folder)["data"]
     if there != data:
         raise UserError(
             f"checkpoint {folder} was trained on data with fingerprint {there[:12]}, but the store "

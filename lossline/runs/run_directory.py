@@ -136,7 +136,7 @@ class RunDirectory:
 
     def _is_kept(self, step: int) -> bool:
         folder = self.path / "checkpoints" / str(step)
-        manifest = read_json(folder / MANIFEST)
+        manifest = read_manifest(folder)
         if not isinstance(manifest, dict) or "kept" not in manifest:
             raise UserError(
                 f"checkpoint {folder} is corrupt: {MANIFEST} is malformed. Delete it or train "
@@ -146,7 +146,7 @@ class RunDirectory:
 
     def trained_tokens(self, step: int) -> int | None:
         """Return the tokens that the objective had selected at a checkpoint; None: all tokens."""
-        return read_json(self.path / "checkpoints" / str(step) / MANIFEST).get("trained_tokens")
+        return read_manifest(self.path / "checkpoints" / str(step)).get("trained_tokens")
 
     def is_locked(self) -> bool:
         """Return whether a living process writes to this run directory."""
@@ -235,8 +235,21 @@ def _short(value: Any) -> str:
     return f"'{value[:12]}…'" if is_hash else repr(value)
 
 
-def read_json(path: Path) -> Any:
+def read_manifest(checkpoint: Path) -> Any:
+    """Return the content of the manifest of a checkpoint's folder.
+
+    Raises:
+        UserError: the file is missing or not JSON.
+    """
+    return read_json(checkpoint / MANIFEST, mend=f"Delete {checkpoint} or train again.")
+
+
+def read_json(path: Path, *, mend: str = _MEND) -> Any:
     """Return the content of a JSON file of a run directory.
+
+    Args:
+        path: the file.
+        mend: end of the message of an error.
 
     Raises:
         UserError: the file is missing or not JSON.
@@ -244,6 +257,6 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UserError(f"{path} is missing: the run directory is damaged. {_MEND}") from None
+        raise UserError(f"{path} is missing: the run directory is damaged. {mend}") from None
     except ValueError as error:
-        raise UserError(f"{path} is not JSON ({error}). {_MEND}") from None
+        raise UserError(f"{path} is not JSON ({error}). {mend}") from None
