@@ -33,6 +33,7 @@ FLAGS = {
     "beginning": Flag("harness.beginning", "what stands before a context: the same"),
     "activations": Flag("harness.activations", "type to compute in; default: float32"),
 }
+_GIN = ("gin_file", "gin_bindings", "gin_search_paths")  # as every verb has them
 
 
 def separated(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -43,7 +44,7 @@ def separated(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     while rest:
         word = rest.pop(0)
         name, equals, _ = word.partition("=")
-        ours = name.removeprefix("--") in (*FLAGS, "gin_file") or name.startswith("--gin.")
+        ours = name.removeprefix("--") in (*FLAGS, *_GIN) or name.startswith("--gin.")
         if ours and name.startswith("--"):
             own.append(word)
             own += [rest.pop(0)] if not equals and rest else []

@@ -8,6 +8,7 @@ argument is answered from that file, at once; importing a verb takes several sec
 
 from __future__ import annotations
 
+import functools
 import importlib
 import inspect
 import json
@@ -29,7 +30,8 @@ def owners_of(name: str, load: Callable[[], Any]) -> Owners:
         load: function that imports the verb.
     """
     known: dict[str, Owners] = json.loads(FILE.read_text(encoding="utf-8"))
-    return known.get(f"{name}.{load.__name__}") or loaded_owners(name, load)
+    function = load.func if isinstance(load, functools.partial) else load
+    return known.get(f"{name}.{function.__name__}") or loaded_owners(name, load)
 
 
 def loaded_owners(name: str, load: Callable[[], Any]) -> Owners:
