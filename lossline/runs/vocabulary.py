@@ -1,8 +1,8 @@
 """Find the vocabulary of a run by the hash that the run recorded.
 
-Looked through are: the byte vocabulary; the run directory; and ``vocabularies/<name>/`` beside the
-stores that the run's ``config.gin`` names, where ``lossline.prepare`` keeps trained vocabularies,
-and below ``data/stores`` of the working folder.
+Looked through are: the byte vocabulary; the run directory; and ``vocabularies/<name>/``, where
+``lossline.prepare`` keeps trained vocabularies, in the folders above the stores that the run's
+``config.gin`` names and in ``data`` of the working folder.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from lossline.vocabularies import (
 )
 
 _FILES = ("tokenizer.json", "spiece.model")
-_DEFAULT_ROOT = Path("data/stores")
+_DEFAULT_ROOT = Path("data")
+_ABOVE_A_STORE = 4  # folders: <root>/stores/<vocabulary>/<set>/<split>
 
 
 def run_vocabulary(run: RunDirectory, given: VocabularySpec | str | None = None) -> Vocabulary:
@@ -71,8 +72,8 @@ def _folders(run: RunDirectory) -> Iterator[Path]:
     config = run.path / "config.gin"
     if config.is_file():
         quoted = re.findall(r"'([^'\n]+)'", config.read_text(encoding="utf-8"))
-        # A store is <root>/<vocabulary>/<name>-<split>.
-        roots += [Path(text).parent.parent for text in quoted if "/" in text and "://" not in text]
+        paths = [Path(text) for text in quoted if "/" in text and "://" not in text]
+        roots += [above for path in paths for above in list(path.parents)[:_ABOVE_A_STORE]]
     for root in dict.fromkeys(roots):
         if (root / "vocabularies").is_dir():
             yield root / "vocabularies"

@@ -41,11 +41,11 @@ def run_of(folder, vocabulary, config=""):
 def test_it_is_found_beside_the_stores_in_the_run_or_where_the_user_says(tmp_path, tokenizer):
     spec = HuggingFace(path=str(tokenizer), normalization=Normalization.DROP)
     vocabulary = load(spec)
-    root = tmp_path / "data" / "stores"
+    root = tmp_path / "data"
     place = root / "vocabularies" / "bpe"
     place.mkdir(parents=True)
     (place / "tokenizer.json").write_bytes(tokenizer.read_bytes())
-    run = run_of(tmp_path / "a", vocabulary, f"train.store = '{root}/bpe/wiki-train'\n")
+    run = run_of(tmp_path / "a", vocabulary, f"train.store = '{root}/stores/bpe/wiki/train'\n")
     assert run_vocabulary(run).hash == vocabulary.hash
     lost = run_of(tmp_path / "b", vocabulary)
     assert run_vocabulary(lost, str(tokenizer)).hash == vocabulary.hash
