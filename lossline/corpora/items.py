@@ -128,17 +128,25 @@ def _item(record: dict[str, Any], where: str) -> Item:
             raise UserError(f"{where}: a choice is {kind_of(text)}, not text. Fix the line.")
         utf8.require(text, where)
     if not item.choices:
-        raise UserError(f"{where}: 'choices' is empty. Fix the line or gather again.")
+        raise UserError(
+            f"{where}: 'choices' is empty. Fix the line; gather again if lossline gathered it."
+        )
     if not 0 <= item.gold < len(item.choices):
         raise UserError(
             f"{where}: 'gold' is {item.gold}, but there are {len(item.choices)} choices, "
-            "counted from 0. Fix the line or gather again."
+            "counted from 0. Fix the line; gather again if lossline gathered it."
         )
     return item
+
+
+_KINDS = {str: "text", list: "a list of texts", int: "the number of a choice, counted from 0"}
 
 
 def _entry(record: dict[str, Any], name: str, kind: type, where: str) -> Any:
     if type(record.get(name)) is not kind:
         found = kind_of(record[name]) if name in record else "missing"
-        raise UserError(f"{where}: {name!r} is {found}. Fix the line or gather again.")
+        raise UserError(
+            f"{where}: {name!r} is {found}, not {_KINDS[kind]}. Fix the line; gather again if "
+            "lossline gathered it."
+        )
     return record[name]

@@ -137,7 +137,7 @@ def test_numbers_equal_those_of_the_exported_folder(
     run = make_run(tmp_path / "run", config, steps=(2, 4), vocabulary=words)
     (run.path / "tokenizer.json").write_bytes(file.read_bytes())
     export_run(
-        ConvertOptions(source=str(run.path), target=str(tmp_path / "hf"), tokenizer=str(file))
+        ConvertOptions(source=str(run.path), target=str(tmp_path / "hf"), vocabulary=str(file))
     )
     about = tmp_path / "hf" / "tokenizer_config.json"
     if not about.exists():
