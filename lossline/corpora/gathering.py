@@ -212,12 +212,15 @@ def read_provenance(path: Path) -> dict[str, Any]:
         UserError: ``provenance.json`` is missing or not JSON.
     """
     try:
-        return json.loads((path / PROVENANCE).read_text(encoding="utf-8"))
+        content = json.loads((path / PROVENANCE).read_text(encoding="utf-8"))
+        if not isinstance(content, dict):
+            raise ValueError("no object")
+        return content
     except FileNotFoundError as error:
         raise UserError(f"{path}: no {PROVENANCE} there. Run python -m lossline.gather.") from error
     except ValueError as error:
         raise UserError(
-            f"{path / PROVENANCE}: not JSON. Delete {path} and gather again."
+            f"{path / PROVENANCE}: not JSON of a provenance. Delete {path} and gather again."
         ) from error
 
 

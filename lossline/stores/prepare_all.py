@@ -421,6 +421,7 @@ def _train_all(options: PrepareOptions, root: Path) -> None:
         raise UserError("prepare.vocabularies: no vocabulary named. Bind (@vocabulary(),).")
     names = [spec.name for spec in options.vocabularies]
     for name in names:
+        check_folder_name(name, "vocabulary.name")
         if names.count(name) > 1:
             raise UserError(
                 f"prepare.vocabularies: {name!r} occurs twice. Give each vocabulary its own name."

@@ -356,6 +356,21 @@ def test_missing_set_task_or_vocabulary_is_refused(root: Path) -> None:
     with pytest.raises(UserError, match="SentencePiece cannot train it"):
         prepare(options(root, train_vocabulary=True, vocabularies=(large,)))
     assert not (root / "vocabularies" / "l").exists()
+    for name in ("../x", "a/b", "."):
+        outside = TrainVocabulary(
+            name=name, algorithm=Algorithm.BPE, vocab_size=300, sets=("demo",)
+        )
+        with pytest.raises(UserError, match=r"vocabulary\.name = .*: cannot name a folder"):
+            prepare(options(root, train_vocabulary=True, vocabularies=(outside,)))
+    twice = (small, large, small)
+    with pytest.raises(UserError, match="'s' occurs twice"):
+        prepare(options(root, train_vocabulary=True, vocabularies=twice))
+    broken = root / "vocabularies" / "s"
+    broken.mkdir(parents=True)
+    (broken / "provenance.json").write_text("null")
+    whole = TrainVocabulary(name="s", algorithm=Algorithm.BPE, vocab_size=300, sets=("demo",))
+    with pytest.raises(UserError, match="not JSON of a provenance"):
+        prepare(options(root, train_vocabulary=True, vocabularies=(whole,)))
 
 
 def test_subset_keeps_the_smallest_hashes_within_a_byte_limit() -> None:
