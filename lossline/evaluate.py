@@ -6,8 +6,6 @@ A second run measures only new checkpoints and sets. With --watch it measures
 new checkpoints of running trainings until they have ended.
 """
 
-import signal
-
 from lossline.cli.configuration import Flag, Verb, run_verb
 
 
@@ -20,7 +18,6 @@ def load() -> Verb:
 
     def run(options: EvaluateOptions) -> None:
         keep_freed_memory()
-        signal.signal(signal.SIGTERM, signal.default_int_handler)  # measurements are written first
         evaluate(options)
 
     return Verb(

@@ -175,10 +175,6 @@ class ProcessGroup:
         """Give signs of life, and end this process soon after another one."""
         watch = threading.Thread(target=self._watch, name="watch", daemon=True)
         watch.start()
-        before = None
-        if threading.current_thread() is threading.main_thread():
-            # As Ctrl-C does, so that a preempted host writes what it has measured.
-            before = signal.signal(signal.SIGTERM, signal.default_int_handler)
         state = "done"
         try:
             yield self
@@ -193,8 +189,6 @@ class ProcessGroup:
             self._ended.set()
             watch.join()
             self._tell(state)
-            if before is not None:
-                signal.signal(signal.SIGTERM, before)
 
     def _watch(self) -> None:
         seen: dict[int, str] = {}
@@ -273,11 +267,25 @@ def joined(options: LaunchOptions, *, verb: str) -> Iterator[ProcessGroup]:
         jax.config.update("jax_enable_preemption_service", False)
     launch(options)
     group = ProcessGroup(verb)
-    if group.count == 1:
-        yield group
+    with _sigterm_as_interrupt():
+        if group.count == 1:
+            yield group
+            return
+        with group._watched():
+            yield group
+
+
+@contextmanager
+def _sigterm_as_interrupt() -> Iterator[None]:
+    """Let SIGTERM do what Ctrl-C does: a program that is stopped writes what it has measured."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
         return
-    with group._watched():
-        yield group
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _reason(error: BaseException) -> str:

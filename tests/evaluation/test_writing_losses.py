@@ -1,5 +1,7 @@
 """A run's loss table is written often enough to lose little work, and costs little time."""
 
+import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -7,6 +9,8 @@ import pytest
 from lossline import tables
 from lossline.evaluation import losses
 from lossline.evaluation.losses import LOSSES, RunLosses
+from lossline.sharding import LaunchOptions
+from lossline.sharding.process_group import joined
 
 
 def row(step: int) -> dict[str, object]:
@@ -47,9 +51,15 @@ def test_a_table_that_was_left_is_whole(tmp_path: Path) -> None:
     assert list(tables.read(tmp_path / LOSSES)["step"]) == [1, 2]
 
 
-def test_an_error_or_a_signal_loses_no_measurement(tmp_path: Path) -> None:
-    with pytest.raises(KeyboardInterrupt), RunLosses(tmp_path) as table:
+def test_sigterm_loses_no_measurement(tmp_path: Path) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with (
+        pytest.raises(KeyboardInterrupt),
+        joined(LaunchOptions(), verb="evaluate"),
+        RunLosses(tmp_path) as table,
+    ):
         for step in range(5):
             table.put([row(step)])
-        raise KeyboardInterrupt
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert signal.getsignal(signal.SIGTERM) is before
     assert list(tables.read(tmp_path / LOSSES)["step"]) == [0, 1, 2, 3, 4]
