@@ -8,10 +8,10 @@ from typing import Any
 
 import pandas as pd
 
-from lossline.cli.bound_text import bound_text
 from lossline.cli.configuration import Verb, build_options
 from lossline.design import Candidate
 from lossline.errors import UserError
+from lossline.gin_files.bound_text import bound_text
 from lossline.models.resizing import resized
 from lossline.next_studies.next_runs_text import StudyText, listed_text, short
 from lossline.next_studies.similar_runs import nearest_run
