@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from lossline.cli.file_errors import refusal_of_a_place
+from lossline.cli.leaving import prepared_exit
 from lossline.errors import UserError
 from lossline.gin_files.parsed_files import (
     ParsedFiles,
@@ -92,6 +93,7 @@ def run_verb(
         key: flag if isinstance(flag, Flag) else Flag(*flag) for key, flag in (flags or {}).items()
     }
     _print_in_any_locale()
+    leave = prepared_exit()
     try:
         gin_files, bindings = _parse_command_line(name, description, known, argv, load)
         _require_files(gin_files)
@@ -117,7 +119,7 @@ def run_verb(
         print(
             f"lossline {name}: interrupted; run the same command again to continue", file=sys.stderr
         )
-        sys.exit(130)
+        leave(130)
 
 
 def _print_in_any_locale() -> None:
