@@ -30,7 +30,7 @@ from lossline.checksums import checksums
 from lossline.errors import UserError
 from lossline.files import check_locks, move, remove_folder, write_json
 from lossline.places import in_bucket
-from lossline.runs.run_directory import MANIFEST, RunDirectory, read_manifest
+from lossline.runs.run_directory import MANIFEST, RunDirectory, RunState, read_manifest
 from lossline.runs.saved_arrays import check_saved
 
 # Orbax logs every save, and logs the traceback of errors that it also raises.
@@ -339,9 +339,12 @@ def restore_arrays(
         )
     wrong = problem(folder, part=part)
     if wrong is not None:
-        raise UserError(
-            f"checkpoint {folder} is corrupt: {wrong}. Resume the training to write it again."
+        mend = (
+            "Choose another step, or move the run directory away and train again."
+            if run.status.state is RunState.FINISHED
+            else "Resume the training to write it again."
         )
+        raise UserError(f"checkpoint {folder} is corrupt: {wrong}. {mend}")
     try:
         return _restore(folder / "params", abstract)
     except Exception as error:

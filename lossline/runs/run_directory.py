@@ -81,8 +81,13 @@ class RunDirectory:
         """Identity of the options that made the run (``lossline.options.identity``).
 
         The identity of a run of an earlier version is converted to the current form.
+
+        Raises:
+            UserError: the file is damaged.
         """
         tree = read_json(self.path / "config.json")
+        if not isinstance(tree, dict):
+            raise UserError(f"{self.path / 'config.json'} is damaged: it holds no options. {_MEND}")
         return _todays_config(tree, self.path) if _made_before_fingerprints(tree) else tree
 
     @property

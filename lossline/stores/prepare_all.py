@@ -429,7 +429,7 @@ def _train_all(options: PrepareOptions, root: Path) -> None:
     missing = []
     for spec in options.vocabularies:
         if (root / "vocabularies" / spec.name).exists():
-            path, provenance, _ = train_vocabulary(spec, root)
+            path, provenance = train_vocabulary(spec, root)
             _say(f"vocabulary {spec.name}: already trained, {_facts(path, provenance)}")
         else:
             missing.append(spec)
@@ -439,9 +439,7 @@ def _train_all(options: PrepareOptions, root: Path) -> None:
             )
     started = time.monotonic()
     with connect(processes=options.processes) as engine:
-        for number, (path, provenance, _) in engine.run(
-            partial(train_vocabulary, root=root), missing
-        ):
+        for number, (path, provenance) in engine.run(partial(train_vocabulary, root=root), missing):
             _say(
                 f"vocabulary {missing[number].name}: {_facts(path, provenance)} after "
                 f"{time.monotonic() - started:.1f} s"

@@ -39,7 +39,7 @@ class TrainVocabulary:
     max_megabytes: float = 10.0
 
 
-def train_vocabulary(spec: TrainVocabulary, root: Path) -> tuple[Path, dict[str, Any], bool]:
+def train_vocabulary(spec: TrainVocabulary, root: Path) -> tuple[Path, dict[str, Any]]:
     """Train ``<root>/vocabularies/<name>/{tokenizer.json,spiece.model}`` if it does not exist.
 
     Args:
@@ -47,7 +47,7 @@ def train_vocabulary(spec: TrainVocabulary, root: Path) -> tuple[Path, dict[str,
         root: data root.
 
     Returns:
-        The path of the file, its provenance, and whether this call trained it.
+        The path of the file, and its provenance.
 
     Raises:
         UserError: the folder contains another vocabulary, a set is missing, or the text is too
@@ -67,7 +67,7 @@ def train_vocabulary(spec: TrainVocabulary, root: Path) -> tuple[Path, dict[str,
     folder = root / "vocabularies" / spec.name
     file = "tokenizer.json" if spec.algorithm is Algorithm.BPE else "spiece.model"
     if folder.exists():
-        return folder / file, _present(folder, file, job), False
+        return folder / file, _present(folder, file, job)
     with building_anew(folder) as partial:
         subset = Subset(max_megabytes=spec.max_megabytes)
         texts = chain.from_iterable(subset.apply(_train_split(source)) for source in chosen)
@@ -90,7 +90,7 @@ def train_vocabulary(spec: TrainVocabulary, root: Path) -> tuple[Path, dict[str,
         }
         write_json(partial / PROVENANCE, provenance)
         publish(partial, folder, mark=PROVENANCE)
-    return folder / file, provenance, True
+    return folder / file, provenance
 
 
 def _train_split(source: FileSource) -> Iterator[str]:
@@ -98,6 +98,11 @@ def _train_split(source: FileSource) -> Iterator[str]:
 
 
 def _present(folder: Path, file: str, job: str) -> dict[str, Any]:
+    if not (folder / PROVENANCE).is_file():
+        raise UserError(
+            f"{folder}: contains no vocabulary that lossline has trained. Choose another name or "
+            "delete it."
+        )
     provenance = read_provenance(folder)
     path = folder / file
     whole = path.is_file() and file_sha256(path) == provenance.get("sha256")

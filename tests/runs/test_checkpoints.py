@@ -15,7 +15,7 @@ from lossline.runs.checkpoints import (
     restore_arrays,
     restore_state,
 )
-from lossline.runs.run_directory import RunDirectory
+from lossline.runs.run_directory import RunDirectory, RunState, RunStatus
 from lossline.sharding import MeshOptions, make_mesh
 
 REPLICATED = PartitionSpec()
@@ -144,8 +144,13 @@ def test_restoring_a_missing_or_corrupt_checkpoint_raises_user_error(run):
     with pytest.raises(UserError, match=r"no checkpoint 3\. Choose one of 1, 2"):
         restore_arrays(run, 3, abstract()["params"])
     largest_file(run.path / "checkpoints" / "2" / "params").write_bytes(b"?")
-    with pytest.raises(UserError, match="2 is corrupt"):
-        restore_arrays(run, 2, abstract()["params"])
+    for state, mend in (
+        (RunState.RUNNING, r"Resume the training to write it again\."),
+        (RunState.FINISHED, r"Choose another step, or move the run directory away and train"),
+    ):
+        run.write_status(RunStatus(state=state, step=2))
+        with pytest.raises(UserError, match=f"2 is corrupt: .*{mend}"):
+            restore_arrays(run, 2, abstract()["params"])
 
 
 def test_error_of_a_save_is_raised_at_the_next_wait(run, monkeypatch):

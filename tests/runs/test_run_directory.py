@@ -111,3 +111,10 @@ def test_damaged_json_raises_one_line(tmp_path):
 def test_reading_does_not_import_jax():
     code = "import sys, lossline.runs.run_directory; sys.exit('jax' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("content", ["null", "[1]", "3"])
+def test_a_config_without_options_is_damaged(tmp_path, content):
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(UserError, match=r"config\.json is damaged: .* train again\."):
+        claim(tmp_path, {"seed": 0})

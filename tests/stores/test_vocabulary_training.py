@@ -109,6 +109,15 @@ def test_too_little_text_is_refused_and_leaves_no_files(
         assert not list((tmp_path / "root" / "vocabularies").iterdir())
 
 
+def test_a_folder_without_a_vocabulary_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "vocabularies" / "v").mkdir(parents=True)
+    (tmp_path / "x.jsonl").write_text('{"text": "the hat"}\n')
+    source = JsonLines(name="x", train=(str(tmp_path / "x.jsonl"),))
+    spec = TrainVocabulary(name="v", algorithm=Algorithm.BPE, vocab_size=300, sets=(source,))
+    with pytest.raises(UserError, match=r"vocabularies/v: contains no vocabulary .* or delete it"):
+        train_vocabulary(spec, tmp_path)
+
+
 @pytest.mark.parametrize("algorithm", SENTENCEPIECE)
 def test_more_letters_than_ids_is_refused(tmp_path: Path, algorithm: Algorithm) -> None:
     letters = "".join(map(chr, range(0x4E00, 0x4E00 + 2000)))
