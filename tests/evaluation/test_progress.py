@@ -70,3 +70,16 @@ def test_time_left_is_0_at_the_end(clock, line):
     clock.now += 10
     assert "about 0 s to go" in line(progress, 10_000)
     assert "about 0 s to go" in line(progress, 10_000)  # more tokens than expected
+
+
+def test_the_time_of_compiling_is_in_no_time_left(clock, line):
+    progress = EvaluationProgress(clock=clock)
+    progress.expect(1_000_000)
+    progress.start()
+    said = []
+    for seconds in (9, 1, 1, 10, 10, 10):  # the first call compiles
+        clock.now += seconds
+        said.append(line(progress, 10_000 * seconds if seconds != 9 else 1_000))
+    assert "to go" not in said[0] and "9 s gone  run" in said[0]
+    assert "10k tokens/s  10 s gone, about 1:39 to go" in said[1]
+    assert "10k tokens/s  41 s gone, about 1:08 to go" in said[-1]
