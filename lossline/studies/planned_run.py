@@ -41,6 +41,11 @@ class PlannedRun:
     factors: Mapping[str, str] = field(default_factory=dict)
     missing: str = ""
 
+    @property
+    def flops_per_token(self) -> float:
+        """Training FLOPs per token: runs of equal FLOPs per token count as one size."""
+        return self.flops / self.tokens
+
     def finished(self) -> bool:
         """Return whether the run has reached its last step."""
         if self.missing or not (self.folder / "status.json").exists():

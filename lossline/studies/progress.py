@@ -91,6 +91,7 @@ class _TrainedTokens:
             tokens=self.tokens,
             start=self.start,
             running=self._run.name in running,
+            made=self.pace.first is not None or (self._run.folder / "metrics.jsonl").exists(),
             ended=ended,
         )
         return ended

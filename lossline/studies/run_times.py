@@ -26,7 +26,7 @@ def next_run(runs: Sequence[PlannedRun], waiting: Sequence[str]) -> str:
     Each size trains once before any trains again, so that the time left is soon known. After that,
     the longest run is first, so that at the end no long run occupies one core alone.
     """
-    sizes = {item.name: _flops_per_token(item) for item in runs}
+    sizes = {item.name: item.flops_per_token for item in runs}
     begun = {size for name, size in sizes.items() if name not in waiting}
     seconds = estimated_seconds(runs)
     new = [name for name in waiting if sizes[name] not in begun]
@@ -56,12 +56,8 @@ def _by_size(runs: Sequence[PlannedRun]) -> dict[float, list[PlannedRun]]:
     """Group the runs by training FLOPs per token."""
     sizes: dict[float, list[PlannedRun]] = {}
     for item in runs:
-        sizes.setdefault(_flops_per_token(item), []).append(item)
+        sizes.setdefault(item.flops_per_token, []).append(item)
     return sizes
-
-
-def _flops_per_token(item: PlannedRun) -> float:
-    return item.flops / item.tokens
 
 
 def _seconds_per_token(sizes: dict[float, list[PlannedRun]]) -> dict[float, float]:

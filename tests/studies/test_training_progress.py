@@ -8,6 +8,7 @@ import pytest
 from lossline.runs.run_directory import MANIFEST
 from lossline.studies.planned_run import PlannedRun
 from lossline.studies.progress import StudyProgress, last_line, tokens_done, tokens_kept
+from lossline.terminal import duration
 
 PER_STEP = 1000  # tokens
 STEPS = 100
@@ -190,6 +191,42 @@ def test_time_left_counts_flops_not_tokens(tmp_path, line):
     clock.now += 49
     small.metrics(1, 50)
     assert "15:50 left" in line(progress, ["small"])
+
+
+def test_a_size_has_its_own_rate_and_compiles_once(tmp_path, line):
+    """One run at a time; a small one trains 1 step a second, a large one 1 in 5 seconds."""
+    runs = {name: Run(tmp_path / name) for name in ("large", "small", "large-2", "small-2")}
+    for name in ("large", "large-2"):
+        runs[name].planned = dataclasses.replace(runs[name].planned, flops=2.0)
+    clock = Clock()
+    progress = StudyProgress([run.planned for run in runs.values()], now=clock)
+
+    def train(name, *, compiles, per_step):
+        folder = runs[name].folder
+        away = folder.rename(tmp_path / "not yet")
+        line(progress, [name])
+        clock.now += 4  # imports
+        away.rename(folder)
+        runs[name].metrics()
+        line(progress, [name])
+        clock.now += compiles
+        runs[name].metrics(1)
+        line(progress, [name])
+        clock.now += 49 * per_step
+        runs[name].metrics(1, 50)
+        half_way = line(progress, [name])
+        clock.now += 50 * per_step
+        runs[name].metrics(1, 100)
+        runs[name].finish()
+        return half_way
+
+    first = train("large", compiles=30, per_step=5)
+    # 50 steps, one run more of this size without compilation, two smaller ones of half the FLOPs.
+    assert f"{duration(250 + 4 + 500 + 34 + 250 + 4 + 250)} left" in first
+    second = train("small", compiles=20, per_step=1)
+    assert f"{duration(50 + 4 + 500 + 4 + 100)} left" in second
+    third = train("large-2", compiles=2, per_step=5)
+    assert f"{duration(250 + 6 + 100)} left" in third
 
 
 @pytest.mark.parametrize("seconds", [0.0, -20.0])
