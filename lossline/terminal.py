@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import sys
 import time
@@ -125,6 +126,13 @@ class WorkProgress:
             if done < self._total:
                 text += f", {duration((self._total - done) / rate)} left"
         return text
+
+
+def flush_output() -> None:
+    """Write out what standard output and error still hold; one whose reader has gone is passed."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(AttributeError, OSError, ValueError):  # None, broken, closed
+            stream.flush()
 
 
 def announce(number: int, steps: int, title: str) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import contextlib
 import difflib
 import inspect
 import io
@@ -23,7 +24,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from lossline.cli.file_errors import refusal_of_a_place
-from lossline.cli.leaving import prepared_exit
+from lossline.cli.leaving import Leaving
 from lossline.errors import UserError
 from lossline.gin_files.parsed_files import (
     ParsedFiles,
@@ -93,7 +94,7 @@ def run_verb(
         key: flag if isinstance(flag, Flag) else Flag(*flag) for key, flag in (flags or {}).items()
     }
     _print_in_any_locale()
-    leave = prepared_exit()
+    leaving = Leaving()
     try:
         gin_files, bindings = _parse_command_line(name, description, known, argv, load)
         _require_files(gin_files)
@@ -116,10 +117,12 @@ def run_verb(
         print(f"lossline {name}: error: {refusal}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        print(
-            f"lossline {name}: interrupted; run the same command again to continue", file=sys.stderr
-        )
-        leave(130)
+        with contextlib.suppress(BrokenPipeError):  # Ctrl-C has ended the reader too
+            print(
+                f"lossline {name}: interrupted; run the same command again to continue",
+                file=sys.stderr,
+            )
+        leaving.leave(130)
 
 
 def _print_in_any_locale() -> None:

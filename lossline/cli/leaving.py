@@ -5,37 +5,37 @@ from __future__ import annotations
 import atexit
 import os
 import sys
-from collections.abc import Callable
 from typing import NoReturn
 
+from lossline.terminal import flush_output
 
-def prepared_exit() -> Callable[[int], NoReturn]:
-    """Return a ``sys.exit`` that skips the destructors of C++ libraries in a program of ours.
+
+class Leaving:
+    """The exit of a verb that skips the destructors of C++ libraries.
 
     Python raises Ctrl-C in the main thread only. Threads of XLA may go on compiling, and crash
-    when the process destroys the global objects that they use, so that the status is that of a
-    segmentation fault. What Python itself registered to run at exit still runs.
+    when the process destroys the global objects that they use, so that its status is that of a
+    segmentation fault.
 
-    Call this before the heavy imports: functions that are registered at exit run in the opposite
-    order, and the last one ends the process. In any other program, such as a notebook or a test,
-    the exit is ``sys.exit``.
+    Make it before the heavy imports: functions that are registered at exit run in the opposite
+    order, so that all that were registered later still run before this one ends the process. In
+    any other program than a verb, such as a notebook or a test, ``leave`` is ``sys.exit``.
     """
-    statuses: list[int] = []
 
-    def end() -> None:
-        if statuses:
-            for stream in (sys.stdout, sys.stderr):
-                stream.flush()
-            os._exit(statuses[0])
+    def __init__(self) -> None:
+        self._status: int | None = None
+        if _is_a_verb():
+            atexit.register(self._end)
 
-    def leave(status: int) -> NoReturn:
-        statuses.append(status)
+    def leave(self, status: int) -> NoReturn:
+        """End this process with ``status``."""
+        self._status = status
         sys.exit(status)
 
-    if not _is_a_verb():
-        return sys.exit
-    atexit.register(end)
-    return leave
+    def _end(self) -> None:
+        if self._status is not None:
+            flush_output()
+            os._exit(self._status)
 
 
 def _is_a_verb() -> bool:

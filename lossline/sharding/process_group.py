@@ -29,6 +29,7 @@ from jax._src import distributed  # the service's messages have no public interf
 
 from lossline.errors import UserError
 from lossline.sharding.launch import Launch, LaunchOptions, launch
+from lossline.terminal import flush_output
 
 # Seconds between two signs of life. A process without a new one at so many looks is lost: after 60
 # seconds, before JAX itself ends all processes (100 seconds) with a longer message.
@@ -233,7 +234,7 @@ class ProcessGroup:
             file=sys.stderr,
             flush=True,
         )
-        sys.stdout.flush()
+        flush_output()
         os._exit(1)
 
     def _leave(self, status: int) -> None:
@@ -244,8 +245,7 @@ class ProcessGroup:
             if all(state.startswith(("ended", "done")) for state in others):
                 break
             time.sleep(min(1.0, SECONDS_BETWEEN_SIGNS))
-        for stream in (sys.stdout, sys.stderr):
-            stream.flush()
+        flush_output()
         os._exit(status)
 
 
