@@ -27,7 +27,7 @@ class PlannedRun:
             origin does not exist.
         fingerprint: hash of the run's identity; empty while one of these does not exist.
         tokens: target tokens of the whole run.
-        flops: training FLOPs of the whole run.
+        flops_per_token: training FLOPs per token; runs in which they are equal count as one size.
         factors: factor of each axis -> level of this run.
         missing: reason why there is no fingerprint; empty if there is one.
     """
@@ -37,14 +37,14 @@ class PlannedRun:
     folder: Path
     fingerprint: str
     tokens: int
-    flops: float
+    flops_per_token: float
     factors: Mapping[str, str] = field(default_factory=dict)
     missing: str = ""
 
     @property
-    def flops_per_token(self) -> float:
-        """Training FLOPs per token: runs of equal FLOPs per token count as one size."""
-        return self.flops / self.tokens
+    def flops(self) -> float:
+        """Training FLOPs of the whole run."""
+        return self.tokens * self.flops_per_token
 
     def finished(self) -> bool:
         """Return whether the run has reached its last step."""
@@ -95,7 +95,7 @@ def plan_run(
         factors=dict(factors or {}),
         missing=missing,
         tokens=options.total_tokens,
-        flops=options.total_tokens * options.flops_per_token,
+        flops_per_token=options.flops_per_token,
     )
 
 

@@ -81,7 +81,8 @@ class _TrainedTokens:
             run
         )  # metrics not truncated yet; None: the run has started again
         self.tokens = self.start = run.tokens if run.finished() else tokens_kept(run)
-        self.pace = Pace(run=run)
+        self.pace = Pace(run=run, earlier=self.start > 0)
+        self._is_new = not _is_made(run)
 
     def update(self, now: float, running: Sequence[str]) -> bool:
         """Read the state of the run again; return whether it is finished."""
@@ -91,10 +92,14 @@ class _TrainedTokens:
             tokens=self.tokens,
             start=self.start,
             running=self._run.name in running,
-            made=self.pace.first is not None or (self._run.folder / "metrics.jsonl").exists(),
+            made=self._has_made_its_folder(running),
             ended=ended,
         )
         return ended
+
+    def _has_made_its_folder(self, running: Sequence[str]) -> bool:
+        waits = self._is_new and self.pace.compiling is None and self._run.name in running
+        return waits and _is_made(self._run)
 
     def _read(self) -> bool:
         if self._run.finished():
@@ -126,6 +131,11 @@ class LogProgress:
     def _said(self, name: str) -> str:
         line = last_line(self._logs / f"{name}.log")
         return "starting" if line.startswith("$ ") else line  # `run_many` writes the command first
+
+
+def _is_made(run: PlannedRun) -> bool:
+    """Return whether the run directory of a run exists."""
+    return (run.folder / "config.json").is_file()
 
 
 def tokens_done(run: PlannedRun) -> int:

@@ -1,11 +1,12 @@
 """Time left of the trainings of a study: start-ups and compilation apart from training.
 
 A run that has just started compiles and trains nothing. Its seconds must not count as slow training
-of all that is left. Only the first run of each size compiles: the others find its programs.
+of all that is left. Once a run of a size has trained, the later ones find its compiled program.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
@@ -20,23 +21,23 @@ class Pace:
 
     Attributes:
         run: the planned run.
+        earlier: whether it had trained before this start of the study.
         done: tokens trained, also before this start of the study.
         began: time at which its process was first seen; None: not started.
-        compiles: time at which its run directory appeared, which is made before compilation; None:
-            not seen, or it existed when the process started.
+        compiling: time at which its new run directory was first seen, which is made before the step
+            compiles; None: not seen.
         first: time and tokens at its first new row of metrics; None: no row yet.
         latest: the same at its newest row.
-        found: whether its run directory existed when its process started.
         ended: whether it has reached its last step.
     """
 
     run: PlannedRun
+    earlier: bool = False
     done: int = 0
     began: float | None = None
-    compiles: float | None = None
+    compiling: float | None = None
     first: tuple[float, int] | None = None
     latest: tuple[float, int] | None = None
-    found: bool = True
     ended: bool = False
 
     def look(
@@ -49,14 +50,13 @@ class Pace:
             tokens: tokens trained.
             start: tokens trained before the study started.
             running: whether its process runs.
-            made: whether its run directory exists.
+            made: whether its process has made a new run directory.
             ended: whether it has reached its last step.
         """
         if running and self.began is None:
             self.began = now
-            self.found = made
-        if made and not self.found and self.compiles is None:
-            self.compiles = now
+        if made and self.compiling is None:
+            self.compiling = now
         if tokens > max(start, self.done if self.first else 0) and not self.ended:
             self.first = self.first or (now, tokens)
             self.latest = (now, tokens)
@@ -72,7 +72,7 @@ class Pace:
     @property
     def preparation(self) -> float | None:
         """Seconds from the start of the process until it compiles; None if not seen."""
-        return None if self.began is None or self.compiles is None else self.compiles - self.began
+        return None if self.began is None or self.compiling is None else self.compiling - self.began
 
     @property
     def start_up(self) -> float | None:
@@ -84,7 +84,7 @@ class Pace:
 
 def tokens_per_second(paces: Sequence[Pace], at_once: int) -> float | None:
     """Return the rate of ``at_once`` trainings together; None if no training has told it yet."""
-    rate = _rate(paces)
+    rate = _tokens_per_second(paces)
     return None if rate is None else at_once * rate
 
 
@@ -93,14 +93,14 @@ def seconds_left(paces: Sequence[Pace], at_once: int, now: float) -> float | Non
 
     A run continues at its own rate. One that has not told a rate takes that of its size, and one
     whose size has told none takes the mean FLOPs per second. Start-ups take the mean of those seen,
-    with compilation for the first run of a size.
+    with compilation for runs that start before any of their size has trained.
 
     Args:
         paces: all runs of the study.
         at_once: number of trainings at a time.
         now: seconds.
     """
-    flops_per_second = _rate(paces, flops=True)
+    flops_per_second = _flops_per_second(paces)
     if flops_per_second is None:
         return None
     sizes: dict[float, list[Pace]] = {}
@@ -109,42 +109,63 @@ def seconds_left(paces: Sequence[Pace], at_once: int, now: float) -> float | Non
     cold, warm = _start_ups(sizes.values())
     parts = []
     for flops_per_token, alike in sizes.items():
-        common = _rate(alike) or flops_per_second / flops_per_token
-        compiled = any(pace.ended or pace.start_up is not None for pace in alike)
-        for pace in sorted(alike, key=lambda pace: pace.began is None):
+        rate = _tokens_per_second(alike) or flops_per_second / flops_per_token
+        compiled = _compiled(alike)
+        # Of the runs that have not started, the first one compiles if no earlier one does.
+        compiles = compiled == math.inf and all(pace.began is None for pace in alike)
+        for pace in alike:
             if pace.ended:
                 continue
-            part = (pace.run.tokens - pace.done) / (_rate([pace]) or common)
+            part = (pace.run.tokens - pace.done) / (_tokens_per_second([pace]) or rate)
             if pace.latest is not None:
                 part = max(0.0, part - (now - pace.latest[0]))  # rows come now and then
+            elif pace.began is not None:
+                start_up = cold if pace.began < compiled else warm
+                part += max(0.0, start_up - (now - pace.began))
             else:
-                gone = 0.0 if pace.began is None else now - pace.began
-                part += max(0.0, (warm if compiled else cold) - gone)
-                compiled = True  # the others find its program
+                part += cold if compiles else warm
+                compiles = False
             parts.append(part)
     return max(sum(parts) / max(1, at_once), max(parts, default=0.0))
 
 
-def _rate(paces: Sequence[Pace], *, flops: bool = False) -> float | None:
-    """Return the tokens (or FLOPs) per second of one training; None if it is not known yet."""
-    seconds = sum(pace.trained[0] for pace in paces)
-    amount = sum(pace.trained[1] * (pace.run.flops_per_token if flops else 1.0) for pace in paces)
-    return amount / seconds if seconds >= _SHORTEST and amount else None
-
-
 def _start_ups(sizes: Collection[Sequence[Pace]]) -> tuple[float, float]:
-    """Return the mean start-up of runs that were the first of their size, and of later ones.
+    """Return the mean start-up with compilation, and without.
 
-    Until a later one was seen, it is taken to be as long as a first one without its compilation.
+    Until one without is seen, it is taken to be as long as the preparation before a compilation.
     """
     cold: list[float] = []
     warm: list[float] = []
+    preparations: list[float] = []
     for alike in sizes:
-        seen = [(pace.began, pace.start_up) for pace in alike if pace.start_up is not None]
-        times = [start_up for _, start_up in sorted(seen)]
-        cold, warm = cold + times[:1], warm + times[1:]
-    before = [pace.preparation for alike in sizes for pace in alike if pace.preparation is not None]
-    return _mean(cold or warm), _mean(warm or before or cold)
+        compiled = _compiled(alike)
+        for pace in alike:
+            if pace.began is not None and pace.start_up is not None:
+                (cold if pace.began < compiled else warm).append(pace.start_up)
+            if pace.preparation is not None:
+                preparations.append(pace.preparation)
+    return _mean(cold or warm), _mean(warm or preparations or cold)
+
+
+def _compiled(alike: Sequence[Pace]) -> float:
+    """Return the time from which runs of this size find a compiled program."""
+    if any(pace.earlier for pace in alike):
+        return -math.inf
+    return min((pace.first[0] for pace in alike if pace.first is not None), default=math.inf)
+
+
+def _tokens_per_second(paces: Sequence[Pace]) -> float | None:
+    """Return the tokens per second of one training; None if it is not known yet."""
+    seconds = sum(pace.trained[0] for pace in paces)
+    tokens = sum(pace.trained[1] for pace in paces)
+    return tokens / seconds if seconds >= _SHORTEST and tokens else None
+
+
+def _flops_per_second(paces: Sequence[Pace]) -> float | None:
+    """Return the FLOPs per second of one training; None if it is not known yet."""
+    seconds = sum(pace.trained[0] for pace in paces)
+    flops = sum(pace.trained[1] * pace.run.flops_per_token for pace in paces)
+    return flops / seconds if seconds >= _SHORTEST and flops else None
 
 
 def _mean(values: Sequence[float]) -> float:

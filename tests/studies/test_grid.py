@@ -79,7 +79,7 @@ def test_levels_are_columns_of_the_loss_table() -> None:
             folder=Path("runs") / f"{point.name}-0",
             fingerprint="",
             tokens=1,
-            flops=1.0,
+            flops_per_token=1.0,
             factors=point.factors,
         )
         for point in grid.points()

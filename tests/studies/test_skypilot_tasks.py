@@ -34,7 +34,12 @@ PODS = SkyOptions(
 def planned(name: str, folder: str) -> PlannedRun:
     arguments = ("--gin_file=run.gin", "--gin.train.name='it is'")
     return PlannedRun(
-        name=name, arguments=arguments, folder=Path(folder), fingerprint="f", tokens=9, flops=1.0
+        name=name,
+        arguments=arguments,
+        folder=Path(folder),
+        fingerprint="f",
+        tokens=9,
+        flops_per_token=1.0,
     )
 
 

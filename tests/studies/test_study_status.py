@@ -23,7 +23,7 @@ def run(tmp_path: Path) -> PlannedRun:
     """A planned run of 400 steps of 100 tokens."""
     return PlannedRun(
         name="llama-wiki", arguments=(), folder=tmp_path / "runs" / "llama-wiki-0", fingerprint="f",
-        tokens=TOTAL, flops=1.0,
+        tokens=TOTAL, flops_per_token=1.0,
     )  # fmt: skip
 
 

@@ -69,7 +69,7 @@ def started(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
         folder=tmp_path / "uniform-0",
         fingerprint="f",
         tokens=9,
-        flops=1.0,
+        flops_per_token=1.0,
         factors={"method": "uniform"},
     )
     monkeypatch.setattr(study, "run", run)

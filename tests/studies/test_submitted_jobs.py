@@ -65,7 +65,7 @@ def planned(tmp_path: Path) -> Callable[[str], PlannedRun]:
         folder = tmp_path / "study" / "runs" / f"{name}-0"
         return PlannedRun(
             name=name, arguments=("--gin_file=run.gin",), folder=folder, fingerprint=name,
-            tokens=9, flops=float(ord(name)),
+            tokens=9, flops_per_token=float(ord(name)),
         )  # fmt: skip
 
     return make

@@ -27,7 +27,7 @@ class Run:
             folder=folder,
             fingerprint="",
             tokens=STEPS * PER_STEP,
-            flops=1.0,
+            flops_per_token=1.0,
         )
 
     def metrics(self, *steps, torn=""):
@@ -184,7 +184,7 @@ def test_compilation_is_not_extrapolated(tmp_path, line):
 def test_time_left_counts_flops_not_tokens(tmp_path, line):
     small, large = Run(tmp_path / "small"), Run(tmp_path / "large")
     clock = Clock()
-    large.planned = dataclasses.replace(large.planned, flops=9.0)
+    large.planned = dataclasses.replace(large.planned, flops_per_token=9.0)
     progress = StudyProgress([small.planned, large.planned], now=clock)
     small.metrics(1)
     line(progress, ["small"])
@@ -197,17 +197,16 @@ def test_a_size_has_its_own_rate_and_compiles_once(tmp_path, line):
     """One run at a time; a small one trains 1 step a second, a large one 1 in 5 seconds."""
     runs = {name: Run(tmp_path / name) for name in ("large", "small", "large-2", "small-2")}
     for name in ("large", "large-2"):
-        runs[name].planned = dataclasses.replace(runs[name].planned, flops=2.0)
+        runs[name].planned = dataclasses.replace(runs[name].planned, flops_per_token=2.0)
     clock = Clock()
+    for run in runs.values():
+        run.folder.rename(tmp_path / f"{run.folder.name} later")
     progress = StudyProgress([run.planned for run in runs.values()], now=clock)
 
     def train(name, *, compiles, per_step):
-        folder = runs[name].folder
-        away = folder.rename(tmp_path / "not yet")
         line(progress, [name])
         clock.now += 4  # imports
-        away.rename(folder)
-        runs[name].metrics()
+        (tmp_path / f"{name} later").rename(runs[name].folder)
         line(progress, [name])
         clock.now += compiles
         runs[name].metrics(1)
@@ -217,7 +216,9 @@ def test_a_size_has_its_own_rate_and_compiles_once(tmp_path, line):
         half_way = line(progress, [name])
         clock.now += 50 * per_step
         runs[name].metrics(1, 100)
+        line(progress, [name])
         runs[name].finish()
+        line(progress, [])
         return half_way
 
     first = train("large", compiles=30, per_step=5)
@@ -227,6 +228,58 @@ def test_a_size_has_its_own_rate_and_compiles_once(tmp_path, line):
     assert f"{duration(50 + 4 + 500 + 4 + 100)} left" in second
     third = train("large-2", compiles=2, per_step=5)
     assert f"{duration(250 + 6 + 100)} left" in third
+
+
+def test_runs_of_one_size_that_start_together_all_compile(tmp_path, line):
+    """Four at a time of eight: imports take 10 s, compilation 60 s, 100 steps 100 s."""
+    runs = [Run(tmp_path / str(number)) for number in range(8)]
+    for run in runs:
+        run.folder.rename(tmp_path / f"{run.folder.name} later")
+    clock = Clock()
+    progress = StudyProgress([run.planned for run in runs], now=clock)
+    line(progress, "0123")
+    clock.now += 10
+    for run in runs[:4]:
+        (tmp_path / f"{run.folder.name} later").rename(run.folder)
+    line(progress, "0123")
+    clock.now += 60
+    for run in runs[:4]:
+        run.metrics(1)
+    line(progress, "0123")
+    clock.now += 49
+    for run in runs[:4]:
+        run.metrics(1, 50)
+    assert f"{duration(50 + 10 + 100)} left" in line(progress, "0123")
+    clock.now += 4  # no row meanwhile
+    assert f"{duration(50 + 10 + 100 - 4)} left" in line(progress, "0123")
+
+
+@pytest.mark.parametrize("trained", [0, 30, 100])
+def test_a_size_that_has_trained_before_this_start_is_compiled(tmp_path, line, trained):
+    """A new run imports for 4 s and compiles for 30 s; two of another size wait."""
+    runs = {name: Run(tmp_path / name) for name in ("new", "before", "waits")}
+    for name in ("before", "waits"):
+        runs[name].planned = dataclasses.replace(runs[name].planned, flops_per_token=3.0)
+    if trained:
+        runs["before"].metrics(1, trained)
+        runs["before"].checkpoint(trained)
+    if trained == STEPS:
+        runs["before"].finish()
+    away = runs["new"].folder.rename(tmp_path / "later")
+    clock = Clock()
+    progress = StudyProgress([run.planned for run in runs.values()], now=clock)
+    line(progress, ["new"])
+    clock.now += 4
+    away.rename(runs["new"].folder)
+    line(progress, ["new"])
+    clock.now += 30
+    runs["new"].metrics(1)
+    line(progress, ["new"])
+    clock.now += 59
+    runs["new"].metrics(1, 60)
+    starts = {0: 34 + 4, 30: 4 + 4, 100: 4}[trained]
+    left = 40 + starts + 300 + 3 * (STEPS - trained)
+    assert f"{duration(left)} left" in line(progress, ["new"])
 
 
 @pytest.mark.parametrize("seconds", [0.0, -20.0])
