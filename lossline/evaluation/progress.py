@@ -6,14 +6,14 @@ import time
 
 from lossline.terminal import Clock, StatusLine, duration
 
-_SECONDS_OF_A_RATE = 10.0  # until then, compilation is most of the time
+_TELLING_SHARE = 0.1  # of the work, whatever part of its time was compilation
 
 
 class EvaluationProgress(StatusLine):
     """Share done, rate and time left, in tokens; the total may grow.
 
-    The first piece of work compiles, so it counts in the rate only until the second is done. Later
-    the rate is that of at least the newest half of the time.
+    The first piece of work compiles. The time left is shown once that piece is at most half of the
+    time, or a tenth of the work is done.
 
     Args:
         label: the verb.
@@ -27,9 +27,9 @@ class EvaluationProgress(StatusLine):
         super().__init__(quiet=quiet, clock=clock)
         self._label = label
         self._start: float | None = None
+        self._first: float | None = None  # seconds that the first piece took
         self._done = 0
         self._total = 0
-        self._marks = [(0.0, 0), (0.0, 0)]  # seconds and tokens; the rate counts from the first
 
     def expect(self, tokens: int) -> None:
         """Add tokens to the total.
@@ -38,8 +38,7 @@ class EvaluationProgress(StatusLine):
         not count.
         """
         if self._done >= self._total:
-            self._start, self._done, self._total = None, 0, 0
-            self._marks = [(0.0, 0), (0.0, 0)]
+            self._start, self._first, self._done, self._total = None, None, 0, 0
         self._total += tokens
 
     def start(self) -> None:
@@ -50,23 +49,19 @@ class EvaluationProgress(StatusLine):
     def advance(self, tokens: int, what: str) -> None:
         """Count tokens as done; ``what`` names the run and step."""
         self._done += tokens
-        elapsed = self._elapsed()
-        self.show(self._text(elapsed, what))
-        if elapsed > 2 * self._marks[1][0]:
-            now = (elapsed, self._done)
-            self._marks = [self._marks[1] if self._marks[1][1] else now, now]
+        elapsed = 0.0 if self._start is None else self._clock() - self._start
+        if self._first is None:
+            self._first = elapsed
+        self.show(self._text(elapsed, compiled=elapsed >= 2 * self._first, what=what))
 
-    def _elapsed(self) -> float:
-        return 0.0 if self._start is None else self._clock() - self._start
-
-    def _text(self, elapsed: float, what: str) -> str:
+    def _text(self, elapsed: float, *, compiled: bool, what: str) -> str:
         share = self._done / self._total if self._total else 1.0
         parts = [f"{self._label} {share:4.0%}"]
-        since, before = self._marks[0] if elapsed > self._marks[0][0] else (0.0, 0)
-        if self._done > before and elapsed > since:
-            rate = (self._done - before) / (elapsed - since)
+        if self._done > 0 and elapsed > 0:
+            rate = self._done / elapsed
             left = max(0, self._total - self._done) / rate
             parts.append(f"{rate / 1e3:,.0f}k tokens/s")
-            to_go = f", about {duration(left)} to go" if elapsed >= _SECONDS_OF_A_RATE else ""
+            told = compiled or share >= _TELLING_SHARE
+            to_go = f", about {duration(left)} to go" if told else ""
             parts.append(f"{duration(elapsed)} gone{to_go}")
         return "  ".join([*parts, what])

@@ -72,14 +72,30 @@ def test_time_left_is_0_at_the_end(clock, line):
     assert "about 0 s to go" in line(progress, 10_000)  # more tokens than expected
 
 
-def test_the_time_of_compiling_is_in_no_time_left(clock, line):
+def test_no_time_left_while_compilation_is_most_of_the_time(clock, line):
     progress = EvaluationProgress(clock=clock)
-    progress.expect(1_000_000)
+    for _ in range(2):  # each count begins anew
+        progress.expect(1_000_000)
+        progress.start()
+        said = []
+        for seconds, tokens in (
+            (20, 1_000),
+            (10, 10_000),
+            (10, 10_000),
+            (1, 879_000),
+            (1, 100_000),
+        ):
+            clock.now += seconds
+            said.append(line(progress, tokens))
+        assert said[0] == "evaluate   0%  0k tokens/s  20 s gone  run step 5"
+        assert "to go" not in said[1]
+        assert "1k tokens/s  40 s gone, about 31:05 to go" in said[2]
+        assert "about 5 s to go" in said[3]
+
+
+def test_a_tenth_of_the_work_tells_the_time_left(clock, line):
+    progress = EvaluationProgress(clock=clock)
+    progress.expect(100_000)
     progress.start()
-    said = []
-    for seconds in (9, 1, 1, 10, 10, 10):  # the first call compiles
-        clock.now += seconds
-        said.append(line(progress, 10_000 * seconds if seconds != 9 else 1_000))
-    assert "to go" not in said[0] and "9 s gone  run" in said[0]
-    assert "10k tokens/s  10 s gone, about 1:39 to go" in said[1]
-    assert "10k tokens/s  41 s gone, about 1:08 to go" in said[-1]
+    clock.now += 600
+    assert "10:00 gone, about 1:30:00 to go" in line(progress, 10_000)
