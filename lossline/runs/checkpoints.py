@@ -339,12 +339,15 @@ def restore_arrays(
         )
     wrong = problem(folder, part=part)
     if wrong is not None:
-        mend = (
-            "Choose another step, or move the run directory away and train again."
-            if run.status.state is RunState.FINISHED
-            else "Resume the training to write it again."
+        again = step == steps[-1] and _continues(run)
+        raise UserError(
+            f"checkpoint {folder} is corrupt: {wrong}. "
+            + (
+                "Resume the training to write it again."
+                if again
+                else "Choose another step, or make the run again in another directory."
+            )
         )
-        raise UserError(f"checkpoint {folder} is corrupt: {wrong}. {mend}")
     try:
         return _restore(folder / "params", abstract)
     except Exception as error:
@@ -352,6 +355,14 @@ def restore_arrays(
             raise
         # A damaged file that another process checks.
         raise UserError(f"checkpoint {folder}: {type(error).__name__}: {error}") from error
+
+
+def _continues(run: RunDirectory) -> bool:
+    """Return whether a training would continue, from its newest intact checkpoint."""
+    try:
+        return run.status.state is not RunState.FINISHED
+    except UserError:  # the status is damaged too
+        return False
 
 
 def _restore(folder: Path, abstract: Any) -> Any:

@@ -16,7 +16,13 @@ from lossline import vocabularies
 from lossline.cluster import Engine, connect
 from lossline.corpora import sources
 from lossline.corpora.benchmarks import benchmark_folder
-from lossline.corpora.gathering import file_sha256, job_hash, read_provenance, text_folder
+from lossline.corpora.gathering import (
+    PROVENANCE,
+    file_sha256,
+    job_hash,
+    read_provenance,
+    text_folder,
+)
 from lossline.corpora.items import Item, Questions, gathered_items, glued
 from lossline.corpora.noisy import Noisy
 from lossline.corpora.pools import MissingDomains, Pool
@@ -428,7 +434,7 @@ def _train_all(options: PrepareOptions, root: Path) -> None:
             )
     missing = []
     for spec in options.vocabularies:
-        if (root / "vocabularies" / spec.name).exists():
+        if is_published(root / "vocabularies" / spec.name, mark=PROVENANCE):
             path, provenance = train_vocabulary(spec, root)
             _say(f"vocabulary {spec.name}: already trained, {_facts(path, provenance)}")
         else:

@@ -13,7 +13,7 @@ from lossline.corpora import sources
 from lossline.corpora.gathering import PROVENANCE, file_sha256, job_hash, read_provenance
 from lossline.corpora.sources import FileSource, JsonLines, Parquet, PlainFiles, Subset
 from lossline.errors import UserError
-from lossline.files import building_anew, publish, write_json
+from lossline.files import building_anew, is_published, publish, write_json
 from lossline.vocabularies.training import Algorithm, train
 
 RECIPE = 1  # increase when the same text gives a different vocabulary
@@ -50,8 +50,8 @@ def train_vocabulary(spec: TrainVocabulary, root: Path) -> tuple[Path, dict[str,
         The path of the file, and its provenance.
 
     Raises:
-        UserError: the folder contains another vocabulary, a set is missing, or the text is too
-            short for ``vocab_size``.
+        UserError: the folder contains another vocabulary or none, a set is missing, or the text
+            is too short for ``vocab_size``.
     """
     if not spec.sets:
         raise UserError(f"vocabulary {spec.name}: no sets to train on. Bind vocabulary.sets.")
@@ -66,7 +66,7 @@ def train_vocabulary(spec: TrainVocabulary, root: Path) -> tuple[Path, dict[str,
     job = job_hash("vocabulary", RECIPE, algorithm, spec.vocab_size, spec.max_megabytes, texts_hash)
     folder = root / "vocabularies" / spec.name
     file = "tokenizer.json" if spec.algorithm is Algorithm.BPE else "spiece.model"
-    if folder.exists():
+    if is_published(folder, mark=PROVENANCE):
         return folder / file, _present(folder, file, job)
     with building_anew(folder) as partial:
         subset = Subset(max_megabytes=spec.max_megabytes)
@@ -100,8 +100,8 @@ def _train_split(source: FileSource) -> Iterator[str]:
 def _present(folder: Path, file: str, job: str) -> dict[str, Any]:
     if not (folder / PROVENANCE).is_file():
         raise UserError(
-            f"{folder}: contains no vocabulary that lossline has trained. Choose another name or "
-            "delete it."
+            f"{folder}: contains no vocabulary that lossline has trained. Delete the folder, or "
+            "choose another name."
         )
     provenance = read_provenance(folder)
     path = folder / file

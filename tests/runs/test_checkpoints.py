@@ -144,13 +144,19 @@ def test_restoring_a_missing_or_corrupt_checkpoint_raises_user_error(run):
     with pytest.raises(UserError, match=r"no checkpoint 3\. Choose one of 1, 2"):
         restore_arrays(run, 3, abstract()["params"])
     largest_file(run.path / "checkpoints" / "2" / "params").write_bytes(b"?")
-    for state, mend in (
-        (RunState.RUNNING, r"Resume the training to write it again\."),
-        (RunState.FINISHED, r"Choose another step, or move the run directory away and train"),
+    largest_file(run.path / "checkpoints" / "1" / "params").write_bytes(b"?")
+    resume, another = r"Resume the training to write it again\.", "Choose another step, or make the"
+    for state, step, mend in (
+        (RunState.RUNNING, 2, resume),
+        (RunState.RUNNING, 1, another),
+        (RunState.FINISHED, 2, another),
     ):
         run.write_status(RunStatus(state=state, step=2))
-        with pytest.raises(UserError, match=f"2 is corrupt: .*{mend}"):
-            restore_arrays(run, 2, abstract()["params"])
+        with pytest.raises(UserError, match=f"{step} is corrupt: .*{mend}"):
+            restore_arrays(run, step, abstract()["params"])
+    (run.path / "status.json").write_text("?")
+    with pytest.raises(UserError, match=f"2 is corrupt: .*{another}"):
+        restore_arrays(run, 2, abstract()["params"])
 
 
 def test_error_of_a_save_is_raised_at_the_next_wait(run, monkeypatch):

@@ -114,7 +114,9 @@ def test_a_folder_without_a_vocabulary_is_refused(tmp_path: Path) -> None:
     (tmp_path / "x.jsonl").write_text('{"text": "the hat"}\n')
     source = JsonLines(name="x", train=(str(tmp_path / "x.jsonl"),))
     spec = TrainVocabulary(name="v", algorithm=Algorithm.BPE, vocab_size=300, sets=(source,))
-    with pytest.raises(UserError, match=r"vocabularies/v: contains no vocabulary .* or delete it"):
+    with pytest.raises(
+        UserError, match=r"vocabularies/v: contains no vocabulary .* choose another"
+    ):
         train_vocabulary(spec, tmp_path)
 
 
