@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import ast
-import contextlib
 import difflib
 import inspect
 import io
@@ -94,14 +93,16 @@ def run_verb(
         key: flag if isinstance(flag, Flag) else Flag(*flag) for key, flag in (flags or {}).items()
     }
     _print_in_any_locale()
-    leaving = Leaving()
+    leaving = Leaving(f"lossline {name}: interrupted; run the same command again to continue")
     try:
         gin_files, bindings = _parse_command_line(name, description, known, argv, load)
         _require_files(gin_files)
         if bindings:
             _refuse_unknown(bindings, owners_of(name, load), gin_files)
         verb = load()
-        verb.run(build_options(name, verb, gin_files=gin_files, bindings=bindings))
+        options = build_options(name, verb, gin_files=gin_files, bindings=bindings)
+        leaving.begin_work()
+        verb.run(options)
     except UserError as error:
         print(f"lossline {name}: error: {error}", file=sys.stderr)
         sys.exit(2)
@@ -117,12 +118,7 @@ def run_verb(
         print(f"lossline {name}: error: {refusal}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        with contextlib.suppress(BrokenPipeError):  # Ctrl-C has ended the reader too
-            print(
-                f"lossline {name}: interrupted; run the same command again to continue",
-                file=sys.stderr,
-            )
-        leaving.leave(130)
+        leaving.leave()
 
 
 def _print_in_any_locale() -> None:
