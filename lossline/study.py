@@ -45,11 +45,13 @@ def _run(options: object) -> None:
     from lossline.child_process import die_with_parent
     from lossline.studies.processes import ChildFailed
     from lossline.studies.study import run_study
+    from lossline.workers import sigterm_interrupts
 
     if os.environ.get("LOSSLINE_DIE_WITH_PARENT"):
         die_with_parent(os.getppid())
     try:
-        run_study(options)  # type: ignore[arg-type]
+        with sigterm_interrupts():
+            run_study(options)  # type: ignore[arg-type]
     except ChildFailed as error:
         print(f"lossline study: {error}", file=sys.stderr)
         sys.exit(1)

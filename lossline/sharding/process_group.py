@@ -16,7 +16,6 @@ from __future__ import annotations
 import atexit
 import json
 import os
-import signal
 import sys
 import threading
 import time
@@ -30,6 +29,7 @@ from jax._src import distributed  # the service's messages have no public interf
 from lossline.errors import UserError
 from lossline.sharding.launch import Launch, LaunchOptions, launch
 from lossline.terminal import flush_output
+from lossline.workers import sigterm_interrupts
 
 # Seconds between two signs of life. A process without a new one at so many looks is lost: after 60
 # seconds, before JAX itself ends all processes (100 seconds) with a longer message.
@@ -267,25 +267,12 @@ def joined(options: LaunchOptions, *, verb: str) -> Iterator[ProcessGroup]:
         jax.config.update("jax_enable_preemption_service", False)
     launch(options)
     group = ProcessGroup(verb)
-    with _sigterm_as_interrupt():
+    with sigterm_interrupts():
         if group.count == 1:
             yield group
             return
         with group._watched():
             yield group
-
-
-@contextmanager
-def _sigterm_as_interrupt() -> Iterator[None]:
-    """Let SIGTERM do what Ctrl-C does: a program that is stopped writes what it has measured."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _reason(error: BaseException) -> str:

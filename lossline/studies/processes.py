@@ -57,7 +57,13 @@ def run(job: Job) -> None:
         UserError: it ended with status 2, after it printed the reason.
         ChildFailed: it ended with another error.
     """
-    code = subprocess.run(_as_child(job, None), check=False).returncode
+    # In a session of its own, only one signal reaches it: ours, after which it may save its work.
+    process = subprocess.Popen(_as_child(job, None), start_new_session=True)
+    try:
+        code = process.wait()
+    finally:
+        process.terminate()  # does nothing if it has ended
+        process.wait()
     if code == 2:
         raise UserError(
             f"the step {job.name} refused its input: see the line above. Fix it and start again."
@@ -105,7 +111,7 @@ def run_many(
                 if slot not in running and waiting:
                     job = choose(waiting)
                     waiting.remove(job)
-                    running[slot] = (job, start(job, logs, shares[slot]))
+                    running[slot] = (job, start(job, logs, shares[slot], own_session=True))
             tick([job.name for job, _ in running.values()], done)
             time.sleep(seconds)
             for slot, (job, process) in list(running.items()):

@@ -15,7 +15,8 @@ from jax.experimental import multihost_utils
 class Interruption:
     """Context manager that turns SIGINT and SIGTERM into a stop after the current step.
 
-    With one process, a second signal kills the process at once.
+    With one process, a second Ctrl-C ends the process at once, and a second SIGTERM does nothing: a
+    study sends one to trainings that a terminal may have interrupted already.
 
     With several processes, a signal may reach only one of them. JAX's preemption service (it
     handles SIGTERM after ``jax.distributed.initialize``) then chooses a step that no process has
@@ -24,7 +25,7 @@ class Interruption:
     """
 
     def __init__(self) -> None:
-        self._asked = threading.Event()
+        self._asked = False  # no Event: a second signal inside its lock would wait forever
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Interruption:
@@ -45,11 +46,11 @@ class Interruption:
         """
         if jax.process_count() > 1:
             return multihost_utils.reached_preemption_sync_point(step)
-        return self._asked.is_set()
+        return self._asked
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
-        self._asked.set()
-        self._restore()
+        self._asked = True
+        signal.signal(signal.SIGINT, self._before[signal.SIGINT])
 
     def _pass_on(self, number: int, frame: FrameType | None) -> None:
         self._restore()

@@ -7,6 +7,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -115,6 +116,37 @@ def test_children_die_when_their_parent_is_killed(tmp_path: Path) -> None:
         time.sleep(0.01)
     os.kill(child, signal.SIGKILL)
     pytest.fail("the child outlived its parent")
+
+
+SAVES = (
+    "import os, pathlib, signal, sys, time\n"
+    "folder = pathlib.Path({folder!r})\n"
+    "asked = []\n"
+    "signal.signal(signal.SIGTERM, lambda *_: asked.append(1))\n"
+    "(folder / 'began').write_text(str(os.getsid(0)))\n"
+    "while not asked: time.sleep(0.01)\n"
+    "time.sleep(0.6)\n"  # longer than subprocess.run waits after Ctrl-C
+    "(folder / 'saved').touch()\n"
+)
+
+
+@pytest.mark.parametrize("many", [True, False])
+def test_an_interrupted_study_waits_until_its_children_have_saved(tmp_path: Path, many) -> None:
+    """Only its own SIGTERM reaches them: a terminal's Ctrl-C goes to the study alone."""
+    code = SAVES.format(folder=str(tmp_path))
+
+    def interrupt() -> None:
+        wait_for(tmp_path / "began")
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+
+    threading.Thread(target=interrupt).start()
+    with pytest.raises(KeyboardInterrupt):
+        if many:
+            run_many([job("j", code)], logs=tmp_path, at_once=1, tick=lambda *_: None)
+        else:
+            run(job("j", code))
+    assert (tmp_path / "saved").exists()
+    assert int((tmp_path / "began").read_text()) != os.getsid(0)
 
 
 def wait_for(path: Path) -> str:
