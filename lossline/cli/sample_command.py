@@ -42,7 +42,7 @@ class SampleOptions:
         batch_size: texts per call of the model.
         activations: type to compute in; "": that of the training.
         mesh: devices.
-        out: file of JSON lines to write instead of printing.
+        out: new file of JSON lines to write instead of printing.
     """
 
     run: str
@@ -77,8 +77,11 @@ def sample(options: SampleOptions) -> list[Continuation]:
     """Continue the prompts, and print or write the texts.
 
     Raises:
-        UserError: the run, its checkpoint or its vocabulary is missing, or an option is wrong.
+        UserError: the run, its checkpoint or its vocabulary is missing, an option is wrong, or the
+            file to write exists.
     """
+    if options.out and to_path(options.out, "sample.out").exists():
+        raise UserError(f"sample.out: {options.out} exists. Delete it, or give another file.")
     run = RunDirectory.open(options.run)
     vocabulary = run_vocabulary(run, options.vocabulary)
     step = max(run.checkpoint_steps(), default=0) if options.step is None else options.step

@@ -108,5 +108,7 @@ def test_the_verb_prints_and_writes_texts(run, tmp_path, capsys):
         SampleOptions(**options, prompts=("ab", "c"), samples=2, out=str(tmp_path / "texts.jsonl"))
     )
     assert len((tmp_path / "texts.jsonl").read_text().splitlines()) == 4
+    with pytest.raises(UserError, match=r"texts.jsonl exists. Delete it, or give another file"):
+        sample(SampleOptions(**options, out=str(tmp_path / "texts.jsonl")))
     with pytest.raises(UserError, match="has no checkpoint 7"):
         sample(SampleOptions(**options, step=7))
