@@ -337,10 +337,14 @@ def _write_shards(
         arrays = {
             name: _theirs(config, params, tensor, layer, dtype) for name, tensor, layer in names
         }
+        path = folder / file
+        path.touch()
+        mode = path.stat().st_mode
         try:
-            save_file(arrays, folder / file, metadata={"format": "pt"})
+            save_file(arrays, path, metadata={"format": "pt"})
+            path.chmod(mode)  # safetensors lets only the owner read it
         except safetensors.SafetensorError as error:
-            error.add_note(f'local file "{folder / file}"')
+            error.add_note(f'local file "{path}"')
             raise
         where.update(dict.fromkeys(arrays, file))
         total += sum(array.nbytes for array in arrays.values())

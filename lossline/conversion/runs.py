@@ -32,6 +32,7 @@ from lossline.models.config import ModelConfig
 from lossline.places import in_bucket, to_path
 from lossline.runs.checkpoints import restore_arrays, write_manifest
 from lossline.runs.run_directory import RunDirectory, RunState, RunStatus, claim
+from lossline.runs.vocabulary import found_specification
 from lossline.vocabularies import Vocabulary, VocabularySpec
 
 VOCABULARY = "vocabulary"  # folder of an imported run
@@ -55,8 +56,8 @@ class ConvertOptions:
         pretraining_data: reading: name of the data that the model was trained on.
         tokens: reading: number of tokens that the model was trained on.
         vocabulary: the tokenizer: "bytes", a .model or .json file, or a binding such as
-            ``@huggingface()``. None: reading: that of the folder; writing: bytes, or that of the
-            run's own source, where the run has one of these. "none" (writing): no tokenizer.
+            ``@huggingface()``. None: reading: that of the folder; writing: the run's, if it is
+            found by its hash (``lossline.runs.vocabulary``). "none" (writing): no tokenizer.
         context_length: reading: context length in tokens; None: as in config.json.
         shard_gigabytes: writing: largest size of one safetensors file in GB.
     """
@@ -256,8 +257,8 @@ def _tokenizer_of_run(run: RunDirectory, options: ConvertOptions) -> Iterator[To
         with local_copy(kept) as folder:
             yield tokenizer_files.recorded(folder)
     else:
-        found = tokenizer_files.given("bytes", name=name)
-        yield found if found.vocabulary.hash == trained else None
+        spec = found_specification(run)
+        yield None if spec is None else tokenizer_files.given(spec, name=name)
 
 
 def _on_host(config: ModelConfig) -> Any:

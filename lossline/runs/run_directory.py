@@ -17,7 +17,7 @@ import os
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from lossline.errors import UserError
 from lossline.files import is_locked, locked, write_json
@@ -92,8 +92,12 @@ class RunDirectory:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """Facts recorded at the start of the run, named like the columns of the loss table."""
-        facts = read_json(self.path / "facts.json")
+        """Facts recorded at the start of the run, named like the columns of the loss table.
+
+        Raises:
+            UserError: the file is damaged; also when a fact is read that it does not hold.
+        """
+        facts = _Facts(self.path / "facts.json")
         if _made_before_fingerprints(read_json(self.path / "config.json")):
             facts["token_selection"] = "all"  # every token was trained on, whatever was recorded
         return facts
@@ -167,6 +171,20 @@ class RunDirectory:
 
     def _being_written(self, owner: str) -> str:
         return f"run directory {self.path} is being written by process {owner}. Wait or stop it."
+
+
+class _Facts(dict[str, Any]):
+    """The facts of a file; a missing one is a user error."""
+
+    def __init__(self, path: Path) -> None:
+        content = read_json(path)
+        if not isinstance(content, dict):
+            raise UserError(f"{path} is damaged: it holds no facts. {_MEND}")
+        super().__init__(content)
+        self._path = path
+
+    def __missing__(self, name: str) -> NoReturn:
+        raise UserError(f"{self._path} is damaged: it does not hold {name}. {_MEND}")
 
 
 def claim(path: Path, config: dict[str, Any]) -> tuple[RunDirectory, bool]:

@@ -50,19 +50,31 @@ def run_vocabulary(run: RunDirectory, given: VocabularySpec | str | None = None)
             f"run {run.path} was trained with vocabulary {name} ({wanted[:8]}), not with "
             f"{vocabulary.name} ({vocabulary.hash[:8]}). Give the run's vocabulary."
         )
-    if (plain := vocabularies.load("bytes")).hash == wanted:
-        return plain
+    if (known := found_specification(run)) is not None:
+        return vocabularies.load(known)
     searched = list(_folders(run))
     files = [file for folder in searched for file in _files_in(folder)]
+    unreadable = [str(file) for file in files if all(map(_is_broken, _both_ways(str(file))))]
+    raise UserError(
+        f"the vocabulary of run {run.path}, {name} ({wanted[:8]}), is not among the "
+        f"{len(files)} vocabularies in {', '.join(map(str, searched))}"
+        + (f" (damaged: {', '.join(unreadable)})" if unreadable else "")
+        + ". Name it: --vocabulary=FILE (tokenizer.json or a .model file)."
+    )
+
+
+def found_specification(run: RunDirectory) -> VocabularySpec | None:
+    """Return the specification of a run's vocabulary; None if it is not found."""
+    facts = run.facts
+    wanted, name = str(facts["vocabulary_hash"]), str(facts["tokenizer"])
+    if vocabularies.load("bytes").hash == wanted:
+        return vocabularies.spec_for("bytes")
+    files = [file for folder in _folders(run) for file in _files_in(folder)]
     for file in sorted(files, key=lambda file: file.parent.name != name):  # the likely ones first
         for spec in _both_ways(str(file)):
             if (found := _loaded(spec)) is not None and found.hash == wanted:
-                return found
-    raise UserError(
-        f"the vocabulary of run {run.path}, {name} ({wanted[:8]}), is not among the "
-        f"{len(files)} vocabularies in {', '.join(map(str, searched))}. Name it: "
-        "--vocabulary=FILE (tokenizer.json or a .model file)."
-    )
+                return spec
+    return None
 
 
 def _folders(run: RunDirectory) -> Iterator[Path]:
@@ -92,6 +104,10 @@ def _both_ways(path: str) -> Iterator[VocabularySpec]:
         yield HuggingFace(path=path, normalization=Normalization.DROP)
     elif isinstance(spec, SentencePiece):
         yield SentencePiece(path=path, normalization=Normalization.DROP)
+
+
+def _is_broken(spec: VocabularySpec) -> bool:
+    return _loaded(spec) is None
 
 
 def _loaded(spec: VocabularySpec) -> Vocabulary | None:

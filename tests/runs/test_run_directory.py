@@ -118,3 +118,11 @@ def test_a_config_without_options_is_damaged(tmp_path, content):
     (tmp_path / "config.json").write_text(content)
     with pytest.raises(UserError, match=r"config\.json is damaged: .* train again\."):
         claim(tmp_path, {"seed": 0})
+
+
+@pytest.mark.parametrize(("content", "said"), [("[1]", "no facts"), ("{}", "not hold tokenizer")])
+def test_facts_without_a_fact_are_damaged(tmp_path, content, said):
+    write_json(tmp_path / "config.json", {"__class__": "TrainOptions"})
+    (tmp_path / "facts.json").write_text(content)
+    with pytest.raises(UserError, match=rf"facts\.json is damaged: .*{said}.* train again\."):
+        RunDirectory(tmp_path).facts["tokenizer"]

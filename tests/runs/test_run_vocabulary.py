@@ -5,7 +5,7 @@ import pytest
 from lossline.errors import UserError
 from lossline.files import write_json
 from lossline.runs.run_directory import RunDirectory
-from lossline.runs.vocabulary import run_vocabulary
+from lossline.runs.vocabulary import found_specification, run_vocabulary
 from lossline.vocabularies import ByteVocabulary, HuggingFace, Normalization, load
 
 
@@ -47,11 +47,16 @@ def test_it_is_found_beside_the_stores_in_the_run_or_where_the_user_says(tmp_pat
     (place / "tokenizer.json").write_bytes(tokenizer.read_bytes())
     run = run_of(tmp_path / "a", vocabulary, f"train.store = '{root}/stores/bpe/wiki/train'\n")
     assert run_vocabulary(run).hash == vocabulary.hash
+    assert load(found_specification(run)).hash == vocabulary.hash
     lost = run_of(tmp_path / "b", vocabulary)
     assert run_vocabulary(lost, str(tokenizer)).hash == vocabulary.hash
     assert run_vocabulary(lost, spec).hash == vocabulary.hash
     with pytest.raises(UserError, match=r"is not among the 0 vocabularies in .*--vocabulary=FILE"):
         run_vocabulary(lost)
+    assert found_specification(lost) is None
+    (place / "tokenizer.json").write_text("{")
+    with pytest.raises(UserError, match=r"1 vocab.* \(damaged: .*bpe/tokenizer.json\)\. Name it"):
+        run_vocabulary(run)
     with pytest.raises(UserError, match="not with bytes"):
         run_vocabulary(lost, "bytes")
     (lost.path / "tokenizer.json").write_bytes(tokenizer.read_bytes())
