@@ -253,6 +253,8 @@ def _may_differ(name: str, theirs: models.ModelConfig, model: models.ModelConfig
     """Return whether parameters mean the same in two models that differ in this option."""
     if name == "context_length":
         return not theirs.position_params()
+    if name == "kv_heads":  # None: as many as heads
+        return bool(getattr(theirs, "groups", None) == getattr(model, "groups", None))
     if name == "vocab_multiple":
         return theirs.padded_vocab_size == model.padded_vocab_size
     fact = fact_of(f"{OPTION_PREFIX}model.{name}")

@@ -21,10 +21,11 @@ from lossline.models import GPTConfig
 from lossline.options.gin_text import gin_text
 from lossline.options.identity import identity
 from lossline.runs.checkpoints import parameters_fingerprint
-from lossline.runs.origin import FromRun, start_parameters
+from lossline.runs.origin import FromRun, check_start, start_parameters
 from lossline.runs.restoring import load_model
 from lossline.runs.run_directory import RunDirectory
 from lossline.sharding import MeshOptions
+from lossline.stores.token_store import TokenStore
 from lossline.studies.planned_run import plan_run
 from lossline.tables import from_rows
 from lossline.tables.schema import START
@@ -356,6 +357,13 @@ def test_a_corrupt_checkpoint(continued, origin, tmp_path):
 )
 def test_another_model(continued, models, changes, message):
     refused(continued(model=replace(models["llama"], **changes)), message)
+
+
+def test_as_many_key_value_heads_as_heads_is_the_default(continued, models):
+    theirs = models["llama"]
+    assert theirs.kv_heads == theirs.heads
+    same = continued(model=replace(theirs, kv_heads=None))
+    check_start(same.start, same.model, TokenStore.open(same.store).vocabulary)
 
 
 def test_another_family(continued, models):
