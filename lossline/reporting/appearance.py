@@ -203,6 +203,10 @@ class Appearance:
         """Return whether ``value`` is the commonest value of a fact, or the fact has none."""
         return self.usual.get(fact, text(value)) == text(value)
 
+    def kind(self, run: str) -> str:
+        """Return the name of a run's intervention; empty if it is a usual run."""
+        return self.interventions[run].name if run in self.interventions else ""
+
     def shown_interventions(self) -> tuple[Intervention, ...]:
         """Return the interventions that occur, in the order of ``INTERVENTIONS``."""
         present = {kind.name for kind in self.interventions.values()}

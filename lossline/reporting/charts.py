@@ -264,8 +264,12 @@ def _predicted_against_measured(ax: Axes, rows: pd.DataFrame, appearance: Appear
     panels.loss_ticks(ax)
     ax.set_aspect("equal")
     size = max(2.0, 4.2 - 1.0 * max(0.0, np.log10(max(len(rows), 1) / 20)))
-    groups = rows.groupby(["pretraining_data", "architecture"], sort=True, observed=True)
-    for (data, architecture), group in groups:
+    shown = {kind.name: kind for kind in appearance.shown_interventions()}
+    kinds = rows["run_id"].map(appearance.kind) if "run_id" in rows else ""
+    groups = rows.assign(_kind=kinds).groupby(
+        ["pretraining_data", "architecture", "_kind"], sort=True, observed=True
+    )
+    for (data, architecture, kind), group in groups:
         color = appearance.color(data)
         measured = group["measured"].to_numpy(float)
         if "low" in group:
@@ -275,8 +279,10 @@ def _predicted_against_measured(ax: Axes, rows: pd.DataFrame, appearance: Appear
             )  # fmt: skip
         ax.plot(
             measured, group["predicted"].to_numpy(float), linestyle="none", color=color,
-            marker=appearance.marker(architecture), markersize=size, markeredgecolor="white",
-            markeredgewidth=0.3, zorder=3, gid=f"held_out/{data}/{architecture}",
+            marker=appearance.marker(architecture), markersize=size,
+            **panels.filling(shown.get(str(kind)), color),
+            markeredgecolor=color if kind else "white", markeredgewidth=0.8 if kind else 0.3,
+            zorder=3, gid=f"held_out/{data}/{architecture}/{kind or 'usual'}",
         )  # fmt: skip
 
 

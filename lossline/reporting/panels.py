@@ -54,9 +54,7 @@ def draw_points(ax: Axes, frame: pd.DataFrame, appearance: Appearance) -> None:
     ``MOST_POINTS``, some are left out.
     """
     frame = thinned(frame)
-    kinds = frame["run_id"].map(
-        lambda run: appearance.interventions[run].name if run in appearance.interventions else ""
-    )
+    kinds = frame["run_id"].map(appearance.kind)
     shown = {kind.name: kind for kind in appearance.shown_interventions()}
     small, large = _sizes(len(frame), int(frame["final"].sum()))
     looks = frame.assign(_kind=kinds).groupby(
@@ -72,7 +70,7 @@ def draw_points(ax: Axes, frame: pd.DataFrame, appearance: Appearance) -> None:
             marker=appearance.marker(architecture),
             markersize=large if final else small,
             color=color,
-            **_filling(shown.get(str(kind)), color),
+            **filling(shown.get(str(kind)), color),
             markeredgecolor=color if open_marker else ("white" if final else color),
             markeredgewidth=(0.8 if final else 0.5) if open_marker else (0.35 if final else 0.0),
             alpha=1.0 if final else (0.7 if open_marker else 0.45),
@@ -82,8 +80,8 @@ def draw_points(ax: Axes, frame: pd.DataFrame, appearance: Appearance) -> None:
         )
 
 
-def _filling(kind: Intervention | None, color: str) -> dict[str, Any]:
-    """Marker properties: filled for usual runs, open or half filled for interventions."""
+def filling(kind: Intervention | None, color: str) -> dict[str, Any]:
+    """Return marker properties: filled for usual runs, open or half filled for interventions."""
     if kind is not None and kind.fillstyle == "none":
         return {"fillstyle": "full", "markerfacecolor": "white"}
     half = "full" if kind is None else kind.fillstyle
@@ -168,7 +166,7 @@ def legend_handles(
     other = [
         Line2D([], [], color=grey, marker="o", markersize=4.4, linestyle="none",
                markeredgewidth=0.8, markeredgecolor=grey, label=f"other {kind.name}",
-               **_filling(kind, grey))
+               **filling(kind, grey))
         for kind in appearance.shown_interventions()
         if kind.name in present
     ]  # fmt: skip
