@@ -71,6 +71,7 @@ def test_status_of_an_interrupted_verb_without_a_reader(tmp_path, gone):
 RAISED = """
 import importlib.util, os, signal, sys, time, weakref
 sys.modules["__main__"].__spec__ = importlib.util.find_spec("lossline.train")
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have it ignored
 from lossline.cli.configuration import Verb, run_verb
 from tests.cli.test_configuration import Other
 

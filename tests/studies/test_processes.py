@@ -139,12 +139,16 @@ def test_an_interrupted_study_waits_until_its_children_have_saved(tmp_path: Path
         wait_for(tmp_path / "began")
         signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
 
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may ignore it
     threading.Thread(target=interrupt).start()
-    with pytest.raises(KeyboardInterrupt):
-        if many:
-            run_many([job("j", code)], logs=tmp_path, at_once=1, tick=lambda *_: None)
-        else:
-            run(job("j", code))
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            if many:
+                run_many([job("j", code)], logs=tmp_path, at_once=1, tick=lambda *_: None)
+            else:
+                run(job("j", code))
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert (tmp_path / "saved").exists()
     assert int((tmp_path / "began").read_text()) != os.getsid(0)
 

@@ -7,6 +7,14 @@ import pytest
 from lossline.training.interruption import Interruption
 
 
+@pytest.fixture(autouse=True)
+def _interruptible():
+    """Receive Ctrl-C, also where the shell that started the tests ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM])
 def test_sigterm_never_ends_a_training_that_is_asked_to_stop(first):
     with Interruption() as interruption:
