@@ -94,7 +94,7 @@ class PackedTrainings:
     def _ask_to_stop(self) -> None:
         """Send SIGTERM to every training: it saves a checkpoint and ends.
 
-        Only once, because a second signal kills a training before it has saved.
+        Only once, because a signal after its last step ends it before its checkpoint is whole.
         """
         for name, process in self._processes.items():
             if name not in self._asked:
