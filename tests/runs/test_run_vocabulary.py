@@ -38,10 +38,13 @@ def run_of(folder, vocabulary, config=""):
     return RunDirectory(folder)
 
 
-def test_it_is_found_beside_the_stores_in_the_run_or_where_the_user_says(tmp_path, tokenizer):
+def test_it_is_found_beside_the_stores_in_the_run_or_where_the_user_says(
+    tmp_path, tokenizer, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)  # the checkout may have vocabularies
     spec = HuggingFace(path=str(tokenizer), normalization=Normalization.DROP)
     vocabulary = load(spec)
-    root = tmp_path / "data"
+    root = tmp_path / "elsewhere"
     place = root / "vocabularies" / "bpe"
     place.mkdir(parents=True)
     (place / "tokenizer.json").write_bytes(tokenizer.read_bytes())
