@@ -79,7 +79,10 @@ class Leaving:
             return
         main = threading.main_thread().ident
         assert main is not None
-        again = threading.Timer(_SECONDS_TO_TRY_AGAIN, signal.pthread_kill, (main, signal.SIGINT))
+        # Where a shell ignores SIGINT, a verb raises this for SIGTERM.
+        ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+        which = signal.SIGTERM if ignored else signal.SIGINT
+        again = threading.Timer(_SECONDS_TO_TRY_AGAIN, signal.pthread_kill, (main, which))
         again.daemon = True
         again.start()
 

@@ -32,7 +32,8 @@ class Interruption:
         if threading.current_thread() is threading.main_thread():
             together = jax.process_count() > 1
             for each in (signal.SIGINT,) if together else (signal.SIGINT, signal.SIGTERM):
-                self._before[each] = signal.signal(each, self._pass_on if together else self._ask)
+                self._before[each] = signal.getsignal(each)  # first: a signal may come at once
+                signal.signal(each, self._pass_on if together else self._ask)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -50,7 +51,8 @@ class Interruption:
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         self._asked = True
-        signal.signal(signal.SIGINT, self._before[signal.SIGINT])
+        if number == signal.SIGINT:
+            signal.signal(signal.SIGINT, self._before[signal.SIGINT])
 
     def _pass_on(self, number: int, frame: FrameType | None) -> None:
         self._restore()

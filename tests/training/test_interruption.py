@@ -32,6 +32,13 @@ def test_a_second_interrupt_ends_it_at_once():
             signal.raise_signal(signal.SIGINT)
 
 
+def test_one_interrupt_after_sigterm_does_not_end_it():
+    with Interruption() as interruption:
+        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGINT)
+        assert interruption.asked(1)
+
+
 def test_handlers_stand_again_after_it():
     before = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
     with Interruption():
