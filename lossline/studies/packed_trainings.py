@@ -61,9 +61,8 @@ class PackedTrainings:
             for slot, (job, cores) in enumerate(
                 zip(self.runs, core_shares(self.slots), strict=False)
             ):
-                # In a session of its own, no signal of Slurm reaches a training a second time.
                 self._processes[job.name] = start(
-                    job, self.logs, cores, environment=self._devices(slot), own_session=True
+                    job, self.logs, cores, environment=self._devices(slot)
                 )
             codes = self._wait()
         finally:

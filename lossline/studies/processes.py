@@ -57,7 +57,7 @@ def run(job: Job) -> None:
         UserError: it ended with status 2, after it printed the reason.
         ChildFailed: it ended with another error.
     """
-    # In a session of its own, only one signal reaches it: ours, after which it may save its work.
+    # A session of its own, as in ``start``: it gets one signal, after which it may save its work.
     process = subprocess.Popen(_as_child(job, None), start_new_session=True)
     try:
         code = process.wait()
@@ -111,7 +111,7 @@ def run_many(
                 if slot not in running and waiting:
                     job = choose(waiting)
                     waiting.remove(job)
-                    running[slot] = (job, start(job, logs, shares[slot], own_session=True))
+                    running[slot] = (job, start(job, logs, shares[slot]))
             tick([job.name for job, _ in running.values()], done)
             time.sleep(seconds)
             for slot, (job, process) in list(running.items()):
@@ -136,16 +136,17 @@ def start(
     cores: set[int] | None,
     *,
     environment: Mapping[str, str] | None = None,
-    own_session: bool = False,
 ) -> subprocess.Popen[bytes]:
     """Start one verb, which is killed with this process.
+
+    It has a session of its own: of the signals to this process's group, a terminal's Ctrl-C among
+    them, none reaches it. The caller sends it one SIGTERM.
 
     Args:
         job: the verb.
         logs: existing folder of its ``<name>.log``, which is appended to.
         cores: its cores; None: all.
         environment: variables to add.
-        own_session: whether signals to this process's group do not reach it.
     """
     with (logs / f"{job.name}.log").open("ab") as log:
         log.write(f"$ {shlex.join(job.command)}\n".encode())
@@ -156,7 +157,7 @@ def start(
             stdout=log,
             stderr=subprocess.STDOUT,
             env={**os.environ, **(environment or {})},
-            start_new_session=own_session,
+            start_new_session=True,
         )
 
 
