@@ -27,7 +27,7 @@ FLAGS = {
     "pretraining_data": Flag("convert.pretraining_data", "pretraining data of a foreign model"),
     "vocabulary": Flag(
         "convert.vocabulary",
-        "tokenizer: bytes, or a .json or .model file; default: the model's, found by its hash",
+        "tokenizer: bytes, or a .json or .model file; default: the model's",
     ),
 }
 

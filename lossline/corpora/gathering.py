@@ -209,7 +209,7 @@ def read_provenance(path: Path) -> dict[str, Any]:
     """Return the provenance of a gathered folder.
 
     Raises:
-        UserError: ``provenance.json`` is missing or not JSON.
+        UserError: ``provenance.json`` is missing, or not a JSON object.
     """
     try:
         content = json.loads((path / PROVENANCE).read_text(encoding="utf-8"))
@@ -220,7 +220,8 @@ def read_provenance(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: no {PROVENANCE} there. Run python -m lossline.gather.") from error
     except ValueError as error:
         raise UserError(
-            f"{path / PROVENANCE}: not JSON of a provenance. Delete {path} and gather again."
+            f"{path / PROVENANCE} is damaged: it is no JSON object. Delete {path} and run the "
+            "command again that made it."
         ) from error
 
 

@@ -50,8 +50,8 @@ def run_vocabulary(run: RunDirectory, given: VocabularySpec | str | None = None)
             f"run {run.path} was trained with vocabulary {name} ({wanted[:8]}), not with "
             f"{vocabulary.name} ({vocabulary.hash[:8]}). Give the run's vocabulary."
         )
-    if (known := found_specification(run)) is not None:
-        return vocabularies.load(known)
+    if (known := _found(run)) is not None:
+        return known[1]
     searched = list(_folders(run))
     files = [file for folder in searched for file in _files_in(folder)]
     unreadable = [str(file) for file in files if all(map(_is_broken, _both_ways(str(file))))]
@@ -64,16 +64,26 @@ def run_vocabulary(run: RunDirectory, given: VocabularySpec | str | None = None)
 
 
 def found_specification(run: RunDirectory) -> VocabularySpec | None:
-    """Return the specification of a run's vocabulary; None if it is not found."""
+    """Return the specification of a run's vocabulary; None if it is not found.
+
+    Raises:
+        UserError: the facts of the run are damaged.
+    """
+    known = _found(run)
+    return None if known is None else known[0]
+
+
+def _found(run: RunDirectory) -> tuple[VocabularySpec, Vocabulary] | None:
+    """Search for the vocabulary of a run."""
     facts = run.facts
     wanted, name = str(facts["vocabulary_hash"]), str(facts["tokenizer"])
-    if vocabularies.load("bytes").hash == wanted:
-        return vocabularies.spec_for("bytes")
+    if (plain := vocabularies.load("bytes")).hash == wanted:
+        return vocabularies.spec_for("bytes"), plain
     files = [file for folder in _folders(run) for file in _files_in(folder)]
     for file in sorted(files, key=lambda file: file.parent.name != name):  # the likely ones first
         for spec in _both_ways(str(file)):
             if (found := _loaded(spec)) is not None and found.hash == wanted:
-                return spec
+                return spec, found
     return None
 
 

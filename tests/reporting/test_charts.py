@@ -6,6 +6,7 @@ import pytest
 
 from lossline.attribution.results import Interval, Verdict
 from lossline.reporting import charts, figures
+from lossline.reporting.appearance import INTERVENTIONS
 from lossline.tables.schema import Unit
 from tests.reporting import planted
 
@@ -95,6 +96,30 @@ def test_a_verdict_without_numbers_is_drawn(results):
         results.attribution, factors=(replace(factor, verdict=Verdict.UNRESOLVED),)
     )
     lay_out(charts.attribution_chart(attribution, units=list(Unit)))
+
+
+def test_held_out_interventions_have_the_markers_of_the_legend(results, appearance):
+    scores = results.heldout[results.heldout["unit"] == "loss"]
+    run = scores["run_id"].iloc[0]
+    kind = INTERVENTIONS[0]
+    looks = replace(appearance, interventions={run: kind})
+    figure = charts.held_out_chart(
+        scores, looks, unit=Unit.NATS, methods=["line", "straight line"], same=scores
+    )
+    away = drawn(figure.axes[0], "held_out/")
+    unusual = {name: artist for name, artist in away.items() if name.endswith(f"/{kind.name}")}
+    usual = [artist for name, artist in away.items() if name.endswith("/usual")]
+    ours = scores[(scores["method"] == "line") & (scores["run_id"] == run)]
+    assert sum(len(artist.get_xdata()) for artist in unusual.values()) == len(ours) > 0
+    (handle,) = [
+        h for h in figure.legends[0].legend_handles if h.get_label() == f"other {kind.name}"
+    ]
+    for artist in unusual.values():
+        assert artist.get_fillstyle() == handle.get_fillstyle()
+        assert (artist.get_markerfacecolor() == "white") == (
+            handle.get_markerfacecolor() == "white"
+        )
+    assert usual and all(artist.get_markerfacecolor() != "white" for artist in usual)
 
 
 def test_held_out_chart_shows_every_prediction_and_the_median_errors(results, appearance):

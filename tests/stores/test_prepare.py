@@ -369,7 +369,7 @@ def test_missing_set_task_or_vocabulary_is_refused(root: Path) -> None:
     broken.mkdir(parents=True)
     (broken / "provenance.json").write_text("null")
     whole = TrainVocabulary(name="s", algorithm=Algorithm.BPE, vocab_size=300, sets=("demo",))
-    with pytest.raises(UserError, match="not JSON of a provenance"):
+    with pytest.raises(UserError, match="it is no JSON object"):
         prepare(options(root, train_vocabulary=True, vocabularies=(whole,)))
 
 
