@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import argparse
 import ast
+import contextlib
 import difflib
+import gc
 import inspect
 import io
 import os
@@ -17,13 +19,13 @@ import re
 import select
 import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
 from lossline.cli.file_errors import refusal_of_a_place
-from lossline.cli.leaving import Leaving
+from lossline.cli.leaving import Leaving, is_a_verb
 from lossline.errors import UserError
 from lossline.gin_files.parsed_files import (
     ParsedFiles,
@@ -95,12 +97,13 @@ def run_verb(
     _print_in_any_locale()
     leaving = Leaving(f"lossline {name}: interrupted; run the same command again to continue")
     try:
-        gin_files, bindings = _parse_command_line(name, description, known, argv, load)
-        _require_files(gin_files)
-        if bindings:
-            _refuse_unknown(bindings, owners_of(name, load), gin_files)
-        verb = load()
-        options = build_options(name, verb, gin_files=gin_files, bindings=bindings)
+        with _without_collections():
+            gin_files, bindings = _parse_command_line(name, description, known, argv, load)
+            _require_files(gin_files)
+            if bindings:
+                _refuse_unknown(bindings, owners_of(name, load), gin_files)
+            verb = load()
+            options = build_options(name, verb, gin_files=gin_files, bindings=bindings)
         leaving.begin_work()
         verb.run(options)
     except UserError as error:
@@ -119,6 +122,25 @@ def run_verb(
         sys.exit(2)
     except KeyboardInterrupt:
         leaving.leave()
+
+
+@contextlib.contextmanager
+def _without_collections() -> Iterator[None]:
+    """Collect no garbage during the imports, and leave what exists after them out of later
+    collections.
+
+    Modules stay to the end, and every collection would visit them: they took a fifth of the time
+    before the first step of a small training. Nothing changes in any other program than a verb.
+    """
+    if not is_a_verb():
+        yield
+        return
+    gc.disable()
+    try:
+        yield
+        gc.freeze()
+    finally:
+        gc.enable()
 
 
 def _print_in_any_locale() -> None:

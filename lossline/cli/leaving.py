@@ -39,7 +39,7 @@ class Leaving:
     def __init__(self, said: str) -> None:
         self._said = said
         self._status: int | None = None
-        self._is_ours = _is_a_verb()
+        self._is_ours = is_a_verb()
         if self._is_ours:
             atexit.register(self._end)
             self._report = sys.unraisablehook
@@ -87,7 +87,7 @@ class Leaving:
         again.start()
 
 
-def _is_a_verb() -> bool:
+def is_a_verb() -> bool:
     """Return whether this process was started with ``python -m lossline.…``."""
     spec = getattr(sys.modules["__main__"], "__spec__", None)
     return spec is not None and spec.name.startswith("lossline.")
