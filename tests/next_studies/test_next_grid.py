@@ -64,7 +64,7 @@ def test_a_study_goes_on_with_the_picks(table: pd.DataFrame, tmp_path: Path) -> 
     ]
     found = grid_of(load, STUDY, table, picks)
     runs = planned(found.text, tmp_path)
-    assert len(runs) == 24 and "mamba-m-wiki-constant" in runs
+    assert len(runs) == 23 and "mamba-s-wiki-constant" in runs
     longer, larger = runs["llama-m-python-2M"], runs["mamba-m-N7.4M-wiki"]
     assert longer.total_tokens == pytest.approx(2e6, rel=0.01)
     assert longer.model.num_params().total == SIZES["llama-m"]
