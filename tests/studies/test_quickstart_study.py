@@ -34,13 +34,13 @@ def test_pages_say_how_many_runs_there_are(quickstart, page, counted):
     assert said == [str(runs)]
 
 
-def test_evaluation_takes_the_flags_of_the_study(quickstart):
+def test_evaluation_takes_the_bindings_of_the_study(quickstart):
     command = quickstart.evaluate
-    flags = [flag.removeprefix("--gin.") for flag in command.flags]
+    bindings = [f"{name} = {value!r}" for name, value in command.bindings.items()]
     built = build_options(
         "evaluate",
         evaluate.load(),
         gin_files=[REPOSITORY / command.gin_file],
-        bindings=[*flags, "evaluate.runs = ['runs']"],
+        bindings=[*bindings, "evaluate.runs = ['runs']"],
     )
     assert (built.batch_size, built.accuracy) == (4, AccuracyAt.NONE)
