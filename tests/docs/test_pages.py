@@ -259,7 +259,7 @@ def test_the_readme_quotes_the_verdict_of_the_quickstart() -> None:
         for line in readme.splitlines()
         if line.startswith(("Factors by ", "- Changing ", "- Inconclusive"))
     ]
-    assert len(quoted) == 5
+    assert len(quoted) == 6  # the order of the factors, and five of them
     for line in quoted:
         parts = [part.strip() for part in line.split("…")]
         assert all(part in verdict for part in parts), line
